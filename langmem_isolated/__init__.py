@@ -1,0 +1,21 @@
+"""Memory for LangChain and LangGraph that cannot leak between users: scoped and encrypted."""
+
+from langmem_isolated.chat_history import IsolatedChatMessageHistory, Page
+from langmem_isolated.errors import LangmemIsolatedError
+from langmem_isolated.keyring import LocalRootKey, RootKey
+from langmem_isolated.memory import IsolatedMemory, ScopedMemory
+from langmem_isolated.scope import Scope
+from langmem_isolated.sessions import Session, Sessions
+
+__all__ = [
+    "IsolatedChatMessageHistory",
+    "IsolatedMemory",
+    "LangmemIsolatedError",
+    "LocalRootKey",
+    "Page",
+    "RootKey",
+    "Scope",
+    "ScopedMemory",
+    "Session",
+    "Sessions",
+]

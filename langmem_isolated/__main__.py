@@ -1,0 +1,5 @@
+"""Runs the command line as ``python -m langmem_isolated``."""
+
+from langmem_isolated.cli import main
+
+main()

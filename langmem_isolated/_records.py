@@ -1,0 +1,99 @@
+"""Leads one owner to its records: with its keys, in its transactions, and nowhere else."""
+
+import time
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, TypeVar
+
+from langmem_isolated._database import Conflict, Database, Transaction
+from langmem_isolated._sealing import Owner
+from langmem_isolated.errors import KeyDestroyed, RecordDoesNotOpen
+from langmem_isolated.keyring import Keyring, ScopeKeys
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Operation = Callable[Concatenate[Transaction, ScopeKeys, P], T]
+
+
+class ScopeGone(Exception):
+    """The row that stands for the scope's incarnation is not there; for `ScopedRecords` to explain."""
+
+
+class ScopedRecords:
+    """One owner's records; an operation run through it gets that owner's keys and no others.
+
+    Keys are fetched, and if need be unwrapped, before the transaction begins. The first incarnation
+    met is kept: after an erasure this object opens and writes nothing any more, even if the user
+    has come back since.
+    """
+
+    def __init__(self, database: Database, keyring: Keyring, owner: Owner) -> None:
+        self._database = database
+        self._keyring = keyring
+        self.owner = owner
+        self._incarnation: int | None = None
+        self.arun = database.arun
+
+    def write(self, operation: Operation[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``operation`` in one write transaction; the owner's keys are made at first use.
+
+        Raises:
+            KeyDestroyed: The owner was erased; nothing was written.
+            Conflict: A row stands where one was to be inserted; nothing was written.
+        """
+        return self._write(self._keyring.obtain(self.owner), operation, *args, **kwargs)
+
+    def change(
+        self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run ``operation`` in one write transaction, unless the owner has stored nothing."""
+        keys = self._keyring.find(self.owner)
+        return default if keys is None else self._write(keys, operation, *args, **kwargs)
+
+    def _write(
+        self, keys: ScopeKeys, operation: Operation[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        try:
+            return self._database.write(operation, self._same_incarnation(keys), *args, **kwargs)
+        except ScopeGone:
+            self._keyring.forget(self.owner)
+            raise KeyDestroyed from None
+        except Conflict as conflict:
+            if not conflict.foreign_key:
+                raise
+            self._keyring.forget(self.owner)
+            raise KeyDestroyed from None
+
+    def read(self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``operation``, a single query; ``default`` when the owner has stored nothing."""
+        keys = self._keyring.find(self.owner)
+        if keys is None:
+            return default
+        self._same_incarnation(keys)
+        try:
+            return self._database.read(operation, keys, *args, **kwargs)
+        except RecordDoesNotOpen as error:
+            fresh = self._knows_since(error.key_id)
+            if fresh is None:
+                raise
+        return self._database.read(operation, fresh, *args, **kwargs)
+
+    def _knows_since(self, key_id: bytes | None) -> ScopeKeys | None:
+        """The owner's keys, read again, if another process has rotated to ``key_id`` meanwhile."""
+        known = self._keyring.find(self.owner)
+        if key_id is None or known is None or key_id in known.opening:
+            return None
+        self._keyring.forget(self.owner)
+        fresh = self._keyring.find(self.owner)
+        return fresh if fresh and key_id in fresh.opening else None
+
+    def _same_incarnation(self, keys: ScopeKeys) -> ScopeKeys:
+        if self._incarnation is None:
+            self._incarnation = keys.incarnation
+        if self._incarnation != keys.incarnation:
+            raise KeyDestroyed
+        return keys
+
+
+def now() -> int:
+    """Milliseconds since 1970, UTC."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,223 @@
+"""Describes the tables and their numbered versions.
+
+Every key, constraint and upsert target of the tables that hold scoped data starts with
+``scope_id``, so the same schema shards by it (Citus, CockroachDB).
+"""
+
+from collections.abc import Callable
+from enum import IntEnum
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    inspect,
+    text,
+)
+
+from langmem_isolated.errors import DatabaseError, SchemaTooNew, SchemaTooOld
+
+# On PostgreSQL the tables live in a schema of their own: an application may well have `sessions`.
+POSTGRES_SCHEMA = "langmem_isolated"
+
+metadata = MetaData()
+
+
+class Kind(IntEnum):
+    """What a record is; numbers are stored and authenticated, and never change."""
+
+    SCOPE = 1
+    SESSION = 2
+    MESSAGE = 3
+    THREAD = 4
+    CHECKPOINT = 5
+    WRITE = 6
+    ELEMENT = 7
+    ITEM = 8
+    DOCUMENT = 9
+    VECTOR = 10
+
+    @property
+    def label(self) -> str:
+        return self.name.lower()
+
+    @property
+    def framed_bytes(self) -> bytes:
+        return self.value.to_bytes(2)
+
+
+installation = Table(
+    "installation",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("version", Integer, nullable=False),
+    Column("directory_id", LargeBinary),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("principal", LargeBinary, primary_key=True),
+    Column("purpose", SmallInteger, primary_key=True, autoincrement=False),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("wrapped", LargeBinary),
+    Column("root_key_id", String, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("destroyed_at", BigInteger),
+    sqlite_with_rowid=False,
+)
+
+scopes = Table(
+    "scopes",
+    metadata,
+    Column("scope_id", LargeBinary, primary_key=True),
+    Column("principal", LargeBinary, nullable=False),
+    Column("level", SmallInteger, nullable=False),
+    Column("incarnation", Integer, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Index("scopes_principal", "principal"),
+    sqlite_with_rowid=False,
+)
+
+
+def _scope_id() -> Column[bytes]:
+    return Column("scope_id", LargeBinary, ForeignKey("scopes.scope_id"), primary_key=True)
+
+
+sessions = Table(
+    "sessions",
+    metadata,
+    _scope_id(),
+    Column("kind", SmallInteger, primary_key=True, autoincrement=False),
+    Column("digest", LargeBinary, primary_key=True),
+    Column("next_sequence", BigInteger, nullable=False),
+    Column("count", BigInteger, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("generation", LargeBinary, nullable=False),
+    Column("head", LargeBinary, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Index("sessions_activity", "scope_id", "kind", "updated_at"),
+    sqlite_with_rowid=False,
+)
+
+# Clustered by the key: measured on 4,000 interleaved sessions of 10 messages, loading a session
+# takes 12.7 µs against 20.4 with a rowid, appending to it 50 against 39, and 1,000 messages load in
+# 391 against 433; memory is read at every turn. See SQLITE_PAGE_BYTES for the page.
+records = Table(
+    "records",
+    metadata,
+    _scope_id(),
+    Column("kind", SmallInteger, primary_key=True, autoincrement=False),
+    Column("parent", LargeBinary, primary_key=True),
+    Column("key", LargeBinary, primary_key=True),
+    Column("alias", LargeBinary),
+    Column("tag", LargeBinary),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Index(
+        "records_alias",
+        "scope_id",
+        "kind",
+        "parent",
+        "alias",
+        unique=True,
+        sqlite_where=text("alias IS NOT NULL"),
+        postgresql_where=text("alias IS NOT NULL"),
+    ),
+    Index(
+        "records_tag",
+        "scope_id",
+        "kind",
+        "tag",
+        sqlite_where=text("tag IS NOT NULL"),
+        postgresql_where=text("tag IS NOT NULL"),
+    ),
+    Index(
+        "records_expiry",
+        "scope_id",
+        "expires_at",
+        sqlite_where=text("expires_at IS NOT NULL"),
+        postgresql_where=text("expires_at IS NOT NULL"),
+    ),
+    sqlite_with_rowid=False,
+)
+
+# A row of a clustered table spills out of its page at about a quarter of it: 8 KiB keep a vector of
+# 384 numbers inside.
+SQLITE_PAGE_BYTES = 8192
+
+
+def _create_all(connection: Connection) -> None:
+    taken = set(inspect(connection).get_table_names(schema=_schema_of(connection)))
+    if foreign := sorted(taken & set(metadata.tables)):
+        raise DatabaseError(
+            f"The database already has tables of other software with our names: {', '.join(foreign)}. "
+            "Nothing was changed; give us a database (or SQLite file) of our own."
+        )
+    metadata.create_all(connection, checkfirst=False)
+
+
+# The step at index n takes a database from version n to n + 1. Steps are never edited once released.
+UPGRADES: list[Callable[[Connection], None]] = [_create_all]
+
+
+def version_of(connection: Connection) -> int:
+    """The schema version that the database has; 0 for one without our tables."""
+    if not inspect(connection).has_table("installation", schema=_schema_of(connection)):
+        return 0
+    return connection.scalar(installation.select().with_only_columns(installation.c.version)) or 0
+
+
+def check_version(found: int) -> None:
+    """Accept only the version this package writes.
+
+    Raises:
+        SchemaTooNew: A later version wrote the database.
+        SchemaTooOld: An earlier one did, or none.
+    """
+    if found > len(UPGRADES):
+        raise SchemaTooNew(found, len(UPGRADES))
+    if found < len(UPGRADES):
+        raise SchemaTooOld(found, len(UPGRADES))
+
+
+def upgrade(connection: Connection) -> tuple[int, int]:
+    """Bring the database to the current version inside the caller's transaction.
+
+    The caller holds the lock that keeps a second process from doing the same.
+
+    Returns:
+        The version before and after.
+
+    Raises:
+        SchemaTooNew: A later version wrote the database; nothing was changed.
+    """
+    before = version_of(connection)
+    if before > len(UPGRADES):
+        raise SchemaTooNew(before, len(UPGRADES))
+    for step in UPGRADES[before:]:
+        step(connection)
+    if before == 0:
+        connection.execute(installation.insert().values(id=1, version=len(UPGRADES)))
+    elif before < len(UPGRADES):
+        connection.execute(installation.update().values(version=len(UPGRADES)))
+    return before, len(UPGRADES)
+
+
+def _schema_of(connection: Connection) -> str | None:
+    return POSTGRES_SCHEMA if connection.dialect.name == "postgresql" else None

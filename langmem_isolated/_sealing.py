@@ -1,0 +1,192 @@
+"""Seals bytes so that they open only for their owner and at their place.
+
+A sealed record is, in bytes::
+
+    1 format | 16 key id | 12 nonce | ciphertext | 16 tag
+
+The format byte holds the version (high four bits) and the compression (low four bits). Everything
+here is a pure function of its arguments; ``nonce`` is a parameter so that the format can be frozen
+by known-answer tests. This module is the only home of `cryptography`.
+
+Sources: AES-256-GCM with random 96-bit nonces, at most 2^32 records a key: NIST SP 800-38D, 8.2.2
+and 8.3. HKDF-SHA256: RFC 5869. HMAC-SHA256: RFC 2104.
+"""
+
+import hmac
+import os
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from langmem_isolated.errors import RecordDoesNotOpen
+from langmem_isolated.scope import Scope
+
+KEY_BYTES = 32
+KEY_ID_BYTES = 16
+NONCE_BYTES = 12
+TAG_BYTES = 16
+DIGEST_BYTES = 16
+
+PLAIN, DEFLATED = 0x10, 0x11
+HEADER_BYTES = 1 + KEY_ID_BYTES + NONCE_BYTES
+OVERHEAD_BYTES = HEADER_BYTES + TAG_BYTES
+
+# Deflate costs 9 µs for a 250-character message and saves a fifth of it; sealing costs 1.2 µs.
+# From 1 KiB on, the bytes saved are worth the time.
+COMPRESS_FROM_BYTES = 1024
+
+_ABSENT = (0xFFFFFFFF).to_bytes(4)
+
+
+class Level(IntEnum):
+    """How far an owner reaches; numbers are stored and never change."""
+
+    PRIVATE = 1
+    USER = 2
+    MODULE = 3
+    PROJECT = 4
+    ANONYMOUS = 5
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Owner:
+    """Who a record belongs to; ``user`` or ``module`` is ``None`` where the level has none."""
+
+    level: Level
+    project: str
+    user: str | None = None
+    module: str | None = None
+
+    @classmethod
+    def private(cls, scope: Scope) -> "Owner":
+        """The owner that a scope names: this user in this module."""
+        return cls(Level.PRIVATE, scope.project_id, scope.user_id, scope.module_id)
+
+    def framed(self) -> bytes:
+        """Level and ids, each with its length."""
+        return framed(
+            bytes([self.level]),
+            self.project.encode(),
+            None if self.user is None else self.user.encode(),
+            None if self.module is None else self.module.encode(),
+        )
+
+    def principal(self) -> bytes:
+        """Whose keys seal this owner's records, framed: all modules of a user share the user's."""
+        if self.level is Level.PRIVATE:
+            return Owner(Level.USER, self.project, self.user).framed()
+        return self.framed()
+
+
+def framed(*parts: bytes | None) -> bytes:
+    """Join ``parts`` so that different parts never join alike.
+
+    Each part follows its length, 4 bytes big-endian; ``None`` is the length 2^32 - 1 alone. Framing
+    is prefix-composable: ``framed(a, b) == framed(a) + framed(b)``.
+    """
+    return b"".join(_ABSENT if part is None else len(part).to_bytes(4) + part for part in parts)
+
+
+def derive(key: bytes, purpose: bytes, context: bytes = b"") -> bytes:
+    """A 32-byte subkey of ``key`` for one purpose and context (HKDF-SHA256, RFC 5869)."""
+    info = framed(b"langmem-isolated/v1", purpose, context)
+    return HKDF(SHA256(), KEY_BYTES, salt=None, info=info).derive(key)
+
+
+def digest(key: bytes, *parts: bytes | None) -> bytes:
+    """16 bytes that stand for ``parts`` and can be made only with ``key`` (HMAC-SHA256)."""
+    return hmac.digest(key, framed(*parts), "sha256")[:DIGEST_BYTES]
+
+
+def equal(one: bytes, other: bytes) -> bool:
+    """Whether both are the same, in time that does not depend on where they differ."""
+    return hmac.compare_digest(one, other)
+
+
+class SealingKey:
+    """One AES-256-GCM key, ready for use, and the id that its records carry.
+
+    The id is 16 bytes of HKDF of the key: it commits to the key with 64 bits of collision strength,
+    so one sealed record cannot be made for two keys unless someone may choose the keys.
+
+    Raises:
+        ValueError: ``key`` is not 32 bytes.
+    """
+
+    __slots__ = ("_aead", "id")
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"a key must be {KEY_BYTES} bytes, got {len(key)}")
+        self.id = derive(key, b"key id")[:KEY_ID_BYTES]
+        self._aead = AESGCM(key)
+
+    def __reduce__(self) -> str:
+        raise TypeError("keys are not pickled")
+
+
+def seal(key: SealingKey, place: bytes, plaintext: bytes, *, nonce: bytes | None = None) -> bytes:
+    """Encrypt ``plaintext`` so that it opens only with ``key`` at ``place``.
+
+    Args:
+        key: The owner's current sealing key.
+        place: Owner and address as :func:`framed` joins them. Authenticated, not stored: the reader
+            builds it again from its own scope and the row's address.
+        plaintext: Up to 2^31 - 1 bytes; deflated first when it has 1 KiB or more and shrinks.
+        nonce: 12 bytes. Only known-answer tests pass one: a nonce used twice under one key reveals
+            the XOR of both plaintexts and lets records be forged.
+
+    Returns:
+        ``45 + len(plaintext)`` bytes, less where deflated.
+    """
+    form = PLAIN
+    if len(plaintext) >= COMPRESS_FROM_BYTES:
+        deflated = zlib.compress(plaintext, 1)
+        if len(deflated) < len(plaintext):
+            form, plaintext = DEFLATED, deflated
+    header = bytes([form])
+    nonce = nonce or os.urandom(NONCE_BYTES)
+    # The format is authenticated too: a record cannot be relabelled to please another reader.
+    return header + key.id + nonce + key._aead.encrypt(nonce, plaintext, header + place)
+
+
+def open_sealed(
+    keys: Mapping[bytes, SealingKey], place: bytes, sealed: bytes, *, kind: str
+) -> bytes:
+    """Decrypt what :func:`seal` made at ``place`` with one of ``keys``.
+
+    Args:
+        keys: The owner's sealing keys by id.
+        place: As given to :func:`seal`.
+        sealed: The stored bytes.
+        kind: What the record is, for the error.
+
+    Raises:
+        RecordDoesNotOpen: The bytes are too short, of an unknown format, sealed with a key that is
+            not among ``keys``, or changed or moved in any bit.
+    """
+    form = sealed[0] if sealed else 0
+    key_id = sealed[1 : 1 + KEY_ID_BYTES]
+    key = keys.get(key_id)
+    if len(sealed) < OVERHEAD_BYTES or form not in (PLAIN, DEFLATED):
+        raise RecordDoesNotOpen(kind, f"its form is unknown ({len(sealed)} bytes)")
+    if key is None:
+        raise RecordDoesNotOpen(kind, "its key is not one of this owner's", key_id=key_id)
+    try:
+        plaintext = key._aead.decrypt(
+            sealed[17:HEADER_BYTES], sealed[HEADER_BYTES:], sealed[:1] + place
+        )
+    except InvalidTag:
+        raise RecordDoesNotOpen(kind, "it fails authentication", key_id=key_id) from None
+    return zlib.decompress(plaintext) if form == DEFLATED else plaintext
+
+
+def tag_of(sealed: bytes) -> bytes:
+    """The 16 bytes that authenticate a sealed record."""
+    return sealed[-TAG_BYTES:]

@@ -1,0 +1,495 @@
+"""Keeps chat sessions: one row each, and the messages below it in gapless order.
+
+The row's ``head`` is the tag of the newest message followed by a MAC over the row's counters, its
+expiry and that tag. Whoever removes, adds or exchanges messages in the database cannot make a head
+that fits, so every read notices, however few messages it reads. A chained MAC over all messages
+would notice the same only after reading all of them (1.4 µs each).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam, delete, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from langmem_isolated import _schema
+from langmem_isolated._database import Row, Transaction
+from langmem_isolated._records import ScopeGone
+from langmem_isolated._schema import Kind
+from langmem_isolated._sealing import TAG_BYTES, equal, framed, tag_of
+from langmem_isolated.errors import RecordDoesNotOpen
+from langmem_isolated.keyring import ScopeKeys
+
+LATEST = 2**63 - 1
+_NO_TAG = bytes(TAG_BYTES)
+
+_r, _s = _schema.records.c, _schema.sessions.c
+_SCOPE_ID, _DIGEST = bindparam("scope_id"), bindparam("digest")
+_THIS_SESSION = sa.and_(
+    _s.scope_id == _SCOPE_ID,
+    _s.kind == sa.literal_column(str(int(Kind.SESSION))),
+    _s.digest == _DIGEST,
+)
+_ITS_MESSAGES = sa.and_(
+    _r.scope_id == _SCOPE_ID,
+    _r.kind == sa.literal_column(str(int(Kind.MESSAGE))),
+    _r.parent == _DIGEST,
+)
+_STATE = (_s.head, _s.next_sequence, _s.count, _s.expires_at, _s.generation)
+
+_LOCK = select(*_STATE, _s.size).where(_THIS_SESSION).with_for_update()
+_HEADER = select(_s.sealed).where(_THIS_SESSION).with_for_update()
+_COUNT = select(*_STATE).where(_THIS_SESSION)
+
+_HEADER_VALUES = {
+    **{name: bindparam(name) for name in ("scope_id", "digest", "generation", "head", "sealed")},
+    "kind": sa.literal_column(str(int(Kind.SESSION))),
+    **{name: sa.literal_column("0") for name in ("next_sequence", "count", "size")},
+    "created_at": bindparam("now"),
+    "updated_at": bindparam("now"),
+}
+# The scope's row is proved in the same statement: an erased scope gets no new session.
+_CREATE = {
+    is_postgres: dialect.insert(_schema.sessions)
+    .from_select(
+        list(_HEADER_VALUES),
+        select(*(value.label(name) for name, value in _HEADER_VALUES.items())).where(
+            _schema.scopes.c.scope_id == _SCOPE_ID,
+            _schema.scopes.c.incarnation == bindparam("incarnation"),
+        ),
+    )
+    .on_conflict_do_nothing(index_elements=["scope_id", "kind", "digest"])
+    for is_postgres, dialect in ((True, postgresql), (False, sqlite))
+}
+_ADVANCE = (
+    update(_schema.sessions)
+    .where(_THIS_SESSION)
+    .values(
+        head=bindparam("new_head"),
+        next_sequence=bindparam("new_next"),
+        count=bindparam("new_count"),
+        size=bindparam("new_size"),
+        generation=bindparam("new_generation"),
+        updated_at=bindparam("now"),
+    )
+)
+_RESEAL = update(_schema.sessions).where(_THIS_SESSION).values(sealed=bindparam("new_sealed"))
+_REMOVE_SESSION = delete(_schema.sessions).where(_THIS_SESSION)
+_REMOVE_MESSAGES = delete(_schema.records).where(_ITS_MESSAGES)
+
+_PER_MESSAGE = ("key", "alias", "sealed", "size")
+_INSERT_ONE = (
+    sa.insert(_schema.records)
+    .values(
+        kind=sa.literal_column(str(int(Kind.MESSAGE))),
+        scope_id=_SCOPE_ID,
+        parent=_DIGEST,
+        created_at=bindparam("now"),
+        updated_at=bindparam("now"),
+        **{name: bindparam(f"new_{name}") for name in _PER_MESSAGE},
+    )
+    .inline()
+)
+_ARRAYS = {
+    "key": postgresql.ARRAY(sa.LargeBinary),
+    "alias": postgresql.ARRAY(sa.LargeBinary),
+    "sealed": postgresql.ARRAY(sa.LargeBinary),
+    "size": postgresql.ARRAY(sa.Integer),
+}
+# One statement for any number of messages: each round trip costs 28 to 67 µs on loopback.
+_INSERT_ARRAYS = sa.insert(_schema.records).from_select(
+    ["kind", "scope_id", "parent", "created_at", "updated_at", *_ARRAYS],
+    select(
+        sa.literal_column(str(int(Kind.MESSAGE))),
+        sa.cast(_SCOPE_ID, sa.LargeBinary),
+        sa.cast(_DIGEST, sa.LargeBinary),
+        sa.cast(bindparam("now"), sa.BigInteger),
+        sa.cast(bindparam("now"), sa.BigInteger),
+        *(sa.func.unnest(bindparam(f"new_{name}", type_=type_)) for name, type_ in _ARRAYS.items()),
+    ),
+)
+_KNOWN_ALIAS = select(_r.key).where(_ITS_MESSAGES, _r.alias == bindparam("alias"))
+
+# The session's row and its messages in one statement see one state without a transaction.
+_ROW_FIRST = select(sa.cast(sa.null(), sa.LargeBinary).label("key"), *_STATE).where(_THIS_SESSION)
+_NO_STATE = (
+    sa.cast(sa.null(), sa.BigInteger),
+    sa.cast(sa.null(), sa.BigInteger),
+    sa.cast(sa.null(), sa.BigInteger),
+    sa.cast(sa.null(), sa.LargeBinary),
+)
+_LOAD = sa.union_all(_ROW_FIRST, select(_r.key, _r.sealed, *_NO_STATE).where(_ITS_MESSAGES))
+_page = (
+    select(_r.key, _r.sealed)
+    .where(_ITS_MESSAGES, _r.key < bindparam("before"))
+    .order_by(_r.key.desc())
+    .limit(bindparam("limit", type_=sa.Integer))
+    .offset(sa.literal_column("0"))
+    .subquery()
+)
+_PAGE = sa.union_all(_ROW_FIRST, select(_page.c.key, _page.c.sealed, *_NO_STATE))
+_LIST = (
+    select(*_STATE, _s.size, _s.sealed, _s.digest, _s.created_at, _s.updated_at)
+    .where(
+        _s.scope_id == _SCOPE_ID,
+        _s.kind == sa.literal_column(str(int(Kind.SESSION))),
+        _s.updated_at <= bindparam("until"),
+    )
+    .order_by(_s.updated_at.desc(), _s.digest)
+    .limit(bindparam("limit", type_=sa.Integer))
+    .offset(sa.literal_column("0"))
+)
+
+
+class Message(NamedTuple):
+    """A message on its way in: its stored form in plaintext, and its id if it has one."""
+
+    plaintext: bytes
+    message_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A session row as stored; ``header`` is ``None`` when it does not open or its head is wrong."""
+
+    digest: bytes
+    header: bytes | None
+    count: int
+    size: int
+    created_at: int
+    updated_at: int
+
+
+class _State(NamedTuple):
+    """What a session row says of its messages, once its head has been found to fit."""
+
+    tag: bytes
+    next_sequence: int
+    count: int
+    expires_at: int | None
+    generation: bytes
+
+    @classmethod
+    def checked(cls, keys: ScopeKeys, session: bytes, row: Row) -> "_State":
+        head, next_sequence, count, expires_at, generation = row[:5]
+        state = cls(head[:TAG_BYTES], next_sequence, count, expires_at, generation)
+        if not equal(head, state.head(keys, session)):
+            raise RecordDoesNotOpen(Kind.SESSION.label, "its head does not fit its counters")
+        return state
+
+    def head(self, keys: ScopeKeys, session: bytes) -> bytes:
+        return self.tag + keys.head(
+            session,
+            self.tag,
+            self.next_sequence.to_bytes(8),
+            self.count.to_bytes(8),
+            None if self.expires_at is None else self.expires_at.to_bytes(8),
+            self.generation,
+        )
+
+    def place(self, keys: ScopeKeys, session: bytes) -> bytes:
+        """Where this session's messages stand; another generation's do not open there."""
+        return keys.place(Kind.MESSAGE, session + self.generation)
+
+    def is_expired(self, now: int) -> bool:
+        return self.expires_at is not None and self.expires_at <= now
+
+
+def _name(keys: ScopeKeys, session_id: bytes) -> bytes:
+    return keys.name(Kind.SESSION, session_id)
+
+
+def _locked(transaction: Transaction, keys: ScopeKeys, session: bytes) -> Row | None:
+    return transaction.row(_LOCK, scope_id=keys.scope_id, digest=session)
+
+
+def create(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    session_id: bytes,
+    header: bytes,
+    generation: bytes,
+    now: int,
+) -> None:
+    """Insert the session's row if it is absent; ``generation`` is 8 random bytes.
+
+    Raises:
+        ScopeGone: The scope was erased meanwhile; nothing was written.
+    """
+    if _locked(transaction, keys, session := _name(keys, session_id)) is None:
+        _insert_row(transaction, keys, session, header, generation, now)
+
+
+def _insert_row(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    session: bytes,
+    header: bytes,
+    generation: bytes,
+    now: int,
+) -> Row:
+    empty = _State(_NO_TAG, 0, 0, None, generation)
+    place = keys.place(Kind.SESSION, b"")
+    transaction.execute(
+        _CREATE[transaction.is_postgres],
+        scope_id=keys.scope_id,
+        digest=session,
+        incarnation=keys.incarnation,
+        generation=generation,
+        head=empty.head(keys, session),
+        sealed=keys.seal(place, session, header),
+        now=now,
+    )
+    row = _locked(transaction, keys, session)
+    if row is None:
+        raise ScopeGone
+    return row
+
+
+def append(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    session_id: bytes,
+    header: bytes,
+    messages: Sequence[Message],
+    generation: bytes,
+    now: int,
+    *,
+    skip_stored: bool,
+    look_first: bool,
+) -> int:
+    """Add ``messages`` behind the session's newest, all or none, and make the session if absent.
+
+    Args:
+        header: The sealed part of a new session's row, in plaintext.
+        generation: 8 random bytes for a new session's row.
+        skip_stored: Leave out messages whose id the session has already. Otherwise they are added
+            again; the id then finds the first.
+        look_first: Look up which ids are stored. Ids are new nearly always, so the first attempt
+            goes without, and the constraint on aliases tells when one is not.
+
+    Returns:
+        How many messages were added.
+
+    Raises:
+        ScopeGone: The scope was erased meanwhile.
+        RecordDoesNotOpen: The session's row was tampered with.
+        Conflict: An id is stored already and ``look_first`` was off; nothing was written.
+    """
+    session = _name(keys, session_id)
+    row = _locked(transaction, keys, session)
+    if row is not None and _State.checked(keys, session, row).is_expired(now):
+        _delete(transaction, keys, session)
+        row = None
+    if row is None:
+        row = _insert_row(transaction, keys, session, header, generation, now)
+    state, size = _State.checked(keys, session, row), row[5]
+
+    def is_stored(alias: bytes) -> bool:
+        found = transaction.row(_KNOWN_ALIAS, scope_id=keys.scope_id, digest=session, alias=alias)
+        return found is not None
+
+    is_taken = is_stored if look_first else lambda _: False
+    added = _with_aliases(keys, session, messages, skip_stored, is_taken)
+    if not added:
+        return 0
+    place = state.place(keys, session)
+    rows = []
+    for sequence, (plaintext, alias) in enumerate(added, state.next_sequence):
+        key = sequence.to_bytes(8)
+        rows.append((key, alias, keys.seal(place, key, plaintext)))
+    _insert(transaction, keys, session, rows, now)
+    state = state._replace(
+        tag=tag_of(rows[-1][2]),
+        next_sequence=state.next_sequence + len(rows),
+        count=state.count + len(rows),
+    )
+    _advance(transaction, keys, session, state, size + sum(len(row[2]) for row in rows), now)
+    return len(rows)
+
+
+def _with_aliases(
+    keys: ScopeKeys,
+    session: bytes,
+    messages: Sequence[Message],
+    skip_stored: bool,
+    is_taken: Callable[[bytes], bool],
+) -> list[tuple[bytes, bytes | None]]:
+    """The plaintext and alias of each message to add; an alias stands once in a session."""
+    added: list[tuple[bytes, bytes | None]] = []
+    seen: set[bytes] = set()
+    for plaintext, message_id in messages:
+        alias = keys.name(Kind.MESSAGE, session, message_id.encode()) if message_id else None
+        if alias is None or not (alias in seen or is_taken(alias)):
+            added.append((plaintext, alias))
+        elif not skip_stored:
+            added.append((plaintext, None))
+        if alias:
+            seen.add(alias)
+    return added
+
+
+def _insert(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    session: bytes,
+    rows: Sequence[tuple[bytes, bytes | None, bytes]],
+    now: int,
+) -> None:
+    shared = {"scope_id": keys.scope_id, "digest": session, "now": now}
+    if transaction.is_postgres:
+        new_key, new_alias, new_sealed = (list(column) for column in zip(*rows, strict=True))
+        transaction.execute(
+            _INSERT_ARRAYS,
+            **shared,
+            new_key=new_key,
+            new_alias=new_alias,
+            new_sealed=new_sealed,
+            new_size=[len(sealed) for sealed in new_sealed],
+        )
+    else:
+        transaction.execute_many(
+            _INSERT_ONE,
+            [
+                {**shared, "new_key": k, "new_alias": a, "new_sealed": s, "new_size": len(s)}
+                for k, a, s in rows
+            ],
+        )
+
+
+def _advance(
+    transaction: Transaction, keys: ScopeKeys, session: bytes, state: _State, size: int, now: int
+) -> None:
+    transaction.execute(
+        _ADVANCE,
+        scope_id=keys.scope_id,
+        digest=session,
+        new_head=state.head(keys, session),
+        new_next=state.next_sequence,
+        new_count=state.count,
+        new_size=size,
+        new_generation=state.generation,
+        now=now,
+    )
+
+
+def load(transaction: Transaction, keys: ScopeKeys, session_id: bytes, now: int) -> list[bytes]:
+    """Every message of the session in plaintext, oldest first; none for an unknown session.
+
+    Raises:
+        RecordDoesNotOpen: A message was changed, moved, exchanged, reordered, added or removed.
+    """
+    session = _name(keys, session_id)
+    rows = transaction.rows(_LOAD, scope_id=keys.scope_id, digest=session)
+    return _opened(keys, session, rows, now, LATEST, LATEST)[1]
+
+
+def page(
+    transaction: Transaction, keys: ScopeKeys, session_id: bytes, before: int, limit: int, now: int
+) -> tuple[int, list[bytes]]:
+    """The newest ``limit`` messages with a sequence number below ``before``, oldest first.
+
+    Returns:
+        The sequence number of the first message returned, to be the next ``before``, or 0 when
+        there is nothing older; and the messages.
+    """
+    session = _name(keys, session_id)
+    rows = transaction.rows(
+        _PAGE, scope_id=keys.scope_id, digest=session, before=before.to_bytes(8), limit=limit
+    )
+    return _opened(keys, session, rows, now, before, limit)
+
+
+def _opened(
+    keys: ScopeKeys, session: bytes, rows: list[Row], now: int, before: int, limit: int
+) -> tuple[int, list[bytes]]:
+    heads = [row[1:] for row in rows if row[0] is None]
+    sealed = sorted((row[0], row[1]) for row in rows if row[0] is not None)
+    if not heads:
+        if sealed:
+            raise RecordDoesNotOpen(Kind.SESSION.label, "its row is missing")
+        return 0, []
+    state = _State.checked(keys, session, heads[0])
+    if state.is_expired(now):
+        return 0, []
+    oldest, end = state.next_sequence - state.count, min(before, state.next_sequence)
+    start = max(oldest, end - limit)
+    if [key for key, _ in sealed] != [number.to_bytes(8) for number in range(start, end)]:
+        raise RecordDoesNotOpen(Kind.SESSION.label, "messages are missing or too many")
+    if sealed and end == state.next_sequence and tag_of(sealed[-1][1]) != state.tag:
+        raise RecordDoesNotOpen(Kind.SESSION.label, "its newest message was exchanged")
+    place = state.place(keys, session)
+    opened = [keys.open(place, key, body, Kind.MESSAGE) for key, body in sealed]
+    return (start if start > oldest else 0), opened
+
+
+def count(transaction: Transaction, keys: ScopeKeys, session_id: bytes, now: int) -> int:
+    """How many messages the session has; 0 for an unknown one."""
+    session = _name(keys, session_id)
+    row = transaction.row(_COUNT, scope_id=keys.scope_id, digest=session)
+    if row is None:
+        return 0
+    state = _State.checked(keys, session, row)
+    return 0 if state.is_expired(now) else state.count
+
+
+def clear(
+    transaction: Transaction, keys: ScopeKeys, session_id: bytes, generation: bytes, now: int
+) -> None:
+    """Remove every message of the session; none of them opens under the new ``generation``."""
+    session = _name(keys, session_id)
+    row = _locked(transaction, keys, session)
+    transaction.execute(_REMOVE_MESSAGES, scope_id=keys.scope_id, digest=session)
+    if row is not None:
+        empty = _State(_NO_TAG, next_sequence=0, count=0, expires_at=row[3], generation=generation)
+        _advance(transaction, keys, session, empty, 0, now)
+
+
+def remove(transaction: Transaction, keys: ScopeKeys, session_id: bytes) -> bool:
+    """Remove the session and its messages; ``False`` if there is no such session."""
+    return _delete(transaction, keys, _name(keys, session_id))
+
+
+def _delete(transaction: Transaction, keys: ScopeKeys, session: bytes) -> bool:
+    transaction.execute(_REMOVE_MESSAGES, scope_id=keys.scope_id, digest=session)
+    return transaction.execute(_REMOVE_SESSION, scope_id=keys.scope_id, digest=session) > 0
+
+
+def listing(
+    transaction: Transaction, keys: ScopeKeys, until: int, limit: int, now: int
+) -> list[Listed]:
+    """The scope's sessions by last activity, newest first, from ``until`` back.
+
+    One that was tampered with is listed without its header rather than failing the others.
+    """
+    rows = transaction.rows(_LIST, scope_id=keys.scope_id, until=until, limit=limit)
+    return [
+        Listed(session, _header(keys, session, row, sealed), row[2], size, created_at, updated_at)
+        for row, (size, sealed, session, created_at, updated_at) in ((r, r[5:]) for r in rows)
+        if row[3] is None or row[3] > now
+    ]
+
+
+def _header(keys: ScopeKeys, session: bytes, row: Row, sealed: bytes) -> bytes | None:
+    try:
+        _State.checked(keys, session, row)
+        return keys.open(keys.place(Kind.SESSION, b""), session, sealed, Kind.SESSION)
+    except RecordDoesNotOpen:
+        return None
+
+
+def rewrite(
+    transaction: Transaction, keys: ScopeKeys, session_id: bytes, change: Callable[[bytes], bytes]
+) -> bool:
+    """Replace the session's header by what ``change`` makes of it; ``False`` without a session."""
+    session = _name(keys, session_id)
+    row = transaction.row(_HEADER, scope_id=keys.scope_id, digest=session)
+    if row is None:
+        return False
+    place = keys.place(Kind.SESSION, b"")
+    header = change(keys.open(place, session, row[0], Kind.SESSION))
+    sealed = keys.seal(place, session, header)
+    transaction.execute(_RESEAL, scope_id=keys.scope_id, digest=session, new_sealed=sealed)
+    return True

@@ -1,0 +1,253 @@
+"""Remembers a conversation: a chat history for LangChain, isolated and encrypted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    HumanMessage,
+    get_buffer_string,
+    trim_messages,
+)
+
+from langmem_isolated import _sessions
+from langmem_isolated._database import Conflict
+from langmem_isolated._encoding import Header, decode_message, encode_header, encode_message
+from langmem_isolated._records import ScopedRecords, now
+from langmem_isolated._schema import Kind
+from langmem_isolated._sessions import LATEST, Message
+from langmem_isolated.errors import AddressTaken
+from langmem_isolated.scope import checked_id
+
+if TYPE_CHECKING:
+    from langchain_core.chat_history import BaseChatMessageHistory
+else:
+    try:
+        from langchain_core.chat_history import BaseChatMessageHistory
+    except ImportError:  # deprecated since langchain-core 1.6.4, to be removed in 2.0
+        BaseChatMessageHistory = object
+
+TokenCounter = Callable[[list[BaseMessage]], int] | Callable[[BaseMessage], int]
+
+# Messages read at a time while a token budget fills; most budgets fill within one.
+_WINDOW_PAGE = 64
+GENERATION_BYTES = 8
+
+
+class Page(NamedTuple):
+    """Some messages, oldest first, and where the next older page ends."""
+
+    messages: list[BaseMessage]
+    before: int | None
+    """Give this to :meth:`IsolatedChatMessageHistory.page`; ``None`` when nothing is older."""
+
+
+class IsolatedChatMessageHistory(BaseChatMessageHistory):
+    """One session's messages: a drop-in `BaseChatMessageHistory` that belongs to one scope.
+
+    Made by ``memory.scope(…).chat_history(session_id)``. Nothing is read or written before the
+    first call. One object serves any number of threads, tasks and event loops.
+
+    Args:
+        records: The scope's records.
+        session_id: 1 to 255 bytes, as :func:`~langmem_isolated.scope.checked_id` says. The same id
+            in another scope is another session.
+        idempotent: Whether to leave out messages whose ``id`` this session has already. By default
+            they are stored again, as LangChain's own histories do. Messages without id are always
+            stored.
+
+    Raises:
+        ScopeError: ``session_id`` is missing or malformed.
+    """
+
+    def __init__(
+        self, records: ScopedRecords, session_id: str, *, idempotent: bool = False
+    ) -> None:
+        self._records = records
+        self._name = checked_id("session_id", session_id).encode()
+        self._header = encode_header(Header(session_id))
+        self._idempotent = idempotent
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(session_id=…)"
+
+    @property
+    def messages(self) -> list[BaseMessage]:  # type: ignore[override]
+        """Every message, oldest first, in a list of the caller's own.
+
+        Raises:
+            RecordDoesNotOpen: A message was changed, moved, exchanged, added or cut off.
+        """
+        opened = self._records.read(_sessions.load, [], self._name, now())
+        return [decode_message(plaintext) for plaintext in opened]
+
+    async def aget_messages(self) -> list[BaseMessage]:
+        """Every message, oldest first; see :attr:`messages`."""
+        return await self._records.arun(lambda: self.messages)
+
+    def add_messages(self, messages: Sequence[BaseMessage]) -> None:
+        """Add ``messages`` in their order, all or none; once this returns they are stored.
+
+        Raises:
+            ValueNotStorable: A message holds a value without an exact stored form.
+            RecordDoesNotOpen: The session was tampered with.
+            KeyDestroyed: The scope was erased.
+            DatabaseError: The database refused or failed.
+        """
+        encoded = [Message(encode_message(message), message.id) for message in messages]
+        if not encoded:
+            return
+        try:
+            self._append(encoded, look_first=self._idempotent)
+        except Conflict:
+            self._append_known(encoded)
+
+    def _append_known(self, encoded: list[Message]) -> None:
+        try:
+            self._append(encoded, look_first=True)
+        except Conflict:
+            raise AddressTaken(Kind.MESSAGE.label) from None
+
+    def _append(self, encoded: list[Message], *, look_first: bool) -> None:
+        self._records.write(
+            _sessions.append,
+            self._name,
+            self._header,
+            encoded,
+            os.urandom(GENERATION_BYTES),
+            now(),
+            skip_stored=self._idempotent,
+            look_first=look_first,
+        )
+
+    async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
+        """Add ``messages``; see :meth:`add_messages`. If cancelled, they may have been stored."""
+        await self._records.arun(self.add_messages, messages)
+
+    def add_message(self, message: BaseMessage) -> None:
+        """Add one message; see :meth:`add_messages`."""
+        self.add_messages([message])
+
+    async def aadd_message(self, message: BaseMessage) -> None:
+        """Add one message; see :meth:`add_messages`."""
+        await self.aadd_messages([message])
+
+    def add_user_message(self, message: HumanMessage | str) -> None:
+        """Add what the user said; see :meth:`add_messages`."""
+        self.add_messages([_as_message(HumanMessage, message)])
+
+    async def aadd_user_message(self, message: HumanMessage | str) -> None:
+        """Add what the user said; see :meth:`add_messages`."""
+        await self.aadd_messages([_as_message(HumanMessage, message)])
+
+    def add_ai_message(self, message: AIMessage | str) -> None:
+        """Add what the model said; see :meth:`add_messages`."""
+        self.add_messages([_as_message(AIMessage, message)])
+
+    async def aadd_ai_message(self, message: AIMessage | str) -> None:
+        """Add what the model said; see :meth:`add_messages`."""
+        await self.aadd_messages([_as_message(AIMessage, message)])
+
+    def clear(self) -> None:
+        """Remove every message of this session; the session itself, with its title, stays."""
+        generation = os.urandom(GENERATION_BYTES)
+        self._records.change(_sessions.clear, None, self._name, generation, now())
+
+    async def aclear(self) -> None:
+        """Remove every message; see :meth:`clear`."""
+        await self._records.arun(self.clear)
+
+    def last(self, n: int) -> list[BaseMessage]:
+        """The newest ``n`` messages, oldest first; reads only those."""
+        return self.page(limit=n).messages
+
+    async def alast(self, n: int) -> list[BaseMessage]:
+        """The newest ``n`` messages; see :meth:`last`."""
+        return await self._records.arun(self.last, n)
+
+    def page(self, *, before: int | None = None, limit: int = 50) -> Page:
+        """The newest ``limit`` messages older than ``before``, oldest first; reads only those.
+
+        Args:
+            before: The ``before`` of the page after this one; ``None`` for the newest page.
+            limit: At most this many messages, 0 or more.
+
+        Raises:
+            ValueError: ``limit`` is negative.
+            RecordDoesNotOpen: As for :attr:`messages`; the end is checked on every page.
+        """
+        if limit < 0:
+            raise ValueError(f"limit must be 0 or more, got {limit}")
+        end = LATEST if before is None else before
+        nothing: tuple[int, list[bytes]] = 0, []
+        start, opened = self._records.read(_sessions.page, nothing, self._name, end, limit, now())
+        return Page([decode_message(plaintext) for plaintext in opened], start or None)
+
+    async def apage(self, *, before: int | None = None, limit: int = 50) -> Page:
+        """A page of messages; see :meth:`page`."""
+        return await self._records.arun(self.page, before=before, limit=limit)
+
+    def count(self) -> int:
+        """How many messages the session has, without reading any."""
+        return self._records.read(_sessions.count, 0, self._name, now())
+
+    async def acount(self) -> int:
+        """How many messages the session has."""
+        return await self._records.arun(self.count)
+
+    def window(
+        self,
+        *,
+        max_tokens: int,
+        token_counter: TokenCounter | Literal["approximate"] = "approximate",
+        **options: Any,
+    ) -> list[BaseMessage]:
+        """The newest messages that fit a token budget, as `trim_messages` keeps them.
+
+        Reads backwards, no further than the budget reaches; ``include_system=True`` needs the first
+        message and reads the whole session.
+
+        Args:
+            max_tokens: The budget.
+            token_counter: As `trim_messages` takes it: a function, a chat model or
+                ``"approximate"``.
+            options: Further options of `trim_messages` (``start_on``, ``end_on``, …); ``strategy``
+                is ``"last"``.
+        """
+        trim = partial(
+            trim_messages, strategy="last", max_tokens=max_tokens, token_counter=token_counter
+        )
+        if options.get("include_system"):
+            return trim(self.messages, **options)
+        end_on = options.get("end_on")
+        page = self.page(limit=_WINDOW_PAGE)
+        read = page.messages
+        # Once the budget drops the oldest message read, older ones cannot fit either.
+        while page.before is not None and trim(read, end_on=end_on)[:1] == read[:1]:
+            page = self.page(before=page.before, limit=_WINDOW_PAGE)
+            read = page.messages + read
+        return trim(read, **options)
+
+    async def awindow(
+        self,
+        *,
+        max_tokens: int,
+        token_counter: TokenCounter | Literal["approximate"] = "approximate",
+        **options: Any,
+    ) -> list[BaseMessage]:
+        """The newest messages that fit a token budget; see :meth:`window`."""
+        return await self._records.arun(
+            self.window, max_tokens=max_tokens, token_counter=token_counter, **options
+        )
+
+    def __str__(self) -> str:
+        return get_buffer_string(self.messages)
+
+
+def _as_message(message_class: type[BaseMessage], message: BaseMessage | str) -> BaseMessage:
+    return message_class(content=message) if isinstance(message, str) else message

@@ -1,0 +1,177 @@
+"""Says what went wrong: one root error and a tree below it."""
+
+__all__ = [
+    "AddressTaken",
+    "DatabaseCorrupt",
+    "DatabaseError",
+    "DatabaseFull",
+    "DatabaseLocked",
+    "DatabaseReadOnly",
+    "DatabaseUnreachable",
+    "IsolationViolation",
+    "KeyDestroyed",
+    "KeyNotFound",
+    "KeyringError",
+    "LangmemIsolatedError",
+    "RecordDoesNotOpen",
+    "RecordError",
+    "RootKeyInvalid",
+    "RootKeyMismatch",
+    "RootKeyMissing",
+    "SchemaTooNew",
+    "SchemaTooOld",
+    "ScopeError",
+    "SessionNotFound",
+    "ValueNotStorable",
+]
+
+
+class LangmemIsolatedError(Exception):
+    """The root: every error this package raises on purpose is one of these."""
+
+
+class ScopeError(LangmemIsolatedError, ValueError):
+    """A scope or a name in it is missing or malformed; raised before any I/O."""
+
+
+class IsolationViolation(LangmemIsolatedError):
+    """Something that belongs to another scope was about to be handed out; it was not."""
+
+
+class KeyringError(LangmemIsolatedError):
+    """A key cannot be had."""
+
+
+class RootKeyMissing(KeyringError):
+    """No root key was given and none was found in the environment."""
+
+    def __init__(self, variable: str) -> None:
+        super().__init__(
+            f"No root key: pass root_key=…, or set {variable} (or {variable}_FILE, a path). "
+            "`langmem-isolated keygen` makes one."
+        )
+        self.variable = variable
+
+
+class RootKeyInvalid(KeyringError):
+    """What was given as root key is not one, or others can read it."""
+
+
+class RootKeyMismatch(KeyringError):
+    """The keys in this database were wrapped by another root key."""
+
+    def __init__(self, expected: str, received: str) -> None:
+        super().__init__(
+            f"The keys in this database were wrapped by root key {expected}, the one given is "
+            f"{received}. Nothing was opened or written; give the root key this database began with."
+        )
+        self.expected = expected
+        self.received = received
+
+
+class KeyNotFound(KeyringError):
+    """A key that stored data needs is not in the key store."""
+
+
+class KeyDestroyed(KeyringError):
+    """The owner's key was destroyed by an erasure; absence is success here."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This scope was erased and its key destroyed. Nothing was written. "
+            "If the user has come back, ask for the scope again: it starts anew with new keys."
+        )
+
+
+class RecordError(LangmemIsolatedError):
+    """A stored record, or a value on its way to become one, is refused."""
+
+
+class RecordDoesNotOpen(RecordError):
+    """The sealed bytes are not what was sealed at this place with this key."""
+
+    def __init__(self, kind: str, reason: str, *, key_id: bytes | None = None) -> None:
+        super().__init__(
+            f"A {kind} record does not open: {reason}. It was changed, cut off, or moved from "
+            "another place or user. Nothing of it was used."
+        )
+        self.kind = kind
+        self.reason = reason
+        self.key_id = key_id
+
+
+class AddressTaken(RecordError):
+    """A record already stands at this address, and inserting never overwrites."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(f"A {kind} record already stands at this address. Nothing was written.")
+        self.kind = kind
+
+
+class ValueNotStorable(RecordError, TypeError):
+    """A value has no exact stored form; nothing of the call was written."""
+
+    def __init__(self, type_name: str, where: str) -> None:
+        super().__init__(
+            f"A value of type {type_name} in {where} cannot be stored and read back exactly. "
+            "Nothing was written. Store JSON values, bytes, tuples, sets, dates, UUIDs, Decimals or "
+            "langchain-core messages and documents, or convert it first."
+        )
+        self.type_name = type_name
+
+
+class SessionNotFound(LangmemIsolatedError, KeyError):
+    """This scope has no session of that id."""
+
+    def __init__(self) -> None:
+        super().__init__("This scope has no session of that id. Nothing was changed.")
+
+    __str__ = Exception.__str__
+
+
+class DatabaseError(LangmemIsolatedError):
+    """The database refused or failed; the transaction was rolled back."""
+
+
+class DatabaseUnreachable(DatabaseError):
+    """No connection to the database could be made, or it broke."""
+
+
+class DatabaseLocked(DatabaseError):
+    """Another process held the database for longer than ``timeout``."""
+
+
+class DatabaseReadOnly(DatabaseError):
+    """The database file, its folder or the server does not allow writing."""
+
+
+class DatabaseFull(DatabaseError):
+    """The disk, or the size the database may grow to, is full."""
+
+
+class DatabaseCorrupt(DatabaseError):
+    """The file is not a database, or its pages are damaged."""
+
+
+class SchemaTooNew(DatabaseError):
+    """The database was written by a later version of this package."""
+
+    def __init__(self, found: int, known: int) -> None:
+        super().__init__(
+            f"The database has schema version {found}, this package knows up to {known}. "
+            "Nothing was read or written; install a later langmem-isolated."
+        )
+        self.found = found
+        self.known = known
+
+
+class SchemaTooOld(DatabaseError):
+    """The database has an earlier schema and upgrading was not allowed here."""
+
+    def __init__(self, found: int, known: int) -> None:
+        super().__init__(
+            f"The database has schema version {found}, this package needs {known}. "
+            "Run `langmem-isolated schema upgrade` with a role that may create tables."
+        )
+        self.found = found
+        self.known = known

@@ -1,0 +1,239 @@
+"""Opens the door: one memory for the application, one handle for each scope."""
+
+import asyncio
+import os
+from types import TracebackType
+from typing import Self, overload
+
+from langchain_core.runnables import ConfigurableFieldSpec
+
+from langmem_isolated._database import Database, Synchronous
+from langmem_isolated._records import ScopedRecords
+from langmem_isolated._sealing import Level, Owner
+from langmem_isolated.chat_history import IsolatedChatMessageHistory
+from langmem_isolated.errors import ScopeError
+from langmem_isolated.keyring import Keyring, LocalRootKey, RootKey
+from langmem_isolated.scope import Scope, checked_id
+from langmem_isolated.sessions import Sessions
+
+DATABASE_VARIABLE = "LANGMEM_ISOLATED_DATABASE"
+KEY_STORE_VARIABLE = "LANGMEM_ISOLATED_KEY_STORE"
+
+
+class ScopedMemory:
+    """One scope's memory: everything made from it reads and writes that scope and no other."""
+
+    def __init__(self, memory: "IsolatedMemory", scope: Scope) -> None:
+        self._memory = memory
+        self._scope = scope
+        self._records = ScopedRecords(memory._database, memory._keyring, Owner.private(scope))
+        self.sessions = Sessions(self._records)
+
+    def __repr__(self) -> str:
+        return f"ScopedMemory({self._scope!r})"
+
+    @property
+    def scope(self) -> Scope:
+        """Whose memory this is."""
+        return self._scope
+
+    def chat_history(
+        self, session_id: str, *, idempotent: bool = False
+    ) -> IsolatedChatMessageHistory:
+        """The history of one chat session; see :class:`IsolatedChatMessageHistory`."""
+        return IsolatedChatMessageHistory(self._records, session_id, idempotent=idempotent)
+
+    def module(self, module_id: str) -> "ScopedMemory":
+        """The same user's memory in another module.
+
+        Raises:
+            ScopeError: ``module_id`` is missing or malformed.
+        """
+        scope = Scope(self._scope.user_id, module_id, project_id=self._scope.project_id)
+        return ScopedMemory(self._memory, scope)
+
+
+class IsolatedMemory:
+    """The memory of an application: one database, one root key, any number of users.
+
+    Constructing it opens nothing but the root key. The tables are made, or checked, at first use or
+    on entering the context, whichever comes first. It serves threads, tasks and event loops at
+    once, and goes on working in a forked child.
+
+    Args:
+        url: An SQLAlchemy URL: ``sqlite:///memory.db`` or ``postgresql://…`` (extra ``postgres``).
+        root_key: Any object with ``wrap``, ``unwrap`` and ``key_id``. By default a
+            :class:`LocalRootKey` from ``LANGMEM_ISOLATED_ROOT_KEY`` or ``…_FILE``.
+        key_store: The URL of a second database for the wrapped keys, so that backups of the data
+            do not carry them.
+        synchronous: SQLite only. ``"FULL"``: what was acknowledged survives loss of power;
+            ``"NORMAL"``: it survives ``kill -9``, the last commits may go with the power.
+        pool_size: Connections to the database, and threads for async callers.
+        timeout: Seconds to wait for a lock, a connection or the server.
+        key_cache_size: Owners whose unwrapped keys are kept in memory.
+        key_cache_seconds: How long they are kept.
+        auto_upgrade: Whether to make or upgrade the tables where needed; a role without that right
+            wants ``False`` and ``langmem-isolated schema upgrade`` run by another.
+
+    Raises:
+        RootKeyMissing: No root key was given and none is in the environment.
+        RootKeyInvalid: What was found is not a root key.
+        DatabaseError: The URL is not one of SQLite or PostgreSQL.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        root_key: RootKey | None = None,
+        key_store: str | None = None,
+        synchronous: Synchronous = "FULL",
+        pool_size: int = 8,
+        timeout: float = 30.0,
+        key_cache_size: int = 1024,
+        key_cache_seconds: float = 300.0,
+        auto_upgrade: bool = True,
+    ) -> None:
+        key = LocalRootKey.from_environment() if root_key is None else root_key
+
+        def opened(url: str) -> Database:
+            return Database(
+                url,
+                synchronous=synchronous,
+                pool_size=pool_size,
+                timeout=timeout,
+                auto_upgrade=auto_upgrade,
+            )
+
+        self._database = opened(url)
+        self._key_store = opened(key_store) if key_store else None
+        self._keyring = Keyring(
+            self._database,
+            key,
+            key_store=self._key_store,
+            cache_size=key_cache_size,
+            cache_seconds=key_cache_seconds,
+        )
+        self.history_config = [
+            ConfigurableFieldSpec(id=name, annotation=str, name=title, description=description)
+            for name, title, description in (
+                ("user_id", "User", "Whose memory; take it from your authentication."),
+                ("module_id", "Module", "Which part of the application."),
+                ("session_id", "Session", "Which conversation."),
+            )
+        ]
+
+    @classmethod
+    def from_environment(cls) -> "IsolatedMemory":
+        """The memory that ``LANGMEM_ISOLATED_DATABASE`` and its siblings describe."""
+        return cls(
+            os.environ.get(DATABASE_VARIABLE, "sqlite:///langmem-isolated.db"),
+            key_store=os.environ.get(KEY_STORE_VARIABLE),
+        )
+
+    @overload
+    def scope(self, scope: Scope, /) -> ScopedMemory: ...
+    @overload
+    def scope(
+        self, /, *, user_id: str, module_id: str, project_id: str = "default"
+    ) -> ScopedMemory: ...
+    def scope(
+        self,
+        scope: Scope | None = None,
+        /,
+        *,
+        user_id: str | None = None,
+        module_id: str | None = None,
+        project_id: str = "default",
+    ) -> ScopedMemory:
+        """The memory of one user in one module; no I/O.
+
+        Raises:
+            ScopeError: ``user_id`` or ``module_id`` is missing, empty or malformed.
+        """
+        if scope is None:
+            # The checks in Scope refuse None, too.
+            scope = Scope(user_id, module_id, project_id=project_id)  # type: ignore[arg-type]
+        elif type(scope) is not Scope or user_id is not None or module_id is not None:
+            raise ScopeError(
+                f"scope() takes a Scope or user_id= and module_id=, got {type(scope).__name__}."
+            )
+        return ScopedMemory(self, scope)
+
+    def session_history(
+        self, *, user_id: str, module_id: str, session_id: str
+    ) -> IsolatedChatMessageHistory:
+        """A chat history, for `RunnableWithMessageHistory` together with ``history_config``.
+
+        Raises:
+            ScopeError: A value is ``None``, empty or malformed.
+        """
+        return self.scope(user_id=user_id, module_id=module_id).chat_history(session_id)
+
+    def modules(self, *, user_id: str, project_id: str = "default") -> list[str]:
+        """The modules in which a user has memory, sorted; for operators.
+
+        Raises:
+            ScopeError: ``user_id`` is missing or malformed.
+        """
+        user = Owner(
+            Level.USER, checked_id("project_id", project_id), checked_id("user_id", user_id)
+        )
+        return sorted(
+            owner.module
+            for owner in self._keyring.owners(user)
+            if owner.level is Level.PRIVATE and owner.module is not None
+        )
+
+    async def amodules(self, *, user_id: str, project_id: str = "default") -> list[str]:
+        """The modules in which a user has memory; see :meth:`modules`."""
+        return await self._database.arun(self.modules, user_id=user_id, project_id=project_id)
+
+    def open(self) -> Self:
+        """Make or check the tables and prove that the root key fits; also done at first use.
+
+        Raises:
+            RootKeyMismatch: The database was begun with another root key.
+            KeyNotFound: The key store is not the one the database was begun with.
+            DatabaseError: The database cannot be opened, or has another schema.
+        """
+        self._database.open()
+        self._keyring.check()
+        return self
+
+    async def aopen(self) -> Self:
+        """Make or check the tables; see :meth:`open`."""
+        return await self._database.arun(self.open)
+
+    def close(self) -> None:
+        """Finish what runs and close every connection. Closing twice is fine."""
+        self._database.close()
+        if self._key_store:
+            self._key_store.close()
+
+    async def aclose(self) -> None:
+        """Close; see :meth:`close`."""
+        # Not on our own workers: closing waits for them.
+        await asyncio.to_thread(self.close)
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return await self.aopen()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()

