@@ -91,19 +91,19 @@ class Transaction:
     def is_postgres(self) -> bool:
         return self._database.is_postgres
 
-    def rows(self, statement: Executable, **values: object) -> list[Row]:
+    def rows(self, statement: Executable, /, **values: object) -> list[Row]:
         """All rows of a query."""
         cursor = self._open_cursor(self._connection)
         cursor.execute(self._database.sql(statement), values)
         return cast(list[Row], cursor.fetchall())
 
-    def row(self, statement: Executable, **values: object) -> Row | None:
+    def row(self, statement: Executable, /, **values: object) -> Row | None:
         """The first row of a query, or ``None``."""
         cursor = self._open_cursor(self._connection)
         cursor.execute(self._database.sql(statement), values)
         return cast(Row | None, cursor.fetchone())
 
-    def execute(self, statement: Executable, **values: object) -> int:
+    def execute(self, statement: Executable, /, **values: object) -> int:
         """Run a statement and return how many rows it changed."""
         cursor = self._open_cursor(self._connection)
         cursor.execute(self._database.sql(statement), values)
@@ -167,7 +167,7 @@ class _Postgres:
     begin_snapshot = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
     in_memory = False
 
-    def __init__(self, url: URL, synchronous: Synchronous, timeout: float) -> None:
+    def __init__(self, timeout: float) -> None:
         self.timeout = timeout
 
     def engine_options(self, pool_size: int) -> dict[str, Any]:
@@ -222,8 +222,8 @@ class Database:
     ) -> None:
         self.url = _checked_url(url)
         self.is_postgres = self.url.get_backend_name() == "postgresql"
-        self._dialect: Any = (_Postgres if self.is_postgres else _Sqlite)(
-            self.url, synchronous, timeout
+        self._dialect = (
+            _Postgres(timeout) if self.is_postgres else _Sqlite(self.url, synchronous, timeout)
         )
         options = self._dialect.engine_options(pool_size)
         self._engine = create_engine(
@@ -232,7 +232,7 @@ class Database:
             isolation_level="AUTOCOMMIT",
             max_overflow=0,
             pool_timeout=timeout,
-            # A transaction of ours ends before its connection goes back, or the connection does not.
+            # A transaction ends before its connection goes back, or the connection does not.
             pool_reset_on_return=None,
             hide_parameters=True,
             **options,
@@ -311,8 +311,12 @@ class Database:
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
 
     def _run(
-        self, begin: str | None, operation: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> Any:
+        self,
+        begin: str | None,
+        operation: Callable[Concatenate[Transaction, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
         if not self._opened:
             self.open()
         try:
@@ -321,8 +325,12 @@ class Database:
             return self._attempt(begin, operation, *args, **kwargs)
 
     def _attempt(
-        self, begin: str | None, operation: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> Any:
+        self,
+        begin: str | None,
+        operation: Callable[Concatenate[Transaction, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
         open_cursor = self._dialect.open_cursor
         with self._connection() as (connection, raw):
             with self._stale_if_broken(raw):
@@ -358,7 +366,7 @@ class Database:
     def _connection(self) -> Iterator[tuple[PoolProxiedConnection, Any]]:
         try:
             connection = self._engine.raw_connection()
-        except Exception as error:
+        except (exc.SQLAlchemyError, self._errors) as error:
             self._raise_translated(error)
         try:
             yield connection, connection.dbapi_connection

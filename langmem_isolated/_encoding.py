@@ -6,7 +6,7 @@ rebuilt through pydantic's `__setstate__` without validating again (1.2 µs agai
 whatever is not known goes through `messages_from_dict`, so a field of a later langchain-core stays.
 """
 
-import datetime
+import datetime as dt
 import ipaddress
 import re
 import uuid
@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from decimal import Decimal
 from enum import Enum
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import ormsgpack
@@ -63,13 +63,13 @@ _FORMS: dict[type, _Form] = {
     deque: _Form(4, lambda value: [list(value), value.maxlen], lambda plain: deque(*plain)),
     bytearray: _Form(5, bytes, bytearray),
     int: _Form(6, str, int),
-    datetime.datetime: _Form(7, datetime.datetime.isoformat, datetime.datetime.fromisoformat),
-    datetime.date: _Form(8, datetime.date.isoformat, datetime.date.fromisoformat),
-    datetime.time: _Form(9, datetime.time.isoformat, datetime.time.fromisoformat),
-    datetime.timedelta: _Form(
+    dt.datetime: _Form(7, dt.datetime.isoformat, dt.datetime.fromisoformat),
+    dt.date: _Form(8, dt.date.isoformat, dt.date.fromisoformat),
+    dt.time: _Form(9, dt.time.isoformat, dt.time.fromisoformat),
+    dt.timedelta: _Form(
         10,
         lambda value: [value.days, value.seconds, value.microseconds],
-        lambda plain: datetime.timedelta(*plain),
+        lambda plain: dt.timedelta(*plain),
     ),
     uuid.UUID: _Form(11, lambda value: value.bytes, lambda plain: uuid.UUID(bytes=plain)),
     Decimal: _Form(12, str, Decimal),
@@ -103,7 +103,6 @@ def encode_value(value: object, where: str) -> bytes:
         ValueNotStorable: A part has another type, is nested deeper than 200 levels, or is text
             with lone surrogates. The error names the type.
     """
-
     refused = "str with lone surrogates, or a structure nested too deeply"
 
     def default(part: Any) -> Any:

@@ -15,7 +15,7 @@ Operation = Callable[Concatenate[Transaction, ScopeKeys, P], T]
 
 
 class ScopeGone(Exception):
-    """The row that stands for the scope's incarnation is not there; for `ScopedRecords` to explain."""
+    """The row of the scope's incarnation is not there; for `ScopedRecords` to explain."""
 
 
 class ScopedRecords:

@@ -166,13 +166,13 @@ def _create_all(connection: Connection) -> None:
     taken = set(inspect(connection).get_table_names(schema=_schema_of(connection)))
     if foreign := sorted(taken & set(metadata.tables)):
         raise DatabaseError(
-            f"The database already has tables of other software with our names: {', '.join(foreign)}. "
+            f"The database has tables of other software with our names: {', '.join(foreign)}. "
             "Nothing was changed; give us a database (or SQLite file) of our own."
         )
     metadata.create_all(connection, checkfirst=False)
 
 
-# The step at index n takes a database from version n to n + 1. Steps are never edited once released.
+# The step at index n takes a database from version n to n + 1; a released step is never edited.
 UPGRADES: list[Callable[[Connection], None]] = [_create_all]
 
 

@@ -7,8 +7,8 @@ would notice the same only after reading all of them (1.4 µs each).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam, delete, select, update
@@ -18,7 +18,7 @@ from langmem_isolated import _schema
 from langmem_isolated._database import Row, Transaction
 from langmem_isolated._records import ScopeGone
 from langmem_isolated._schema import Kind
-from langmem_isolated._sealing import TAG_BYTES, equal, framed, tag_of
+from langmem_isolated._sealing import TAG_BYTES, equal, tag_of
 from langmem_isolated.errors import RecordDoesNotOpen
 from langmem_isolated.keyring import ScopeKeys
 
@@ -26,7 +26,8 @@ LATEST = 2**63 - 1
 _NO_TAG = bytes(TAG_BYTES)
 
 _r, _s = _schema.records.c, _schema.sessions.c
-_SCOPE_ID, _DIGEST = bindparam("scope_id"), bindparam("digest")
+_SCOPE_ID = bindparam("scope_id", type_=sa.LargeBinary)
+_DIGEST = bindparam("digest", type_=sa.LargeBinary)
 _THIS_SESSION = sa.and_(
     _s.scope_id == _SCOPE_ID,
     _s.kind == sa.literal_column(str(int(Kind.SESSION))),
@@ -43,7 +44,7 @@ _LOCK = select(*_STATE, _s.size).where(_THIS_SESSION).with_for_update()
 _HEADER = select(_s.sealed).where(_THIS_SESSION).with_for_update()
 _COUNT = select(*_STATE).where(_THIS_SESSION)
 
-_HEADER_VALUES = {
+_HEADER_VALUES: dict[str, sa.ColumnElement[Any]] = {
     **{name: bindparam(name) for name in ("scope_id", "digest", "generation", "head", "sealed")},
     "kind": sa.literal_column(str(int(Kind.SESSION))),
     **{name: sa.literal_column("0") for name in ("next_sequence", "count", "size")},
@@ -92,7 +93,7 @@ _INSERT_ONE = (
     )
     .inline()
 )
-_ARRAYS = {
+_ARRAYS: dict[str, postgresql.ARRAY[Any]] = {
     "key": postgresql.ARRAY(sa.LargeBinary),
     "alias": postgresql.ARRAY(sa.LargeBinary),
     "sealed": postgresql.ARRAY(sa.LargeBinary),
@@ -152,7 +153,7 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A session row as stored; ``header`` is ``None`` when it does not open or its head is wrong."""
+    """A session row as stored; ``header`` is ``None`` when the row was tampered with."""
 
     digest: bytes
     header: bytes | None
@@ -162,7 +163,8 @@ class Listed:
     updated_at: int
 
 
-class _State(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _State:
     """What a session row says of its messages, once its head has been found to fit."""
 
     tag: bytes
@@ -301,7 +303,8 @@ def append(
         key = sequence.to_bytes(8)
         rows.append((key, alias, keys.seal(place, key, plaintext)))
     _insert(transaction, keys, session, rows, now)
-    state = state._replace(
+    state = replace(
+        state,
         tag=tag_of(rows[-1][2]),
         next_sequence=state.next_sequence + len(rows),
         count=state.count + len(rows),

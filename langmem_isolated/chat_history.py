@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from langchain_core.messages import (
@@ -219,9 +218,16 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
             options: Further options of `trim_messages` (``start_on``, ``end_on``, …); ``strategy``
                 is ``"last"``.
         """
-        trim = partial(
-            trim_messages, strategy="last", max_tokens=max_tokens, token_counter=token_counter
-        )
+
+        def trim(messages: list[BaseMessage], **more: Any) -> list[BaseMessage]:
+            return trim_messages(
+                messages,
+                strategy="last",
+                max_tokens=max_tokens,
+                token_counter=token_counter,
+                **more,
+            )
+
         if options.get("include_system"):
             return trim(self.messages, **options)
         end_on = options.get("end_on")

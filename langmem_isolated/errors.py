@@ -63,7 +63,7 @@ class RootKeyMismatch(KeyringError):
     def __init__(self, expected: str, received: str) -> None:
         super().__init__(
             f"The keys in this database were wrapped by root key {expected}, the one given is "
-            f"{received}. Nothing was opened or written; give the root key this database began with."
+            f"{received}. Nothing was opened or written; give the key this database began with."
         )
         self.expected = expected
         self.received = received
@@ -114,8 +114,8 @@ class ValueNotStorable(RecordError, TypeError):
     def __init__(self, type_name: str, where: str) -> None:
         super().__init__(
             f"A value of type {type_name} in {where} cannot be stored and read back exactly. "
-            "Nothing was written. Store JSON values, bytes, tuples, sets, dates, UUIDs, Decimals or "
-            "langchain-core messages and documents, or convert it first."
+            "Nothing was written. Store JSON values, bytes, tuples, sets, dates, UUIDs, Decimals, "
+            "or langchain-core messages and documents; or convert it first."
         )
         self.type_name = type_name
 

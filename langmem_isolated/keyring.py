@@ -18,9 +18,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from sqlalchemy import Executable, Table, bindparam, delete, select, update
+from sqlalchemy import BindParameter, Executable, Table, bindparam, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from langmem_isolated import _schema
@@ -140,9 +140,11 @@ class LocalRootKey:
         raise RootKeyMissing(ROOT_KEY_VARIABLE)
 
     def wrap(self, key: bytes, context: bytes) -> bytes:
+        """Seal ``key`` with ``context`` as associated data."""
         return seal(self._key, context, key)
 
     def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
+        """Open what :meth:`wrap` made, or raise ``RecordDoesNotOpen``."""
         return open_sealed({self._key.id: self._key}, context, wrapped, kind="key")
 
     def __reduce__(self) -> str:
@@ -162,7 +164,7 @@ _INSTALLATION = bytes(DIGEST_BYTES)
 
 
 class ScopeKeys:
-    """One owner's subkeys: they name, seal and authenticate what belongs to it, and nothing else."""
+    """One owner's subkeys: they name, seal and authenticate what is its own, nothing else."""
 
     __slots__ = ("_head", "_naming", "_prefix", "incarnation", "opening", "scope_id", "sealing")
 
@@ -182,7 +184,7 @@ class ScopeKeys:
         """The 16 bytes by which tables know a name that a caller chose."""
         return digest(self._naming, kind.framed_bytes, *parts)
 
-    def head(self, *parts: bytes) -> bytes:
+    def head(self, *parts: bytes | None) -> bytes:
         """16 bytes that authenticate a session row's clear columns."""
         return digest(self._head, *parts)
 
@@ -212,8 +214,8 @@ _SELECT_KEYS = (
 
 
 def _insert_if_absent(table: Table, *columns: str) -> dict[bool, Executable]:
-    """Per dialect (whether it is PostgreSQL): the loser of a race writes nothing and reads again."""
-    values = {column: bindparam(column) for column in columns}
+    """By whether it is PostgreSQL: the loser of a race writes nothing and reads again."""
+    values: dict[str, BindParameter[Any]] = {column: bindparam(column) for column in columns}
     primary_key = [column.name for column in table.primary_key]
     return {
         True: postgresql.insert(table)

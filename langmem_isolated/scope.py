@@ -17,7 +17,7 @@ def checked_id(name: str, value: object) -> str:
 
     Args:
         name: What the id is called, for the message.
-        value: The candidate. Subclasses of ``str`` are refused: they may change ``==`` and ``hash``.
+        value: The candidate. Subclasses of ``str`` are refused: they may redefine ``==``.
 
     Raises:
         ScopeError: The value is anything else. The message tells type or length, never the value.
