@@ -14,13 +14,13 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any, Concatenate, Literal, NoReturn, ParamSpec, TypeVar, cast
 
 from sqlalchemy import Connection, Executable, create_engine, event, exc, make_url
 from sqlalchemy.engine import URL
-from sqlalchemy.pool import PoolProxiedConnection, QueuePool
+from sqlalchemy.pool import QueuePool
 
 from langmem_isolated import _schema
 from langmem_isolated.errors import (
@@ -103,11 +103,9 @@ class Transaction:
         cursor.execute(self._database.sql(statement), values)
         return cast(Row | None, cursor.fetchone())
 
-    def execute(self, statement: Executable, /, **values: object) -> int:
-        """Run a statement and return how many rows it changed."""
-        cursor = self._open_cursor(self._connection)
-        cursor.execute(self._database.sql(statement), values)
-        return cast(int, cursor.rowcount)
+    def execute(self, statement: Executable, /, **values: object) -> None:
+        """Run a statement that returns no rows."""
+        self._open_cursor(self._connection).execute(self._database.sql(statement), values)
 
     def execute_many(self, statement: Executable, rows: Sequence[dict[str, object]]) -> None:
         """Run a statement once for each of ``rows``."""
@@ -151,7 +149,20 @@ class _Sqlite:
 
     open_cursor = staticmethod(sqlite3.Connection.cursor)
 
-    def translate(self, error: Exception) -> Exception:
+    @staticmethod
+    def batch(_: sqlite3.Connection) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def roll_back(self, connection: sqlite3.Connection) -> None:
+        connection.rollback()
+
+    def is_clean(self, connection: sqlite3.Connection) -> bool:
+        return not connection.in_transaction
+
+    def is_broken(self, _: sqlite3.Connection) -> bool:
+        return False
+
+    def translate(self, error: BaseException) -> Exception:
         name = getattr(error, "sqlite_errorname", "")
         if name.startswith("SQLITE_CONSTRAINT"):
             return Conflict(foreign_key=name == "SQLITE_CONSTRAINT_FOREIGNKEY")
@@ -187,7 +198,25 @@ class _Postgres:
     def open_cursor(connection: Any) -> Any:
         return connection.cursor(binary=True)
 
-    def translate(self, error: Exception) -> Exception:
+    @staticmethod
+    def batch(connection: Any) -> AbstractContextManager[Any]:
+        # Statements whose rows nobody reads share a round trip with what follows: an append takes
+        # two instead of five (500 against 707 µs on loopback).
+        return cast(AbstractContextManager[Any], connection.pipeline())
+
+    def roll_back(self, connection: Any) -> None:
+        if not connection.closed and not self.is_clean(connection):
+            with suppress(Exception):
+                # A connection that cannot be rolled back is found unclean, and thrown away.
+                connection.execute("ROLLBACK")
+
+    def is_clean(self, connection: Any) -> bool:
+        return bool(connection.info.transaction_status == 0)
+
+    def is_broken(self, connection: Any) -> bool:
+        return bool(connection.closed)
+
+    def translate(self, error: BaseException) -> Exception:
         state: str = getattr(error, "sqlstate", None) or "08000"
         if state.startswith("23"):
             return Conflict(foreign_key=state == "23503")
@@ -332,51 +361,42 @@ class Database:
         **kwargs: P.kwargs,
     ) -> T:
         open_cursor = self._dialect.open_cursor
-        with self._connection() as (connection, raw):
-            with self._stale_if_broken(raw):
+        committing = False
+        with self._connection() as raw:
+            try:
                 if begin is None:
                     return operation(Transaction(self, raw), *args, **kwargs)
-                open_cursor(raw).execute(begin)
-            try:
-                result = operation(Transaction(self, raw), *args, **kwargs)
-                open_cursor(raw).execute("COMMIT")
-            except BaseException:
-                self._roll_back(connection, raw)
+                with self._dialect.batch(raw):
+                    open_cursor(raw).execute(begin)
+                    result = operation(Transaction(self, raw), *args, **kwargs)
+                    committing = True
+                    open_cursor(raw).execute("COMMIT")
+            except BaseException as error:
+                self._dialect.roll_back(raw)
+                if self._dialect.is_broken(raw) and not committing:
+                    raise _StaleConnection(str(self._dialect.translate(error))) from None
                 raise
             return result
 
     @contextmanager
-    def _stale_if_broken(self, raw: Any) -> Iterator[None]:
-        """Mark the failure of a pooled connection that had died before it did anything."""
-        try:
-            yield
-        except self._errors as error:
-            if not getattr(raw, "closed", False):
-                raise
-            raise _StaleConnection(str(self._dialect.translate(error))) from error
-
-    def _roll_back(self, connection: PoolProxiedConnection, raw: Any) -> None:
-        """End a failed transaction, or throw its connection away: never hand it on half used."""
-        try:
-            self._dialect.open_cursor(raw).execute("ROLLBACK")
-        except self._errors:
-            connection.invalidate()
-
-    @contextmanager
-    def _connection(self) -> Iterator[tuple[PoolProxiedConnection, Any]]:
+    def _connection(self) -> Iterator[Any]:
+        """A connection of the pool; one that is not clean afterwards does not go back to it."""
         try:
             connection = self._engine.raw_connection()
         except (exc.SQLAlchemyError, self._errors) as error:
             self._raise_translated(error)
+        raw: Any = connection.dbapi_connection
         try:
-            yield connection, connection.dbapi_connection
+            yield raw
         except self._errors as error:
             self._raise_translated(error)
         finally:
-            if getattr(connection.dbapi_connection, "closed", False):
-                # The server went away: no other pooled connection is worth trying.
+            if self._dialect.is_broken(raw):
                 connection.invalidate()
+                # The server went away: no other pooled connection is worth trying.
                 self._engine.dispose()
+            elif not self._dialect.is_clean(raw):
+                connection.invalidate()
             connection.close()
 
     def _raise_translated(self, error: Exception) -> NoReturn:

@@ -45,13 +45,10 @@ class Kind(IntEnum):
     DOCUMENT = 9
     VECTOR = 10
 
-    @property
-    def label(self) -> str:
-        return self.name.lower()
-
-    @property
-    def framed_bytes(self) -> bytes:
-        return self.value.to_bytes(2)
+    def __init__(self, number: int) -> None:
+        # Attributes, not properties: every record opened asks for them.
+        self.label = self.name.lower()
+        self.framed_bytes = number.to_bytes(2)
 
 
 installation = Table(

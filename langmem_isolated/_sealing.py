@@ -34,6 +34,7 @@ TAG_BYTES = 16
 DIGEST_BYTES = 16
 
 PLAIN, DEFLATED = 0x10, 0x11
+_HEADERS = (bytes([PLAIN]), bytes([DEFLATED]))
 HEADER_BYTES = 1 + KEY_ID_BYTES + NONCE_BYTES
 OVERHEAD_BYTES = HEADER_BYTES + TAG_BYTES
 
@@ -90,7 +91,12 @@ def framed(*parts: bytes | None) -> bytes:
     Each part follows its length, 4 bytes big-endian; ``None`` is the length 2^32 - 1 alone. Framing
     is prefix-composable: ``framed(a, b) == framed(a) + framed(b)``.
     """
-    return b"".join(_ABSENT if part is None else len(part).to_bytes(4) + part for part in parts)
+    return b"".join([_ABSENT if part is None else len(part).to_bytes(4) + part for part in parts])
+
+
+def under(place: bytes, key: bytes) -> bytes:
+    """``place + framed(key)``, in a third of the time: it is made for every record."""
+    return place + len(key).to_bytes(4) + key
 
 
 def derive(key: bytes, purpose: bytes, context: bytes = b"") -> bytes:
@@ -171,20 +177,23 @@ def open_sealed(
         RecordDoesNotOpen: The bytes are too short, of an unknown format, sealed with a key that is
             not among ``keys``, or changed or moved in any bit.
     """
-    form = sealed[0] if sealed else 0
-    key_id = sealed[1 : 1 + KEY_ID_BYTES]
+    header, key_id = sealed[:1], sealed[1 : 1 + KEY_ID_BYTES]
     key = keys.get(key_id)
-    if len(sealed) < OVERHEAD_BYTES or form not in (PLAIN, DEFLATED):
-        raise RecordDoesNotOpen(kind, f"its form is unknown ({len(sealed)} bytes)")
-    if key is None:
-        raise RecordDoesNotOpen(kind, "its key is not one of this owner's", key_id=key_id)
+    if key is None or header not in _HEADERS or len(sealed) < OVERHEAD_BYTES:
+        raise _refusal(kind, sealed, key_id)
     try:
         plaintext = key._aead.decrypt(
-            sealed[17:HEADER_BYTES], sealed[HEADER_BYTES:], sealed[:1] + place
+            sealed[1 + KEY_ID_BYTES : HEADER_BYTES], sealed[HEADER_BYTES:], header + place
         )
     except InvalidTag:
         raise RecordDoesNotOpen(kind, "it fails authentication", key_id=key_id) from None
-    return zlib.decompress(plaintext) if form == DEFLATED else plaintext
+    return zlib.decompress(plaintext) if header[0] == DEFLATED else plaintext
+
+
+def _refusal(kind: str, sealed: bytes, key_id: bytes) -> RecordDoesNotOpen:
+    if sealed[:1] not in _HEADERS or len(sealed) < OVERHEAD_BYTES:
+        return RecordDoesNotOpen(kind, f"its form is unknown ({len(sealed)} bytes)")
+    return RecordDoesNotOpen(kind, "its key is not one of this owner's", key_id=key_id)
 
 
 def tag_of(sealed: bytes) -> bytes:

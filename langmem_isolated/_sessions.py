@@ -77,7 +77,7 @@ _ADVANCE = (
     )
 )
 _RESEAL = update(_schema.sessions).where(_THIS_SESSION).values(sealed=bindparam("new_sealed"))
-_REMOVE_SESSION = delete(_schema.sessions).where(_THIS_SESSION)
+_REMOVE_SESSION = delete(_schema.sessions).where(_THIS_SESSION).returning(_s.digest)
 _REMOVE_MESSAGES = delete(_schema.records).where(_ITS_MESSAGES)
 
 _PER_MESSAGE = ("key", "alias", "sealed", "size")
@@ -457,7 +457,8 @@ def remove(transaction: Transaction, keys: ScopeKeys, session_id: bytes) -> bool
 
 def _delete(transaction: Transaction, keys: ScopeKeys, session: bytes) -> bool:
     transaction.execute(_REMOVE_MESSAGES, scope_id=keys.scope_id, digest=session)
-    return transaction.execute(_REMOVE_SESSION, scope_id=keys.scope_id, digest=session) > 0
+    removed = transaction.row(_REMOVE_SESSION, scope_id=keys.scope_id, digest=session)
+    return removed is not None
 
 
 def listing(

@@ -37,6 +37,7 @@ from langmem_isolated._sealing import (
     framed,
     open_sealed,
     seal,
+    under,
 )
 from langmem_isolated.errors import (
     KeyDestroyed,
@@ -194,11 +195,11 @@ class ScopeKeys:
 
     def seal(self, place: bytes, key: bytes, plaintext: bytes) -> bytes:
         """Seal a record at ``key`` under :meth:`place`."""
-        return seal(self.sealing, place + framed(key), plaintext)
+        return seal(self.sealing, under(place, key), plaintext)
 
     def open(self, place: bytes, key: bytes, sealed: bytes, kind: Kind) -> bytes:
         """Open a record at ``key`` under :meth:`place`, or raise ``RecordDoesNotOpen``."""
-        return open_sealed(self.opening, place + framed(key), sealed, kind=kind.label)
+        return open_sealed(self.opening, under(place, key), sealed, kind=kind.label)
 
     def __reduce__(self) -> str:
         raise TypeError("keys are not pickled")
