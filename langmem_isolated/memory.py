@@ -18,6 +18,7 @@ from langmem_isolated.sessions import Sessions
 
 DATABASE_VARIABLE = "LANGMEM_ISOLATED_DATABASE"
 KEY_STORE_VARIABLE = "LANGMEM_ISOLATED_KEY_STORE"
+_NO_NAMES = (None, None, "default")
 
 
 class ScopedMemory:
@@ -154,9 +155,10 @@ class IsolatedMemory:
         if scope is None:
             # The checks in Scope refuse None, too.
             scope = Scope(user_id, module_id, project_id=project_id)  # type: ignore[arg-type]
-        elif type(scope) is not Scope or user_id is not None or module_id is not None:
+        elif type(scope) is not Scope or (user_id, module_id, project_id) != _NO_NAMES:
             raise ScopeError(
-                f"scope() takes a Scope or user_id= and module_id=, got {type(scope).__name__}."
+                "scope() takes a Scope alone, or user_id= and module_id=, got "
+                f"{type(scope).__name__}."
             )
         return ScopedMemory(self, scope)
 

@@ -1,7 +1,7 @@
 """Names whose memory is meant: a user and a module, checked once."""
 
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from langmem_isolated.errors import ScopeError
 
@@ -26,11 +26,13 @@ def checked_id(name: str, value: object) -> str:
         raise ScopeError(_expected(name, f"got {type(value).__name__}"))
     if not value:
         raise ScopeError(_expected(name, "got an empty string"))
+    if len(value) > MAX_ID_BYTES:
+        raise ScopeError(_expected(name, f"got {len(value)} characters"))
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
         raise ScopeError(_expected(name, "got control characters or lone surrogates"))
     if not unicodedata.is_normalized("NFC", value):
         raise ScopeError(_expected(name, "got text that is not NFC; normalise it where it enters"))
-    if len(value) > MAX_ID_BYTES or len(value.encode()) > MAX_ID_BYTES:
+    if len(value.encode()) > MAX_ID_BYTES:
         raise ScopeError(_expected(name, f"got {len(value.encode())} bytes"))
     return value
 
@@ -59,7 +61,7 @@ class Scope:
 
     user_id: str
     module_id: str
-    project_id: str = "default"
+    project_id: str = field(default="default", kw_only=True)
 
     def __post_init__(self) -> None:
         checked_id("user_id", self.user_id)
