@@ -1,0 +1,648 @@
+"""Chat histories: a turn appended, a session loaded, many sessions, many users at once.
+
+    python -m benchmarks.chat_history --json chat_history.json
+
+Ours is encrypted, the peers are not. The floor is what Python does with the driver alone: a raw
+connection, a key made ready beforehand, one table, our codec. It authenticates every message, but
+neither the end of a session nor who reads it. Two drivers are compared where their durability is
+the same, as their databases report it; SQLChatMessageHistory is shown at its own default, too.
+"""
+
+import argparse
+import gc
+import itertools
+import json
+import os
+import sqlite3
+import statistics
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from uuid import uuid4
+
+import psycopg
+import sqlalchemy as sa
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from langchain_community.chat_message_histories import SQLChatMessageHistory
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, message_to_dict
+from langchain_postgres import PostgresChatMessageHistory
+
+from benchmarks.harness import (
+    Report,
+    Seconds,
+    Target,
+    in_turn,
+    machine,
+    microseconds,
+    percentile,
+    ratio,
+)
+from langmem_isolated import IsolatedMemory, LocalRootKey
+from langmem_isolated._encoding import decode_message, encode_message
+from tests.postgres import PostgresServer
+
+C = TypeVar("C")
+
+OURS, FLOOR, LIST = "ours", "floor", "plain list"
+COMMUNITY, LANGCHAIN_POSTGRES = "SQLChatMessageHistory", "langchain-postgres"
+SQLITE, POSTGRES = "SQLite", "PostgreSQL"
+Synchronous = Literal["FULL", "NORMAL"]
+SETTINGS: tuple[Synchronous, ...] = ("FULL", "NORMAL")
+
+ROOT_KEY = LocalRootKey(bytes(32))
+SESSIONS_PER_USER = 100
+MESSAGES_PER_SESSION = 10
+SAMPLE = 20
+
+
+class Session(NamedTuple):
+    """One chat session of one driver."""
+
+    append: Callable[[Sequence[BaseMessage]], object]
+    load: Callable[[], Sequence[BaseMessage]]
+
+
+@dataclass(frozen=True)
+class Driver:
+    """A way to keep chat sessions, given a user and a session id."""
+
+    name: str
+    database: str
+    durability: str
+    session: Callable[[str, str], Session]
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}, {self.database} {self.durability}".rstrip(", ")
+
+    def compares_with(self, other: "Driver") -> bool:
+        return (self.database, self.durability) == (other.database, other.durability)
+
+
+class PerThread(Generic[C]):
+    """A connection for each thread that asks."""
+
+    def __init__(self, connect: Callable[[], C]) -> None:
+        self._connect = connect
+        self._local = threading.local()
+        self._all: list[Any] = []
+
+    def __call__(self) -> C:
+        if not hasattr(self._local, "connection"):
+            self._local.connection = self._connect()
+            self._all.append(self._local.connection)
+        connection: C = self._local.connection
+        return connection
+
+    def close(self) -> None:
+        for connection in self._all:
+            connection.close()
+
+
+def turns(messages: int) -> list[BaseMessage]:
+    """A conversation, 250 characters a message."""
+    said = ("What did I tell you about my sister? ", "She plays the cello, you said. ")
+    return [
+        (AIMessage if number % 2 else HumanMessage)(f"{number:06} {said[number % 2] * 9}"[:250])
+        for number in range(messages)
+    ]
+
+
+TURN = turns(2)
+
+
+def sqlite_durability(value: Callable[[str], Any]) -> str:
+    synchronous = ("OFF", "NORMAL", "FULL", "EXTRA")[value("PRAGMA synchronous")]
+    return f"{value('PRAGMA journal_mode').upper()} {synchronous}"
+
+
+def postgres_durability(value: Callable[[str], Any]) -> str:
+    return f"fsync {value('SHOW fsync')}, commit {value('SHOW synchronous_commit')}"
+
+
+def of_engine(engine: sa.Engine) -> str:
+    durability = sqlite_durability if engine.name == "sqlite" else postgres_durability
+    with engine.connect() as connection:
+        return durability(lambda sql: connection.exec_driver_sql(sql).scalar())
+
+
+def kind_of(url: str) -> str:
+    return SQLITE if url.startswith("sqlite") else POSTGRES
+
+
+@contextmanager
+def plain_list() -> Iterator[Driver]:
+    kept: dict[str, list[BaseMessage]] = defaultdict(list)
+    yield Driver(LIST, "", "", lambda _, name: Session(kept[name].extend, kept[name].copy))
+
+
+@contextmanager
+def community(
+    url: str, synchronous: Synchronous | None = None, *, per_request: bool = False
+) -> Iterator[Driver]:
+    """SQLChatMessageHistory on one engine, or as its documentation has it: a URL each time."""
+    address = url.replace("postgresql:", "postgresql+psycopg:")
+    engine = sa.create_engine(address)
+    if synchronous:
+
+        @sa.event.listens_for(engine, "connect")
+        def _(raw: Any, _: object) -> None:
+            raw.execute("PRAGMA journal_mode = WAL")
+            raw.execute(f"PRAGMA synchronous = {synchronous}")
+
+    def session(_: str, name: str) -> Session:
+        history = SQLChatMessageHistory(name, connection=address if per_request else engine)
+        return Session(history.add_messages, lambda: history.messages)
+
+    yield Driver(COMMUNITY, kind_of(url), of_engine(engine), session)
+    engine.dispose()
+
+
+@contextmanager
+def langchain_postgres(url: str) -> Iterator[Driver]:
+    connections = PerThread(lambda: psycopg.connect(url))
+    PostgresChatMessageHistory.create_tables(connections(), "messages")
+    durability = postgres_durability(lambda sql: connections().execute(sql).fetchone()[0])  # type: ignore[index]
+
+    def session(_: str, name: str) -> Session:
+        def history() -> PostgresChatMessageHistory:
+            return PostgresChatMessageHistory("messages", name, sync_connection=connections())
+
+        return Session(lambda m: history().add_messages(m), lambda: history().messages)
+
+    yield Driver(LANGCHAIN_POSTGRES, POSTGRES, durability, session)
+    connections.close()
+
+
+@contextmanager
+def ours(url: str, synchronous: Synchronous = "FULL") -> Iterator[Driver]:
+    with IsolatedMemory(url, root_key=ROOT_KEY, synchronous=synchronous) as memory:
+
+        def session(user: str, name: str) -> Session:
+            history = memory.scope(user_id=user, module_id="tutor").chat_history(name)
+            return Session(history.add_messages, lambda: history.messages)
+
+        yield Driver(OURS, kind_of(url), of_engine(memory._database._engine), session)
+
+
+class Sealed:
+    """The floor's rows: sealed with one key, bound to their place."""
+
+    def __init__(self) -> None:
+        self.scope = os.urandom(16)
+        self._aead = AESGCM(os.urandom(32))
+
+    def _place(self, session: bytes, number: int) -> bytes:
+        return self.scope + session + number.to_bytes(8)
+
+    def seal(self, session: bytes, number: int, plaintext: bytes) -> bytes:
+        nonce = os.urandom(12)
+        return nonce + self._aead.encrypt(nonce, plaintext, self._place(session, number))
+
+    def open(self, session: bytes, number: int, sealed: bytes) -> BaseMessage:
+        place = self._place(session, number)
+        return decode_message(self._aead.decrypt(sealed[:12], sealed[12:], place))
+
+
+FLOOR_TABLE = (
+    "CREATE TABLE messages (scope {0} NOT NULL, session {0} NOT NULL, number BIGINT NOT NULL,"
+    " sealed {0} NOT NULL, PRIMARY KEY (scope, session, number))"
+)
+FLOOR_NEXT = "SELECT COALESCE(MAX(number) + 1, 0) FROM messages WHERE scope = {0} AND session = {0}"
+FLOOR_LOAD = (
+    "SELECT number, sealed FROM messages WHERE scope = {0} AND session = {0} ORDER BY number"
+)
+
+
+@contextmanager
+def floor_on_sqlite(path: Path, synchronous: Synchronous) -> Iterator[Driver]:
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+        return connection
+
+    connections, writer, rows = PerThread(connect), threading.Lock(), Sealed()
+    connections().execute(FLOOR_TABLE.format("BLOB") + " WITHOUT ROWID")
+    next_number, load_all = FLOOR_NEXT.format("?"), FLOOR_LOAD.format("?")
+
+    def session(_: str, name: str) -> Session:
+        where = rows.scope, name.encode()
+
+        def append(messages: Sequence[BaseMessage]) -> None:
+            encoded = [encode_message(message) for message in messages]
+            with writer:
+                connection = connections()
+                connection.execute("BEGIN IMMEDIATE")
+                first = connection.execute(next_number, where).fetchone()[0]
+                connection.executemany(
+                    "INSERT INTO messages VALUES (?, ?, ?, ?)",
+                    [(*where, n, rows.seal(where[1], n, m)) for n, m in enumerate(encoded, first)],
+                )
+                connection.execute("COMMIT")
+
+        def load() -> list[BaseMessage]:
+            found = connections().execute(load_all, where).fetchall()
+            return [rows.open(where[1], number, sealed) for number, sealed in found]
+
+        return Session(append, load)
+
+    durability = sqlite_durability(lambda sql: connections().execute(sql).fetchone()[0])
+    yield Driver(FLOOR, SQLITE, durability, session)
+    connections.close()
+
+
+@contextmanager
+def floor_on_postgres(url: str) -> Iterator[Driver]:
+    def connect() -> psycopg.Cursor[Any]:
+        return psycopg.connect(url, autocommit=True).cursor(binary=True)
+
+    cursors, rows = PerThread(connect), Sealed()
+    cursors().execute(FLOOR_TABLE.format("BYTEA"))
+    next_number, load_all = FLOOR_NEXT.format("%s"), FLOOR_LOAD.format("%s")
+    insert = (
+        "INSERT INTO messages SELECT %s::bytea, %s::bytea, UNNEST(%s::bigint[]), UNNEST(%s::bytea[])"
+    )
+
+    def session(_: str, name: str) -> Session:
+        where = rows.scope, name.encode()
+
+        def append(messages: Sequence[BaseMessage]) -> None:
+            encoded = [encode_message(message) for message in messages]
+            cursor = cursors()
+            cursor.execute("BEGIN")
+            first = cursor.execute(next_number, where).fetchone()[0]
+            sealed = [rows.seal(where[1], n, m) for n, m in enumerate(encoded, first)]
+            numbers = list(range(first, first + len(encoded)))
+            cursor.execute(insert, (*where, numbers, sealed))
+            cursor.execute("COMMIT")
+
+        def load() -> list[BaseMessage]:
+            found = cursors().execute(load_all, where).fetchall()
+            return [rows.open(where[1], number, sealed) for number, sealed in found]
+
+        return Session(append, load)
+
+    durability = postgres_durability(lambda sql: cursors().execute(sql).fetchone()[0])
+    yield Driver(FLOOR, POSTGRES, durability, session)
+    for cursor in cursors._all:
+        cursor.connection.close()
+
+
+class Places:
+    """Fresh databases: files in a folder, and databases of one PostgreSQL server."""
+
+    def __init__(self, folder: Path, server: PostgresServer | None) -> None:
+        self._folder = folder
+        self._server = server
+        self._numbers = itertools.count()
+        self.kinds = [SQLITE, POSTGRES] if server else [SQLITE]
+
+    def path(self) -> Path:
+        return self._folder / f"{next(self._numbers)}.db"
+
+    def url(self, kind: str) -> str:
+        if kind == SQLITE:
+            return f"sqlite:///{self.path()}"
+        assert self._server is not None
+        name = f"benchmark_{next(self._numbers)}"
+        with psycopg.connect(self._server.url(), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}".encode())
+        return self._server.url(name)
+
+
+@contextmanager
+def all_drivers(places: Places) -> Iterator[list[Driver]]:
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        drivers = [enter(plain_list()), enter(community(places.url(SQLITE)))]
+        for synchronous in SETTINGS:
+            drivers += [
+                enter(community(places.url(SQLITE), synchronous)),
+                enter(floor_on_sqlite(places.path(), synchronous)),
+                enter(ours(places.url(SQLITE), synchronous)),
+            ]
+        if POSTGRES in places.kinds:
+            drivers += [
+                enter(driver(places.url(POSTGRES)))
+                for driver in (community, langchain_postgres, floor_on_postgres, ours)
+            ]
+        yield drivers
+
+
+def append_and_load(report: Report, places: Places, lengths: Sequence[int]) -> None:
+    """A turn appended to, and all read from, sessions of several lengths."""
+    seconds: dict[tuple[str, str, int], Seconds] = {}
+    with all_drivers(places) as drivers:
+        for length in lengths:
+            for (measure, label), taken in _at_length(drivers, length).items():
+                seconds[measure, label, length] = taken
+                report.measured(measure, label, length=length, median_us=microseconds(taken))
+    header = [f"{length:,}" for length in lengths]
+    for measure in ("append", "load"):
+        rows = [
+            [d.label, *(microseconds(seconds[measure, d.label, n]) for n in lengths)]
+            for d in drivers
+        ]
+        report.table(f"{measure}: µs at a length of", ["", *header], rows)
+    for measure in ("append", "load"):
+        rows = []
+        for mine, other in _pairs(drivers):
+            found = [
+                ratio(seconds[measure, mine.label, n], seconds[measure, other.label, n])
+                for n in lengths
+            ]
+            rows.append([other.label, *found])
+            for length, value in zip(lengths, found, strict=True):
+                _judge(report, measure, mine, other, length, value)
+        report.table(f"{measure}: ours takes so many times as long as", ["", *header], rows)
+
+
+def _at_length(drivers: list[Driver], length: int) -> dict[tuple[str, str], Seconds]:
+    rounds = max(8, min(80, 40_000 // length))
+    # Short sessions would grow by what is appended, so rounds take turns among several. Each is
+    # used before it counts: SQLChatMessageHistory maps its table anew for every object.
+    count = 16 if length <= 100 else 1
+    before = turns(length)
+    actions: dict[str, Callable[[int], object]] = {}
+    for driver in drivers:
+        sessions = [driver.session("alice", str(uuid4())) for _ in range(count)]
+        for session in sessions:
+            session.append(before)
+            assert session.load() == before, driver.label
+
+        def append(number: int, sessions: list[Session] = sessions) -> None:
+            sessions[number % len(sessions)].append(TURN)
+
+        def load(number: int, sessions: list[Session] = sessions) -> None:
+            sessions[number % len(sessions)].load()
+
+        actions[f"append/{driver.label}"] = append
+        actions[f"load/{driver.label}"] = load
+    taken = in_turn(actions, rounds)
+    return {
+        (measure, label): seconds
+        for name, seconds in taken.items()
+        for measure, label in [name.split("/", 1)]
+    }
+
+
+def _pairs(drivers: list[Driver]) -> list[tuple[Driver, Driver]]:
+    return [
+        (mine, other)
+        for mine in drivers
+        if mine.name == OURS
+        for other in drivers
+        if other.name != OURS and mine.compares_with(other)
+    ]
+
+
+def _judge(
+    report: Report, measure: str, mine: Driver, other: Driver, length: int, value: float
+) -> None:
+    """Hold a ratio against what we promise of it, if anything."""
+    report.measured(f"{measure} ratio", other.label, length=length, ratio=value)
+    limit = None
+    if other.name == COMMUNITY and mine.database == SQLITE and length == 1_000:
+        limit = {"append": 1 / 5, "load": 1 / 2}[measure]
+    elif other.name == LANGCHAIN_POSTGRES and length <= 1_000:
+        limit = 0.6 if measure == "load" else 1.2 if length == 1_000 else 1.6
+    elif other.name == FLOOR and mine.database == SQLITE:
+        limit = 5.0 if "NORMAL" in mine.durability and length < 1_000 else 2.5
+    if limit:
+        what = f"{measure} at {length:,}, against {other.label}"
+        report.targets.append(Target(what, value, limit))
+
+
+def opening(report: Report, places: Places) -> None:
+    """A scope and a history opened again, once its keys are known."""
+    with ExitStack() as stack:
+        drivers = [stack.enter_context(ours(places.url(kind))) for kind in places.kinds]
+        for driver in drivers:
+            driver.session("alice", "s").append(TURN)
+        many = 100
+
+        def action(driver: Driver) -> Callable[[int], None]:
+            def open_many(_: int) -> None:
+                for _ in range(many):
+                    driver.session("alice", "s")
+
+            return open_many
+
+        taken = in_turn({driver.label: action(driver) for driver in drivers}, 50)
+    for label, seconds in taken.items():
+        each = microseconds(seconds) / many
+        report.measured("open", label, median_us=each)
+        report.targets.append(Target(f"opening a scope again, {label}", each, 50, unit="µs"))
+
+
+def many_sessions(report: Report, places: Places, sessions: int) -> None:
+    """One session loaded from a database of many, and from one that has no other."""
+    with ExitStack() as stack:
+        actions: dict[str, Callable[[int], object]] = {}
+        for kind, driver in itertools.product(places.kinds, (ours, community)):
+            for count in (1, sessions):
+                url = places.url(kind)
+                begin = time.perf_counter()
+                _fill(driver.__name__, url, count)
+                opened = stack.enter_context(driver(url, "NORMAL" if kind == SQLITE else None))  # type: ignore[arg-type]
+                sample = [
+                    opened.session(*_named(number))
+                    for number in range(0, count, max(1, count // SAMPLE))
+                ]
+                assert all(session.load() == turns(MESSAGES_PER_SESSION) for session in sample)
+                elapsed = time.perf_counter() - begin
+                report.console.print(f"filled {opened.label} with {count:,} in {elapsed:.0f} s")
+                actions[f"{opened.name}, {kind}/{count}"] = lambda n, sample=sample: sample[
+                    n % len(sample)
+                ].load()
+        taken = in_turn(actions, 100, warm_up=SAMPLE)
+    rows = []
+    for name in dict.fromkeys(key.split("/")[0] for key in taken):
+        alone, among = taken[f"{name}/1"], taken[f"{name}/{sessions}"]
+        times = ratio(among, alone)
+        rows.append((name, microseconds(alone), microseconds(among), times))
+        report.measured(
+            "load among many",
+            name,
+            sessions=sessions,
+            alone_us=microseconds(alone),
+            among_us=microseconds(among),
+            ratio=times,
+        )
+        if name.startswith(OURS):
+            what = f"load among {sessions:,} sessions, {name}, against an empty database"
+            report.targets.append(Target(what, times, 1.5))
+    title = f"load a session of {MESSAGES_PER_SESSION}, pages warm: µs"
+    report.table(title, ["", "alone", f"among {sessions:,}", "times"], rows)
+
+
+def _named(number: int) -> tuple[str, str]:
+    return f"user-{number // SESSIONS_PER_USER}", f"session-{number}"
+
+
+def _fill(driver: str, url: str, sessions: int) -> None:
+    messages = turns(MESSAGES_PER_SESSION)
+    if driver == "ours":
+        # Filling need not survive a loss of power.
+        unsafe = "" if kind_of(url) == SQLITE else "?options=-csynchronous_commit%3Doff"
+        with ours(url + unsafe, "NORMAL") as filling:
+            for number in range(sessions):
+                filling.session(*_named(number)).append(messages)
+        return
+    texts = [json.dumps(message_to_dict(message)) for message in messages]
+    with community(url) as filling:
+        filling.session("", "")
+        with sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:")).begin() as c:
+            table = sa.table("message_store", sa.column("session_id"), sa.column("message"))
+            for start in range(0, sessions, 1_000):
+                numbers = range(start, min(start + 1_000, sessions))
+                rows = [{"session_id": _named(n)[1], "message": t} for n in numbers for t in texts]
+                c.execute(table.insert(), rows)
+
+
+@dataclass
+class Crowd:
+    """What many users at once saw of one driver."""
+
+    seconds: Seconds
+    elapsed: float
+    errors: Counter[str]
+    lost: int
+
+    @property
+    def rate(self) -> float:
+        return len(self.seconds) / self.elapsed
+
+
+def crowd(driver: Driver, users: int, count: int, *, per_request: bool) -> Crowd:
+    """Let ``users`` threads each load and append ``count`` turns in a session of their own."""
+    seconds: list[Seconds] = [[] for _ in range(users)]
+    errors: Counter[str] = Counter()
+    names = [(f"user-{uuid4()}", str(uuid4())) for _ in range(users)]
+    start = threading.Barrier(users + 1)
+
+    def user(number: int) -> None:
+        kept = None if per_request else driver.session(*names[number])
+        start.wait()
+        for _ in range(count):
+            begin = time.perf_counter()
+            try:
+                session = kept or driver.session(*names[number])
+                session.load()
+                session.append(TURN)
+            except Exception as error:
+                reason = str(getattr(error, "orig", error)).splitlines()[0]
+                errors[f"{type(error).__name__}: {reason.rsplit(': ')[-1][:60]}"] += 1
+            else:
+                seconds[number].append(time.perf_counter() - begin)
+
+    threads = [threading.Thread(target=user, args=(number,)) for number in range(users)]
+    for thread in threads:
+        thread.start()
+    start.wait()
+    begin = time.perf_counter()
+    for thread in threads:
+        thread.join()
+    elapsed = time.perf_counter() - begin
+    gc.collect()
+    kept = sum(len(driver.session(*name).load()) for name in names) // len(TURN)
+    done = [second for each in seconds for second in each]
+    return Crowd(done, elapsed, errors, len(done) - kept)
+
+
+def many_users(report: Report, places: Places, users: int, count: int, repeats: int = 3) -> None:
+    """Turns of many users at once, each in a session of its own."""
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        contenders: dict[str, tuple[Driver, bool]] = {}
+
+        def add(driver: Driver, *, per_request: bool = False) -> None:
+            how = ", made per request" if per_request else ""
+            contenders[driver.label + how] = driver, per_request
+
+        for synchronous in SETTINGS:
+            add(enter(community(places.url(SQLITE), synchronous)))
+            add(enter(floor_on_sqlite(places.path(), synchronous)))
+            add(mine := enter(ours(places.url(SQLITE), synchronous)))
+            add(mine, per_request=True)
+        add(enter(community(places.url(SQLITE), per_request=True)), per_request=True)
+        if POSTGRES in places.kinds:
+            for driver in (community, langchain_postgres, floor_on_postgres, ours):
+                add(mine := enter(driver(places.url(POSTGRES))))
+            add(mine, per_request=True)
+            add(enter(community(places.url(POSTGRES), per_request=True)), per_request=True)
+        seen: dict[str, list[Crowd]] = defaultdict(list)
+        for _ in range(repeats):
+            for label, (driver, per_request) in contenders.items():
+                seen[label].append(crowd(driver, users, count, per_request=per_request))
+    rows = []
+    for label, crowds in seen.items():
+        rate = statistics.median(each.rate for each in crowds)
+        every = [second * 1e3 for each in crowds for second in each.seconds]
+        errors = sum((each.errors for each in crowds), Counter())
+        lost = sum(each.lost for each in crowds)
+        p50, p99 = percentile(every, 50), percentile(every, 99)
+        text = ", ".join(f"{n} × {reason}" for reason, n in errors.most_common(2))
+        rows.append((label, rate, p50, p99, errors.total(), lost, text))
+        report.measured(
+            "many users",
+            label,
+            turns_per_second=rate,
+            p50_ms=p50,
+            p99_ms=p99,
+            errors=dict(errors),
+            lost=lost,
+        )
+    header = ["", "turns/s", "p50 ms", "p99 ms", "errors", "lost", "of which"]
+    report.table(f"{users} users × {count} turns at once, {repeats} times", header, rows)
+    for mine, other in _pairs([d for d, per_request in contenders.values() if not per_request]):
+        if other.name == COMMUNITY:
+            rates = zip(seen[mine.label], seen[other.label], strict=True)
+            times = statistics.median(a.rate / b.rate for a, b in rates)
+            what = f"turns a second of {users} users, against {other.label}"
+            report.targets.append(Target(what, times, 3, at_least=True))
+            failed = sum(each.errors.total() + each.lost for each in seen[mine.label])
+            what = f"turns of {users} users that failed, {mine.label}"
+            report.targets.append(Target(what, failed, 0, unit="turns"))
+
+
+PARTS = ("append-load", "opening", "sessions", "users")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--lengths", nargs="+", type=int, default=[10, 100, 1_000, 10_000])
+    parser.add_argument("--sessions", type=int, default=100_000)
+    parser.add_argument("--users", type=int, default=50)
+    parser.add_argument("--turns", type=int, default=20)
+    parser.add_argument("--sqlite-only", action="store_true")
+    parser.add_argument("--folder", type=Path, help="where databases are made; by default a new one")
+    parser.add_argument("--json", type=Path, help="write what was measured to this file")
+    options = parser.parse_args()
+    packages = ("langchain-core", "langchain-community", "langchain-postgres", "psycopg")
+    report = Report("Chat histories", machine(*packages, "SQLAlchemy", "cryptography"))
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(dir=options.folder))
+        server = None if options.sqlite_only else stack.enter_context(PostgresServer(fsync=True))
+        places = Places(Path(folder), server)
+        if "append-load" in options.parts:
+            append_and_load(report, places, options.lengths)
+        if "opening" in options.parts:
+            opening(report, places)
+        if "users" in options.parts:
+            many_users(report, places, options.users, options.turns)
+        if "sessions" in options.parts:
+            many_sessions(report, places, options.sessions)
+    report.finish(options.json)
+
+
+if __name__ == "__main__":
+    main()
