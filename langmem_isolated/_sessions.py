@@ -41,7 +41,7 @@ _ITS_MESSAGES = sa.and_(
 _STATE = (_s.head, _s.next_sequence, _s.count, _s.expires_at, _s.generation)
 
 _LOCK = select(*_STATE, _s.size).where(_THIS_SESSION).with_for_update()
-_HEADER = select(_s.sealed).where(_THIS_SESSION).with_for_update()
+_HEADER = select(*_STATE, _s.sealed).where(_THIS_SESSION).with_for_update()
 _COUNT = select(*_STATE).where(_THIS_SESSION)
 
 _HEADER_VALUES: dict[str, sa.ColumnElement[Any]] = {
@@ -137,6 +137,7 @@ _LIST = (
         _s.scope_id == _SCOPE_ID,
         _s.kind == sa.literal_column(str(int(Kind.SESSION))),
         _s.updated_at <= bindparam("until"),
+        sa.or_(_s.expires_at.is_(None), _s.expires_at > bindparam("now")),
     )
     .order_by(_s.updated_at.desc(), _s.digest)
     .limit(bindparam("limit", type_=sa.Integer))
@@ -176,8 +177,13 @@ class _State:
     @classmethod
     def checked(cls, keys: ScopeKeys, session: bytes, row: Row) -> "_State":
         head, next_sequence, count, expires_at, generation = row[:5]
-        state = cls(head[:TAG_BYTES], next_sequence, count, expires_at, generation)
-        if not equal(head, state.head(keys, session)):
+        try:
+            state = cls(head[:TAG_BYTES], next_sequence, count, expires_at, generation)
+            fits = equal(head, state.head(keys, session))
+        except (AttributeError, OverflowError, TypeError):
+            # SQLite keeps any type in any column, and whoever tampers with rows knows it.
+            fits = False
+        if not fits:
             raise RecordDoesNotOpen(Kind.SESSION.label, "its head does not fit its counters")
         return state
 
@@ -207,6 +213,15 @@ def _locked(transaction: Transaction, keys: ScopeKeys, session: bytes) -> Row | 
     return transaction.row(_LOCK, scope_id=keys.scope_id, digest=session)
 
 
+def _current(transaction: Transaction, keys: ScopeKeys, session: bytes, now: int) -> Row | None:
+    """The session's row, locked, its head found to fit; an expired session is removed first."""
+    row = _locked(transaction, keys, session)
+    if row is not None and _State.checked(keys, session, row).is_expired(now):
+        _delete(transaction, keys, session)
+        return None
+    return row
+
+
 def create(
     transaction: Transaction,
     keys: ScopeKeys,
@@ -220,7 +235,7 @@ def create(
     Raises:
         ScopeGone: The scope was erased meanwhile; nothing was written.
     """
-    if _locked(transaction, keys, session := _name(keys, session_id)) is None:
+    if _current(transaction, keys, session := _name(keys, session_id), now) is None:
         _insert_row(transaction, keys, session, header, generation, now)
 
 
@@ -281,10 +296,7 @@ def append(
         Conflict: An id is stored already and ``look_first`` was off; nothing was written.
     """
     session = _name(keys, session_id)
-    row = _locked(transaction, keys, session)
-    if row is not None and _State.checked(keys, session, row).is_expired(now):
-        _delete(transaction, keys, session)
-        row = None
+    row = _current(transaction, keys, session, now)
     if row is None:
         row = _insert_row(transaction, keys, session, header, generation, now)
     state, size = _State.checked(keys, session, row), row[5]
@@ -409,7 +421,10 @@ def _opened(
     keys: ScopeKeys, session: bytes, rows: list[Row], now: int, before: int, limit: int
 ) -> tuple[int, list[bytes]]:
     heads = [row[1:] for row in rows if row[0] is None]
-    sealed = sorted((row[0], row[1]) for row in rows if row[0] is not None)
+    sealed = [(row[0], row[1]) for row in rows if row[0] is not None]
+    if [key for key, body in sealed if type(key) is not bytes or type(body) is not bytes]:
+        raise RecordDoesNotOpen(Kind.MESSAGE.label, "a column holds another type")
+    sealed.sort()
     if not heads:
         if sealed:
             raise RecordDoesNotOpen(Kind.SESSION.label, "its row is missing")
@@ -443,7 +458,7 @@ def clear(
 ) -> None:
     """Remove every message of the session; none of them opens under the new ``generation``."""
     session = _name(keys, session_id)
-    row = _locked(transaction, keys, session)
+    row = _current(transaction, keys, session, now)
     transaction.execute(_REMOVE_MESSAGES, scope_id=keys.scope_id, digest=session)
     if row is not None:
         empty = _State(_NO_TAG, next_sequence=0, count=0, expires_at=row[3], generation=generation)
@@ -468,11 +483,10 @@ def listing(
 
     One that was tampered with is listed without its header rather than failing the others.
     """
-    rows = transaction.rows(_LIST, scope_id=keys.scope_id, until=until, limit=limit)
+    rows = transaction.rows(_LIST, scope_id=keys.scope_id, until=until, limit=limit, now=now)
     return [
         Listed(session, _header(keys, session, row, sealed), row[2], size, created_at, updated_at)
         for row, (size, sealed, session, created_at, updated_at) in ((r, r[5:]) for r in rows)
-        if row[3] is None or row[3] > now
     ]
 
 
@@ -485,15 +499,19 @@ def _header(keys: ScopeKeys, session: bytes, row: Row, sealed: bytes) -> bytes |
 
 
 def rewrite(
-    transaction: Transaction, keys: ScopeKeys, session_id: bytes, change: Callable[[bytes], bytes]
+    transaction: Transaction,
+    keys: ScopeKeys,
+    session_id: bytes,
+    change: Callable[[bytes], bytes],
+    now: int,
 ) -> bool:
     """Replace the session's header by what ``change`` makes of it; ``False`` without a session."""
     session = _name(keys, session_id)
     row = transaction.row(_HEADER, scope_id=keys.scope_id, digest=session)
-    if row is None:
+    if row is None or _State.checked(keys, session, row).is_expired(now):
         return False
     place = keys.place(Kind.SESSION, b"")
-    header = change(keys.open(place, session, row[0], Kind.SESSION))
+    header = change(keys.open(place, session, row[5], Kind.SESSION))
     sealed = keys.seal(place, session, header)
     transaction.execute(_RESEAL, scope_id=keys.scope_id, digest=session, new_sealed=sealed)
     return True

@@ -177,11 +177,11 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
             limit: At most this many messages, 0 or more.
 
         Raises:
-            ValueError: ``limit`` is negative.
+            ValueError: ``limit`` or ``before`` is negative.
             RecordDoesNotOpen: As for :attr:`messages`; the end is checked on every page.
         """
-        if limit < 0:
-            raise ValueError(f"limit must be 0 or more, got {limit}")
+        if limit < 0 or (before is not None and before < 0):
+            raise ValueError(f"limit and before must be 0 or more, got {limit} and {before}")
         end = LATEST if before is None else before
         nothing: tuple[int, list[bytes]] = 0, []
         start, opened = self._records.read(_sessions.page, nothing, self._name, end, limit, now())
@@ -231,10 +231,21 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         if options.get("include_system"):
             return trim(self.messages, **options)
         end_on = options.get("end_on")
+
+        def is_full(read: list[BaseMessage]) -> bool:
+            # Once the budget drops the oldest message read, older ones cannot fit either.
+            if fitting := trim(read, end_on=end_on):
+                return fitting[0] is not read[0]
+            # Nothing fits, unless what was read so far has nothing to end on.
+            return not end_on or bool(
+                trim_messages(
+                    read, strategy="last", max_tokens=0, token_counter=lambda _: 0, end_on=end_on
+                )
+            )
+
         page = self.page(limit=_WINDOW_PAGE)
         read = page.messages
-        # Once the budget drops the oldest message read, older ones cannot fit either.
-        while page.before is not None and trim(read, end_on=end_on)[:1] == read[:1]:
+        while page.before is not None and not is_full(read):
             page = self.page(before=page.before, limit=_WINDOW_PAGE)
             read = page.messages + read
         return trim(read, **options)

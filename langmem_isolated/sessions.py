@@ -13,6 +13,8 @@ from langmem_isolated.chat_history import GENERATION_BYTES
 from langmem_isolated.errors import SessionNotFound
 from langmem_isolated.scope import checked_id
 
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
 
 @dataclass(frozen=True, slots=True)
 class Session:
@@ -27,7 +29,8 @@ class Session:
     created: datetime
     last_activity: datetime
     damaged: bool
-    """Whether the row was tampered with; then ``id``, ``title`` and ``channel`` are ``None``."""
+    """Whether the row was tampered with; then ``id``, ``title`` and ``channel`` are ``None``, and a
+    time that cannot be is 1970."""
 
     def __repr__(self) -> str:
         return f"Session(messages={self.messages}, size={self.size}, damaged={self.damaged})"
@@ -50,7 +53,7 @@ class Sessions:
             until: Only sessions whose last activity is not later; for the next page, the
                 ``last_activity`` of the last one seen.
         """
-        latest = LATEST if until is None else int(until.timestamp() * 1000)
+        latest = LATEST if until is None else round(until.timestamp() * 1000)
         listed = self._records.read(_sessions.listing, [], latest, limit, now())
         return [_as_session(row) for row in listed]
 
@@ -104,7 +107,7 @@ class Sessions:
         def with_title(header: bytes) -> bytes:
             return encode_header(decode_header(header)._replace(title=title))
 
-        if not self._records.change(_sessions.rewrite, False, name, with_title):
+        if not self._records.change(_sessions.rewrite, False, name, with_title, now()):
             raise SessionNotFound
 
     async def arename(self, session_id: str, title: str | None) -> None:
@@ -127,18 +130,24 @@ class Sessions:
 
 
 def _as_session(row: Listed) -> Session:
-    header = None if row.header is None else decode_header(row.header)
+    created, last_activity = _moment(row.created_at), _moment(row.updated_at)
+    is_sound = created is not None and last_activity is not None
+    header = decode_header(row.header) if is_sound and row.header is not None else None
     return Session(
         id=header and header.session_id,
         title=header and header.title,
         channel=header and header.channel,
         messages=row.count,
         size=row.size,
-        created=_moment(row.created_at),
-        last_activity=_moment(row.updated_at),
+        created=created or _EPOCH,
+        last_activity=last_activity or _EPOCH,
         damaged=header is None,
     )
 
 
-def _moment(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+def _moment(milliseconds: int) -> datetime | None:
+    """``None`` for what no clock shows; only tampering leaves that."""
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (OSError, OverflowError, TypeError, ValueError):
+        return None
