@@ -1,6 +1,7 @@
 """Databases, keys and doors that every test may ask for."""
 
 import itertools
+import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated._database import Database
+from langmem_isolated._schema import POSTGRES_SCHEMA
 from tests.postgres import PostgresServer
 
 ROOT_KEY = bytes(range(32))
@@ -64,18 +66,52 @@ def memory(database_url: str, root_key: LocalRootKey) -> Iterator[IsolatedMemory
         yield memory
 
 
+class Attacker:
+    """Someone who may do anything with the database, and has no key: raw SQL, `?` for values."""
+
+    def __init__(self, url: str) -> None:
+        self._connection: Any
+        self.is_postgres = url.startswith("postgresql")
+        if self.is_postgres:
+            self._connection = psycopg.connect(url, autocommit=True)
+            self._connection.execute(f"SET search_path = {POSTGRES_SCHEMA}")
+            # Foreign keys hold back who forgets them, not who may switch them off.
+            self._connection.execute("SET session_replication_role = replica")
+        else:
+            path = url.removeprefix("sqlite:///")
+            self._connection = sqlite3.connect(path, isolation_level=None, timeout=30)
+
+    def __call__(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        if self.is_postgres:
+            sql = sql.replace("?", "%s")
+        cursor = self._connection.execute(sql, values)
+        return cursor.fetchall() if cursor.description else []
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+@pytest.fixture
+def attacker(memory: IsolatedMemory, database_url: str) -> Iterator[Attacker]:
+    """Who tampers with the database of `memory`."""
+    attacker = Attacker(database_url)
+    yield attacker
+    attacker.close()
+
+
 @pytest.fixture(params=["sync", "async"])
 def door(request: pytest.FixtureRequest) -> Door:
-    """Calls a method by its synchronous name through either door; `messages` is a name too.
+    """Calls a method by its synchronous name through either door.
+
+    `messages` is a name too, and `__call__` lists sessions.
 
     ``await door(history, "add_messages", [message])``
     """
 
     async def through(target: Any, name: str, *args: Any, **kwargs: Any) -> Any:
         if request.param == "async":
-            return await getattr(target, {"messages": "aget_messages"}.get(name, f"a{name}"))(
-                *args, **kwargs
-            )
+            twins = {"messages": "aget_messages", "__call__": "alist"}
+            return await getattr(target, twins.get(name, f"a{name}"))(*args, **kwargs)
         member = getattr(target, name)
         return member(*args, **kwargs) if callable(member) else member
 
