@@ -413,10 +413,13 @@ class Keyring:
     def _principal(self, directory: bytes, owner: Owner, *, create: bool) -> _PrincipalKeys | None:
         principal = _principal_id(directory, owner)
         rows = self._rows(principal)
-        if create and not any(row[2] for row in rows):
-            for purpose in (Purpose.NAMING, Purpose.SEALING):
-                used = [version for row_purpose, version, *_ in rows if row_purpose == purpose]
-                self._insert(principal, purpose, max(used, default=0) + 1)
+        live = {row[0] for row in rows if row[2]}
+        # One of the two may stand alone: another first use is between them, or was killed there.
+        missing = [p for p in (Purpose.NAMING, Purpose.SEALING) if create and p not in live]
+        for purpose in missing:
+            used = [version for row_purpose, version, *_ in rows if row_purpose == purpose]
+            self._insert(principal, purpose, max(used, default=0) + 1)
+        if missing:
             rows = self._rows(principal)
         naming = [row for row in rows if row[0] == Purpose.NAMING and row[2]]
         sealing = [row for row in rows if row[0] == Purpose.SEALING and row[2]]
