@@ -2,8 +2,8 @@
 
 The stored form is that of langchain-core's `message_to_dict`, less the fields that have their
 default, as msgpack behind a version byte. What comes back was authenticated, so known classes are
-rebuilt through pydantic's `__setstate__` without validating again (1.2 µs against 5.9 a message);
-whatever is not known goes through `messages_from_dict`, so a field of a later langchain-core stays.
+rebuilt through pydantic's `__setstate__` without validating again (1.2 µs against 5.9 a message),
+and a field of a later langchain-core stays with its message.
 """
 
 import datetime as dt
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import ormsgpack
 from langchain_core import messages
 from langchain_core.documents import Document
-from langchain_core.messages import BaseMessage, message_to_dict, messages_from_dict
+from langchain_core.messages import BaseMessage
 
 from langmem_isolated.errors import RecordError, ValueNotStorable
 
@@ -29,15 +29,15 @@ MESSAGE_V1 = b"\x01"
 HEADER_V1 = b"\x01"
 
 _PACK = (
-    ormsgpack.OPT_NON_STR_KEYS
-    | ormsgpack.OPT_PASSTHROUGH_BIG_INT
+    ormsgpack.OPT_PASSTHROUGH_BIG_INT
     | ormsgpack.OPT_PASSTHROUGH_DATACLASS
     | ormsgpack.OPT_PASSTHROUGH_DATETIME
     | ormsgpack.OPT_PASSTHROUGH_ENUM
     | ormsgpack.OPT_PASSTHROUGH_TUPLE
     | ormsgpack.OPT_PASSTHROUGH_UUID
 )
-_UNPACK = ormsgpack.OPT_NON_STR_KEYS
+# Each level of a type that msgpack has not costs two frames of Python's stack when it is read.
+_DEEPEST = 100
 
 
 class _Form(NamedTuple):
@@ -46,6 +46,23 @@ class _Form(NamedTuple):
     code: int
     to_plain: Callable[[Any], Any]
     from_plain: Callable[[Any], Any]
+
+
+class _Pairs(tuple[Any, ...]):
+    """A dict whose keys are not all ``str``, as its keys and values in turn."""
+
+    __slots__ = ()
+
+
+def _moment_to_plain(moment: Any) -> list[Any]:
+    # ISO 8601 keeps the offset alone: not the zone, nor which of two equal hours it is.
+    return [moment.replace(tzinfo=None, fold=0).isoformat(), moment.fold, moment.tzinfo]
+
+
+def _timezone_to_plain(zone: dt.timezone) -> list[Any]:
+    offset, name = zone.utcoffset(None), zone.tzname(None)
+    named = [] if name == dt.timezone(offset).tzname(None) else [name]
+    return [offset.days, offset.seconds, offset.microseconds, *named]
 
 
 def _pattern_to_plain(pattern: re.Pattern[Any]) -> list[Any]:
@@ -61,11 +78,19 @@ _FORMS: dict[type, _Form] = {
     set: _Form(2, list, set),
     frozenset: _Form(3, list, frozenset),
     deque: _Form(4, lambda value: [list(value), value.maxlen], lambda plain: deque(*plain)),
-    bytearray: _Form(5, bytes, bytearray),
+    _Pairs: _Form(5, list, lambda plain: dict(zip(plain[::2], plain[1::2], strict=True))),
     int: _Form(6, str, int),
-    dt.datetime: _Form(7, dt.datetime.isoformat, dt.datetime.fromisoformat),
+    dt.datetime: _Form(
+        7,
+        _moment_to_plain,
+        lambda p: dt.datetime.fromisoformat(p[0]).replace(fold=p[1], tzinfo=p[2]),
+    ),
     dt.date: _Form(8, dt.date.isoformat, dt.date.fromisoformat),
-    dt.time: _Form(9, dt.time.isoformat, dt.time.fromisoformat),
+    dt.time: _Form(
+        9,
+        _moment_to_plain,
+        lambda p: dt.time.fromisoformat(p[0]).replace(fold=p[1], tzinfo=p[2]),
+    ),
     dt.timedelta: _Form(
         10,
         lambda value: [value.days, value.seconds, value.microseconds],
@@ -85,6 +110,7 @@ _FORMS: dict[type, _Form] = {
     Document: _Form(
         22, _document_to_plain, lambda p: Document(page_content=p[0], metadata=p[1], id=p[2])
     ),
+    dt.timezone: _Form(24, _timezone_to_plain, lambda p: dt.timezone(dt.timedelta(*p[:3]), *p[3:])),
 }
 _MESSAGE_CODE = 23
 _BY_CODE = {form.code: form.from_plain for form in _FORMS.values()}
@@ -95,35 +121,60 @@ def encode_value(value: object, where: str) -> bytes:
 
     Args:
         value: JSON values, bytes, tuples, sets, deques, dates and times, UUIDs, Decimals, paths, IP
-            addresses, zones, patterns, langchain-core documents and messages, at any depth.
-            Subclasses of ``str``, ``int``, ``list`` and ``dict`` come back as those.
+            addresses, zones, patterns, langchain-core documents and messages, at any depth; keys of
+            dicts may be any of them. Subclasses of ``str``, ``int``, ``list`` and ``dict`` come
+            back as those, ``bytearray`` and ``memoryview`` as ``bytes``.
         where: What the value is part of, for the error.
 
     Raises:
-        ValueNotStorable: A part has another type, is nested deeper than 200 levels, or is text
-            with lone surrogates. The error names the type.
+        ValueNotStorable: A part has another type, is nested deeper than 100 levels (lists and dicts
+            alone: 200), or is text with lone surrogates. The error names the type.
     """
     refused = "str with lone surrogates, or a structure nested too deeply"
+    pairs = False
+    depth = 0
 
     def default(part: Any) -> Any:
-        nonlocal refused
+        nonlocal refused, depth
+        depth += 1
+        if depth > _DEEPEST:
+            raise RecursionError
         if form := _FORMS.get(type(part)):
-            return ormsgpack.Ext(form.code, pack(form.to_plain(part)))
-        if isinstance(part, BaseMessage) and (fields := _fields_of(part)):
-            return ormsgpack.Ext(_MESSAGE_CODE, pack(list(fields)))
-        if isinstance(part, Enum) and isinstance(part, str | int):
-            return part.value
-        refused = _type_name(part)
-        raise TypeError
+            packed: Any = ormsgpack.Ext(form.code, pack(form.to_plain(part)))
+        elif isinstance(part, BaseMessage) and (fields := _fields_of(part)):
+            packed = ormsgpack.Ext(_MESSAGE_CODE, pack(list(fields)))
+        elif isinstance(part, Enum) and isinstance(part, str | int):
+            packed = part.value
+        else:
+            refused = _type_name(part)
+            raise TypeError
+        depth -= 1
+        return packed
 
     def pack(plain: Any) -> bytes:
-        return ormsgpack.packb(plain, default, _PACK)
+        return ormsgpack.packb(_with_pairs(plain) if pairs else plain, default, _PACK)
 
     try:
-        return pack(value)
-    except ormsgpack.MsgpackEncodeError:
+        try:
+            return pack(value)
+        except ormsgpack.MsgpackEncodeError:
+            # Perhaps a dict has keys other than str: rare enough to look for only now.
+            pairs, depth = True, 0
+            return pack(value)
+    except (ormsgpack.MsgpackEncodeError, RecursionError):
         # The packer's own message may quote the value.
         raise ValueNotStorable(refused, where) from None
+
+
+def _with_pairs(plain: Any) -> Any:
+    """``plain`` with every dict whose keys are not all ``str`` as :class:`_Pairs`."""
+    if isinstance(plain, list):
+        return [_with_pairs(part) for part in plain]
+    if not isinstance(plain, dict):
+        return plain
+    if all(isinstance(key, str) for key in plain):
+        return {str.__str__(key): _with_pairs(value) for key, value in plain.items()}
+    return _Pairs(part for pair in plain.items() for part in pair)
 
 
 def _type_name(value: object) -> str:
@@ -136,20 +187,20 @@ def decode_value(plaintext: bytes) -> Any:
     Raises:
         RecordError: The bytes hold a type that a later version introduced.
     """
-    return ormsgpack.unpackb(plaintext, ext_hook=_from_ext, option=_UNPACK)
+    try:
+        return ormsgpack.unpackb(plaintext, ext_hook=_from_ext)
+    except ValueError:
+        # The unpacker says no more than that a type of ours could not be rebuilt.
+        raise RecordError(
+            "A stored value has a type that this version does not know, or that cannot be rebuilt "
+            "here (a time zone without its data). Nothing was changed; install a later "
+            "langmem-isolated."
+        ) from None
 
 
 def _from_ext(code: int, packed: bytes) -> Any:
-    plain = decode_value(packed)
-    if code == _MESSAGE_CODE:
-        return _rebuilt(*plain)
-    try:
-        return _BY_CODE[code](plain)
-    except KeyError:
-        raise RecordError(
-            f"A stored value has type code {code}, which this version does not know. "
-            "Nothing was changed; install a later langmem-isolated."
-        ) from None
+    plain = ormsgpack.unpackb(packed, ext_hook=_from_ext)
+    return _rebuilt(*plain) if code == _MESSAGE_CODE else _BY_CODE[code](plain)
 
 
 class _Template(NamedTuple):
@@ -189,21 +240,31 @@ _BY_CLASS = {template.message_class: (type_, template) for type_, template in _B
 
 
 def _fields_of(message: BaseMessage) -> tuple[str, dict[str, Any]] | None:
-    """Type and fields that differ from their defaults; ``None`` for a class that is not known."""
-    known = _BY_CLASS.get(type(message))
-    if known is None:
-        in_data = message_to_dict(message)["data"]
-        return (message.type, in_data) if message.type in _BY_TYPE else None
-    type_, template = known
+    """Type and fields that differ from their defaults; ``None`` for a class that is not known.
+
+    A class derived from a known one is stored as that one, with its own fields beside.
+    """
+    exact = _BY_CLASS.get(type(message))
+    type_, template = exact or _derived_from(message)
+    if template is None:
+        return None
     values = message.__dict__
     fields = {
         name: values[name]
         for name, default in template.defaults.items()
         if not _is_default(values[name], default)
     }
+    if exact is None:
+        own = type(message).model_fields.keys() - template.defaults.keys()
+        fields.update({name: values[name] for name in own})
     if extra := message.__pydantic_extra__:
         fields.update(extra)
     return type_, fields
+
+
+def _derived_from(message: BaseMessage) -> tuple[str, _Template | None]:
+    known = (_BY_CLASS[base] for base in type(message).__mro__ if base in _BY_CLASS)
+    return next((found for found in known if found[0] == message.type), (message.type, None))
 
 
 def _is_default(value: object, default: object) -> bool:
@@ -212,19 +273,20 @@ def _is_default(value: object, default: object) -> bool:
 
 
 def _rebuilt(type_: str, fields: dict[str, Any]) -> BaseMessage:
-    template = _BY_TYPE.get(type_)
-    if template is None or not fields.keys() <= template.defaults.keys():
-        return messages_from_dict([{"type": type_, "data": fields}])[0]
+    template = _BY_TYPE[type_]
     values = template.defaults.copy()
     for name, make in template.mutable:
         values[name] = make()
+    extra = {}
+    if not fields.keys() <= values.keys():
+        extra = {name: fields.pop(name) for name in [*fields] if name not in values}
     values.update(fields)
     message = template.message_class.__new__(template.message_class)
     message.__setstate__(
         {
             "__dict__": values,
             "__pydantic_fields_set__": set(fields),
-            "__pydantic_extra__": {},
+            "__pydantic_extra__": extra,
             "__pydantic_private__": None,
         }
     )
@@ -251,12 +313,16 @@ def decode_message(plaintext: bytes) -> BaseMessage:
         RecordError: A later version of this package wrote it.
     """
     if plaintext[:1] != MESSAGE_V1:
-        raise RecordError(
-            f"A message is stored in form {plaintext[0]}, this version knows {MESSAGE_V1[0]}. "
-            "Nothing was changed; install a later langmem-isolated."
-        )
+        raise _later_form("message", plaintext, MESSAGE_V1)
     type_, fields = decode_value(plaintext[1:])
     return _rebuilt(type_, fields)
+
+
+def _later_form(what: str, plaintext: bytes, known: bytes) -> RecordError:
+    return RecordError(
+        f"A {what} is stored in form {plaintext[:1].hex()}, this version knows {known.hex()}. "
+        "Nothing was changed; install a later langmem-isolated."
+    )
 
 
 class Header(NamedTuple):
@@ -273,6 +339,12 @@ def encode_header(header: Header) -> bytes:
 
 
 def decode_header(plaintext: bytes) -> Header:
-    """What :func:`encode_header` was given; fields that a later version added are left out."""
+    """What :func:`encode_header` was given; fields that a later version added are left out.
+
+    Raises:
+        RecordError: A later version of this package wrote it in another form.
+    """
+    if plaintext[:1] != HEADER_V1:
+        raise _later_form("session's header", plaintext, HEADER_V1)
     fields = decode_value(plaintext[1:])
     return Header(**{name: fields.get(name) for name in Header._fields})
