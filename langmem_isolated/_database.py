@@ -122,7 +122,6 @@ class _Sqlite:
     def __init__(self, url: URL, synchronous: Synchronous, timeout: float) -> None:
         self.in_memory = url.database in (None, "", ":memory:") or "mode=memory" in str(url)
         self.settings = (
-            f"PRAGMA page_size = {_schema.SQLITE_PAGE_BYTES}",
             f"PRAGMA busy_timeout = {int(timeout * 1000)}",
             "PRAGMA journal_mode = WAL",
             f"PRAGMA synchronous = {synchronous}",
@@ -317,6 +316,18 @@ class Database:
             return self._run(self._dialect.begin_write, operation, *args, **kwargs)
         finally:
             self._writer.release()
+
+    def write_once(
+        self, operation: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run ``operation``, a single writing statement on PostgreSQL, which needs no transaction.
+
+        On SQLite it may be several: there the transaction costs nothing.
+        """
+        if self.is_postgres and self._opened:
+            # Not tried again if the connection breaks: it may have been done.
+            return self._attempt(None, operation, *args, **kwargs)
+        return self.write(operation, *args, **kwargs)
 
     def read(
         self, operation: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs

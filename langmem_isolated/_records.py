@@ -40,20 +40,40 @@ class ScopedRecords:
             KeyDestroyed: The owner was erased; nothing was written.
             Conflict: A row stands where one was to be inserted; nothing was written.
         """
-        return self._write(self._keyring.obtain(self.owner), operation, *args, **kwargs)
+        keys = self._keyring.obtain(self.owner)
+        return self._explained(self._database.write, keys, operation, *args, **kwargs)
+
+    def write_once(
+        self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run ``operation``, which writes in a single statement on PostgreSQL.
+
+        As :meth:`change`, without the round trips of a transaction.
+        """
+        keys = self._keyring.find(self.owner)
+        if keys is None:
+            return default
+        return self._explained(self._database.write_once, keys, operation, *args, **kwargs)
 
     def change(
         self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run ``operation`` in one write transaction, unless the owner has stored nothing."""
         keys = self._keyring.find(self.owner)
-        return default if keys is None else self._write(keys, operation, *args, **kwargs)
+        if keys is None:
+            return default
+        return self._explained(self._database.write, keys, operation, *args, **kwargs)
 
-    def _write(
-        self, keys: ScopeKeys, operation: Operation[P, T], *args: P.args, **kwargs: P.kwargs
+    def _explained(
+        self,
+        write: Callable[..., T],
+        keys: ScopeKeys,
+        operation: Operation[P, T],
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> T:
         try:
-            return self._database.write(operation, self._same_incarnation(keys), *args, **kwargs)
+            return write(operation, self._same_incarnation(keys), *args, **kwargs)
         except ScopeGone:
             self._keyring.forget(self.owner)
             raise KeyDestroyed from None

@@ -40,7 +40,7 @@ _ITS_MESSAGES = sa.and_(
 )
 _STATE = (_s.head, _s.next_sequence, _s.count, _s.expires_at, _s.generation)
 
-_LOCK = select(*_STATE, _s.size).where(_THIS_SESSION).with_for_update()
+_LOCK = select(*_STATE).where(_THIS_SESSION).with_for_update()
 _HEADER = select(*_STATE, _s.sealed).where(_THIS_SESSION).with_for_update()
 _COUNT = select(*_STATE).where(_THIS_SESSION)
 
@@ -64,14 +64,32 @@ _CREATE = {
     .on_conflict_do_nothing(index_elements=["scope_id", "kind", "digest"])
     for is_postgres, dialect in ((True, postgresql), (False, sqlite))
 }
-_ADVANCE = (
+# Moves the row on only from the state that the caller knows, so it needs no lock taken before.
+_MOVE = (
     update(_schema.sessions)
-    .where(_THIS_SESSION)
+    .where(
+        _THIS_SESSION,
+        _s.head == bindparam("old_head"),
+        _s.next_sequence == bindparam("old_next"),
+        _s.count == bindparam("old_count"),
+    )
     .values(
         head=bindparam("new_head"),
         next_sequence=bindparam("new_next"),
         count=bindparam("new_count"),
-        size=bindparam("new_size"),
+        size=_s.size + bindparam("added_size"),
+        updated_at=bindparam("now"),
+    )
+    .returning(_s.scope_id)
+)
+_EMPTY = (
+    update(_schema.sessions)
+    .where(_THIS_SESSION)
+    .values(
+        head=bindparam("new_head"),
+        next_sequence=sa.literal_column("0"),
+        count=sa.literal_column("0"),
+        size=sa.literal_column("0"),
         generation=bindparam("new_generation"),
         updated_at=bindparam("now"),
     )
@@ -99,29 +117,33 @@ _ARRAYS: dict[str, postgresql.ARRAY[Any]] = {
     "sealed": postgresql.ARRAY(sa.LargeBinary),
     "size": postgresql.ARRAY(sa.Integer),
 }
-# One statement for any number of messages: each round trip costs 28 to 67 µs on loopback.
-_INSERT_ARRAYS = sa.insert(_schema.records).from_select(
-    ["kind", "scope_id", "parent", "created_at", "updated_at", *_ARRAYS],
-    select(
-        sa.literal_column(str(int(Kind.MESSAGE))),
-        sa.cast(_SCOPE_ID, sa.LargeBinary),
-        sa.cast(_DIGEST, sa.LargeBinary),
-        sa.cast(bindparam("now"), sa.BigInteger),
-        sa.cast(bindparam("now"), sa.BigInteger),
-        *(sa.func.unnest(bindparam(f"new_{name}", type_=type_)) for name, type_ in _ARRAYS.items()),
-    ),
+# One statement for the session's row and any number of messages: every round trip costs 28 to 67 µs
+# on loopback, and BEGIN and COMMIT are two.
+_moved = _MOVE.cte("moved")
+_MOVE_AND_INSERT = (
+    sa.insert(_schema.records)
+    .from_select(
+        ["scope_id", "kind", "parent", "created_at", "updated_at", *_ARRAYS],
+        select(
+            _moved.c.scope_id,
+            sa.literal_column(str(int(Kind.MESSAGE))),
+            sa.cast(_DIGEST, sa.LargeBinary),
+            sa.cast(bindparam("now"), sa.BigInteger),
+            sa.cast(bindparam("now"), sa.BigInteger),
+            *(sa.func.unnest(bindparam(f"new_{n}", type_=type_)) for n, type_ in _ARRAYS.items()),
+        ),
+    )
+    .returning(_r.key)
 )
 _KNOWN_ALIAS = select(_r.key).where(_ITS_MESSAGES, _r.alias == bindparam("alias"))
 
 # The session's row and its messages in one statement see one state without a transaction.
-_ROW_FIRST = select(sa.cast(sa.null(), sa.LargeBinary).label("key"), *_STATE).where(_THIS_SESSION)
-_NO_STATE = (
-    sa.cast(sa.null(), sa.BigInteger),
-    sa.cast(sa.null(), sa.BigInteger),
-    sa.cast(sa.null(), sa.BigInteger),
-    sa.cast(sa.null(), sa.LargeBinary),
+_ROW = (_r.key, _r.sealed, *_STATE)
+_LOAD = (
+    select(*_ROW)
+    .select_from(sa.outerjoin(_schema.sessions, _schema.records, _ITS_MESSAGES))
+    .where(_THIS_SESSION)
 )
-_LOAD = sa.union_all(_ROW_FIRST, select(_r.key, _r.sealed, *_NO_STATE).where(_ITS_MESSAGES))
 _page = (
     select(_r.key, _r.sealed)
     .where(_ITS_MESSAGES, _r.key < bindparam("before"))
@@ -130,7 +152,12 @@ _page = (
     .offset(sa.literal_column("0"))
     .subquery()
 )
-_PAGE = sa.union_all(_ROW_FIRST, select(_page.c.key, _page.c.sealed, *_NO_STATE))
+_PAGE = (
+    select(_page.c.key, _page.c.sealed, *_STATE)
+    .select_from(sa.outerjoin(_schema.sessions, _page, sa.true()))
+    .where(_THIS_SESSION)
+)
+_ANY_MESSAGE = select(_r.key).where(_ITS_MESSAGES).limit(1)
 _LIST = (
     select(*_STATE, _s.size, _s.sealed, _s.digest, _s.created_at, _s.updated_at)
     .where(
@@ -143,6 +170,9 @@ _LIST = (
     .limit(bindparam("limit", type_=sa.Integer))
     .offset(sa.literal_column("0"))
 )
+
+
+_NewRow = tuple[bytes, bytes | None, bytes]
 
 
 class Message(NamedTuple):
@@ -165,7 +195,7 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
-class _State:
+class State:
     """What a session row says of its messages, once its head has been found to fit."""
 
     tag: bytes
@@ -175,7 +205,7 @@ class _State:
     generation: bytes
 
     @classmethod
-    def checked(cls, keys: ScopeKeys, session: bytes, row: Row) -> "_State":
+    def checked(cls, keys: ScopeKeys, session: bytes, row: Row) -> "State":
         head, next_sequence, count, expires_at, generation = row[:5]
         try:
             state = cls(head[:TAG_BYTES], next_sequence, count, expires_at, generation)
@@ -205,6 +235,19 @@ class _State:
         return self.expires_at is not None and self.expires_at <= now
 
 
+class Opened(NamedTuple):
+    """Messages in plaintext, oldest first."""
+
+    messages: list[bytes]
+    before: int | None
+    """The sequence number of the first, if there are older ones."""
+    state: State | None
+    """The session's state when they were read; ``None`` for a session that is not there."""
+
+
+NOTHING = Opened([], None, None)
+
+
 def _name(keys: ScopeKeys, session_id: bytes) -> bytes:
     return keys.name(Kind.SESSION, session_id)
 
@@ -216,7 +259,7 @@ def _locked(transaction: Transaction, keys: ScopeKeys, session: bytes) -> Row | 
 def _current(transaction: Transaction, keys: ScopeKeys, session: bytes, now: int) -> Row | None:
     """The session's row, locked, its head found to fit; an expired session is removed first."""
     row = _locked(transaction, keys, session)
-    if row is not None and _State.checked(keys, session, row).is_expired(now):
+    if row is not None and State.checked(keys, session, row).is_expired(now):
         _delete(transaction, keys, session)
         return None
     return row
@@ -247,7 +290,7 @@ def _insert_row(
     generation: bytes,
     now: int,
 ) -> Row:
-    empty = _State(_NO_TAG, 0, 0, None, generation)
+    empty = State(_NO_TAG, 0, 0, None, generation)
     place = keys.place(Kind.SESSION, b"")
     transaction.execute(
         _CREATE[transaction.is_postgres],
@@ -276,7 +319,7 @@ def append(
     *,
     skip_stored: bool,
     look_first: bool,
-) -> int:
+) -> State:
     """Add ``messages`` behind the session's newest, all or none, and make the session if absent.
 
     Args:
@@ -288,7 +331,7 @@ def append(
             goes without, and the constraint on aliases tells when one is not.
 
     Returns:
-        How many messages were added.
+        The session's state after it, from which :func:`append_behind` goes on.
 
     Raises:
         ScopeGone: The scope was erased meanwhile.
@@ -299,7 +342,7 @@ def append(
     row = _current(transaction, keys, session, now)
     if row is None:
         row = _insert_row(transaction, keys, session, header, generation, now)
-    state, size = _State.checked(keys, session, row), row[5]
+    state = State.checked(keys, session, row)
 
     def is_stored(alias: bytes) -> bool:
         found = transaction.row(_KNOWN_ALIAS, scope_id=keys.scope_id, digest=session, alias=alias)
@@ -308,21 +351,86 @@ def append(
     is_taken = is_stored if look_first else lambda _: False
     added = _with_aliases(keys, session, messages, skip_stored, is_taken)
     if not added:
-        return 0
-    place = state.place(keys, session)
-    rows = []
-    for sequence, (plaintext, alias) in enumerate(added, state.next_sequence):
-        key = sequence.to_bytes(8)
-        rows.append((key, alias, keys.seal(place, key, plaintext)))
-    _insert(transaction, keys, session, rows, now)
-    state = replace(
-        state,
+        return state
+    moved = _put(transaction, keys, session, state, added, now)
+    if moved is None:
+        raise RecordDoesNotOpen(Kind.SESSION.label, "its row changed under a lock")
+    return moved
+
+
+def append_behind(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    session_id: bytes,
+    state: State,
+    messages: Sequence[Message],
+    now: int,
+) -> State | None:
+    """Add ``messages`` if the session is still in ``state``; ``None``, and nothing, if it is not.
+
+    On PostgreSQL a single statement, on SQLite part of a write transaction.
+
+    Raises:
+        Conflict: An id is stored already; nothing was written.
+    """
+    if state.is_expired(now):
+        return None
+    session = _name(keys, session_id)
+    added = _with_aliases(keys, session, messages, skip_stored=False, is_taken=lambda _: False)
+    return _put(transaction, keys, session, state, added, now)
+
+
+def _put(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    session: bytes,
+    old: State,
+    added: Sequence[tuple[bytes, bytes | None]],
+    now: int,
+) -> State | None:
+    place = old.place(keys, session)
+    first = old.next_sequence
+    numbered = [number.to_bytes(8) for number in range(first, first + len(added))]
+    rows = [
+        (key, alias, keys.seal(place, key, plaintext))
+        for key, (plaintext, alias) in zip(numbered, added, strict=True)
+    ]
+    new = replace(
+        old,
         tag=tag_of(rows[-1][2]),
-        next_sequence=state.next_sequence + len(rows),
-        count=state.count + len(rows),
+        next_sequence=old.next_sequence + len(rows),
+        count=old.count + len(rows),
     )
-    _advance(transaction, keys, session, state, size + sum(len(row[2]) for row in rows), now)
-    return len(rows)
+    values = {
+        "scope_id": keys.scope_id,
+        "digest": session,
+        "now": now,
+        "old_head": old.head(keys, session),
+        "old_next": old.next_sequence,
+        "old_count": old.count,
+        "new_head": new.head(keys, session),
+        "new_next": new.next_sequence,
+        "new_count": new.count,
+        "added_size": sum(len(sealed) for _, _, sealed in rows),
+    }
+    if transaction.is_postgres:
+        moved = transaction.row(_MOVE_AND_INSERT, **values, **_as_arrays(rows))
+    else:
+        moved = transaction.row(_MOVE, **values)
+        if moved is not None:
+            transaction.execute_many(_INSERT_ONE, [{**values, **_as_values(row)} for row in rows])
+    return None if moved is None else new
+
+
+def _as_values(row: _NewRow) -> dict[str, object]:
+    key, alias, sealed = row
+    return {"new_key": key, "new_alias": alias, "new_sealed": sealed, "new_size": len(sealed)}
+
+
+def _as_arrays(rows: Sequence[_NewRow]) -> dict[str, object]:
+    keys, aliases, sealed = (list(column) for column in zip(*rows, strict=True))
+    sizes = [len(one) for one in sealed]
+    return {"new_key": keys, "new_alias": aliases, "new_sealed": sealed, "new_size": sizes}
 
 
 def _with_aliases(
@@ -346,92 +454,54 @@ def _with_aliases(
     return added
 
 
-def _insert(
-    transaction: Transaction,
-    keys: ScopeKeys,
-    session: bytes,
-    rows: Sequence[tuple[bytes, bytes | None, bytes]],
-    now: int,
-) -> None:
-    shared = {"scope_id": keys.scope_id, "digest": session, "now": now}
-    if transaction.is_postgres:
-        new_key, new_alias, new_sealed = (list(column) for column in zip(*rows, strict=True))
-        transaction.execute(
-            _INSERT_ARRAYS,
-            **shared,
-            new_key=new_key,
-            new_alias=new_alias,
-            new_sealed=new_sealed,
-            new_size=[len(sealed) for sealed in new_sealed],
-        )
-    else:
-        transaction.execute_many(
-            _INSERT_ONE,
-            [
-                {**shared, "new_key": k, "new_alias": a, "new_sealed": s, "new_size": len(s)}
-                for k, a, s in rows
-            ],
-        )
-
-
-def _advance(
-    transaction: Transaction, keys: ScopeKeys, session: bytes, state: _State, size: int, now: int
-) -> None:
-    transaction.execute(
-        _ADVANCE,
-        scope_id=keys.scope_id,
-        digest=session,
-        new_head=state.head(keys, session),
-        new_next=state.next_sequence,
-        new_count=state.count,
-        new_size=size,
-        new_generation=state.generation,
-        now=now,
-    )
-
-
-def load(transaction: Transaction, keys: ScopeKeys, session_id: bytes, now: int) -> list[bytes]:
-    """Every message of the session in plaintext, oldest first; none for an unknown session.
+def load(transaction: Transaction, keys: ScopeKeys, session_id: bytes, now: int) -> Opened:
+    """Every message of the session; none for an unknown session.
 
     Raises:
         RecordDoesNotOpen: A message was changed, moved, exchanged, reordered, added or removed.
     """
     session = _name(keys, session_id)
     rows = transaction.rows(_LOAD, scope_id=keys.scope_id, digest=session)
-    return _opened(keys, session, rows, now, LATEST, LATEST)[1]
+    if not rows:
+        _refuse_orphans(transaction, keys, session)
+    return _opened(keys, session, rows, now, LATEST, LATEST)
 
 
 def page(
     transaction: Transaction, keys: ScopeKeys, session_id: bytes, before: int, limit: int, now: int
-) -> tuple[int, list[bytes]]:
-    """The newest ``limit`` messages with a sequence number below ``before``, oldest first.
-
-    Returns:
-        The sequence number of the first message returned, to be the next ``before``, or 0 when
-        there is nothing older; and the messages.
-    """
+) -> Opened:
+    """The newest ``limit`` messages with a sequence number below ``before``."""
     session = _name(keys, session_id)
     rows = transaction.rows(
         _PAGE, scope_id=keys.scope_id, digest=session, before=before.to_bytes(8), limit=limit
     )
+    if not rows:
+        _refuse_orphans(transaction, keys, session)
     return _opened(keys, session, rows, now, before, limit)
+
+
+def _refuse_orphans(transaction: Transaction, keys: ScopeKeys, session: bytes) -> None:
+    # Between the two queries a first append may have come; then its row is there by now.
+    is_orphaned = (
+        transaction.row(_ANY_MESSAGE, scope_id=keys.scope_id, digest=session) is not None
+        and transaction.row(_COUNT, scope_id=keys.scope_id, digest=session) is None
+    )
+    if is_orphaned:
+        raise RecordDoesNotOpen(Kind.SESSION.label, "its row is missing")
 
 
 def _opened(
     keys: ScopeKeys, session: bytes, rows: list[Row], now: int, before: int, limit: int
-) -> tuple[int, list[bytes]]:
-    heads = [row[1:] for row in rows if row[0] is None]
+) -> Opened:
+    if not rows:
+        return NOTHING
     sealed = [(row[0], row[1]) for row in rows if row[0] is not None]
     if [key for key, body in sealed if type(key) is not bytes or type(body) is not bytes]:
         raise RecordDoesNotOpen(Kind.MESSAGE.label, "a column holds another type")
     sealed.sort()
-    if not heads:
-        if sealed:
-            raise RecordDoesNotOpen(Kind.SESSION.label, "its row is missing")
-        return 0, []
-    state = _State.checked(keys, session, heads[0])
+    state = State.checked(keys, session, rows[0][2:])
     if state.is_expired(now):
-        return 0, []
+        return NOTHING
     oldest, end = state.next_sequence - state.count, min(before, state.next_sequence)
     start = max(oldest, end - limit)
     if [key for key, _ in sealed] != [number.to_bytes(8) for number in range(start, end)]:
@@ -440,7 +510,7 @@ def _opened(
         raise RecordDoesNotOpen(Kind.SESSION.label, "its newest message was exchanged")
     place = state.place(keys, session)
     opened = [keys.open(place, key, body, Kind.MESSAGE) for key, body in sealed]
-    return (start if start > oldest else 0), opened
+    return Opened(opened, start if start > oldest else None, state)
 
 
 def count(transaction: Transaction, keys: ScopeKeys, session_id: bytes, now: int) -> int:
@@ -449,7 +519,7 @@ def count(transaction: Transaction, keys: ScopeKeys, session_id: bytes, now: int
     row = transaction.row(_COUNT, scope_id=keys.scope_id, digest=session)
     if row is None:
         return 0
-    state = _State.checked(keys, session, row)
+    state = State.checked(keys, session, row)
     return 0 if state.is_expired(now) else state.count
 
 
@@ -461,8 +531,15 @@ def clear(
     row = _current(transaction, keys, session, now)
     transaction.execute(_REMOVE_MESSAGES, scope_id=keys.scope_id, digest=session)
     if row is not None:
-        empty = _State(_NO_TAG, next_sequence=0, count=0, expires_at=row[3], generation=generation)
-        _advance(transaction, keys, session, empty, 0, now)
+        empty = State(_NO_TAG, next_sequence=0, count=0, expires_at=row[3], generation=generation)
+        transaction.execute(
+            _EMPTY,
+            scope_id=keys.scope_id,
+            digest=session,
+            new_head=empty.head(keys, session),
+            new_generation=generation,
+            now=now,
+        )
 
 
 def remove(transaction: Transaction, keys: ScopeKeys, session_id: bytes) -> bool:
@@ -492,7 +569,7 @@ def listing(
 
 def _header(keys: ScopeKeys, session: bytes, row: Row, sealed: bytes) -> bytes | None:
     try:
-        _State.checked(keys, session, row)
+        State.checked(keys, session, row)
         return keys.open(keys.place(Kind.SESSION, b""), session, sealed, Kind.SESSION)
     except RecordDoesNotOpen:
         return None
@@ -508,7 +585,7 @@ def rewrite(
     """Replace the session's header by what ``change`` makes of it; ``False`` without a session."""
     session = _name(keys, session_id)
     row = transaction.row(_HEADER, scope_id=keys.scope_id, digest=session)
-    if row is None or _State.checked(keys, session, row).is_expired(now):
+    if row is None or State.checked(keys, session, row).is_expired(now):
         return False
     place = keys.place(Kind.SESSION, b"")
     header = change(keys.open(place, session, row[5], Kind.SESSION))

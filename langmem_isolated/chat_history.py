@@ -19,7 +19,7 @@ from langmem_isolated._database import Conflict
 from langmem_isolated._encoding import Header, decode_message, encode_header, encode_message
 from langmem_isolated._records import ScopedRecords, now
 from langmem_isolated._schema import Kind
-from langmem_isolated._sessions import LATEST, Message
+from langmem_isolated._sessions import LATEST, NOTHING, Message, State
 from langmem_isolated.errors import AddressTaken
 from langmem_isolated.scope import checked_id
 
@@ -70,6 +70,8 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         self._records = records
         self._name = checked_id("session_id", session_id).encode()
         self._header = encode_header(Header(session_id))
+        # How this object last saw the session; appending from it saves PostgreSQL a transaction.
+        self._state: State | None = None
         self._idempotent = idempotent
 
     def __repr__(self) -> str:
@@ -82,8 +84,9 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         Raises:
             RecordDoesNotOpen: A message was changed, moved, exchanged, added or cut off.
         """
-        opened = self._records.read(_sessions.load, [], self._name, now())
-        return [decode_message(plaintext) for plaintext in opened]
+        opened = self._records.read(_sessions.load, NOTHING, self._name, now())
+        self._state = opened.state
+        return [decode_message(plaintext) for plaintext in opened.messages]
 
     async def aget_messages(self) -> list[BaseMessage]:
         """Every message, oldest first; see :attr:`messages`."""
@@ -102,9 +105,19 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         if not encoded:
             return
         try:
-            self._append(encoded, look_first=self._idempotent)
+            if self._idempotent or not self._append_behind(encoded):
+                self._append(encoded, look_first=self._idempotent)
         except Conflict:
             self._append_known(encoded)
+
+    def _append_behind(self, encoded: list[Message]) -> bool:
+        known = self._state
+        if known is None:
+            return False
+        self._state = self._records.write_once(
+            _sessions.append_behind, None, self._name, known, encoded, now()
+        )
+        return self._state is not None
 
     def _append_known(self, encoded: list[Message]) -> None:
         try:
@@ -113,7 +126,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
             raise AddressTaken(Kind.MESSAGE.label) from None
 
     def _append(self, encoded: list[Message], *, look_first: bool) -> None:
-        self._records.write(
+        self._state = self._records.write(
             _sessions.append,
             self._name,
             self._header,
@@ -183,9 +196,9 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         if limit < 0 or (before is not None and before < 0):
             raise ValueError(f"limit and before must be 0 or more, got {limit} and {before}")
         end = LATEST if before is None else before
-        nothing: tuple[int, list[bytes]] = 0, []
-        start, opened = self._records.read(_sessions.page, nothing, self._name, end, limit, now())
-        return Page([decode_message(plaintext) for plaintext in opened], start or None)
+        opened = self._records.read(_sessions.page, NOTHING, self._name, end, limit, now())
+        self._state = opened.state
+        return Page([decode_message(plaintext) for plaintext in opened.messages], opened.before)
 
     async def apage(self, *, before: int | None = None, limit: int = 50) -> Page:
         """A page of messages; see :meth:`page`."""
