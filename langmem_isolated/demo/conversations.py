@@ -1,0 +1,225 @@
+"""Reads conversations from files, all of them or none: what is malformed is named by its place."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, convert_to_messages
+
+from langmem_isolated._encoding import encode_message
+from langmem_isolated.errors import LangmemIsolatedError, ScopeError
+from langmem_isolated.scope import Scope, checked_id
+
+USERS = ("alice@example.com", "bob@example.com")
+MODULES = ("study-tutor", "trip-planner")
+
+# langchain-core's names of roles; any other becomes a `ChatMessage`, which keeps the role as it is.
+_ROLES = {"user", "human", "assistant", "ai", "system", "developer", "tool", "function"}
+# Without these langchain-core cannot make the message; conversations often come without them.
+_REQUIRED = {"tool": {"tool_call_id": ""}, "function": {"name": ""}}
+
+
+class ConversationsUnusable(LangmemIsolatedError):
+    """A file of conversations is malformed; it was read to here and nothing was written."""
+
+    def __init__(self, where: str, problem: str) -> None:
+        super().__init__(
+            f"The conversations cannot be used: {where}: {problem.rstrip('.')}. "
+            "Nothing was written."
+        )
+        self.where = where
+
+
+class Place(NamedTuple):
+    """Where a conversation is held."""
+
+    scope: Scope
+    session_id: str
+
+    def address(self) -> dict[str, str]:
+        """What a chain's ``configurable`` takes."""
+        return {
+            "user_id": self.scope.user_id,
+            "module_id": self.scope.module_id,
+            "session_id": self.session_id,
+        }
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Turn:
+    """What was said up to a reply, and the reply; ``None`` when nobody replied."""
+
+    place: Place
+    heard: list[BaseMessage]
+    reply: AIMessage | None
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Conversation:
+    """The messages of one session, each with an id."""
+
+    place: Place
+    messages: list[BaseMessage]
+
+    def turns(self) -> Iterator[Turn]:
+        """The messages in turns; together these hold every message once, in order."""
+        heard: list[BaseMessage] = []
+        for message in self.messages:
+            if isinstance(message, AIMessage):
+                yield Turn(self.place, heard, message)
+                heard = []
+            else:
+                heard.append(message)
+        if heard:
+            yield Turn(self.place, heard, None)
+
+
+def read_conversations(file: Path | None) -> list[Conversation]:
+    """The conversations in ``file``, or those that ship with the package.
+
+    Args:
+        file: JSON, ``[{"messages": [{"role", "content"}, …]}, …]``, which is distributed over two
+            users and two modules so that they use the same session ids; or JSON lines with
+            ``user_id``, ``module_id``, ``session_id``, ``role`` and ``content``. Further fields of
+            a message are kept as langchain-core keeps them.
+
+    Raises:
+        ConversationsUnusable: The file cannot be read, is malformed, or holds no message.
+    """
+    text = _text_of(file) if file else _shipped()
+    read = _from_json(text) if text.lstrip().startswith("[") else _from_lines(text)
+    conversations = [conversation for conversation in read if conversation.messages]
+    if not conversations:
+        raise ConversationsUnusable("the whole file", "there is no message in it")
+    return conversations
+
+
+def with_shared_session(conversations: list[Conversation]) -> list[Conversation]:
+    """``conversations`` and, if no two users share a session id, one more user who takes the first.
+
+    So there is always someone else, and always an id that LangChain alone would confuse.
+    """
+    holders = {(c.place.session_id, c.place.scope.user_id) for c in conversations}
+    if len({session_id for session_id, _ in holders}) < len(holders):
+        return conversations
+    users = {user for _, user in holders}
+    visitor = next(name for n in range(len(users) + 1) if (name := _visitor(n)) not in users)
+    first = conversations[0].place
+    place = Place(Scope(visitor, first.scope.module_id), first.session_id)
+    return [*conversations, Conversation(place, _from_json(_shipped())[1].messages)]
+
+
+def _visitor(number: int) -> str:
+    return f"visitor-{number + 1}@example.com"
+
+
+def _shipped() -> str:
+    return (files("langmem_isolated.demo") / "conversations.json").read_text("utf-8")
+
+
+def _text_of(file: Path) -> str:
+    try:
+        read = file.read_bytes()
+    except OSError as error:
+        raise ConversationsUnusable("the file", error.strerror or type(error).__name__) from None
+    try:
+        return read.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = read.count(b"\n", 0, error.start) + 1
+        raise ConversationsUnusable(f"line {line}", "a byte that is not UTF-8") from None
+
+
+def _from_json(text: str) -> list[Conversation]:
+    found = []
+    for number, entry in enumerate(_parsed(text), 1):
+        where = f"conversation {number}"
+        messages = _mapping(entry, where).get("messages")
+        if not isinstance(messages, list):
+            raise ConversationsUnusable(where, _expected("messages to be a list", messages))
+        read = [_message(m, f"{where}, message {n}") for n, m in enumerate(messages, 1)]
+        found.append(Conversation(_place_by_turns(number - 1), read))
+    return found
+
+
+def _place_by_turns(index: int) -> Place:
+    """Users take turns, then modules; then the next session id begins."""
+    scope = Scope(USERS[index % 2], MODULES[index // 2 % 2])
+    return Place(scope, f"conversation-{index // 4 + 1}")
+
+
+def _from_lines(text: str) -> list[Conversation]:
+    by_place: dict[Place, list[BaseMessage]] = {}
+    # Not splitlines(): it also splits at characters that may stand inside a JSON string.
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            where = f"line {number}"
+            entry = _mapping(_parsed(line, number), where)
+            by_place.setdefault(_place(entry, where), []).append(_message(entry, where))
+    return [Conversation(place, messages) for place, messages in by_place.items()]
+
+
+def _place(entry: dict[str, Any], where: str) -> Place:
+    """Take the address out of ``entry``."""
+    user, module, session = (
+        entry.pop(f"{name}_id", None) for name in ("user", "module", "session")
+    )
+    try:
+        return Place(Scope(user, module), checked_id("session_id", session))
+    except ScopeError as error:
+        raise ConversationsUnusable(where, str(error)) from None
+
+
+def _message(entry: object, where: str) -> BaseMessage:
+    fields = dict(_mapping(entry, where))
+    role, content = fields.get("role"), fields.setdefault("content", None)
+    if not isinstance(role, str) or not role:
+        raise ConversationsUnusable(where, _expected("role to be text", role))
+    if not isinstance(content, str | list) and not fields.get("tool_calls"):
+        raise ConversationsUnusable(where, _expected("content to be text or a list", content))
+    try:
+        message = _as_langchain(role, fields)
+        encode_message(message)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        # Those errors may quote the content.
+        problem = f"LangChain's message of role and content cannot hold it ({type(error).__name__})"
+        raise ConversationsUnusable(where, problem) from None
+    return message
+
+
+def _as_langchain(role: str, fields: dict[str, Any]) -> BaseMessage:
+    # Two people may say the same words: ids tell whose they are.
+    fields["id"] = fields.get("id") or str(uuid4())
+    known = role.lower()
+    if known in _ROLES:
+        return convert_to_messages([{**_REQUIRED.get(known, {}), **fields, "role": known}])[0]
+    own = {name: fields.pop(name) for name in ("role", "content", "id")}
+    return ChatMessage(**own, additional_kwargs=fields)
+
+
+def _parsed(text: str, line: int = 1) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except json.JSONDecodeError as error:
+        where = f"line {line + error.lineno - 1}, column {error.colno}"
+        raise ConversationsUnusable(where, f"not JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:
+        problem = f"a number or a depth beyond JSON's ({type(error).__name__})"
+        raise ConversationsUnusable(f"line {line} or below", problem) from None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
+def _mapping(value: object, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConversationsUnusable(where, _expected("an object", value))
+    return value
+
+
+def _expected(what: str, received: object) -> str:
+    return f"expected {what}, got {'nothing' if received is None else type(received).__name__}"
