@@ -158,10 +158,7 @@ _PAGE = (
     .where(_THIS_SESSION)
 )
 _ANY_MESSAGE = (
-    select(_r.key)
-    .where(_ITS_MESSAGES)
-    .limit(sa.literal_column("1"))
-    .offset(sa.literal_column("0"))
+    select(_r.key).where(_ITS_MESSAGES).limit(sa.literal_column("1")).offset(sa.literal_column("0"))
 )
 _LIST = (
     select(*_STATE, _s.size, _s.sealed, _s.digest, _s.created_at, _s.updated_at)
