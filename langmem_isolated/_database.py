@@ -476,8 +476,8 @@ def _checked_url(url: str | URL) -> URL:
     try:
         parsed = make_url(url)
         backend = parsed.get_backend_name()
-    except exc.ArgumentError:
-        # SQLAlchemy's message quotes the text, which may hold a password.
+    except (exc.ArgumentError, ValueError):
+        # The message quotes the text, which may hold a password (that of a port, the end of one).
         raise DatabaseError(
             "The database URL cannot be read; expected sqlite:///file or postgresql://…"
         ) from None
