@@ -239,6 +239,11 @@ _BY_TYPE = {cls.model_fields["type"].default: _template(cls) for cls in _KNOWN_C
 _BY_CLASS = {template.message_class: (type_, template) for type_, template in _BY_TYPE.items()}
 
 
+def is_known_message(kind: type) -> bool:
+    """Whether ``kind`` is one of langchain-core's own message classes, exactly."""
+    return kind in _BY_CLASS
+
+
 def _fields_of(message: BaseMessage) -> tuple[str, dict[str, Any]] | None:
     """Type and fields that differ from their defaults; ``None`` for a class that is not known.
 
@@ -255,7 +260,7 @@ def _fields_of(message: BaseMessage) -> tuple[str, dict[str, Any]] | None:
         if not _is_default(values[name], default)
     }
     if exact is None:
-        own = type(message).model_fields.keys() - template.defaults.keys()
+        own = (name for name in type(message).model_fields if name not in template.defaults)
         fields.update({name: values[name] for name in own})
     if extra := message.__pydantic_extra__:
         fields.update(extra)
@@ -273,7 +278,12 @@ def _is_default(value: object, default: object) -> bool:
 
 
 def _rebuilt(type_: str, fields: dict[str, Any]) -> BaseMessage:
-    template = _BY_TYPE[type_]
+    template = _BY_TYPE.get(type_)
+    if template is None:
+        raise RecordError(
+            "A message has a class that this version does not know. Nothing was changed; install a "
+            "later langmem-isolated."
+        )
     values = template.defaults.copy()
     for name, make in template.mutable:
         values[name] = make()
