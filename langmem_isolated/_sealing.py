@@ -137,7 +137,14 @@ class SealingKey:
         raise TypeError("keys are not pickled")
 
 
-def seal(key: SealingKey, place: bytes, plaintext: bytes, *, nonce: bytes | None = None) -> bytes:
+def seal(
+    key: SealingKey,
+    place: bytes,
+    plaintext: bytes,
+    *,
+    compress: bool = True,
+    nonce: bytes | None = None,
+) -> bytes:
     """Encrypt ``plaintext`` so that it opens only with ``key`` at ``place``.
 
     Args:
@@ -145,6 +152,7 @@ def seal(key: SealingKey, place: bytes, plaintext: bytes, *, nonce: bytes | None
         place: Owner and address as :func:`framed` joins them. Authenticated, not stored: the reader
             builds it again from its own scope and the row's address.
         plaintext: Up to 2^31 - 1 bytes; deflated first when it has 1 KiB or more and shrinks.
+        compress: Whether to try; numbers of embeddings hardly shrink.
         nonce: 12 bytes. Only known-answer tests pass one: a nonce used twice under one key reveals
             the XOR of both plaintexts and lets records be forged.
 
@@ -152,7 +160,7 @@ def seal(key: SealingKey, place: bytes, plaintext: bytes, *, nonce: bytes | None
         ``45 + len(plaintext)`` bytes, less where deflated.
     """
     form = PLAIN
-    if len(plaintext) >= COMPRESS_FROM_BYTES:
+    if compress and len(plaintext) >= COMPRESS_FROM_BYTES:
         deflated = zlib.compress(plaintext, 1)
         if len(deflated) < len(plaintext):
             form, plaintext = DEFLATED, deflated

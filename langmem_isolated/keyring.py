@@ -193,9 +193,9 @@ class ScopeKeys:
         """The start of the associated data of every record of ``kind`` under ``parent``."""
         return self._prefix + framed(kind.framed_bytes, parent)
 
-    def seal(self, place: bytes, key: bytes, plaintext: bytes) -> bytes:
+    def seal(self, place: bytes, key: bytes, plaintext: bytes, *, compress: bool = True) -> bytes:
         """Seal a record at ``key`` under :meth:`place`."""
-        return seal(self.sealing, under(place, key), plaintext)
+        return seal(self.sealing, under(place, key), plaintext, compress=compress)
 
     def open(self, place: bytes, key: bytes, sealed: bytes, kind: Kind) -> bytes:
         """Open a record at ``key`` under :meth:`place`, or raise ``RecordDoesNotOpen``."""
