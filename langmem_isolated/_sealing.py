@@ -185,7 +185,10 @@ def open_sealed(
         RecordDoesNotOpen: The bytes are too short, of an unknown format, sealed with a key that is
             not among ``keys``, or changed or moved in any bit.
     """
-    header, key_id = sealed[:1], sealed[1 : 1 + KEY_ID_BYTES]
+    try:
+        header, key_id = sealed[:1], sealed[1 : 1 + KEY_ID_BYTES]
+    except TypeError:
+        raise RecordDoesNotOpen(kind, "it is not bytes") from None
     key = keys.get(key_id)
     if key is None or header not in _HEADERS or len(sealed) < OVERHEAD_BYTES:
         raise _refusal(kind, sealed, key_id)

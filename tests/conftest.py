@@ -32,13 +32,17 @@ def postgres() -> Iterator[PostgresServer]:
         yield server
 
 
-@pytest.fixture
-def postgres_url(postgres: PostgresServer) -> str:
-    """A fresh PostgreSQL database with our tables."""
+def new_postgres_url(postgres: PostgresServer) -> str:
+    """A fresh PostgreSQL database with our tables; 8 MB, so tests in the hundreds share one."""
     name = f"test_{next(_numbers)}"
     with psycopg.connect(postgres.url(), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE ours STRATEGY file_copy")
     return postgres.url(name)
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> str:
+    return new_postgres_url(postgres)
 
 
 @pytest.fixture
