@@ -38,7 +38,7 @@ def cell(value: object, style: str = "") -> Text:
 
 def table(*headings: str) -> Table:
     """An empty table in which nothing is cut off: what is too wide goes on below."""
-    made = Table(box=SIMPLE_HEAD, pad_edge=False)
+    made = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for heading in headings:
         made.add_column(heading, overflow="fold")
     return made

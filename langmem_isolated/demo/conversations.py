@@ -14,7 +14,7 @@ from langmem_isolated._encoding import encode_message
 from langmem_isolated.errors import LangmemIsolatedError, ScopeError
 from langmem_isolated.scope import Scope, checked_id
 
-USERS = ("alice@example.com", "bob@example.com")
+USERS = ("ann@example.org", "bob@example.org")
 MODULES = ("study-tutor", "trip-planner")
 
 # langchain-core's names of roles; any other becomes a `ChatMessage`, which keeps the role as it is.
@@ -114,7 +114,7 @@ def with_shared_session(conversations: list[Conversation]) -> list[Conversation]
 
 
 def _visitor(number: int) -> str:
-    return f"visitor-{number + 1}@example.com"
+    return f"visitor-{number + 1}@example.org"
 
 
 def _shipped() -> str:
@@ -148,7 +148,7 @@ def _from_json(text: str) -> list[Conversation]:
 def _place_by_turns(index: int) -> Place:
     """Users take turns, then modules; then the next session id begins."""
     scope = Scope(USERS[index % 2], MODULES[index // 2 % 2])
-    return Place(scope, f"conversation-{index // 4 + 1}")
+    return Place(scope, f"session-{index // 4 + 1}")
 
 
 def _from_lines(text: str) -> list[Conversation]:

@@ -16,7 +16,8 @@ from langchain_core.messages import BaseMessage
 from rich.table import Table
 
 from langmem_isolated import _schema
-from langmem_isolated._sealing import Owner
+from langmem_isolated._database import Database
+from langmem_isolated._sealing import DIGEST_BYTES, Owner
 from langmem_isolated._terminal import cell, one_line, table
 from langmem_isolated.chat_history import IsolatedChatMessageHistory
 from langmem_isolated.demo import attack
@@ -24,7 +25,7 @@ from langmem_isolated.demo.conversations import MODULES, Conversation, Place
 from langmem_isolated.memory import IsolatedMemory
 from langmem_isolated.scope import Scope
 
-STRANGER = Scope("stranger@example.com", MODULES[0])
+STRANGER = Scope("stranger@example.org", MODULES[0])
 
 _SHOWN = 8
 _ALL_SESSIONS = 2**31 - 1
@@ -148,7 +149,7 @@ def _beginning(messages: list[BaseMessage]) -> Any:
     return cell(_cut(one_line(messages[0].text)) if messages else "")
 
 
-def _cut(text: str, length: int = 26) -> str:
+def _cut(text: str, length: int = 20) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
@@ -158,7 +159,7 @@ def _of_rows(count: int) -> str:
 
 def what_the_others_see(run: Run) -> Section:
     """Each scope, and a stranger, ask for every session id that somebody else uses."""
-    shown = table("who asks", "in module", "ids of others", "messages seen", "in its list")
+    shown = table("who asks", "in module", "ids asked", "messages got", "listed")
     expected = run.expected()
     asked: dict[Scope, int] = defaultdict(int)
     seen: dict[Scope, int] = defaultdict(int)
@@ -192,12 +193,12 @@ def _own_ids(run: Run, scope: Scope) -> set[str | None]:
 
 def one_session_id(run: Run) -> Section:
     """Where LangChain tells conversations apart by the session id alone, these would be one."""
-    shown = table("session", "user", "module", "messages", "begins with", "stored as")
+    shown = table("session", "user", "module", "begins with", "stored as")
     expected, shared = run.expected(), run.shared()
     for place in shared[0][:_SHOWN]:
         read, name = run.read(place), run.rows(place).digest.hex()
         user, module, session = _names(place)
-        shown.add_row(session, user, module, str(len(read)), _beginning(read), f"{name[:12]}…")
+        shown.add_row(session, user, module, _beginning(read), f"{name[:8]}…")
     apart = sum(
         all(run.read(place) == expected[place] for place in places)
         and len({run.rows(place).digest for place in places}) == len(places)
@@ -246,42 +247,36 @@ def _not_searched(left_out: int, before: int) -> str:
     return short * bool(left_out) + stood * bool(before)
 
 
-def _raw_rows(database: Any) -> list[Table]:
-    tables = [_raw_table(database, _schema.sessions, 2), _raw_table(database, _schema.records, 4)]
+def _raw_rows(database: Database) -> list[Table]:
+    times = ("scope_id", "kind", "digest", "count", "sealed", "size", "created_at")
+    numbers = ("scope_id", "kind", "parent", "key", "sealed", "size")
+    tables = [
+        _raw_table(database, _schema.sessions, 2, times),
+        _raw_table(database, _schema.records, 4, numbers),
+    ]
     tables[-1].caption = "Numbers, sizes and times are readable, and which rows belong together."
     tables[-1].caption_justify = "left"
     return tables
 
 
-def _raw_table(database: Any, of: Any, count: int) -> Table:
-    names = [name for name in _RAW_COLUMNS if name in of.c]
-    shown = table(*names)
+def _raw_table(database: Database, of: Any, count: int, columns: tuple[str, ...]) -> Table:
+    shown = table(*columns)
     shown.title, shown.title_justify = f"table {of.name}", "left"
-    query = of.select().with_only_columns(*(of.c[name] for name in names)).limit(count)
+    query = of.select().with_only_columns(*(of.c[name] for name in columns)).limit(count)
     for row in database.inspect(lambda connection: connection.execute(query).all()):
-        shown.add_row(*(_raw(name, value) for name, value in zip(names, row, strict=True)))
+        shown.add_row(*map(_raw, row))
     return shown
 
 
-_RAW_COLUMNS = {
-    "scope_id": 4,
-    "kind": 0,
-    "digest": 4,
-    "parent": 4,
-    "key": 8,
-    "count": 0,
-    "sealed": 12,
-    "size": 0,
-    "created_at": 0,
-}
+# Of a message's number everything is shown, of a digest and of what is sealed the first bytes.
+_SHOWN_BYTES = {8: 8, DIGEST_BYTES: 4}
 
 
-def _raw(name: str, value: object) -> str:
-    """The first bytes in hexadecimal digits, or the number."""
+def _raw(value: object) -> str:
     if not isinstance(value, bytes):
         return str(value)
-    limit = _RAW_COLUMNS[name]
-    return value[:limit].hex() + ("…" if len(value) > limit else "")
+    shown = value[: _SHOWN_BYTES.get(len(value), 10)]
+    return shown.hex() + ("…" if len(shown) < len(value) else "")
 
 
 def rows_that_were_changed(run: Run) -> Section:
@@ -323,9 +318,7 @@ def time_per_turn(run: Run) -> Section:
     firsts = {id(spent) for spent in {s.scope: s for s in reversed(run.spent)}.values()}
     for name, seconds in {
         "this package": [s.ours for s in run.spent if id(s) not in firsts],
-        "this package, the first turn of each scope": [
-            s.ours for s in run.spent if id(s) in firsts
-        ],
+        "the same, first turn of each scope": [s.ours for s in run.spent if id(s) in firsts],
         "LangChain's in-memory history": [s.in_memory for s in run.spent],
     }.items():
         if seconds:
