@@ -18,10 +18,11 @@ import statistics
 import tempfile
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 from uuid import uuid4
@@ -76,33 +77,44 @@ class Driver:
     database: str
     durability: str
     session: Callable[[str, str], Session]
+    per_request: bool = False
+    """Whether users make their history anew for each turn, rather than keep it."""
 
     @property
     def label(self) -> str:
-        return f"{self.name}, {self.database} {self.durability}".rstrip(", ")
+        how = ", made per request" if self.per_request else ""
+        return f"{self.name}, {self.database} {self.durability}".rstrip(", ") + how
 
     def compares_with(self, other: "Driver") -> bool:
-        return (self.database, self.durability) == (other.database, other.durability)
+        return (self.database, self.durability, self.per_request) == (
+            other.database,
+            other.durability,
+            other.per_request,
+        )
 
 
-class PerThread(Generic[C]):
-    """A connection for each thread that asks."""
+Opener = Callable[..., AbstractContextManager[Driver]]
+
+
+class Pool(Generic[C]):
+    """Connections for as many threads as ask at once."""
 
     def __init__(self, connect: Callable[[], C]) -> None:
         self._connect = connect
-        self._local = threading.local()
-        self._all: list[Any] = []
+        self._free: deque[C] = deque()
 
-    def __call__(self) -> C:
-        if not hasattr(self._local, "connection"):
-            self._local.connection = self._connect()
-            self._all.append(self._local.connection)
-        connection: C = self._local.connection
-        return connection
+    @contextmanager
+    def one(self) -> Iterator[C]:
+        try:
+            connection = self._free.pop()
+        except IndexError:
+            connection = self._connect()
+        yield connection
+        self._free.append(connection)
 
-    def close(self) -> None:
-        for connection in self._all:
-            connection.close()
+    def close(self, close: Callable[[C], object]) -> None:
+        while self._free:
+            close(self._free.pop())
 
 
 def turns(messages: int) -> list[BaseMessage]:
@@ -130,6 +142,13 @@ def of_engine(engine: sa.Engine) -> str:
     durability = sqlite_durability if engine.name == "sqlite" else postgres_durability
     with engine.connect() as connection:
         return durability(lambda sql: connection.exec_driver_sql(sql).scalar())
+
+
+def of_cursor(cursor: Any) -> str:
+    durability = (
+        sqlite_durability if isinstance(cursor, sqlite3.Connection) else postgres_durability
+    )
+    return durability(lambda sql: cursor.execute(sql).fetchone()[0])
 
 
 def kind_of(url: str) -> str:
@@ -160,35 +179,48 @@ def community(
         history = SQLChatMessageHistory(name, connection=address if per_request else engine)
         return Session(history.add_messages, lambda: history.messages)
 
-    yield Driver(COMMUNITY, kind_of(url), of_engine(engine), session)
+    yield Driver(COMMUNITY, kind_of(url), of_engine(engine), session, per_request)
     engine.dispose()
 
 
 @contextmanager
 def langchain_postgres(url: str) -> Iterator[Driver]:
-    connections = PerThread(lambda: psycopg.connect(url))
-    PostgresChatMessageHistory.create_tables(connections(), "messages")
-    durability = postgres_durability(lambda sql: connections().execute(sql).fetchone()[0])  # type: ignore[index]
+    pool = Pool(lambda: psycopg.connect(url))
+    with pool.one() as connection:
+        PostgresChatMessageHistory.create_tables(connection, "messages")
+        durability = of_cursor(connection)
+        connection.rollback()
 
     def session(_: str, name: str) -> Session:
-        def history() -> PostgresChatMessageHistory:
-            return PostgresChatMessageHistory("messages", name, sync_connection=connections())
+        def append(messages: Sequence[BaseMessage]) -> None:
+            with pool.one() as connection:
+                history(connection).add_messages(messages)
 
-        return Session(lambda m: history().add_messages(m), lambda: history().messages)
+        def load() -> Sequence[BaseMessage]:
+            with pool.one() as connection:
+                return history(connection).messages
+
+        def history(connection: psycopg.Connection[Any]) -> PostgresChatMessageHistory:
+            return PostgresChatMessageHistory("messages", name, sync_connection=connection)
+
+        return Session(append, load)
 
     yield Driver(LANGCHAIN_POSTGRES, POSTGRES, durability, session)
-    connections.close()
+    pool.close(psycopg.Connection.close)
 
 
 @contextmanager
-def ours(url: str, synchronous: Synchronous = "FULL") -> Iterator[Driver]:
+def ours(
+    url: str, synchronous: Synchronous = "FULL", *, per_request: bool = False
+) -> Iterator[Driver]:
     with IsolatedMemory(url, root_key=ROOT_KEY, synchronous=synchronous) as memory:
 
         def session(user: str, name: str) -> Session:
             history = memory.scope(user_id=user, module_id="tutor").chat_history(name)
             return Session(history.add_messages, lambda: history.messages)
 
-        yield Driver(OURS, kind_of(url), of_engine(memory._database._engine), session)
+        durability = of_engine(memory._database._engine)
+        yield Driver(OURS, kind_of(url), durability, session, per_request)
 
 
 class Sealed:
@@ -221,41 +253,45 @@ FLOOR_LOAD = (
 
 
 @contextmanager
-def floor_on_sqlite(path: Path, synchronous: Synchronous) -> Iterator[Driver]:
+def floor_on_sqlite(url: str, synchronous: Synchronous) -> Iterator[Driver]:
+    path = url.removeprefix("sqlite:///")
+
     def connect() -> sqlite3.Connection:
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         return connection
 
-    connections, writer, rows = PerThread(connect), threading.Lock(), Sealed()
-    connections().execute(FLOOR_TABLE.format("BLOB") + " WITHOUT ROWID")
+    pool, writer, rows = Pool(connect), threading.Lock(), Sealed()
     next_number, load_all = FLOOR_NEXT.format("?"), FLOOR_LOAD.format("?")
+    insert = "INSERT INTO messages VALUES (?, ?, ?, ?)"
+    with pool.one() as connection:
+        connection.execute(FLOOR_TABLE.format("BLOB") + " WITHOUT ROWID")
+        durability = of_cursor(connection)
 
     def session(_: str, name: str) -> Session:
         where = rows.scope, name.encode()
 
         def append(messages: Sequence[BaseMessage]) -> None:
             encoded = [encode_message(message) for message in messages]
-            with writer:
-                connection = connections()
+            with pool.one() as connection, writer:
                 connection.execute("BEGIN IMMEDIATE")
                 first = connection.execute(next_number, where).fetchone()[0]
+                sealed = [rows.seal(where[1], n, m) for n, m in enumerate(encoded, first)]
                 connection.executemany(
-                    "INSERT INTO messages VALUES (?, ?, ?, ?)",
-                    [(*where, n, rows.seal(where[1], n, m)) for n, m in enumerate(encoded, first)],
+                    insert, [(*where, n, s) for n, s in enumerate(sealed, first)]
                 )
                 connection.execute("COMMIT")
 
         def load() -> list[BaseMessage]:
-            found = connections().execute(load_all, where).fetchall()
+            with pool.one() as connection:
+                found = connection.execute(load_all, where).fetchall()
             return [rows.open(where[1], number, sealed) for number, sealed in found]
 
         return Session(append, load)
 
-    durability = sqlite_durability(lambda sql: connections().execute(sql).fetchone()[0])
     yield Driver(FLOOR, SQLITE, durability, session)
-    connections.close()
+    pool.close(sqlite3.Connection.close)
 
 
 @contextmanager
@@ -263,36 +299,35 @@ def floor_on_postgres(url: str) -> Iterator[Driver]:
     def connect() -> psycopg.Cursor[Any]:
         return psycopg.connect(url, autocommit=True).cursor(binary=True)
 
-    cursors, rows = PerThread(connect), Sealed()
-    cursors().execute(FLOOR_TABLE.format("BYTEA"))
+    pool, rows = Pool(connect), Sealed()
     next_number, load_all = FLOOR_NEXT.format("%s"), FLOOR_LOAD.format("%s")
-    insert = (
-        "INSERT INTO messages SELECT %s::bytea, %s::bytea, UNNEST(%s::bigint[]), UNNEST(%s::bytea[])"
-    )
+    insert = "INSERT INTO messages SELECT %s, %s, UNNEST(%s::bigint[]), UNNEST(%s::bytea[])"
+    with pool.one() as cursor:
+        cursor.execute(FLOOR_TABLE.format("BYTEA"))
+        durability = of_cursor(cursor)
 
     def session(_: str, name: str) -> Session:
         where = rows.scope, name.encode()
 
         def append(messages: Sequence[BaseMessage]) -> None:
             encoded = [encode_message(message) for message in messages]
-            cursor = cursors()
-            cursor.execute("BEGIN")
-            first = cursor.execute(next_number, where).fetchone()[0]
-            sealed = [rows.seal(where[1], n, m) for n, m in enumerate(encoded, first)]
-            numbers = list(range(first, first + len(encoded)))
-            cursor.execute(insert, (*where, numbers, sealed))
-            cursor.execute("COMMIT")
+            with pool.one() as cursor:
+                cursor.execute("BEGIN")
+                cursor.execute(next_number, where)
+                first = (cursor.fetchone() or [0])[0]
+                sealed = [rows.seal(where[1], n, m) for n, m in enumerate(encoded, first)]
+                cursor.execute(insert, (*where, list(range(first, first + len(sealed))), sealed))
+                cursor.execute("COMMIT")
 
         def load() -> list[BaseMessage]:
-            found = cursors().execute(load_all, where).fetchall()
+            with pool.one() as cursor:
+                found = cursor.execute(load_all, where).fetchall()
             return [rows.open(where[1], number, sealed) for number, sealed in found]
 
         return Session(append, load)
 
-    durability = postgres_durability(lambda sql: cursors().execute(sql).fetchone()[0])
     yield Driver(FLOOR, POSTGRES, durability, session)
-    for cursor in cursors._all:
-        cursor.connection.close()
+    pool.close(lambda cursor: cursor.connection.close())
 
 
 class Places:
@@ -304,12 +339,9 @@ class Places:
         self._numbers = itertools.count()
         self.kinds = [SQLITE, POSTGRES] if server else [SQLITE]
 
-    def path(self) -> Path:
-        return self._folder / f"{next(self._numbers)}.db"
-
     def url(self, kind: str) -> str:
         if kind == SQLITE:
-            return f"sqlite:///{self.path()}"
+            return f"sqlite:///{self._folder}/{next(self._numbers)}.db"
         assert self._server is not None
         name = f"benchmark_{next(self._numbers)}"
         with psycopg.connect(self._server.url(), autocommit=True) as connection:
@@ -325,7 +357,7 @@ def all_drivers(places: Places) -> Iterator[list[Driver]]:
         for synchronous in SETTINGS:
             drivers += [
                 enter(community(places.url(SQLITE), synchronous)),
-                enter(floor_on_sqlite(places.path(), synchronous)),
+                enter(floor_on_sqlite(places.url(SQLITE), synchronous)),
                 enter(ours(places.url(SQLITE), synchronous)),
             ]
         if POSTGRES in places.kinds:
@@ -370,26 +402,22 @@ def _at_length(drivers: list[Driver], length: int) -> dict[tuple[str, str], Seco
     # used before it counts: SQLChatMessageHistory maps its table anew for every object.
     count = 16 if length <= 100 else 1
     before = turns(length)
-    actions: dict[str, Callable[[int], object]] = {}
+    actions = {}
     for driver in drivers:
         sessions = [driver.session("alice", str(uuid4())) for _ in range(count)]
         for session in sessions:
             session.append(before)
             assert session.load() == before, driver.label
-
-        def append(number: int, sessions: list[Session] = sessions) -> None:
-            sessions[number % len(sessions)].append(TURN)
-
-        def load(number: int, sessions: list[Session] = sessions) -> None:
-            sessions[number % len(sessions)].load()
-
-        actions[f"append/{driver.label}"] = append
-        actions[f"load/{driver.label}"] = load
+        # In the order of a chain's turn: it reads the history, then adds to it.
+        actions[driver.label] = (
+            lambda n, sessions=sessions: sessions[n % count].load(),
+            lambda n, sessions=sessions: sessions[n % count].append(TURN),
+        )
     taken = in_turn(actions, rounds)
     return {
         (measure, label): seconds
-        for name, seconds in taken.items()
-        for measure, label in [name.split("/", 1)]
+        for label, steps in taken.items()
+        for measure, seconds in zip(("load", "append"), steps, strict=True)
     }
 
 
@@ -435,8 +463,8 @@ def opening(report: Report, places: Places) -> None:
 
             return open_many
 
-        taken = in_turn({driver.label: action(driver) for driver in drivers}, 50)
-    for label, seconds in taken.items():
+        taken = in_turn({driver.label: [action(driver)] for driver in drivers}, 50)
+    for label, (seconds,) in taken.items():
         each = microseconds(seconds) / many
         report.measured("open", label, median_us=each)
         report.targets.append(Target(f"opening a scope again, {label}", each, 50, unit="µs"))
@@ -445,7 +473,7 @@ def opening(report: Report, places: Places) -> None:
 def many_sessions(report: Report, places: Places, sessions: int) -> None:
     """One session loaded from a database of many, and from one that has no other."""
     with ExitStack() as stack:
-        actions: dict[str, Callable[[int], object]] = {}
+        actions = {}
         for kind, driver in itertools.product(places.kinds, (ours, community)):
             for count in (1, sessions):
                 url = places.url(kind)
@@ -459,13 +487,13 @@ def many_sessions(report: Report, places: Places, sessions: int) -> None:
                 assert all(session.load() == turns(MESSAGES_PER_SESSION) for session in sample)
                 elapsed = time.perf_counter() - begin
                 report.console.print(f"filled {opened.label} with {count:,} in {elapsed:.0f} s")
-                actions[f"{opened.name}, {kind}/{count}"] = lambda n, sample=sample: sample[
-                    n % len(sample)
-                ].load()
+                actions[f"{opened.name}, {kind}/{count}"] = [
+                    lambda n, sample=sample: sample[n % len(sample)].load()
+                ]
         taken = in_turn(actions, 100, warm_up=SAMPLE)
     rows = []
     for name in dict.fromkeys(key.split("/")[0] for key in taken):
-        alone, among = taken[f"{name}/1"], taken[f"{name}/{sessions}"]
+        (alone,), (among,) = taken[f"{name}/1"], taken[f"{name}/{sessions}"]
         times = ratio(among, alone)
         rows.append((name, microseconds(alone), microseconds(among), times))
         report.measured(
@@ -511,6 +539,7 @@ def _fill(driver: str, url: str, sessions: int) -> None:
 class Crowd:
     """What many users at once saw of one driver."""
 
+    driver: Driver
     seconds: Seconds
     elapsed: float
     errors: Counter[str]
@@ -521,27 +550,32 @@ class Crowd:
         return len(self.seconds) / self.elapsed
 
 
-def crowd(driver: Driver, users: int, count: int, *, per_request: bool) -> Crowd:
-    """Let ``users`` threads each load and append ``count`` turns in a session of their own."""
+def crowd(driver: Driver, users: int, count: int) -> Crowd:
+    """Let ``users`` threads each read and continue a session of their own, ``count`` times."""
     seconds: list[Seconds] = [[] for _ in range(users)]
     errors: Counter[str] = Counter()
-    names = [(f"user-{uuid4()}", str(uuid4())) for _ in range(users)]
+    names = [(f"user-{number}", str(uuid4())) for number in range(users)]
+    reused = [None if driver.per_request else driver.session(*name) for name in names]
     start = threading.Barrier(users + 1)
 
+    def take_turn(number: int) -> None:
+        begin = time.perf_counter()
+        try:
+            session = reused[number] or driver.session(*names[number])
+            session.load()
+            session.append(TURN)
+        except Exception as error:  # noqa: BLE001 - whatever a driver raises is what users see
+            reason = str(getattr(error, "orig", error)).splitlines()[0].rsplit(": ")[-1]
+            errors[f"{type(error).__name__}: {reason}"] += 1
+        else:
+            seconds[number].append(time.perf_counter() - begin)
+
     def user(number: int) -> None:
-        kept = None if per_request else driver.session(*names[number])
+        # The first turn connects and makes keys; it is not timed.
+        take_turn(number)
         start.wait()
         for _ in range(count):
-            begin = time.perf_counter()
-            try:
-                session = kept or driver.session(*names[number])
-                session.load()
-                session.append(TURN)
-            except Exception as error:
-                reason = str(getattr(error, "orig", error)).splitlines()[0]
-                errors[f"{type(error).__name__}: {reason.rsplit(': ')[-1][:60]}"] += 1
-            else:
-                seconds[number].append(time.perf_counter() - begin)
+            take_turn(number)
 
     threads = [threading.Thread(target=user, args=(number,)) for number in range(users)]
     for thread in threads:
@@ -554,63 +588,65 @@ def crowd(driver: Driver, users: int, count: int, *, per_request: bool) -> Crowd
     gc.collect()
     kept = sum(len(driver.session(*name).load()) for name in names) // len(TURN)
     done = [second for each in seconds for second in each]
-    return Crowd(done, elapsed, errors, len(done) - kept)
+    return Crowd(
+        driver, [s for each in seconds for s in each[-count:]], elapsed, errors, len(done) - kept
+    )
 
 
 def many_users(report: Report, places: Places, users: int, count: int, repeats: int = 3) -> None:
     """Turns of many users at once, each in a session of its own."""
-    with ExitStack() as stack:
-        enter = stack.enter_context
-        contenders: dict[str, tuple[Driver, bool]] = {}
-
-        def add(driver: Driver, *, per_request: bool = False) -> None:
-            how = ", made per request" if per_request else ""
-            contenders[driver.label + how] = driver, per_request
-
-        for synchronous in SETTINGS:
-            add(enter(community(places.url(SQLITE), synchronous)))
-            add(enter(floor_on_sqlite(places.path(), synchronous)))
-            add(mine := enter(ours(places.url(SQLITE), synchronous)))
-            add(mine, per_request=True)
-        add(enter(community(places.url(SQLITE), per_request=True)), per_request=True)
-        if POSTGRES in places.kinds:
-            for driver in (community, langchain_postgres, floor_on_postgres, ours):
-                add(mine := enter(driver(places.url(POSTGRES))))
-            add(mine, per_request=True)
-            add(enter(community(places.url(POSTGRES), per_request=True)), per_request=True)
-        seen: dict[str, list[Crowd]] = defaultdict(list)
-        for _ in range(repeats):
-            for label, (driver, per_request) in contenders.items():
-                seen[label].append(crowd(driver, users, count, per_request=per_request))
-    rows = []
-    for label, crowds in seen.items():
-        rate = statistics.median(each.rate for each in crowds)
-        every = [second * 1e3 for each in crowds for second in each.seconds]
-        errors = sum((each.errors for each in crowds), Counter())
-        lost = sum(each.lost for each in crowds)
-        p50, p99 = percentile(every, 50), percentile(every, 99)
-        text = ", ".join(f"{n} × {reason}" for reason, n in errors.most_common(2))
-        rows.append((label, rate, p50, p99, errors.total(), lost, text))
-        report.measured(
-            "many users",
-            label,
-            turns_per_second=rate,
-            p50_ms=p50,
-            p99_ms=p99,
-            errors=dict(errors),
-            lost=lost,
-        )
+    on_sqlite: list[Opener] = [community, floor_on_sqlite, ours, partial(ours, per_request=True)]
+    on_postgres: list[Opener] = [community, langchain_postgres, floor_on_postgres, ours]
+    on_postgres += [partial(opener, per_request=True) for opener in (ours, community)]
+    contenders: list[tuple[str, Opener]] = [
+        (SQLITE, partial(opener, synchronous=synchronous))
+        for synchronous in SETTINGS
+        for opener in on_sqlite
+    ]
+    contenders.append((SQLITE, partial(community, synchronous="FULL", per_request=True)))
+    if POSTGRES in places.kinds:
+        contenders += [(POSTGRES, opener) for opener in on_postgres]
+    seen: dict[str, list[Crowd]] = defaultdict(list)
+    for _ in range(repeats):
+        for kind, opener in contenders:
+            with opener(places.url(kind)) as driver:
+                seen[driver.label].append(crowd(driver, users, count))
+            # The engines of SQLChatMessageHistory made per request close when they are collected.
+            gc.collect()
+    rows = [_crowded(report, label, crowds) for label, crowds in seen.items()]
     header = ["", "turns/s", "p50 ms", "p99 ms", "errors", "lost", "of which"]
-    report.table(f"{users} users × {count} turns at once, {repeats} times", header, rows)
-    for mine, other in _pairs([d for d, per_request in contenders.values() if not per_request]):
+    report.table(f"{users} users, {count} turns each, at once, {repeats} times", header, rows)
+    for mine, other in _pairs([crowds[0].driver for crowds in seen.values()]):
         if other.name == COMMUNITY:
-            rates = zip(seen[mine.label], seen[other.label], strict=True)
-            times = statistics.median(a.rate / b.rate for a, b in rates)
-            what = f"turns a second of {users} users, against {other.label}"
-            report.targets.append(Target(what, times, 3, at_least=True))
-            failed = sum(each.errors.total() + each.lost for each in seen[mine.label])
-            what = f"turns of {users} users that failed, {mine.label}"
-            report.targets.append(Target(what, failed, 0, unit="turns"))
+            _judge_crowds(report, seen[mine.label], seen[other.label])
+
+
+def _crowded(report: Report, label: str, crowds: list[Crowd]) -> tuple[object, ...]:
+    rate = statistics.median(each.rate for each in crowds)
+    milliseconds = [second * 1e3 for each in crowds for second in each.seconds]
+    p50, p99 = percentile(milliseconds, 50), percentile(milliseconds, 99)
+    errors = sum((each.errors for each in crowds), Counter[str]())
+    lost = sum(each.lost for each in crowds)
+    report.measured(
+        "many users",
+        label,
+        turns_per_second=rate,
+        p50_ms=p50,
+        p99_ms=p99,
+        errors=dict(errors),
+        lost=lost,
+    )
+    text = ", ".join(f"{number} {reason}" for reason, number in errors.most_common(2))
+    return label, rate, p50, p99, errors.total(), lost, text
+
+
+def _judge_crowds(report: Report, mine: list[Crowd], other: list[Crowd]) -> None:
+    times = statistics.median(a.rate / b.rate for a, b in zip(mine, other, strict=True))
+    what = f"turns a second of many users, against {other[0].driver.label}"
+    report.targets.append(Target(what, times, 3, at_least=True))
+    failed = sum(each.errors.total() + each.lost for each in mine)
+    what = f"turns of many users that failed, {mine[0].driver.label}"
+    report.targets.append(Target(what, failed, 0, unit="turns"))
 
 
 PARTS = ("append-load", "opening", "sessions", "users")
@@ -624,7 +660,9 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=50)
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--sqlite-only", action="store_true")
-    parser.add_argument("--folder", type=Path, help="where databases are made; by default a new one")
+    parser.add_argument(
+        "--folder", type=Path, help="where databases are made; by default a new one"
+    )
     parser.add_argument("--json", type=Path, help="write what was measured to this file")
     options = parser.parse_args()
     packages = ("langchain-core", "langchain-community", "langchain-postgres", "psycopg")

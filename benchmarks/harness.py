@@ -26,26 +26,28 @@ Seconds = list[float]
 
 
 def in_turn(
-    actions: Mapping[str, Callable[[int], object]], rounds: int, *, warm_up: int = 2
-) -> dict[str, Seconds]:
-    """Seconds of each action in each round.
+    actions: Mapping[str, Sequence[Callable[[int], object]]], rounds: int, *, warm_up: int = 2
+) -> dict[str, list[Seconds]]:
+    """Seconds of each step of each action in each round.
 
     Args:
-        actions: What to run, by name; each is given the number of the round, warm-up included.
+        actions: What to run, by name: steps that belong together, one behind the other; each is
+            given the number of the round, warm-up included.
         rounds: How many rounds count.
         warm_up: Rounds before those, not counted.
     """
-    seconds: dict[str, Seconds] = {name: [] for name in actions}
+    seconds: dict[str, list[Seconds]] = {name: [[] for _ in actions[name]] for name in actions}
     order = list(actions)
     shuffle = random.Random(1).shuffle
     for number in range(warm_up + rounds):
         shuffle(order)
         for name in order:
-            begin = time.perf_counter()
-            actions[name](number)
-            elapsed = time.perf_counter() - begin
-            if number >= warm_up:
-                seconds[name].append(elapsed)
+            for step, taken in zip(actions[name], seconds[name], strict=True):
+                begin = time.perf_counter()
+                step(number)
+                elapsed = time.perf_counter() - begin
+                if number >= warm_up:
+                    taken.append(elapsed)
     return seconds
 
 
