@@ -208,7 +208,9 @@ def _parsed(text: str, line: int = 1) -> Any:
         raise ConversationsUnusable(where, f"not JSON ({error.msg})") from None
     except (ValueError, RecursionError) as error:
         problem = f"a number or a depth beyond JSON's ({type(error).__name__})"
-        raise ConversationsUnusable(f"line {line} or below", problem) from None
+        raise ConversationsUnusable(
+            "the file" if "\n" in text else f"line {line}", problem
+        ) from None
 
 
 def _refuse(constant: str) -> None:
