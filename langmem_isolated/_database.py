@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextvars import copy_context
 from functools import partial
 from typing import Any, Concatenate, Literal, NoReturn, ParamSpec, TypeVar, cast
 
@@ -102,6 +103,12 @@ class Transaction:
         cursor = self._open_cursor(self._connection)
         cursor.execute(self._database.sql(statement), values)
         return cast(Row | None, cursor.fetchone())
+
+    def ask(self, statement: Executable, /, **values: object) -> Any:
+        """A cursor whose rows are fetched later: questions asked before share a round trip."""
+        cursor = self._open_cursor(self._connection)
+        cursor.execute(self._database.sql(statement), values)
+        return cursor
 
     def execute(self, statement: Executable, /, **values: object) -> None:
         """Run a statement that returns no rows."""
@@ -347,7 +354,7 @@ class Database:
         When the caller is cancelled, a body that has begun still runs to its end: its outcome is
         unknown to the caller, and its connection goes back clean.
         """
-        call = partial(body, *args, **kwargs)
+        call = partial(copy_context().run, body, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
 
     def _run(
@@ -403,9 +410,9 @@ class Database:
             self._raise_translated(error)
         finally:
             if self._dialect.is_broken(raw):
-                connection.invalidate()
-                # The server went away: no other pooled connection is worth trying.
-                self._engine.dispose()
+                # The server went away: no other pooled connection is worth trying. As SQLAlchemy
+                # does it itself; disposing of the pool would forget those that are in use, open.
+                self._engine.pool._invalidate(connection)
             elif not self._dialect.is_clean(raw):
                 connection.invalidate()
             connection.close()

@@ -33,6 +33,19 @@ class ScopedRecords:
         self._incarnation: int | None = None
         self.arun = database.arun
 
+    def keys(self) -> ScopeKeys:
+        """The owner's keys, made at first use, for what is encoded before a transaction begins.
+
+        Raises:
+            KeyDestroyed: The owner was erased.
+        """
+        return self._same_incarnation(self._keyring.obtain(self.owner))
+
+    def find_keys(self) -> ScopeKeys | None:
+        """The owner's keys, or ``None`` when it has stored nothing."""
+        keys = self._keyring.find(self.owner)
+        return keys and self._same_incarnation(keys)
+
     def write(self, operation: Operation[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``operation`` in one write transaction; the owner's keys are made at first use.
 
@@ -96,6 +109,15 @@ class ScopedRecords:
             if fresh is None:
                 raise
         return self._database.read(operation, fresh, *args, **kwargs)
+
+    def snapshot(
+        self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run ``operation``, several queries that see one state; ``default`` as in :meth:`read`."""
+        keys = self.find_keys()
+        if keys is None:
+            return default
+        return self._database.snapshot(operation, keys, *args, **kwargs)
 
     def _knows_since(self, key_id: bytes | None) -> ScopeKeys | None:
         """The owner's keys, read again, if another process has rotated to ``key_id`` meanwhile."""

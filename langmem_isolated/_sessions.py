@@ -44,26 +44,33 @@ _LOCK = select(*_STATE).where(_THIS_SESSION).with_for_update()
 _HEADER = select(*_STATE, _s.sealed).where(_THIS_SESSION).with_for_update()
 _COUNT = select(*_STATE).where(_THIS_SESSION)
 
-_HEADER_VALUES: dict[str, sa.ColumnElement[Any]] = {
-    **{name: bindparam(name) for name in ("scope_id", "digest", "generation", "head", "sealed")},
-    "kind": sa.literal_column(str(int(Kind.SESSION))),
-    **{name: sa.literal_column("0") for name in ("next_sequence", "count", "size")},
-    "created_at": bindparam("now"),
-    "updated_at": bindparam("now"),
-}
-# The scope's row is proved in the same statement: an erased scope gets no new session.
-_CREATE = {
-    is_postgres: dialect.insert(_schema.sessions)
-    .from_select(
-        list(_HEADER_VALUES),
-        select(*(value.label(name) for name, value in _HEADER_VALUES.items())).where(
-            _schema.scopes.c.scope_id == _SCOPE_ID,
-            _schema.scopes.c.incarnation == bindparam("incarnation"),
-        ),
+
+def creation(kind: Kind) -> dict[bool, sa.Insert]:
+    """By whether it is PostgreSQL: inserts a row of ``kind`` if it is absent.
+
+    The scope's row is proved in the same statement: an erased scope gets no new session.
+    """
+    sealed = ("scope_id", "digest", "generation", "head", "sealed")
+    values: dict[str, sa.ColumnElement[Any]] = {
+        **{name: bindparam(name) for name in sealed},
+        "kind": sa.literal_column(str(int(kind))),
+        **{name: sa.literal_column("0") for name in ("next_sequence", "count", "size")},
+        "created_at": bindparam("now"),
+        "updated_at": bindparam("now"),
+    }
+    proved = select(*(value.label(name) for name, value in values.items())).where(
+        _schema.scopes.c.scope_id == _SCOPE_ID,
+        _schema.scopes.c.incarnation == bindparam("incarnation"),
     )
-    .on_conflict_do_nothing(index_elements=["scope_id", "kind", "digest"])
-    for is_postgres, dialect in ((True, postgresql), (False, sqlite))
-}
+    return {
+        is_postgres: dialect.insert(_schema.sessions)
+        .from_select(list(values), proved)
+        .on_conflict_do_nothing(index_elements=["scope_id", "kind", "digest"])
+        for is_postgres, dialect in ((True, postgresql), (False, sqlite))
+    }
+
+
+_CREATE = creation(Kind.SESSION)
 # Moves the row on only from the state that the caller knows, so it needs no lock taken before.
 _MOVE = (
     update(_schema.sessions)
@@ -72,6 +79,8 @@ _MOVE = (
         _s.head == bindparam("old_head"),
         _s.next_sequence == bindparam("old_next"),
         _s.count == bindparam("old_count"),
+        _s.generation == bindparam("old_generation"),
+        _s.expires_at.is_not_distinct_from(bindparam("old_expiry", type_=sa.BigInteger)),
     )
     .values(
         head=bindparam("new_head"),
@@ -410,6 +419,8 @@ def _put(
         "old_head": old.head(keys, session),
         "old_next": old.next_sequence,
         "old_count": old.count,
+        "old_generation": old.generation,
+        "old_expiry": old.expires_at,
         "new_head": new.head(keys, session),
         "new_next": new.next_sequence,
         "new_count": new.count,

@@ -1,0 +1,73 @@
+"""Finds whose memory a run means: by its config, or by the `using` around it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from langchain_core.runnables import RunnableConfig
+
+from langmem_isolated.errors import IsolationViolation, ScopeError
+from langmem_isolated.scope import Scope
+
+SCOPE_KEYS = ("user_id", "module_id", "project_id")
+
+ResolveScope = Callable[[RunnableConfig], Scope]
+
+_current: ContextVar[Scope | None] = ContextVar("langmem_isolated_scope", default=None)
+
+
+@contextmanager
+def using(scope: Scope) -> Iterator[Scope]:
+    """Let ``scope`` stand for calls that carry no scope, within this block and what it starts."""
+    token = _current.set(scope)
+    try:
+        yield scope
+    finally:
+        _current.reset(token)
+
+
+def resolve_scope(config: RunnableConfig | None, resolver: ResolveScope | None = None) -> Scope:
+    """The scope of a call.
+
+    With a ``resolver`` its answer counts, and scope keys in the config's ``configurable`` must
+    agree with it: a client may have sent them. Without one the keys count, and without keys the
+    surrounding :func:`using`.
+
+    Raises:
+        ScopeError: No scope is named, or a part of it is missing or malformed.
+        IsolationViolation: The config names another scope than the resolver.
+    """
+    named = _named(config)
+    if resolver is not None and config is not None:
+        scope = resolver(config)
+        if type(scope) is not Scope:
+            raise ScopeError(f"scope_resolver must return a Scope, got {type(scope).__name__}.")
+        if any(getattr(scope, key) != value for key, value in named.items()):
+            raise IsolationViolation(
+                "The config names another scope than scope_resolver found. Nothing was read or "
+                "written; do not let clients set user_id, module_id or project_id."
+            )
+        return scope
+    if named:
+        # A part that is missing is None here, and refused as such.
+        parts: dict[str, Any] = {"user_id": None, "module_id": None, **named}
+        return Scope(**parts)
+    if (current := _current.get()) is not None:
+        return current
+    raise ScopeError(
+        "This call names no scope. Put user_id and module_id into config['configurable'], or wrap "
+        "it in `with memory.using(scope):`, or use the bound form, memory.scope(…).checkpointer() "
+        "or memory.scope(…).store()."
+    )
+
+
+def _named(config: RunnableConfig | None) -> dict[str, str]:
+    configurable = (config or {}).get("configurable", {})
+    return {key: configurable[key] for key in SCOPE_KEYS if key in configurable}
+
+
+def scope_keys(scope: Scope) -> dict[str, str]:
+    """What a config must hold so that it names ``scope`` again."""
+    keys = {"user_id": scope.user_id, "module_id": scope.module_id}
+    return keys if scope.project_id == "default" else {**keys, "project_id": scope.project_id}

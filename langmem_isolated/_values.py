@@ -1,0 +1,392 @@
+"""Turns LangGraph's values into bytes that refer to the thread's elements, and back.
+
+Messages, and the larger parts of lists and values, are *elements*: immutable, stored once in a
+thread, known by a number. An encoded value says where an element stands and leaves the number to
+the table of its body, so it can be encoded before new elements have got their numbers.
+"""
+
+import dataclasses
+import hashlib
+import importlib
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import ormsgpack
+from langchain_core.messages import BaseMessage
+from langgraph.checkpoint.serde._msgpack import SAFE_MSGPACK_TYPES
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
+from langgraph.types import Send
+
+from langmem_isolated._encoding import decode_message, encode_message, is_known_message
+from langmem_isolated.errors import RecordError, ValueNotStorable
+
+# An element costs a row of about 200 bytes once; a part inside a value costs its size every time.
+LARGE_BYTES = 128
+VALUE_V1 = b"\x02"
+
+_ELEMENT, _SEND, _DATACLASS, _SNAPSHOT, _OPAQUE = 64, 65, 66, 67, 68
+_SCALARS = frozenset((int, float, bool, type(None)))
+_NEXT = ormsgpack.Ext(_ELEMENT, b"\x00")
+# LangGraph's own options: what is read back is what its serializer would give.
+_OPTIONS = (
+    ormsgpack.OPT_NON_STR_KEYS
+    | ormsgpack.OPT_PASSTHROUGH_DATACLASS
+    | ormsgpack.OPT_PASSTHROUGH_DATETIME
+    | ormsgpack.OPT_PASSTHROUGH_ENUM
+    | ormsgpack.OPT_PASSTHROUGH_UUID
+    | ormsgpack.OPT_REPLACE_SURROGATES
+)
+_FINGERPRINT_KEY = os.urandom(32)
+
+TypeName = tuple[str, ...]
+
+
+class Element:
+    """A part on its way to become an element, with the MAC that would find it again."""
+
+    __slots__ = ("mac", "plaintext")
+
+    def __init__(self, mac: bytes, plaintext: bytes) -> None:
+        self.mac = mac
+        self.plaintext = plaintext
+
+
+Reference = int | Element
+
+
+class _Large:
+    __slots__ = ("reference",)
+
+    def __init__(self, reference: Reference) -> None:
+        self.reference = reference
+
+
+class Known:
+    """What this process knows of one thread's elements, in one generation; holds no plaintext.
+
+    Numbers by content MAC, and by message object: an object is recognised while it lives and its
+    fields, at any depth, have the fingerprint they had.
+    """
+
+    MACS = 10_000
+
+    def __init__(self, generation: bytes) -> None:
+        self.generation = generation
+        self.numbers: OrderedDict[bytes, int] = OrderedDict()
+        self._objects: dict[int, tuple[weakref.ref[BaseMessage], int, bytes]] = {}
+
+    def recognise(self, message: BaseMessage) -> int | None:
+        """The number of a message that is unchanged since it was read or stored."""
+        entry = self._objects.get(id(message))
+        if entry is None or entry[0]() is not message:
+            return None
+        return entry[1] if fingerprint(message) == entry[2] else None
+
+    def remember(self, message: BaseMessage, number: int, print_: bytes | None) -> None:
+        """Keep that ``message``, as its fingerprint has it, is element ``number``."""
+        if print_ is None:
+            return
+        identity, objects = id(message), self._objects
+
+        def forget(gone: weakref.ref[BaseMessage]) -> None:
+            entry = objects.get(identity)
+            if entry is not None and entry[0] is gone:
+                del objects[identity]
+
+        objects[identity] = (weakref.ref(message, forget), number, print_)
+
+    def remember_mac(self, mac: bytes, number: int) -> None:
+        """Keep that the element with ``mac`` is ``number``."""
+        self.numbers[mac] = number
+        while len(self.numbers) > self.MACS:
+            self.numbers.popitem(last=False)
+
+
+class KnownThreads:
+    """What this process knows of the elements of the threads it used last."""
+
+    def __init__(self, size: int = 256) -> None:
+        self._size = size
+        self._threads: OrderedDict[bytes, Known] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, thread: bytes, generation: bytes) -> Known:
+        """What is known of a thread in this generation; nothing when it has changed."""
+        with self._lock:
+            known = self._threads.get(thread)
+            if known is None or known.generation != generation:
+                known = self._threads[thread] = Known(generation)
+            self._threads.move_to_end(thread)
+            while len(self._threads) > self._size:
+                self._threads.popitem(last=False)
+            return known
+
+    def forget(self, thread: bytes) -> None:
+        """Drop what is known of a thread."""
+        with self._lock:
+            self._threads.pop(thread, None)
+
+    def last(self, thread: bytes) -> Known:
+        """What is known of a thread as last seen; stale knowledge is refused when it is used."""
+        with self._lock:
+            return self._threads.get(thread) or Known(b"")
+
+
+def fingerprint(message: BaseMessage) -> bytes | None:
+    """A keyed hash of all fields at full depth; ``None`` where a field is no plain value."""
+    try:
+        packed = ormsgpack.packb(
+            [message.__dict__, message.__pydantic_extra__ or None], None, ormsgpack.OPT_NON_STR_KEYS
+        )
+    except ormsgpack.MsgpackEncodeError:
+        return None
+    return hashlib.sha256(_FINGERPRINT_KEY + packed).digest()
+
+
+class Serde:
+    """LangGraph's serializer, strict: a type that is not allowed is refused when it is written."""
+
+    def __init__(self, allowed: Iterable[TypeName] = ()) -> None:
+        self.allowed = frozenset(allowed)
+        self.plus = JsonPlusSerializer(allowed_msgpack_modules=self.allowed or None)
+
+    def dumps(self, value: Any) -> bytes:
+        """A value that msgpack has no form for, in LangGraph's."""
+        try:
+            type_, packed = self.plus.dumps_typed(value)
+        except (ormsgpack.MsgpackEncodeError, TypeError):
+            raise ValueNotStorable(_name_of(value), "a checkpoint") from None
+        for name in _names_in(packed) if type_ == "msgpack" else ():
+            self.check(name)
+        return ormsgpack.packb([type_, packed])
+
+    def loads(self, packed: bytes) -> Any:
+        """What :meth:`dumps` was given."""
+        type_, inner = ormsgpack.unpackb(packed)
+        return self.plus.loads_typed((type_, inner))
+
+    def check(self, name: TypeName) -> None:
+        """Refuse a type that would not be rebuilt.
+
+        Raises:
+            ValueNotStorable: It is neither one of LangGraph's safe types nor allowed.
+        """
+        if name not in SAFE_MSGPACK_TYPES and name not in self.allowed:
+            raise ValueNotStorable(
+                ".".join(name), "a checkpoint (allow it: checkpointer(allow=[…the type…]))"
+            )
+
+
+def _names_in(packed: bytes) -> set[TypeName]:
+    """The types that LangGraph's serializer would import to read ``packed``."""
+    names: set[TypeName] = set()
+
+    def collect(code: int, inner: bytes) -> Any:
+        parts = ormsgpack.unpackb(inner, ext_hook=collect, option=ormsgpack.OPT_NON_STR_KEYS)
+        # Codes 0 to 5 are [module, name, …]; 6 and 7 hold arrays and snapshots.
+        if code <= 5 and len(parts) >= 2:  # noqa: PLR2004
+            names.add((parts[0], parts[1]))
+        return None
+
+    ormsgpack.unpackb(packed, ext_hook=collect, option=ormsgpack.OPT_NON_STR_KEYS)
+    return names
+
+
+def _name_of(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+class Encoder:
+    """Encodes the values of one body; ``references`` are its elements in the order they stand."""
+
+    def __init__(self, known: Known, mac: Callable[[bytes], bytes], serde: Serde) -> None:
+        self.known = known
+        self._mac = mac
+        self._serde = serde
+        self.references: list[Reference] = []
+        self.seen: list[tuple[BaseMessage, bytes | None, Reference]] = []
+
+    def encode(self, value: Any) -> bytes:
+        """``value`` as msgpack with references.
+
+        Raises:
+            ValueNotStorable: A part is of a type that is not allowed.
+        """
+        return ormsgpack.packb(value, self._default, _OPTIONS)
+
+    def shrink(self, value: Any) -> Any:
+        """``value`` with its large parts replaced by references; lists item by item."""
+        kind = type(value)
+        if kind in _SCALARS or is_known_message(kind):
+            return value
+        if kind is list or kind is tuple:
+            items = [self.shrink(item) for item in value]
+            if any(type(item) is _Large for item in items) or _has_message(value):
+                return items
+        elif kind is dict and _has_message(value):
+            return {key: self.shrink(part) for key, part in value.items()}
+        return self._as_element(value)
+
+    def _as_element(self, value: Any) -> Any:
+        if type(value) in (str, bytes) and len(value) < LARGE_BYTES:
+            return value
+        mark = len(self.references)
+        packed = self.encode(value)
+        if len(packed) < LARGE_BYTES or len(self.references) > mark:
+            del self.references[mark:]
+            return value
+        return _Large(self._intern(VALUE_V1 + packed))
+
+    def _intern(self, plaintext: bytes) -> Reference:
+        mac = self._mac(plaintext)
+        number = self.known.numbers.get(mac)
+        return Element(mac, plaintext) if number is None else number
+
+    def _default(self, part: Any) -> Any:
+        kind = type(part)
+        if is_known_message(kind):
+            return self._message(part)
+        if kind is _Large:
+            self.references.append(part.reference)
+            return _NEXT
+        if kind is Send:
+            return ormsgpack.Ext(
+                _SEND, self.encode([part.node, self.shrink(part.arg), part.timeout])
+            )
+        if kind is _DeltaSnapshot:
+            return ormsgpack.Ext(_SNAPSHOT, self.encode(self.shrink(part.value)))
+        if dataclasses.is_dataclass(part) and not hasattr(part, "model_dump"):
+            self._serde.check((kind.__module__, kind.__name__))
+            fields = {f.name: self.shrink(getattr(part, f.name)) for f in dataclasses.fields(part)}
+            return ormsgpack.Ext(_DATACLASS, self.encode([kind.__module__, kind.__name__, fields]))
+        return ormsgpack.Ext(_OPAQUE, self._serde.dumps(part))
+
+    def _message(self, message: BaseMessage) -> ormsgpack.Ext:
+        number = self.known.recognise(message)
+        if number is not None:
+            self.references.append(number)
+            return _NEXT
+        try:
+            plaintext = encode_message(message)
+        except ValueNotStorable:
+            # A field holds a value of a type that may be allowed here, for example an artifact.
+            return ormsgpack.Ext(_OPAQUE, self._serde.dumps(message))
+        reference = self._intern(plaintext)
+        self.references.append(reference)
+        self.seen.append((message, fingerprint(message), reference))
+        return _NEXT
+
+
+def _has_message(value: Any) -> bool:
+    kind = type(value)
+    if kind is dict:
+        return any(_has_message(part) for part in value.values())
+    if kind is list or kind is tuple:
+        return any(_has_message(item) for item in value)
+    if kind is Send:
+        return _has_message(value.arg)
+    return is_known_message(kind)
+
+
+def table(numbers: Iterable[int]) -> list[int]:
+    """Numbers as runs: how far each begins behind the end of the one before, and its length."""
+    runs: list[int] = []
+    end = 0
+    for number in numbers:
+        if runs and number == end:
+            runs[-1] += 1
+        else:
+            runs += (number - end, 1)
+        end = number + 1
+    return runs
+
+
+def numbers_of(runs: list[int]) -> list[int]:
+    """What :func:`table` was given."""
+    numbers: list[int] = []
+    end = 0
+    for gap, length in zip(runs[::2], runs[1::2], strict=True):
+        start = end + gap
+        end = start + length
+        numbers.extend(range(start, end))
+    return numbers
+
+
+class Decoder:
+    """Decodes bodies of one thread; an element is opened and rebuilt once for all of them.
+
+    Snapshots share message objects, but one never holds the same object twice: what appears twice in
+    it is rebuilt anew.
+
+    Args:
+        elements: Their plaintexts by number.
+        known: Where to remember the messages that were rebuilt, if they are to go on living.
+        serde: What reads LangGraph's own forms.
+    """
+
+    def __init__(self, elements: dict[int, bytes], known: Known | None, serde: Serde) -> None:
+        self._elements = elements
+        self._known = known
+        self._serde = serde
+        self._messages: dict[int, BaseMessage] = {}
+        self._used: set[int] = set()
+        self._numbers: Iterator[int] = iter(())
+
+    def decode(self, bodies: Iterable[tuple[list[int], bytes]]) -> list[Any]:
+        """What was encoded of each body, the parts of one snapshot; numbers resolve references."""
+        self._used = set()
+        values = []
+        for numbers, packed in bodies:
+            self._numbers = iter(numbers)
+            values.append(self._unpack(packed))
+        return values
+
+    def _unpack(self, packed: bytes) -> Any:
+        return ormsgpack.unpackb(packed, ext_hook=self._hook, option=ormsgpack.OPT_NON_STR_KEYS)
+
+    def _hook(self, code: int, packed: bytes) -> Any:
+        if code == _ELEMENT:
+            return self._element(next(self._numbers))
+        if code == _OPAQUE:
+            return self._serde.loads(packed)
+        if code == _SEND:
+            node, arg, timeout = self._unpack(packed)
+            return Send(node, arg, timeout=timeout)
+        if code == _SNAPSHOT:
+            return _DeltaSnapshot(self._unpack(packed))
+        if code == _DATACLASS:
+            module, name, fields = self._unpack(packed)
+            self._serde.check((module, name))
+            return getattr(importlib.import_module(module), name)(**fields)
+        raise RecordError(
+            f"A stored value has type code {code}, which this version does not know. "
+            "Nothing was changed; install a later langmem-isolated."
+        )
+
+    def _element(self, number: int) -> Any:
+        message = self._messages.get(number)
+        if message is not None and number not in self._used:
+            self._used.add(number)
+            return message
+        plaintext = self._elements[number]
+        if plaintext[:1] == VALUE_V1:
+            return self._unpack(plaintext[1:])
+        message = decode_message(plaintext)
+        if self._known is not None:
+            self._known.remember(message, number, fingerprint(message))
+        if number not in self._used:
+            self._used.add(number)
+            self._messages[number] = message
+        return message
+
+
+def structure(packed: bytes) -> Any:
+    """An encoded value with ``None`` for every part that needs an element or a type."""
+    return ormsgpack.unpackb(
+        packed, ext_hook=lambda _code, _packed: None, option=ormsgpack.OPT_NON_STR_KEYS
+    )

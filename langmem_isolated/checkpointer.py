@@ -1,0 +1,448 @@
+"""Remembers a graph's threads: a checkpointer for LangGraph, isolated and encrypted."""
+
+import builtins
+import copy
+import random
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self, TypeVar, cast
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    WRITES_IDX_MAP,
+    BaseCheckpointSaver,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    DeltaChannelHistory,
+    get_checkpoint_metadata,
+)
+
+from langmem_isolated._checkpoints import Address, Listing, Snapshot, Threads, id_bytes
+from langmem_isolated._encoding import decode_header
+from langmem_isolated._records import ScopedRecords
+from langmem_isolated._scoping import scope_keys
+from langmem_isolated._threads import END, ListedThread
+from langmem_isolated._values import KnownThreads, Serde
+from langmem_isolated.errors import ScopeError
+from langmem_isolated.scope import Scope, checked_id
+
+T = TypeVar("T")
+
+Resolve = Callable[[RunnableConfig | None], tuple[Scope, ScopedRecords]]
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """One thread as a list shows it; its id is left out of the ``repr``."""
+
+    id: str | None
+    checkpoints: int
+    size: int
+    """Bytes of its sealed records."""
+    created: datetime
+    last_activity: datetime
+    damaged: bool
+    """Whether the row was tampered with; then ``id`` is ``None``."""
+
+    def __repr__(self) -> str:
+        return f"Thread(checkpoints={self.checkpoints}, size={self.size}, damaged={self.damaged})"
+
+
+class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
+    """A LangGraph checkpointer that reads and writes the threads of one scope, sealed.
+
+    Made by ``memory.scope(…).checkpointer()``, bound to that scope, or by
+    ``memory.checkpointer()``, which finds the scope of each call in its config. Serves threads,
+    tasks and event loops at once. Messages and the larger parts of values are stored once in a
+    thread, so a turn costs what is new in it.
+
+    Args:
+        resolve: Leads a call's config to its scope and that scope's records.
+        known: What this process knows of threads' elements, shared between savers.
+        allow: Types, or ``(module, name)``, that may be stored besides LangGraph's safe ones.
+        ttl: How long a thread is kept after it was last written; for ever by default.
+        is_bound: Whether configs handed out need no scope keys.
+    """
+
+    def __init__(
+        self,
+        resolve: Resolve,
+        known: KnownThreads,
+        *,
+        allow: Iterable[type | tuple[str, ...]] = (),
+        ttl: timedelta | None = None,
+        is_bound: bool = True,
+    ) -> None:
+        self._allowed = frozenset(
+            (kind.__module__, kind.__name__) if isinstance(kind, type) else kind for kind in allow
+        )
+        self._serde = Serde(self._allowed)
+        super().__init__(serde=self._serde.plus)
+        self._resolve = resolve
+        self._known = known
+        self._ttl = ttl
+        self._is_bound = is_bound
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({'bound' if self._is_bound else 'by config'})"
+
+    def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> Self:
+        """A copy that may store further types; LangGraph asks for those of the graph's schemas."""
+        clone = copy.copy(self)
+        clone._allowed = self._allowed | {tuple(name) for name in extra_allowlist}
+        clone._serde = Serde(clone._allowed)
+        clone.serde = clone._serde.plus
+        return clone
+
+    def get_next_version(self, current: int | str | None, channel: None) -> int | str:
+        """The next version of a channel: a number, or in the form of a thread begun elsewhere."""
+        if isinstance(current, str):
+            return f"{int(current.split('.')[0]) + 1:032}.{random.random():016}"  # noqa: S311
+        return 1 if current is None else current + 1
+
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """The checkpoint that ``config`` names, or the latest of its thread and namespace.
+
+        Raises:
+            ScopeError: The call names no scope, or an id is malformed.
+            RecordDoesNotOpen: What is stored was changed, moved or removed.
+        """
+        scope, threads = self._threads(config)
+        snapshot = threads.get(_address(config))
+        return None if snapshot is None else self._tuple(scope, snapshot)
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """A checkpoint; see :meth:`get_tuple`."""
+        return await self._arun(config, lambda: self.get_tuple(config))
+
+    def list(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> Iterator[CheckpointTuple]:
+        """The checkpoints of a thread, or of all the scope's threads, newest first.
+
+        Reads page by page and holds nothing open in between. Tuples of a page share the message
+        objects that they have in common.
+
+        Args:
+            config: A thread; without ``checkpoint_ns`` in all its namespaces. ``None`` for all
+                threads of the scope.
+            filter: Only checkpoints whose metadata has these values.
+            before: Only checkpoints with a smaller id than this one's.
+            limit: At most this many.
+
+        Raises:
+            ScopeError: The call names no scope, or an id is malformed.
+            RecordDoesNotOpen: What is stored was changed, moved or removed.
+        """
+        scope, threads = self._threads(config)
+        listing = _listing(config, filter, before, limit)
+        while page := threads.page(listing):
+            for snapshot in page:
+                yield self._tuple(scope, snapshot)
+
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """The checkpoints, newest first; see :meth:`list`."""
+        scope, threads = self._threads(config)
+        listing = _listing(config, filter, before, limit)
+        while page := await threads.records.arun(threads.page, listing):
+            for snapshot in page:
+                yield self._tuple(scope, snapshot)
+
+    def get_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """What the ancestors of a checkpoint contributed to channels, oldest first.
+
+        Walks the parent pointers over pages of checkpoints, not one query for each ancestor.
+        """
+        _, threads = self._threads(config)
+        return threads.history(_address(config), channels)
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """What the ancestors contributed; see :meth:`get_delta_channel_history`."""
+        return await self._arun(
+            config, lambda: self.get_delta_channel_history(config=config, channels=channels)
+        )
+
+    def put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Store a checkpoint behind the one that ``config`` names; once this returns it is stored.
+
+        Args:
+            config: The thread, and as ``checkpoint_id`` the parent.
+            checkpoint: With all its channel values.
+            metadata: Sealed with it, and with the scalars of the config as LangGraph adds them.
+            new_versions: Not needed: what has not changed is recognised.
+
+        Raises:
+            ScopeError: The call names no scope, or an id is malformed.
+            ValueNotStorable: A value is of a type that is not allowed.
+            KeyDestroyed: The scope was erased.
+        """
+        scope, threads = self._threads(config)
+        address = _address(config)
+        threads.put(
+            address,
+            cast(dict[str, Any], checkpoint),
+            cast(dict[str, Any], get_checkpoint_metadata(config, metadata)),
+        )
+        return self._config(scope, address._replace(checkpoint_id=checkpoint["id"]))
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Store a checkpoint; see :meth:`put`."""
+        return await self._arun(
+            config, lambda: self.put(config, checkpoint, metadata, new_versions)
+        )
+
+    def put_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> None:
+        """Store what a task wrote behind a checkpoint, which may itself come later.
+
+        What the task has stored at an index stays, unless all ``writes`` go to special channels
+        (errors, interrupts, resumes): those replace.
+
+        Raises:
+            ScopeError: The call names no scope or no checkpoint, or an id is malformed.
+            ValueNotStorable: A value is of a type that is not allowed.
+            KeyDestroyed: The scope was erased.
+        """
+        _, threads = self._threads(config)
+        address = _address(config)
+        if address.checkpoint_id is None:
+            raise ScopeError("put_writes needs a checkpoint_id in config['configurable'].")
+        indexed: dict[int, tuple[str, Any]] = {}
+        for index, (channel, value) in enumerate(writes):
+            indexed[WRITES_IDX_MAP.get(channel, index)] = (channel, value)
+        replaces = all(channel in WRITES_IDX_MAP for channel, _ in writes)
+        threads.put_writes(address, indexed, (task_id, task_path), replaces=replaces)
+
+    async def aput_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> None:
+        """Store what a task wrote; see :meth:`put_writes`."""
+        await self._arun(config, lambda: self.put_writes(config, writes, task_id, task_path))
+
+    def delete_thread(self, thread_id: str) -> None:
+        """Remove a thread with all it has; an unknown one is no error."""
+        self._threads(None)[1].delete(checked_id("thread_id", thread_id))
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """Remove a thread; see :meth:`delete_thread`."""
+        await self._arun(None, lambda: self.delete_thread(thread_id))
+
+    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy a thread, whole, to a new id in the same scope; an unknown one is no error.
+
+        Raises:
+            AddressTaken: The target has checkpoints already; nothing was written.
+        """
+        source = checked_id("source_thread_id", source_thread_id)
+        self._threads(None)[1].copy(source, checked_id("target_thread_id", target_thread_id))
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy a thread; see :meth:`copy_thread`."""
+        await self._arun(None, lambda: self.copy_thread(source_thread_id, target_thread_id))
+
+    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Remove what runs stored, in every thread of the scope.
+
+        A run is known by ``run_id`` in the checkpoints' metadata. Checkpoints of later runs stay;
+        a delta channel of theirs that stood on the removed writes loses what these held.
+        """
+        self._threads(None)[1].delete_for_runs(run_ids)
+
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Remove what runs stored; see :meth:`delete_for_runs`."""
+        await self._arun(None, lambda: self.delete_for_runs(run_ids))
+
+    def prune(
+        self,
+        thread_ids: Sequence[str],
+        *,
+        strategy: str = "keep_latest",
+        keep_last: int = 1,
+    ) -> None:
+        """Remove older checkpoints, their writes, and the elements nothing refers to any more.
+
+        Args:
+            thread_ids: Which threads.
+            strategy: ``"keep_latest"``, or ``"delete"`` for the whole thread.
+            keep_last: With ``"keep_latest"``: how many to keep of each namespace. The ancestors
+                that a delta channel of theirs is rebuilt from stay as well.
+
+        Raises:
+            ValueError: ``strategy`` is another, or ``keep_last`` is below 1.
+        """
+        if strategy not in ("keep_latest", "delete") or keep_last < 1:
+            raise ValueError(
+                f"strategy must be 'keep_latest' or 'delete', got {strategy!r}; keep_last must be "
+                f"1 or more, got {keep_last}."
+            )
+        _, threads = self._threads(None)
+        for thread_id in [checked_id("thread_id", thread_id) for thread_id in thread_ids]:
+            if strategy == "delete":
+                threads.delete(thread_id)
+            else:
+                threads.prune(thread_id, keep_last)
+
+    async def aprune(
+        self,
+        thread_ids: Sequence[str],
+        *,
+        strategy: str = "keep_latest",
+        keep_last: int = 1,
+    ) -> None:
+        """Remove older checkpoints; see :meth:`prune`."""
+        await self._arun(
+            None, lambda: self.prune(thread_ids, strategy=strategy, keep_last=keep_last)
+        )
+
+    def threads(self) -> builtins.list[Thread]:
+        """The scope's threads by last activity, newest first."""
+        return [_as_thread(listed) for listed in self._threads(None)[1].list_threads()]
+
+    async def athreads(self) -> builtins.list[Thread]:
+        """The scope's threads; see :meth:`threads`."""
+        return await self._arun(None, self.threads)
+
+    def thread_size(self, thread_id: str) -> int:
+        """Bytes of a thread's sealed records; 0 for an unknown one."""
+        return self._threads(None)[1].size(checked_id("thread_id", thread_id))
+
+    async def athread_size(self, thread_id: str) -> int:
+        """Bytes of a thread's sealed records; see :meth:`thread_size`."""
+        return await self._arun(None, lambda: self.thread_size(thread_id))
+
+    def verify_thread(self, thread_id: str) -> int:
+        """Open everything of a thread and resolve every reference to an element.
+
+        Returns:
+            How many checkpoints and writes were opened.
+
+        Raises:
+            RecordDoesNotOpen: Something was changed or moved, or an element is missing.
+        """
+        return self._threads(None)[1].verify(checked_id("thread_id", thread_id))
+
+    async def averify_thread(self, thread_id: str) -> int:
+        """Open everything of a thread; see :meth:`verify_thread`."""
+        return await self._arun(None, lambda: self.verify_thread(thread_id))
+
+    def _threads(self, config: RunnableConfig | None) -> tuple[Scope, Threads]:
+        scope, records = self._resolve(config)
+        return scope, Threads(records, self._known, self._serde, self._ttl)
+
+    async def _arun(self, config: RunnableConfig | None, body: Callable[[], T]) -> T:
+        _, records = self._resolve(config)
+        return await records.arun(body)
+
+    def _config(self, scope: Scope, address: Address) -> RunnableConfig:
+        # LangGraph hands these configs to users, who hand them back: the scope must survive that.
+        configurable: dict[str, Any] = {} if self._is_bound else dict(scope_keys(scope))
+        configurable["thread_id"] = address.thread_id
+        configurable["checkpoint_ns"] = address.namespace
+        configurable["checkpoint_id"] = address.checkpoint_id
+        return {"configurable": configurable}
+
+    def _tuple(self, scope: Scope, snapshot: Snapshot) -> CheckpointTuple:
+        address, parent = snapshot.address, snapshot.parent_id
+        return CheckpointTuple(
+            config=self._config(scope, address),
+            checkpoint=cast(Checkpoint, snapshot.checkpoint),
+            metadata=cast(CheckpointMetadata, snapshot.metadata),
+            parent_config=(
+                self._config(scope, address._replace(checkpoint_id=parent)) if parent else None
+            ),
+            pending_writes=snapshot.writes,
+        )
+
+
+def _address(config: RunnableConfig) -> Address:
+    configurable = config.get("configurable", {})
+    return Address(
+        checked_id("thread_id", configurable.get("thread_id")),
+        _namespace(configurable.get("checkpoint_ns")) or "",
+        configurable.get("checkpoint_id") or None,
+    )
+
+
+def _namespace(value: object) -> str | None:
+    if value is not None and type(value) is not str:
+        raise ScopeError(f"checkpoint_ns must be a str, got {type(value).__name__}.")
+    return value
+
+
+def _listing(
+    config: RunnableConfig | None,
+    filter_: dict[str, Any] | None,
+    before: RunnableConfig | None,
+    limit: int | None,
+) -> Listing:
+    configurable = (config or {}).get("configurable", {})
+    thread_id = configurable.get("thread_id")
+    only = configurable.get("checkpoint_id")
+    end = (before or {}).get("configurable", {}).get("checkpoint_id")
+    return Listing(
+        thread_id=None if thread_id is None else checked_id("thread_id", thread_id),
+        namespace=_namespace(configurable.get("checkpoint_ns")),
+        only=id_bytes(only) if only else None,
+        filter=filter_ or {},
+        before=(id_bytes(end) if end else END, b""),
+        left=limit,
+    )
+
+
+def _as_thread(listed: ListedThread) -> Thread:
+    return Thread(
+        id=None if listed.header is None else decode_header(listed.header).session_id,
+        checkpoints=listed.count,
+        size=listed.size,
+        created=datetime.fromtimestamp(listed.created_at / 1000, UTC),
+        last_activity=datetime.fromtimestamp(listed.updated_at / 1000, UTC),
+        damaged=listed.header is None,
+    )
