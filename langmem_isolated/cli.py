@@ -114,10 +114,16 @@ def _write_new(path: Path, key: str) -> None:
             f"The key file cannot be made: {error.strerror}. Nothing was written; a file that "
             "exists is never overwritten."
         ) from None
-    with os.fdopen(descriptor, "w") as stream:
-        stream.write(f"{key}\n")
-        stream.flush()
-        os.fsync(descriptor)
+    try:
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(f"{key}\n")
+            stream.flush()
+            os.fsync(descriptor)
+    except OSError as error:
+        path.unlink()
+        raise KeyringError(
+            f"The key file cannot be written: {error.strerror}. It was removed."
+        ) from None
 
 
 @app.command()

@@ -1,0 +1,418 @@
+import os
+import resource
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import typer
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+
+from langmem_isolated import IsolatedMemory, LocalRootKey, _schema
+from langmem_isolated._terminal import printable
+from langmem_isolated.cli import app
+from tests.command_line import KEY, OTHER_KEY, error_line, run, words
+from tests.postgres import PostgresServer
+
+ANN = ("--user", "ann", "--module", "tutor")
+HOSTILE = "[bold red]x[/]\x1b[2J\x1b]0;owned\x07\x9b31m\u202eevil\u2028:smile:\r\x00"
+ACTING = {"\x1b", "\x07", "\x9b", "\u202e", "\u2028", "\r", "\x00"}
+
+
+@pytest.fixture
+def said(memory: IsolatedMemory) -> IsolatedMemory:
+    """Ann has talked in two sessions, Bob in one of the same id."""
+    ann = memory.scope(user_id="ann", module_id="tutor")
+    ann.sessions.create("monday", title="Fractions", channel="general")
+    ann.chat_history("monday").add_messages([HumanMessage("What is 7 times 6?"), AIMessage("42")])
+    ann.chat_history("tuesday").add_user_message("Still there?")
+    memory.scope(user_id="bob", module_id="tutor").chat_history("monday").add_user_message("Hi!")
+    return memory
+
+
+def url_of(memory: IsolatedMemory) -> str:
+    return memory._database.url.render_as_string(hide_password=False)
+
+
+def commands(command: Any = None, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command and its full name, the groups included."""
+    command = command or typer.main.get_command(app)
+    yield name, command
+    for part, below in getattr(command, "commands", {}).items():
+        yield from commands(below, f"{name} {part}".strip())
+
+
+@pytest.mark.parametrize("name", [name for name, _ in commands()])
+def test_every_command_explains_itself_and_its_options(name: str):
+    command = dict(commands())[name]
+
+    shown = run(*name.split(), "--help")
+
+    assert shown.exit_code == 0
+    assert words(command.help.split("\n")[0]) in words(shown.stdout)
+    for parameter in command.params:
+        assert parameter.name == "help" or parameter.help, f"{name} {parameter.name}"
+
+
+def test_it_has_the_commands_that_operators_know():
+    assert {name for name, command in commands() if not hasattr(command, "commands")} == {
+        "keygen",
+        "demo",
+        "doctor",
+        "schema upgrade",
+        "sessions",
+        "show",
+    }
+
+
+def test_a_printed_key_can_go_straight_into_the_environment():
+    program = f'"{sys.executable}" -m langmem_isolated'
+    script = (
+        f'export LANGMEM_ISOLATED_ROOT_KEY=$({program} keygen); echo "$LANGMEM_ISOLATED_ROOT_KEY"'
+    )
+
+    ran = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+
+    assert ran.stderr == ""
+    assert LocalRootKey.from_text(ran.stdout).key_id.startswith("local:")
+    assert len(ran.stdout) == 45
+
+
+def test_each_key_is_new():
+    assert run("keygen").stdout != run("keygen").stdout
+
+
+@pytest.mark.parametrize("umask", [0, 0o022, 0o077])
+def test_a_key_file_is_for_its_owner_alone(tmp_path: Path, umask: int):
+    file = tmp_path / "root.key"
+    before = os.umask(umask)
+    try:
+        made = run("keygen", "--file", file)
+    finally:
+        os.umask(before)
+
+    assert made.exit_code == 0
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert file.read_text().strip() not in made.output
+    assert LocalRootKey.from_file(file)
+
+
+def test_a_key_file_is_never_overwritten(tmp_path: Path):
+    file, link = tmp_path / "root.key", tmp_path / "link"
+    file.write_text("precious")
+    link.symlink_to(tmp_path / "absent")
+
+    assert "never overwritten" in error_line(run("keygen", "--file", file))
+    assert "never overwritten" in error_line(run("keygen", "--file", link))
+    assert "No such file" in error_line(run("keygen", "--file", tmp_path / "absent" / "key"))
+    assert file.read_text() == "precious"
+    assert not (tmp_path / "absent").exists()
+
+
+def test_a_key_file_that_cannot_be_finished_is_removed(tmp_path: Path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        refused = run("keygen", "--file", tmp_path / "root.key")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert "File too large" in error_line(refused)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sessions_are_listed_newest_first(said: IsolatedMemory):
+    shown = run("sessions", *ANN, "--database", url_of(said))
+
+    assert shown.exit_code == 0
+    text = words(shown.stdout)
+    assert "tuesday 1 " in text
+    assert "monday Fractions general 2 " in text
+    assert text.index("tuesday") < text.index("monday")
+    assert "monday" not in run("sessions", *ANN, "--limit", 1, "--database", url_of(said)).stdout
+
+
+def test_a_scope_that_holds_nothing_is_told_so_and_not_made(said: IsolatedMemory):
+    shown = run("sessions", "--user", "carol", "--module", "tutor", "--database", url_of(said))
+
+    assert (shown.exit_code, shown.stdout) == (0, "This scope has no sessions.\n")
+    assert said.modules(user_id="carol") == []
+
+
+def test_projects_are_apart(said: IsolatedMemory):
+    shown = run("sessions", *ANN, "--project", "other", "--database", url_of(said))
+
+    assert shown.stdout == "This scope has no sessions.\n"
+
+
+def test_a_damaged_session_is_listed_beside_the_others(said: IsolatedMemory):
+    ann, database = said.scope(user_id="ann", module_id="tutor"), said._database
+    ann.sessions.create("wednesday")
+    sessions = _schema.sessions
+    database.inspect(
+        lambda connection: connection.execute(
+            sessions.update().where(sessions.c.count == 2).values(count=3)
+        )
+    )
+
+    shown = run("sessions", *ANN, "--database", url_of(said))
+
+    assert shown.exit_code == 0
+    assert "(damaged: it does not open)" in shown.stdout
+    assert "tuesday" in shown.stdout
+    assert "Fractions" not in shown.stdout
+    assert "does not open" in error_line(run("show", "monday", *ANN, "--database", url_of(said)))
+
+
+def test_a_session_is_shown_with_its_numbers(said: IsolatedMemory):
+    shown = run("show", "monday", *ANN, "--database", url_of(said))
+
+    assert shown.exit_code == 0
+    assert "1 human What is 7 times 6? 2 ai 42" in words(shown.stdout)
+    assert "Hi!" not in shown.stdout
+
+    last = words(run("show", "monday", *ANN, "--last", 1, "--database", url_of(said)).stdout)
+    assert "2 ai 42" in last
+    assert "7 times" not in last
+
+
+def test_parts_and_tool_calls_are_shown_too(memory: IsolatedMemory):
+    call = {"name": "add", "args": {"a": "fünf"}, "id": "c1", "type": "tool_call"}
+    memory.scope(user_id="ann", module_id="tutor").chat_history("monday").add_messages(
+        [
+            HumanMessage([{"type": "text", "text": "look"}, "here"]),
+            AIMessage("", tool_calls=[call]),
+            ToolMessage("done", tool_call_id="c1"),
+        ]
+    )
+
+    text = words(run("show", "monday", *ANN, "--database", url_of(memory)).stdout)
+
+    assert '1 human {"type": "text", "text": "look"} "here"' in text
+    assert '2 ai {"name": "add", "args": {"a": "fünf"}' in text
+    assert "3 tool done" in text
+
+
+def test_a_session_of_somebody_else_is_not_there(said: IsolatedMemory):
+    said.scope(user_id="ann", module_id="tutor").sessions.create("empty")
+    url = url_of(said)
+
+    assert "no session of that id" in error_line(run("show", "nope", *ANN, "--database", url))
+    assert "no session of that id" in error_line(
+        run("show", "tuesday", "--user", "bob", "--module", "tutor", "--database", url)
+    )
+    assert run("show", "empty", *ANN, "--database", url).exit_code == 0
+
+
+def test_the_environment_names_the_database(said: IsolatedMemory):
+    shown = run("show", "monday", *ANN, LANGMEM_ISOLATED_DATABASE=url_of(said))
+
+    assert "42" in shown.stdout
+
+
+def test_keys_may_be_in_another_database(tmp_path: Path):
+    data, keys = (f"sqlite:///{tmp_path}/{name}.db" for name in ("data", "keys"))
+    both = ("--database", data, "--key-store", keys)
+
+    assert run("schema", "upgrade", *both).exit_code == 0
+    with IsolatedMemory(data, key_store=keys, root_key=LocalRootKey.from_text(KEY)) as memory:
+        memory.scope(user_id="ann", module_id="tutor").chat_history("s").add_user_message("Hello")
+
+    assert "Hello" in run("show", "s", *ANN, *both).stdout
+    assert "root key fits ok" in words(run("doctor", *both).stdout)
+    assert "key store" in error_line(run("show", "s", *ANN, "--database", data))
+
+
+def test_stored_text_does_not_act_on_the_terminal(memory: IsolatedMemory):
+    ann = memory.scope(user_id="ann", module_id="tutor")
+    ann.sessions.create("[red]monday[/red]", title=HOSTILE, channel=HOSTILE)
+    ann.chat_history("[red]monday[/red]").add_user_message(HOSTILE)
+
+    listed = run("sessions", *ANN, "--database", url_of(memory))
+    shown = run("show", "[red]monday[/red]", *ANN, "--database", url_of(memory))
+
+    for result in (listed, shown):
+        assert result.exit_code == 0, result.output
+        assert not ACTING & set(result.output)
+        assert "[bold" in result.stdout
+    assert "[red]monday[/red]" in words(listed.stdout)
+    assert "[bold red]x[/]\\x1b[2J\\x1b]0;owned\\x07\\x9b31m\\u202eevil\\u2028" in shown.stdout
+
+
+def test_text_that_people_write_stays_as_it_is():
+    for text in ("Zürich", "日本語\nعربي", "می\u200cخو", "👩\u200d💻 ok", "a\u00a0b"):
+        assert printable(text) == text
+    assert printable("a\tb\r\nc") == "a   b\nc"
+
+
+def test_asking_makes_no_database(tmp_path: Path):
+    for url in (f"sqlite:///{tmp_path}/absent.db", f"sqlite:///file:{tmp_path}/absent.db?uri=true"):
+        for command in (("sessions", *ANN), ("show", "monday", *ANN)):
+            assert "no database file" in error_line(run(*command, "--database", url))
+        examined = run("doctor", "--database", url)
+        assert examined.exit_code == 1
+        assert "database fail There is no database file" in words(examined.stdout)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_asking_an_in_memory_database_makes_no_sense():
+    assert "no database file" in error_line(run("sessions", *ANN, "--database", "sqlite://"))
+
+
+def test_asking_makes_no_tables(tmp_path: Path):
+    (tmp_path / "empty.db").touch()
+    url = f"sqlite:///{tmp_path}/empty.db"
+
+    assert "schema upgrade" in error_line(run("sessions", *ANN, "--database", url))
+    assert run("doctor", "--database", url).exit_code == 1
+    with closing(sqlite3.connect(tmp_path / "empty.db")) as connection:
+        assert connection.execute("SELECT * FROM sqlite_master").fetchall() == []
+
+
+def test_the_schema_is_upgraded_once(tmp_path: Path):
+    upgrade = ("schema", "upgrade", "--database", f"sqlite:///{tmp_path}/memory.db")
+
+    first, second = run(*upgrade, key=None), run(*upgrade, key=None)
+
+    assert first.stdout == "database: schema version 1, upgraded from 0\n"
+    assert second.stdout == "database: schema version 1, nothing to do\n"
+
+
+def test_the_doctor_finds_a_sound_database_sound(said: IsolatedMemory):
+    examined = run("doctor", "--database", url_of(said))
+
+    assert examined.exit_code == 0, examined.output
+    text = words(examined.stdout)
+    assert "root key ok local:" in text
+    assert "database: schema ok version 1" in text
+    assert "root key fits ok" in text
+    assert "fail" not in text
+
+
+def test_the_doctor_reads_the_settings_of_a_connection(sqlite_url: str):
+    run("schema", "upgrade", "--database", sqlite_url)
+
+    examined = run("doctor", "--database", sqlite_url)
+
+    assert examined.exit_code == 0
+    text = words(examined.stdout)
+    for finding in ("journal_mode ok wal", "synchronous ok 2", "secure_delete ok 1"):
+        assert f"database: {finding}" in text
+    assert "database: foreign_keys ok 1" in text
+    assert "root key fits warn there are no keys yet" in text
+
+
+def test_the_doctor_fails_what_would_not_work(said: IsolatedMemory, tmp_path: Path):
+    url = url_of(said)
+    readable = tmp_path / "key"
+    readable.write_text(KEY)
+    readable.chmod(0o644)
+
+    for findings, examined in {
+        "root key fail No root key": run("doctor", "--database", url, key=None),
+        "root key fits fail The keys in this database were wrapped by root key": run(
+            "doctor", "--database", url, key=OTHER_KEY
+        ),
+        "root key fail The root key file has mode 0644": run(
+            "doctor", "--database", url, key=None, LANGMEM_ISOLATED_ROOT_KEY_FILE=str(readable)
+        ),
+        "database fail The database URL cannot be read": run("doctor", "--database", "nonsense"),
+    }.items():
+        assert examined.exit_code == 1
+        assert findings in words(examined.stdout)
+
+
+def test_the_doctor_warns_of_a_role_that_row_level_security_does_not_bind(postgres_url: str):
+    examined = run("doctor", "--database", postgres_url)
+
+    assert examined.exit_code == 0
+    text = words(examined.stdout)
+    assert "role is superuser warn yes" in text
+    assert "role is bypassrls warn yes" in text
+    assert "role is owner warn yes" in text
+    assert "fsync warn off: what was acknowledged is lost" in text
+
+
+def test_the_doctor_checks_what_a_role_may_do(postgres_url: str, postgres: PostgresServer):
+    name = postgres_url.rsplit("/", 1)[1]
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE serving_{name} LOGIN")
+        connection.execute(f"GRANT USAGE ON SCHEMA langmem_isolated TO serving_{name}")
+        connection.execute(
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA langmem_isolated "
+            f"TO serving_{name}"
+        )
+        url = postgres.url(name, user=f"serving_{name}")
+
+        allowed = run("doctor", "--database", url)
+        connection.execute(f"REVOKE DELETE ON langmem_isolated.records FROM serving_{name}")
+        refused = run("doctor", "--database", url)
+        connection.execute(f"DROP OWNED BY serving_{name}; DROP ROLE serving_{name}")
+
+    assert allowed.exit_code == 0
+    for finding in ("superuser ok no", "bypassrls ok no", "owner ok no"):
+        assert f"role is {finding}" in words(allowed.stdout)
+    assert "privileges ok" in words(allowed.stdout)
+    assert refused.exit_code == 1
+    assert "privileges fail lacks some on records" in words(refused.stdout)
+
+
+def test_each_refusal_is_one_clear_line(said: IsolatedMemory, tmp_path: Path):
+    url = url_of(said)
+    (tmp_path / "text.db").write_text("not a database, " * 1000)
+    show = ("show", "monday", "--user", "ann", "--module", "tutor", "--database")
+
+    assert "No root key" in error_line(run(*show, url, key=None))
+    assert "base64" in error_line(run(*show, url, key="short"))
+    assert "wrapped by root key" in error_line(run(*show, url, key=OTHER_KEY))
+    assert "not a database" in error_line(run(*show, f"sqlite:///{tmp_path}/text.db"))
+    assert "user_id must be" in error_line(
+        run("sessions", "--user", "", "--module", "tutor", "--database", url)
+    )
+    assert "session_id must be" in error_line(run("show", "", *ANN, "--database", url))
+    refused = error_line(run(*show, "postgresql://ann:hunter2@127.0.0.1:1/none"))
+    assert "PostgreSQL" in refused
+    assert "hunter2" not in refused
+    refused = error_line(run(*show, "mysql://ann:hunter2@127.0.0.1/none"))
+    assert "hunter2" not in refused
+
+
+def test_a_later_schema_is_refused_with_both_numbers(said: IsolatedMemory):
+    said._database.inspect(
+        lambda connection: connection.execute(_schema.installation.update().values(version=99))
+    )
+
+    for command in (("show", "monday", *ANN), ("sessions", *ANN), ("schema", "upgrade"), ("demo",)):
+        line = error_line(run(*command, "--database", url_of(said)))
+        assert "99" in line
+        assert " 1" in line
+
+
+def test_content_of_a_terminal_that_knows_few_characters_is_shown_all_the_same(tmp_path: Path):
+    url = f"sqlite:///{tmp_path}/memory.db"
+    with IsolatedMemory(url, root_key=LocalRootKey.from_text(KEY)) as memory:
+        memory.scope(user_id="ann", module_id="tutor").chat_history("s").add_user_message("日本")
+
+    ran = subprocess.run(
+        [sys.executable, "-m", "langmem_isolated", "show", "s", *ANN, "--database", url],
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "LANGMEM_ISOLATED_ROOT_KEY": KEY},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "\\u65e5\\u672c" in ran.stdout
+
+
+def test_nothing_that_goes_wrong_shows_local_variables():
+    """Typer's own tracebacks do, and those hold messages and keys."""
+    assert not app.pretty_exceptions_enable
+    assert not app.pretty_exceptions_show_locals
