@@ -45,9 +45,9 @@ class KeyringError(LangmemIsolatedError):
 class RootKeyMissing(KeyringError):
     """No root key was given and none was found in the environment."""
 
-    def __init__(self, variable: str) -> None:
+    def __init__(self, variable: str, reason: str = "No root key") -> None:
         super().__init__(
-            f"No root key: pass root_key=…, or set {variable} (or {variable}_FILE, a path). "
+            f"{reason}: pass root_key=…, or set {variable} (or {variable}_FILE, a path). "
             "`langmem-isolated keygen` makes one."
         )
         self.variable = variable

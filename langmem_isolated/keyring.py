@@ -13,6 +13,7 @@ import os
 import stat
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -114,17 +115,20 @@ class LocalRootKey:
             RootKeyMissing: There is no such file.
         """
         try:
-            with Path(path).open() as file:
+            # As bytes: an error of decoding would carry what the file holds.
+            with Path(path).open("rb") as file:
                 mode = os.fstat(file.fileno()).st_mode
-                text = file.read(1024)
+                content = file.read(1024)
         except FileNotFoundError:
-            raise RootKeyMissing(ROOT_KEY_VARIABLE) from None
+            raise RootKeyMissing(ROOT_KEY_VARIABLE, "The root key file is not there") from None
+        except OSError as error:
+            raise RootKeyInvalid(f"The root key file cannot be read: {error.strerror}.") from None
         if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise RootKeyInvalid(
                 f"The root key file has mode {stat.S_IMODE(mode):04o}: others may read it. "
                 "Run `chmod 600` on it; if others may have read it, rotate the key."
             )
-        return cls.from_text(text)
+        return cls.from_text(content.decode("ascii", "replace"))
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "LocalRootKey":
@@ -160,6 +164,8 @@ class Purpose(IntEnum):
     SEALING = 3
 
 
+# What each principal has.
+_OWNED = (Purpose.NAMING, Purpose.SEALING)
 # The directory key belongs to the installation, not to a principal.
 _INSTALLATION = bytes(DIGEST_BYTES)
 
@@ -261,6 +267,14 @@ class _PrincipalKeys:
         return {key.id: key for key in versions}, framed(Kind.SCOPE.framed_bytes, scope_id)
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class _Directory:
+    """The installation's directory key, and how long it is kept."""
+
+    key: bytes
+    until: float
+
+
 class Keyring:
     """Finds, makes and caches the keys of owners.
 
@@ -291,8 +305,9 @@ class Keyring:
         self._cache_seconds = cache_seconds
         self._clock = clock
         self._cache: OrderedDict[Owner, tuple[float, ScopeKeys]] = OrderedDict()
-        self._directory_cache: tuple[float, bytes] | None = None
+        self._directory_cache: _Directory | None = None
         self._lock = threading.Lock()
+        _keyrings.add(self)
 
     def obtain(self, owner: Owner) -> ScopeKeys:
         """The owner's keys, made at first use.
@@ -379,8 +394,8 @@ class Keyring:
 
     def _directory(self, create: bool) -> bytes | None:
         cached = self._directory_cache
-        if cached and cached[0] >= self._clock():
-            return cached[1]
+        if cached and cached.until >= self._clock():
+            return cached.key
         known_id = self._directory_id()
         rows = self._rows(_INSTALLATION)
         if not rows and known_id is not None:
@@ -403,7 +418,7 @@ class Keyring:
                 "The key store given belongs to another database: its directory key differs. "
                 "Nothing was read or written; give the right key_store=…"
             )
-        self._directory_cache = (self._clock() + self._cache_seconds, directory)
+        self._directory_cache = _Directory(directory, self._clock() + self._cache_seconds)
         return directory
 
     def _directory_id(self) -> bytes | None:
@@ -413,9 +428,19 @@ class Keyring:
     def _principal(self, directory: bytes, owner: Owner, *, create: bool) -> _PrincipalKeys | None:
         principal = _principal_id(directory, owner)
         rows = self._rows(principal)
+        if not _has_both(rows) and self._database.read(
+            Transaction.row, _SELECT_ENTRIES, principal=principal
+        ):
+            # A scope's row is made after its keys: read now, they must be there.
+            rows = self._rows(principal)
+            if not _has_both(rows):
+                raise KeyNotFound(
+                    "The key store has no keys of an owner whose memory this database holds: it is "
+                    "an older copy, or another. Nothing was read or written; give the right one."
+                )
         live = {row[0] for row in rows if row[2]}
         # One of the two may stand alone: another first use is between them, or was killed there.
-        missing = [p for p in (Purpose.NAMING, Purpose.SEALING) if create and p not in live]
+        missing = [p for p in _OWNED if create and p not in live]
         for purpose in missing:
             used = [version for row_purpose, version, *_ in rows if row_purpose == purpose]
             self._insert(principal, purpose, max(used, default=0) + 1)
@@ -489,6 +514,24 @@ class Keyring:
             raise RootKeyMismatch(root_key_id, self._root_key.key_id)
         context = framed(b"langmem-isolated/v1", principal, bytes([purpose]), version.to_bytes(4))
         return self._root_key.unwrap(wrapped, context)
+
+
+# A lock that another thread held when the process forked would never be released in the child.
+_keyrings: "weakref.WeakSet[Keyring]" = weakref.WeakSet()
+
+
+def _renew_locks_after_fork() -> None:
+    for keyring in list(_keyrings):
+        keyring._lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks_after_fork)
+
+
+def _has_both(rows: list[Row]) -> bool:
+    """Whether a principal has had its keys: they may have been destroyed since."""
+    return {row[0] for row in rows}.issuperset(_OWNED)
 
 
 def _principal_id(directory: bytes, owner: Owner) -> bytes:

@@ -1,0 +1,954 @@
+import asyncio
+import base64
+import gc
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
+from functools import partial
+from pathlib import Path
+
+import psycopg
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from langchain_core.messages import HumanMessage
+
+from langmem_isolated import IsolatedMemory, LocalRootKey, RootKey, Scope
+from langmem_isolated._database import Database
+from langmem_isolated._sealing import Level, Owner, derive
+from langmem_isolated.errors import (
+    KeyDestroyed,
+    KeyNotFound,
+    LangmemIsolatedError,
+    RecordDoesNotOpen,
+    RootKeyInvalid,
+    RootKeyMismatch,
+    RootKeyMissing,
+    SessionNotFound,
+)
+from langmem_isolated.keyring import ROOT_KEY_VARIABLE, Keyring, Purpose, _principal_id
+from tests.conftest import ROOT_KEY, Attacker, Door
+from tests.processes import all_at_once, in_child
+from tests.spellings import assert_shows_none_of, spellings
+
+TEXT = base64.b64encode(ROOT_KEY).decode()
+ALICE, BOB = (Owner.private(Scope(user, "tutor")) for user in ("alice", "bob"))
+TABLES = ("installation", "keys", "scopes", "sessions", "records")
+
+
+def say(memory: IsolatedMemory, text: str, *, user: str = "alice", module: str = "tutor") -> None:
+    memory.scope(user_id=user, module_id=module).chat_history("monday").add_user_message(text)
+
+
+def heard(memory: IsolatedMemory, *, user: str = "alice", module: str = "tutor") -> list[str]:
+    history = memory.scope(user_id=user, module_id=module).chat_history("monday")
+    return [str(message.content) for message in history.messages]
+
+
+def rows(url: str) -> dict[str, list[tuple]]:
+    """Every row of every table."""
+    with closing(Attacker(url)) as attacker:
+        return {table: sorted(map(repr, attacker(f"SELECT * FROM {table}"))) for table in TABLES}
+
+
+def erase(url: str, principal: bytes) -> None:
+    """What an erasure does: keys first, then every row."""
+    of_principal = "scope_id IN (SELECT scope_id FROM scopes WHERE principal = ?)"
+    with closing(Attacker(url)) as attacker:
+        attacker("UPDATE keys SET wrapped = NULL, destroyed_at = 1 WHERE principal = ?", principal)
+        for table in ("records", "sessions", "scopes"):
+            attacker(f"DELETE FROM {table} WHERE {of_principal}", principal)
+
+
+def principal_of(memory: IsolatedMemory, owner: Owner = ALICE) -> bytes:
+    directory = memory._keyring._directory(create=False)
+    assert directory is not None
+    return _principal_id(directory, owner)
+
+
+def key_file(folder: Path, content: str | bytes = TEXT, mode: int = 0o600) -> Path:
+    path = folder / "root.key"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    path.chmod(mode)
+    return path
+
+
+# Where the root key comes from
+
+
+@pytest.mark.parametrize("text", [TEXT, f"{TEXT}\n", f"  {TEXT}\r\n"])
+def test_a_root_key_is_read_from_the_environment(text: str):
+    read = LocalRootKey.from_environment({ROOT_KEY_VARIABLE: text})
+
+    assert read.key_id == LocalRootKey(ROOT_KEY).key_id
+    assert read.unwrap(LocalRootKey(ROOT_KEY).wrap(bytes(32), b"here"), b"here") == bytes(32)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o400])
+def test_a_root_key_is_read_from_a_file_of_its_owner_alone(tmp_path: Path, mode: int):
+    path = key_file(tmp_path, f"{TEXT}\n", mode)
+
+    for read in (
+        LocalRootKey.from_file(path),
+        LocalRootKey.from_file(str(path)),
+        LocalRootKey.from_environment({f"{ROOT_KEY_VARIABLE}_FILE": str(path)}),
+    ):
+        assert read.key_id == LocalRootKey(ROOT_KEY).key_id
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o660, 0o610, 0o601, 0o777])
+def test_a_key_file_that_others_can_reach_is_refused(tmp_path: Path, mode: int):
+    path = key_file(tmp_path, TEXT, mode)
+
+    with pytest.raises(RootKeyInvalid, match=f"mode {mode:04o}.*chmod 600") as caught:
+        LocalRootKey.from_file(path)
+    assert_shows_none_of(caught.value, [ROOT_KEY, TEXT.encode()])
+
+
+def test_a_missing_key_names_the_variable_and_the_command(tmp_path: Path):
+    for environment in ({}, {ROOT_KEY_VARIABLE: ""}, {f"{ROOT_KEY_VARIABLE}_FILE": ""}):
+        with pytest.raises(RootKeyMissing, match=f"{ROOT_KEY_VARIABLE}.*langmem-isolated keygen"):
+            LocalRootKey.from_environment(environment)
+    with pytest.raises(RootKeyMissing, match=r"file is not there.*langmem-isolated keygen"):
+        LocalRootKey.from_environment({f"{ROOT_KEY_VARIABLE}_FILE": str(tmp_path / "none")})
+
+
+def test_a_key_file_that_cannot_be_read_is_refused(tmp_path: Path):
+    with pytest.raises(RootKeyInvalid, match="cannot be read: Is a directory"):
+        LocalRootKey.from_file(tmp_path)
+
+
+CANARY = "canaryKEY7"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CANARY,
+        CANARY * 5,
+        f"{TEXT[:-1]}!",
+        f"{TEXT[:20]} {TEXT[20:]}",
+        f"{TEXT}=",
+        TEXT[:-1],
+        "\u00e9" * 44,
+        ROOT_KEY.hex(),
+        base64.b64encode(ROOT_KEY[:31]).decode(),
+        base64.b64encode(ROOT_KEY + b"x").decode(),
+        base64.urlsafe_b64encode(b"\xff\xfe" * 16).decode(),
+    ],
+)
+def test_text_that_is_no_key_is_refused_without_being_shown(tmp_path: Path, text: str):
+    secrets = [ROOT_KEY[:31], TEXT[:-2].encode(), CANARY.encode(), text.encode()]
+    for read in (
+        partial(LocalRootKey.from_text, text),
+        partial(LocalRootKey.from_environment, {ROOT_KEY_VARIABLE: text}),
+        partial(LocalRootKey.from_file, key_file(tmp_path, text)),
+    ):
+        with pytest.raises(RootKeyInvalid, match="must be 32 bytes") as caught:
+            read()
+        assert_shows_none_of(caught.value, secrets)
+
+
+@pytest.mark.parametrize("content", [ROOT_KEY, b"\xff" * 32, os.urandom(4096), b"", b"\0" * 44])
+def test_a_file_of_raw_bytes_is_refused_without_being_shown(tmp_path: Path, content: bytes):
+    with pytest.raises(RootKeyInvalid) as caught:
+        LocalRootKey.from_file(key_file(tmp_path, content))
+
+    error = caught.value
+    assert error.__cause__ is None
+    assert not isinstance(error.__context__, UnicodeDecodeError)
+    assert_shows_none_of(error, [content[:8]] if content.strip(b"\0") else [])
+
+
+@pytest.mark.parametrize("length", [0, 16, 31, 33])
+def test_a_root_key_has_32_bytes(length: int):
+    with pytest.raises(RootKeyInvalid, match=f"must be 32 bytes, got {length}"):
+        LocalRootKey(bytes(length))
+
+
+def test_a_generated_key_is_new_each_time_and_can_be_read():
+    texts = {LocalRootKey.generate_text() for _ in range(100)}
+
+    assert len(texts) == 100
+    assert {len(text) for text in texts} == {44}
+    assert len({LocalRootKey.from_text(text).key_id for text in texts}) == 100
+
+
+def test_there_is_no_default_root_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.delenv(ROOT_KEY_VARIABLE, raising=False)
+    monkeypatch.delenv(f"{ROOT_KEY_VARIABLE}_FILE", raising=False)
+
+    with pytest.raises(RootKeyMissing):
+        IsolatedMemory(f"sqlite:///{tmp_path}/memory.db")
+
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_memory_takes_its_key_from_the_environment(monkeypatch, sqlite_url, tmp_path: Path):
+    monkeypatch.setenv(ROOT_KEY_VARIABLE, TEXT)
+    with IsolatedMemory(sqlite_url) as memory:
+        say(memory, "hello")
+    monkeypatch.delenv(ROOT_KEY_VARIABLE)
+    monkeypatch.setenv(f"{ROOT_KEY_VARIABLE}_FILE", str(key_file(tmp_path)))
+
+    with IsolatedMemory(sqlite_url) as memory:
+        assert heard(memory) == ["hello"]
+
+
+# Another root key
+
+
+async def test_another_root_key_opens_and_writes_nothing(
+    memory: IsolatedMemory, database_url: str, door: Door
+):
+    say(memory, "hello")
+    before, right = rows(database_url), LocalRootKey(ROOT_KEY)
+    wrong = LocalRootKey(bytes(32))
+
+    other = IsolatedMemory(database_url, root_key=wrong)
+    for scope in (Scope("alice", "tutor"), Scope("zoe", "tutor")):
+        history = other.scope(scope).chat_history("monday")
+        for attempt in (
+            partial(door, other, "open"),
+            partial(door, history, "messages"),
+            partial(door, history, "add_messages", [HumanMessage("mine")]),
+            partial(door, history, "count"),
+            partial(door, history, "clear"),
+            partial(door, other.scope(scope).sessions, "create", "x"),
+        ):
+            with pytest.raises(RootKeyMismatch) as caught:
+                await attempt()
+            assert (caught.value.expected, caught.value.received) == (right.key_id, wrong.key_id)
+            assert right.key_id in str(caught.value)
+            assert wrong.key_id in str(caught.value)
+            assert_shows_none_of(caught.value, [ROOT_KEY, TEXT.encode()])
+    other.close()
+
+    assert rows(database_url) == before
+    assert heard(memory) == ["hello"]
+
+
+# Keys in the table
+
+
+def wrapped_keys(attacker: Attacker) -> dict[tuple[bytes, int, int], bytes]:
+    found = attacker("SELECT principal, purpose, version, wrapped FROM keys")
+    return {
+        (principal, purpose, version): wrapped for principal, purpose, version, wrapped in found
+    }
+
+
+def put(attacker: Attacker, place: tuple[bytes, int, int], wrapped: bytes) -> None:
+    attacker(
+        "UPDATE keys SET wrapped = ? WHERE principal = ? AND purpose = ? AND version = ?",
+        wrapped,
+        *place,
+    )
+
+
+def opened_anew(url: str, **options) -> IsolatedMemory:
+    return IsolatedMemory(url, root_key=LocalRootKey(ROOT_KEY), **options)
+
+
+def test_a_wrapped_key_opens_only_at_its_own_place(
+    memory: IsolatedMemory, database_url: str, attacker: Attacker
+):
+    """Not for another user, purpose or version: not even a user's own newer key in the older's."""
+    say(memory, "alice's")
+    say(memory, "bob's", user="bob")
+    memory._keyring._insert(principal_of(memory), Purpose.SEALING, 2)
+    keys = wrapped_keys(attacker)
+    assert len(keys) == 6
+
+    for place, own in keys.items():
+        for foreign in set(keys.values()) - {own}:
+            put(attacker, place, foreign)
+            with pytest.raises(RecordDoesNotOpen) as caught:
+                heard_anew(database_url)
+            assert caught.value.kind == "key"
+        put(attacker, place, own)
+
+    assert heard_anew(database_url) == (["alice's"], ["bob's"])
+
+
+def heard_anew(url: str) -> tuple[list[str], list[str]]:
+    """What alice and bob have, read with keys that no cache holds."""
+    memory = opened_anew(url, pool_size=1)
+    try:
+        return heard(memory), heard(memory, user="bob")
+    finally:
+        memory.close()
+
+
+def test_a_changed_wrapped_key_does_not_open(
+    memory: IsolatedMemory, database_url: str, attacker: Attacker
+):
+    say(memory, "hello")
+
+    for place, own in wrapped_keys(attacker).items():
+        for changed in (own[:-1], own + b"x", own[:20] + bytes([own[20] ^ 1]) + own[21:], b"x"):
+            put(attacker, place, changed)
+            with pytest.raises(RecordDoesNotOpen):
+                heard_anew(database_url)
+        put(attacker, place, own)
+
+
+def test_older_keys_open_and_the_newest_seals(
+    memory: IsolatedMemory, database_url: str, attacker: Attacker
+):
+    say(memory, "before")
+    memory._keyring._insert(principal_of(memory), Purpose.SEALING, 2)
+    with opened_anew(database_url) as fresh:
+        say(fresh, "after")
+        assert heard(fresh) == ["before", "after"]
+
+    key_ids = {sealed[1:17] for (sealed,) in attacker("SELECT sealed FROM records")}
+    assert len(key_ids) == 2
+    # Who has the older keys cached reads them again when a record names a newer one.
+    assert heard(memory) == ["before", "after"]
+
+
+# A key store of its own
+
+
+@pytest.fixture
+def key_store_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/keys.db"
+
+
+@pytest.fixture
+def apart(database_url: str, key_store_url: str) -> Iterator[IsolatedMemory]:
+    """A memory whose keys are in a database of their own."""
+    with opened_anew(database_url, key_store=key_store_url) as memory:
+        yield memory
+
+
+async def test_the_data_has_no_keys_and_the_key_store_no_data(
+    apart: IsolatedMemory, database_url: str, key_store_url: str, door: Door
+):
+    history = apart.scope(user_id="alice", module_id="tutor").chat_history("monday")
+    await door(history, "add_messages", [HumanMessage("hello")])
+
+    data, keys = rows(database_url), rows(key_store_url)
+
+    assert data["keys"] == []
+    assert len(keys["keys"]) == 3
+    assert [keys[table] for table in ("scopes", "sessions", "records")] == [[], [], []]
+    with opened_anew(database_url, key_store=key_store_url) as fresh:
+        assert heard(fresh) == ["hello"]
+
+
+@pytest.mark.parametrize("store", ["none", "an empty one", "another's"])
+async def test_without_its_key_store_nothing_opens_and_nothing_is_written(
+    apart: IsolatedMemory, database_url: str, tmp_path: Path, door: Door, store: str
+):
+    say(apart, "hello")
+    other_store = f"sqlite:///{tmp_path}/other-keys.db"
+    if store == "another's":
+        with opened_anew(f"sqlite:///{tmp_path}/other.db", key_store=other_store) as other:
+            say(other, "other")
+    options = {} if store == "none" else {"key_store": other_store}
+    fresh = opened_anew(database_url, **options)
+    watched = [database_url, *options.values()]
+    for database in filter(None, (fresh._database, fresh._key_store)):
+        database.open()
+    before = [rows(url) for url in watched]
+
+    for user in ("alice", "zoe"):
+        scoped = fresh.scope(user_id=user, module_id="tutor")
+        history = scoped.chat_history("monday")
+        for attempt in (
+            partial(door, fresh, "open"),
+            partial(door, history, "messages"),
+            partial(door, history, "add_messages", [HumanMessage("mine")]),
+            partial(door, scoped.sessions, "create", "x"),
+            partial(door, fresh, "modules", user_id=user),
+        ):
+            with pytest.raises(KeyNotFound, match="key_store="):
+                await attempt()
+    fresh.close()
+
+    assert [rows(url) for url in watched] == before
+    assert heard(apart) == ["hello"]
+
+
+@pytest.mark.parametrize("purposes", [(2, 3), (2,), (3,)])
+async def test_an_older_copy_of_the_key_store_makes_no_new_keys_for_old_memory(
+    apart: IsolatedMemory, database_url: str, key_store_url: str, door: Door, purposes: tuple
+):
+    """New keys would hide what the lost ones sealed, and let the user begin anew unnoticed."""
+    say(apart, "hello", user="bob")
+    say(apart, "hello")
+    with closing(Attacker(key_store_url)) as attacker:
+        for purpose in purposes:
+            attacker(
+                "DELETE FROM keys WHERE principal = ? AND purpose = ?", principal_of(apart), purpose
+            )
+    before = [rows(url) for url in (database_url, key_store_url)]
+
+    with opened_anew(database_url, key_store=key_store_url) as fresh:
+        for module in ("tutor", "planner"):
+            scoped = fresh.scope(user_id="alice", module_id=module)
+            history = scoped.chat_history("monday")
+            for attempt in (
+                partial(door, history, "messages"),
+                partial(door, history, "add_messages", [HumanMessage("mine")]),
+                partial(door, scoped.sessions, "create", "x"),
+            ):
+                with pytest.raises(KeyNotFound, match="older copy"):
+                    await attempt()
+        assert heard(fresh, user="bob") == ["hello"]
+
+    assert [rows(url) for url in (database_url, key_store_url)] == before
+
+
+# The cache
+
+
+class Kms:
+    """A root key as a service would hold it: every call is counted, and looked at."""
+
+    key_id = "kms:test/1"
+
+    def __init__(self, watch: Callable[[], None] = lambda: None) -> None:
+        self._aead = AESGCM(ROOT_KEY)
+        self._watch = watch
+        self.calls: list[str] = []
+
+    def wrap(self, key: bytes, context: bytes) -> bytes:
+        self._called("wrap")
+        nonce = os.urandom(12)
+        return nonce + self._aead.encrypt(nonce, key, context)
+
+    def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
+        self._called("unwrap")
+        return self._aead.decrypt(wrapped[:12], wrapped[12:], context)
+
+    def _called(self, name: str) -> None:
+        self.calls.append(name)
+        self._watch()
+
+    def taken(self) -> list[str]:
+        taken, self.calls = self.calls, []
+        return taken
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def ring(sqlite_url: str) -> Iterator[Callable[..., tuple[Keyring, Kms, Clock]]]:
+    database = Database(sqlite_url)
+
+    def made(**options) -> tuple[Keyring, Kms, Clock]:
+        kms, clock = Kms(), Clock()
+        return Keyring(database, kms, clock=clock, **options), kms, clock
+
+    yield made
+    database.close()
+
+
+def owner(number: int) -> Owner:
+    return Owner.private(Scope(f"user-{number}", "tutor"))
+
+
+def test_cached_keys_are_not_unwrapped_again_until_they_expire(ring):
+    keyring, kms, clock = ring(cache_seconds=10)
+    first = keyring.obtain(ALICE)
+    assert "unwrap" in kms.taken()
+
+    clock.now += 9.9
+    assert keyring.obtain(ALICE) is first
+    assert keyring.find(ALICE) is first
+    assert kms.taken() == []
+
+    clock.now += 0.2
+    again = keyring.find(ALICE)
+    assert again is not first
+    assert kms.taken() == ["unwrap"] * 3
+    assert (again.scope_id, again.sealing.id) == (first.scope_id, first.sealing.id)
+
+
+def test_the_cache_keeps_the_owners_last_used_and_no_more(ring):
+    keyring, kms, _ = ring(cache_size=3)
+    for number in range(3):
+        keyring.obtain(owner(number))
+    keyring.find(owner(0))
+    keyring.obtain(owner(3))
+    kms.taken()
+
+    for number in (0, 2, 3):
+        assert keyring.find(owner(number))
+    assert kms.taken() == []
+    assert keyring.find(owner(1))
+    assert kms.taken() == ["unwrap"] * 2
+    for number in range(100):
+        keyring.obtain(owner(number))
+        assert len(keyring._cache) <= 3
+
+
+def test_what_is_forgotten_is_read_again(ring):
+    keyring, kms, _ = ring()
+    keyring.obtain(ALICE)
+    keyring.forget(ALICE)
+    keyring.forget(BOB)
+    kms.taken()
+
+    assert keyring.find(ALICE)
+    assert kms.taken() == ["unwrap"] * 2
+
+
+def test_expired_keys_leave_nothing_behind(ring):
+    keyring, _, clock = ring(cache_seconds=10)
+    keyring.obtain(ALICE)
+    clock.now += 11
+
+    keyring.forget(ALICE)
+
+    assert len(keyring._cache) == 0
+
+
+async def test_asking_for_what_was_never_stored_makes_nothing(
+    memory: IsolatedMemory, database_url: str, door: Door
+):
+    for stage in ("an empty database", "one with another user's memory"):
+        before = rows(database_url)
+        scoped = memory.scope(user_id="alice", module_id="tutor")
+        history = scoped.chat_history("monday")
+
+        assert await door(history, "messages") == [], stage
+        assert await door(history, "last", 3) == []
+        assert await door(history, "count") == 0
+        assert await door(history, "window", max_tokens=10) == []
+        assert await door(scoped.sessions, "__call__") == []
+        assert await door(memory, "modules", user_id="alice") == []
+        await door(history, "clear")
+
+        assert rows(database_url) == before
+        say(memory, "hello", user="bob")
+
+
+def test_a_user_of_one_module_has_nothing_in_another_until_it_stores_something(
+    memory: IsolatedMemory, database_url: str
+):
+    say(memory, "hello")
+    before = rows(database_url)
+
+    assert heard(memory, module="planner") == []
+    assert rows(database_url) == before
+    say(memory, "plan", module="planner")
+
+    assert len(rows(database_url)["keys"]) == 3
+    assert len(rows(database_url)["scopes"]) == 2
+    assert memory.modules(user_id="alice") == ["planner", "tutor"]
+
+
+# Several processes at first use
+
+
+@pytest.mark.parametrize("keys_apart", [False, True])
+def test_processes_that_come_first_together_agree_on_all_keys(
+    database_url: str, key_store_url: str, keys_apart: bool
+):
+    options = {"key_store": key_store_url} if keys_apart else {}
+    users, modules, processes = 6, ("tutor", "planner"), 4
+
+    def first_use(process: int) -> list[list[str]]:
+        with opened_anew(database_url, **options) as mine:
+            for user in range(users):
+                for module in modules:
+                    say(mine, f"from {process}", user=f"user-{user}", module=module)
+            return [heard(mine, user=f"user-{user}") for user in range(users)]
+
+    seen = all_at_once([partial(first_use, process) for process in range(processes)])
+
+    everyone = sorted(f"from {process}" for process in range(processes))
+    with opened_anew(database_url, **options) as memory:
+        for user in range(users):
+            for module in modules:
+                assert sorted(heard(memory, user=f"user-{user}", module=module)) == everyone
+            # Whatever a process saw is a beginning of what there is now.
+            now = heard(memory, user=f"user-{user}")
+            assert all(now[: len(then[user])] == then[user] for then in seen)
+    stored = rows(key_store_url if keys_apart else database_url)
+    assert len(stored["keys"]) == 1 + 2 * users
+    assert len(rows(database_url)["scopes"]) == users * len(modules)
+
+
+def test_a_first_use_that_died_between_two_keys_is_completed(
+    memory: IsolatedMemory, database_url: str, attacker: Attacker
+):
+    say(memory, "hello", user="bob")
+    for purpose in (Purpose.NAMING, Purpose.SEALING):
+        memory._keyring._insert(principal_of(memory), purpose, 1)
+        with opened_anew(database_url) as fresh:
+            assert heard(fresh) == []
+            say(fresh, "hello")
+            assert heard(fresh) == ["hello"]
+        erase(database_url, principal_of(memory))
+        attacker("DELETE FROM keys WHERE principal = ?", principal_of(memory))
+
+
+def test_a_first_use_that_died_before_the_database_knew_its_key_is_completed(database_url: str):
+    with opened_anew(database_url) as memory:
+        memory._keyring._insert(bytes(16), Purpose.DIRECTORY, 1)
+
+    with opened_anew(database_url) as memory:
+        assert heard(memory) == []
+        say(memory, "hello")
+    with opened_anew(database_url) as memory:
+        assert heard(memory) == ["hello"]
+
+
+# After an erasure elsewhere
+
+
+def test_a_scope_removed_by_another_process_takes_no_write(
+    memory: IsolatedMemory, database_url: str
+):
+    say(memory, "hello")
+    say(memory, "hello", user="bob")
+    scoped = memory.scope(user_id="alice", module_id="tutor")
+    warm = scoped.chat_history("monday")
+    assert len(warm.messages) == 1
+    in_child(erase, database_url, principal_of(memory))
+    before = rows(database_url)
+
+    for write in (
+        lambda: warm.add_user_message("late"),
+        lambda: scoped.chat_history("new").add_user_message("late"),
+        lambda: scoped.sessions.create("newer"),
+        lambda: warm.add_messages([HumanMessage("late", id="7"), HumanMessage("later")]),
+    ):
+        with pytest.raises(KeyDestroyed, match="Nothing was written"):
+            write()
+
+    assert rows(database_url)["records"] == before["records"]
+    assert rows(database_url)["sessions"] == before["sessions"]
+    assert heard(memory, user="bob") == ["hello"]
+
+
+@pytest.mark.parametrize(
+    ("write", "raises"),
+    [
+        (lambda scoped: scoped.chat_history("monday").add_user_message("late"), KeyDestroyed),
+        (lambda scoped: scoped.chat_history("new").add_user_message("late"), KeyDestroyed),
+        (lambda scoped: scoped.sessions.create("new"), KeyDestroyed),
+        (lambda scoped: scoped.sessions.rename("monday", "late"), SessionNotFound),
+        (lambda scoped: scoped.sessions.delete("monday"), SessionNotFound),
+        # What was to be removed is gone already.
+        (lambda scoped: scoped.chat_history("monday").clear(), None),
+    ],
+)
+def test_the_first_use_after_an_erasure_elsewhere_writes_nothing(
+    memory: IsolatedMemory, database_url: str, write, raises
+):
+    say(memory, "hello")
+    scoped = memory.scope(user_id="alice", module_id="tutor")
+    assert len(scoped.chat_history("monday").messages) == 1
+    in_child(erase, database_url, principal_of(memory))
+    before = rows(database_url)
+
+    with pytest.raises(raises) if raises else nullcontext():
+        write(scoped)
+
+    assert rows(database_url) == before
+
+
+def test_an_old_handle_stays_dead_and_a_new_one_starts_anew(
+    memory: IsolatedMemory, database_url: str, attacker: Attacker
+):
+    say(memory, "first life")
+    old = memory.scope(user_id="alice", module_id="tutor")
+    assert len(old.chat_history("monday").messages) == 1
+    principal = principal_of(memory)
+
+    def erase_and_come_back() -> list[str]:
+        erase(database_url, principal)
+        with opened_anew(database_url) as theirs:
+            say(theirs, "second life")
+            return heard(theirs)
+
+    assert in_child(erase_and_come_back) == ["second life"]
+
+    for _ in range(2):
+        for use in (
+            lambda: old.chat_history("monday").add_user_message("late"),
+            lambda: old.sessions.create("late"),
+        ):
+            with pytest.raises(KeyDestroyed):
+                use()
+        # The keys that this process still has open nothing of the second life.
+        try:
+            assert old.chat_history("monday").messages == []
+        except KeyDestroyed:
+            assert old.sessions is not None
+        assert heard(memory) == ["second life"]
+    say(memory, "goes on")
+    assert heard(memory) == ["second life", "goes on"]
+    with pytest.raises(KeyDestroyed):
+        assert old.chat_history("monday").messages
+
+    assert attacker("SELECT incarnation FROM scopes") == [(2,)]
+
+
+def test_rows_of_an_earlier_life_do_not_open_in_a_later_one(
+    memory: IsolatedMemory, database_url: str, attacker: Attacker
+):
+    say(memory, "first life")
+    saved = {t: attacker(f"SELECT * FROM {t}") for t in ("keys", "sessions", "records")}
+    erase(database_url, principal_of(memory))
+    with opened_anew(database_url) as fresh:
+        say(fresh, "second life")
+    ((digest, generation),) = attacker("SELECT digest, generation FROM sessions")
+
+    def insert(table: str, row: tuple) -> None:
+        attacker(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", *row)
+
+    for table in ("sessions", "records"):
+        for row in saved[table]:
+            insert(table, row)
+    with opened_anew(database_url) as fresh:
+        assert heard(fresh) == ["second life"]
+        listed = fresh.scope(Scope("alice", "tutor")).sessions()
+        assert sorted(session.damaged for session in listed) == [False, True]
+
+    # In the place of a record of the later life, under its name and number:
+    ((old_digest,),) = attacker("SELECT DISTINCT parent FROM records WHERE parent <> ?", digest)
+    attacker("DELETE FROM records WHERE parent = ?", digest)
+    attacker("UPDATE records SET parent = ? WHERE parent = ?", digest, old_digest)
+    with opened_anew(database_url) as fresh, pytest.raises(RecordDoesNotOpen):
+        heard(fresh)
+
+    # And with its session's row as well:
+    attacker("DELETE FROM sessions WHERE digest = ?", digest)
+    attacker("UPDATE sessions SET digest = ? WHERE digest = ?", digest, old_digest)
+    with opened_anew(database_url) as fresh, pytest.raises(RecordDoesNotOpen):
+        heard(fresh)
+    assert generation not in {row[8] for row in saved["sessions"]}
+
+
+def test_while_keys_are_destroyed_and_rows_not_yet_gone_the_user_cannot_write(
+    memory: IsolatedMemory, database_url: str, attacker: Attacker
+):
+    say(memory, "hello")
+    attacker(
+        "UPDATE keys SET wrapped = NULL, destroyed_at = 1 WHERE principal = ?", principal_of(memory)
+    )
+    before = rows(database_url)
+
+    with opened_anew(database_url) as fresh:
+        assert heard(fresh) == []
+        with pytest.raises(KeyDestroyed):
+            say(fresh, "too early")
+
+    after = rows(database_url)
+    assert [after[t] for t in TABLES[2:]] == [before[t] for t in TABLES[2:]]
+
+
+# A root key somewhere else
+
+
+async def test_a_root_key_of_a_service_works_and_is_asked_only_outside_of_loop_and_transaction(
+    database_url: str, door: Door, tmp_path: Path
+):
+    loop_thread, problems = threading.get_ident(), []
+
+    def watch() -> None:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            on_loop = False
+        else:
+            on_loop = True
+        if is_async and (on_loop or threading.get_ident() == loop_thread):
+            problems.append("asked on the event loop")
+        if memory._database._engine.pool.checkedout():
+            problems.append("asked while a connection was in use")
+        if open_transactions(database_url):
+            problems.append("asked inside a transaction")
+
+    kms = Kms(watch)
+    assert isinstance(kms, RootKey)
+    is_async = "async" in os.environ["PYTEST_CURRENT_TEST"]
+    memory = IsolatedMemory(database_url, root_key=kms, key_cache_seconds=0)
+    history = memory.scope(user_id="alice", module_id="tutor").chat_history("monday")
+    await door(memory, "open")
+    await door(history, "add_messages", [HumanMessage("one")])
+    await door(history, "add_messages", [HumanMessage("two")])
+    assert [m.content for m in await door(history, "messages")] == ["one", "two"]
+    await door(memory.scope(user_id="bob", module_id="tutor").sessions, "create", "x")
+    assert await door(memory, "modules", user_id="bob") == ["tutor"]
+    await door(memory, "close")
+
+    assert problems == []
+    assert kms.calls.count("wrap") == 5
+    assert kms.calls.count("unwrap") > 10
+
+
+def open_transactions(url: str) -> int:
+    """How many transactions others have open: on SQLite, whether one may begin to write."""
+    if url.startswith("sqlite"):
+        probe = sqlite3.connect(url.removeprefix("sqlite:///"), timeout=0, isolation_level=None)
+        try:
+            probe.execute("BEGIN IMMEDIATE")
+            probe.execute("ROLLBACK")
+        except sqlite3.OperationalError:
+            return 1
+        finally:
+            probe.close()
+        return 0
+    with psycopg.connect(url, autocommit=True) as connection:
+        (count,) = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND pid <> pg_backend_pid() AND xact_start IS NOT NULL"
+        ).fetchone()
+    return count
+
+
+def test_what_a_service_raises_reaches_the_caller_and_nothing_is_stored(sqlite_url: str):
+    class Denied(Exception):
+        pass
+
+    def deny() -> None:
+        raise Denied
+
+    kms = Kms()
+    with IsolatedMemory(sqlite_url, root_key=kms, key_cache_seconds=0) as memory:
+        say(memory, "hello")
+        before = rows(sqlite_url)
+        kms._watch = deny
+        with pytest.raises(Denied):
+            say(memory, "late")
+        with pytest.raises(Denied):
+            say(memory, "hello", user="zoe")
+        assert rows(sqlite_url) == before
+        kms._watch = lambda: None
+        say(memory, "again")
+        assert heard(memory) == ["hello", "again"]
+
+
+# No key shows
+
+
+def secrets_of(memory: IsolatedMemory) -> list[bytes]:
+    """Every key there is, unwrapped."""
+    keyring = memory._keyring
+    directory = keyring._directory(create=False)
+    assert directory is not None
+    principal = keyring._principal(directory, ALICE, create=False)
+    assert principal is not None
+    root = [ROOT_KEY, derive(ROOT_KEY, b"root key")]
+    owned = [principal.naming, *principal.sealing]
+    framed = ALICE.framed()
+    purposes = (b"names", b"heads", b"records", b"directory entries")
+    return [
+        *root,
+        directory,
+        *owned,
+        *(derive(key, purpose, framed) for key in owned for purpose in purposes),
+        *(derive(key, purpose) for key in owned for purpose in purposes),
+    ]
+
+
+def test_no_key_shows_in_any_object_that_holds_one(memory: IsolatedMemory):
+    say(memory, "hello")
+    secrets = secrets_of(memory)
+    scoped = memory.scope(user_id="alice", module_id="tutor")
+    assert len(set(secrets)) == len(secrets)
+
+    holders = [
+        memory, memory._keyring, memory._database, memory._keyring._root_key, scoped,
+        scoped._records, scoped.sessions, scoped.chat_history("monday"), memory._keyring._cache,
+        memory._keyring._directory_cache, memory._keyring.find(ALICE), memory._keyring._principal(
+            memory._keyring._directory(create=False), ALICE, create=False),
+        memory.history_config, Kms(),
+    ]  # fmt: skip
+    for holder in holders:
+        assert_shows_none_of(holder, secrets)
+
+
+def test_no_object_of_ours_with_attributes_to_print_holds_a_bare_key(memory: IsolatedMemory):
+    """`vars` of anything of ours, as debuggers and error reporters print it."""
+    say(memory, "hello")
+    wanted = [spelling for secret in secrets_of(memory) for spelling in spellings(secret)]
+    gc.collect()
+
+    ours = [
+        thing
+        for thing in gc.get_objects()
+        if str(type(thing).__module__).startswith("langmem_isolated") and hasattr(thing, "__dict__")
+    ]
+    assert len(ours) > 5
+    for thing in ours:
+        text = repr(vars(thing))
+        assert not any(spelling in text for spelling in wanted), type(thing).__name__
+
+
+def test_no_key_reaches_a_log_or_an_error(
+    database_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    for name in (None, "sqlalchemy", "sqlalchemy.engine", "sqlalchemy.pool", "psycopg", "asyncio"):
+        caplog.set_level(logging.DEBUG, name)
+    errors: list[BaseException] = []
+
+    def attempt(work: Callable[[], object]) -> None:
+        with pytest.raises(LangmemIsolatedError) as caught:
+            work()
+        errors.append(caught.value)
+
+    with opened_anew(database_url) as memory, closing(Attacker(database_url)) as attacker:
+        say(memory, "hello")
+        secrets = secrets_of(memory)
+        with closing(IsolatedMemory(database_url, root_key=LocalRootKey(bytes(32)))) as wrong:
+            attempt(wrong.open)
+        with closing(opened_anew(database_url, key_store=f"sqlite:///{tmp_path}/no.db")) as apart:
+            attempt(apart.open)
+        keys = wrapped_keys(attacker)
+        for place, own in keys.items():
+            put(attacker, place, next(other for other in keys.values() if other != own))
+            attempt(lambda: heard_anew(database_url))
+            put(attacker, place, own)
+        attacker("UPDATE records SET sealed = ?", b"\x10" + bytes(60))
+        attempt(lambda: heard(memory))
+        erase(database_url, principal_of(memory))
+        attempt(lambda: say(memory, "late"))
+        attempt(lambda: LocalRootKey.from_text(TEXT[:-4]))
+        attempt(lambda: LocalRootKey.from_file(key_file(tmp_path, ROOT_KEY)))
+
+    for error in errors:
+        assert_shows_none_of(error, secrets)
+    wanted = [spelling for secret in secrets for spelling in spellings(secret)]
+    logged = [
+        f"{record.getMessage()} {record.args!r} {record.exc_info!r} {vars(record)!r}"
+        for record in caplog.records
+    ]
+    assert logged, "nothing was logged: this test looks at nothing"
+    assert not [line for line in logged if any(spelling in line for spelling in wanted)]
+
+
+def test_a_child_forked_while_keys_are_looked_up_can_look_them_up(
+    memory: IsolatedMemory, database_url: str
+):
+    say(memory, "hello")
+    with memory._keyring._lock:
+        assert in_child(heard, memory) == ["hello"]
+
+
+def test_principals_are_told_apart_by_level(ring):
+    keyring, *_ = ring()
+    project = Owner(Level.PROJECT, "default")
+    keyring.obtain(ALICE)
+    keyring.obtain(project)
+    keyring.obtain(Owner.private(Scope("alice", "planner")))
+
+    user = Owner(Level.USER, "default", "alice")
+    assert {found.module for found in keyring.owners(user)} == {"planner", "tutor"}
+    assert keyring.owners(project) == [project]
+    assert keyring.owners(Owner(Level.USER, "default", "bob")) == []
