@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import copy_context
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, Concatenate, Literal, NoReturn, ParamSpec, TypeVar, cast
 
 from sqlalchemy import Connection, Executable, create_engine, event, exc, make_url
@@ -489,6 +490,10 @@ def _checked_url(url: str | URL) -> URL:
             "The database URL cannot be read; expected sqlite:///file or postgresql://…"
         ) from None
     if backend == "postgresql":
+        if find_spec("psycopg") is None:
+            raise DatabaseError(
+                "PostgreSQL needs an extra: run pip install 'langmem-isolated[postgres]'."
+            )
         return parsed.set(drivername="postgresql+psycopg")
     if backend == "sqlite":
         return parsed.set(drivername="sqlite+pysqlite")

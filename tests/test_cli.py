@@ -384,6 +384,14 @@ def test_each_refusal_is_one_clear_line(said: IsolatedMemory, tmp_path: Path):
     assert "hunter2" not in refused
 
 
+def test_a_driver_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+
+    line = error_line(run("schema", "upgrade", "--database", "postgresql://127.0.0.1/memory"))
+
+    assert "pip install 'langmem-isolated[postgres]'" in line
+
+
 def test_a_later_schema_is_refused_with_both_numbers(said: IsolatedMemory):
     said._database.inspect(
         lambda connection: connection.execute(_schema.installation.update().values(version=99))
