@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar, overload
 
 from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig
 from langgraph.pregel import Pregel
+from langgraph.store.base import IndexConfig, TTLConfig
 
 from langmem_isolated._database import Database, Synchronous
 from langmem_isolated._records import ScopedRecords
@@ -22,6 +23,7 @@ from langmem_isolated.errors import ScopeError
 from langmem_isolated.keyring import Keyring, LocalRootKey, RootKey
 from langmem_isolated.scope import Scope, checked_id
 from langmem_isolated.sessions import Sessions
+from langmem_isolated.store import IsolatedStore, StoreIndexConfig, config_of_run
 
 Graph = TypeVar("Graph", bound=Pregel[Any, Any, Any, Any])
 
@@ -76,6 +78,15 @@ class ScopedMemory:
         A copy takes about 0.02 ms, so binding for every request is fine.
         """
         return graph.copy({"checkpointer": self.checkpointer()})
+
+    def store(
+        self,
+        *,
+        index: StoreIndexConfig | IndexConfig | None = None,
+        ttl: TTLConfig | None = None,
+    ) -> IsolatedStore:
+        """LangGraph's long-term memory, bound to this scope; see :class:`IsolatedStore`."""
+        return IsolatedStore(lambda: self._records, index=index, ttl=ttl)
 
     def module(self, module_id: str) -> "ScopedMemory":
         """The same user's memory in another module.
@@ -240,6 +251,26 @@ class IsolatedMemory:
             ScopeError: A value is ``None``, empty or malformed.
         """
         return self.scope(user_id=user_id, module_id=module_id).chat_history(session_id)
+
+    def store(
+        self,
+        *,
+        index: StoreIndexConfig | IndexConfig | None = None,
+        ttl: TTLConfig | None = None,
+        scope_resolver: ResolveScope | None = None,
+    ) -> IsolatedStore:
+        """LangGraph's long-term memory of whoever runs; see :class:`IsolatedStore`.
+
+        The scope is that of the run in which an operation is called: ``user_id`` and ``module_id``
+        in its ``configurable``, or what ``scope_resolver`` makes of its config. Outside a run use
+        :meth:`ScopedMemory.store`.
+        """
+
+        def resolve() -> ScopedRecords:
+            scope = resolve_scope(config_of_run(), scope_resolver)
+            return ScopedRecords(self._database, self._keyring, Owner.private(scope))
+
+        return IsolatedStore(resolve, index=index, ttl=ttl)
 
     def modules(self, *, user_id: str, project_id: str = "default") -> list[str]:
         """The modules in which a user has memory, sorted; for operators.

@@ -1,0 +1,103 @@
+"""Packs embeddings into bytes and ranks them exactly; the only home of `numpy`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Vectors = np.ndarray[Any, np.dtype[np.float32]]
+    Scores = np.ndarray[Any, np.dtype[np.float32]]
+
+
+def _numpy() -> Any:
+    try:
+        return importlib.import_module("numpy")
+    except ImportError:
+        raise ImportError(
+            "Semantic search ranks with NumPy. Install it: pip install 'langmem-isolated[vector]'"
+        ) from None
+
+
+def _cosine(query: Vectors, vectors: Vectors) -> Scores:
+    np = _numpy()
+    norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
+    # A vector of zeros points nowhere: like nothing, it scores 0.
+    similarity: Scores = np.divide(
+        vectors @ query, norms, out=np.zeros_like(norms), where=norms > 0
+    )
+    return similarity
+
+
+def _inner_product(query: Vectors, vectors: Vectors) -> Scores:
+    return vectors @ query
+
+
+def _l2(query: Vectors, vectors: Vectors) -> Scores:
+    distance: Scores = _numpy().linalg.norm(vectors - query, axis=1)
+    return -distance
+
+
+# By name as the peers have them; the higher the score, the nearer.
+_DISTANCES: Mapping[str, Callable[[Vectors, Vectors], Scores]] = {
+    "cosine": _cosine,
+    "inner_product": _inner_product,
+    "l2": _l2,
+}
+
+
+class VectorSpace:
+    """Vectors of one length, compared in one way.
+
+    Args:
+        dimensions: Numbers in a vector.
+        distance: ``"cosine"``, ``"inner_product"`` or ``"l2"``.
+
+    Raises:
+        ValueError: ``dimensions`` is not a whole number above 0, or ``distance`` another word.
+        ImportError: NumPy is not installed.
+    """
+
+    def __init__(self, dimensions: int, distance: str = "cosine") -> None:
+        if type(dimensions) is not int or dimensions < 1:
+            raise ValueError("dims must be a whole number above 0.")
+        if distance not in _DISTANCES:
+            raise ValueError(f"distance_type must be one of {', '.join(_DISTANCES)}.")
+        self._np = _numpy()
+        self.dimensions = dimensions
+        self._distance = _DISTANCES[distance]
+
+    def pack(self, vector: Sequence[float]) -> bytes:
+        """A vector as little-endian float32, 4 bytes a number.
+
+        Raises:
+            ValueError: It has another length, or its square is not finite as a float32.
+        """
+        with self._np.errstate(over="ignore", invalid="ignore"):
+            numbers = self._np.asarray(vector, dtype="<f4")
+            if numbers.shape != (self.dimensions,):
+                raise ValueError(
+                    f"An embedding must have {self.dimensions} numbers (dims), got {len(vector)}."
+                )
+            # Then every score is a number, and ranks are well defined.
+            if not self._np.isfinite(numbers @ numbers):
+                raise ValueError("An embedding must have finite numbers of ordinary size.")
+        packed: bytes = numbers.tobytes()
+        return packed
+
+    def fits(self, packed: bytes) -> bool:
+        """Whether :meth:`pack` of a space with as many dimensions made this."""
+        return len(packed) == 4 * self.dimensions
+
+    def scores(self, query: bytes, packed: Sequence[bytes]) -> list[float]:
+        """How near each of ``packed`` is to ``query``; the nearest has the highest score."""
+        if not packed:
+            return []
+        flat = self._np.frombuffer(b"".join(packed), dtype="<f4")
+        vectors = flat.reshape(len(packed), self.dimensions)
+        nearness = self._distance(self._np.frombuffer(query, dtype="<f4"), vectors)
+        scores: list[float] = nearness.tolist()
+        return scores
