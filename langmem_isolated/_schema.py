@@ -162,7 +162,7 @@ def _create_all(connection: Connection) -> None:
     if foreign := sorted(taken & set(metadata.tables)):
         raise DatabaseError(
             f"The database has tables of other software with our names: {', '.join(foreign)}. "
-            "Nothing was changed; give us a database (or SQLite file) of our own."
+            "They were left alone; give us a database (or SQLite file) of our own."
         )
     metadata.create_all(connection, checkfirst=False)
 
@@ -173,8 +173,12 @@ UPGRADES: list[Callable[[Connection], None]] = [_create_all]
 
 def version_of(connection: Connection) -> int:
     """The schema version that the database has; 0 for one without our tables."""
-    if not inspect(connection).has_table("installation", schema=_schema_of(connection)):
+    inspector, schema = inspect(connection), _schema_of(connection)
+    if not inspector.has_table("installation", schema=schema):
         return 0
+    columns = {column["name"] for column in inspector.get_columns("installation", schema=schema)}
+    if not columns.issuperset(installation.c.keys()):
+        return 0  # other software's: making ours will refuse
     return connection.scalar(installation.select().with_only_columns(installation.c.version)) or 0
 
 
