@@ -8,10 +8,8 @@ stop its transaction, so a connection is never handed on half used.
 """
 
 import asyncio
-import os
 import sqlite3
 import threading
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -25,6 +23,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.pool import QueuePool
 
 from langmem_isolated import _schema
+from langmem_isolated._forking import renew_in_children
 from langmem_isolated.errors import (
     DatabaseCorrupt,
     DatabaseError,
@@ -280,7 +279,7 @@ class Database:
         self._auto_upgrade = auto_upgrade
         self._sql: dict[Executable, str] = {}
         self._renew()
-        _databases.add(self)
+        renew_in_children(self)
 
     def _renew(self) -> None:
         self._executor = ThreadPoolExecutor(self._workers, thread_name_prefix="langmem_isolated")
@@ -290,8 +289,8 @@ class Database:
         self._opening = threading.Lock()
         self._opened = False
 
-    def _renew_after_fork(self) -> None:
-        # Parent and child must not share sockets or file handles: replies would cross.
+    def renew_after_fork(self) -> None:
+        """Let a forked child begin with connections of its own: on shared ones replies cross."""
         self._engine.dispose(close=False)
         self._renew()
 
@@ -498,15 +497,3 @@ def _checked_url(url: str | URL) -> URL:
     if backend == "sqlite":
         return parsed.set(drivername="sqlite+pysqlite")
     raise DatabaseError(f"The database URL must be for sqlite or postgresql, got {backend!r}.")
-
-
-_databases: "weakref.WeakSet[Database]" = weakref.WeakSet()
-
-
-def _renew_all_after_fork() -> None:
-    for database in list(_databases):
-        database._renew_after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_all_after_fork)

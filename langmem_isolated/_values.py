@@ -23,6 +23,7 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph.types import Send
 
 from langmem_isolated._encoding import decode_message, encode_message, is_known_message
+from langmem_isolated._forking import renew_in_children
 from langmem_isolated.errors import RecordError, ValueNotStorable
 
 # An element costs a row of about 200 bytes once; a part inside a value costs its size every time.
@@ -113,6 +114,11 @@ class KnownThreads:
     def __init__(self, size: int = 256) -> None:
         self._size = size
         self._threads: OrderedDict[bytes, Known] = OrderedDict()
+        self._lock = threading.Lock()
+        renew_in_children(self)
+
+    def renew_after_fork(self) -> None:
+        """Give a forked child a lock that no thread of its parent holds."""
         self._lock = threading.Lock()
 
     def of(self, thread: bytes, generation: bytes) -> Known:
@@ -320,8 +326,8 @@ def numbers_of(runs: list[int]) -> list[int]:
 class Decoder:
     """Decodes bodies of one thread; an element is opened and rebuilt once for all of them.
 
-    Snapshots share message objects, but one never holds the same object twice: what appears twice in
-    it is rebuilt anew.
+    Snapshots share message objects, but one never holds the same object twice: what appears
+    twice in it is rebuilt anew.
 
     Args:
         elements: Their plaintexts by number.

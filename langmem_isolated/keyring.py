@@ -13,7 +13,6 @@ import os
 import stat
 import threading
 import time
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from langmem_isolated import _schema
 from langmem_isolated._database import Database, Row, Transaction
+from langmem_isolated._forking import renew_in_children
 from langmem_isolated._schema import Kind
 from langmem_isolated._sealing import (
     DIGEST_BYTES,
@@ -307,7 +307,11 @@ class Keyring:
         self._cache: OrderedDict[Owner, tuple[float, ScopeKeys]] = OrderedDict()
         self._directory_cache: _Directory | None = None
         self._lock = threading.Lock()
-        _keyrings.add(self)
+        renew_in_children(self)
+
+    def renew_after_fork(self) -> None:
+        """Give a forked child a lock that no thread of its parent holds."""
+        self._lock = threading.Lock()
 
     def obtain(self, owner: Owner) -> ScopeKeys:
         """The owner's keys, made at first use.
@@ -514,19 +518,6 @@ class Keyring:
             raise RootKeyMismatch(root_key_id, self._root_key.key_id)
         context = framed(b"langmem-isolated/v1", principal, bytes([purpose]), version.to_bytes(4))
         return self._root_key.unwrap(wrapped, context)
-
-
-# A lock that another thread held when the process forked would never be released in the child.
-_keyrings: "weakref.WeakSet[Keyring]" = weakref.WeakSet()
-
-
-def _renew_locks_after_fork() -> None:
-    for keyring in list(_keyrings):
-        keyring._lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_locks_after_fork)
 
 
 def _has_both(rows: list[Row]) -> bool:
