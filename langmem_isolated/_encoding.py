@@ -269,7 +269,7 @@ def _fields_of(message: BaseMessage) -> tuple[str, dict[str, Any]] | None:
 
 def _derived_from(message: BaseMessage) -> tuple[str, _Template | None]:
     known = (_BY_CLASS[base] for base in type(message).__mro__ if base in _BY_CLASS)
-    return next((found for found in known if found[0] == message.type), (message.type, None))
+    return next((found for found in known if found[0] == message.type), ("", None))
 
 
 def _is_default(value: object, default: object) -> bool:

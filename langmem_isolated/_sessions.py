@@ -157,7 +157,7 @@ _page = (
     select(_r.key, _r.sealed)
     .where(_ITS_MESSAGES, _r.key < bindparam("before"))
     .order_by(_r.key.desc())
-    .limit(bindparam("limit", type_=sa.Integer))
+    .limit(bindparam("limit", type_=sa.BigInteger))
     .offset(sa.literal_column("0"))
     .subquery()
 )
@@ -178,7 +178,7 @@ _LIST = (
         sa.or_(_s.expires_at.is_(None), _s.expires_at > bindparam("now")),
     )
     .order_by(_s.updated_at.desc(), _s.digest)
-    .limit(bindparam("limit", type_=sa.Integer))
+    .limit(bindparam("limit", type_=sa.BigInteger))
     .offset(sa.literal_column("0"))
 )
 

@@ -195,7 +195,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         """
         if limit < 0 or (before is not None and before < 0):
             raise ValueError(f"limit and before must be 0 or more, got {limit} and {before}")
-        end = LATEST if before is None else before
+        end, limit = min(LATEST if before is None else before, LATEST), min(limit, LATEST)
         opened = self._records.read(_sessions.page, NOTHING, self._name, end, limit, now())
         self._state = opened.state
         return Page([decode_message(plaintext) for plaintext in opened.messages], opened.before)

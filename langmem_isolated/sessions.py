@@ -52,9 +52,14 @@ class Sessions:
             limit: At most this many.
             until: Only sessions whose last activity is not later; for the next page, the
                 ``last_activity`` of the last one seen.
+
+        Raises:
+            ValueError: ``limit`` is negative.
         """
+        if limit < 0:
+            raise ValueError(f"limit must be 0 or more, got {limit}")
         latest = LATEST if until is None else round(until.timestamp() * 1000)
-        listed = self._records.read(_sessions.listing, [], latest, limit, now())
+        listed = self._records.read(_sessions.listing, [], latest, min(limit, LATEST), now())
         return [_as_session(row) for row in listed]
 
     async def alist(self, *, limit: int = 100, until: datetime | None = None) -> list[Session]:

@@ -17,7 +17,6 @@ from langmem_isolated.errors import (
     LangmemIsolatedError,
     ValueNotStorable,
 )
-from langmem_isolated.keyring import Purpose, _principal_id
 from tests.conftest import Attacker, Door
 from tests.postgres import PostgresServer
 from tests.promises.writers import BATCH, Writer, batch, calls_stored, the_session
@@ -336,23 +335,3 @@ def calls_stored_when_back(memory: IsolatedMemory) -> dict[str, list[int]]:
         except DatabaseError:
             assert time.monotonic() < deadline, "the memory did not recover"
             time.sleep(0.02)
-
-
-def test_a_first_use_that_was_killed_halfway_does_not_lock_the_user_out(
-    database_url: str, root_key: LocalRootKey
-):
-    """Keys are made one after the other; a process may have died between two of them."""
-    with IsolatedMemory(database_url, root_key=root_key) as killed:
-        killed.scope(user_id="bob", module_id="m").chat_history("s").add_user_message("hello")
-        directory = killed._keyring._directory(create=True)
-        for user, purpose in (("alice", Purpose.NAMING), ("carol", Purpose.SEALING)):
-            scoped = killed.scope(user_id=user, module_id="m")
-            principal = _principal_id(directory, scoped._records.owner)
-            killed._keyring._insert(principal, purpose, 1)
-
-    with IsolatedMemory(database_url, root_key=root_key) as memory:
-        for user in ("alice", "carol"):
-            history = memory.scope(user_id=user, module_id="m").chat_history("s")
-            assert history.messages == []
-            history.add_user_message("I am here")
-            assert texts(history.messages) == ["I am here"]
