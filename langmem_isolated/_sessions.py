@@ -174,7 +174,10 @@ _LIST = (
     .where(
         _s.scope_id == _SCOPE_ID,
         _s.kind == sa.literal_column(str(int(Kind.SESSION))),
-        _s.updated_at <= bindparam("until"),
+        sa.or_(
+            _s.updated_at < bindparam("until"),
+            sa.and_(_s.updated_at == bindparam("until"), _s.digest > bindparam("behind")),
+        ),
         sa.or_(_s.expires_at.is_(None), _s.expires_at > bindparam("now")),
     )
     .order_by(_s.updated_at.desc(), _s.digest)
@@ -567,13 +570,19 @@ def _delete(transaction: Transaction, keys: ScopeKeys, session: bytes) -> bool:
 
 
 def listing(
-    transaction: Transaction, keys: ScopeKeys, until: int, limit: int, now: int
+    transaction: Transaction, keys: ScopeKeys, position: tuple[int, bytes], limit: int, now: int
 ) -> list[Listed]:
-    """The scope's sessions by last activity, newest first, from ``until`` back.
+    """The scope's sessions by last activity, newest first, and by digest where that is the same.
+
+    Args:
+        position: Last activity and digest of the session behind which the list goes on.
 
     One that was tampered with is listed without its header rather than failing the others.
     """
-    rows = transaction.rows(_LIST, scope_id=keys.scope_id, until=until, limit=limit, now=now)
+    until, behind = position
+    rows = transaction.rows(
+        _LIST, scope_id=keys.scope_id, until=until, behind=behind, limit=limit, now=now
+    )
     return [
         Listed(session, _header(keys, session, row, sealed), row[2], size, created_at, updated_at)
         for row, (size, sealed, session, created_at, updated_at) in ((r, r[5:]) for r in rows)

@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from langmem_isolated import _sessions
@@ -31,6 +31,8 @@ class Session:
     damaged: bool
     """Whether the row was tampered with; then ``id``, ``title`` and ``channel`` are ``None``, and a
     time that cannot be is 1970."""
+    position: tuple[int, bytes] = field(repr=False)
+    """Where it stands in the list."""
 
     def __repr__(self) -> str:
         return f"Session(messages={self.messages}, size={self.size}, damaged={self.damaged})"
@@ -45,26 +47,25 @@ class Sessions:
     def __init__(self, records: ScopedRecords) -> None:
         self._records = records
 
-    def __call__(self, *, limit: int = 100, until: datetime | None = None) -> list[Session]:
+    def __call__(self, *, limit: int = 100, before: Session | None = None) -> list[Session]:
         """The sessions by last activity, newest first.
 
         Args:
             limit: At most this many.
-            until: Only sessions whose last activity is not later; for the next page, the
-                ``last_activity`` of the last one seen.
+            before: For the next page, the last session of this one.
 
         Raises:
             ValueError: ``limit`` is negative.
         """
         if limit < 0:
             raise ValueError(f"limit must be 0 or more, got {limit}")
-        latest = LATEST if until is None else round(until.timestamp() * 1000)
-        listed = self._records.read(_sessions.listing, [], latest, min(limit, LATEST), now())
+        position = (LATEST, b"") if before is None else before.position
+        listed = self._records.read(_sessions.listing, [], position, min(limit, LATEST), now())
         return [_as_session(row) for row in listed]
 
-    async def alist(self, *, limit: int = 100, until: datetime | None = None) -> list[Session]:
+    async def alist(self, *, limit: int = 100, before: Session | None = None) -> list[Session]:
         """The sessions, newest first; see :meth:`__call__`."""
-        return await self._records.arun(self, limit=limit, until=until)
+        return await self._records.arun(self, limit=limit, before=before)
 
     def create(
         self,
@@ -147,6 +148,7 @@ def _as_session(row: Listed) -> Session:
         created=created or _EPOCH,
         last_activity=last_activity or _EPOCH,
         damaged=header is None,
+        position=(row.updated_at, row.digest),
     )
 
 

@@ -1,0 +1,337 @@
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from langchain_core.messages import HumanMessage
+
+from langmem_isolated import IsolatedMemory, ScopedMemory
+from langmem_isolated._schema import Kind
+from langmem_isolated._sessions import State
+from langmem_isolated.errors import LangmemIsolatedError, SessionNotFound, ValueNotStorable
+from tests.conftest import Attacker, Door
+
+
+@pytest.fixture
+def tutor(memory: IsolatedMemory) -> ScopedMemory:
+    return memory.scope(user_id="alice", module_id="tutor")
+
+
+def a_moment_later() -> None:
+    """Times are kept in milliseconds."""
+    time.sleep(0.002)
+
+
+async def say(scoped: ScopedMemory, door: Door, session_id: str, *said: str) -> None:
+    await door(scoped.chat_history(session_id), "add_messages", [HumanMessage(t) for t in said])
+
+
+# --- listing --------------------------------------------------------------------------------------
+
+
+async def test_sessions_are_listed_newest_first_with_what_people_call_them(
+    tutor: ScopedMemory, door: Door
+):
+    before = datetime.now(UTC) - timedelta(milliseconds=1)
+    await door(tutor.sessions, "create", "monday", title="Algebra", channel="general")
+    a_moment_later()
+    await say(tutor, door, "tuesday", "one", "two")
+    a_moment_later()
+    await say(tutor, door, "monday", "three")
+
+    monday, tuesday = await door(tutor.sessions, "__call__")
+
+    assert (monday.id, monday.title, monday.channel) == ("monday", "Algebra", "general")
+    assert (tuesday.id, tuesday.title, tuesday.channel) == ("tuesday", None, None)
+    assert (monday.messages, tuesday.messages) == (1, 2)
+    assert 0 < monday.size < tuesday.size
+    assert before < monday.created < tuesday.created == tuesday.last_activity
+    assert tuesday.last_activity < monday.last_activity <= datetime.now(UTC)
+    assert monday.created.tzinfo is UTC
+    assert not monday.damaged
+
+
+async def test_a_scope_without_memory_has_no_sessions(tutor: ScopedMemory, door: Door):
+    assert await door(tutor.sessions, "__call__") == []
+
+
+async def test_each_scope_lists_its_own_sessions(memory: IsolatedMemory, door: Door):
+    alice = memory.scope(user_id="alice", module_id="tutor")
+    scopes = [
+        alice,
+        alice.module("planner"),
+        memory.scope(user_id="bob", module_id="tutor"),
+        memory.scope(user_id="alice", module_id="tutor", project_id="other"),
+    ]
+    for number, scoped in enumerate(scopes):
+        await door(scoped.sessions, "create", "same", title=f"title {number}")
+        await say(scoped, door, "same", *(["hello"] * number))
+        await say(scoped, door, f"own {number}", "hello")
+
+    for number, scoped in enumerate(scopes):
+        listed = {session.id: session for session in await door(scoped.sessions, "__call__")}
+        assert listed.keys() == {"same", f"own {number}"}
+        assert listed["same"].title == f"title {number}"
+        assert listed["same"].messages == number
+
+
+@pytest.mark.parametrize("limit", [1, 2, 4, 100])
+async def test_pages_cover_all_sessions_once_each(tutor: ScopedMemory, door: Door, limit: int):
+    """Those of the same millisecond too, and though new ones come meanwhile."""
+    for number in range(10):
+        await door(tutor.sessions, "create", f"session {number}")
+        if number % 4 == 0:
+            a_moment_later()
+    seen: list[Any] = []
+    page = await door(tutor.sessions, "__call__", limit=limit)
+    while page:
+        assert len(page) <= limit
+        seen += page
+        a_moment_later()
+        await door(tutor.sessions, "create", f"meanwhile {len(seen)}")
+        page = await door(tutor.sessions, "__call__", limit=limit, before=seen[-1])
+
+    assert sorted(session.id for session in seen) == sorted(f"session {n}" for n in range(10))
+    times = [session.last_activity for session in seen]
+    assert times == sorted(times, reverse=True)
+
+
+async def test_the_number_of_sessions_listed_is_at_most_the_limit(tutor: ScopedMemory, door: Door):
+    for number in range(3):
+        await door(tutor.sessions, "create", str(number))
+
+    assert [len(await door(tutor.sessions, "__call__", limit=n)) for n in (0, 2, 2**100)] == [
+        0, 2, 3,
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="0 or more"):
+        await door(tutor.sessions, "__call__", limit=-1)
+
+
+async def test_counts_and_sizes_follow_the_messages(
+    tutor: ScopedMemory, attacker: Attacker, door: Door
+):
+    await say(tutor, door, "monday", "one", "two " * 500)
+    await say(tutor, door, "monday", "three")
+
+    [session] = await door(tutor.sessions, "__call__")
+
+    assert session.messages == 3
+    assert [(session.size,)] == attacker("SELECT sum(length(sealed)) FROM records")
+
+
+# --- create ---------------------------------------------------------------------------------------
+
+
+async def test_a_session_can_be_created_before_anything_is_said(tutor: ScopedMemory, door: Door):
+    session_id = await door(tutor.sessions, "create", "monday", title="Algebra", channel="general")
+
+    assert session_id == "monday"
+    [session] = await door(tutor.sessions, "__call__")
+    assert (session.id, session.title, session.channel) == ("monday", "Algebra", "general")
+    assert (session.messages, session.size) == (0, 0)
+    assert await door(tutor.chat_history("monday"), "messages") == []
+    await say(tutor, door, "monday", "hello")
+    [session] = await door(tutor.sessions, "__call__")
+    assert (session.title, session.messages) == ("Algebra", 1)
+
+
+async def test_generated_ids_cannot_be_guessed(tutor: ScopedMemory, door: Door):
+    ids = [await door(tutor.sessions, "create") for _ in range(20)]
+
+    assert len(set(ids)) == 20
+    assert {len(session_id) for session_id in ids} == {22}
+    assert {session.id for session in await door(tutor.sessions, "__call__")} == set(ids)
+
+
+async def test_creating_a_session_that_is_there_leaves_it_as_it_is(tutor: ScopedMemory, door: Door):
+    await door(tutor.sessions, "create", "monday", title="Algebra", channel="general")
+    await say(tutor, door, "monday", "hello")
+    before = await door(tutor.sessions, "__call__")
+    a_moment_later()
+
+    assert await door(tutor.sessions, "create", "monday", title="Geometry") == "monday"
+
+    assert await door(tutor.sessions, "__call__") == before
+
+
+# --- rename and delete ----------------------------------------------------------------------------
+
+
+async def test_renaming_changes_the_title_and_nothing_else(tutor: ScopedMemory, door: Door):
+    await door(tutor.sessions, "create", "monday", title="Algebra", channel="general")
+    await say(tutor, door, "monday", "hello")
+    [before] = await door(tutor.sessions, "__call__")
+
+    for title in ("Geometry", "", "long " * 10_000, None):
+        await door(tutor.sessions, "rename", "monday", title)
+
+        [after] = await door(tutor.sessions, "__call__")
+        assert after.title == title
+        assert (after.id, after.channel, after.messages, after.size) == (
+            before.id, before.channel, before.messages, before.size,
+        )  # fmt: skip
+        assert (after.created, after.last_activity) == (before.created, before.last_activity)
+    assert await door(tutor.chat_history("monday"), "count") == 1
+
+
+async def test_a_title_that_cannot_be_stored_leaves_the_old_one(tutor: ScopedMemory, door: Door):
+    await door(tutor.sessions, "create", "monday", title="Algebra")
+
+    with pytest.raises(ValueNotStorable):
+        await door(tutor.sessions, "rename", "monday", object())
+
+    [session] = await door(tutor.sessions, "__call__")
+    assert session.title == "Algebra"
+
+
+async def test_deleting_removes_the_session_and_its_messages(
+    tutor: ScopedMemory, attacker: Attacker, door: Door
+):
+    for session_id in ("monday", "tuesday"):
+        await say(tutor, door, session_id, "one", "two")
+
+    await door(tutor.sessions, "delete", "monday")
+
+    assert [session.id for session in await door(tutor.sessions, "__call__")] == ["tuesday"]
+    assert await door(tutor.chat_history("monday"), "messages") == []
+    assert await door(tutor.chat_history("tuesday"), "count") == 2
+    assert attacker("SELECT count(*) FROM records") == [(2,)]
+
+
+@pytest.mark.parametrize("there", ["no memory at all", "another session", "deleted"])
+async def test_a_session_that_is_not_there_is_said_so(tutor: ScopedMemory, door: Door, there: str):
+    if there != "no memory at all":
+        await say(tutor, door, "tuesday", "hello")
+    if there == "deleted":
+        await say(tutor, door, "monday", "hello")
+        await door(tutor.sessions, "delete", "monday")
+
+    for name, arguments in (("rename", ("monday", "title")), ("delete", ("monday",))):
+        with pytest.raises(SessionNotFound) as caught:
+            await door(tutor.sessions, name, *arguments)
+        assert isinstance(caught.value, LangmemIsolatedError)
+        assert isinstance(caught.value, KeyError)
+        assert str(caught.value).startswith("This scope has no session")
+        assert "monday" not in str(caught.value)
+
+
+# --- expiry ---------------------------------------------------------------------------------------
+
+
+def expire(scoped: ScopedMemory, attacker: Attacker, session_id: str, expires_at: int) -> None:
+    """Give a session an expiry, as whoever holds the keys may."""
+    keys = scoped._records._keyring.find(scoped._records.owner)
+    assert keys is not None
+    session = keys.name(Kind.SESSION, session_id.encode())
+    [row] = attacker(
+        "SELECT head, next_sequence, count, expires_at, generation FROM sessions WHERE digest = ?",
+        session,
+    )
+    state = State.checked(keys, session, row)
+    expiring = State(state.tag, state.next_sequence, state.count, expires_at, state.generation)
+    attacker(
+        "UPDATE sessions SET expires_at = ?, head = ? WHERE digest = ?",
+        expires_at, expiring.head(keys, session), session,
+    )  # fmt: skip
+
+
+def milliseconds(seconds: float = 0) -> int:
+    return int((time.time() + seconds) * 1000)
+
+
+async def test_an_expired_session_is_absent_in_every_read(
+    tutor: ScopedMemory, attacker: Attacker, door: Door
+):
+    await say(tutor, door, "monday", "secret")
+    await say(tutor, door, "tuesday", "hello")
+    history = tutor.chat_history("monday")
+    assert await door(history, "count") == 1
+
+    expire(tutor, attacker, "monday", milliseconds(-1))
+
+    for reader in (history, tutor.chat_history("monday")):
+        assert await door(reader, "messages") == []
+        assert await door(reader, "last", 5) == []
+        assert (await door(reader, "page")).messages == []
+        assert await door(reader, "window", max_tokens=100) == []
+        assert await door(reader, "count") == 0
+        assert str(reader) == ""
+    assert [session.id for session in await door(tutor.sessions, "__call__")] == ["tuesday"]
+    with pytest.raises(SessionNotFound):
+        await door(tutor.sessions, "rename", "monday", "title")
+
+
+async def test_a_session_that_expires_later_is_there(
+    tutor: ScopedMemory, attacker: Attacker, door: Door
+):
+    await say(tutor, door, "monday", "one")
+    expire(tutor, attacker, "monday", milliseconds(60))
+    await say(tutor, door, "monday", "two")
+    await door(tutor.sessions, "rename", "monday", "title")
+
+    assert await door(tutor.chat_history("monday"), "count") == 2
+    [session] = await door(tutor.sessions, "__call__")
+    assert (session.title, session.messages) == ("title", 2)
+    assert attacker("SELECT count(*) FROM sessions WHERE expires_at IS NULL") == [(0,)]
+
+
+@pytest.mark.parametrize("knows_it", [True, False])
+async def test_appending_to_an_expired_session_starts_anew(
+    tutor: ScopedMemory, attacker: Attacker, door: Door, knows_it: bool
+):
+    await door(tutor.sessions, "create", "monday", title="Algebra")
+    history = tutor.chat_history("monday", idempotent=False)
+    await door(history, "add_messages", [HumanMessage("old", id="1"), HumanMessage("older")])
+    expire(tutor, attacker, "monday", milliseconds(0.05))
+    if knows_it:
+        assert await door(history, "count") == 2
+        assert len(await door(history, "messages")) == 2
+    await asyncio.sleep(0.06)
+
+    await door(history, "add_messages", [HumanMessage("new", id="1")])
+
+    assert [m.content for m in await door(history, "messages")] == ["new"]
+    [session] = await door(tutor.sessions, "__call__")
+    assert (session.id, session.title, session.messages) == ("monday", None, 1)
+    assert attacker("SELECT count(*) FROM records") == [(1,)]
+    assert attacker("SELECT count(*) FROM sessions WHERE expires_at IS NOT NULL") == [(0,)]
+
+
+async def test_creating_an_expired_session_starts_anew(
+    tutor: ScopedMemory, attacker: Attacker, door: Door
+):
+    await say(tutor, door, "monday", "old")
+    expire(tutor, attacker, "monday", milliseconds(-1))
+
+    await door(tutor.sessions, "create", "monday", title="Geometry")
+
+    [session] = await door(tutor.sessions, "__call__")
+    assert (session.title, session.messages) == ("Geometry", 0)
+    assert attacker("SELECT count(*) FROM records") == [(0,)]
+
+
+async def test_clearing_an_expired_session_leaves_nothing_of_it(
+    tutor: ScopedMemory, attacker: Attacker, door: Door
+):
+    await say(tutor, door, "monday", "old")
+    expire(tutor, attacker, "monday", milliseconds(-1))
+
+    await door(tutor.chat_history("monday"), "clear")
+
+    assert await door(tutor.sessions, "__call__") == []
+    assert attacker("SELECT count(*) FROM records") == [(0,)]
+
+
+async def test_expired_sessions_do_not_shorten_a_page(
+    tutor: ScopedMemory, attacker: Attacker, door: Door
+):
+    for number in range(6):
+        await door(tutor.sessions, "create", str(number))
+        a_moment_later()
+    for number in range(3, 6):
+        expire(tutor, attacker, str(number), milliseconds(-1))
+
+    listed = await door(tutor.sessions, "__call__", limit=2)
+
+    assert [session.id for session in listed] == ["2", "1"]
