@@ -262,13 +262,13 @@ def test_the_database_looks_at_no_more_rows_than_it_returns(
     history = memory.scope(user_id="alice", module_id="tutor").chat_history("monday")
     history.add_messages(numbered(2000))
     attacker("ANALYZE")
-    statement = memory._database.sql(chat_history._sessions._PAGE)
+    statement, names = memory._database.compiled(chat_history._sessions._PAGE)
     values = {"scope_id": b"s", "digest": b"d", "before": b"b", "limit": 5}
 
     def plan(transaction: Transaction) -> str:
         explain = "EXPLAIN " if transaction.is_postgres else "EXPLAIN QUERY PLAN "
         cursor = transaction._open_cursor(transaction._connection)
-        cursor.execute(explain + statement, values)
+        cursor.execute(explain + statement, [values[name] for name in names])
         return "\n".join(str(row) for row in cursor.fetchall())
 
     told = memory._database.read(plan)
