@@ -1,7 +1,7 @@
 """Plays conversations of several users into one database and shows what each of them can see.
 
 A folder on the floor of the front door: :mod:`.conversations` reads files, :mod:`.attack` does what
-someone with the database may do, :mod:`.sections` checks and shows.
+someone with the database may do, :mod:`.sections` and :mod:`.agents` check and show.
 """
 
 import os
@@ -24,6 +24,7 @@ from rich.progress import track
 
 from langmem_isolated._terminal import cell
 from langmem_isolated.demo import attack
+from langmem_isolated.demo.agents import an_agent_with_tools
 from langmem_isolated.demo.conversations import (
     Conversation,
     Place,
@@ -32,14 +33,20 @@ from langmem_isolated.demo.conversations import (
     with_shared_session,
 )
 from langmem_isolated.demo.sections import (
-    SECTIONS,
     STRANGER,
     Before,
     Run,
+    Section,
     Spent,
     history,
     listed,
+    one_session_id,
+    rows_that_were_changed,
     texts_of,
+    time_per_turn,
+    what_a_thief_reads,
+    what_each_user_sees,
+    what_the_others_see,
 )
 from langmem_isolated.keyring import ROOT_KEY_VARIABLE, LocalRootKey
 from langmem_isolated.memory import IsolatedMemory
@@ -47,6 +54,18 @@ from langmem_isolated.scope import Scope
 
 # Reads of one user's session by another take some 100 µs each; of more than this a sample is made.
 _MOST_TRIES = 5_000
+
+
+# A part of the package that is new adds its own.
+SECTIONS: tuple[Callable[[Run], Section], ...] = (
+    what_each_user_sees,
+    what_the_others_see,
+    one_session_id,
+    an_agent_with_tools,
+    what_a_thief_reads,
+    rows_that_were_changed,
+    time_per_turn,
+)
 
 
 def run(console: Console, url: str | None, file: Path | None) -> bool:

@@ -7,7 +7,7 @@ rows.
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
@@ -330,14 +330,3 @@ def time_per_turn(run: Run) -> Section:
 
 def _percentile_95(values: list[float]) -> float:
     return sorted(values)[math.ceil(len(values) * 0.95) - 1]
-
-
-SECTIONS: tuple[Callable[[Run], Section], ...] = (
-    what_each_user_sees,
-    what_the_others_see,
-    one_session_id,
-    what_a_thief_reads,
-    rows_that_were_changed,
-    time_per_turn,
-)
-"""What the demo shows, in this order. A part of the package that is new adds its own."""
