@@ -72,7 +72,7 @@ def test_it_needs_nothing_and_leaves_nothing_behind(tmp_path: Path):
     )
 
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert "9 of 9 claims hold." in ran.stdout
+    assert "12 of 12 claims hold." in ran.stdout
     assert list(temporary.iterdir()) == []
     assert list(tmp_path.iterdir()) == [temporary]
 
@@ -324,7 +324,7 @@ def test_a_section_may_be_added_and_a_claim_that_does_not_hold_fails_the_demo(
 
     assert shown.exit_code == 1
     assert "✗ there are 3 conversations" in shown.stdout
-    assert "9 of 10 claims hold." in shown.stdout
+    assert "12 of 13 claims hold." in shown.stdout
 
 
 def claims(section: Section) -> list[bool]:
