@@ -7,7 +7,7 @@ they do not pass: numbers are compared with numbers, texts with texts, times wit
 
 import datetime as dt
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -15,6 +15,7 @@ _NUMBERS = (int, float, Decimal)
 _ORDERED = (str, dt.datetime, dt.date, dt.time, dt.timedelta)
 
 Compare = Callable[[Any, Any], bool]
+Test = Callable[[Any], bool]
 
 
 def _when_comparable(compare: Compare) -> Compare:
@@ -42,48 +43,46 @@ _OPERATORS: Mapping[str, Compare] = {
 }
 
 
-def compiled(wanted: Mapping[str, Any] | None) -> Callable[[Mapping[str, Any]], bool] | None:
+def compiled(wanted: Mapping[str, Any] | None) -> Test | None:
     """A test of values; ``None`` when every value passes.
 
     Raises:
         ValueError: An operator is not one of those above, or stands beside plain keys.
     """
-    if not wanted:
-        return None
-    for part in wanted.values():
-        _check(part)
-    return lambda value: all(_passes(value.get(key), part) for key, part in wanted.items())
+    return _of_parts(wanted) if wanted else None
 
 
-def _is_operation(wanted: object) -> bool:
-    return isinstance(wanted, dict) and any(str(key).startswith("$") for key in wanted)
+def _of_parts(wanted: Mapping[str, Any]) -> Test:
+    tests = [(key, _test(part)) for key, part in wanted.items()]
+
+    def passes(value: Any) -> bool:
+        return isinstance(value, dict) and all(test(value.get(key)) for key, test in tests)
+
+    return passes
 
 
-def _check(wanted: object) -> None:
-    if _is_operation(wanted):
-        if not wanted.keys() <= _OPERATORS.keys():  # type: ignore[attr-defined]
-            raise ValueError(
-                f"A filter has an unsupported operator; supported are {', '.join(_OPERATORS)}."
-            )
-    elif isinstance(wanted, dict):
-        for part in wanted.values():
-            _check(part)
-    elif isinstance(wanted, list | tuple):
-        for part in wanted:
-            _check(part)
+def _of_operators(wanted: Mapping[str, Any]) -> Test:
+    if not wanted.keys() <= _OPERATORS.keys():
+        raise ValueError(
+            f"A filter has an unsupported operator; supported are {', '.join(_OPERATORS)}."
+        )
+    tests = [(_OPERATORS[name], limit) for name, limit in wanted.items()]
+    return lambda value: all(test(value, limit) for test, limit in tests)
 
 
-def _passes(value: Any, wanted: Any) -> bool:
-    if _is_operation(wanted):
-        return all(_OPERATORS[name](value, limit) for name, limit in wanted.items())
+def _of_items(wanted: Sequence[Any]) -> Test:
+    tests = [_test(part) for part in wanted]
+    return lambda value: (
+        isinstance(value, list | tuple)
+        and len(value) == len(tests)
+        and all(test(item) for test, item in zip(tests, value, strict=True))
+    )
+
+
+def _test(wanted: Any) -> Test:
     if isinstance(wanted, dict):
-        return isinstance(value, dict) and all(
-            _passes(value.get(key), part) for key, part in wanted.items()
-        )
+        has_operator = any(isinstance(key, str) and key.startswith("$") for key in wanted)
+        return _of_operators(wanted) if has_operator else _of_parts(wanted)
     if isinstance(wanted, list | tuple):
-        return (
-            isinstance(value, list | tuple)
-            and len(value) == len(wanted)
-            and all(map(_passes, value, wanted))
-        )
-    return bool(value == wanted)
+        return _of_items(wanted)
+    return lambda value: bool(value == wanted)

@@ -7,15 +7,16 @@ refreshed and removed with the item.
 
 The sealed plaintext is, in bytes::
 
-    1 form | 8 created | 8 updated | 8 time to live | what the caller gave
+    1 form | 8 updated | 8 time to live | what the caller gave
 
-Times are µs since 1970, UTC; a time to live of 2^64 - 1 is none. The table's clear columns hold the
-same times in ms, to order and expire by. Expired means absent: what ``expires_at`` says is not
-authenticated, and who can change it could also delete the row.
+Times are µs since 1970, UTC; a time to live of 2^64 - 1 is none. The table's columns say in ms when
+an item was first put, when last, which the sealed time confirms, and when it expires. Expired means
+absent. First put and expiry are not authenticated: so a put need not read before it writes, which
+on PostgreSQL makes one round trip of three; and who can change them could also delete the row.
 """
 
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
@@ -39,13 +40,16 @@ Statements = Mapping[bool, Any]
 MAX_DEPTH = 100
 
 _FORM = 1
-_HEAD = struct.Struct(">BQQQ")
+_HEAD = struct.Struct(">BQQ")
 _FOR_EVER = 2**64 - 1
 # Behind every digest there is: digests of a whole level of 0xff bytes do not happen.
 _END = b"\xff" * (DIGEST_BYTES + 1)
 _NO_LIMIT = 2**31 - 1
 # So many more rows are read as were updated in the same millisecond at worst: a put takes 30 µs.
 _SAME_MILLISECOND = 32
+
+# SQLite keeps any type in any column.
+_OTHER_TYPE = "a column holds another type"
 
 _r, _s = _schema.records.c, _schema.scopes.c
 _SCOPE_ID = bindparam("scope_id", type_=sa.LargeBinary)
@@ -56,7 +60,6 @@ _TYPES: dict[str, sa.types.TypeEngine[Any]] = {
     "kind": sa.SmallInteger(),
     "parent": sa.LargeBinary(),
     "key": sa.LargeBinary(),
-    "key_end": sa.LargeBinary(),
     "sealed": sa.LargeBinary(),
     "size": sa.Integer(),
     "created_at": sa.BigInteger(),
@@ -72,101 +75,109 @@ def _given(*names: str) -> sa.TableValuedAlias:
     return sa.func.unnest(*arrays).table_valued(*names, name="given").render_derived()
 
 
-_COLUMNS = (_r.parent, _r.key, _r.sealed, _r.updated_at, _r.expires_at)
+_COLUMNS = (_r.parent, _r.key, _r.sealed, _r.created_at, _r.updated_at, _r.expires_at)
+_ONE_ROW: sa.ColumnElement[int] = sa.literal_column("1")
+# SQLite would be asked for a parameter.
+_FROM_THE_FIRST: sa.ColumnElement[int] = sa.literal_column("0")
+_ALIVE = sa.or_(_r.expires_at.is_(None), _r.expires_at > _NOW)
 
 
-def _at(items: sa.FromClause, *conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    """Items by place; a row of nothing where there are none, and no row where the scope is gone."""
-    of_scope = sa.and_(_r.scope_id == _SCOPE_ID, _r.kind == _ITEM, *conditions)
-    return (
-        select(*_COLUMNS)
-        .select_from(_schema.scopes.outerjoin(items, of_scope))
-        .where(_s.scope_id == _SCOPE_ID, _s.incarnation == bindparam("incarnation"))
-    )
+def _item_at(place: Any) -> sa.Select[Any]:
+    is_item = sa.and_(_r.scope_id == _SCOPE_ID, _r.kind == _ITEM, _ALIVE)
+    return select(*_COLUMNS).where(is_item, _r.parent == place["parent"], _r.key == place["key"])
 
 
 _places = _given("parent", "key")
+# The limit keeps PostgreSQL from joining in another order: one without statistics reads the scope.
+_item_there = _item_at(_places.c).limit(_ONE_ROW).lateral()
 # By whether it is PostgreSQL, as all that follow.
 _AT = {
-    False: _at(_schema.records, _r.parent == _ONE["parent"], _r.key == _ONE["key"]),
-    True: _at(
-        _schema.records.join(
-            _places, sa.and_(_r.parent == _places.c.parent, _r.key == _places.c.key)
-        )
-    ),
-}
-# The scope cannot be erased before what follows is committed. SQLite has one writer, and no locks
-# of rows: it renders none.
-_AT_FOR_WRITING = {
-    is_postgres: statement.with_for_update(read=True, key_share=True, of=_schema.scopes)
-    for is_postgres, statement in _AT.items()
+    False: _item_at(_ONE),
+    True: select(*_item_there.c).select_from(_places.join(_item_there, sa.true())),
 }
 
+_SCOPE = sa.and_(_s.scope_id == _SCOPE_ID, _s.incarnation == bindparam("incarnation"))
+_PROVE_SCOPE = select(_s.scope_id).where(_SCOPE)
 _RECORD = ("kind", "parent", "key", "sealed", "size", "created_at", "updated_at", "expires_at")
 _records = _given(*_RECORD)
-_INSERT: dict[bool, Any] = {
-    False: sqlite.insert(_schema.records).values(
-        scope_id=_SCOPE_ID, **{name: _ONE[name] for name in _RECORD}
-    ),
-    True: postgresql.insert(_schema.records).from_select(
-        ["scope_id", *_RECORD],
-        select(sa.cast(_SCOPE_ID, sa.LargeBinary), *(_records.c[name] for name in _RECORD)),
-    ),
-}
-_PUT = {
-    is_postgres: insert.on_conflict_do_update(
-        index_elements=["scope_id", "kind", "parent", "key"],
-        set_={name: insert.excluded[name] for name in _RECORD[3:]},
-    )
-    for is_postgres, insert in _INSERT.items()
-}
+# Where an erasure is under way these wait, and then find no row of the scope.
+_one = select(_s.scope_id, *(sa.cast(_ONE[name], _TYPES[name]) for name in _RECORD)).where(_SCOPE)
+_all = select(_s.scope_id, *(_records.c[name] for name in _RECORD)).where(_SCOPE)
 
-_spans = _given("parent", "key", "key_end")
-_SPAN_GIVEN: dict[bool, Mapping[str, Any]] = {False: _ONE, True: dict(_spans.c.items())}
-# An item and its vectors, or those of one kind: whatever has a key that begins with the item's.
-_SPAN = {
-    is_postgres: sa.and_(
-        _r.scope_id == _SCOPE_ID,
-        _r.parent == at["parent"],
-        _r.key >= at["key"],
-        _r.key < at["key_end"],
+
+def _put(insert: Any) -> Any:
+    """An upsert that keeps when the item was first put, unless that one has expired."""
+    new = insert.excluded
+    replaced = {name: new[name] for name in ("sealed", "size", "updated_at", "expires_at")}
+    has_expired = _r.expires_at <= new.updated_at
+    since = sa.case((has_expired, new.created_at), else_=_r.created_at)
+    return insert.on_conflict_do_update(
+        index_elements=["scope_id", "kind", "parent", "key"], set_={"created_at": since, **replaced}
     )
-    for is_postgres, at in _SPAN_GIVEN.items()
-}
+
+
+def _put_from(rows: sa.Select[Any]) -> Any:
+    proved = rows.with_for_update(read=True, key_share=True, of=_schema.scopes)
+    insert = postgresql.insert(_schema.records).from_select(["scope_id", *_RECORD], proved)
+    return _put(insert).returning(_ONE_ROW)
+
+
+# An item and its vectors: whatever has a key that begins with the item's.
+_SPAN = sa.and_(
+    _r.scope_id == _SCOPE_ID,
+    _r.parent == bindparam("span_parent", type_=sa.LargeBinary),
+    _r.key >= bindparam("span_start", type_=sa.LargeBinary),
+    _r.key < bindparam("span_end", type_=sa.LargeBinary),
+)
 _BOTH = _r.kind.in_([_ITEM, _VECTOR])
-_REMOVE = {which: delete(_schema.records).where(span, _BOTH) for which, span in _SPAN.items()}
-_REMOVE_VECTORS = {
-    which: delete(_schema.records).where(span, _r.kind == _VECTOR) for which, span in _SPAN.items()
-}
+_REMOVE = delete(_schema.records).where(_SPAN, _BOTH)
+_REMOVE_VECTORS = delete(_schema.records).where(_SPAN, _r.kind == _VECTOR)
+_PUT_ON_SQLITE = _put(
+    sqlite.insert(_schema.records).values(
+        scope_id=_SCOPE_ID, **{name: _ONE[name] for name in _RECORD}
+    )
+)
+_PUT_ALL = _put_from(_all)
+# One statement needs no BEGIN and COMMIT, which are round trips of their own.
+_PUT_ONE = _put_from(_one).add_cte(_REMOVE_VECTORS.cte("removed"))
 _REFRESH = (
     update(_schema.records)
     # Whoever put or refreshed the item meanwhile knows better.
-    .where(_SPAN[False], _BOTH, _r.expires_at == bindparam("seen", type_=sa.BigInteger))
-    .values(expires_at=_ONE["expires_at"])
+    .where(_SPAN, _BOTH, _r.expires_at == bindparam("seen", type_=sa.BigInteger))
+    .values(expires_at=bindparam("new_expires_at", type_=sa.BigInteger))
 )
 
-_BELOW = sa.and_(
-    _r.scope_id == _SCOPE_ID,
-    _r.parent >= bindparam("low", type_=sa.LargeBinary),
-    _r.parent < bindparam("high", type_=sa.LargeBinary),
-    sa.or_(_r.expires_at.is_(None), _r.expires_at > _NOW),
-)
+_LOW, _HIGH = (bindparam(name, type_=sa.LargeBinary) for name in ("low", "high"))
+_BELOW = sa.and_(_r.scope_id == _SCOPE_ID, _r.parent >= _LOW, _r.parent < _HIGH, _ALIVE)
+_ALL = select(*_COLUMNS).where(_BELOW, _r.kind == _ITEM)
 _NEWEST = (
-    select(*_COLUMNS)
-    .where(_BELOW, _r.kind == _ITEM)
-    .order_by(_r.updated_at.desc(), _r.parent, _r.key)
+    _ALL.order_by(_r.updated_at.desc(), _r.parent, _r.key)
     .limit(bindparam("limit", type_=sa.Integer))
-    .offset(sa.literal_column("0"))
+    .offset(_FROM_THE_FIRST)
 )
 _WITH_VECTORS = select(_r.kind, *_COLUMNS).where(_BELOW, _BOTH)
-_first = (
-    select(_r.parent, sa.func.min(_r.key).label("key"))
+_alive_items = sa.and_(_r.scope_id == _SCOPE_ID, _r.kind == _ITEM, _ALIVE)
+# From one namespace to the next, however many items lie between.
+_namespaces = (
+    select(sa.func.min(_r.parent).label("parent"))
     .where(_BELOW, _r.kind == _ITEM)
-    .group_by(_r.parent)
-    .subquery()
+    .cte("namespaces", recursive=True)
 )
-_ONE_OF_EACH = select(*_COLUMNS).where(
-    _r.scope_id == _SCOPE_ID, _r.kind == _ITEM, _r.parent == _first.c.parent, _r.key == _first.c.key
+_next = select(sa.func.min(_r.parent)).where(
+    _alive_items, _r.parent > _namespaces.c.parent, _r.parent < _HIGH
+)
+_namespaces = _namespaces.union_all(
+    select(_next.scalar_subquery()).where(_namespaces.c.parent.is_not(None))
+)
+
+
+def _of_first(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    there = select(column).where(_alive_items, _r.parent == _namespaces.c.parent)
+    return there.order_by(_r.key).limit(_ONE_ROW).offset(_FROM_THE_FIRST).scalar_subquery()
+
+
+_ONE_OF_EACH = select(_namespaces.c.parent, *map(_of_first, _COLUMNS[1:])).where(
+    _namespaces.c.parent.is_not(None)
 )
 _SWEEP = (
     delete(_schema.records)
@@ -205,38 +216,60 @@ class Item(NamedTuple):
 Found = tuple[Item, T, float | None]
 
 
-def _parent(keys: ScopeKeys, namespace: Names) -> bytes:
-    depths = range(1, len(namespace) + 1)
-    return b"".join([keys.name(Kind.ITEM, b"namespace", *namespace[:depth]) for depth in depths])
-
-
-def _place(keys: ScopeKeys, address: Address) -> Place:
-    parent = _parent(keys, address.namespace)
-    return parent, keys.name(Kind.ITEM, b"key", parent, address.key)
-
-
 def _after(start: bytes) -> bytes:
     """The first bytes behind all that begin with ``start``."""
     stripped = start.rstrip(b"\xff")
     return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else _END
 
 
-def _checked(row: Sequence[Any], kind: Kind = Kind.ITEM) -> Row:
-    parent, key, sealed, updated_at, expires_at = row
-    if not (
-        type(parent) is type(key) is type(sealed) is bytes
-        and type(updated_at) is int
-        and (expires_at is None or type(expires_at) is int)
-    ):
-        # SQLite keeps any type in any column.
-        raise RecordDoesNotOpen(kind.label, "a column holds another type")
-    return parent, key, sealed, updated_at, expires_at
+class _Places:
+    """Where one scope's items and vectors stand; what several have in common is made once."""
+
+    def __init__(self, keys: ScopeKeys) -> None:
+        self._keys = keys
+        self._parents: dict[Names, bytes] = {(): b""}
+        self._starts: dict[tuple[Kind, bytes], bytes] = {}
+
+    def parent(self, namespace: Names) -> bytes:
+        """A digest for each label, over the path up to it."""
+        parent = self._parents.get(namespace)
+        if parent is None:
+            level = self._keys.name(Kind.ITEM, b"namespace", *namespace)
+            parent = self._parents[namespace] = self.parent(namespace[:-1]) + level
+        return parent
+
+    def of(self, address: Address) -> Place:
+        """Parent and key of the item at an address."""
+        parent = self.parent(address.namespace)
+        return parent, self._keys.name(Kind.ITEM, b"key", parent, address.key)
+
+    def start(self, kind: Kind, parent: bytes) -> bytes:
+        """What the associated data of all records of ``kind`` under ``parent`` begin with."""
+        start = self._starts.get((kind, parent))
+        if start is None:
+            start = self._starts[kind, parent] = self._keys.place(kind, parent)
+        return start
+
+    def below(self, prefix: Names, now: int) -> dict[str, Any]:
+        """What the statements ask by that read all below a prefix."""
+        low, scope_id = self.parent(prefix), self._keys.scope_id
+        return {"scope_id": scope_id, "low": low, "high": _after(low), "now": now // 1000}
+
+    def open(self, row: Sequence[Any], kind: Kind = Kind.ITEM) -> bytes:
+        """The plaintext of a row, or ``RecordDoesNotOpen``."""
+        parent, key, sealed, created_at, updated_at, expires_at = row
+        if not (
+            type(parent) is type(key) is type(sealed) is bytes
+            and type(created_at) is type(updated_at) is int
+            and (expires_at is None or type(expires_at) is int)
+        ):
+            raise RecordDoesNotOpen(kind.label, _OTHER_TYPE)
+        return self._keys.open(self.start(kind, parent), key, sealed, kind)
 
 
-def _opened(keys: ScopeKeys, row: Sequence[Any]) -> Item:
-    parent, key, sealed, updated_at, expires_at = _checked(row)
-    plaintext = keys.open(keys.place(Kind.ITEM, parent), key, sealed, Kind.ITEM)
-    form, created, updated, lifetime = _HEAD.unpack_from(plaintext)
+def _item(row: Sequence[Any], plaintext: bytes) -> Item:
+    parent, key, _, created_at, updated_at, expires_at = row
+    form, updated, lifetime = _HEAD.unpack_from(plaintext)
     if form != _FORM:
         raise RecordError(
             f"An item is stored in form {form}, this version knows {_FORM}. Nothing was changed; "
@@ -244,57 +277,9 @@ def _opened(keys: ScopeKeys, row: Sequence[Any]) -> Item:
         )
     if updated_at != updated // 1000:
         raise RecordDoesNotOpen(Kind.ITEM.label, "its time is not the one it was put at")
+    created = updated if created_at >= updated_at else created_at * 1000
     kept = None if lifetime == _FOR_EVER else lifetime
     return Item((parent, key), plaintext[_HEAD.size :], created, updated, kept, expires_at)
-
-
-def _rows_at(
-    transaction: Transaction, keys: ScopeKeys, statements: Statements, places: Sequence[Place]
-) -> list[Row]:
-    """The rows that stand at ``places``, expired ones too.
-
-    Raises:
-        ScopeGone: The scope was erased.
-    """
-    if transaction.is_postgres:
-        parents, names = ([*column] for column in zip(*places, strict=True))
-        given: list[dict[str, Any]] = [{"given_parent": parents, "given_key": names}]
-    else:
-        given = [{"given_parent": parent, "given_key": key} for parent, key in places]
-    rows: list[Row] = []
-    for values in given:
-        found = transaction.rows(
-            statements[transaction.is_postgres],
-            scope_id=keys.scope_id,
-            incarnation=keys.incarnation,
-            **values,
-        )
-        if not found:
-            raise ScopeGone
-        rows += [_checked(row) for row in found if row[0] is not None]
-    return rows
-
-
-def _for_each(
-    transaction: Transaction,
-    keys: ScopeKeys,
-    statements: Statements,
-    rows: Sequence[dict[str, Any]],
-) -> None:
-    """Run a statement with each of ``rows``."""
-    statement = statements[transaction.is_postgres]
-    if not rows:
-        return
-    if transaction.is_postgres:
-        columns = {f"given_{name}": [row[name] for row in rows] for name in rows[0]}
-        transaction.execute(statement, scope_id=keys.scope_id, **columns)
-    else:
-        given = [{f"given_{name}": value for name, value in row.items()} for row in rows]
-        transaction.execute_many(statement, [{"scope_id": keys.scope_id, **row} for row in given])
-
-
-def _is_alive(row: Row, now: int) -> bool:
-    return row[4] is None or row[4] > now // 1000
 
 
 def get(
@@ -305,79 +290,98 @@ def get(
     Raises:
         RecordDoesNotOpen: An item was changed, moved or exchanged.
     """
-    places = [_place(keys, address) for address in addresses]
-    try:
-        rows = _rows_at(transaction, keys, _AT, places)
-    except ScopeGone:
-        return [None for _ in places]
-    found = {(row[0], row[1]): _opened(keys, row) for row in rows if _is_alive(row, now)}
+    opener = _Places(keys)
+    places = [*map(opener.of, addresses)]
+    shared = {"scope_id": keys.scope_id, "now": now // 1000}
+    if transaction.is_postgres:
+        given = {"given_parent": [p for p, _ in places], "given_key": [k for _, k in places]}
+        rows = transaction.rows(_AT[True], **shared, **given)
+    else:
+        rows = [
+            row
+            for parent, key in places
+            for row in transaction.rows(_AT[False], **shared, given_parent=parent, given_key=key)
+        ]
+    found = {(row[0], row[1]): _item(row, opener.open(row)) for row in rows}
     return [found.get(place) for place in places]
 
 
 def put(transaction: Transaction, keys: ScopeKeys, items: Sequence[NewItem], now: int) -> None:
     """Store ``items``, no two at one address, in place of what stands there.
 
+    One item without vectors is a single statement on PostgreSQL.
+
     Raises:
         ScopeGone: The scope was erased; nothing was written.
-        RecordDoesNotOpen: What stands there was changed, moved or exchanged.
     """
+    places = _Places(keys)
     # In one order everywhere: two who put the same items wait for each other, and do not deadlock.
-    placed = sorted((_place(keys, item.address), item) for item in items)
-    before = _rows_at(transaction, keys, _AT_FOR_WRITING, [place for place, _ in placed])
-    created = {
-        (row[0], row[1]): _opened(keys, row).created for row in before if _is_alive(row, now)
-    }
-    _remove(transaction, keys, _REMOVE_VECTORS, [(row[0], row[1]) for row in before])
-    rows = [
-        row
-        for place, item in placed
-        for row in _sealed_rows(keys, place, item, created.get(place, now), now)
-    ]
-    _for_each(transaction, keys, _PUT, rows)
+    placed = sorted((places.of(item.address), item) for item in items)
+    rows = [row for place, item in placed for row in _sealed_rows(keys, places, place, item, now)]
+    # Vectors of what stood there before, in so far as no new ones take their places.
+    spans = [_span(keys, place, len(item.vectors)) for place, item in placed]
+    scope = {"scope_id": keys.scope_id, "incarnation": keys.incarnation}
+    if not transaction.is_postgres:
+        proof = transaction.row(_PROVE_SCOPE, **scope)
+        transaction.execute_many(_REMOVE_VECTORS, spans)
+        transaction.execute_many(_PUT_ON_SQLITE, [{**scope, **row} for row in rows])
+    elif len(rows) == 1:
+        proof = transaction.row(_PUT_ONE, **{**scope, **rows[0], **spans[0]})
+    else:
+        transaction.execute_many(_REMOVE_VECTORS, spans)
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        proof = transaction.row(_PUT_ALL, **scope, **columns)
+    if proof is None:
+        raise ScopeGone
 
 
 def _sealed_rows(
-    keys: ScopeKeys, place: Place, item: NewItem, created: int, now: int
+    keys: ScopeKeys, places: _Places, place: Place, item: NewItem, now: int
 ) -> Iterator[dict[str, Any]]:
     parent, key = place
-    lifetime = _FOR_EVER if item.lifetime is None else item.lifetime
-    plaintext = _HEAD.pack(_FORM, created, now, lifetime) + item.body
-    times = {
-        "created_at": created // 1000,
-        "updated_at": now // 1000,
-        "expires_at": None if item.lifetime is None else (now + item.lifetime) // 1000,
+    shared = {
+        "given_parent": parent,
+        "given_created_at": now // 1000,
+        "given_updated_at": now // 1000,
+        "given_expires_at": None if item.lifetime is None else (now + item.lifetime) // 1000,
     }
 
-    def row(kind: Kind, key: bytes, sealed: bytes) -> dict[str, Any]:
-        size = len(sealed)
+    def row(kind: Kind, key: bytes, plaintext: bytes, *, compress: bool) -> dict[str, Any]:
+        sealed = keys.seal(places.start(kind, parent), key, plaintext, compress=compress)
         return {
-            "kind": int(kind),
-            "parent": parent,
-            "key": key,
-            "sealed": sealed,
-            "size": size,
-        } | times
+            "given_kind": int(kind),
+            "given_key": key,
+            "given_sealed": sealed,
+            "given_size": len(sealed),
+            **shared,
+        }
 
-    yield row(Kind.ITEM, key, keys.seal(keys.place(Kind.ITEM, parent), key, plaintext))
-    place_of_vectors = keys.place(Kind.VECTOR, parent)
+    head = _HEAD.pack(_FORM, now, _FOR_EVER if item.lifetime is None else item.lifetime)
+    yield row(Kind.ITEM, key, head + item.body, compress=True)
     for number, vector in enumerate(item.vectors):
-        its_key = key + number.to_bytes(4)
         # Deflating 1,536 numbers takes 117 µs, sealing them 2, and saves 7 %.
-        yield row(
-            Kind.VECTOR, its_key, keys.seal(place_of_vectors, its_key, vector, compress=False)
-        )
+        yield row(Kind.VECTOR, _vector_key(key, number), vector, compress=False)
 
 
 def remove(transaction: Transaction, keys: ScopeKeys, addresses: Sequence[Address]) -> None:
     """Remove the items at ``addresses``, where there are any, and their vectors."""
-    _remove(transaction, keys, _REMOVE, sorted(_place(keys, address) for address in addresses))
+    places = sorted(map(_Places(keys).of, addresses))
+    transaction.execute_many(_REMOVE, [_span(keys, place) for place in places])
 
 
-def _remove(
-    transaction: Transaction, keys: ScopeKeys, statements: Statements, places: Sequence[Place]
-) -> None:
-    rows = [{"parent": parent, "key": key, "key_end": _after(key)} for parent, key in places]
-    _for_each(transaction, keys, statements, rows)
+def _span(keys: ScopeKeys, place: Place, first_vector: int | None = None) -> dict[str, Any]:
+    """What the statements ask by that go to an item and its vectors, or from one vector on."""
+    parent, key = place
+    return {
+        "scope_id": keys.scope_id,
+        "span_parent": parent,
+        "span_start": key if first_vector is None else _vector_key(key, first_vector),
+        "span_end": _after(key),
+    }
+
+
+def _vector_key(key: bytes, number: int) -> bytes:
+    return key + number.to_bytes(4)
 
 
 def refresh(transaction: Transaction, keys: ScopeKeys, items: Sequence[Item], now: int) -> None:
@@ -386,22 +390,14 @@ def refresh(transaction: Transaction, keys: ScopeKeys, items: Sequence[Item], no
         _REFRESH,
         [
             {
-                "scope_id": keys.scope_id,
-                "given_parent": item.place[0],
-                "given_key": item.place[1],
-                "given_key_end": _after(item.place[1]),
+                **_span(keys, item.place),
                 "seen": item.expires_at,
-                "given_expires_at": (now + item.lifetime) // 1000,
+                "new_expires_at": (now + item.lifetime) // 1000,
             }
             for item in items
             if item.lifetime is not None
         ],
     )
-
-
-def _below(keys: ScopeKeys, prefix: Names, now: int) -> dict[str, Any]:
-    low = _parent(keys, prefix)
-    return {"scope_id": keys.scope_id, "low": low, "high": _after(low), "now": now // 1000}
 
 
 def newest(
@@ -423,17 +419,25 @@ def newest(
         now: The time, in µs.
         all_pass: Whether ``read`` leaves none out: then no more than needed are fetched.
     """
-    limit = min(count + _SAME_MILLISECOND, _NO_LIMIT) if all_pass else _NO_LIMIT
+    places = _Places(keys)
+    if all_pass:
+        limit = min(count + _SAME_MILLISECOND, _NO_LIMIT)
+        rows = transaction.rows(_NEWEST, **places.below(prefix, now), limit=limit)
+    else:
+        # SQLite takes 1.4 ms to sort 1,000 rows with all they hold, Python 0.1.
+        rows = transaction.rows(_ALL, **places.below(prefix, now))
+        rows.sort(key=lambda row: (-row[3], row[0], row[1]))
     found: list[Found[T]] = []
     last = None
-    for row in transaction.rows(_NEWEST, **_below(keys, prefix, now), limit=limit):
+    for row in rows:
         # The column has ms, the sealed time µs: a millisecond that was begun is read to its end.
         if len(found) >= count and row[3] != last:
             break
         last = row[3]
-        item = _opened(keys, row)
-        if (content := read(item.body)) is not None:
-            found.append((item, content, None))
+        plaintext = places.open(row)
+        content = read(plaintext[_HEAD.size :])
+        if content is not None:
+            found.append((_item(row, plaintext), content, None))
     found.sort(key=lambda one: (-one[0].updated, one[0].place))
     return found[:count]
 
@@ -456,49 +460,56 @@ def nearest(
     Args:
         prefix: Labels with which the namespaces begin.
         read: Makes of a body what the caller wants, or ``None`` to leave the item out.
-        score: Scores vectors; ``None`` for one that cannot be compared.
         count: At most so many.
         now: The time, in µs.
         all_pass: Whether ``read`` leaves none out: then no more than needed are opened.
+        score: Scores vectors; ``None`` for one that cannot be compared.
     """
-    rows: dict[int, list[Row]] = {Kind.ITEM: [], Kind.VECTOR: []}
-    for kind, *row in transaction.rows(_WITH_VECTORS, **_below(keys, prefix, now)):
-        rows[kind].append(_checked(row, Kind(kind)))
-    items = {(row[0], row[1]): row for row in rows[Kind.ITEM]}
-    opened = {} if all_pass else _read_all(keys, items, read)
-    passing = items if all_pass else opened
-    best: dict[Place, float] = {}
-    vectors = [row for row in rows[Kind.VECTOR] if (row[0], row[1][:DIGEST_BYTES]) in passing]
-    plaintexts = [
-        keys.open(keys.place(Kind.VECTOR, parent), key, sealed, Kind.VECTOR)
-        for parent, key, sealed, *_ in vectors
+    places = _Places(keys)
+    rows = transaction.rows(_WITH_VECTORS, **places.below(prefix, now))
+    items = {(row[1], row[2]): row[1:] for row in rows if row[0] == Kind.ITEM}
+
+    def opened(some: Iterable[Place]) -> dict[Place, tuple[Item, T]]:
+        plaintexts = ((place, places.open(items[place])) for place in some)
+        return {
+            place: (_item(items[place], plaintext), content)
+            for place, plaintext in plaintexts
+            if (content := read(plaintext[_HEAD.size :])) is not None
+        }
+
+    passing = {} if all_pass else opened(items)
+    candidates = items if all_pass else passing
+    vectors = [
+        (place, row[1:])
+        for row in rows
+        if row[0] == Kind.VECTOR and (place := _item_of(row[1:])) in candidates
     ]
-    for (parent, key, *_), its_score in zip(vectors, score(plaintexts), strict=True):
+    scores = score([places.open(row, Kind.VECTOR) for _, row in vectors])
+    best: dict[Place, float] = {}
+    for (place, _), its_score in zip(vectors, scores, strict=True):
         if its_score is not None:
-            place = parent, key[:DIGEST_BYTES]
             best[place] = max(its_score, best.get(place, its_score))
     ranked = sorted(best, key=lambda place: (-best[place], place))
-    others = sorted(passing.keys() - best.keys(), key=lambda place: (-items[place][3], place))
+    others = sorted(candidates.keys() - best.keys(), key=lambda place: (-items[place][3], place))
     chosen = (ranked + others)[:count]
-    opened = opened or _read_all(keys, {place: items[place] for place in chosen}, read)
-    return [(*opened[place], best.get(place)) for place in chosen if place in opened]
+    passing = passing or opened(chosen)
+    return [(*passing[place], best.get(place)) for place in chosen if place in passing]
 
 
-def _read_all(
-    keys: ScopeKeys, rows: Mapping[Place, Row], read: Callable[[bytes], T | None]
-) -> dict[Place, tuple[Item, T]]:
-    items = ((place, _opened(keys, row)) for place, row in rows.items())
-    return {
-        place: (item, content) for place, item in items if (content := read(item.body)) is not None
-    }
+def _item_of(vector: Row) -> Place:
+    parent, key = vector[:2]
+    if type(key) is not bytes:
+        raise RecordDoesNotOpen(Kind.VECTOR.label, _OTHER_TYPE)
+    return parent, key[:DIGEST_BYTES]
 
 
 def one_of_each_namespace(
     transaction: Transaction, keys: ScopeKeys, prefix: Names, now: int
 ) -> list[bytes]:
     """The body of one item of each namespace below ``prefix``."""
-    rows = transaction.rows(_ONE_OF_EACH, **_below(keys, prefix, now))
-    return [_opened(keys, row).body for row in rows]
+    places = _Places(keys)
+    rows = transaction.rows(_ONE_OF_EACH, **places.below(prefix, now))
+    return [_item(row, places.open(row)).body for row in rows]
 
 
 def sweep(transaction: Transaction, keys: ScopeKeys, now: int) -> int:

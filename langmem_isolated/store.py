@@ -109,6 +109,14 @@ class _Work:
     queries: dict[str, bytes] = field(default_factory=dict)
     """Texts, with their vectors once they are embedded."""
 
+    def new(self) -> list[NewItem]:
+        """What is to be put."""
+        return [
+            NewItem(address, put.body, [self.documents[text] for text in put.texts], put.lifetime)
+            for address, put in self.puts.items()
+            if put is not None
+        ]
+
 
 class IsolatedStore(BaseStore):
     """LangGraph's long-term memory: a drop-in `BaseStore` in which each scope sees its own items.
@@ -267,6 +275,9 @@ class IsolatedStore(BaseStore):
     def _performed(self, records: ScopedRecords, work: _Work) -> list[Result]:
         now = _now()
         if any(work.puts.values()):
+            is_single = len(work.answers) == 1 and not work.documents
+            if is_single and records.write_once(_put_one, False, work, now):
+                return work.answers
             return records.write(_written, work, now)
         if work.puts:
             return records.change(_written, work.answers, work, now)
@@ -419,17 +430,16 @@ def _written(transaction: Transaction, keys: ScopeKeys, work: _Work, now: int) -
     answers, touched = _read(transaction, keys, work, now)
     if touched:
         _items.refresh(transaction, keys, touched, now)
-    gone = [address for address, put in work.puts.items() if put is None]
-    if gone:
+    if gone := [address for address, put in work.puts.items() if put is None]:
         _items.remove(transaction, keys, gone)
-    new = [
-        NewItem(address, put.body, [work.documents[text] for text in put.texts], put.lifetime)
-        for address, put in work.puts.items()
-        if put is not None
-    ]
-    if new:
+    if new := work.new():
         _items.put(transaction, keys, new, now)
     return answers
+
+
+def _put_one(transaction: Transaction, keys: ScopeKeys, work: _Work, now: int) -> bool:
+    _items.put(transaction, keys, work.new(), now)
+    return True
 
 
 def _listing(op: ListNamespacesOp) -> Read:
