@@ -3,7 +3,8 @@
 import os
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -16,7 +17,6 @@ from langmem_isolated._database import Conflict, Transaction
 from langmem_isolated._encoding import Header, decode_header, encode_header
 from langmem_isolated._records import ScopedRecords, now
 from langmem_isolated._schema import Kind
-from langmem_isolated._sealing import DIGEST_BYTES
 from langmem_isolated._threads import (
     Bounds,
     Found,
@@ -49,8 +49,9 @@ from langmem_isolated.keyring import ScopeKeys
 
 BODY_V1 = b"\x01"
 GENERATION_BYTES = 8
-# A sweep may come between two steps of ours, but not every time.
-ATTEMPTS = 5
+# Between two steps of ours may come a sweep, or another that writes for the same task: each failed
+# attempt is one of those done.
+ATTEMPTS = 50
 PAGE = 100
 
 IndexedWrites = Mapping[int, tuple[str, Any]]
@@ -163,33 +164,53 @@ class Threads:
             return None
         thread, parent = _thread(keys, address.thread_id), _parent(keys, address)
         wanted = address.checkpoint_id and id_bytes(address.checkpoint_id)
-        for _ in range(ATTEMPTS):
-            found = self.records.read(_threads.get, None, thread, parent, wanted or None, now())
-            if found is None:
-                return None
-            bodies = [_Body.of(found.checkpoint), *map(_Body.of, found.writes)]
-            elements = self.records.read(_elements_of, {}, thread, bodies)
-            if elements is not None:
-                known = self._known.of(thread, found.generation)
-                decoder = Decoder(elements, known, self._serde)
-                return _snapshot(address.thread_id, found.slot, decoder, bodies)
-        raise RecordDoesNotOpen(Kind.CHECKPOINT.label, "elements it refers to are missing")
+        asked = thread, parent, wanted or None, now()
+        found = self.records.read(_threads.get, None, *asked)
+        elements = found and self.records.read(_elements_of, {}, thread, _bodies_of(found))
+        if found and elements is None:
+            # A sweep came between the two, or someone tampered: one state of both will tell.
+            found, elements = self.records.snapshot(self._found, (None, {}), *asked)
+        if not found or elements is None:
+            return None
+        decoder = Decoder(elements, self._known.of(thread, found.generation), self._serde)
+        return _snapshot(address.thread_id, found.slot, decoder, _bodies_of(found))
 
-    def page(self, listing: "Listing") -> list[Snapshot]:
-        """The next checkpoints of a listing; none when it is at its end."""
-        return self.records.snapshot(self._page, [], listing)
+    def _found(
+        self,
+        transaction: Transaction,
+        keys: ScopeKeys,
+        thread: bytes,
+        parent: bytes,
+        checkpoint_id: bytes | None,
+        now: int,
+    ) -> tuple[Found | None, dict[int, bytes]]:
+        found = _threads.get(transaction, keys, thread, parent, checkpoint_id, now)
+        if found is None:
+            return None, {}
+        return found, self._elements(transaction, keys, thread, _bodies_of(found))
+
+    def page(self, listing: "Listing") -> "tuple[list[Snapshot], Listing]":
+        """The next checkpoints of a listing, and the listing that goes on behind them."""
+        return self.records.snapshot(self._page, ([], replace(listing, is_done=True)), listing)
 
     def _page(
-        self, transaction: Transaction, keys: ScopeKeys, listing: "Listing"
-    ) -> list[Snapshot]:
+        self, transaction: Transaction, keys: ScopeKeys, asked: "Listing"
+    ) -> "tuple[list[Snapshot], Listing]":
+        # A copy: the operation may be tried again.
+        listing = replace(asked)
         bounds = listing.bounds(keys)
+        names: dict[bytes, str | None] = {}
         matching: list[tuple[Slot, bytes]] = []
         while not matching and not listing.is_done:
             stored = _threads.checkpoints(
                 transaction, keys, bounds, listing.before, listing.page_size
             )
             listing.advance(stored)
-            matching = [row for row in stored if listing.wants(row[0], _Outline.of(row[1]))]
+            wanted = [row for row in stored if listing.wants(row[0], _Outline.of(row[1]))]
+            for slot, _ in wanted:
+                if slot.thread not in names:
+                    names[slot.thread] = _name_of(transaction, keys, slot.thread)
+            matching = [row for row in wanted if names[row[0].thread] is not None]
         matching = listing.take(matching)
         writes = _threads.writes_behind(transaction, keys, [slot for slot, _ in matching])
         bodies = {
@@ -197,19 +218,18 @@ class Threads:
             for slot, body in matching
         }
         decoders = self._decoders(transaction, keys, bodies)
-        names = self._names(transaction, keys, listing, decoders)
-        return [
-            _snapshot(names[thread], slot, decoders[thread], bodies[slot])
-            for slot, thread in ((slot, slot.parent[:DIGEST_BYTES]) for slot in bodies)
-            if thread in names
+        snapshots = [
+            _snapshot(cast(str, names[slot.thread]), slot, decoders[slot.thread], its_bodies)
+            for slot, its_bodies in bodies.items()
         ]
+        return snapshots, listing
 
     def _decoders(
         self, transaction: Transaction, keys: ScopeKeys, bodies: Mapping[Slot, list[_Body]]
     ) -> dict[bytes, Decoder]:
         by_thread: dict[bytes, list[_Body]] = {}
         for slot, its_bodies in bodies.items():
-            by_thread.setdefault(slot.parent[:DIGEST_BYTES], []).extend(its_bodies)
+            by_thread.setdefault(slot.thread, []).extend(its_bodies)
         return {
             thread: Decoder(
                 self._elements(transaction, keys, thread, its_bodies), None, self._serde
@@ -224,23 +244,6 @@ class Threads:
         if elements is None:
             raise RecordDoesNotOpen(Kind.CHECKPOINT.label, "elements it refers to are missing")
         return elements
-
-    def _names(
-        self,
-        transaction: Transaction,
-        keys: ScopeKeys,
-        listing: "Listing",
-        threads: Iterable[bytes],
-    ) -> dict[bytes, str]:
-        """Ids of the threads that are there and not expired."""
-        headers = {
-            thread: _threads.header_of(transaction, keys, thread, now()) for thread in threads
-        }
-        return {
-            thread: listing.thread_id or decode_header(header).session_id
-            for thread, header in headers.items()
-            if header is not None
-        }
 
     def history(self, address: Address, channels: Sequence[str]) -> dict[str, DeltaChannelHistory]:
         """What the ancestors of a checkpoint contributed to channels."""
@@ -259,20 +262,26 @@ class Threads:
         thread = _thread(keys, address.thread_id)
         chain = _Chain(transaction, keys, thread, _parent(keys, address))
         cursor = chain.parent_of_target(address.checkpoint_id)
-        left = dict(histories)
-        while cursor is not None and left and (stored := chain.at(cursor)) is not None:
+        missing = set(histories)
+        walked: dict[Slot, list[_Body]] = {}
+        while cursor is not None and missing and (stored := chain.at(cursor)) is not None:
             slot, plaintexts = stored
-            bodies = [_Body.of(plaintext) for plaintext in plaintexts]
-            elements = self._elements(transaction, keys, thread, bodies)
-            decoder = Decoder(elements, None, self._serde)
-            ancestor = _snapshot(address.thread_id, slot, decoder, bodies)
+            if slot in walked:
+                break
+            walked[slot] = [_Body.of(plaintext) for plaintext in plaintexts]
+            outline = _Outline.of(plaintexts[0])
+            missing -= outline.values.keys()
+            cursor = outline.parent
+        decoders = self._decoders(transaction, keys, walked)
+        left = dict(histories)
+        for slot, bodies in walked.items():
+            ancestor = _snapshot(address.thread_id, slot, decoders[thread], bodies)
             for write in reversed(ancestor.writes):
                 if write[1] in left:
                     left[write[1]].writes.append(write)
             values = ancestor.checkpoint["channel_values"]
             for channel in left.keys() & values.keys():
                 left.pop(channel).seed.append(values[channel])
-            cursor = id_bytes(ancestor.parent_id) if ancestor.parent_id else None
 
     def list_threads(self) -> list[ListedThread]:
         """The scope's threads by last activity, newest first."""
@@ -285,12 +294,12 @@ class Threads:
         return sum(one.size for one in listed if keys and one.thread == _thread(keys, thread_id))
 
     def verify(self, thread_id: str) -> int:
-        """Open everything of a thread and resolve every reference; the number of bodies."""
+        """Open everything of a thread, resolve every reference, count; the number of bodies."""
         return self.records.snapshot(self._verify, 0, thread_id)
 
     def _verify(self, transaction: Transaction, keys: ScopeKeys, thread_id: str) -> int:
         thread = _thread(keys, thread_id)
-        bodies = _threads.bodies(transaction, keys, thread)
+        bodies = _threads.verified(transaction, keys, thread)
         self._elements(transaction, keys, thread, [_Body.of(body.plaintext) for body in bodies])
         return len(bodies)
 
@@ -345,35 +354,35 @@ class Threads:
         checkpoint = id_bytes(cast(str, address.checkpoint_id))
         key = checkpoint + keys.name(Kind.WRITE, checkpoint, task[0].encode())
         slot = Slot(Kind.WRITE, _parent(keys, address), key)
-        try:
-            self._store(address.thread_id, slot, encoding(writes), None)
-        except Conflict:
-            self._merge_writes(address, slot, writes, encoding, replaces=replaces)
+        replaced: bytes | None = None
+        merged: IndexedWrites = writes
+        for _ in range(ATTEMPTS):
+            with suppress(Conflict):
+                if self._stored(address.thread_id, slot, encoding(merged), None, replaced):
+                    return
+            replaced, merged = self.records.snapshot(
+                self._merged, (None, writes), slot, writes, replaces=replaces
+            )
+        raise _busy()
 
-    def _merge_writes(
+    def _merged(
         self,
-        address: Address,
+        transaction: Transaction,
+        keys: ScopeKeys,
         slot: Slot,
         writes: IndexedWrites,
-        encoding: Callable[[IndexedWrites], Encode],
         *,
         replaces: bool,
-    ) -> None:
-        thread = _thread(self.records.keys(), address.thread_id)
-        for _ in range(ATTEMPTS):
-            plaintext = self.records.read(_threads.body_at, None, slot)
-            if plaintext is None:
-                return self._store(address.thread_id, slot, encoding(writes), None)
-            body = _Body.of(plaintext)
-            elements = self.records.read(_elements_of, {}, thread, [body])
-            if elements is None:
-                continue
-            _, _, rows = Decoder(elements, None, self._serde).decode([body])[0]
-            stored = {index: (channel, value) for index, channel, value in rows}
-            merged = {**stored, **writes} if replaces else {**writes, **stored}
-            if self._stored(address.thread_id, slot, encoding(merged), None, plaintext):
-                return None
-        raise _busy()
+    ) -> tuple[bytes | None, IndexedWrites]:
+        """What a task has stored, in plaintext, and ``writes`` together with it."""
+        plaintext = _threads.body_at(transaction, keys, slot)
+        if plaintext is None:
+            return None, writes
+        body = _Body.of(plaintext)
+        elements = self._elements(transaction, keys, slot.thread, [body])
+        _, _, rows = Decoder(elements, None, self._serde).decode([body])[0]
+        stored = {index: (channel, value) for index, channel, value in rows}
+        return plaintext, {**stored, **writes} if replaces else {**writes, **stored}
 
     def _store(
         self,
@@ -409,15 +418,22 @@ class Threads:
         # A body without numbers that were known before is right in any generation.
         found_in = known.generation if len(new) < len(references) else b""
         moment = now()
-        stored = self.records.write(
-            _threads.put,
-            thread,
-            encode_header(Header(thread_id)),
-            body,
-            (found_in, os.urandom(GENERATION_BYTES)),
-            moment,
-            None if self._ttl is None else moment + int(self._ttl.total_seconds() * 1000),
-        )
+        try:
+            stored = self.records.write(
+                _threads.put,
+                thread,
+                encode_header(Header(thread_id)),
+                body,
+                (found_in, os.urandom(GENERATION_BYTES)),
+                moment,
+                None if self._ttl is None else moment + int(self._ttl.total_seconds() * 1000),
+            )
+        except Conflict:
+            if replaces is None:
+                raise
+            raise RecordDoesNotOpen(
+                Kind.ELEMENT.label, "one stands where the thread's next belongs"
+            ) from None
         if stored is None:
             self._known.forget(thread)
             return False
@@ -458,11 +474,9 @@ class Threads:
         if keys is None:
             return
         for run_id in run_ids:
-            gone: dict[bytes, set[Slot]] = {}
-            for slot in self.records.read(_threads.of_run, [], _run_tag(keys, run_id)):
-                gone.setdefault(slot.parent[:DIGEST_BYTES], set()).add(slot)
-            for thread, slots in gone.items():
-                self._sweep(thread, partial(_with_writes, gone=slots))
+            slots = self.records.read(_threads.of_run, [], _run_tag(keys, run_id))
+            for thread in {slot.thread for slot in slots}:
+                self._sweep(thread, partial(_of_run, run_id=run_id))
 
     def _sweep(self, thread: bytes, choose: Callable[[list[OpenBody]], set[Slot]]) -> None:
         self.records.change(
@@ -499,7 +513,7 @@ class Listing:
     @property
     def page_size(self) -> int:
         """How many rows to read next: no more than are wanted, where none will be left out."""
-        wants_all = not self.filter and self.only is None
+        wants_all = not self.filter and self.only is None and self.thread_id is not None
         return min(PAGE, self.left) if wants_all and self.left is not None else PAGE
 
     def advance(self, stored: Sequence[tuple[Slot, bytes]]) -> None:
@@ -508,6 +522,7 @@ class Listing:
             self.is_done = True
         if stored:
             self.before = (stored[-1][0].key, stored[-1][0].parent)
+            self.is_done = self.is_done or (self.only is not None and self.before[0] < self.only)
 
     def wants(self, slot: Slot, outline: _Outline) -> bool:
         """Whether a checkpoint is one of those asked for."""
@@ -522,7 +537,7 @@ class Listing:
         """As many as are left to be given out."""
         if self.left is None:
             return matching
-        taken = matching[: self.left]
+        taken = matching[: max(0, self.left)]
         self.left -= len(taken)
         self.is_done = self.is_done or self.left <= 0
         return taken
@@ -566,6 +581,12 @@ class _Chain:
         return self._read.get(key)
 
 
+def _name_of(transaction: Transaction, keys: ScopeKeys, thread: bytes) -> str | None:
+    """A thread's id; ``None`` when it is expired."""
+    header = _threads.header_of(transaction, keys, thread, now())
+    return None if header is None else decode_header(header).session_id
+
+
 def _thread(keys: ScopeKeys, thread_id: str) -> bytes:
     return keys.name(Kind.THREAD, thread_id.encode())
 
@@ -592,6 +613,10 @@ def _busy() -> DatabaseLocked:
 
 def _number(reference: Reference, numbers: Mapping[bytes, int]) -> int:
     return numbers[reference.mac] if isinstance(reference, Element) else reference
+
+
+def _bodies_of(found: Found) -> list[_Body]:
+    return [_Body.of(found.checkpoint), *map(_Body.of, found.writes)]
 
 
 def _elements_of(
@@ -637,30 +662,69 @@ def _copy_thread(transaction: Transaction, keys: ScopeKeys, source_id: str, targ
     )
 
 
+def _of_run(bodies: list[OpenBody], run_id: str) -> set[Slot]:
+    """The checkpoints that a run stored, with their writes."""
+    return _with_writes(
+        bodies,
+        {
+            body.slot
+            for body in bodies
+            if body.slot.kind is Kind.CHECKPOINT
+            and _Outline.of(body.plaintext).metadata.get("run_id") == run_id
+        },
+    )
+
+
 def _older(bodies: list[OpenBody], keep_last: int) -> set[Slot]:
     """The checkpoints behind the newest of each namespace, with their writes.
 
     A delta channel is rebuilt from its ancestors' writes, back to the nearest that holds its value:
-    those ancestors stay.
+    those ancestors stay. A call of a subgraph, which has a namespace of its own, goes with the root
+    checkpoint that it started from.
     """
-    by_parent: dict[bytes, dict[bytes, OpenBody]] = {}
+    by_parent: dict[bytes, dict[bytes, _Outline]] = {}
     for body in bodies:
         if body.slot.kind is Kind.CHECKPOINT:
-            by_parent.setdefault(body.slot.parent, {})[body.slot.key] = body
-    gone: set[Slot] = set()
-    for checkpoints in by_parent.values():
-        outlines = {key: _Outline.of(body.plaintext) for key, body in checkpoints.items()}
-        newest = sorted(checkpoints, reverse=True)[:keep_last]
-        kept = {key for head in newest for key in _foundations(head, outlines)}
-        gone |= {checkpoints[key].slot for key in checkpoints.keys() - kept}
+            outlines = by_parent.setdefault(body.slot.parent, {})
+            outlines[body.slot.key] = _Outline.of(body.plaintext)
+    kept_of = {
+        parent: {
+            kept
+            for head in sorted(outlines, reverse=True)[:keep_last]
+            for kept in _foundations(head, outlines)
+        }
+        for parent, outlines in by_parent.items()
+    }
+    roots_gone = {
+        str(uuid.UUID(bytes=key))
+        for parent, outlines in by_parent.items()
+        for key, outline in outlines.items()
+        if outline.namespace == "" and key not in kept_of[parent]
+    }
+    gone = {
+        Slot(Kind.CHECKPOINT, parent, key)
+        for parent, outlines in by_parent.items()
+        for key in outlines
+        if key not in kept_of[parent] or _started_from(outlines[max(outlines)]) in roots_gone
+    }
     return _with_writes(bodies, gone)
+
+
+def _started_from(outline: _Outline) -> str | None:
+    """The root checkpoint that a call of a subgraph started from."""
+    # The namespace of a call has its task's id behind a colon; that of a subgraph with a memory of
+    # its own (`checkpointer=True`) has none, and outlives its calls.
+    is_call = ":" in outline.namespace
+    return (outline.metadata.get("parents") or {}).get("") if is_call else None
 
 
 def _foundations(head: bytes, outlines: Mapping[bytes, _Outline]) -> set[bytes]:
     """A checkpoint and the ancestors that its delta channels are rebuilt from."""
-    deltas = set(outlines[head].metadata.get("counters_since_delta_snapshot") or ())
-    missing = deltas - outlines[head].values.keys()
-    kept, cursor = {head}, outlines[head].parent
+    outline = outlines[head]
+    deltas = set(outline.metadata.get("counters_since_delta_snapshot") or ())
+    # A channel without a version was never written, and has no ancestors.
+    missing = (deltas & outline.envelope["channel_versions"].keys()) - outline.values.keys()
+    kept, cursor = {head}, outline.parent
     while missing and cursor is not None and cursor in outlines and cursor not in kept:
         kept.add(cursor)
         missing -= outlines[cursor].values.keys()

@@ -3,21 +3,23 @@
 A checkpoint stands at parent ``thread digest + namespace digest`` and its own id, the writes of a
 task behind it at ``checkpoint id + task digest``; elements stand at the thread digest and a number.
 Each transaction that stores references locks the thread's row and compares its generation, which a
-sweep changes, so no reference is stored to an element that was swept away.
+sweep changes, so no reference is stored to an element that was swept away. The row's ``head``
+authenticates its counters, so no number is given out twice. Numbers begin at a random one: a
+thread that was deleted and begun again has no element where its former life had one.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam, delete, select, update
 
 from langmem_isolated import _schema
-from langmem_isolated._database import Transaction
+from langmem_isolated._database import Conflict, Row, Transaction
 from langmem_isolated._records import ScopeGone
 from langmem_isolated._schema import Kind
-from langmem_isolated._sealing import DIGEST_BYTES
+from langmem_isolated._sealing import DIGEST_BYTES, equal
 from langmem_isolated._sessions import creation
 from langmem_isolated.errors import RecordDoesNotOpen
 from langmem_isolated.keyring import ScopeKeys
@@ -38,15 +40,17 @@ _THIS_THREAD = sa.and_(
     _s.kind == sa.literal_column(str(int(Kind.THREAD))),
     _s.digest == _THREAD,
 )
-_LOCK = select(_s.generation, _s.next_sequence, _s.expires_at).where(_THIS_THREAD).with_for_update()
-_HEADER = select(_s.sealed, _s.expires_at).where(_THIS_THREAD)
+_STATE = (_s.head, _s.next_sequence, _s.count, _s.expires_at, _s.generation)
+_LOCK = select(*_STATE).where(_THIS_THREAD).with_for_update()
+_HEADER = select(*_STATE, _s.sealed).where(_THIS_THREAD)
 _CREATE = creation(Kind.THREAD)
 _ADVANCE = (
     update(_schema.sessions)
     .where(_THIS_THREAD)
     .values(
+        head=bindparam("new_head"),
         next_sequence=bindparam("new_next"),
-        count=_s.count + bindparam("added_count"),
+        count=bindparam("new_count"),
         size=_s.size + bindparam("added_size"),
         updated_at=bindparam("now"),
         expires_at=bindparam("new_expires_at"),
@@ -56,6 +60,7 @@ _SWEPT = (
     update(_schema.sessions)
     .where(_THIS_THREAD)
     .values(
+        head=bindparam("new_head"),
         generation=bindparam("new_generation"),
         count=bindparam("new_count"),
         size=bindparam("new_size"),
@@ -74,7 +79,7 @@ _INSERT = (
     )
     .inline()
 )
-_BY_ALIAS = select(_r.key).where(
+_BY_ALIAS = select(_r.key, _r.sealed).where(
     _is(Kind.ELEMENT), _r.parent == _THREAD, _r.alias == bindparam("alias")
 )
 _ELEMENTS = select(_r.key, _r.sealed).where(
@@ -96,15 +101,16 @@ _LATEST_KEY = (
 
 def _get(key: sa.ColumnElement[bytes]) -> sa.CompoundSelect[tuple[object, ...]]:
     """The thread's row, a checkpoint and what stands behind it, in one statement and state."""
-    number = sa.cast(sa.null(), sa.BigInteger)
+    no_numbers = [sa.cast(sa.null(), sa.BigInteger)] * 3
     return sa.union_all(
         select(
-            sa.literal_column(str(int(Kind.THREAD))), _s.generation, _s.sealed, _s.expires_at
+            sa.literal_column(str(int(Kind.THREAD))),
+            *(_s.generation, _s.head, _s.next_sequence, _s.count, _s.expires_at),
         ).where(_THIS_THREAD),
-        select(sa.literal_column(str(int(Kind.CHECKPOINT))), _r.key, _r.sealed, number).where(
+        select(sa.literal_column(str(int(Kind.CHECKPOINT))), _r.key, _r.sealed, *no_numbers).where(
             _is(Kind.CHECKPOINT), _r.parent == _PARENT, _r.key == key
         ),
-        select(sa.literal_column(str(int(Kind.WRITE))), _r.key, _r.sealed, number).where(
+        select(sa.literal_column(str(int(Kind.WRITE))), _r.key, _r.sealed, *no_numbers).where(
             _is(Kind.WRITE), _r.parent == _PARENT, _r.key > key, _r.key < bindparam("end")
         ),
     )
@@ -147,6 +153,7 @@ _ROW_AT = select(_r.sealed).where(
 _DELETE_ONE = delete(_schema.records).where(
     _r.scope_id == _SCOPE_ID, _r.kind == bindparam("kind"), _r.parent == _PARENT, _r.key == _KEY
 )
+_TAKE_OUT = _DELETE_ONE.returning(_r.size)
 _DELETE_BODIES = delete(_schema.records).where(
     _r.scope_id == _SCOPE_ID,
     _r.kind.in_([sa.literal_column(str(int(kind))) for kind in (Kind.CHECKPOINT, Kind.WRITE)]),
@@ -156,7 +163,7 @@ _DELETE_ELEMENTS = delete(_schema.records).where(_is(Kind.ELEMENT), _r.parent ==
 _DELETE_THREAD = delete(_schema.sessions).where(_THIS_THREAD)
 _OF_RUN = select(_r.parent, _r.key).where(_is(Kind.CHECKPOINT), _r.tag == bindparam("tag"))
 _LIST_THREADS = (
-    select(_s.digest, _s.sealed, _s.count, _s.size, _s.created_at, _s.updated_at)
+    select(*_STATE, _s.digest, _s.sealed, _s.size, _s.created_at, _s.updated_at)
     .where(
         _s.scope_id == _SCOPE_ID,
         _s.kind == sa.literal_column(str(int(Kind.THREAD))),
@@ -169,6 +176,8 @@ LAST_ID = b"\xff" * 16
 END = b"\xff" * (2 * DIGEST_BYTES + 1)
 FETCH_GAP = 32
 ANYTHING = b""
+# Between looking for a thread's row and making it, others may make and remove it.
+_ATTEMPTS = 5
 
 
 _NewRow = dict[str, Any]
@@ -180,6 +189,11 @@ class Slot(NamedTuple):
     kind: Kind
     parent: bytes
     key: bytes
+
+    @property
+    def thread(self) -> bytes:
+        """The digest of the thread it belongs to."""
+        return self.parent[:DIGEST_BYTES]
 
 
 class NewElement(NamedTuple):
@@ -200,6 +214,46 @@ class NewBody:
     """Completes the body, once the elements have their numbers."""
     replaces: bytes | None
     """The plaintext that must stand there now, or ``ANYTHING``; ``None`` for an empty slot."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a thread's row says of it, once its head has been found to fit."""
+
+    next_number: int
+    count: int
+    expires_at: int | None
+    generation: bytes
+
+    @classmethod
+    def checked(cls, keys: ScopeKeys, thread: bytes, row: Row) -> "State":
+        head, *counters = row[:5]
+        try:
+            state = cls(*counters)
+            fits = equal(head, state.head(keys, thread))
+        except (AttributeError, OverflowError, TypeError):
+            # SQLite keeps any type in any column, and whoever tampers with rows knows it.
+            fits = False
+        if not fits:
+            raise RecordDoesNotOpen(Kind.THREAD.label, "its head does not fit its counters")
+        return state
+
+    def head(self, keys: ScopeKeys, thread: bytes) -> bytes:
+        return keys.head(
+            thread,
+            self.next_number.to_bytes(8),
+            self.count.to_bytes(8),
+            None if self.expires_at is None else self.expires_at.to_bytes(8),
+            self.generation,
+        )
+
+    def is_expired(self, now: int) -> bool:
+        return self.expires_at is not None and self.expires_at <= now
+
+    @property
+    def first_free(self) -> int:
+        """The number that the next element gets."""
+        return self.next_number or int.from_bytes(self.generation[:6]) + 1
 
 
 class Stored(NamedTuple):
@@ -257,78 +311,113 @@ def put(
         Conflict: A body stands there already, and none was to be replaced; nothing was written.
     """
     known, fresh = generations
-    row = transaction.row(_LOCK, scope_id=keys.scope_id, thread=thread)
-    if row is not None and row[2] is not None and row[2] <= now:
-        delete_thread(transaction, keys, thread)
-        row = None
-    if row is None:
-        row = _insert_row(transaction, keys, thread, header, fresh, now)
-    generation, next_number, _ = row
-    if known not in (b"", generation):
+    state = _begun(transaction, keys, thread, header, fresh, now)
+    if known not in (b"", state.generation):
         return None
     slot = body.slot
     if body.replaces and body_at(transaction, keys, slot) != body.replaces:
         return None
     numbers = _stored_numbers(transaction, keys, thread, body.elements)
+    next_number = state.first_free
     rows: list[_NewRow] = []
     for mac, plaintext in body.elements:
         if mac not in numbers:
             numbers[mac] = next_number
             rows.append(_element_row(keys, thread, next_number, mac, plaintext))
             next_number += 1
-    if body.replaces is not None:
-        _delete_one(transaction, keys, slot)
+    replaced = None if body.replaces is None else _take_out(transaction, keys, slot)
     sealed = keys.seal(keys.place(slot.kind, slot.parent), slot.key, body.plaintext(numbers))
     rows.append(_as_row(slot, None, body.tag, sealed))
-    shared = {"scope_id": keys.scope_id, "now": now}
-    transaction.execute_many(_INSERT, [{**shared, **row} for row in rows])
-    transaction.execute(
-        _ADVANCE,
-        scope_id=keys.scope_id,
-        thread=thread,
-        new_next=next_number,
-        added_count=int(slot.kind is Kind.CHECKPOINT and body.replaces is None),
-        added_size=sum(len(row["new_sealed"]) for row in rows),
-        now=now,
-        new_expires_at=expires_at,
+    is_new = slot.kind is Kind.CHECKPOINT and replaced is None
+    advanced = replace(
+        state, next_number=next_number, count=state.count + is_new, expires_at=expires_at
     )
-    return Stored(generation, numbers)
+    _insert(transaction, keys, rows, now)
+    _advance(transaction, keys, thread, advanced, _size(rows) - (replaced or 0), now)
+    return Stored(state.generation, numbers)
 
 
-def _insert_row(
+def _current(transaction: Transaction, keys: ScopeKeys, thread: bytes, now: int) -> State | None:
+    """The state of the thread's row, locked; an expired thread is removed first."""
+    row = transaction.row(_LOCK, scope_id=keys.scope_id, thread=thread)
+    if row is None:
+        return None
+    state = State.checked(keys, thread, row)
+    if state.is_expired(now):
+        delete_thread(transaction, keys, thread)
+        return None
+    return state
+
+
+def _begun(
     transaction: Transaction,
     keys: ScopeKeys,
     thread: bytes,
     header: bytes,
     generation: bytes,
     now: int,
-) -> tuple[bytes, int, int | None]:
+) -> State:
+    """The state of the thread's row, locked, and inserted before if it is absent."""
+    new = State(0, 0, None, generation)
+    for _ in range(_ATTEMPTS):
+        if state := _current(transaction, keys, thread, now):
+            return state
+        transaction.execute(
+            _CREATE[transaction.is_postgres],
+            scope_id=keys.scope_id,
+            digest=thread,
+            incarnation=keys.incarnation,
+            generation=generation,
+            head=new.head(keys, thread),
+            sealed=keys.seal(keys.place(Kind.THREAD, b""), thread, header),
+            now=now,
+        )
+    raise ScopeGone
+
+
+def _insert(transaction: Transaction, keys: ScopeKeys, rows: list[_NewRow], now: int) -> None:
+    shared = {"scope_id": keys.scope_id, "now": now}
+    transaction.execute_many(_INSERT, [{**shared, **row} for row in rows])
+
+
+def _size(rows: list[_NewRow]) -> int:
+    return sum(row["new_size"] for row in rows)
+
+
+def _advance(
+    transaction: Transaction, keys: ScopeKeys, thread: bytes, state: State, added: int, now: int
+) -> None:
     transaction.execute(
-        _CREATE[transaction.is_postgres],
+        _ADVANCE,
         scope_id=keys.scope_id,
-        digest=thread,
-        incarnation=keys.incarnation,
-        generation=generation,
-        head=b"",
-        sealed=keys.seal(keys.place(Kind.THREAD, b""), thread, header),
+        thread=thread,
+        new_head=state.head(keys, thread),
+        new_next=state.next_number,
+        new_count=state.count,
+        added_size=added,
         now=now,
+        new_expires_at=state.expires_at,
     )
-    row = transaction.row(_LOCK, scope_id=keys.scope_id, thread=thread)
-    if row is None:
-        raise ScopeGone
-    return row[0], row[1], row[2]
 
 
 def _stored_numbers(
-    transaction: Transaction, keys: ScopeKeys, thread: bytes, elements: Iterable[NewElement]
+    transaction: Transaction, keys: ScopeKeys, thread: bytes, elements: Sequence[NewElement]
 ) -> dict[bytes, int]:
     """The numbers of those elements that the thread has already."""
     asked = [
         (mac, transaction.ask(_BY_ALIAS, scope_id=keys.scope_id, thread=thread, alias=mac))
         for mac, _ in elements
     ]
-    answers = [(mac, answer.fetchone()) for mac, answer in asked]
-    return {mac: int.from_bytes(row[0]) for mac, row in answers if row is not None}
+    plaintexts = dict(elements)
+    numbers = {}
+    for mac, answer in asked:
+        if row := answer.fetchone():
+            key, sealed = row
+            # Nothing but the element itself proves that it is where its alias says.
+            if _open(keys, Slot(Kind.ELEMENT, thread, key), sealed) != plaintexts[mac]:
+                raise RecordDoesNotOpen(Kind.ELEMENT.label, "its alias is another's")
+            numbers[mac] = int.from_bytes(key)
+    return numbers
 
 
 def _element_row(
@@ -377,13 +466,14 @@ def get(
         rows = transaction.rows(_GET_LATEST, **values, end=END)
     else:
         rows = transaction.rows(_GET_ONE, **values, key=checkpoint_id, end=_behind(checkpoint_id))
-    generation = [row for row in rows if row[0] == Kind.THREAD]
     found = [row for row in rows if row[0] == Kind.CHECKPOINT]
     if not found:
         return None
-    if not generation:
+    states = [(head, *numbers, gen) for kind, gen, head, *numbers in rows if kind == Kind.THREAD]
+    if not states:
         raise RecordDoesNotOpen(Kind.THREAD.label, "its row is missing")
-    if generation[0][3] is not None and generation[0][3] <= now:
+    state = State.checked(keys, thread, states[0])
+    if state.is_expired(now):
         return None
     key = found[0][1]
     slot = Slot(Kind.CHECKPOINT, parent, key)
@@ -392,7 +482,7 @@ def get(
         for row in rows
         if row[0] == Kind.WRITE and row[1].startswith(key)
     ]
-    return Found(generation[0][1], slot, _open(keys, slot, found[0][2]), writes)
+    return Found(state.generation, slot, _open(keys, slot, found[0][2]), writes)
 
 
 def _behind(checkpoint_id: bytes) -> bytes:
@@ -513,6 +603,14 @@ def delete_thread(transaction: Transaction, keys: ScopeKeys, thread: bytes) -> N
     transaction.execute(_DELETE_THREAD, scope_id=keys.scope_id, thread=thread)
 
 
+def _take_out(transaction: Transaction, keys: ScopeKeys, slot: Slot) -> int | None:
+    """Delete one body; its size, or ``None`` if there was none."""
+    row = transaction.row(
+        _TAKE_OUT, scope_id=keys.scope_id, kind=int(slot.kind), parent=slot.parent, key=slot.key
+    )
+    return None if row is None else row[0]
+
+
 def _delete_one(transaction: Transaction, keys: ScopeKeys, slot: Slot) -> None:
     transaction.execute(
         _DELETE_ONE, scope_id=keys.scope_id, kind=int(slot.kind), parent=slot.parent, key=slot.key
@@ -553,8 +651,10 @@ def sweep(
     reference to an element that goes here finds out and encodes anew. Nothing happens to an
     unknown thread.
     """
-    if transaction.row(_LOCK, scope_id=keys.scope_id, thread=thread) is None:
+    row = transaction.row(_LOCK, scope_id=keys.scope_id, thread=thread)
+    if row is None:
         return
+    state = State.checked(keys, thread, row)
     stored = bodies(transaction, keys, thread)
     gone = choose(stored)
     if not gone:
@@ -572,14 +672,38 @@ def sweep(
             size += element_size
         else:
             _delete_one(transaction, keys, Slot(Kind.ELEMENT, thread, key))
+    swept = replace(state, generation=generation, count=_count(kept))
     transaction.execute(
         _SWEPT,
         scope_id=keys.scope_id,
         thread=thread,
+        new_head=swept.head(keys, thread),
         new_generation=generation,
-        new_count=sum(body.slot.kind is Kind.CHECKPOINT for body in kept),
+        new_count=swept.count,
         new_size=size,
     )
+
+
+def _count(stored: Iterable[OpenBody]) -> int:
+    return sum(body.slot.kind is Kind.CHECKPOINT for body in stored)
+
+
+def verified(transaction: Transaction, keys: ScopeKeys, thread: bytes) -> list[OpenBody]:
+    """Every body of a thread, in plaintext, when none is missing that its row counts.
+
+    Raises:
+        RecordDoesNotOpen: Something was changed or moved, or a checkpoint is missing.
+    """
+    stored = bodies(transaction, keys, thread)
+    row = transaction.row(_HEADER, scope_id=keys.scope_id, thread=thread)
+    if row is None:
+        if stored:
+            raise RecordDoesNotOpen(Kind.THREAD.label, "its row is missing")
+        return []
+    keys.open(keys.place(Kind.THREAD, b""), thread, row[5], Kind.THREAD)
+    if State.checked(keys, thread, row).count != _count(stored):
+        raise RecordDoesNotOpen(Kind.THREAD.label, "it has not the checkpoints that it counts")
+    return stored
 
 
 def copy(
@@ -601,11 +725,11 @@ def copy(
         ScopeGone: The scope was erased meanwhile.
     """
     source, target = source_and_target
-    row = transaction.row(_LOCK, scope_id=keys.scope_id, thread=source)
-    if row is None:
+    state = _current(transaction, keys, source, now)
+    if state is None:
         return False
-    next_number, expires_at = row[1], row[2]
-    _insert_row(transaction, keys, target, header, generation, now)
+    if _begun(transaction, keys, target, header, generation, now).generation != generation:
+        raise Conflict(foreign_key=False)
     numbers = [
         int.from_bytes(key)
         for key, _ in transaction.rows(_ELEMENT_KEYS, scope_id=keys.scope_id, thread=source)
@@ -619,18 +743,9 @@ def copy(
         slot = body.slot._replace(parent=target + body.slot.parent[DIGEST_BYTES:])
         sealed = keys.seal(keys.place(slot.kind, slot.parent), slot.key, body.plaintext)
         rows.append(_as_row(slot, None, body.tag, sealed))
-    shared = {"scope_id": keys.scope_id, "now": now}
-    transaction.execute_many(_INSERT, [{**shared, **row} for row in rows])
-    transaction.execute(
-        _ADVANCE,
-        scope_id=keys.scope_id,
-        thread=target,
-        new_next=next_number,
-        added_count=sum(body.slot.kind is Kind.CHECKPOINT for body in stored),
-        added_size=sum(len(row["new_sealed"]) for row in rows),
-        now=now,
-        new_expires_at=expires_at,
-    )
+    _insert(transaction, keys, rows, now)
+    copied = replace(state, generation=generation)
+    _advance(transaction, keys, target, copied, _size(rows), now)
     return True
 
 
@@ -641,20 +756,28 @@ def of_run(transaction: Transaction, keys: ScopeKeys, tag: bytes) -> list[Slot]:
 
 
 def header_of(transaction: Transaction, keys: ScopeKeys, thread: bytes, now: int) -> bytes | None:
-    """A thread's header in plaintext; ``None`` when it is not there or expired."""
+    """A thread's header in plaintext; ``None`` when it is expired.
+
+    Raises:
+        RecordDoesNotOpen: Its row was changed or moved, or is missing.
+    """
     row = transaction.row(_HEADER, scope_id=keys.scope_id, thread=thread)
-    if row is None or (row[1] is not None and row[1] <= now):
+    if row is None:
+        raise RecordDoesNotOpen(Kind.THREAD.label, "its row is missing")
+    if State.checked(keys, thread, row).is_expired(now):
         return None
-    return keys.open(keys.place(Kind.THREAD, b""), thread, row[0], Kind.THREAD)
+    return keys.open(keys.place(Kind.THREAD, b""), thread, row[5], Kind.THREAD)
 
 
 def threads(transaction: Transaction, keys: ScopeKeys, now: int) -> list[ListedThread]:
     """The scope's threads by last activity, newest first."""
     listed = []
-    for thread, sealed, *counts in transaction.rows(_LIST_THREADS, scope_id=keys.scope_id, now=now):
+    for row in transaction.rows(_LIST_THREADS, scope_id=keys.scope_id, now=now):
+        thread, sealed, *times = row[5:]
         try:
+            State.checked(keys, thread, row)
             header = keys.open(keys.place(Kind.THREAD, b""), thread, sealed, Kind.THREAD)
         except RecordDoesNotOpen:
             header = None
-        listed.append(ListedThread(thread, header, *counts))
+        listed.append(ListedThread(thread, header, row[2], *times))
     return listed

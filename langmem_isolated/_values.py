@@ -8,11 +8,14 @@ the table of its body, so it can be encoded before new elements have got their n
 import dataclasses
 import hashlib
 import importlib
+import logging
 import os
 import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import ormsgpack
@@ -32,6 +35,8 @@ VALUE_V1 = b"\x02"
 
 _ELEMENT, _SEND, _DATACLASS, _SNAPSHOT, _OPAQUE = 64, 65, 66, 67, 68
 _SCALARS = frozenset((int, float, bool, type(None)))
+_CONTAINERS = frozenset((list, tuple, dict))
+_UNPACKABLE = "int beyond 64 bits, a key that is no plain value, or a structure nested too deeply"
 _NEXT = ormsgpack.Ext(_ELEMENT, b"\x00")
 # LangGraph's own options: what is read back is what its serializer would give.
 _OPTIONS = (
@@ -42,7 +47,17 @@ _OPTIONS = (
     | ormsgpack.OPT_PASSTHROUGH_UUID
     | ormsgpack.OPT_REPLACE_SURROGATES
 )
+# What packs like another type has no fingerprint: a date that became its text must be noticed.
+_FINGERPRINT_OPTIONS = (
+    ormsgpack.OPT_NON_STR_KEYS
+    | ormsgpack.OPT_PASSTHROUGH_DATACLASS
+    | ormsgpack.OPT_PASSTHROUGH_DATETIME
+    | ormsgpack.OPT_PASSTHROUGH_ENUM
+    | ormsgpack.OPT_PASSTHROUGH_TUPLE
+    | ormsgpack.OPT_PASSTHROUGH_UUID
+)
 _FINGERPRINT_KEY = os.urandom(32)
+_log = logging.getLogger("langmem_isolated")
 
 TypeName = tuple[str, ...]
 
@@ -61,10 +76,22 @@ Reference = int | Element
 
 
 class _Large:
+    """Stands for a part that is an element."""
+
     __slots__ = ("reference",)
 
     def __init__(self, reference: Reference) -> None:
         self.reference = reference
+
+
+class _Taken:
+    """Stands for an object that was taken apart: the code of its type, and its parts."""
+
+    __slots__ = ("code", "parts")
+
+    def __init__(self, code: int, parts: Any) -> None:
+        self.code = code
+        self.parts = parts
 
 
 class Known:
@@ -115,6 +142,7 @@ class KnownThreads:
         self._size = size
         self._threads: OrderedDict[bytes, Known] = OrderedDict()
         self._lock = threading.Lock()
+        _all_known.add(self)
         renew_in_children(self)
 
     def renew_after_fork(self) -> None:
@@ -143,11 +171,24 @@ class KnownThreads:
             return self._threads.get(thread) or Known(b"")
 
 
+# A lock that another thread held when the process forked would never be released in the child.
+_all_known: "weakref.WeakSet[KnownThreads]" = weakref.WeakSet()
+
+
+def _renew_locks_after_fork() -> None:
+    for known in list(_all_known):
+        known._lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks_after_fork)
+
+
 def fingerprint(message: BaseMessage) -> bytes | None:
     """A keyed hash of all fields at full depth; ``None`` where a field is no plain value."""
     try:
         packed = ormsgpack.packb(
-            [message.__dict__, message.__pydantic_extra__ or None], None, ormsgpack.OPT_NON_STR_KEYS
+            [message.__dict__, message.__pydantic_extra__ or None], None, _FINGERPRINT_OPTIONS
         )
     except ormsgpack.MsgpackEncodeError:
         return None
@@ -182,10 +223,41 @@ class Serde:
         Raises:
             ValueNotStorable: It is neither one of LangGraph's safe types nor allowed.
         """
-        if name not in SAFE_MSGPACK_TYPES and name not in self.allowed:
+        if name in SAFE_MSGPACK_TYPES:
+            return
+        if name not in self.allowed:
             raise ValueNotStorable(
                 ".".join(name), "a checkpoint (allow it: checkpointer(allow=[…the type…]))"
             )
+        if _found(*name) is None:
+            raise ValueNotStorable(
+                ".".join(name), "a checkpoint (no class is found by that name in its module)"
+            )
+
+    def rebuild(self, module: str, name: str, fields: dict[str, Any]) -> Any:
+        """The object of that class and fields; the fields where it is not allowed or cannot be."""
+        if (module, name) in SAFE_MSGPACK_TYPES or (module, name) in self.allowed:
+            # As LangGraph does: state outlives the classes of an application.
+            with suppress(Exception):
+                return _found(module, name)(**fields)
+        _warn_not_rebuilt(module, name)
+        return fields
+
+
+def _found(module: str, name: str) -> Any:
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        return None
+
+
+@cache
+def _warn_not_rebuilt(module: str, name: str) -> None:
+    _log.warning(
+        "A %s.%s in a checkpoint was read as a dict: it is not allowed, or has changed.",
+        module,
+        name,
+    )
 
 
 def _names_in(packed: bytes) -> set[TypeName]:
@@ -214,6 +286,7 @@ class Encoder:
         self.known = known
         self._mac = mac
         self._serde = serde
+        self._refusal: ValueNotStorable | None = None
         self.references: list[Reference] = []
         self.seen: list[tuple[BaseMessage, bytes | None, Reference]] = []
 
@@ -223,20 +296,61 @@ class Encoder:
         Raises:
             ValueNotStorable: A part is of a type that is not allowed.
         """
-        return ormsgpack.packb(value, self._default, _OPTIONS)
+        try:
+            return ormsgpack.packb(value, self._default, _OPTIONS)
+        except (ormsgpack.MsgpackEncodeError, RecursionError):
+            # The packer hides what the hook raised, and its own message may quote the value.
+            raise self._refusal or ValueNotStorable(_UNPACKABLE, "a checkpoint") from None
 
     def shrink(self, value: Any) -> Any:
-        """``value`` with its large parts replaced by references; lists item by item."""
+        """``value`` with its messages and larger parts replaced by what stands for them.
+
+        Raises:
+            ValueNotStorable: A part is of a type that is not allowed.
+        """
+        try:
+            return self._shrunk(value)
+        except RecursionError:
+            raise ValueNotStorable(_UNPACKABLE, "a checkpoint") from None
+
+    def _shrunk(self, value: Any) -> Any:
         kind = type(value)
-        if kind in _SCALARS or is_known_message(kind):
+        if kind in _SCALARS:
             return value
+        if is_known_message(kind):
+            return _Large(self._message(value))
+        taken = self._taken_apart(value, kind)
+        if taken is None:
+            return self._as_element(value)
+        shrunk, parts_before, parts = taken
+        if all(part is before for part, before in zip(parts, parts_before, strict=True)):
+            # Nothing in it is an element: perhaps it is one as a whole.
+            return self._as_element(value if kind in _CONTAINERS else shrunk)
+        return shrunk
+
+    def _taken_apart(
+        self, value: Any, kind: type
+    ) -> tuple[Any, Iterable[Any], Iterable[Any]] | None:
+        """What stands for a container, and its parts before and after they were shrunk."""
         if kind is list or kind is tuple:
-            items = [self.shrink(item) for item in value]
-            if any(type(item) is _Large for item in items) or _has_message(value):
-                return items
-        elif kind is dict and _has_message(value):
-            return {key: self.shrink(part) for key, part in value.items()}
-        return self._as_element(value)
+            items = [self._shrunk(item) for item in value]
+            return items, value, items
+        if kind is dict:
+            values = {key: self._shrunk(part) for key, part in value.items()}
+            return values, value.values(), values.values()
+        if kind is Send:
+            arg = self._shrunk(value.arg)
+            return _Taken(_SEND, [value.node, arg, value.timeout]), [value.arg], [arg]
+        if kind is _DeltaSnapshot:
+            inner = self._shrunk(value.value)
+            return _Taken(_SNAPSHOT, inner), [value.value], [inner]
+        if dataclasses.is_dataclass(kind) and not hasattr(kind, "model_dump"):
+            self._serde.check((kind.__module__, kind.__name__))
+            before = {f.name: getattr(value, f.name) for f in dataclasses.fields(kind)}
+            fields = {name: self._shrunk(part) for name, part in before.items()}
+            taken = _Taken(_DATACLASS, [kind.__module__, kind.__name__, fields])
+            return taken, before.values(), fields.values()
+        return None
 
     def _as_element(self, value: Any) -> Any:
         if type(value) in (str, bytes) and len(value) < LARGE_BYTES:
@@ -253,50 +367,43 @@ class Encoder:
         number = self.known.numbers.get(mac)
         return Element(mac, plaintext) if number is None else number
 
-    def _default(self, part: Any) -> Any:
+    def _default(self, part: Any) -> ormsgpack.Ext:
+        try:
+            return self._ext(part)
+        except ValueNotStorable as refusal:
+            self._refusal = refusal
+            raise
+
+    def _ext(self, part: Any) -> ormsgpack.Ext:
         kind = type(part)
-        if is_known_message(kind):
-            return self._message(part)
-        if kind is _Large:
+        if kind is not _Large and kind is not _Taken:
+            # It stands in a container that is not taken apart, a `deque` or an `OrderedDict`.
+            if is_known_message(kind):
+                part = _Large(self._message(part))
+            elif taken := self._taken_apart(part, kind):
+                part = taken[0]
+        if type(part) is _Large:
             self.references.append(part.reference)
             return _NEXT
-        if kind is Send:
-            return ormsgpack.Ext(
-                _SEND, self.encode([part.node, self.shrink(part.arg), part.timeout])
-            )
-        if kind is _DeltaSnapshot:
-            return ormsgpack.Ext(_SNAPSHOT, self.encode(self.shrink(part.value)))
-        if dataclasses.is_dataclass(part) and not hasattr(part, "model_dump"):
-            self._serde.check((kind.__module__, kind.__name__))
-            fields = {f.name: self.shrink(getattr(part, f.name)) for f in dataclasses.fields(part)}
-            return ormsgpack.Ext(_DATACLASS, self.encode([kind.__module__, kind.__name__, fields]))
+        if type(part) is _Taken:
+            return ormsgpack.Ext(part.code, self.encode(part.parts))
         return ormsgpack.Ext(_OPAQUE, self._serde.dumps(part))
 
-    def _message(self, message: BaseMessage) -> ormsgpack.Ext:
+    def _message(self, message: BaseMessage) -> Reference:
         number = self.known.recognise(message)
         if number is not None:
-            self.references.append(number)
-            return _NEXT
+            return number
+        # Before it is encoded: who changes it meanwhile must not be taken for what was stored.
+        print_ = fingerprint(message)
         try:
             plaintext = encode_message(message)
         except ValueNotStorable:
             # A field holds a value of a type that may be allowed here, for example an artifact.
-            return ormsgpack.Ext(_OPAQUE, self._serde.dumps(message))
+            opaque = ormsgpack.Ext(_OPAQUE, self._serde.dumps(message))
+            return self._intern(VALUE_V1 + ormsgpack.packb(opaque))
         reference = self._intern(plaintext)
-        self.references.append(reference)
-        self.seen.append((message, fingerprint(message), reference))
-        return _NEXT
-
-
-def _has_message(value: Any) -> bool:
-    kind = type(value)
-    if kind is dict:
-        return any(_has_message(part) for part in value.values())
-    if kind is list or kind is tuple:
-        return any(_has_message(item) for item in value)
-    if kind is Send:
-        return _has_message(value.arg)
-    return is_known_message(kind)
+        self.seen.append((message, print_, reference))
+        return reference
 
 
 def table(numbers: Iterable[int]) -> list[int]:
@@ -342,6 +449,7 @@ class Decoder:
         self._messages: dict[int, BaseMessage] = {}
         self._used: set[int] = set()
         self._numbers: Iterator[int] = iter(())
+        self._failure: RecordError | None = None
 
     def decode(self, bodies: Iterable[tuple[list[int], bytes]]) -> list[Any]:
         """What was encoded of each body, the parts of one snapshot; numbers resolve references."""
@@ -353,9 +461,23 @@ class Decoder:
         return values
 
     def _unpack(self, packed: bytes) -> Any:
-        return ormsgpack.unpackb(packed, ext_hook=self._hook, option=ormsgpack.OPT_NON_STR_KEYS)
+        try:
+            return ormsgpack.unpackb(packed, ext_hook=self._hook, option=ormsgpack.OPT_NON_STR_KEYS)
+        except ormsgpack.MsgpackDecodeError:
+            # The unpacker hides what the hook raised.
+            raise self._failure or RecordError(
+                "A stored value cannot be rebuilt here. Nothing was changed; install a later "
+                "langmem-isolated."
+            ) from None
 
     def _hook(self, code: int, packed: bytes) -> Any:
+        try:
+            return self._part(code, packed)
+        except RecordError as failure:
+            self._failure = failure
+            raise
+
+    def _part(self, code: int, packed: bytes) -> Any:
         if code == _ELEMENT:
             return self._element(next(self._numbers))
         if code == _OPAQUE:
@@ -366,9 +488,7 @@ class Decoder:
         if code == _SNAPSHOT:
             return _DeltaSnapshot(self._unpack(packed))
         if code == _DATACLASS:
-            module, name, fields = self._unpack(packed)
-            self._serde.check((module, name))
-            return getattr(importlib.import_module(module), name)(**fields)
+            return self._serde.rebuild(*self._unpack(packed))
         raise RecordError(
             f"A stored value has type code {code}, which this version does not know. "
             "Nothing was changed; install a later langmem-isolated."

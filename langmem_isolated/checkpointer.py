@@ -150,13 +150,19 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
             ScopeError: The call names no scope, or an id is malformed.
             RecordDoesNotOpen: What is stored was changed, moved or removed.
         """
+        # Not a generator itself: the scope is that of the call, not of where it is consumed.
         scope, threads = self._threads(config)
-        listing = _listing(config, filter, before, limit)
-        while page := threads.page(listing):
+        return self._listed(scope, threads, _listing(config, filter, before, limit))
+
+    def _listed(
+        self, scope: Scope, threads: Threads, listing: Listing
+    ) -> Iterator[CheckpointTuple]:
+        while not listing.is_done:
+            page, listing = threads.page(listing)
             for snapshot in page:
                 yield self._tuple(scope, snapshot)
 
-    async def alist(
+    def alist(
         self,
         config: RunnableConfig | None,
         *,
@@ -166,8 +172,13 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
     ) -> AsyncIterator[CheckpointTuple]:
         """The checkpoints, newest first; see :meth:`list`."""
         scope, threads = self._threads(config)
-        listing = _listing(config, filter, before, limit)
-        while page := await threads.records.arun(threads.page, listing):
+        return self._alisted(scope, threads, _listing(config, filter, before, limit))
+
+    async def _alisted(
+        self, scope: Scope, threads: Threads, listing: Listing
+    ) -> AsyncIterator[CheckpointTuple]:
+        while not listing.is_done:
+            page, listing = await threads.records.arun(threads.page, listing)
             for snapshot in page:
                 yield self._tuple(scope, snapshot)
 
@@ -426,14 +437,18 @@ def _listing(
     configurable = (config or {}).get("configurable", {})
     thread_id = configurable.get("thread_id")
     only = configurable.get("checkpoint_id")
-    end = (before or {}).get("configurable", {}).get("checkpoint_id")
+    last = (before or {}).get("configurable", {}).get("checkpoint_id")
+    end = id_bytes(last) if last else END
+    if only:
+        end = min(end, id_bytes(only) + b"\x00")
     return Listing(
         thread_id=None if thread_id is None else checked_id("thread_id", thread_id),
         namespace=_namespace(configurable.get("checkpoint_ns")),
         only=id_bytes(only) if only else None,
         filter=filter_ or {},
-        before=(id_bytes(end) if end else END, b""),
+        before=(end, b""),
         left=limit,
+        is_done=limit is not None and limit <= 0,
     )
 
 
