@@ -2,7 +2,7 @@
 
 The stored form is that of langchain-core's `message_to_dict`, less the fields that have their
 default, as msgpack behind a version byte. What comes back was authenticated, so known classes are
-rebuilt through pydantic's `__setstate__` without validating again (1.2 µs against 5.9 a message),
+rebuilt field by field without validating again (1.6 µs against 5.9 a message),
 and a field of a later langchain-core stays with its message.
 """
 
@@ -236,12 +236,9 @@ _KNOWN_CLASSES: tuple[type[BaseMessage], ...] = (
     messages.ToolMessageChunk,
 )
 _BY_TYPE = {cls.model_fields["type"].default: _template(cls) for cls in _KNOWN_CLASSES}
+# langchain-core's own message classes, exactly: subclasses are not among them.
+KNOWN_MESSAGES = frozenset(_KNOWN_CLASSES)
 _BY_CLASS = {template.message_class: (type_, template) for type_, template in _BY_TYPE.items()}
-
-
-def is_known_message(kind: type) -> bool:
-    """Whether ``kind`` is one of langchain-core's own message classes, exactly."""
-    return kind in _BY_CLASS
 
 
 def _fields_of(message: BaseMessage) -> tuple[str, dict[str, Any]] | None:
@@ -277,6 +274,9 @@ def _is_default(value: object, default: object) -> bool:
     return value is default or (type(value) is type(default) and value == default)
 
 
+_set = object.__setattr__
+
+
 def _rebuilt(type_: str, fields: dict[str, Any]) -> BaseMessage:
     template = _BY_TYPE.get(type_)
     if template is None:
@@ -287,19 +287,16 @@ def _rebuilt(type_: str, fields: dict[str, Any]) -> BaseMessage:
     values = template.defaults.copy()
     for name, make in template.mutable:
         values[name] = make()
-    extra = {}
-    if not fields.keys() <= values.keys():
-        extra = {name: fields.pop(name) for name in [*fields] if name not in values}
     values.update(fields)
+    extra = {}
+    if len(values) > len(template.defaults):
+        extra = {name: values.pop(name) for name in fields if name not in template.defaults}
     message = template.message_class.__new__(template.message_class)
-    message.__setstate__(
-        {
-            "__dict__": values,
-            "__pydantic_fields_set__": set(fields),
-            "__pydantic_extra__": extra,
-            "__pydantic_private__": None,
-        }
-    )
+    # What pydantic's own `__setstate__` does, in a third of its time.
+    _set(message, "__dict__", values)
+    _set(message, "__pydantic_fields_set__", fields.keys() - extra.keys() if extra else set(fields))
+    _set(message, "__pydantic_extra__", extra)
+    _set(message, "__pydantic_private__", None)
     return message
 
 

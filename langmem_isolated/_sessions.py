@@ -525,7 +525,8 @@ def _opened(
     if sealed and end == state.next_sequence and tag_of(sealed[-1][1]) != state.tag:
         raise RecordDoesNotOpen(Kind.SESSION.label, "its newest message was exchanged")
     place = state.place(keys, session)
-    opened = [keys.open(place, key, body, Kind.MESSAGE) for key, body in sealed]
+    opener = keys.opener(place, Kind.MESSAGE)
+    opened = [opener(key, body) for key, body in sealed]
     return Opened(opened, start if start > oldest else None, state)
 
 

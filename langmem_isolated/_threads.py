@@ -493,10 +493,10 @@ def elements(
     transaction: Transaction, keys: ScopeKeys, thread: bytes, numbers: Iterable[int]
 ) -> dict[int, bytes]:
     """Elements in plaintext by their numbers; those that are not there are left out."""
-    wanted = sorted(set(numbers))
-    place = keys.place(Kind.ELEMENT, thread)
+    wanted = set(numbers)
+    opened = keys.opener(keys.place(Kind.ELEMENT, thread), Kind.ELEMENT)
     found: dict[int, bytes] = {}
-    for first, last in _stretches(wanted):
+    for first, last in _stretches(sorted(wanted)):
         rows = transaction.rows(
             _ELEMENTS,
             scope_id=keys.scope_id,
@@ -504,11 +504,9 @@ def elements(
             first=first.to_bytes(8),
             last=last.to_bytes(8),
         )
-        sealed = {int.from_bytes(key): (key, body) for key, body in rows}
-        for number in wanted:
-            if number in sealed:
-                key, body = sealed[number]
-                found[number] = keys.open(place, key, body, Kind.ELEMENT)
+        for key, body in rows:
+            if (number := int.from_bytes(key)) in wanted:
+                found[number] = opened(key, body)
     return found
 
 
