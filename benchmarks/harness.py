@@ -127,7 +127,9 @@ class Report:
         self.measures.append({"measure": measure, "driver": driver, **figures})
 
     def finish(self, path: Path | None) -> None:
-        """Print which targets are met, and write everything to ``path``."""
+        """Print the settings and which targets are met, and write everything to ``path``."""
+        for name, setting in self.settings.items():
+            self.console.print(f"{name}: {setting}")
         rows = [
             (
                 target.what,
