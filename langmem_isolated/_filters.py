@@ -56,7 +56,12 @@ def _of_parts(wanted: Mapping[str, Any]) -> Test:
     tests = [(key, _test(part)) for key, part in wanted.items()]
 
     def passes(value: Any) -> bool:
-        return isinstance(value, dict) and all(test(value.get(key)) for key, test in tests)
+        if not isinstance(value, dict):
+            return False
+        for key, test in tests:  # noqa: SIM110 - a generator takes 0.3 µs more, for every value
+            if not test(value.get(key)):
+                return False
+        return True
 
     return passes
 

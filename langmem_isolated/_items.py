@@ -15,9 +15,10 @@ absent. First put and expiry are not authenticated: so a put need not read befor
 on PostgreSQL makes one round trip of three; and who can change them could also delete the row.
 """
 
+import operator
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam, delete, select, update
@@ -31,7 +32,6 @@ from langmem_isolated._sealing import DIGEST_BYTES
 from langmem_isolated.errors import RecordDoesNotOpen, RecordError
 from langmem_isolated.keyring import ScopeKeys
 
-T = TypeVar("T")
 Names = Sequence[bytes]
 Place = tuple[bytes, bytes]
 Statements = Mapping[bool, Any]
@@ -47,9 +47,6 @@ _END = b"\xff" * (DIGEST_BYTES + 1)
 _NO_LIMIT = 2**31 - 1
 # So many more rows are read as were updated in the same millisecond at worst: a put takes 30 µs.
 _SAME_MILLISECOND = 32
-
-# SQLite keeps any type in any column.
-_OTHER_TYPE = "a column holds another type"
 
 _r, _s = _schema.records.c, _schema.scopes.c
 _SCOPE_ID = bindparam("scope_id", type_=sa.LargeBinary)
@@ -155,7 +152,7 @@ _NEWEST = (
     .limit(bindparam("limit", type_=sa.Integer))
     .offset(_FROM_THE_FIRST)
 )
-_WITH_VECTORS = select(_r.kind, *_COLUMNS).where(_BELOW, _BOTH)
+_WITH_VECTORS = select(*_COLUMNS, _r.kind).where(_BELOW, _BOTH)
 _alive_items = sa.and_(_r.scope_id == _SCOPE_ID, _r.kind == _ITEM, _ALIVE)
 # From one namespace to the next, however many items lie between.
 _namespaces = (
@@ -213,7 +210,8 @@ class Item(NamedTuple):
     expires_at: int | None
 
 
-Found = tuple[Item, T, float | None]
+_UPDATED_AT = _COLUMNS.index(_r.updated_at)
+Accept = Callable[[bytes], bool]
 
 
 def _after(start: bytes) -> bytes:
@@ -228,7 +226,8 @@ class _Places:
     def __init__(self, keys: ScopeKeys) -> None:
         self._keys = keys
         self._parents: dict[Names, bytes] = {(): b""}
-        self._starts: dict[tuple[Kind, bytes], bytes] = {}
+        self.items = _Openers(keys, Kind.ITEM)
+        self.vectors = _Openers(keys, Kind.VECTOR)
 
     def parent(self, namespace: Names) -> bytes:
         """A digest for each label, over the path up to it."""
@@ -243,43 +242,56 @@ class _Places:
         parent = self.parent(address.namespace)
         return parent, self._keys.name(Kind.ITEM, b"key", parent, address.key)
 
-    def start(self, kind: Kind, parent: bytes) -> bytes:
-        """What the associated data of all records of ``kind`` under ``parent`` begin with."""
-        start = self._starts.get((kind, parent))
-        if start is None:
-            start = self._starts[kind, parent] = self._keys.place(kind, parent)
-        return start
-
     def below(self, prefix: Names, now: int) -> dict[str, Any]:
         """What the statements ask by that read all below a prefix."""
         low, scope_id = self.parent(prefix), self._keys.scope_id
         return {"scope_id": scope_id, "low": low, "high": _after(low), "now": now // 1000}
 
-    def open(self, row: Sequence[Any], kind: Kind = Kind.ITEM) -> bytes:
-        """The plaintext of a row, or ``RecordDoesNotOpen``."""
-        parent, key, sealed, created_at, updated_at, expires_at = row
-        if not (
-            type(parent) is type(key) is type(sealed) is bytes
-            and type(created_at) is type(updated_at) is int
-            and (expires_at is None or type(expires_at) is int)
-        ):
-            raise RecordDoesNotOpen(kind.label, _OTHER_TYPE)
-        return self._keys.open(self.start(kind, parent), key, sealed, kind)
+
+class _Openers(dict[bytes, Callable[[bytes, bytes], bytes]]):
+    """By parent: what opens its records, by their key and sealed bytes."""
+
+    def __init__(self, keys: ScopeKeys, kind: Kind) -> None:
+        self._keys = keys
+        self._kind = kind
+
+    def __missing__(self, parent: bytes) -> Callable[[bytes, bytes], bytes]:
+        opener = self._keys.opener(self._keys.place(self._kind, parent), self._kind)
+        self[parent] = opener
+        return opener
 
 
-def _item(row: Sequence[Any], plaintext: bytes) -> Item:
-    parent, key, _, created_at, updated_at, expires_at = row
-    form, updated, lifetime = _HEAD.unpack_from(plaintext)
-    if form != _FORM:
+def _opened(places: _Places, row: Row) -> bytes:
+    """The plaintext of an item.
+
+    Raises:
+        RecordDoesNotOpen: The item was changed, moved or exchanged.
+    """
+    plaintext = places.items[row[0]](row[1], row[2])
+    if plaintext[0] != _FORM:
         raise RecordError(
-            f"An item is stored in form {form}, this version knows {_FORM}. Nothing was changed; "
-            "install a later langmem-isolated."
+            f"An item is stored in form {plaintext[0]}, this version knows {_FORM}. Nothing was "
+            "changed; install a later langmem-isolated."
         )
+    return plaintext
+
+
+def _item(row: Row, plaintext: bytes) -> Item:
+    parent, key, _, created_at, updated_at, expires_at = row
+    _, updated, lifetime = _HEAD.unpack_from(plaintext)
+    if type(created_at) is not int or created_at < 0:
+        # SQLite keeps any type in any column.
+        raise RecordDoesNotOpen(Kind.ITEM.label, "it was first put at no time")
     if updated_at != updated // 1000:
         raise RecordDoesNotOpen(Kind.ITEM.label, "its time is not the one it was put at")
-    created = updated if created_at >= updated_at else created_at * 1000
-    kept = None if lifetime == _FOR_EVER else lifetime
-    return Item((parent, key), plaintext[_HEAD.size :], created, updated, kept, expires_at)
+    return Item(
+        place=(parent, key),
+        body=plaintext[_HEAD.size :],
+        created=updated if created_at >= updated_at else created_at * 1000,
+        updated=updated,
+        lifetime=None if lifetime == _FOR_EVER else lifetime,
+        expires_at=expires_at,
+    )
 
 
 def get(
@@ -290,20 +302,20 @@ def get(
     Raises:
         RecordDoesNotOpen: An item was changed, moved or exchanged.
     """
-    opener = _Places(keys)
-    places = [*map(opener.of, addresses)]
+    places = _Places(keys)
+    wanted = [*map(places.of, addresses)]
     shared = {"scope_id": keys.scope_id, "now": now // 1000}
     if transaction.is_postgres:
-        given = {"given_parent": [p for p, _ in places], "given_key": [k for _, k in places]}
+        given = {"given_parent": [p for p, _ in wanted], "given_key": [k for _, k in wanted]}
         rows = transaction.rows(_AT[True], **shared, **given)
     else:
         rows = [
             row
-            for parent, key in places
+            for parent, key in wanted
             for row in transaction.rows(_AT[False], **shared, given_parent=parent, given_key=key)
         ]
-    found = {(row[0], row[1]): _item(row, opener.open(row)) for row in rows}
-    return [found.get(place) for place in places]
+    found = {row[:2]: _item(row, _opened(places, row)) for row in rows}
+    return [found.get(place) for place in wanted]
 
 
 def put(transaction: Transaction, keys: ScopeKeys, items: Sequence[NewItem], now: int) -> None:
@@ -317,7 +329,8 @@ def put(transaction: Transaction, keys: ScopeKeys, items: Sequence[NewItem], now
     places = _Places(keys)
     # In one order everywhere: two who put the same items wait for each other, and do not deadlock.
     placed = sorted((places.of(item.address), item) for item in items)
-    rows = [row for place, item in placed for row in _sealed_rows(keys, places, place, item, now)]
+    starts: dict[bytes, bytes] = {}
+    rows = [row for place, item in placed for row in _sealed_rows(keys, starts, place, item, now)]
     # Vectors of what stood there before, in so far as no new ones take their places.
     spans = [_span(keys, place, len(item.vectors)) for place, item in placed]
     scope = {"scope_id": keys.scope_id, "incarnation": keys.incarnation}
@@ -336,7 +349,7 @@ def put(transaction: Transaction, keys: ScopeKeys, items: Sequence[NewItem], now
 
 
 def _sealed_rows(
-    keys: ScopeKeys, places: _Places, place: Place, item: NewItem, now: int
+    keys: ScopeKeys, starts: dict[bytes, bytes], place: Place, item: NewItem, now: int
 ) -> Iterator[dict[str, Any]]:
     parent, key = place
     shared = {
@@ -346,8 +359,7 @@ def _sealed_rows(
         "given_expires_at": None if item.lifetime is None else (now + item.lifetime) // 1000,
     }
 
-    def row(kind: Kind, key: bytes, plaintext: bytes, *, compress: bool) -> dict[str, Any]:
-        sealed = keys.seal(places.start(kind, parent), key, plaintext, compress=compress)
+    def row(kind: Kind, key: bytes, sealed: bytes) -> dict[str, Any]:
         return {
             "given_kind": int(kind),
             "given_key": key,
@@ -356,11 +368,16 @@ def _sealed_rows(
             **shared,
         }
 
-    head = _HEAD.pack(_FORM, now, _FOR_EVER if item.lifetime is None else item.lifetime)
-    yield row(Kind.ITEM, key, head + item.body, compress=True)
-    for number, vector in enumerate(item.vectors):
-        # Deflating 1,536 numbers takes 117 µs, sealing them 2, and saves 7 %.
-        yield row(Kind.VECTOR, _vector_key(key, number), vector, compress=False)
+    lifetime = _FOR_EVER if item.lifetime is None else item.lifetime
+    head = _HEAD.pack(_FORM, now, lifetime)
+    start = starts.get(parent) or starts.setdefault(parent, keys.place(Kind.ITEM, parent))
+    yield row(Kind.ITEM, key, keys.seal(start, key, head + item.body))
+    if item.vectors:
+        start = keys.place(Kind.VECTOR, parent)
+        for number, vector in enumerate(item.vectors):
+            its_key = _vector_key(key, number)
+            # Deflating 1,536 numbers takes 117 µs, sealing them 2, and saves 7 %.
+            yield row(Kind.VECTOR, its_key, keys.seal(start, its_key, vector, compress=False))
 
 
 def remove(transaction: Transaction, keys: ScopeKeys, addresses: Sequence[Address]) -> None:
@@ -404,103 +421,88 @@ def newest(
     transaction: Transaction,
     keys: ScopeKeys,
     prefix: Names,
-    read: Callable[[bytes], T | None],
+    accept: Accept | None,
     count: int,
     now: int,
-    *,
-    all_pass: bool,
-) -> list[Found[T]]:
+) -> list[Item]:
     """The ``count`` items below ``prefix`` that were put last, the newest first.
 
     Args:
         prefix: Labels with which the namespaces begin.
-        read: Makes of a body what the caller wants, or ``None`` to leave the item out.
+        accept: Says by its body whether an item counts; all do when ``None``.
         count: At most so many.
         now: The time, in µs.
-        all_pass: Whether ``read`` leaves none out: then no more than needed are fetched.
     """
     places = _Places(keys)
-    if all_pass:
+    if accept is None:
         limit = min(count + _SAME_MILLISECOND, _NO_LIMIT)
         rows = transaction.rows(_NEWEST, **places.below(prefix, now), limit=limit)
     else:
         # SQLite takes 1.4 ms to sort 1,000 rows with all they hold, Python 0.1.
-        rows = transaction.rows(_ALL, **places.below(prefix, now))
-        rows.sort(key=lambda row: (-row[3], row[0], row[1]))
-    found: list[Found[T]] = []
+        rows = _by_time(transaction.rows(_ALL, **places.below(prefix, now)))
+    found: list[Item] = []
     last = None
     for row in rows:
         # The column has ms, the sealed time µs: a millisecond that was begun is read to its end.
-        if len(found) >= count and row[3] != last:
+        if len(found) >= count and row[_UPDATED_AT] != last:
             break
-        last = row[3]
-        plaintext = places.open(row)
-        content = read(plaintext[_HEAD.size :])
-        if content is not None:
-            found.append((_item(row, plaintext), content, None))
-    found.sort(key=lambda one: (-one[0].updated, one[0].place))
+        last = row[_UPDATED_AT]
+        plaintext = _opened(places, row)
+        if accept is None or accept(plaintext[_HEAD.size :]):
+            found.append(_item(row, plaintext))
+    found.sort(key=lambda item: (-item.updated, item.place))
     return found[:count]
+
+
+def _by_time(rows: list[Row]) -> list[Row]:
+    try:
+        return sorted(rows, key=operator.itemgetter(_UPDATED_AT), reverse=True)
+    except TypeError:
+        raise RecordDoesNotOpen(Kind.ITEM.label, "it was put at no time") from None
 
 
 def nearest(
     transaction: Transaction,
     keys: ScopeKeys,
     prefix: Names,
-    read: Callable[[bytes], T | None],
+    accept: Accept | None,
     count: int,
     now: int,
-    *,
-    all_pass: bool,
     score: Callable[[Sequence[bytes]], Sequence[float | None]],
-) -> list[Found[T]]:
+) -> list[tuple[Item, float | None]]:
     """The ``count`` items below ``prefix`` with the highest scores, the highest first.
 
     An item has the score of its best vector. Items without any follow, the newest first.
 
     Args:
         prefix: Labels with which the namespaces begin.
-        read: Makes of a body what the caller wants, or ``None`` to leave the item out.
+        accept: Says by its body whether an item counts; all do when ``None``.
         count: At most so many.
         now: The time, in µs.
-        all_pass: Whether ``read`` leaves none out: then no more than needed are opened.
         score: Scores vectors; ``None`` for one that cannot be compared.
     """
     places = _Places(keys)
     rows = transaction.rows(_WITH_VECTORS, **places.below(prefix, now))
-    items = {(row[1], row[2]): row[1:] for row in rows if row[0] == Kind.ITEM}
-
-    def opened(some: Iterable[Place]) -> dict[Place, tuple[Item, T]]:
-        plaintexts = ((place, places.open(items[place])) for place in some)
-        return {
-            place: (_item(items[place], plaintext), content)
-            for place, plaintext in plaintexts
-            if (content := read(plaintext[_HEAD.size :])) is not None
-        }
-
-    passing = {} if all_pass else opened(items)
-    candidates = items if all_pass else passing
-    vectors = [
-        (place, row[1:])
+    items = {
+        row[:2]: row[:-1]
         for row in rows
-        if row[0] == Kind.VECTOR and (place := _item_of(row[1:])) in candidates
+        if row[-1] == Kind.ITEM and (accept is None or accept(_opened(places, row)[_HEAD.size :]))
+    }
+    vectors = [
+        ((row[0], row[1][:DIGEST_BYTES]), row)
+        for row in rows
+        if row[-1] == Kind.VECTOR and type(row[1]) is bytes
     ]
-    scores = score([places.open(row, Kind.VECTOR) for _, row in vectors])
-    best: dict[Place, float] = {}
+    vectors = [(place, row) for place, row in vectors if place in items]
+    scores = score([places.vectors[row[0]](row[1], row[2]) for _, row in vectors])
+    best: dict[Row, float] = {}
     for (place, _), its_score in zip(vectors, scores, strict=True):
         if its_score is not None:
             best[place] = max(its_score, best.get(place, its_score))
     ranked = sorted(best, key=lambda place: (-best[place], place))
-    others = sorted(candidates.keys() - best.keys(), key=lambda place: (-items[place][3], place))
-    chosen = (ranked + others)[:count]
-    passing = passing or opened(chosen)
-    return [(*passing[place], best.get(place)) for place in chosen if place in passing]
-
-
-def _item_of(vector: Row) -> Place:
-    parent, key = vector[:2]
-    if type(key) is not bytes:
-        raise RecordDoesNotOpen(Kind.VECTOR.label, _OTHER_TYPE)
-    return parent, key[:DIGEST_BYTES]
+    others = _by_time([row for place, row in items.items() if place not in best])
+    chosen = [*(items[place] for place in ranked), *others][:count]
+    return [(_item(row, _opened(places, row)), best.get(row[:2])) for row in chosen]
 
 
 def one_of_each_namespace(
@@ -509,7 +511,7 @@ def one_of_each_namespace(
     """The body of one item of each namespace below ``prefix``."""
     places = _Places(keys)
     rows = transaction.rows(_ONE_OF_EACH, **places.below(prefix, now))
-    return [_item(row, places.open(row)).body for row in rows]
+    return [_item(row, _opened(places, row)).body for row in rows]
 
 
 def sweep(transaction: Transaction, keys: ScopeKeys, now: int) -> int:

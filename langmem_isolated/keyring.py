@@ -37,6 +37,7 @@ from langmem_isolated._sealing import (
     digest,
     framed,
     open_sealed,
+    opener,
     seal,
     under,
 )
@@ -206,6 +207,10 @@ class ScopeKeys:
     def open(self, place: bytes, key: bytes, sealed: bytes, kind: Kind) -> bytes:
         """Open a record at ``key`` under :meth:`place`, or raise ``RecordDoesNotOpen``."""
         return open_sealed(self.opening, under(place, key), sealed, kind=kind.label)
+
+    def opener(self, place: bytes, kind: Kind) -> Callable[[bytes, bytes], bytes]:
+        """Opens many records under one :meth:`place`, each by its key and sealed bytes."""
+        return opener(self.opening, place, kind=kind.label)
 
     def __reduce__(self) -> str:
         raise TypeError("keys are not pickled")
