@@ -8,6 +8,7 @@ stop its transaction, so a connection is never handed on half used.
 """
 
 import asyncio
+import select
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,10 +22,10 @@ from typing import Any, Concatenate, Literal, NoReturn, ParamSpec, TypeVar, cast
 
 from sqlalchemy import Connection, Dialect, Executable, create_engine, event, exc, make_url
 from sqlalchemy.engine import URL
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
 from langmem_isolated import _schema
-from langmem_isolated._forking import renew_in_children
+from langmem_isolated._forking import pause_for_forks, renew_in_children
 from langmem_isolated.errors import (
     DatabaseCorrupt,
     DatabaseError,
@@ -209,6 +210,15 @@ class _Postgres:
         # shares sessions, the wait for a lock is the server's own.
         connection.execute(f"SET lock_timeout = {int(self.timeout * 1000)}")
 
+    def look_before_use(self, connection: Any, *_: Any) -> None:
+        """Have the pool replace its connections if this one died while nobody used it.
+
+        Whatever a server says to a connection at rest is that it will not serve it any more; asking
+        the operating system takes a microsecond, asking the server a round trip.
+        """
+        if _has_word(connection.pgconn.socket):
+            raise exc.InvalidatePoolError
+
     def lock_upgrade(self, connection: Connection) -> None:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK})")
         connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {_schema.POSTGRES_SCHEMA}")
@@ -252,6 +262,15 @@ class _Postgres:
         return _explained(kind, f"PostgreSQL: {primary} (SQLSTATE {state})")
 
 
+def _has_word(socket: int) -> bool:
+    """Whether there is something to read, or the end of it."""
+    if not hasattr(select, "poll"):  # Windows, where select takes any number
+        return bool(select.select([socket], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(socket, select.POLLIN)
+    return bool(poll.poll(0))
+
+
 class Database:
     """One database: its engine, its worker threads and, on SQLite, its single writer's turn.
 
@@ -291,24 +310,54 @@ class Database:
             **options,
         ).execution_options(**self._dialect.translation)
         event.listen(self._engine, "connect", lambda raw, _: self._dialect.prepare(raw))
+        if isinstance(self._dialect, _Postgres):
+            event.listen(self._engine, "checkout", self._dialect.look_before_use)
         self._errors = cast(type[Exception], self._engine.dialect.loaded_dbapi.Error)
         self._timeout = timeout
         self._workers = options["pool_size"]
         self._auto_upgrade = auto_upgrade
         self._compiled: dict[Executable, _Compiled] = {}
+        self._paused: list[PoolProxiedConnection] = []
         self._renew()
         renew_in_children(self)
+        pause_for_forks(self)
 
     def _renew(self) -> None:
         self._executor = ThreadPoolExecutor(self._workers, thread_name_prefix="langmem_isolated")
         # SQLite's busy handler sleeps and retries without a queue: 50 writers saw a p99 of 118 ms,
-        # with a lock in the process 27 ms.
-        self._writer = threading.Lock()
+        # with a lock in the process 27 ms. Re-entrant: Ctrl-C may strike after a turn is taken, and
+        # must not lock out the thread it struck.
+        self._writer = threading.RLock()
         self._opening = threading.Lock()
-        self._opened = False
+        self._opened = self._closed = False
+
+    def pause_before_fork(self) -> None:
+        """Let what runs on SQLite end, and close every connection until the fork is over.
+
+        SQLite keeps its locks in the memory of the process too. In a child that inherits them, what
+        the parent was writing would look like a write of its own that never ends.
+        """
+        if self.is_postgres or self._dialect.in_memory or self._closed:
+            return
+        # Whoever has all connections knows that nobody else works with one.
+        with suppress(exc.SQLAlchemyError, self._errors):
+            while len(self._paused) < self._workers:
+                self._paused.append(self._engine.raw_connection())
+        for connection in self._paused:
+            raw: Any = connection.dbapi_connection
+            raw.close()
+
+    def resume_after_fork(self) -> None:
+        """Give the connections back; they are opened again when they are asked for."""
+        for connection in self._paused:
+            connection.invalidate()
+            connection.close()
+        self._paused = []
 
     def renew_after_fork(self) -> None:
         """Let a forked child begin with connections of its own: on shared ones replies cross."""
+        # Kept, not given back: the lock of the pool they came from may be held for ever.
+        self._of_parent, self._paused = self._paused, []
         self._engine.dispose(close=False)
         self._renew()
 
@@ -372,6 +421,7 @@ class Database:
         When the caller is cancelled, a body that has begun still runs to its end: its outcome is
         unknown to the caller, and its connection goes back clean.
         """
+        self._refuse_if_closed()
         call = partial(copy_context().run, body, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
 
@@ -456,6 +506,7 @@ class Database:
             DatabaseError: The database cannot be opened.
         """
         with self._opening:
+            self._refuse_if_closed()
             if self._opened:
                 return
             found = self._within_engine(_schema.version_of)
@@ -493,8 +544,14 @@ class Database:
 
     def close(self) -> None:
         """Finish what runs and close every connection. Closing twice is fine."""
+        self._closed = True
         self._executor.shutdown()
+        self._opened = False
         self._engine.dispose()
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise DatabaseError("This memory was closed. Nothing was read or written.")
 
 
 _UNREADABLE = "The database URL cannot be read; expected sqlite:///file or postgresql://…"

@@ -1,4 +1,4 @@
-"""Tells objects that they were carried into a forked child, where their locks may stay locked."""
+"""Tells objects of forks: in a child, a lock that another thread held stays locked for ever."""
 
 import os
 import weakref
@@ -12,6 +12,17 @@ class Renewable(Protocol):
         """Replace them; called in the child, before anything else runs there."""
 
 
+class Pausable(Protocol):
+    """What must not be carried into a child in the middle of something."""
+
+    def pause_before_fork(self) -> None:
+        """Finish what runs and begin nothing; called in the parent before it forks."""
+
+    def resume_after_fork(self) -> None:
+        """Go on; called in the parent."""
+
+
+_pausables: "weakref.WeakSet[Pausable]" = weakref.WeakSet()
 _renewables: "weakref.WeakSet[Renewable]" = weakref.WeakSet()
 
 
@@ -20,10 +31,25 @@ def renew_in_children(target: Renewable) -> None:
     _renewables.add(target)
 
 
+def pause_for_forks(target: Pausable) -> None:
+    """Have ``target`` paused during every fork while it lives."""
+    _pausables.add(target)
+
+
+def _pause_all() -> None:
+    for target in list(_pausables):
+        target.pause_before_fork()
+
+
+def _resume_all() -> None:
+    for target in list(_pausables):
+        target.resume_after_fork()
+
+
 def _renew_all() -> None:
     for target in list(_renewables):
         target.renew_after_fork()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_all)
+    os.register_at_fork(before=_pause_all, after_in_parent=_resume_all, after_in_child=_renew_all)

@@ -1,5 +1,7 @@
 """Says what went wrong: one root error and a tree below it."""
 
+from typing import ClassVar
+
 __all__ = [
     "AddressTaken",
     "DatabaseCorrupt",
@@ -132,25 +134,43 @@ class SessionNotFound(LangmemIsolatedError, KeyError):
 class DatabaseError(LangmemIsolatedError):
     """The database refused or failed; the transaction was rolled back."""
 
+    advice: ClassVar[str] = "Nothing was written."
+
 
 class DatabaseUnreachable(DatabaseError):
     """No connection to the database could be made, or it broke."""
+
+    advice = (
+        "Check the URL, and that the server runs or this user may open the file in its folder. "
+        "If the connection broke while a write was being committed, it may have been stored."
+    )
 
 
 class DatabaseLocked(DatabaseError):
     """Another process held the database for longer than ``timeout``."""
 
+    advice = "Nothing was written; try again, or give a longer timeout=…"
+
 
 class DatabaseReadOnly(DatabaseError):
     """The database file, its folder or the server does not allow writing."""
+
+    advice = (
+        "Nothing was written; let this user write the file and its folder (SQLite keeps two more "
+        "files beside it), or connect with a role, and to a server, that may write."
+    )
 
 
 class DatabaseFull(DatabaseError):
     """The disk, or the size the database may grow to, is full."""
 
+    advice = "Nothing was written, and what was stored before is intact; make room and try again."
+
 
 class DatabaseCorrupt(DatabaseError):
     """The file is not a database, or its pages are damaged."""
+
+    advice = "Nothing was written; check the URL, or restore the database from a backup."
 
 
 class SchemaTooNew(DatabaseError):

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import select
 import signal
 import sys
 import traceback
@@ -24,8 +25,11 @@ class Child:
             _run(function, args, write)
         os.close(write)
 
-    def result(self) -> Any:
-        """What the function returned; fails with its traceback if it raised."""
+    def result(self, timeout: float = 30) -> Any:
+        """What the function returned; fails with its traceback if it raised or takes too long."""
+        if not select.select([self._read], [], [], timeout)[0]:
+            self.kill()
+            raise TimeoutError(f"the child was not done within {timeout} s")
         with os.fdopen(self._read, "rb") as pipe:
             sent = pipe.read()
         os.waitpid(self.pid, 0)

@@ -29,9 +29,9 @@ def shown(value: object) -> Iterator[str]:
         yield "".join(traceback.format_exception(value))
         yield repr(value.args)
         yield repr(getattr(value, "__notes__", ""))
-        for chained in (value.__cause__, value.__context__):
-            if chained is not None:
-                yield from shown(chained)
+        chained = value.__cause__ or (None if value.__suppress_context__ else value.__context__)
+        if chained is not None:
+            yield from shown(chained)
     if hasattr(value, "__dict__"):
         yield repr(vars(value))
         yield pprint.pformat(vars(value))
