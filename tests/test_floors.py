@@ -1,0 +1,168 @@
+"""The house stands on its floors: a module imports only what stands before it in this list."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import langmem_isolated
+
+PACKAGE = Path(langmem_isolated.__file__).parent
+
+# In reading order. Floor 0: words. 1: sealing, pure. 2: storage. 3: adapters, and what they share.
+# 4: walks over the same records. 5: the front door.
+FLOORS = {
+    "errors": 0,
+    "scope": 0,
+    "_forking": 0,
+    "_sealing": 1,
+    "_schema": 2,
+    "_database": 2,
+    "keyring": 2,
+    "_records": 2,
+    "_sessions": 2,
+    "_threads": 2,
+    "_items": 2,
+    "_encoding": 3,
+    "_values": 3,
+    "_scoping": 3,
+    "_filters": 3,
+    "_vectors": 3,
+    "_checkpoints": 3,
+    "chat_history": 3,
+    "checkpointer": 3,
+    "store": 3,
+    "sessions": 4,
+    "memory": 5,
+    "_terminal": 5,
+    "demo.attack": 5,
+    "demo.conversations": 5,
+    "demo.sections": 5,
+    "demo.agents": 5,
+    "demo": 5,
+    "cli": 5,
+    "__main__": 5,
+    "__init__": 5,
+}
+ORDER = list(FLOORS)
+# Each stands alone: what two of them need is in a module that begins with an underscore.
+ADAPTERS = {"chat_history", "checkpointer", "store"}
+
+STORAGE = {name for name, floor in FLOORS.items() if floor == 2}
+ABOVE_STORAGE = {name for name, floor in FLOORS.items() if floor >= 3}
+FRONT = {"_terminal", "demo", "demo.sections", "cli"}
+HOMES = {
+    "cryptography": {"_sealing"},
+    "sqlalchemy": STORAGE,
+    # The demo's attacker and the doctor look at SQLite itself.
+    "sqlite3": {"_database", "demo.attack", "cli"},
+    "psycopg": {"_database"},
+    "langchain_core": ABOVE_STORAGE,
+    "langgraph": ABOVE_STORAGE,
+    "ormsgpack": {"_encoding", "_values", "_checkpoints"},
+    "numpy": {"_vectors"},
+    "rich": FRONT,
+    "typer": {"cli"},
+}
+
+
+def modules() -> dict[str, str]:
+    """The source of every module, by its name without the package's."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
+        found[name] = path.read_text()
+    return found
+
+
+def imported(source: str) -> Iterator[str]:
+    """Every name a module imports, dotted, wherever in it the import stands."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{'.' * node.level}{node.module or ''}.{a.name}" for a in node.names)
+        elif isinstance(node, ast.Call) and "import" in ast.unparse(node.func):
+            yield from (a.value for a in node.args if isinstance(a, ast.Constant))
+
+
+def ours(name: str) -> str | None:
+    """Which module of ours an imported name stands for."""
+    first, _, rest = name.partition(".")
+    if first != "langmem_isolated":
+        return None
+    parts = rest.split(".")
+    names = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next((name for name in names if name in FLOORS), "__init__")
+
+
+def violations(name: str, source: str) -> list[str]:
+    """What a module imports and must not."""
+    found, everywhere = [], FLOORS
+    for target in imported(source):
+        first, known = target.partition(".")[0], ours(target)
+        if not first:
+            found.append(f"{target}: imports are written out, from the package down")
+        elif known:
+            if ORDER.index(known) >= ORDER.index(name) and known != name:
+                found.append(f"{known} stands after {name}")
+            if known in ADAPTERS and name in ADAPTERS and known != name:
+                found.append(f"{known} is an adapter, too")
+        elif name not in HOMES.get(first, everywhere if first in sys.stdlib_module_names else ()):
+            found.append(f"{first} has another home")
+    return found
+
+
+def test_every_module_has_its_place_in_the_list():
+    assert set(modules()) == set(FLOORS)
+
+
+def test_the_list_goes_up_floor_by_floor():
+    assert list(FLOORS.values()) == sorted(FLOORS.values())
+
+
+@pytest.mark.parametrize("name", modules())
+def test_a_module_imports_only_what_stands_before_it_and_what_it_is_the_home_of(name: str):
+    assert violations(name, modules()[name]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("_sealing", "from langmem_isolated._database import Database"),
+        ("_sealing", "from langmem_isolated import keyring"),
+        ("_sealing", "def later():\n    import langmem_isolated.memory"),
+        ("errors", "from langmem_isolated import IsolatedMemory"),
+        ("chat_history", "from langmem_isolated import store"),
+        ("store", "from langmem_isolated.chat_history import Page"),
+        ("checkpointer", "if TYPE_CHECKING:\n    from langmem_isolated.store import IsolatedStore"),
+        ("keyring", "from cryptography.hazmat.primitives.ciphers.aead import AESGCM"),
+        ("chat_history", "import sqlalchemy as sa"),
+        ("chat_history", "import sqlite3"),
+        ("keyring", 'psycopg = import_module("psycopg")'),
+        ("_records", "from langchain_core.messages import BaseMessage"),
+        ("memory", "import rich"),
+        ("chat_history", "import requests"),
+        ("chat_history", "from . import _sessions"),
+        ("chat_history", "from ._sessions import load"),
+        ("demo.attack", "from langmem_isolated.demo import sections"),
+    ],
+)
+def test_an_import_out_of_place_is_found(name: str, source: str):
+    assert violations(name, source)
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("keyring", "from langmem_isolated import _schema\nimport json, sqlalchemy"),
+        ("demo.sections", "from langmem_isolated.demo import attack"),
+        ("memory", "from langmem_isolated.chat_history import Page"),
+        ("_database", 'psycopg = import_module("psycopg")'),
+    ],
+)
+def test_an_import_in_place_is_let_through(name: str, source: str):
+    assert violations(name, source) == []
