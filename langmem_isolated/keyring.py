@@ -30,6 +30,7 @@ from langmem_isolated._schema import Kind
 from langmem_isolated._sealing import (
     DIGEST_BYTES,
     KEY_BYTES,
+    DigestKey,
     Level,
     Owner,
     SealingKey,
@@ -180,8 +181,8 @@ class ScopeKeys:
         self, owner: Owner, scope_id: bytes, incarnation: int, naming: bytes, sealing: list[bytes]
     ) -> None:
         self._prefix = owner.framed()
-        self._naming = derive(naming, b"names", self._prefix)
-        self._head = derive(naming, b"heads", self._prefix)
+        self._naming = DigestKey(derive(naming, b"names", self._prefix))
+        self._head = DigestKey(derive(naming, b"heads", self._prefix))
         self.scope_id = scope_id
         self.incarnation = incarnation
         versions = [SealingKey(derive(key, b"records", self._prefix)) for key in sealing]
@@ -190,11 +191,11 @@ class ScopeKeys:
 
     def name(self, kind: Kind, *parts: bytes) -> bytes:
         """The 16 bytes by which tables know a name that a caller chose."""
-        return digest(self._naming, kind.framed_bytes, *parts)
+        return self._naming.digest(kind.framed_bytes, *parts)
 
     def head(self, *parts: bytes | None) -> bytes:
         """16 bytes that authenticate a session row's clear columns."""
-        return digest(self._head, *parts)
+        return self._head.digest(*parts)
 
     def place(self, kind: Kind, parent: bytes) -> bytes:
         """The start of the associated data of every record of ``kind`` under ``parent``."""
