@@ -262,6 +262,8 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         address = _address(config)
         if address.checkpoint_id is None:
             raise ScopeError("put_writes needs a checkpoint_id in config['configurable'].")
+        if not writes:
+            return
         indexed: dict[int, tuple[str, Any]] = {}
         for index, (channel, value) in enumerate(writes):
             indexed[WRITES_IDX_MAP.get(channel, index)] = (channel, value)
