@@ -183,6 +183,17 @@ def replay_the_tail_after_clear(scene: Scene) -> None:
         scene.add(key_of(number), old[number])
 
 
+def exchange_the_newest_by_one_of_a_branch(scene: Scene) -> None:
+    """Roll the session back to a whole older state, let it go on, and mix in what had come then."""
+    old = scene.state()
+    scene.target.history.add_user_message("of the branch")
+    of_the_branch = scene.rows(scene.target)[-1]
+    scene.drop(len(SAID))
+    scene.session("head = ?, next_sequence = ?, count = ?", *old[:3])
+    scene.target.history.add_user_message("newest")
+    scene.message(len(SAID), "sealed = ?", of_the_branch)
+
+
 def take(scene: Scene, source: Target, number: int) -> None:
     scene.message(number, "sealed = ?", scene.rows(source)[number])
 
@@ -245,6 +256,7 @@ MESSAGE_ATTACKS: dict[str, Attack] = {
         key_of(NEWEST + 1), scene.rows(scene.other_user)[NEWEST]
     ),
     "put the old ones back behind new ones": replay_the_tail_after_clear,
+    "exchange the newest by one of a branch": exchange_the_newest_by_one_of_a_branch,
 }
 
 
