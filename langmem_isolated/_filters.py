@@ -43,16 +43,12 @@ _OPERATORS: Mapping[str, Compare] = {
 }
 
 
-def compiled(wanted: Mapping[str, Any] | None) -> Test | None:
-    """A test of values; ``None`` when every value passes.
+def compiled(wanted: Mapping[str, Any]) -> Test:
+    """A test of values.
 
     Raises:
         ValueError: An operator is not one of those above, or stands beside plain keys.
     """
-    return _of_parts(wanted) if wanted else None
-
-
-def _of_parts(wanted: Mapping[str, Any]) -> Test:
     tests = [(key, _test(part)) for key, part in wanted.items()]
 
     def passes(value: Any) -> bool:
@@ -87,7 +83,7 @@ def _of_items(wanted: Sequence[Any]) -> Test:
 def _test(wanted: Any) -> Test:
     if isinstance(wanted, dict):
         has_operator = any(isinstance(key, str) and key.startswith("$") for key in wanted)
-        return _of_operators(wanted) if has_operator else _of_parts(wanted)
+        return _of_operators(wanted) if has_operator else compiled(wanted)
     if isinstance(wanted, list | tuple):
         return _of_items(wanted)
     return lambda value: bool(value == wanted)

@@ -230,8 +230,8 @@ def opener(
 ) -> Callable[[bytes, bytes], bytes]:
     """What opens records under one ``place``, given the key and the sealed bytes of each.
 
-    It does what :func:`open_sealed` does at ``under(place, key)``, 1,000 of them in 1.0 instead of
-    1.4 ms.
+    It does what :func:`open_sealed` does at ``under(place, key)``, 1,000 of them in 1.2 instead of
+    1.6 ms.
     """
     known = {
         header + key_id: (key._aead.decrypt, header + place)

@@ -70,7 +70,7 @@ class _Index:
     """What finds the texts in a value, embeds them and ranks them."""
 
     def __init__(self, config: StoreIndexConfig) -> None:
-        self.space = VectorSpace(config["dims"], config.get("distance_type", "cosine"))
+        self.space = VectorSpace(config.get("dims", 0), config.get("distance_type", "cosine"))
         self.embeddings: Embeddings = ensure_embeddings(config.get("embed"))
         self._paths = [_tokens(path) for path in config.get("fields") or ["$"]]
 
@@ -140,7 +140,8 @@ class IsolatedStore(BaseStore):
             context.
         index: ``dims``, ``embed``, ``fields`` as in LangGraph's `IndexConfig`, and
             ``distance_type``. Without it queries and ``index=`` have no effect.
-        ttl: ``default_ttl`` (minutes) and ``refresh_on_read`` as in LangGraph's `TTLConfig`.
+        ttl: ``default_ttl`` (minutes) and ``refresh_on_read`` as in LangGraph's `TTLConfig`. Nothing
+            sweeps by itself: :meth:`sweep` only frees space.
 
     Raises:
         ValueError: ``index`` or ``ttl`` holds a value that has no meaning here.
@@ -216,12 +217,14 @@ class IsolatedStore(BaseStore):
             elif isinstance(op, ListNamespacesOp):
                 work.reads.append((number, _listing(op)))
             elif isinstance(op, PutOp):
-                work.puts[_address(op.namespace, op.key)] = self._put(op, work)
+                work.puts[_address(op.namespace, op.key)] = self._put(op)
             else:
                 raise TypeError(f"Unknown operation {type(op).__name__}.")
+        texts = (text for put in work.puts.values() if put for text in put.texts)
+        work.documents = dict.fromkeys(texts, b"")
         return work
 
-    def _put(self, op: PutOp, work: _Work) -> _Put | None:
+    def _put(self, op: PutOp) -> _Put | None:
         if op.value is None:
             return None
         if not op.namespace or op.namespace[0] == "langgraph":
@@ -235,32 +238,17 @@ class IsolatedStore(BaseStore):
         texts: list[str] = []
         if self._index and op.index is not False:
             texts = self._index.texts(value, op.index)
-            work.documents |= dict.fromkeys(texts, b"")
         return _Put(body, texts, _lifetime(op.ttl))
 
     def _search(self, op: SearchOp, work: _Work) -> Read:
         _check_page(op.limit, op.offset)
-        prefix, passes = _labels(op.namespace_prefix), _filters.compiled(op.filter)
+        prefix, wanted = _labels(op.namespace_prefix), _filter(op.filter)
         index, query = self._index, op.query
         if index and query:
             work.queries[query] = b""
 
-        # A mapping that holds a text under a key holds both encoded, one behind the other. To look
-        # for them takes a tenth of decoding.
-        signs = [
-            encode_value({key: wanted}, "a filter")[1:]
-            for key, wanted in (op.filter or {}).items()
-            if type(key) is type(wanted) is str
-        ]
-
-        def accept(body: bytes) -> bool:
-            for sign in signs:
-                if sign not in body:
-                    return False
-            return passes is None or passes(decode_value(body)[0])
-
         def run(transaction: Transaction, keys: ScopeKeys, now: int) -> Answer:
-            what = transaction, keys, prefix, accept if passes else None, op.offset + op.limit, now
+            what = transaction, keys, prefix, wanted, op.offset + op.limit, now
             found: list[tuple[_items.Item, float | None]]
             if index and query:
                 found = _items.nearest(*what, partial(index.scores, work.queries[query]))
@@ -282,13 +270,15 @@ class IsolatedStore(BaseStore):
 
     def _performed(self, records: ScopedRecords, work: _Work) -> list[Result]:
         now = _now()
+        if not work.answers:
+            return []
         if any(work.puts.values()):
-            is_single = len(work.answers) == 1 and not work.documents
-            if is_single and records.write_once(_put_one, False, work, now):
+            is_alone = len(work.answers) == 1 and self._index is None
+            if is_alone and records.write_once(_put_alone, False, work, now):
                 return work.answers
-            return records.write(_written, work, now)
+            return records.write(_written, work, now, with_vectors=self._index is not None)
         if work.puts:
-            return records.change(_written, work.answers, work, now)
+            return records.change(_written, work.answers, work, now, with_vectors=False)
         door = records.read if len(work.gets) + len(work.reads) == 1 else records.snapshot
         answers, touched = door(_read, (work.answers, []), work, now)
         if touched:
@@ -433,19 +423,22 @@ def _read(
     return answers, [item for item in touched if item.lifetime is not None]
 
 
-def _written(transaction: Transaction, keys: ScopeKeys, work: _Work, now: int) -> list[Result]:
+def _written(
+    transaction: Transaction, keys: ScopeKeys, work: _Work, now: int, *, with_vectors: bool
+) -> list[Result]:
     answers, touched = _read(transaction, keys, work, now)
     if touched:
         _items.refresh(transaction, keys, touched, now)
     if gone := [address for address, put in work.puts.items() if put is None]:
         _items.remove(transaction, keys, gone)
     if new := work.new():
-        _items.put(transaction, keys, new, now)
+        _items.put(transaction, keys, new, now, with_vectors=with_vectors)
     return answers
 
 
-def _put_one(transaction: Transaction, keys: ScopeKeys, work: _Work, now: int) -> bool:
-    _items.put(transaction, keys, work.new(), now)
+def _put_alone(transaction: Transaction, keys: ScopeKeys, work: _Work, now: int) -> bool:
+    (item,) = work.new()
+    _items.put_alone(transaction, keys, item, now)
     return True
 
 
@@ -536,6 +529,16 @@ def _lifetime(minutes: float | None) -> int | None:
     if not 0 <= minutes <= _MOST_MINUTES:
         raise ValueError(f"A time to live must be 0 to {_MOST_MINUTES} minutes.")
     return round(minutes * _MICROSECONDS_A_MINUTE)
+
+
+def _filter(wanted: dict[str, Any] | None) -> _items.Filter | None:
+    if not wanted:
+        return None
+    passes = _filters.compiled(wanted)
+    # A mapping that holds a text under a key holds both encoded, one behind the other.
+    texts = {key: part for key, part in wanted.items() if type(key) is type(part) is str}
+    signs = [encode_value({key: text}, "a filter")[1:] for key, text in texts.items()]
+    return _items.Filter(signs, lambda body: passes(decode_value(body)[0]))
 
 
 def _search_item(item: _items.Item, score: float | None) -> SearchItem:
