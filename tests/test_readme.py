@@ -33,7 +33,7 @@ def test_every_python_block_of_the_readme_runs_as_it_stands(
     namespace: dict[str, object] = {}
 
     for block in blocks("python"):
-        exec(compile(block, "README.md", "exec"), namespace)  # noqa: S102
+        exec(compile(block, "README.md", "exec"), namespace)
 
 
 def test_where_is_says_of_each_module_what_its_docstring_says():
