@@ -33,7 +33,7 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 def new_postgres_url(postgres: PostgresServer) -> str:
-    """A fresh PostgreSQL database with our tables; 8 MB, so tests in the hundreds share one."""
+    """Make a database of 8 MB with our tables, for as long as the server is there."""
     name = f"test_{next(_numbers)}"
     with psycopg.connect(postgres.url(), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE ours STRATEGY file_copy")
@@ -41,8 +41,12 @@ def new_postgres_url(postgres: PostgresServer) -> str:
 
 
 @pytest.fixture
-def postgres_url(postgres: PostgresServer) -> str:
-    return new_postgres_url(postgres)
+def postgres_url(postgres: PostgresServer) -> Iterator[str]:
+    """A fresh PostgreSQL database with our tables; hundreds of them would fill a small disk."""
+    url = new_postgres_url(postgres)
+    yield url
+    with psycopg.connect(postgres.url(), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
 
 
 @pytest.fixture
