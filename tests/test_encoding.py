@@ -193,6 +193,15 @@ class Canary:
     __str__ = __repr__
 
 
+class Agreeable:
+    """Equal to everything, to a field's default too."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 class Colour(enum.Enum):
     RED = CANARY
 
@@ -228,6 +237,7 @@ def endless() -> list:
 
 REFUSED = [
     (Canary(), "test_encoding.Canary"),
+    (Agreeable(), "test_encoding.Agreeable"),
     (Colour.RED, "test_encoding.Colour"),
     (Settings(), "test_encoding.Settings"),
     (Row(), "test_encoding.Row"),
@@ -240,7 +250,7 @@ REFUSED = [
     (range(3), "builtins.range"),
     (1j, "builtins.complex"),
     (np.float64(1.5), "numpy.float64"),
-    (np.array([1.5]), "numpy.ndarray"),
+    (np.array([1.5, 2.5]), "numpy.ndarray"),
     (f"{CANARY}\ud800", "lone surrogates"),
     (nested(300, lambda value: [value]), "nested too deeply"),
     (nested(300, lambda value: {"a": value}), "nested too deeply"),
