@@ -77,7 +77,10 @@ class ScopedMemory:
 
         A copy takes about 0.02 ms, so binding for every request is fine.
         """
-        return graph.copy({"checkpointer": self.checkpointer()})
+        bound = graph.copy({"checkpointer": self.checkpointer()})
+        # What its strict mode allows, the types of the graph's state: LangGraph's copy forgets it.
+        bound._serde_allowlist = graph._serde_allowlist
+        return bound
 
     def store(
         self,

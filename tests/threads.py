@@ -11,12 +11,13 @@ import pydantic
 from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import Checkpoint
+from langgraph.checkpoint.base import Checkpoint, CheckpointTuple
 from langgraph.checkpoint.base.id import uuid6
 from langgraph.types import Overwrite, Send
 
 from langmem_isolated._schema import Kind
-from tests.conftest import Attacker
+from langmem_isolated.checkpointer import IsolatedCheckpointSaver
+from tests.conftest import Attacker, Door
 
 
 @dataclass
@@ -148,3 +149,52 @@ def same(one: Any, other: Any) -> bool:
     if type(one) is not type(other) or isinstance(parts, str):
         return type(one) is type(other) and parts == others
     return len(parts) == len(others) and all(map(same, parts, others))
+
+
+class _Lists:
+    """`list` as a method with two doors."""
+
+    def __init__(self, saver: Any) -> None:
+        self._saver = saver
+
+    def all(self, *args: Any, **options: Any) -> list[CheckpointTuple]:
+        return list(self._saver.list(*args, **options))
+
+    async def aall(self, *args: Any, **options: Any) -> list[CheckpointTuple]:
+        return [found async for found in self._saver.alist(*args, **options)]
+
+
+async def listed(door: Door, saver: Any, *args: Any, **options: Any) -> list[CheckpointTuple]:
+    """What `list` gives, through either door."""
+    found: list[CheckpointTuple] = await door(_Lists(saver), "all", *args, **options)
+    return found
+
+
+def comparable(found: CheckpointTuple | None) -> Any:
+    if found is None:
+        return None
+    parent = found.parent_config and found.parent_config["configurable"]
+    return [
+        found.config["configurable"], found.checkpoint, found.metadata, parent,
+        [list(write) for write in found.pending_writes or []],
+    ]  # fmt: skip
+
+
+def by_place(found: Any) -> list[Any]:
+    def place(one: CheckpointTuple) -> list[str]:
+        where = one.config["configurable"]
+        return [where["thread_id"], where["checkpoint_ns"], where["checkpoint_id"]]
+
+    return [comparable(one) for one in sorted(found, key=place)]
+
+
+def size_in_database(saver: IsolatedCheckpointSaver, thread_id: str) -> int:
+    """Bytes of everything that stands below a thread, as the tables have it."""
+    records = saver._resolve({})[1]
+    keys = records.keys()
+    thread = keys.name(Kind.THREAD, thread_id.encode())
+    with records._database._engine.connect() as connection:
+        schema = "langmem_isolated." if records._database.is_postgres else ""
+        sql = f"SELECT parent, length(sealed) FROM {schema}records"
+        rows = connection.exec_driver_sql(sql).fetchall()
+    return sum(size for parent, size in rows if bytes(parent).startswith(thread))
