@@ -10,7 +10,7 @@ from langmem_isolated._encoding import Header, decode_header, encode_header
 from langmem_isolated._records import ScopedRecords, now
 from langmem_isolated._sessions import LATEST, Listed
 from langmem_isolated.chat_history import GENERATION_BYTES
-from langmem_isolated.errors import SessionNotFound
+from langmem_isolated.errors import SessionNotFound, ValueNotStorable
 from langmem_isolated.scope import checked_id
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
@@ -87,7 +87,7 @@ class Sessions:
         session_id = checked_id(
             "session_id", secrets.token_urlsafe(16) if session_id is None else session_id
         )
-        header = encode_header(Header(session_id, title, channel))
+        header = encode_header(Header(session_id, _text("title", title), _text("channel", channel)))
         generation = os.urandom(GENERATION_BYTES)
         self._records.write(_sessions.create, session_id.encode(), header, generation, now())
         return session_id
@@ -111,7 +111,7 @@ class Sessions:
         name = checked_id("session_id", session_id).encode()
 
         def with_title(header: bytes) -> bytes:
-            return encode_header(decode_header(header)._replace(title=title))
+            return encode_header(decode_header(header)._replace(title=_text("title", title)))
 
         if not self._records.change(_sessions.rewrite, False, name, with_title, now()):
             raise SessionNotFound
@@ -133,6 +133,12 @@ class Sessions:
     async def adelete(self, session_id: str) -> None:
         """Remove the session and its messages; see :meth:`delete`."""
         await self._records.arun(self.delete, session_id)
+
+
+def _text(name: str, value: object) -> str | None:
+    if value is None or type(value) is str:
+        return value
+    raise ValueNotStorable(type(value).__name__, f"a session's {name}, which is a str or None")
 
 
 def _as_session(row: Listed) -> Session:

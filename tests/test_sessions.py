@@ -335,3 +335,21 @@ async def test_expired_sessions_do_not_shorten_a_page(
     listed = await door(tutor.sessions, "__call__", limit=2)
 
     assert [session.id for session in listed] == ["2", "1"]
+
+
+@pytest.mark.parametrize("value", [b"bytes", 7, ["list"]])
+def test_a_title_or_channel_that_is_no_text_is_refused_by_its_type(
+    memory: IsolatedMemory, value: object
+):
+    sessions = memory.scope(user_id="alice", module_id="tutor").sessions
+    session_id = sessions.create(title="Fractions")
+
+    for refused in (
+        lambda: sessions.create(title=value),
+        lambda: sessions.create(channel=value),
+        lambda: sessions.rename(session_id, value),
+    ):
+        with pytest.raises(ValueNotStorable) as caught:
+            refused()
+        assert caught.value.type_name == type(value).__name__
+    assert [session.title for session in sessions()] == ["Fractions"]
