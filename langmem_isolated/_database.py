@@ -11,6 +11,7 @@ import asyncio
 import select
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -134,6 +135,7 @@ class _Sqlite:
     begin_snapshot = "BEGIN"
 
     def __init__(self, url: URL, synchronous: Synchronous, timeout: float) -> None:
+        self.timeout = timeout
         self.in_memory = url.database in (None, "", ":memory:") or "mode=memory" in str(url)
         self.settings = (
             f"PRAGMA busy_timeout = {int(timeout * 1000)}",
@@ -153,8 +155,20 @@ class _Sqlite:
         }
 
     def prepare(self, connection: Any) -> None:
+        deadline = time.monotonic() + self.timeout
         for setting in self.settings:
+            while not self._is_set(connection, setting, time.monotonic() > deadline):
+                time.sleep(0.005)
+
+    def _is_set(self, connection: Any, setting: str, is_last_attempt: bool) -> bool:
+        # SQLite does not wait, but fails at once, where two processes turn a new file to WAL.
+        try:
             connection.execute(setting)
+        except sqlite3.OperationalError as error:
+            if is_last_attempt or not error.sqlite_errorname.startswith("SQLITE_BUSY"):
+                raise
+            return False
+        return True
 
     def lock_upgrade(self, connection: Connection) -> None:
         """Nothing to do: BEGIN IMMEDIATE is the lock."""
