@@ -140,8 +140,8 @@ class IsolatedStore(BaseStore):
             context.
         index: ``dims``, ``embed``, ``fields`` as in LangGraph's `IndexConfig`, and
             ``distance_type``. Without it queries and ``index=`` have no effect.
-        ttl: ``default_ttl`` (minutes) and ``refresh_on_read`` as in LangGraph's `TTLConfig`. Nothing
-            sweeps by itself: :meth:`sweep` only frees space.
+        ttl: ``default_ttl`` (minutes) and ``refresh_on_read`` as in LangGraph's `TTLConfig`.
+            Nothing sweeps by itself: :meth:`sweep` only frees space.
 
     Raises:
         ValueError: ``index`` or ``ttl`` holds a value that has no meaning here.
@@ -217,7 +217,8 @@ class IsolatedStore(BaseStore):
             elif isinstance(op, ListNamespacesOp):
                 work.reads.append((number, _listing(op)))
             elif isinstance(op, PutOp):
-                work.puts[_address(op.namespace, op.key)] = self._put(op)
+                address = _address(op.namespace, op.key)
+                work.puts[address] = self._put(op)
             else:
                 raise TypeError(f"Unknown operation {type(op).__name__}.")
         texts = (text for put in work.puts.values() if put for text in put.texts)
