@@ -155,7 +155,7 @@ _NEWEST = (
     .limit(bindparam("limit", type_=sa.Integer))
     .offset(_FROM_THE_FIRST)
 )
-_WITH_VECTORS = select(*_COLUMNS, _r.kind).where(_BELOW, _BOTH)
+_WITH_VECTORS = select(*_COLUMNS, _r.kind).where(_BELOW, _BOTH).order_by(_r.kind, _r.parent, _r.key)
 _alive_items = sa.and_(_r.scope_id == _SCOPE_ID, _r.kind == _ITEM, _ALIVE)
 # From one namespace to the next, however many items lie between.
 _namespaces = (
@@ -534,7 +534,8 @@ def nearest(
 ) -> list[tuple[Item, float | None]]:
     """The ``count`` items below ``prefix`` with the highest scores, the highest first.
 
-    An item has the score of its best vector. Items without any follow, the newest first.
+    An item has the score of its best vector. Of equal scores the newest come first, and after all
+    scores items without vectors, the newest first.
 
     Args:
         prefix: Labels with which the namespaces begin.
@@ -562,10 +563,13 @@ def nearest(
     for (place, _), its_score in zip(vectors, scores, strict=True):
         if its_score is not None:
             best[place] = max(its_score, best.get(place, its_score))
-    ranked = sorted(best, key=lambda place: (-best[place], place))[:count]
-    found = _items_in(places, [items[place] for place in ranked])
+    by_time = _by_time([*items.values()])
+    ranked = sorted(
+        (row for row in by_time if row[:2] in best), key=lambda row: best[row[:2]], reverse=True
+    )
+    found = _items_in(places, ranked[:count])
     if len(found) < count:
-        others = _by_time([row for place, row in items.items() if place not in best])
+        others = [row for row in by_time if row[:2] not in best]
         found += _newest_of(places, others, count - len(found))
     return [(item, best.get(item.place)) for item in found]
 
