@@ -32,6 +32,7 @@ class ScopedRecords:
         self.owner = owner
         self._incarnation: int | None = None
         self.arun = database.arun
+        self.is_postgres = database.is_postgres
 
     def keys(self) -> ScopeKeys:
         """The owner's keys, made at first use, for what is encoded before a transaction begins.

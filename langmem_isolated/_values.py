@@ -12,7 +12,7 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from itertools import islice
@@ -31,9 +31,11 @@ from langmem_isolated.errors import RecordError, ValueNotStorable
 
 # An element costs a row of about 200 bytes once; a part inside a value costs its size every time.
 LARGE_BYTES = 128
+# A message on its way into a channel stands there twice; as an element it would be one more row.
+PASSING_BYTES = 1024
 VALUE_V1 = b"\x02"
 
-_ELEMENT, _SEND, _DATACLASS, _SNAPSHOT, _OPAQUE, _ELEMENTS = 64, 65, 66, 67, 68, 69
+_ELEMENT, _SEND, _DATACLASS, _SNAPSHOT, _OPAQUE, _ELEMENTS, _MESSAGE = range(64, 71)
 _SCALARS = frozenset((int, float, bool, type(None)))
 _CONTAINERS = frozenset((list, tuple, dict))
 _UNPACKABLE = "int beyond 64 bits, a key that is no plain value, or a structure nested too deeply"
@@ -114,6 +116,10 @@ class Known:
 
     def __init__(self, generation: bytes) -> None:
         self.generation = generation
+        self.state: Any = None
+        # LangGraph stores a checkpoint and a task's writes at once; in turn, each finds the state
+        # that the other left.
+        self.turn = threading.Lock()
         self.numbers: OrderedDict[bytes, int] = OrderedDict()
         self._objects: dict[int, tuple[weakref.ref[BaseMessage], int, int]] = {}
         self._purge_at = 4096
@@ -158,6 +164,7 @@ class KnownThreads:
     def renew_after_fork(self) -> None:
         """Give a forked child a lock that no thread of its parent holds."""
         self._lock = threading.Lock()
+        self._threads = OrderedDict()
 
     def of(self, thread: bytes, generation: bytes) -> Known:
         """What is known of a thread in this generation; nothing when it has changed."""
@@ -286,6 +293,7 @@ class Encoder:
         self._mac = mac
         self._serde = serde
         self._refusal: ValueNotStorable | None = None
+        self._is_passing = False
         self.references: list[Reference] = []
         self.seen: list[tuple[BaseMessage, int | None, Reference]] = []
 
@@ -301,12 +309,18 @@ class Encoder:
             # The packer hides what the hook raised, and its own message may quote the value.
             raise self._refusal or ValueNotStorable(_UNPACKABLE, "a checkpoint") from None
 
-    def shrink(self, value: Any) -> Any:
+    def shrink(self, value: Any, *, is_passing: bool = False) -> Any:
         """``value`` with its messages and larger parts replaced by what stands for them.
+
+        Args:
+            value: Any value of a channel.
+            is_passing: Whether it is on its way into a channel. A single message without an id
+                gets one there and is another then: it is written out, and becomes no element.
 
         Raises:
             ValueNotStorable: A part is of a type that is not allowed.
         """
+        self._is_passing = is_passing
         try:
             return self._shrunk(value)
         except RecursionError:
@@ -317,9 +331,9 @@ class Encoder:
         if kind in _SCALARS:
             return value
         if kind in KNOWN_MESSAGES:
-            return _Large(self._message(value))
+            return self._passed(value) or _Large(self._message(value))
         if kind in (list, tuple) and value and KNOWN_MESSAGES.issuperset(map(type, value)):
-            return _Many([self._message(message) for message in value])
+            return self._messages(value)
         taken = self._taken_apart(value, kind)
         if taken is None:
             return self._as_element(value)
@@ -328,6 +342,21 @@ class Encoder:
             # Nothing in it is an element: perhaps it is one as a whole.
             return self._as_element(value if kind in _CONTAINERS else shrunk)
         return shrunk
+
+    def _messages(self, messages: Sequence[BaseMessage]) -> Any:
+        if len(messages) == 1 and (passed := self._passed(messages[0])):
+            return [passed]
+        return _Many([self._message(message) for message in messages])
+
+    def _passed(self, message: BaseMessage) -> ormsgpack.Ext | None:
+        """A small message without an id written out, where it is on its way into a channel."""
+        if not self._is_passing or message.id is not None:
+            return None
+        try:
+            plaintext = encode_message(message)
+        except ValueNotStorable:
+            return None
+        return ormsgpack.Ext(_MESSAGE, plaintext) if len(plaintext) < PASSING_BYTES else None
 
     def _taken_apart(
         self, value: Any, kind: type
@@ -486,8 +515,8 @@ class Decoder:
             return [self._element(n) for n in islice(self._numbers, int.from_bytes(packed))]
         if code == _ELEMENT:
             return self._element(next(self._numbers))
-        if code == _OPAQUE:
-            return self._serde.loads(packed)
+        if code in (_MESSAGE, _OPAQUE):
+            return decode_message(packed) if code == _MESSAGE else self._serde.loads(packed)
         if code == _SEND:
             node, arg, timeout = self._unpack(packed)
             return Send(node, arg, timeout=timeout)

@@ -57,7 +57,7 @@ async def test_a_copied_thread_is_whole_and_stands_on_its_own(
         values = {"messages": [HumanMessage(str(n), id=str(n)) for n in range(number + 1)]}
         config = put(saver, config, values, step=number)
         put(saver, at("source", None, f"sub:{number}"), values)
-    saver.put_writes(config, [("messages", AIMessage("b"))], "task", "~path")
+    saver.put_writes(config, [("messages", AIMessage("b", id="b"))], "task", "~path")
 
     await door(saver, "copy_thread", "source", "target")
 
