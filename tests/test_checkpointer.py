@@ -1,30 +1,43 @@
 """The checkpointer against LangGraph's contract: its conformance suite, and its saver in memory."""
 
+import copy
 import itertools
+import random
 import threading
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, ClassVar
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 from langchain_core.documents import Document
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    AnyMessage,
+    HumanMessage,
+    RemoveMessage,
+    ToolMessage,
+)
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base.id import uuid6
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.types import Interrupt, Send
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, Scope, ScopedMemory
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 from langmem_isolated.errors import AddressTaken, ScopeError
 from tests.conftest import ROOT_KEY, Attacker, Door
-from tests.test_values import NAMES, messages, values
+from tests.test_values import NAMES
 from tests.threads import (
     ALLOWED,
+    Color,
+    Model,
+    Point,
     at,
     by_place,
     checkpoint,
@@ -112,188 +125,197 @@ class Reference(InMemorySaver):
                 self.remove(where["thread_id"], where["checkpoint_ns"], where["checkpoint_id"])
 
 
-THREADS = ["one", "two", "three"]
-NAMESPACES = ["", "", "sub:1", "sub:1|deep"]
+THREADS = ["one", "one", "one", "two"]
+NAMESPACES = ["", "", "", "sub:1"]
 RUNS = ["run-a", "run-b", None]
 TASKS = [str(uuid.UUID(int=number)) for number in range(3)]
 SPECIAL = ["__error__", "__interrupt__", "__resume__", "__scheduled__"]
+# Any value at all is the matter of the tests of values.
+VALUES: list[Any] = [
+    None, b"", "", 0, -1.5, True, [], {}, "large " * 50, b"\x00" * 300, ["large " * 50, "small"],
+    {"a": {"b": ["large " * 50]}}, [[["x" * 200]], "x" * 200], (1, ("two", b"3")), {1, 2},
+    frozenset(), deque([1, 2]), uuid.UUID(int=7), datetime(2026, 1, 2, tzinfo=UTC), Color.RED,
+    [0.5] * 300, {1: "int", "1": "text"}, Point(1, [HumanMessage("in a dataclass", id="d")]),
+    Model(name="n", inner={"k": [1]}), [Send("node", {"messages": [HumanMessage("sent")]})],
+    Document("text " * 60, metadata={"n": [1]}), [Interrupt(value={"ask": ["?"]}, id="i")],
+    [RemoveMessage(id="a")], AIMessage("b", tool_calls=[{"name": "f", "args": {}, "id": "c"}]),
+    [ToolMessage("c", tool_call_id="c", artifact={"rows": [[1]]})], float("inf"), 2**64 - 1,
+]  # fmt: skip
 
-threads = st.sampled_from(THREADS)
-namespaces = st.sampled_from(NAMESPACES)
-lists_of_writes = st.one_of(
-    st.lists(st.tuples(st.sampled_from(["a", "b", "branch:to:x"]), values), max_size=3),
-    st.dictionaries(st.sampled_from(SPECIAL), values, max_size=2).map(lambda d: list(d.items())),
-)
 
-
-class Threads(RuleBasedStateMachine):
+class Life:
     """Anything that can be done to threads, done to ours and to the reference alike.
 
     Ours is done through two memories over one database, as two processes would: each finds the
     other's changes behind what it knows.
     """
 
-    memories: list[IsolatedMemory]
-
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, memories: list[IsolatedMemory], chance: random.Random) -> None:
         user = f"u{next(_numbers)}"
-        self.ours = [
+        self.savers = [
             memory.scope(user_id=user, module_id="m").checkpointer(allow=ALLOWED)
-            for memory in self.memories
+            for memory in memories
         ]
         self.reference = Reference()
+        self.chance = chance
         self.made: list[RunnableConfig] = []
         self.living: list[AnyMessage] = []
         self.versions = itertools.count(1)
 
-    def both(self, which: int, call: Callable[[Any], Any]) -> None:
-        call(self.ours[which])
+    @property
+    def ours(self) -> IsolatedCheckpointSaver:
+        return self.chance.choice(self.savers)
+
+    def both(self, call: Callable[[Any], Any]) -> None:
+        call(self.ours)
         call(self.reference)
 
-    def parent(self, thread: str, namespace: str, choice: int) -> RunnableConfig:
-        """A checkpoint of the namespace to go on from: the newest more often than others."""
-        stored = sorted(self.reference.storage[thread][namespace])
-        return at(thread, stored[-1 - choice % len(stored)] if stored else None, namespace)
+    def value(self) -> Any:
+        return copy.deepcopy(self.chance.choice(VALUES))
 
-    def store(
-        self, which: int, config: RunnableConfig, channels: dict[str, Any], run: str | None
-    ) -> None:
+    def somewhere(self) -> RunnableConfig:
+        """A checkpoint to go on from: the newest of its namespace more often than others."""
+        thread, namespace = self.chance.choice(THREADS), self.chance.choice(NAMESPACES)
+        stored = sorted(self.reference.storage[thread][namespace])[-self.chance.choice([1, 1, 4]) :]
+        return at(thread, stored[0] if stored else None, namespace)
+
+    def thread(self) -> str:
+        return self.chance.choice(THREADS)
+
+    def put(self, channels: dict[str, Any]) -> None:
         new = checkpoint(channels)
         versions = {channel: next(self.versions) for channel in channels}
         new["channel_versions"] = versions  # type: ignore[typeddict-item]
         metadata: Any = {"source": "loop", "step": len(self.made)}
-        if run:
+        if run := self.chance.choice(RUNS):
             metadata["run_id"] = run
-        self.both(which, lambda saver: saver.put(config, new, metadata, versions))
-        self.made.append(at(config["configurable"]["thread_id"], new["id"],
-                            config["configurable"]["checkpoint_ns"]))  # fmt: skip
+        config = self.somewhere()
+        self.both(lambda saver: saver.put(config, new, metadata, versions))
+        where = config["configurable"]
+        self.made.append(at(where["thread_id"], new["id"], where["checkpoint_ns"]))
 
-    @rule(
-        which=st.booleans(), thread=threads, namespace=namespaces, choice=st.integers(0, 3),
-        channels=st.dictionaries(st.sampled_from(["a", "b", "__start__"]), values, max_size=3),
-        run=st.sampled_from(RUNS),
-    )  # fmt: skip
-    def put_any_values(self, which, thread, namespace, choice, channels, run):
-        self.store(which, self.parent(thread, namespace, choice), channels, run)
+    def put_any_values(self) -> None:
+        names = self.chance.sample(["a", "b", "__start__"], self.chance.randint(0, 3))
+        self.put({name: self.value() for name in names})
 
-    @rule(which=st.booleans(), thread=threads, new=st.lists(messages, max_size=3))
-    def put_a_longer_conversation(self, which, thread, new):
-        self.living += new
-        self.store(which, self.parent(thread, "", 0), {"messages": [*self.living]}, None)
+    def put_a_longer_conversation(self) -> None:
+        for _ in range(self.chance.randint(0, 3)):
+            text = self.chance.choice(["a", "b", "large " * 50])
+            self.living.append(HumanMessage(text, id=self.chance.choice([None, "a", "b"])))
+        self.put({"messages": [*self.living]})
 
-    @precondition(lambda self: self.living)
-    @rule(
-        which=st.booleans(), thread=threads, number=st.integers(0, 50),
-        content=st.sampled_from(["x", "y", "z" * 200]), choice=st.integers(0, 2),
-    )  # fmt: skip
-    def change_a_message_in_place(self, which, thread, number, content, choice):
-        message = self.living[number % len(self.living)]
-        message.content = content
-        message.additional_kwargs.setdefault("changes", []).append({"to": [content]})
-        self.store(which, self.parent(thread, "", choice), {"messages": [*self.living]}, None)
+    def put_a_message_changed_in_place(self) -> None:
+        if self.living:
+            message = self.chance.choice(self.living)
+            message.content = str(self.chance.randint(0, 3))
+            message.additional_kwargs.setdefault("changes", []).append({"to": [message.content]})
+        self.put({"messages": [*self.living], "last": self.living[-1:]})
 
-    @precondition(lambda self: self.living)
-    @rule(which=st.booleans(), thread=threads, keep=st.integers(0, 3))
-    def replace_the_conversation_by_a_summary(self, which, thread, keep):
-        self.living = [AIMessage("summary"), *self.living[len(self.living) - keep :]]
-        self.store(which, self.parent(thread, "", 0), {"messages": [*self.living]}, None)
+    def put_a_summary(self) -> None:
+        kept = self.living[-self.chance.randint(1, 3) :]
+        self.living = [AIMessage("summary"), *kept]
+        self.put({"messages": [*self.living]})
 
-    @rule(
-        which=st.booleans(), thread=threads, namespace=namespaces, choice=st.integers(0, 3),
-        task=st.sampled_from(TASKS), writes=lists_of_writes, ahead=st.booleans(),
-    )  # fmt: skip
-    def put_writes(self, which, thread, namespace, choice, task, writes, ahead):
-        config = self.parent(thread, namespace, choice)
-        if ahead or "checkpoint_id" not in config["configurable"]:
-            config = at(thread, str(uuid6()), namespace)
-        path = f"~path of {task}"
-        self.both(which, lambda saver: saver.put_writes(config, writes, task, path))
+    def put_writes(self) -> None:
+        channels = self.chance.choice([SPECIAL, ["a", "b", "branch:to:x"]])
+        names = self.chance.sample(channels, self.chance.randint(0, 2))
+        writes = [(name, self.value()) for name in names]
+        config = self.somewhere()
+        where = config["configurable"]
+        ahead = self.chance.random() < 0.3 or "checkpoint_id" not in where
         if ahead:
-            new = checkpoint({}, id=config["configurable"]["checkpoint_id"])
-            before = self.parent(thread, namespace, choice)
-            self.both(which, lambda saver: saver.put(before, new, {}, {}))
+            config = at(where["thread_id"], str(uuid6()), where["checkpoint_ns"])
+        task = self.chance.choice(TASKS)
+        self.both(lambda saver: saver.put_writes(config, writes, task, f"~path of {task}"))
+        if ahead and self.chance.random() < 0.8:
+            late = checkpoint({}, id=id_of(config))
+            self.both(lambda saver: saver.put(at(**{**where, "checkpoint_id": None}), late, {}, {}))
 
-    @rule(which=st.booleans(), source=threads, to=threads)
-    def copy(self, which, source, to):
-        if self.reference.has(to) and self.reference.has(source):
+    def copy(self) -> None:
+        source, target = self.thread(), self.thread()
+        if self.reference.has(target) and self.reference.has(source):
             with pytest.raises(AddressTaken):
-                self.ours[which].copy_thread(source, to)
+                self.ours.copy_thread(source, target)
         else:
-            self.both(which, lambda saver: saver.copy_thread(source, to))
+            self.both(lambda saver: saver.copy_thread(source, target))
 
-    @rule(which=st.booleans(), thread=threads)
-    def delete(self, which, thread):
-        self.both(which, lambda saver: saver.delete_thread(thread))
+    def delete(self) -> None:
+        thread = self.thread()
+        self.both(lambda saver: saver.delete_thread(thread))
 
-    @rule(which=st.booleans(), thread=threads, number=st.integers(1, 3))
-    def prune(self, which, thread, number):
-        self.ours[which].prune([thread], keep_last=number)
+    def prune(self) -> None:
+        thread, number = self.thread(), self.chance.choice([1, 1, 2, 4])
+        self.ours.prune([thread], keep_last=number)
         self.reference.keep_last(thread, number)
 
-    @rule(which=st.booleans(), runs=st.lists(st.sampled_from(RUNS[:2]), max_size=2))
-    def delete_for_runs(self, which, runs):
-        self.both(which, lambda saver: saver.delete_for_runs(runs))
+    def delete_for_runs(self) -> None:
+        runs = [self.chance.choice(RUNS[:2])]
+        self.both(lambda saver: saver.delete_for_runs(runs))
 
-    @rule(which=st.booleans(), thread=threads, namespace=namespaces)
-    def read_the_latest(self, which, thread, namespace):
-        config = at(thread, None, namespace)
-        mine, theirs = (s.get_tuple(config) for s in (self.ours[which], self.reference))
+    def read(self) -> None:
+        config = self.somewhere()
+        if self.chance.random() < 0.5:
+            config["configurable"].pop("checkpoint_id", None)
+        mine, theirs = self.ours.get_tuple(config), self.reference.get_tuple(config)
         assert same(comparable(mine), comparable(theirs))
-        if mine:
+        if mine and "messages" in mine.checkpoint["channel_values"]:
             # What was read goes on living, as it does in a graph.
-            read = mine.checkpoint["channel_values"].get("messages")
-            self.living = read if isinstance(read, list) else self.living
+            self.living = mine.checkpoint["channel_values"]["messages"]
 
-    @precondition(lambda self: self.made)
-    @rule(which=st.booleans(), number=st.integers(0, 100))
-    def read_any(self, which, number):
-        config = self.made[number % len(self.made)]
-        mine, theirs = (s.get_tuple(config) for s in (self.ours[which], self.reference))
-        assert same(comparable(mine), comparable(theirs))
-
-    @rule(
-        which=st.booleans(), thread=threads, namespace=namespaces, run=st.sampled_from(RUNS),
-        limit=st.none() | st.integers(0, 3), number=st.integers(0, 100),
-    )  # fmt: skip
-    def list_a_namespace(self, which, thread, namespace, run, limit, number):
-        options: dict[str, Any] = {"limit": limit, "filter": {"run_id": run} if run else None}
-        if number % 2 and self.made:
-            before = self.made[number % len(self.made)]["configurable"]["checkpoint_id"]
-            options["before"] = {"configurable": {"checkpoint_id": before}}
-        config = at(thread, None, namespace)
-        mine, theirs = (list(s.list(config, **options)) for s in (self.ours[which], self.reference))
+    def list_some(self) -> None:
+        run = self.chance.choice(RUNS)
+        options: dict[str, Any] = {
+            "limit": self.chance.choice([None, 0, 1, 3]), "filter": {"run_id": run} if run else None
+        }  # fmt: skip
+        if self.made and self.chance.random() < 0.5:
+            options["before"] = at("any", id_of(self.chance.choice(self.made)))
+        config = self.somewhere()
+        config["configurable"].pop("checkpoint_id", None)
+        mine, theirs = (list(s.list(config, **options)) for s in (self.ours, self.reference))
         assert same([*map(comparable, mine)], [*map(comparable, theirs)])
 
-    def teardown(self) -> None:
-        for saver in self.ours:
-            for thread in THREADS:
+    STEPS: ClassVar = {
+        put_any_values: 3, put_a_longer_conversation: 5, put_a_message_changed_in_place: 3,
+        put_a_summary: 1, put_writes: 5, copy: 1, delete: 1, prune: 2, delete_for_runs: 1,
+        read: 5, list_some: 2,
+    }  # fmt: skip
+
+    def step(self) -> None:
+        [step] = self.chance.choices([*self.STEPS], [*self.STEPS.values()])
+        note(step.__name__)
+        step(self)
+
+    def check(self) -> None:
+        for saver in self.savers:
+            for thread in set(THREADS):
                 everywhere: RunnableConfig = {"configurable": {"thread_id": thread}}
                 mine, theirs = (by_place(s.list(everywhere)) for s in (saver, self.reference))
                 assert same(mine, theirs)
                 saver.verify_thread(thread)
             assert same(by_place(saver.list(None)), by_place(self.reference.list(None)))
-            sizes = {thread.id: thread for thread in saver.threads()}
-            assert set(sizes) == {thread for thread in THREADS if self.reference.has(thread)}
-            for thread, row in sizes.items():
-                assert row.size == size_in_database(saver, str(thread))
+            rows = {str(thread.id): thread for thread in saver.threads()}
+            assert set(rows) == {thread for thread in THREADS if self.reference.has(thread)}
+            for thread, row in rows.items():
+                assert row.size == size_in_database(saver, thread)
                 assert row.checkpoints == sum(map(len, self.reference.storage[thread].values()))
 
 
+@given(chance=st.randoms(use_true_random=True))
+@settings(
+    max_examples=6,
+    deadline=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
 def test_any_sequence_of_calls_leads_where_the_saver_in_memory_leads(
-    memory: IsolatedMemory, database_url: str
+    memory: IsolatedMemory, database_url: str, chance: random.Random
 ):
     with IsolatedMemory(database_url, root_key=LocalRootKey(ROOT_KEY)) as other:
-        machine = type("OnBoth", (Threads,), {"memories": [memory, other]})
-        run_state_machine_as_test(  # type: ignore[no-untyped-call]
-            machine,
-            settings=settings(
-                max_examples=25,
-                stateful_step_count=20,
-                deadline=None,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
+        life = Life([memory, other], chance)
+        for _ in range(6):
+            for _ in range(20):
+                life.step()
+            life.check()
 
 
 # Putting and getting ------------------------------------------------------------------------------
