@@ -248,11 +248,13 @@ def opener(
                 start + _LENGTHS[len(key)] + key,
             )
         except (InvalidTag, IndexError, KeyError, TypeError, ValueError):
-            if type(key) is not bytes:
-                raise RecordDoesNotOpen(kind, "its address is not bytes") from None
-            # Says why it refuses.
-            return open_sealed(keys, under(place, key), sealed, kind=kind)
-        return zlib.decompress(plaintext) if sealed[0] == DEFLATED else plaintext
+            plaintext = None
+        if plaintext is not None:
+            return zlib.decompress(plaintext) if sealed[0] == DEFLATED else plaintext
+        # It says why it refuses, and not while an error is handled that quotes stored bytes.
+        if type(key) is not bytes:
+            raise RecordDoesNotOpen(kind, "its address is not bytes")
+        return open_sealed(keys, under(place, key), sealed, kind=kind)
 
     return open_one
 

@@ -76,7 +76,13 @@ class _Index:
 
     def texts(self, value: dict[str, Any], fields: list[str] | None) -> list[str]:
         paths = self._paths if fields is None else [_tokens(path) for path in fields]
-        return [text for path in paths for text in get_text_at_path(value, path)]
+        try:
+            return [text for path in paths for text in get_text_at_path(value, path)]
+        except TypeError:
+            raise TypeError(
+                "What is indexed must be JSON, and a field of this value is not. Nothing was "
+                "written. Name other fields to index, or put it with index=False."
+            ) from None
 
     def scores(self, query: bytes, vectors: Sequence[bytes]) -> list[float | None]:
         """How near each vector is; ``None`` for one of another length, from another model."""

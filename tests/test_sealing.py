@@ -25,8 +25,10 @@ from langmem_isolated._sealing import (
     equal,
     framed,
     open_sealed,
+    opener,
     seal,
     tag_of,
+    under,
 )
 from langmem_isolated._sessions import State
 from langmem_isolated.errors import RecordDoesNotOpen
@@ -504,3 +506,55 @@ def test_a_key_shows_nothing_and_goes_nowhere(holder):
         copy.deepcopy(holder)
     with pytest.raises(TypeError, match="__dict__"):
         vars(holder)
+
+
+@given(st.binary(max_size=2048), st.binary(max_size=300), st.booleans())
+def test_many_of_one_place_open_as_one_by_one(plaintext: bytes, address: bytes, compress):
+    key, other = SealingKey(KEY), SealingKey(bytes(32))
+    sealed = seal(key, under(PLACE, address), plaintext, compress=compress)
+
+    open_one = opener({other.id: other, key.id: key}, PLACE, kind="item")
+
+    assert open_one(address, sealed) == plaintext
+
+
+@pytest.mark.parametrize("address", [b"", bytes(16), bytes(255), bytes(256), "text", 7, None])
+@pytest.mark.parametrize("length", [0, 16, 17, 29, 44, 60, None])
+def test_opening_many_refuses_what_opening_one_refuses_and_says_the_same(key, address, length):
+    sealed = seal(key, under(PLACE, b"another"), PLAINTEXT)[:length]
+    open_one = opener({key.id: key}, PLACE, kind="item")
+
+    with pytest.raises(RecordDoesNotOpen) as many:
+        open_one(address, sealed)
+
+    # What Python tells of an error on its way may hold stored bytes.
+    assert many.value.__cause__ is many.value.__context__ is None or many.value.__suppress_context__
+    if type(address) is bytes:
+        with pytest.raises(RecordDoesNotOpen) as one:
+            open_sealed({key.id: key}, under(PLACE, address), sealed, kind="item")
+        assert str(many.value) == str(one.value)
+        assert many.value.key_id == one.value.key_id
+
+
+@pytest.mark.parametrize("sealed", ["text", 7, 1.5, None])
+def test_opening_many_refuses_what_is_not_bytes(key, sealed):
+    with pytest.raises(RecordDoesNotOpen):
+        opener({key.id: key}, PLACE, kind="item")(b"", sealed)
+
+
+@given(st.integers(0, 8 * (61 + 16) - 1))
+def test_opening_many_notices_any_flipped_bit(bit: int):
+    key = SealingKey(KEY)
+    sealed = seal(key, under(PLACE, b"address"), PLAINTEXT)
+
+    with pytest.raises(RecordDoesNotOpen):
+        opener({key.id: key}, PLACE, kind="item")(
+            b"address", flipped(sealed, bit % (8 * len(sealed)))
+        )
+
+
+def test_what_is_not_to_be_compressed_is_not(key):
+    sealed = seal(key, PLACE, b"a" * 5000, compress=False)
+
+    assert len(sealed) == 5045
+    assert opened(sealed, key) == b"a" * 5000

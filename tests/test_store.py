@@ -790,6 +790,21 @@ async def test_without_fields_the_whole_value_is_what_is_found(memory: IsolatedM
     assert scores(await door(store, "search", (), query="query")) == [1.0]
 
 
+async def test_what_is_no_json_can_be_put_where_it_is_not_indexed(
+    memory: IsolatedMemory, door: Door
+):
+    whole, text = indexed(memory, fields=None), indexed(memory)
+    value = {"text": "cat", "photo": b"\x89PNG"}
+
+    with pytest.raises(TypeError, match=r"must be JSON.*index=False"):
+        await door(whole, "put", ("memories",), "cat", value)
+    await door(whole, "put", ("memories",), "unindexed", value, index=False)
+    await door(text, "put", ("memories",), "cat", value)
+
+    found = await door(text, "search", (), query="dog")
+    assert (keys(found), scores(found)) == (["cat", "unindexed"], [0.8, None])
+
+
 async def test_vectors_go_and_come_with_their_item(
     memory: IsolatedMemory, door: Door, attacker: Attacker
 ):
