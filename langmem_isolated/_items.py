@@ -46,7 +46,7 @@ _FOR_EVER = 2**64 - 1
 # Behind every digest there is: digests of a whole level of 0xff bytes do not happen.
 _END = b"\xff" * (DIGEST_BYTES + 1)
 _NO_LIMIT = 2**31 - 1
-# So many more rows are read as were updated in the same millisecond at worst: a put takes 30 µs.
+# More than are put one by one in a millisecond: each takes 50 µs and more.
 _SAME_MILLISECOND = 32
 
 _r, _s = _schema.records.c, _schema.scopes.c

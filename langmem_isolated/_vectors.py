@@ -88,16 +88,19 @@ class VectorSpace:
         packed: bytes = numbers.tobytes()
         return packed
 
-    def fits(self, packed: bytes) -> bool:
-        """Whether :meth:`pack` of a space with as many dimensions made this."""
-        return len(packed) == 4 * self.dimensions
+    def scores(self, query: bytes, packed: Sequence[bytes]) -> list[float | None]:
+        """How near each of ``packed`` is to ``query``: the nearest has the highest score.
 
-    def scores(self, query: bytes, packed: Sequence[bytes]) -> list[float]:
-        """How near each of ``packed`` is to ``query``; the nearest has the highest score."""
-        if not packed:
-            return []
-        flat = self._np.frombuffer(b"".join(packed), dtype="<f4")
-        vectors = flat.reshape(len(packed), self.dimensions)
+        One of another length, from another model, has none.
+        """
+        size = len(query)
+        fitting = [vector for vector in packed if len(vector) == size]
+        if not fitting:
+            return [None] * len(packed)
+        vectors = self._np.frombuffer(b"".join(fitting), dtype="<f4").reshape(-1, self.dimensions)
         nearness = self._distance(self._np.frombuffer(query, dtype="<f4"), vectors)
-        scores: list[float] = nearness.tolist()
-        return scores
+        scores: list[float | None] = nearness.tolist()
+        if len(fitting) == len(packed):
+            return scores
+        left = iter(scores)
+        return [next(left) if len(vector) == size else None for vector in packed]

@@ -84,12 +84,6 @@ class _Index:
                 "written. Name other fields to index, or put it with index=False."
             ) from None
 
-    def scores(self, query: bytes, vectors: Sequence[bytes]) -> list[float | None]:
-        """How near each vector is; ``None`` for one of another length, from another model."""
-        fitting = [vector for vector in vectors if self.space.fits(vector)]
-        scores = iter(self.space.scores(query, fitting))
-        return [next(scores) if self.space.fits(vector) else None for vector in vectors]
-
 
 def _tokens(path: str) -> str | list[str]:
     return path if path == "$" else tokenize_path(path)
@@ -258,7 +252,7 @@ class IsolatedStore(BaseStore):
             what = transaction, keys, prefix, wanted, op.offset + op.limit, now
             found: list[tuple[_items.Item, float | None]]
             if index and query:
-                found = _items.nearest(*what, partial(index.scores, work.queries[query]))
+                found = _items.nearest(*what, partial(index.space.scores, work.queries[query]))
             else:
                 found = [(item, None) for item in _items.newest(*what)]
             page = found[op.offset :]
