@@ -98,7 +98,9 @@ class VectorSpace:
         if not fitting:
             return [None] * len(packed)
         vectors = self._np.frombuffer(b"".join(fitting), dtype="<f4").reshape(-1, self.dimensions)
-        nearness = self._distance(self._np.frombuffer(query, dtype="<f4"), vectors)
+        # All numbers are finite: what OpenBLAS warns of, now and then, are bytes behind the last.
+        with self._np.errstate(invalid="ignore"):
+            nearness = self._distance(self._np.frombuffer(query, dtype="<f4"), vectors)
         scores: list[float | None] = nearness.tolist()
         if len(fitting) == len(packed):
             return scores
