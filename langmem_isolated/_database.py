@@ -269,7 +269,9 @@ class _Postgres:
         if not connection.closed and not self.is_clean(connection):
             with suppress(Exception):
                 # A connection that cannot be rolled back is found unclean, and thrown away.
-                connection.execute("ROLLBACK")
+                # Not by a statement of ours: here psycopg also forgets what it prepared. It counts
+                # on statements that were sent behind the failure, which the server never saw.
+                connection.rollback()
 
     def is_clean(self, connection: Any) -> bool:
         return bool(connection.info.transaction_status == 0)
