@@ -47,6 +47,10 @@ TURN_TARGETS = {
 }
 SIZE_TARGETS = {SQLITE: 1 / 100, POSTGRES: 1 / 40}
 SHORT_SIZE_TARGETS = {SQLITE: 1 / 25, POSTGRES: 1 / 10}
+SETTINGS = {
+    "LangGraph's durability": "async, its default",
+    "connections": "one for each peer, two for ours; 20 for a crowd, one for SqliteSaver's",
+}
 CROWD_TARGETS = {SQLITE: 1.0, POSTGRES: 1.3}
 
 
@@ -527,7 +531,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write what was measured to this file")
     options = parser.parse_args()
     packages = ("langgraph", "langgraph-checkpoint-sqlite", "langgraph-checkpoint-postgres")
-    report = Report("Checkpointers", machine(*packages, "psycopg", "cryptography"))
+    report = Report("Checkpointers", machine(*packages, "psycopg", "cryptography"), SETTINGS)
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(dir=options.folder))
         server = None if options.sqlite_only else stack.enter_context(PostgresServer(fsync=True))
