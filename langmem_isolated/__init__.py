@@ -1,15 +1,19 @@
 """Memory for LangChain and LangGraph that cannot leak between users: scoped and encrypted."""
 
 from langmem_isolated.chat_history import IsolatedChatMessageHistory, Page
+from langmem_isolated.checkpointer import IsolatedCheckpointSaver, Thread
 from langmem_isolated.errors import LangmemIsolatedError
 from langmem_isolated.keyring import LocalRootKey, RootKey
 from langmem_isolated.memory import IsolatedMemory, ScopedMemory
 from langmem_isolated.scope import Scope
 from langmem_isolated.sessions import Session, Sessions
+from langmem_isolated.store import IsolatedStore
 
 __all__ = [
     "IsolatedChatMessageHistory",
+    "IsolatedCheckpointSaver",
     "IsolatedMemory",
+    "IsolatedStore",
     "LangmemIsolatedError",
     "LocalRootKey",
     "Page",
@@ -18,4 +22,5 @@ __all__ = [
     "ScopedMemory",
     "Session",
     "Sessions",
+    "Thread",
 ]
