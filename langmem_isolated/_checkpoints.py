@@ -345,10 +345,11 @@ class Threads:
         address: Address,
         writes: IndexedWrites,
         task: tuple[str, str],
-        *,
-        replaces: bool,
     ) -> None:
-        """Store what a task (its id and path) wrote behind the checkpoint at ``address``."""
+        """Store what a task (its id and path) wrote behind the checkpoint at ``address``.
+
+        What it has stored at an index stays; below 0, where special channels are, it gives way.
+        """
 
         def encoding(merged: IndexedWrites) -> Encode:
             def encode(encoder: Encoder) -> bytes:
@@ -370,9 +371,7 @@ class Threads:
             with suppress(Conflict):
                 if self._stored(address.thread_id, slot, encoding(merged), None, replaced):
                     return
-            replaced, merged = self.records.snapshot(
-                self._merged, (None, writes), slot, writes, replaces=replaces
-            )
+            replaced, merged = self.records.snapshot(self._merged, (None, writes), slot, writes)
         raise _busy()
 
     def _merged(
@@ -381,8 +380,6 @@ class Threads:
         keys: ScopeKeys,
         slot: Slot,
         writes: IndexedWrites,
-        *,
-        replaces: bool,
     ) -> tuple[bytes | None, IndexedWrites]:
         """What a task has stored, in plaintext, and ``writes`` together with it."""
         plaintext = _threads.body_at(transaction, keys, slot)
@@ -391,8 +388,12 @@ class Threads:
         body = _Body.of(plaintext)
         elements = self._elements(transaction, keys, slot.thread, [body])
         _, _, rows = Decoder(elements, None, self._serde).decode([body])[0]
-        stored = {index: (channel, value) for index, channel, value in rows}
-        return plaintext, {**stored, **writes} if replaces else {**writes, **stored}
+        kept = {
+            index: (channel, value)
+            for index, channel, value in rows
+            if index >= 0 or index not in writes
+        }
+        return plaintext, {**writes, **kept}
 
     def _store(
         self,
@@ -464,7 +465,8 @@ class Threads:
         with known.turn:
             if known.state is None:
                 return None
-            numbers = {mac: known.numbers[mac] for mac, _ in body.elements if mac in known.numbers}
+            found = {mac: known.numbers.get(mac) for mac, _ in body.elements}
+            numbers = {mac: number for mac, number in found.items() if number is not None}
             try:
                 stored = self.records.write_once(
                     _threads.put_onto, None, thread, body, known.state, numbers, now, expires_at
