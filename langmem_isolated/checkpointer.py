@@ -250,8 +250,8 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
     ) -> None:
         """Store what a task wrote behind a checkpoint, which may itself come later.
 
-        What the task has stored at an index stays, unless all ``writes`` go to special channels
-        (errors, interrupts, resumes): those replace.
+        What the task has stored at an index stays; only what it wrote to special channels (errors,
+        interrupts, resumes) gives way to what comes later.
 
         Raises:
             ScopeError: The call names no scope or no checkpoint, or an id is malformed.
@@ -267,8 +267,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         indexed: dict[int, tuple[str, Any]] = {}
         for index, (channel, value) in enumerate(writes):
             indexed[WRITES_IDX_MAP.get(channel, index)] = (channel, value)
-        replaces = all(channel in WRITES_IDX_MAP for channel, _ in writes)
-        threads.put_writes(address, indexed, (task_id, task_path), replaces=replaces)
+        threads.put_writes(address, indexed, (task_id, task_path))
 
     async def aput_writes(
         self,

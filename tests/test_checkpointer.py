@@ -217,8 +217,8 @@ class Life:
         self.put({"messages": [*self.living]})
 
     def put_writes(self) -> None:
-        channels = self.chance.choice([SPECIAL, ["a", "b", "branch:to:x"]])
-        names = self.chance.sample(channels, self.chance.randint(0, 2))
+        channels = [*SPECIAL, "a", "b", "c", "branch:to:x"]
+        names = self.chance.sample(channels, self.chance.randint(0, 3))
         writes = [(name, self.value()) for name in names]
         config = self.somewhere()
         where = config["configurable"]
@@ -494,13 +494,13 @@ async def test_the_first_write_of_a_task_stays_and_later_ones_join_it(
 
 
 @pytest.mark.parametrize("channel", SPECIAL)
-async def test_writes_to_special_channels_alone_replace(
+async def test_writes_to_special_channels_give_way_to_later_ones(
     saver: IsolatedCheckpointSaver, door: Door, channel: str
 ):
     config = put(saver, at("t"), {})
     await door(saver, "put_writes", config, [("a", "kept"), (channel, "first")], "task")
     await door(saver, "put_writes", config, [(channel, "second")], "task")
-    await door(saver, "put_writes", config, [(channel, "third")], "task")
+    await door(saver, "put_writes", config, [("a", "too late"), (channel, "third")], "task")
 
     found = await door(saver, "get_tuple", config)
 
