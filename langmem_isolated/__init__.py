@@ -4,8 +4,9 @@ from langmem_isolated.chat_history import IsolatedChatMessageHistory, Page
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver, Thread
 from langmem_isolated.errors import LangmemIsolatedError
 from langmem_isolated.keyring import LocalRootKey, RootKey
-from langmem_isolated.memory import IsolatedMemory, ScopedMemory
+from langmem_isolated.memory import IsolatedMemory
 from langmem_isolated.scope import Scope
+from langmem_isolated.scoped_memory import ScopedMemory
 from langmem_isolated.sessions import Session, Sessions
 from langmem_isolated.store import IsolatedStore
 

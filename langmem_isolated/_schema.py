@@ -44,6 +44,9 @@ class Kind(IntEnum):
     ITEM = 8
     DOCUMENT = 9
     VECTOR = 10
+    COLLECTION = 11
+    EMBEDDING = 12
+    ENTRY = 13
 
     def __init__(self, number: int) -> None:
         # Attributes, not properties: every record opened asks for them.

@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
+from langgraph.config import get_config
 
 from langmem_isolated.errors import IsolationViolation, ScopeError
 from langmem_isolated.scope import Scope
@@ -71,3 +72,11 @@ def scope_keys(scope: Scope) -> dict[str, str]:
     """What a config must hold so that it names ``scope`` again."""
     keys = {"user_id": scope.user_id, "module_id": scope.module_id}
     return keys if scope.project_id == "default" else {**keys, "project_id": scope.project_id}
+
+
+def config_of_run() -> RunnableConfig | None:
+    """The config of the run that calls; ``None`` outside a run."""
+    try:
+        return get_config()
+    except RuntimeError:
+        return None

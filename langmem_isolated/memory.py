@@ -1,20 +1,19 @@
-"""Opens the door: one memory for the application, one handle for each scope."""
+"""Opens the door: one memory for the application, a handle for each scope."""
 
 import asyncio
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Self, overload
 
 from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig
-from langgraph.pregel import Pregel
 from langgraph.store.base import IndexConfig, TTLConfig
 
 from langmem_isolated._database import Database, Synchronous
 from langmem_isolated._records import ScopedRecords
-from langmem_isolated._scoping import ResolveScope, resolve_scope, using
+from langmem_isolated._scoping import ResolveScope, config_of_run, resolve_scope, using
 from langmem_isolated._sealing import Level, Owner
 from langmem_isolated._values import KnownThreads
 from langmem_isolated.chat_history import IsolatedChatMessageHistory
@@ -22,97 +21,12 @@ from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.keyring import Keyring, LocalRootKey, RootKey
 from langmem_isolated.scope import Scope, checked_id
-from langmem_isolated.sessions import Sessions
-from langmem_isolated.store import IsolatedStore, StoreIndexConfig, config_of_run
-
-Graph = TypeVar("Graph", bound=Pregel[Any, Any, Any, Any])
+from langmem_isolated.scoped_memory import Ground, ScopedMemory
+from langmem_isolated.store import IsolatedStore, StoreIndexConfig
 
 DATABASE_VARIABLE = "LANGMEM_ISOLATED_DATABASE"
 KEY_STORE_VARIABLE = "LANGMEM_ISOLATED_KEY_STORE"
 _NO_NAMES = (None, None, "default")
-
-
-class ScopedMemory:
-    """One scope's memory: everything made from it reads and writes that scope and no other."""
-
-    def __init__(self, memory: "IsolatedMemory", scope: Scope) -> None:
-        self._memory = memory
-        self._scope = scope
-        self._records = ScopedRecords(memory._database, memory._keyring, Owner.private(scope))
-        self.sessions = Sessions(self._records)
-
-    def __repr__(self) -> str:
-        return f"ScopedMemory({self._scope!r})"
-
-    @property
-    def scope(self) -> Scope:
-        """Whose memory this is."""
-        return self._scope
-
-    def chat_history(
-        self, session_id: str, *, idempotent: bool = False
-    ) -> IsolatedChatMessageHistory:
-        """The history of one chat session; see :class:`IsolatedChatMessageHistory`."""
-        return IsolatedChatMessageHistory(self._records, session_id, idempotent=idempotent)
-
-    def checkpointer(
-        self,
-        *,
-        allow: Iterable[type | tuple[str, ...]] = (),
-        ttl: timedelta | None = None,
-    ) -> IsolatedCheckpointSaver:
-        """A LangGraph checkpointer bound to this scope.
-
-        Args:
-            allow: Types that graphs may store besides LangGraph's safe ones.
-            ttl: How long a thread is kept after it was last written; for ever by default.
-        """
-        found = self._scope, self._records
-        return IsolatedCheckpointSaver(
-            lambda _: found, self._memory._known_threads, allow=allow, ttl=ttl
-        )
-
-    def bind(
-        self,
-        graph: Graph,
-        *,
-        checkpointer: IsolatedCheckpointSaver | None = None,
-        store: IsolatedStore | None = None,
-    ) -> Graph:
-        """The compiled graph, copied with this scope's checkpointer and store.
-
-        The original is left alone. A copy takes about 0.02 ms, so binding for every request is
-        fine.
-
-        Args:
-            graph: Any compiled graph; what it had as checkpointer and store counts no more.
-            checkpointer: One of this scope's made with options; by default one without.
-            store: The same for the store.
-        """
-        bound = graph.copy(
-            {"checkpointer": checkpointer or self.checkpointer(), "store": store or self.store()}
-        )
-        # What its strict mode allows, the types of the graph's state: LangGraph's copy forgets it.
-        bound._serde_allowlist = graph._serde_allowlist
-        return bound
-
-    def store(
-        self,
-        *,
-        index: StoreIndexConfig | IndexConfig | None = None,
-        ttl: TTLConfig | None = None,
-    ) -> IsolatedStore:
-        """LangGraph's long-term memory, bound to this scope; see :class:`IsolatedStore`."""
-        return IsolatedStore(lambda: self._records, index=index, ttl=ttl)
-
-    def module(self, module_id: str) -> "ScopedMemory":
-        """The same user's memory in another module.
-
-        Raises:
-            ScopeError: ``module_id`` is missing or malformed.
-        """
-        scope = Scope(self._scope.user_id, module_id, project_id=self._scope.project_id)
-        return ScopedMemory(self._memory, scope)
 
 
 class IsolatedMemory:
@@ -176,7 +90,7 @@ class IsolatedMemory:
             cache_size=key_cache_size,
             cache_seconds=key_cache_seconds,
         )
-        self._known_threads = KnownThreads()
+        self._ground = Ground(self._database, self._keyring, KnownThreads())
         self.history_config = [
             ConfigurableFieldSpec(id=name, annotation=str, name=title, description=description)
             for name, title, description in (
@@ -222,7 +136,7 @@ class IsolatedMemory:
                 "scope() takes a Scope alone, or user_id= and module_id=, got "
                 f"{type(scope).__name__}."
             )
-        return ScopedMemory(self, scope)
+        return ScopedMemory(self._ground, scope)
 
     def checkpointer(
         self,
@@ -250,7 +164,7 @@ class IsolatedMemory:
             return scope, self.scope(scope)._records
 
         return IsolatedCheckpointSaver(
-            resolve, self._known_threads, allow=allow, ttl=ttl, is_bound=False
+            resolve, self._ground.known_threads, allow=allow, ttl=ttl, is_bound=False
         )
 
     @contextmanager
@@ -285,12 +199,10 @@ class IsolatedMemory:
         in its ``configurable``, or what ``scope_resolver`` makes of its config. Outside a run use
         :meth:`ScopedMemory.store`.
         """
+        return IsolatedStore(self._records_of_run(scope_resolver), index=index, ttl=ttl)
 
-        def resolve() -> ScopedRecords:
-            scope = resolve_scope(config_of_run(), scope_resolver)
-            return ScopedRecords(self._database, self._keyring, Owner.private(scope))
-
-        return IsolatedStore(resolve, index=index, ttl=ttl)
+    def _records_of_run(self, resolver: ResolveScope | None) -> Callable[[], ScopedRecords]:
+        return lambda: self._ground.records(Owner.private(resolve_scope(config_of_run(), resolver)))
 
     def modules(self, *, user_id: str, project_id: str = "default") -> list[str]:
         """The modules in which a user has memory, sorted; for operators.

@@ -8,8 +8,6 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
 from langchain_core.embeddings import Embeddings
-from langchain_core.runnables import RunnableConfig
-from langgraph.config import get_config
 from langgraph.store.base import (
     NOT_PROVIDED,
     BaseStore,
@@ -49,14 +47,6 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECONDS_A_MINUTE = 60_000_000
 # Longer does not fit into all columns and types of time; 1,000 years are for ever.
 _MOST_MINUTES = 1000 * 366 * 24 * 60
-
-
-def config_of_run() -> RunnableConfig | None:
-    """The config of the run that calls; ``None`` outside a run."""
-    try:
-        return get_config()
-    except RuntimeError:
-        return None
 
 
 class StoreIndexConfig(IndexConfig, total=False):

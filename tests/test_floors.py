@@ -35,6 +35,7 @@ FLOORS = {
     "checkpointer": 3,
     "store": 3,
     "sessions": 4,
+    "scoped_memory": 5,
     "memory": 5,
     "_terminal": 5,
     "demo.attack": 5,

@@ -13,7 +13,7 @@ from langgraph.prebuilt import ToolNode, tools_condition
 from langmem_isolated._terminal import cell, table
 from langmem_isolated.demo.conversations import Place
 from langmem_isolated.demo.sections import Run, Section
-from langmem_isolated.memory import ScopedMemory
+from langmem_isolated.scoped_memory import ScopedMemory
 
 TURNS = 20
 
