@@ -78,6 +78,22 @@ class ScopedRecords:
             return default
         return self._explained(self._database.write, keys, operation, *args, **kwargs)
 
+    def read(self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``operation``, a single query; ``default`` when the owner has stored nothing."""
+        keys = self._keyring.find(self.owner)
+        if keys is None:
+            return default
+        return self._opened(self._database.read, keys, operation, *args, **kwargs)
+
+    def snapshot(
+        self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run ``operation``, several queries that see one state; ``default`` as in :meth:`read`."""
+        keys = self._keyring.find(self.owner)
+        if keys is None:
+            return default
+        return self._opened(self._database.snapshot, keys, operation, *args, **kwargs)
+
     def _explained(
         self,
         write: Callable[..., T],
@@ -87,7 +103,7 @@ class ScopedRecords:
         **kwargs: P.kwargs,
     ) -> T:
         try:
-            return write(operation, self._same_incarnation(keys), *args, **kwargs)
+            return self._opened(write, keys, operation, *args, **kwargs)
         except ScopeGone:
             self._keyring.forget(self.owner)
             raise KeyDestroyed from None
@@ -97,37 +113,34 @@ class ScopedRecords:
             self._keyring.forget(self.owner)
             raise KeyDestroyed from None
 
-    def read(self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run ``operation``, a single query; ``default`` when the owner has stored nothing."""
-        keys = self._keyring.find(self.owner)
-        if keys is None:
-            return default
-        self._same_incarnation(keys)
+    def _opened(
+        self,
+        run: Callable[..., T],
+        keys: ScopeKeys,
+        operation: Operation[P, T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run ``operation``, once more if another process has rotated the keys meanwhile."""
         try:
-            return self._database.read(operation, keys, *args, **kwargs)
+            return run(operation, self._same_incarnation(keys), *args, **kwargs)
         except RecordDoesNotOpen as error:
-            fresh = self._knows_since(error.key_id)
+            fresh = self._knows_since(keys, error.key_id)
             if fresh is None:
                 raise
-        return self._database.read(operation, fresh, *args, **kwargs)
+        return run(operation, self._same_incarnation(fresh), *args, **kwargs)
 
-    def snapshot(
-        self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """Run ``operation``, several queries that see one state; ``default`` as in :meth:`read`."""
-        keys = self.find_keys()
-        if keys is None:
-            return default
-        return self._database.snapshot(operation, keys, *args, **kwargs)
-
-    def _knows_since(self, key_id: bytes | None) -> ScopeKeys | None:
-        """The owner's keys, read again, if another process has rotated to ``key_id`` meanwhile."""
-        known = self._keyring.find(self.owner)
-        if key_id is None or known is None or key_id in known.opening:
+    def _knows_since(self, keys: ScopeKeys, key_id: bytes | None) -> ScopeKeys | None:
+        """The owner's keys as they are now, if they have come to include ``key_id``."""
+        if key_id is None or key_id in keys.opening:
             return None
-        self._keyring.forget(self.owner)
-        fresh = self._keyring.find(self.owner)
-        return fresh if fresh and key_id in fresh.opening else None
+        # Another thread may have read them again already.
+        for _ in range(2):
+            fresh = self._keyring.find(self.owner)
+            if fresh and key_id in fresh.opening:
+                return fresh
+            self._keyring.forget(self.owner)
+        return None
 
     def _same_incarnation(self, keys: ScopeKeys) -> ScopeKeys:
         if self._incarnation is None:
