@@ -17,6 +17,7 @@ FLOORS = {
     "errors": 0,
     "scope": 0,
     "_forking": 0,
+    "_warm": 0,
     "_sealing": 1,
     "_schema": 2,
     "_database": 2,

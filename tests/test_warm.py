@@ -1,0 +1,153 @@
+"""The cache of opened data gives out what is current, and lets go of the rest."""
+
+import os
+import threading
+from typing import Any
+
+import pytest
+
+from langmem_isolated._warm import WarmCache
+
+ALICE = (b"alice", 1, "messages")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def cache(clock: Clock) -> WarmCache:
+    return WarmCache(seconds=60, entries=3, size=100, clock=clock)
+
+
+def test_what_was_put_is_given_out_under_its_token(cache: WarmCache):
+    cache.put(ALICE, "token", value := ["opened"], 10)
+
+    assert cache.get(ALICE, "token") is value
+
+
+@pytest.mark.parametrize(
+    "other", [(b"bob", 1, "messages"), (b"alice", 2, "messages"), (b"alice", 1, "vectors")]
+)
+def test_another_scope_incarnation_or_thing_gets_nothing(cache: WarmCache, other: Any):
+    cache.put(ALICE, "token", ["opened"], 10)
+
+    assert cache.get(other, "token") is None
+
+
+def test_a_value_with_another_token_is_never_given_out_again(cache: WarmCache):
+    cache.put(ALICE, "old", ["opened"], 10)
+
+    assert cache.get(ALICE, "new") is None
+    assert cache.get(ALICE, "old") is None
+
+
+def test_a_value_leaves_memory_when_its_time_is_over_whoever_asks_next(
+    cache: WarmCache, clock: Clock
+):
+    cache.put(ALICE, "token", ["opened"], 10)
+    clock.now = 60
+
+    assert cache.get((b"bob", 1, "messages"), "token") is None
+    assert not cache._entries
+    assert cache._held == 0
+
+
+def test_use_does_not_prolong_a_values_time(cache: WarmCache, clock: Clock):
+    cache.put(ALICE, "token", ["opened"], 10)
+    clock.now = 59
+    assert cache.get(ALICE, "token")
+    clock.now = 60
+
+    assert cache.get(ALICE, "token") is None
+
+
+def test_of_too_many_values_the_one_used_longest_ago_goes(cache: WarmCache):
+    for what in "abc":
+        cache.put((b"alice", 1, what), "token", [what], 10)
+    cache.get((b"alice", 1, "a"), "token")
+    cache.put((b"alice", 1, "d"), "token", ["d"], 10)
+
+    kept = [what for what in "abcd" if cache.get((b"alice", 1, what), "token")]
+    assert kept == ["a", "c", "d"]
+
+
+def test_of_too_many_bytes_the_value_used_longest_ago_goes(cache: WarmCache):
+    cache.put((b"alice", 1, "a"), "token", ["a"], 60)
+    cache.put((b"alice", 1, "b"), "token", ["b"], 60)
+
+    kept = [what for what in "ab" if cache.get((b"alice", 1, what), "token")]
+    assert kept == ["b"]
+
+
+def test_a_value_beyond_the_bound_is_not_kept_and_crowds_nobody_out(cache: WarmCache):
+    cache.put(ALICE, "token", ["opened"], 10)
+    cache.put((b"bob", 1, "messages"), "token", ["opened"], 101)
+
+    assert cache.get(ALICE, "token")
+    assert cache.get((b"bob", 1, "messages"), "token") is None
+
+
+def test_a_value_put_again_counts_once(cache: WarmCache):
+    for token in range(50):
+        cache.put(ALICE, token, ["opened"], 40)
+
+    assert cache.get(ALICE, 49)
+    assert cache._held == 40
+
+
+def test_clearing_lets_go_of_everything(cache: WarmCache):
+    cache.put(ALICE, "token", ["opened"], 10)
+    cache.clear()
+
+    assert cache.get(ALICE, "token") is None
+    assert cache._held == 0
+
+
+@pytest.mark.parametrize("bound", ["seconds", "entries", "size"])
+@pytest.mark.parametrize("value", [0, -1, float("nan")])
+def test_a_bound_must_be_above_zero(bound: str, value: float):
+    with pytest.raises(ValueError, match=f"{bound} must be above 0"):
+        WarmCache(**{"seconds": 60, bound: value})  # type: ignore[arg-type]
+
+
+def test_threads_that_use_it_at_once_keep_its_bounds(cache: WarmCache):
+    wrong: list[Any] = []
+
+    def use(name: int) -> None:
+        for number in range(300):
+            key = (b"scope", name, number % 5)
+            cache.put(key, number, (name, number), 30)
+            found = cache.get(key, number)
+            if found not in (None, (name, number)):
+                wrong.append(found)
+
+    threads = [threading.Thread(target=use, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert wrong == []
+    assert cache._held == sum(entry.size for entry in cache._entries.values()) <= 100
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_begins_with_nothing_and_a_free_lock(cache: WarmCache):
+    cache.put(ALICE, "token", ["opened"], 10)
+    with cache._lock:
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if cache.get(ALICE, "token") is None else 1)
+        assert os.waitpid(child, 0)[1] == 0
+
+    assert cache.get(ALICE, "token")
