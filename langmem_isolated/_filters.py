@@ -18,7 +18,9 @@ Compare = Callable[[Any, Any], bool]
 Test = Callable[[Any], bool]
 
 
-def _when_comparable(compare: Compare) -> Compare:
+def when_comparable(compare: Compare) -> Compare:
+    """``compare``, which values that have no order do not pass."""
+
     def passes(value: Any, limit: Any) -> bool:
         kinds = {type(value), type(limit)}
         numbers = isinstance(value, _NUMBERS) and isinstance(limit, _NUMBERS) and bool not in kinds
@@ -36,10 +38,10 @@ def _when_comparable(compare: Compare) -> Compare:
 _OPERATORS: Mapping[str, Compare] = {
     "$eq": operator.eq,
     "$ne": operator.ne,
-    "$gt": _when_comparable(operator.gt),
-    "$gte": _when_comparable(operator.ge),
-    "$lt": _when_comparable(operator.lt),
-    "$lte": _when_comparable(operator.le),
+    "$gt": when_comparable(operator.gt),
+    "$gte": when_comparable(operator.ge),
+    "$lt": when_comparable(operator.lt),
+    "$lte": when_comparable(operator.le),
 }
 
 

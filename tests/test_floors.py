@@ -30,6 +30,7 @@ FLOORS = {
     "_values": 3,
     "_scoping": 3,
     "_filters": 3,
+    "_metadata_filters": 3,
     "_vectors": 3,
     "_checkpoints": 3,
     "chat_history": 3,

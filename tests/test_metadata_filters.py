@@ -1,0 +1,132 @@
+"""Filters on documents' metadata mean the same everywhere, and what has no meaning is refused."""
+
+import pytest
+
+from langmem_isolated._metadata_filters import metadata_test
+
+LANTERN = {
+    "topic": "harbour",
+    "year": 2020,
+    "score": 0.5,
+    "draft": True,
+    "tags": ["red", "lamp"],
+    "place": {"town": "Husum", "pier": 4},
+}
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        None,
+        {},
+        {"topic": "harbour"},
+        {"topic": "harbour", "year": 2020},
+        {"year": 2020.0},
+        {"draft": True},
+        {"missing": None},
+        {"tags": ["red", "lamp"]},
+        {"place": {"town": "Husum"}},
+        {"place": {"pier": {"$gt": 3}}},
+        {"topic": {"$eq": "harbour"}},
+        {"topic": {"$ne": "airport"}},
+        {"missing": {"$ne": "x"}},
+        {"topic": {"$in": ["airport", "harbour"]}},
+        {"topic": {"$nin": ["airport"]}},
+        {"missing": {"$nin": ["airport"]}},
+        {"year": {"$gt": 2019, "$lt": 2021}},
+        {"year": {"$gte": 2020, "$lte": 2020}},
+        {"score": {"$gt": 0}},
+        {"topic": {"$gt": "a"}},
+        {"year": {"$not": {"$gt": 2020}}},
+        {"$and": [{"topic": "harbour"}, {"year": {"$gt": 2000}}]},
+        {"$or": [{"topic": "airport"}, {"year": 2020}]},
+        {"$not": {"topic": "airport"}},
+        {"$not": {"$or": [{"topic": "airport"}, {"year": 1999}]}},
+        {"topic": "harbour", "$or": [{"year": 1}, {"score": {"$lt": 1}}]},
+    ],
+)
+def test_a_document_passes_a_filter_that_says_the_truth_of_it(wanted):
+    assert metadata_test(wanted)(LANTERN)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"topic": "airport"},
+        {"topic": "harbour", "year": 2021},
+        {"missing": "x"},
+        {"draft": 1},
+        {"year": "2020"},
+        {"tags": ["red"]},
+        {"tags": "red"},
+        {"place": {"town": "Kiel"}},
+        {"topic": {"town": "harbour"}},
+        {"topic": {"$ne": "harbour"}},
+        {"topic": {"$in": []}},
+        {"topic": {"$in": ["airport"]}},
+        {"topic": {"$nin": ["harbour"]}},
+        {"year": {"$gt": 2019, "$lt": 2020}},
+        {"year": {"$gt": "2019"}},
+        {"draft": {"$gt": 0}},
+        {"missing": {"$gt": 0}},
+        {"year": {"$not": {"$gt": 2000}}},
+        {"$and": [{"topic": "harbour"}, {"year": 1999}]},
+        {"$or": [{"topic": "airport"}, {"year": 1999}]},
+        {"$not": {"topic": "harbour"}},
+        {"topic": "airport", "$or": [{"year": 2020}]},
+    ],
+)
+def test_a_document_does_not_pass_a_filter_that_says_something_else(wanted):
+    assert not metadata_test(wanted)(LANTERN)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        [],
+        [{"topic": "SECRET"}],
+        "SECRET",
+        0,
+        len,
+        {"$SECRET": 1},
+        {"topic": {"$regex": "SECRET"}},
+        {"topic": {"$eq": "SECRET", "plain": 1}},
+        {"topic": {}},
+        {"topic": {"$not": {}}},
+        {"topic": {"$in": "SECRET"}},
+        {"topic": {"$nin": {"SECRET": 1}}},
+        {"topic": len},
+        {"topic": {"$eq": print}},
+        {1: "SECRET"},
+        {"$and": []},
+        {"$or": {"topic": "SECRET"}},
+        {"$or": [{}]},
+        {"$and": ["SECRET"]},
+        {"$not": {}},
+        {"$not": [{"topic": "SECRET"}]},
+    ],
+)
+def test_a_filter_without_meaning_is_refused_and_not_quoted(wanted):
+    with pytest.raises(ValueError) as caught:
+        metadata_test(wanted)
+
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("nested", ["$not", "key"])
+def test_a_filter_that_is_too_deep_is_refused(nested: str):
+    wanted: dict[str, object] = {"topic": "harbour"}
+    for _ in range(5_000):
+        wanted = {nested: wanted}
+
+    with pytest.raises(ValueError, match="32 levels deep"):
+        metadata_test(wanted)
+
+
+def test_a_chain_of_operators_that_is_too_deep_is_refused():
+    wanted: dict[str, object] = {"$eq": 1}
+    for _ in range(5_000):
+        wanted = {"$not": wanted}
+
+    with pytest.raises(ValueError, match="32 levels deep"):
+        metadata_test({"year": wanted})
