@@ -7,90 +7,44 @@ would notice the same only after reading all of them (1.4 µs each).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam, delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import postgresql
 
 from langmem_isolated import _schema
 from langmem_isolated._database import Row, Transaction
-from langmem_isolated._records import ScopeGone
 from langmem_isolated._schema import Kind
-from langmem_isolated._sealing import TAG_BYTES, equal, tag_of
+from langmem_isolated._sealing import TAG_BYTES, tag_of
+from langmem_isolated._states import (
+    DIGEST,
+    LISTED,
+    SCOPE_ID,
+    STATE,
+    Listed,
+    State,
+    StateRows,
+    in_scope,
+    move,
+    row_of,
+)
 from langmem_isolated.errors import RecordDoesNotOpen
 from langmem_isolated.keyring import ScopeKeys
 
 LATEST = 2**63 - 1
-_NO_TAG = bytes(TAG_BYTES)
 
 _r, _s = _schema.records.c, _schema.sessions.c
-_SCOPE_ID = bindparam("scope_id", type_=sa.LargeBinary)
-_DIGEST = bindparam("digest", type_=sa.LargeBinary)
-_THIS_SESSION = sa.and_(
-    _s.scope_id == _SCOPE_ID,
-    _s.kind == sa.literal_column(str(int(Kind.SESSION))),
-    _s.digest == _DIGEST,
-)
 _ITS_MESSAGES = sa.and_(
-    _r.scope_id == _SCOPE_ID,
+    _r.scope_id == SCOPE_ID,
     _r.kind == sa.literal_column(str(int(Kind.MESSAGE))),
-    _r.parent == _DIGEST,
+    _r.parent == DIGEST,
 )
-_STATE = (_s.head, _s.next_sequence, _s.count, _s.expires_at, _s.generation)
-
-_LOCK = select(*_STATE).where(_THIS_SESSION).with_for_update()
-_HEADER = select(*_STATE, _s.sealed).where(_THIS_SESSION).with_for_update()
-_COUNT = select(*_STATE).where(_THIS_SESSION)
-
-
-def creation(kind: Kind) -> dict[bool, sa.Insert]:
-    """By whether it is PostgreSQL: inserts a row of ``kind`` if it is absent.
-
-    The scope's row is proved in the same statement: an erased scope gets no new session.
-    """
-    sealed = ("scope_id", "digest", "generation", "head", "sealed")
-    values: dict[str, sa.ColumnElement[Any]] = {
-        **{name: bindparam(name) for name in sealed},
-        "kind": sa.literal_column(str(int(kind))),
-        **{name: sa.literal_column("0") for name in ("next_sequence", "count", "size")},
-        "created_at": bindparam("now"),
-        "updated_at": bindparam("now"),
-    }
-    proved = select(*(value.label(name) for name, value in values.items())).where(
-        _schema.scopes.c.scope_id == _SCOPE_ID,
-        _schema.scopes.c.incarnation == bindparam("incarnation"),
-    )
-    return {
-        is_postgres: dialect.insert(_schema.sessions)
-        .from_select(list(values), proved)
-        .on_conflict_do_nothing(index_elements=["scope_id", "kind", "digest"])
-        for is_postgres, dialect in ((True, postgresql), (False, sqlite))
-    }
-
-
-_CREATE = creation(Kind.SESSION)
-# Moves the row on only from the state that the caller knows, so it needs no lock taken before.
-_MOVE = (
-    update(_schema.sessions)
-    .where(
-        _THIS_SESSION,
-        _s.head == bindparam("old_head"),
-        _s.next_sequence == bindparam("old_next"),
-        _s.count == bindparam("old_count"),
-        _s.generation == bindparam("old_generation"),
-        _s.expires_at.is_not_distinct_from(bindparam("old_expiry", type_=sa.BigInteger)),
-    )
-    .values(
-        head=bindparam("new_head"),
-        next_sequence=bindparam("new_next"),
-        count=bindparam("new_count"),
-        size=_s.size + bindparam("added_size"),
-        updated_at=bindparam("now"),
-    )
-    .returning(_s.scope_id)
-)
+_THIS_SESSION = row_of(Kind.SESSION)
+_COUNT = select(*STATE).where(_THIS_SESSION)
+_HEADER = select(*STATE, _s.sealed).where(_THIS_SESSION).with_for_update()
+_MOVE = move(Kind.SESSION)
 _EMPTY = (
     update(_schema.sessions)
     .where(_THIS_SESSION)
@@ -112,8 +66,8 @@ _INSERT_ONE = (
     sa.insert(_schema.records)
     .values(
         kind=sa.literal_column(str(int(Kind.MESSAGE))),
-        scope_id=_SCOPE_ID,
-        parent=_DIGEST,
+        scope_id=SCOPE_ID,
+        parent=DIGEST,
         created_at=bindparam("now"),
         updated_at=bindparam("now"),
         **{name: bindparam(f"new_{name}") for name in _PER_MESSAGE},
@@ -136,7 +90,7 @@ _MOVE_AND_INSERT = (
         select(
             _moved.c.scope_id,
             sa.literal_column(str(int(Kind.MESSAGE))),
-            sa.cast(_DIGEST, sa.LargeBinary),
+            sa.cast(DIGEST, sa.LargeBinary),
             sa.cast(bindparam("now"), sa.BigInteger),
             sa.cast(bindparam("now"), sa.BigInteger),
             *(sa.func.unnest(bindparam(f"new_{n}", type_=type_)) for n, type_ in _ARRAYS.items()),
@@ -147,7 +101,7 @@ _MOVE_AND_INSERT = (
 _KNOWN_ALIAS = select(_r.key).where(_ITS_MESSAGES, _r.alias == bindparam("alias"))
 
 # The session's row and its messages in one statement see one state without a transaction.
-_ROW = (_r.key, _r.sealed, *_STATE)
+_ROW = (_r.key, _r.sealed, *STATE)
 _LOAD = (
     select(*_ROW)
     .select_from(sa.outerjoin(_schema.sessions, _schema.records, _ITS_MESSAGES))
@@ -162,7 +116,7 @@ _page = (
     .subquery()
 )
 _PAGE = (
-    select(_page.c.key, _page.c.sealed, *_STATE)
+    select(_page.c.key, _page.c.sealed, *STATE)
     .select_from(sa.outerjoin(_schema.sessions, _page, sa.true()))
     .where(_THIS_SESSION)
 )
@@ -170,10 +124,9 @@ _ANY_MESSAGE = (
     select(_r.key).where(_ITS_MESSAGES).limit(sa.literal_column("1")).offset(sa.literal_column("0"))
 )
 _LIST = (
-    select(*_STATE, _s.size, _s.sealed, _s.digest, _s.created_at, _s.updated_at)
+    select(*LISTED)
     .where(
-        _s.scope_id == _SCOPE_ID,
-        _s.kind == sa.literal_column(str(int(Kind.SESSION))),
+        in_scope(Kind.SESSION),
         sa.or_(
             _s.updated_at < bindparam("until"),
             sa.and_(_s.updated_at == bindparam("until"), _s.digest > bindparam("behind")),
@@ -196,59 +149,6 @@ class Message(NamedTuple):
     message_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A session row as stored; ``header`` is ``None`` when the row was tampered with."""
-
-    digest: bytes
-    header: bytes | None
-    count: int
-    size: int
-    created_at: int
-    updated_at: int
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """What a session row says of its messages, once its head has been found to fit."""
-
-    tag: bytes
-    next_sequence: int
-    count: int
-    expires_at: int | None
-    generation: bytes
-
-    @classmethod
-    def checked(cls, keys: ScopeKeys, session: bytes, row: Row) -> "State":
-        head, next_sequence, count, expires_at, generation = row[:5]
-        try:
-            state = cls(head[:TAG_BYTES], next_sequence, count, expires_at, generation)
-            fits = equal(head, state.head(keys, session))
-        except (AttributeError, OverflowError, TypeError):
-            # SQLite keeps any type in any column, and whoever tampers with rows knows it.
-            fits = False
-        if not fits:
-            raise RecordDoesNotOpen(Kind.SESSION.label, "its head does not fit its counters")
-        return state
-
-    def head(self, keys: ScopeKeys, session: bytes) -> bytes:
-        return self.tag + keys.head(
-            session,
-            self.tag,
-            self.next_sequence.to_bytes(8),
-            self.count.to_bytes(8),
-            None if self.expires_at is None else self.expires_at.to_bytes(8),
-            self.generation,
-        )
-
-    def place(self, keys: ScopeKeys, session: bytes) -> bytes:
-        """Where this session's messages stand; another generation's do not open there."""
-        return keys.place(Kind.MESSAGE, session + self.generation)
-
-    def is_expired(self, now: int) -> bool:
-        return self.expires_at is not None and self.expires_at <= now
-
-
 class Opened(NamedTuple):
     """Messages in plaintext, oldest first."""
 
@@ -266,17 +166,18 @@ def _name(keys: ScopeKeys, session_id: bytes) -> bytes:
     return keys.name(Kind.SESSION, session_id)
 
 
-def _locked(transaction: Transaction, keys: ScopeKeys, session: bytes) -> Row | None:
-    return transaction.row(_LOCK, scope_id=keys.scope_id, digest=session)
+def _place(keys: ScopeKeys, session: bytes, state: State) -> bytes:
+    # Another generation's messages do not open there.
+    return keys.place(Kind.MESSAGE, session + state.generation)
 
 
-def _current(transaction: Transaction, keys: ScopeKeys, session: bytes, now: int) -> Row | None:
-    """The session's row, locked, its head found to fit; an expired session is removed first."""
-    row = _locked(transaction, keys, session)
-    if row is not None and State.checked(keys, session, row).is_expired(now):
-        _delete(transaction, keys, session)
-        return None
-    return row
+def _delete(transaction: Transaction, keys: ScopeKeys, session: bytes) -> bool:
+    transaction.execute(_REMOVE_MESSAGES, scope_id=keys.scope_id, digest=session)
+    removed = transaction.row(_REMOVE_SESSION, scope_id=keys.scope_id, digest=session)
+    return removed is not None
+
+
+_ROWS = StateRows(Kind.SESSION, _delete, tag=bytes(TAG_BYTES))
 
 
 def create(
@@ -292,34 +193,7 @@ def create(
     Raises:
         ScopeGone: The scope was erased meanwhile; nothing was written.
     """
-    if _current(transaction, keys, session := _name(keys, session_id), now) is None:
-        _insert_row(transaction, keys, session, header, generation, now)
-
-
-def _insert_row(
-    transaction: Transaction,
-    keys: ScopeKeys,
-    session: bytes,
-    header: bytes,
-    generation: bytes,
-    now: int,
-) -> Row:
-    empty = State(_NO_TAG, 0, 0, None, generation)
-    place = keys.place(Kind.SESSION, b"")
-    transaction.execute(
-        _CREATE[transaction.is_postgres],
-        scope_id=keys.scope_id,
-        digest=session,
-        incarnation=keys.incarnation,
-        generation=generation,
-        head=empty.head(keys, session),
-        sealed=keys.seal(place, session, header),
-        now=now,
-    )
-    row = _locked(transaction, keys, session)
-    if row is None:
-        raise ScopeGone
-    return row
+    _ROWS.begun(transaction, keys, _name(keys, session_id), header, generation, now)
 
 
 def append(
@@ -353,10 +227,7 @@ def append(
         Conflict: An id is stored already and ``look_first`` was off; nothing was written.
     """
     session = _name(keys, session_id)
-    row = _current(transaction, keys, session, now)
-    if row is None:
-        row = _insert_row(transaction, keys, session, header, generation, now)
-    state = State.checked(keys, session, row)
+    state = _ROWS.begun(transaction, keys, session, header, generation, now)
 
     def is_stored(alias: bytes) -> bool:
         found = transaction.row(_KNOWN_ALIAS, scope_id=keys.scope_id, digest=session, alias=alias)
@@ -402,7 +273,7 @@ def _put(
     added: Sequence[tuple[bytes, bytes | None]],
     now: int,
 ) -> State | None:
-    place = old.place(keys, session)
+    place = _place(keys, session, old)
     first = old.next_sequence
     numbered = [number.to_bytes(8) for number in range(first, first + len(added))]
     rows = [
@@ -419,15 +290,8 @@ def _put(
         "scope_id": keys.scope_id,
         "digest": session,
         "now": now,
-        "old_head": old.head(keys, session),
-        "old_next": old.next_sequence,
-        "old_count": old.count,
-        "old_generation": old.generation,
-        "old_expiry": old.expires_at,
-        "new_head": new.head(keys, session),
-        "new_next": new.next_sequence,
-        "new_count": new.count,
-        "added_size": sum(len(sealed) for _, _, sealed in rows),
+        **old.as_old(keys, session),
+        **new.as_new(keys, session, sum(len(sealed) for _, _, sealed in rows)),
     }
     if transaction.is_postgres:
         moved = transaction.row(_MOVE_AND_INSERT, **values, **_as_arrays(rows))
@@ -515,7 +379,7 @@ def _opened(
     if [key for key, body in sealed if type(key) is not bytes or type(body) is not bytes]:
         raise RecordDoesNotOpen(Kind.MESSAGE.label, "a column holds another type")
     sealed.sort()
-    state = State.checked(keys, session, rows[0][2:])
+    state = State.checked(Kind.SESSION, keys, session, rows[0][2:])
     if state.is_expired(now):
         return NOTHING
     oldest, end = state.next_sequence - state.count, min(before, state.next_sequence)
@@ -524,8 +388,7 @@ def _opened(
         raise RecordDoesNotOpen(Kind.SESSION.label, "messages are missing or too many")
     if sealed and end == state.next_sequence and tag_of(sealed[-1][1]) != state.tag:
         raise RecordDoesNotOpen(Kind.SESSION.label, "its newest message was exchanged")
-    place = state.place(keys, session)
-    opener = keys.opener(place, Kind.MESSAGE)
+    opener = keys.opener(_place(keys, session, state), Kind.MESSAGE)
     opened = [opener(key, body) for key, body in sealed]
     return Opened(opened, start if start > oldest else None, state)
 
@@ -536,7 +399,7 @@ def count(transaction: Transaction, keys: ScopeKeys, session_id: bytes, now: int
     row = transaction.row(_COUNT, scope_id=keys.scope_id, digest=session)
     if row is None:
         return 0
-    state = State.checked(keys, session, row)
+    state = State.checked(Kind.SESSION, keys, session, row)
     return 0 if state.is_expired(now) else state.count
 
 
@@ -545,10 +408,10 @@ def clear(
 ) -> None:
     """Remove every message of the session; none of them opens under the new ``generation``."""
     session = _name(keys, session_id)
-    row = _current(transaction, keys, session, now)
+    state = _ROWS.current(transaction, keys, session, now)
     transaction.execute(_REMOVE_MESSAGES, scope_id=keys.scope_id, digest=session)
-    if row is not None:
-        empty = State(_NO_TAG, next_sequence=0, count=0, expires_at=row[3], generation=generation)
+    if state is not None:
+        empty = _ROWS.empty(generation, state.expires_at)
         transaction.execute(
             _EMPTY,
             scope_id=keys.scope_id,
@@ -562,12 +425,6 @@ def clear(
 def remove(transaction: Transaction, keys: ScopeKeys, session_id: bytes) -> bool:
     """Remove the session and its messages; ``False`` if there is no such session."""
     return _delete(transaction, keys, _name(keys, session_id))
-
-
-def _delete(transaction: Transaction, keys: ScopeKeys, session: bytes) -> bool:
-    transaction.execute(_REMOVE_MESSAGES, scope_id=keys.scope_id, digest=session)
-    removed = transaction.row(_REMOVE_SESSION, scope_id=keys.scope_id, digest=session)
-    return removed is not None
 
 
 def listing(
@@ -584,18 +441,7 @@ def listing(
     rows = transaction.rows(
         _LIST, scope_id=keys.scope_id, until=until, behind=behind, limit=limit, now=now
     )
-    return [
-        Listed(session, _header(keys, session, row, sealed), row[2], size, created_at, updated_at)
-        for row, (size, sealed, session, created_at, updated_at) in ((r, r[5:]) for r in rows)
-    ]
-
-
-def _header(keys: ScopeKeys, session: bytes, row: Row, sealed: bytes) -> bytes | None:
-    try:
-        State.checked(keys, session, row)
-        return keys.open(keys.place(Kind.SESSION, b""), session, sealed, Kind.SESSION)
-    except RecordDoesNotOpen:
-        return None
+    return [_ROWS.listed(keys, row) for row in rows]
 
 
 def rewrite(
@@ -608,10 +454,9 @@ def rewrite(
     """Replace the session's header by what ``change`` makes of it; ``False`` without a session."""
     session = _name(keys, session_id)
     row = transaction.row(_HEADER, scope_id=keys.scope_id, digest=session)
-    if row is None or State.checked(keys, session, row).is_expired(now):
+    if row is None or State.checked(Kind.SESSION, keys, session, row).is_expired(now):
         return False
-    place = keys.place(Kind.SESSION, b"")
-    header = change(keys.open(place, session, row[5], Kind.SESSION))
-    sealed = keys.seal(place, session, header)
+    header = change(keys.open(keys.place(Kind.SESSION, b""), session, row[5], Kind.SESSION))
+    sealed = _ROWS.sealed(keys, session, header)
     transaction.execute(_RESEAL, scope_id=keys.scope_id, digest=session, new_sealed=sealed)
     return True

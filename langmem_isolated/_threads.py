@@ -21,7 +21,7 @@ from langmem_isolated._database import Conflict, Row, Transaction
 from langmem_isolated._records import ScopeGone
 from langmem_isolated._schema import Kind
 from langmem_isolated._sealing import DIGEST_BYTES, equal
-from langmem_isolated._sessions import creation
+from langmem_isolated._states import creation
 from langmem_isolated.errors import RecordDoesNotOpen
 from langmem_isolated.keyring import ScopeKeys
 

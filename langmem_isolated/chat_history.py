@@ -19,7 +19,8 @@ from langmem_isolated._database import Conflict
 from langmem_isolated._encoding import Header, decode_message, encode_header, encode_message
 from langmem_isolated._records import ScopedRecords, now
 from langmem_isolated._schema import Kind
-from langmem_isolated._sessions import LATEST, NOTHING, Message, State
+from langmem_isolated._sessions import LATEST, NOTHING, Message
+from langmem_isolated._states import State
 from langmem_isolated.errors import AddressTaken
 from langmem_isolated.scope import checked_id
 

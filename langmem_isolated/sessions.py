@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from langmem_isolated import _sessions
 from langmem_isolated._encoding import Header, decode_header, encode_header
 from langmem_isolated._records import ScopedRecords, now
-from langmem_isolated._sessions import LATEST, Listed
+from langmem_isolated._sessions import LATEST
+from langmem_isolated._states import Listed
 from langmem_isolated.chat_history import GENERATION_BYTES
 from langmem_isolated.errors import SessionNotFound, ValueNotStorable
 from langmem_isolated.scope import checked_id

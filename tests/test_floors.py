@@ -23,9 +23,11 @@ FLOORS = {
     "_database": 2,
     "keyring": 2,
     "_records": 2,
+    "_states": 2,
     "_sessions": 2,
     "_threads": 2,
     "_items": 2,
+    "_documents": 2,
     "_encoding": 3,
     "_values": 3,
     "_scoping": 3,
@@ -36,7 +38,9 @@ FLOORS = {
     "chat_history": 3,
     "checkpointer": 3,
     "store": 3,
+    "vector_store": 3,
     "sessions": 4,
+    "publisher": 5,
     "scoped_memory": 5,
     "memory": 5,
     "_terminal": 5,
@@ -51,7 +55,7 @@ FLOORS = {
 }
 ORDER = list(FLOORS)
 # Each stands alone: what two of them need is in a module that begins with an underscore.
-ADAPTERS = {"chat_history", "checkpointer", "store"}
+ADAPTERS = {"chat_history", "checkpointer", "store", "vector_store"}
 
 STORAGE = {name for name, floor in FLOORS.items() if floor == 2}
 ABOVE_STORAGE = {name for name, floor in FLOORS.items() if floor >= 3}

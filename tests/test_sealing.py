@@ -30,7 +30,7 @@ from langmem_isolated._sealing import (
     tag_of,
     under,
 )
-from langmem_isolated._sessions import State
+from langmem_isolated._states import State
 from langmem_isolated.errors import RecordDoesNotOpen
 from langmem_isolated.keyring import LocalRootKey, ScopeKeys, _principal_id, _scope_id
 from tests.spellings import assert_shows_none_of
@@ -169,7 +169,7 @@ def remade_scope() -> dict:
     state = State(b"t" * 16, 2, 2, 1_900_000_000_000, generation)
     message = encode_message(_human("What is 7 times 6?"))
     header = encode_header(Header("monday", "Tables", "general"))
-    place = state.place(keys, session) + framed(sequence)
+    place = keys.place(Kind.MESSAGE, session + generation) + framed(sequence)
     header_place = keys.place(Kind.SESSION, b"") + framed(session)
     return {
         "directory_key": directory,

@@ -8,7 +8,7 @@ from langchain_core.messages import HumanMessage
 
 from langmem_isolated import IsolatedMemory, ScopedMemory
 from langmem_isolated._schema import Kind
-from langmem_isolated._sessions import State
+from langmem_isolated._states import State
 from langmem_isolated.errors import LangmemIsolatedError, SessionNotFound, ValueNotStorable
 from tests.conftest import Attacker, Door
 
@@ -228,7 +228,7 @@ def expire(scoped: ScopedMemory, attacker: Attacker, session_id: str, expires_at
         "SELECT head, next_sequence, count, expires_at, generation FROM sessions WHERE digest = ?",
         session,
     )
-    state = State.checked(keys, session, row)
+    state = State.checked(Kind.SESSION, keys, session, row)
     expiring = State(state.tag, state.next_sequence, state.count, expires_at, state.generation)
     attacker(
         "UPDATE sessions SET expires_at = ?, head = ? WHERE digest = ?",

@@ -1,0 +1,275 @@
+"""Keeps the rows that count the records below them: of a session, a thread or a collection.
+
+A row's ``head`` is a MAC over its digest, its counters, its expiry and its generation. Where the
+records below have an order, the tag of the newest goes into the MAC and stands before it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from langmem_isolated import _schema
+from langmem_isolated._database import Row, Transaction
+from langmem_isolated._records import ScopeGone
+from langmem_isolated._schema import Kind
+from langmem_isolated._sealing import DIGEST_BYTES, equal
+from langmem_isolated.errors import RecordDoesNotOpen
+from langmem_isolated.keyring import ScopeKeys
+
+_s = _schema.sessions.c
+STATE = (_s.head, _s.next_sequence, _s.count, _s.expires_at, _s.generation)
+LISTED = (*STATE, _s.digest, _s.sealed, _s.size, _s.created_at, _s.updated_at)
+SCOPE_ID = bindparam("scope_id", type_=sa.LargeBinary)
+DIGEST = bindparam("digest", type_=sa.LargeBinary)
+# Between looking for a row and making it, others may make and remove it.
+_ATTEMPTS = 5
+
+
+def in_scope(kind: Kind) -> sa.ColumnElement[bool]:
+    """The scope's rows of ``kind``."""
+    return sa.and_(_s.scope_id == SCOPE_ID, _s.kind == sa.literal_column(str(int(kind))))
+
+
+def row_of(kind: Kind) -> sa.ColumnElement[bool]:
+    """The scope's row of ``kind`` with a digest."""
+    return sa.and_(in_scope(kind), _s.digest == DIGEST)
+
+
+def creation(kind: Kind) -> dict[bool, sa.Insert]:
+    """By whether it is PostgreSQL: inserts a row of ``kind`` if it is absent.
+
+    The scope's row is proved in the same statement: an erased scope gets no new session.
+    """
+    sealed = ("scope_id", "digest", "generation", "head", "sealed")
+    values: dict[str, sa.ColumnElement[Any]] = {
+        **{name: bindparam(name) for name in sealed},
+        "kind": sa.literal_column(str(int(kind))),
+        **{name: sa.literal_column("0") for name in ("next_sequence", "count", "size")},
+        "created_at": bindparam("now"),
+        "updated_at": bindparam("now"),
+    }
+    proved = select(*(value.label(name) for name, value in values.items())).where(
+        _schema.scopes.c.scope_id == SCOPE_ID,
+        _schema.scopes.c.incarnation == bindparam("incarnation"),
+    )
+    return {
+        is_postgres: dialect.insert(_schema.sessions)
+        .from_select(list(values), proved)
+        .on_conflict_do_nothing(index_elements=["scope_id", "kind", "digest"])
+        for is_postgres, dialect in ((True, postgresql), (False, sqlite))
+    }
+
+
+def advance(kind: Kind) -> sa.Update:
+    """Takes the row to another state, with the values of :meth:`State.as_new`."""
+    return (
+        update(_schema.sessions)
+        .where(row_of(kind))
+        .values(
+            head=bindparam("new_head"),
+            next_sequence=bindparam("new_next"),
+            count=bindparam("new_count"),
+            expires_at=bindparam("new_expiry"),
+            size=_s.size + bindparam("added_size"),
+            updated_at=bindparam("now"),
+        )
+    )
+
+
+def move(kind: Kind) -> Any:
+    """As :func:`advance`, from the state of :meth:`State.as_old` only: it needs no lock before."""
+    return (
+        advance(kind)
+        .where(
+            _s.head == bindparam("old_head"),
+            _s.next_sequence == bindparam("old_next"),
+            _s.count == bindparam("old_count"),
+            _s.generation == bindparam("old_generation"),
+            _s.expires_at.is_not_distinct_from(bindparam("old_expiry", type_=sa.BigInteger)),
+        )
+        .returning(_s.scope_id)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a row says of the records below it, once its head has been found to fit."""
+
+    tag: bytes
+    """Of the newest record; empty where they have no order."""
+    next_sequence: int
+    count: int
+    expires_at: int | None
+    generation: bytes
+
+    @classmethod
+    def checked(cls, kind: Kind, keys: ScopeKeys, digest: bytes, row: Row) -> "State":
+        """The state that a row begins with, as ``STATE`` has it.
+
+        Raises:
+            RecordDoesNotOpen: The row was tampered with.
+        """
+        head, next_sequence, count, expires_at, generation = row[:5]
+        try:
+            state = cls(head[:-DIGEST_BYTES], next_sequence, count, expires_at, generation)
+            fits = equal(head, state.head(keys, digest))
+        except (AttributeError, OverflowError, TypeError):
+            # SQLite keeps any type in any column, and whoever tampers with rows knows it.
+            fits = False
+        if not fits:
+            raise RecordDoesNotOpen(kind.label, "its head does not fit its counters")
+        return state
+
+    def head(self, keys: ScopeKeys, digest: bytes) -> bytes:
+        """The column that authenticates the others."""
+        tags = (self.tag,) if self.tag else ()
+        return self.tag + keys.head(
+            digest,
+            *tags,
+            self.next_sequence.to_bytes(8),
+            self.count.to_bytes(8),
+            None if self.expires_at is None else self.expires_at.to_bytes(8),
+            self.generation,
+        )
+
+    def is_expired(self, now: int) -> bool:
+        """Whether its time was up at ``now``."""
+        return self.expires_at is not None and self.expires_at <= now
+
+    def as_old(self, keys: ScopeKeys, digest: bytes) -> dict[str, object]:
+        """The values of :func:`move` that say where the row must be."""
+        return {
+            "old_head": self.head(keys, digest),
+            "old_next": self.next_sequence,
+            "old_count": self.count,
+            "old_generation": self.generation,
+            "old_expiry": self.expires_at,
+        }
+
+    def as_new(self, keys: ScopeKeys, digest: bytes, added: int) -> dict[str, object]:
+        """The values of :func:`advance`, for ``added`` bytes more below the row."""
+        return {
+            "new_head": self.head(keys, digest),
+            "new_next": self.next_sequence,
+            "new_count": self.count,
+            "new_expiry": self.expires_at,
+            "added_size": added,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A row as stored; ``header`` is ``None`` when the row was tampered with."""
+
+    digest: bytes
+    header: bytes | None
+    count: int
+    size: int
+    created_at: int
+    updated_at: int
+
+
+class StateRows:
+    """The rows of one kind.
+
+    Args:
+        kind: Which.
+        remove: Deletes a row and all that is below it.
+        tag: What stands for the newest record of a row that has none.
+    """
+
+    __slots__ = ("_create", "_header", "_kind", "_lock", "_remove", "_tag")
+
+    def __init__(
+        self,
+        kind: Kind,
+        remove: Callable[[Transaction, ScopeKeys, bytes], object],
+        tag: bytes = b"",
+    ) -> None:
+        self._kind, self._remove, self._tag = kind, remove, tag
+        self._create = creation(kind)
+        self._lock = select(*STATE).where(row_of(kind)).with_for_update()
+        self._header = select(*STATE, _s.sealed).where(row_of(kind))
+
+    def locked(self, transaction: Transaction, keys: ScopeKeys, digest: bytes) -> State | None:
+        """The row's state, the row locked until the transaction ends."""
+        row = transaction.row(self._lock, scope_id=keys.scope_id, digest=digest)
+        return None if row is None else State.checked(self._kind, keys, digest, row)
+
+    def current(
+        self, transaction: Transaction, keys: ScopeKeys, digest: bytes, now: int
+    ) -> State | None:
+        """The row's state, the row locked; an expired one is removed first."""
+        state = self.locked(transaction, keys, digest)
+        if state is None or not state.is_expired(now):
+            return state
+        self._remove(transaction, keys, digest)
+        return None
+
+    def begun(
+        self,
+        transaction: Transaction,
+        keys: ScopeKeys,
+        digest: bytes,
+        header: bytes,
+        generation: bytes,
+        now: int,
+    ) -> State:
+        """The row's state, the row locked, and inserted before if it is absent.
+
+        Args:
+            header: The sealed part of a new row, in plaintext.
+            generation: 8 random bytes for a new row.
+
+        Raises:
+            ScopeGone: The scope was erased meanwhile; nothing was written.
+        """
+        for _ in range(_ATTEMPTS):
+            if state := self.current(transaction, keys, digest, now):
+                return state
+            new = self.empty(generation)
+            transaction.execute(
+                self._create[transaction.is_postgres],
+                scope_id=keys.scope_id,
+                digest=digest,
+                incarnation=keys.incarnation,
+                generation=generation,
+                head=new.head(keys, digest),
+                sealed=self.sealed(keys, digest, header),
+                now=now,
+            )
+        raise ScopeGone
+
+    def empty(self, generation: bytes, expires_at: int | None = None) -> State:
+        """The state of a row with nothing below it."""
+        return State(self._tag, 0, 0, expires_at, generation)
+
+    def header(
+        self, transaction: Transaction, keys: ScopeKeys, digest: bytes
+    ) -> tuple[State, bytes] | None:
+        """The row's state and its header in plaintext."""
+        row = transaction.row(self._header, scope_id=keys.scope_id, digest=digest)
+        if row is None:
+            return None
+        return State.checked(self._kind, keys, digest, row), self._opened(keys, digest, row[5])
+
+    def sealed(self, keys: ScopeKeys, digest: bytes, header: bytes) -> bytes:
+        """A header as the row holds it."""
+        return keys.seal(keys.place(self._kind, b""), digest, header)
+
+    def listed(self, keys: ScopeKeys, row: Row) -> Listed:
+        """A row as ``LISTED`` has it; one that was tampered with does not fail the others."""
+        digest, sealed, *times = row[5:]
+        try:
+            State.checked(self._kind, keys, digest, row)
+            header = self._opened(keys, digest, sealed)
+        except RecordDoesNotOpen:
+            header = None
+        return Listed(digest, header, row[2], *times)
+
+    def _opened(self, keys: ScopeKeys, digest: bytes, sealed: bytes) -> bytes:
+        return keys.open(keys.place(self._kind, b""), digest, sealed, self._kind)
