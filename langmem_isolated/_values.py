@@ -37,7 +37,6 @@ VALUE_V1 = b"\x02"
 
 _ELEMENT, _SEND, _DATACLASS, _SNAPSHOT, _OPAQUE, _ELEMENTS, _MESSAGE = range(64, 71)
 _SCALARS = frozenset((int, float, bool, type(None)))
-_CONTAINERS = frozenset((list, tuple, dict))
 _UNPACKABLE = "int beyond 64 bits, a key that is no plain value, or a structure nested too deeply"
 _NEXT = ormsgpack.Ext(_ELEMENT, b"\x00")
 # LangGraph's own options: what is read back is what its serializer would give.
@@ -294,6 +293,7 @@ class Encoder:
         self._serde = serde
         self._refusal: ValueNotStorable | None = None
         self._is_passing = False
+        self._stand_ins = 0
         self.references: list[Reference] = []
         self.seen: list[tuple[BaseMessage, int | None, Reference]] = []
 
@@ -331,17 +331,27 @@ class Encoder:
         if kind in _SCALARS:
             return value
         if kind in KNOWN_MESSAGES:
-            return self._passed(value) or _Large(self._message(value))
+            return self._placed(self._passed(value) or _Large(self._message(value)))
+        # A copy: with durability="async" a node may change it while it is being stored.
+        if isinstance(value, dict):
+            value, kind = dict(value), dict
+        elif kind is list:
+            value = value.copy()
         if kind in (list, tuple) and value and KNOWN_MESSAGES.issuperset(map(type, value)):
-            return self._messages(value)
-        taken = self._taken_apart(value, kind)
-        if taken is None:
+            return self._placed(self._messages(value))
+        mark = self._stand_ins
+        shrunk = self._taken_apart(value, kind)
+        if shrunk is None:
             return self._as_element(value)
-        shrunk, parts_before, parts = taken
-        if all(part is before for part, before in zip(parts, parts_before, strict=True)):
-            # Nothing in it is an element: perhaps it is one as a whole.
-            return self._as_element(value if kind in _CONTAINERS else shrunk)
-        return shrunk
+        if self._stand_ins > mark:
+            return shrunk
+        # Nothing in it is an element: perhaps it is one as a whole.
+        whole = self._as_element(shrunk)
+        return self._placed(whole) if type(whole) is _Taken else whole
+
+    def _placed(self, stand_in: Any) -> Any:
+        self._stand_ins += 1
+        return stand_in
 
     def _messages(self, messages: Sequence[BaseMessage]) -> Any:
         if len(messages) == 1 and (passed := self._passed(messages[0])):
@@ -358,28 +368,22 @@ class Encoder:
             return None
         return ormsgpack.Ext(_MESSAGE, plaintext) if len(plaintext) < PASSING_BYTES else None
 
-    def _taken_apart(
-        self, value: Any, kind: type
-    ) -> tuple[Any, Iterable[Any], Iterable[Any]] | None:
-        """What stands for a container, and its parts before and after they were shrunk."""
+    def _taken_apart(self, value: Any, kind: type) -> Any:
+        """What stands for a container once its parts were shrunk."""
         if kind is list or kind is tuple:
-            items = [self._shrunk(item) for item in value]
-            return items, value, items
+            return [self._shrunk(item) for item in value]
         if kind is dict:
-            values = {key: self._shrunk(part) for key, part in value.items()}
-            return values, value.values(), values.values()
+            return {key: self._shrunk(part) for key, part in value.items()}
         if kind is Send:
-            arg = self._shrunk(value.arg)
-            return _Taken(_SEND, [value.node, arg, value.timeout]), [value.arg], [arg]
+            return _Taken(_SEND, [value.node, self._shrunk(value.arg), value.timeout])
         if kind is _DeltaSnapshot:
-            inner = self._shrunk(value.value)
-            return _Taken(_SNAPSHOT, inner), [value.value], [inner]
+            return _Taken(_SNAPSHOT, self._shrunk(value.value))
         if dataclasses.is_dataclass(kind) and not hasattr(kind, "model_dump"):
             self._serde.check((kind.__module__, kind.__name__))
-            before = {f.name: getattr(value, f.name) for f in dataclasses.fields(kind)}
-            fields = {name: self._shrunk(part) for name, part in before.items()}
-            taken = _Taken(_DATACLASS, [kind.__module__, kind.__name__, fields])
-            return taken, before.values(), fields.values()
+            fields = {
+                f.name: self._shrunk(getattr(value, f.name)) for f in dataclasses.fields(kind)
+            }
+            return _Taken(_DATACLASS, [kind.__module__, kind.__name__, fields])
         return None
 
     def _as_element(self, value: Any) -> Any:
@@ -390,7 +394,7 @@ class Encoder:
         if len(packed) < LARGE_BYTES or len(self.references) > mark:
             del self.references[mark:]
             return value
-        return _Large(self._intern(VALUE_V1 + packed))
+        return self._placed(_Large(self._intern(VALUE_V1 + packed)))
 
     def _intern(self, plaintext: bytes) -> Reference:
         mac = self._mac(plaintext)
@@ -410,11 +414,11 @@ class Encoder:
             self.references += part.references
             return ormsgpack.Ext(_ELEMENTS, len(part.references).to_bytes(4))
         if kind is not _Large and kind is not _Taken:
-            # It stands in a container that is not taken apart, a `deque` or an `OrderedDict`.
+            # It stands in a container that is not taken apart, such as a `deque`.
             if kind in KNOWN_MESSAGES:
                 part = _Large(self._message(part))
-            elif taken := self._taken_apart(part, kind):
-                part = taken[0]
+            else:
+                part = self._taken_apart(part, kind) or part
         if type(part) is _Large:
             self.references.append(part.reference)
             return _NEXT

@@ -10,6 +10,7 @@ import threading
 import uuid
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
 
@@ -468,20 +469,32 @@ def test_the_object_that_takes_the_place_of_another_in_memory_is_not_taken_for_i
     assert len(shelf.elements) == 200
 
 
+@contextmanager
+def changing(change: Callable[[], object]) -> Iterator[None]:
+    """Another thread changes something all the time, and the interpreter switches often."""
+    interval, stop = sys.getswitchinterval(), threading.Event()
+
+    def change_on() -> None:
+        while not stop.is_set():
+            change()
+
+    thread = threading.Thread(target=change_on)
+    sys.setswitchinterval(1e-6)
+    try:
+        thread.start()
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        sys.setswitchinterval(interval)
+
+
 def test_a_message_that_another_thread_changes_meanwhile_is_not_taken_for_what_was_stored():
     """With durability="async" a node may change messages while they are being stored."""
-    interval, stop = sys.getswitchinterval(), threading.Event()
     message = HumanMessage("0", id="1", additional_kwargs={"rows": [list(range(50))] * 20})
     numbers = itertools.count(1)
 
-    def change() -> None:
-        while not stop.is_set():
-            message.content = str(next(numbers))
-
-    changing = threading.Thread(target=change)
-    sys.setswitchinterval(1e-6)
-    try:
-        changing.start()
+    with changing(lambda: setattr(message, "content", str(next(numbers)))):
         for _ in range(2000):
             shelf = Shelf()
             body = shelf.store([message])
@@ -489,10 +502,31 @@ def test_a_message_that_another_thread_changes_meanwhile_is_not_taken_for_what_w
             first, content = shelf.known.recognise(message), message.content
             if first is not None and shelf.known.recognise(message) is not None:
                 assert shelf.load(body)[0].content == content
-    finally:
-        stop.set()
-        changing.join()
-        sys.setswitchinterval(interval)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("kind", [dict, OrderedDict, list])
+def test_a_container_that_another_thread_changes_meanwhile_is_stored_as_it_was_at_some_moment(
+    shelf: Shelf, kind: Callable[..., Any], nested: bool
+):
+    """With durability="async" a node may change its state while it is being stored."""
+    said = [HumanMessage(str(number), id=str(number)) for number in range(100)]
+    container = kind(said if kind is list else enumerate(said))
+    value = {"in": [container]} if nested else container
+    states = [copy.deepcopy(value)]
+
+    def grow() -> None:
+        container.append(1) if kind is list else container.update(more=1)
+
+    def shrink() -> None:
+        container.pop() if kind is list else container.popitem()
+
+    grow()
+    states.append(copy.deepcopy(value))
+    shrink()
+    with changing(lambda: (grow(), sum(range(200)), shrink())):
+        for _ in range(200):
+            assert shelf.round_trip(value) in states
 
 
 def test_only_so_many_threads_are_known_and_the_last_used_stay():
