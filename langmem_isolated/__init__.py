@@ -5,19 +5,23 @@ from langmem_isolated.checkpointer import IsolatedCheckpointSaver, Thread
 from langmem_isolated.errors import LangmemIsolatedError
 from langmem_isolated.keyring import LocalRootKey, RootKey
 from langmem_isolated.memory import IsolatedMemory
+from langmem_isolated.publisher import Publisher
 from langmem_isolated.scope import Scope
 from langmem_isolated.scoped_memory import ScopedMemory
 from langmem_isolated.sessions import Session, Sessions
 from langmem_isolated.store import IsolatedStore
+from langmem_isolated.vector_store import IsolatedVectorStore
 
 __all__ = [
     "IsolatedChatMessageHistory",
     "IsolatedCheckpointSaver",
     "IsolatedMemory",
     "IsolatedStore",
+    "IsolatedVectorStore",
     "LangmemIsolatedError",
     "LocalRootKey",
     "Page",
+    "Publisher",
     "RootKey",
     "Scope",
     "ScopedMemory",

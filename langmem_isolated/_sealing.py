@@ -69,7 +69,14 @@ class Owner:
     @classmethod
     def private(cls, scope: Scope) -> "Owner":
         """The owner that a scope names: this user in this module."""
-        return cls(Level.PRIVATE, scope.project_id, scope.user_id, scope.module_id)
+        return cls.at(Level.PRIVATE, scope)
+
+    @classmethod
+    def at(cls, level: Level, scope: Scope) -> "Owner":
+        """The owner of what a scope reads at a level."""
+        user = scope.user_id if level in (Level.PRIVATE, Level.USER) else None
+        module = scope.module_id if level in (Level.PRIVATE, Level.MODULE) else None
+        return cls(level, scope.project_id, user, module)
 
     def framed(self) -> bytes:
         """Level and ids, each with its length."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from langchain_core.vectorstores.utils import maximal_marginal_relevance
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,3 +108,46 @@ class VectorSpace:
             return scores
         left = iter(scores)
         return [next(left) if len(vector) == size else None for vector in packed]
+
+
+class Ranking:
+    """Many embeddings of one length, opened once, to be ranked by cosine again and again.
+
+    Args:
+        packed: Embeddings as :meth:`VectorSpace.pack` makes them, one behind the other.
+        length: Bytes of one.
+    """
+
+    def __init__(self, packed: bytes, length: int) -> None:
+        self._np = _numpy()
+        self._vectors = self._np.frombuffer(packed, dtype="<f4").reshape(-1, length // 4)
+
+    def nearest(self, query: bytes) -> Iterator[tuple[int, float]]:
+        """Every row and how near it is to ``query``, nearest first, earlier rows first if equal."""
+        with self._np.errstate(invalid="ignore"):
+            scores = _cosine(self._np.frombuffer(query, dtype="<f4"), self._vectors)
+        order = self._np.argsort(-scores, kind="stable")
+        return zip(order.tolist(), scores[order].tolist(), strict=True)
+
+    def row(self, number: int) -> bytes:
+        """One embedding, packed."""
+        packed: bytes = self._vectors[number].tobytes()
+        return packed
+
+
+def most_diverse(
+    query: bytes, candidates: Sequence[bytes], count: int, lambda_mult: float
+) -> list[int]:
+    """Which of ``candidates`` maximal marginal relevance chooses, in its order.
+
+    Args:
+        query: Packed, as the candidates are.
+        candidates: Nearest first.
+        count: How many to choose.
+        lambda_mult: From 0, the most diverse, to 1, the nearest.
+    """
+    np = _numpy()
+    opened = [np.frombuffer(vector, dtype="<f4") for vector in (query, *candidates)]
+    if not candidates:
+        return []
+    return maximal_marginal_relevance(opened[0], opened[1:], lambda_mult=lambda_mult, k=count)

@@ -12,16 +12,19 @@ from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig
 from langgraph.store.base import IndexConfig, TTLConfig
 
 from langmem_isolated._database import Database, Synchronous
+from langmem_isolated._ground import Ground
 from langmem_isolated._records import ScopedRecords
 from langmem_isolated._scoping import ResolveScope, config_of_run, resolve_scope, using
 from langmem_isolated._sealing import Level, Owner
 from langmem_isolated._values import KnownThreads
+from langmem_isolated._warm import WarmCache
 from langmem_isolated.chat_history import IsolatedChatMessageHistory
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.keyring import Keyring, LocalRootKey, RootKey
+from langmem_isolated.publisher import Publisher, published_owner
 from langmem_isolated.scope import Scope, checked_id
-from langmem_isolated.scoped_memory import Ground, ScopedMemory
+from langmem_isolated.scoped_memory import ScopedMemory
 from langmem_isolated.store import IsolatedStore, StoreIndexConfig
 
 DATABASE_VARIABLE = "LANGMEM_ISOLATED_DATABASE"
@@ -48,6 +51,10 @@ class IsolatedMemory:
         timeout: Seconds to wait for a lock, a connection or the server.
         key_cache_size: Owners whose unwrapped keys are kept in memory.
         key_cache_seconds: How long they are kept.
+        plaintext_cache_seconds: How long opened vectors and messages may be kept in memory, so that
+            the next search need not open them again; 0, the default, keeps none. A change or an
+            erasure is seen at once.
+        plaintext_cache_bytes: How many bytes of them in all.
         auto_upgrade: Whether to make or upgrade the tables where needed; a role without that right
             wants ``False`` and ``langmem-isolated schema upgrade`` run by another.
 
@@ -68,6 +75,8 @@ class IsolatedMemory:
         timeout: float = 30.0,
         key_cache_size: int = 1024,
         key_cache_seconds: float = 300.0,
+        plaintext_cache_seconds: float = 0.0,
+        plaintext_cache_bytes: int = 256 * 2**20,
         auto_upgrade: bool = True,
     ) -> None:
         key = LocalRootKey.from_environment() if root_key is None else root_key
@@ -90,7 +99,10 @@ class IsolatedMemory:
             cache_size=key_cache_size,
             cache_seconds=key_cache_seconds,
         )
-        self._ground = Ground(self._database, self._keyring, KnownThreads())
+        warm = None
+        if plaintext_cache_seconds:
+            warm = WarmCache(seconds=plaintext_cache_seconds, size=plaintext_cache_bytes)
+        self._ground = Ground(self._database, self._keyring, KnownThreads(), warm)
         self.history_config = [
             ConfigurableFieldSpec(id=name, annotation=str, name=title, description=description)
             for name, title, description in (
@@ -204,6 +216,23 @@ class IsolatedMemory:
     def _records_of_run(self, resolver: ResolveScope | None) -> Callable[[], ScopedRecords]:
         return lambda: self._ground.records(Owner.private(resolve_scope(config_of_run(), resolver)))
 
+    def publisher(
+        self,
+        *,
+        user_id: str | None = None,
+        module_id: str | None = None,
+        project_id: str | None = None,
+    ) -> Publisher:
+        """The right to write documents that others read; for operators.
+
+        With ``module_id`` all users of the module read them (a knowledge base), with ``user_id``
+        all modules of the user, with ``project_id`` alone everyone in the project.
+
+        Raises:
+            ScopeError: No id is given, or both a user's and a module's, or one is malformed.
+        """
+        return Publisher(self._ground, published_owner(user_id, module_id, project_id))
+
     def modules(self, *, user_id: str, project_id: str = "default") -> list[str]:
         """The modules in which a user has memory, sorted; for operators.
 
@@ -241,6 +270,8 @@ class IsolatedMemory:
 
     def close(self) -> None:
         """Finish what runs and close every connection. Closing twice is fine."""
+        if self._ground.warm:
+            self._ground.warm.clear()
         self._database.close()
         if self._key_store:
             self._key_store.close()

@@ -1,36 +1,24 @@
 """Hands out one scope's memory: what is made from it reads and writes that scope alone."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
+from langchain_core.embeddings import Embeddings
 from langgraph.pregel import Pregel
 from langgraph.store.base import IndexConfig, TTLConfig
 
-from langmem_isolated._database import Database
-from langmem_isolated._records import ScopedRecords
+from langmem_isolated._ground import SHARING_LEVELS, Ground, SharingLevel
 from langmem_isolated._sealing import Owner
-from langmem_isolated._values import KnownThreads
 from langmem_isolated.chat_history import IsolatedChatMessageHistory
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver
-from langmem_isolated.keyring import Keyring
+from langmem_isolated.errors import ScopeError
 from langmem_isolated.scope import Scope
 from langmem_isolated.sessions import Sessions
 from langmem_isolated.store import IsolatedStore, StoreIndexConfig
+from langmem_isolated.vector_store import IsolatedVectorStore
 
 Graph = TypeVar("Graph", bound=Pregel[Any, Any, Any, Any])
-
-
-class Ground(NamedTuple):
-    """What every scope of a memory stands on."""
-
-    database: Database
-    keyring: Keyring
-    known_threads: KnownThreads
-
-    def records(self, owner: Owner) -> ScopedRecords:
-        """One owner's records."""
-        return ScopedRecords(self.database, self.keyring, owner)
 
 
 class ScopedMemory:
@@ -105,6 +93,30 @@ class ScopedMemory:
     ) -> IsolatedStore:
         """LangGraph's long-term memory, bound to this scope; see :class:`IsolatedStore`."""
         return IsolatedStore(lambda: self._records, index=index, ttl=ttl)
+
+    def vector_store(
+        self,
+        embeddings: Embeddings,
+        /,
+        *,
+        collection: str = "default",
+        levels: Sequence[SharingLevel] = SHARING_LEVELS,
+    ) -> IsolatedVectorStore:
+        """A vector store for this scope's documents; see :class:`IsolatedVectorStore`.
+
+        Args:
+            embeddings: Any LangChain embeddings.
+            collection: A name; the documents of one are apart from another's.
+            levels: What is read: the scope's own documents (``"private"``, where it also writes),
+                and what publishers shared with the user, the module and the project.
+
+        Raises:
+            ScopeError: A level has another name, or ``"private"`` is not the first.
+        """
+        if levels[:1] != SHARING_LEVELS[:1]:
+            raise ScopeError('levels must begin with "private", where the scope writes.')
+        sources = self._ground.readable(self._scope, levels)
+        return IsolatedVectorStore(sources, embeddings, collection, warm=self._ground.warm)
 
     def module(self, module_id: str) -> "ScopedMemory":
         """The same user's memory in another module.

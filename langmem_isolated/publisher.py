@@ -1,0 +1,52 @@
+"""Writes documents that more than one scope reads; only the operator can make one."""
+
+from langchain_core.embeddings import Embeddings
+
+from langmem_isolated._ground import Ground
+from langmem_isolated._sealing import Level, Owner
+from langmem_isolated.errors import ScopeError
+from langmem_isolated.scope import checked_id
+from langmem_isolated.vector_store import IsolatedVectorStore
+
+
+class Publisher:
+    """The right to write at one shared level, made by ``memory.publisher(…)``.
+
+    Who holds it may publish: keep it in the operator's code, away from requests and models. Scopes
+    read what it wrote along with their own documents, and cannot change it.
+    """
+
+    def __init__(self, ground: Ground, owner: Owner) -> None:
+        self._ground = ground
+        self._owner = owner
+
+    def __repr__(self) -> str:
+        return f"Publisher(level={self._owner.level.name.lower()!r})"
+
+    def vector_store(
+        self, embeddings: Embeddings, /, *, collection: str = "default"
+    ) -> IsolatedVectorStore:
+        """The level's own vector store; see :class:`IsolatedVectorStore`."""
+        return IsolatedVectorStore(
+            [self._ground.records(self._owner)], embeddings, collection, warm=self._ground.warm
+        )
+
+
+def published_owner(user_id: str | None, module_id: str | None, project_id: str | None) -> Owner:
+    """Whose documents a publisher writes.
+
+    Raises:
+        ScopeError: No id is given, or both a user's and a module's, or one is malformed.
+    """
+    if user_id is None and module_id is None and project_id is None:
+        raise ScopeError("publisher() needs user_id=, module_id= or project_id=.")
+    if user_id is not None and module_id is not None:
+        raise ScopeError(
+            "publisher() takes user_id= or module_id=: what both share is private to the scope."
+        )
+    project = checked_id("project_id", "default" if project_id is None else project_id)
+    if user_id is not None:
+        return Owner(Level.USER, project, checked_id("user_id", user_id))
+    if module_id is not None:
+        return Owner(Level.MODULE, project, None, checked_id("module_id", module_id))
+    return Owner(Level.PROJECT, project)
