@@ -1,0 +1,102 @@
+"""Words of any script, and how texts rank by them."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from langmem_isolated._lexical import rank, terms, words
+
+
+def ranked(query: str, *texts: str) -> list[int]:
+    return [number for number, _ in rank(terms(query), [words(text) for text in texts])]
+
+
+@pytest.mark.parametrize(
+    ("query", "text"),
+    [
+        ("PARIS", "I was in paris."),
+        ("strasse", "Die Straße ist lang."),
+        ("café", "a cafe\u0301, please"),
+        ("fine", "a \ufb01ne day"),
+        ("A1", "\uff21\uff11"),
+        ("ΟΔΟΣ", "στην οδος μας"),
+        ("привет", "ПРИВЕТ, мир!"),
+        ("नमस्ते", "नमस्ते दुनिया"),
+        ("سلام", "سلام دنیا"),
+        ("שלום", "שלום עולם"),
+        ("東京", "昨日東京に行きました。"),
+        ("猫", "黒い猫がいます"),
+        ("สวัสดี", "เขาพูดว่าสวัสดีครับ"),
+        ("한국어", "한국어 문장"),
+        ("typescript", "TypeScriptで書いた"),
+        ("user_id", "set user_id=7"),
+        ("42", "the answer is 42."),
+    ],
+)
+def test_a_word_is_found_in_every_script_and_spelling(query: str, text: str):
+    assert ranked(query, "something else", text) == [1]
+
+
+@pytest.mark.parametrize(
+    ("query", "text"),
+    [
+        ("नम", "नमस्ते दुनिया"),
+        ("東海", "東京と北海道"),
+        ("car", "a cardigan"),
+        ("", "text"),
+        ("…!?", "text …!?"),
+        (" \n\t", "text"),
+        (".*", "text"),
+        ("🙂", "🙂🙂"),
+    ],
+)
+def test_a_text_without_a_word_of_the_query_is_no_result(query: str, text: str):
+    assert ranked(query, text) == []
+
+
+def test_a_rare_word_counts_for_more_than_a_common_one():
+    assert ranked("the zebra", *["the horse"] * 5, "a zebra")[0] == 5
+
+
+def test_a_short_text_comes_before_a_long_one_with_the_same_word():
+    assert ranked("zebra", "a zebra and " + "much else " * 20, "a zebra") == [1, 0]
+
+
+def test_of_equal_texts_the_last_comes_first():
+    assert ranked("zebra", "a zebra", "a horse", "a zebra") == [2, 0]
+
+
+def test_nothing_is_ranked_in_nothing():
+    assert rank(terms("zebra"), []) == []
+    assert rank(terms("zebra"), [[], []]) == []
+
+
+def test_scores_are_those_of_the_library_bm25s():
+    bm25s = pytest.importorskip("bm25s")
+    chosen = random.Random(1)
+    texts = [chosen.choices("abcdefghij", range(1, 11), k=chosen.randint(1, 30)) for _ in range(99)]
+    library = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
+    library.index(texts, show_progress=False)
+
+    for asked in (["a"], ["a", "j"], ["b", "e", "h"], list("abcdefghij")):
+        expected = library.get_scores(asked)
+        found = dict(rank(asked, texts))
+        assert [found.get(number, 0) for number in range(99)] == pytest.approx(
+            expected.tolist(), rel=1e-5
+        )
+
+
+@given(st.text(), st.text())
+def test_a_text_is_found_by_each_of_its_words_and_by_itself(before: str, after: str):
+    text = f"{before} zebra {after}"
+
+    assert ranked(text, "other", text)[0] == 1
+    assert set(terms(text)) <= set(words(text))
+
+
+def test_a_query_of_ten_thousand_characters_is_ranked_like_any_other():
+    query = " ".join(f"word{number}" for number in range(1_100))
+
+    assert ranked(query, "nothing", "word7 and word9", "word8") == [1, 2]
