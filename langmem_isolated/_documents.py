@@ -11,8 +11,10 @@ A block's plaintext is, in bytes::
     4 count | 16 digest of a document, for each | embedding, for each, all of one length
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
@@ -34,8 +36,8 @@ R = TypeVar("R")
 BLOCK_BYTES = 32_768
 _COUNT_BYTES = 4
 _NUMBER_BYTES = 8
-# Documents that a search opens at a time, while a filter lets too few of them pass.
-_MOST_AT_ONCE = 512
+# To ask for one takes 25 µs, to read all of 10,000 takes 15 ms.
+_MOST_ASKED_FOR = 512
 
 _r, _s = _schema.records.c, _schema.sessions.c
 _KEY = bindparam("key", type_=sa.LargeBinary)
@@ -184,14 +186,17 @@ class Collection:
         """The digest of a document's id."""
         return self.keys.name(Kind.DOCUMENT, self.digest, name)
 
-    def at(self, digests: Sequence[bytes]) -> list[Stood | None]:
-        """The documents of these digests, in their order."""
-        asked = [
-            (digest, self.transaction.ask(_DOCUMENT, **self.shared, key=digest))
-            for digest in digests
-        ]
-        rows = [(digest, answer.fetchone()) for digest, answer in asked]
-        return [row and self.stood(digest, row[1]) for digest, row in rows]
+    def at(self, digests: Sequence[bytes]) -> Iterator[Stood | None]:
+        """The documents of these digests, in their order, opened when they are asked for."""
+        if len(digests) > _MOST_ASKED_FOR:
+            everything = dict(self.transaction.rows(_DOCUMENTS, **self.shared))
+            rows = (everything.get(digest) for digest in digests)
+        else:
+            asked = [self.transaction.ask(_DOCUMENT, **self.shared, key=key) for key in digests]
+            answers = [answer.fetchone() for answer in asked]
+            rows = (answer and answer[1] for answer in answers)
+        for digest, sealed in zip(digests, rows, strict=True):
+            yield None if sealed is None else self.stood(digest, sealed)
 
     def blocks(self) -> dict[int, Block]:
         """Every block, by its number.
@@ -237,24 +242,23 @@ class Collection:
         """
         found: list[tuple[T, R]] = []
         for part in _growing(ranked, count):
-            for (block, _, extra), stood in zip(
-                part, self.at([digest for _, digest, _ in part]), strict=True
-            ):
+            stood_there = self.at([digest for _, digest, _ in part])
+            for (block, _, extra), stood in zip(part, stood_there, strict=True):
                 if stood is None or stood.block != block:
                     raise _refused("an embedding has no document", Kind.DOCUMENT)
                 if (accepted := accept(stood.body)) is not None:
                     found.append((accepted, extra))
-            if len(found) >= count:
-                break
-        return found[:count]
+                if len(found) == count:
+                    return found
+        return found
 
 
 def _growing(ranked: Iterable[T], count: int) -> Iterator[list[T]]:
-    """``ranked`` in parts: the first has ``count``, the next ones more and more."""
+    """``ranked`` in parts: the first has ``count``, the next ones more, the last what is left."""
     rest, size = iter(ranked), count
-    while part := [one for _, one in zip(range(size), rest, strict=False)]:
+    while part := list(islice(rest, size)):
         yield part
-        size = min(4 * size, max(count, _MOST_AT_ONCE))
+        size = 4 * size if 4 * size <= _MOST_ASKED_FOR else sys.maxsize
 
 
 def _number(key: object) -> int:

@@ -431,7 +431,8 @@ def _at(
     collection = _documents.find(transaction, keys, name)
     if collection is None:
         return {}
-    found = zip(names, collection.at([collection.named(one) for one in names]), strict=True)
+    digests = [collection.named(one) for one in names]
+    found = zip(names, collection.at(digests), strict=True)
     return {one: stood.body for one, stood in found if stood}
 
 
