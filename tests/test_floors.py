@@ -27,10 +27,12 @@ FLOORS = {
     "_sessions": 2,
     "_threads": 2,
     "_items": 2,
+    "_entries": 2,
     "_documents": 2,
     "_encoding": 3,
     "_values": 3,
     "_scoping": 3,
+    "_lexical": 3,
     "_filters": 3,
     "_metadata_filters": 3,
     "_vectors": 3,
@@ -38,8 +40,11 @@ FLOORS = {
     "chat_history": 3,
     "checkpointer": 3,
     "store": 3,
+    "caches": 3,
+    "indexing": 3,
     "vector_store": 3,
     "sessions": 4,
+    "_ground": 5,
     "publisher": 5,
     "scoped_memory": 5,
     "memory": 5,
@@ -55,7 +60,7 @@ FLOORS = {
 }
 ORDER = list(FLOORS)
 # Each stands alone: what two of them need is in a module that begins with an underscore.
-ADAPTERS = {"chat_history", "checkpointer", "store", "vector_store"}
+ADAPTERS = {"chat_history", "checkpointer", "store", "vector_store", "caches", "indexing"}
 
 STORAGE = {name for name, floor in FLOORS.items() if floor == 2}
 ABOVE_STORAGE = {name for name, floor in FLOORS.items() if floor >= 3}
