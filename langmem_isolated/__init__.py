@@ -1,8 +1,10 @@
 """Memory for LangChain and LangGraph that cannot leak between users: scoped and encrypted."""
 
+from langmem_isolated.caches import IsolatedByteStore, IsolatedLLMCache
 from langmem_isolated.chat_history import IsolatedChatMessageHistory, Page
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver, Thread
 from langmem_isolated.errors import LangmemIsolatedError
+from langmem_isolated.indexing import IsolatedRecordManager
 from langmem_isolated.keyring import LocalRootKey, RootKey
 from langmem_isolated.memory import IsolatedMemory
 from langmem_isolated.publisher import Publisher
@@ -13,9 +15,12 @@ from langmem_isolated.store import IsolatedStore
 from langmem_isolated.vector_store import IsolatedVectorStore
 
 __all__ = [
+    "IsolatedByteStore",
     "IsolatedChatMessageHistory",
     "IsolatedCheckpointSaver",
+    "IsolatedLLMCache",
     "IsolatedMemory",
+    "IsolatedRecordManager",
     "IsolatedStore",
     "IsolatedVectorStore",
     "LangmemIsolatedError",

@@ -18,6 +18,7 @@ from langmem_isolated._scoping import ResolveScope, config_of_run, resolve_scope
 from langmem_isolated._sealing import Level, Owner
 from langmem_isolated._values import KnownThreads
 from langmem_isolated._warm import WarmCache
+from langmem_isolated.caches import IsolatedLLMCache
 from langmem_isolated.chat_history import IsolatedChatMessageHistory
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 from langmem_isolated.errors import ScopeError
@@ -212,6 +213,25 @@ class IsolatedMemory:
         :meth:`ScopedMemory.store`.
         """
         return IsolatedStore(self._records_of_run(scope_resolver), index=index, ttl=ttl)
+
+    def llm_cache(
+        self,
+        *,
+        ttl: timedelta | None = None,
+        scope_resolver: ResolveScope | None = None,
+    ) -> IsolatedLLMCache:
+        """A cache for ``set_llm_cache`` that answers from the scope of whoever asks.
+
+        The scope is that of the run around the model, a chain, a graph or an agent, as for
+        :meth:`store`. A model that is invoked by itself makes no such run, whatever its config
+        says: wrap it in ``with memory.using(scope)``. Without a scope nothing is looked up, and
+        the model is not asked.
+
+        Args:
+            ttl: How long an answer is kept; for ever by default.
+            scope_resolver: As for :meth:`checkpointer`.
+        """
+        return IsolatedLLMCache(self._records_of_run(scope_resolver), ttl=ttl)
 
     def _records_of_run(self, resolver: ResolveScope | None) -> Callable[[], ScopedRecords]:
         return lambda: self._ground.records(Owner.private(resolve_scope(config_of_run(), resolver)))

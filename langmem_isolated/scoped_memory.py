@@ -10,9 +10,11 @@ from langgraph.store.base import IndexConfig, TTLConfig
 
 from langmem_isolated._ground import SHARING_LEVELS, Ground, SharingLevel
 from langmem_isolated._sealing import Owner
+from langmem_isolated.caches import IsolatedByteStore, IsolatedLLMCache
 from langmem_isolated.chat_history import IsolatedChatMessageHistory
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 from langmem_isolated.errors import ScopeError
+from langmem_isolated.indexing import IsolatedRecordManager
 from langmem_isolated.scope import Scope
 from langmem_isolated.sessions import Sessions
 from langmem_isolated.store import IsolatedStore, StoreIndexConfig
@@ -117,6 +119,30 @@ class ScopedMemory:
             raise ScopeError('levels must begin with "private", where the scope writes.')
         sources = self._ground.readable(self._scope, levels)
         return IsolatedVectorStore(sources, embeddings, collection, warm=self._ground.warm)
+
+    def llm_cache(self, *, ttl: timedelta | None = None) -> IsolatedLLMCache:
+        """A model's ``cache=`` for this scope; see :class:`IsolatedLLMCache`.
+
+        Args:
+            ttl: How long an answer is kept; for ever by default.
+        """
+        return IsolatedLLMCache(lambda: self._records, ttl=ttl)
+
+    def byte_store(self, name: str = "default") -> IsolatedByteStore:
+        """Bytes under keys, for embeddings and parent documents; see :class:`IsolatedByteStore`.
+
+        Raises:
+            ScopeError: ``name`` is missing or malformed.
+        """
+        return IsolatedByteStore(self._records, name)
+
+    def record_manager(self, name: str = "default") -> IsolatedRecordManager:
+        """What LangChain's `index` needs beside a vector store; see :class:`IsolatedRecordManager`.
+
+        Raises:
+            ScopeError: ``name`` is missing or malformed.
+        """
+        return IsolatedRecordManager(self._records, name)
 
     def module(self, module_id: str) -> "ScopedMemory":
         """The same user's memory in another module.

@@ -1,0 +1,302 @@
+"""Keeps a scope's entries: values under keys, in spaces that know nothing of each other.
+
+An entry's ``parent`` is a keyed digest of its space's names, its ``key`` one of its key below that,
+and its ``tag``, where it has one, of what it is found by besides. The sealed plaintext is, in
+bytes::
+
+    1 form | 8 updated | 8 expires | 4 length of the names | 4 of the key | 4 of the tag
+    names, framed | key | tag | value
+
+Times are ms since 1970, UTC; 0 is no expiry. The table's columns for times and tag must say what
+the sealed ones do: who can write to the table cannot let an entry live longer, seem newer or be
+found by another tag. Expired means absent.
+"""
+
+import struct
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam, delete, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from langmem_isolated import _schema
+from langmem_isolated._database import Row, Transaction
+from langmem_isolated._records import ScopeGone
+from langmem_isolated._schema import Kind
+from langmem_isolated._sealing import framed
+from langmem_isolated.errors import RecordDoesNotOpen, RecordError
+from langmem_isolated.keyring import ScopeKeys
+
+Names = Sequence[bytes]
+
+_FORM = 1
+_HEAD = struct.Struct(">BQQIII")
+# Digests asked for by one statement. Fewer are repeated: a statement is compiled once.
+_AT_ONCE = 64
+NO_LIMIT = 2**31 - 1
+
+_r, _s = _schema.records.c, _schema.scopes.c
+_SCOPE_ID = bindparam("scope_id", type_=sa.LargeBinary)
+_PARENT = bindparam("parent", type_=sa.LargeBinary)
+_KEY = bindparam("key", type_=sa.LargeBinary)
+_NOW = bindparam("now", type_=sa.BigInteger)
+# SQLite would be asked for a parameter.
+_FROM_THE_FIRST: sa.ColumnElement[int] = sa.literal_column("0")
+
+_OF_SCOPE = sa.and_(_r.scope_id == _SCOPE_ID, _r.kind == sa.literal_column(str(int(Kind.ENTRY))))
+_IN_SPACE = sa.and_(_OF_SCOPE, _r.parent == _PARENT)
+_ALIVE = sa.or_(_r.expires_at.is_(None), _r.expires_at > _NOW)
+_ENTRIES = select(_r.key, _r.sealed, _r.tag, _r.updated_at, _r.expires_at).where(_ALIVE)
+_PROVE_SCOPE = (
+    select(_s.scope_id)
+    .where(_s.scope_id == _SCOPE_ID, _s.incarnation == bindparam("incarnation"))
+    # Where an erasure is under way this waits, and then finds no row of the scope.
+    .with_for_update(read=True, key_share=True)
+)
+
+
+def _among(column: sa.ColumnElement[Any], count: int) -> sa.ColumnElement[bool]:
+    return column.in_([bindparam(f"digest_{n}", type_=sa.LargeBinary) for n in range(count)])
+
+
+def _first(entries: sa.Select[Any]) -> sa.Select[Any]:
+    return entries.limit(bindparam("limit", type_=sa.Integer)).offset(_FROM_THE_FIRST)
+
+
+_AT = {n: _ENTRIES.where(_IN_SPACE, _among(_r.key, n)) for n in (1, _AT_ONCE)}
+_PAGE = _first(_ENTRIES.where(_IN_SPACE, _r.key > _KEY).order_by(_r.key))
+_NEWEST = _first(_ENTRIES.where(_IN_SPACE).order_by(_r.updated_at.desc()))
+_BETWEEN = _ENTRIES.where(
+    _r.updated_at > bindparam("after", type_=sa.BigInteger),
+    _r.updated_at < bindparam("before", type_=sa.BigInteger),
+).order_by(_r.updated_at, _r.key)
+_DATED = _first(_BETWEEN.where(_IN_SPACE))
+# Without the parent, which a tag's digest covers: so that the index of the tags is used.
+_TAGGED = _first(_BETWEEN.where(_OF_SCOPE, _among(_r.tag, _AT_ONCE)))
+_REMOVE = delete(_schema.records).where(_IN_SPACE, _r.key == _KEY)
+_CLEAR = delete(_schema.records).where(_IN_SPACE)
+_SWEEP = delete(_schema.records).where(_OF_SCOPE, _r.expires_at <= _NOW).returning(_r.key)
+
+
+def _upsert(insert: Any) -> Any:
+    put = insert.values(
+        {c.name: bindparam(c.name) for c in _schema.records.columns if c.name != "alias"}
+    )
+    replaced = {
+        name: put.excluded[name] for name in ("tag", "sealed", "size", "updated_at", "expires_at")
+    }
+    return put.on_conflict_do_update(
+        index_elements=["scope_id", "kind", "parent", "key"], set_=replaced
+    )
+
+
+# By whether it is PostgreSQL.
+_PUT = {
+    True: _upsert(postgresql.insert(_schema.records)),
+    False: _upsert(sqlite.insert(_schema.records)),
+}
+
+
+class Entry(NamedTuple):
+    """A value under its key; ``tag``, never empty, is what it is found by besides."""
+
+    key: bytes
+    value: bytes
+    tag: bytes | None = None
+
+
+class _Space:
+    """One scope's space: where its entries stand, and what seals and opens them."""
+
+    def __init__(self, keys: ScopeKeys, names: Names) -> None:
+        self._keys = keys
+        self._names = framed(*names)
+        self.parent = keys.name(Kind.ENTRY, b"space", *names)
+        self._place = keys.place(Kind.ENTRY, self.parent)
+        self._open = keys.opener(self._place, Kind.ENTRY)
+        self.here = {"scope_id": keys.scope_id, "parent": self.parent}
+
+    def key(self, key: bytes) -> bytes:
+        return self._keys.name(Kind.ENTRY, b"key", self.parent, key)
+
+    def tag(self, tag: bytes) -> bytes:
+        return self._keys.name(Kind.ENTRY, b"tag", self.parent, tag)
+
+    def row(self, entry: Entry, now: int, expires_at: int | None) -> dict[str, Any]:
+        """The row of an entry."""
+        key, tag = self.key(entry.key), entry.tag or b""
+        lengths = len(self._names), len(entry.key), len(tag)
+        head = _HEAD.pack(_FORM, now, expires_at or 0, *lengths)
+        plaintext = b"".join((head, self._names, entry.key, tag, entry.value))
+        sealed = self._keys.seal(self._place, key, plaintext)
+        return {
+            **self.here,
+            "kind": int(Kind.ENTRY),
+            "key": key,
+            "tag": self.tag(tag) if tag else None,
+            "sealed": sealed,
+            "size": len(sealed),
+            "created_at": now,
+            "updated_at": now,
+            "expires_at": expires_at,
+        }
+
+    def opened(self, rows: Iterable[Row]) -> list[Entry]:
+        """The entries of rows.
+
+        Raises:
+            RecordDoesNotOpen: One was changed, moved or exchanged.
+            RecordError: A later version of this package wrote one.
+        """
+        return [self._opened(row) for row in rows]
+
+    def _opened(self, row: Row) -> Entry:
+        digest, sealed, *columns = row
+        plaintext = self._open(digest, sealed)
+        if plaintext[0] != _FORM:
+            raise RecordError(
+                f"An entry is stored in form {plaintext[0]}, this version knows {_FORM}. Nothing "
+                "was changed; install a later langmem-isolated."
+            )
+        _, updated, expires, names, key, tag = _HEAD.unpack_from(plaintext)
+        key_at = _HEAD.size + names
+        tag_at, value_at = key_at + key, key_at + key + tag
+        entry = Entry(
+            plaintext[key_at:tag_at], plaintext[value_at:], plaintext[tag_at:value_at] or None
+        )
+        if columns != [self.tag(entry.tag) if entry.tag else None, updated, expires or None]:
+            raise RecordDoesNotOpen(
+                Kind.ENTRY.label, "its times or its tag are not those it was put with"
+            )
+        return entry
+
+
+def _chunks(digests: Iterable[bytes], size: int = _AT_ONCE) -> list[dict[str, bytes]]:
+    """What statements ask by that look for ``size`` digests; the last is repeated to fill one."""
+    unique = list(dict.fromkeys(digests))
+    return [
+        {f"digest_{n}": unique[min(start + n, len(unique) - 1)] for n in range(size)}
+        for start in range(0, len(unique), size)
+    ]
+
+
+def get(
+    transaction: Transaction, keys: ScopeKeys, names: Names, wanted: Sequence[bytes], now: int
+) -> list[bytes | None]:
+    """The value under each key of ``wanted``, or ``None``: one query for one key.
+
+    Raises:
+        RecordDoesNotOpen: An entry was changed, moved or exchanged.
+    """
+    space, size = _Space(keys, names), 1 if len(wanted) == 1 else _AT_ONCE
+    asked = [
+        transaction.ask(_AT[size], **space.here, **chunk, now=now)
+        for chunk in _chunks(map(space.key, wanted), size)
+    ]
+    found = {entry.key: entry.value for answer in asked for entry in space.opened(answer)}
+    return [found.get(key) for key in wanted]
+
+
+def put(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    names: Names,
+    entries: Iterable[Entry],
+    now: int,
+    lifetime: int | None = None,
+) -> None:
+    """Store ``entries`` in place of what stands under their keys; the last of each key counts.
+
+    Args:
+        names: The space's.
+        entries: One or more.
+        now: The time, in ms, that they were put at.
+        lifetime: How long they live, in ms; for ever by default.
+
+    Raises:
+        ScopeGone: The scope was erased; nothing was written.
+    """
+    space, expires_at = _Space(keys, names), None if lifetime is None else now + lifetime
+    rows = {entry.key: space.row(entry, now, expires_at) for entry in entries}
+    proof = transaction.ask(_PROVE_SCOPE, scope_id=keys.scope_id, incarnation=keys.incarnation)
+    # In one order everywhere: two who put the same keys wait for each other, and do not deadlock.
+    ordered = sorted(rows.values(), key=lambda row: row["key"])
+    transaction.execute_many(_PUT[transaction.is_postgres], ordered)
+    if proof.fetchone() is None:
+        raise ScopeGone
+
+
+def remove(
+    transaction: Transaction, keys: ScopeKeys, names: Names, unwanted: Iterable[bytes]
+) -> None:
+    """Remove the entries under the keys of ``unwanted``, where there are any."""
+    space = _Space(keys, names)
+    digests = sorted(map(space.key, unwanted))
+    transaction.execute_many(_REMOVE, [{**space.here, "key": digest} for digest in digests])
+
+
+def clear(transaction: Transaction, keys: ScopeKeys, names: Names) -> None:
+    """Remove every entry of a space."""
+    transaction.execute(_CLEAR, **_Space(keys, names).here)
+
+
+def page(
+    transaction: Transaction, keys: ScopeKeys, names: Names, behind: bytes, limit: int, now: int
+) -> tuple[list[bytes], bytes]:
+    """Up to ``limit`` keys of a space, and what the next page begins behind; ``b""`` at the end.
+
+    Raises:
+        RecordDoesNotOpen: An entry was changed, moved or exchanged.
+    """
+    space = _Space(keys, names)
+    rows = transaction.rows(_PAGE, **space.here, key=behind, limit=limit, now=now)
+    last = rows[-1][0] if len(rows) == limit else b""
+    return [entry.key for entry in space.opened(rows)], last
+
+
+def newest(transaction: Transaction, keys: ScopeKeys, names: Names, now: int) -> int:
+    """When something was last put into a space, in ms; 0 for an empty one.
+
+    Raises:
+        RecordDoesNotOpen: The entry was changed, moved or exchanged.
+    """
+    space = _Space(keys, names)
+    rows = transaction.rows(_NEWEST, **space.here, limit=1, now=now)
+    space.opened(rows)
+    return max((updated_at for _, _, _, updated_at, _ in rows), default=0)
+
+
+def dated(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    names: Names,
+    *,
+    after: int,
+    before: int,
+    tags: Sequence[bytes] | None,
+    limit: int,
+    now: int,
+) -> list[bytes]:
+    """Up to ``limit`` keys of a space that were put last between two times, in ms, without these.
+
+    With ``tags`` those alone that have one of them.
+
+    Raises:
+        RecordDoesNotOpen: An entry was changed, moved or exchanged.
+    """
+    space = _Space(keys, names)
+    span = {"after": after, "before": before, "now": now}
+    if tags is None:
+        rows = transaction.rows(_DATED, **space.here, **span, limit=limit)
+        return [entry.key for entry in space.opened(rows)]
+    found: list[bytes] = []
+    for chunk in _chunks(map(space.tag, tags)):
+        left = {"limit": limit - len(found), "scope_id": keys.scope_id}
+        found += [e.key for e in space.opened(transaction.rows(_TAGGED, **left, **span, **chunk))]
+    return found
+
+
+def sweep(transaction: Transaction, keys: ScopeKeys, now: int) -> int:
+    """Remove a scope's expired entries; returns how many."""
+    return len(transaction.rows(_SWEEP, scope_id=keys.scope_id, now=now))

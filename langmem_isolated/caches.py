@@ -1,0 +1,258 @@
+"""Spares work done before: caches for models' answers and for bytes, isolated and encrypted."""
+
+import hashlib
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
+from langchain_core.outputs import (
+    ChatGeneration,
+    ChatGenerationChunk,
+    Generation,
+    GenerationChunk,
+)
+from langchain_core.stores import BaseStore
+
+from langmem_isolated import _entries
+from langmem_isolated._encoding import decode_value, encode_value
+from langmem_isolated._entries import Entry
+from langmem_isolated._records import ScopedRecords, now
+from langmem_isolated._sealing import framed
+from langmem_isolated.errors import RecordError, ValueNotStorable
+from langmem_isolated.scope import checked_id
+
+_ANSWERS = (b"llm cache",)
+_ANSWER_V1 = b"\x01"
+_GENERATIONS: dict[str, type[Generation]] = {
+    known.__name__: known
+    for known in (Generation, GenerationChunk, ChatGeneration, ChatGenerationChunk)
+}
+_MILLISECOND = timedelta(milliseconds=1)
+# A page of embeddings of 1,536 numbers is 1.5 MB.
+_PAGE = 256
+
+
+class IsolatedLLMCache(BaseCache):
+    """LangChain's cache for models, in which nobody is given the answer to somebody else.
+
+    Made by ``memory.scope(…).llm_cache()``, or by ``memory.llm_cache()``, which takes the scope
+    from the run that asks: LangChain has one cache for all, ``set_llm_cache``. One object serves
+    any number of threads, tasks and event loops. Prompts are not kept, only digests of them.
+
+    Args:
+        resolve: Whose records are meant; asked when an operation is called, in the caller's
+            context.
+        ttl: How long an answer is kept; for ever by default.
+
+    Raises:
+        ValueError: ``ttl`` is shorter than a millisecond.
+    """
+
+    def __init__(
+        self, resolve: Callable[[], ScopedRecords], *, ttl: timedelta | None = None
+    ) -> None:
+        if ttl is not None and ttl < _MILLISECOND:
+            raise ValueError("ttl must be a millisecond or more.")
+        self._resolve = resolve
+        self._lifetime = None if ttl is None else ttl // _MILLISECOND
+
+    def lookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
+        """What was answered to ``prompt``, or ``None``.
+
+        Raises:
+            RecordDoesNotOpen: The answer was changed, moved or exchanged.
+            RecordError: A later version of this package stored it.
+            ScopeError: No scope is named where the scope comes from the run.
+            DatabaseError: The database refused or failed.
+        """
+        return _looked_up(self._resolve(), _digest(prompt, llm_string))
+
+    async def alookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
+        """What was answered; see :meth:`lookup`."""
+        records = self._resolve()
+        return await records.arun(_looked_up, records, _digest(prompt, llm_string))
+
+    def update(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
+        """Keep the answer to ``prompt``, in place of an earlier one.
+
+        Raises:
+            ValueNotStorable: A part of the answer has no exact stored form.
+            ScopeError: No scope is named where the scope comes from the run.
+            KeyDestroyed: The scope was erased.
+            DatabaseError: The database refused or failed.
+        """
+        self._update(self._resolve(), prompt, llm_string, return_val)
+
+    async def aupdate(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
+        """Keep an answer; see :meth:`update`. If cancelled, it may have been stored."""
+        records = self._resolve()
+        await records.arun(self._update, records, prompt, llm_string, return_val)
+
+    def _update(
+        self, records: ScopedRecords, prompt: str, llm_string: str, answer: RETURN_VAL_TYPE
+    ) -> None:
+        entry = Entry(_digest(prompt, llm_string), _encoded(answer))
+        records.write(_entries.put, _ANSWERS, [entry], now(), self._lifetime)
+
+    def clear(self, **kwargs: Any) -> None:
+        """Forget every answer of the scope, and of no other.
+
+        Raises:
+            TypeError: A keyword was given: there is none that would spare some answers.
+        """
+        _refuse(kwargs)
+        self._resolve().change(_entries.clear, None, _ANSWERS)
+
+    async def aclear(self, **kwargs: Any) -> None:
+        """Forget every answer of the scope; see :meth:`clear`."""
+        _refuse(kwargs)
+        records = self._resolve()
+        await records.arun(records.change, _entries.clear, None, _ANSWERS)
+
+    def sweep(self) -> int:
+        """Remove the scope's expired answers from the database; returns how many."""
+        return self._resolve().change(_entries.sweep, 0, now())
+
+    async def asweep(self) -> int:
+        """Remove expired answers; see :meth:`sweep`."""
+        records = self._resolve()
+        return await records.arun(records.change, _entries.sweep, 0, now())
+
+
+def _refuse(keywords: dict[str, Any]) -> None:
+    if keywords:
+        raise TypeError("clear() takes no keywords: it forgets all. Nothing was removed.")
+
+
+def _digest(prompt: str, llm_string: str) -> bytes:
+    # The record's own digest is keyed; this one spares to store the prompt again.
+    parts = (part.encode(errors="surrogatepass") for part in (prompt, llm_string))
+    return hashlib.sha256(framed(*parts)).digest()
+
+
+def _looked_up(records: ScopedRecords, digest: bytes) -> list[Generation] | None:
+    nothing: list[bytes | None] = [None]
+    (found,) = records.read(_entries.get, nothing, _ANSWERS, [digest], now())
+    return None if found is None else _decoded(found)
+
+
+def _encoded(answer: Sequence[Generation]) -> bytes:
+    plain = []
+    for generation in answer:
+        name = type(generation).__name__
+        if _GENERATIONS.get(name) is not type(generation):
+            raise ValueNotStorable(name, "an answer")
+        plain.append([name, generation.__dict__])
+    return _ANSWER_V1 + encode_value(plain, "an answer")
+
+
+def _decoded(value: bytes) -> list[Generation]:
+    plain = decode_value(value[1:]) if value[:1] == _ANSWER_V1 else [("", {})]
+    if any(name not in _GENERATIONS for name, _ in plain):
+        raise RecordError(
+            "An answer in the cache has a form that this version does not know. Nothing was "
+            "changed; install a later langmem-isolated, or clear the cache."
+        )
+    return [_GENERATIONS[name].model_construct(**fields) for name, fields in plain]
+
+
+class IsolatedByteStore(BaseStore[str, bytes]):
+    """A scope's bytes under keys, for `CacheBackedEmbeddings`, `create_kv_docstore` and others.
+
+    Made by ``memory.scope(…).byte_store(name)``. Keys and values are sealed. One object serves any
+    number of threads, tasks and event loops.
+
+    Args:
+        records: The scope's records.
+        name: 1 to 255 bytes; stores of other names, and of other scopes, are apart.
+
+    Raises:
+        ScopeError: ``name`` is missing or malformed.
+    """
+
+    def __init__(self, records: ScopedRecords, name: str) -> None:
+        self._records = records
+        self._names = (b"byte store", checked_id("name", name).encode())
+
+    def mget(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The value under each key, or ``None``.
+
+        Raises:
+            RecordDoesNotOpen: A value was changed, moved or exchanged.
+            DatabaseError: The database refused or failed.
+        """
+        encoded = [*map(_key, keys)]
+        nothing: list[bytes | None] = [None] * len(encoded)
+        door = self._records.read if len(encoded) == 1 else self._records.snapshot
+        return door(_entries.get, nothing, self._names, encoded, now())
+
+    async def amget(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The value under each key; see :meth:`mget`."""
+        return await self._records.arun(self.mget, keys)
+
+    def mset(self, key_value_pairs: Sequence[tuple[str, bytes]]) -> None:
+        """Store values in place of what stands under their keys, all or none.
+
+        Raises:
+            ValueNotStorable: A value is not bytes, or a key is text with lone surrogates.
+            KeyDestroyed: The scope was erased.
+            DatabaseError: The database refused or failed.
+        """
+        entries = [Entry(_key(key), _checked(value)) for key, value in key_value_pairs]
+        if entries:
+            self._records.write(_entries.put, self._names, entries, now())
+
+    async def amset(self, key_value_pairs: Sequence[tuple[str, bytes]]) -> None:
+        """Store values; see :meth:`mset`. If cancelled, they may have been stored."""
+        await self._records.arun(self.mset, key_value_pairs)
+
+    def mdelete(self, keys: Sequence[str]) -> None:
+        """Remove the values under ``keys``, where there are any."""
+        encoded = [*map(_key, keys)]
+        self._records.change(_entries.remove, None, self._names, encoded)
+
+    async def amdelete(self, keys: Sequence[str]) -> None:
+        """Remove values; see :meth:`mdelete`."""
+        await self._records.arun(self.mdelete, keys)
+
+    def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
+        """The keys that begin with ``prefix``, in no order, read a page at a time.
+
+        Raises:
+            RecordDoesNotOpen: A value was changed, moved or exchanged.
+        """
+        found, behind = self._page(b"", prefix)
+        yield from found
+        while behind:
+            found, behind = self._page(behind, prefix)
+            yield from found
+
+    async def ayield_keys(self, *, prefix: str | None = None) -> AsyncIterator[str]:
+        """The keys that begin with ``prefix``; see :meth:`yield_keys`."""
+        found, behind = await self._records.arun(self._page, b"", prefix)
+        for key in found:
+            yield key
+        while behind:
+            found, behind = await self._records.arun(self._page, behind, prefix)
+            for key in found:
+                yield key
+
+    def _page(self, behind: bytes, prefix: str | None) -> tuple[list[str], bytes]:
+        """Keys of a page that begin with ``prefix``, and what the next page begins behind."""
+        found, last = self._records.read(
+            _entries.page, ([], b""), self._names, behind, _PAGE, now()
+        )
+        return [key for key in map(decode_value, found) if key.startswith(prefix or "")], last
+
+
+def _key(key: object) -> bytes:
+    if not isinstance(key, str):
+        raise TypeError(f"A key must be a str, got {type(key).__name__}.")
+    return encode_value(key, "a key of a byte store")
+
+
+def _checked(value: object) -> bytes:
+    if not isinstance(value, bytes):
+        raise ValueNotStorable(type(value).__name__, "a byte store, which stores bytes alone")
+    return value
