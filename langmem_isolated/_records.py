@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Concatenate, ParamSpec, TypeVar
 
 from langmem_isolated._database import Conflict, Database, Transaction
@@ -12,6 +13,7 @@ from langmem_isolated.keyring import Keyring, ScopeKeys
 P = ParamSpec("P")
 T = TypeVar("T")
 Operation = Callable[Concatenate[Transaction, ScopeKeys, P], T]
+EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 class ScopeGone(Exception):
@@ -153,3 +155,11 @@ class ScopedRecords:
 def now() -> int:
     """Milliseconds since 1970, UTC."""
     return time.time_ns() // 1_000_000
+
+
+def as_moment(milliseconds: int) -> datetime | None:
+    """The moment that :func:`now` gave; ``None`` for what no clock shows, as tampering leaves."""
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (OSError, OverflowError, TypeError, ValueError):
+        return None

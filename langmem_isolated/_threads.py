@@ -545,7 +545,15 @@ def _as_row(slot: Slot, alias: bytes | None, tag: bytes | None, sealed: bytes) -
 
 
 def _open(keys: ScopeKeys, slot: Slot, sealed: bytes) -> bytes:
-    return keys.open(keys.place(slot.kind, slot.parent), slot.key, sealed, slot.kind)
+    parent, key = _in_bytes(slot.kind, slot.parent), _in_bytes(slot.kind, slot.key)
+    return keys.open(keys.place(slot.kind, parent), key, sealed, slot.kind)
+
+
+def _in_bytes(kind: Kind, part: bytes) -> bytes:
+    # SQLite keeps any type in any column, and whoever tampers with rows knows it.
+    if type(part) is not bytes:
+        raise RecordDoesNotOpen(kind.label, "its address is not bytes")
+    return part
 
 
 def body_at(transaction: Transaction, keys: ScopeKeys, slot: Slot) -> bytes | None:
@@ -581,12 +589,13 @@ def get(
         return None
     key = found[0][1]
     slot = Slot(Kind.CHECKPOINT, parent, key)
+    checkpoint = _open(keys, slot, found[0][2])
     writes = [
         _open(keys, Slot(Kind.WRITE, parent, row[1]), row[2])
         for row in rows
         if row[0] == Kind.WRITE and row[1].startswith(key)
     ]
-    return Found(state, slot, _open(keys, slot, found[0][2]), writes)
+    return Found(state, slot, checkpoint, writes)
 
 
 def _behind(checkpoint_id: bytes) -> bytes:
@@ -733,10 +742,10 @@ def bodies(transaction: Transaction, keys: ScopeKeys, thread: bytes) -> list[Ope
     low, high = Bounds.thread(thread)
     rows = transaction.rows(_BODIES, scope_id=keys.scope_id, low=low, high=high)
     opened = []
-    for kind, parent, key, sealed, tag in sorted(rows, key=lambda row: row[:3]):
+    for kind, parent, key, sealed, tag in rows:
         slot = Slot(Kind(kind), parent, key)
         opened.append(OpenBody(slot, _open(keys, slot, sealed), len(sealed), tag))
-    return opened
+    return sorted(opened, key=lambda body: body.slot)
 
 
 def sweep(
@@ -769,8 +778,8 @@ def sweep(
         _delete_one(transaction, keys, slot)
     used = {number for body in kept for number in references(body.plaintext)}
     size = sum(body.size for body in kept)
-    for key, element_size in transaction.rows(_ELEMENT_KEYS, scope_id=keys.scope_id, thread=thread):
-        if int.from_bytes(key) in used:
+    for number, key, element_size in _stored_elements(transaction, keys, thread):
+        if number in used:
             size += element_size
         else:
             _delete_one(transaction, keys, Slot(Kind.ELEMENT, thread, key))
@@ -784,6 +793,14 @@ def sweep(
         new_count=swept.count,
         new_size=size,
     )
+
+
+def _stored_elements(
+    transaction: Transaction, keys: ScopeKeys, thread: bytes
+) -> list[tuple[int, bytes, int]]:
+    """The number, key and size of each element of a thread."""
+    rows = transaction.rows(_ELEMENT_KEYS, scope_id=keys.scope_id, thread=thread)
+    return [(int.from_bytes(_in_bytes(Kind.ELEMENT, key)), key, size) for key, size in rows]
 
 
 def _count(stored: Iterable[OpenBody]) -> int:
@@ -832,10 +849,7 @@ def copy(
         return False
     if _begun(transaction, keys, target, header, generation, now).generation != generation:
         raise Conflict(foreign_key=False)
-    numbers = [
-        int.from_bytes(key)
-        for key, _ in transaction.rows(_ELEMENT_KEYS, scope_id=keys.scope_id, thread=source)
-    ]
+    numbers = [number for number, _, _ in _stored_elements(transaction, keys, source)]
     rows = [
         _element_row(keys, target, number, rename(plaintext), plaintext)
         for number, plaintext in elements(transaction, keys, source, numbers).items()
@@ -854,7 +868,9 @@ def copy(
 def of_run(transaction: Transaction, keys: ScopeKeys, tag: bytes) -> list[Slot]:
     """The checkpoints that a run stored, in every thread of the scope."""
     rows = transaction.rows(_OF_RUN, scope_id=keys.scope_id, tag=tag)
-    return [Slot(Kind.CHECKPOINT, parent, key) for parent, key in rows]
+    return [
+        Slot(Kind.CHECKPOINT, _in_bytes(Kind.CHECKPOINT, parent), key) for parent, key in rows
+    ]
 
 
 def header_of(transaction: Transaction, keys: ScopeKeys, thread: bytes, now: int) -> bytes | None:

@@ -13,7 +13,7 @@ from collections.abc import (
     Sequence,
 )
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -30,7 +30,7 @@ from langgraph.checkpoint.base import (
 
 from langmem_isolated._checkpoints import Address, Listing, Snapshot, Threads, id_bytes
 from langmem_isolated._encoding import decode_header
-from langmem_isolated._records import ScopedRecords
+from langmem_isolated._records import EPOCH, ScopedRecords, as_moment
 from langmem_isolated._scoping import scope_keys
 from langmem_isolated._threads import END, ListedThread
 from langmem_isolated._values import KnownThreads, Serde
@@ -454,11 +454,14 @@ def _listing(
 
 
 def _as_thread(listed: ListedThread) -> Thread:
+    created, last_activity = as_moment(listed.created_at), as_moment(listed.updated_at)
+    is_sound = created is not None and last_activity is not None
+    header = decode_header(listed.header) if is_sound and listed.header is not None else None
     return Thread(
-        id=None if listed.header is None else decode_header(listed.header).session_id,
+        id=header and header.session_id,
         checkpoints=listed.count,
         size=listed.size,
-        created=datetime.fromtimestamp(listed.created_at / 1000, UTC),
-        last_activity=datetime.fromtimestamp(listed.updated_at / 1000, UTC),
-        damaged=listed.header is None,
+        created=created or EPOCH,
+        last_activity=last_activity or EPOCH,
+        damaged=header is None,
     )
