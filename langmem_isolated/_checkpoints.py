@@ -14,7 +14,8 @@ from langgraph.checkpoint.base import DeltaChannelHistory, PendingWrite, writes_
 from langgraph.constants import START
 
 from langmem_isolated import _threads
-from langmem_isolated._database import Conflict, Transaction
+from langmem_isolated._database import Transaction
+from langmem_isolated._dialects import Conflict
 from langmem_isolated._encoding import Header, decode_header, encode_header
 from langmem_isolated._records import ScopedRecords, now
 from langmem_isolated._schema import Kind

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Concatenate, ParamSpec, TypeVar
 
-from langmem_isolated._database import Conflict, Database, Transaction
+from langmem_isolated._database import Database, Transaction
+from langmem_isolated._dialects import Conflict
 from langmem_isolated._sealing import Owner
 from langmem_isolated.errors import KeyDestroyed, RecordDoesNotOpen
 from langmem_isolated.keyring import Keyring, ScopeKeys

@@ -17,7 +17,8 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam, delete, select, update
 
 from langmem_isolated import _schema
-from langmem_isolated._database import Conflict, Row, Transaction
+from langmem_isolated._database import Row, Transaction
+from langmem_isolated._dialects import Conflict
 from langmem_isolated._records import ScopeGone
 from langmem_isolated._schema import Kind
 from langmem_isolated._sealing import DIGEST_BYTES, equal

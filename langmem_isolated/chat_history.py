@@ -15,7 +15,7 @@ from langchain_core.messages import (
 )
 
 from langmem_isolated import _sessions
-from langmem_isolated._database import Conflict
+from langmem_isolated._dialects import Conflict
 from langmem_isolated._encoding import Header, decode_message, encode_header, encode_message
 from langmem_isolated._records import ScopedRecords, now
 from langmem_isolated._schema import Kind

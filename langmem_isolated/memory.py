@@ -11,7 +11,8 @@ from typing import Self, overload
 from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig
 from langgraph.store.base import IndexConfig, TTLConfig
 
-from langmem_isolated._database import Database, Synchronous
+from langmem_isolated._database import Database
+from langmem_isolated._dialects import Synchronous
 from langmem_isolated._ground import Ground
 from langmem_isolated._records import ScopedRecords
 from langmem_isolated._scoping import ResolveScope, config_of_run, resolve_scope, using

@@ -21,7 +21,7 @@ import pytest
 import sqlalchemy as sa
 from langchain_core.messages import HumanMessage
 
-from langmem_isolated import IsolatedMemory, LocalRootKey, _database
+from langmem_isolated import IsolatedMemory, LocalRootKey, _database, _dialects
 from langmem_isolated._database import Database, Transaction
 from langmem_isolated.errors import (
     DatabaseCorrupt,
@@ -199,7 +199,7 @@ class interrupt_at:  # noqa: N801
         sys.settrace(self._previous)
 
     def _call(self, frame: FrameType, *_: Any) -> Any:
-        if frame.f_code.co_filename != _database.__file__:
+        if frame.f_code.co_filename not in (_database.__file__, _dialects.__file__):
             return None
         frame.f_trace_opcodes = True
         self._last[id(frame)] = ""

@@ -20,6 +20,7 @@ FLOORS = {
     "_warm": 0,
     "_sealing": 1,
     "_schema": 2,
+    "_dialects": 2,
     "_database": 2,
     "keyring": 2,
     "_records": 2,
@@ -69,8 +70,8 @@ HOMES = {
     "cryptography": {"_sealing"},
     "sqlalchemy": STORAGE,
     # The demo's attacker and the doctor look at SQLite itself.
-    "sqlite3": {"_database", "demo.attack", "cli"},
-    "psycopg": {"_database"},
+    "sqlite3": {"_dialects", "demo.attack", "cli"},
+    "psycopg": {"_dialects"},
     "langchain_core": ABOVE_STORAGE,
     "langgraph": ABOVE_STORAGE,
     "ormsgpack": {"_encoding", "_values", "_checkpoints"},
@@ -173,7 +174,7 @@ def test_an_import_out_of_place_is_found(name: str, source: str):
         ("keyring", "from langmem_isolated import _schema\nimport json, sqlalchemy"),
         ("demo.sections", "from langmem_isolated.demo import attack"),
         ("memory", "from langmem_isolated.chat_history import Page"),
-        ("_database", 'psycopg = import_module("psycopg")'),
+        ("_dialects", 'psycopg = import_module("psycopg")'),
     ],
 )
 def test_an_import_in_place_is_let_through(name: str, source: str):
