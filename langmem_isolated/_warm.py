@@ -1,5 +1,6 @@
 """Keeps what was opened for a while, where the operator wants that: bounded, expiring, checked."""
 
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -41,7 +42,7 @@ class WarmCache:
         self,
         *,
         seconds: float,
-        entries: int = 1024,
+        entries: int = 16_384,
         size: int = 256 * 2**20,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -59,6 +60,7 @@ class WarmCache:
         self._lock = threading.Lock()
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
         self._held = 0
+        self._first_to_go = math.inf
 
     def renew_after_fork(self) -> None:
         """Give a forked child a lock that no thread of its parent holds, and nothing to keep."""
@@ -82,7 +84,9 @@ class WarmCache:
             self._drop(key)
             if size > self._size:
                 return
-            self._entries[key] = _Entry(self._clock() + self._seconds, token, value, size)
+            until = self._clock() + self._seconds
+            self._entries[key] = _Entry(until, token, value, size)
+            self._first_to_go = min(self._first_to_go, until)
             self._held += size
             while len(self._entries) > self._most or self._held > self._size:
                 self._drop(next(iter(self._entries)))
@@ -95,8 +99,11 @@ class WarmCache:
 
     def _drop_expired(self) -> None:
         now = self._clock()
+        if now < self._first_to_go:
+            return
         for key in [key for key, entry in self._entries.items() if entry.until <= now]:
             self._drop(key)
+        self._first_to_go = min((entry.until for entry in self._entries.values()), default=math.inf)
 
     def _drop(self, key: Key) -> None:
         entry = self._entries.pop(key, None)
