@@ -13,22 +13,16 @@ import ormsgpack
 from langgraph.checkpoint.base import DeltaChannelHistory, PendingWrite, writes_sort_key
 from langgraph.constants import START
 
-from langmem_isolated import _threads
 from langmem_isolated._database import Transaction
 from langmem_isolated._dialects import Conflict
 from langmem_isolated._encoding import Header, decode_header, encode_header
 from langmem_isolated._records import ScopedRecords, now
 from langmem_isolated._schema import Kind
-from langmem_isolated._threads import (
-    Bounds,
-    Found,
-    ListedThread,
-    NewBody,
-    NewElement,
-    OpenBody,
-    Slot,
-    Stored,
-)
+from langmem_isolated._states import Listed
+from langmem_isolated._threads import reading, roster, storing
+from langmem_isolated._threads.reading import Found, OpenBody
+from langmem_isolated._threads.slots import Bounds, Slot
+from langmem_isolated._threads.storing import NewBody, NewElement, Stored
 from langmem_isolated._values import (
     Decoder,
     Element,
@@ -171,7 +165,7 @@ class Threads:
         thread, parent = _thread(keys, address.thread_id), _parent(keys, address)
         wanted = address.checkpoint_id and id_bytes(address.checkpoint_id)
         asked = thread, parent, wanted or None, now()
-        found = self.records.read(_threads.get, None, *asked)
+        found = self.records.read(reading.get, None, *asked)
         elements = found and self.records.read(_elements_of, {}, thread, _bodies_of(found))
         if found and elements is None:
             # A sweep came between the two, or someone tampered: one state of both will tell.
@@ -192,7 +186,7 @@ class Threads:
         checkpoint_id: bytes | None,
         now: int,
     ) -> tuple[Found | None, dict[int, bytes]]:
-        found = _threads.get(transaction, keys, thread, parent, checkpoint_id, now)
+        found = reading.get(transaction, keys, thread, parent, checkpoint_id, now)
         if found is None:
             return None, {}
         return found, self._elements(transaction, keys, thread, _bodies_of(found))
@@ -210,7 +204,7 @@ class Threads:
         names: dict[bytes, str | None] = {}
         matching: list[tuple[Slot, bytes]] = []
         while not matching and not listing.is_done:
-            stored = _threads.checkpoints(
+            stored = reading.checkpoints(
                 transaction, keys, bounds, listing.before, listing.page_size
             )
             listing.advance(stored)
@@ -220,7 +214,7 @@ class Threads:
                     names[slot.thread] = _name_of(transaction, keys, slot.thread)
             matching = [row for row in wanted if names[row[0].thread] is not None]
         matching = listing.take(matching)
-        writes = _threads.writes_behind(transaction, keys, [slot for slot, _ in matching])
+        writes = reading.writes_behind(transaction, keys, [slot for slot, _ in matching])
         bodies = {
             slot: [_Body.of(body), *map(_Body.of, writes[slot.parent, slot.key])]
             for slot, body in matching
@@ -291,15 +285,15 @@ class Threads:
             for channel in left.keys() & values.keys():
                 left.pop(channel).seed.append(values[channel])
 
-    def list_threads(self) -> list[ListedThread]:
+    def list_threads(self) -> list[Listed]:
         """The scope's threads by last activity, newest first."""
-        return self.records.read(_threads.threads, [], now())
+        return self.records.read(roster.listing, [], now())
 
     def size(self, thread_id: str) -> int:
         """Bytes of a thread's sealed records."""
         keys = self.records.find_keys()
         listed = [] if keys is None else self.list_threads()
-        return sum(one.size for one in listed if keys and one.thread == _thread(keys, thread_id))
+        return sum(one.size for one in listed if keys and one.digest == _thread(keys, thread_id))
 
     def verify(self, thread_id: str) -> int:
         """Open everything of a thread, resolve every reference, count; the number of bodies."""
@@ -307,7 +301,7 @@ class Threads:
 
     def _verify(self, transaction: Transaction, keys: ScopeKeys, thread_id: str) -> int:
         thread = _thread(keys, thread_id)
-        bodies = _threads.verified(transaction, keys, thread)
+        bodies = reading.verified(transaction, keys, thread)
         self._elements(transaction, keys, thread, [_Body.of(body.plaintext) for body in bodies])
         return len(bodies)
 
@@ -339,7 +333,7 @@ class Threads:
         try:
             self._store(address.thread_id, slot, encode, tag)
         except Conflict:
-            self._store(address.thread_id, slot, encode, tag, replaces=_threads.ANYTHING)
+            self._store(address.thread_id, slot, encode, tag, replaces=storing.ANYTHING)
 
     def put_writes(
         self,
@@ -383,7 +377,7 @@ class Threads:
         writes: IndexedWrites,
     ) -> tuple[bytes | None, IndexedWrites]:
         """What a task has stored, in plaintext, and ``writes`` together with it."""
-        plaintext = _threads.body_at(transaction, keys, slot)
+        plaintext = reading.body_at(transaction, keys, slot)
         if plaintext is None:
             return None, writes
         body = _Body.of(plaintext)
@@ -434,7 +428,7 @@ class Threads:
         stored = self._stored_onto(thread, body, known, moment, expires_at)
         try:
             stored = stored or self.records.write(
-                _threads.put,
+                storing.put,
                 thread,
                 encode_header(Header(thread_id)),
                 body,
@@ -470,7 +464,7 @@ class Threads:
             numbers = {mac: number for mac, number in found.items() if number is not None}
             try:
                 stored = self.records.write_once(
-                    _threads.put_onto, None, thread, body, known.state, numbers, now, expires_at
+                    storing.put_onto, None, thread, body, known.state, numbers, now, expires_at
                 )
             except Conflict:
                 # The other way finds out what stands there.
@@ -513,13 +507,13 @@ class Threads:
         if keys is None:
             return
         for run_id in run_ids:
-            slots = self.records.read(_threads.of_run, [], _run_tag(keys, run_id))
+            slots = self.records.read(reading.of_run, [], _run_tag(keys, run_id))
             for thread in {slot.thread for slot in slots}:
                 self._sweep(thread, partial(_of_run, run_id=run_id))
 
     def _sweep(self, thread: bytes, choose: Callable[[list[OpenBody]], set[Slot]]) -> None:
         self.records.change(
-            _threads.sweep,
+            storing.sweep,
             None,
             thread,
             os.urandom(GENERATION_BYTES),
@@ -597,7 +591,7 @@ class _Chain:
     def parent_of_target(self, checkpoint_id: str | None) -> bytes | None:
         """The parent of the checkpoint that the walk is for."""
         wanted = checkpoint_id and id_bytes(checkpoint_id)
-        found: Found | None = _threads.get(
+        found: Found | None = reading.get(
             self._transaction, self._keys, self._thread, self._parent, wanted or None, now()
         )
         return None if found is None else _Outline.of(found.checkpoint).parent
@@ -606,7 +600,7 @@ class _Chain:
         """The checkpoint with this id and the writes behind it, in plaintext."""
         if key not in self._read:
             # Parents are older nearly always: the page ends with the one asked for.
-            stored = _threads.checkpoints(
+            stored = reading.checkpoints(
                 self._transaction,
                 self._keys,
                 Bounds.namespace(self._parent),
@@ -614,7 +608,7 @@ class _Chain:
                 PAGE,
             )
             slots = [slot for slot, _ in stored]
-            writes = _threads.writes_behind(self._transaction, self._keys, slots)
+            writes = reading.writes_behind(self._transaction, self._keys, slots)
             for slot, body in stored:
                 self._read[slot.key] = slot, [body, *writes[slot.parent, slot.key]]
         return self._read.get(key)
@@ -622,7 +616,7 @@ class _Chain:
 
 def _name_of(transaction: Transaction, keys: ScopeKeys, thread: bytes) -> str | None:
     """A thread's id; ``None`` when it is expired."""
-    header = _threads.header_of(transaction, keys, thread, now())
+    header = roster.header_of(transaction, keys, thread, now())
     return None if header is None else decode_header(header).session_id
 
 
@@ -663,7 +657,7 @@ def _elements_of(
 ) -> dict[int, bytes] | None:
     """The elements that bodies refer to; ``None`` when one is missing."""
     wanted = {number for body in bodies for number in body.numbers}
-    elements = _threads.elements(transaction, keys, thread, wanted)
+    elements = reading.elements(transaction, keys, thread, wanted)
     return elements if len(elements) == len(wanted) else None
 
 
@@ -685,12 +679,12 @@ def _snapshot(thread_id: str, slot: Slot, decoder: Decoder, bodies: list[_Body])
 
 
 def _delete_thread(transaction: Transaction, keys: ScopeKeys, thread_id: str) -> None:
-    _threads.delete_thread(transaction, keys, _thread(keys, thread_id))
+    roster.remove(transaction, keys, _thread(keys, thread_id))
 
 
 def _copy_thread(transaction: Transaction, keys: ScopeKeys, source_id: str, target_id: str) -> bool:
     target = _thread(keys, target_id)
-    return _threads.copy(
+    return storing.copy(
         transaction,
         keys,
         (_thread(keys, source_id), target),

@@ -195,9 +195,13 @@ class StateRows:
         self._lock = select(*STATE).where(row_of(kind)).with_for_update()
         self._header = select(*STATE, _s.sealed).where(row_of(kind))
 
+    def lock(self, transaction: Transaction, keys: ScopeKeys, digest: bytes) -> Row | None:
+        """The row as ``STATE`` has it, whatever it says, locked until the transaction ends."""
+        return transaction.row(self._lock, scope_id=keys.scope_id, digest=digest)
+
     def locked(self, transaction: Transaction, keys: ScopeKeys, digest: bytes) -> State | None:
-        """The row's state, the row locked until the transaction ends."""
-        row = transaction.row(self._lock, scope_id=keys.scope_id, digest=digest)
+        """The row's state, the row locked."""
+        row = self.lock(transaction, keys, digest)
         return None if row is None else State.checked(self._kind, keys, digest, row)
 
     def current(

@@ -32,7 +32,8 @@ from langmem_isolated._checkpoints import Address, Listing, Snapshot, Threads, i
 from langmem_isolated._encoding import decode_header
 from langmem_isolated._records import EPOCH, ScopedRecords, as_moment
 from langmem_isolated._scoping import scope_keys
-from langmem_isolated._threads import END, ListedThread
+from langmem_isolated._states import Listed
+from langmem_isolated._threads.slots import END
 from langmem_isolated._values import KnownThreads, Serde
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.scope import Scope, checked_id
@@ -453,7 +454,7 @@ def _listing(
     )
 
 
-def _as_thread(listed: ListedThread) -> Thread:
+def _as_thread(listed: Listed) -> Thread:
     created, last_activity = as_moment(listed.created_at), as_moment(listed.updated_at)
     is_sound = created is not None and last_activity is not None
     header = decode_header(listed.header) if is_sound and listed.header is not None else None

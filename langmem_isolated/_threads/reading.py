@@ -1,0 +1,228 @@
+"""Reads checkpoints, the writes behind them, and the elements they refer to."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from langmem_isolated._database import Transaction
+from langmem_isolated._schema import Kind
+from langmem_isolated._sealing import DIGEST_BYTES
+from langmem_isolated._states import State
+from langmem_isolated._threads import statements as sql
+from langmem_isolated._threads.roster import ROWS
+from langmem_isolated._threads.slots import END, Bounds, Slot
+from langmem_isolated.errors import RecordDoesNotOpen
+from langmem_isolated.keyring import ScopeKeys
+
+FETCH_GAP = 32
+
+
+class Found(NamedTuple):
+    """A checkpoint and the writes behind it, in plaintext."""
+
+    state: State
+    slot: Slot
+    checkpoint: bytes
+    writes: list[bytes]
+
+
+class OpenBody(NamedTuple):
+    """A stored body in plaintext."""
+
+    slot: Slot
+    plaintext: bytes
+    size: int
+    tag: bytes | None
+
+
+def open_at(keys: ScopeKeys, slot: Slot, sealed: bytes) -> bytes:
+    """What is sealed at ``slot``, in plaintext."""
+    parent, key = in_bytes(slot.kind, slot.parent), in_bytes(slot.kind, slot.key)
+    return keys.open(keys.place(slot.kind, parent), key, sealed, slot.kind)
+
+
+def in_bytes(kind: Kind, part: bytes) -> bytes:
+    """A part of an address as the database gave it."""
+    # SQLite keeps any type in any column, and whoever tampers with rows knows it.
+    if type(part) is not bytes:
+        raise RecordDoesNotOpen(kind.label, "its address is not bytes")
+    return part
+
+
+def body_at(transaction: Transaction, keys: ScopeKeys, slot: Slot) -> bytes | None:
+    """One body in plaintext, or ``None``."""
+    row = transaction.row(
+        sql.ROW_AT, scope_id=keys.scope_id, kind=int(slot.kind), parent=slot.parent, key=slot.key
+    )
+    return None if row is None else open_at(keys, slot, row[0])
+
+
+def get(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    thread: bytes,
+    parent: bytes,
+    checkpoint_id: bytes | None,
+    now: int,
+) -> Found | None:
+    """A checkpoint of one namespace, the latest when ``checkpoint_id`` is ``None``."""
+    values = {"scope_id": keys.scope_id, "digest": thread, "parent": parent}
+    if checkpoint_id is None:
+        rows = transaction.rows(sql.GET_LATEST, **values, end=END)
+    else:
+        rows = transaction.rows(
+            sql.GET_ONE, **values, key=checkpoint_id, end=_behind(checkpoint_id)
+        )
+    found = [row for row in rows if row[0] == Kind.CHECKPOINT]
+    if not found:
+        return None
+    states = [(head, *numbers, gen) for kind, gen, head, *numbers in rows if kind == Kind.THREAD]
+    if not states:
+        raise RecordDoesNotOpen(Kind.THREAD.label, "its row is missing")
+    state = State.checked(Kind.THREAD, keys, thread, states[0])
+    if state.is_expired(now):
+        return None
+    key = found[0][1]
+    slot = Slot(Kind.CHECKPOINT, parent, key)
+    checkpoint = open_at(keys, slot, found[0][2])
+    writes = [
+        open_at(keys, Slot(Kind.WRITE, parent, row[1]), row[2])
+        for row in rows
+        if row[0] == Kind.WRITE and row[1].startswith(key)
+    ]
+    return Found(state, slot, checkpoint, writes)
+
+
+def _behind(checkpoint_id: bytes) -> bytes:
+    return checkpoint_id + b"\xff" * (DIGEST_BYTES + 1)
+
+
+def elements(
+    transaction: Transaction, keys: ScopeKeys, thread: bytes, numbers: Iterable[int]
+) -> dict[int, bytes]:
+    """Elements in plaintext by their numbers; those that are not there are left out."""
+    wanted = set(numbers)
+    opened = keys.opener(keys.place(Kind.ELEMENT, thread), Kind.ELEMENT)
+    found: dict[int, bytes] = {}
+    for first, last in _stretches(sorted(wanted)):
+        rows = transaction.rows(
+            sql.ELEMENTS,
+            scope_id=keys.scope_id,
+            digest=thread,
+            first=first.to_bytes(8),
+            last=last.to_bytes(8),
+        )
+        for key, body in rows:
+            if (number := int.from_bytes(key)) in wanted:
+                found[number] = opened(key, body)
+    return found
+
+
+def _stretches(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Ranges that cover ``numbers``; small gaps are read over rather than asked around."""
+    stretches: list[tuple[int, int]] = []
+    for number in numbers:
+        if stretches and number - stretches[-1][1] <= FETCH_GAP:
+            stretches[-1] = (stretches[-1][0], number)
+        else:
+            stretches.append((number, number))
+    return stretches
+
+
+def checkpoints(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    bounds: Bounds,
+    before: tuple[bytes, bytes],
+    limit: int,
+) -> list[tuple[Slot, bytes]]:
+    """Checkpoints in plaintext, newest first, from ``before`` (id and parent) on, it left out."""
+    if bounds.low == bounds.high:
+        rows = transaction.rows(
+            sql.LIST_NAMESPACE,
+            scope_id=keys.scope_id,
+            parent=bounds.low,
+            before=before[0],
+            limit=limit,
+        )
+    else:
+        rows = transaction.rows(
+            sql.LIST_RANGE,
+            scope_id=keys.scope_id,
+            low=bounds.low,
+            high=bounds.high,
+            before=before[0],
+            before_parent=before[1],
+            limit=limit,
+        )
+    slots = [(Slot(Kind.CHECKPOINT, parent, key), sealed) for parent, key, sealed in rows]
+    return [(slot, open_at(keys, slot, sealed)) for slot, sealed in slots]
+
+
+def writes_behind(
+    transaction: Transaction, keys: ScopeKeys, slots: Sequence[Slot]
+) -> dict[tuple[bytes, bytes], list[bytes]]:
+    """The writes behind checkpoints, in plaintext, by the checkpoint's parent and id."""
+    found: dict[tuple[bytes, bytes], list[bytes]] = {(slot.parent, slot.key): [] for slot in slots}
+    if not slots:
+        return found
+    rows = transaction.rows(
+        sql.WRITES,
+        scope_id=keys.scope_id,
+        low=min(slot.parent for slot in slots),
+        high=max(slot.parent for slot in slots) + b"\x00",
+        first=min(slot.key for slot in slots),
+        end=_behind(max(slot.key for slot in slots)),
+    )
+    for parent, key, sealed in rows:
+        behind = found.get((parent, key[:16]))
+        if behind is not None:
+            behind.append(open_at(keys, Slot(Kind.WRITE, parent, key), sealed))
+    return found
+
+
+def bodies(transaction: Transaction, keys: ScopeKeys, thread: bytes) -> list[OpenBody]:
+    """Every checkpoint and write of a thread, in plaintext, by parent and key."""
+    low, high = Bounds.thread(thread)
+    rows = transaction.rows(sql.BODIES, scope_id=keys.scope_id, low=low, high=high)
+    opened = []
+    for kind, parent, key, sealed, tag in rows:
+        slot = Slot(Kind(kind), parent, key)
+        opened.append(OpenBody(slot, open_at(keys, slot, sealed), len(sealed), tag))
+    return sorted(opened, key=lambda body: body.slot)
+
+
+def stored_elements(
+    transaction: Transaction, keys: ScopeKeys, thread: bytes
+) -> list[tuple[int, bytes, int]]:
+    """The number, key and size of each element of a thread."""
+    rows = transaction.rows(sql.ELEMENT_KEYS, scope_id=keys.scope_id, digest=thread)
+    return [(int.from_bytes(in_bytes(Kind.ELEMENT, key)), key, size) for key, size in rows]
+
+
+def count(stored: Iterable[OpenBody]) -> int:
+    """How many of them are checkpoints."""
+    return sum(body.slot.kind is Kind.CHECKPOINT for body in stored)
+
+
+def verified(transaction: Transaction, keys: ScopeKeys, thread: bytes) -> list[OpenBody]:
+    """Every body of a thread, in plaintext, when none is missing that its row counts.
+
+    Raises:
+        RecordDoesNotOpen: Something was changed or moved, or a checkpoint is missing.
+    """
+    stored = bodies(transaction, keys, thread)
+    found = ROWS.header(transaction, keys, thread)
+    if found is None:
+        if stored:
+            raise RecordDoesNotOpen(Kind.THREAD.label, "its row is missing")
+        return []
+    state, _ = found
+    if state.count != count(stored):
+        raise RecordDoesNotOpen(Kind.THREAD.label, "it has not the checkpoints that it counts")
+    return stored
+
+
+def of_run(transaction: Transaction, keys: ScopeKeys, tag: bytes) -> list[Slot]:
+    """The checkpoints that a run stored, in every thread of the scope."""
+    rows = transaction.rows(sql.OF_RUN, scope_id=keys.scope_id, tag=tag)
+    return [Slot(Kind.CHECKPOINT, in_bytes(Kind.CHECKPOINT, parent), key) for parent, key in rows]

@@ -1,0 +1,40 @@
+"""Lists threads, reads what their rows say of them, and removes them."""
+
+from langmem_isolated._database import Transaction
+from langmem_isolated._schema import Kind
+from langmem_isolated._states import Listed, StateRows
+from langmem_isolated._threads import statements as sql
+from langmem_isolated._threads.slots import Bounds
+from langmem_isolated.errors import RecordDoesNotOpen
+from langmem_isolated.keyring import ScopeKeys
+
+
+def remove(transaction: Transaction, keys: ScopeKeys, thread: bytes) -> None:
+    """Remove a thread with all it has."""
+    ROWS.lock(transaction, keys, thread)
+    low, high = Bounds.thread(thread)
+    transaction.execute(sql.DELETE_BODIES, scope_id=keys.scope_id, low=low, high=high)
+    transaction.execute(sql.DELETE_ELEMENTS, scope_id=keys.scope_id, digest=thread)
+    transaction.execute(sql.DELETE_THREAD, scope_id=keys.scope_id, digest=thread)
+
+
+ROWS = StateRows(Kind.THREAD, remove)
+
+
+def header_of(transaction: Transaction, keys: ScopeKeys, thread: bytes, now: int) -> bytes | None:
+    """A thread's header in plaintext; ``None`` when it is expired.
+
+    Raises:
+        RecordDoesNotOpen: Its row was changed or moved, or is missing.
+    """
+    found = ROWS.header(transaction, keys, thread)
+    if found is None:
+        raise RecordDoesNotOpen(Kind.THREAD.label, "its row is missing")
+    state, header = found
+    return None if state.is_expired(now) else header
+
+
+def listing(transaction: Transaction, keys: ScopeKeys, now: int) -> list[Listed]:
+    """The scope's threads by last activity, newest first."""
+    rows = transaction.rows(sql.LIST_THREADS, scope_id=keys.scope_id, now=now)
+    return [ROWS.listed(keys, row) for row in rows]

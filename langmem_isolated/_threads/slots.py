@@ -1,0 +1,40 @@
+"""Names the places where a thread's checkpoints and writes stand."""
+
+from typing import NamedTuple
+
+from langmem_isolated._schema import Kind
+from langmem_isolated._sealing import DIGEST_BYTES
+
+END = b"\xff" * (2 * DIGEST_BYTES + 1)
+
+
+class Slot(NamedTuple):
+    """Where a checkpoint or a task's writes stand."""
+
+    kind: Kind
+    parent: bytes
+    key: bytes
+
+    @property
+    def thread(self) -> bytes:
+        """The digest of the thread it belongs to."""
+        return self.parent[:DIGEST_BYTES]
+
+
+class Bounds(NamedTuple):
+    """Which parents a list covers: one namespace, or all of a thread or of the scope."""
+
+    low: bytes
+    high: bytes
+
+    @classmethod
+    def namespace(cls, parent: bytes) -> "Bounds":
+        return cls(parent, parent)
+
+    @classmethod
+    def thread(cls, thread: bytes) -> "Bounds":
+        return cls(thread, thread + END[: DIGEST_BYTES + 1])
+
+    @classmethod
+    def scope(cls) -> "Bounds":
+        return cls(b"", END)

@@ -1,0 +1,318 @@
+"""Stores checkpoints, writes and their elements, and sweeps away what nothing refers to."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from langmem_isolated._database import Transaction
+from langmem_isolated._dialects import Conflict
+from langmem_isolated._schema import Kind
+from langmem_isolated._sealing import DIGEST_BYTES
+from langmem_isolated._states import State
+from langmem_isolated._threads import statements as sql
+from langmem_isolated._threads.reading import (
+    OpenBody,
+    bodies,
+    body_at,
+    count,
+    elements,
+    open_at,
+    stored_elements,
+)
+from langmem_isolated._threads.roster import ROWS, remove
+from langmem_isolated._threads.slots import Slot
+from langmem_isolated.errors import RecordDoesNotOpen
+from langmem_isolated.keyring import ScopeKeys
+
+ANYTHING = b""
+_NewRow = dict[str, Any]
+
+
+class NewElement(NamedTuple):
+    """An element on its way in."""
+
+    mac: bytes
+    plaintext: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NewBody:
+    """A checkpoint or a task's writes on its way in."""
+
+    slot: Slot
+    tag: bytes | None
+    elements: Sequence[NewElement]
+    plaintext: Callable[[dict[bytes, int]], bytes]
+    """Completes the body, once the elements have their numbers."""
+    replaces: bytes | None
+    """The plaintext that must stand there now, or ``ANYTHING``; ``None`` for an empty slot."""
+
+
+class Stored(NamedTuple):
+    """What a body was stored with, and the state that it left the thread in."""
+
+    state: State
+    numbers: dict[bytes, int]
+
+
+def put(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    thread: bytes,
+    header: bytes,
+    body: NewBody,
+    generations: tuple[bytes, bytes],
+    now: int,
+    expires_at: int | None,
+) -> Stored | None:
+    """Store a body and its new elements.
+
+    Nothing is stored if the thread was swept meanwhile, or the body to replace is another by now.
+
+    Args:
+        header: The sealed part of a new thread's row, in plaintext.
+        generations: The one in which the body's references were found, empty when it has none that
+            could be stale; and a random one for a new thread's row.
+
+    Returns:
+        What it was stored with, or ``None``.
+
+    Raises:
+        ScopeGone: The scope was erased meanwhile.
+        Conflict: A body stands there already, and none was to be replaced; nothing was written.
+    """
+    known, fresh = generations
+    state = ROWS.begun(transaction, keys, thread, header, fresh, now)
+    if known not in (b"", state.generation):
+        return None
+    slot = body.slot
+    if body.replaces and body_at(transaction, keys, slot) != body.replaces:
+        return None
+    numbers = _stored_numbers(transaction, keys, thread, body.elements)
+    replaced = None if body.replaces is None else _take_out(transaction, keys, slot)
+    rows, new = _laid_out(keys, thread, body, state, numbers)
+    if replaced is not None:
+        new = replace(new, count=state.count)
+    new = replace(new, expires_at=expires_at)
+    _insert(transaction, keys, rows, now)
+    _advance(transaction, keys, thread, new, _size(rows) - (replaced or 0), now)
+    return Stored(new, numbers)
+
+
+def put_onto(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    thread: bytes,
+    body: NewBody,
+    state: State,
+    numbers: dict[bytes, int],
+    now: int,
+    expires_at: int | None,
+) -> Stored | None:
+    """Store a body for an empty slot in a thread that is in ``state``; ``None`` if it is not.
+
+    A single statement of PostgreSQL.
+
+    Args:
+        numbers: Of those of its elements that the thread is known to have.
+
+    Raises:
+        Conflict: A body or an element stands there already; nothing was written.
+    """
+    if state.is_expired(now):
+        return None
+    rows, new = _laid_out(keys, thread, body, state, numbers)
+    new = replace(new, expires_at=expires_at)
+    values = {
+        "scope_id": keys.scope_id,
+        "digest": thread,
+        "now": now,
+        **state.as_old(keys, thread),
+        **new.as_new(keys, thread, _size(rows)),
+    }
+    for number, row in enumerate(rows):
+        values.update({f"{name}_{number}": row[f"new_{name}"] for name in sql.COLUMNS})
+    moved = transaction.row(sql.move_and_insert(len(rows)), **values)
+    return None if moved is None else Stored(new, numbers)
+
+
+def _laid_out(
+    keys: ScopeKeys, thread: bytes, body: NewBody, state: State, numbers: dict[bytes, int]
+) -> tuple[list[_NewRow], State]:
+    """A body's rows and those of its new elements, and the state they lead to.
+
+    Elements that are not in ``numbers`` are new, and added to it.
+    """
+    # A thread that was deleted and begun again has no element where its former life had one.
+    next_number = state.next_sequence or int.from_bytes(state.generation[:6]) + 1
+    rows: list[_NewRow] = []
+    for mac, plaintext in body.elements:
+        if mac not in numbers:
+            numbers[mac] = next_number
+            rows.append(_element_row(keys, thread, next_number, mac, plaintext))
+            next_number += 1
+    slot = body.slot
+    sealed = keys.seal(keys.place(slot.kind, slot.parent), slot.key, body.plaintext(numbers))
+    rows.append(_as_row(slot, None, body.tag, sealed))
+    stored = state.count + (slot.kind is Kind.CHECKPOINT)
+    return rows, replace(state, next_sequence=next_number, count=stored)
+
+
+def _insert(transaction: Transaction, keys: ScopeKeys, rows: list[_NewRow], now: int) -> None:
+    shared = {"scope_id": keys.scope_id, "now": now}
+    transaction.execute_many(sql.INSERT, [{**shared, **row} for row in rows])
+
+
+def _size(rows: list[_NewRow]) -> int:
+    return sum(row["new_size"] for row in rows)
+
+
+def _advance(
+    transaction: Transaction, keys: ScopeKeys, thread: bytes, state: State, added: int, now: int
+) -> None:
+    moved_to = state.as_new(keys, thread, added)
+    transaction.execute(sql.ADVANCE, scope_id=keys.scope_id, digest=thread, now=now, **moved_to)
+
+
+def _stored_numbers(
+    transaction: Transaction, keys: ScopeKeys, thread: bytes, elements: Sequence[NewElement]
+) -> dict[bytes, int]:
+    """The numbers of those elements that the thread has already."""
+    asked = [
+        (mac, transaction.ask(sql.BY_ALIAS, scope_id=keys.scope_id, digest=thread, alias=mac))
+        for mac, _ in elements
+    ]
+    plaintexts = dict(elements)
+    numbers = {}
+    for mac, answer in asked:
+        if row := answer.fetchone():
+            key, sealed = row
+            # Nothing but the element itself proves that it is where its alias says.
+            if open_at(keys, Slot(Kind.ELEMENT, thread, key), sealed) != plaintexts[mac]:
+                raise RecordDoesNotOpen(Kind.ELEMENT.label, "its alias is another's")
+            numbers[mac] = int.from_bytes(key)
+    return numbers
+
+
+def _element_row(
+    keys: ScopeKeys, thread: bytes, number: int, mac: bytes, plaintext: bytes
+) -> _NewRow:
+    key = number.to_bytes(8)
+    sealed = keys.seal(keys.place(Kind.ELEMENT, thread), key, plaintext)
+    return _as_row(Slot(Kind.ELEMENT, thread, key), mac, None, sealed)
+
+
+def _as_row(slot: Slot, alias: bytes | None, tag: bytes | None, sealed: bytes) -> _NewRow:
+    return {
+        "new_kind": int(slot.kind),
+        "new_parent": slot.parent,
+        "new_key": slot.key,
+        "new_alias": alias,
+        "new_tag": tag,
+        "new_sealed": sealed,
+        "new_size": len(sealed),
+    }
+
+
+def _take_out(transaction: Transaction, keys: ScopeKeys, slot: Slot) -> int | None:
+    """Delete one body; its size, or ``None`` if there was none."""
+    row = transaction.row(
+        sql.TAKE_OUT, scope_id=keys.scope_id, kind=int(slot.kind), parent=slot.parent, key=slot.key
+    )
+    return None if row is None else row[0]
+
+
+def _delete_one(transaction: Transaction, keys: ScopeKeys, slot: Slot) -> None:
+    transaction.execute(
+        sql.DELETE_ONE,
+        scope_id=keys.scope_id,
+        kind=int(slot.kind),
+        parent=slot.parent,
+        key=slot.key,
+    )
+
+
+def sweep(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    thread: bytes,
+    generation: bytes,
+    choose: Callable[[list[OpenBody]], set[Slot]],
+    references: Callable[[bytes], Iterable[int]],
+) -> None:
+    """Remove the bodies that ``choose`` names, and every element that no other body refers to.
+
+    The thread's row is locked and gets the new ``generation``: whoever is about to store a
+    reference to an element that goes here finds out and encodes anew. Nothing happens to an
+    unknown thread.
+    """
+    state = ROWS.locked(transaction, keys, thread)
+    if state is None:
+        return
+    stored = bodies(transaction, keys, thread)
+    gone = choose(stored)
+    if not gone:
+        return
+    kept = [body for body in stored if body.slot not in gone]
+    if not kept:
+        remove(transaction, keys, thread)
+        return
+    for slot in gone:
+        _delete_one(transaction, keys, slot)
+    used = {number for body in kept for number in references(body.plaintext)}
+    size = sum(body.size for body in kept)
+    for number, key, element_size in stored_elements(transaction, keys, thread):
+        if number in used:
+            size += element_size
+        else:
+            _delete_one(transaction, keys, Slot(Kind.ELEMENT, thread, key))
+    swept = replace(state, generation=generation, count=count(kept))
+    transaction.execute(
+        sql.SWEPT,
+        scope_id=keys.scope_id,
+        digest=thread,
+        new_head=swept.head(keys, thread),
+        new_generation=generation,
+        new_count=swept.count,
+        new_size=size,
+    )
+
+
+def copy(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    source_and_target: tuple[bytes, bytes],
+    header: bytes,
+    rename: Callable[[bytes], bytes],
+    generation: bytes,
+    now: int,
+) -> bool:
+    """Seal everything of a thread again as another's; ``False`` if there is no such thread.
+
+    Args:
+        rename: Gives an element's MAC in the target thread, from its plaintext.
+
+    Raises:
+        Conflict: The target has some of it already; nothing was written.
+        ScopeGone: The scope was erased meanwhile.
+    """
+    source, target = source_and_target
+    state = ROWS.current(transaction, keys, source, now)
+    if state is None:
+        return False
+    if ROWS.begun(transaction, keys, target, header, generation, now).generation != generation:
+        raise Conflict(foreign_key=False)
+    numbers = [number for number, _, _ in stored_elements(transaction, keys, source)]
+    rows = [
+        _element_row(keys, target, number, rename(plaintext), plaintext)
+        for number, plaintext in elements(transaction, keys, source, numbers).items()
+    ]
+    stored = bodies(transaction, keys, source)
+    for body in stored:
+        slot = body.slot._replace(parent=target + body.slot.parent[DIGEST_BYTES:])
+        sealed = keys.seal(keys.place(slot.kind, slot.parent), slot.key, body.plaintext)
+        rows.append(_as_row(slot, None, body.tag, sealed))
+    _insert(transaction, keys, rows, now)
+    copied = replace(state, generation=generation)
+    _advance(transaction, keys, target, copied, _size(rows), now)
+    return True
