@@ -8,6 +8,7 @@ from langmem_isolated.indexing import IsolatedRecordManager
 from langmem_isolated.keyring import LocalRootKey, RootKey
 from langmem_isolated.memory import IsolatedMemory
 from langmem_isolated.publisher import Publisher
+from langmem_isolated.retriever import IsolatedBM25Retriever, IsolatedRetriever
 from langmem_isolated.scope import Scope
 from langmem_isolated.scoped_memory import ScopedMemory
 from langmem_isolated.sessions import Session, Sessions
@@ -15,12 +16,14 @@ from langmem_isolated.store import IsolatedStore
 from langmem_isolated.vector_store import IsolatedVectorStore
 
 __all__ = [
+    "IsolatedBM25Retriever",
     "IsolatedByteStore",
     "IsolatedChatMessageHistory",
     "IsolatedCheckpointSaver",
     "IsolatedLLMCache",
     "IsolatedMemory",
     "IsolatedRecordManager",
+    "IsolatedRetriever",
     "IsolatedStore",
     "IsolatedVectorStore",
     "LangmemIsolatedError",

@@ -287,6 +287,12 @@ def find(transaction: Transaction, keys: ScopeKeys, name: bytes) -> Collection |
     return None
 
 
+def everything(transaction: Transaction, keys: ScopeKeys, name: bytes) -> list[bytes]:
+    """Every document of a collection in plaintext, in no order; see :func:`find`."""
+    collection = find(transaction, keys, name)
+    return collection.everything() if collection else []
+
+
 class _Change:
     """What one write does to a collection: a block is read when it is needed, and stored once."""
 

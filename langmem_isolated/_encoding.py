@@ -26,7 +26,10 @@ from langchain_core.messages import BaseMessage
 from langmem_isolated.errors import RecordError, ValueNotStorable
 
 MESSAGE_V1 = b"\x01"
+# As the first, with the channel and the time of writing in front.
+MESSAGE_V2 = b"\x02"
 HEADER_V1 = b"\x01"
+DOCUMENT_V1 = b"\x01"
 
 _PACK = (
     ormsgpack.OPT_PASSTHROUGH_BIG_INT
@@ -300,8 +303,22 @@ def _rebuilt(type_: str, fields: dict[str, Any]) -> BaseMessage:
     return message
 
 
-def encode_message(message: BaseMessage) -> bytes:
+class Said(NamedTuple):
+    """A message with what was sealed beside it."""
+
+    message: BaseMessage
+    channel: str | None = None
+    written: int | None = None
+    """Milliseconds since 1970, UTC; ``None`` for a message without channel."""
+
+
+def encode_message(message: BaseMessage, channel: str | None = None, written: int = 0) -> bytes:
     """A message as versioned bytes from which :func:`decode_message` makes an equal one.
+
+    Args:
+        message: The message.
+        channel: Sealed with it, and then ``written`` is, too.
+        written: Milliseconds since 1970, UTC.
 
     Raises:
         ValueNotStorable: A field holds a value that :func:`encode_value` refuses, or the message's
@@ -310,7 +327,10 @@ def encode_message(message: BaseMessage) -> bytes:
     fields = _fields_of(message)
     if fields is None:
         raise ValueNotStorable(_type_name(message), "a list of messages")
-    return MESSAGE_V1 + encode_value([*fields], f"a message of class {type(message).__name__}")
+    where = f"a message of class {type(message).__name__}"
+    if channel is None:
+        return MESSAGE_V1 + encode_value([*fields], where)
+    return MESSAGE_V2 + encode_value([channel, written, *fields], where)
 
 
 def decode_message(plaintext: bytes) -> BaseMessage:
@@ -319,17 +339,70 @@ def decode_message(plaintext: bytes) -> BaseMessage:
     Raises:
         RecordError: A later version of this package wrote it.
     """
-    if plaintext[:1] != MESSAGE_V1:
-        raise _later_form("message", plaintext, MESSAGE_V1)
-    type_, fields = decode_value(plaintext[1:])
+    *_, type_, fields = _message_parts(plaintext)
     return _rebuilt(type_, fields)
 
 
-def _later_form(what: str, plaintext: bytes, known: bytes) -> RecordError:
+def decode_said(plaintext: bytes) -> Said:
+    """The message and what was sealed beside it; see :func:`decode_message`."""
+    *beside, type_, fields = _message_parts(plaintext)
+    return Said(_rebuilt(type_, fields), *beside)
+
+
+def _message_parts(plaintext: bytes) -> list[Any]:
+    form = plaintext[:1]
+    if form not in (MESSAGE_V1, MESSAGE_V2):
+        raise _later_form("message", form, MESSAGE_V1, MESSAGE_V2)
+    parts: list[Any] = decode_value(plaintext[1:])
+    return parts
+
+
+def _later_form(what: str, form: bytes, *known: bytes) -> RecordError:
     return RecordError(
-        f"A {what} is stored in form {plaintext[:1].hex()}, this version knows {known.hex()}. "
-        "Nothing was changed; install a later langmem-isolated."
+        f"A {what} is stored in form {form.hex()}, this version knows "
+        f"{', '.join(one.hex() for one in known)}. Nothing was changed; install a later "
+        "langmem-isolated."
     )
+
+
+class Glance(NamedTuple):
+    """What a search wants of a message: to rebuild it would take three times as long."""
+
+    role: str
+    """``"human"``, ``"ai"``, ``"system"``, ``"tool"``, …; a `ChatMessage`'s own."""
+    text: str
+    message_id: str | None
+    channel: str | None
+    written: int | None
+
+
+def glance(plaintext: bytes) -> Glance:
+    """Role, text and id of what :func:`encode_message` was given.
+
+    Raises:
+        RecordError: A later version of this package wrote it.
+    """
+    if plaintext[:1] not in (MESSAGE_V1, MESSAGE_V2):
+        raise _later_form("message", plaintext[:1], MESSAGE_V1, MESSAGE_V2)
+    *beside, type_, fields = ormsgpack.unpackb(plaintext[1:], ext_hook=_nothing)
+    role = type_.removesuffix("MessageChunk").lower()
+    role = fields["role"] if role == "chat" else role
+    channel, written = beside or (None, None)
+    return Glance(role, _text_of(fields["content"]), fields.get("id"), channel, written)
+
+
+def _nothing(_code: int, _packed: bytes) -> None:
+    """Stands for a value that is not looked at."""
+
+
+def _text_of(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    texts = (
+        part.get("text") if isinstance(part, dict) and part.get("type") == "text" else part
+        for part in content
+    )
+    return "\n".join(text for text in texts if isinstance(text, str))
 
 
 class Header(NamedTuple):
@@ -338,11 +411,19 @@ class Header(NamedTuple):
     session_id: str
     title: str | None = None
     channel: str | None = None
+    summary: str | None = None
+    summarized: int | None = None
+    """The summary stands for the messages with a sequence number below this."""
+
+
+# The fields of the first version; headers without later ones keep their bytes.
+_ALWAYS_STORED = ("session_id", "title", "channel")
 
 
 def encode_header(header: Header) -> bytes:
     """A header as versioned bytes."""
-    return HEADER_V1 + encode_value(header._asdict(), "a session's header")
+    kept = {n: v for n, v in header._asdict().items() if v is not None or n in _ALWAYS_STORED}
+    return HEADER_V1 + encode_value(kept, "a session's header")
 
 
 def decode_header(plaintext: bytes) -> Header:
@@ -352,6 +433,27 @@ def decode_header(plaintext: bytes) -> Header:
         RecordError: A later version of this package wrote it in another form.
     """
     if plaintext[:1] != HEADER_V1:
-        raise _later_form("session's header", plaintext, HEADER_V1)
+        raise _later_form("session's header", plaintext[:1], HEADER_V1)
     fields = decode_value(plaintext[1:])
     return Header(**{name: fields.get(name) for name in Header._fields})
+
+
+def encode_document(id_: str, document: Document) -> bytes:
+    """A document under an id as versioned bytes.
+
+    Raises:
+        ValueNotStorable: Metadata hold a value that :func:`encode_value` refuses.
+    """
+    return DOCUMENT_V1 + encode_value([id_, document.page_content, document.metadata], "a document")
+
+
+def decode_document(plaintext: bytes) -> Document:
+    """What :func:`encode_document` was given.
+
+    Raises:
+        RecordError: A later version of this package wrote it.
+    """
+    if plaintext[:1] != DOCUMENT_V1:
+        raise _later_form("document", plaintext, DOCUMENT_V1)
+    id_, page_content, metadata = decode_value(plaintext[1:])
+    return Document(id=id_, page_content=page_content, metadata=metadata)

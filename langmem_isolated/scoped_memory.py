@@ -1,20 +1,23 @@
 """Hands out one scope's memory: what is made from it reads and writes that scope alone."""
 
-from collections.abc import Iterable, Sequence
-from datetime import timedelta
-from typing import Any, TypeVar
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Literal, TypeVar
 
 from langchain_core.embeddings import Embeddings
+from langchain_core.messages import BaseMessage
 from langgraph.pregel import Pregel
 from langgraph.store.base import IndexConfig, TTLConfig
 
 from langmem_isolated._ground import SHARING_LEVELS, Ground, SharingLevel
 from langmem_isolated._sealing import Owner
 from langmem_isolated.caches import IsolatedByteStore, IsolatedLLMCache
-from langmem_isolated.chat_history import IsolatedChatMessageHistory
+from langmem_isolated.chat_history import IsolatedChatMessageHistory, recent
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.indexing import IsolatedRecordManager
+from langmem_isolated.retriever import IsolatedBM25Retriever, IsolatedRetriever
+from langmem_isolated.recall import Recall, Recalled
 from langmem_isolated.scope import Scope
 from langmem_isolated.sessions import Sessions
 from langmem_isolated.store import IsolatedStore, StoreIndexConfig
@@ -31,6 +34,7 @@ class ScopedMemory:
         self._scope = scope
         self._records = ground.records(Owner.private(scope))
         self.sessions = Sessions(self._records)
+        self._recall = Recall(self._records, ground.warm)
 
     def __repr__(self) -> str:
         return f"ScopedMemory({self._scope!r})"
@@ -41,10 +45,20 @@ class ScopedMemory:
         return self._scope
 
     def chat_history(
-        self, session_id: str, *, idempotent: bool = False
+        self, session_id: str, *, channel: str | None = None, idempotent: bool = False
     ) -> IsolatedChatMessageHistory:
         """The history of one chat session; see :class:`IsolatedChatMessageHistory`."""
-        return IsolatedChatMessageHistory(self._records, session_id, idempotent=idempotent)
+        return IsolatedChatMessageHistory(
+            self._records, session_id, channel=channel, idempotent=idempotent
+        )
+
+    def recent(self, limits: Mapping[str, int]) -> list[BaseMessage]:
+        """The newest messages of some channels, oldest first; see :func:`recent`."""
+        return recent(self._records, limits)
+
+    async def arecent(self, limits: Mapping[str, int]) -> list[BaseMessage]:
+        """The newest messages of some channels; see :func:`recent`."""
+        return await self._records.arun(recent, self._records, limits)
 
     def checkpointer(
         self,
@@ -120,6 +134,57 @@ class ScopedMemory:
         sources = self._ground.readable(self._scope, levels)
         return IsolatedVectorStore(sources, embeddings, collection, warm=self._ground.warm)
 
+    def retriever(
+        self,
+        source: Embeddings | IsolatedVectorStore,
+        *,
+        k: int = 4,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - as vector stores call it
+        search_type: Literal["similarity", "mmr", "similarity_score_threshold"] = "similarity",
+        search_kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> IsolatedRetriever:
+        """A retriever that returns documents of this scope, or raises.
+
+        Args:
+            source: Embeddings, for the scope's default collection; or a vector store of this scope.
+            k: How many documents; a call may ask for another number.
+            filter: Which documents count; a filter of the call narrows further.
+            search_type: As LangChain's `VectorStoreRetriever` has it.
+            search_kwargs: Further options of the search, such as ``fetch_k``.
+            options: ``tags``, ``metadata`` and ``name``, as every retriever has them.
+
+        Raises:
+            ScopeError: The vector store is another scope's.
+        """
+        store = self.vector_store(source) if isinstance(source, Embeddings) else source
+        if not store.belongs_to(self._records.owner):
+            raise ScopeError("This vector store was made for another scope. Make one from this.")
+        asked = {**(search_kwargs or {}), "k": k}
+        found = store.as_retriever(search_type=search_type, search_kwargs=asked)
+        return IsolatedRetriever(found, filter=filter, **options)
+
+    def bm25_retriever(
+        self,
+        *,
+        k: int = 4,
+        collection: str = "default",
+        levels: Sequence[SharingLevel] = SHARING_LEVELS,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - as vector stores call it
+        **options: Any,
+    ) -> IsolatedBM25Retriever:
+        """A retriever that ranks this scope's documents by words.
+
+        Args:
+            k: How many documents at most; a call may ask for another number.
+            collection: As in :meth:`vector_store`.
+            levels: As in :meth:`vector_store`.
+            filter: Which documents count; a filter of the call narrows further.
+            options: ``tags``, ``metadata`` and ``name``, as every retriever has them.
+        """
+        sources = self._ground.readable(self._scope, levels)
+        return IsolatedBM25Retriever(sources, collection, k=k, filter=filter, **options)
+
     def llm_cache(self, *, ttl: timedelta | None = None) -> IsolatedLLMCache:
         """A model's ``cache=`` for this scope; see :class:`IsolatedLLMCache`.
 
@@ -143,6 +208,69 @@ class ScopedMemory:
             ScopeError: ``name`` is missing or malformed.
         """
         return IsolatedRecordManager(self._records, name)
+
+    def recall(
+        self,
+        query: str,
+        *,
+        limit: int = 10,
+        since: datetime | None = None,
+        sessions: Collection[str] | None = None,
+        channel: str | None = None,
+        roles: Collection[str] | None = None,
+        embeddings: Embeddings | None = None,
+    ) -> list[Recalled]:
+        """What was said before in this scope and fits ``query`` best, the best first.
+
+        Searches every chat session and LangGraph thread, past states included. A message counts
+        once, as it is newest. Only what shares a word with the query is found by words.
+
+        Args:
+            query: Words, or a question. Never a pattern.
+            limit: At most so many.
+            since: With a time zone: nothing older.
+            sessions: Ids of the chat sessions and threads to search; all by default.
+            channel: Only what was said there.
+            roles: Only what these said: ``"human"``, ``"ai"``, ``"tool"``, …
+            embeddings: Searches by meaning, too, and joins both by rank. Messages are embedded when
+                they are first searched, and their embeddings are kept, sealed.
+
+        Raises:
+            RecordDoesNotOpen: A message was changed, moved or exchanged, or some are missing.
+            ScopeError: An id among ``sessions`` is malformed.
+            ValueError: ``limit`` is negative, or ``since`` has no time zone.
+        """
+        return self._recall.recall(
+            query,
+            limit=limit,
+            since=since,
+            sessions=sessions,
+            channel=channel,
+            roles=roles,
+            embeddings=embeddings,
+        )
+
+    async def arecall(
+        self,
+        query: str,
+        *,
+        limit: int = 10,
+        since: datetime | None = None,
+        sessions: Collection[str] | None = None,
+        channel: str | None = None,
+        roles: Collection[str] | None = None,
+        embeddings: Embeddings | None = None,
+    ) -> list[Recalled]:
+        """What was said before in this scope; see :meth:`recall`."""
+        return await self._recall.arecall(
+            query,
+            limit=limit,
+            since=since,
+            sessions=sessions,
+            channel=channel,
+            roles=roles,
+            embeddings=embeddings,
+        )
 
     def module(self, module_id: str) -> "ScopedMemory":
         """The same user's memory in another module.

@@ -17,9 +17,10 @@ from langchain_core.vectorstores import VectorStore
 from langmem_isolated import _documents
 from langmem_isolated._database import Transaction
 from langmem_isolated._documents import Collection, NewDocument
-from langmem_isolated._encoding import decode_value, encode_value
+from langmem_isolated._encoding import decode_document, encode_document, encode_value
 from langmem_isolated._metadata_filters import metadata_test
 from langmem_isolated._records import ScopedRecords, now
+from langmem_isolated._sealing import Owner
 from langmem_isolated._vectors import Ranking, VectorSpace, most_diverse
 from langmem_isolated._warm import WarmCache
 from langmem_isolated.errors import ScopeError
@@ -98,6 +99,10 @@ class IsolatedVectorStore(VectorStore):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(collection=…)"
+
+    def belongs_to(self, owner: Owner) -> bool:
+        """Whether its documents are this owner's."""
+        return self._own.owner == owner
 
     @property
     def embeddings(self) -> Embeddings:
@@ -181,7 +186,7 @@ class IsolatedVectorStore(VectorStore):
     def _put(self, named: list[tuple[str, Document]], embeddings: list[list[float]]) -> None:
         # The last of one id counts.
         new = {
-            id_: NewDocument(id_.encode(), _encoded(id_, document), _packed(embedding))
+            id_: NewDocument(id_.encode(), encode_document(id_, document), _packed(embedding))
             for (id_, document), embedding in zip(named, embeddings, strict=True)
         }
         if not new:
@@ -226,7 +231,7 @@ class IsolatedVectorStore(VectorStore):
         found: dict[bytes, bytes] = {}
         for source in reversed(self._sources):
             found |= source.snapshot(_at, {}, self._name, names)
-        return [_decoded(found[name]) for name in names if name in found]
+        return [decode_document(found[name]) for name in names if name in found]
 
     async def aget_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """The documents that have these ids; see :meth:`get_by_ids`."""
@@ -359,8 +364,10 @@ class IsolatedVectorStore(VectorStore):
 
     def documents(self) -> list[Document]:
         """Every document that the scope may read in this collection, in no order."""
-        bodies = (source.snapshot(_everything, [], self._name) for source in self._sources)
-        return [_decoded(body) for found in bodies for body in found]
+        bodies = (
+            source.snapshot(_documents.everything, [], self._name) for source in self._sources
+        )
+        return [decode_document(body) for found in bodies for body in found]
 
     async def adocuments(self) -> list[Document]:
         """Every document; see :meth:`documents`."""
@@ -370,7 +377,7 @@ class IsolatedVectorStore(VectorStore):
         passes, query, count = metadata_test(filter), _packed(embedding), _checked_count(k)
 
         def accept(body: bytes) -> Document | None:
-            document = _decoded(body)
+            document = decode_document(body)
             return document if passes(document.metadata) else None
 
         found = [
@@ -436,11 +443,6 @@ def _at(
     return {one: stood.body for one, stood in found if stood}
 
 
-def _everything(transaction: Transaction, keys: ScopeKeys, name: bytes) -> list[bytes]:
-    collection = _documents.find(transaction, keys, name)
-    return collection.everything() if collection else []
-
-
 def _named(documents: Iterable[Document], ids: Sequence[str] | None) -> list[tuple[str, Document]]:
     """Each document with its id."""
     documents = list(documents)
@@ -475,12 +477,3 @@ def _texts(named: Iterable[tuple[str, Document]]) -> list[str]:
 
 def _packed(embedding: list[float]) -> bytes:
     return VectorSpace(len(embedding)).pack(embedding)
-
-
-def _encoded(id_: str, document: Document) -> bytes:
-    return encode_value([id_, document.page_content, document.metadata], "a document")
-
-
-def _decoded(body: bytes) -> Document:
-    id_, page_content, metadata = decode_value(body)
-    return Document(id=id_, page_content=page_content, metadata=metadata)

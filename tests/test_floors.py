@@ -32,6 +32,12 @@ FLOORS = {
     "_threads.roster": 2,
     "_threads.reading": 2,
     "_threads.storing": 2,
+    "_transcripts": 2,
+    "_threads.statements": 2,
+    "_threads.slots": 2,
+    "_threads.roster": 2,
+    "_threads.reading": 2,
+    "_threads.storing": 2,
     "_items": 2,
     "_entries": 2,
     "_documents": 2,
@@ -49,7 +55,10 @@ FLOORS = {
     "caches": 3,
     "indexing": 3,
     "vector_store": 3,
+    "retriever": 3,
+    "recall": 3,
     "sessions": 4,
+    "recall_tool": 4,
     "_ground": 5,
     "publisher": 5,
     "scoped_memory": 5,
@@ -66,7 +75,16 @@ FLOORS = {
 }
 ORDER = list(FLOORS)
 # Each stands alone: what two of them need is in a module that begins with an underscore.
-ADAPTERS = {"chat_history", "checkpointer", "store", "vector_store", "caches", "indexing"}
+ADAPTERS = {
+    "chat_history",
+    "checkpointer",
+    "store",
+    "vector_store",
+    "retriever",
+    "caches",
+    "indexing",
+    "recall",
+}
 
 STORAGE = {name for name, floor in FLOORS.items() if floor == 2}
 ABOVE_STORAGE = {name for name, floor in FLOORS.items() if floor >= 3}
@@ -81,6 +99,7 @@ HOMES = {
     "langgraph": ABOVE_STORAGE,
     "ormsgpack": {"_encoding", "_values", "_checkpoints"},
     "numpy": {"_vectors"},
+    "pydantic": {"retriever"},
     "rich": FRONT,
     "typer": {"cli"},
 }

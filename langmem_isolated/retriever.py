@@ -1,0 +1,141 @@
+"""Retrieves one scope's documents: from a vector store, by words, or checked one by one."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForRetrieverRun,
+    CallbackManagerForRetrieverRun,
+)
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import ensure_config, set_config_context
+from pydantic import PrivateAttr
+
+from langmem_isolated import _documents
+from langmem_isolated._encoding import decode_document
+from langmem_isolated._lexical import rank, terms, words
+from langmem_isolated._metadata_filters import metadata_test
+from langmem_isolated._records import ScopedRecords
+from langmem_isolated.scope import checked_id
+
+Check = Callable[[Sequence[Document]], list[Document]]
+Filter = Mapping[str, Any]
+
+
+class IsolatedRetriever(BaseRetriever):
+    """A retriever that returns documents of one scope, or raises.
+
+    Made by ``memory.scope(…).retriever(…)``: over that scope's vector store, or around any
+    retriever, whose documents must then all carry the scope's valid owner stamp. What it stands on
+    cannot be reached through it.
+    """
+
+    _source: BaseRetriever = PrivateAttr()
+    _check: Check = PrivateAttr()
+    _filter: Filter | None = PrivateAttr()
+
+    def __init__(
+        self,
+        source: BaseRetriever,
+        *,
+        check: Check = list,
+        filter: Filter | None = None,  # noqa: A002 - as vector stores call it
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self._source = source
+        self._check = check
+        self._filter = filter
+
+    # The source runs without the caller's callbacks: they would be told, and could stream to the
+    # user, what it found before it was checked.
+    def _get_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun,  # noqa: ARG002 - LangChain gives it
+        **kwargs: Any,
+    ) -> list[Document]:
+        kwargs |= _narrowed(self._filter, kwargs)
+        with set_config_context(_silent()) as context:
+            return self._check(context.run(self._source.invoke, query, _silent(), **kwargs))
+
+    async def _aget_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: AsyncCallbackManagerForRetrieverRun,  # noqa: ARG002 - LangChain gives it
+        **kwargs: Any,
+    ) -> list[Document]:
+        kwargs |= _narrowed(self._filter, kwargs)
+        with set_config_context(_silent()) as context:
+            asked = self._source.ainvoke(query, _silent(), **kwargs)
+            return self._check(await asyncio.create_task(asked, context=context))
+
+
+def _narrowed(filter: Filter | None, asked: Mapping[str, Any]) -> dict[str, Any]:  # noqa: A002
+    """The filter of a call: what it asks for narrows the retriever's own, never replaces it."""
+    both = [part for part in (filter, asked.get("filter")) if part]
+    return {"filter": {"$and": both}} if both else {}
+
+
+def _silent() -> RunnableConfig:
+    return {**ensure_config(), "callbacks": []}
+
+
+class IsolatedBM25Retriever(BaseRetriever):
+    """Ranks one scope's documents by the words they share with a query (BM25).
+
+    Made by ``memory.scope(…).bm25_retriever()``. How rare a word is, is counted among the documents
+    that the scope may read, and nowhere else: others' documents move no rank.
+    """
+
+    k: int = 4
+    """How many documents are returned at most."""
+
+    _sources: Sequence[ScopedRecords] = PrivateAttr()
+    _name: bytes = PrivateAttr()
+    _filter: Filter | None = PrivateAttr()
+
+    def __init__(
+        self,
+        sources: Sequence[ScopedRecords],
+        collection: str = "default",
+        *,
+        filter: Filter | None = None,  # noqa: A002 - as vector stores call it
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self._sources = sources
+        self._filter = filter
+        self._name = checked_id("collection", collection).encode()
+
+    def _get_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun | None = None,  # noqa: ARG002 - LangChain's
+        k: int | None = None,
+        filter: Filter | None = None,  # noqa: A002 - as vector stores call it
+    ) -> list[Document]:
+        passes = metadata_test(_narrowed(self._filter, {"filter": filter}).get("filter"))
+        documents = [document for document in self._readable() if passes(document.metadata)]
+        found = rank(terms(query), [words(document.page_content) for document in documents])
+        return [documents[number] for number, _ in found[: self.k if k is None else k]]
+
+    def _readable(self) -> Iterable[Document]:
+        for source in self._sources:
+            for body in source.snapshot(_documents.everything, [], self._name):
+                yield decode_document(body)
+
+    async def _aget_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: AsyncCallbackManagerForRetrieverRun,  # noqa: ARG002 - LangChain gives it
+        **kwargs: Any,
+    ) -> list[Document]:
+        return await self._sources[0].arun(self._get_relevant_documents, query, **kwargs)
