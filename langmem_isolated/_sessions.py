@@ -34,6 +34,7 @@ from langmem_isolated.errors import RecordDoesNotOpen
 from langmem_isolated.keyring import ScopeKeys
 
 LATEST = 2**63 - 1
+GENERATION_BYTES = 8
 
 _r, _s = _schema.records.c, _schema.sessions.c
 _ITS_MESSAGES = sa.and_(
@@ -68,6 +69,7 @@ _INSERT_ONE = (
         kind=sa.literal_column(str(int(Kind.MESSAGE))),
         scope_id=SCOPE_ID,
         parent=DIGEST,
+        tag=bindparam("new_tag"),
         created_at=bindparam("now"),
         updated_at=bindparam("now"),
         **{name: bindparam(f"new_{name}") for name in _PER_MESSAGE},
@@ -86,11 +88,12 @@ _moved = _MOVE.cte("moved")
 _MOVE_AND_INSERT = (
     sa.insert(_schema.records)
     .from_select(
-        ["scope_id", "kind", "parent", "created_at", "updated_at", *_ARRAYS],
+        ["scope_id", "kind", "parent", "tag", "created_at", "updated_at", *_ARRAYS],
         select(
             _moved.c.scope_id,
             sa.literal_column(str(int(Kind.MESSAGE))),
             sa.cast(DIGEST, sa.LargeBinary),
+            sa.cast(bindparam("new_tag"), sa.LargeBinary),
             sa.cast(bindparam("now"), sa.BigInteger),
             sa.cast(bindparam("now"), sa.BigInteger),
             *(sa.func.unnest(bindparam(f"new_{n}", type_=type_)) for n, type_ in _ARRAYS.items()),
@@ -120,9 +123,35 @@ _PAGE = (
     .select_from(sa.outerjoin(_schema.sessions, _page, sa.true()))
     .where(_THIS_SESSION)
 )
+_IS_THERE = sa.or_(_s.expires_at.is_(None), _s.expires_at > bindparam("now"))
+# Newest first straight from the index: a tag is a channel's digest and the time.
+_RECENT = (
+    select(_r.parent, _r.key, _r.tag, _r.sealed, *STATE)
+    .select_from(
+        sa.outerjoin(
+            _schema.records,
+            _schema.sessions,
+            sa.and_(
+                _s.scope_id == _r.scope_id,
+                _s.kind == sa.literal_column(str(int(Kind.SESSION))),
+                _s.digest == _r.parent,
+            ),
+        )
+    )
+    .where(
+        _r.scope_id == SCOPE_ID,
+        _r.kind == sa.literal_column(str(int(Kind.MESSAGE))),
+        _r.tag.between(bindparam("first"), bindparam("last")),
+        _IS_THERE,
+    )
+    .order_by(_r.tag.desc(), _r.parent.desc(), _r.key.desc())
+    .limit(bindparam("limit", type_=sa.BigInteger))
+    .offset(sa.literal_column("0"))
+)
 _ANY_MESSAGE = (
     select(_r.key).where(_ITS_MESSAGES).limit(sa.literal_column("1")).offset(sa.literal_column("0"))
 )
+_FIND = select(*LISTED).where(_THIS_SESSION, _IS_THERE)
 _LIST = (
     select(*LISTED)
     .where(
@@ -131,7 +160,7 @@ _LIST = (
             _s.updated_at < bindparam("until"),
             sa.and_(_s.updated_at == bindparam("until"), _s.digest > bindparam("behind")),
         ),
-        sa.or_(_s.expires_at.is_(None), _s.expires_at > bindparam("now")),
+        _IS_THERE,
     )
     .order_by(_s.updated_at.desc(), _s.digest)
     .limit(bindparam("limit", type_=sa.BigInteger))
@@ -140,6 +169,7 @@ _LIST = (
 
 
 _NewRow = tuple[bytes, bytes | None, bytes]
+_Opener = Callable[[bytes, bytes], bytes]
 
 
 class Message(NamedTuple):
@@ -164,6 +194,10 @@ NOTHING = Opened([], None, None)
 
 def _name(keys: ScopeKeys, session_id: bytes) -> bytes:
     return keys.name(Kind.SESSION, session_id)
+
+
+def _channel(keys: ScopeKeys, channel: bytes) -> bytes:
+    return keys.name(Kind.MESSAGE, b"channel", channel)
 
 
 def _place(keys: ScopeKeys, session: bytes, state: State) -> bytes:
@@ -207,6 +241,7 @@ def append(
     *,
     skip_stored: bool,
     look_first: bool,
+    channel: bytes | None = None,
 ) -> State:
     """Add ``messages`` behind the session's newest, all or none, and make the session if absent.
 
@@ -217,6 +252,8 @@ def append(
             again; the id then finds the first.
         look_first: Look up which ids are stored. Ids are new nearly always, so the first attempt
             goes without, and the constraint on aliases tells when one is not.
+        channel: Under which :func:`recent` finds the messages; it must be sealed in them, and
+            ``now``, too.
 
     Returns:
         The session's state after it, from which :func:`append_behind` goes on.
@@ -237,7 +274,7 @@ def append(
     added = _with_aliases(keys, session, messages, skip_stored, is_taken)
     if not added:
         return state
-    moved = _put(transaction, keys, session, state, added, now)
+    moved = _put(transaction, keys, session, state, added, now, channel)
     if moved is None:
         raise RecordDoesNotOpen(Kind.SESSION.label, "its row changed under a lock")
     return moved
@@ -250,6 +287,7 @@ def append_behind(
     state: State,
     messages: Sequence[Message],
     now: int,
+    channel: bytes | None = None,
 ) -> State | None:
     """Add ``messages`` if the session is still in ``state``; ``None``, and nothing, if it is not.
 
@@ -262,7 +300,7 @@ def append_behind(
         return None
     session = _name(keys, session_id)
     added = _with_aliases(keys, session, messages, skip_stored=False, is_taken=lambda _: False)
-    return _put(transaction, keys, session, state, added, now)
+    return _put(transaction, keys, session, state, added, now, channel)
 
 
 def _put(
@@ -272,6 +310,7 @@ def _put(
     old: State,
     added: Sequence[tuple[bytes, bytes | None]],
     now: int,
+    channel: bytes | None,
 ) -> State | None:
     place = _place(keys, session, old)
     first = old.next_sequence
@@ -290,6 +329,7 @@ def _put(
         "scope_id": keys.scope_id,
         "digest": session,
         "now": now,
+        "new_tag": None if channel is None else _channel(keys, channel) + now.to_bytes(8),
         **old.as_old(keys, session),
         **new.as_new(keys, session, sum(len(sealed) for _, _, sealed in rows)),
     }
@@ -393,6 +433,60 @@ def _opened(
     return Opened(opened, start if start > oldest else None, state)
 
 
+class Recent(NamedTuple):
+    """A message of a channel, in plaintext, and what orders it."""
+
+    written: int
+    """Milliseconds since 1970, as the row says: what is sealed in the message counts."""
+    session: bytes
+    sequence: int
+    plaintext: bytes
+
+
+def recent(
+    transaction: Transaction, keys: ScopeKeys, channels: Sequence[tuple[bytes, int]], now: int
+) -> list[list[Recent]]:
+    """The newest messages of each channel, over all sessions of the scope, as many as it says.
+
+    The caller compares channel and time with those sealed in the message.
+
+    Raises:
+        RecordDoesNotOpen: A message was changed or moved, or its session was tampered with.
+    """
+    return [_newest(transaction, keys, channel, limit, now) for channel, limit in channels]
+
+
+def _newest(
+    transaction: Transaction, keys: ScopeKeys, channel: bytes, limit: int, now: int
+) -> list[Recent]:
+    digest = _channel(keys, channel)
+    rows = transaction.rows(
+        _RECENT,
+        scope_id=keys.scope_id,
+        first=digest + bytes(8),
+        last=digest + b"\xff" * 8,
+        limit=limit,
+        now=now,
+    )
+    openers: dict[bytes, _Opener] = {}
+    found = []
+    for session, key, tag, sealed, *state in rows:
+        if session not in openers:
+            openers[session] = _opener(keys, session, state)
+        plaintext = openers[session](key, sealed)
+        written = int.from_bytes(tag[len(digest) :])
+        found.append(Recent(written, session, int.from_bytes(key), plaintext))
+    return found
+
+
+def _opener(keys: ScopeKeys, session: bytes, row: Sequence[Any]) -> _Opener:
+    """What opens the messages that a session has, given its row; a former one's do not open."""
+    if type(session) is not bytes or row[0] is None:
+        raise RecordDoesNotOpen(Kind.SESSION.label, "its row is missing")
+    state = State.checked(Kind.SESSION, keys, session, tuple(row))
+    return keys.opener(_place(keys, session, state), Kind.MESSAGE)
+
+
 def count(transaction: Transaction, keys: ScopeKeys, session_id: bytes, now: int) -> int:
     """How many messages the session has; 0 for an unknown one."""
     session = _name(keys, session_id)
@@ -404,9 +498,17 @@ def count(transaction: Transaction, keys: ScopeKeys, session_id: bytes, now: int
 
 
 def clear(
-    transaction: Transaction, keys: ScopeKeys, session_id: bytes, generation: bytes, now: int
+    transaction: Transaction,
+    keys: ScopeKeys,
+    session_id: bytes,
+    change: Callable[[bytes, State], bytes],
+    generation: bytes,
+    now: int,
 ) -> None:
-    """Remove every message of the session; none of them opens under the new ``generation``."""
+    """Remove every message of the session; none of them opens under the new ``generation``.
+
+    Its header becomes what ``change`` makes of it: what it says of the messages goes with them.
+    """
     session = _name(keys, session_id)
     state = _ROWS.current(transaction, keys, session, now)
     transaction.execute(_REMOVE_MESSAGES, scope_id=keys.scope_id, digest=session)
@@ -420,6 +522,7 @@ def clear(
             new_generation=generation,
             now=now,
         )
+        rewrite(transaction, keys, session_id, change, now)
 
 
 def remove(transaction: Transaction, keys: ScopeKeys, session_id: bytes) -> bool:
@@ -444,19 +547,32 @@ def listing(
     return [_ROWS.listed(keys, row) for row in rows]
 
 
+def find(transaction: Transaction, keys: ScopeKeys, session_id: bytes, now: int) -> Listed | None:
+    """The session as :func:`listing` has it; ``None`` if there is none."""
+    session = _name(keys, session_id)
+    row = transaction.row(_FIND, scope_id=keys.scope_id, digest=session, now=now)
+    return None if row is None else _ROWS.listed(keys, row)
+
+
 def rewrite(
     transaction: Transaction,
     keys: ScopeKeys,
     session_id: bytes,
-    change: Callable[[bytes], bytes],
+    change: Callable[[bytes, State], bytes],
     now: int,
 ) -> bool:
-    """Replace the session's header by what ``change`` makes of it; ``False`` without a session."""
+    """Replace the session's header by what ``change`` makes of it; ``False`` without a session.
+
+    ``change`` is told the session's state, too.
+    """
     session = _name(keys, session_id)
     row = transaction.row(_HEADER, scope_id=keys.scope_id, digest=session)
-    if row is None or State.checked(Kind.SESSION, keys, session, row).is_expired(now):
+    if row is None:
         return False
-    header = change(keys.open(keys.place(Kind.SESSION, b""), session, row[5], Kind.SESSION))
+    state = State.checked(Kind.SESSION, keys, session, row)
+    if state.is_expired(now):
+        return False
+    header = change(keys.open(keys.place(Kind.SESSION, b""), session, row[5], Kind.SESSION), state)
     sealed = _ROWS.sealed(keys, session, header)
     transaction.execute(_RESEAL, scope_id=keys.scope_id, digest=session, new_sealed=sealed)
     return True

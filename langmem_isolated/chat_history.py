@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from langchain_core.messages import (
@@ -16,12 +17,19 @@ from langchain_core.messages import (
 
 from langmem_isolated import _sessions
 from langmem_isolated._dialects import Conflict
-from langmem_isolated._encoding import Header, decode_message, encode_header, encode_message
+from langmem_isolated._encoding import (
+    Header,
+    decode_header,
+    decode_message,
+    decode_said,
+    encode_header,
+    encode_message,
+)
 from langmem_isolated._records import ScopedRecords, now
 from langmem_isolated._schema import Kind
-from langmem_isolated._sessions import LATEST, NOTHING, Message
+from langmem_isolated._sessions import GENERATION_BYTES, LATEST, NOTHING, Message
 from langmem_isolated._states import State
-from langmem_isolated.errors import AddressTaken
+from langmem_isolated.errors import AddressTaken, RecordDoesNotOpen
 from langmem_isolated.scope import checked_id
 
 if TYPE_CHECKING:
@@ -36,7 +44,6 @@ TokenCounter = Callable[[list[BaseMessage]], int] | Callable[[BaseMessage], int]
 
 # Messages read at a time while a token budget fills; most budgets fill within one.
 _WINDOW_PAGE = 64
-GENERATION_BYTES = 8
 
 
 class Page(NamedTuple):
@@ -57,20 +64,27 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         records: The scope's records.
         session_id: 1 to 255 bytes, as :func:`~langmem_isolated.scope.checked_id` says. The same id
             in another scope is another session.
+        channel: Of every message added through this object, unless the call names another.
         idempotent: Whether to leave out messages whose ``id`` this session has already. By default
             they are stored again, as LangChain's own histories do. Messages without id are always
             stored.
 
     Raises:
-        ScopeError: ``session_id`` is missing or malformed.
+        ScopeError: ``session_id`` or ``channel`` is missing or malformed.
     """
 
     def __init__(
-        self, records: ScopedRecords, session_id: str, *, idempotent: bool = False
+        self,
+        records: ScopedRecords,
+        session_id: str,
+        *,
+        channel: str | None = None,
+        idempotent: bool = False,
     ) -> None:
         self._records = records
         self._name = checked_id("session_id", session_id).encode()
-        self._header = encode_header(Header(session_id))
+        self._channel = None if channel is None else checked_id("channel", channel)
+        self._header = encode_header(Header(session_id, channel=channel))
         # How this object last saw the session; appending from it saves PostgreSQL a transaction.
         self._state: State | None = None
         self._idempotent = idempotent
@@ -93,54 +107,70 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         """Every message, oldest first; see :attr:`messages`."""
         return await self._records.arun(lambda: self.messages)
 
-    def add_messages(self, messages: Sequence[BaseMessage]) -> None:
+    def add_messages(self, messages: Sequence[BaseMessage], *, channel: str | None = None) -> None:
         """Add ``messages`` in their order, all or none; once this returns they are stored.
+
+        Args:
+            messages: Any of langchain-core's.
+            channel: Where they were said, sealed with them; :func:`recent` finds them by it. By
+                default that of this object.
 
         Raises:
             ValueNotStorable: A message holds a value without an exact stored form.
+            ScopeError: ``channel`` is malformed.
             RecordDoesNotOpen: The session was tampered with.
             KeyDestroyed: The scope was erased.
             DatabaseError: The database refused or failed.
         """
-        encoded = [Message(encode_message(message), message.id) for message in messages]
+        channel = self._channel if channel is None else checked_id("channel", channel)
+        moment = now()
+        encoded = [Message(encode_message(m, channel, moment), m.id) for m in messages]
         if not encoded:
             return
+        placed = encoded, moment, None if channel is None else channel.encode()
         try:
-            if self._idempotent or not self._append_behind(encoded):
-                self._append(encoded, look_first=self._idempotent)
+            if self._idempotent or not self._append_behind(*placed):
+                self._append(*placed, look_first=self._idempotent)
         except Conflict:
-            self._append_known(encoded)
+            self._append_known(*placed)
 
-    def _append_behind(self, encoded: list[Message]) -> bool:
+    def _append_behind(self, encoded: list[Message], moment: int, channel: bytes | None) -> bool:
         known = self._state
         if known is None:
             return False
         self._state = self._records.write_once(
-            _sessions.append_behind, None, self._name, known, encoded, now()
+            _sessions.append_behind, None, self._name, known, encoded, moment, channel
         )
         return self._state is not None
 
-    def _append_known(self, encoded: list[Message]) -> None:
+    def _append_known(self, encoded: list[Message], moment: int, channel: bytes | None) -> None:
         try:
-            self._append(encoded, look_first=True)
+            self._append(encoded, moment, channel, look_first=True)
         except Conflict:
             raise AddressTaken(Kind.MESSAGE.label) from None
 
-    def _append(self, encoded: list[Message], *, look_first: bool) -> None:
+    def _append(
+        self, encoded: list[Message], moment: int, channel: bytes | None, *, look_first: bool
+    ) -> None:
         self._state = self._records.write(
             _sessions.append,
             self._name,
             self._header,
             encoded,
             os.urandom(GENERATION_BYTES),
-            now(),
+            moment,
             skip_stored=self._idempotent,
             look_first=look_first,
+            channel=channel,
         )
 
-    async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
+    async def aadd_messages(
+        self, messages: Sequence[BaseMessage], *, channel: str | None = None
+    ) -> None:
         """Add ``messages``; see :meth:`add_messages`. If cancelled, they may have been stored."""
-        await self._records.arun(self.add_messages, messages)
+        # Who derives from it may know `add_messages` as LangChain has it.
+        named = {} if channel is None else {"channel": channel}
+        await self._records.arun(self.add_messages, messages, **named)
 
     def add_message(self, message: BaseMessage) -> None:
         """Add one message; see :meth:`add_messages`."""
@@ -167,9 +197,12 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         await self.aadd_messages([_as_message(AIMessage, message)])
 
     def clear(self) -> None:
-        """Remove every message of this session; the session itself, with its title, stays."""
+        """Remove every message of this session, and its summary.
+
+        The session itself stays, with its title.
+        """
         generation = os.urandom(GENERATION_BYTES)
-        self._records.change(_sessions.clear, None, self._name, generation, now())
+        self._records.change(_sessions.clear, None, self._name, _without_summary, generation, now())
 
     async def aclear(self) -> None:
         """Remove every message; see :meth:`clear`."""
@@ -282,3 +315,45 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
 
 def _as_message(message_class: type[BaseMessage], message: BaseMessage | str) -> BaseMessage:
     return message_class(content=message) if isinstance(message, str) else message
+
+
+def _without_summary(header: bytes, _: State) -> bytes:
+    return encode_header(decode_header(header)._replace(summary=None, summarized=None))
+
+
+def recent(records: ScopedRecords, limits: Mapping[str, int]) -> list[BaseMessage]:
+    """The newest messages of some channels, over all sessions of the scope, oldest first.
+
+    Reads and opens those alone. They are ordered by the time they were written, which is sealed
+    with each, and by session and sequence where that is the same. What comes back was said in that
+    channel at that time; that someone with the database in hand removed a message, or took it out
+    of its channel, shows when its session is read, not here.
+
+    Args:
+        records: The scope's records.
+        limits: How many messages of each channel at most.
+
+    Raises:
+        ScopeError: The name of a channel is malformed.
+        ValueError: A limit is negative.
+        RecordDoesNotOpen: A message was changed, moved, or put into another channel or time.
+    """
+    if any(limit < 0 for limit in limits.values()):
+        raise ValueError("a limit must be 0 or more")
+    wanted = [
+        (checked_id("channel", channel).encode(), min(limit, LATEST))
+        for channel, limit in limits.items()
+    ]
+    found = records.snapshot(_sessions.recent, [], wanted, now())
+    said = [line for pair in zip(limits, found, strict=False) for line in _said(*pair)]
+    return [message for *_, message in sorted(said, key=itemgetter(slice(3)))]
+
+
+def _said(
+    channel: str, found: Sequence[_sessions.Recent]
+) -> Iterator[tuple[int, bytes, int, BaseMessage]]:
+    for written, session, sequence, plaintext in found:
+        said = decode_said(plaintext)
+        if (said.channel, said.written) != (channel, written):
+            raise RecordDoesNotOpen(Kind.MESSAGE.label, "it was put into another channel or time")
+        yield written, session, sequence, said.message

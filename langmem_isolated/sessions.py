@@ -8,9 +8,8 @@ from datetime import datetime
 from langmem_isolated import _sessions
 from langmem_isolated._encoding import Header, decode_header, encode_header
 from langmem_isolated._records import EPOCH, ScopedRecords, as_moment, now
-from langmem_isolated._sessions import LATEST
-from langmem_isolated._states import Listed
-from langmem_isolated.chat_history import GENERATION_BYTES
+from langmem_isolated._sessions import GENERATION_BYTES, LATEST
+from langmem_isolated._states import Listed, State
 from langmem_isolated.errors import SessionNotFound, ValueNotStorable
 from langmem_isolated.scope import checked_id
 
@@ -22,13 +21,16 @@ class Session:
     id: str | None
     title: str | None
     channel: str | None
+    summary: str | None
+    summarized: int | None
+    """The summary stands for the messages with a sequence number below this."""
     messages: int
     size: int
     """Bytes of the sealed messages."""
     created: datetime
     last_activity: datetime
     damaged: bool
-    """Whether the row was tampered with; then ``id``, ``title`` and ``channel`` are ``None``, and a
+    """Whether the row was tampered with; then ``id`` and all that people wrote are ``None``, and a
     time that cannot be is 1970."""
     position: tuple[int, bytes] = field(repr=False)
     """Where it stands in the list."""
@@ -109,7 +111,7 @@ class Sessions:
         """
         name = checked_id("session_id", session_id).encode()
 
-        def with_title(header: bytes) -> bytes:
+        def with_title(header: bytes, _: State) -> bytes:
             return encode_header(decode_header(header)._replace(title=_text("title", title)))
 
         if not self._records.change(_sessions.rewrite, False, name, with_title, now()):
@@ -118,6 +120,61 @@ class Sessions:
     async def arename(self, session_id: str, title: str | None) -> None:
         """Give the session another title; see :meth:`rename`."""
         await self._records.arun(self.rename, session_id, title)
+
+    def get(self, session_id: str) -> Session:
+        """One session.
+
+        Raises:
+            SessionNotFound: This scope has no such session.
+        """
+        name = checked_id("session_id", session_id).encode()
+        row = self._records.read(_sessions.find, None, name, now())
+        if row is None:
+            raise SessionNotFound
+        return _as_session(row)
+
+    async def aget(self, session_id: str) -> Session:
+        """One session; see :meth:`get`."""
+        return await self._records.arun(self.get, session_id)
+
+    def set_summary(
+        self, session_id: str, summary: str | None, *, until: int | None = None
+    ) -> None:
+        """Seal a summary beside the session's messages, in place of the one it had.
+
+        It belongs to this module alone, as the session does, and goes when the messages are
+        cleared.
+
+        Args:
+            session_id: Which session.
+            summary: The text; ``None`` removes what there is.
+            until: It stands for the messages with a sequence number below this; by default for
+                all there are.
+
+        Raises:
+            SessionNotFound: This scope has no such session.
+            ValueError: The session has no messages up to ``until``.
+        """
+        name = checked_id("session_id", session_id).encode()
+
+        def with_summary(header: bytes, state: State) -> bytes:
+            end = state.next_sequence if until is None else until
+            if not 0 <= end <= state.next_sequence:
+                raise ValueError(f"until must be 0 to {state.next_sequence}, got {end}")
+            summarized = None if summary is None else end
+            changed = decode_header(header)._replace(
+                summary=_text("summary", summary), summarized=summarized
+            )
+            return encode_header(changed)
+
+        if not self._records.change(_sessions.rewrite, False, name, with_summary, now()):
+            raise SessionNotFound
+
+    async def aset_summary(
+        self, session_id: str, summary: str | None, *, until: int | None = None
+    ) -> None:
+        """Seal a summary beside the session's messages; see :meth:`set_summary`."""
+        await self._records.arun(self.set_summary, session_id, summary, until=until)
 
     def delete(self, session_id: str) -> None:
         """Remove the session and its messages.
@@ -148,6 +205,8 @@ def _as_session(row: Listed) -> Session:
         id=header and header.session_id,
         title=header and header.title,
         channel=header and header.channel,
+        summary=header and header.summary,
+        summarized=header and header.summarized,
         messages=row.count,
         size=row.size,
         created=created or EPOCH,

@@ -29,6 +29,7 @@ from langmem_isolated._encoding import (
     Header,
     decode_header,
     decode_message,
+    decode_said,
     decode_value,
     encode_header,
     encode_message,
@@ -535,11 +536,11 @@ async def test_every_message_class_goes_through_the_database(memory: IsolatedMem
 # Other versions
 
 
-@pytest.mark.parametrize("form", [b"\x00", b"\x02", b"\xff", b""])
+@pytest.mark.parametrize("form", [b"\x00", b"\x03", b"\xff", b""])
 def test_a_message_in_another_form_is_refused_clearly(form: bytes):
     body = encode_message(HumanMessage(CANARY))[1:]
 
-    with pytest.raises(RecordError, match=r"stored in form .* this version knows 01") as caught:
+    with pytest.raises(RecordError, match=r"stored in form .* this version knows 01, 02") as caught:
         decode_message(form + (body if form else b""))
 
     assert_shows_none_of(caught.value, [CANARY.encode()])
@@ -637,13 +638,43 @@ def remade() -> dict[str, Any]:
     }
 
 
-def frozen() -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((VECTORS / "messages_v1.json").read_text())
+def frozen(name: str = "messages_v1.json") -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((VECTORS / name).read_text())
     return loaded
 
 
 def test_encoding_makes_the_bytes_that_were_frozen():
     assert remade() == frozen()
+
+
+def test_encoding_with_a_channel_makes_the_bytes_that_were_frozen():
+    stored = [encode_message(m, "général", 1_767_323_045_006).hex() for m in every_class()]
+    header = Header("monday", "Tables", "general", "They learn tables.", 7)
+
+    assert {"messages": stored, "header": encode_header(header).hex()} == frozen("channels_v2.json")
+
+
+def test_frozen_messages_of_a_channel_are_read_exactly():
+    loaded = frozen("channels_v2.json")
+    said = [decode_said(bytes.fromhex(stored)) for stored in loaded["messages"]]
+
+    assert all(same(one.message, message) for one, message in zip(said, every_class(), strict=True))
+    assert {(one.channel, one.written) for one in said} == {("général", 1_767_323_045_006)}
+    assert all(
+        same(decode_message(bytes.fromhex(stored)), message)
+        for stored, message in zip(loaded["messages"], every_class(), strict=True)
+    )
+    assert decode_header(bytes.fromhex(loaded["header"])).summarized == 7
+
+
+@given(st.builds(AIMessage, content, id=names), text, st.integers(0, 2**62))
+def test_channel_and_time_come_back_with_their_message(
+    message: AIMessage, channel: str, written: int
+):
+    said = decode_said(encode_message(message, channel, written))
+
+    assert same(said.message, message)
+    assert said[1:] == (channel, written)
 
 
 def test_frozen_messages_are_read_exactly():
