@@ -3,6 +3,7 @@
 import itertools
 import multiprocessing
 import os
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
@@ -19,7 +20,7 @@ BATCH = 3
 # The parent has imported everything and holds neither threads nor connections: forking the test
 # process itself, which has both, would be another program than any application is.
 _context: ForkServerContext = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.promises.writers"])
+_context.set_forkserver_preload(["tests.promises.writers", "tests.promises.turns"])
 
 
 def the_session(memory: IsolatedMemory) -> IsolatedChatMessageHistory:
@@ -65,18 +66,32 @@ def _write(
             continue
         acknowledged.send_bytes(str(number).encode())
     memory.close()
+
+
+def _at_work(work: Callable[..., None], *args: Any) -> None:
+    work(*args)
     # Nothing of the parent's is to be cleaned up here.
     os._exit(0)
 
 
 class Writer:
-    """A process that appends batch after batch, and tells each one that was acknowledged."""
+    """A process that writes one thing after another, and tells each that was acknowledged.
 
-    def __init__(self, url: str, name: str, limit: int | None = None, **options: Any) -> None:
+    By default it appends batches to the session.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        limit: int | None = None,
+        work: Callable[..., None] = _write,
+        **options: Any,
+    ) -> None:
         self.name = name
         self._acknowledged, theirs = _context.Pipe(duplex=False)
         self._process: BaseProcess = _context.Process(
-            target=_write, args=(theirs, url, name, limit, options), daemon=True
+            target=_at_work, args=(work, theirs, url, name, limit, options), daemon=True
         )
         self._process.start()
         theirs.close()
