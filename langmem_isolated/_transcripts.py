@@ -1,0 +1,253 @@
+"""Reads what was said in a scope, in every session and thread at once, and keeps its embeddings.
+
+Each session and thread is read under its row's ``head``: one whose head the caller knows already is
+not read again. All come from one state of the database. An embedding has the key of the message it
+was made of, and goes with it.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from langmem_isolated import _schema, _sessions
+from langmem_isolated._database import Row, Transaction
+from langmem_isolated._schema import Kind
+from langmem_isolated._sessions import LATEST
+from langmem_isolated._states import DIGEST, LISTED, SCOPE_ID, STATE, State, row_of
+from langmem_isolated.errors import RecordDoesNotOpen
+from langmem_isolated.keyring import ScopeKeys
+
+# What is read below a row of each kind.
+_BELOW = {Kind.SESSION: Kind.MESSAGE, Kind.THREAD: Kind.ELEMENT}
+_ROWS_OF = {below: kind for kind, below in _BELOW.items()}
+# One by one, each session takes a question of its own; from here on all are read at once.
+_ONE_BY_ONE = 16
+
+_r, _s = _schema.records.c, _schema.sessions.c
+
+
+def _numbers(kinds: Iterable[Kind]) -> list[sa.ColumnElement[int]]:
+    return [sa.literal_column(str(int(kind))) for kind in kinds]
+
+
+_STATES = select(_s.kind, *LISTED).where(_s.scope_id == SCOPE_ID, _s.kind.in_(_numbers(_BELOW)))
+_ALL = select(_r.kind, _r.parent, _r.key, _r.sealed, _r.created_at).where(
+    _r.scope_id == SCOPE_ID, _r.kind.in_(_numbers(_ROWS_OF))
+)
+_OF_ONE = _ALL.where(_r.parent == DIGEST)
+_LOCKS = {kind: select(*STATE).where(row_of(kind)).with_for_update() for kind in _BELOW}
+_EMBEDDINGS = (
+    select(_s.kind, _r.parent, _r.key, _r.sealed)
+    .select_from(
+        sa.join(
+            _schema.sessions,
+            _schema.records,
+            sa.and_(_r.scope_id == _s.scope_id, _r.parent == _s.digest),
+        )
+    )
+    .where(
+        _s.scope_id == SCOPE_ID,
+        _s.kind.in_(_numbers(_BELOW)),
+        _r.kind.in_(_numbers([Kind.EMBEDDING])),
+    )
+)
+
+
+def _upsert(insert: Any) -> Any:
+    given: dict[str, Any] = {name: bindparam(f"new_{name}") for name in ("key", "sealed", "size")}
+    put = insert.values(
+        scope_id=SCOPE_ID,
+        kind=_numbers([Kind.EMBEDDING])[0],
+        parent=DIGEST,
+        created_at=bindparam("now"),
+        updated_at=bindparam("now"),
+        **given,
+    )
+    replaced = {name: put.excluded[name] for name in ("sealed", "size", "updated_at")}
+    address = ["scope_id", "kind", "parent", "key"]
+    return put.on_conflict_do_update(index_elements=address, set_=replaced)
+
+
+_PUT_EMBEDDING = {
+    True: _upsert(postgresql.insert(_schema.records)),
+    False: _upsert(sqlite.insert(_schema.records)),
+}
+_key = itemgetter(0)
+
+
+class Source(NamedTuple):
+    """A session or a thread, by its kind and digest."""
+
+    kind: Kind
+    digest: bytes
+
+
+class Line(NamedTuple):
+    """One record below a source, in plaintext; ``stored`` is in milliseconds since 1970, UTC."""
+
+    key: bytes
+    plaintext: bytes
+    stored: int
+
+
+class Transcript(NamedTuple):
+    """A session or thread: its row, and its lines in the order they were stored."""
+
+    source: Source
+    head: bytes
+    header: bytes
+    generation: bytes
+    lines: list[Line] | None
+    """``None`` where the caller knew the head."""
+
+
+def read(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    wanted: Collection[Source] | None,
+    is_known: Callable[[Source, bytes], bool],
+    now: int,
+) -> list[Transcript]:
+    """Every session and thread of the scope that is not expired, or those ``wanted`` of them.
+
+    Args:
+        wanted: Which; all when ``None``.
+        is_known: Whether the caller has read a source under this head before.
+        now: Milliseconds since 1970, UTC.
+
+    Raises:
+        RecordDoesNotOpen: Something was changed, moved or exchanged, or messages are missing.
+    """
+    states = _states(transaction, keys)
+    chosen = [source for source in states if wanted is None or source in wanted]
+    stale = {source for source in chosen if not is_known(source, states[source][0])}
+    missing = [source for source in wanted or () if source not in states]
+    records = _records(transaction, keys, [*stale, *missing], len(states))
+    if records.keys() - states.keys():
+        raise RecordDoesNotOpen(Kind.SESSION.label, "its row is missing")
+    transcripts = []
+    for source in chosen:
+        row = states[source]
+        state = State.checked(source.kind, keys, source.digest, row)
+        if not state.is_expired(now):
+            header = keys.open(keys.place(source.kind, b""), source.digest, row[6], source.kind)
+            lines = None
+            if source in stale:
+                lines = _lines(keys, source, row, records.get(source, []), now)
+            transcripts.append(Transcript(source, row[0], header, state.generation, lines))
+    return transcripts
+
+
+def _states(transaction: Transaction, keys: ScopeKeys) -> dict[Source, Row]:
+    rows = transaction.rows(_STATES, scope_id=keys.scope_id)
+    return {Source(Kind(row[0]), row[6]): row[1:] for row in rows}
+
+
+def _records(
+    transaction: Transaction, keys: ScopeKeys, sources: Sequence[Source], there: int
+) -> dict[Source, list[Row]]:
+    """Records by the source they stand below: those of ``sources``, or all there are."""
+    if len(sources) < min(there, _ONE_BY_ONE):
+        rows = [
+            row
+            for source in sources
+            for row in transaction.rows(_OF_ONE, scope_id=keys.scope_id, digest=source.digest)
+        ]
+    else:
+        rows = transaction.rows(_ALL, scope_id=keys.scope_id)
+    found: dict[Any, list[Row]] = defaultdict(list)
+    for row in rows:
+        found[_ROWS_OF[row[0]], row[1]].append(row[2:])
+    return found
+
+
+def _lines(keys: ScopeKeys, source: Source, row: Row, records: list[Row], now: int) -> list[Line]:
+    if source.kind is Kind.SESSION:
+        rows = [(None, None, *row[:5]), *records]
+        opened = _sessions._opened(keys, source.digest, rows, now, LATEST, LATEST).messages
+        records.sort(key=_key)
+    else:
+        opener = keys.opener(keys.place(Kind.ELEMENT, source.digest), Kind.ELEMENT)
+        opened = [opener(key, sealed) for key, sealed, _ in records]
+    if [stored for *_, stored in records if type(stored) is not int]:
+        # SQLite keeps any type in any column.
+        raise RecordDoesNotOpen(_BELOW[source.kind].label, "it was stored at no time")
+    lines = [
+        Line(key, plaintext, stored)
+        for (key, _, stored), plaintext in zip(records, opened, strict=True)
+    ]
+    return sorted(lines, key=_key)
+
+
+class Embedded(NamedTuple):
+    """An embedding on its way in or out: of which record, below which source in which life."""
+
+    source: Source
+    generation: bytes
+    key: bytes
+    plaintext: bytes
+
+
+def _place(keys: ScopeKeys, source: Source, generation: bytes) -> bytes:
+    # A thread's generation changes while its elements stay, and none gets another's number.
+    life = generation if source.kind is Kind.SESSION else b""
+    return keys.place(Kind.EMBEDDING, source.digest + life)
+
+
+def embeddings(
+    transaction: Transaction, keys: ScopeKeys, generations: Mapping[Source, bytes]
+) -> dict[tuple[Source, bytes], bytes]:
+    """The embeddings below these sources, in plaintext, by source and key.
+
+    Raises:
+        RecordDoesNotOpen: One was changed, moved or exchanged.
+    """
+    openers = {
+        source: keys.opener(_place(keys, source, generation), Kind.EMBEDDING)
+        for source, generation in generations.items()
+    }
+    rows = transaction.rows(_EMBEDDINGS, scope_id=keys.scope_id)
+    sources = {source: source for source in openers}
+    return {
+        (source, key): openers[source](key, sealed)
+        for kind, parent, key, sealed in rows
+        if (source := sources.get((kind, parent)))  # type: ignore[call-overload]
+    }
+
+
+def keep(transaction: Transaction, keys: ScopeKeys, embedded: Iterable[Embedded], now: int) -> None:
+    """Store embeddings, in place of older ones, below those sources that are still what they were.
+
+    A session or thread that was removed, cleared or swept meanwhile gets none.
+    """
+    groups: dict[tuple[Source, bytes], list[Embedded]] = defaultdict(list)
+    for one in embedded:
+        groups[one.source, one.generation].append(one)
+    # In one order everywhere: two who embed the same messages wait for each other.
+    for (source, generation), members in sorted(groups.items()):
+        shared = {"scope_id": keys.scope_id, "digest": source.digest}
+        row = transaction.row(_LOCKS[source.kind], **shared)
+        if row and State.checked(source.kind, keys, source.digest, row).generation == generation:
+            place = _place(keys, source, generation)
+            sealed = (
+                (one.key, keys.seal(place, one.key, one.plaintext, compress=False))
+                for one in members
+            )
+            transaction.execute_many(
+                _PUT_EMBEDDING[transaction.is_postgres],
+                [
+                    {
+                        **shared,
+                        "now": now,
+                        "new_key": key,
+                        "new_sealed": body,
+                        "new_size": len(body),
+                    }
+                    for key, body in sealed
+                ],
+            )

@@ -1,0 +1,354 @@
+"""Finds what was said before, in all chat sessions and threads of one scope."""
+
+import hashlib
+import logging
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from sys import intern
+from typing import Any, Literal, NamedTuple
+
+from langchain_core.embeddings import Embeddings
+
+from langmem_isolated import _transcripts
+from langmem_isolated._database import Transaction
+from langmem_isolated._encoding import MESSAGE_V1, Glance, decode_header, glance
+from langmem_isolated._lexical import rank, terms, words
+from langmem_isolated._records import ScopedRecords, as_moment, now
+from langmem_isolated._schema import Kind
+from langmem_isolated._transcripts import Embedded, Line, Source, Transcript
+from langmem_isolated._vectors import VectorSpace
+from langmem_isolated._warm import WarmCache
+from langmem_isolated.errors import RecordDoesNotOpen
+from langmem_isolated.keyring import ScopeKeys
+from langmem_isolated.scope import checked_id
+
+_log = logging.getLogger(__name__)
+
+_KINDS: dict[Kind, Literal["session", "thread"]] = {Kind.SESSION: "session", Kind.THREAD: "thread"}
+# As the makers of models call them.
+_ROLES = {"user": "human", "assistant": "ai"}
+_MODEL_BYTES = 16
+# Reciprocal rank fusion with its authors' constant: Cormack, Clarke, Büttcher, SIGIR 2009.
+_FUSION = 60
+# By meaning, everything is somewhat near: so many, or ten times the limit, have a rank.
+_NEAREST = 50
+# Of an opened message in memory, besides its text, and of each of its words.
+_OBJECT_BYTES, _WORD_BYTES = 700, 8
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """A message that was found again; what it says and where is left out of the ``repr``."""
+
+    text: str = field(repr=False)
+    role: str
+    """``"human"``, ``"ai"``, ``"system"`` or ``"tool"``; a `ChatMessage`'s own."""
+    time: datetime
+    """When it was stored, UTC. Sealed in messages with a channel of their own."""
+    source: Literal["session", "thread"]
+    source_id: str = field(repr=False)
+    """Of the chat session or the LangGraph thread."""
+    channel: str | None = field(repr=False)
+    """The message's own, or else its session's."""
+    message_id: str | None = field(repr=False)
+    score: float
+    """The higher, the better, within one answer."""
+
+
+class _Told:
+    """A message as it was told in a source."""
+
+    __slots__ = ("_words", "glance", "key", "source", "time")
+
+    def __init__(self, source: Source, line: Line) -> None:
+        self.source = source
+        self.key = line.key
+        self.glance: Glance = glance(line.plaintext)
+        self.time: int = line.stored if self.glance.written is None else self.glance.written
+        self._words: list[str] | None = None
+
+    @property
+    def words(self) -> list[str]:
+        """Split when they are first asked for."""
+        if self._words is None:
+            # Interned: in a cache the words of many messages take a sixth of the memory.
+            self._words = [*map(intern, words(self.glance.text))]
+        return self._words
+
+
+class _Place(NamedTuple):
+    """A source by the names that people know."""
+
+    source_id: str
+    channel: str | None
+    generation: bytes
+
+
+class _Search(NamedTuple):
+    """What is asked for, once it was found to make sense."""
+
+    query: str
+    limit: int
+    since: int
+    sessions: frozenset[str] | None
+    channel: str | None
+    roles: frozenset[str] | None
+    outside: str | None
+
+    def admits(self, told: _Told, place: _Place) -> bool:
+        """Whether a message may be found."""
+        return (
+            told.time >= self.since
+            and (self.roles is None or told.glance.role in self.roles)
+            and (self.channel is None or (told.glance.channel or place.channel) == self.channel)
+        )
+
+
+def _checked(
+    query: str,
+    limit: int = 10,
+    since: datetime | None = None,
+    sessions: Collection[str] | None = None,
+    channel: str | None = None,
+    roles: Collection[str] | None = None,
+    outside: str | None = None,
+) -> _Search:
+    if not isinstance(query, str):
+        raise TypeError(f"query must be a str, got {type(query).__name__}")
+    if limit < 0:
+        raise ValueError(f"limit must be 0 or more, got {limit}")
+    if since is not None and since.tzinfo is None:
+        raise ValueError("since must have a time zone, as datetime.now(UTC) has")
+    return _Search(
+        query=query,
+        limit=limit,
+        since=0 if since is None else int(since.timestamp() * 1000),
+        sessions=_each(sessions, lambda name: checked_id("session_id", name)),
+        channel=channel,
+        roles=_each(roles, lambda role: _ROLES.get(role, role)),
+        outside=outside,
+    )
+
+
+def _each(given: Collection[str] | None, make: Any) -> frozenset[str] | None:
+    if given is None:
+        return None
+    return frozenset(map(make, [given] if isinstance(given, str) else given))
+
+
+class _Found(NamedTuple):
+    """What a search goes through: messages in the order of their times, and where they are."""
+
+    told: list[_Told]
+    places: dict[Source, _Place]
+
+
+class _Work(NamedTuple):
+    """Embeddings of what was found, by one model: those that are kept, and those to be made."""
+
+    model: bytes
+    known: dict[tuple[Source, bytes], bytes]
+    missing: list[_Told]
+
+    @property
+    def texts(self) -> list[str]:
+        return [told.glance.text for told in self.missing]
+
+
+class Recall:
+    """Search over everything that was said in one scope.
+
+    Args:
+        records: The scope's records.
+        warm: Keeps opened messages for a while. By default they are opened for every search.
+    """
+
+    def __init__(self, records: ScopedRecords, warm: WarmCache | None) -> None:
+        self._records = records
+        self._warm = warm
+        self.arun = records.arun
+
+    def recall(
+        self, query: str, *, embeddings: Embeddings | None = None, **options: Any
+    ) -> list[Recalled]:
+        """The messages that fit ``query`` best, as :meth:`ScopedMemory.recall` says."""
+        search = _checked(query, **options)
+        found = self._found(search)
+        if embeddings is None or not query.strip() or not found.told:
+            return _answer(search, found, [])
+        work = self._work(found, embeddings)
+        if work.missing:
+            self._keep(found, work, embeddings.embed_documents(work.texts))
+        return _answer(search, found, _scores(found, work, embeddings.embed_query(query)))
+
+    async def arecall(
+        self, query: str, *, embeddings: Embeddings | None = None, **options: Any
+    ) -> list[Recalled]:
+        """The messages that fit ``query`` best; see :meth:`recall`."""
+        if embeddings is None:
+            return await self.arun(self.recall, query, **options)
+        search = _checked(query, **options)
+        found = await self.arun(self._found, search)
+        if not query.strip() or not found.told:
+            return _answer(search, found, [])
+        work = await self.arun(self._work, found, embeddings)
+        if work.missing:
+            made = await embeddings.aembed_documents(work.texts)
+            await self.arun(self._keep, found, work, made)
+        asked = await embeddings.aembed_query(query)
+        return await self.arun(lambda: _answer(search, found, _scores(found, work, asked)))
+
+    def _found(self, search: _Search) -> _Found:
+        transcripts, told_in = self._records.snapshot(self._read, ([], {}), search.sessions, now())
+        headers = {one.source: decode_header(one.header) for one in transcripts}
+        places = {
+            one.source: _Place(header.session_id, header.channel, one.generation)
+            for one in transcripts
+            if (header := headers[one.source]).session_id != search.outside
+        }
+        every = [told for source in places for told in told_in[source]]
+        every.sort(key=lambda told: told.time)
+        admitted = (told for told in every if search.admits(told, places[told.source]))
+        return _Found(_each_once(admitted, places), places)
+
+    def _read(
+        self, transaction: Transaction, keys: ScopeKeys, names: frozenset[str] | None, now: int
+    ) -> tuple[list[Transcript], dict[Source, list[_Told]]]:
+        told: dict[Source, list[_Told]] = {}
+
+        def is_known(source: Source, head: bytes) -> bool:
+            if self._warm:
+                warm = self._warm.get((keys.scope_id, keys.incarnation, source), head)
+                if warm is not None:
+                    told[source] = warm
+            return source in told
+
+        wanted = None
+        if names is not None:
+            wanted = {Source(kind, keys.name(kind, n.encode())) for n in names for kind in _KINDS}
+        transcripts = _transcripts.read(transaction, keys, wanted, is_known, now)
+        for transcript in transcripts:
+            if transcript.lines is not None:
+                told[transcript.source] = new = _told(transcript.source, transcript.lines)
+                if self._warm:
+                    key = keys.scope_id, keys.incarnation, transcript.source
+                    self._warm.put(key, transcript.head, new, sum(map(_size, new)))
+        return transcripts, told
+
+    def _work(self, found: _Found, embeddings: Embeddings) -> _Work:
+        model = _name_of(embeddings)
+        generations = {source: place.generation for source, place in found.places.items()}
+        kept = self._records.read(_transcripts.embeddings, {}, generations)
+        known = {
+            address: plaintext[_MODEL_BYTES:]
+            for address, plaintext in kept.items()
+            if plaintext.startswith(model)
+        }
+        missing = [told for told in found.told if (told.source, told.key) not in known]
+        return _Work(model, known, missing)
+
+    def _keep(self, found: _Found, work: _Work, made: Sequence[Sequence[float]]) -> None:
+        space = VectorSpace(len(made[0]))
+        new = [
+            (told, space.pack(embedding))
+            for told, embedding in zip(work.missing, made, strict=True)
+        ]
+        work.known.update({(told.source, told.key): packed for told, packed in new})
+        embedded = [
+            Embedded(
+                told.source, found.places[told.source].generation, told.key, work.model + packed
+            )
+            for told, packed in new
+        ]
+        self._records.change(_transcripts.keep, None, embedded, now())
+
+
+def _told(source: Source, lines: Iterable[Line]) -> list[_Told]:
+    if source.kind is Kind.THREAD:
+        # Besides messages, a thread keeps values there, and that a message was removed.
+        lines = (line for line in lines if line.plaintext[:1] == MESSAGE_V1)
+    told = [_Told(source, line) for line in lines]
+    return [one for one in told if one.glance.role != "remove" and one.glance.text]
+
+
+def _size(told: _Told) -> int:
+    return _OBJECT_BYTES + len(told.key) + 2 * len(told.glance.text) + _WORD_BYTES * len(told.words)
+
+
+def _each_once(told: Iterable[_Told], places: dict[Source, _Place]) -> list[_Told]:
+    """Of messages with one id in a session and a thread of one name, only the newest.
+
+    Of messages with the same id, role and text anywhere, too. Those without id are kept.
+    """
+    newest: dict[object, _Told] = {}
+    for one in told:
+        id_ = one.glance.message_id
+        where = (places[one.source].source_id, id_) if id_ else one
+        newest.pop(where, None)
+        newest[where] = one
+    different: dict[object, _Told] = {}
+    for one in newest.values():
+        id_ = one.glance.message_id
+        what = (id_, one.glance.role, one.glance.text) if id_ else one
+        different.pop(what, None)
+        different[what] = one
+    return [*different.values()]
+
+
+def _name_of(embeddings: Embeddings) -> bytes:
+    """16 bytes that stand for a model: LangChain gives it no name, but most classes do."""
+    kind = type(embeddings)
+    name = getattr(embeddings, "model", None) or getattr(embeddings, "model_name", None)
+    text = f"{kind.__module__}.{kind.__qualname__} {name if isinstance(name, str) else ''}"
+    return hashlib.blake2b(text.encode(), digest_size=_MODEL_BYTES).digest()
+
+
+def _scores(found: _Found, work: _Work, asked: Sequence[float]) -> list[float | None]:
+    """How near each message is to the query in meaning."""
+    space = VectorSpace(len(asked))
+    return space.scores(space.pack(asked), [work.known[t.source, t.key] for t in found.told])
+
+
+def _answer(search: _Search, found: _Found, nearness: Sequence[float | None]) -> list[Recalled]:
+    by_words = rank(terms(search.query), [told.words for told in found.told])
+    if nearness:
+        ranked = _fused([number for number, _ in by_words], _nearest(nearness, search.limit))
+    else:
+        ranked = by_words
+    answer = [
+        _as_recalled(found.told[number], found.places, score)
+        for number, score in ranked[: search.limit]
+    ]
+    _log.info("recall: %d found, at most %d", len(answer), search.limit)
+    return answer
+
+
+def _nearest(nearness: Sequence[float | None], limit: int) -> list[int]:
+    scored = [(score, number) for number, score in enumerate(nearness) if score and score > 0]
+    scored.sort(reverse=True)
+    return [number for _, number in scored[: max(_NEAREST, 10 * limit)]]
+
+
+def _fused(*rankings: Sequence[int]) -> list[tuple[int, float]]:
+    scores: dict[int, float] = {}
+    for ranking in rankings:
+        for place, number in enumerate(ranking, start=1):
+            scores[number] = scores.get(number, 0.0) + 1 / (_FUSION + place)
+    return sorted(scores.items(), key=lambda found: (-found[1], -found[0]))
+
+
+def _as_recalled(told: _Told, places: dict[Source, _Place], score: float) -> Recalled:
+    place, said, time = places[told.source], told.glance, as_moment(told.time)
+    if time is None:
+        raise RecordDoesNotOpen(Kind.MESSAGE.label, "it was stored at no time")
+    return Recalled(
+        text=said.text,
+        role=said.role,
+        time=time,
+        source=_KINDS[told.source.kind],
+        source_id=place.source_id,
+        channel=said.channel or place.channel,
+        message_id=said.message_id,
+        score=score,
+    )
