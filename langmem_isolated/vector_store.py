@@ -154,13 +154,18 @@ class IsolatedVectorStore(VectorStore):
         return store
 
     def add_documents(
-        self, documents: list[Document], *, ids: list[str] | None = None
+        self,
+        documents: list[Document],
+        *,
+        ids: list[str] | None = None,
+        batch_size: int | None = None,  # noqa: ARG002 -- LangChain's index passes its own
     ) -> list[str]:
         """Store documents in place of those that have their ids; all or none.
 
         Args:
             documents: What to store. Metadata may be anything that can be stored exactly.
             ids: One for each document; by default its own ``id``, or a new UUID. 1 to 1,024 bytes.
+            batch_size: No effect: they are stored in one transaction.
 
         Returns:
             The ids.
@@ -176,7 +181,11 @@ class IsolatedVectorStore(VectorStore):
         return [id_ for id_, _ in named]
 
     async def aadd_documents(
-        self, documents: list[Document], *, ids: list[str] | None = None
+        self,
+        documents: list[Document],
+        *,
+        ids: list[str] | None = None,
+        batch_size: int | None = None,  # noqa: ARG002 -- LangChain's index passes its own
     ) -> list[str]:
         """Store documents; see :meth:`add_documents`."""
         named = _named(documents, ids)
