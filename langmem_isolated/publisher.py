@@ -1,9 +1,13 @@
 """Writes documents that more than one scope reads; only the operator can make one."""
 
+from collections.abc import Iterable
+
+from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 
 from langmem_isolated._ground import Ground
 from langmem_isolated._sealing import Level, Owner
+from langmem_isolated._stamps import Stamps
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.scope import checked_id
 from langmem_isolated.vector_store import IsolatedVectorStore
@@ -30,6 +34,10 @@ class Publisher:
         return IsolatedVectorStore(
             [self._ground.records(self._owner)], embeddings, collection, warm=self._ground.warm
         )
+
+    def stamped(self, documents: Iterable[Document]) -> list[Document]:
+        """Copies of ``documents`` with the level's stamp; see :meth:`ScopedMemory.stamped`."""
+        return Stamps([self._ground.records(self._owner)]).stamped(documents)
 
 
 def published_owner(user_id: str | None, module_id: str | None, project_id: str | None) -> Owner:

@@ -4,20 +4,23 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal, TypeVar
 
+from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.messages import BaseMessage
+from langchain_core.retrievers import BaseRetriever
 from langgraph.pregel import Pregel
 from langgraph.store.base import IndexConfig, TTLConfig
 
 from langmem_isolated._ground import SHARING_LEVELS, Ground, SharingLevel
 from langmem_isolated._sealing import Owner
+from langmem_isolated._stamps import Stamps
 from langmem_isolated.caches import IsolatedByteStore, IsolatedLLMCache
 from langmem_isolated.chat_history import IsolatedChatMessageHistory, recent
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.indexing import IsolatedRecordManager
-from langmem_isolated.retriever import IsolatedBM25Retriever, IsolatedRetriever
 from langmem_isolated.recall import Recall, Recalled
+from langmem_isolated.retriever import IsolatedBM25Retriever, IsolatedRetriever
 from langmem_isolated.scope import Scope
 from langmem_isolated.sessions import Sessions
 from langmem_isolated.store import IsolatedStore, StoreIndexConfig
@@ -136,9 +139,9 @@ class ScopedMemory:
 
     def retriever(
         self,
-        source: Embeddings | IsolatedVectorStore,
+        source: Embeddings | IsolatedVectorStore | BaseRetriever,
         *,
-        k: int = 4,
+        k: int | None = None,
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - as vector stores call it
         search_type: Literal["similarity", "mmr", "similarity_score_threshold"] = "similarity",
         search_kwargs: Mapping[str, Any] | None = None,
@@ -147,8 +150,9 @@ class ScopedMemory:
         """A retriever that returns documents of this scope, or raises.
 
         Args:
-            source: Embeddings, for the scope's default collection; or a vector store of this scope.
-            k: How many documents; a call may ask for another number.
+            source: Embeddings, for the scope's default collection; a vector store of this scope; or
+                any retriever, of which every document must bear the stamp of :meth:`stamped`.
+            k: How many documents, 4 if not given; a call may ask for another number.
             filter: Which documents count; a filter of the call narrows further.
             search_type: As LangChain's `VectorStoreRetriever` has it.
             search_kwargs: Further options of the search, such as ``fetch_k``.
@@ -156,13 +160,31 @@ class ScopedMemory:
 
         Raises:
             ScopeError: The vector store is another scope's.
+            TypeError: A retriever is given, and options of a search beside it.
         """
+        if isinstance(source, BaseRetriever):
+            if k is not None or filter is not None or search_kwargs is not None:
+                raise TypeError("k, filter and search_kwargs belong to the retriever given.")
+            stamps = Stamps(self._ground.readable(self._scope, SHARING_LEVELS))
+            return IsolatedRetriever(source, check=stamps.checked, **options)
         store = self.vector_store(source) if isinstance(source, Embeddings) else source
         if not store.belongs_to(self._records.owner):
             raise ScopeError("This vector store was made for another scope. Make one from this.")
-        asked = {**(search_kwargs or {}), "k": k}
+        asked = {**(search_kwargs or {}), "k": 4 if k is None else k}
         found = store.as_retriever(search_type=search_type, search_kwargs=asked)
         return IsolatedRetriever(found, filter=filter, **options)
+
+    def stamped(self, documents: Iterable[Document]) -> list[Document]:
+        """Copies of ``documents`` that bear this scope's owner stamp, to be stored anywhere.
+
+        Give the retriever that finds them to :meth:`retriever`: it hands out those of this scope,
+        unstamped, and raises `IsolationViolation` if any other comes. The stamp is a keyed MAC over
+        id and text: split documents first, a piece of a stamped one has no valid stamp.
+
+        Raises:
+            ValueError: Metadata hold a key that begins with ``langmem_``.
+        """
+        return Stamps([self._records]).stamped(documents)
 
     def bm25_retriever(
         self,

@@ -12,7 +12,7 @@ from langchain_core.runnables import RunnableLambda, RunnablePassthrough
 from langchain_tests.integration_tests import RetrieversIntegrationTests
 
 from langmem_isolated import IsolatedMemory, ScopedMemory
-from langmem_isolated.errors import ScopeError
+from langmem_isolated.errors import IsolationViolation, ScopeError
 from tests.conftest import Door
 from tests.embeddings import NGramEmbeddings
 
@@ -167,7 +167,7 @@ async def test_as_a_tool_it_takes_a_query_and_nothing_of_a_scope(alice: ScopedMe
     for retriever in each(alice, k=1):
         tool = retriever.as_tool(name="notes", description="My notes.")
 
-        assert tool.args.keys() == {"__arg1"}
+        assert tool.args.keys() == {"tool_input"}
         assert contents(tool.invoke("yellow banana")) == ["a yellow banana"]
 
 
@@ -199,3 +199,77 @@ async def test_a_cancelled_search_leaves_the_next_one_whole(alice: ScopedMemory)
         found = await asyncio.gather(*searches, return_exceptions=True)
 
         assert all(contents(part) == ["a yellow banana"] for part in found[1::2])  # type: ignore[arg-type]
+
+
+class Everything(BaseRetriever):
+    """A retriever that returns all it has, whoever asks, and says what it found on the way."""
+
+    held: list[Document]
+
+    def _get_relevant_documents(self, query: str, **_: Any) -> list[Document]:
+        return RunnableLambda(lambda _: list(self.held)).invoke(query)
+
+
+async def test_in_checked_mode_stamped_documents_come_back_as_they_were(
+    alice: ScopedMemory, door: Door
+):
+    notes = [Document(id="1", page_content="mine", metadata={"n": 1})]
+    retriever = alice.retriever(Everything(held=alice.stamped(notes)))
+
+    assert await door(retriever, "invoke", "anything") == notes
+
+
+async def test_in_checked_mode_what_is_not_the_scopes_own_is_never_handed_out(
+    alice: ScopedMemory, bob: ScopedMemory, door: Door
+):
+    own, foreign = Document(id="1", page_content="mine"), Document(id="1", page_content="Bob's")
+    (stamped,), (others,) = alice.stamped([own]), bob.stamped([foreign])
+    forged = Document(id="1", page_content="Bob's", metadata=stamped.metadata)
+    renamed = stamped.model_copy(update={"metadata": {**stamped.metadata, "langmem_id": '"2"'}})
+    claimed = Document(
+        id="1",
+        page_content="Bob's",
+        metadata={**others.metadata, "langmem_owner": stamped.metadata["langmem_owner"]},
+    )
+    for stranger in (foreign, others, forged, renamed, claimed, Document(page_content="")):
+        with pytest.raises(IsolationViolation) as caught:
+            await door(alice.retriever(Everything(held=[stamped, stranger])), "invoke", "q")
+        assert "Bob" not in str(caught.value)
+
+
+async def test_what_is_refused_is_not_streamed_to_the_user_either(
+    alice: ScopedMemory, bob: ScopedMemory
+):
+    everything = Everything(held=bob.stamped([Document(id="1", page_content="Bob's secret")]))
+    streamed: list[Any] = []
+
+    async def stream(retriever: BaseRetriever) -> None:
+        async for event in retriever.astream_events("query"):
+            streamed.append(event)  # noqa: PERF401 - it raises on the way
+
+    with pytest.raises(IsolationViolation):
+        await stream(alice.retriever(everything))
+    assert streamed
+    assert "secret" not in repr(streamed)
+
+    await stream(everything)
+    assert "secret" in repr(streamed)
+
+
+async def test_what_is_shared_with_a_scope_passes_its_check(
+    memory: IsolatedMemory, alice: ScopedMemory, door: Door
+):
+    shared = memory.publisher(module_id="tutor").stamped([Document(id="1", page_content="for all")])
+    others = memory.publisher(module_id="planner").stamped([Document(id="1", page_content="no")])
+
+    found = await door(alice.retriever(Everything(held=shared)), "invoke", "q")
+
+    assert contents(found) == ["for all"]
+    with pytest.raises(IsolationViolation):
+        await door(alice.retriever(Everything(held=others)), "invoke", "q")
+
+
+def test_options_of_a_search_beside_a_retriever_are_refused(alice: ScopedMemory):
+    for options in ({"k": 3}, {"filter": {}}, {"search_kwargs": {}}):
+        with pytest.raises(TypeError, match="belong to the retriever"):
+            alice.retriever(Everything(held=[]), **options)  # type: ignore[arg-type]

@@ -1,0 +1,233 @@
+"""Marks documents as one owner's, for stores and retrievers that are not ours.
+
+A marked document bears three metadata keys: whose it is, its id, and a MAC over id and text that
+only the owner's key can make. So no stamp can be made up, or copied onto another document. Other
+metadata are not part of it: stores and retrievers add, drop and round them. Sealing covers all.
+"""
+
+import base64
+import binascii
+import json
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from langchain_core.documents import Document
+
+from langmem_isolated._encoding import decode_value, encode_value
+from langmem_isolated._schema import Kind
+from langmem_isolated._sealing import equal
+from langmem_isolated.errors import IsolationViolation, RecordDoesNotOpen
+from langmem_isolated.keyring import ScopeKeys
+
+RESERVED = "langmem_"
+OWNER, ID, STAMP = "langmem_owner", "langmem_id", "langmem_stamp"
+_MARKS = {OWNER, ID, STAMP}
+
+# Four parts: names of documents in our own collections have fewer, so none is ever the same.
+_WHOSE, _WHERE, _WHAT = b"owner", b"stored id", b"stamp"
+_ELSEWHERE = b"documents elsewhere"
+
+
+class OwnerKeys(Protocol):
+    """What gives an owner's keys: `ScopedRecords`, or a stand-in for a probe."""
+
+    def keys(self) -> ScopeKeys:
+        """The owner's keys, made at first use."""
+
+    def find_keys(self) -> ScopeKeys | None:
+        """The owner's keys, or ``None`` when it has stored nothing."""
+
+    def _knows_since(self, keys: ScopeKeys, key_id: bytes | None) -> ScopeKeys | None:
+        """The owner's keys as they are now, if they have come to include ``key_id``."""
+
+    @property
+    def arun(self) -> Callable[..., Awaitable[Any]]:
+        """Runs a synchronous body in a worker thread."""
+
+
+class Marks:
+    """One owner's marks: made on documents that go out, checked and taken off when they return."""
+
+    def __init__(self, records: OwnerKeys, keys: ScopeKeys) -> None:
+        self._records = records
+        self._keys = keys
+        self.owner = self._digest(_WHOSE, b"", b"").hex()
+
+    def stored_id(self, name: str) -> str:
+        """The id by which a foreign store knows a document: a keyed digest in the form of a UUID.
+
+        Another owner's document of the same id has another one.
+        """
+        return str(uuid.UUID(bytes=self._digest(_WHERE, _bytes(name), b"")))
+
+    def marked(self, document: Document) -> Document:
+        """The document, which must have an id, with this owner's marks."""
+        name = _name(document)
+        marks = {
+            OWNER: self.owner,
+            ID: json.dumps(name),
+            STAMP: self._stamp(name, document.page_content),
+        }
+        return Document(
+            id=name, page_content=document.page_content, metadata=document.metadata | marks
+        )
+
+    def unmarked(self, document: Document) -> Document:
+        """The document as it was before :meth:`marked`.
+
+        Raises:
+            IsolationViolation: The marks are not those of this owner on this document.
+        """
+        metadata = document.metadata
+        try:
+            name = json.loads(metadata[ID])
+            expected = self._stamp(name, document.page_content)
+            is_valid = equal(_bytes(metadata[STAMP]), expected.encode())
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+            is_valid = False
+        if not is_valid or metadata.get(OWNER) != self.owner:
+            raise violation()
+        kept = {key: value for key, value in metadata.items() if key not in _MARKS}
+        return Document(id=name, page_content=document.page_content, metadata=kept)
+
+    def _stamp(self, name: str, text: str) -> str:
+        return self._digest(_WHAT, _bytes(name), _bytes(text)).hex()
+
+    def _digest(self, purpose: bytes, *parts: bytes) -> bytes:
+        return self._keys.name(Kind.DOCUMENT, _ELSEWHERE, purpose, *parts)
+
+
+class Seals(Marks):
+    """Marks that hide the document: id, text and metadata become sealed bytes, in base64."""
+
+    def marked(self, document: Document) -> Document:
+        """The document sealed: only its owner's digest is left to be filtered by."""
+        name = _name(document)
+        body = encode_value([name, document.page_content, document.metadata], "a document")
+        sealed = self._keys.seal(self._place, self._digest(_WHERE, _bytes(name), b""), body)
+        text = base64.b64encode(sealed).decode()
+        return Document(id=name, page_content=text, metadata={OWNER: self.owner})
+
+    def unmarked(self, document: Document) -> Document:
+        """The document opened; its ``id`` must be the one it is stored under.
+
+        Raises:
+            IsolationViolation: It was not sealed by this owner, or for another id.
+        """
+        try:
+            stored_at = uuid.UUID(document.id).bytes
+            sealed = base64.b64decode(document.page_content, validate=True)
+            body = self._opened(stored_at, sealed)
+        except (AttributeError, RecordDoesNotOpen, TypeError, binascii.Error, ValueError):
+            body = None
+        if body is None or document.metadata.get(OWNER) != self.owner:
+            raise violation()
+        name, text, metadata = decode_value(body)
+        return Document(id=name, page_content=text, metadata=metadata)
+
+    @property
+    def _place(self) -> bytes:
+        return self._keys.place(Kind.DOCUMENT, _ELSEWHERE)
+
+    def _opened(self, stored_at: bytes, sealed: bytes) -> bytes:
+        try:
+            return self._keys.open(self._place, stored_at, sealed, Kind.DOCUMENT)
+        except RecordDoesNotOpen as error:
+            # Another process may have rotated the keys meanwhile.
+            fresh = self._records._knows_since(self._keys, error.key_id)
+            if fresh is None:
+                raise
+        return fresh.open(self._place, stored_at, sealed, Kind.DOCUMENT)
+
+
+class Stamps:
+    """Stamps documents for retrievers that are not ours, and checks what these return.
+
+    Args:
+        records: Whose documents may be read; the first is whose are stamped.
+    """
+
+    def __init__(self, records: Sequence[OwnerKeys]) -> None:
+        self._records = records
+
+    def stamped(self, documents: Iterable[Document]) -> list[Document]:
+        """Copies of ``documents`` with the first owner's stamps; a missing id is made.
+
+        What cuts a document into pieces must come before: a piece is another document.
+
+        Raises:
+            ValueError: Metadata hold a key that begins with ``langmem_``.
+        """
+        marks = Marks(self._records[0], self._records[0].keys())
+        return [marks.marked(prepared(document)) for document in documents]
+
+    def checked(self, documents: Iterable[Document]) -> list[Document]:
+        """The documents without their stamps.
+
+        Raises:
+            IsolationViolation: One has no valid stamp of an owner that may be read; none is
+                handed out.
+        """
+        owners = readable(self._records, Marks)
+        return [whose(document, owners).unmarked(document) for document in documents]
+
+
+def readable(records: Sequence[OwnerKeys], kind: type[Marks]) -> dict[str, Marks]:
+    """The marks of every owner that has stored anything, by its value in ``langmem_owner``."""
+    found = [(one, one.find_keys()) for one in records]
+    marks = [kind(one, keys) for one, keys in found if keys]
+    return {one.owner: one for one in marks}
+
+
+def whose(document: Document, owners: Mapping[str, Marks]) -> Marks:
+    """The marks of the owner that ``document`` claims to be of, or `IsolationViolation`."""
+    owner = document.metadata.get(OWNER)
+    if not isinstance(owner, str) or owner not in owners:
+        raise violation()
+    return owners[owner]
+
+
+def prepared(document: Document, id_: str | None = None) -> Document:
+    """``document`` with an id: ``id_``, its own or a new UUID.
+
+    Raises:
+        ValueError: Metadata hold a key that begins with ``langmem_``.
+    """
+    refuse_reserved(document.metadata, nested=False)
+    return Document(
+        id=id_ or document.id or str(uuid.uuid4()),
+        page_content=document.page_content,
+        metadata=document.metadata,
+    )
+
+
+def refuse_reserved(value: Any, *, nested: bool) -> None:
+    """Raise `ValueError` if a key begins with ``langmem_``: only our own code writes those."""
+    if isinstance(value, Mapping):
+        if any(isinstance(key, str) and key.startswith(RESERVED) for key in value):
+            raise ValueError(f"Metadata keys that begin with {RESERVED!r} are reserved.")
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        return
+    if nested:
+        for part in value:
+            refuse_reserved(part, nested=True)
+
+
+def violation() -> IsolationViolation:
+    """What is raised instead of handing a document out; it quotes nothing."""
+    return IsolationViolation(
+        "A document came back that bears no valid mark of an owner this scope may read: it is "
+        "another's, was changed, or was written past this package. Nothing was handed out."
+    )
+
+
+def _name(document: Document) -> str:
+    assert document.id is not None
+    return document.id
+
+
+def _bytes(text: str) -> bytes:
+    # Lone surrogates are for the store to refuse, not for a digest to fail on and quote.
+    return text.encode("utf-8", "surrogatepass")
