@@ -26,7 +26,12 @@ def lasting(lasting_url: str) -> Iterator[IsolatedMemory]:
         yield memory
 
 
+def newcomer(memory: IsolatedMemory) -> ScopedMemory:
+    """A user whom nobody has met."""
+    return memory.scope(user_id=f"alice {next(_numbers)}", module_id="tutor")
+
+
 @pytest.fixture
 def alice(lasting: IsolatedMemory) -> ScopedMemory:
     """A user whom no other test has met."""
-    return lasting.scope(user_id=f"alice {next(_numbers)}", module_id="tutor")
+    return newcomer(lasting)
