@@ -1,0 +1,24 @@
+"""Wraps third-party vector stores, so that scopes can share one and none sees another's."""
+
+from langmem_isolated.wrapping._conditions import AnyOf, Condition, OneOf, Within, conditions
+from langmem_isolated.wrapping.adapters import (
+    Hit,
+    PostFilterAdapter,
+    StandardAdapter,
+    VectorStoreAdapter,
+)
+from langmem_isolated.wrapping.vector_store import Found, WrappedVectorStore
+
+__all__ = [
+    "AnyOf",
+    "Condition",
+    "Found",
+    "Hit",
+    "OneOf",
+    "PostFilterAdapter",
+    "StandardAdapter",
+    "VectorStoreAdapter",
+    "Within",
+    "WrappedVectorStore",
+    "conditions",
+]

@@ -1,0 +1,174 @@
+"""Says what a vector store must be able to do to be wrapped, and does it for ordinary ones.
+
+Whoever writes an adapter for another store subclasses :class:`StandardAdapter`, writes
+``where``, and runs the suite in :mod:`langmem_isolated.wrapping.testing` on it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from langchain_core.documents import Document
+from langchain_core.vectorstores import VectorStore
+
+Vector = list[float]
+Query = str | Vector
+Filter = Mapping[str, Any]
+
+
+class Hit(NamedTuple):
+    """A document as it is stored, with the store's own score."""
+
+    document: Document
+    score: float
+
+
+class VectorStoreAdapter(Protocol):
+    """One vector store, in the words that wrapping needs.
+
+    All ids are UUIDs as text, chosen by us. Lists of ids and documents are never empty. Documents
+    that are returned have the id they are stored under, and the text and the keys
+    ``langmem_owner``, ``langmem_id`` and ``langmem_stamp`` in their metadata exactly as they were
+    put.
+    """
+
+    filters: bool
+    """Whether ``search`` keeps the documents of others back."""
+
+    seals: bool
+    """Whether ``put`` takes vectors that were made from other texts."""
+
+    def put(self, documents: list[Document], vectors: list[Vector] | None) -> None:
+        """Store documents in place of those that have their ids, seen by every later call.
+
+        ``vectors`` are to be stored as they are; without them the store embeds the texts.
+        """
+
+    def get(self, ids: list[str]) -> list[Document]:
+        """The documents that have these ids, in any order; those that are not there left out."""
+
+    def delete(self, ids: list[str]) -> None:
+        """Remove documents; an id that is not there is no error."""
+
+    def prepared(self, query: str) -> Query:
+        """What ``search`` takes for a text: its vector, so that it is embedded only once."""
+
+    def search(self, query: Query, k: int, owners: list[str], wanted: Filter | None) -> list[Hit]:
+        """The ``k`` nearest documents whose ``langmem_owner`` is in ``owners``, nearest first.
+
+        Fewer mean that there are no more. ``wanted`` may be used to leave out documents that do
+        not pass it; the filter is applied again to what comes back.
+        """
+
+    def vectors(self, ids: list[str]) -> list[Vector] | None:
+        """The stored vectors of documents that are there, in this order, if they can be had."""
+
+    def relevance(self) -> Callable[[float], float]:
+        """What turns the store's scores into relevance, from 0 to 1."""
+
+
+class StandardAdapter:
+    """An adapter by LangChain's interface alone; a subclass writes :meth:`where`, and no more.
+
+    Args:
+        store: The vector store.
+    """
+
+    filters = True
+    seals = False
+
+    def __init__(self, store: VectorStore) -> None:
+        self.store: Any = store
+
+    def where(self, owners: list[str], wanted: Filter | None) -> Any:
+        """The store's own filter: ``langmem_owner`` is in ``owners``, and what is in ``wanted``.
+
+        Start from :func:`~langmem_isolated.wrapping._conditions.conditions`, which gives what is
+        safe to push down.
+        """
+        raise NotImplementedError
+
+    def put(self, documents: list[Document], vectors: list[Vector] | None) -> None:
+        """Store documents by the store's ``add_texts``, or by :meth:`put_vectors`."""
+        texts = [document.page_content for document in documents]
+        metadatas = [document.metadata for document in documents]
+        ids = ids_of(documents)
+        if vectors is None:
+            self.store.add_texts(texts, metadatas, ids=ids)
+        else:
+            self.put_vectors(texts, vectors, metadatas, ids)
+
+    def put_vectors(
+        self,
+        texts: list[str],
+        vectors: list[Vector],
+        metadatas: list[dict[str, Any]],
+        ids: list[str],
+    ) -> None:
+        """Store vectors as they are; where that can be done, ``seals`` is ``True``."""
+        raise NotImplementedError
+
+    def get(self, ids: list[str]) -> list[Document]:
+        """The documents that have these ids."""
+        found: list[Document] = self.store.get_by_ids(ids)
+        return found
+
+    def delete(self, ids: list[str]) -> None:
+        """Remove documents."""
+        self.store.delete(ids)
+
+    def prepared(self, query: str) -> Query:
+        """The query's vector, if the store has embeddings."""
+        embeddings = self.store.embeddings
+        return query if embeddings is None else list(embeddings.embed_query(query))
+
+    def search(self, query: Query, k: int, owners: list[str], wanted: Filter | None) -> list[Hit]:
+        """The nearest documents, by ``filter=`` of the store."""
+        return self.nearest(query, k, filter=self.where(owners, wanted))
+
+    def nearest(self, query: Query, k: int, **options: Any) -> list[Hit]:
+        """The nearest documents, by text or by vector."""
+        if isinstance(query, str):
+            found = self.store.similarity_search_with_score(query, k=k, **options)
+        else:
+            found = self.by_vector(query, k, **options)
+        return [Hit(document, float(score)) for document, score in found]
+
+    def by_vector(self, vector: Vector, k: int, **options: Any) -> Sequence[tuple[Document, float]]:
+        """The nearest documents with their scores, by the name that most stores give it."""
+        found: Sequence[tuple[Document, float]] = self.store.similarity_search_with_score_by_vector(
+            vector, k=k, **options
+        )
+        return found
+
+    def vectors(self, ids: list[str]) -> list[Vector] | None:  # noqa: ARG002
+        """``None``: documents that are to be compared with one another are embedded again."""
+        return None
+
+    def relevance(self) -> Callable[[float], float]:
+        """The store's own."""
+        found: Callable[[float], float] = self.store._select_relevance_score_fn()
+        return found
+
+
+class PostFilterAdapter(StandardAdapter):
+    """Any store with ids, unfiltered: what is another's is dropped after it was returned.
+
+    Slow where many share a store: a search asks for more until it has enough.
+    """
+
+    filters = False
+
+    def prepared(self, query: str) -> Query:
+        """The text, where the store cannot search by vector and tell scores."""
+        if hasattr(self.store, "similarity_search_with_score_by_vector"):
+            return super().prepared(query)
+        return query
+
+    def search(self, query: Query, k: int, owners: list[str], wanted: Filter | None) -> list[Hit]:  # noqa: ARG002
+        """The nearest documents of everyone."""
+        return self.nearest(query, k)
+
+
+def ids_of(documents: list[Document]) -> list[str]:
+    """The ids that documents have."""
+    return [document.id for document in documents if document.id is not None]

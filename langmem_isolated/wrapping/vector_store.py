@@ -1,0 +1,515 @@
+"""Makes a third-party vector store safe to share: each scope finds its own documents alone."""
+
+# LangChain takes any keyword and most stores drop what they do not know: here it is refused.
+# mypy: disable-error-code="override"
+# ruff: noqa: A002 - LangChain calls it filter
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+from langchain_core.vectorstores import VectorStore
+
+from langmem_isolated._metadata_filters import metadata_test
+from langmem_isolated._stamps import (
+    OWNER,
+    Marks,
+    OwnerKeys,
+    Seals,
+    prepared,
+    readable,
+    refuse_reserved,
+    violation,
+    whose,
+)
+from langmem_isolated._vectors import VectorSpace, most_diverse
+from langmem_isolated.wrapping._probe import ThrowawayOwner, probe
+from langmem_isolated.wrapping.adapters import (
+    Filter,
+    Hit,
+    PostFilterAdapter,
+    Query,
+    VectorStoreAdapter,
+)
+from langmem_isolated.wrapping.stores import adapter_of
+
+# How many more than wanted are asked for where some of them may not pass.
+_MORE = 4
+_AT_ONCE = 256
+
+
+class Found(NamedTuple):
+    """What a search found."""
+
+    hits: list[tuple[Document, float]]
+    """Nearest first, each with the store's own score."""
+
+    exhausted: bool
+    """Whether these are all there are: asking for more would find no more."""
+
+
+class _Opened(NamedTuple):
+    document: Document
+    score: float
+    stored_id: str
+
+
+class WrappedVectorStore(VectorStore):
+    """A third-party vector store in which this scope finds its own documents, and no others.
+
+    Made by ``memory.scope(…).vector_store(wrapping=store)``. Every document bears its owner's
+    stamp; the owner is part of every search, the caller's filter stands under it and cannot widen
+    it; ids are keyed digests, so no one overwrites or deletes what is another's; each document that
+    comes back is checked. Text, metadata and vectors are readable in the store, unless ``seal``:
+    then vectors are, and much of a text can be guessed from its vector.
+
+    Filters are mappings as in `IsolatedVectorStore`, the same for every store. Keyword arguments
+    that are not known are refused. A search returns ``k`` documents whenever ``k`` pass; an index
+    that finds approximately may miss near ones, as it does without us.
+
+    Args:
+        store: The vector store; it may hold the documents of any number of scopes.
+        records: Whose documents are read; those of the first are written.
+        adapter: What knows the store; by default found by its class.
+        seal: Encrypt text and metadata with the owner's key. Filters are then applied to what came
+            back, so selective ones ask for many documents.
+        probe: Try the store with two owners who do not exist, and remove what they wrote.
+        post_filter: Take a store that has no adapter, drop what is another's after the search.
+        stamped: Hand documents out with their stamps, for a retriever that checks them again.
+
+    Raises:
+        TypeError: No adapter is known for this store, or it cannot store what is sealed.
+        IsolationViolation: The probe found that the store does not keep owners apart.
+    """
+
+    def __init__(
+        self,
+        store: VectorStore,
+        records: Sequence[OwnerKeys],
+        *,
+        adapter: VectorStoreAdapter | None = None,
+        seal: bool = False,
+        probe: bool = True,
+        post_filter: bool = False,
+        stamped: bool = False,
+    ) -> None:
+        self._store = store
+        self._records = records
+        self._adapter = adapter or adapter_of(store) or _unfiltered(store, allowed=post_filter)
+        self._seals = seal
+        self._stamps = stamped
+        self._arun = records[0].arun
+        if seal and (store.embeddings is None or not self._adapter.seals):
+            raise TypeError(
+                f"{type(store).__name__} cannot be sealed: it must have embeddings, and its "
+                "adapter must be able to store vectors that are not made from the sealed text."
+            )
+        if probe:
+            self.probe()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({type(self._store).__name__})"
+
+    @property
+    def embeddings(self) -> Embeddings | None:
+        """What turns texts into vectors."""
+        return self._store.embeddings
+
+    @classmethod
+    def from_texts(cls, *_: Any, **__: Any) -> NoReturn:
+        """Refused: a wrapped store belongs to a scope."""
+        raise TypeError(
+            "A wrapped store is made by memory.scope(…).vector_store(wrapping=store), and filled "
+            "by its add_texts."
+        )
+
+    @classmethod
+    async def afrom_texts(cls, *_: Any, **__: Any) -> NoReturn:
+        """Refused: a wrapped store belongs to a scope."""
+        cls.from_texts()
+
+    def probe(self) -> None:
+        """Try the store with two owners who do not exist.
+
+        Raises:
+            IsolationViolation: One of them met the other, or a document lost its marks.
+        """
+
+        def of_no_one() -> WrappedVectorStore:
+            owner = ThrowawayOwner()
+            return WrappedVectorStore(
+                self._store, [owner], adapter=self._adapter, seal=self._seals, probe=False
+            )
+
+        probe(of_no_one(), of_no_one())
+
+    async def aprobe(self) -> None:
+        """Try the store; see :meth:`probe`."""
+        await self._arun(self.probe)
+
+    def add_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        ids: Sequence[str | None] | None = None,
+    ) -> list[str]:
+        """Store texts; see :meth:`add_documents`."""
+        listed = list(texts)
+        metadatas = [{} for _ in listed] if metadatas is None else metadatas
+        if len(metadatas) != len(listed):
+            raise ValueError(f"There are {len(metadatas)} metadatas for {len(listed)} texts.")
+        pairs = zip(listed, metadatas, strict=True)
+        documents = [Document(page_content=text, metadata={**one}) for text, one in pairs]
+        return self.add_documents(documents, ids=ids)
+
+    async def aadd_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        ids: Sequence[str | None] | None = None,
+    ) -> list[str]:
+        """Store texts; see :meth:`add_documents`."""
+        added: list[str] = await self._arun(self.add_texts, texts, metadatas, ids=ids)
+        return added
+
+    def add_documents(
+        self, documents: Iterable[Document], *, ids: Sequence[str | None] | None = None
+    ) -> list[str]:
+        """Store documents in place of this owner's that have their ids.
+
+        Args:
+            documents: What to store. Metadata may be what the store takes, when sealed anything.
+            ids: One for each document; by default its own ``id``, or a new UUID.
+
+        Returns:
+            The ids.
+
+        Raises:
+            ValueError: There are not as many ids as documents, an id is empty, or metadata hold a
+                key that begins with ``langmem_``.
+            TypeError: An id is not a str.
+        """
+        named = _named(documents, ids)
+        if named:
+            # The last of one id counts.
+            self._put([*{document.id: document for document in named}.values()])
+        return [str(document.id) for document in named]
+
+    async def aadd_documents(
+        self, documents: Iterable[Document], *, ids: Sequence[str | None] | None = None
+    ) -> list[str]:
+        """Store documents; see :meth:`add_documents`."""
+        added: list[str] = await self._arun(self.add_documents, documents, ids=ids)
+        return added
+
+    def _put(self, documents: list[Document]) -> None:
+        marks = self._kind(self._records[0], self._records[0].keys())
+        vectors = None
+        if self._seals:
+            assert self._store.embeddings is not None
+            texts = [document.page_content for document in documents]
+            vectors = self._store.embeddings.embed_documents(texts)
+        marked = [marks.marked(document) for document in documents]
+        self._adapter.put([_at(document, marks) for document in marked], vectors)
+
+    def delete(self, ids: Sequence[str] | None = None) -> None:
+        """Remove this owner's documents that have these ids; those of others are never touched.
+
+        Raises:
+            ValueError: ``ids`` is ``None``: removing everything is :meth:`clear`.
+        """
+        if ids is None:
+            raise ValueError("delete() takes ids; clear() removes every document of this owner.")
+        names = [_checked(id_) for id_ in ids]
+        keys = self._records[0].find_keys()
+        if names and keys:
+            marks = self._kind(self._records[0], keys)
+            self._adapter.delete([*{marks.stored_id(name): None for name in names}])
+
+    async def adelete(self, ids: Sequence[str] | None = None) -> None:
+        """Remove documents; see :meth:`delete`."""
+        await self._arun(self.delete, ids)
+
+    def clear(self) -> None:
+        """Remove every document of this owner, as far as searches find them."""
+        keys = self._records[0].find_keys()
+        if keys is None:
+            return
+        owner = self._kind(self._records[0], keys).owner
+        query, asked = self._adapter.prepared("document"), _AT_ONCE
+        while True:
+            hits = self._adapter.search(query, asked, [owner], None)
+            own = [hit.document.id for hit in hits if hit.document.metadata.get(OWNER) == owner]
+            if own:
+                self._adapter.delete([id_ for id_ in own if id_])
+            elif len(hits) < asked:
+                return
+            else:
+                asked *= 2
+
+    async def aclear(self) -> None:
+        """Remove every document; see :meth:`clear`."""
+        await self._arun(self.clear)
+
+    def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
+        """The documents that have these ids, in their order; those that are not there left out.
+
+        Where an id stands at several levels, the scope's own document is given.
+        """
+        names = [_checked(id_) for id_ in ids]
+        found: dict[str, Document] = {}
+        for marks in reversed(self._readable().values()):
+            wanted = {marks.stored_id(name): name for name in names}
+            stored = self._adapter.get([*wanted]) if wanted else []
+            for document in stored:
+                if document.id not in wanted:
+                    raise violation()
+                found[wanted[document.id]] = self._unmarked(document, marks)
+        return [found[name] for name in names if name in found]
+
+    async def aget_by_ids(self, ids: Sequence[str], /) -> list[Document]:
+        """The documents that have these ids; see :meth:`get_by_ids`."""
+        found: list[Document] = await self._arun(self.get_by_ids, ids)
+        return found
+
+    def find(self, query: str | list[float], k: int = 4, *, filter: Filter | None = None) -> Found:
+        """The ``k`` nearest documents that pass, with scores, and whether there are no more.
+
+        Args:
+            query: A text or a vector.
+            k: How many.
+            filter: As in :meth:`similarity_search`.
+        """
+        opened, exhausted = self._nearest(query, k, filter)
+        return Found([(one.document, one.score) for one in opened], exhausted)
+
+    async def afind(
+        self, query: str | list[float], k: int = 4, *, filter: Filter | None = None
+    ) -> Found:
+        """The nearest documents, and whether there are no more; see :meth:`find`."""
+        found: Found = await self._arun(self.find, query, k, filter=filter)
+        return found
+
+    def similarity_search(
+        self, query: str, k: int = 4, *, filter: Filter | None = None
+    ) -> list[Document]:
+        """The ``k`` documents nearest to ``query`` that pass ``filter``, nearest first.
+
+        Raises:
+            ValueError: ``k`` is below 1, or the filter has no meaning.
+            IsolationViolation: The store handed out what is not this scope's.
+        """
+        return [document for document, _ in self.find(query, k, filter=filter).hits]
+
+    async def asimilarity_search(
+        self, query: str, k: int = 4, *, filter: Filter | None = None
+    ) -> list[Document]:
+        """The nearest documents; see :meth:`similarity_search`."""
+        return [document for document, _ in (await self.afind(query, k, filter=filter)).hits]
+
+    def similarity_search_by_vector(
+        self, embedding: list[float], k: int = 4, *, filter: Filter | None = None
+    ) -> list[Document]:
+        """The documents nearest to a vector; see :meth:`similarity_search`."""
+        return [document for document, _ in self.find(embedding, k, filter=filter).hits]
+
+    async def asimilarity_search_by_vector(
+        self, embedding: list[float], k: int = 4, *, filter: Filter | None = None
+    ) -> list[Document]:
+        """The documents nearest to a vector; see :meth:`similarity_search`."""
+        return [document for document, _ in (await self.afind(embedding, k, filter=filter)).hits]
+
+    def similarity_search_with_score(
+        self, query: str, k: int = 4, *, filter: Filter | None = None
+    ) -> list[tuple[Document, float]]:
+        """The nearest documents with the store's own scores; see :meth:`similarity_search`."""
+        return self.find(query, k, filter=filter).hits
+
+    async def asimilarity_search_with_score(
+        self, query: str, k: int = 4, *, filter: Filter | None = None
+    ) -> list[tuple[Document, float]]:
+        """The nearest documents with the store's own scores; see :meth:`similarity_search`."""
+        return (await self.afind(query, k, filter=filter)).hits
+
+    def _select_relevance_score_fn(self) -> Callable[[float], float]:
+        relevance = self._adapter.relevance()
+        # LangChain warns of what is beyond, and quotes the documents.
+        return lambda score: min(1.0, max(0.0, relevance(score)))
+
+    def max_marginal_relevance_search(
+        self,
+        query: str,
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        *,
+        filter: Filter | None = None,
+    ) -> list[Document]:
+        """Documents near to ``query`` and unlike one another.
+
+        Args:
+            query: What to look for.
+            k: How many.
+            fetch_k: From among how many nearest ones that pass the filter.
+            lambda_mult: From 0, the most diverse, to 1, the nearest.
+            filter: As in :meth:`similarity_search`.
+
+        Raises:
+            NotImplementedError: The store has no embeddings.
+        """
+        return self.max_marginal_relevance_search_by_vector(
+            self._embedder().embed_query(query), k, fetch_k, lambda_mult, filter=filter
+        )
+
+    async def amax_marginal_relevance_search(
+        self,
+        query: str,
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        *,
+        filter: Filter | None = None,
+    ) -> list[Document]:
+        """Documents near and unlike one another; see :meth:`max_marginal_relevance_search`."""
+        found: list[Document] = await self._arun(
+            self.max_marginal_relevance_search, query, k, fetch_k, lambda_mult, filter=filter
+        )
+        return found
+
+    def max_marginal_relevance_search_by_vector(
+        self,
+        embedding: list[float],
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        *,
+        filter: Filter | None = None,
+    ) -> list[Document]:
+        """Documents near and unlike one another; see :meth:`max_marginal_relevance_search`."""
+        opened, _ = self._nearest(embedding, max(_counted(k), fetch_k), filter)
+        if not opened:
+            return []
+        vectors = self._adapter.vectors([one.stored_id for one in opened])
+        if vectors is None:
+            texts = [one.document.page_content for one in opened]
+            vectors = self._embedder().embed_documents(texts)
+        pack = VectorSpace(len(embedding)).pack
+        chosen = most_diverse(pack(embedding), [pack(one) for one in vectors], k, lambda_mult)
+        return [opened[place].document for place in chosen]
+
+    async def amax_marginal_relevance_search_by_vector(
+        self,
+        embedding: list[float],
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        *,
+        filter: Filter | None = None,
+    ) -> list[Document]:
+        """Documents near and unlike one another; see :meth:`max_marginal_relevance_search`."""
+        found: list[Document] = await self._arun(
+            self.max_marginal_relevance_search_by_vector,
+            embedding,
+            k,
+            fetch_k,
+            lambda_mult,
+            filter=filter,
+        )
+        return found
+
+    def _nearest(self, query: Query, k: int, filter: Filter | None) -> tuple[list[_Opened], bool]:
+        """The nearest documents that pass, and whether there are no more."""
+        count, passes = _counted(k), metadata_test(filter)
+        refuse_reserved(filter, nested=True)
+        readable = self._readable()
+        if not readable:
+            return [], True
+        query = self._prepared(query)
+        asked = count if self._adapter.filters and not filter else count * _MORE
+        while True:
+            hits = self._adapter.search(query, asked, [*readable], None if self._seals else filter)
+            opened = [one for one in self._opened(hits, readable) if passes(one.document.metadata)]
+            exhausted = len(hits) < asked
+            if exhausted or len(opened) >= count:
+                return opened[:count], exhausted and len(opened) <= count
+            asked *= 2
+
+    def _prepared(self, query: Query) -> Query:
+        if not isinstance(query, str):
+            return query
+        # The words of what is sealed cannot be searched for.
+        return self._embedder().embed_query(query) if self._seals else self._adapter.prepared(query)
+
+    def _opened(self, hits: Iterable[Hit], readable: Mapping[str, Marks]) -> list[_Opened]:
+        if not self._adapter.filters:
+            hits = [hit for hit in hits if hit.document.metadata.get(OWNER) in readable]
+        return [self._open(hit, whose(hit.document, readable)) for hit in hits]
+
+    def _open(self, hit: Hit, marks: Marks) -> _Opened:
+        document = self._unmarked(hit.document, marks)
+        return _Opened(document, hit.score, hit.document.id or marks.stored_id(str(document.id)))
+
+    def _unmarked(self, stored: Document, marks: Marks) -> Document:
+        document = marks.unmarked(stored)
+        # A copy under another id is not the document that was written.
+        if stored.id is not None and stored.id != marks.stored_id(str(document.id)):
+            raise violation()
+        return Marks.marked(marks, document) if self._stamps else document
+
+    def _readable(self) -> dict[str, Marks]:
+        return readable(self._records, self._kind)
+
+    @property
+    def _kind(self) -> type[Marks]:
+        return Seals if self._seals else Marks
+
+    def _embedder(self) -> Embeddings:
+        if self._store.embeddings is None:
+            raise NotImplementedError(f"This {type(self._store).__name__} has no embeddings.")
+        return self._store.embeddings
+
+
+def _unfiltered(store: VectorStore, *, allowed: bool) -> VectorStoreAdapter:
+    if allowed:
+        return PostFilterAdapter(store)
+    raise TypeError(
+        f"No adapter is known for {type(store).__name__}, so nothing says how it filters. Write "
+        "one (langmem_isolated.wrapping.StandardAdapter) and pass adapter=…, or pass "
+        "post_filter=True: then what is another's is dropped after each search."
+    )
+
+
+def _named(documents: Iterable[Document], ids: Sequence[str | None] | None) -> list[Document]:
+    """Each document with its id, checked."""
+    documents = list(documents)
+    ids = [document.id or None for document in documents] if ids is None else list(ids)
+    if len(ids) != len(documents):
+        raise ValueError(f"There are {len(ids)} ids for {len(documents)} documents.")
+    checked = [None if id_ is None else _checked(id_) for id_ in ids]
+    pairs = zip(documents, checked, strict=True)
+    return [prepared(document, id_) for document, id_ in pairs]
+
+
+def _at(marked: Document, marks: Marks) -> Document:
+    """A marked document under the id that the store shall know it by."""
+    id_ = marks.stored_id(str(marked.id))
+    return Document(id=id_, page_content=marked.page_content, metadata=marked.metadata)
+
+
+def _checked(id_: object) -> str:
+    if type(id_) is not str:
+        raise TypeError(f"A document's id must be a str, got {type(id_).__name__}.")
+    if not id_:
+        raise ValueError("A document's id must not be empty.")
+    return id_
+
+
+def _counted(k: int) -> int:
+    if type(k) is not int or k < 1:
+        raise ValueError("k must be a whole number above 0.")
+    return k
