@@ -244,7 +244,7 @@ async def test_what_is_refused_is_not_streamed_to_the_user_either(
     streamed: list[Any] = []
 
     async def stream(retriever: BaseRetriever) -> None:
-        async for event in retriever.astream_events("query"):
+        async for event in (RunnablePassthrough() | retriever).astream_events("query"):
             streamed.append(event)  # noqa: PERF401 - it raises on the way
 
     with pytest.raises(IsolationViolation):
