@@ -28,7 +28,10 @@ from langgraph.checkpoint.base import (
     get_checkpoint_metadata,
 )
 
-from langmem_isolated._checkpoints import Address, Listing, Snapshot, Threads, id_bytes
+from langmem_isolated._checkpoints.addresses import Address, id_bytes
+from langmem_isolated._checkpoints.bodies import Snapshot
+from langmem_isolated._checkpoints.listing import Listing
+from langmem_isolated._checkpoints.threads import Threads
 from langmem_isolated._encoding import decode_header
 from langmem_isolated._records import EPOCH, ScopedRecords, as_moment
 from langmem_isolated._scoping import scope_keys

@@ -1,0 +1,1 @@
+"""Stores the checkpoints that LangGraph makes in their sealed form, and finds them again."""

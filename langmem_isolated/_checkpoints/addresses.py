@@ -1,0 +1,56 @@
+"""Turns the ids of threads, checkpoints and runs into what the tables know them by."""
+
+import uuid
+from typing import NamedTuple
+
+from langmem_isolated._schema import Kind
+from langmem_isolated.errors import ScopeError
+from langmem_isolated.keyring import ScopeKeys
+
+
+class Address(NamedTuple):
+    """A checkpoint's place; without ``checkpoint_id`` the latest of its namespace."""
+
+    thread_id: str
+    namespace: str
+    checkpoint_id: str | None
+
+
+def id_bytes(checkpoint_id: str) -> bytes:
+    """A checkpoint id as 16 bytes, which sort as its text does.
+
+    Raises:
+        ScopeError: It is not a UUID in its canonical form: ids are visible in the database, so they
+            must not carry anything else.
+    """
+    try:
+        parsed = uuid.UUID(checkpoint_id)
+    except (ValueError, AttributeError, TypeError):
+        parsed = None
+    if parsed is None or str(parsed) != checkpoint_id:
+        raise ScopeError(
+            "checkpoint_id must be a UUID as text in its canonical form, got "
+            f"{type(checkpoint_id).__name__}. LangGraph makes such ids."
+        )
+    return parsed.bytes
+
+
+def thread_of(keys: ScopeKeys, thread_id: str) -> bytes:
+    """The digest by which tables know a thread."""
+    return keys.name(Kind.THREAD, thread_id.encode())
+
+
+def parent_of(keys: ScopeKeys, address: Address) -> bytes:
+    """Under what the checkpoints of a namespace stand."""
+    namespace = keys.name(Kind.CHECKPOINT, b"namespace", address.namespace.encode())
+    return thread_of(keys, address.thread_id) + namespace
+
+
+def mac_of(keys: ScopeKeys, thread: bytes, plaintext: bytes) -> bytes:
+    """What finds an element in its thread."""
+    return keys.name(Kind.ELEMENT, thread, plaintext)
+
+
+def run_tag(keys: ScopeKeys, run_id: str) -> bytes:
+    """What finds a run's checkpoints in its scope."""
+    return keys.name(Kind.CHECKPOINT, b"run", run_id.encode())

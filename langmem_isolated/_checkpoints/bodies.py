@@ -1,0 +1,131 @@
+"""Gives checkpoints their stored form, and reads them from it."""
+
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import ormsgpack
+from langgraph.checkpoint.base import PendingWrite, writes_sort_key
+
+from langmem_isolated._checkpoints.addresses import Address
+from langmem_isolated._database import Transaction
+from langmem_isolated._schema import Kind
+from langmem_isolated._threads import reading
+from langmem_isolated._threads.reading import Found
+from langmem_isolated._threads.slots import Slot
+from langmem_isolated._values import Decoder, Serde, numbers_of, structure, table
+from langmem_isolated.errors import RecordDoesNotOpen, RecordError
+from langmem_isolated.keyring import ScopeKeys
+
+BODY_V1 = b"\x01"
+
+
+class Snapshot(NamedTuple):
+    """A checkpoint as it is read."""
+
+    address: Address
+    parent_id: str | None
+    checkpoint: dict[str, Any]
+    metadata: dict[str, Any]
+    writes: list[PendingWrite]
+
+
+class Body(NamedTuple):
+    """A stored body whose references are still numbers."""
+
+    numbers: list[int]
+    packed: bytes
+
+    @classmethod
+    def of(cls, plaintext: bytes) -> "Body":
+        """A body as it was sealed.
+
+        Raises:
+            RecordError: A later version stored it.
+        """
+        if plaintext[:1] != BODY_V1:
+            raise RecordError(
+                f"A checkpoint is stored in form {plaintext[0]}, this version knows {BODY_V1[0]}. "
+                "Nothing was changed; install a later langmem-isolated."
+            )
+        runs, packed = ormsgpack.unpackb(plaintext[1:])
+        return cls(numbers_of(runs), packed)
+
+    @staticmethod
+    def sealed_form(numbers: Iterable[int], packed: bytes) -> bytes:
+        """The plaintext that :meth:`of` reads."""
+        return BODY_V1 + ormsgpack.packb([table(numbers), packed])
+
+
+class Outline(NamedTuple):
+    """What a checkpoint's body tells without its elements."""
+
+    parent: bytes | None
+    namespace: str
+    envelope: dict[str, Any]
+    metadata: dict[str, Any]
+    values: dict[str, Any]
+
+    @classmethod
+    def of(cls, plaintext: bytes) -> "Outline":
+        """The outline of a checkpoint as it was sealed."""
+        return cls(*structure(Body.of(plaintext).packed))
+
+
+def bodies_of(found: Found) -> list[Body]:
+    """Of a checkpoint and the writes behind it."""
+    return [Body.of(found.checkpoint), *map(Body.of, found.writes)]
+
+
+def elements_of(
+    transaction: Transaction, keys: ScopeKeys, thread: bytes, bodies: Iterable[Body]
+) -> dict[int, bytes] | None:
+    """The elements that bodies refer to; ``None`` when one is missing."""
+    wanted = {number for body in bodies for number in body.numbers}
+    elements = reading.elements(transaction, keys, thread, wanted)
+    return elements if len(elements) == len(wanted) else None
+
+
+def required_elements(
+    transaction: Transaction, keys: ScopeKeys, thread: bytes, bodies: Iterable[Body]
+) -> dict[int, bytes]:
+    """The elements that bodies refer to.
+
+    Raises:
+        RecordDoesNotOpen: One is missing.
+    """
+    elements = elements_of(transaction, keys, thread, bodies)
+    if elements is None:
+        raise RecordDoesNotOpen(Kind.CHECKPOINT.label, "elements it refers to are missing")
+    return elements
+
+
+def decoders(
+    transaction: Transaction, keys: ScopeKeys, bodies: Mapping[Slot, list[Body]], serde: Serde
+) -> dict[bytes, Decoder]:
+    """For each thread, what decodes its bodies, whose messages share their objects."""
+    by_thread: dict[bytes, list[Body]] = {}
+    for slot, its_bodies in bodies.items():
+        by_thread.setdefault(slot.thread, []).extend(its_bodies)
+    return {
+        thread: Decoder(required_elements(transaction, keys, thread, its_bodies), None, serde)
+        for thread, its_bodies in by_thread.items()
+    }
+
+
+def snapshot_of(thread_id: str, slot: Slot, decoder: Decoder, bodies: list[Body]) -> Snapshot:
+    """What a checkpoint's body, and those of the writes behind it, stand for."""
+    values, *tasks = decoder.decode(bodies)
+    parent, namespace, envelope, metadata, channel_values = values
+    writes = [
+        (writes_sort_key(path, task, index), (task, channel, value))
+        for task, path, rows in tasks
+        for index, channel, value in rows
+    ]
+    return Snapshot(
+        Address(thread_id, namespace, str(uuid.UUID(bytes=slot.key))),
+        parent and str(uuid.UUID(bytes=parent)),
+        {**envelope, "channel_values": channel_values},
+        metadata,
+        [write for _, write in sorted(writes, key=lambda write: write[0])],
+    )

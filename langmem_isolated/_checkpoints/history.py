@@ -1,0 +1,102 @@
+"""Gathers what a checkpoint's ancestors contributed to a channel that stores differences."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from langgraph.checkpoint.base import DeltaChannelHistory, PendingWrite
+
+from langmem_isolated._checkpoints.addresses import Address, id_bytes, parent_of, thread_of
+from langmem_isolated._checkpoints.bodies import Body, Outline, decoders, snapshot_of
+from langmem_isolated._checkpoints.listing import PAGE
+from langmem_isolated._database import Transaction
+from langmem_isolated._threads import reading
+from langmem_isolated._threads.slots import Bounds, Slot
+from langmem_isolated._values import Serde
+from langmem_isolated.keyring import ScopeKeys
+
+
+@dataclass
+class History:
+    """What ancestors contributed to one channel, newest first while it is gathered."""
+
+    writes: list[PendingWrite] = field(default_factory=list)
+    seed: list[Any] = field(default_factory=list)
+
+    def result(self) -> DeltaChannelHistory:
+        history = DeltaChannelHistory(writes=self.writes[::-1])
+        if self.seed:
+            history["seed"] = self.seed[0]
+        return history
+
+
+class _Chain:
+    """A namespace's checkpoints by id, read a page at a time, for a walk along parents."""
+
+    def __init__(
+        self, transaction: Transaction, keys: ScopeKeys, thread: bytes, parent: bytes
+    ) -> None:
+        self._transaction = transaction
+        self._keys = keys
+        self._thread = thread
+        self._parent = parent
+        self._read: dict[bytes, tuple[Slot, list[bytes]]] = {}
+
+    def parent_of_target(self, checkpoint_id: str | None, now: int) -> bytes | None:
+        """The parent of the checkpoint that the walk is for."""
+        wanted = checkpoint_id and id_bytes(checkpoint_id)
+        found = reading.get(
+            self._transaction, self._keys, self._thread, self._parent, wanted or None, now
+        )
+        return None if found is None else Outline.of(found.checkpoint).parent
+
+    def at(self, key: bytes) -> tuple[Slot, list[bytes]] | None:
+        """The checkpoint with this id and the writes behind it, in plaintext."""
+        if key not in self._read:
+            # Parents are older nearly always: the page ends with the one asked for.
+            stored = reading.checkpoints(
+                self._transaction,
+                self._keys,
+                Bounds.namespace(self._parent),
+                (key + b"\x00", b""),
+                PAGE,
+            )
+            slots = [slot for slot, _ in stored]
+            writes = reading.writes_behind(self._transaction, self._keys, slots)
+            for slot, body in stored:
+                self._read[slot.key] = slot, [body, *writes[slot.parent, slot.key]]
+        return self._read.get(key)
+
+
+def walk(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    address: Address,
+    histories: Mapping[str, History],
+    serde: Serde,
+    now: int,
+) -> None:
+    """Gather into ``histories`` what the ancestors of a checkpoint contributed to channels."""
+    thread = thread_of(keys, address.thread_id)
+    chain = _Chain(transaction, keys, thread, parent_of(keys, address))
+    cursor = chain.parent_of_target(address.checkpoint_id, now)
+    missing = set(histories)
+    walked: dict[Slot, list[Body]] = {}
+    while cursor is not None and missing and (stored := chain.at(cursor)) is not None:
+        slot, plaintexts = stored
+        if slot in walked:
+            break
+        walked[slot] = [Body.of(plaintext) for plaintext in plaintexts]
+        outline = Outline.of(plaintexts[0])
+        missing -= outline.values.keys()
+        cursor = outline.parent
+    by_thread = decoders(transaction, keys, walked, serde)
+    left = dict(histories)
+    for slot, bodies in walked.items():
+        ancestor = snapshot_of(address.thread_id, slot, by_thread[thread], bodies)
+        for write in reversed(ancestor.writes):
+            if write[1] in left:
+                left[write[1]].writes.append(write)
+        values = ancestor.checkpoint["channel_values"]
+        for channel in left.keys() & values.keys():
+            left.pop(channel).seed.append(values[channel])

@@ -1,0 +1,106 @@
+"""Walks over checkpoints, newest first, a page at a time."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from langmem_isolated._checkpoints.addresses import Address, parent_of, thread_of
+from langmem_isolated._checkpoints.bodies import Body, Outline, Snapshot, decoders, snapshot_of
+from langmem_isolated._database import Transaction
+from langmem_isolated._encoding import decode_header
+from langmem_isolated._threads import reading, roster
+from langmem_isolated._threads.slots import Bounds, Slot
+from langmem_isolated._values import Serde
+from langmem_isolated.keyring import ScopeKeys
+
+PAGE = 100
+
+
+@dataclass
+class Listing:
+    """A walk over checkpoints, newest first."""
+
+    thread_id: str | None
+    namespace: str | None
+    only: bytes | None
+    filter: Mapping[str, Any]
+    before: tuple[bytes, bytes]
+    left: int | None
+    is_done: bool = False
+
+    def bounds(self, keys: ScopeKeys) -> Bounds:
+        """Which parents the walk covers."""
+        if self.thread_id is None:
+            return Bounds.scope()
+        if self.namespace is None:
+            return Bounds.thread(thread_of(keys, self.thread_id))
+        return Bounds.namespace(parent_of(keys, Address(self.thread_id, self.namespace, None)))
+
+    @property
+    def page_size(self) -> int:
+        """How many rows to read next: no more than are wanted, where none will be left out."""
+        wants_all = not self.filter and self.only is None and self.thread_id is not None
+        return min(PAGE, self.left) if wants_all and self.left is not None else PAGE
+
+    def advance(self, stored: Sequence[tuple[Slot, bytes]]) -> None:
+        """Go on behind what was read."""
+        if len(stored) < self.page_size:
+            self.is_done = True
+        if stored:
+            self.before = (stored[-1][0].key, stored[-1][0].parent)
+            self.is_done = self.is_done or (self.only is not None and self.before[0] < self.only)
+
+    def wants(self, slot: Slot, outline: Outline) -> bool:
+        """Whether a checkpoint is one of those asked for."""
+        if self.only is not None and slot.key != self.only:
+            return False
+        if self.namespace is not None and outline.namespace != self.namespace:
+            return False
+        metadata = outline.metadata
+        return all(metadata.get(key) == value for key, value in self.filter.items())
+
+    def take(self, matching: list[tuple[Slot, bytes]]) -> list[tuple[Slot, bytes]]:
+        """As many as are left to be given out."""
+        if self.left is None:
+            return matching
+        taken = matching[: max(0, self.left)]
+        self.left -= len(taken)
+        self.is_done = self.is_done or self.left <= 0
+        return taken
+
+
+def page(
+    transaction: Transaction, keys: ScopeKeys, asked: Listing, serde: Serde, now: int
+) -> tuple[list[Snapshot], Listing]:
+    """The next checkpoints of a listing, and the listing that goes on behind them."""
+    # A copy: the operation may be tried again.
+    listing = replace(asked)
+    bounds = listing.bounds(keys)
+    names: dict[bytes, str | None] = {}
+    matching: list[tuple[Slot, bytes]] = []
+    while not matching and not listing.is_done:
+        stored = reading.checkpoints(transaction, keys, bounds, listing.before, listing.page_size)
+        listing.advance(stored)
+        wanted = [row for row in stored if listing.wants(row[0], Outline.of(row[1]))]
+        for slot, _ in wanted:
+            if slot.thread not in names:
+                names[slot.thread] = _name_of(transaction, keys, slot.thread, now)
+        matching = [row for row in wanted if names[row[0].thread] is not None]
+    matching = listing.take(matching)
+    writes = reading.writes_behind(transaction, keys, [slot for slot, _ in matching])
+    bodies = {
+        slot: [Body.of(body), *map(Body.of, writes[slot.parent, slot.key])]
+        for slot, body in matching
+    }
+    by_thread = decoders(transaction, keys, bodies, serde)
+    snapshots = [
+        snapshot_of(cast(str, names[slot.thread]), slot, by_thread[slot.thread], its_bodies)
+        for slot, its_bodies in bodies.items()
+    ]
+    return snapshots, listing
+
+
+def _name_of(transaction: Transaction, keys: ScopeKeys, thread: bytes, now: int) -> str | None:
+    """A thread's id; ``None`` when it is expired."""
+    header = roster.header_of(transaction, keys, thread, now)
+    return None if header is None else decode_header(header).session_id

@@ -1,0 +1,385 @@
+"""Stores and reads the checkpoints, writes and threads of one scope."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from typing import Any, cast
+
+from langgraph.checkpoint.base import DeltaChannelHistory
+from langgraph.constants import START
+
+from langmem_isolated._checkpoints import pruning
+from langmem_isolated._checkpoints.addresses import (
+    Address,
+    id_bytes,
+    mac_of,
+    parent_of,
+    run_tag,
+    thread_of,
+)
+from langmem_isolated._checkpoints.bodies import (
+    Body,
+    Snapshot,
+    bodies_of,
+    elements_of,
+    required_elements,
+    snapshot_of,
+)
+from langmem_isolated._checkpoints.history import History, walk
+from langmem_isolated._checkpoints.listing import Listing, page
+from langmem_isolated._database import Transaction
+from langmem_isolated._dialects import Conflict
+from langmem_isolated._encoding import Header, encode_header
+from langmem_isolated._records import ScopedRecords, now
+from langmem_isolated._schema import Kind
+from langmem_isolated._states import Listed
+from langmem_isolated._threads import reading, roster, storing
+from langmem_isolated._threads.reading import Found, OpenBody
+from langmem_isolated._threads.slots import Slot
+from langmem_isolated._threads.storing import NewBody, NewElement, Stored
+from langmem_isolated._values import (
+    Decoder,
+    Element,
+    Encoder,
+    Known,
+    KnownThreads,
+    Reference,
+    Serde,
+)
+from langmem_isolated.errors import AddressTaken, DatabaseLocked, RecordDoesNotOpen
+from langmem_isolated.keyring import ScopeKeys
+
+GENERATION_BYTES = 8
+# Between two steps of ours may come a sweep, or another that writes for the same task: each failed
+# attempt is one of those done.
+ATTEMPTS = 50
+# A statement is made for each number of rows: 100 take 160 ms to compile, and above 9,362 they have
+# more parameters than PostgreSQL takes.
+ONTO_ELEMENTS = 16
+
+IndexedWrites = Mapping[int, tuple[str, Any]]
+Encode = Callable[[Encoder], bytes]
+
+
+class Threads:
+    """The threads of one scope."""
+
+    def __init__(
+        self, records: ScopedRecords, known: KnownThreads, serde: Serde, ttl: timedelta | None
+    ) -> None:
+        self.records = records
+        self._known = known
+        self._serde = serde
+        self._ttl = ttl
+
+    def get(self, address: Address) -> Snapshot | None:
+        """The checkpoint at ``address``."""
+        keys = self.records.find_keys()
+        if keys is None:
+            return None
+        thread, parent = thread_of(keys, address.thread_id), parent_of(keys, address)
+        wanted = address.checkpoint_id and id_bytes(address.checkpoint_id)
+        asked = thread, parent, wanted or None, now()
+        found = self.records.read(reading.get, None, *asked)
+        elements = found and self.records.read(elements_of, {}, thread, bodies_of(found))
+        if found and elements is None:
+            # A sweep came between the two, or someone tampered: one state of both will tell.
+            found, elements = self.records.snapshot(_with_elements, (None, {}), *asked)
+        if not found or elements is None:
+            return None
+        known = self._known.of(thread, found.state.generation)
+        known.state = found.state
+        decoder = Decoder(elements, known, self._serde)
+        return snapshot_of(address.thread_id, found.slot, decoder, bodies_of(found))
+
+    def page(self, listing: Listing) -> tuple[list[Snapshot], Listing]:
+        """The next checkpoints of a listing, and the listing that goes on behind them."""
+        nothing: tuple[list[Snapshot], Listing] = [], replace(listing, is_done=True)
+        return self.records.snapshot(page, nothing, listing, self._serde, now())
+
+    def history(self, address: Address, channels: Sequence[str]) -> dict[str, DeltaChannelHistory]:
+        """What the ancestors of a checkpoint contributed to channels."""
+        histories = {channel: History() for channel in channels}
+        if channels:
+            self.records.snapshot(walk, None, address, histories, self._serde, now())
+        return {channel: history.result() for channel, history in histories.items()}
+
+    def list_threads(self) -> list[Listed]:
+        """The scope's threads by last activity, newest first."""
+        return self.records.read(roster.listing, [], now())
+
+    def size(self, thread_id: str) -> int:
+        """Bytes of a thread's sealed records."""
+        keys = self.records.find_keys()
+        listed = [] if keys is None else self.list_threads()
+        return sum(one.size for one in listed if keys and one.digest == thread_of(keys, thread_id))
+
+    def verify(self, thread_id: str) -> int:
+        """Open everything of a thread, resolve every reference, count; the number of bodies."""
+        return self.records.snapshot(self._verify, 0, thread_id)
+
+    def _verify(self, transaction: Transaction, keys: ScopeKeys, thread_id: str) -> int:
+        thread = thread_of(keys, thread_id)
+        bodies = reading.verified(transaction, keys, thread)
+        required_elements(transaction, keys, thread, [Body.of(body.plaintext) for body in bodies])
+        return len(bodies)
+
+    def put(
+        self,
+        address: Address,
+        checkpoint: Mapping[str, Any],
+        metadata: Mapping[str, Any],
+    ) -> None:
+        """Store a checkpoint whose parent is ``address``; the same id again replaces it."""
+        parent = address.checkpoint_id and id_bytes(address.checkpoint_id)
+        key = id_bytes(checkpoint["id"])
+        envelope = {name: part for name, part in checkpoint.items() if name != "channel_values"}
+        run_id = metadata.get("run_id")
+
+        def encode(encoder: Encoder) -> bytes:
+            values = {
+                channel: encoder.shrink(value, is_passing=channel == START)
+                for channel, value in checkpoint["channel_values"].items()
+            }
+            body = [parent or None, address.namespace, envelope, dict(metadata), values]
+            return encoder.encode(body)
+
+        keys = self.records.keys()
+        slot = Slot(Kind.CHECKPOINT, parent_of(keys, address), key)
+        tag = run_tag(keys, run_id) if isinstance(run_id, str) else None
+        try:
+            self._store(address.thread_id, slot, encode, tag)
+        except Conflict:
+            self._store(address.thread_id, slot, encode, tag, replaces=storing.ANYTHING)
+
+    def put_writes(
+        self,
+        address: Address,
+        writes: IndexedWrites,
+        task: tuple[str, str],
+    ) -> None:
+        """Store what a task (its id and path) wrote behind the checkpoint at ``address``.
+
+        What it has stored at an index stays; below 0, where special channels are, it gives way.
+        """
+
+        def encoding(merged: IndexedWrites) -> Encode:
+            def encode(encoder: Encoder) -> bytes:
+                rows = [
+                    [index, channel, encoder.shrink(value, is_passing=True)]
+                    for index, (channel, value) in merged.items()
+                ]
+                return encoder.encode([*task, rows])
+
+            return encode
+
+        keys = self.records.keys()
+        checkpoint = id_bytes(cast(str, address.checkpoint_id))
+        key = checkpoint + keys.name(Kind.WRITE, checkpoint, task[0].encode())
+        slot = Slot(Kind.WRITE, parent_of(keys, address), key)
+        replaced: bytes | None = None
+        merged: IndexedWrites = writes
+        for _ in range(ATTEMPTS):
+            with suppress(Conflict):
+                if self._stored(address.thread_id, slot, encoding(merged), None, replaced):
+                    return
+            replaced, merged = self.records.snapshot(self._merged, (None, writes), slot, writes)
+        raise _busy()
+
+    def _merged(
+        self,
+        transaction: Transaction,
+        keys: ScopeKeys,
+        slot: Slot,
+        writes: IndexedWrites,
+    ) -> tuple[bytes | None, IndexedWrites]:
+        """What a task has stored, in plaintext, and ``writes`` together with it."""
+        plaintext = reading.body_at(transaction, keys, slot)
+        if plaintext is None:
+            return None, writes
+        body = Body.of(plaintext)
+        elements = required_elements(transaction, keys, slot.thread, [body])
+        _, _, rows = Decoder(elements, None, self._serde).decode([body])[0]
+        kept = {
+            index: (channel, value)
+            for index, channel, value in rows
+            if index >= 0 or index not in writes
+        }
+        return plaintext, {**writes, **kept}
+
+    def _store(
+        self,
+        thread_id: str,
+        slot: Slot,
+        encode: Encode,
+        tag: bytes | None,
+        replaces: bytes | None = None,
+    ) -> None:
+        for _ in range(ATTEMPTS):
+            if self._stored(thread_id, slot, encode, tag, replaces):
+                return
+        raise _busy()
+
+    def _stored(
+        self, thread_id: str, slot: Slot, encode: Encode, tag: bytes | None, replaces: bytes | None
+    ) -> bool:
+        """Try once; ``False`` when the thread was swept, or the body to replace changed."""
+        keys = self.records.keys()
+        thread = thread_of(keys, thread_id)
+        known = self._known.last(thread)
+        encoder = Encoder(known, lambda plaintext: mac_of(keys, thread, plaintext), self._serde)
+        packed = encode(encoder)
+        references = encoder.references
+        new = {ref.mac: ref for ref in references if isinstance(ref, Element)}
+
+        def plaintext(numbers: Mapping[bytes, int]) -> bytes:
+            resolved = (numbers[ref.mac] if isinstance(ref, Element) else ref for ref in references)
+            return Body.sealed_form(resolved, packed)
+
+        elements = [NewElement(element.mac, element.plaintext) for element in new.values()]
+        body = NewBody(slot, tag, elements, plaintext, replaces)
+        # A body without numbers that were known before is right in any generation.
+        found_in = known.generation if len(new) < len(references) else b""
+        moment = now()
+        expires_at = None if self._ttl is None else moment + int(self._ttl.total_seconds() * 1000)
+        stored = self._stored_onto(thread, body, known, moment, expires_at)
+        try:
+            stored = stored or self.records.write(
+                storing.put,
+                thread,
+                encode_header(Header(thread_id)),
+                body,
+                (found_in, os.urandom(GENERATION_BYTES)),
+                moment,
+                expires_at,
+            )
+        except Conflict:
+            if replaces is None:
+                raise
+            raise RecordDoesNotOpen(
+                Kind.ELEMENT.label, "one stands where the thread's next belongs"
+            ) from None
+        if stored is None:
+            self._known.forget(thread)
+            return False
+        self._remember(thread, stored, encoder)
+        return True
+
+    def _stored_onto(
+        self, thread: bytes, body: NewBody, known: Known, now: int, expires_at: int | None
+    ) -> Stored | None:
+        """Try to store onto the state that this process knows of a thread."""
+        # On SQLite the lock is the process's own, and asking for the row costs 4 µs.
+        if not self.records.is_postgres or body.replaces is not None:
+            return None
+        if len(body.elements) > ONTO_ELEMENTS:
+            return None
+        with known.turn:
+            if known.state is None:
+                return None
+            found = {mac: known.numbers.get(mac) for mac, _ in body.elements}
+            numbers = {mac: number for mac, number in found.items() if number is not None}
+            try:
+                stored = self.records.write_once(
+                    storing.put_onto, None, thread, body, known.state, numbers, now, expires_at
+                )
+            except Conflict:
+                # The other way finds out what stands there.
+                stored = None
+            known.state = stored and stored.state
+            return stored
+
+    def _remember(self, thread: bytes, stored: Stored, encoder: Encoder) -> None:
+        known = self._known.of(thread, stored.state.generation)
+        known.state = stored.state
+        for mac, number in stored.numbers.items():
+            known.remember_mac(mac, number)
+        for message, print_, reference in encoder.seen:
+            known.remember(message, _number(reference, stored.numbers), print_)
+
+    def delete(self, thread_id: str) -> None:
+        """Remove a thread with all it has."""
+        self.records.change(_delete_thread, None, thread_id)
+
+    def copy(self, source_id: str, target_id: str) -> None:
+        """Copy a thread with all it has; nothing happens when there is no such thread.
+
+        Raises:
+            AddressTaken: The target has checkpoints already; nothing was written.
+        """
+        try:
+            self.records.change(_copy_thread, False, source_id, target_id)
+        except Conflict:
+            raise AddressTaken(Kind.THREAD.label) from None
+
+    def prune(self, thread_id: str, keep_last: int) -> None:
+        """Keep the newest ``keep_last`` checkpoints of each namespace, and what they stand on."""
+        keys = self.records.find_keys()
+        if keys is not None:
+            self._sweep(thread_of(keys, thread_id), lambda bodies: pruning.older(bodies, keep_last))
+
+    def delete_for_runs(self, run_ids: Iterable[str]) -> None:
+        """Remove what runs stored, in every thread of the scope."""
+        keys = self.records.find_keys()
+        if keys is None:
+            return
+        for run_id in run_ids:
+            slots = self.records.read(reading.of_run, [], run_tag(keys, run_id))
+            for thread in {slot.thread for slot in slots}:
+                self._sweep(thread, partial(pruning.of_run, run_id=run_id))
+
+    def _sweep(self, thread: bytes, choose: Callable[[list[OpenBody]], set[Slot]]) -> None:
+        self.records.change(
+            storing.sweep,
+            None,
+            thread,
+            os.urandom(GENERATION_BYTES),
+            choose,
+            lambda plaintext: Body.of(plaintext).numbers,
+        )
+        self._known.forget(thread)
+
+
+def _busy() -> DatabaseLocked:
+    return DatabaseLocked(
+        f"A thread was pruned or written by others {ATTEMPTS} times while it was being written. "
+        "Nothing was written; try again."
+    )
+
+
+def _number(reference: Reference, numbers: Mapping[bytes, int]) -> int:
+    return numbers[reference.mac] if isinstance(reference, Element) else reference
+
+
+def _with_elements(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    thread: bytes,
+    parent: bytes,
+    checkpoint_id: bytes | None,
+    now: int,
+) -> tuple[Found | None, dict[int, bytes]]:
+    found = reading.get(transaction, keys, thread, parent, checkpoint_id, now)
+    if found is None:
+        return None, {}
+    return found, required_elements(transaction, keys, thread, bodies_of(found))
+
+
+def _delete_thread(transaction: Transaction, keys: ScopeKeys, thread_id: str) -> None:
+    roster.remove(transaction, keys, thread_of(keys, thread_id))
+
+
+def _copy_thread(transaction: Transaction, keys: ScopeKeys, source_id: str, target_id: str) -> bool:
+    target = thread_of(keys, target_id)
+    return storing.copy(
+        transaction,
+        keys,
+        (thread_of(keys, source_id), target),
+        encode_header(Header(target_id)),
+        lambda plaintext: mac_of(keys, target, plaintext),
+        os.urandom(GENERATION_BYTES),
+        now(),
+    )
