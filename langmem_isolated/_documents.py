@@ -53,10 +53,13 @@ _BLOCKS = select(_r.key, _r.sealed).where(_its(Kind.EMBEDDING)).order_by(_r.key)
 _DOCUMENTS = select(_r.key, _r.sealed).where(_its(Kind.DOCUMENT))
 _DOCUMENT = _DOCUMENTS.where(_r.key == _KEY)
 _BLOCK = select(_r.sealed).where(_its(Kind.EMBEDDING), _r.key == _KEY)
+_NUMBERS = select(_r.key).where(_its(Kind.EMBEDDING)).order_by(_r.key)
 _ANY = select(_r.key).where(_its(Kind.DOCUMENT, Kind.EMBEDDING)).limit(sa.literal_column("1"))
 _REMOVE_DOCUMENT = delete(_schema.records).where(_its(Kind.DOCUMENT), _r.key == _KEY)
 _REMOVE_BLOCK = delete(_schema.records).where(_its(Kind.EMBEDDING), _r.key == _KEY)
 _REMOVE_ALL = delete(_schema.records).where(_its(Kind.DOCUMENT, Kind.EMBEDDING))
+# In one statement: between two, another process may begin the collection on PostgreSQL.
+_REMOVE_STRAY = _REMOVE_ALL.where(~select(_s.digest).where(row_of(Kind.COLLECTION)).exists())
 _MOVE = advance(Kind.COLLECTION)
 _EMPTY = (
     update(_schema.sessions)
@@ -67,6 +70,7 @@ _EMPTY = (
         count=sa.literal_column("0"),
         size=sa.literal_column("0"),
         generation=bindparam("new_generation"),
+        expires_at=sa.null(),
         updated_at=bindparam("now"),
     )
 )
@@ -134,9 +138,7 @@ class Block(NamedTuple):
         return len(self.embeddings) // len(self.digests)
 
     def has_room_for(self, embedding: bytes) -> bool:
-        return (
-            len(embedding) == self.length and len(self.embeddings) + len(embedding) <= BLOCK_BYTES
-        )
+        return not self.digests or len(self.embeddings) + len(embedding) <= BLOCK_BYTES
 
     def with_one(self, digest: bytes, embedding: bytes) -> "Block":
         return Block([*self.digests, digest], self.embeddings + embedding)
@@ -189,7 +191,7 @@ class Collection:
     def at(self, digests: Sequence[bytes]) -> Iterator[Stood | None]:
         """The documents of these digests, in their order, opened when they are asked for."""
         if len(digests) > _MOST_ASKED_FOR:
-            everything = dict(self.transaction.rows(_DOCUMENTS, **self.shared))
+            everything: dict[bytes, bytes] = dict(self.transaction.rows(_DOCUMENTS, **self.shared))
             rows = (everything.get(digest) for digest in digests)
         else:
             asked = [self.transaction.ask(_DOCUMENT, **self.shared, key=key) for key in digests]
@@ -240,6 +242,7 @@ class Collection:
         Raises:
             RecordDoesNotOpen: A document was changed or moved, or is missing.
         """
+        count = min(count, self.state.count)
         found: list[tuple[T, R]] = []
         for part in _growing(ranked, count):
             stood_there = self.at([digest for _, digest, _ in part])
@@ -262,8 +265,8 @@ def _growing(ranked: Iterable[T], count: int) -> Iterator[list[T]]:
 
 
 def _number(key: object) -> int:
-    if type(key) is not bytes:
-        raise _refused("its address is not bytes", Kind.EMBEDDING)
+    if type(key) is not bytes or len(key) != _NUMBER_BYTES:
+        raise _refused("its address is not a number", Kind.EMBEDDING)
     return int.from_bytes(key)
 
 
@@ -336,8 +339,30 @@ class _Change:
         self._count -= 1
         self._of.transaction.execute(_REMOVE_DOCUMENT, **self._of.shared, key=digest)
 
+    def expect(self, length: int) -> None:
+        """Prepare for embeddings of ``length`` bytes.
+
+        Raises:
+            ValueError: Those that stay have another length.
+        """
+        if self._count and self._length() != length:
+            raise ValueError(
+                f"Embeddings of {length // 4} numbers do not fit into this collection: its own "
+                f"have {self._length() // 4}. Use the embeddings it was filled with, or clear()."
+            )
+
+    def _length(self) -> int:
+        """Bytes of an embedding that stays."""
+        newest = self._block(self._next - 1)
+        if newest.digests:
+            return newest.length
+        for (key,) in self._of.transaction.rows(_NUMBERS, **self._of.shared):
+            if (block := self._block(_number(key))).digests:
+                return block.length
+        raise _refused("it has not the documents that it counts")
+
     def put_in(self, digest: bytes, document: NewDocument) -> None:
-        """Put in a document that is not there."""
+        """Put in a document that is not there, after :meth:`expect`."""
         newest = self._next - 1
         if not self._next or not self._block(newest).has_room_for(document.embedding):
             newest, self._next = self._next, self._next + 1
@@ -348,6 +373,8 @@ class _Change:
 
     def store(self, now: int) -> None:
         """Store what was changed, and what the collection's row says of it."""
+        if not self._blocks:
+            return
         state, rows = self._of.state, []
         for number, block in self._blocks.items():
             key = number.to_bytes(_NUMBER_BYTES)
@@ -395,11 +422,12 @@ def put(
     Args:
         name: The collection's.
         header: The sealed part of a new collection's row, in plaintext.
-        documents: One or more.
+        documents: One or more, with embeddings of one length.
         generation: 8 random bytes for a new collection's row.
 
     Raises:
         ScopeGone: The scope was erased; nothing was written.
+        ValueError: The collection's embeddings have another length; nothing was written.
         RecordDoesNotOpen: Something that is to be replaced was tampered with.
     """
     digest = keys.name(Kind.COLLECTION, name)
@@ -408,6 +436,7 @@ def put(
     change = _Change(collection)
     digests = [collection.named(document.name) for document in documents]
     change.take_out(digests)
+    change.expect(len(documents[0].embedding))
     for digest, document in zip(digests, documents, strict=True):
         change.put_in(digest, document)
     change.store(now)
@@ -428,16 +457,11 @@ def remove(
 def clear(
     transaction: Transaction, keys: ScopeKeys, name: bytes, generation: bytes, now: int
 ) -> None:
-    """Remove every document; none of them opens under the new ``generation``."""
-    digest = keys.name(Kind.COLLECTION, name)
-    state = _ROWS.locked(transaction, keys, digest)
-    _remove_records(transaction, keys, digest)
-    if state:
-        transaction.execute(
-            _EMPTY,
-            scope_id=keys.scope_id,
-            digest=digest,
-            new_head=_ROWS.empty(generation).head(keys, digest),
-            new_generation=generation,
-            now=now,
-        )
+    """Remove every document, whatever was done to them; none opens under the new ``generation``."""
+    shared = {"scope_id": keys.scope_id, "digest": keys.name(Kind.COLLECTION, name)}
+    if _ROWS.lock(transaction, keys, shared["digest"]) is None:
+        transaction.execute(_REMOVE_STRAY, **shared)
+        return
+    transaction.execute(_REMOVE_ALL, **shared)
+    new_head = _ROWS.empty(generation).head(keys, shared["digest"])
+    transaction.execute(_EMPTY, **shared, new_head=new_head, new_generation=generation, now=now)

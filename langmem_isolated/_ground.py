@@ -1,7 +1,11 @@
 """Holds what every scope of a memory stands on."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+from weakref import WeakSet
+
+from langchain_core.embeddings import Embeddings
+from langchain_core.vectorstores import VectorStore
 
 from langmem_isolated._database import Database
 from langmem_isolated._records import ScopedRecords
@@ -11,6 +15,8 @@ from langmem_isolated._warm import WarmCache
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.keyring import Keyring
 from langmem_isolated.scope import Scope
+from langmem_isolated.vector_store import IsolatedVectorStore
+from langmem_isolated.wrapping import WrappedVectorStore
 
 SharingLevel = Literal["private", "user", "module", "project"]
 """Who reads a document: this user in this module, in all modules; all users of the module, all."""
@@ -25,6 +31,8 @@ class Ground(NamedTuple):
     keyring: Keyring
     known_threads: KnownThreads
     warm: WarmCache | None
+    probed: "WeakSet[VectorStore]"
+    """Third-party stores that were found to keep owners apart."""
 
     def records(self, owner: Owner) -> ScopedRecords:
         """One owner's records."""
@@ -36,6 +44,33 @@ class Ground(NamedTuple):
         Raises:
             ScopeError: A level has another name, or there is none.
         """
-        if isinstance(levels, str) or not levels or not set(levels).issubset(SHARING_LEVELS):
-            raise ScopeError(f"levels must be some of {', '.join(SHARING_LEVELS)}.")
-        return [self.records(Owner.at(Level[level.upper()], scope)) for level in levels]
+        known = isinstance(levels, list | tuple) and all(
+            level in SHARING_LEVELS for level in levels
+        )
+        if not known or not levels:
+            raise ScopeError(f"levels must be a list of some of {', '.join(SHARING_LEVELS)}.")
+        once = dict.fromkeys(levels)
+        return [self.records(Owner.at(Level[level.upper()], scope)) for level in once]
+
+    def vector_store(
+        self,
+        sources: Sequence[ScopedRecords],
+        embeddings: Embeddings | None,
+        wrapping: VectorStore | None,
+        **options: Any,
+    ) -> IsolatedVectorStore | WrappedVectorStore:
+        """A vector store over ``sources``: our own, or one around another.
+
+        Raises:
+            TypeError: Embeddings and a store are given, or neither; or an option is not known.
+        """
+        if wrapping is None and embeddings is not None:
+            return IsolatedVectorStore(sources, embeddings, warm=self.warm, **options)
+        if wrapping is None or embeddings is not None:
+            raise TypeError("vector_store() takes embeddings, or wrapping=…, and not both.")
+        # Once is enough: to probe writes and removes documents.
+        probe = options.pop("probe", True) and wrapping not in self.probed
+        store = WrappedVectorStore(wrapping, sources, probe=probe, **options)
+        if probe:
+            self.probed.add(wrapping)
+        return store

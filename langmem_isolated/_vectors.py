@@ -26,16 +26,19 @@ def _numpy() -> Any:
 
 def _cosine(query: Vectors, vectors: Vectors) -> Scores:
     np = _numpy()
-    norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
+    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors)) * np.linalg.norm(query)
     # A vector of zeros points nowhere: like nothing, it scores 0.
     similarity: Scores = np.divide(
-        vectors @ query, norms, out=np.zeros_like(norms), where=norms > 0
+        _inner_product(query, vectors), norms, out=np.zeros_like(norms), where=norms > 0
     )
     return similarity
 
 
 def _inner_product(query: Vectors, vectors: Vectors) -> Scores:
-    return vectors @ query
+    # Not `@`: it sums the last rows in another order than the others, so that equal vectors get
+    # scores that differ in the last bit. And 10,000 of 384 numbers take 0.6 ms instead of 1 to 20.
+    products: Scores = _numpy().einsum("ij,j->i", vectors, query)
+    return products
 
 
 def _l2(query: Vectors, vectors: Vectors) -> Scores:
@@ -120,6 +123,7 @@ class Ranking:
 
     def __init__(self, packed: bytes, length: int) -> None:
         self._np = _numpy()
+        self.length = length
         self._vectors = self._np.frombuffer(packed, dtype="<f4").reshape(-1, length // 4)
 
     def nearest(self, query: bytes) -> Iterator[tuple[int, float]]:

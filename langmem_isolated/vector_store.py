@@ -131,10 +131,7 @@ class IsolatedVectorStore(VectorStore):
         Raises:
             ScopeError: ``scope`` is missing.
         """
-        if scope is None:
-            raise ScopeError("from_texts needs scope=memory.scope(…). There is no default.")
-        store = scope.vector_store(embedding)
-        assert isinstance(store, cls)
+        store = cls._of(scope, embedding)
         store.add_texts(texts, metadatas, ids=ids)
         return store
 
@@ -149,9 +146,41 @@ class IsolatedVectorStore(VectorStore):
         scope: MakesVectorStores | None = None,
     ) -> Self:
         """Store texts in a scope's default collection; see :meth:`from_texts`."""
-        store = cls.from_texts([], embedding, scope=scope)
+        store = cls._of(scope, embedding)
         await store.aadd_texts(texts, metadatas, ids=ids)
         return store
+
+    @classmethod
+    def _of(cls, scope: MakesVectorStores | None, embedding: Embeddings) -> Self:
+        if scope is None:
+            raise ScopeError("from_texts needs scope=memory.scope(…). There is no default.")
+        store = scope.vector_store(embedding)
+        assert isinstance(store, cls)
+        return store
+
+    def add_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+    ) -> list[str]:
+        """Store texts, each with its metadata if there are any; see :meth:`add_documents`.
+
+        Raises:
+            TypeError: A text is not a str.
+        """
+        return self.add_documents(_made(texts, metadatas), ids=ids)
+
+    async def aadd_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+    ) -> list[str]:
+        """Store texts; see :meth:`add_texts`."""
+        return await self.aadd_documents(_made(texts, metadatas), ids=ids)
 
     def add_documents(
         self,
@@ -176,8 +205,8 @@ class IsolatedVectorStore(VectorStore):
             TypeError: An id is not a str.
             ValueNotStorable: Metadata hold a value without an exact stored form.
         """
-        named = _named(documents, ids)
-        self._put(named, self._embeddings.embed_documents(_texts(named)))
+        if named := _named(documents, ids):
+            self._put(named, self._embeddings.embed_documents(_texts(named)))
         return [id_ for id_, _ in named]
 
     async def aadd_documents(
@@ -188,8 +217,9 @@ class IsolatedVectorStore(VectorStore):
         batch_size: int | None = None,  # noqa: ARG002 -- LangChain's index passes its own
     ) -> list[str]:
         """Store documents; see :meth:`add_documents`."""
-        named = _named(documents, ids)
-        await self._arun(self._put, named, await self._embeddings.aembed_documents(_texts(named)))
+        if named := _named(documents, ids):
+            embeddings = await self._embeddings.aembed_documents(_texts(named))
+            await self._arun(self._put, named, embeddings)
         return [id_ for id_, _ in named]
 
     def _put(self, named: list[tuple[str, Document]], embeddings: list[list[float]]) -> None:
@@ -198,8 +228,6 @@ class IsolatedVectorStore(VectorStore):
             id_: NewDocument(id_.encode(), encode_document(id_, document), _packed(embedding))
             for (id_, document), embedding in zip(named, embeddings, strict=True)
         }
-        if not new:
-            return
         if len({len(document.embedding) for document in new.values()}) > 1:
             raise ValueError("The embeddings of these documents have different lengths.")
         generation = os.urandom(GENERATION_BYTES)
@@ -215,7 +243,7 @@ class IsolatedVectorStore(VectorStore):
         """
         if ids is None:
             raise ValueError("delete() takes ids; clear() removes every document of this store.")
-        names = [_checked(id_).encode() for id_ in ids]
+        names = [id_.encode() for id_ in _all_checked(ids)]
         self._own.change(_documents.remove, None, self._name, names, now())
 
     async def adelete(self, ids: list[str] | None = None) -> None:
@@ -236,7 +264,7 @@ class IsolatedVectorStore(VectorStore):
 
         Where an id stands at several levels, the scope's own document is given.
         """
-        names = [_checked(id_).encode() for id_ in ids]
+        names = [id_.encode() for id_ in _all_checked(ids)]
         found: dict[bytes, bytes] = {}
         for source in reversed(self._sources):
             found |= source.snapshot(_at, {}, self._name, names)
@@ -429,15 +457,15 @@ def _table(collection: Collection, length: int, warm: WarmCache | None) -> _Tabl
         blocks = collection.blocks()
         digests = [digest for block in blocks.values() for digest in block.digests]
         packed = b"".join(block.embeddings for block in blocks.values())
-        if len(packed) != length * len(digests):
-            raise ValueError(
-                f"The query's embedding has {length // 4} numbers, those of this collection "
-                f"{len(packed) // len(digests) // 4}. Use the embeddings it was filled with."
-            )
         numbers = [number for number, block in blocks.items() for _ in block.digests]
-        table = _Table(numbers, digests, Ranking(packed, length))
+        table = _Table(numbers, digests, Ranking(packed, len(packed) // len(digests)))
         if warm:
             warm.put(key, collection.state, table, len(packed) + _PLACE_BYTES * len(digests))
+    if table.ranking.length != length:
+        raise ValueError(
+            f"The query's embedding has {length // 4} numbers, those of this collection "
+            f"{table.ranking.length // 4}. Use the embeddings it was filled with."
+        )
     return table
 
 
@@ -456,10 +484,31 @@ def _named(documents: Iterable[Document], ids: Sequence[str] | None) -> list[tup
     """Each document with its id."""
     documents = list(documents)
     if ids is None:
-        ids = [document.id or str(uuid.uuid4()) for document in documents]
+        ids = [str(uuid.uuid4()) if doc.id is None else doc.id for doc in documents]
     if len(ids) != len(documents):
         raise ValueError(f"There are {len(ids)} ids for {len(documents)} documents.")
-    return [(_checked(id_), document) for id_, document in zip(ids, documents, strict=True)]
+    return list(zip(_all_checked(ids), documents, strict=True))
+
+
+def _made(texts: Iterable[str], metadatas: Sequence[dict[str, Any]] | None) -> list[Document]:
+    """Documents without ids."""
+    texts = list(texts)
+    metadatas = metadatas or [{} for _ in texts]
+    if len(metadatas) != len(texts):
+        raise ValueError(f"There are {len(metadatas)} metadatas for {len(texts)} texts.")
+    for text, metadata in zip(texts, metadatas, strict=True):
+        # LangChain's own refusal would quote them.
+        if not isinstance(text, str) or not isinstance(metadata, dict):
+            raise TypeError("A text must be a str, and its metadata a dict.")
+    return [
+        Document(text, metadata=metadata) for text, metadata in zip(texts, metadatas, strict=True)
+    ]
+
+
+def _all_checked(ids: Iterable[str]) -> list[str]:
+    if isinstance(ids, str | Mapping):
+        raise TypeError(f"ids must be a list of str, got one {type(ids).__name__}.")
+    return [_checked(id_) for id_ in ids]
 
 
 def _checked(id_: object) -> str:
