@@ -16,7 +16,7 @@ from langchain_core.documents import Document
 
 from langmem_isolated._encoding import decode_value, encode_value
 from langmem_isolated._schema import Kind
-from langmem_isolated._sealing import equal
+from langmem_isolated._sealing import Owner, equal
 from langmem_isolated.errors import IsolationViolation, RecordDoesNotOpen
 from langmem_isolated.keyring import ScopeKeys
 
@@ -31,6 +31,10 @@ _ELSEWHERE = b"documents elsewhere"
 
 class OwnerKeys(Protocol):
     """What gives an owner's keys: `ScopedRecords`, or a stand-in for a probe."""
+
+    @property
+    def owner(self) -> Owner:
+        """Whose keys they are."""
 
     def keys(self) -> ScopeKeys:
         """The owner's keys, made at first use."""

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
 from typing import Self, overload
+from weakref import WeakSet
 
 from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig
 from langgraph.store.base import IndexConfig, TTLConfig
@@ -104,7 +105,7 @@ class IsolatedMemory:
         warm = None
         if plaintext_cache_seconds:
             warm = WarmCache(seconds=plaintext_cache_seconds, size=plaintext_cache_bytes)
-        self._ground = Ground(self._database, self._keyring, KnownThreads(), warm)
+        self._ground = Ground(self._database, self._keyring, KnownThreads(), warm, WeakSet())
         self.history_config = [
             ConfigurableFieldSpec(id=name, annotation=str, name=title, description=description)
             for name, title, description in (

@@ -1,9 +1,11 @@
 """Writes documents that more than one scope reads; only the operator can make one."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
+from langchain_core.vectorstores import VectorStore
 
 from langmem_isolated._ground import Ground
 from langmem_isolated._sealing import Level, Owner
@@ -11,6 +13,7 @@ from langmem_isolated._stamps import Stamps
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.scope import checked_id
 from langmem_isolated.vector_store import IsolatedVectorStore
+from langmem_isolated.wrapping import WrappedVectorStore
 
 
 class Publisher:
@@ -28,12 +31,16 @@ class Publisher:
         return f"Publisher(level={self._owner.level.name.lower()!r})"
 
     def vector_store(
-        self, embeddings: Embeddings, /, *, collection: str = "default"
-    ) -> IsolatedVectorStore:
-        """The level's own vector store; see :class:`IsolatedVectorStore`."""
-        return IsolatedVectorStore(
-            [self._ground.records(self._owner)], embeddings, collection, warm=self._ground.warm
-        )
+        self,
+        embeddings: Embeddings | None = None,
+        /,
+        *,
+        wrapping: VectorStore | None = None,
+        **options: Any,
+    ) -> IsolatedVectorStore | WrappedVectorStore:
+        """The level's own vector store; see :meth:`ScopedMemory.vector_store`."""
+        sources = [self._ground.records(self._owner)]
+        return self._ground.vector_store(sources, embeddings, wrapping, **options)
 
     def stamped(self, documents: Iterable[Document]) -> list[Document]:
         """Copies of ``documents`` with the level's stamp; see :meth:`ScopedMemory.stamped`."""

@@ -2,12 +2,13 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.messages import BaseMessage
 from langchain_core.retrievers import BaseRetriever
+from langchain_core.vectorstores import VectorStore
 from langgraph.pregel import Pregel
 from langgraph.store.base import IndexConfig, TTLConfig
 
@@ -25,6 +26,7 @@ from langmem_isolated.scope import Scope
 from langmem_isolated.sessions import Sessions
 from langmem_isolated.store import IsolatedStore, StoreIndexConfig
 from langmem_isolated.vector_store import IsolatedVectorStore
+from langmem_isolated.wrapping import VectorStoreAdapter, WrappedVectorStore
 
 Graph = TypeVar("Graph", bound=Pregel[Any, Any, Any, Any])
 
@@ -113,33 +115,65 @@ class ScopedMemory:
         """LangGraph's long-term memory, bound to this scope; see :class:`IsolatedStore`."""
         return IsolatedStore(lambda: self._records, index=index, ttl=ttl)
 
+    @overload
     def vector_store(
         self,
         embeddings: Embeddings,
         /,
         *,
-        collection: str = "default",
+        collection: str = ...,
+        levels: Sequence[SharingLevel] = ...,
+    ) -> IsolatedVectorStore: ...
+    @overload
+    def vector_store(
+        self,
+        /,
+        *,
+        wrapping: VectorStore,
+        levels: Sequence[SharingLevel] = ...,
+        adapter: VectorStoreAdapter | None = ...,
+        seal: bool = ...,
+        probe: bool = ...,
+        post_filter: bool = ...,
+        stamped: bool = ...,
+    ) -> WrappedVectorStore: ...
+    def vector_store(
+        self,
+        embeddings: Embeddings | None = None,
+        /,
+        *,
+        wrapping: VectorStore | None = None,
         levels: Sequence[SharingLevel] = SHARING_LEVELS,
-    ) -> IsolatedVectorStore:
-        """A vector store for this scope's documents; see :class:`IsolatedVectorStore`.
+        **options: Any,
+    ) -> IsolatedVectorStore | WrappedVectorStore:
+        """A vector store for this scope's documents.
+
+        With embeddings: :class:`IsolatedVectorStore`, sealed and in this database. With
+        ``wrapping=``: :class:`WrappedVectorStore`, around a third-party store that many scopes may
+        share.
 
         Args:
             embeddings: Any LangChain embeddings.
-            collection: A name; the documents of one are apart from another's.
+            wrapping: A vector store of another package; see :mod:`langmem_isolated.wrapping`.
             levels: What is read: the scope's own documents (``"private"``, where it also writes),
                 and what publishers shared with the user, the module and the project.
+            options: ``collection``, a name that keeps documents apart from another collection's; or
+                those of :class:`WrappedVectorStore`. It is probed once, at the first use here.
 
         Raises:
             ScopeError: A level has another name, or ``"private"`` is not the first.
+            IsolationViolation: The probe found that the store does not keep owners apart.
+            TypeError: Embeddings and a store are given, or neither; the store is of a class that is
+                not known; or an option is not.
         """
-        if levels[:1] != SHARING_LEVELS[:1]:
-            raise ScopeError('levels must begin with "private", where the scope writes.')
         sources = self._ground.readable(self._scope, levels)
-        return IsolatedVectorStore(sources, embeddings, collection, warm=self._ground.warm)
+        if levels[0] != SHARING_LEVELS[0]:
+            raise ScopeError('levels must begin with "private", where the scope writes.')
+        return self._ground.vector_store(sources, embeddings, wrapping, **options)
 
     def retriever(
         self,
-        source: Embeddings | IsolatedVectorStore | BaseRetriever,
+        source: Embeddings | VectorStore | BaseRetriever,
         *,
         k: int | None = None,
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - as vector stores call it
@@ -150,8 +184,9 @@ class ScopedMemory:
         """A retriever that returns documents of this scope, or raises.
 
         Args:
-            source: Embeddings, for the scope's default collection; a vector store of this scope; or
-                any retriever, of which every document must bear the stamp of :meth:`stamped`.
+            source: Embeddings, for the scope's default collection; a vector store, of this scope or
+                of another package; or any retriever, of which every document must bear the stamp
+                of :meth:`stamped`.
             k: How many documents, 4 if not given; a call may ask for another number.
             filter: Which documents count; a filter of the call narrows further.
             search_type: As LangChain's `VectorStoreRetriever` has it.
@@ -167,7 +202,11 @@ class ScopedMemory:
                 raise TypeError("k, filter and search_kwargs belong to the retriever given.")
             stamps = Stamps(self._ground.readable(self._scope, SHARING_LEVELS))
             return IsolatedRetriever(source, check=stamps.checked, **options)
-        store = self.vector_store(source) if isinstance(source, Embeddings) else source
+        store: VectorStore = (
+            source if isinstance(source, VectorStore) else self.vector_store(source)
+        )
+        if not isinstance(store, IsolatedVectorStore | WrappedVectorStore):
+            store = self.vector_store(wrapping=store)
         if not store.belongs_to(self._records.owner):
             raise ScopeError("This vector store was made for another scope. Make one from this.")
         asked = {**(search_kwargs or {}), "k": 4 if k is None else k}

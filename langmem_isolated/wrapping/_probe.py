@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from langchain_core.documents import Document
 
-from langmem_isolated._sealing import KEY_BYTES, Level, Owner
+from langmem_isolated._sealing import DIGEST_BYTES, KEY_BYTES, Level, Owner
 from langmem_isolated.errors import IsolationViolation
 from langmem_isolated.keyring import ScopeKeys
 
@@ -18,9 +18,9 @@ class ThrowawayOwner:
     """An owner that exists in this object only: its keys are random and stored nowhere."""
 
     def __init__(self) -> None:
-        self._keys = ScopeKeys(
-            Owner(Level.ANONYMOUS, "probe"), bytes(16), 0, os.urandom(KEY_BYTES), [os.urandom(32)]
-        )
+        self.owner = Owner(Level.ANONYMOUS, "probe")
+        naming, sealing = os.urandom(KEY_BYTES), os.urandom(KEY_BYTES)
+        self._keys = ScopeKeys(self.owner, bytes(DIGEST_BYTES), 0, naming, [sealing])
 
     def keys(self) -> ScopeKeys:
         """Its keys."""

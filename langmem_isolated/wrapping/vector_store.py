@@ -14,6 +14,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
 from langmem_isolated._metadata_filters import metadata_test
+from langmem_isolated._sealing import Owner
 from langmem_isolated._stamps import (
     OWNER,
     Marks,
@@ -112,6 +113,10 @@ class WrappedVectorStore(VectorStore):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self._store).__name__})"
+
+    def belongs_to(self, owner: Owner) -> bool:
+        """Whether its documents are this owner's."""
+        return self._records[0].owner == owner
 
     @property
     def embeddings(self) -> Embeddings | None:
