@@ -430,6 +430,10 @@ def _address(config: RunnableConfig) -> Address:
 def _namespace(value: object) -> str | None:
     if value is not None and type(value) is not str:
         raise ScopeError(f"checkpoint_ns must be a str, got {type(value).__name__}.")
+    try:
+        (value or "").encode()
+    except UnicodeEncodeError:
+        raise ScopeError("checkpoint_ns must be text that UTF-8 has a form for.") from None
     return value
 
 

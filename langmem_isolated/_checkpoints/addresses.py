@@ -51,6 +51,11 @@ def mac_of(keys: ScopeKeys, thread: bytes, plaintext: bytes) -> bytes:
     return keys.name(Kind.ELEMENT, thread, plaintext)
 
 
+def any_text(text: str) -> bytes:
+    """Text of a caller's choice as bytes; some of Python's has no form in UTF-8."""
+    return text.encode(errors="surrogatepass")
+
+
 def run_tag(keys: ScopeKeys, run_id: str) -> bytes:
     """What finds a run's checkpoints in its scope."""
-    return keys.name(Kind.CHECKPOINT, b"run", run_id.encode())
+    return keys.name(Kind.CHECKPOINT, b"run", any_text(run_id))

@@ -14,6 +14,7 @@ from langgraph.constants import START
 from langmem_isolated._checkpoints import pruning
 from langmem_isolated._checkpoints.addresses import (
     Address,
+    any_text,
     id_bytes,
     mac_of,
     parent_of,
@@ -84,7 +85,7 @@ class Threads:
         wanted = address.checkpoint_id and id_bytes(address.checkpoint_id)
         asked = thread, parent, wanted or None, now()
         found = self.records.read(reading.get, None, *asked)
-        elements = found and self.records.read(elements_of, {}, thread, bodies_of(found))
+        elements = found and self.records.read(elements_of, None, thread, bodies_of(found))
         if found and elements is None:
             # A sweep came between the two, or someone tampered: one state of both will tell.
             found, elements = self.records.snapshot(_with_elements, (None, {}), *asked)
@@ -178,7 +179,7 @@ class Threads:
 
         keys = self.records.keys()
         checkpoint = id_bytes(cast(str, address.checkpoint_id))
-        key = checkpoint + keys.name(Kind.WRITE, checkpoint, task[0].encode())
+        key = checkpoint + keys.name(Kind.WRITE, checkpoint, any_text(task[0]))
         slot = Slot(Kind.WRITE, parent_of(keys, address), key)
         replaced: bytes | None = None
         merged: IndexedWrites = writes
