@@ -8,6 +8,7 @@ from langmem_isolated.indexing import IsolatedRecordManager
 from langmem_isolated.keyring import LocalRootKey, RootKey
 from langmem_isolated.memory import IsolatedMemory
 from langmem_isolated.publisher import Publisher
+from langmem_isolated.recall import Recalled
 from langmem_isolated.retriever import IsolatedBM25Retriever, IsolatedRetriever
 from langmem_isolated.scope import Scope
 from langmem_isolated.scoped_memory import ScopedMemory
@@ -30,6 +31,7 @@ __all__ = [
     "LocalRootKey",
     "Page",
     "Publisher",
+    "Recalled",
     "RootKey",
     "Scope",
     "ScopedMemory",

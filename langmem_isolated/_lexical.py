@@ -9,7 +9,7 @@ to count the query's words takes 11.
 import math
 import re
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 
 # How soon a repeated word stops to count for more, and how much long texts are held back.
@@ -21,6 +21,8 @@ _RUN = re.compile(
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+"
 )
 _END_OF_PLANE = 0x10000
+# To split ASCII by a table takes 1.7 µs for 40 words, by the pattern 8.
+_ASCII = "".join(c.lower() if c.isalnum() or c == "_" else " " for c in map(chr, range(128)))
 
 
 @cache
@@ -34,26 +36,20 @@ def _word() -> re.Pattern[str]:
     return re.compile(rf"\w+(?:[{marks}\u200c\u200d]+\w*)*")
 
 
-def _folded(text: str) -> str:
-    if text.isascii():
-        return text.lower()
-    return unicodedata.normalize("NFKC", text).casefold()
-
-
 def words(text: str) -> list[str]:
     """Every word of a text, alike for upper and lower case and for all ways to write a character.
 
     Where a script has no spaces, each character is one, and each two that follow another.
     """
-    found = _word().findall(_folded(text))
     if text.isascii():
-        return found
+        return text.translate(_ASCII).split()
+    found = _word().findall(unicodedata.normalize("NFKC", text).casefold())
     return [part for word in found for part in _parts(word, pairs_only=False)]
 
 
 def terms(query: str) -> frozenset[str]:
     """The words that a query asks for; of a script without spaces the pairs of characters."""
-    found = _word().findall(_folded(query))
+    found = _word().findall(unicodedata.normalize("NFKC", query).casefold())
     return frozenset(part for word in found for part in _parts(word, pairs_only=True))
 
 
@@ -70,7 +66,7 @@ def _parts(word: str, *, pairs_only: bool) -> list[str]:
     return parts + ([word[end:]] if end < len(word) else [])
 
 
-def rank(asked: Collection[str], texts: Sequence[Sequence[str]]) -> list[tuple[int, float]]:
+def rank(asked: Collection[str], texts: Iterable[Sequence[str]]) -> list[tuple[int, float]]:
     """The texts that have at least one of the words ``asked`` for, the best first.
 
     Args:
@@ -80,24 +76,18 @@ def rank(asked: Collection[str], texts: Sequence[Sequence[str]]) -> list[tuple[i
     Returns:
         Number and BM25 score of each; of equal scores, the one further behind in ``texts`` first.
     """
-    asked = frozenset(asked)
-    counted: list[tuple[int, dict[str, int]]] = []
-    having = dict.fromkeys(asked, 0)
+    shared = frozenset(asked).intersection
+    lengths: list[int] = []
+    counts: dict[str, list[tuple[int, int]]] = {word: [] for word in asked}
     for number, text in enumerate(texts):
-        if not asked.isdisjoint(text):
-            counts = {word: text.count(word) for word in asked.intersection(text)}
-            counted.append((number, counts))
-            for word in counts:
-                having[word] += 1
-    if not counted:
-        return []
-    weights = {word: math.log1p((len(texts) - n + 0.5) / (n + 0.5)) for word, n in having.items()}
-    mean = sum(map(len, texts)) / len(texts)
-
-    def score(number: int, counts: dict[str, int]) -> float:
-        held_back = _SATURATION * (1 - _LENGTH + _LENGTH * len(texts[number]) / mean)
-        return sum(weights[word] * n / (n + held_back) for word, n in counts.items())
-
-    scored = [(number, score(number, counts)) for number, counts in counted]
-    scored.sort(key=lambda found: (-found[1], -found[0]))
-    return scored
+        lengths.append(len(text))
+        for word in shared(text):
+            counts[word].append((number, text.count(word)))
+    mean = sum(lengths) / len(lengths) if any(lengths) else 1
+    scores: dict[int, float] = {}
+    for having in counts.values():
+        weight = math.log1p((len(lengths) - len(having) + 0.5) / (len(having) + 0.5))
+        for number, n in having:
+            held_back = _SATURATION * (1 - _LENGTH + _LENGTH * lengths[number] / mean)
+            scores[number] = scores.get(number, 0.0) + weight * n / (n + held_back)
+    return sorted(scores.items(), key=lambda found: (-found[1], -found[0]))

@@ -87,12 +87,8 @@ class Source(NamedTuple):
     digest: bytes
 
 
-class Line(NamedTuple):
-    """One record below a source, in plaintext; ``stored`` is in milliseconds since 1970, UTC."""
-
-    key: bytes
-    plaintext: bytes
-    stored: int
+Line = tuple[bytes, bytes, int]
+"""Key and plaintext of one record below a source, and when it was stored (ms since 1970, UTC)."""
 
 
 class Transcript(NamedTuple):
@@ -177,10 +173,7 @@ def _lines(keys: ScopeKeys, source: Source, row: Row, records: list[Row], now: i
     if [stored for *_, stored in records if type(stored) is not int]:
         # SQLite keeps any type in any column.
         raise RecordDoesNotOpen(_BELOW[source.kind].label, "it was stored at no time")
-    lines = [
-        Line(key, plaintext, stored)
-        for (key, _, stored), plaintext in zip(records, opened, strict=True)
-    ]
+    lines = zip(map(_key, records), opened, (row[2] for row in records), strict=True)
     return sorted(lines, key=_key)
 
 

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import attrgetter
 from sys import intern
 from typing import Any, Literal, NamedTuple
 
@@ -12,7 +13,7 @@ from langchain_core.embeddings import Embeddings
 
 from langmem_isolated import _transcripts
 from langmem_isolated._database import Transaction
-from langmem_isolated._encoding import MESSAGE_V1, Glance, decode_header, glance
+from langmem_isolated._encoding import MESSAGE_V1, decode_header, glance
 from langmem_isolated._lexical import rank, terms, words
 from langmem_isolated._records import ScopedRecords, as_moment, now
 from langmem_isolated._schema import Kind
@@ -59,22 +60,24 @@ class Recalled:
 class _Told:
     """A message as it was told in a source."""
 
-    __slots__ = ("_words", "glance", "key", "source", "time")
+    __slots__ = ("channel", "key", "message_id", "role", "source", "text", "time", "words")
 
     def __init__(self, source: Source, line: Line) -> None:
         self.source = source
-        self.key = line.key
-        self.glance: Glance = glance(line.plaintext)
-        self.time: int = line.stored if self.glance.written is None else self.glance.written
-        self._words: list[str] | None = None
+        self.key, plaintext, stored = line
+        self.role, self.text, self.message_id, self.channel, written = glance(plaintext)
+        self.time: int = stored if written is None else written
+        self.words: list[str] | None = None
 
-    @property
-    def words(self) -> list[str]:
-        """Split when they are first asked for."""
-        if self._words is None:
-            # Interned: in a cache the words of many messages take a sixth of the memory.
-            self._words = [*map(intern, words(self.glance.text))]
-        return self._words
+    def split(self) -> list[str]:
+        """Its words; a search that finds them in no cache has no use for them again."""
+        return words(self.text) if self.words is None else self.words
+
+    def keep_words(self) -> int:
+        """Keep its words; about how many bytes it has then."""
+        # Interned: the words of many messages take a sixth of the memory.
+        self.words = [*map(intern, words(self.text))]
+        return _OBJECT_BYTES + 2 * len(self.text) + _WORD_BYTES * len(self.words)
 
 
 class _Place(NamedTuple):
@@ -100,8 +103,8 @@ class _Search(NamedTuple):
         """Whether a message may be found."""
         return (
             told.time >= self.since
-            and (self.roles is None or told.glance.role in self.roles)
-            and (self.channel is None or (told.glance.channel or place.channel) == self.channel)
+            and (self.roles is None or told.role in self.roles)
+            and (self.channel is None or (told.channel or place.channel) == self.channel)
         )
 
 
@@ -153,7 +156,7 @@ class _Work(NamedTuple):
 
     @property
     def texts(self) -> list[str]:
-        return [told.glance.text for told in self.missing]
+        return [told.text for told in self.missing]
 
 
 class Recall:
@@ -208,8 +211,8 @@ class Recall:
             if (header := headers[one.source]).session_id != search.outside
         }
         every = [told for source in places for told in told_in[source]]
-        every.sort(key=lambda told: told.time)
-        admitted = (told for told in every if search.admits(told, places[told.source]))
+        admitted = [told for told in every if search.admits(told, places[told.source])]
+        admitted.sort(key=attrgetter("time"))
         return _Found(_each_once(admitted, places), places)
 
     def _read(
@@ -233,7 +236,9 @@ class Recall:
                 told[transcript.source] = new = _told(transcript.source, transcript.lines)
                 if self._warm:
                     key = keys.scope_id, keys.incarnation, transcript.source
-                    self._warm.put(key, transcript.head, new, sum(map(_size, new)))
+                    self._warm.put(
+                        key, transcript.head, new, sum(told.keep_words() for told in new)
+                    )
         return transcripts, told
 
     def _work(self, found: _Found, embeddings: Embeddings) -> _Work:
@@ -267,30 +272,29 @@ class Recall:
 def _told(source: Source, lines: Iterable[Line]) -> list[_Told]:
     if source.kind is Kind.THREAD:
         # Besides messages, a thread keeps values there, and that a message was removed.
-        lines = (line for line in lines if line.plaintext[:1] == MESSAGE_V1)
+        lines = (line for line in lines if line[1][:1] == MESSAGE_V1)
     told = [_Told(source, line) for line in lines]
-    return [one for one in told if one.glance.role != "remove" and one.glance.text]
+    return [one for one in told if one.role != "remove" and one.text]
 
 
-def _size(told: _Told) -> int:
-    return _OBJECT_BYTES + len(told.key) + 2 * len(told.glance.text) + _WORD_BYTES * len(told.words)
-
-
-def _each_once(told: Iterable[_Told], places: dict[Source, _Place]) -> list[_Told]:
+def _each_once(told: list[_Told], places: dict[Source, _Place]) -> list[_Told]:
     """Of messages with one id in a session and a thread of one name, only the newest.
 
     Of messages with the same id, role and text anywhere, too. Those without id are kept.
     """
+    named = [one.message_id for one in told if one.message_id]
+    if len(named) == len(set(named)):
+        return told
     newest: dict[object, _Told] = {}
     for one in told:
-        id_ = one.glance.message_id
+        id_ = one.message_id
         where = (places[one.source].source_id, id_) if id_ else one
         newest.pop(where, None)
         newest[where] = one
     different: dict[object, _Told] = {}
     for one in newest.values():
-        id_ = one.glance.message_id
-        what = (id_, one.glance.role, one.glance.text) if id_ else one
+        id_ = one.message_id
+        what = (id_, one.role, one.text) if id_ else one
         different.pop(what, None)
         different[what] = one
     return [*different.values()]
@@ -311,7 +315,7 @@ def _scores(found: _Found, work: _Work, asked: Sequence[float]) -> list[float | 
 
 
 def _answer(search: _Search, found: _Found, nearness: Sequence[float | None]) -> list[Recalled]:
-    by_words = rank(terms(search.query), [told.words for told in found.told])
+    by_words = rank(terms(search.query), (told.split() for told in found.told))
     if nearness:
         ranked = _fused([number for number, _ in by_words], _nearest(nearness, search.limit))
     else:
@@ -339,16 +343,16 @@ def _fused(*rankings: Sequence[int]) -> list[tuple[int, float]]:
 
 
 def _as_recalled(told: _Told, places: dict[Source, _Place], score: float) -> Recalled:
-    place, said, time = places[told.source], told.glance, as_moment(told.time)
+    place, time = places[told.source], as_moment(told.time)
     if time is None:
         raise RecordDoesNotOpen(Kind.MESSAGE.label, "it was stored at no time")
     return Recalled(
-        text=said.text,
-        role=said.role,
+        text=told.text,
+        role=told.role,
         time=time,
         source=_KINDS[told.source.kind],
         source_id=place.source_id,
-        channel=said.channel or place.channel,
-        message_id=said.message_id,
+        channel=told.channel or place.channel,
+        message_id=told.message_id,
         score=score,
     )

@@ -21,6 +21,8 @@ from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.indexing import IsolatedRecordManager
 from langmem_isolated.recall import Recall, Recalled
+from langmem_isolated.recall_tool import DESCRIPTION as RECALL_DESCRIPTION
+from langmem_isolated.recall_tool import RecallTool
 from langmem_isolated.retriever import IsolatedBM25Retriever, IsolatedRetriever
 from langmem_isolated.scope import Scope
 from langmem_isolated.sessions import Sessions
@@ -331,6 +333,49 @@ class ScopedMemory:
             channel=channel,
             roles=roles,
             embeddings=embeddings,
+        )
+
+    def recall_tool(
+        self,
+        *,
+        limit: int = 5,
+        max_characters: int = 4_000,
+        since: datetime | None = None,
+        sessions: Collection[str] | None = None,
+        channel: str | None = None,
+        roles: Collection[str] | None = None,
+        embeddings: Embeddings | None = None,
+        include_current: bool = False,
+        name: str = "recall",
+        description: str = RECALL_DESCRIPTION,
+    ) -> RecallTool:
+        """:meth:`recall` as a tool for a model, which chooses the words and nothing else.
+
+        The answer quotes messages as data, each with its source, role and time. What a message says
+        cannot end its quotation; a model may heed it all the same, so give no more rights to the
+        agent than its user has.
+
+        Args:
+            limit: How many messages an answer has at most.
+            max_characters: How long an answer is at most, 1,000 or more; long messages are cut.
+            since: As in :meth:`recall`, as are the next four.
+            include_current: Whether also what is in the thread from which the tool is called. A
+                model has that before it, unless it was trimmed.
+            name: What the model calls it.
+            description: What the model reads of it.
+        """
+        return RecallTool(
+            self._recall,
+            limit=limit,
+            max_characters=max_characters,
+            since=since,
+            sessions=sessions,
+            channel=channel,
+            roles=roles,
+            embeddings=embeddings,
+            include_current=include_current,
+            name=name,
+            description=description,
         )
 
     def module(self, module_id: str) -> "ScopedMemory":

@@ -113,7 +113,7 @@ HOMES = {
     "langgraph": ABOVE_STORAGE,
     "ormsgpack": {"_encoding", "_values", "_checkpoints.bodies"},
     "numpy": {"_vectors"},
-    "pydantic": {"retriever"},
+    "pydantic": {"retriever", "recall_tool"},
     # Where the store is: the module imports it when it meets one.
     "qdrant_client": {"wrapping.stores"},
     # A suite that authors of adapters run.
