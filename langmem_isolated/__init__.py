@@ -5,11 +5,11 @@ from langmem_isolated.chat_history import IsolatedChatMessageHistory, Page
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver, Thread
 from langmem_isolated.errors import LangmemIsolatedError
 from langmem_isolated.indexing import IsolatedRecordManager
-from langmem_isolated.keyring import LocalRootKey, RootKey
 from langmem_isolated.memory import IsolatedMemory
 from langmem_isolated.publisher import Publisher
 from langmem_isolated.recall import Recalled
 from langmem_isolated.retriever import IsolatedBM25Retriever, IsolatedRetriever
+from langmem_isolated.root_keys import LocalRootKey, RootKey
 from langmem_isolated.scope import Scope
 from langmem_isolated.scoped_memory import ScopedMemory
 from langmem_isolated.sessions import Session, Sessions

@@ -29,9 +29,9 @@ from langmem_isolated import _schema
 from langmem_isolated._database import Row, Transaction
 from langmem_isolated._records import ScopeGone
 from langmem_isolated._schema import Kind
+from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated._sealing import DIGEST_BYTES
 from langmem_isolated.errors import RecordDoesNotOpen, RecordError
-from langmem_isolated.keyring import ScopeKeys
 
 Names = Sequence[bytes]
 Place = tuple[bytes, bytes]

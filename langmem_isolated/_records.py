@@ -7,9 +7,10 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from langmem_isolated._database import Database, Transaction
 from langmem_isolated._dialects import Conflict
+from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated._sealing import Owner
 from langmem_isolated.errors import KeyDestroyed, RecordDoesNotOpen
-from langmem_isolated.keyring import Keyring, ScopeKeys
+from langmem_isolated.keyring import Keyring
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -17,6 +17,7 @@ from sqlalchemy.dialects import postgresql
 from langmem_isolated import _schema
 from langmem_isolated._database import Row, Transaction
 from langmem_isolated._schema import Kind
+from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated._sealing import TAG_BYTES, tag_of
 from langmem_isolated._states import (
     DIGEST,
@@ -31,7 +32,6 @@ from langmem_isolated._states import (
     row_of,
 )
 from langmem_isolated.errors import RecordDoesNotOpen
-from langmem_isolated.keyring import ScopeKeys
 
 LATEST = 2**63 - 1
 GENERATION_BYTES = 8

@@ -16,9 +16,9 @@ from langchain_core.documents import Document
 
 from langmem_isolated._encoding import decode_value, encode_value
 from langmem_isolated._schema import Kind
+from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated._sealing import Owner, equal
 from langmem_isolated.errors import IsolationViolation, RecordDoesNotOpen
-from langmem_isolated.keyring import ScopeKeys
 
 RESERVED = "langmem_"
 OWNER, ID, STAMP = "langmem_owner", "langmem_id", "langmem_stamp"

@@ -16,9 +16,9 @@ from langmem_isolated import _schema
 from langmem_isolated._database import Row, Transaction
 from langmem_isolated._records import ScopeGone
 from langmem_isolated._schema import Kind
+from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated._sealing import DIGEST_BYTES, equal
 from langmem_isolated.errors import RecordDoesNotOpen
-from langmem_isolated.keyring import ScopeKeys
 
 _s = _schema.sessions.c
 STATE = (_s.head, _s.next_sequence, _s.count, _s.expires_at, _s.generation)

@@ -17,10 +17,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from langmem_isolated import _schema, _sessions
 from langmem_isolated._database import Row, Transaction
 from langmem_isolated._schema import Kind
+from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated._sessions import LATEST
 from langmem_isolated._states import DIGEST, LISTED, SCOPE_ID, STATE, State, row_of
 from langmem_isolated.errors import RecordDoesNotOpen
-from langmem_isolated.keyring import ScopeKeys
 
 # What is read below a row of each kind.
 _BELOW = {Kind.SESSION: Kind.MESSAGE, Kind.THREAD: Kind.ELEMENT}

@@ -24,8 +24,8 @@ from langmem_isolated.errors import (
     LangmemIsolatedError,
     SessionNotFound,
 )
-from langmem_isolated.keyring import ROOT_KEY_VARIABLE, LocalRootKey
 from langmem_isolated.memory import DATABASE_VARIABLE, KEY_STORE_VARIABLE, IsolatedMemory
+from langmem_isolated.root_keys import ROOT_KEY_VARIABLE, LocalRootKey
 
 DEFAULT_DATABASE = "sqlite:///langmem-isolated.db"
 

@@ -10,7 +10,7 @@ from langmem_isolated._database import Transaction
 from langmem_isolated._encoding import decode_value, encode_value
 from langmem_isolated._entries import NO_LIMIT, Entry, Names
 from langmem_isolated._records import ScopedRecords, now
-from langmem_isolated.keyring import ScopeKeys
+from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated.scope import checked_id
 
 # Times beyond, in ms, are none that a clock shows; doubles hold those before exactly.

@@ -24,8 +24,9 @@ from langmem_isolated.caches import IsolatedLLMCache
 from langmem_isolated.chat_history import IsolatedChatMessageHistory
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 from langmem_isolated.errors import ScopeError
-from langmem_isolated.keyring import Keyring, LocalRootKey, RootKey
+from langmem_isolated.keyring import Keyring
 from langmem_isolated.publisher import Publisher, published_owner
+from langmem_isolated.root_keys import LocalRootKey, RootKey
 from langmem_isolated.scope import Scope, checked_id
 from langmem_isolated.scoped_memory import ScopedMemory
 from langmem_isolated.store import IsolatedStore, StoreIndexConfig

@@ -17,11 +17,11 @@ from langmem_isolated._encoding import MESSAGE_V1, decode_header, glance
 from langmem_isolated._lexical import rank, terms, words
 from langmem_isolated._records import ScopedRecords, as_moment, now
 from langmem_isolated._schema import Kind
+from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated._transcripts import Embedded, Line, Source, Transcript
 from langmem_isolated._vectors import VectorSpace
 from langmem_isolated._warm import WarmCache
 from langmem_isolated.errors import RecordDoesNotOpen
-from langmem_isolated.keyring import ScopeKeys
 from langmem_isolated.scope import checked_id
 
 _log = logging.getLogger(__name__)

@@ -35,9 +35,9 @@ from langmem_isolated._database import Transaction
 from langmem_isolated._encoding import decode_value, encode_value
 from langmem_isolated._items import MAX_DEPTH, Address, Names, NewItem
 from langmem_isolated._records import ScopedRecords
+from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated._vectors import VectorSpace
 from langmem_isolated.errors import ValueNotStorable
-from langmem_isolated.keyring import ScopeKeys
 
 Namespace = tuple[str, ...]
 Answer = tuple[Result, list[_items.Item]]

@@ -20,11 +20,11 @@ from langmem_isolated._documents import Collection, NewDocument
 from langmem_isolated._encoding import decode_document, encode_document, encode_value
 from langmem_isolated._metadata_filters import metadata_test
 from langmem_isolated._records import ScopedRecords, now
+from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated._sealing import Owner
 from langmem_isolated._vectors import Ranking, VectorSpace, most_diverse
 from langmem_isolated._warm import WarmCache
 from langmem_isolated.errors import ScopeError
-from langmem_isolated.keyring import ScopeKeys
 from langmem_isolated.scope import checked_id
 
 Filter = Mapping[str, Any]

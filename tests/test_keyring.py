@@ -17,6 +17,7 @@ from langchain_core.messages import HumanMessage
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, RootKey, Scope
 from langmem_isolated._database import Database
+from langmem_isolated._scope_keys import principal_digest
 from langmem_isolated._sealing import Level, Owner, derive
 from langmem_isolated.errors import (
     KeyDestroyed,
@@ -28,7 +29,7 @@ from langmem_isolated.errors import (
     RootKeyMissing,
     SessionNotFound,
 )
-from langmem_isolated.keyring import ROOT_KEY_VARIABLE, Keyring, Purpose, _principal_id
+from langmem_isolated.keyring import ROOT_KEY_VARIABLE, Keyring, Purpose
 from tests.conftest import ROOT_KEY, Attacker, Door
 from tests.processes import all_at_once, in_child
 from tests.spellings import assert_shows_none_of, spellings
@@ -65,7 +66,7 @@ def erase(url: str, principal: bytes) -> None:
 def principal_of(memory: IsolatedMemory, owner: Owner = ALICE) -> bytes:
     directory = memory._keyring._directory(create=False)
     assert directory is not None
-    return _principal_id(directory, owner)
+    return principal_digest(directory, owner)
 
 
 def key_file(folder: Path, content: str | bytes = TEXT, mode: int = 0o600) -> Path:
@@ -258,7 +259,7 @@ def test_a_wrapped_key_opens_only_at_its_own_place(
     """Not for another user, purpose or version: not even a user's own newer key in the older's."""
     say(memory, "alice's")
     say(memory, "bob's", user="bob")
-    memory._keyring._insert(principal_of(memory), Purpose.SEALING, 2)
+    memory._keyring._keys.insert(principal_of(memory), Purpose.SEALING, 2)
     keys = wrapped_keys(attacker)
     assert len(keys) == 6
 
@@ -299,7 +300,7 @@ def test_older_keys_open_and_the_newest_seals(
     memory: IsolatedMemory, database_url: str, attacker: Attacker
 ):
     say(memory, "before")
-    memory._keyring._insert(principal_of(memory), Purpose.SEALING, 2)
+    memory._keyring._keys.insert(principal_of(memory), Purpose.SEALING, 2)
     with opened_anew(database_url) as fresh:
         say(fresh, "after")
         assert heard(fresh) == ["before", "after"]
@@ -586,7 +587,7 @@ def test_a_first_use_that_died_between_two_keys_is_completed(
 ):
     say(memory, "hello", user="bob")
     for purpose in (Purpose.NAMING, Purpose.SEALING):
-        memory._keyring._insert(principal_of(memory), purpose, 1)
+        memory._keyring._keys.insert(principal_of(memory), purpose, 1)
         with opened_anew(database_url) as fresh:
             assert heard(fresh) == []
             say(fresh, "hello")
@@ -597,7 +598,7 @@ def test_a_first_use_that_died_between_two_keys_is_completed(
 
 def test_a_first_use_that_died_before_the_database_knew_its_key_is_completed(database_url: str):
     with opened_anew(database_url) as memory:
-        memory._keyring._insert(bytes(16), Purpose.DIRECTORY, 1)
+        memory._keyring._keys.insert(bytes(16), Purpose.DIRECTORY, 1)
 
     with opened_anew(database_url) as memory:
         assert heard(memory) == []
@@ -864,7 +865,7 @@ def test_no_key_shows_in_any_object_that_holds_one(memory: IsolatedMemory):
     assert len(set(secrets)) == len(secrets)
 
     holders = [
-        memory, memory._keyring, memory._database, memory._keyring._root_key, scoped,
+        memory, memory._keyring, memory._database, memory._keyring._keys._root_key, scoped,
         scoped._records, scoped.sessions, scoped.chat_history("monday"), memory._keyring._cache,
         memory._keyring._directory_cache, memory._keyring.find(ALICE), memory._keyring._principal(
             memory._keyring._directory(create=False), ALICE, create=False),

@@ -27,7 +27,7 @@ def saver_of(memory: IsolatedMemory) -> IsolatedCheckpointSaver:
 def rotated(memory: IsolatedMemory, database_url: str) -> IsolatedMemory:
     """A memory with cached keys; what came last was sealed with a newer one, by another."""
     config = put(saver_of(memory), at("t"), {"messages": SAID[:2]})
-    memory._keyring._insert(principal_of(memory), Purpose.SEALING, 2)
+    memory._keyring._keys.insert(principal_of(memory), Purpose.SEALING, 2)
     with opened_anew(database_url) as other:
         config = put(saver_of(other), config, {"messages": SAID[:4]}, run_id="run")
         saver_of(other).put_writes(config, [("__resume__", 1)], "task")

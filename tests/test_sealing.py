@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from langmem_isolated import Scope, _sealing
 from langmem_isolated._encoding import Header, encode_header, encode_message
 from langmem_isolated._schema import Kind
+from langmem_isolated._scope_keys import ScopeKeys, principal_digest, scope_digest
 from langmem_isolated._sealing import (
     DEFLATED,
     PLAIN,
@@ -32,7 +33,7 @@ from langmem_isolated._sealing import (
 )
 from langmem_isolated._states import State
 from langmem_isolated.errors import RecordDoesNotOpen
-from langmem_isolated.keyring import LocalRootKey, ScopeKeys, _principal_id, _scope_id
+from langmem_isolated.root_keys import LocalRootKey
 from tests.spellings import assert_shows_none_of
 
 VECTORS = Path(__file__).parent / "vectors"
@@ -163,7 +164,7 @@ def remade_scope() -> dict:
         Owner(Level.PROJECT, "default"),
         Owner(Level.ANONYMOUS, "default", "Zoë", "tutor"),
     ]
-    keys = ScopeKeys(owners[0], _scope_id(directory, owners[0]), 1, naming, sealing)
+    keys = ScopeKeys(owners[0], scope_digest(directory, owners[0]), 1, naming, sealing)
     session = keys.name(Kind.SESSION, b"monday")
     generation, sequence, nonce = b"generate", (0).to_bytes(8), bytes(range(12))
     state = State(b"t" * 16, 2, 2, 1_900_000_000_000, generation)
@@ -178,8 +179,8 @@ def remade_scope() -> dict:
         "root_key_id": LocalRootKey(KEY).key_id,
         "owners": [
             {"level": int(o.level), "project": o.project, "user": o.user, "module": o.module,
-             "framed": o.framed(), "principal": o.principal(), "scope_id": _scope_id(directory, o),
-             "principal_id": _principal_id(directory, o)}
+             "framed": o.framed(), "principal": o.principal(),
+             "scope_id": scope_digest(directory, o), "principal_id": principal_digest(directory, o)}
             for o in owners
         ],
         "kinds": {kind.label: int(kind) for kind in Kind},
@@ -314,7 +315,8 @@ def test_different_addresses_are_bound_differently(one: tuple, other: tuple):
 def test_different_owners_have_different_scope_ids_and_keys(one: Owner, other: Owner):
     directory, naming, sealing = bytes(32), bytes([1]) * 32, [bytes([2]) * 32]
     first, second = (
-        ScopeKeys(owner, _scope_id(directory, owner), 1, naming, sealing) for owner in (one, other)
+        ScopeKeys(owner, scope_digest(directory, owner), 1, naming, sealing)
+        for owner in (one, other)
     )
     same = one == other
 

@@ -4,8 +4,8 @@ import uuid
 from typing import NamedTuple
 
 from langmem_isolated._schema import Kind
+from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated.errors import ScopeError
-from langmem_isolated.keyring import ScopeKeys
 
 
 class Address(NamedTuple):

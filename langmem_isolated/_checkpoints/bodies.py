@@ -10,12 +10,12 @@ from langgraph.checkpoint.base import PendingWrite, writes_sort_key
 from langmem_isolated._checkpoints.addresses import Address
 from langmem_isolated._database import Transaction
 from langmem_isolated._schema import Kind
+from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated._threads import reading
 from langmem_isolated._threads.reading import Found
 from langmem_isolated._threads.slots import Slot
 from langmem_isolated._values import Decoder, Serde, numbers_of, structure, table
 from langmem_isolated.errors import RecordDoesNotOpen, RecordError
-from langmem_isolated.keyring import ScopeKeys
 
 BODY_V1 = b"\x01"
 

@@ -8,10 +8,10 @@ from langmem_isolated._checkpoints.addresses import Address, parent_of, thread_o
 from langmem_isolated._checkpoints.bodies import Body, Outline, Snapshot, decoders, snapshot_of
 from langmem_isolated._database import Transaction
 from langmem_isolated._encoding import decode_header
+from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated._threads import reading, roster
 from langmem_isolated._threads.slots import Bounds, Slot
 from langmem_isolated._values import Serde
-from langmem_isolated.keyring import ScopeKeys
 
 PAGE = 100
 

@@ -36,6 +36,7 @@ from langmem_isolated._dialects import Conflict
 from langmem_isolated._encoding import Header, encode_header
 from langmem_isolated._records import ScopedRecords, now
 from langmem_isolated._schema import Kind
+from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated._states import Listed
 from langmem_isolated._threads import reading, roster, storing
 from langmem_isolated._threads.reading import Found, OpenBody
@@ -51,7 +52,6 @@ from langmem_isolated._values import (
     Serde,
 )
 from langmem_isolated.errors import AddressTaken, DatabaseLocked, RecordDoesNotOpen
-from langmem_isolated.keyring import ScopeKeys
 
 GENERATION_BYTES = 8
 # Between two steps of ours may come a sweep, or another that writes for the same task: each failed

@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 from langmem_isolated._database import Transaction
 from langmem_isolated._schema import Kind
+from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated._sealing import DIGEST_BYTES
 from langmem_isolated._states import State
 from langmem_isolated._threads import statements as sql
 from langmem_isolated._threads.roster import ROWS
 from langmem_isolated._threads.slots import END, Bounds, Slot
 from langmem_isolated.errors import RecordDoesNotOpen
-from langmem_isolated.keyring import ScopeKeys
 
 FETCH_GAP = 32
 

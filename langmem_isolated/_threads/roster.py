@@ -2,11 +2,11 @@
 
 from langmem_isolated._database import Transaction
 from langmem_isolated._schema import Kind
+from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated._states import Listed, StateRows
 from langmem_isolated._threads import statements as sql
 from langmem_isolated._threads.slots import Bounds
 from langmem_isolated.errors import RecordDoesNotOpen
-from langmem_isolated.keyring import ScopeKeys
 
 
 def remove(transaction: Transaction, keys: ScopeKeys, thread: bytes) -> None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from langmem_isolated._database import Transaction
 from langmem_isolated._dialects import Conflict
 from langmem_isolated._schema import Kind
+from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated._sealing import DIGEST_BYTES
 from langmem_isolated._states import State
 from langmem_isolated._threads import statements as sql
@@ -22,7 +23,6 @@ from langmem_isolated._threads.reading import (
 from langmem_isolated._threads.roster import ROWS, remove
 from langmem_isolated._threads.slots import Slot
 from langmem_isolated.errors import RecordDoesNotOpen
-from langmem_isolated.keyring import ScopeKeys
 
 ANYTHING = b""
 _NewRow = dict[str, Any]

@@ -48,8 +48,8 @@ from langmem_isolated.demo.sections import (
     what_each_user_sees,
     what_the_others_see,
 )
-from langmem_isolated.keyring import ROOT_KEY_VARIABLE, LocalRootKey
 from langmem_isolated.memory import IsolatedMemory
+from langmem_isolated.root_keys import ROOT_KEY_VARIABLE, LocalRootKey
 from langmem_isolated.scope import Scope
 
 # Reads of one user's session by another take some 100 µs each; of more than this a sample is made.

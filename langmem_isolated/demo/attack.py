@@ -12,8 +12,8 @@ from langmem_isolated import _schema, _sessions
 from langmem_isolated._database import Database, Transaction
 from langmem_isolated._records import now
 from langmem_isolated._schema import Kind
+from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated.errors import RecordDoesNotOpen
-from langmem_isolated.keyring import ScopeKeys
 
 # Fewer bytes stand in any file by chance.
 SHORTEST_BYTES = 8

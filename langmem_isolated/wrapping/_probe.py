@@ -6,9 +6,9 @@ from typing import Any, Protocol
 
 from langchain_core.documents import Document
 
+from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated._sealing import DIGEST_BYTES, KEY_BYTES, Level, Owner
 from langmem_isolated.errors import IsolationViolation
-from langmem_isolated.keyring import ScopeKeys
 
 _NAME = "canary"
 _TEXT = "langmem-isolated looks whether this store keeps owners apart"

@@ -1,0 +1,72 @@
+"""Holds one owner's subkeys, and the digests by which the tables know it."""
+
+from collections.abc import Callable
+
+from langmem_isolated._schema import Kind
+from langmem_isolated._sealing import (
+    DigestKey,
+    Owner,
+    SealingKey,
+    derive,
+    digest,
+    framed,
+    open_sealed,
+    opener,
+    seal,
+    under,
+)
+
+
+class ScopeKeys:
+    """One owner's subkeys: they name, seal and authenticate what is its own, nothing else."""
+
+    __slots__ = ("_head", "_naming", "_prefix", "incarnation", "opening", "scope_id", "sealing")
+
+    def __init__(
+        self, owner: Owner, scope_id: bytes, incarnation: int, naming: bytes, sealing: list[bytes]
+    ) -> None:
+        self._prefix = owner.framed()
+        self._naming = DigestKey(derive(naming, b"names", self._prefix))
+        self._head = DigestKey(derive(naming, b"heads", self._prefix))
+        self.scope_id = scope_id
+        self.incarnation = incarnation
+        versions = [SealingKey(derive(key, b"records", self._prefix)) for key in sealing]
+        self.sealing = versions[-1]
+        self.opening = {version.id: version for version in versions}
+
+    def name(self, kind: Kind, *parts: bytes) -> bytes:
+        """The 16 bytes by which tables know a name that a caller chose."""
+        return self._naming.digest(kind.framed_bytes, *parts)
+
+    def head(self, *parts: bytes | None) -> bytes:
+        """16 bytes that authenticate a session row's clear columns."""
+        return self._head.digest(*parts)
+
+    def place(self, kind: Kind, parent: bytes) -> bytes:
+        """The start of the associated data of every record of ``kind`` under ``parent``."""
+        return self._prefix + framed(kind.framed_bytes, parent)
+
+    def seal(self, place: bytes, key: bytes, plaintext: bytes, *, compress: bool = True) -> bytes:
+        """Seal a record at ``key`` under :meth:`place`."""
+        return seal(self.sealing, under(place, key), plaintext, compress=compress)
+
+    def open(self, place: bytes, key: bytes, sealed: bytes, kind: Kind) -> bytes:
+        """Open a record at ``key`` under :meth:`place`, or raise ``RecordDoesNotOpen``."""
+        return open_sealed(self.opening, under(place, key), sealed, kind=kind.label)
+
+    def opener(self, place: bytes, kind: Kind) -> Callable[[bytes, bytes], bytes]:
+        """Opens many records under one :meth:`place`, each by its key and sealed bytes."""
+        return opener(self.opening, place, kind=kind.label)
+
+    def __reduce__(self) -> str:
+        raise TypeError("keys are not pickled")
+
+
+def principal_digest(directory: bytes, owner: Owner) -> bytes:
+    """By which the tables know whose keys seal the owner's records."""
+    return digest(directory, b"principal", owner.principal())
+
+
+def scope_digest(directory: bytes, owner: Owner) -> bytes:
+    """By which the tables know the owner."""
+    return digest(directory, b"scope", owner.framed())

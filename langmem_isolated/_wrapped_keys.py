@@ -1,0 +1,115 @@
+"""Keeps the keys of principals, each wrapped by the root key."""
+
+import os
+import time
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from sqlalchemy import BindParameter, Executable, Table, bindparam, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from langmem_isolated import _schema
+from langmem_isolated._database import Database, Row, Transaction
+from langmem_isolated._schema import Kind
+from langmem_isolated._sealing import KEY_BYTES, SealingKey, derive, framed
+from langmem_isolated.errors import RootKeyMismatch
+from langmem_isolated.root_keys import RootKey
+
+
+class Purpose(IntEnum):
+    """What a stored key is for; numbers are stored and never change."""
+
+    DIRECTORY = 1
+    NAMING = 2
+    SEALING = 3
+
+
+# What each principal has.
+OWNED = (Purpose.NAMING, Purpose.SEALING)
+
+_k = _schema.keys.c
+
+_SELECT_KEYS = (
+    select(_k.purpose, _k.version, _k.wrapped, _k.root_key_id)
+    .where(_k.principal == bindparam("principal"))
+    .order_by(_k.purpose, _k.version)
+)
+
+
+def insert_if_absent(table: Table, *columns: str) -> dict[bool, Executable]:
+    """By whether it is PostgreSQL: the loser of a race writes nothing and reads again."""
+    values: dict[str, BindParameter[Any]] = {column: bindparam(column) for column in columns}
+    primary_key = [column.name for column in table.primary_key]
+    return {
+        is_postgres: dialect.insert(table)
+        .values(values)
+        .on_conflict_do_nothing(index_elements=primary_key)
+        for is_postgres, dialect in ((True, postgresql), (False, sqlite))
+    }
+
+
+_INSERT_KEY = insert_if_absent(
+    _schema.keys, "principal", "purpose", "version", "wrapped", "root_key_id", "created_at"
+)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class PrincipalKeys:
+    """A principal's live keys in plaintext; ``incarnation`` counts its lives, one per erasure."""
+
+    incarnation: int
+    naming: bytes
+    sealing: list[bytes]
+
+    def entry(self, scope_id: bytes) -> tuple[dict[bytes, SealingKey], bytes]:
+        """What opens and seals this principal's entries in the table of scopes."""
+        versions = [SealingKey(derive(key, b"directory entries")) for key in self.sealing]
+        return {key.id: key for key in versions}, framed(Kind.SCOPE.framed_bytes, scope_id)
+
+
+class WrappedKeys:
+    """The keys that one database stores, and the root key that opens them."""
+
+    def __init__(self, database: Database, root_key: RootKey) -> None:
+        self._database = database
+        self._root_key = root_key
+
+    def rows(self, principal: bytes) -> list[Row]:
+        """Purpose, version, wrapped key (``None`` once destroyed) and root key of each."""
+        return self._database.read(Transaction.rows, _SELECT_KEYS, principal=principal)
+
+    def insert(self, principal: bytes, purpose: Purpose, version: int) -> None:
+        """Make a key, unless there is one of this purpose and version."""
+        self._database.write(
+            Transaction.execute,
+            _INSERT_KEY[self._database.is_postgres],
+            principal=principal,
+            purpose=int(purpose),
+            version=version,
+            wrapped=self._root_key.wrap(
+                os.urandom(KEY_BYTES), _context(principal, purpose, version)
+            ),
+            root_key_id=self._root_key.key_id,
+            created_at=milliseconds(),
+        )
+
+    def unwrap(self, principal: bytes, row: Row) -> bytes:
+        """The key of one of :meth:`rows`.
+
+        Raises:
+            RootKeyMismatch: Another root key wrapped it.
+        """
+        purpose, version, wrapped, root_key_id = row
+        if root_key_id != self._root_key.key_id:
+            raise RootKeyMismatch(root_key_id, self._root_key.key_id)
+        return self._root_key.unwrap(wrapped, _context(principal, purpose, version))
+
+
+def _context(principal: bytes, purpose: int, version: int) -> bytes:
+    return framed(b"langmem-isolated/v1", principal, bytes([purpose]), version.to_bytes(4))
+
+
+def milliseconds() -> int:
+    """Since 1970, UTC."""
+    return time.time_ns() // 1_000_000
