@@ -279,8 +279,8 @@ class PGVectorStoreAdapter(StandardAdapter):
     """`PGVectorStore` of langchain-postgres, with an engine that has a loop of its own.
 
     Of the caller's filter only equality of texts, whole numbers and truth values is pushed down:
-    other comparisons cast the metadata of every row, and fail for all users on what one of them
-    has stored. A vector index that stops before it has found enough is passed over.
+    other comparisons cast what stands in the rows, whoever's they are, and fail on what cannot be.
+    Where an index of vectors stops before it has found enough, the search is done without it.
     """
 
     seals = True
