@@ -31,7 +31,8 @@ from langmem_isolated.errors import RecordError, ValueNotStorable
 
 # An element costs a row of about 200 bytes once; a part inside a value costs its size every time.
 LARGE_BYTES = 128
-# A message on its way into a channel stands there twice; as an element it would be one more row.
+# A message on its way into a channel stands there twice, what is sent to a task in two bodies; as
+# an element it would be one more row, and one more gap in the numbers of the messages around it.
 PASSING_BYTES = 1024
 VALUE_V1 = b"\x02"
 
@@ -293,6 +294,7 @@ class Encoder:
         self._serde = serde
         self._refusal: ValueNotStorable | None = None
         self._is_passing = False
+        self._is_sending = False
         self._stand_ins = 0
         self.references: list[Reference] = []
         self.seen: list[tuple[BaseMessage, int | None, Reference]] = []
@@ -343,8 +345,8 @@ class Encoder:
         shrunk = self._taken_apart(value, kind)
         if shrunk is None:
             return self._as_element(value)
-        if self._stand_ins > mark:
-            return shrunk
+        if kind is Send or self._stand_ins > mark:
+            return self._placed(shrunk)
         # Nothing in it is an element: perhaps it is one as a whole.
         whole = self._as_element(shrunk)
         return self._placed(whole) if type(whole) is _Taken else whole
@@ -375,7 +377,7 @@ class Encoder:
         if kind is dict:
             return {key: self._shrunk(part) for key, part in value.items()}
         if kind is Send:
-            return _Taken(_SEND, [value.node, self._shrunk(value.arg), value.timeout])
+            return self._sent(value)
         if kind is _DeltaSnapshot:
             return _Taken(_SNAPSHOT, self._shrunk(value.value))
         if dataclasses.is_dataclass(kind) and not hasattr(kind, "model_dump"):
@@ -386,6 +388,12 @@ class Encoder:
             return _Taken(_DATACLASS, [kind.__module__, kind.__name__, fields])
         return None
 
+    def _sent(self, send: Send) -> _Taken:
+        outer, self._is_sending = self._is_sending, True
+        arg = self._shrunk(send.arg)
+        self._is_sending = outer
+        return _Taken(_SEND, [send.node, arg, send.timeout])
+
     def _as_element(self, value: Any) -> Any:
         if type(value) in (str, bytes) and len(value) < LARGE_BYTES:
             return value
@@ -394,7 +402,10 @@ class Encoder:
         if len(packed) < LARGE_BYTES or len(self.references) > mark:
             del self.references[mark:]
             return value
-        return self._placed(_Large(self._intern(VALUE_V1 + packed)))
+        reference = self._intern(VALUE_V1 + packed)
+        if self._is_sending and isinstance(reference, Element) and len(packed) < PASSING_BYTES:
+            return value
+        return self._placed(_Large(reference))
 
     def _intern(self, plaintext: bytes) -> Reference:
         mac = self._mac(plaintext)

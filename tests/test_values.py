@@ -28,6 +28,7 @@ from langgraph.types import Command, Interrupt, Overwrite, Send
 from langmem_isolated._sealing import digest
 from langmem_isolated._values import (
     LARGE_BYTES,
+    PASSING_BYTES,
     Decoder,
     Element,
     Encoder,
@@ -228,6 +229,8 @@ def test_an_error_is_stored_as_its_text(shelf: Shelf):
         ({"messages": [HumanMessage("a")], "n": 1}, 1),
         (("pair", [HumanMessage("a")]), 1),
         (Send("node", {"messages": [HumanMessage("a")]}), 1),
+        (Send("node", [{"args": {"what": LARGE}}]), 0),
+        (Send("node", [{"args": {"what": "x" * PASSING_BYTES}}]), 1),
         (Point([HumanMessage("a")], {"deep": [HumanMessage("b")]}), 2),
         (Command(update={"messages": [HumanMessage("a")]}), 1),
         (_DeltaSnapshot([HumanMessage("a"), HumanMessage("b")]), 2),
@@ -254,6 +257,16 @@ def test_messages_and_larger_parts_are_elements_wherever_they_stand(
     shelf.store(value)
 
     assert len(shelf.elements) == elements
+
+
+def test_what_is_sent_again_refers_to_what_the_thread_has(shelf: Shelf):
+    shelf.store([LARGE])
+
+    [number], packed = shelf.store(Send("node", {"what": LARGE}))
+
+    assert number in shelf.elements
+    assert len(packed) < len(LARGE)
+    assert shelf.load(([number], packed)) == Send("node", {"what": LARGE})
 
 
 @pytest.mark.parametrize("wrap", [list, tuple, lambda parts: {"k": parts}, Point, Frozen])
