@@ -660,6 +660,24 @@ def test_the_form_of_an_entry_is_frozen(memory: IsolatedMemory, attacker: Attack
     )
 
 
+def test_the_form_of_an_answer_is_frozen():
+    """What this version stores must open for ever: this vector never changes."""
+    stored = bytes.fromhex(
+        "01"
+        "92"
+        "92aa47656e65726174696f6e"
+        "83a474657874a178af67656e65726174696f6e5f696e666fc0a474797065aa47656e65726174696f6e"
+        "92ae4368617447656e65726174696f6e"
+        "84a474657874a179af67656e65726174696f6e5f696e666fc0a474797065ae436861744765"
+        "6e65726174696f6ea76d657373616765c70f1792a2616981a7636f6e74656e74a179"
+    )
+
+    assert caches._decoded(stored) == [
+        Generation(text="x"),
+        ChatGeneration(message=AIMessage("y")),
+    ]
+
+
 def test_stores_and_caches_show_nothing_of_themselves(alice: ScopedMemory):
 
     for one in (alice.llm_cache(), alice.byte_store("Quokka"), alice.record_manager("Quokka")):
