@@ -262,7 +262,7 @@ def test_writes_of_many_tasks_behind_one_checkpoint_at_once_are_all_there(memory
 # --- many users -----------------------------------------------------------------------------------
 
 USERS = [f"user-{number}" for number in range(50)]
-TURNS = 3
+TURNS = 2
 
 
 def questions(user: str) -> list[str]:

@@ -200,6 +200,7 @@ def test_run_ids_of_langgraph_are_readable_nowhere(
     content = b"".join(disk.contents().values())
     for form in (str(run_id).encode(), run_id.hex.encode(), run_id.bytes):
         assert form not in content
+        assert form.hex().encode() not in content
     # As README says, those of checkpoints are visible.
     assert checkpoint_id.bytes in content or checkpoint_id.hex.encode() in content
 
