@@ -6,7 +6,7 @@ that fits, so every read notices, however few messages it reads. A chained MAC o
 would notice the same only after reading all of them (1.4 µs each).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -60,7 +60,12 @@ _EMPTY = (
 )
 _RESEAL = update(_schema.sessions).where(_THIS_SESSION).values(sealed=bindparam("new_sealed"))
 _REMOVE_SESSION = delete(_schema.sessions).where(_THIS_SESSION).returning(_s.digest)
-_REMOVE_MESSAGES = delete(_schema.records).where(_ITS_MESSAGES)
+# And the embeddings that a search made of them.
+_REMOVE_MESSAGES = delete(_schema.records).where(
+    _r.scope_id == SCOPE_ID,
+    _r.kind.in_([sa.literal_column(str(int(kind))) for kind in (Kind.MESSAGE, Kind.EMBEDDING)]),
+    _r.parent == DIGEST,
+)
 
 _PER_MESSAGE = ("key", "alias", "sealed", "size")
 _INSERT_ONE = (
@@ -433,6 +438,32 @@ def _opened(
     return Opened(opened, start if start > oldest else None, state)
 
 
+def trace(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    session_id: bytes,
+    message_ids: Iterable[str],
+    is_end: Callable[[int, int], bool],
+) -> list[int | None]:
+    """The sequence number of each message, ``None`` for one that the session has not.
+
+    Args:
+        message_ids: Looked up one by one.
+        is_end: Told how many came before and a sequence number, says that the search is over; that
+            message is not among those returned.
+    """
+    session = _name(keys, session_id)
+    found: list[int | None] = []
+    for message_id in message_ids:
+        alias = keys.name(Kind.MESSAGE, session, message_id.encode())
+        row = transaction.row(_KNOWN_ALIAS, scope_id=keys.scope_id, digest=session, alias=alias)
+        sequence = None if row is None else int.from_bytes(row[0])
+        if sequence is not None and is_end(len(found), sequence):
+            break
+        found.append(sequence)
+    return found
+
+
 class Recent(NamedTuple):
     """A message of a channel, in plaintext, and what orders it."""
 
@@ -552,6 +583,14 @@ def find(transaction: Transaction, keys: ScopeKeys, session_id: bytes, now: int)
     session = _name(keys, session_id)
     row = transaction.row(_FIND, scope_id=keys.scope_id, digest=session, now=now)
     return None if row is None else _ROWS.listed(keys, row)
+
+
+def header(
+    transaction: Transaction, keys: ScopeKeys, session_id: bytes, now: int
+) -> tuple[State, bytes] | None:
+    """The session's state and header; ``None`` if there is no session."""
+    found = _ROWS.header(transaction, keys, _name(keys, session_id))
+    return None if found is None or found[0].is_expired(now) else found
 
 
 def rewrite(

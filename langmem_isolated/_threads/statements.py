@@ -160,7 +160,23 @@ ROW_AT = select(_r.sealed).where(_AT)
 DELETE_ONE = delete(_schema.records).where(_AT)
 TAKE_OUT = DELETE_ONE.returning(_r.size)
 DELETE_BODIES = delete(_schema.records).where(_BODIES_IN_RANGE)
-DELETE_ELEMENTS = delete(_schema.records).where(_ITS_ELEMENTS)
+# And the embeddings that a search made of them.
+DELETE_ELEMENTS = delete(_schema.records).where(
+    _r.scope_id == SCOPE_ID,
+    _r.kind.in_([sa.literal_column(str(int(kind))) for kind in (Kind.ELEMENT, Kind.EMBEDDING)]),
+    _r.parent == DIGEST,
+)
+_others = _schema.records.alias("others")
+DELETE_LEFT_EMBEDDINGS = delete(_schema.records).where(
+    _is(Kind.EMBEDDING),
+    _r.parent == DIGEST,
+    ~sa.exists().where(
+        _others.c.scope_id == _r.scope_id,
+        _others.c.kind == sa.literal_column(str(int(Kind.ELEMENT))),
+        _others.c.parent == _r.parent,
+        _others.c.key == _r.key,
+    ),
+)
 DELETE_THREAD = delete(_schema.sessions).where(_THIS_THREAD)
 OF_RUN = select(_r.parent, _r.key).where(_is(Kind.CHECKPOINT), _r.tag == bindparam("tag"))
 LIST_THREADS = (

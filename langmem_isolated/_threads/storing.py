@@ -266,6 +266,7 @@ def sweep(
             size += element_size
         else:
             _delete_one(transaction, keys, Slot(Kind.ELEMENT, thread, key))
+    transaction.execute(sql.DELETE_LEFT_EMBEDDINGS, scope_id=keys.scope_id, digest=thread)
     swept = replace(state, generation=generation, count=count(kept))
     transaction.execute(
         sql.SWEPT,
