@@ -4,7 +4,7 @@ Whoever writes an adapter for another store subclasses :class:`StandardAdapter`,
 ``where``, and runs the suite in :mod:`langmem_isolated.wrapping.testing` on it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from langchain_core.documents import Document
@@ -75,6 +75,8 @@ class StandardAdapter:
 
     filters = True
     seals = False
+    by_vector = "similarity_search_with_score_by_vector"
+    """What the store calls its search by vector that tells scores."""
 
     def __init__(self, store: VectorStore) -> None:
         self.store: Any = store
@@ -117,9 +119,11 @@ class StandardAdapter:
         self.store.delete(ids)
 
     def prepared(self, query: str) -> Query:
-        """The query's vector, if the store has embeddings."""
+        """The query's vector, if the store has embeddings and can search by it."""
         embeddings = self.store.embeddings
-        return query if embeddings is None else list(embeddings.embed_query(query))
+        if embeddings is None or not hasattr(self.store, self.by_vector):
+            return query
+        return list(embeddings.embed_query(query))
 
     def search(self, query: Query, k: int, owners: list[str], wanted: Filter | None) -> list[Hit]:
         """The nearest documents, by ``filter=`` of the store."""
@@ -127,18 +131,11 @@ class StandardAdapter:
 
     def nearest(self, query: Query, k: int, **options: Any) -> list[Hit]:
         """The nearest documents, by text or by vector."""
-        if isinstance(query, str):
-            found = self.store.similarity_search_with_score(query, k=k, **options)
-        else:
-            found = self.by_vector(query, k, **options)
+        name = "similarity_search_with_score" if isinstance(query, str) else self.by_vector
+        if not hasattr(self.store, name):
+            raise NotImplementedError(f"{type(self.store).__name__} has no {name}.")
+        found = getattr(self.store, name)(query, k=k, **options)
         return [Hit(document, float(score)) for document, score in found]
-
-    def by_vector(self, vector: Vector, k: int, **options: Any) -> Sequence[tuple[Document, float]]:
-        """The nearest documents with their scores, by the name that most stores give it."""
-        found: Sequence[tuple[Document, float]] = self.store.similarity_search_with_score_by_vector(
-            vector, k=k, **options
-        )
-        return found
 
     def vectors(self, ids: list[str]) -> list[Vector] | None:  # noqa: ARG002
         """``None``: documents that are to be compared with one another are embedded again."""
@@ -157,12 +154,6 @@ class PostFilterAdapter(StandardAdapter):
     """
 
     filters = False
-
-    def prepared(self, query: str) -> Query:
-        """The text, where the store cannot search by vector and tell scores."""
-        if hasattr(self.store, "similarity_search_with_score_by_vector"):
-            return super().prepared(query)
-        return query
 
     def search(self, query: Query, k: int, owners: list[str], wanted: Filter | None) -> list[Hit]:  # noqa: ARG002
         """The nearest documents of everyone."""

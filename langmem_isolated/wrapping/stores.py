@@ -4,7 +4,7 @@ import importlib
 import json
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -140,6 +140,7 @@ class ChromaAdapter(StandardAdapter):
     """`Chroma` of langchain-chroma."""
 
     seals = True
+    by_vector = "similarity_search_by_vector_with_relevance_scores"
 
     def where(self, owners: list[str], wanted: Filter | None) -> dict[str, Any]:
         """Chroma's `where`."""
@@ -169,12 +170,6 @@ class ChromaAdapter(StandardAdapter):
         self.store._collection.upsert(
             ids=ids, embeddings=vectors, documents=texts, metadatas=metadatas
         )
-
-    def by_vector(self, vector: Vector, k: int, **options: Any) -> Sequence[tuple[Document, float]]:
-        """The nearest documents, by Chroma's name for it."""
-        found: list[tuple[Document, float]]
-        found = self.store.similarity_search_by_vector_with_relevance_scores(vector, k=k, **options)
-        return found
 
     def vectors(self, ids: list[str]) -> list[Vector] | None:
         """The stored vectors."""

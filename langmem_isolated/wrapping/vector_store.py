@@ -367,9 +367,9 @@ class WrappedVectorStore(VectorStore):
         Raises:
             NotImplementedError: The store has no embeddings.
         """
-        return self.max_marginal_relevance_search_by_vector(
-            self._embedder().embed_query(query), k, fetch_k, lambda_mult, filter=filter
-        )
+        asked = self._prepared(query)
+        vector = self._embedder().embed_query(query) if isinstance(asked, str) else asked
+        return self._diverse(asked, vector, k, fetch_k, lambda_mult, filter)
 
     async def amax_marginal_relevance_search(
         self,
@@ -396,16 +396,7 @@ class WrappedVectorStore(VectorStore):
         filter: Filter | None = None,
     ) -> list[Document]:
         """Documents near and unlike one another; see :meth:`max_marginal_relevance_search`."""
-        opened, _ = self._nearest(embedding, max(_counted(k), fetch_k), filter)
-        if not opened:
-            return []
-        vectors = self._adapter.vectors([one.stored_id for one in opened])
-        if vectors is None:
-            texts = [one.document.page_content for one in opened]
-            vectors = self._embedder().embed_documents(texts)
-        pack = VectorSpace(len(embedding)).pack
-        chosen = most_diverse(pack(embedding), [pack(one) for one in vectors], k, lambda_mult)
-        return [opened[place].document for place in chosen]
+        return self._diverse(embedding, embedding, k, fetch_k, lambda_mult, filter)
 
     async def amax_marginal_relevance_search_by_vector(
         self,
@@ -426,6 +417,26 @@ class WrappedVectorStore(VectorStore):
             filter=filter,
         )
         return found
+
+    def _diverse(
+        self,
+        query: Query,
+        vector: list[float],
+        k: int,
+        fetch_k: int,
+        lambda_mult: float,
+        filter: Filter | None,
+    ) -> list[Document]:
+        opened, _ = self._nearest(query, max(_counted(k), fetch_k), filter)
+        if not opened:
+            return []
+        vectors = self._adapter.vectors([one.stored_id for one in opened])
+        if vectors is None:
+            texts = [one.document.page_content for one in opened]
+            vectors = self._embedder().embed_documents(texts)
+        pack = VectorSpace(len(vector)).pack
+        chosen = most_diverse(pack(vector), [pack(one) for one in vectors], k, lambda_mult)
+        return [opened[place].document for place in chosen]
 
     def _nearest(self, query: Query, k: int, filter: Filter | None) -> tuple[list[_Opened], bool]:
         """The nearest documents that pass, and whether there are no more."""
