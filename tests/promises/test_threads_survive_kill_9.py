@@ -11,7 +11,7 @@ from tests.promises.turns import CONFIG, take_turns, the_graph, the_saver, turns
 from tests.promises.writers import Writer
 
 # Rounds of each setting: 50 together.
-SETTINGS = {"FULL": 13, "NORMAL": 12, "postgres": 25}
+SETTINGS = {"FULL": 15, "NORMAL": 15, "postgres": 20}
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
