@@ -1,6 +1,7 @@
 """Memory for LangChain and LangGraph that cannot leak between users: scoped and encrypted."""
 
 from langmem_isolated.caches import IsolatedByteStore, IsolatedLLMCache
+from langmem_isolated.callbacks import IsolatedCallbackHandler
 from langmem_isolated.chat_history import IsolatedChatMessageHistory, Page
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver, Thread
 from langmem_isolated.errors import LangmemIsolatedError
@@ -19,6 +20,7 @@ from langmem_isolated.vector_store import IsolatedVectorStore
 __all__ = [
     "IsolatedBM25Retriever",
     "IsolatedByteStore",
+    "IsolatedCallbackHandler",
     "IsolatedChatMessageHistory",
     "IsolatedCheckpointSaver",
     "IsolatedLLMCache",

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
-from typing import Self, overload
+from typing import TYPE_CHECKING, Self, overload
 from weakref import WeakSet
 
+from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig
 from langgraph.store.base import IndexConfig, TTLConfig
 
@@ -21,6 +22,7 @@ from langmem_isolated._sealing import Level, Owner
 from langmem_isolated._values import KnownThreads
 from langmem_isolated._warm import WarmCache
 from langmem_isolated.caches import IsolatedLLMCache
+from langmem_isolated.callbacks import IsolatedCallbackHandler
 from langmem_isolated.chat_history import IsolatedChatMessageHistory
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 from langmem_isolated.errors import ScopeError
@@ -30,6 +32,9 @@ from langmem_isolated.root_keys import LocalRootKey, RootKey
 from langmem_isolated.scope import Scope, checked_id
 from langmem_isolated.scoped_memory import ScopedMemory
 from langmem_isolated.store import IsolatedStore, StoreIndexConfig
+
+if TYPE_CHECKING:
+    from langmem_isolated.middleware import IsolatedMemoryMiddleware
 
 DATABASE_VARIABLE = "LANGMEM_ISOLATED_DATABASE"
 KEY_STORE_VARIABLE = "LANGMEM_ISOLATED_KEY_STORE"
@@ -236,8 +241,52 @@ class IsolatedMemory:
         """
         return IsolatedLLMCache(self._records_of_run(scope_resolver), ttl=ttl)
 
+    def middleware(
+        self,
+        *,
+        channel: str = "ai",
+        recall: int | None = None,
+        summarize_with: BaseChatModel | None = None,
+        summarize_after: int = 50,
+        scope_resolver: ResolveScope | None = None,
+    ) -> "IsolatedMemoryMiddleware":
+        """A recorder for agents of all users; see :class:`IsolatedMemoryMiddleware`.
+
+        The scope is that of each run: ``user_id`` and ``module_id`` in its ``configurable``, or the
+        surrounding :meth:`using`, or what ``scope_resolver`` makes of its config.
+
+        Raises:
+            ImportError: LangChain's agents are not installed (extra ``agents``).
+        """
+        from langmem_isolated.middleware import IsolatedMemoryMiddleware  # noqa: PLC0415
+
+        return IsolatedMemoryMiddleware(
+            self._records_by(scope_resolver),
+            warm=self._ground.warm,
+            channel=channel,
+            recall=recall,
+            summarize_with=summarize_with,
+            summarize_after=summarize_after,
+        )
+
+    def callback_handler(
+        self, *, channel: str = "ai", scope_resolver: ResolveScope | None = None
+    ) -> IsolatedCallbackHandler:
+        """What records chains of all users; see :class:`IsolatedCallbackHandler`.
+
+        Scope and session are those of the chain around a model: ``user_id``, ``module_id`` and
+        ``session_id`` or ``thread_id`` in its ``configurable``.
+        """
+        return IsolatedCallbackHandler(self._records_by(scope_resolver), channel=channel)
+
     def _records_of_run(self, resolver: ResolveScope | None) -> Callable[[], ScopedRecords]:
-        return lambda: self._ground.records(Owner.private(resolve_scope(config_of_run(), resolver)))
+        find = self._records_by(resolver)
+        return lambda: find(config_of_run())
+
+    def _records_by(
+        self, resolver: ResolveScope | None
+    ) -> Callable[[RunnableConfig | None], ScopedRecords]:
+        return lambda config: self._ground.records(Owner.private(resolve_scope(config, resolver)))
 
     def publisher(
         self,

@@ -2,20 +2,25 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import RunnableConfig
 from langchain_core.vectorstores import VectorStore
 from langgraph.pregel import Pregel
 from langgraph.store.base import IndexConfig, TTLConfig
 
 from langmem_isolated._ground import SHARING_LEVELS, Ground, SharingLevel
+from langmem_isolated._records import ScopedRecords
+from langmem_isolated._scoping import resolve_scope
 from langmem_isolated._sealing import Owner
 from langmem_isolated._stamps import Stamps
 from langmem_isolated.caches import IsolatedByteStore, IsolatedLLMCache
+from langmem_isolated.callbacks import IsolatedCallbackHandler
 from langmem_isolated.chat_history import IsolatedChatMessageHistory, recent
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 from langmem_isolated.errors import ScopeError
@@ -29,6 +34,9 @@ from langmem_isolated.sessions import Sessions
 from langmem_isolated.store import IsolatedStore, StoreIndexConfig
 from langmem_isolated.vector_store import IsolatedVectorStore
 from langmem_isolated.wrapping import VectorStoreAdapter, WrappedVectorStore
+
+if TYPE_CHECKING:
+    from langmem_isolated.middleware import IsolatedMemoryMiddleware
 
 Graph = TypeVar("Graph", bound=Pregel[Any, Any, Any, Any])
 
@@ -83,6 +91,39 @@ class ScopedMemory:
         return IsolatedCheckpointSaver(
             lambda _: found, self._ground.known_threads, allow=allow, ttl=ttl
         )
+
+    def middleware(
+        self,
+        *,
+        channel: str = "ai",
+        recall: int | None = None,
+        summarize_with: BaseChatModel | None = None,
+        summarize_after: int = 50,
+    ) -> "IsolatedMemoryMiddleware":
+        """An agent's recorder, bound to this scope; see :class:`IsolatedMemoryMiddleware`.
+
+        Raises:
+            ImportError: LangChain's agents are not installed (extra ``agents``).
+        """
+        from langmem_isolated.middleware import IsolatedMemoryMiddleware  # noqa: PLC0415
+
+        return IsolatedMemoryMiddleware(
+            self._records_of_config,
+            warm=self._ground.warm,
+            channel=channel,
+            recall=recall,
+            summarize_with=summarize_with,
+            summarize_after=summarize_after,
+        )
+
+    def callback_handler(self, session_id: str, *, channel: str = "ai") -> IsolatedCallbackHandler:
+        """What records chains to a chat session; see :class:`IsolatedCallbackHandler`."""
+        return IsolatedCallbackHandler(self._records_of_config, session_id, channel=channel)
+
+    def _records_of_config(self, config: RunnableConfig | None) -> ScopedRecords:
+        # Refuses a config that names another scope.
+        resolve_scope(config or {}, lambda _: self._scope)
+        return self._records
 
     def bind(
         self,

@@ -1,0 +1,154 @@
+"""Records what is said and done in a run, each message once, in one chat session."""
+
+import asyncio
+import json
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from langchain_core.messages import BaseMessage, ChatMessage, ToolMessage
+from langchain_core.runnables import RunnableConfig
+from langgraph.errors import GraphBubbleUp, GraphInterrupt
+from langgraph.types import Interrupt
+
+from langmem_isolated import _sessions
+from langmem_isolated._encoding import encode_message
+from langmem_isolated._records import ScopedRecords
+from langmem_isolated.chat_history import IsolatedChatMessageHistory
+from langmem_isolated.errors import ScopeError
+
+EVENTS = "events"
+"""The channel of errors and interrupts."""
+ERROR, INTERRUPT = "error", "interrupt"
+
+# What ends a run, as far as a coroutine may still wait: not `GeneratorExit`.
+ENDINGS = (Exception, asyncio.CancelledError, KeyboardInterrupt, SystemExit)
+
+FindRecords = Callable[[RunnableConfig | None], ScopedRecords]
+
+_NAMES = uuid.UUID("0a5d9c2e-6f0b-4d0e-9a3b-3b1d0a1f7c55")
+
+
+def session_of(config: RunnableConfig | None) -> str:
+    """The chat session of a run: ``session_id`` in its ``configurable``, or else ``thread_id``.
+
+    Raises:
+        ScopeError: It has neither.
+    """
+    configurable = (config or {}).get("configurable", {})
+    session_id = configurable.get("session_id", configurable.get("thread_id"))
+    if session_id is None:
+        raise ScopeError(
+            "This run names no chat session. Put session_id or thread_id into "
+            "config['configurable']; nothing was recorded."
+        )
+    # What is no id is refused by the history.
+    return session_id  # type: ignore[no-any-return]
+
+
+def derived_id(*parts: str) -> str:
+    """An id that the same parts always have."""
+    return str(uuid.uuid5(_NAMES, "\0".join(parts)))
+
+
+def named(message: BaseMessage, place: str) -> BaseMessage:
+    """The message with an id: its own, or one that it has whenever it is made at ``place``."""
+    if message.id:
+        return message
+    # A copy: tools may return one object again and again, to anyone.
+    return message.model_copy(update={"id": derived_id(place, encode_message(message).hex())})
+
+
+def event(role: str, text: str, type_: str, id_: str, **more: Any) -> ChatMessage:
+    """An error or interrupt as it is recorded; ``type`` is in its ``additional_kwargs``."""
+    facts = {"type": type_, **{name: value for name, value in more.items() if value is not None}}
+    return ChatMessage(role=role, content=text, id=id_, additional_kwargs=facts)
+
+
+def events_of(
+    error: BaseException, place: str, tool_call_id: str | None = None
+) -> list[ChatMessage]:
+    """What is recorded of an exception; nothing for one by which LangGraph only passes control.
+
+    Ids follow from the place and what happened: the same failure of the same step is one event,
+    and so is the same question that it asks.
+    """
+    if isinstance(error, GraphInterrupt):
+        return [interrupted(one, tool_call_id) for one in (error.args or ((),))[0]]
+    if isinstance(error, GraphBubbleUp):
+        return []
+    kind, text = type(error).__qualname__, str(error)
+    id_ = derived_id(place, tool_call_id or "", kind, text)
+    return [event(ERROR, text, kind, id_, tool_call_id=tool_call_id)]
+
+
+def interrupted(interrupt: Interrupt, tool_call_id: str | None = None) -> ChatMessage:
+    """What is recorded of an interrupt: its value, as JSON where that is no text."""
+    value = interrupt.value
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    id_ = derived_id(interrupt.id, text)
+    return event(INTERRUPT, text, "Interrupt", id_, tool_call_id=tool_call_id)
+
+
+def is_event(message: BaseMessage) -> bool:
+    """Whether it is an error or interrupt as recorded here."""
+    return isinstance(message, ChatMessage) and message.role in (ERROR, INTERRUPT)
+
+
+class Recorder:
+    """One chat session to which a run is recorded.
+
+    Args:
+        records: The scope's records.
+        session_id: Which session.
+        channel: Of all messages; errors and interrupts are in that of ``EVENTS``.
+
+    Raises:
+        ScopeError: ``session_id`` or ``channel`` is malformed.
+    """
+
+    def __init__(self, records: ScopedRecords, session_id: str, channel: str) -> None:
+        self.session_id = session_id
+        self.records = records
+        self.arun = records.arun
+        self.history = IsolatedChatMessageHistory(
+            records, session_id, channel=channel, idempotent=True
+        )
+
+    def add(self, messages: Sequence[BaseMessage]) -> None:
+        """Record messages that have ids, except those recorded before."""
+        self.history.add_messages(messages)
+
+    def add_events(self, events: Sequence[ChatMessage]) -> None:
+        """Record errors and interrupts, except those recorded before."""
+        self.history.add_messages(events, channel=EVENTS)
+
+    def catch_up(self, messages: Sequence[BaseMessage]) -> None:
+        """Record those at the end of ``messages`` that are new.
+
+        Looks them up from the newest back to the first that is known and no tool's: those that
+        tools answer side by side come in any order. Before any other message is recorded, all
+        before it were.
+        """
+        newest_first = [m if m.id else _with_id(m) for m in reversed(messages)]
+
+        def is_known(index: int, _: int) -> bool:
+            return not isinstance(newest_first[index], ToolMessage)
+
+        found = self.trace(newest_first, is_known)
+        new = [m for m, sequence in zip(newest_first, found, strict=False) if sequence is None]
+        self.add(new[::-1])
+
+    def trace(
+        self, newest_first: Sequence[BaseMessage], is_end: Callable[[int, int], bool]
+    ) -> Sequence[int | None]:
+        """The sequence numbers of messages, up to where it ends."""
+        ids: Iterable[str] = (str(message.id) for message in newest_first)
+        # Each look-up stands for itself: what is added is looked up again under the lock.
+        found = self.records.read(_sessions.trace, None, self.session_id.encode(), ids, is_end)
+        return [None] * len(newest_first) if found is None else found
+
+
+def _with_id(message: BaseMessage) -> BaseMessage:
+    message.id = str(uuid.uuid4())
+    return message

@@ -1,0 +1,263 @@
+"""Records what chat models and tools say in chains, where no agent's middleware does."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import UUID
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    BaseMessageChunk,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+    message_chunk_to_message,
+)
+from langchain_core.outputs import ChatGeneration, Generation, LLMResult
+from langgraph.errors import GraphInterrupt
+from langgraph.types import Command
+
+from langmem_isolated._recording import (
+    FindRecords,
+    Recorder,
+    derived_id,
+    events_of,
+    interrupted,
+    named,
+    session_of,
+)
+from langmem_isolated._scoping import config_of_run
+from langmem_isolated.errors import ScopeError
+from langmem_isolated.scope import checked_id
+
+if TYPE_CHECKING:
+    from langgraph.callbacks import GraphCallbackHandler, GraphInterruptEvent
+else:
+    try:
+        from langgraph.callbacks import GraphCallbackHandler
+    except ImportError:  # LangGraph told handlers nothing of interrupts before
+        GraphCallbackHandler = BaseCallbackHandler
+
+
+class _Tree:
+    """One run of the application, with all that runs below it."""
+
+    def __init__(self, root: UUID) -> None:
+        self.root = root
+        self.recorder: Recorder | None = None
+        self.error: BaseException | None = None
+        """The newest that was recorded."""
+
+
+class _Run(NamedTuple):
+    """A run that has not ended."""
+
+    tree: _Tree
+    tool: str = ""
+    inputs: object = None
+
+
+class IsolatedCallbackHandler(GraphCallbackHandler):
+    """Records a chain's questions, answers, tool calls and failures into a chat session.
+
+    Made by ``memory.callback_handler()`` or ``memory.scope(…).callback_handler(session_id)``, and
+    given as ``config={"callbacks": […]}``. Of a prompt, the messages behind the newest AI message
+    are recorded, system messages aside: what comes before was said earlier, or is an example. Each
+    message is recorded once by its id; one without id once in a run of the chain, so that a model
+    tried again, or another in its place, does not repeat the question. Failures and interrupts are
+    `ChatMessage` of role ``"error"`` or ``"interrupt"`` in the channel ``"events"``. When recording
+    fails, the run fails.
+
+    Agents are recorded by ``memory.middleware()``: use one of both. One object serves any number of
+    runs at once.
+
+    Args:
+        find: Finds the records of the scope from the config of what runs.
+        session_id: The session; by default ``session_id`` or ``thread_id`` of the ``configurable``
+            of the chain around the model. A model that is invoked by itself has none.
+        channel: Of the messages recorded.
+
+    Raises:
+        ScopeError: ``session_id`` or ``channel`` is malformed.
+    """
+
+    raise_error = True
+
+    def __init__(
+        self, find: FindRecords, session_id: str | None = None, *, channel: str = "ai"
+    ) -> None:
+        super().__init__()
+        self._find = find
+        self._session_id = None if session_id is None else checked_id("session_id", session_id)
+        self._channel = checked_id("channel", channel)
+        self._runs: dict[UUID, _Run] = {}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+    def _begun(
+        self, run_id: UUID, parent_run_id: UUID | None, tool: str = "", inputs: object = None
+    ) -> _Tree:
+        parent = None if parent_run_id is None else self._runs.get(parent_run_id)
+        tree = parent.tree if parent else _Tree(run_id)
+        self._runs[run_id] = _Run(tree, tool, inputs)
+        return tree
+
+    def _recorder(self, tree: _Tree) -> Recorder:
+        """Where what runs now is recorded; what is outside of any run, where the last was."""
+        config = config_of_run()
+        if config is None and tree.recorder is not None:
+            return tree.recorder
+        session_id = session_of(config) if self._session_id is None else self._session_id
+        tree.recorder = Recorder(self._find(config), session_id, self._channel)
+        return tree.recorder
+
+    def _add(self, tree: _Tree, messages: Iterable[BaseMessage]) -> None:
+        place = str(tree.root)
+        self._recorder(tree).add([named(message, place) for message in messages])
+
+    def _note(self, tree: _Tree, run_id: UUID, error: BaseException) -> None:
+        tree.error = error
+        if events := events_of(error, str(run_id)):
+            self._recorder(tree).add_events(events)
+
+    def on_chain_start(
+        self,
+        serialized: dict[str, Any],  # noqa: ARG002
+        inputs: dict[str, Any],  # noqa: ARG002
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        **_: Any,
+    ) -> None:
+        """Remember what runs below what, and where it is recorded if it should fail."""
+        tree = self._begun(run_id, parent_run_id)
+        if tree.recorder is None:
+            with suppress(ScopeError):
+                self._recorder(tree)
+
+    def on_chain_end(self, outputs: dict[str, Any], *, run_id: UUID, **_: Any) -> None:  # noqa: ARG002
+        """Forget the run."""
+        self._runs.pop(run_id, None)
+
+    def on_chain_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
+        """Record why the whole failed, unless that was recorded where it came about."""
+        run = self._runs.pop(run_id, None)
+        if run is None or run.tree.error is error:
+            return
+        is_whole = run.tree.root == run_id and (run.tree.recorder or self._session_id)
+        if is_whole or isinstance(error, GraphInterrupt):
+            self._note(run.tree, run_id, error)
+
+    def on_chat_model_start(
+        self,
+        serialized: dict[str, Any],  # noqa: ARG002
+        messages: list[list[BaseMessage]],
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        metadata: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Record what is new in the prompt."""
+        if (metadata or {}).get("lc_source") == "summarization":
+            return
+        tree = self._begun(run_id, parent_run_id)
+        self._add(tree, (new for prompt in messages for new in _newest(prompt)))
+
+    def on_llm_start(
+        self,
+        serialized: dict[str, Any],
+        prompts: list[str],
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        **_: Any,
+    ) -> None:
+        """Record the prompt of a model that takes text."""
+        asked: list[list[BaseMessage]] = [[HumanMessage(prompt)] for prompt in prompts]
+        self.on_chat_model_start(serialized, asked, run_id=run_id, parent_run_id=parent_run_id)
+
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
+        """Record the answer to each prompt."""
+        if run := self._runs.pop(run_id, None):
+            answers = (_answer(candidates[0]) for candidates in response.generations if candidates)
+            self._add(run.tree, answers)
+
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
+        """Record why a model did not answer."""
+        if run := self._runs.pop(run_id, None):
+            self._note(run.tree, run_id, error)
+
+    def on_tool_start(
+        self,
+        serialized: dict[str, Any],
+        input_str: str,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        inputs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Remember what the tool was called with."""
+        name = (serialized or {}).get("name", "")
+        self._begun(run_id, parent_run_id, name, {"input": input_str} if inputs is None else inputs)
+
+    def on_tool_end(self, output: Any, *, run_id: UUID, **_: Any) -> None:
+        """Record a tool's answer, and the call if no model made it."""
+        if run := self._runs.pop(run_id, None):
+            self._add(run.tree, _done(output, run, run_id))
+
+    def on_tool_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
+        """Record why a tool gave no answer."""
+        if run := self._runs.pop(run_id, None):
+            self._note(run.tree, run_id, error)
+
+    def on_interrupt(self, event: "GraphInterruptEvent") -> None:
+        """Record what a graph asks."""
+        run = None if event.run_id is None else self._runs.get(event.run_id)
+        if run is not None:
+            events = [interrupted(one) for one in event.interrupts]
+            self._recorder(run.tree).add_events(events)
+
+
+def _newest(prompt: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """What stands behind the newest AI message, system messages aside."""
+    numbers = range(len(prompt) - 1, -1, -1)
+    last = next((n for n in numbers if isinstance(prompt[n], AIMessage)), -1)
+    new = [m for m in prompt[last + 1 :] if not isinstance(m, SystemMessage)]
+    return [_by_call(m) if isinstance(m, ToolMessage) else m for m in new]
+
+
+def _answer(generation: Generation) -> BaseMessage:
+    if not isinstance(generation, ChatGeneration):
+        return AIMessage(generation.text)
+    message = generation.message
+    return message_chunk_to_message(message) if isinstance(message, BaseMessageChunk) else message
+
+
+def _done(output: Any, run: _Run, run_id: UUID) -> list[BaseMessage]:
+    """A tool's answer as messages."""
+    if isinstance(output, ToolMessage):
+        return [_by_call(output)]
+    if isinstance(output, Command):
+        update = output.update if isinstance(output.update, dict) else {}
+        messages = [m for m in update.get("messages", []) if isinstance(m, BaseMessage)]
+        return [_by_call(m) if isinstance(m, ToolMessage) else m for m in messages]
+    call = {"name": run.tool, "args": run.inputs, "id": str(run_id), "type": "tool_call"}
+    text = output if isinstance(output, str) else repr(output)
+    # Unlike `AIMessage(…)`, it takes arguments as they are: a tool may be called with any.
+    made = AIMessage("", id=derived_id(str(run_id), "call"))
+    made.tool_calls = [call]  # type: ignore[list-item]
+    answer = ToolMessage(text, tool_call_id=str(run_id), name=run.tool, id=derived_id(str(run_id)))
+    return [made, answer]
+
+
+def _by_call(message: ToolMessage) -> ToolMessage:
+    """The message with an id: the tool that answers and the prompt that quotes it are one."""
+    if message.id:
+        return message
+    id_ = derived_id("answer", message.tool_call_id, str(message.content))
+    return message.model_copy(update={"id": id_})
