@@ -37,7 +37,9 @@ from langgraph.store.base import (
 )
 from langgraph.store.memory import InMemoryStore
 
-from langmem_isolated import IsolatedMemory, LocalRootKey, _items
+from langmem_isolated import IsolatedMemory, LocalRootKey
+from langmem_isolated._items import reading, writing
+from langmem_isolated._items.places import Address
 from langmem_isolated._schema import Kind
 from langmem_isolated.errors import KeyDestroyed, ValueNotStorable
 from langmem_isolated.store import IsolatedStore
@@ -693,23 +695,23 @@ async def test_a_read_neither_revives_nor_shortens_what_another_put_meanwhile(
     store = memory.scope(user_id="alice", module_id="tutor").store()
     records = store._resolve()
     store.put(("memories",), "cat", {"n": 1}, ttl=0.5)
-    address = _items.Address((b"memories",), b"cat")
+    address = Address((b"memories",), b"cat")
     now = time.time_ns() // 1000
-    (read,) = records.read(_items.get, [None], [address], now)
+    (read,) = records.read(reading.get, [None], [address], now)
     assert read is not None
     await asyncio.sleep(0.003)
     store.put(("memories",), "cat", {"n": 2}, ttl=60)
     expected = expiries(attacker)
 
-    records.change(_items.refresh, None, [read], now)
+    records.change(writing.refresh, None, [read], now)
     assert expiries(attacker) == expected
 
     store.put(("memories",), "cat", {"n": 3})
-    records.change(_items.refresh, None, [read], now)
+    records.change(writing.refresh, None, [read], now)
     assert expiries(attacker) == []
     store.put(("memories",), "cat", {"n": 4}, ttl=0)
-    (read,) = records.read(_items.get, [None], [address], now - 10**9)
-    records.change(_items.refresh, None, [read], now + 10**6)
+    (read,) = records.read(reading.get, [None], [address], now - 10**9)
+    records.change(writing.refresh, None, [read], now + 10**6)
     assert store.get(("memories",), "cat") is None
 
 
@@ -983,7 +985,7 @@ def test_without_numpy_only_semantic_search_is_missing_and_the_error_names_the_e
     script = """
         import sys
         sys.modules["numpy"] = None
-        from langmem_isolated import IsolatedMemory, LocalRootKey, _items
+        from langmem_isolated import IsolatedMemory, LocalRootKey
 
         with IsolatedMemory("sqlite://", root_key=LocalRootKey(bytes(32))) as memory:
             alice = memory.scope(user_id="alice", module_id="tutor")

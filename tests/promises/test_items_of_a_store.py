@@ -12,7 +12,7 @@ import pytest
 from langgraph.store.base import GetOp, ListNamespacesOp, MatchCondition, PutOp, SearchOp
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
-from langmem_isolated._items import Address, _Places
+from langmem_isolated._items.places import Address, Places
 from langmem_isolated._schema import Kind
 from langmem_isolated.errors import RecordDoesNotOpen, RecordError
 from langmem_isolated.store import IsolatedStore
@@ -264,7 +264,7 @@ class Scene:
         self, user: str, module: str, name: tuple[bytes, ...] = NAME, key: bytes = b"sister"
     ) -> tuple[bytes, bytes, bytes]:
         keys = self.memory.scope(user_id=user, module_id=module)._records.keys()
-        return (keys.scope_id, *_Places(keys).of(Address(name, key)))
+        return (keys.scope_id, *Places(keys).of(Address(name, key)))
 
     def sealed_at(self, place: tuple[bytes, bytes, bytes], kind: Kind = Kind.ITEM) -> bytes:
         suffix = b"" if kind is Kind.ITEM else bytes(4)

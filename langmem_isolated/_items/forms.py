@@ -1,0 +1,122 @@
+"""Seals items and their vectors into rows, and opens them."""
+
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from langmem_isolated._database import Row
+from langmem_isolated._items.places import Address, Place, Places, vector_key
+from langmem_isolated._schema import Kind
+from langmem_isolated._scope_keys import ScopeKeys
+from langmem_isolated.errors import RecordDoesNotOpen, RecordError
+
+_FORM = 1
+_HEAD = struct.Struct(">BQQ")
+_FOR_EVER = 2**64 - 1
+
+
+class NewItem(NamedTuple):
+    """An item on its way in; ``lifetime`` is in µs, or ``None``."""
+
+    address: Address
+    body: bytes
+    vectors: Sequence[bytes]
+    lifetime: int | None
+
+
+class Item(NamedTuple):
+    """An item as it was put; times in µs."""
+
+    place: Place
+    body: bytes
+    created: int
+    updated: int
+    lifetime: int | None
+
+
+class Filter(NamedTuple):
+    """Says by their bodies which items count: those that hold all ``signs``, and pass.
+
+    To look for a sign takes a tenth of decoding a body.
+    """
+
+    signs: Sequence[bytes]
+    passes: Callable[[bytes], bool]
+
+
+def _opened(places: Places, rows: Sequence[Row]) -> list[bytes]:
+    openers = places.items
+    plaintexts = [openers[row[0]](row[1], row[2]) for row in rows]
+    if later := {plaintext[0] for plaintext in plaintexts} - {_FORM}:
+        raise RecordError(
+            f"An item is stored in form {max(later)}, this version knows {_FORM}. Nothing was "
+            "changed; install a later langmem-isolated."
+        )
+    return plaintexts
+
+
+def items_in(places: Places, rows: Sequence[Row], wanted: Filter | None = None) -> list[Item]:
+    """The items that rows hold; with ``wanted`` only those.
+
+    Raises:
+        RecordDoesNotOpen: One was changed, moved or exchanged.
+    """
+    pairs = [*zip(rows, _opened(places, rows), strict=True)]
+    if wanted is None:
+        return [_item(row, plaintext) for row, plaintext in pairs]
+    for sign in wanted.signs:
+        pairs = [pair for pair in pairs if sign in pair[1]]
+    return [
+        _item(row, plaintext) for row, plaintext in pairs if wanted.passes(plaintext[_HEAD.size :])
+    ]
+
+
+def _item(row: Row, plaintext: bytes) -> Item:
+    parent, key, _, created_at, updated_at = row
+    _, updated, lifetime = _HEAD.unpack_from(plaintext)
+    if type(created_at) is not int or created_at < 0:
+        # SQLite keeps any type in any column.
+        raise RecordDoesNotOpen(Kind.ITEM.label, "it was first put at no time")
+    if updated_at != updated // 1000:
+        raise RecordDoesNotOpen(Kind.ITEM.label, "its time is not the one it was put at")
+    return Item(
+        place=(parent, key),
+        body=plaintext[_HEAD.size :],
+        created=updated if created_at >= updated_at else created_at * 1000,
+        updated=updated,
+        lifetime=None if lifetime == _FOR_EVER else lifetime,
+    )
+
+
+def sealed_rows(
+    keys: ScopeKeys, starts: dict[bytes, bytes], place: Place, item: NewItem, now: int
+) -> Iterator[dict[str, Any]]:
+    """The rows of an item and its vectors; ``starts`` holds what items of a parent share."""
+    parent, key = place
+    shared = {
+        "given_parent": parent,
+        "given_created_at": now // 1000,
+        "given_updated_at": now // 1000,
+        "given_expires_at": None if item.lifetime is None else (now + item.lifetime) // 1000,
+    }
+
+    def row(kind: Kind, key: bytes, sealed: bytes) -> dict[str, Any]:
+        return {
+            "given_kind": int(kind),
+            "given_key": key,
+            "given_sealed": sealed,
+            "given_size": len(sealed),
+            **shared,
+        }
+
+    lifetime = _FOR_EVER if item.lifetime is None else item.lifetime
+    head = _HEAD.pack(_FORM, now, lifetime)
+    start = starts.get(parent) or starts.setdefault(parent, keys.place(Kind.ITEM, parent))
+    yield row(Kind.ITEM, key, keys.seal(start, key, head + item.body))
+    if item.vectors:
+        start = keys.place(Kind.VECTOR, parent)
+        for number, vector in enumerate(item.vectors):
+            its_key = vector_key(key, number)
+            # Deflating 1,536 numbers takes 117 µs, sealing them 2, and saves 7 %.
+            sealed = keys.seal(start, its_key, now.to_bytes(8) + vector, compress=False)
+            yield row(Kind.VECTOR, its_key, sealed)

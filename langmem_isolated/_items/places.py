@@ -1,0 +1,87 @@
+"""Says where a scope's items and vectors stand."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from langmem_isolated._schema import Kind
+from langmem_isolated._scope_keys import ScopeKeys
+from langmem_isolated._sealing import DIGEST_BYTES
+
+Names = Sequence[bytes]
+Place = tuple[bytes, bytes]
+
+# A key of the table fits into a PostgreSQL index row (2,704 bytes) with room to spare.
+MAX_DEPTH = 100
+
+# Behind every digest there is: digests of a whole level of 0xff bytes do not happen.
+_END = b"\xff" * (DIGEST_BYTES + 1)
+
+
+class Address(NamedTuple):
+    """Where an item stands, by the names that the caller gave."""
+
+    namespace: Names
+    key: bytes
+
+
+def _after(start: bytes) -> bytes:
+    """The first bytes behind all that begin with ``start``."""
+    stripped = start.rstrip(b"\xff")
+    return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else _END
+
+
+class Places:
+    """Where one scope's items and vectors stand; what several have in common is made once."""
+
+    def __init__(self, keys: ScopeKeys) -> None:
+        self._keys = keys
+        self._parents: dict[Names, bytes] = {(): b""}
+        self.items = _Openers(keys, Kind.ITEM)
+        self.vectors = _Openers(keys, Kind.VECTOR)
+
+    def parent(self, namespace: Names) -> bytes:
+        """A digest for each label, over the path up to it."""
+        parent = self._parents.get(namespace)
+        if parent is None:
+            level = self._keys.name(Kind.ITEM, b"namespace", *namespace)
+            parent = self._parents[namespace] = self.parent(namespace[:-1]) + level
+        return parent
+
+    def of(self, address: Address) -> Place:
+        """Parent and key of the item at an address."""
+        parent = self.parent(address.namespace)
+        return parent, self._keys.name(Kind.ITEM, b"key", parent, address.key)
+
+    def below(self, prefix: Names, now: int) -> dict[str, Any]:
+        """What the statements ask by that read all below a prefix."""
+        low, scope_id = self.parent(prefix), self._keys.scope_id
+        return {"scope_id": scope_id, "low": low, "high": _after(low), "now": now // 1000}
+
+
+class _Openers(dict[bytes, Callable[[bytes, bytes], bytes]]):
+    """By parent: what opens its records, by their key and sealed bytes."""
+
+    def __init__(self, keys: ScopeKeys, kind: Kind) -> None:
+        self._keys = keys
+        self._kind = kind
+
+    def __missing__(self, parent: bytes) -> Callable[[bytes, bytes], bytes]:
+        opener = self._keys.opener(self._keys.place(self._kind, parent), self._kind)
+        self[parent] = opener
+        return opener
+
+
+def span(keys: ScopeKeys, place: Place, first_vector: int | None = None) -> dict[str, Any]:
+    """What the statements ask by that go to an item and its vectors, or from one vector on."""
+    parent, key = place
+    return {
+        "scope_id": keys.scope_id,
+        "span_parent": parent,
+        "span_start": key if first_vector is None else vector_key(key, first_vector),
+        "span_end": _after(key),
+    }
+
+
+def vector_key(key: bytes, number: int) -> bytes:
+    """The key of one of the vectors of the item with ``key``."""
+    return key + number.to_bytes(4)

@@ -1,0 +1,151 @@
+"""Reads items: by their places, the newest, the nearest, or one of each namespace."""
+
+import operator
+from collections.abc import Callable, Sequence
+
+from langmem_isolated._database import Row, Transaction
+from langmem_isolated._items import statements as sql
+from langmem_isolated._items.forms import Filter, Item, items_in
+from langmem_isolated._items.places import Address, Names, Places
+from langmem_isolated._schema import Kind
+from langmem_isolated._scope_keys import ScopeKeys
+from langmem_isolated._sealing import DIGEST_BYTES
+from langmem_isolated.errors import RecordDoesNotOpen
+
+_NO_LIMIT = 2**31 - 1
+# More than are put one by one in a millisecond: each takes 50 µs and more.
+_SAME_MILLISECOND = 32
+
+
+def get(
+    transaction: Transaction, keys: ScopeKeys, addresses: Sequence[Address], now: int
+) -> list[Item | None]:
+    """The item at each of ``addresses``, or ``None``.
+
+    Raises:
+        RecordDoesNotOpen: An item was changed, moved or exchanged.
+    """
+    places = Places(keys)
+    wanted = [*map(places.of, addresses)]
+    shared = {"scope_id": keys.scope_id, "now": now // 1000}
+    if transaction.is_postgres:
+        given = {"given_parent": [p for p, _ in wanted], "given_key": [k for _, k in wanted]}
+        rows = transaction.rows(sql.AT[True], **shared, **given)
+    else:
+        rows = [
+            row
+            for parent, key in wanted
+            for row in transaction.rows(sql.AT[False], **shared, given_parent=parent, given_key=key)
+        ]
+    found = {item.place: item for item in items_in(places, rows)}
+    return [found.get(place) for place in wanted]
+
+
+def newest(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    prefix: Names,
+    wanted: Filter | None,
+    count: int,
+    now: int,
+) -> list[Item]:
+    """The ``count`` items below ``prefix`` that were put last, the newest first.
+
+    Args:
+        prefix: Labels with which the namespaces begin.
+        wanted: Which items count; all when ``None``.
+        count: At most so many.
+        now: The time, in µs.
+    """
+    places = Places(keys)
+    if wanted is None:
+        limit = min(count + _SAME_MILLISECOND, _NO_LIMIT)
+        rows = transaction.rows(sql.NEWEST, **places.below(prefix, now), limit=limit)
+    else:
+        # SQLite sorts 1,000 rows with all they hold in 220 µs, Python in 60.
+        rows = _by_time(transaction.rows(sql.ALL, **places.below(prefix, now)))
+    return _newest_of(places, rows, count, wanted)
+
+
+def _newest_of(
+    places: Places, rows: Sequence[Row], count: int, wanted: Filter | None = None
+) -> list[Item]:
+    """The first ``count`` items of rows that come by time."""
+    found: list[Item] = []
+    start, step = 0, count
+    while start < len(rows) and len(found) < count:
+        # The column has ms, the sealed time µs: a millisecond that was begun is read to its end.
+        end = min(start + step, len(rows))
+        while end < len(rows) and rows[end][sql.UPDATED_AT] == rows[end - 1][sql.UPDATED_AT]:
+            end += 1
+        found += items_in(places, rows[start:end], wanted)
+        start, step = end, 2 * step
+    found.sort(key=lambda item: (-item.updated, item.place))
+    return found[:count]
+
+
+def _by_time(rows: list[Row]) -> list[Row]:
+    try:
+        return sorted(rows, key=operator.itemgetter(sql.UPDATED_AT), reverse=True)
+    except TypeError:
+        raise RecordDoesNotOpen(Kind.ITEM.label, "it was put at no time") from None
+
+
+def nearest(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    prefix: Names,
+    wanted: Filter | None,
+    count: int,
+    now: int,
+    score: Callable[[Sequence[bytes]], Sequence[float | None]],
+) -> list[tuple[Item, float | None]]:
+    """The ``count`` items below ``prefix`` with the highest scores, the highest first.
+
+    An item has the score of its best vector. Of equal scores the newest come first, and after all
+    scores items without vectors, the newest first.
+
+    Args:
+        prefix: Labels with which the namespaces begin.
+        wanted: Which items count; all when ``None``.
+        count: At most so many.
+        now: The time, in µs.
+        score: Scores vectors; ``None`` for one that cannot be compared.
+    """
+    places = Places(keys)
+    rows = transaction.rows(sql.WITH_VECTORS, **places.below(prefix, now))
+    items = {row[:2]: row[:-1] for row in rows if row[-1] == Kind.ITEM}
+    if wanted:
+        passing = items_in(places, [*items.values()], wanted)
+        items = {item.place: items[item.place] for item in passing}
+    vectors: list[tuple[Row, bytes]] = []
+    for parent, key, sealed, _, _, kind in rows:
+        if kind == Kind.VECTOR and type(key) is bytes:
+            item = items.get((parent, key[:DIGEST_BYTES]))
+            if item:
+                plaintext = places.vectors[parent](key, sealed)
+                if int.from_bytes(plaintext[:8]) // 1000 == item[sql.UPDATED_AT]:
+                    vectors.append((item[:2], plaintext[8:]))
+    scores = score([vector for _, vector in vectors])
+    best: dict[Row, float] = {}
+    for (place, _), its_score in zip(vectors, scores, strict=True):
+        if its_score is not None:
+            best[place] = max(its_score, best.get(place, its_score))
+    by_time = _by_time([*items.values()])
+    ranked = sorted(
+        (row for row in by_time if row[:2] in best), key=lambda row: best[row[:2]], reverse=True
+    )
+    found = items_in(places, ranked[:count])
+    if len(found) < count:
+        others = [row for row in by_time if row[:2] not in best]
+        found += _newest_of(places, others, count - len(found))
+    return [(item, best.get(item.place)) for item in found]
+
+
+def one_of_each_namespace(
+    transaction: Transaction, keys: ScopeKeys, prefix: Names, now: int
+) -> list[bytes]:
+    """The body of one item of each namespace below ``prefix``."""
+    places = Places(keys)
+    rows = transaction.rows(sql.ONE_OF_EACH, **places.below(prefix, now))
+    return [item.body for item in items_in(places, rows)]

@@ -1,0 +1,157 @@
+"""Asks the database for what a store keeps."""
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam, delete, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from langmem_isolated import _schema
+from langmem_isolated._schema import Kind
+from langmem_isolated._sealing import DIGEST_BYTES
+from langmem_isolated._states import SCOPE_ID
+
+_r, _s = _schema.records.c, _schema.scopes.c
+_NOW = bindparam("now", type_=sa.BigInteger)
+_ITEM: sa.ColumnElement[int] = sa.literal_column(str(int(Kind.ITEM)))
+_VECTOR: sa.ColumnElement[int] = sa.literal_column(str(int(Kind.VECTOR)))
+_TYPES: dict[str, sa.types.TypeEngine[Any]] = {
+    "kind": sa.SmallInteger(),
+    "parent": sa.LargeBinary(),
+    "key": sa.LargeBinary(),
+    "sealed": sa.LargeBinary(),
+    "size": sa.Integer(),
+    "created_at": sa.BigInteger(),
+    "updated_at": sa.BigInteger(),
+    "expires_at": sa.BigInteger(),
+}
+_ONE = {name: bindparam(f"given_{name}", type_=type_) for name, type_ in _TYPES.items()}
+
+
+def _given(*names: str) -> sa.TableValuedAlias:
+    """PostgreSQL: arrays as a table, so that one statement does for any number of rows."""
+    arrays = (bindparam(f"given_{n}", type_=postgresql.ARRAY(_TYPES[n])) for n in names)
+    return sa.func.unnest(*arrays).table_valued(*names, name="given").render_derived()
+
+
+_COLUMNS = (_r.parent, _r.key, _r.sealed, _r.created_at, _r.updated_at)
+UPDATED_AT = _COLUMNS.index(_r.updated_at)
+_ONE_ROW: sa.ColumnElement[int] = sa.literal_column("1")
+# SQLite would be asked for a parameter.
+_FROM_THE_FIRST: sa.ColumnElement[int] = sa.literal_column("0")
+_ALIVE = sa.or_(_r.expires_at.is_(None), _r.expires_at > _NOW)
+
+
+def _item_at(place: Any) -> sa.Select[Any]:
+    is_item = sa.and_(_r.scope_id == SCOPE_ID, _r.kind == _ITEM, _ALIVE)
+    return select(*_COLUMNS).where(is_item, _r.parent == place["parent"], _r.key == place["key"])
+
+
+_places = _given("parent", "key")
+# The limit keeps PostgreSQL from joining in another order: one without statistics reads the scope.
+_item_there = _item_at(_places.c).limit(_ONE_ROW).lateral()
+# By whether it is PostgreSQL, as all that follow.
+AT = {
+    False: _item_at(_ONE),
+    True: select(*_item_there.c).select_from(_places.join(_item_there, sa.true())),
+}
+
+_SCOPE = sa.and_(_s.scope_id == SCOPE_ID, _s.incarnation == bindparam("incarnation"))
+PROVE_SCOPE = select(_s.scope_id).where(_SCOPE)
+_RECORD = ("kind", "parent", "key", "sealed", "size", "created_at", "updated_at", "expires_at")
+_records = _given(*_RECORD)
+# Where an erasure is under way these wait, and then find no row of the scope.
+_one = select(_s.scope_id, *(_ONE[name] for name in _RECORD)).where(_SCOPE)
+_all = select(_s.scope_id, *(_records.c[name] for name in _RECORD)).where(_SCOPE)
+
+
+def _put(insert: Any) -> Any:
+    """An upsert that keeps when the item was first put, unless that one has expired."""
+    new = insert.excluded
+    replaced = {name: new[name] for name in ("sealed", "size", "updated_at", "expires_at")}
+    has_expired = _r.expires_at <= new.updated_at
+    since = sa.case((has_expired, new.created_at), else_=_r.created_at)
+    return insert.on_conflict_do_update(
+        index_elements=["scope_id", "kind", "parent", "key"], set_={"created_at": since, **replaced}
+    )
+
+
+def _put_from(rows: sa.Select[Any], insert: Any) -> Any:
+    """An upsert of rows with a scope that is there; it returns something if any was."""
+    proved = rows.with_for_update(read=True, key_share=True, of=_schema.scopes)
+    return _put(insert.from_select(["scope_id", *_RECORD], proved)).returning(_ONE_ROW)
+
+
+_INSERT = {False: sqlite.insert(_schema.records), True: postgresql.insert(_schema.records)}
+PUT_ALONE = {is_postgres: _put_from(_one, insert) for is_postgres, insert in _INSERT.items()}
+PUT_ALL = {
+    False: _put(_INSERT[False].values(scope_id=SCOPE_ID, **{name: _ONE[name] for name in _RECORD})),
+    True: _put_from(_all, _INSERT[True]),
+}
+
+# An item and its vectors: whatever has a key that begins with the item's.
+_SPAN = sa.and_(
+    _r.scope_id == SCOPE_ID,
+    _r.parent == bindparam("span_parent", type_=sa.LargeBinary),
+    _r.key >= bindparam("span_start", type_=sa.LargeBinary),
+    _r.key < bindparam("span_end", type_=sa.LargeBinary),
+)
+_BOTH = _r.kind.in_([_ITEM, _VECTOR])
+REMOVE = delete(_schema.records).where(_SPAN, _BOTH)
+REMOVE_VECTORS = delete(_schema.records).where(_SPAN, _r.kind == _VECTOR)
+REFRESH = (
+    update(_schema.records)
+    # Unless it was put anew, has expired, or was refreshed since.
+    .where(_SPAN, _BOTH, _r.updated_at == _ONE["updated_at"])
+    .where(_r.expires_at > _NOW, _r.expires_at < _ONE["expires_at"])
+    .values(expires_at=bindparam("new_expires_at", type_=sa.BigInteger))
+)
+
+_LOW, _HIGH = (bindparam(name, type_=sa.LargeBinary) for name in ("low", "high"))
+_BELOW = sa.and_(_r.scope_id == SCOPE_ID, _r.parent >= _LOW, _r.parent < _HIGH, _ALIVE)
+ALL = select(*_COLUMNS).where(_BELOW, _r.kind == _ITEM)
+NEWEST = (
+    ALL.order_by(_r.updated_at.desc(), _r.parent, _r.key)
+    .limit(bindparam("limit", type_=sa.Integer))
+    .offset(_FROM_THE_FIRST)
+)
+WITH_VECTORS = select(*_COLUMNS, _r.kind).where(_BELOW, _BOTH).order_by(_r.kind, _r.parent, _r.key)
+_alive_items = sa.and_(_r.scope_id == SCOPE_ID, _r.kind == _ITEM, _ALIVE)
+# From one namespace to the next, however many items lie between.
+_namespaces = (
+    select(sa.func.min(_r.parent).label("parent"))
+    .where(_BELOW, _r.kind == _ITEM)
+    .cte("namespaces", recursive=True)
+)
+_next = select(sa.func.min(_r.parent)).where(
+    _alive_items, _r.parent > _namespaces.c.parent, _r.parent < _HIGH
+)
+_namespaces = _namespaces.union_all(
+    select(_next.scalar_subquery()).where(_namespaces.c.parent.is_not(None))
+)
+
+
+def _of_first(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    there = select(column).where(_alive_items, _r.parent == _namespaces.c.parent)
+    return there.order_by(_r.key).limit(_ONE_ROW).offset(_FROM_THE_FIRST).scalar_subquery()
+
+
+ONE_OF_EACH = select(_namespaces.c.parent, *map(_of_first, _COLUMNS[1:])).where(
+    _namespaces.c.parent.is_not(None)
+)
+_put_here = _schema.records.alias()
+SWEEP_VECTORS = delete(_schema.records).where(
+    _r.scope_id == SCOPE_ID,
+    _r.kind == _VECTOR,
+    ~sa.exists().where(
+        _put_here.c.scope_id == SCOPE_ID,
+        _put_here.c.kind == _ITEM,
+        _put_here.c.parent == _r.parent,
+        _put_here.c.key == sa.func.substr(_r.key, _ONE_ROW, sa.literal_column(str(DIGEST_BYTES))),
+    ),
+)
+SWEEP = (
+    delete(_schema.records)
+    .where(_r.scope_id == SCOPE_ID, _BOTH, _r.expires_at <= _NOW)
+    .returning(_r.kind)
+)

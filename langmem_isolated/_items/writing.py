@@ -1,0 +1,92 @@
+"""Puts items, lets them live anew, and removes them."""
+
+from collections.abc import Sequence
+
+from langmem_isolated._database import Transaction
+from langmem_isolated._items import statements as sql
+from langmem_isolated._items.forms import Item, NewItem, sealed_rows
+from langmem_isolated._items.places import Address, Places, span
+from langmem_isolated._records import ScopeGone
+from langmem_isolated._schema import Kind
+from langmem_isolated._scope_keys import ScopeKeys
+
+
+def put(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    items: Sequence[NewItem],
+    now: int,
+    *,
+    with_vectors: bool,
+) -> None:
+    """Store ``items``, no two at one address, in place of what stands there.
+
+    Args:
+        items: What to store, one or more.
+        now: The time, in µs.
+        with_vectors: Whether to remove what vectors stand there. Otherwise they stay, and count no
+            more.
+
+    Raises:
+        ScopeGone: The scope was erased; nothing was written.
+    """
+    places = Places(keys)
+    # In one order everywhere: two who put the same items wait for each other, and do not deadlock.
+    placed = sorted((places.of(item.address), item) for item in items)
+    starts: dict[bytes, bytes] = {}
+    rows = [row for place, item in placed for row in sealed_rows(keys, starts, place, item, now)]
+    if with_vectors:
+        spans = [span(keys, place, first_vector=len(item.vectors)) for place, item in placed]
+        transaction.execute_many(sql.REMOVE_VECTORS, spans)
+    scope = {"scope_id": keys.scope_id, "incarnation": keys.incarnation}
+    if transaction.is_postgres:
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        proof = transaction.row(sql.PUT_ALL[True], **scope, **columns)
+    else:
+        proof = transaction.row(sql.PROVE_SCOPE, **scope)
+        transaction.execute_many(sql.PUT_ALL[False], [{**scope, **row} for row in rows])
+    if proof is None:
+        raise ScopeGone
+
+
+def put_alone(transaction: Transaction, keys: ScopeKeys, item: NewItem, now: int) -> None:
+    """Store one item without vectors, as :func:`put` does, in a single statement.
+
+    Raises:
+        ScopeGone: The scope was erased; nothing was written.
+    """
+    (row,) = sealed_rows(keys, {}, Places(keys).of(item.address), item, now)
+    scope = {"scope_id": keys.scope_id, "incarnation": keys.incarnation}
+    if transaction.row(sql.PUT_ALONE[transaction.is_postgres], **scope, **row) is None:
+        raise ScopeGone
+
+
+def remove(transaction: Transaction, keys: ScopeKeys, addresses: Sequence[Address]) -> None:
+    """Remove the items at ``addresses``, where there are any, and their vectors."""
+    places = sorted(map(Places(keys).of, addresses))
+    transaction.execute_many(sql.REMOVE, [span(keys, place) for place in places])
+
+
+def refresh(transaction: Transaction, keys: ScopeKeys, items: Sequence[Item], now: int) -> None:
+    """Let ``items``, read a moment ago, live for their whole lifetime from ``now`` on."""
+    transaction.execute_many(
+        sql.REFRESH,
+        [
+            {
+                **span(keys, item.place),
+                "now": now // 1000,
+                "given_updated_at": item.updated // 1000,
+                "given_expires_at": (now + item.lifetime) // 1000,
+                "new_expires_at": (now + item.lifetime) // 1000,
+            }
+            for item in items
+            if item.lifetime is not None
+        ],
+    )
+
+
+def sweep(transaction: Transaction, keys: ScopeKeys, now: int) -> int:
+    """Remove what has expired; returns how many items that were."""
+    rows = transaction.rows(sql.SWEEP, scope_id=keys.scope_id, now=now // 1000)
+    transaction.execute(sql.SWEEP_VECTORS, scope_id=keys.scope_id)
+    return sum(kind == Kind.ITEM for (kind,) in rows)
