@@ -28,7 +28,7 @@ from langgraph.checkpoint.base import (
     get_checkpoint_metadata,
 )
 
-from langmem_isolated._checkpoints.addresses import Address, id_bytes
+from langmem_isolated._checkpoints.addresses import Address
 from langmem_isolated._checkpoints.bodies import Snapshot
 from langmem_isolated._checkpoints.listing import Listing
 from langmem_isolated._checkpoints.threads import Threads
@@ -36,8 +36,8 @@ from langmem_isolated._encoding import decode_header
 from langmem_isolated._records import EPOCH, ScopedRecords, as_moment
 from langmem_isolated._scoping import scope_keys
 from langmem_isolated._states import Listed
-from langmem_isolated._threads.slots import END
-from langmem_isolated._values import KnownThreads, Serde
+from langmem_isolated._values.known import KnownThreads
+from langmem_isolated._values.serde import Serde
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.scope import Scope, checked_id
 
@@ -123,7 +123,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
             RecordDoesNotOpen: What is stored was changed, moved or removed.
         """
         scope, threads = self._threads(config)
-        snapshot = threads.get(_address(config))
+        snapshot = threads.get(Address.of(config))
         return None if snapshot is None else self._tuple(scope, snapshot)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
@@ -156,7 +156,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         """
         # Not a generator itself: the scope is that of the call, not of where it is consumed.
         scope, threads = self._threads(config)
-        return self._listed(scope, threads, _listing(config, filter, before, limit))
+        return self._listed(scope, threads, Listing.of(config, filter, before, limit))
 
     def _listed(
         self, scope: Scope, threads: Threads, listing: Listing
@@ -176,7 +176,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
     ) -> AsyncIterator[CheckpointTuple]:
         """The checkpoints, newest first; see :meth:`list`."""
         scope, threads = self._threads(config)
-        return self._alisted(scope, threads, _listing(config, filter, before, limit))
+        return self._alisted(scope, threads, Listing.of(config, filter, before, limit))
 
     async def _alisted(
         self, scope: Scope, threads: Threads, listing: Listing
@@ -194,7 +194,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         Walks the parent pointers over pages of checkpoints, not one query for each ancestor.
         """
         _, threads = self._threads(config)
-        return threads.history(_address(config), channels)
+        return threads.history(Address.of(config), channels)
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
@@ -225,7 +225,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
             KeyDestroyed: The scope was erased.
         """
         scope, threads = self._threads(config)
-        address = _address(config)
+        address = Address.of(config)
         threads.put(
             address,
             cast(dict[str, Any], checkpoint),
@@ -263,7 +263,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
             KeyDestroyed: The scope was erased.
         """
         _, threads = self._threads(config)
-        address = _address(config)
+        address = Address.of(config)
         if address.checkpoint_id is None:
             raise ScopeError("put_writes needs a checkpoint_id in config['configurable'].")
         if not writes:
@@ -416,49 +416,6 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
             ),
             pending_writes=snapshot.writes,
         )
-
-
-def _address(config: RunnableConfig) -> Address:
-    configurable = config.get("configurable", {})
-    return Address(
-        checked_id("thread_id", configurable.get("thread_id")),
-        _namespace(configurable.get("checkpoint_ns")) or "",
-        configurable.get("checkpoint_id") or None,
-    )
-
-
-def _namespace(value: object) -> str | None:
-    if value is not None and type(value) is not str:
-        raise ScopeError(f"checkpoint_ns must be a str, got {type(value).__name__}.")
-    try:
-        (value or "").encode()
-    except UnicodeEncodeError:
-        raise ScopeError("checkpoint_ns must be text that UTF-8 has a form for.") from None
-    return value
-
-
-def _listing(
-    config: RunnableConfig | None,
-    filter_: dict[str, Any] | None,
-    before: RunnableConfig | None,
-    limit: int | None,
-) -> Listing:
-    configurable = (config or {}).get("configurable", {})
-    thread_id = configurable.get("thread_id")
-    only = configurable.get("checkpoint_id")
-    last = (before or {}).get("configurable", {}).get("checkpoint_id")
-    end = id_bytes(last) if last else END
-    if only:
-        end = min(end, id_bytes(only) + b"\x00")
-    return Listing(
-        thread_id=None if thread_id is None else checked_id("thread_id", thread_id),
-        namespace=_namespace(configurable.get("checkpoint_ns")),
-        only=id_bytes(only) if only else None,
-        filter=filter_ or {},
-        before=(end, b""),
-        left=limit,
-        is_done=limit is not None and limit <= 0,
-    )
 
 
 def _as_thread(listed: Listed) -> Thread:

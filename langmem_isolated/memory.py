@@ -19,7 +19,7 @@ from langmem_isolated._ground import Ground
 from langmem_isolated._records import ScopedRecords
 from langmem_isolated._scoping import ResolveScope, config_of_run, resolve_scope, using
 from langmem_isolated._sealing import Level, Owner
-from langmem_isolated._values import KnownThreads
+from langmem_isolated._values.known import KnownThreads
 from langmem_isolated._warm import WarmCache
 from langmem_isolated.caches import IsolatedLLMCache
 from langmem_isolated.callbacks import IsolatedCallbackHandler

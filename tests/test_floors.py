@@ -46,6 +46,11 @@ FLOORS = {
     "_documents": 2,
     "_encoding": 3,
     "_values": 3,
+    "_values.form": 3,
+    "_values.known": 3,
+    "_values.serde": 3,
+    "_values.encoder": 3,
+    "_values.decoder": 3,
     "_scoping": 3,
     "_lexical": 3,
     "_filters": 3,
@@ -111,6 +116,7 @@ ADAPTERS = {
 STORAGE = {name for name, floor in FLOORS.items() if floor == 2}
 ABOVE_STORAGE = {name for name, floor in FLOORS.items() if floor >= 3}
 FRONT = {"_terminal", "demo", "demo.sections", "cli"}
+ROOMS_OF_VALUES = {name for name in FLOORS if name.startswith("_values.")}
 HOMES = {
     "cryptography": {"_sealing"},
     "sqlalchemy": STORAGE,
@@ -120,7 +126,7 @@ HOMES = {
     "langchain_core": ABOVE_STORAGE,
     "langgraph": ABOVE_STORAGE,
     "langchain": {"middleware"},
-    "ormsgpack": {"_encoding", "_values", "_checkpoints.bodies"},
+    "ormsgpack": {"_encoding", *ROOMS_OF_VALUES, "_checkpoints.bodies"},
     "numpy": {"_vectors"},
     "pydantic": {"retriever", "recall_tool"},
     # Where the store is: the module imports it when it meets one.

@@ -3,9 +3,12 @@
 import uuid
 from typing import NamedTuple
 
+from langchain_core.runnables import RunnableConfig
+
 from langmem_isolated._schema import Kind
 from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated.errors import ScopeError
+from langmem_isolated.scope import checked_id
 
 
 class Address(NamedTuple):
@@ -14,6 +17,31 @@ class Address(NamedTuple):
     thread_id: str
     namespace: str
     checkpoint_id: str | None
+
+    @classmethod
+    def of(cls, config: RunnableConfig) -> "Address":
+        """The place that a run's config names.
+
+        Raises:
+            ScopeError: The thread's id is missing, or one is malformed.
+        """
+        configurable = config.get("configurable", {})
+        return cls(
+            checked_id("thread_id", configurable.get("thread_id")),
+            checked_namespace(configurable.get("checkpoint_ns")) or "",
+            configurable.get("checkpoint_id") or None,
+        )
+
+
+def checked_namespace(value: object) -> str | None:
+    """A ``checkpoint_ns`` as a config has it, which need not have one."""
+    if value is not None and type(value) is not str:
+        raise ScopeError(f"checkpoint_ns must be a str, got {type(value).__name__}.")
+    try:
+        (value or "").encode()
+    except UnicodeEncodeError:
+        raise ScopeError("checkpoint_ns must be text that UTF-8 has a form for.") from None
+    return value
 
 
 def id_bytes(checkpoint_id: str) -> bytes:

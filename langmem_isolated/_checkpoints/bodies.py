@@ -14,7 +14,9 @@ from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated._threads import reading
 from langmem_isolated._threads.reading import Found
 from langmem_isolated._threads.slots import Slot
-from langmem_isolated._values import Decoder, Serde, numbers_of, structure, table
+from langmem_isolated._values.decoder import Decoder
+from langmem_isolated._values.form import numbers_of, structure, table
+from langmem_isolated._values.serde import Serde
 from langmem_isolated.errors import RecordDoesNotOpen, RecordError
 
 BODY_V1 = b"\x01"

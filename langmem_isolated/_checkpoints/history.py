@@ -13,7 +13,7 @@ from langmem_isolated._database import Transaction
 from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated._threads import reading
 from langmem_isolated._threads.slots import Bounds, Slot
-from langmem_isolated._values import Serde
+from langmem_isolated._values.serde import Serde
 
 
 @dataclass

@@ -4,14 +4,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from langmem_isolated._checkpoints.addresses import Address, parent_of, thread_of
+from langchain_core.runnables import RunnableConfig
+
+from langmem_isolated._checkpoints.addresses import (
+    Address,
+    checked_namespace,
+    id_bytes,
+    parent_of,
+    thread_of,
+)
 from langmem_isolated._checkpoints.bodies import Body, Outline, Snapshot, decoders, snapshot_of
 from langmem_isolated._database import Transaction
 from langmem_isolated._encoding import decode_header
 from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated._threads import reading, roster
-from langmem_isolated._threads.slots import Bounds, Slot
-from langmem_isolated._values import Serde
+from langmem_isolated._threads.slots import END, Bounds, Slot
+from langmem_isolated._values.serde import Serde
+from langmem_isolated.scope import checked_id
 
 PAGE = 100
 
@@ -27,6 +36,36 @@ class Listing:
     before: tuple[bytes, bytes]
     left: int | None
     is_done: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        config: RunnableConfig | None,
+        filter_: dict[str, Any] | None,
+        before: RunnableConfig | None,
+        limit: int | None,
+    ) -> "Listing":
+        """The walk that ``BaseCheckpointSaver.list`` is asked for.
+
+        Raises:
+            ScopeError: An id is malformed.
+        """
+        configurable = (config or {}).get("configurable", {})
+        thread_id = configurable.get("thread_id")
+        only = configurable.get("checkpoint_id")
+        last = (before or {}).get("configurable", {}).get("checkpoint_id")
+        end = id_bytes(last) if last else END
+        if only:
+            end = min(end, id_bytes(only) + b"\x00")
+        return cls(
+            thread_id=None if thread_id is None else checked_id("thread_id", thread_id),
+            namespace=checked_namespace(configurable.get("checkpoint_ns")),
+            only=id_bytes(only) if only else None,
+            filter=filter_ or {},
+            before=(end, b""),
+            left=limit,
+            is_done=limit is not None and limit <= 0,
+        )
 
     def bounds(self, keys: ScopeKeys) -> Bounds:
         """Which parents the walk covers."""

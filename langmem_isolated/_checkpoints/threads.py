@@ -42,15 +42,10 @@ from langmem_isolated._threads import reading, roster, storing
 from langmem_isolated._threads.reading import Found, OpenBody
 from langmem_isolated._threads.slots import Slot
 from langmem_isolated._threads.storing import NewBody, NewElement, Stored
-from langmem_isolated._values import (
-    Decoder,
-    Element,
-    Encoder,
-    Known,
-    KnownThreads,
-    Reference,
-    Serde,
-)
+from langmem_isolated._values.decoder import Decoder
+from langmem_isolated._values.encoder import Element, Encoder, Reference
+from langmem_isolated._values.known import Known, KnownThreads
+from langmem_isolated._values.serde import Serde
 from langmem_isolated.errors import AddressTaken, DatabaseLocked, RecordDoesNotOpen
 
 GENERATION_BYTES = 8

@@ -1,0 +1,108 @@
+"""Decodes the bodies of one thread, each element once for all of them."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import ormsgpack
+from langchain_core.messages import BaseMessage
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
+from langgraph.types import Send
+
+from langmem_isolated._encoding import decode_message
+from langmem_isolated._values.form import (
+    DATACLASS,
+    ELEMENT,
+    ELEMENTS,
+    MESSAGE,
+    OPAQUE,
+    SEND,
+    SNAPSHOT,
+    VALUE_V1,
+)
+from langmem_isolated._values.known import Known, fingerprint
+from langmem_isolated._values.serde import Serde
+from langmem_isolated.errors import RecordError
+
+
+class Decoder:
+    """Decodes bodies of one thread; an element is opened and rebuilt once for all of them.
+
+    Snapshots share message objects, but one never holds the same object twice: what appears
+    twice in it is rebuilt anew.
+
+    Args:
+        elements: Their plaintexts by number.
+        known: Where to remember the messages that were rebuilt, if they are to go on living.
+        serde: What reads LangGraph's own forms.
+    """
+
+    def __init__(self, elements: dict[int, bytes], known: Known | None, serde: Serde) -> None:
+        self._elements = elements
+        self._known = known
+        self._serde = serde
+        self._messages: dict[int, BaseMessage] = {}
+        self._used: set[int] = set()
+        self._numbers: Iterator[int] = iter(())
+        self._failure: RecordError | None = None
+
+    def decode(self, bodies: Iterable[tuple[list[int], bytes]]) -> list[Any]:
+        """What was encoded of each body, the parts of one snapshot; numbers resolve references."""
+        self._used = set()
+        values = []
+        for numbers, packed in bodies:
+            self._numbers = iter(numbers)
+            values.append(self._unpack(packed))
+        return values
+
+    def _unpack(self, packed: bytes) -> Any:
+        try:
+            return ormsgpack.unpackb(packed, ext_hook=self._hook, option=ormsgpack.OPT_NON_STR_KEYS)
+        except ormsgpack.MsgpackDecodeError:
+            # The unpacker hides what the hook raised.
+            raise self._failure or RecordError(
+                "A stored value cannot be rebuilt here. Nothing was changed; install a later "
+                "langmem-isolated."
+            ) from None
+
+    def _hook(self, code: int, packed: bytes) -> Any:
+        try:
+            return self._part(code, packed)
+        except RecordError as failure:
+            self._failure = failure
+            raise
+
+    def _part(self, code: int, packed: bytes) -> Any:
+        if code == ELEMENTS:
+            return [self._element(n) for n in islice(self._numbers, int.from_bytes(packed))]
+        if code == ELEMENT:
+            return self._element(next(self._numbers))
+        if code in (MESSAGE, OPAQUE):
+            return decode_message(packed) if code == MESSAGE else self._serde.loads(packed)
+        if code == SEND:
+            node, arg, timeout = self._unpack(packed)
+            return Send(node, arg, timeout=timeout)
+        if code == SNAPSHOT:
+            return _DeltaSnapshot(self._unpack(packed))
+        if code == DATACLASS:
+            return self._serde.rebuild(*self._unpack(packed))
+        raise RecordError(
+            f"A stored value has type code {code}, which this version does not know. "
+            "Nothing was changed; install a later langmem-isolated."
+        )
+
+    def _element(self, number: int) -> Any:
+        message = self._messages.get(number)
+        if message is not None and number not in self._used:
+            self._used.add(number)
+            return message
+        plaintext = self._elements[number]
+        if plaintext[:1] == VALUE_V1:
+            return self._unpack(plaintext[1:])
+        message = decode_message(plaintext)
+        if self._known is not None:
+            self._known.remember(message, number, fingerprint(message))
+        if number not in self._used:
+            self._used.add(number)
+            self._messages[number] = message
+        return message

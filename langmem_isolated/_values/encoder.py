@@ -1,0 +1,254 @@
+"""Encodes the values of one body, with references for what is an element."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ormsgpack
+from langchain_core.messages import BaseMessage
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
+from langgraph.types import Send
+
+from langmem_isolated._encoding import KNOWN_MESSAGES, encode_message
+from langmem_isolated._values.form import (
+    DATACLASS,
+    ELEMENT,
+    ELEMENTS,
+    MESSAGE,
+    OPAQUE,
+    SEND,
+    SNAPSHOT,
+    VALUE_V1,
+)
+from langmem_isolated._values.known import Known, fingerprint
+from langmem_isolated._values.serde import Serde
+from langmem_isolated.errors import ValueNotStorable
+
+# An element costs a row of about 200 bytes once; a part inside a value costs its size every time.
+LARGE_BYTES = 128
+# A message on its way into a channel stands there twice, what is sent to a task in two bodies; as
+# an element it would be one more row, and one more gap in the numbers of the messages around it.
+PASSING_BYTES = 1024
+
+_SCALARS = frozenset((int, float, bool, type(None)))
+_UNPACKABLE = "int beyond 64 bits, a key that is no plain value, or a structure nested too deeply"
+_NEXT = ormsgpack.Ext(ELEMENT, b"\x00")
+# LangGraph's own options: what is read back is what its serializer would give.
+_OPTIONS = (
+    ormsgpack.OPT_NON_STR_KEYS
+    | ormsgpack.OPT_PASSTHROUGH_DATACLASS
+    | ormsgpack.OPT_PASSTHROUGH_DATETIME
+    | ormsgpack.OPT_PASSTHROUGH_ENUM
+    | ormsgpack.OPT_PASSTHROUGH_UUID
+    | ormsgpack.OPT_REPLACE_SURROGATES
+)
+
+
+class Element:
+    """A part on its way to become an element, with the MAC that would find it again."""
+
+    __slots__ = ("mac", "plaintext")
+
+    def __init__(self, mac: bytes, plaintext: bytes) -> None:
+        self.mac = mac
+        self.plaintext = plaintext
+
+
+Reference = int | Element
+
+
+class _Large:
+    """Stands for a part that is an element."""
+
+    __slots__ = ("reference",)
+
+    def __init__(self, reference: Reference) -> None:
+        self.reference = reference
+
+
+class _Many:
+    """Stands for a list of elements only, as a list of messages is."""
+
+    __slots__ = ("references",)
+
+    def __init__(self, references: list[Reference]) -> None:
+        self.references = references
+
+
+class _Taken:
+    """Stands for an object that was taken apart: the code of its type, and its parts."""
+
+    __slots__ = ("code", "parts")
+
+    def __init__(self, code: int, parts: Any) -> None:
+        self.code = code
+        self.parts = parts
+
+
+class Encoder:
+    """Encodes the values of one body; ``references`` are its elements in the order they stand."""
+
+    def __init__(self, known: Known, mac: Callable[[bytes], bytes], serde: Serde) -> None:
+        self.known = known
+        self._mac = mac
+        self._serde = serde
+        self._refusal: ValueNotStorable | None = None
+        self._is_passing = False
+        self._is_sending = False
+        self._stand_ins = 0
+        self.references: list[Reference] = []
+        self.seen: list[tuple[BaseMessage, int | None, Reference]] = []
+
+    def encode(self, value: Any) -> bytes:
+        """``value`` as msgpack with references.
+
+        Raises:
+            ValueNotStorable: A part is of a type that is not allowed.
+        """
+        try:
+            return ormsgpack.packb(value, self._default, _OPTIONS)
+        except (ormsgpack.MsgpackEncodeError, RecursionError):
+            # The packer hides what the hook raised, and its own message may quote the value.
+            raise self._refusal or ValueNotStorable(_UNPACKABLE, "a checkpoint") from None
+
+    def shrink(self, value: Any, *, is_passing: bool = False) -> Any:
+        """``value`` with its messages and larger parts replaced by what stands for them.
+
+        Args:
+            value: Any value of a channel.
+            is_passing: Whether it is on its way into a channel. A single message without an id
+                gets one there and is another then: it is written out, and becomes no element.
+
+        Raises:
+            ValueNotStorable: A part is of a type that is not allowed.
+        """
+        self._is_passing = is_passing
+        try:
+            return self._shrunk(value)
+        except RecursionError:
+            raise ValueNotStorable(_UNPACKABLE, "a checkpoint") from None
+
+    def _shrunk(self, value: Any) -> Any:
+        kind = type(value)
+        if kind in _SCALARS:
+            return value
+        if kind in KNOWN_MESSAGES:
+            return self._placed(self._passed(value) or _Large(self._message(value)))
+        # A copy: with durability="async" a node may change it while it is being stored.
+        if isinstance(value, dict):
+            value, kind = dict(value), dict
+        elif kind is list:
+            value = value.copy()
+        if kind in (list, tuple) and value and KNOWN_MESSAGES.issuperset(map(type, value)):
+            return self._placed(self._messages(value))
+        mark = self._stand_ins
+        shrunk = self._taken_apart(value, kind)
+        if shrunk is None:
+            return self._as_element(value)
+        if kind is Send or self._stand_ins > mark:
+            return self._placed(shrunk)
+        # Nothing in it is an element: perhaps it is one as a whole.
+        whole = self._as_element(shrunk)
+        return self._placed(whole) if type(whole) is _Taken else whole
+
+    def _placed(self, stand_in: Any) -> Any:
+        self._stand_ins += 1
+        return stand_in
+
+    def _messages(self, messages: Sequence[BaseMessage]) -> Any:
+        if len(messages) == 1 and (passed := self._passed(messages[0])):
+            return [passed]
+        return _Many([self._message(message) for message in messages])
+
+    def _passed(self, message: BaseMessage) -> ormsgpack.Ext | None:
+        """A small message without an id written out, where it is on its way into a channel."""
+        if not self._is_passing or message.id is not None:
+            return None
+        try:
+            plaintext = encode_message(message)
+        except ValueNotStorable:
+            return None
+        return ormsgpack.Ext(MESSAGE, plaintext) if len(plaintext) < PASSING_BYTES else None
+
+    def _taken_apart(self, value: Any, kind: type) -> Any:
+        """What stands for a container once its parts were shrunk."""
+        if kind is list or kind is tuple:
+            return [self._shrunk(item) for item in value]
+        if kind is dict:
+            return {key: self._shrunk(part) for key, part in value.items()}
+        if kind is Send:
+            return self._sent(value)
+        if kind is _DeltaSnapshot:
+            return _Taken(SNAPSHOT, self._shrunk(value.value))
+        if dataclasses.is_dataclass(kind) and not hasattr(kind, "model_dump"):
+            self._serde.check((kind.__module__, kind.__name__))
+            fields = {
+                f.name: self._shrunk(getattr(value, f.name)) for f in dataclasses.fields(kind)
+            }
+            return _Taken(DATACLASS, [kind.__module__, kind.__name__, fields])
+        return None
+
+    def _sent(self, send: Send) -> _Taken:
+        outer, self._is_sending = self._is_sending, True
+        arg = self._shrunk(send.arg)
+        self._is_sending = outer
+        return _Taken(SEND, [send.node, arg, send.timeout])
+
+    def _as_element(self, value: Any) -> Any:
+        if type(value) in (str, bytes) and len(value) < LARGE_BYTES:
+            return value
+        mark = len(self.references)
+        packed = self.encode(value)
+        if len(packed) < LARGE_BYTES or len(self.references) > mark:
+            del self.references[mark:]
+            return value
+        reference = self._intern(VALUE_V1 + packed)
+        if self._is_sending and isinstance(reference, Element) and len(packed) < PASSING_BYTES:
+            return value
+        return self._placed(_Large(reference))
+
+    def _intern(self, plaintext: bytes) -> Reference:
+        mac = self._mac(plaintext)
+        number = self.known.numbers.get(mac)
+        return Element(mac, plaintext) if number is None else number
+
+    def _default(self, part: Any) -> ormsgpack.Ext:
+        try:
+            return self._ext(part)
+        except ValueNotStorable as refusal:
+            self._refusal = refusal
+            raise
+
+    def _ext(self, part: Any) -> ormsgpack.Ext:
+        kind = type(part)
+        if kind is _Many:
+            self.references += part.references
+            return ormsgpack.Ext(ELEMENTS, len(part.references).to_bytes(4))
+        if kind is not _Large and kind is not _Taken:
+            # It stands in a container that is not taken apart, such as a `deque`.
+            if kind in KNOWN_MESSAGES:
+                part = _Large(self._message(part))
+            else:
+                part = self._taken_apart(part, kind) or part
+        if type(part) is _Large:
+            self.references.append(part.reference)
+            return _NEXT
+        if type(part) is _Taken:
+            return ormsgpack.Ext(part.code, self.encode(part.parts))
+        return ormsgpack.Ext(OPAQUE, self._serde.dumps(part))
+
+    def _message(self, message: BaseMessage) -> Reference:
+        number = self.known.recognise(message)
+        if number is not None:
+            return number
+        # Before it is encoded: who changes it meanwhile must not be taken for what was stored.
+        print_ = fingerprint(message)
+        try:
+            plaintext = encode_message(message)
+        except ValueNotStorable:
+            # A field holds a value of a type that may be allowed here, for example an artifact.
+            opaque = ormsgpack.Ext(OPAQUE, self._serde.dumps(message))
+            return self._intern(VALUE_V1 + ormsgpack.packb(opaque))
+        reference = self._intern(plaintext)
+        self.seen.append((message, print_, reference))
+        return reference
