@@ -24,6 +24,11 @@ def _numpy() -> Any:
         ) from None
 
 
+def check_installed() -> None:
+    """Raise ImportError, with what to install, unless NumPy is there."""
+    _numpy()
+
+
 def _cosine(query: Vectors, vectors: Vectors) -> Scores:
     np = _numpy()
     norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors)) * np.linalg.norm(query)

@@ -22,7 +22,7 @@ from langmem_isolated._metadata_filters import metadata_test
 from langmem_isolated._records import ScopedRecords, now
 from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated._sealing import Owner
-from langmem_isolated._vectors import Ranking, VectorSpace, most_diverse
+from langmem_isolated._vectors import Ranking, VectorSpace, check_installed, most_diverse
 from langmem_isolated._warm import WarmCache
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.scope import checked_id
@@ -89,6 +89,7 @@ class IsolatedVectorStore(VectorStore):
         *,
         warm: WarmCache | None = None,
     ) -> None:
+        check_installed()
         self._sources = sources
         self._own = sources[0]
         self._embeddings = embeddings
