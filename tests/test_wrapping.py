@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
@@ -528,6 +528,27 @@ def test_what_is_pushed_down_never_leaves_out_what_passes(
 ):
     if metadata_test(wanted)(metadata):
         assert all(_holds(condition, metadata) for condition in conditions(wanted))
+
+
+def test_any_filter_finds_in_every_store_what_it_finds_in_memory(make_store: MakeStore):
+    values = ["a", "1", True, False, 1, 2, -1, 0, 1.0, -0.5, 1.5, None]
+    metadatas = [{"n": n, "x": value} for n, value in enumerate(values)]
+    metadatas += [{"n": 100 + n, "y": value} for n, value in enumerate(values)]
+    # Not all stores keep what is ``None``, which is the same as what is not there.
+    metadatas = [{key: part for key, part in one.items() if part is not None} for one in metadatas]
+    store = make_store(NGramEmbeddings())
+    alice, bob = wrapped(store, probe=False), wrapped(store, probe=False)
+    for owner in (bob, alice):
+        owner.add_texts([TEXT] * len(metadatas), metadatas)
+
+    @settings(max_examples=60, deadline=None)
+    @given(wanted=_filters)
+    def check(wanted: dict[str, Any]) -> None:
+        passes = metadata_test(wanted)
+        found = [one.metadata["n"] for one in alice.similarity_search(TEXT, 50, filter=wanted)]
+        assert sorted(found) == [one["n"] for one in metadatas if passes(one)]
+
+    check()
 
 
 def test_what_every_store_understands_is_pushed_down():

@@ -26,6 +26,9 @@ from langmem_isolated.wrapping.adapters import (
     ids_of,
 )
 
+# From here on JSON shows floats with an exponent.
+_LARGEST_PLAIN = 10**15
+
 
 class InMemoryAdapter(StandardAdapter):
     """`InMemoryVectorStore` of langchain-core: it filters by a function, and exactly."""
@@ -148,7 +151,7 @@ class ChromaAdapter(StandardAdapter):
 
     def _word(self, condition: OneOf | Within) -> dict[str, Any]:
         if isinstance(condition, OneOf):
-            return {condition.key: {"$in": condition.values}}
+            return {condition.key: {"$in": _of_one_type(condition.values)}}
         # Chroma compares whole numbers with a fraction as if it were whole, too.
         if condition.operator.startswith("$g"):
             return {condition.key: {"$gte": math.floor(condition.limit)}}
@@ -176,6 +179,15 @@ class ChromaAdapter(StandardAdapter):
         found = self.store.get(ids, include=["embeddings"])
         stored = dict(zip(found["ids"], found["embeddings"], strict=True))
         return [stored[id_].tolist() for id_ in ids]
+
+
+def _of_one_type(values: list[Any]) -> list[Any]:
+    """Numbers as floats, if one is: Chroma finds whole ones by them, and refuses a mixture."""
+    return [float(value) for value in values] if any(map(_is_float, values)) else values
+
+
+def _is_float(value: object) -> bool:
+    return isinstance(value, float)
 
 
 def _instead_of(older: Document | None, document: Document) -> Document:
@@ -300,8 +312,11 @@ class PGVectorStoreAdapter(StandardAdapter):
     def _word(self, condition: OneOf | Within) -> dict[str, Any] | None:
         if isinstance(condition, Within) or condition.key in self._columns:
             return None
-        texts = [text for value in condition.values for text in _json_texts(value)]
-        return {condition.key: {"$in": texts}} if texts else None
+        forms = [_json_texts(value) for value in condition.values]
+        if not all(forms):
+            return None
+        texts = [text for form in forms for text in form]
+        return {condition.key: {"$in": texts} if len(texts) > 1 else {"$eq": texts[0]}}
 
     @property
     def _columns(self) -> set[str]:
@@ -417,10 +432,9 @@ def _json_texts(value: str | float) -> list[str]:
         return [value]
     if isinstance(value, bool):
         return ["true" if value else "false"]
-    # Larger ones and fractions have several forms.
-    return (
-        [f"{int(value)}", f"{int(value)}.0"] if value == int(value) and abs(value) < 10**15 else []
-    )
+    # Zero, large ones and fractions have several forms.
+    is_plain = value and value == int(value) and abs(value) < _LARGEST_PLAIN
+    return [f"{int(value)}", f"{int(value)}.0"] if is_plain else []
 
 
 def _as_put(document: Document) -> Document:
