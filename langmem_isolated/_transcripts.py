@@ -129,9 +129,10 @@ def read(
     transcripts = []
     for source in chosen:
         row = states[source]
+        # Before anything else: who reads with a former life's keys is told so.
+        header = keys.open(keys.place(source.kind, b""), source.digest, row[6], source.kind)
         state = State.checked(source.kind, keys, source.digest, row)
         if not state.is_expired(now):
-            header = keys.open(keys.place(source.kind, b""), source.digest, row[6], source.kind)
             lines = None
             if source in stale:
                 lines = _lines(keys, source, row, records.get(source, []), now)

@@ -27,7 +27,7 @@ from langmem_isolated.errors import ScopeError
 from langmem_isolated.indexing import IsolatedRecordManager
 from langmem_isolated.recall import Recall, Recalled
 from langmem_isolated.recall_tool import DESCRIPTION as RECALL_DESCRIPTION
-from langmem_isolated.recall_tool import RecallTool
+from langmem_isolated.recall_tool import SAID_IN_PERSON, RecallTool
 from langmem_isolated.retriever import IsolatedBM25Retriever, IsolatedRetriever
 from langmem_isolated.scope import Scope
 from langmem_isolated.sessions import Sessions
@@ -384,7 +384,7 @@ class ScopedMemory:
         since: datetime | None = None,
         sessions: Collection[str] | None = None,
         channel: str | None = None,
-        roles: Collection[str] | None = None,
+        roles: Collection[str] | None = SAID_IN_PERSON,
         embeddings: Embeddings | None = None,
         include_current: bool = False,
         name: str = "recall",
@@ -399,7 +399,9 @@ class ScopedMemory:
         Args:
             limit: How many messages an answer has at most.
             max_characters: How long an answer is at most, 1,000 or more; long messages are cut.
-            since: As in :meth:`recall`, as are the next four.
+            since: As in :meth:`recall`, as are ``sessions``, ``channel`` and ``embeddings``.
+            roles: As in :meth:`recall`, which searches all with ``None``. By default what the user
+                and the model said: what a tool answered may come from anywhere.
             include_current: Whether also what is in the thread from which the tool is called. A
                 model has that before it, unless it was trimmed.
             name: What the model calls it.

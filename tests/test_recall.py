@@ -1,0 +1,671 @@
+"""What was said is found again: by words and meaning, in sessions and threads, by who said it."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from langchain_core.embeddings import Embeddings
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    ChatMessage,
+    HumanMessage,
+    RemoveMessage,
+    SystemMessage,
+    ToolMessage,
+)
+
+from langmem_isolated import IsolatedMemory, LocalRootKey, Recalled, ScopedMemory
+from langmem_isolated._encoding import glance
+from langmem_isolated._schema import Kind
+from langmem_isolated.errors import KeyDestroyed, RecordDoesNotOpen, RecordError, ScopeError
+from langmem_isolated.keyring import Purpose
+from tests.conftest import Attacker, Door
+from tests.test_keyring import erase, opened_anew, principal_of
+from tests.threads import at, count, put
+
+CANARY = "canary-4711"
+
+
+class Topics(Embeddings):
+    """Embeds by topic, and counts the texts it was given."""
+
+    model = "topics"
+
+    def __init__(self, *topics: tuple[str, ...]) -> None:
+        self._topics = topics
+        self.embedded: list[str] = []
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        self.embedded += texts
+        return [self.embed_query(text) for text in texts]
+
+    def embed_query(self, text: str) -> list[float]:
+        found = text.lower()
+        return [float(any(word in found for word in topic)) for topic in self._topics]
+
+
+PETS_AND_CARS = ("dog", "cat", "puppy", "animal"), ("car", "truck", "vehicle")
+
+
+@pytest.fixture
+def tutor(memory: IsolatedMemory) -> ScopedMemory:
+    return memory.scope(user_id="alice", module_id="tutor")
+
+
+@pytest.fixture
+def warm(database_url: str, root_key: LocalRootKey) -> Iterator[IsolatedMemory]:
+    """A memory that keeps what it opened."""
+    with IsolatedMemory(database_url, root_key=root_key, plaintext_cache_seconds=300) as memory:
+        yield memory
+
+
+def say(scoped: ScopedMemory, session_id: str, *said: str | BaseMessage, **where: Any) -> None:
+    messages = [HumanMessage(one) if isinstance(one, str) else one for one in said]
+    scoped.chat_history(session_id).add_messages(messages, **where)
+
+
+def texts(found: list[Recalled]) -> list[str]:
+    return [one.text for one in found]
+
+
+# --- by words -------------------------------------------------------------------------------------
+
+
+async def test_a_message_is_found_with_who_said_it_when_and_where(tutor: ScopedMemory, door: Door):
+    before = datetime.now(UTC) - timedelta(milliseconds=1)
+    say(tutor, "monday", "I like zebras.", AIMessage("Zebras are striped.", id="m1"), "Bye.")
+
+    best, other = await door(tutor, "recall", "striped zebras")
+
+    assert (best.text, best.role, best.message_id) == ("Zebras are striped.", "ai", "m1")
+    assert (best.source, best.source_id, best.channel) == ("session", "monday", None)
+    assert before <= best.time <= datetime.now(UTC)
+    assert best.score > other.score > 0
+    assert other.text == "I like zebras."
+
+
+async def test_nothing_is_found_where_nothing_was_ever_said(tutor: ScopedMemory, door: Door):
+    assert await door(tutor, "recall", "zebra") == []
+
+
+def test_all_sessions_are_searched_and_the_newest_of_equals_comes_first(tutor: ScopedMemory):
+    for day in ("monday", "tuesday", "wednesday"):
+        say(tutor, day, f"a zebra on {day}")
+
+    found = tutor.recall("zebra")
+
+    assert [one.source_id for one in found] == ["wednesday", "tuesday", "monday"]
+
+
+def test_more_sessions_than_are_asked_one_by_one_are_searched(tutor: ScopedMemory):
+    for number in range(20):
+        say(tutor, f"s{number}", f"zebra number {number}")
+
+    assert len(tutor.recall("zebra", limit=30)) == 20
+    assert texts(tutor.recall("zebra", sessions=["s3"])) == ["zebra number 3"]
+    some = [f"s{number}" for number in range(18)]
+    assert len(tutor.recall("zebra", limit=30, sessions=some)) == 18
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["", " ", "?!", ".*", "[", "(?P<x>", "\\", "'; DROP TABLE records; --", '"', "%", "\0", "🙂",
+     "NOT AND OR NEAR", "unheard of " * 1_000],
+)  # fmt: skip
+async def test_a_hostile_query_finds_nothing_and_breaks_nothing(
+    tutor: ScopedMemory, door: Door, query: str
+):
+    say(tutor, "monday", "I like zebras.")
+
+    assert await door(tutor, "recall", query) == []
+    assert texts(tutor.recall("zebras")) == ["I like zebras."]
+
+
+@pytest.mark.parametrize(
+    ("said", "query"),
+    [("昨日東京に行きました", "東京"), ("Ich wohne in der HAUPTSTRASSE", "hauptstraße"),
+     ("नमस्ते दुनिया", "दुनिया"), ("Καλημέρα κόσμε", "ΚΑΛΗΜΈΡΑ")],
+)  # fmt: skip
+def test_messages_of_any_script_are_found(tutor: ScopedMemory, said: str, query: str):
+    say(tutor, "monday", "something else", said)
+
+    assert texts(tutor.recall(query)) == [said]
+
+
+@pytest.mark.parametrize("query", [None, 5, b"zebra", ["zebra"]])
+def test_a_query_that_is_no_text_is_refused(tutor: ScopedMemory, query: Any):
+    with pytest.raises(TypeError, match="query must be a str"):
+        tutor.recall(query)
+
+
+# --- what is asked for ----------------------------------------------------------------------------
+
+
+async def test_the_limit_holds_and_may_be_zero(tutor: ScopedMemory, door: Door):
+    say(tutor, "monday", *[f"zebra {number}" for number in range(15)])
+
+    assert len(await door(tutor, "recall", "zebra")) == 10
+    assert len(await door(tutor, "recall", "zebra", limit=3)) == 3
+    assert await door(tutor, "recall", "zebra", limit=0) == []
+    with pytest.raises(ValueError, match="limit must be 0 or more, got -1"):
+        await door(tutor, "recall", "zebra", limit=-1)
+
+
+def test_roles_choose_by_their_langchain_names_or_those_of_models(tutor: ScopedMemory):
+    say(
+        tutor,
+        "monday",
+        "zebra 1",
+        AIMessage("zebra 2"),
+        AIMessageChunk("zebra 3"),
+        SystemMessage("zebra 4"),
+        ToolMessage("zebra 5", tool_call_id="c"),
+        ChatMessage("zebra 6", role="referee"),
+    )
+
+    def found(*roles: str) -> list[str]:
+        return sorted(texts(tutor.recall("zebra", roles=roles)))
+
+    assert found("human") == found("user") == ["zebra 1"]
+    assert found("ai") == found("assistant") == ["zebra 2", "zebra 3"]
+    assert found("system", "tool") == ["zebra 4", "zebra 5"]
+    assert found("referee") == ["zebra 6"]
+    assert found() == found("nobody") == []
+    assert texts(tutor.recall("zebra", roles="human")) == ["zebra 1"]
+
+
+def test_since_leaves_out_what_is_older(tutor: ScopedMemory):
+    say(tutor, "monday", "an old zebra")
+    moment = tutor.recall("zebra")[0].time + timedelta(milliseconds=1)
+    while datetime.now(UTC) <= moment:
+        pass
+    say(tutor, "monday", "a new zebra")
+
+    assert texts(tutor.recall("zebra", since=moment)) == ["a new zebra"]
+    with pytest.raises(ValueError, match="time zone"):
+        tutor.recall("zebra", since=datetime(2026, 1, 1))  # noqa: DTZ001
+
+
+async def test_sessions_names_sessions_and_threads_to_search(tutor: ScopedMemory, door: Door):
+    say(tutor, "monday", "zebra of monday")
+    say(tutor, "tuesday", "zebra of tuesday")
+    put(tutor.checkpointer(), at("thread"), {"messages": [HumanMessage("zebra of thread")]})
+
+    assert texts(await door(tutor, "recall", "zebra", sessions=["monday"])) == ["zebra of monday"]
+    assert texts(await door(tutor, "recall", "zebra", sessions="thread")) == ["zebra of thread"]
+    assert await door(tutor, "recall", "zebra", sessions=["unknown"]) == []
+    assert await door(tutor, "recall", "zebra", sessions=[]) == []
+    with pytest.raises(ScopeError):
+        await door(tutor, "recall", "zebra", sessions=[""])
+
+
+def test_a_channel_is_the_messages_own_or_that_of_its_session(tutor: ScopedMemory):
+    tutor.sessions.create("hall", channel="general")
+    say(tutor, "hall", "zebra 1")
+    say(tutor, "hall", "zebra 2", channel="ai")
+    say(tutor, "other", "zebra 3")
+
+    assert texts(tutor.recall("zebra", channel="general")) == ["zebra 1"]
+    [found] = tutor.recall("zebra", channel="ai")
+    assert (found.text, found.channel) == ("zebra 2", "ai")
+
+
+# --- what counts as said --------------------------------------------------------------------------
+
+
+def test_the_text_of_a_message_is_that_of_its_text_blocks(tutor: ScopedMemory):
+    blocks = [
+        {"type": "text", "text": "a zebra"},
+        {"type": "image_url", "image_url": {"url": "data:hidden"}},
+        "and a horse",
+        {"type": "text", "text": "stand there"},
+    ]
+    say(tutor, "monday", HumanMessage(content=blocks), AIMessage(""))  # type: ignore[arg-type]
+
+    assert texts(tutor.recall("horse")) == ["a zebra\nand a horse\nstand there"]
+    assert tutor.recall("hidden") == []
+
+
+def test_a_form_that_a_later_version_wrote_is_refused():
+    with pytest.raises(RecordError, match="form 09"):
+        glance(b"\x09anything")
+
+
+def test_messages_of_threads_are_found_with_those_of_their_past_states(tutor: ScopedMemory):
+    saver = tutor.checkpointer()
+    first = HumanMessage("a zebra", id="m1")
+    config = put(saver, at("thread"), {"messages": [first], "notes": "a zebra " * 40})
+    put(saver, config, {"messages": [RemoveMessage(id="m1")], "topic": {"about": "zebra " * 40}})
+
+    [found] = tutor.recall("zebra")
+
+    assert (found.text, found.source, found.source_id) == ("a zebra", "thread", "thread")
+
+
+def test_a_message_that_was_changed_in_a_thread_counts_once_as_it_is_now(tutor: ScopedMemory):
+    saver = tutor.checkpointer()
+    config = put(saver, at("thread"), {"messages": [HumanMessage("an old zebra", id="m1")]})
+    put(saver, config, {"messages": [HumanMessage("a new zebra", id="m1")]})
+
+    assert texts(tutor.recall("zebra")) == ["a new zebra"]
+
+
+def test_a_message_in_a_session_and_a_thread_of_one_name_counts_once(tutor: ScopedMemory):
+    message = HumanMessage("a zebra", id="m1")
+    put(tutor.checkpointer(), at("monday"), {"messages": [message]})
+    say(tutor, "monday", message)
+
+    assert texts(tutor.recall("zebra")) == ["a zebra"]
+
+
+def test_one_id_in_two_sessions_stands_for_two_messages_unless_they_say_the_same(
+    tutor: ScopedMemory,
+):
+    say(tutor, "monday", HumanMessage("a zebra", id="1"), HumanMessage("same zebra", id="2"))
+    say(
+        tutor, "tuesday", HumanMessage("one more zebra", id="1"), HumanMessage("same zebra", id="2")
+    )
+
+    assert sorted(texts(tutor.recall("zebra"))) == ["a zebra", "one more zebra", "same zebra"]
+
+
+def test_messages_without_id_all_count(tutor: ScopedMemory):
+    say(tutor, "monday", "zebra", "zebra")
+
+    assert texts(tutor.recall("zebra")) == ["zebra", "zebra"]
+
+
+async def test_what_was_removed_is_not_found(tutor: ScopedMemory, door: Door):
+    saver = tutor.checkpointer()
+    put(saver, at("thread"), {"messages": [HumanMessage("zebra of thread")]})
+    for name in ("cleared", "deleted", "kept"):
+        say(tutor, name, f"zebra of {name}")
+    tutor.chat_history("cleared").clear()
+    tutor.sessions.delete("deleted")
+    saver.delete_thread("thread")
+
+    assert texts(await door(tutor, "recall", "zebra")) == ["zebra of kept"]
+
+
+def test_an_expired_thread_is_not_searched(tutor: ScopedMemory):
+    saver = tutor.checkpointer(ttl=timedelta(milliseconds=1))
+    put(saver, at("thread"), {"messages": [HumanMessage("a zebra")]})
+    threading.Event().wait(0.005)
+
+    assert tutor.recall("zebra") == []
+
+
+# --- isolation ------------------------------------------------------------------------------------
+
+
+async def test_two_users_and_two_modules_never_meet(memory: IsolatedMemory, door: Door):
+    scopes = [
+        memory.scope(user_id=user, module_id=module, project_id=project)
+        for user in ("alice", "bob")
+        for module in ("tutor", "coach")
+        for project in ("one", "two")
+    ]
+    for number, scoped in enumerate(scopes):
+        say(scoped, "monday", f"zebra {number}")
+        put(scoped.checkpointer(), at("thread"), {"messages": [HumanMessage(f"zebra t{number}")]})
+
+    for number, scoped in enumerate(scopes):
+        found = await door(scoped, "recall", "zebra", limit=100, sessions=["monday", "thread"])
+        assert sorted(texts(found)) == [f"zebra {number}", f"zebra t{number}"]
+
+
+async def test_searches_of_many_users_at_once_each_find_their_own(warm: IsolatedMemory):
+    scopes = [warm.scope(user_id=f"user {n}", module_id="tutor") for n in range(10)]
+    for number, scoped in enumerate(scopes):
+        say(scoped, "monday", f"zebra {number}")
+
+    found = await asyncio.gather(*[scoped.arecall("zebra") for scoped in scopes * 5])
+
+    assert [texts(one) for one in found] == [[f"zebra {n}"] for n in range(10)] * 5
+
+
+async def test_cancelled_searches_leave_the_others_right(memory: IsolatedMemory):
+    alice, bob = (memory.scope(user_id=user, module_id="tutor") for user in ("alice", "bob"))
+    say(alice, "monday", *["a zebra of alice"] * 50)
+    say(bob, "monday", "a zebra of bob")
+
+    async def stopped(scoped: ScopedMemory, moment: int) -> None:
+        task = asyncio.create_task(scoped.arecall("zebra"))
+        for _ in range(moment % 4):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    for moment in range(40):
+        await stopped(alice, moment)
+        assert texts(await bob.arecall("zebra")) == ["a zebra of bob"]
+
+
+async def test_a_search_is_logged_as_a_count_without_what_was_asked_or_found(
+    tutor: ScopedMemory, door: Door, caplog: pytest.LogCaptureFixture
+):
+    say(tutor, CANARY, f"a zebra {CANARY}")
+    caplog.set_level(logging.DEBUG)
+
+    found = await door(tutor, "recall", f"zebra {CANARY}")
+
+    records = [record for record in caplog.records if record.name == "langmem_isolated.recall"]
+    assert [(r.levelname, r.getMessage()) for r in records] == [
+        ("INFO", "recall: 1 found, at most 10")
+    ]
+    assert CANARY not in caplog.text
+    assert CANARY not in repr(found)
+
+
+def test_who_knows_a_users_former_life_finds_nothing_of_the_later_one(
+    warm: IsolatedMemory, database_url: str
+):
+    old = warm.scope(user_id="alice", module_id="tutor")
+    say(old, "monday", "a zebra of the former life")
+    old.recall("zebra")
+    erase(database_url, principal_of(warm))
+    with opened_anew(database_url) as other:
+        say(other.scope(user_id="alice", module_id="tutor"), "monday", "a zebra of the later")
+
+    for _ in range(2):
+        with pytest.raises(KeyDestroyed):
+            old.recall("zebra")
+
+    found = warm.scope(user_id="alice", module_id="tutor").recall("zebra")
+    assert texts(found) == ["a zebra of the later"]
+
+
+def test_keys_that_another_process_has_rotated_are_read_again(
+    warm: IsolatedMemory, database_url: str
+):
+    tutor = warm.scope(user_id="alice", module_id="tutor")
+    say(tutor, "monday", "a zebra")
+    tutor.recall("zebra")
+    warm._keyring._keys.insert(principal_of(warm), Purpose.SEALING, 2)
+    with opened_anew(database_url) as other:
+        say(other.scope(user_id="alice", module_id="tutor"), "monday", "one more zebra")
+
+    assert sorted(texts(tutor.recall("zebra"))) == ["a zebra", "one more zebra"]
+
+
+# --- tampering ------------------------------------------------------------------------------------
+
+
+def digest_of(scoped: ScopedMemory, kind: Kind, name: str) -> bytes:
+    return scoped._records.keys().name(kind, name.encode())
+
+
+@pytest.fixture
+def rows(tutor: ScopedMemory, attacker: Attacker) -> Attacker:
+    """Who tampers with two sessions and a thread."""
+    say(tutor, "monday", *[f"zebra {number}" for number in range(4)])
+    say(tutor, "tuesday", *[f"zebra {number}" for number in range(4)])
+    messages = [HumanMessage(f"zebra {number}", id=str(number)) for number in range(4)]
+    put(tutor.checkpointer(), at("thread"), {"messages": messages})
+    return attacker
+
+
+TAMPERINGS = {
+    "the newest message cut off": (
+        "DELETE FROM records WHERE kind = 3 AND parent = ? AND key = ?", "monday", 3,
+    ),
+    "a message from the middle taken out": (
+        "DELETE FROM records WHERE kind = 3 AND parent = ? AND key = ?", "monday", 1,
+    ),
+    "a message given another's number": (
+        "UPDATE records SET key = x'0000000000000009' WHERE kind = 3 AND parent = ? AND key = ?",
+        "monday", 3,
+    ),
+    "a message of another session put here": (
+        """UPDATE records SET sealed = (SELECT o.sealed FROM records o WHERE o.kind = 3 AND
+        o.parent <> records.parent AND o.key = records.key) WHERE kind = 3 AND parent = ?
+        AND key = ?""", "monday", 1,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tampering", TAMPERINGS)
+async def test_a_session_that_was_tampered_with_fails_the_search(
+    tutor: ScopedMemory, rows: Attacker, door: Door, tampering: str
+):
+    sql, session, number = TAMPERINGS[tampering]
+    if rows.is_postgres:
+        sql = sql.replace("x'0000000000000009'", "'\\x0000000000000009'::bytea")
+    rows(sql, digest_of(tutor, Kind.SESSION, session), number.to_bytes(8))
+
+    with pytest.raises(RecordDoesNotOpen):
+        await door(tutor, "recall", "zebra")
+
+
+def test_sessions_whose_rows_were_exchanged_fail_the_search(tutor: ScopedMemory, rows: Attacker):
+    monday, tuesday = (digest_of(tutor, Kind.SESSION, name) for name in ("monday", "tuesday"))
+    for old, new in ((monday, b"x" * 16), (tuesday, monday), (b"x" * 16, tuesday)):
+        rows("UPDATE records SET parent = ? WHERE parent = ?", new, old)
+
+    with pytest.raises(RecordDoesNotOpen):
+        tutor.recall("zebra")
+
+
+@pytest.mark.parametrize(("kind", "name"), [(Kind.SESSION, "monday"), (Kind.THREAD, "thread")])
+@pytest.mark.parametrize("sessions", [None, ["monday", "thread"]])
+def test_a_source_whose_row_was_taken_away_fails_the_search(
+    tutor: ScopedMemory, rows: Attacker, kind: Kind, name: str, sessions: list[str] | None
+):
+    rows("DELETE FROM sessions WHERE digest = ?", digest_of(tutor, kind, name))
+
+    with pytest.raises(RecordDoesNotOpen, match="its row is missing"):
+        tutor.recall("zebra", sessions=sessions)
+
+
+def test_a_counter_that_was_turned_back_fails_the_search(tutor: ScopedMemory, rows: Attacker):
+    session = digest_of(tutor, Kind.SESSION, "monday")
+    rows("UPDATE sessions SET next_sequence = 3, count = 3 WHERE digest = ?", session)
+    rows("DELETE FROM records WHERE parent = ? AND key = ?", session, (3).to_bytes(8))
+
+    with pytest.raises(RecordDoesNotOpen):
+        tutor.recall("zebra")
+
+
+def test_an_element_of_another_thread_fails_the_search(tutor: ScopedMemory, rows: Attacker):
+    put(tutor.checkpointer(), at("other"), {"messages": [HumanMessage("another", id="o")]})
+    thread, other = (digest_of(tutor, Kind.THREAD, name) for name in ("thread", "other"))
+    rows("UPDATE records SET parent = ? WHERE kind = 7 AND parent = ?", thread, other)
+
+    with pytest.raises(RecordDoesNotOpen):
+        tutor.recall("zebra")
+
+
+def test_a_time_that_no_clock_shows_fails_the_search(tutor: ScopedMemory, rows: Attacker):
+    session = digest_of(tutor, Kind.SESSION, "monday")
+    rows("UPDATE records SET created_at = ? WHERE parent = ?", 2**62, session)
+
+    with pytest.raises(RecordDoesNotOpen, match="no time"):
+        tutor.recall("zebra")
+
+
+@pytest.mark.parametrize(("kind", "name"), [(Kind.SESSION, "monday"), (Kind.THREAD, "thread")])
+@pytest.mark.parametrize("column", ["key", "sealed", "created_at", "parent"])
+def test_columns_that_sqlite_keeps_of_another_type_fail_the_search(
+    sqlite_url: str, root_key: LocalRootKey, kind: Kind, name: str, column: str
+):
+    with IsolatedMemory(sqlite_url, root_key=root_key) as memory:
+        tutor = memory.scope(user_id="alice", module_id="tutor")
+        say(tutor, "monday", "zebra 0", "zebra 1")
+        put(tutor.checkpointer(), at("thread"), {"messages": [HumanMessage("zebra", id="m")]})
+        attacker, parent = Attacker(sqlite_url), digest_of(tutor, kind, name)
+        attacker(f"UPDATE records SET {column} = 'text ' || hex(key) WHERE parent = ?", parent)
+        attacker.close()
+
+        with pytest.raises(RecordDoesNotOpen):
+            tutor.recall("zebra")
+
+
+# --- by meaning -----------------------------------------------------------------------------------
+
+
+async def test_what_shares_no_word_is_found_by_meaning_and_what_shares_both_comes_first(
+    tutor: ScopedMemory, door: Door
+):
+    say(tutor, "monday", "My puppy sleeps.", "The truck is red.", "My dog is old.")
+
+    found = await door(tutor, "recall", "old animal", embeddings=Topics(*PETS_AND_CARS))
+
+    assert texts(found) == ["My dog is old.", "My puppy sleeps."]
+
+
+async def test_a_message_is_embedded_once_and_kept_sealed(
+    tutor: ScopedMemory, door: Door, attacker: Attacker
+):
+    say(tutor, "monday", "My puppy sleeps.")
+    put(tutor.checkpointer(), at("thread"), {"messages": [HumanMessage("My cat, too.", id="m")]})
+    model = Topics(*PETS_AND_CARS)
+    await door(tutor, "recall", "animal", embeddings=model)
+    say(tutor, "monday", "Our dog sleeps.")
+
+    found = await door(tutor, "recall", "animal", embeddings=model)
+
+    assert sorted(texts(found)) == ["My cat, too.", "My puppy sleeps.", "Our dog sleeps."]
+    assert sorted(model.embedded) == sorted(texts(found))
+    rows = attacker("SELECT sealed FROM records WHERE kind = ?", int(Kind.EMBEDDING))
+    assert len(rows) == 3
+    assert not [row for row in rows if b"\x00\x00\x80\x3f" in bytes(row[0])]
+
+
+def test_another_model_embeds_anew(tutor: ScopedMemory):
+    say(tutor, "monday", "My puppy sleeps.")
+    tutor.recall("animal", embeddings=Topics(*PETS_AND_CARS))
+    other = Topics(("puppy", "zebra"), ("x",), ("y",))
+    other.model = "other topics"
+
+    assert texts(tutor.recall("zebra", embeddings=other)) == ["My puppy sleeps."]
+    assert other.embedded == ["My puppy sleeps."]
+
+
+def test_embeddings_go_with_their_messages(tutor: ScopedMemory, attacker: Attacker):
+    saver = tutor.checkpointer()
+    for name in ("cleared", "deleted"):
+        say(tutor, name, "My puppy sleeps.")
+    put(saver, at("deleted thread"), {"messages": [HumanMessage("a dog", id="m")]})
+    config = put(saver, at("pruned"), {"messages": [HumanMessage("an old cat", id="m")]})
+    put(saver, config, {"messages": [HumanMessage("a new cat", id="m")]})
+    tutor.recall("animal", embeddings=Topics(*PETS_AND_CARS))
+    assert count(attacker, Kind.EMBEDDING) == 4  # of the old cat, none was asked for
+
+    tutor.chat_history("cleared").clear()
+    tutor.sessions.delete("deleted")
+    saver.delete_thread("deleted thread")
+    assert count(attacker, Kind.EMBEDDING) == 1
+    saver.prune(["pruned"], strategy="keep_latest")
+    assert count(attacker, Kind.EMBEDDING) == 1
+    saver.delete_thread("pruned")
+    assert count(attacker, Kind.EMBEDDING) == 0
+
+
+def test_an_embedding_of_another_message_does_not_open(tutor: ScopedMemory, attacker: Attacker):
+    say(tutor, "monday", "My puppy sleeps.", "The truck is red.")
+    tutor.recall("animal", embeddings=Topics(*PETS_AND_CARS))
+    [(sealed,)] = attacker(
+        "SELECT sealed FROM records WHERE kind = ? AND key = ?", int(Kind.EMBEDDING), bytes(8)
+    )
+    attacker("UPDATE records SET sealed = ? WHERE kind = ?", sealed, int(Kind.EMBEDDING))
+
+    with pytest.raises(RecordDoesNotOpen):
+        tutor.recall("animal", embeddings=Topics(*PETS_AND_CARS))
+
+
+def test_a_session_that_is_cleared_while_it_is_embedded_gets_no_embeddings(
+    tutor: ScopedMemory, attacker: Attacker
+):
+    say(tutor, "monday", "My puppy sleeps.")
+
+    class Slow(Topics):
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            tutor.chat_history("monday").clear()
+            return super().embed_documents(texts)
+
+    tutor.recall("animal", embeddings=Slow(*PETS_AND_CARS))
+
+    assert count(attacker, Kind.EMBEDDING) == 0
+
+
+def test_an_empty_query_embeds_nothing(tutor: ScopedMemory):
+    say(tutor, "monday", "My puppy sleeps.")
+    model = Topics(*PETS_AND_CARS)
+
+    assert tutor.recall("  ", embeddings=model) == []
+    assert model.embedded == []
+
+
+# --- kept opened ----------------------------------------------------------------------------------
+
+
+async def test_what_changes_is_seen_at_once_by_a_memory_that_keeps_what_it_opened(
+    warm: IsolatedMemory, door: Door
+):
+    tutor = warm.scope(user_id="alice", module_id="tutor")
+    saver = tutor.checkpointer()
+    say(tutor, "monday", "zebra 1")
+    config = put(saver, at("thread"), {"messages": [HumanMessage("zebra 2", id="m")]})
+
+    async def found() -> list[str]:
+        return sorted(texts(await door(tutor, "recall", "zebra")))
+
+    assert await found() == await found() == ["zebra 1", "zebra 2"]
+    say(tutor, "monday", "zebra 3")
+    assert await found() == ["zebra 1", "zebra 2", "zebra 3"]
+    put(saver, config, {"messages": [HumanMessage("zebra 4", id="m")]})
+    assert await found() == ["zebra 1", "zebra 3", "zebra 4"]
+    tutor.chat_history("monday").clear()
+    assert await found() == ["zebra 4"]
+    saver.delete_thread("thread")
+    assert await found() == []
+
+
+def test_what_another_process_changes_is_seen_at_once(warm: IsolatedMemory, memory: IsolatedMemory):
+    here, there = (m.scope(user_id="alice", module_id="tutor") for m in (warm, memory))
+    say(there, "monday", "zebra 1")
+    here.recall("zebra")
+    say(there, "monday", "zebra 2")
+
+    assert len(here.recall("zebra")) == 2
+    there.sessions.delete("monday")
+    assert here.recall("zebra") == []
+
+
+def test_kept_messages_are_not_opened_again(warm: IsolatedMemory, monkeypatch: pytest.MonkeyPatch):
+    tutor = warm.scope(user_id="alice", module_id="tutor")
+    for day in ("monday", "tuesday"):
+        say(tutor, day, f"a zebra on {day}")
+    tutor.recall("zebra")
+    opened: list[bytes] = []
+    monkeypatch.setattr(
+        "langmem_isolated.recall.glance", lambda plain: (opened.append(plain), glance(plain))[1]
+    )
+
+    tutor.recall("zebra")
+    assert opened == []
+    say(tutor, "monday", "one more zebra")
+    assert len(tutor.recall("zebra")) == 3
+    assert len(opened) == 2
+
+
+def test_closing_lets_go_of_kept_messages(warm: IsolatedMemory):
+    tutor = warm.scope(user_id="alice", module_id="tutor")
+    say(tutor, "monday", "a zebra")
+    tutor.recall("zebra")
+    assert warm._ground.warm is not None
+    assert warm._ground.warm._entries
+
+    warm.close()
+
+    assert not warm._ground.warm._entries
+
+
+def test_nothing_is_kept_unless_the_operator_asks_for_it(memory: IsolatedMemory):
+    assert memory._ground.warm is None
