@@ -1,8 +1,7 @@
 """Finds whose memory a run means: by its config, or by the `using` around it."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
+from contextvars import ContextVar, Token
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
@@ -18,14 +17,28 @@ ResolveScope = Callable[[RunnableConfig], Scope]
 _current: ContextVar[Scope | None] = ContextVar("langmem_isolated_scope", default=None)
 
 
-@contextmanager
-def using(scope: Scope) -> Iterator[Scope]:
-    """Let ``scope`` stand for calls that carry no scope, within this block and what it starts."""
-    token = _current.set(scope)
-    try:
-        yield scope
-    finally:
-        _current.reset(token)
+class Using:
+    """Lets a scope stand for calls that carry none, within the block and what it starts.
+
+    For ``with`` and ``async with``.
+    """
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+        self._before: list[Token[Scope | None]] = []
+
+    def __enter__(self) -> Scope:
+        self._before.append(_current.set(self._scope))
+        return self._scope
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._before.pop())
+
+    async def __aenter__(self) -> Scope:
+        return self.__enter__()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.__exit__()
 
 
 def resolve_scope(config: RunnableConfig | None, resolver: ResolveScope | None = None) -> Scope:
@@ -33,7 +46,7 @@ def resolve_scope(config: RunnableConfig | None, resolver: ResolveScope | None =
 
     With a ``resolver`` its answer counts, and scope keys in the config's ``configurable`` must
     agree with it: a client may have sent them. Without one the keys count, and without keys the
-    surrounding :func:`using`.
+    surrounding :class:`Using`.
 
     Raises:
         ScopeError: No scope is named, or a part of it is missing or malformed.

@@ -2,8 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, overload
@@ -17,7 +16,7 @@ from langmem_isolated._database import Database
 from langmem_isolated._dialects import Synchronous
 from langmem_isolated._ground import Ground
 from langmem_isolated._records import ScopedRecords
-from langmem_isolated._scoping import ResolveScope, config_of_run, resolve_scope, using
+from langmem_isolated._scoping import ResolveScope, Using, config_of_run, resolve_scope
 from langmem_isolated._sealing import Level, Owner
 from langmem_isolated._values.known import KnownThreads
 from langmem_isolated._warm import WarmCache
@@ -188,11 +187,12 @@ class IsolatedMemory:
             resolve, self._ground.known_threads, allow=allow, ttl=ttl, is_bound=False
         )
 
-    @contextmanager
-    def using(self, scope: Scope | ScopedMemory) -> Iterator[Scope]:
-        """Let ``scope`` stand for calls that carry no scope, in this block and what it starts."""
-        with using(scope.scope if isinstance(scope, ScopedMemory) else scope) as current:
-            yield current
+    def using(self, scope: Scope | ScopedMemory) -> Using:
+        """Let ``scope`` stand for calls that carry no scope, in this block and what it starts.
+
+        For ``with`` and ``async with``.
+        """
+        return Using(scope.scope if isinstance(scope, ScopedMemory) else scope)
 
     def session_history(
         self, *, user_id: str, module_id: str, session_id: str
