@@ -1,7 +1,8 @@
 """Plays conversations of several users into one database and shows what each of them can see.
 
 A folder on the floor of the front door: :mod:`.conversations` reads files, :mod:`.attack` does what
-someone with the database may do, :mod:`.sections` and :mod:`.agents` check and show.
+someone with the database may do, :mod:`.sections`, :mod:`.agents` and :mod:`.retrieval` check and
+show.
 """
 
 import os
@@ -32,6 +33,7 @@ from langmem_isolated.demo.conversations import (
     read_conversations,
     with_shared_session,
 )
+from langmem_isolated.demo.retrieval import looking_for_what_was_said
 from langmem_isolated.demo.sections import (
     STRANGER,
     Before,
@@ -62,6 +64,7 @@ SECTIONS: tuple[Callable[[Run], Section], ...] = (
     what_the_others_see,
     one_session_id,
     an_agent_with_tools,
+    looking_for_what_was_said,
     what_a_thief_reads,
     rows_that_were_changed,
     time_per_turn,
