@@ -29,7 +29,7 @@ from langmem_isolated._recording import (
     session_of,
 )
 from langmem_isolated._scoping import config_of_run
-from langmem_isolated.errors import ScopeError
+from langmem_isolated.errors import IsolationViolation, ScopeError
 from langmem_isolated.scope import checked_id
 
 if TYPE_CHECKING:
@@ -145,7 +145,9 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         """Record why the whole failed, unless that was recorded where it came about."""
         run = self._runs.pop(run_id, None)
-        if run is None or run.tree.error is error:
+        # A run that was refused is of another user, or of none.
+        is_refusal = isinstance(error, (IsolationViolation, ScopeError))
+        if run is None or run.tree.error is error or is_refusal:
             return
         is_whole = run.tree.root == run_id and (run.tree.recorder or self._session_id)
         if is_whole or isinstance(error, GraphInterrupt):
