@@ -251,6 +251,16 @@ async def an_agent_with_parallel_tools(run: Run) -> None:
     await run.history(graph, config, before=states[3].config)
 
 
+async def a_thread_replayed_from_each_of_its_checkpoints(run: Run) -> None:
+    graph, config = agent(run), run.at("t")
+    for text in ("What is the weather?", "And again?"):
+        await run.invoke(graph, {"messages": [HumanMessage(text)]}, config)
+    for state in await run.history(graph, config):
+        await run.state(graph, state.config)
+        await run.invoke(graph, None, state.config)
+    await run.history(graph, config)
+
+
 async def an_agent_that_asks_before_it_acts(run: Run) -> None:
     middleware = HumanInTheLoopMiddleware(interrupt_on={"weather": True, "remember": True})
     graph, config = agent(run, middleware=[middleware]), run.at("t")
@@ -604,6 +614,7 @@ async def a_supervisor_with_agents(run: Run) -> None:
 Scenario = Callable[[Run], Awaitable[None]]
 SCENARIOS: list[Scenario] = [
     an_agent_with_parallel_tools,
+    a_thread_replayed_from_each_of_its_checkpoints,
     an_agent_that_asks_before_it_acts,
     interrupts_that_are_resumed,
     subgraphs_that_ask,
