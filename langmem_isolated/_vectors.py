@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 
     Vectors = np.ndarray[Any, np.dtype[np.float32]]
     Scores = np.ndarray[Any, np.dtype[np.float32]]
+
+
+def is_available() -> bool:
+    """Whether NumPy is installed."""
+    return importlib.util.find_spec("numpy") is not None
 
 
 def _numpy() -> Any:

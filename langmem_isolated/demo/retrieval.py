@@ -1,6 +1,5 @@
 """Lets users who share a vector store, and a memory, look for what was said."""
 
-import importlib.util
 import math
 import zlib
 from typing import NamedTuple
@@ -10,6 +9,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.messages import HumanMessage
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
+from langmem_isolated import _vectors
 from langmem_isolated._terminal import table
 from langmem_isolated.demo.sections import Run, Section
 from langmem_isolated.scope import Scope
@@ -52,7 +52,7 @@ def looking_for_what_was_said(run: Run) -> Section:
     """The same questions to a bare vector store without its filter, and to ours."""
     said = _said(run)
     recalled = _recalled(run, said)
-    stores = _by_meaning(run, said) if importlib.util.find_spec("numpy") else ()
+    stores = _by_meaning(run, said) if _vectors.is_available() else ()
     shown = table("asked of", "users", "found", "of them another's")
     for name, asked in zip(_WAYS, [recalled, *stores], strict=False):
         shown.add_row(name, *map(str, (len(asked), _found(asked), _foreign(asked))))
