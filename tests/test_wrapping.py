@@ -241,6 +241,18 @@ def test_a_sealed_document_opens_at_its_own_id_and_for_its_owner_alone(memory: I
         alice.get_by_ids(["a"])
 
 
+def test_a_copy_of_a_document_under_another_id_is_not_handed_out(memory: IsolatedMemory):
+    store: Any = in_memory(NGramEmbeddings())
+    alice = WrappedVectorStore(store, [of(memory, "alice")])
+    alice.add_texts([TEXT, "boats"], ids=["a", "b"])
+    first, second = store.store.values()
+    second["text"], second["metadata"] = first["text"], first["metadata"]
+
+    for search in (lambda: alice.get_by_ids(["b"]), lambda: alice.similarity_search("boats")):
+        with pytest.raises(IsolationViolation):
+            search()
+
+
 def test_what_is_not_sealed_is_not_taken_for_sealed(memory: IsolatedMemory):
     store = in_memory(NGramEmbeddings())
     clear = WrappedVectorStore(store, [of(memory, "alice")])
