@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from langchain.agents import create_agent
 from langchain.agents.middleware import HumanInTheLoopMiddleware
@@ -157,12 +157,20 @@ def _fields(message: BaseMessage) -> list[Any]:
     return [fields]
 
 
+def _snapshot(state: StateSnapshot) -> Iterable[Any]:
+    # Asked for a checkpoint by its id, the savers in memory and for SQLite hand back the caller's
+    # config with what LangGraph put into it; the one for PostgreSQL makes its own, as ours does.
+    put_in = ("metadata", "recursion_limit")
+    config = {key: part for key, part in state.config.items() if key not in put_in}
+    return state._replace(config=cast(RunnableConfig, config))._asdict().items()
+
+
 _PARTS: dict[type, Callable[[Any], Iterable[Any]]] = {
     BaseMessage: _fields,
     BaseException: lambda error: [repr(error)],
     Interrupt: lambda found: [found.value, found.id],
     Send: lambda send: [send.node, send.arg],
-    StateSnapshot: lambda state: state._asdict().items(),
+    StateSnapshot: _snapshot,
     PregelTask: lambda task: task._asdict().items(),
     list: lambda items: items,
     tuple: lambda items: items,
