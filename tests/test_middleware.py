@@ -275,6 +275,57 @@ async def test_messages_that_a_tool_returns_as_a_command_are_recorded_once(
     assert shared.id is None
 
 
+async def test_a_tool_may_return_one_object_to_everyone(
+    memory: IsolatedMemory, tutor: ScopedMemory, door: Door
+):
+    shared = ToolMessage("the same object each time", tool_call_id="call-0", name="note")
+
+    @tool
+    def note() -> ToolMessage:
+        """Note."""
+        return shared
+
+    agent = create_agent(
+        Scripted(says=calls_once(("note", {}))), [note], middleware=[memory.middleware()]
+    )
+
+    for user in ("alice", "bob", "alice"):
+        await run(door, agent, "x", at(user))
+
+    said = ["human: x", "ai: ", f"tool: {shared.text}", f"ai: {shared.text}"]
+    assert texts(recorded(tutor)) == said * 2
+    assert texts(recorded(memory.scope(user_id="bob", module_id="tutor"))) == said
+    assert shared.id is None
+
+
+async def test_what_other_middleware_answers_in_place_of_a_tool_is_recorded(
+    memory: IsolatedMemory, tutor: ScopedMemory, door: Door
+):
+    class Emulates(AgentMiddleware):
+        def wrap_tool_call(self, request: Any, handler: Any) -> Any:
+            return self._emulated(request) or handler(request)
+
+        async def awrap_tool_call(self, request: Any, handler: Any) -> Any:
+            return self._emulated(request) or await handler(request)
+
+        def _emulated(self, request: Any) -> ToolMessage | None:
+            call = request.tool_call
+            is_first = call["id"] == "call-0"
+            return ToolMessage("emulated", tool_call_id=call["id"]) if is_first else None
+
+    agent = create_agent(
+        Scripted(says=calls_once(("add", {"a": 1, "b": 2}), ("add", {"a": 3, "b": 4}))),
+        [add],
+        middleware=[Emulates(), memory.middleware()],
+    )
+
+    await run(door, agent, "both?")
+
+    assert sorted(texts(recorded(tutor))) == sorted(
+        ["human: both?", "ai: ", "tool: emulated", "tool: 7", "ai: 7 and emulated"]
+    )
+
+
 async def test_a_message_without_exact_stored_form_fails_the_run(
     memory: IsolatedMemory, tutor: ScopedMemory, door: Door
 ):
@@ -527,6 +578,26 @@ async def test_what_a_person_is_asked_in_the_loop_is_recorded(
     assert type(in_the_loop) is HumanInTheLoopMiddleware
 
 
+async def test_what_a_person_rejected_is_recorded_though_the_next_tool_fails(
+    memory: IsolatedMemory, tutor: ScopedMemory, door: Door
+):
+    agent = create_agent(
+        Scripted(says=calls_once(("add", {"a": 1, "b": 2}), ("fail", {"why": "out of ink"}))),
+        [add, fail],
+        middleware=memory.middleware().around(HumanInTheLoopMiddleware({"add": True})),
+        checkpointer=memory.checkpointer(),
+    )
+    await run(door, agent, "1+2")
+    decision = {"type": "reject", "message": "no sums"}
+
+    with pytest.raises(ValueError, match="out of ink"):
+        await run(door, agent, Command(resume={"decisions": [decision]}))
+
+    rejected, failed = recorded(tutor)[3:]
+    assert rejected.text.endswith("no sums")
+    assert failed.text == "out of ink"
+
+
 async def test_failures_of_other_middleware_are_recorded_around_it(
     memory: IsolatedMemory, tutor: ScopedMemory, door: Door
 ):
@@ -549,16 +620,25 @@ async def test_failures_of_other_middleware_are_recorded_around_it(
 
 
 class DyingSaver(InMemorySaver):
-    """Keeps nothing of tools any more, as if the process had died after they ran."""
+    """Keeps nothing once a tool has answered, as if the process had died there."""
 
     is_dying = True
+    is_dead = False
 
     def put_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], *args: Any
     ) -> None:
-        if self.is_dying and "ToolMessage" in repr(writes):
-            raise OSError("died")
+        self.is_dead = self.is_dying and "ToolMessage" in repr(writes)
+        self._live()
         super().put_writes(config, writes, *args)
+
+    def put(self, *args: Any) -> RunnableConfig:
+        self._live()
+        return super().put(*args)
+
+    def _live(self) -> None:
+        if self.is_dead:
+            raise OSError("died")
 
 
 async def test_a_tool_run_again_because_the_process_died_is_recorded_once(
@@ -571,11 +651,12 @@ async def test_a_tool_run_again_because_the_process_died_is_recorded_once(
         middleware=[memory.middleware()],
         checkpointer=saver,
     )
+    value = {"messages": [("user", "1+2")]}
     with pytest.raises(OSError, match="died"):
-        await run(door, agent, "1+2")
-    assert texts(recorded(tutor))[:3] == ["human: 1+2", "ai: ", "tool: 3"]
+        await door(agent, "invoke", value, at(), durability="sync")
+    assert texts(recorded(tutor)) == ["human: 1+2", "ai: ", "tool: 3"]
 
-    saver.is_dying = False
+    saver.is_dying = saver.is_dead = False
     await run(door, agent, None)
 
     assert texts(recorded(tutor)) == ["human: 1+2", "ai: ", "tool: 3", "ai: 3"]
