@@ -288,9 +288,13 @@ def find(transaction: Transaction, keys: ScopeKeys, name: bytes) -> Collection |
     if row is not None:
         state = State.checked(Kind.COLLECTION, keys, digest, row)
         return Collection(transaction, keys, digest, state)
-    if transaction.row(_ANY, scope_id=keys.scope_id, digest=digest) is not None:
-        raise _refused("its row is missing")
+    _expect_no_records(transaction, keys, digest)
     return None
+
+
+def _expect_no_records(transaction: Transaction, keys: ScopeKeys, digest: bytes) -> None:
+    if transaction.row(_ANY, scope_id=keys.scope_id, digest=digest) is not None:
+        raise _refused("it has documents that it does not count")
 
 
 def everything(transaction: Transaction, keys: ScopeKeys, name: bytes) -> list[bytes]:
@@ -431,10 +435,12 @@ def put(
     Raises:
         ScopeGone: The scope was erased; nothing was written.
         ValueError: The collection's embeddings have another length; nothing was written.
-        RecordDoesNotOpen: Something that is to be replaced was tampered with.
+        RecordDoesNotOpen: The collection's row, or what is to be replaced, was tampered with.
     """
     digest = keys.name(Kind.COLLECTION, name)
     state = _ROWS.begun(transaction, keys, digest, header, generation, now)
+    if not state.next_sequence:
+        _expect_no_records(transaction, keys, digest)
     collection = Collection(transaction, keys, digest, state)
     change = _Change(collection)
     digests = [collection.named(document.name) for document in documents]

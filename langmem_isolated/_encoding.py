@@ -454,6 +454,6 @@ def decode_document(plaintext: bytes) -> Document:
         RecordError: A later version of this package wrote it.
     """
     if plaintext[:1] != DOCUMENT_V1:
-        raise _later_form("document", plaintext, DOCUMENT_V1)
+        raise _later_form("document", plaintext[:1], DOCUMENT_V1)
     id_, page_content, metadata = decode_value(plaintext[1:])
     return Document(id=id_, page_content=page_content, metadata=metadata)
