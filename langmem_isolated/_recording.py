@@ -11,9 +11,9 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphBubbleUp, GraphInterrupt
 from langgraph.types import Interrupt
 
-from langmem_isolated import _sessions
 from langmem_isolated._encoding import encode_message
 from langmem_isolated._records import ScopedRecords
+from langmem_isolated._sessions import reading
 from langmem_isolated.chat_history import IsolatedChatMessageHistory
 from langmem_isolated.errors import ScopeError
 
@@ -145,7 +145,7 @@ class Recorder:
         """The sequence numbers of messages, up to where it ends."""
         ids: Iterable[str] = (str(message.id) for message in newest_first)
         # Each look-up stands for itself: what is added is looked up again under the lock.
-        found = self.records.read(_sessions.trace, None, self.session_id.encode(), ids, is_end)
+        found = self.records.read(reading.trace, None, self.session_id.encode(), ids, is_end)
         return [None] * len(newest_first) if found is None else found
 
 

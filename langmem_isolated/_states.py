@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from langmem_isolated import _schema
@@ -21,6 +21,7 @@ from langmem_isolated._sealing import DIGEST_BYTES, equal
 from langmem_isolated.errors import RecordDoesNotOpen
 
 _s = _schema.sessions.c
+GENERATION_BYTES = 8
 STATE = (_s.head, _s.next_sequence, _s.count, _s.expires_at, _s.generation)
 LISTED = (*STATE, _s.digest, _s.sealed, _s.size, _s.created_at, _s.updated_at)
 SCOPE_ID = bindparam("scope_id", type_=sa.LargeBinary)
@@ -178,22 +179,23 @@ class StateRows:
 
     Args:
         kind: Which.
-        remove: Deletes a row and all that is below it.
+        remove_below: Deletes what is below a row.
         tag: What stands for the newest record of a row that has none.
     """
 
-    __slots__ = ("_create", "_header", "_kind", "_lock", "_remove", "_tag")
+    __slots__ = ("_create", "_delete", "_header", "_kind", "_lock", "_remove_below", "_tag")
 
     def __init__(
         self,
         kind: Kind,
-        remove: Callable[[Transaction, ScopeKeys, bytes], object],
+        remove_below: Callable[[Transaction, ScopeKeys, bytes], object],
         tag: bytes = b"",
     ) -> None:
-        self._kind, self._remove, self._tag = kind, remove, tag
+        self._kind, self._remove_below, self._tag = kind, remove_below, tag
         self._create = creation(kind)
         self._lock = select(*STATE).where(row_of(kind)).with_for_update()
         self._header = select(*STATE, _s.sealed).where(row_of(kind))
+        self._delete = delete(_schema.sessions).where(row_of(kind))
 
     def lock(self, transaction: Transaction, keys: ScopeKeys, digest: bytes) -> Row | None:
         """The row as ``STATE`` has it, whatever it says, locked until the transaction ends."""
@@ -211,8 +213,18 @@ class StateRows:
         state = self.locked(transaction, keys, digest)
         if state is None or not state.is_expired(now):
             return state
-        self._remove(transaction, keys, digest)
+        self.remove(transaction, keys, digest)
         return None
+
+    def remove(self, transaction: Transaction, keys: ScopeKeys, digest: bytes) -> bool:
+        """Delete a row and all that is below it; ``False`` if there is no such row.
+
+        Who is writing below it is waited for, or what it writes would be left behind.
+        """
+        row = self.lock(transaction, keys, digest)
+        self._remove_below(transaction, keys, digest)
+        transaction.execute(self._delete, scope_id=keys.scope_id, digest=digest)
+        return row is not None
 
     def begun(
         self,

@@ -14,11 +14,11 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from langmem_isolated import _schema, _sessions
+from langmem_isolated import _schema
 from langmem_isolated._database import Row, Transaction
 from langmem_isolated._schema import Kind
 from langmem_isolated._scope_keys import ScopeKeys
-from langmem_isolated._sessions import LATEST
+from langmem_isolated._sessions.reading import LATEST, opened
 from langmem_isolated._states import DIGEST, LISTED, SCOPE_ID, STATE, State, row_of
 from langmem_isolated.errors import RecordDoesNotOpen
 
@@ -166,15 +166,15 @@ def _records(
 def _lines(keys: ScopeKeys, source: Source, row: Row, records: list[Row], now: int) -> list[Line]:
     if source.kind is Kind.SESSION:
         rows = [(None, None, *row[:5]), *records]
-        opened = _sessions._opened(keys, source.digest, rows, now, LATEST, LATEST).messages
+        messages = opened(keys, source.digest, rows, now, LATEST, LATEST).messages
         records.sort(key=_key)
     else:
         opener = keys.opener(keys.place(Kind.ELEMENT, source.digest), Kind.ELEMENT)
-        opened = [opener(key, sealed) for key, sealed, _ in records]
+        messages = [opener(key, sealed) for key, sealed, _ in records]
     if [stored for *_, stored in records if type(stored) is not int]:
         # SQLite keeps any type in any column.
         raise RecordDoesNotOpen(_BELOW[source.kind].label, "it was stored at no time")
-    lines = zip(map(_key, records), opened, (row[2] for row in records), strict=True)
+    lines = zip(map(_key, records), messages, (row[2] for row in records), strict=True)
     return sorted(lines, key=_key)
 
 

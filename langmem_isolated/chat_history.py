@@ -15,7 +15,6 @@ from langchain_core.messages import (
     trim_messages,
 )
 
-from langmem_isolated import _sessions
 from langmem_isolated._dialects import Conflict
 from langmem_isolated._encoding import (
     Header,
@@ -27,8 +26,10 @@ from langmem_isolated._encoding import (
 )
 from langmem_isolated._records import ScopedRecords, now
 from langmem_isolated._schema import Kind
-from langmem_isolated._sessions import GENERATION_BYTES, LATEST, NOTHING, Message
-from langmem_isolated._states import State
+from langmem_isolated._sessions import reading, storing
+from langmem_isolated._sessions.reading import LATEST, NOTHING, Recent
+from langmem_isolated._sessions.storing import Message
+from langmem_isolated._states import GENERATION_BYTES, State
 from langmem_isolated.errors import AddressTaken, RecordDoesNotOpen
 from langmem_isolated.scope import checked_id
 
@@ -99,7 +100,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         Raises:
             RecordDoesNotOpen: A message was changed, moved, exchanged, added or cut off.
         """
-        opened = self._records.read(_sessions.load, NOTHING, self._name, now())
+        opened = self._records.read(reading.load, NOTHING, self._name, now())
         self._state = opened.state
         return [decode_message(plaintext) for plaintext in opened.messages]
 
@@ -139,7 +140,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         if known is None:
             return False
         self._state = self._records.write_once(
-            _sessions.append_behind, None, self._name, known, encoded, moment, channel
+            storing.append_behind, None, self._name, known, encoded, moment, channel
         )
         return self._state is not None
 
@@ -153,7 +154,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         self, encoded: list[Message], moment: int, channel: bytes | None, *, look_first: bool
     ) -> None:
         self._state = self._records.write(
-            _sessions.append,
+            storing.append,
             self._name,
             self._header,
             encoded,
@@ -202,7 +203,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         The session itself stays, with its title.
         """
         generation = os.urandom(GENERATION_BYTES)
-        self._records.change(_sessions.clear, None, self._name, _without_summary, generation, now())
+        self._records.change(storing.clear, None, self._name, _without_summary, generation, now())
 
     async def aclear(self) -> None:
         """Remove every message; see :meth:`clear`."""
@@ -230,7 +231,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         if limit < 0 or (before is not None and before < 0):
             raise ValueError(f"limit and before must be 0 or more, got {limit} and {before}")
         end, limit = min(LATEST if before is None else before, LATEST), min(limit, LATEST)
-        opened = self._records.read(_sessions.page, NOTHING, self._name, end, limit, now())
+        opened = self._records.read(reading.page, NOTHING, self._name, end, limit, now())
         self._state = opened.state
         return Page([decode_message(plaintext) for plaintext in opened.messages], opened.before)
 
@@ -240,7 +241,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
 
     def count(self) -> int:
         """How many messages the session has, without reading any."""
-        return self._records.read(_sessions.count, 0, self._name, now())
+        return self._records.read(reading.count, 0, self._name, now())
 
     async def acount(self) -> int:
         """How many messages the session has."""
@@ -344,14 +345,12 @@ def recent(records: ScopedRecords, limits: Mapping[str, int]) -> list[BaseMessag
         (checked_id("channel", channel).encode(), min(limit, LATEST))
         for channel, limit in limits.items()
     ]
-    found = records.snapshot(_sessions.recent, [], wanted, now())
+    found = records.snapshot(reading.recent, [], wanted, now())
     said = [line for pair in zip(limits, found, strict=False) for line in _said(*pair)]
     return [message for *_, message in sorted(said, key=itemgetter(slice(3)))]
 
 
-def _said(
-    channel: str, found: Sequence[_sessions.Recent]
-) -> Iterator[tuple[int, bytes, int, BaseMessage]]:
+def _said(channel: str, found: Sequence[Recent]) -> Iterator[tuple[int, bytes, int, BaseMessage]]:
     for written, session, sequence, plaintext in found:
         said = decode_said(plaintext)
         if (said.channel, said.written) != (channel, written):

@@ -22,7 +22,6 @@ from langchain_core.messages import (
 from langchain_core.runnables import RunnableConfig
 from langgraph.types import Command
 
-from langmem_isolated import _sessions
 from langmem_isolated._encoding import Header, decode_header
 from langmem_isolated._recording import (
     ENDINGS,
@@ -35,6 +34,7 @@ from langmem_isolated._recording import (
 )
 from langmem_isolated._records import now
 from langmem_isolated._scoping import config_of_run
+from langmem_isolated._sessions import roster
 from langmem_isolated._states import State
 from langmem_isolated._warm import WarmCache
 from langmem_isolated.errors import SessionNotFound
@@ -329,7 +329,7 @@ class _Step:
             return messages
         recall = Recall(self._recorder.records, self._options.warm)
         session_id = self._recorder.session_id
-        found = recall.recall(messages[asked].text, limit=limit, outside=session_id)
+        found = recall(messages[asked].text, limit=limit, outside=session_id)
         if not found:
             return messages
         told = HumanMessage(quoted(found, _RECALLED_CHARACTERS))
@@ -372,7 +372,7 @@ class _Step:
 
     def _session(self) -> tuple[State, Header] | None:
         name = self._recorder.session_id.encode()
-        found = self._recorder.records.read(_sessions.header, None, name, now())
+        found = self._recorder.records.read(roster.header, None, name, now())
         return found and (found[0], decode_header(found[1]))
 
 

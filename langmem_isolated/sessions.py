@@ -5,11 +5,11 @@ import secrets
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from langmem_isolated import _sessions
 from langmem_isolated._encoding import Header, decode_header, encode_header
 from langmem_isolated._records import EPOCH, ScopedRecords, as_moment, now
-from langmem_isolated._sessions import GENERATION_BYTES, LATEST
-from langmem_isolated._states import Listed, State
+from langmem_isolated._sessions import roster
+from langmem_isolated._sessions.reading import LATEST
+from langmem_isolated._states import GENERATION_BYTES, Listed, State
 from langmem_isolated.errors import SessionNotFound, ValueNotStorable
 from langmem_isolated.scope import checked_id
 
@@ -61,7 +61,7 @@ class Sessions:
         if limit < 0:
             raise ValueError(f"limit must be 0 or more, got {limit}")
         position = (LATEST, b"") if before is None else before.position
-        listed = self._records.read(_sessions.listing, [], position, min(limit, LATEST), now())
+        listed = self._records.read(roster.listing, [], position, min(limit, LATEST), now())
         return [_as_session(row) for row in listed]
 
     async def alist(self, *, limit: int = 100, before: Session | None = None) -> list[Session]:
@@ -90,7 +90,7 @@ class Sessions:
         )
         header = encode_header(Header(session_id, _text("title", title), _text("channel", channel)))
         generation = os.urandom(GENERATION_BYTES)
-        self._records.write(_sessions.create, session_id.encode(), header, generation, now())
+        self._records.write(roster.create, session_id.encode(), header, generation, now())
         return session_id
 
     async def acreate(
@@ -114,7 +114,7 @@ class Sessions:
         def with_title(header: bytes, _: State) -> bytes:
             return encode_header(decode_header(header)._replace(title=_text("title", title)))
 
-        if not self._records.change(_sessions.rewrite, False, name, with_title, now()):
+        if not self._records.change(roster.rewrite, False, name, with_title, now()):
             raise SessionNotFound
 
     async def arename(self, session_id: str, title: str | None) -> None:
@@ -128,7 +128,7 @@ class Sessions:
             SessionNotFound: This scope has no such session.
         """
         name = checked_id("session_id", session_id).encode()
-        row = self._records.read(_sessions.find, None, name, now())
+        row = self._records.read(roster.find, None, name, now())
         if row is None:
             raise SessionNotFound
         return _as_session(row)
@@ -167,7 +167,7 @@ class Sessions:
             )
             return encode_header(changed)
 
-        if not self._records.change(_sessions.rewrite, False, name, with_summary, now()):
+        if not self._records.change(roster.rewrite, False, name, with_summary, now()):
             raise SessionNotFound
 
     async def aset_summary(
@@ -183,7 +183,7 @@ class Sessions:
             SessionNotFound: This scope has no such session.
         """
         name = checked_id("session_id", session_id).encode()
-        if not self._records.change(_sessions.remove, False, name):
+        if not self._records.change(roster.remove, False, name):
             raise SessionNotFound
 
     async def adelete(self, session_id: str) -> None:

@@ -287,9 +287,9 @@ def test_without_a_channel_messages_are_stored_as_before(tutor: ScopedMemory):
     history.add_messages([HumanMessage("plain")])
     history.add_messages([HumanMessage("said")], channel="general")
 
-    from langmem_isolated import _sessions
+    from langmem_isolated._sessions import reading
 
-    opened = tutor._records.read(_sessions.load, _sessions.NOTHING, b"monday", 0)
+    opened = tutor._records.read(reading.load, reading.NOTHING, b"monday", 0)
     plain, said = (decode_said(plaintext) for plaintext in opened.messages)
 
     assert [form[:1] for form in opened.messages] == [b"\x01", b"\x02"]

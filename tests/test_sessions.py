@@ -1,5 +1,7 @@
 import asyncio
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -8,6 +10,7 @@ from langchain_core.messages import HumanMessage
 
 from langmem_isolated import IsolatedMemory, ScopedMemory
 from langmem_isolated._schema import Kind
+from langmem_isolated._sessions import storing
 from langmem_isolated._states import State
 from langmem_isolated.errors import LangmemIsolatedError, SessionNotFound, ValueNotStorable
 from tests.conftest import Attacker, Door
@@ -335,6 +338,31 @@ async def test_expired_sessions_do_not_shorten_a_page(
     listed = await door(tutor.sessions, "__call__", limit=2)
 
     assert [session.id for session in listed] == ["2", "1"]
+
+
+def test_what_is_being_said_while_a_session_is_deleted_goes_with_it(tutor: ScopedMemory):
+    tutor.chat_history("monday").add_user_message("old")
+    is_written, may_commit = threading.Event(), threading.Event()
+
+    def appended_and_held(*args: Any, **kwargs: Any) -> State:
+        state = append(*args, **kwargs)
+        is_written.set()
+        assert may_commit.wait(10)
+        return state
+
+    append = storing.append
+    with ThreadPoolExecutor(2) as threads, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storing, "append", appended_and_held)
+        said = threads.submit(tutor.chat_history("monday").add_user_message, "new")
+        assert is_written.wait(10)
+        deleted = threads.submit(tutor.sessions.delete, "monday")
+        # Not to be seen from outside: it waits for the one that writes.
+        time.sleep(0.3)
+        may_commit.set()
+        said.result()
+        deleted.result()
+
+    assert tutor.chat_history("monday").messages == []
 
 
 @pytest.mark.parametrize("value", [b"bytes", 7, ["list"]])

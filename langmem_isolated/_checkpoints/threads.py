@@ -37,7 +37,7 @@ from langmem_isolated._encoding import Header, encode_header
 from langmem_isolated._records import ScopedRecords, now
 from langmem_isolated._schema import Kind
 from langmem_isolated._scope_keys import ScopeKeys
-from langmem_isolated._states import Listed
+from langmem_isolated._states import GENERATION_BYTES, Listed
 from langmem_isolated._threads import reading, roster, storing
 from langmem_isolated._threads.reading import Found, OpenBody
 from langmem_isolated._threads.slots import Slot
@@ -48,7 +48,6 @@ from langmem_isolated._values.known import Known, KnownThreads
 from langmem_isolated._values.serde import Serde
 from langmem_isolated.errors import AddressTaken, DatabaseLocked, RecordDoesNotOpen
 
-GENERATION_BYTES = 8
 # Between two steps of ours may come a sweep, or another that writes for the same task: each failed
 # attempt is one of those done.
 ATTEMPTS = 50
@@ -365,7 +364,7 @@ def _with_elements(
 
 
 def _delete_thread(transaction: Transaction, keys: ScopeKeys, thread_id: str) -> None:
-    roster.remove(transaction, keys, thread_of(keys, thread_id))
+    roster.ROWS.remove(transaction, keys, thread_of(keys, thread_id))
 
 
 def _copy_thread(transaction: Transaction, keys: ScopeKeys, source_id: str, target_id: str) -> bool:

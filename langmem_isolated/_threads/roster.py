@@ -9,16 +9,13 @@ from langmem_isolated._threads.slots import Bounds
 from langmem_isolated.errors import RecordDoesNotOpen
 
 
-def remove(transaction: Transaction, keys: ScopeKeys, thread: bytes) -> None:
-    """Remove a thread with all it has."""
-    ROWS.lock(transaction, keys, thread)
+def _remove_below(transaction: Transaction, keys: ScopeKeys, thread: bytes) -> None:
     low, high = Bounds.thread(thread)
     transaction.execute(sql.DELETE_BODIES, scope_id=keys.scope_id, low=low, high=high)
     transaction.execute(sql.DELETE_ELEMENTS, scope_id=keys.scope_id, digest=thread)
-    transaction.execute(sql.DELETE_THREAD, scope_id=keys.scope_id, digest=thread)
 
 
-ROWS = StateRows(Kind.THREAD, remove)
+ROWS = StateRows(Kind.THREAD, _remove_below)
 
 
 def header_of(transaction: Transaction, keys: ScopeKeys, thread: bytes, now: int) -> bytes | None:

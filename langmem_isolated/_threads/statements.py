@@ -177,7 +177,6 @@ DELETE_LEFT_EMBEDDINGS = delete(_schema.records).where(
         _others.c.key == _r.key,
     ),
 )
-DELETE_THREAD = delete(_schema.sessions).where(_THIS_THREAD)
 OF_RUN = select(_r.parent, _r.key).where(_is(Kind.CHECKPOINT), _r.tag == bindparam("tag"))
 LIST_THREADS = (
     select(*LISTED)

@@ -20,7 +20,7 @@ from langmem_isolated._threads.reading import (
     open_at,
     stored_elements,
 )
-from langmem_isolated._threads.roster import ROWS, remove
+from langmem_isolated._threads.roster import ROWS
 from langmem_isolated._threads.slots import Slot
 from langmem_isolated.errors import RecordDoesNotOpen
 
@@ -255,7 +255,7 @@ def sweep(
         return
     kept = [body for body in stored if body.slot not in gone]
     if not kept:
-        remove(transaction, keys, thread)
+        ROWS.remove(transaction, keys, thread)
         return
     for slot in gone:
         _delete_one(transaction, keys, slot)

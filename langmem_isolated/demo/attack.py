@@ -8,11 +8,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from langmem_isolated import _schema, _sessions
+from langmem_isolated import _schema
 from langmem_isolated._database import Database, Transaction
 from langmem_isolated._records import now
 from langmem_isolated._schema import Kind
 from langmem_isolated._scope_keys import ScopeKeys
+from langmem_isolated._sessions import reading
 from langmem_isolated.errors import RecordDoesNotOpen
 
 # Fewer bytes stand in any file by chance.
@@ -142,7 +143,7 @@ def read_after(database: Database, harm: Harm, victim: Rows, reader: Rows) -> in
         try:
             harm(connection, victim, reader)
             transaction = Transaction(database, connection.connection.dbapi_connection)
-            return len(_sessions.load(transaction, reader.keys, reader.session_id, now()).messages)
+            return len(reading.load(transaction, reader.keys, reader.session_id, now()).messages)
         except RecordDoesNotOpen as error:
             return error.reason
         finally:

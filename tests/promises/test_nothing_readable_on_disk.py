@@ -27,7 +27,7 @@ from langchain_core.messages import (
 from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
 from langmem_isolated._database import Database
 from langmem_isolated._encoding import MESSAGE_V1
-from langmem_isolated._sessions import Message
+from langmem_isolated._sessions.storing import Message
 from langmem_isolated.errors import (
     DatabaseError,
     DatabaseLocked,

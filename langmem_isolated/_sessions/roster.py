@@ -1,0 +1,100 @@
+"""Lists sessions, reads and changes what their rows say of them, and removes them."""
+
+from collections.abc import Callable
+
+from langmem_isolated._database import Transaction
+from langmem_isolated._schema import Kind
+from langmem_isolated._scope_keys import ScopeKeys
+from langmem_isolated._sealing import TAG_BYTES
+from langmem_isolated._sessions import statements as sql
+from langmem_isolated._states import Listed, State, StateRows
+
+
+def name_of(keys: ScopeKeys, session_id: bytes) -> bytes:
+    """The digest by which tables know a session."""
+    return keys.name(Kind.SESSION, session_id)
+
+
+def remove_messages(transaction: Transaction, keys: ScopeKeys, session: bytes) -> None:
+    """Remove what is below a session's row."""
+    transaction.execute(sql.REMOVE_MESSAGES, scope_id=keys.scope_id, digest=session)
+
+
+ROWS = StateRows(Kind.SESSION, remove_messages, tag=bytes(TAG_BYTES))
+
+
+def create(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    session_id: bytes,
+    header: bytes,
+    generation: bytes,
+    now: int,
+) -> None:
+    """Insert the session's row if it is absent; ``generation`` is 8 random bytes.
+
+    Raises:
+        ScopeGone: The scope was erased meanwhile; nothing was written.
+    """
+    ROWS.begun(transaction, keys, name_of(keys, session_id), header, generation, now)
+
+
+def remove(transaction: Transaction, keys: ScopeKeys, session_id: bytes) -> bool:
+    """Remove the session and its messages; ``False`` if there is no such session."""
+    return ROWS.remove(transaction, keys, name_of(keys, session_id))
+
+
+def listing(
+    transaction: Transaction, keys: ScopeKeys, position: tuple[int, bytes], limit: int, now: int
+) -> list[Listed]:
+    """The scope's sessions by last activity, newest first, and by digest where that is the same.
+
+    Args:
+        position: Last activity and digest of the session behind which the list goes on.
+
+    One that was tampered with is listed without its header rather than failing the others.
+    """
+    until, behind = position
+    rows = transaction.rows(
+        sql.LIST, scope_id=keys.scope_id, until=until, behind=behind, limit=limit, now=now
+    )
+    return [ROWS.listed(keys, row) for row in rows]
+
+
+def find(transaction: Transaction, keys: ScopeKeys, session_id: bytes, now: int) -> Listed | None:
+    """The session as :func:`listing` has it; ``None`` if there is none."""
+    session = name_of(keys, session_id)
+    row = transaction.row(sql.FIND, scope_id=keys.scope_id, digest=session, now=now)
+    return None if row is None else ROWS.listed(keys, row)
+
+
+def header(
+    transaction: Transaction, keys: ScopeKeys, session_id: bytes, now: int
+) -> tuple[State, bytes] | None:
+    """The session's state and header; ``None`` if there is no session."""
+    found = ROWS.header(transaction, keys, name_of(keys, session_id))
+    return None if found is None or found[0].is_expired(now) else found
+
+
+def rewrite(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    session_id: bytes,
+    change: Callable[[bytes, State], bytes],
+    now: int,
+) -> bool:
+    """Replace the session's header by what ``change`` makes of it; ``False`` without a session.
+
+    ``change`` is told the session's state, too.
+    """
+    session = name_of(keys, session_id)
+    row = transaction.row(sql.HEADER, scope_id=keys.scope_id, digest=session)
+    if row is None:
+        return False
+    state = State.checked(Kind.SESSION, keys, session, row)
+    if state.is_expired(now):
+        return False
+    header = change(keys.open(keys.place(Kind.SESSION, b""), session, row[5], Kind.SESSION), state)
+    sealed = ROWS.sealed(keys, session, header)
+    transaction.execute(sql.RESEAL, scope_id=keys.scope_id, digest=session, new_sealed=sealed)
+    return True
