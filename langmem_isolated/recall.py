@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from operator import attrgetter
 from sys import intern
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
 from langchain_core.embeddings import Embeddings
 
@@ -159,8 +159,25 @@ class _Work(NamedTuple):
         return [told.text for told in self.missing]
 
 
+class RecallOptions(TypedDict, total=False):
+    """What narrows a search."""
+
+    limit: int
+    """At most so many messages; 10 if not given."""
+    since: datetime | None
+    """With a time zone: nothing older."""
+    sessions: Collection[str] | None
+    """Ids of the chat sessions and threads to search; all if not given."""
+    channel: str | None
+    """Only what was said there."""
+    roles: Collection[str] | None
+    """Only what these said: ``"human"``, ``"ai"``, ``"tool"``, …"""
+    outside: str | None
+    """The id of a session or thread that is not searched."""
+
+
 class Recall:
-    """Search over everything that was said in one scope.
+    """Search over everything that was said in one scope: ``memory.scope(…).recall("fractions")``.
 
     Args:
         records: The scope's records.
@@ -172,10 +189,29 @@ class Recall:
         self._warm = warm
         self.arun = records.arun
 
-    def recall(
-        self, query: str, *, embeddings: Embeddings | None = None, **options: Any
+    def __call__(
+        self,
+        query: str,
+        *,
+        embeddings: Embeddings | None = None,
+        **options: Unpack[RecallOptions],
     ) -> list[Recalled]:
-        """The messages that fit ``query`` best, as :meth:`ScopedMemory.recall` says."""
+        """What was said before in this scope and fits ``query`` best, the best first.
+
+        Searches every chat session and LangGraph thread, past states included. A message counts
+        once, as it is newest. Only what shares a word with the query is found by words.
+
+        Args:
+            query: Words, or a question. Never a pattern.
+            embeddings: Searches by meaning, too, and joins both by rank. Messages are embedded when
+                they are first searched, and their embeddings are kept, sealed.
+            options: Those of :class:`RecallOptions`.
+
+        Raises:
+            RecordDoesNotOpen: A message was changed, moved or exchanged, or some are missing.
+            ScopeError: An id among ``sessions`` is malformed.
+            ValueError: ``limit`` is negative, or ``since`` has no time zone.
+        """
         search = _checked(query, **options)
         found = self._found(search)
         if embeddings is None or not query.strip() or not found.told:
@@ -186,11 +222,15 @@ class Recall:
         return _answer(search, found, _scores(found, work, embeddings.embed_query(query)))
 
     async def arecall(
-        self, query: str, *, embeddings: Embeddings | None = None, **options: Any
+        self,
+        query: str,
+        *,
+        embeddings: Embeddings | None = None,
+        **options: Unpack[RecallOptions],
     ) -> list[Recalled]:
-        """The messages that fit ``query`` best; see :meth:`recall`."""
+        """What was said before in this scope; see :meth:`__call__`."""
         if embeddings is None:
-            return await self.arun(self.recall, query, **options)
+            return await self.arun(lambda: self(query, **options))
         search = _checked(query, **options)
         found = await self.arun(self._found, search)
         if not query.strip() or not found.told:

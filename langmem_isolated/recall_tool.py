@@ -78,7 +78,7 @@ class RecallTool(BaseTool):
         }
 
     def _run(self, query: str, config: RunnableConfig) -> str:
-        found = self._recall.recall(query, limit=self.limit, **self._asked(config))
+        found = self._recall(query, limit=self.limit, **self._asked(config))
         return quoted(found, self.max_characters)
 
     async def _arun(self, query: str, config: RunnableConfig) -> str:

@@ -25,7 +25,7 @@ from langmem_isolated.chat_history import IsolatedChatMessageHistory, recent
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.indexing import IsolatedRecordManager
-from langmem_isolated.recall import Recall, Recalled
+from langmem_isolated.recall import Recall
 from langmem_isolated.recall_tool import DESCRIPTION as RECALL_DESCRIPTION
 from langmem_isolated.recall_tool import SAID_IN_PERSON, RecallTool
 from langmem_isolated.retriever import IsolatedBM25Retriever, IsolatedRetriever
@@ -49,7 +49,8 @@ class ScopedMemory:
         self._scope = scope
         self._records = ground.records(Owner.private(scope))
         self.sessions = Sessions(self._records)
-        self._recall = Recall(self._records, ground.warm)
+        self.recall = Recall(self._records, ground.warm)
+        self.arecall = self.recall.arecall
 
     def __repr__(self) -> str:
         return f"ScopedMemory({self._scope!r})"
@@ -313,69 +314,6 @@ class ScopedMemory:
         """
         return IsolatedRecordManager(self._records, name)
 
-    def recall(
-        self,
-        query: str,
-        *,
-        limit: int = 10,
-        since: datetime | None = None,
-        sessions: Collection[str] | None = None,
-        channel: str | None = None,
-        roles: Collection[str] | None = None,
-        embeddings: Embeddings | None = None,
-    ) -> list[Recalled]:
-        """What was said before in this scope and fits ``query`` best, the best first.
-
-        Searches every chat session and LangGraph thread, past states included. A message counts
-        once, as it is newest. Only what shares a word with the query is found by words.
-
-        Args:
-            query: Words, or a question. Never a pattern.
-            limit: At most so many.
-            since: With a time zone: nothing older.
-            sessions: Ids of the chat sessions and threads to search; all by default.
-            channel: Only what was said there.
-            roles: Only what these said: ``"human"``, ``"ai"``, ``"tool"``, …
-            embeddings: Searches by meaning, too, and joins both by rank. Messages are embedded when
-                they are first searched, and their embeddings are kept, sealed.
-
-        Raises:
-            RecordDoesNotOpen: A message was changed, moved or exchanged, or some are missing.
-            ScopeError: An id among ``sessions`` is malformed.
-            ValueError: ``limit`` is negative, or ``since`` has no time zone.
-        """
-        return self._recall.recall(
-            query,
-            limit=limit,
-            since=since,
-            sessions=sessions,
-            channel=channel,
-            roles=roles,
-            embeddings=embeddings,
-        )
-
-    async def arecall(
-        self,
-        query: str,
-        *,
-        limit: int = 10,
-        since: datetime | None = None,
-        sessions: Collection[str] | None = None,
-        channel: str | None = None,
-        roles: Collection[str] | None = None,
-        embeddings: Embeddings | None = None,
-    ) -> list[Recalled]:
-        """What was said before in this scope; see :meth:`recall`."""
-        return await self._recall.arecall(
-            query,
-            limit=limit,
-            since=since,
-            sessions=sessions,
-            channel=channel,
-            roles=roles,
-            embeddings=embeddings,
-        )
-
     def recall_tool(
         self,
         *,
@@ -390,7 +328,7 @@ class ScopedMemory:
         name: str = "recall",
         description: str = RECALL_DESCRIPTION,
     ) -> RecallTool:
-        """:meth:`recall` as a tool for a model, which chooses the words and nothing else.
+        """:class:`Recall` as a tool for a model, which chooses the words and nothing else.
 
         The answer quotes messages as data, each with its source, role and time. What a message says
         cannot end its quotation; a model may heed it all the same, so give no more rights to the
@@ -399,8 +337,8 @@ class ScopedMemory:
         Args:
             limit: How many messages an answer has at most.
             max_characters: How long an answer is at most, 1,000 or more; long messages are cut.
-            since: As in :meth:`recall`, as are ``sessions``, ``channel`` and ``embeddings``.
-            roles: As in :meth:`recall`, which searches all with ``None``. By default what the user
+            since: As in `recall`, as are ``sessions``, ``channel`` and ``embeddings``.
+            roles: As in `recall`, which searches all with ``None``. By default what the user
                 and the model said: what a tool answered may come from anywhere.
             include_current: Whether also what is in the thread from which the tool is called. A
                 model has that before it, unless it was trimmed.
@@ -408,7 +346,7 @@ class ScopedMemory:
             description: What the model reads of it.
         """
         return RecallTool(
-            self._recall,
+            self.recall,
             limit=limit,
             max_characters=max_characters,
             since=since,
