@@ -169,9 +169,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         self, messages: Sequence[BaseMessage], *, channel: str | None = None
     ) -> None:
         """Add ``messages``; see :meth:`add_messages`. If cancelled, they may have been stored."""
-        # Who derives from it may know `add_messages` as LangChain has it.
-        named = {} if channel is None else {"channel": channel}
-        await self._records.arun(self.add_messages, messages, **named)
+        await self._records.arun(self.add_messages, messages, **_named(channel))
 
     def add_message(self, message: BaseMessage) -> None:
         """Add one message; see :meth:`add_messages`."""
@@ -312,6 +310,11 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
 
     def __str__(self) -> str:
         return get_buffer_string(self.messages)
+
+
+def _named(channel: str | None) -> dict[str, str]:
+    # Who derives from the history may know `add_messages` as LangChain has it.
+    return {} if channel is None else {"channel": channel}
 
 
 def _as_message(message_class: type[BaseMessage], message: BaseMessage | str) -> BaseMessage:
