@@ -60,6 +60,7 @@ FLOORS = {
     "_filters": 3,
     "_metadata_filters": 3,
     "_vectors": 3,
+    "_vector_stores": 3,
     "_checkpoints": 3,
     "_checkpoints.addresses": 3,
     "_checkpoints.bodies": 3,

@@ -162,10 +162,18 @@ async def test_what_is_not_an_id_is_refused_and_nothing_changes(
         for name in ("delete", "get_by_ids"):
             with pytest.raises((TypeError, ValueError), match="A document's id must"):
                 await door(filled, name, ["cello", odd])
-        with pytest.raises((TypeError, ValueError), match="A document's id must"):
-            await door(filled, "add_texts", ["one", "two"], ids=["new", odd])
+        if odd is not None:
+            with pytest.raises((TypeError, ValueError), match="A document's id must"):
+                await door(filled, "add_texts", ["one", "two"], ids=["new", odd])
 
     assert stored(filled) == before
+
+
+async def test_where_an_id_is_none_a_new_one_is_made(filled: IsolatedVectorStore, door: Door):
+    first, second = await door(filled, "add_texts", ["one", "two"], ids=["1", None])
+
+    assert first == "1"
+    assert [found.page_content for found in filled.get_by_ids([second])] == ["two"]
 
 
 async def test_a_lone_id_is_no_list_of_ids(store: IsolatedVectorStore, door: Door):

@@ -1,5 +1,6 @@
 """Wraps third-party vector stores, so that scopes can share one and none sees another's."""
 
+from langmem_isolated._vector_stores import Found
 from langmem_isolated.wrapping._conditions import AnyOf, Condition, OneOf, Within, conditions
 from langmem_isolated.wrapping.adapters import (
     Hit,
@@ -7,7 +8,7 @@ from langmem_isolated.wrapping.adapters import (
     StandardAdapter,
     VectorStoreAdapter,
 )
-from langmem_isolated.wrapping.vector_store import Found, WrappedVectorStore
+from langmem_isolated.wrapping.vector_store import WrappedVectorStore
 
 __all__ = [
     "AnyOf",

@@ -14,7 +14,6 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
 from langmem_isolated._metadata_filters import metadata_test
-from langmem_isolated._sealing import Owner
 from langmem_isolated._stamps import (
     OWNER,
     Marks,
@@ -26,6 +25,7 @@ from langmem_isolated._stamps import (
     violation,
     whose,
 )
+from langmem_isolated._vector_stores import Found, ScopedVectorStore, checked_count, named
 from langmem_isolated._vectors import VectorSpace, most_diverse
 from langmem_isolated.wrapping._probe import ThrowawayOwner, probe
 from langmem_isolated.wrapping.adapters import (
@@ -42,23 +42,13 @@ _MORE = 4
 _AT_ONCE = 256
 
 
-class Found(NamedTuple):
-    """What a search found."""
-
-    hits: list[tuple[Document, float]]
-    """Nearest first, each with the store's own score."""
-
-    exhausted: bool
-    """Whether these are all there are: asking for more would find no more."""
-
-
 class _Opened(NamedTuple):
     document: Document
     score: float
     stored_id: str
 
 
-class WrappedVectorStore(VectorStore):
+class WrappedVectorStore(ScopedVectorStore):
     """A third-party vector store in which this scope finds its own documents, and no others.
 
     Made by ``memory.scope(…).vector_store(wrapping=store)``. Every document bears its owner's
@@ -97,12 +87,12 @@ class WrappedVectorStore(VectorStore):
         post_filter: bool = False,
         stamped: bool = False,
     ) -> None:
+        super().__init__(records[0].owner, records[0].arun)
         self._store = store
         self._records = records
         self._adapter = adapter or adapter_of(store) or _unfiltered(store, allowed=post_filter)
         self._seals = seal
         self._stamps = stamped
-        self._arun = records[0].arun
         if seal and (store.embeddings is None or not self._adapter.seals):
             raise TypeError(
                 f"{type(store).__name__} cannot be sealed: it must have embeddings, and its "
@@ -113,10 +103,6 @@ class WrappedVectorStore(VectorStore):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self._store).__name__})"
-
-    def belongs_to(self, owner: Owner) -> bool:
-        """Whether its documents are this owner's."""
-        return self._records[0].owner == owner
 
     @property
     def embeddings(self) -> Embeddings | None:
@@ -155,62 +141,33 @@ class WrappedVectorStore(VectorStore):
         """Try the store; see :meth:`probe`."""
         await self._arun(self.probe)
 
-    def add_texts(
-        self,
-        texts: Iterable[str],
-        metadatas: Sequence[Mapping[str, Any]] | None = None,
-        *,
-        ids: Sequence[str | None] | None = None,
-    ) -> list[str]:
-        """Store texts; see :meth:`add_documents`."""
-        listed = list(texts)
-        metadatas = [{} for _ in listed] if metadatas is None else metadatas
-        if len(metadatas) != len(listed):
-            raise ValueError(f"There are {len(metadatas)} metadatas for {len(listed)} texts.")
-        pairs = zip(listed, metadatas, strict=True)
-        documents = [Document(page_content=text, metadata={**one}) for text, one in pairs]
-        return self.add_documents(documents, ids=ids)
-
-    async def aadd_texts(
-        self,
-        texts: Iterable[str],
-        metadatas: Sequence[Mapping[str, Any]] | None = None,
-        *,
-        ids: Sequence[str | None] | None = None,
-    ) -> list[str]:
-        """Store texts; see :meth:`add_documents`."""
-        added: list[str] = await self._arun(self.add_texts, texts, metadatas, ids=ids)
-        return added
-
     def add_documents(
-        self, documents: Iterable[Document], *, ids: Sequence[str | None] | None = None
+        self,
+        documents: Iterable[Document],
+        *,
+        ids: Sequence[str | None] | None = None,
+        batch_size: int | None = None,  # noqa: ARG002 - LangChain's index passes its own
     ) -> list[str]:
         """Store documents in place of this owner's that have their ids.
 
         Args:
             documents: What to store. Metadata may be what the store takes, when sealed anything.
-            ids: One for each document; by default its own ``id``, or a new UUID.
+            ids: One for each document; by default its own ``id``, or a new UUID. 1 to 1,024 bytes.
+            batch_size: No effect: they are handed to the store at once.
 
         Returns:
             The ids.
 
         Raises:
-            ValueError: There are not as many ids as documents, an id is empty, or metadata hold a
-                key that begins with ``langmem_``.
+            ValueError: There are not as many ids as documents, an id is empty or too long, or
+                metadata hold a key that begins with ``langmem_``.
             TypeError: An id is not a str.
         """
-        named = _named(documents, ids)
-        if named:
+        new = [prepared(document, id_) for id_, document in named(documents, ids)]
+        if new:
             # The last of one id counts.
-            self._put([*{document.id: document for document in named}.values()])
-        return [str(document.id) for document in named]
-
-    async def aadd_documents(
-        self, documents: Iterable[Document], *, ids: Sequence[str | None] | None = None
-    ) -> list[str]:
-        """Store documents; see :meth:`add_documents`."""
-        added: list[str] = await self._arun(self.add_documents, documents, ids=ids)
-        return added
+            self._put([*{document.id: document for document in new}.values()])
+        return [str(document.id) for document in new]
 
     def _put(self, documents: list[Document]) -> None:
         marks = self._kind(self._records[0], self._records[0].keys())
@@ -220,25 +177,13 @@ class WrappedVectorStore(VectorStore):
             texts = [document.page_content for document in documents]
             vectors = self._store.embeddings.embed_documents(texts)
         marked = [marks.marked(document) for document in documents]
-        self._adapter.put([_at(document, marks) for document in marked], vectors)
+        self._adapter.put([_stored_at(document, marks) for document in marked], vectors)
 
-    def delete(self, ids: Sequence[str] | None = None) -> None:
-        """Remove this owner's documents that have these ids; those of others are never touched.
-
-        Raises:
-            ValueError: ``ids`` is ``None``: removing everything is :meth:`clear`.
-        """
-        if ids is None:
-            raise ValueError("delete() takes ids; clear() removes every document of this owner.")
-        names = [_checked(id_) for id_ in ids]
+    def _remove(self, names: list[str]) -> None:
         keys = self._records[0].find_keys()
         if names and keys:
             marks = self._kind(self._records[0], keys)
             self._adapter.delete([*{marks.stored_id(name): None for name in names}])
-
-    async def adelete(self, ids: Sequence[str] | None = None) -> None:
-        """Remove documents; see :meth:`delete`."""
-        await self._arun(self.delete, ids)
 
     def clear(self) -> None:
         """Remove every document of this owner, as far as searches find them."""
@@ -257,16 +202,7 @@ class WrappedVectorStore(VectorStore):
             else:
                 asked *= 2
 
-    async def aclear(self) -> None:
-        """Remove every document; see :meth:`clear`."""
-        await self._arun(self.clear)
-
-    def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
-        """The documents that have these ids, in their order; those that are not there left out.
-
-        Where an id stands at several levels, the scope's own document is given.
-        """
-        names = [_checked(id_) for id_ in ids]
+    def _at(self, names: list[str]) -> dict[str, Document]:
         found: dict[str, Document] = {}
         for marks in reversed(self._readable().values()):
             wanted = {marks.stored_id(name): name for name in names}
@@ -275,11 +211,6 @@ class WrappedVectorStore(VectorStore):
                 if document.id not in wanted:
                     raise violation()
                 found[wanted[document.id]] = self._unmarked(document, marks)
-        return [found[name] for name in names if name in found]
-
-    async def aget_by_ids(self, ids: Sequence[str], /) -> list[Document]:
-        """The documents that have these ids; see :meth:`get_by_ids`."""
-        found: list[Document] = await self._arun(self.get_by_ids, ids)
         return found
 
     def find(self, query: str | list[float], k: int = 4, *, filter: Filter | None = None) -> Found:
@@ -293,141 +224,17 @@ class WrappedVectorStore(VectorStore):
         opened, exhausted = self._nearest(query, k, filter)
         return Found([(one.document, one.score) for one in opened], exhausted)
 
-    async def afind(
-        self, query: str | list[float], k: int = 4, *, filter: Filter | None = None
-    ) -> Found:
-        """The nearest documents, and whether there are no more; see :meth:`find`."""
-        found: Found = await self._arun(self.find, query, k, filter=filter)
-        return found
-
-    def similarity_search(
-        self, query: str, k: int = 4, *, filter: Filter | None = None
-    ) -> list[Document]:
-        """The ``k`` documents nearest to ``query`` that pass ``filter``, nearest first.
-
-        Raises:
-            ValueError: ``k`` is below 1, or the filter has no meaning.
-            IsolationViolation: The store handed out what is not this scope's.
-        """
-        return [document for document, _ in self.find(query, k, filter=filter).hits]
-
-    async def asimilarity_search(
-        self, query: str, k: int = 4, *, filter: Filter | None = None
-    ) -> list[Document]:
-        """The nearest documents; see :meth:`similarity_search`."""
-        return [document for document, _ in (await self.afind(query, k, filter=filter)).hits]
-
-    def similarity_search_by_vector(
-        self, embedding: list[float], k: int = 4, *, filter: Filter | None = None
-    ) -> list[Document]:
-        """The documents nearest to a vector; see :meth:`similarity_search`."""
-        return [document for document, _ in self.find(embedding, k, filter=filter).hits]
-
-    async def asimilarity_search_by_vector(
-        self, embedding: list[float], k: int = 4, *, filter: Filter | None = None
-    ) -> list[Document]:
-        """The documents nearest to a vector; see :meth:`similarity_search`."""
-        return [document for document, _ in (await self.afind(embedding, k, filter=filter)).hits]
-
-    def similarity_search_with_score(
-        self, query: str, k: int = 4, *, filter: Filter | None = None
-    ) -> list[tuple[Document, float]]:
-        """The nearest documents with the store's own scores; see :meth:`similarity_search`."""
-        return self.find(query, k, filter=filter).hits
-
-    async def asimilarity_search_with_score(
-        self, query: str, k: int = 4, *, filter: Filter | None = None
-    ) -> list[tuple[Document, float]]:
-        """The nearest documents with the store's own scores; see :meth:`similarity_search`."""
-        return (await self.afind(query, k, filter=filter)).hits
-
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         relevance = self._adapter.relevance()
         # LangChain warns of what is beyond, and quotes the documents.
         return lambda score: min(1.0, max(0.0, relevance(score)))
 
-    def max_marginal_relevance_search(
-        self,
-        query: str,
-        k: int = 4,
-        fetch_k: int = 20,
-        lambda_mult: float = 0.5,
-        *,
-        filter: Filter | None = None,
-    ) -> list[Document]:
-        """Documents near to ``query`` and unlike one another.
-
-        Args:
-            query: What to look for.
-            k: How many.
-            fetch_k: From among how many nearest ones that pass the filter.
-            lambda_mult: From 0, the most diverse, to 1, the nearest.
-            filter: As in :meth:`similarity_search`.
-
-        Raises:
-            NotImplementedError: The store has no embeddings.
-        """
-        asked = self._prepared(query)
-        vector = self._embedder().embed_query(query) if isinstance(asked, str) else asked
-        return self._diverse(asked, vector, k, fetch_k, lambda_mult, filter)
-
-    async def amax_marginal_relevance_search(
-        self,
-        query: str,
-        k: int = 4,
-        fetch_k: int = 20,
-        lambda_mult: float = 0.5,
-        *,
-        filter: Filter | None = None,
-    ) -> list[Document]:
-        """Documents near and unlike one another; see :meth:`max_marginal_relevance_search`."""
-        found: list[Document] = await self._arun(
-            self.max_marginal_relevance_search, query, k, fetch_k, lambda_mult, filter=filter
-        )
-        return found
-
-    def max_marginal_relevance_search_by_vector(
-        self,
-        embedding: list[float],
-        k: int = 4,
-        fetch_k: int = 20,
-        lambda_mult: float = 0.5,
-        *,
-        filter: Filter | None = None,
-    ) -> list[Document]:
-        """Documents near and unlike one another; see :meth:`max_marginal_relevance_search`."""
-        return self._diverse(embedding, embedding, k, fetch_k, lambda_mult, filter)
-
-    async def amax_marginal_relevance_search_by_vector(
-        self,
-        embedding: list[float],
-        k: int = 4,
-        fetch_k: int = 20,
-        lambda_mult: float = 0.5,
-        *,
-        filter: Filter | None = None,
-    ) -> list[Document]:
-        """Documents near and unlike one another; see :meth:`max_marginal_relevance_search`."""
-        found: list[Document] = await self._arun(
-            self.max_marginal_relevance_search_by_vector,
-            embedding,
-            k,
-            fetch_k,
-            lambda_mult,
-            filter=filter,
-        )
-        return found
-
     def _diverse(
-        self,
-        query: Query,
-        vector: list[float],
-        k: int,
-        fetch_k: int,
-        lambda_mult: float,
-        filter: Filter | None,
+        self, query: Query, k: int, fetch_k: int, lambda_mult: float, filter: Filter | None
     ) -> list[Document]:
-        opened, _ = self._nearest(query, max(_counted(k), fetch_k), filter)
+        asked = self._prepared(query)
+        vector = self._embedder().embed_query(asked) if isinstance(asked, str) else asked
+        opened, _ = self._nearest(asked, max(checked_count(k), fetch_k), filter)
         if not opened:
             return []
         vectors = self._adapter.vectors([one.stored_id for one in opened])
@@ -440,7 +247,7 @@ class WrappedVectorStore(VectorStore):
 
     def _nearest(self, query: Query, k: int, filter: Filter | None) -> tuple[list[_Opened], bool]:
         """The nearest documents that pass, and whether there are no more."""
-        count, passes = _counted(k), metadata_test(filter)
+        count, passes = checked_count(k), metadata_test(filter)
         refuse_reserved(filter, nested=True)
         readable = self._readable()
         if not readable:
@@ -500,32 +307,7 @@ def _unfiltered(store: VectorStore, *, allowed: bool) -> VectorStoreAdapter:
     )
 
 
-def _named(documents: Iterable[Document], ids: Sequence[str | None] | None) -> list[Document]:
-    """Each document with its id, checked."""
-    documents = list(documents)
-    ids = [document.id or None for document in documents] if ids is None else list(ids)
-    if len(ids) != len(documents):
-        raise ValueError(f"There are {len(ids)} ids for {len(documents)} documents.")
-    checked = [None if id_ is None else _checked(id_) for id_ in ids]
-    pairs = zip(documents, checked, strict=True)
-    return [prepared(document, id_) for document, id_ in pairs]
-
-
-def _at(marked: Document, marks: Marks) -> Document:
+def _stored_at(marked: Document, marks: Marks) -> Document:
     """A marked document under the id that the store shall know it by."""
     id_ = marks.stored_id(str(marked.id))
     return Document(id=id_, page_content=marked.page_content, metadata=marked.metadata)
-
-
-def _checked(id_: object) -> str:
-    if type(id_) is not str:
-        raise TypeError(f"A document's id must be a str, got {type(id_).__name__}.")
-    if not id_:
-        raise ValueError("A document's id must not be empty.")
-    return id_
-
-
-def _counted(k: int) -> int:
-    if type(k) is not int or k < 1:
-        raise ValueError("k must be a whole number above 0.")
-    return k
