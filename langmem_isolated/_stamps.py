@@ -176,6 +176,11 @@ class Stamps:
         owners = readable(self._records, Marks)
         return [whose(document, owners).unmarked(document) for document in documents]
 
+    async def achecked(self, documents: Iterable[Document]) -> list[Document]:
+        """The documents without their stamps; see :meth:`checked`."""
+        checked: list[Document] = await self._records[0].arun(self.checked, documents)
+        return checked
+
 
 def readable(records: Sequence[OwnerKeys], kind: type[Marks]) -> dict[str, Marks]:
     """The marks of every owner that has stored anything, by its value in ``langmem_owner``."""

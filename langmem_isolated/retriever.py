@@ -1,17 +1,21 @@
 """Retrieves one scope's documents: from a vector store, by words, or checked one by one."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import Context, ContextVar
 from typing import Any
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForRetrieverRun,
+    BaseCallbackHandler,
     CallbackManagerForRetrieverRun,
 )
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config, set_config_context
+from langchain_core.tracers.context import _configure_hooks, tracing_v2_callback_var
 from pydantic import PrivateAttr
 
 from langmem_isolated import _documents
@@ -19,9 +23,9 @@ from langmem_isolated._encoding import decode_document
 from langmem_isolated._lexical import rank, terms, words
 from langmem_isolated._metadata_filters import metadata_test
 from langmem_isolated._records import ScopedRecords
+from langmem_isolated._stamps import Stamps
 from langmem_isolated.scope import checked_id
 
-Check = Callable[[Sequence[Document]], list[Document]]
 Filter = Mapping[str, Any]
 
 
@@ -34,24 +38,22 @@ class IsolatedRetriever(BaseRetriever):
     """
 
     _source: BaseRetriever = PrivateAttr()
-    _check: Check = PrivateAttr()
+    _stamps: Stamps | None = PrivateAttr()
     _filter: Filter | None = PrivateAttr()
 
     def __init__(
         self,
         source: BaseRetriever,
         *,
-        check: Check = list,
+        stamps: Stamps | None = None,
         filter: Filter | None = None,  # noqa: A002 - as vector stores call it
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self._source = source
-        self._check = check
+        self._stamps = stamps
         self._filter = filter
 
-    # The source runs without the caller's callbacks: they would be told, and could stream to the
-    # user, what it found before it was checked.
     def _get_relevant_documents(
         self,
         query: str,
@@ -60,8 +62,9 @@ class IsolatedRetriever(BaseRetriever):
         **kwargs: Any,
     ) -> list[Document]:
         kwargs |= _narrowed(self._filter, kwargs)
-        with set_config_context(_silent()) as context:
-            return self._check(context.run(self._source.invoke, query, _silent(), **kwargs))
+        with _unobserved() as context:
+            found = context.run(self._source.invoke, query, _silent(), **kwargs)
+        return self._stamps.checked(found) if self._stamps else found
 
     async def _aget_relevant_documents(
         self,
@@ -71,15 +74,39 @@ class IsolatedRetriever(BaseRetriever):
         **kwargs: Any,
     ) -> list[Document]:
         kwargs |= _narrowed(self._filter, kwargs)
-        with set_config_context(_silent()) as context:
+        with _unobserved() as context:
             asked = self._source.ainvoke(query, _silent(), **kwargs)
-            return self._check(await asyncio.create_task(asked, context=context))
+            found = await asyncio.create_task(asked, context=context)
+        return await self._stamps.achecked(found) if self._stamps else found
 
 
 def _narrowed(filter: Filter | None, asked: Mapping[str, Any]) -> dict[str, Any]:  # noqa: A002
     """The filter of a call: what it asks for narrows the retriever's own, never replaces it."""
     both = [part for part in (filter, asked.get("filter")) if part]
     return {"filter": {"$and": both}} if both else {}
+
+
+@contextmanager
+def _unobserved() -> Iterator[Context]:
+    """A copy of this context for a source, of which nobody is told what it finds.
+
+    The caller's callbacks, and tracers that the caller's context names, would see documents, and
+    could stream them to the user, before they were checked.
+    """
+    with set_config_context(_silent()) as context:
+        context.run(_dismiss_tracers)
+        yield context
+
+
+def _dismiss_tracers() -> None:
+    # One who does nothing stands where LangChain would otherwise make one that tells LangSmith.
+    nobody = BaseCallbackHandler()
+    places: list[ContextVar[Any]] = [
+        tracing_v2_callback_var,
+        *(hook[0] for hook in _configure_hooks),
+    ]
+    for place in places:
+        place.set(nobody)
 
 
 def _silent() -> RunnableConfig:

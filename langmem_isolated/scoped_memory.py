@@ -245,7 +245,7 @@ class ScopedMemory:
             if k is not None or filter is not None or search_kwargs is not None:
                 raise TypeError("k, filter and search_kwargs belong to the retriever given.")
             stamps = Stamps(self._ground.readable(self._scope, SHARING_LEVELS))
-            return IsolatedRetriever(source, check=stamps.checked, **options)
+            return IsolatedRetriever(source, stamps=stamps, **options)
         store: VectorStore = (
             source if isinstance(source, VectorStore) else self.vector_store(source)
         )

@@ -1,6 +1,7 @@
 """Retrievers as LangChain's users have them, that return one scope's documents and no others."""
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -11,9 +12,9 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda, RunnablePassthrough
 from langchain_tests.integration_tests import RetrieversIntegrationTests
 
-from langmem_isolated import IsolatedMemory, ScopedMemory
+from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
 from langmem_isolated.errors import IsolationViolation, ScopeError
-from tests.conftest import Door
+from tests.conftest import ROOT_KEY, Door
 from tests.embeddings import NGramEmbeddings
 
 TEXTS = [
@@ -188,6 +189,35 @@ async def test_callbacks_tags_and_metadata_are_told_of_a_search(alice: ScopedMem
         await retriever.ainvoke("banana", {"callbacks": [asynchronous]})
 
         assert sync.found == asynchronous.found == [["notes"], ["a yellow banana"]]
+
+
+async def test_documents_are_checked_beside_the_event_loop_not_on_it(sqlite_url: str):
+    class Kms:
+        """A key service that may be far away."""
+
+        def __init__(self) -> None:
+            self.callers: set[int] = set()
+            self._key = LocalRootKey(ROOT_KEY)
+            self.key_id = self._key.key_id
+
+        def wrap(self, key: bytes, context: bytes) -> bytes:
+            return self._key.wrap(key, context)
+
+        def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
+            self.callers.add(threading.get_ident())
+            return self._key.unwrap(wrapped, context)
+
+    with IsolatedMemory(sqlite_url, root_key=LocalRootKey(ROOT_KEY)) as memory:
+        stamped = memory.scope(user_id="alice", module_id="m").stamped([Document("a banana")])
+    kms = Kms()
+    with IsolatedMemory(sqlite_url, root_key=kms) as memory:
+        alice = memory.scope(user_id="alice", module_id="m")
+        kms.callers.clear()
+        found = await alice.retriever(Everything(held=stamped)).ainvoke("banana")
+
+    assert contents(found) == ["a banana"]
+    assert kms.callers
+    assert threading.get_ident() not in kms.callers
 
 
 async def test_a_cancelled_search_leaves_the_next_one_whole(alice: ScopedMemory):

@@ -12,6 +12,8 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda
 from langchain_core.structured_query import Comparator, Comparison, StructuredQuery
+from langchain_core.tracers.context import collect_runs, tracing_v2_callback_var
+from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
 from langmem_isolated import IsolatedMemory, ScopedMemory
@@ -174,6 +176,42 @@ async def test_what_a_retriever_kept_of_another_user_is_not_handed_out(
 
     with pytest.raises(IsolationViolation):
         await door(scopes[0].retriever(alice), "invoke", "plans")
+
+
+async def test_no_tracer_is_told_what_was_found_before_it_was_checked(
+    scopes: list[ScopedMemory], door: Door
+):
+    alice, bob = scopes
+
+    class Found(BaseRetriever):
+        found: list[Document]
+
+        def _get_relevant_documents(self, *_: Any, **__: Any) -> list[Document]:
+            return self.found
+
+    bare = Found(found=bob.stamped([Document(SECRET)]))
+    retriever, alices = alice.retriever(bare), alice.stamped([Document(OWN)])
+
+    assert SECRET in await _traced(bare, door)
+    assert SECRET not in await _traced(retriever, door)
+    bare.found = alices
+    assert OWN in await _traced(retriever, door)
+
+
+async def _traced(retriever: BaseRetriever, door: Door) -> str:
+    """All that tracers hear of that stand in the context, as LangSmith's do."""
+    heard = RunCollectorCallbackHandler()
+    token = tracing_v2_callback_var.set(heard)  # type: ignore[arg-type]
+    try:
+        with collect_runs() as collected:
+            await door(retriever, "invoke", "plans")
+    except IsolationViolation:
+        pass
+    finally:
+        tracing_v2_callback_var.reset(token)
+    assert heard.traced_runs
+    assert collected.traced_runs
+    return str([run.outputs for run in (*heard.traced_runs, *collected.traced_runs)])
 
 
 def test_a_store_of_bobs_cannot_become_alices_retriever(
