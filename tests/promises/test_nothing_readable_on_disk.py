@@ -210,6 +210,11 @@ async def use_everything(memory: IsolatedMemory, door: Door) -> ScopedMemory:
     for _ in range(2):
         await door(history, "add_messages", all_messages())
     await door(history, "add_messages", history.messages)
+    said_in = canary("channel")
+    await door(history, "add_messages", [HumanMessage(canary("said"))], channel=said_in)
+    assert len(await door(scoped, "recent", {said_in: 9, canary("other channel"): 9})) == 1
+    await door(scoped.sessions, "set_summary", session_id, canary("summary"))
+    await door(scoped.sessions, "get", session_id)
     await door(scoped.sessions, "rename", session_id, canary("new title"))
     for name, arguments in (("messages", ()), ("last", (3,)), ("count", ())):
         await door(history, name, *arguments)
@@ -320,7 +325,7 @@ def provoked(
     def stored_as(plaintext: bytes) -> Callable[[], object]:
         """What a later version of this package may have written."""
         other = scoped.chat_history(canary("session"))
-        other._append([Message(plaintext, None)], look_first=False)
+        other._append([Message(plaintext, None)], 0, None, look_first=False)
         return lambda: other.messages
 
     def tampered(sql: str) -> Callable[[], object]:
@@ -353,6 +358,10 @@ def provoked(
         (ScopeError, lambda: scoped.module(canary("id") * 100)),
         (ScopeError, lambda: scoped.chat_history([canary("id")])),  # type: ignore[arg-type]
         (SessionNotFound, lambda: sessions.rename(canary("id"), canary("title"))),
+        (SessionNotFound, lambda: sessions.set_summary(canary("id"), canary("summary"))),
+        (SessionNotFound, lambda: sessions.get(canary("id"))),
+        (ScopeError, lambda: history.add_messages([], channel=canary("channel") + "\n")),
+        (ScopeError, lambda: scoped.recent({canary("channel") + "\n": 1})),
         (SessionNotFound, lambda: sessions.delete(canary("id"))),
         (ValueNotStorable, lambda: history.add_messages([canary("no message")])),  # type: ignore[list-item]
         (ValueNotStorable, lambda: history.add_messages(canary("no message"))),  # type: ignore[arg-type]
