@@ -126,10 +126,13 @@ class Keyring:
         if keys := self._cached(owner):
             return keys
         directory = self._directory(create=False)
-        principal = directory and self._principal(directory, owner, create=False)
-        if not directory or not principal:
+        rows = directory and self._checked_rows(principal_digest(directory, owner))
+        # To unwrap may be to ask a service, and a search asks for owners that have nothing.
+        known = directory and rows and self._incarnation(scope_digest(directory, owner))
+        if not directory or not rows or not known:
             return None
-        if self._incarnation(scope_digest(directory, owner)) != principal.incarnation:
+        principal = self._unwrapped(principal_digest(directory, owner), rows)
+        if not principal or principal.incarnation != known:
             return None
         return self._remember(owner, _scope_keys(directory, owner, principal))
 
@@ -218,6 +221,19 @@ class Keyring:
 
     def _principal(self, directory: bytes, owner: Owner, *, create: bool) -> PrincipalKeys | None:
         principal = principal_digest(directory, owner)
+        rows = self._checked_rows(principal)
+        live = {row[0] for row in rows if row[2]}
+        # One of the two may stand alone: another first use is between them, or was killed there.
+        missing = [p for p in OWNED if create and p not in live]
+        for purpose in missing:
+            used = [version for row_purpose, version, *_ in rows if row_purpose == purpose]
+            self._keys.insert(principal, purpose, max(used, default=0) + 1)
+        if missing:
+            rows = self._keys.rows(principal)
+        return self._unwrapped(principal, rows)
+
+    def _checked_rows(self, principal: bytes) -> list[Row]:
+        """The principal's keys, wrapped; those that must be there are."""
         rows = self._keys.rows(principal)
         if not _has_both(rows) and self._database.read(
             Transaction.row, _SELECT_ENTRIES, principal=principal
@@ -229,14 +245,9 @@ class Keyring:
                     "The key store has no keys of an owner whose memory this database holds: it is "
                     "an older copy, or another. Nothing was read or written; give the right one."
                 )
-        live = {row[0] for row in rows if row[2]}
-        # One of the two may stand alone: another first use is between them, or was killed there.
-        missing = [p for p in OWNED if create and p not in live]
-        for purpose in missing:
-            used = [version for row_purpose, version, *_ in rows if row_purpose == purpose]
-            self._keys.insert(principal, purpose, max(used, default=0) + 1)
-        if missing:
-            rows = self._keys.rows(principal)
+        return rows
+
+    def _unwrapped(self, principal: bytes, rows: list[Row]) -> PrincipalKeys | None:
         naming = [row for row in rows if row[0] == Purpose.NAMING and row[2]]
         sealing = [row for row in rows if row[0] == Purpose.SEALING and row[2]]
         if not naming or not sealing:
