@@ -139,6 +139,29 @@ class FAISSAdapter(StandardAdapter):
                 return None
 
 
+def _l2(vectors: Any, query: Vector) -> Any:
+    return ((vectors - query) ** 2).sum(axis=1)
+
+
+def _inner_product(vectors: Any, query: Vector) -> Any:
+    return 1 - vectors.dot(query)
+
+
+def _cosine(vectors: Any, query: Vector) -> Any:
+    lengths = (vectors**2).sum(axis=1) ** 0.5 * math.hypot(*query)
+    return 1 - vectors.dot(query) / (lengths + _ALMOST_NOTHING)
+
+
+# As Chroma computes them; the lower, the nearer.
+_DISTANCES: dict[str, Callable[[Any, Vector], Any]] = {
+    "l2": _l2,
+    "ip": _inner_product,
+    "cosine": _cosine,
+}
+# A vector of zeros points nowhere.
+_ALMOST_NOTHING = 1e-30
+
+
 class ChromaAdapter(StandardAdapter):
     """`Chroma` of langchain-chroma."""
 
@@ -156,6 +179,34 @@ class ChromaAdapter(StandardAdapter):
         if condition.operator.startswith("$g"):
             return {condition.key: {"$gte": math.floor(condition.limit)}}
         return {condition.key: {"$lte": math.ceil(condition.limit)}}
+
+    def search(self, query: Query, k: int, owners: list[str], wanted: Filter | None) -> list[Hit]:
+        """The nearest documents; where the index gives fewer than there are, all are compared.
+
+        Among many vectors that are equal its graph may lead to none of those that pass.
+        """
+        hits = super().search(query, k, owners, wanted)
+        if len(hits) == k:
+            return hits
+        where = self.where(owners, wanted)
+        ids = self.store.get(where=where, include=[])["ids"]
+        return hits if len(ids) == len(hits) else self._compared(query, ids)[:k]
+
+    def _compared(self, query: Query, ids: list[str]) -> list[Hit]:
+        found = self.store.get(ids, include=["documents", "metadatas", "embeddings"])
+        asked = self.store.embeddings.embed_query(query) if isinstance(query, str) else query
+        distances = _DISTANCES[self._space()](found["embeddings"], asked).tolist()
+        rows = zip(found["ids"], found["documents"], found["metadatas"], distances, strict=True)
+        hits = [
+            Hit(Document(id=id_, page_content=text, metadata=metadata or {}), distance)
+            for id_, text, metadata, distance in rows
+        ]
+        return sorted(hits, key=lambda hit: hit.score)
+
+    def _space(self) -> str:
+        configuration = self.store._collection.configuration
+        index = configuration.get("hnsw") or configuration.get("spann") or {}
+        return str(index.get("space", "l2"))
 
     def put(self, documents: list[Document], vectors: list[Vector] | None) -> None:
         """Store documents, with none of the metadata that their older selves had."""
