@@ -267,10 +267,8 @@ class Threads:
         self, thread: bytes, body: NewBody, known: Known, now: int, expires_at: int | None
     ) -> Stored | None:
         """Try to store onto the state that this process knows of a thread."""
-        # On SQLite the lock is the process's own, and asking for the row costs 4 µs.
-        if not self.records.is_postgres or body.replaces is not None:
-            return None
-        if len(body.elements) > ONTO_ELEMENTS:
+        too_many = self.records.is_postgres and len(body.elements) > ONTO_ELEMENTS
+        if body.replaces is not None or too_many:
             return None
         with known.turn:
             if known.state is None:

@@ -40,7 +40,7 @@ _AT = sa.and_(
 )
 
 ADVANCE = advance(Kind.THREAD)
-_MOVE = move(Kind.THREAD)
+MOVE = move(Kind.THREAD)
 SWEPT = (
     update(_schema.sessions)
     .where(_THIS_THREAD)
@@ -79,7 +79,7 @@ def move_and_insert(rows: int) -> sa.Insert:
     Instead of two round trips and the five statements of a transaction. Not `unnest`: to make its
     seven arrays took psycopg 80 µs.
     """
-    moved = _MOVE.cte("moved")
+    moved = MOVE.cte("moved")
     now = sa.cast(bindparam("now"), sa.BigInteger)
     selects = [
         select(

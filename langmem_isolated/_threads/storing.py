@@ -90,10 +90,9 @@ def put(
         return None
     numbers = _stored_numbers(transaction, keys, thread, body.elements)
     replaced = None if body.replaces is None else _take_out(transaction, keys, slot)
-    rows, new = _laid_out(keys, thread, body, state, numbers)
+    rows, new = _laid_out(keys, thread, body, state, numbers, expires_at)
     if replaced is not None:
         new = replace(new, count=state.count)
-    new = replace(new, expires_at=expires_at)
     _insert(transaction, keys, rows, now)
     _advance(transaction, keys, thread, new, _size(rows) - (replaced or 0), now)
     return Stored(new, numbers)
@@ -111,7 +110,7 @@ def put_onto(
 ) -> Stored | None:
     """Store a body for an empty slot in a thread that is in ``state``; ``None`` if it is not.
 
-    A single statement of PostgreSQL.
+    On PostgreSQL a single statement, on SQLite part of a write transaction.
 
     Args:
         numbers: Of those of its elements that the thread is known to have.
@@ -121,8 +120,7 @@ def put_onto(
     """
     if state.is_expired(now):
         return None
-    rows, new = _laid_out(keys, thread, body, state, numbers)
-    new = replace(new, expires_at=expires_at)
+    rows, new = _laid_out(keys, thread, body, state, numbers, expires_at)
     values = {
         "scope_id": keys.scope_id,
         "digest": thread,
@@ -130,14 +128,24 @@ def put_onto(
         **state.as_old(keys, thread),
         **new.as_new(keys, thread, _size(rows)),
     }
-    for number, row in enumerate(rows):
-        values.update({f"{name}_{number}": row[f"new_{name}"] for name in sql.COLUMNS})
-    moved = transaction.row(sql.move_and_insert(len(rows)), **values)
+    if transaction.is_postgres:
+        for number, row in enumerate(rows):
+            values.update({f"{name}_{number}": row[f"new_{name}"] for name in sql.COLUMNS})
+        moved = transaction.row(sql.move_and_insert(len(rows)), **values)
+    else:
+        moved = transaction.row(sql.MOVE, **values)
+        if moved is not None:
+            _insert(transaction, keys, rows, now)
     return None if moved is None else Stored(new, numbers)
 
 
 def _laid_out(
-    keys: ScopeKeys, thread: bytes, body: NewBody, state: State, numbers: dict[bytes, int]
+    keys: ScopeKeys,
+    thread: bytes,
+    body: NewBody,
+    state: State,
+    numbers: dict[bytes, int],
+    expires_at: int | None,
 ) -> tuple[list[_NewRow], State]:
     """A body's rows and those of its new elements, and the state they lead to.
 
@@ -155,7 +163,7 @@ def _laid_out(
     sealed = keys.seal(keys.place(slot.kind, slot.parent), slot.key, body.plaintext(numbers))
     rows.append(_as_row(slot, None, body.tag, sealed))
     stored = state.count + (slot.kind is Kind.CHECKPOINT)
-    return rows, replace(state, next_sequence=next_number, count=stored)
+    return rows, State(state.tag, next_number, stored, expires_at, state.generation)
 
 
 def _insert(transaction: Transaction, keys: ScopeKeys, rows: list[_NewRow], now: int) -> None:
