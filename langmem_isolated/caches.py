@@ -1,6 +1,7 @@
 """Spares work done before: caches for models' answers and for bytes, isolated and encrypted."""
 
 import hashlib
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
@@ -28,6 +29,8 @@ _GENERATIONS: dict[str, type[Generation]] = {
     known.__name__: known
     for known in (Generation, GenerationChunk, ChatGeneration, ChatGenerationChunk)
 }
+# How the id begins that LangChain gives a message whose model gave it none.
+_ID_OF_A_RUN = "lc_run-"
 _MILLISECOND = timedelta(milliseconds=1)
 # A page of embeddings of 1,536 numbers is 1.5 MB.
 _PAGE = 256
@@ -154,7 +157,18 @@ def _decoded(value: bytes) -> list[Generation]:
             "An answer in the cache has a form that this version does not know. Nothing was "
             "changed; install a later langmem-isolated, or clear the cache."
         )
-    return [_GENERATIONS[name].model_construct(**fields) for name, fields in plain]
+    return [_GENERATIONS[name].model_construct(**_again(fields)) for name, fields in plain]
+
+
+def _again(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of an answer whose message is another than when the model gave it.
+
+    Under the id of the run that asked first, LangGraph would put it in that one's place.
+    """
+    message = fields.get("message")
+    if message is not None and (message.id or "").startswith(_ID_OF_A_RUN):
+        message.id = f"{_ID_OF_A_RUN}-{uuid.uuid4()}"
+    return fields
 
 
 class IsolatedByteStore(BaseStore[str, bytes]):

@@ -324,6 +324,19 @@ async def test_each_run_is_answered_from_its_own_scope(door: Door):
 
 
 @pytest.mark.usefixtures("cache_of_the_run")
+async def test_an_answer_given_again_is_another_message(door: Door):
+    """Under the first one's id LangGraph would put it in that one's place."""
+    model = FakeListChatModel(responses=["once", "twice"])
+    chain = RunnableLambda(lambda text: text) | model
+
+    said = [await door(chain, "invoke", "Who am I?", of("alice")) for _ in range(3)]
+
+    assert [message.content for message in said] == ["once"] * 3
+    assert len({message.id for message in said}) == 3
+    assert all(message.id.startswith("lc_run-") for message in said)
+
+
+@pytest.mark.usefixtures("cache_of_the_run")
 async def test_a_model_in_a_graph_is_answered_from_the_scope_of_the_run(door: Door):
     model = FakeListChatModel(responses=["to alice", "to bob"])
     builder = StateGraph(MessagesState)
