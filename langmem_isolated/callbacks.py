@@ -1,7 +1,7 @@
 """Records what chat models and tools say in chains, where no agent's middleware does."""
 
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
@@ -105,6 +105,15 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
         self._runs[run_id] = _Run(tree, tool, inputs)
         return tree
 
+    @contextmanager
+    def _forgotten_if_refused(self, run_id: UUID) -> Iterator[None]:
+        """A run that is refused does not begin, and LangChain never says that it ends."""
+        try:
+            yield
+        except BaseException:
+            del self._runs[run_id]
+            raise
+
     def _recorder(self, tree: _Tree) -> Recorder:
         """Where what runs now is recorded; what is outside of any run, where the last was."""
         config = config_of_run()
@@ -119,6 +128,9 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
         self._recorder(tree).add([named(message, place) for message in messages])
 
     def _note(self, tree: _Tree, run_id: UUID, error: BaseException) -> None:
+        if isinstance(error, GeneratorExit) and isinstance(tree.error, GeneratorExit):
+            # Who stops reading ends every generator on the way, each by another of these.
+            return
         tree.error = error
         if events := events_of(error, str(run_id)):
             self._recorder(tree).add_events(events)
@@ -133,10 +145,11 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
         **_: Any,
     ) -> None:
         """Remember what runs below what, and where it is recorded if it should fail."""
-        tree = self._begun(run_id, parent_run_id)
-        if tree.recorder is None:
-            with suppress(ScopeError):
-                self._recorder(tree)
+        with self._forgotten_if_refused(run_id):
+            tree = self._begun(run_id, parent_run_id)
+            if tree.recorder is None:
+                with suppress(ScopeError):
+                    self._recorder(tree)
 
     def on_chain_end(self, outputs: dict[str, Any], *, run_id: UUID, **_: Any) -> None:  # noqa: ARG002
         """Forget the run."""
@@ -166,8 +179,9 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
         """Record what is new in the prompt."""
         if (metadata or {}).get("lc_source") == "summarization":
             return
-        tree = self._begun(run_id, parent_run_id)
-        self._add(tree, (new for prompt in messages for new in _newest(prompt)))
+        with self._forgotten_if_refused(run_id):
+            tree = self._begun(run_id, parent_run_id)
+            self._add(tree, (new for prompt in messages for new in _newest(prompt)))
 
     def on_llm_start(
         self,

@@ -210,6 +210,30 @@ async def test_a_cancelled_chain_is_recorded(tutor: ScopedMemory):
     assert texts(tutor)[:2] == ["human: wait", "ai: thinking"]
 
 
+def test_a_stream_that_is_no_longer_read_is_one_event(tutor: ScopedMemory):
+    chain = RunnableLambda(lambda said: said) | model("one two three")
+
+    async def read_one() -> None:
+        stream = chain.astream("count", of(tutor))
+        await anext(stream)
+        await stream.aclose()
+
+    asyncio.run(read_one())
+
+    assert texts(tutor) == ["human: count", "error: "]
+
+
+async def test_runs_that_are_refused_are_forgotten(memory: IsolatedMemory, door: Door):
+    handler = memory.callback_handler()
+
+    for named in ({}, {"user_id": "alice"}, {"user_id": "alice", "module_id": "tutor"}):
+        config: RunnableConfig = {"callbacks": [handler], "configurable": named}
+        with pytest.raises(ScopeError):
+            await door(PROMPT | model("x"), "invoke", {"said": "hello"}, config)
+
+    assert handler._runs == {}
+
+
 async def test_what_a_graph_asks_is_recorded_once(tutor: ScopedMemory, door: Door):
     def ask(state: MessagesState) -> dict[str, Any]:
         return {"messages": [AIMessage(f"you said {interrupt({'question': 'sure?'})}")]}
@@ -283,11 +307,13 @@ async def test_a_bound_handler_refuses_a_run_of_another_user(
     memory: IsolatedMemory, tutor: ScopedMemory, door: Door
 ):
     names = {"user_id": "bob", "module_id": "tutor"}
-    config: RunnableConfig = {**of(tutor), "configurable": names}
+    handler = tutor.callback_handler("s")
+    config: RunnableConfig = {"callbacks": [handler], "configurable": names}
 
     with pytest.raises(IsolationViolation):
         await door(PROMPT | model("x"), "invoke", {"said": "hello"}, config)
 
+    assert handler._runs == {}
     assert texts(tutor) == []
     assert memory.scope(user_id="bob", module_id="tutor").sessions() == []
 
