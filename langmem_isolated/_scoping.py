@@ -87,6 +87,13 @@ def scope_keys(scope: Scope) -> dict[str, str]:
     return keys if scope.project_id == "default" else {**keys, "project_id": scope.project_id}
 
 
+def conversation_of(config: RunnableConfig) -> set[str]:
+    """The ids by which a run's own conversation is known: of its chat session and its thread."""
+    configurable = config.get("configurable", {})
+    named = (configurable.get(key) for key in ("session_id", "thread_id"))
+    return {str(name) for name in named if name is not None}
+
+
 def config_of_run() -> RunnableConfig | None:
     """The config of the run that calls; ``None`` outside a run."""
     try:

@@ -33,13 +33,13 @@ from langmem_isolated._recording import (
     session_of,
 )
 from langmem_isolated._records import now
-from langmem_isolated._scoping import config_of_run
+from langmem_isolated._scoping import config_of_run, conversation_of
 from langmem_isolated._sessions import roster
 from langmem_isolated._states import State
 from langmem_isolated._warm import WarmCache
 from langmem_isolated.errors import SessionNotFound
 from langmem_isolated.recall import Recall
-from langmem_isolated.recall_tool import _escaped, quoted
+from langmem_isolated.recall_tool import SAID_IN_PERSON, _escaped, quoted
 from langmem_isolated.scope import checked_id
 from langmem_isolated.sessions import Sessions
 
@@ -104,7 +104,8 @@ class IsolatedMemoryMiddleware(AgentMiddleware[Any, Any, Any]):
         find: Finds the records of a run's scope from its config.
         channel: Of the messages recorded.
         recall: How many messages of the scope's other sessions and threads that fit the newest
-            question are quoted before it, in the request to the model only; none by default.
+            question are quoted before it, in the request to the model only; none by default. What
+            tools answered is not among them: it may come from anywhere.
         warm: For recall, see :class:`Recall`.
         summarize_with: A model that sums up the older part of the session; its summary is sealed
             beside the session, and stands before the newer part in requests.
@@ -280,6 +281,7 @@ class _Step:
         self._recorder = Recorder(find(config), session_of(config), options.channel)
         # The task's own, the same when a run is taken up again.
         self._place: str = (config or {}).get("configurable", {}).get("checkpoint_ns", "")
+        self._current = conversation_of(config or {})
         self.arun = self._recorder.arun
 
     def catch_up(self, state: Any) -> None:
@@ -328,8 +330,9 @@ class _Step:
         if asked is None:
             return messages
         recall = Recall(self._recorder.records, self._options.warm)
-        session_id = self._recorder.session_id
-        found = recall(messages[asked].text, limit=limit, outside=session_id)
+        found = recall(
+            messages[asked].text, limit=limit, roles=SAID_IN_PERSON, outside=self._current
+        )
         if not found:
             return messages
         told = HumanMessage(quoted(found, _RECALLED_CHARACTERS))

@@ -97,7 +97,7 @@ class _Search(NamedTuple):
     sessions: frozenset[str] | None
     channel: str | None
     roles: frozenset[str] | None
-    outside: str | None
+    outside: Collection[str]
 
     def admits(self, told: _Told, place: _Place) -> bool:
         """Whether a message may be found."""
@@ -115,7 +115,7 @@ def _checked(
     sessions: Collection[str] | None = None,
     channel: str | None = None,
     roles: Collection[str] | None = None,
-    outside: str | None = None,
+    outside: Collection[str] = (),
 ) -> _Search:
     if not isinstance(query, str):
         raise TypeError(f"query must be a str, got {type(query).__name__}")
@@ -172,8 +172,8 @@ class RecallOptions(TypedDict, total=False):
     """Only what was said there."""
     roles: Collection[str] | None
     """Only what these said: ``"human"``, ``"ai"``, ``"tool"``, …"""
-    outside: str | None
-    """The id of a session or thread that is not searched."""
+    outside: Collection[str]
+    """Ids of sessions and threads that are not searched."""
 
 
 class Recall:
@@ -248,7 +248,7 @@ class Recall:
         places = {
             one.source: _Place(header.session_id, header.channel, one.generation)
             for one in transcripts
-            if (header := headers[one.source]).session_id != search.outside
+            if (header := headers[one.source]).session_id not in search.outside
         }
         every = [told for source in places for told in told_in[source]]
         admitted = [told for told in every if search.admits(told, places[told.source])]

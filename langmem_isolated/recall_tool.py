@@ -12,6 +12,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool
 from pydantic import BaseModel, Field, PrivateAttr
 
+from langmem_isolated._scoping import conversation_of
 from langmem_isolated.recall import Recall, Recalled
 
 DESCRIPTION = (
@@ -86,8 +87,7 @@ class RecallTool(BaseTool):
         return quoted(found, self.max_characters)
 
     def _asked(self, config: RunnableConfig) -> dict[str, Any]:
-        thread_id = config.get("configurable", {}).get("thread_id")
-        outside = None if self.include_current or thread_id is None else str(thread_id)
+        outside = () if self.include_current else conversation_of(config)
         return {**self._options, "outside": outside}
 
 

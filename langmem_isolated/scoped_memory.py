@@ -340,8 +340,8 @@ class ScopedMemory:
             since: As in `recall`, as are ``sessions``, ``channel`` and ``embeddings``.
             roles: As in `recall`, which searches all with ``None``. By default what the user
                 and the model said: what a tool answered may come from anywhere.
-            include_current: Whether also what is in the thread from which the tool is called. A
-                model has that before it, unless it was trimmed.
+            include_current: Whether also what is in the session and thread from which the tool is
+                called. A model has that before it, unless it was trimmed.
             name: What the model calls it.
             description: What the model reads of it.
         """

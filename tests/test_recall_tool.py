@@ -278,15 +278,16 @@ class Asking(GenericFakeChatModel):
 
 @pytest.mark.parametrize(
     ("include_current", "expected"),
-    [(False, ["an old zebra"]), (True, ["an old zebra", "What of the zebra?"])],
+    [(False, ["an old zebra"]), (True, ["an old zebra", "What of the zebra?", "this zebra"])],
 )
 async def test_in_an_agent_it_finds_earlier_conversations_and_if_wanted_this_one(
     tutor: ScopedMemory, door: Door, include_current: bool, expected: list[str]
 ):
     say(tutor, "monday", "an old zebra")
+    say(tutor, "today", "this zebra")
     tool = tutor.recall_tool(include_current=include_current)
     agent = tutor.bind(create_agent(Asking(), [tool]))
-    config = {"configurable": {"thread_id": "now"}}
+    config = {"configurable": {"thread_id": "now", "session_id": "today"}}
 
     asked = {"messages": [HumanMessage("What of the zebra?")]}
     state = await door(agent, "invoke", asked, config, durability="sync")
