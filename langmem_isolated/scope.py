@@ -28,6 +28,8 @@ def checked_id(name: str, value: object) -> str:
         raise ScopeError(_expected(name, "got an empty string"))
     if len(value) > MAX_ID_BYTES:
         raise ScopeError(_expected(name, f"got {len(value)} characters"))
+    if value.isascii() and value.isprintable():
+        return value
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
         raise ScopeError(_expected(name, "got control characters or lone surrogates"))
     if not unicodedata.is_normalized("NFC", value):

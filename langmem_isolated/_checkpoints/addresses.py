@@ -1,6 +1,5 @@
 """Turns the ids of threads, checkpoints and runs into what the tables know them by."""
 
-import uuid
 from typing import NamedTuple
 
 from langchain_core.runnables import RunnableConfig
@@ -9,6 +8,8 @@ from langmem_isolated._schema import Kind
 from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.scope import checked_id
+
+ID_BYTES = 16
 
 
 class Address(NamedTuple):
@@ -51,16 +52,23 @@ def id_bytes(checkpoint_id: str) -> bytes:
         ScopeError: It is not a UUID in its canonical form: ids are visible in the database, so they
             must not carry anything else.
     """
+    # Through `uuid.UUID` it takes five times as long, and a put does it twice.
     try:
-        parsed = uuid.UUID(checkpoint_id)
+        found = bytes.fromhex(checkpoint_id.replace("-", ""))
     except (ValueError, AttributeError, TypeError):
-        parsed = None
-    if parsed is None or str(parsed) != checkpoint_id:
+        found = b""
+    if len(found) != ID_BYTES or id_text(found) != checkpoint_id:
         raise ScopeError(
             "checkpoint_id must be a UUID as text in its canonical form, got "
             f"{type(checkpoint_id).__name__}. LangGraph makes such ids."
         )
-    return parsed.bytes
+    return found
+
+
+def id_text(found: bytes) -> str:
+    """The checkpoint id that :func:`id_bytes` was given."""
+    digits = found.hex()
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
 def thread_of(keys: ScopeKeys, thread_id: str) -> bytes:

@@ -1,13 +1,12 @@
 """Gives checkpoints their stored form, and reads them from it."""
 
-import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import ormsgpack
 from langgraph.checkpoint.base import PendingWrite, writes_sort_key
 
-from langmem_isolated._checkpoints.addresses import Address
+from langmem_isolated._checkpoints.addresses import Address, id_text
 from langmem_isolated._database import Transaction
 from langmem_isolated._schema import Kind
 from langmem_isolated._scope_keys import ScopeKeys
@@ -125,8 +124,8 @@ def snapshot_of(thread_id: str, slot: Slot, decoder: Decoder, bodies: list[Body]
         for index, channel, value in rows
     ]
     return Snapshot(
-        Address(thread_id, namespace, str(uuid.UUID(bytes=slot.key))),
-        parent and str(uuid.UUID(bytes=parent)),
+        Address(thread_id, namespace, id_text(slot.key)),
+        parent and id_text(parent),
         {**envelope, "channel_values": channel_values},
         metadata,
         [write for _, write in sorted(writes, key=lambda write: write[0])],

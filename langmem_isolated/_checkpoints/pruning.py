@@ -1,8 +1,8 @@
 """Chooses the checkpoints that go when a thread is pruned or a run is removed."""
 
-import uuid
 from collections.abc import Mapping
 
+from langmem_isolated._checkpoints.addresses import id_text
 from langmem_isolated._checkpoints.bodies import Outline
 from langmem_isolated._schema import Kind
 from langmem_isolated._threads.reading import OpenBody
@@ -43,7 +43,7 @@ def older(bodies: list[OpenBody], keep_last: int) -> set[Slot]:
         for parent, outlines in by_parent.items()
     }
     roots_gone = {
-        str(uuid.UUID(bytes=key))
+        id_text(key)
         for parent, outlines in by_parent.items()
         for key, outline in outlines.items()
         if outline.namespace == "" and key not in kept_of[parent]

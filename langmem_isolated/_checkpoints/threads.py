@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from langgraph.checkpoint.base import DeltaChannelHistory
 from langgraph.constants import START
@@ -37,6 +37,7 @@ from langmem_isolated._encoding import Header, encode_header
 from langmem_isolated._records import ScopedRecords, now
 from langmem_isolated._schema import Kind
 from langmem_isolated._scope_keys import ScopeKeys
+from langmem_isolated._sealing import DIGEST_BYTES
 from langmem_isolated._states import GENERATION_BYTES, Listed
 from langmem_isolated._threads import reading, roster, storing
 from langmem_isolated._threads.reading import Found, OpenBody
@@ -75,20 +76,21 @@ class Threads:
         keys = self.records.find_keys()
         if keys is None:
             return None
-        thread, parent = thread_of(keys, address.thread_id), parent_of(keys, address)
+        parent = parent_of(keys, address)
+        thread = parent[:DIGEST_BYTES]
         wanted = address.checkpoint_id and id_bytes(address.checkpoint_id)
         asked = thread, parent, wanted or None, now()
-        found = self.records.read(reading.get, None, *asked)
-        elements = found and self.records.read(elements_of, None, thread, bodies_of(found))
-        if found and elements is None:
+        read = self.records.read(_with_elements, None, elements_of, *asked)
+        if read and read.elements is None:
             # A sweep came between the two, or someone tampered: one state of both will tell.
-            found, elements = self.records.snapshot(_with_elements, (None, {}), *asked)
-        if not found or elements is None:
+            read = self.records.snapshot(_with_elements, None, required_elements, *asked)
+        if not read or read.elements is None:
             return None
+        found, bodies, elements = read.found, read.bodies, read.elements
         known = self._known.of(thread, found.state.generation)
         known.state = found.state
         decoder = Decoder(elements, known, self._serde)
-        return snapshot_of(address.thread_id, found.slot, decoder, bodies_of(found))
+        return snapshot_of(address.thread_id, found.slot, decoder, bodies)
 
     def page(self, listing: Listing) -> tuple[list[Snapshot], Listing]:
         """The next checkpoints of a listing, and the listing that goes on behind them."""
@@ -146,9 +148,9 @@ class Threads:
         slot = Slot(Kind.CHECKPOINT, parent_of(keys, address), key)
         tag = run_tag(keys, run_id) if isinstance(run_id, str) else None
         try:
-            self._store(address.thread_id, slot, encode, tag)
+            self._store(keys, address.thread_id, slot, encode, tag)
         except Conflict:
-            self._store(address.thread_id, slot, encode, tag, replaces=storing.ANYTHING)
+            self._store(keys, address.thread_id, slot, encode, tag, storing.ANYTHING)
 
     def put_writes(
         self,
@@ -179,7 +181,8 @@ class Threads:
         merged: IndexedWrites = writes
         for _ in range(ATTEMPTS):
             with suppress(Conflict):
-                if self._stored(address.thread_id, slot, encoding(merged), None, replaced):
+                encode = encoding(merged)
+                if self._stored(keys, address.thread_id, slot, encode, None, replaced):
                     return
             replaced, merged = self.records.snapshot(self._merged, (None, writes), slot, writes)
         raise _busy()
@@ -207,6 +210,7 @@ class Threads:
 
     def _store(
         self,
+        keys: ScopeKeys,
         thread_id: str,
         slot: Slot,
         encode: Encode,
@@ -214,16 +218,21 @@ class Threads:
         replaces: bytes | None = None,
     ) -> None:
         for _ in range(ATTEMPTS):
-            if self._stored(thread_id, slot, encode, tag, replaces):
+            if self._stored(keys, thread_id, slot, encode, tag, replaces):
                 return
         raise _busy()
 
     def _stored(
-        self, thread_id: str, slot: Slot, encode: Encode, tag: bytes | None, replaces: bytes | None
+        self,
+        keys: ScopeKeys,
+        thread_id: str,
+        slot: Slot,
+        encode: Encode,
+        tag: bytes | None,
+        replaces: bytes | None,
     ) -> bool:
         """Try once; ``False`` when the thread was swept, or the body to replace changed."""
-        keys = self.records.keys()
-        thread = thread_of(keys, thread_id)
+        thread = slot.thread
         known = self._known.last(thread)
         encoder = Encoder(known, lambda plaintext: mac_of(keys, thread, plaintext), self._serde)
         packed = encode(encoder)
@@ -347,18 +356,28 @@ def _number(reference: Reference, numbers: Mapping[bytes, int]) -> int:
     return numbers[reference.mac] if isinstance(reference, Element) else reference
 
 
+class _Read(NamedTuple):
+    """A checkpoint and the elements that its bodies refer to; ``None`` where one is missing."""
+
+    found: Found
+    bodies: list[Body]
+    elements: dict[int, bytes] | None
+
+
 def _with_elements(
     transaction: Transaction,
     keys: ScopeKeys,
+    ask: Callable[..., dict[int, bytes] | None],
     thread: bytes,
     parent: bytes,
     checkpoint_id: bytes | None,
     now: int,
-) -> tuple[Found | None, dict[int, bytes]]:
+) -> _Read | None:
     found = reading.get(transaction, keys, thread, parent, checkpoint_id, now)
     if found is None:
-        return None, {}
-    return found, required_elements(transaction, keys, thread, bodies_of(found))
+        return None
+    bodies = bodies_of(found)
+    return _Read(found, bodies, ask(transaction, keys, thread, bodies))
 
 
 def _delete_thread(transaction: Transaction, keys: ScopeKeys, thread_id: str) -> None:
