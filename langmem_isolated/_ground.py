@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
@@ -31,8 +31,8 @@ class Ground(NamedTuple):
     keyring: Keyring
     known_threads: KnownThreads
     warm: WarmCache | None
-    probed: "WeakSet[VectorStore]"
-    """Third-party stores that were found to keep owners apart."""
+    probed: "WeakKeyDictionary[VectorStore, set[tuple[object, ...]]]"
+    """Third-party stores that were found to keep owners apart, and with which options."""
 
     def records(self, owner: Owner) -> ScopedRecords:
         """One owner's records."""
@@ -69,8 +69,10 @@ class Ground(NamedTuple):
         if wrapping is None or embeddings is not None:
             raise TypeError("vector_store() takes embeddings, or wrapping=…, and not both.")
         # Once is enough: to probe writes and removes documents.
-        probe = options.pop("probe", True) and wrapping not in self.probed
+        tried = self.probed.setdefault(wrapping, set())
+        how = type(options.get("adapter")), options.get("seal"), options.get("post_filter")
+        probe = options.pop("probe", True) and how not in tried
         store = WrappedVectorStore(wrapping, sources, probe=probe, **options)
         if probe:
-            self.probed.add(wrapping)
+            tried.add(how)
         return store

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, overload
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig
@@ -110,7 +110,9 @@ class IsolatedMemory:
         warm = None
         if plaintext_cache_seconds:
             warm = WarmCache(seconds=plaintext_cache_seconds, size=plaintext_cache_bytes)
-        self._ground = Ground(self._database, self._keyring, KnownThreads(), warm, WeakSet())
+        self._ground = Ground(
+            self._database, self._keyring, KnownThreads(), warm, WeakKeyDictionary()
+        )
         self.history_config = [
             ConfigurableFieldSpec(id=name, annotation=str, name=title, description=description)
             for name, title, description in (

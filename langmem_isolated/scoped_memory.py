@@ -202,7 +202,7 @@ class ScopedMemory:
             levels: What is read: the scope's own documents (``"private"``, where it also writes),
                 and what publishers shared with the user, the module and the project.
             options: ``collection``, a name that keeps documents apart from another collection's; or
-                those of :class:`WrappedVectorStore`. It is probed once, at the first use here.
+                those of :class:`WrappedVectorStore`. It is probed once with each adapter.
 
         Raises:
             ScopeError: A level has another name, or ``"private"`` is not the first.

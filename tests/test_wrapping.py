@@ -194,6 +194,24 @@ def test_the_probe_removes_what_it_wrote_when_the_store_breaks():
     assert store.store == {}
 
 
+class Overlooking(StandardAdapter):
+    """An adapter whose author forgot the owners."""
+
+    def where(self, *_: Any) -> Any:
+        return lambda _: True
+
+
+def test_a_store_is_probed_once_with_each_adapter(memory: IsolatedMemory):
+    alice, store = memory.scope(user_id="alice", module_id="m"), in_memory(NGramEmbeddings())
+    for _ in range(2):
+        alice.vector_store(wrapping=store)
+
+    for _ in range(2):
+        with pytest.raises(IsolationViolation):
+            alice.vector_store(wrapping=store, adapter=Overlooking(store))
+    alice.vector_store(wrapping=store, adapter=Overlooking(store), probe=False)
+
+
 async def test_the_probe_can_be_run_later():
     await wrapped(in_memory(NGramEmbeddings()), probe=False).aprobe()
     with pytest.raises(IsolationViolation):
