@@ -93,7 +93,8 @@ class IsolatedMemoryMiddleware(AgentMiddleware[Any, Any, Any]):
     The session is ``session_id`` in the run's ``configurable``, or else ``thread_id``. Human, AI
     and tool messages are recorded as they come about, before the agent goes on, each once by its
     id: also when the run then fails, is cancelled, streamed or resumed. A message stays as it was
-    first recorded, before other middleware edits it. Failures and cancellations of the model and of
+    first recorded, before other middleware edits it; one that is passed in without id is a new one
+    in every run. Failures and cancellations of the model and of
     tools, and interrupts in tools, are recorded as `ChatMessage` with role ``"error"`` or
     ``"interrupt"`` in the channel ``"events"``; those of other middleware need :meth:`around`.
     When recording fails, the run fails.

@@ -344,7 +344,9 @@ def _name_of(embeddings: Embeddings) -> bytes:
     """16 bytes that stand for a model: LangChain gives it no name, but most classes do."""
     kind = type(embeddings)
     name = getattr(embeddings, "model", None) or getattr(embeddings, "model_name", None)
-    text = f"{kind.__module__}.{kind.__qualname__} {name if isinstance(name, str) else ''}"
+    facts = (name, getattr(embeddings, "deployment", None), getattr(embeddings, "dimensions", None))
+    told = [fact if isinstance(fact, str | int) else None for fact in facts]
+    text = f"{kind.__module__}.{kind.__qualname__} {told}"
     return hashlib.blake2b(text.encode(), digest_size=_MODEL_BYTES).digest()
 
 

@@ -537,11 +537,14 @@ async def test_a_message_is_embedded_once_and_kept_sealed(
     assert not [row for row in rows if b"\x00\x00\x80\x3f" in bytes(row[0])]
 
 
-def test_another_model_embeds_anew(tutor: ScopedMemory):
+@pytest.mark.parametrize(
+    ("setting", "value"), [("model", "other topics"), ("dimensions", 4), ("deployment", "new")]
+)
+def test_another_model_embeds_anew(tutor: ScopedMemory, setting: str, value: object):
     say(tutor, "monday", "My puppy sleeps.")
     tutor.recall("animal", embeddings=Topics(*PETS_AND_CARS))
-    other = Topics(("puppy", "zebra"), ("x",), ("y",))
-    other.model = "other topics"
+    other = Topics(("puppy", "zebra"), ("x",), ("y",), ("z",))
+    setattr(other, setting, value)
 
     assert texts(tutor.recall("zebra", embeddings=other)) == ["My puppy sleeps."]
     assert other.embedded == ["My puppy sleeps."]
