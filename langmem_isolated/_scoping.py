@@ -1,7 +1,7 @@
 """Finds whose memory a run means: by its config, or by the `using` around it."""
 
 from collections.abc import Callable
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
@@ -14,25 +14,29 @@ SCOPE_KEYS = ("user_id", "module_id", "project_id")
 
 ResolveScope = Callable[[RunnableConfig], Scope]
 
-_current: ContextVar[Scope | None] = ContextVar("langmem_isolated_scope", default=None)
+# The scopes of the blocks around, outermost first.
+_around: ContextVar[tuple[Scope, ...]] = ContextVar("langmem_isolated_scopes", default=())
 
 
 class Using:
     """Lets a scope stand for calls that carry none, within the block and what it starts.
 
-    For ``with`` and ``async with``.
+    For ``with`` and ``async with``. One object serves any number of threads and tasks.
     """
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
-        self._before: list[Token[Scope | None]] = []
 
     def __enter__(self) -> Scope:
-        self._before.append(_current.set(self._scope))
+        _around.set((*_around.get(), self._scope))
         return self._scope
 
     def __exit__(self, *_: object) -> None:
-        _current.reset(self._before.pop())
+        # No token is kept here: taking another thread's would leave this one its scope for ever.
+        around = _around.get()
+        if not around or around[-1] is not self._scope:
+            raise RuntimeError("This block was entered in another context, or not left in order.")
+        _around.set(around[:-1])
 
     async def __aenter__(self) -> Scope:
         return self.__enter__()
@@ -67,8 +71,8 @@ def resolve_scope(config: RunnableConfig | None, resolver: ResolveScope | None =
         # A part that is missing is None here, and refused as such.
         parts: dict[str, Any] = {"user_id": None, "module_id": None, **named}
         return Scope(**parts)
-    if (current := _current.get()) is not None:
-        return current
+    if around := _around.get():
+        return around[-1]
     raise ScopeError(
         "This call names no scope. Put user_id and module_id into config['configurable'], or wrap "
         "it in `with memory.using(scope):`, or use the bound form, memory.scope(…).checkpointer() "

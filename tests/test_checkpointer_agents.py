@@ -251,6 +251,22 @@ async def test_a_resolver_decides_and_a_client_that_says_otherwise_is_refused(
             assert state.interrupts[0].value == f"What do you say to: {user}?"
 
 
+async def test_one_using_serves_many_at_once_and_leaves_none_of_them_its_scope(
+    memory: IsolatedMemory,
+):
+    using, cache = memory.using(Scope("alice", "m")), memory.llm_cache()
+
+    async def enter(wait: float, stay: float) -> None:
+        await asyncio.sleep(wait)
+        async with using:
+            await asyncio.sleep(stay)
+            assert await cache.alookup("prompt", "model") is None
+        with pytest.raises(ScopeError):
+            await cache.alookup("prompt", "model")
+
+    await asyncio.gather(enter(0, 0.1), enter(0.05, 0.1))
+
+
 async def test_a_run_without_a_scope_is_refused_and_using_gives_it_one(
     memory: IsolatedMemory, door: Door
 ):
