@@ -40,10 +40,10 @@ _OBJECT_BYTES, _WORD_BYTES = 700, 8
 
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """A message that was found again; what it says and where is left out of the ``repr``."""
+    """A message that was found again; what it says, who and where is left out of the ``repr``."""
 
     text: str = field(repr=False)
-    role: str
+    role: str = field(repr=False)
     """``"human"``, ``"ai"``, ``"system"`` or ``"tool"``; a `ChatMessage`'s own."""
     time: datetime
     """When it was stored, UTC. Sealed in messages with a channel of their own."""

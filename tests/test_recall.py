@@ -350,7 +350,8 @@ async def test_cancelled_searches_leave_the_others_right(memory: IsolatedMemory)
 async def test_a_search_is_logged_as_a_count_without_what_was_asked_or_found(
     tutor: ScopedMemory, door: Door, caplog: pytest.LogCaptureFixture
 ):
-    say(tutor, CANARY, f"a zebra {CANARY}")
+    said = ChatMessage(role=CANARY, content=f"a zebra {CANARY}")
+    tutor.chat_history(CANARY).add_messages([said])
     caplog.set_level(logging.DEBUG)
 
     found = await door(tutor, "recall", f"zebra {CANARY}")
