@@ -45,9 +45,10 @@ _NOW = bindparam("now", type_=sa.BigInteger)
 _FROM_THE_FIRST: sa.ColumnElement[int] = sa.literal_column("0")
 
 _OF_SCOPE = sa.and_(_r.scope_id == _SCOPE_ID, _r.kind == sa.literal_column(str(int(Kind.ENTRY))))
-_IN_SPACE = sa.and_(_OF_SCOPE, _r.parent == _PARENT)
+_HERE = _r.parent == _PARENT
+_IN_SPACE = sa.and_(_OF_SCOPE, _HERE)
 _ALIVE = sa.or_(_r.expires_at.is_(None), _r.expires_at > _NOW)
-_ENTRIES = select(_r.key, _r.sealed, _r.tag, _r.updated_at, _r.expires_at).where(_ALIVE)
+_ENTRIES = select(_r.key, _r.sealed, _r.tag, _r.updated_at, _r.expires_at).where(_OF_SCOPE, _ALIVE)
 _PROVE_SCOPE = (
     select(_s.scope_id)
     .where(_s.scope_id == _SCOPE_ID, _s.incarnation == bindparam("incarnation"))
@@ -64,16 +65,16 @@ def _first(entries: sa.Select[Any]) -> sa.Select[Any]:
     return entries.limit(bindparam("limit", type_=sa.Integer)).offset(_FROM_THE_FIRST)
 
 
-_AT = {n: _ENTRIES.where(_IN_SPACE, _among(_r.key, n)) for n in (1, _AT_ONCE)}
-_PAGE = _first(_ENTRIES.where(_IN_SPACE, _r.key > _KEY).order_by(_r.key))
-_NEWEST = _first(_ENTRIES.where(_IN_SPACE).order_by(_r.updated_at.desc()))
+_AT = {n: _ENTRIES.where(_HERE, _among(_r.key, n)) for n in (1, _AT_ONCE)}
+_PAGE = _first(_ENTRIES.where(_HERE, _r.key > _KEY).order_by(_r.key))
+_NEWEST = _first(_ENTRIES.where(_HERE).order_by(_r.updated_at.desc()))
 _BETWEEN = _ENTRIES.where(
     _r.updated_at > bindparam("after", type_=sa.BigInteger),
     _r.updated_at < bindparam("before", type_=sa.BigInteger),
 ).order_by(_r.updated_at, _r.key)
-_DATED = _first(_BETWEEN.where(_IN_SPACE))
+_DATED = _first(_BETWEEN.where(_HERE))
 # Without the parent, which a tag's digest covers: so that the index of the tags is used.
-_TAGGED = _first(_BETWEEN.where(_OF_SCOPE, _among(_r.tag, _AT_ONCE)))
+_TAGGED = _first(_BETWEEN.where(_among(_r.tag, _AT_ONCE)))
 _REMOVE = delete(_schema.records).where(_IN_SPACE, _r.key == _KEY)
 _CLEAR = delete(_schema.records).where(_IN_SPACE)
 _SWEEP = delete(_schema.records).where(_OF_SCOPE, _r.expires_at <= _NOW).returning(_r.key)
