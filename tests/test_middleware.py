@@ -861,6 +861,26 @@ async def test_a_long_session_is_summed_up_and_the_summary_stands_for_what_is_ol
     assert texts(recorded(tutor)) == texts(result["messages"])
 
 
+async def test_a_session_that_was_long_before_is_summed_up_a_part_at_a_time(
+    memory: IsolatedMemory, tutor: ScopedMemory, door: Door
+):
+    tutor.chat_history("t").add_messages(
+        [HumanMessage(f"earlier {number:02}", id=str(number)) for number in range(30)]
+    )
+    summarizer = Scripted(says=lambda _: AIMessage("a summary"))
+    agent = create_agent(
+        Scripted(says=echo),
+        middleware=[memory.middleware(summarize_with=summarizer, summarize_after=3)],
+    )
+
+    for number in range(3):
+        await run(door, agent, f"question {number}")
+
+    parts = [re.findall(r"earlier \d\d", texts(got)[1]) for got in summarizer.got]
+    assert [len(part) for part in parts] == [12, 12, 6]
+    assert [one for part in parts for one in part] == [f"earlier {n:02}" for n in range(30)]
+
+
 async def test_modules_have_summaries_of_their_own(memory: IsolatedMemory, door: Door):
     summarizer = Scripted(says=lambda messages: AIMessage(f"sum of {messages[1].text}"))
     agent = create_agent(
