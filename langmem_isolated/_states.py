@@ -4,7 +4,6 @@ A row's ``head`` is a MAC over its digest, its counters, its expiry and its gene
 records below have an order, the tag of the newest goes into the MAC and stands before it.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +27,8 @@ SCOPE_ID = bindparam("scope_id", type_=sa.LargeBinary)
 DIGEST = bindparam("digest", type_=sa.LargeBinary)
 # Between looking for a row and making it, others may make and remove it.
 _ATTEMPTS = 5
+# Behind every digest that follows a row's own.
+_BEHIND = b"\xff" * (DIGEST_BYTES + 1)
 
 
 def in_scope(kind: Kind) -> sa.ColumnElement[bool]:
@@ -81,18 +82,14 @@ def advance(kind: Kind) -> sa.Update:
     )
 
 
-def move(kind: Kind) -> Any:
+def move(kind: Kind) -> sa.Update:
     """As :func:`advance`, from the state of :meth:`State.as_old` only: it needs no lock before."""
-    return (
-        advance(kind)
-        .where(
-            _s.head == bindparam("old_head"),
-            _s.next_sequence == bindparam("old_next"),
-            _s.count == bindparam("old_count"),
-            _s.generation == bindparam("old_generation"),
-            _s.expires_at.is_not_distinct_from(bindparam("old_expiry", type_=sa.BigInteger)),
-        )
-        .returning(_s.scope_id)
+    return advance(kind).where(
+        _s.head == bindparam("old_head"),
+        _s.next_sequence == bindparam("old_next"),
+        _s.count == bindparam("old_count"),
+        _s.generation == bindparam("old_generation"),
+        _s.expires_at.is_not_distinct_from(bindparam("old_expiry", type_=sa.BigInteger)),
     )
 
 
@@ -179,19 +176,16 @@ class StateRows:
 
     Args:
         kind: Which.
-        remove_below: Deletes what is below a row.
+        below: Delete the records below a row: those whose parent is its digest, ``:digest``, or
+            begins with it, from ``:low`` to below ``:high``.
         tag: What stands for the newest record of a row that has none.
     """
 
-    __slots__ = ("_create", "_delete", "_header", "_kind", "_lock", "_remove_below", "_tag")
+    __slots__ = ("_below", "_create", "_delete", "_header", "_kind", "_lock", "_stray", "_tag")
 
-    def __init__(
-        self,
-        kind: Kind,
-        remove_below: Callable[[Transaction, ScopeKeys, bytes], object],
-        tag: bytes = b"",
-    ) -> None:
-        self._kind, self._remove_below, self._tag = kind, remove_below, tag
+    def __init__(self, kind: Kind, *below: sa.Delete, tag: bytes = b"") -> None:
+        self._kind, self._below, self._tag = kind, below, tag
+        self._stray = [one.where(~select(_s.digest).where(row_of(kind)).exists()) for one in below]
         self._create = creation(kind)
         self._lock = select(*STATE).where(row_of(kind)).with_for_update()
         self._header = select(*STATE, _s.sealed).where(row_of(kind))
@@ -221,10 +215,23 @@ class StateRows:
 
         Who is writing below it is waited for, or what it writes would be left behind.
         """
-        row = self.lock(transaction, keys, digest)
-        self._remove_below(transaction, keys, digest)
-        transaction.execute(self._delete, scope_id=keys.scope_id, digest=digest)
-        return row is not None
+        has_row = self.lock(transaction, keys, digest) is not None
+        self.empty_below(transaction, keys, digest, has_row=has_row)
+        if has_row:
+            transaction.execute(self._delete, scope_id=keys.scope_id, digest=digest)
+        return has_row
+
+    def empty_below(
+        self, transaction: Transaction, keys: ScopeKeys, digest: bytes, *, has_row: bool
+    ) -> None:
+        """Delete what is below a row, which must be locked if there is one.
+
+        Where there is none another may be making it at this moment, with what is below it: then
+        only what no row stands above is deleted, as one statement sees both.
+        """
+        span = {"digest": digest, "low": digest, "high": digest + _BEHIND}
+        for statement in self._below if has_row else self._stray:
+            transaction.execute(statement, scope_id=keys.scope_id, **span)
 
     def begun(
         self,

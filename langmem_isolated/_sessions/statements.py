@@ -62,7 +62,7 @@ _ARRAYS: dict[str, postgresql.ARRAY[Any]] = {
 }
 # One statement for the session's row and any number of messages: every round trip costs 28 to 67 µs
 # on loopback, and BEGIN and COMMIT are two.
-_moved = MOVE.cte("moved")
+_moved = MOVE.returning(_s.scope_id).cte("moved")
 MOVE_AND_INSERT = (
     sa.insert(_schema.records)
     .from_select(

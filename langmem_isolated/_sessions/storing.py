@@ -10,7 +10,7 @@ from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated._sealing import tag_of
 from langmem_isolated._sessions import statements as sql
 from langmem_isolated._sessions.reading import channel_of, place_of
-from langmem_isolated._sessions.roster import ROWS, name_of, remove_messages, rewrite
+from langmem_isolated._sessions.roster import ROWS, name_of, rewrite
 from langmem_isolated._states import State
 from langmem_isolated.errors import RecordDoesNotOpen
 
@@ -130,14 +130,10 @@ def _put(
         **new.as_new(keys, session, sum(len(sealed) for _, _, sealed in rows)),
     }
     if transaction.is_postgres:
-        moved = transaction.row(sql.MOVE_AND_INSERT, **values, **_as_arrays(rows))
-    else:
-        moved = transaction.row(sql.MOVE, **values)
-        if moved is not None:
-            transaction.execute_many(
-                sql.INSERT_ONE, [{**values, **_as_values(row)} for row in rows]
-            )
-    return None if moved is None else new
+        is_moved = transaction.row(sql.MOVE_AND_INSERT, **values, **_as_arrays(rows)) is not None
+    elif is_moved := transaction.changes(sql.MOVE, **values):
+        transaction.execute_many(sql.INSERT_ONE, [{**values, **_as_values(row)} for row in rows])
+    return new if is_moved else None
 
 
 def _as_values(row: _NewRow) -> dict[str, object]:
@@ -186,7 +182,7 @@ def clear(
     """
     session = name_of(keys, session_id)
     state = ROWS.current(transaction, keys, session, now)
-    remove_messages(transaction, keys, session)
+    ROWS.empty_below(transaction, keys, session, has_row=state is not None)
     if state is not None:
         empty = ROWS.empty(generation, state.expires_at)
         transaction.execute(

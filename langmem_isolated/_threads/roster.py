@@ -5,17 +5,9 @@ from langmem_isolated._schema import Kind
 from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated._states import Listed, StateRows
 from langmem_isolated._threads import statements as sql
-from langmem_isolated._threads.slots import Bounds
 from langmem_isolated.errors import RecordDoesNotOpen
 
-
-def _remove_below(transaction: Transaction, keys: ScopeKeys, thread: bytes) -> None:
-    low, high = Bounds.thread(thread)
-    transaction.execute(sql.DELETE_BODIES, scope_id=keys.scope_id, low=low, high=high)
-    transaction.execute(sql.DELETE_ELEMENTS, scope_id=keys.scope_id, digest=thread)
-
-
-ROWS = StateRows(Kind.THREAD, _remove_below)
+ROWS = StateRows(Kind.THREAD, sql.DELETE_BODIES, sql.DELETE_ELEMENTS)
 
 
 def header_of(transaction: Transaction, keys: ScopeKeys, thread: bytes, now: int) -> bytes | None:

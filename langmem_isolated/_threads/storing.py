@@ -131,12 +131,10 @@ def put_onto(
     if transaction.is_postgres:
         for number, row in enumerate(rows):
             values.update({f"{name}_{number}": row[f"new_{name}"] for name in sql.COLUMNS})
-        moved = transaction.row(sql.move_and_insert(len(rows)), **values)
-    else:
-        moved = transaction.row(sql.MOVE, **values)
-        if moved is not None:
-            _insert(transaction, keys, rows, now)
-    return None if moved is None else Stored(new, numbers)
+        is_moved = transaction.row(sql.move_and_insert(len(rows)), **values) is not None
+    elif is_moved := transaction.changes(sql.MOVE, **values):
+        _insert(transaction, keys, rows, now)
+    return Stored(new, numbers) if is_moved else None
 
 
 def _laid_out(
