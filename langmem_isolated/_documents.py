@@ -61,8 +61,6 @@ _ANY = select(_ONE).where(_its(Kind.DOCUMENT, Kind.EMBEDDING)).limit(_ONE).offse
 _REMOVE_DOCUMENT = delete(_schema.records).where(_its(Kind.DOCUMENT), _r.key == _KEY)
 _REMOVE_BLOCK = delete(_schema.records).where(_its(Kind.EMBEDDING), _r.key == _KEY)
 _REMOVE_ALL = delete(_schema.records).where(_its(Kind.DOCUMENT, Kind.EMBEDDING))
-# In one statement: between two, another process may begin the collection on PostgreSQL.
-_REMOVE_STRAY = _REMOVE_ALL.where(~select(_s.digest).where(row_of(Kind.COLLECTION)).exists())
 _MOVE = advance(Kind.COLLECTION)
 _EMPTY = (
     update(_schema.sessions)
@@ -103,12 +101,7 @@ _PUT = {
 }
 
 
-def _remove_records(transaction: Transaction, keys: ScopeKeys, digest: bytes) -> None:
-    transaction.execute(_REMOVE_ALL, scope_id=keys.scope_id, digest=digest)
-
-
-# Collections do not expire, so none is removed on the way.
-_ROWS = StateRows(Kind.COLLECTION, _remove_records, tag=bytes(TAG_BYTES))
+_ROWS = StateRows(Kind.COLLECTION, _REMOVE_ALL, tag=bytes(TAG_BYTES))
 
 
 class NewDocument(NamedTuple):
@@ -468,9 +461,9 @@ def clear(
 ) -> None:
     """Remove every document, whatever was done to them; none opens under the new ``generation``."""
     shared = {"scope_id": keys.scope_id, "digest": keys.name(Kind.COLLECTION, name)}
-    if _ROWS.lock(transaction, keys, shared["digest"]) is None:
-        transaction.execute(_REMOVE_STRAY, **shared)
+    has_row = _ROWS.lock(transaction, keys, shared["digest"]) is not None
+    _ROWS.empty_below(transaction, keys, shared["digest"], has_row=has_row)
+    if not has_row:
         return
-    transaction.execute(_REMOVE_ALL, **shared)
     new_head = _ROWS.empty(generation).head(keys, shared["digest"])
     transaction.execute(_EMPTY, **shared, new_head=new_head, new_generation=generation, now=now)

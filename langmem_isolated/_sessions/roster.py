@@ -15,12 +15,7 @@ def name_of(keys: ScopeKeys, session_id: bytes) -> bytes:
     return keys.name(Kind.SESSION, session_id)
 
 
-def remove_messages(transaction: Transaction, keys: ScopeKeys, session: bytes) -> None:
-    """Remove what is below a session's row."""
-    transaction.execute(sql.REMOVE_MESSAGES, scope_id=keys.scope_id, digest=session)
-
-
-ROWS = StateRows(Kind.SESSION, remove_messages, tag=bytes(TAG_BYTES))
+ROWS = StateRows(Kind.SESSION, sql.REMOVE_MESSAGES, tag=bytes(TAG_BYTES))
 
 
 def create(

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from typing import Any, ClassVar
@@ -14,8 +15,10 @@ import pytest
 from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 
-from langmem_isolated import IsolatedMemory, LocalRootKey
+from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
+from langmem_isolated._states import StateRows
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver
+from langmem_isolated.errors import SessionNotFound
 from tests.conftest import ROOT_KEY, Attacker
 from tests.processes import Child, all_at_once
 from tests.promises.test_users_cannot_see_each_other import (
@@ -190,6 +193,42 @@ def test_after_a_storm_of_puts_and_sweeps_by_threads_of_two_processes_every_refe
 
 
 # --- writers of one thread ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["a thread", "a session", "a cleared session"])
+def test_what_begins_while_it_is_removed_stays_whole(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, what: str
+):
+    def begin(scope: ScopedMemory) -> None:
+        put(scope.checkpointer(), at("t"), {"messages": SAID})
+        scope.chat_history("s").add_messages(SAID)
+
+    with opened(postgres_url) as memory, opened(postgres_url) as other:
+        alice, elsewhere = (m.scope(user_id="alice", module_id="m") for m in (memory, other))
+        for scope in (alice, elsewhere):
+            put(scope.checkpointer(), at("another"), {"messages": SAID})
+        lock, has_begun = StateRows.lock, threading.Event()
+
+        def lock_before_it_begins(*args: Any) -> Any:
+            row = lock(*args)
+            if row is None and not has_begun.is_set():
+                has_begun.set()
+                begin(elsewhere)
+            return row
+
+        monkeypatch.setattr(StateRows, "lock", lock_before_it_begins)
+        if what == "a thread":
+            alice.checkpointer().delete_thread("t")
+        elif what == "a cleared session":
+            alice.chat_history("s").clear()
+        else:
+            with suppress(SessionNotFound):
+                alice.sessions.delete("s")
+
+        assert has_begun.is_set()
+        assert texts(alice.checkpointer().get_tuple(at("t"))) == [m.content for m in SAID]
+        assert alice.checkpointer().verify_thread("t") == 1
+        assert alice.chat_history("s").messages == SAID
 
 
 def test_processes_that_write_one_thread_at_once_lose_nothing_and_share_their_messages(
