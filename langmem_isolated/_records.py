@@ -1,9 +1,9 @@
 """Leads one owner to its records: with its keys, in its transactions, and nowhere else."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from langmem_isolated._database import Database, Transaction
 from langmem_isolated._dialects import Conflict
@@ -15,6 +15,17 @@ from langmem_isolated.keyring import Keyring
 P = ParamSpec("P")
 T = TypeVar("T")
 Operation = Callable[Concatenate[Transaction, ScopeKeys, P], T]
+
+
+class Owned(Protocol):
+    """What belongs to an owner."""
+
+    @property
+    def owner(self) -> Owner:
+        """Whose it is."""
+
+
+S = TypeVar("S", bound=Owned)
 EPOCH = datetime.fromtimestamp(0, UTC)
 
 
@@ -50,6 +61,11 @@ class ScopedRecords:
         """The owner's keys, or ``None`` when it has stored nothing."""
         keys = self._keyring.find(self.owner)
         return keys and self._same_incarnation(keys)
+
+    def with_memory(self, sources: Sequence[S]) -> list[S]:
+        """Those of ``sources``, one for each level of sharing, that have stored anything."""
+        there = self._keyring.present([source.owner for source in sources])
+        return [source for source in sources if source.owner in there]
 
     def write(self, operation: Operation[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``operation`` in one write transaction; the owner's keys are made at first use.

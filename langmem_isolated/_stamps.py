@@ -10,14 +10,15 @@ import binascii
 import json
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from langchain_core.documents import Document
 
 from langmem_isolated._encoding import decode_value, encode_value
+from langmem_isolated._records import Owned
 from langmem_isolated._schema import Kind
 from langmem_isolated._scope_keys import ScopeKeys
-from langmem_isolated._sealing import Owner, equal
+from langmem_isolated._sealing import equal
 from langmem_isolated.errors import IsolationViolation, RecordDoesNotOpen
 
 RESERVED = "langmem_"
@@ -29,12 +30,14 @@ _WHOSE, _WHERE, _WHAT = b"owner", b"stored id", b"stamp"
 _ELSEWHERE = b"documents elsewhere"
 
 
-class OwnerKeys(Protocol):
+S = TypeVar("S", bound=Owned)
+
+
+class OwnerKeys(Owned, Protocol):
     """What gives an owner's keys: `ScopedRecords`, or a stand-in for a probe."""
 
-    @property
-    def owner(self) -> Owner:
-        """Whose keys they are."""
+    def with_memory(self, sources: Sequence[S]) -> list[S]:
+        """Those of ``sources`` whose owner has stored anything."""
 
     def keys(self) -> ScopeKeys:
         """The owner's keys, made at first use."""
@@ -184,7 +187,7 @@ class Stamps:
 
 def readable(records: Sequence[OwnerKeys], kind: type[Marks]) -> dict[str, Marks]:
     """The marks of every owner that has stored anything, by its value in ``langmem_owner``."""
-    found = [(one, one.find_keys()) for one in records]
+    found = [(one, one.find_keys()) for one in records[0].with_memory(records)]
     marks = [kind(one, keys) for one, keys in found if keys]
     return {one.owner: one for one in marks}
 

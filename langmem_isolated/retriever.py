@@ -154,7 +154,7 @@ class IsolatedBM25Retriever(BaseRetriever):
         return [documents[number] for number, _ in found[: self.k if k is None else k]]
 
     def _readable(self) -> Iterable[Document]:
-        for source in self._sources:
+        for source in self._sources[0].with_memory(self._sources):
             for body in source.snapshot(_documents.everything, [], self._name):
                 yield decode_document(body)
 

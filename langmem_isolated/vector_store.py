@@ -223,7 +223,7 @@ class IsolatedVectorStore(ScopedVectorStore):
 
     def _at(self, names: list[str]) -> dict[str, Document]:
         found: dict[str, bytes] = {}
-        for source in reversed(self._sources):
+        for source in reversed(self._readable()):
             found |= source.snapshot(_at, {}, self._name, names)
         return {name: decode_document(body) for name, body in found.items()}
 
@@ -260,7 +260,7 @@ class IsolatedVectorStore(ScopedVectorStore):
     def documents(self) -> list[Document]:
         """Every document that the scope may read in this collection, in no order."""
         bodies = (
-            source.snapshot(_documents.everything, [], self._name) for source in self._sources
+            source.snapshot(_documents.everything, [], self._name) for source in self._readable()
         )
         return [decode_document(body) for found in bodies for body in found]
 
@@ -268,6 +268,9 @@ class IsolatedVectorStore(ScopedVectorStore):
         """Every document; see :meth:`documents`."""
         found: list[Document] = await self._arun(self.documents)
         return found
+
+    def _readable(self) -> list[ScopedRecords]:
+        return self._own.with_memory(self._sources)
 
     def _nearest(self, embedding: list[float], k: int, filter: Filter | None) -> list[Hit]:
         passes, query, count = metadata_test(filter), _packed(embedding), checked_count(k)
@@ -278,7 +281,7 @@ class IsolatedVectorStore(ScopedVectorStore):
 
         found = [
             hit
-            for source in self._sources
+            for source in self._readable()
             for hit in source.snapshot(_nearest, [], self._name, query, accept, count, self._warm)
         ]
         # Sorting is stable: of two that are as near, the own one comes first.

@@ -1,7 +1,7 @@
 """Tries a vector store with two owners who do not exist, before anyone's documents are in it."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from langchain_core.documents import Document
@@ -21,6 +21,10 @@ class ThrowawayOwner:
         self.owner = Owner(Level.ANONYMOUS, "probe")
         naming, sealing = os.urandom(KEY_BYTES), os.urandom(KEY_BYTES)
         self._keys = ScopeKeys(self.owner, bytes(DIGEST_BYTES), 0, naming, [sealing])
+
+    def with_memory(self, sources: Sequence[Any]) -> list[Any]:
+        """All: each is asked for its keys."""
+        return list(sources)
 
     def keys(self) -> ScopeKeys:
         """Its keys."""
