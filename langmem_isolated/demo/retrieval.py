@@ -10,7 +10,7 @@ from langchain_core.messages import HumanMessage
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
 from langmem_isolated import _vectors
-from langmem_isolated._terminal import table
+from langmem_isolated._terminal import cell, table
 from langmem_isolated.demo.sections import Run, Section
 from langmem_isolated.scope import Scope
 
@@ -57,7 +57,7 @@ def looking_for_what_was_said(run: Run) -> Section:
     for name, asked in zip(_WAYS, [recalled, *stores], strict=False):
         shown.add_row(name, *map(str, (len(asked), _found(asked), _foreign(asked))))
     if not stores:
-        shown.caption = "Vector stores need NumPy: pip install 'langmem-isolated[vector]'."
+        shown.caption = cell("Vector stores need NumPy: pip install 'langmem-isolated[vector]'.")
         shown.caption_justify = "left"
     return Section("Users who look for what was said", [shown], _claims(said, recalled, *stores))
 
