@@ -70,7 +70,8 @@ def _upsert(insert: Any) -> Any:
     )
     replaced = {name: put.excluded[name] for name in ("sealed", "size", "updated_at")}
     address = ["scope_id", "kind", "parent", "key"]
-    return put.on_conflict_do_update(index_elements=address, set_=replaced)
+    # Without a RETURNING of the kind, which `executemany` refuses from Python 3.13 on.
+    return put.on_conflict_do_update(index_elements=address, set_=replaced).inline()
 
 
 _PUT_EMBEDDING = {

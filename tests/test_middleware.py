@@ -625,18 +625,17 @@ class DyingSaver(InMemorySaver):
     is_dying = True
     is_dead = False
 
-    def put_writes(
-        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], *args: Any
-    ) -> None:
-        self.is_dead = self.is_dying and "ToolMessage" in repr(writes)
-        self._live()
-        super().put_writes(config, writes, *args)
+    # LangGraph hands writes to other threads: which of the two comes first is not said.
+    def put_writes(self, config: RunnableConfig, *args: Any) -> None:
+        self._live(args)
+        super().put_writes(config, *args)
 
     def put(self, *args: Any) -> RunnableConfig:
-        self._live()
+        self._live(args)
         return super().put(*args)
 
-    def _live(self) -> None:
+    def _live(self, stored: Any) -> None:
+        self.is_dead |= self.is_dying and "ToolMessage" in repr(stored)
         if self.is_dead:
             raise OSError("died")
 
