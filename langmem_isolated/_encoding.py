@@ -287,14 +287,15 @@ def _rebuilt(type_: str, fields: dict[str, Any]) -> BaseMessage:
             "A message has a class that this version does not know. Nothing was changed; install a "
             "later langmem-isolated."
         )
-    values = template.defaults.copy()
-    for name, make in template.mutable:
-        values[name] = make()
-    values.update(fields)
+    message_class, defaults, mutable = template
+    values = defaults | fields
+    for name, make in mutable:
+        if name not in fields:
+            values[name] = make()
     extra = {}
-    if len(values) > len(template.defaults):
-        extra = {name: values.pop(name) for name in fields if name not in template.defaults}
-    message = template.message_class.__new__(template.message_class)
+    if len(values) > len(defaults):
+        extra = {name: values.pop(name) for name in fields if name not in defaults}
+    message = object.__new__(message_class)
     # What pydantic's own `__setstate__` does, in a third of its time.
     _set(message, "__dict__", values)
     _set(message, "__pydantic_fields_set__", fields.keys() - extra.keys() if extra else set(fields))

@@ -53,9 +53,9 @@ class Body(NamedTuple):
         return cls(numbers_of(runs), packed)
 
     @staticmethod
-    def sealed_form(numbers: Iterable[int], packed: bytes) -> bytes:
+    def sealed_form(runs: Iterable[range], packed: bytes) -> bytes:
         """The plaintext that :meth:`of` reads."""
-        return BODY_V1 + ormsgpack.packb([table(numbers), packed])
+        return BODY_V1 + ormsgpack.packb([table(runs), packed])
 
 
 class Outline(NamedTuple):

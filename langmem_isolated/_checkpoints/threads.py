@@ -240,8 +240,7 @@ class Threads:
         new = {ref.mac: ref for ref in references if isinstance(ref, Element)}
 
         def plaintext(numbers: Mapping[bytes, int]) -> bytes:
-            resolved = (numbers[ref.mac] if isinstance(ref, Element) else ref for ref in references)
-            return Body.sealed_form(resolved, packed)
+            return Body.sealed_form((_run(ref, numbers) for ref in references), packed)
 
         elements = [NewElement(element.mac, element.plaintext) for element in new.values()]
         body = NewBody(slot, tag, elements, plaintext, replaces)
@@ -300,7 +299,7 @@ class Threads:
         for mac, number in stored.numbers.items():
             known.remember_mac(mac, number)
         for message, print_, reference in encoder.seen:
-            known.remember(message, _number(reference, stored.numbers), print_)
+            known.remember(message, _run(reference, stored.numbers).start, print_)
 
     def delete(self, thread_id: str) -> None:
         """Remove a thread with all it has."""
@@ -352,8 +351,11 @@ def _busy() -> DatabaseLocked:
     )
 
 
-def _number(reference: Reference, numbers: Mapping[bytes, int]) -> int:
-    return numbers[reference.mac] if isinstance(reference, Element) else reference
+def _run(reference: Reference, numbers: Mapping[bytes, int]) -> range:
+    if isinstance(reference, range):
+        return reference
+    number = numbers[reference.mac]
+    return range(number, number + 1)
 
 
 class _Read(NamedTuple):

@@ -20,7 +20,7 @@ from langmem_isolated._values.form import (
     SNAPSHOT,
     VALUE_V1,
 )
-from langmem_isolated._values.known import Known, fingerprint
+from langmem_isolated._values.known import Known
 from langmem_isolated._values.serde import Serde
 from langmem_isolated.errors import RecordError
 
@@ -74,9 +74,9 @@ class Decoder:
 
     def _part(self, code: int, packed: bytes) -> Any:
         if code == ELEMENTS:
-            return [self._element(n) for n in islice(self._numbers, int.from_bytes(packed))]
+            return self._many(list(islice(self._numbers, int.from_bytes(packed))))
         if code == ELEMENT:
-            return self._element(next(self._numbers))
+            return self._many([next(self._numbers)])[0]
         if code in (MESSAGE, OPAQUE):
             return decode_message(packed) if code == MESSAGE else self._serde.loads(packed)
         if code == SEND:
@@ -91,6 +91,13 @@ class Decoder:
             "Nothing was changed; install a later langmem-isolated."
         )
 
+    def _many(self, numbers: list[int]) -> list[Any]:
+        elements = [self._element(number) for number in numbers]
+        # Elements are messages, but for the larger parts of other values.
+        if self._known is not None and all(isinstance(one, BaseMessage) for one in elements):
+            self._known.remember_read(elements, numbers)
+        return elements
+
     def _element(self, number: int) -> Any:
         message = self._messages.get(number)
         if message is not None and number not in self._used:
@@ -100,8 +107,6 @@ class Decoder:
         if plaintext[:1] == VALUE_V1:
             return self._unpack(plaintext[1:])
         message = decode_message(plaintext)
-        if self._known is not None:
-            self._known.remember(message, number, fingerprint(message))
         if number not in self._used:
             self._used.add(number)
             self._messages[number] = message

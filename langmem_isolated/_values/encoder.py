@@ -54,7 +54,8 @@ class Element:
         self.plaintext = plaintext
 
 
-Reference = int | Element
+# An element that is known has its number, those of a block have a range of them.
+Reference = range | Element
 
 
 class _Large:
@@ -69,9 +70,10 @@ class _Large:
 class _Many:
     """Stands for a list of elements only, as a list of messages is."""
 
-    __slots__ = ("references",)
+    __slots__ = ("count", "references")
 
-    def __init__(self, references: list[Reference]) -> None:
+    def __init__(self, count: int, references: list[Reference]) -> None:
+        self.count = count
         self.references = references
 
 
@@ -158,7 +160,13 @@ class Encoder:
     def _messages(self, messages: Sequence[BaseMessage]) -> Any:
         if len(messages) == 1 and (passed := self._passed(messages[0])):
             return [passed]
-        return _Many([self._message(message) for message in messages])
+        references: list[Reference] = []
+        start = 0
+        while start < len(messages):
+            block = self.known.recognise_block(messages, start)
+            references += block or (self._message(messages[start]),)
+            start += sum(map(len, block)) or 1
+        return _Many(len(messages), references)
 
     def _passed(self, message: BaseMessage) -> ormsgpack.Ext | None:
         """A small message without an id written out, where it is on its way into a channel."""
@@ -210,7 +218,7 @@ class Encoder:
     def _intern(self, plaintext: bytes) -> Reference:
         mac = self._mac(plaintext)
         number = self.known.numbers.get(mac)
-        return Element(mac, plaintext) if number is None else number
+        return Element(mac, plaintext) if number is None else range(number, number + 1)
 
     def _default(self, part: Any) -> ormsgpack.Ext:
         try:
@@ -223,7 +231,7 @@ class Encoder:
         kind = type(part)
         if kind is _Many:
             self.references += part.references
-            return ormsgpack.Ext(ELEMENTS, len(part.references).to_bytes(4))
+            return ormsgpack.Ext(ELEMENTS, part.count.to_bytes(4))
         if kind is not _Large and kind is not _Taken:
             # It stands in a container that is not taken apart, such as a `deque`.
             if kind in KNOWN_MESSAGES:
@@ -240,7 +248,7 @@ class Encoder:
     def _message(self, message: BaseMessage) -> Reference:
         number = self.known.recognise(message)
         if number is not None:
-            return number
+            return range(number, number + 1)
         # Before it is encoded: who changes it meanwhile must not be taken for what was stored.
         print_ = fingerprint(message)
         try:

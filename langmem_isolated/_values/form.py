@@ -1,6 +1,6 @@
 """Lays out an encoded value: the codes of its parts, and the numbers they refer to."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import ormsgpack
@@ -9,21 +9,29 @@ VALUE_V1 = b"\x02"
 ELEMENT, SEND, DATACLASS, SNAPSHOT, OPAQUE, ELEMENTS, MESSAGE = range(64, 71)
 
 
-def table(numbers: Iterable[int]) -> list[int]:
-    """Numbers as runs: how far each begins behind the end of the one before, and its length."""
-    runs: list[int] = []
+def runs_of(numbers: Sequence[int]) -> list[range]:
+    """Numbers as ranges; those that follow each other make one."""
+    run = range(numbers[0], numbers[0] + len(numbers)) if numbers else range(0)
+    if list(run) == numbers:
+        return [run]
+    return [range(number, number + 1) for number in numbers]
+
+
+def table(runs: Iterable[range]) -> list[int]:
+    """How far each run begins behind the end of the one before, and its length."""
+    lengths: list[int] = []
     end = 0
-    for number in numbers:
-        if runs and number == end:
-            runs[-1] += 1
+    for run in runs:
+        if lengths and run.start == end:
+            lengths[-1] += len(run)
         else:
-            runs += (number - end, 1)
-        end = number + 1
-    return runs
+            lengths += (run.start - end, len(run))
+        end = run.stop
+    return lengths
 
 
 def numbers_of(runs: list[int]) -> list[int]:
-    """What :func:`table` was given."""
+    """The numbers of the runs that :func:`table` was given."""
     numbers: list[int] = []
     end = 0
     for gap, length in zip(runs[::2], runs[1::2], strict=True):
