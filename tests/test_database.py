@@ -21,7 +21,7 @@ import pytest
 import sqlalchemy as sa
 from langchain_core.messages import HumanMessage
 
-from langmem_isolated import IsolatedMemory, LocalRootKey, _database, _dialects
+from langmem_isolated import IsolatedMemory, LocalRootKey, _database, _dialects, _write_queue
 from langmem_isolated._database import Database, Transaction
 from langmem_isolated.errors import (
     DatabaseCorrupt,
@@ -39,6 +39,7 @@ from tests.processes import Child, all_at_once, in_child
 from tests.spellings import assert_shows_none_of
 
 CANARY = "canary-4b1d"
+MODULES = (_database.__file__, _dialects.__file__, _write_queue.__file__)
 NOTES = sa.Table("notes", sa.MetaData(), sa.Column("number", sa.Integer))
 INSERT = sa.insert(NOTES).values(number=sa.bindparam("new_number"))
 COUNT = sa.select(sa.func.count()).select_from(NOTES)
@@ -168,6 +169,7 @@ def test_wherever_an_interrupt_strikes_no_connection_is_left_half_used(database:
             database.write(add, point, point)
             written.append(point)
         assert not any(map(in_transaction, pooled(database))), f"after point {point}"
+        assert not database._writes._waiting, f"after point {point}"
         if not interrupt.raised:
             break
 
@@ -199,7 +201,7 @@ class interrupt_at:  # noqa: N801
         sys.settrace(self._previous)
 
     def _call(self, frame: FrameType, *_: Any) -> Any:
-        if frame.f_code.co_filename not in (_database.__file__, _dialects.__file__):
+        if frame.f_code.co_filename not in MODULES:
             return None
         frame.f_trace_opcodes = True
         self._last[id(frame)] = ""

@@ -21,6 +21,7 @@ FLOORS = {
     "_sealing": 1,
     "_schema": 2,
     "_dialects": 2,
+    "_write_queue": 2,
     "_database": 2,
     "root_keys": 2,
     "_scope_keys": 2,

@@ -1,6 +1,6 @@
 """Stores checkpoints, writes and their elements, and sweeps away what nothing refers to."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -90,12 +90,12 @@ def put(
         return None
     numbers = _stored_numbers(transaction, keys, thread, body.elements)
     replaced = None if body.replaces is None else _take_out(transaction, keys, slot)
-    rows, new = _laid_out(keys, thread, body, state, numbers, expires_at)
+    rows, stored = _laid_out(keys, thread, body, state, numbers, expires_at)
     if replaced is not None:
-        new = replace(new, count=state.count)
+        stored = stored._replace(state=replace(stored.state, count=state.count))
     _insert(transaction, keys, rows, now)
-    _advance(transaction, keys, thread, new, _size(rows) - (replaced or 0), now)
-    return Stored(new, numbers)
+    _advance(transaction, keys, thread, stored.state, _size(rows) - (replaced or 0), now)
+    return stored
 
 
 def put_onto(
@@ -104,7 +104,7 @@ def put_onto(
     thread: bytes,
     body: NewBody,
     state: State,
-    numbers: dict[bytes, int],
+    numbers: Mapping[bytes, int],
     now: int,
     expires_at: int | None,
 ) -> Stored | None:
@@ -120,13 +120,13 @@ def put_onto(
     """
     if state.is_expired(now):
         return None
-    rows, new = _laid_out(keys, thread, body, state, numbers, expires_at)
+    rows, stored = _laid_out(keys, thread, body, state, numbers, expires_at)
     values = {
         "scope_id": keys.scope_id,
         "digest": thread,
         "now": now,
         **state.as_old(keys, thread),
-        **new.as_new(keys, thread, _size(rows)),
+        **stored.state.as_new(keys, thread, _size(rows)),
     }
     if transaction.is_postgres:
         for number, row in enumerate(rows):
@@ -134,7 +134,7 @@ def put_onto(
         is_moved = transaction.row(sql.move_and_insert(len(rows)), **values) is not None
     elif is_moved := transaction.changes(sql.MOVE, **values):
         _insert(transaction, keys, rows, now)
-    return Stored(new, numbers) if is_moved else None
+    return stored if is_moved else None
 
 
 def _laid_out(
@@ -142,13 +142,12 @@ def _laid_out(
     thread: bytes,
     body: NewBody,
     state: State,
-    numbers: dict[bytes, int],
+    known: Mapping[bytes, int],
     expires_at: int | None,
-) -> tuple[list[_NewRow], State]:
-    """A body's rows and those of its new elements, and the state they lead to.
-
-    Elements that are not in ``numbers`` are new, and added to it.
-    """
+) -> tuple[list[_NewRow], Stored]:
+    """A body's rows and those of the elements that are not ``known``, and what they lead to."""
+    # A copy: what fails among other writes in a transaction is done again from the beginning.
+    numbers = dict(known)
     # A thread that was deleted and begun again has no element where its former life had one.
     next_number = state.next_sequence or int.from_bytes(state.generation[:6]) + 1
     rows: list[_NewRow] = []
@@ -161,7 +160,8 @@ def _laid_out(
     sealed = keys.seal(keys.place(slot.kind, slot.parent), slot.key, body.plaintext(numbers))
     rows.append(_as_row(slot, None, body.tag, sealed))
     stored = state.count + (slot.kind is Kind.CHECKPOINT)
-    return rows, State(state.tag, next_number, stored, expires_at, state.generation)
+    new = State(state.tag, next_number, stored, expires_at, state.generation)
+    return rows, Stored(new, numbers)
 
 
 def _insert(transaction: Transaction, keys: ScopeKeys, rows: list[_NewRow], now: int) -> None:

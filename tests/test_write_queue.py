@@ -1,0 +1,238 @@
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from langmem_isolated._database import Database, Transaction
+from langmem_isolated.errors import DatabaseLocked
+from tests.conftest import Attacker
+
+NOTES = sa.Table("notes", sa.MetaData(), sa.Column("number", sa.Integer))
+INSERT = sa.insert(NOTES).values(number=sa.bindparam("new_number"))
+NUMBERS = sa.select(NOTES.c.number).order_by(sa.literal_column("rowid"))
+
+
+class Stop(BaseException):
+    """What ends a program, as KeyboardInterrupt does."""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[Database]:
+    """An open SQLite file with a table of numbers."""
+    with opened(tmp_path) as database:
+        yield database
+
+
+@contextmanager
+def opened(folder: Path, timeout: float = 5) -> Iterator[Database]:
+    url = f"sqlite:///{folder}/notes.db"
+    with closing(Database(url, timeout=timeout)) as database:
+        database.open()
+        with closing(Attacker(url)) as attacker:
+            attacker("CREATE TABLE IF NOT EXISTS notes (number INTEGER)")
+        yield database
+
+
+def numbers(database: Database) -> list[int]:
+    return [number for (number,) in database.read(Transaction.rows, NUMBERS)]
+
+
+def adding(number: int, error: BaseException | None = None) -> Callable[[Transaction], int]:
+    def add(transaction: Transaction) -> int:
+        transaction.execute(INSERT, new_number=number)
+        if error is not None:
+            raise error
+        return 10 * number
+
+    return add
+
+
+@contextmanager
+def at_once(
+    database: Database, operations: list[Callable[[Transaction], Any]]
+) -> Iterator[list[Future[Any]]]:
+    """Writes that all wait while another writes; it ends when the block does."""
+    is_writing, go_on = threading.Event(), threading.Event()
+
+    def hold(_: Transaction) -> None:
+        is_writing.set()
+        assert go_on.wait(20)
+
+    with ThreadPoolExecutor(len(operations) + 1) as threads:
+        holder = threads.submit(database.write, hold)
+        assert is_writing.wait(5)
+        waiting = []
+        for number, operation in enumerate(operations, 1):
+            waiting.append(threads.submit(database.write, operation))
+            until(lambda n=number: len(database._writes._waiting) == n)
+        try:
+            yield waiting
+        finally:
+            go_on.set()
+        holder.result(20)
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_writes_that_wait_share_a_transaction_and_each_gets_its_own_result(file: Database):
+    seen = []
+
+    def noting(number: int) -> Callable[[Transaction], int]:
+        def note(transaction: Transaction) -> int:
+            seen.append(transaction)
+            return adding(number)(transaction)
+
+        return note
+
+    with at_once(file, [noting(number) for number in range(20)]) as waiting:
+        pass
+
+    assert [write.result() for write in waiting] == [10 * number for number in range(20)]
+    assert numbers(file) == list(range(20))
+    assert all(one is seen[0] for one in seen)
+
+
+@pytest.mark.parametrize("error", [ValueError, Stop, KeyboardInterrupt])
+def test_a_write_that_fails_fails_alone(file: Database, error: type[BaseException]):
+    runs: Counter[int] = Counter()
+
+    def counted(number: int) -> Callable[[Transaction], int]:
+        def count(transaction: Transaction) -> int:
+            runs[number] += 1
+            return adding(number, error() if number in (1, 3) else None)(transaction)
+
+        return count
+
+    with at_once(file, [counted(number) for number in range(6)]) as waiting:
+        pass
+
+    assert [type(write.exception()) for write in waiting] == [
+        error if number in (1, 3) else type(None) for number in range(6)
+    ]
+    assert sorted(numbers(file)) == [0, 2, 4, 5]
+    assert max(runs.values()) == 2
+
+
+def test_a_write_whose_turn_does_not_come_is_refused_and_never_done(tmp_path: Path):
+    with opened(tmp_path, timeout=0.2) as file:
+        with at_once(file, [adding(1)]) as (waiting,):
+            assert isinstance(waiting.exception(5), DatabaseLocked)
+            assert numbers(file) == []
+
+        file.write(adding(2))
+
+        assert numbers(file) == [2]
+
+
+def test_a_write_that_was_begun_in_time_is_not_refused_while_it_lasts(tmp_path: Path):
+    def slow(transaction: Transaction) -> int:
+        time.sleep(0.6)
+        return adding(0)(transaction)
+
+    with opened(tmp_path, timeout=0.3) as file:
+        with at_once(file, [slow, adding(1)]) as waiting:
+            pass
+
+        assert [write.result() for write in waiting] == [0, 10]
+        assert numbers(file) == [0, 1]
+
+
+def test_a_turn_that_nobody_passed_on_is_taken_up(tmp_path: Path, monkeypatch: Any):
+    """Ctrl-C can strike between giving a turn back and waking who waits for it."""
+    with opened(tmp_path, timeout=60) as file:
+        with at_once(file, [adding(1)]) as (waiting,):
+            monkeypatch.setattr(file._writes, "_wake_next", lambda: None)
+
+        assert waiting.result(10) == 10
+        assert numbers(file) == [1]
+
+
+def test_the_main_thread_which_signals_interrupt_writes_for_nobody_else(file: Database):
+    writers: dict[int, threading.Thread] = {}
+    is_writing, go_on = threading.Event(), threading.Event()
+
+    def noting(number: int) -> Callable[[Transaction], None]:
+        def note(transaction: Transaction) -> None:
+            writers[number] = threading.current_thread()
+            adding(number)(transaction)
+
+        return note
+
+    def hold(_: Transaction) -> None:
+        is_writing.set()
+        assert go_on.wait(20)
+
+    def queue_behind_the_main_thread() -> None:
+        for number in range(1, 5):
+            until(lambda n=number: len(file._writes._waiting) == n)
+            threads.submit(file.write, noting(number))
+        until(lambda: len(file._writes._waiting) == 5)
+        go_on.set()
+
+    with ThreadPoolExecutor(6) as threads:
+        threads.submit(file.write, hold)
+        assert is_writing.wait(5)
+        threads.submit(queue_behind_the_main_thread)
+        file.write(noting(0))
+
+    assert writers.pop(0) is threading.main_thread()
+    assert len(writers) == 4
+    assert threading.main_thread() not in writers.values()
+    assert sorted(numbers(file)) == list(range(5))
+
+
+def test_another_process_is_not_kept_out_by_threads_that_write_on_and_on(file: Database):
+    """As another process would be: this one has locks of its own."""
+    stop = threading.Event()
+
+    def write_on() -> int:
+        written = 0
+        while not stop.is_set():
+            file.write(adding(0))
+            written += 1
+        return written
+
+    with (
+        ThreadPoolExecutor(3) as threads,
+        closing(Database(file.url, timeout=20)) as other,
+    ):
+        writing = [threads.submit(write_on) for _ in range(3)]
+        try:
+            for number in range(1, 21):
+                other.write(adding(number))
+        finally:
+            stop.set()
+        written = sum(one.result() for one in writing)
+
+    found = numbers(file)
+    assert [number for number in found if number] == list(range(1, 21))
+    assert found.count(0) == written
+
+
+@settings(max_examples=30, deadline=None)
+@given(fails=st.lists(st.booleans(), min_size=1, max_size=12))
+def test_what_succeeded_is_stored_once_and_what_failed_is_not(
+    tmp_path_factory: pytest.TempPathFactory, fails: list[bool]
+):
+    with opened(tmp_path_factory.mktemp("queue")) as file:
+        errors = [ValueError(number) if fail else None for number, fail in enumerate(fails)]
+        operations = [adding(number, error) for number, error in enumerate(errors)]
+        with at_once(file, operations) as waiting:
+            pass
+
+        assert [write.exception() for write in waiting] == errors
+        assert sorted(numbers(file)) == [n for n, fail in enumerate(fails) if not fail]
