@@ -396,6 +396,25 @@ async def test_pages_of_items_put_at_once_neither_repeat_nor_skip_any(
     assert (found[0], found[-1]) == ("last", "first")
 
 
+@pytest.mark.parametrize("one_in", [2, 9, 50, 500])
+async def test_a_filter_finds_the_newest_of_those_that_pass(
+    store: IsolatedStore, door: Door, one_in: int
+):
+    for first in range(0, 400, 40):
+        ops = [
+            PutOp(("memories",), f"k{n}", {"n": n, "is_one": n % one_in == 0})
+            for n in range(first, first + 40)
+        ]
+        await door(store, "batch", ops)
+        await asyncio.sleep(0.002)
+
+    found = await door(store, "search", (), filter={"is_one": True}, limit=10)
+
+    batches = [item.value["n"] // 40 for item in found]
+    passing = [n // 40 for n in range(400) if n % one_in == 0]
+    assert batches == sorted(passing, reverse=True)[:10]
+
+
 FILTERS: list[dict[str, Any]] = [
     {},
     {"n": 2},
