@@ -119,6 +119,8 @@ def elements(
 
 def _stretches(numbers: Sequence[int]) -> list[tuple[int, int]]:
     """Ranges that cover ``numbers``; small gaps are read over rather than asked around."""
+    if numbers and numbers[-1] - numbers[0] < len(numbers) + FETCH_GAP:
+        return [(numbers[0], numbers[-1])]
     stretches: list[tuple[int, int]] = []
     for number in numbers:
         if stretches and number - stretches[-1][1] <= FETCH_GAP:

@@ -9,7 +9,7 @@ from langchain_core.messages import BaseMessage
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph.types import Send
 
-from langmem_isolated._encoding import decode_message
+from langmem_isolated._encoding import decode_message, decode_messages
 from langmem_isolated._values.form import (
     DATACLASS,
     ELEMENT,
@@ -92,11 +92,25 @@ class Decoder:
         )
 
     def _many(self, numbers: list[int]) -> list[Any]:
-        elements = [self._element(number) for number in numbers]
+        if self._are_new_messages(numbers):
+            elements: list[Any] = decode_messages([self._elements[n] for n in numbers])
+            self._used.update(numbers)
+            self._messages.update(zip(numbers, elements, strict=True))
+        else:
+            elements = [self._element(number) for number in numbers]
         # Elements are messages, but for the larger parts of other values.
         if self._known is not None and all(isinstance(one, BaseMessage) for one in elements):
             self._known.remember_read(elements, numbers)
         return elements
+
+    def _are_new_messages(self, numbers: list[int]) -> bool:
+        """Whether all are messages, each once, and none was rebuilt before."""
+        distinct = set(numbers)
+        return (
+            len(distinct) == len(numbers)
+            and distinct.isdisjoint(self._messages)
+            and all(self._elements[number][:1] != VALUE_V1 for number in numbers)
+        )
 
     def _element(self, number: int) -> Any:
         message = self._messages.get(number)
