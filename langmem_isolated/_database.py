@@ -39,16 +39,37 @@ class _StaleConnection(DatabaseUnreachable):
 class Transaction:
     """One database transaction, handed to an operation; it must not outlive the call."""
 
-    __slots__ = ("_connection", "_database", "_open_cursor")
+    __slots__ = ("_connection", "_database", "_open_cursor", "is_stored")
 
     def __init__(self, database: "Database", connection: Any) -> None:
         self._database = database
         self._connection = connection
         self._open_cursor = database._dialect.open_cursor
+        self.is_stored = False
 
     @property
     def is_postgres(self) -> bool:
         return self._database.is_postgres
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the database has not undone it all, as it does where the disk is full."""
+        return not self._database._dialect.is_clean(self._connection)
+
+    def attempt(self, operation: Callable[["Transaction"], T]) -> T:
+        """Run ``operation``; where it raises, nothing of it stays in the transaction."""
+        execute = self._open_cursor(self._connection).execute
+        execute("SAVEPOINT attempt")
+        try:
+            result = operation(self)
+        except BaseException:
+            if self.is_open:
+                execute("ROLLBACK TO attempt")
+            raise
+        finally:
+            if self.is_open:
+                execute("RELEASE attempt")
+        return result
 
     def ask(self, statement: Executable, /, **values: object) -> Any:
         """A cursor whose rows are fetched later: questions asked before share a round trip."""
@@ -277,20 +298,25 @@ class Database:
         **kwargs: P.kwargs,
     ) -> T:
         open_cursor = self._dialect.open_cursor
+        transaction = Transaction(self, raw)
         committing = False
         try:
             if begin is None:
-                return operation(Transaction(self, raw), *args, **kwargs)
+                return operation(transaction, *args, **kwargs)
             with self._dialect.batch(raw) as batch:
                 try:
                     open_cursor(raw).execute(begin)
-                    result = operation(Transaction(self, raw), *args, **kwargs)
+                    result = operation(transaction, *args, **kwargs)
                     committing = True
                     open_cursor(raw).execute("COMMIT")
+                    transaction.is_stored = True
                 except BaseException:
                     self._dialect.settle(batch)
                     raise
         except BaseException as error:
+            if committing and not isinstance(error, self._errors):
+                # Interrupted behind the commit, if the connection knows of no transaction.
+                transaction.is_stored = self._dialect.is_clean(raw)
             self._dialect.roll_back(raw)
             if self._dialect.is_broken(raw) and not committing:
                 raise _StaleConnection(str(self._dialect.translate(error))) from None

@@ -1,9 +1,9 @@
 """Lets threads that want to write at the same time share a transaction, where one writes at a time.
 
 SQLite has one writer. Whoever gets the turn writes for those who wait as well, in one transaction:
-a commit, and the wait for the disk, is paid once. Each gets its own result. Where a shared
-transaction fails, nothing of it was stored, and each of its writes is done again by itself, so that
-an error reaches the one whose it is.
+a commit, and the wait for the disk, is paid once. Each gets its own result. A write that fails
+among others is undone, and done again by itself in the thread whose it is: there it meets its own
+error.
 """
 
 import threading
@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from langmem_isolated.errors import DatabaseLocked
 
@@ -26,23 +26,53 @@ _LOOK_AGAIN_SECONDS = 1.0
 _PAUSE_SECONDS = 0.0005
 
 
+class Transaction(Protocol):
+    """What a write is run in."""
+
+    is_stored: bool
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the database has not undone it all, as it does where the disk is full."""
+
+    def attempt(self, operation: Callable[[Any], T]) -> T:
+        """Run ``operation``; where it raises, nothing of it stays."""
+
+
 class _Write:
     """One write on its way in."""
 
-    __slots__ = ("_ready", "by_itself", "is_done", "operation", "result")
+    __slots__ = ("_ready", "_transaction", "by_itself", "has_run", "operation", "result")
 
     def __init__(self, operation: Callable[[Any], Any]) -> None:
         self.operation = operation
         # Signals interrupt the main thread: it writes for nobody else.
         self.by_itself = threading.current_thread() is threading.main_thread()
-        self.is_done = False
+        self.has_run = False
         self.result: Any = None
+        self._transaction: Transaction | None = None
         self._ready = threading.Lock()
         self._ready.acquire()
 
-    def finish(self, result: Any) -> None:
-        self.result, self.is_done = result, True
-        self.wake()
+    def run(self, transaction: Transaction, *, is_alone: bool) -> None:
+        """Run it; one that fails among others is done again by the thread whose it is."""
+        self._transaction, self.has_run = transaction, False
+        if is_alone:
+            self.result = self.operation(transaction)
+        else:
+            try:
+                self.result = transaction.attempt(self.operation)
+            except Exception:
+                if not transaction.is_open:
+                    raise
+                self.by_itself = True
+                return
+        self.has_run = True
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it is stored."""
+        return self.has_run and self._transaction is not None and self._transaction.is_stored
 
     def wake(self) -> None:
         """Have the thread that waits look what there is for it to do."""
@@ -62,12 +92,13 @@ class WriteQueue:
         timeout: Seconds to wait for a turn.
     """
 
-    def __init__(self, run: Callable[[Callable[[Any], Any]], Any], timeout: float) -> None:
+    def __init__(
+        self, run: Callable[[Callable[[Transaction], None]], None], timeout: float
+    ) -> None:
         self._run = run
         self._timeout = timeout
         # SQLite's busy handler sleeps and retries without a queue: 50 writers saw a p99 of 118 ms,
-        # with a lock in the process 27 ms. Re-entrant: Ctrl-C may strike after a turn is taken, and
-        # must not lock out the thread it struck.
+        # with a lock in the process 27 ms.
         self._turn = threading.RLock()
         self._waiting: deque[_Write] = deque()
 
@@ -79,21 +110,33 @@ class WriteQueue:
         """
         mine = _Write(operation)
         deadline = time.monotonic() + self._timeout
-        # Who comes when others wait does not overtake them: handing the turn over leaves a moment
-        # in which another process gets in.
-        may_begin = not self._waiting
         try:
             self._waiting.append(mine)
+            # Who comes when others wait does not overtake them.
+            may_begin = len(self._waiting) == 1
             while not mine.is_done:
+                left = self._time_left(mine, deadline)
                 if may_begin and self._turn.acquire(blocking=False):
                     self._take_turn(mine)
                 else:
-                    self._wait(mine, deadline)
+                    mine.wait(min(left, _LOOK_AGAIN_SECONDS))
                 may_begin = True
         except BaseException:
             self._withdraw(mine)
+            with suppress(RuntimeError):
+                # Interrupted between taking the turn and using it; not if it was given back.
+                self._turn.release()
             raise
         return cast(T, mine.result)
+
+    def _time_left(self, mine: _Write, deadline: float) -> float:
+        left = deadline - time.monotonic()
+        if left > 0:
+            return left
+        if self._withdraw(mine):
+            raise DatabaseLocked(f"No turn to write within {self._timeout} s. Nothing was written.")
+        # It was begun.
+        return _LOOK_AGAIN_SECONDS
 
     def _take_turn(self, mine: _Write) -> None:
         try:
@@ -104,12 +147,6 @@ class WriteQueue:
             if self._waiting:
                 time.sleep(_PAUSE_SECONDS)
                 self._wake_next()
-
-    def _wait(self, mine: _Write, deadline: float) -> None:
-        left = deadline - time.monotonic()
-        if left <= 0 and self._withdraw(mine):
-            raise DatabaseLocked(f"No turn to write within {self._timeout} s. Nothing was written.")
-        mine.wait(min(left, _LOOK_AGAIN_SECONDS) if left > 0 else _LOOK_AGAIN_SECONDS)
 
     def _wake_next(self) -> None:
         with suppress(IndexError):
@@ -134,15 +171,37 @@ class WriteQueue:
         return batch
 
     def _write(self, batch: list[_Write]) -> None:
-        try:
-            results = self._run(lambda transaction: [one.operation(transaction) for one in batch])
-        except BaseException:
-            if len(batch) == 1:
-                raise
-            # Perhaps another's: each finds its own error by itself.
+        shared: list[Transaction] = []
+
+        def together(transaction: Transaction) -> None:
+            shared.append(transaction)
             for one in batch:
-                one.by_itself = True
-            self._waiting.extendleft(batch[:0:-1])
+                one.run(transaction, is_alone=len(batch) == 1)
+
+        try:
+            self._run(together)
+        except Exception:
+            # Nothing is stored. Where no write was begun, or this one was alone, the error is its.
+            for one in batch:
+                one.by_itself = one.by_itself or bool(shared)
+            self._put_back(batch[1:])
+            if not shared or len(batch) == 1:
+                raise
+            self._put_back(batch[:1])
+        except BaseException:
+            # An interrupt, for this thread: what the others wrote is stored with it, or is not.
+            if shared and shared[-1].is_stored:
+                self._finish(batch)
+            else:
+                self._put_back(batch[1:])
+            raise
         else:
-            for one, result in zip(batch, results, strict=True):
-                one.finish(result)
+            self._finish(batch)
+
+    def _finish(self, batch: list[_Write]) -> None:
+        self._put_back([one for one in batch if not one.has_run])
+        for one in batch:
+            one.wake()
+
+    def _put_back(self, writes: list[_Write]) -> None:
+        self._waiting.extendleft(reversed(writes))

@@ -1,3 +1,5 @@
+import ctypes
+import sqlite3
 import threading
 import time
 from collections import Counter
@@ -79,6 +81,9 @@ def at_once(
         finally:
             go_on.set()
         holder.result(20)
+        for one in waiting:
+            one.exception(20)
+        assert not database._writes._waiting
 
 
 def until(is_so: Callable[[], bool]) -> None:
@@ -106,14 +111,15 @@ def test_writes_that_wait_share_a_transaction_and_each_gets_its_own_result(file:
     assert all(one is seen[0] for one in seen)
 
 
-@pytest.mark.parametrize("error", [ValueError, Stop, KeyboardInterrupt])
-def test_a_write_that_fails_fails_alone(file: Database, error: type[BaseException]):
+def test_a_write_that_fails_fails_alone(file: Database):
     runs: Counter[int] = Counter()
+    transactions = set()
 
     def counted(number: int) -> Callable[[Transaction], int]:
         def count(transaction: Transaction) -> int:
             runs[number] += 1
-            return adding(number, error() if number in (1, 3) else None)(transaction)
+            transactions.add(transaction)
+            return adding(number, ValueError() if number in (1, 3) else None)(transaction)
 
         return count
 
@@ -121,10 +127,95 @@ def test_a_write_that_fails_fails_alone(file: Database, error: type[BaseExceptio
         pass
 
     assert [type(write.exception()) for write in waiting] == [
-        error if number in (1, 3) else type(None) for number in range(6)
+        ValueError if number in (1, 3) else type(None) for number in range(6)
     ]
     assert sorted(numbers(file)) == [0, 2, 4, 5]
-    assert max(runs.values()) == 2
+    # By itself, where it meets its own error; the others do not wait for another commit.
+    assert runs == {0: 1, 1: 2, 2: 1, 3: 2, 4: 1, 5: 1}
+    assert len(transactions) == 3
+
+
+def test_where_the_database_undoes_everything_each_write_is_done_once(file: Database):
+    """As SQLite does by itself where the disk is full."""
+
+    def failing(transaction: Transaction) -> None:
+        adding(1)(transaction)
+        transaction.execute(sa.text("ROLLBACK"))
+        raise ValueError
+
+    with at_once(file, [adding(0), failing, adding(2), adding(3)]) as waiting:
+        pass
+
+    assert [write.result() for write in waiting[:1] + waiting[2:]] == [0, 20, 30]
+    assert isinstance(waiting[1].exception(), ValueError)
+    assert sorted(numbers(file)) == [0, 2, 3]
+
+
+def test_where_another_process_keeps_the_lock_all_are_refused_in_time(tmp_path: Path):
+    with (
+        opened(tmp_path, timeout=0.5) as file,
+        closing(Attacker(f"sqlite:///{tmp_path}/notes.db")) as attacker,
+    ):
+        attacker("BEGIN IMMEDIATE")
+        begin = time.monotonic()
+        with ThreadPoolExecutor(6) as threads:
+            refused = [threads.submit(file.write, adding(number)) for number in range(6)]
+        took = time.monotonic() - begin
+        attacker("ROLLBACK")
+
+        assert all(isinstance(write.exception(), DatabaseLocked) for write in refused)
+        assert took < 3 * 0.5
+        assert numbers(file) == []
+
+
+def interrupt(thread: int) -> None:
+    """What libraries that limit the time of a thread do."""
+    raised = ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(thread), ctypes.py_object(Stop)
+    )
+    assert raised == 1
+
+
+def test_an_interrupt_reaches_the_thread_it_was_meant_for_and_no_other(file: Database):
+    runs = []
+
+    def interrupting(transaction: Transaction) -> int:
+        runs.append(threading.get_ident())
+        if len(runs) == 1:
+            interrupt(threading.get_ident())
+        return adding(1)(transaction)
+
+    with at_once(file, [adding(0), interrupting, adding(2)]) as waiting:
+        pass
+
+    assert type(waiting[0].exception()) is Stop
+    assert [write.result() for write in waiting[1:]] == [10, 20]
+    assert sorted(numbers(file)) == [1, 2]
+
+
+def test_what_was_stored_when_an_interrupt_struck_is_not_stored_again(
+    file: Database, monkeypatch: Any
+):
+    leaders = []
+
+    class Cursor(sqlite3.Cursor):
+        def execute(self, sql: str, *values: Any) -> "Cursor":
+            result = super().execute(sql, *values)
+            if sql == "COMMIT" and leaders == [threading.get_ident()]:
+                leaders.append(0)
+                raise Stop
+            return result
+
+    def leading(transaction: Transaction) -> int:
+        leaders.append(threading.get_ident())
+        return adding(0)(transaction)
+
+    with at_once(file, [leading, adding(1), adding(2)]) as waiting:
+        monkeypatch.setattr(file._dialect, "open_cursor", lambda raw: raw.cursor(Cursor))
+
+    assert type(waiting[0].exception()) is Stop
+    assert [write.result() for write in waiting[1:]] == [10, 20]
+    assert sorted(numbers(file)) == [0, 1, 2]
 
 
 def test_a_write_whose_turn_does_not_come_is_refused_and_never_done(tmp_path: Path):
