@@ -54,20 +54,23 @@ class _Write:
         self._ready = threading.Lock()
         self._ready.acquire()
 
-    def run(self, transaction: Transaction, *, is_alone: bool) -> None:
-        """Run it; one that fails among others is done again by the thread whose it is."""
+    def run(self, transaction: Transaction) -> None:
+        """Run it in its own thread."""
         self._transaction, self.has_run = transaction, False
-        if is_alone:
-            self.result = self.operation(transaction)
-        else:
-            try:
-                self.result = transaction.attempt(self.operation)
-            except Exception:
-                if not transaction.is_open:
-                    raise
-                self.by_itself = True
-                return
+        self.result = self.operation(transaction)
         self.has_run = True
+
+    def run_for(self, transaction: Transaction) -> None:
+        """Run it for the thread whose it is; if it fails that one does it again, by itself."""
+        self._transaction, self.has_run = transaction, False
+        try:
+            self.result = transaction.attempt(self.operation)
+        except BaseException:
+            if not transaction.is_open:
+                raise
+            self.by_itself = True
+        else:
+            self.has_run = True
 
     @property
     def is_done(self) -> bool:
@@ -171,36 +174,33 @@ class WriteQueue:
         return batch
 
     def _write(self, batch: list[_Write]) -> None:
-        shared: list[Transaction] = []
+        mine, *others = batch
 
         def together(transaction: Transaction) -> None:
-            shared.append(transaction)
-            for one in batch:
-                one.run(transaction, is_alone=len(batch) == 1)
+            mine.run(transaction)
+            for other in others:
+                other.run_for(transaction)
 
         try:
             self._run(together)
-        except Exception:
-            # Nothing is stored. Where no write was begun, or this one was alone, the error is its.
-            for one in batch:
-                one.by_itself = one.by_itself or bool(shared)
-            self._put_back(batch[1:])
-            if not shared or len(batch) == 1:
+        except BaseException as error:
+            if mine.is_done:
+                # Interrupted behind the commit.
+                self._finish(others)
                 raise
-            self._put_back(batch[:1])
-        except BaseException:
-            # An interrupt, for this thread: what the others wrote is stored with it, or is not.
-            if shared and shared[-1].is_stored:
-                self._finish(batch)
-            else:
-                self._put_back(batch[1:])
-            raise
+            if not others or not mine.has_run or not isinstance(error, Exception):
+                self._put_back(others)
+                raise
+            # The commit failed, or the database undid everything: perhaps for one of them.
+            for one in batch:
+                one.by_itself = True
+            self._put_back(batch)
         else:
-            self._finish(batch)
+            self._finish(others)
 
-    def _finish(self, batch: list[_Write]) -> None:
-        self._put_back([one for one in batch if not one.has_run])
-        for one in batch:
+    def _finish(self, others: list[_Write]) -> None:
+        self._put_back([one for one in others if not one.has_run])
+        for one in others:
             one.wake()
 
     def _put_back(self, writes: list[_Write]) -> None:

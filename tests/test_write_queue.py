@@ -111,7 +111,8 @@ def test_writes_that_wait_share_a_transaction_and_each_gets_its_own_result(file:
     assert all(one is seen[0] for one in seen)
 
 
-def test_a_write_that_fails_fails_alone(file: Database):
+@pytest.mark.parametrize("error", [ValueError, Stop, KeyboardInterrupt])
+def test_a_write_that_fails_fails_alone(file: Database, error: type[BaseException]):
     runs: Counter[int] = Counter()
     transactions = set()
 
@@ -119,7 +120,7 @@ def test_a_write_that_fails_fails_alone(file: Database):
         def count(transaction: Transaction) -> int:
             runs[number] += 1
             transactions.add(transaction)
-            return adding(number, ValueError() if number in (1, 3) else None)(transaction)
+            return adding(number, error() if number in (1, 3) else None)(transaction)
 
         return count
 
@@ -127,7 +128,7 @@ def test_a_write_that_fails_fails_alone(file: Database):
         pass
 
     assert [type(write.exception()) for write in waiting] == [
-        ValueError if number in (1, 3) else type(None) for number in range(6)
+        error if number in (1, 3) else type(None) for number in range(6)
     ]
     assert sorted(numbers(file)) == [0, 2, 4, 5]
     # By itself, where it meets its own error; the others do not wait for another commit.
@@ -176,7 +177,7 @@ def interrupt(thread: int) -> None:
     assert raised == 1
 
 
-def test_an_interrupt_reaches_the_thread_it_was_meant_for_and_no_other(file: Database):
+def test_an_interrupt_amid_the_write_of_another_loses_none(file: Database):
     runs = []
 
     def interrupting(transaction: Transaction) -> int:
@@ -186,6 +187,18 @@ def test_an_interrupt_reaches_the_thread_it_was_meant_for_and_no_other(file: Dat
         return adding(1)(transaction)
 
     with at_once(file, [adding(0), interrupting, adding(2)]) as waiting:
+        pass
+
+    assert [write.result() for write in waiting] == [0, 10, 20]
+    assert sorted(numbers(file)) == [0, 1, 2]
+
+
+def test_an_interrupt_amid_a_write_of_its_own_ends_that_one_alone(file: Database):
+    def interrupted(transaction: Transaction) -> int:
+        interrupt(threading.get_ident())
+        return adding(0)(transaction)
+
+    with at_once(file, [interrupted, adding(1), adding(2)]) as waiting:
         pass
 
     assert type(waiting[0].exception()) is Stop
