@@ -171,7 +171,7 @@ def test_wherever_an_interrupt_strikes_no_connection_is_left_half_used(database:
         assert not any(map(in_transaction, pooled(database))), f"after point {point}"
         assert not database._writes._waiting, f"after point {point}"
         with ThreadPoolExecutor(1) as another_thread:
-            assert another_thread.submit(database.write, add).result(2) == 0, f"after {point}"
+            assert another_thread.submit(database.write, add).result(4) == 0, f"after {point}"
         if not interrupt.raised:
             break
 
