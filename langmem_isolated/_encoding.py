@@ -346,7 +346,7 @@ def decode_message(plaintext: bytes) -> BaseMessage:
 
 
 def decode_messages(plaintexts: Sequence[bytes]) -> list[BaseMessage]:
-    """As :func:`decode_message` of each, in nine tenths of the time.
+    """As :func:`decode_message` of each, in five sixths of the time.
 
     Raises:
         RecordError: A later version of this package wrote one.

@@ -147,10 +147,11 @@ class Threads:
         keys = self.records.keys()
         slot = Slot(Kind.CHECKPOINT, parent_of(keys, address), key)
         tag = run_tag(keys, run_id) if isinstance(run_id, str) else None
+        attempt = partial(self._stored, keys, address.thread_id, slot, encode, tag)
         try:
-            self._store(keys, address.thread_id, slot, encode, tag)
+            _until_stored(partial(attempt, None))
         except Conflict:
-            self._store(keys, address.thread_id, slot, encode, tag, storing.ANYTHING)
+            _until_stored(partial(attempt, storing.ANYTHING))
 
     def put_writes(
         self,
@@ -207,20 +208,6 @@ class Threads:
             if index >= 0 or index not in writes
         }
         return plaintext, {**writes, **kept}
-
-    def _store(
-        self,
-        keys: ScopeKeys,
-        thread_id: str,
-        slot: Slot,
-        encode: Encode,
-        tag: bytes | None,
-        replaces: bytes | None = None,
-    ) -> None:
-        for _ in range(ATTEMPTS):
-            if self._stored(keys, thread_id, slot, encode, tag, replaces):
-                return
-        raise _busy()
 
     def _stored(
         self,
@@ -342,6 +329,13 @@ class Threads:
             lambda plaintext: Body.of(plaintext).numbers,
         )
         self._known.forget(thread)
+
+
+def _until_stored(attempt: Callable[[], bool]) -> None:
+    for _ in range(ATTEMPTS):
+        if attempt():
+            return
+    raise _busy()
 
 
 def _busy() -> DatabaseLocked:
