@@ -15,8 +15,8 @@ from langmem_isolated.errors import RecordDoesNotOpen
 _NO_LIMIT = 2**31 - 1
 # More than are put one by one in a millisecond: each takes 50 µs and more.
 _SAME_MILLISECOND = 32
-# A server takes long to send 1,000 items. Where one in four passes, a search takes 1.6 instead of 2.3
-# times as long as PostgresStore's; where none does, 5.7 instead of 4.7.
+# A server takes long to send 1,000 items. Where one in four passes, a search takes 1.6 instead of
+# 2.3 times as long as PostgresStore's; where none does, 5.7 instead of 4.7.
 _AHEAD = 8
 
 
