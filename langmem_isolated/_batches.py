@@ -1,7 +1,6 @@
 """Carries a batch of a store's operations into one transaction, and the answers back."""
 
 import datetime as dt
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,6 +32,7 @@ from langmem_isolated._items import forms, reading, writing
 from langmem_isolated._items.forms import Filter, NewItem
 from langmem_isolated._items.places import MAX_DEPTH, Address, Names
 from langmem_isolated._records import ScopedRecords
+from langmem_isolated._runtime.clock import now_microseconds
 from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated._vectors import VectorSpace
 from langmem_isolated.errors import ValueNotStorable
@@ -142,7 +142,7 @@ class Batch:
 
     def perform(self, records: ScopedRecords) -> list[Result]:
         """Run it in one transaction; the results in the order of the operations."""
-        now = microseconds()
+        now = now_microseconds()
         if not self.answers:
             return []
         if any(self.puts.values()):
@@ -341,8 +341,3 @@ def _times(item: forms.Item) -> tuple[dt.datetime, dt.datetime]:
         _EPOCH + dt.timedelta(microseconds=item.created),
         _EPOCH + dt.timedelta(microseconds=item.updated),
     )
-
-
-def microseconds() -> int:
-    """Since 1970, UTC."""
-    return time.time_ns() // 1000

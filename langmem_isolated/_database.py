@@ -22,7 +22,7 @@ from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
 from langmem_isolated import _schema
 from langmem_isolated._dialects import Postgres, Sqlite, Synchronous, checked_url
-from langmem_isolated._forking import pause_for_forks, renew_in_children
+from langmem_isolated._runtime.forking import pause_for_forks, renew_in_children
 from langmem_isolated._write_queue import WriteQueue
 from langmem_isolated.errors import DatabaseError, DatabaseLocked, DatabaseUnreachable
 

@@ -1,8 +1,6 @@
 """Leads one owner to its records: with its keys, in its transactions, and nowhere else."""
 
-import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from langmem_isolated._database import Database, Transaction
@@ -26,7 +24,6 @@ class Owned(Protocol):
 
 
 S = TypeVar("S", bound=Owned)
-EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 class ScopeGone(Exception):
@@ -168,16 +165,3 @@ class ScopedRecords:
         if self._incarnation != keys.incarnation:
             raise KeyDestroyed
         return keys
-
-
-def now() -> int:
-    """Milliseconds since 1970, UTC."""
-    return time.time_ns() // 1_000_000
-
-
-def as_moment(milliseconds: int) -> datetime | None:
-    """The moment that :func:`now` gave; ``None`` for what no clock shows, as tampering leaves."""
-    try:
-        return datetime.fromtimestamp(milliseconds / 1000, UTC)
-    except (OSError, OverflowError, TypeError, ValueError):
-        return None

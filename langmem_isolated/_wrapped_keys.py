@@ -1,7 +1,6 @@
 """Keeps the keys of principals, each wrapped by the root key."""
 
 import os
-import time
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -11,6 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from langmem_isolated import _schema
 from langmem_isolated._database import Database, Row, Transaction
+from langmem_isolated._runtime.clock import now
 from langmem_isolated._schema import Kind
 from langmem_isolated._sealing import KEY_BYTES, SealingKey, derive, framed
 from langmem_isolated.errors import RootKeyMismatch
@@ -91,7 +91,7 @@ class WrappedKeys:
                 os.urandom(KEY_BYTES), _context(principal, purpose, version)
             ),
             root_key_id=self._root_key.key_id,
-            created_at=milliseconds(),
+            created_at=now(),
         )
 
     def unwrap(self, principal: bytes, row: Row) -> bytes:
@@ -108,8 +108,3 @@ class WrappedKeys:
 
 def _context(principal: bytes, purpose: int, version: int) -> bytes:
     return framed(b"langmem-isolated/v1", principal, bytes([purpose]), version.to_bytes(4))
-
-
-def milliseconds() -> int:
-    """Since 1970, UTC."""
-    return time.time_ns() // 1_000_000

@@ -24,7 +24,8 @@ from langmem_isolated._encoding import (
     encode_header,
     encode_message,
 )
-from langmem_isolated._records import ScopedRecords, now
+from langmem_isolated._records import ScopedRecords
+from langmem_isolated._runtime.clock import now
 from langmem_isolated._schema import Kind
 from langmem_isolated._sessions import reading, storing
 from langmem_isolated._sessions.reading import LATEST, NOTHING, Recent

@@ -9,7 +9,8 @@ from langmem_isolated import _entries
 from langmem_isolated._database import Transaction
 from langmem_isolated._encoding import decode_value, encode_value
 from langmem_isolated._entries import NO_LIMIT, Entry, Names
-from langmem_isolated._records import ScopedRecords, now
+from langmem_isolated._records import ScopedRecords
+from langmem_isolated._runtime.clock import now
 from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated.scope import checked_id
 

@@ -18,7 +18,8 @@ from sqlalchemy import LargeBinary, bindparam, delete, select, update
 
 from langmem_isolated import _schema
 from langmem_isolated._database import Database, Row, Transaction
-from langmem_isolated._forking import renew_in_children
+from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.forking import renew_in_children
 from langmem_isolated._schema import Kind
 from langmem_isolated._scope_keys import ScopeKeys, principal_digest, scope_digest
 from langmem_isolated._sealing import DIGEST_BYTES, Level, Owner, derive, open_sealed, seal
@@ -28,7 +29,6 @@ from langmem_isolated._wrapped_keys import (
     Purpose,
     WrappedKeys,
     insert_if_absent,
-    milliseconds,
 )
 from langmem_isolated.errors import KeyDestroyed, KeyNotFound
 from langmem_isolated.root_keys import ROOT_KEY_VARIABLE, LocalRootKey, RootKey
@@ -291,7 +291,7 @@ class Keyring:
             level=int(owner.level),
             incarnation=principal.incarnation,
             sealed=seal(list(opening.values())[-1], place, entry),
-            created_at=milliseconds(),
+            created_at=now(),
         )
         live = [
             version

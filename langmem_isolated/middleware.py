@@ -32,11 +32,11 @@ from langmem_isolated._recording import (
     named,
     session_of,
 )
-from langmem_isolated._records import now
+from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.plaintext_cache import WarmCache
 from langmem_isolated._scoping import config_of_run, conversation_of
 from langmem_isolated._sessions import roster
 from langmem_isolated._states import State
-from langmem_isolated._warm import WarmCache
 from langmem_isolated.errors import SessionNotFound
 from langmem_isolated.recall import Recall
 from langmem_isolated.recall_tool import SAID_IN_PERSON, _escaped, quoted

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from langmem_isolated._encoding import Header, decode_header, encode_header
-from langmem_isolated._records import EPOCH, ScopedRecords, as_moment, now
+from langmem_isolated._records import ScopedRecords
+from langmem_isolated._runtime.clock import EPOCH, as_moment, now
 from langmem_isolated._sessions import roster
 from langmem_isolated._sessions.reading import LATEST
 from langmem_isolated._states import GENERATION_BYTES, Listed, State

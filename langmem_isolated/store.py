@@ -21,9 +21,10 @@ from langgraph.store.base import (
     TTLConfig,
 )
 
-from langmem_isolated._batches import Batch, Index, Namespace, StoreIndexConfig, microseconds
+from langmem_isolated._batches import Batch, Index, Namespace, StoreIndexConfig
 from langmem_isolated._items import writing
 from langmem_isolated._records import ScopedRecords
+from langmem_isolated._runtime.clock import now_microseconds
 
 __all__ = ["IsolatedStore", "Namespace", "StoreIndexConfig"]
 
@@ -107,12 +108,12 @@ class IsolatedStore(BaseStore):
 
     def sweep(self) -> int:
         """Remove the scope's expired items from the database; returns how many."""
-        return self._resolve().change(writing.sweep, 0, microseconds())
+        return self._resolve().change(writing.sweep, 0, now_microseconds())
 
     async def asweep(self) -> int:
         """Remove expired items; see :meth:`sweep`."""
         records = self._resolve()
-        return await records.arun(records.change, writing.sweep, 0, microseconds())
+        return await records.arun(records.change, writing.sweep, 0, now_microseconds())
 
     def get(
         self, namespace: Namespace, key: str, *, refresh_ttl: bool | None = None

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from langmem_isolated._warm import WarmCache
+from langmem_isolated._runtime.plaintext_cache import WarmCache
 
 ALICE = (b"alice", 1, "messages")
 

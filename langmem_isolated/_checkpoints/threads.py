@@ -34,7 +34,8 @@ from langmem_isolated._checkpoints.listing import Listing, page
 from langmem_isolated._database import Transaction
 from langmem_isolated._dialects import Conflict
 from langmem_isolated._encoding import Header, encode_header
-from langmem_isolated._records import ScopedRecords, now
+from langmem_isolated._records import ScopedRecords
+from langmem_isolated._runtime.clock import now
 from langmem_isolated._schema import Kind
 from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated._sealing import DIGEST_BYTES

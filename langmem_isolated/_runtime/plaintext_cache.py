@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
-from langmem_isolated._forking import renew_in_children
+from langmem_isolated._runtime.forking import renew_in_children
 
 Key = tuple[bytes, int, Hashable]
 """Whose it is, scope id and incarnation, and what."""

@@ -1,0 +1,1 @@
+"""What every floor may use: the clock, a bounded cache of plaintext, renewal after a fork."""
