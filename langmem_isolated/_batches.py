@@ -25,7 +25,6 @@ from langgraph.store.base import (
     tokenize_path,
 )
 
-from langmem_isolated import _filters
 from langmem_isolated._database import Transaction
 from langmem_isolated._encoding import decode_value, encode_value
 from langmem_isolated._items import forms, reading, writing
@@ -34,7 +33,8 @@ from langmem_isolated._items.places import MAX_DEPTH, Address, Names
 from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.clock import now_microseconds
 from langmem_isolated._scope_keys import ScopeKeys
-from langmem_isolated._vectors import VectorSpace
+from langmem_isolated._search import store_filters
+from langmem_isolated._search.vectors import VectorSpace
 from langmem_isolated.errors import ValueNotStorable
 
 Namespace = tuple[str, ...]
@@ -323,7 +323,7 @@ def _lifetime(minutes: float | None) -> int | None:
 def _filter(wanted: dict[str, Any] | None) -> Filter | None:
     if not wanted:
         return None
-    passes = _filters.compiled(wanted)
+    passes = store_filters.compiled(wanted)
     # A mapping that holds a text under a key holds both encoded, one behind the other.
     texts = {key: part for key, part in wanted.items() if type(key) is type(part) is str}
     signs = [encode_value({key: text}, "a filter")[1:] for key, text in texts.items()]

@@ -14,14 +14,14 @@ from langchain_core.embeddings import Embeddings
 from langmem_isolated import _transcripts
 from langmem_isolated._database import Transaction
 from langmem_isolated._encoding import MESSAGE_V1, decode_header, glance
-from langmem_isolated._lexical import rank, terms, words
 from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.clock import as_moment, now
 from langmem_isolated._runtime.plaintext_cache import WarmCache
 from langmem_isolated._schema import Kind
 from langmem_isolated._scope_keys import ScopeKeys
+from langmem_isolated._search.bm25 import rank, terms, words
+from langmem_isolated._search.vectors import VectorSpace
 from langmem_isolated._transcripts import Embedded, Line, Source, Transcript
-from langmem_isolated._vectors import VectorSpace
 from langmem_isolated.errors import RecordDoesNotOpen
 from langmem_isolated.scope import checked_id
 

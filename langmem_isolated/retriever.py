@@ -20,9 +20,9 @@ from pydantic import PrivateAttr
 
 from langmem_isolated import _documents
 from langmem_isolated._encoding import decode_document
-from langmem_isolated._lexical import rank, terms, words
-from langmem_isolated._metadata_filters import metadata_test
 from langmem_isolated._records import ScopedRecords
+from langmem_isolated._search.bm25 import rank, terms, words
+from langmem_isolated._search.metadata_filters import metadata_test
 from langmem_isolated._stamps import Stamps
 from langmem_isolated.scope import checked_id
 

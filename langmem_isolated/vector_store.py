@@ -17,11 +17,12 @@ from langmem_isolated import _documents
 from langmem_isolated._database import Transaction
 from langmem_isolated._documents import Collection, NewDocument
 from langmem_isolated._encoding import decode_document, encode_document, encode_value
-from langmem_isolated._metadata_filters import metadata_test
 from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.plaintext_cache import WarmCache
 from langmem_isolated._scope_keys import ScopeKeys
+from langmem_isolated._search.metadata_filters import metadata_test
+from langmem_isolated._search.vectors import Ranking, VectorSpace, check_installed, most_diverse
 from langmem_isolated._vector_stores import (
     Filter,
     Found,
@@ -30,7 +31,6 @@ from langmem_isolated._vector_stores import (
     checked_count,
     named,
 )
-from langmem_isolated._vectors import Ranking, VectorSpace, check_installed, most_diverse
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.scope import checked_id
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langmem_isolated._lexical import rank, terms, words
+from langmem_isolated._search.bm25 import rank, terms, words
 
 
 def ranked(query: str, *texts: str) -> list[int]:

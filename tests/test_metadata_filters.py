@@ -2,7 +2,7 @@
 
 import pytest
 
-from langmem_isolated._metadata_filters import metadata_test
+from langmem_isolated._search.metadata_filters import metadata_test
 
 LANTERN = {
     "topic": "harbour",

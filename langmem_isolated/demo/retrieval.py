@@ -9,7 +9,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.messages import HumanMessage
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
-from langmem_isolated import _vectors
+from langmem_isolated._search import vectors
 from langmem_isolated._terminal import cell, table
 from langmem_isolated.demo.sections import Run, Section
 from langmem_isolated.scope import Scope
@@ -52,7 +52,7 @@ def looking_for_what_was_said(run: Run) -> Section:
     """The same questions to a bare vector store without its filter, and to ours."""
     said = _said(run)
     recalled = _recalled(run, said)
-    stores = _by_meaning(run, said) if _vectors.is_available() else ()
+    stores = _by_meaning(run, said) if vectors.is_available() else ()
     shown = table("asked of", "users", "found", "of them another's")
     for name, asked in zip(_WAYS, [recalled, *stores], strict=False):
         shown.add_row(name, *map(str, (len(asked), _found(asked), _foreign(asked))))

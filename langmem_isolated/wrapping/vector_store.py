@@ -13,7 +13,8 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
-from langmem_isolated._metadata_filters import metadata_test
+from langmem_isolated._search.metadata_filters import metadata_test
+from langmem_isolated._search.vectors import VectorSpace, most_diverse
 from langmem_isolated._stamps import (
     OWNER,
     Marks,
@@ -26,7 +27,6 @@ from langmem_isolated._stamps import (
     whose,
 )
 from langmem_isolated._vector_stores import Found, ScopedVectorStore, checked_count, named
-from langmem_isolated._vectors import VectorSpace, most_diverse
 from langmem_isolated.wrapping._probe import ThrowawayOwner, probe
 from langmem_isolated.wrapping.adapters import (
     Filter,

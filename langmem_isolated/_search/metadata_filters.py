@@ -9,7 +9,7 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from langmem_isolated._filters import when_comparable
+from langmem_isolated._search.store_filters import when_comparable
 
 MetadataTest = Callable[[Mapping[str, Any]], bool]
 Test = Callable[[Any], bool]

@@ -1,0 +1,1 @@
+"""Ranks and filters what was opened: by words, by vectors, by fields."""
