@@ -45,7 +45,7 @@ from benchmarks.harness import (
     ratio,
 )
 from langmem_isolated import IsolatedMemory, LocalRootKey
-from langmem_isolated._encoding import decode_message, encode_message
+from langmem_isolated._codecs.messages import decode_message, encode_message
 from tests.postgres import PostgresServer
 
 C = TypeVar("C")

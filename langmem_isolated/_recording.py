@@ -11,7 +11,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphBubbleUp, GraphInterrupt
 from langgraph.types import Interrupt
 
-from langmem_isolated._encoding import encode_message
+from langmem_isolated._codecs.messages import encode_message
 from langmem_isolated._records import ScopedRecords
 from langmem_isolated._sessions import reading
 from langmem_isolated.chat_history import IsolatedChatMessageHistory

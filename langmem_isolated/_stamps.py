@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from langchain_core.documents import Document
 
-from langmem_isolated._encoding import decode_value, encode_value
+from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._records import Owned
 from langmem_isolated._schema import Kind
 from langmem_isolated._scope_keys import ScopeKeys

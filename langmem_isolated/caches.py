@@ -16,7 +16,7 @@ from langchain_core.outputs import (
 from langchain_core.stores import BaseStore
 
 from langmem_isolated import _entries
-from langmem_isolated._encoding import decode_value, encode_value
+from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._entries import Entry
 from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.clock import now

@@ -15,15 +15,9 @@ from langchain_core.messages import (
     trim_messages,
 )
 
+from langmem_isolated._codecs.headers import Header, decode_header, encode_header
+from langmem_isolated._codecs.messages import decode_message, decode_said, encode_message
 from langmem_isolated._dialects import Conflict
-from langmem_isolated._encoding import (
-    Header,
-    decode_header,
-    decode_message,
-    decode_said,
-    encode_header,
-    encode_message,
-)
 from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._schema import Kind

@@ -32,13 +32,13 @@ from langmem_isolated._checkpoints.addresses import Address
 from langmem_isolated._checkpoints.bodies import Snapshot
 from langmem_isolated._checkpoints.listing import Listing
 from langmem_isolated._checkpoints.threads import Threads
-from langmem_isolated._encoding import decode_header
+from langmem_isolated._codecs.checkpoints.element_cache import KnownThreads
+from langmem_isolated._codecs.checkpoints.serializer import Serde
+from langmem_isolated._codecs.headers import decode_header
 from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.clock import EPOCH, as_moment
 from langmem_isolated._scoping import scope_keys
 from langmem_isolated._states import Listed
-from langmem_isolated._values.known import KnownThreads
-from langmem_isolated._values.serde import Serde
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.scope import Scope, checked_id
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from langchain_core.indexing import RecordManager
 
 from langmem_isolated import _entries
+from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._database import Transaction
-from langmem_isolated._encoding import decode_value, encode_value
 from langmem_isolated._entries import NO_LIMIT, Entry, Names
 from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.clock import now

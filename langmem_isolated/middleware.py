@@ -22,7 +22,7 @@ from langchain_core.messages import (
 from langchain_core.runnables import RunnableConfig
 from langgraph.types import Command
 
-from langmem_isolated._encoding import Header, decode_header
+from langmem_isolated._codecs.headers import Header, decode_header
 from langmem_isolated._recording import (
     ENDINGS,
     FindRecords,

@@ -12,8 +12,9 @@ from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 from langchain_core.embeddings import Embeddings
 
 from langmem_isolated import _transcripts
+from langmem_isolated._codecs.headers import decode_header
+from langmem_isolated._codecs.messages import MESSAGE_V1, glance
 from langmem_isolated._database import Transaction
-from langmem_isolated._encoding import MESSAGE_V1, decode_header, glance
 from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.clock import as_moment, now
 from langmem_isolated._runtime.plaintext_cache import WarmCache

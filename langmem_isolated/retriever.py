@@ -19,7 +19,7 @@ from langchain_core.tracers.context import _configure_hooks, tracing_v2_callback
 from pydantic import PrivateAttr
 
 from langmem_isolated import _documents
-from langmem_isolated._encoding import decode_document
+from langmem_isolated._codecs.documents import decode_document
 from langmem_isolated._records import ScopedRecords
 from langmem_isolated._search.bm25 import rank, terms, words
 from langmem_isolated._search.metadata_filters import metadata_test

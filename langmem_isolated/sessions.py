@@ -5,7 +5,7 @@ import secrets
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from langmem_isolated._encoding import Header, decode_header, encode_header
+from langmem_isolated._codecs.headers import Header, decode_header, encode_header
 from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.clock import EPOCH, as_moment, now
 from langmem_isolated._sessions import roster

@@ -14,9 +14,10 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
 from langmem_isolated import _documents
+from langmem_isolated._codecs.documents import decode_document, encode_document
+from langmem_isolated._codecs.values import encode_value
 from langmem_isolated._database import Transaction
 from langmem_isolated._documents import Collection, NewDocument
-from langmem_isolated._encoding import decode_document, encode_document, encode_value
 from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.plaintext_cache import WarmCache

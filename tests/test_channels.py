@@ -8,7 +8,7 @@ import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from langmem_isolated import IsolatedMemory, ScopedMemory
-from langmem_isolated._encoding import decode_said
+from langmem_isolated._codecs.messages import decode_said
 from langmem_isolated._schema import Kind
 from langmem_isolated._states import State
 from langmem_isolated.errors import RecordDoesNotOpen, ScopeError, SessionNotFound

@@ -23,18 +23,14 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
 from langmem_isolated import IsolatedMemory
-from langmem_isolated._encoding import (
-    HEADER_V1,
+from langmem_isolated._codecs.headers import HEADER_V1, Header, decode_header, encode_header
+from langmem_isolated._codecs.messages import (
     MESSAGE_V1,
-    Header,
-    decode_header,
     decode_message,
     decode_said,
-    decode_value,
-    encode_header,
     encode_message,
-    encode_value,
 )
+from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated.errors import RecordError, ValueNotStorable
 from tests.conftest import Door
 from tests.spellings import assert_shows_none_of

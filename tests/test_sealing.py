@@ -12,7 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from langmem_isolated import Scope, _sealing
-from langmem_isolated._encoding import Header, encode_header, encode_message
+from langmem_isolated._codecs.headers import Header, encode_header
+from langmem_isolated._codecs.messages import encode_message
 from langmem_isolated._schema import Kind
 from langmem_isolated._scope_keys import ScopeKeys, principal_digest, scope_digest
 from langmem_isolated._sealing import (

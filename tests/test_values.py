@@ -32,12 +32,17 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph.types import Command, Interrupt, Overwrite, Send
 
+from langmem_isolated._codecs.checkpoints.decoder import Decoder
+from langmem_isolated._codecs.checkpoints.element_cache import Known, KnownThreads, fingerprint
+from langmem_isolated._codecs.checkpoints.encoder import (
+    LARGE_BYTES,
+    PASSING_BYTES,
+    Element,
+    Encoder,
+)
+from langmem_isolated._codecs.checkpoints.layout import numbers_of, runs_of, table
+from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._sealing import digest
-from langmem_isolated._values.decoder import Decoder
-from langmem_isolated._values.encoder import LARGE_BYTES, PASSING_BYTES, Element, Encoder
-from langmem_isolated._values.form import numbers_of, runs_of, table
-from langmem_isolated._values.known import Known, KnownThreads, fingerprint
-from langmem_isolated._values.serde import Serde
 from langmem_isolated.errors import RecordError, ValueNotStorable
 from tests.processes import in_child
 from tests.spellings import assert_shows_none_of
@@ -716,7 +721,7 @@ def test_a_refused_value_stores_nothing_and_the_next_is_stored(shelf: Shelf):
 
 @pytest.fixture
 def heard(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    from langmem_isolated._values.serde import _warn_not_rebuilt
+    from langmem_isolated._codecs.checkpoints.serializer import _warn_not_rebuilt
 
     _warn_not_rebuilt.cache_clear()
     with caplog.at_level(logging.WARNING):

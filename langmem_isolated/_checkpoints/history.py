@@ -9,11 +9,11 @@ from langgraph.checkpoint.base import DeltaChannelHistory, PendingWrite
 from langmem_isolated._checkpoints.addresses import Address, id_bytes, parent_of, thread_of
 from langmem_isolated._checkpoints.bodies import Body, Outline, decoders, snapshot_of
 from langmem_isolated._checkpoints.listing import PAGE
+from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._database import Transaction
 from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated._threads import reading
 from langmem_isolated._threads.slots import Bounds, Slot
-from langmem_isolated._values.serde import Serde
 
 
 @dataclass

@@ -31,9 +31,13 @@ from langmem_isolated._checkpoints.bodies import (
 )
 from langmem_isolated._checkpoints.history import History, walk
 from langmem_isolated._checkpoints.listing import Listing, page
+from langmem_isolated._codecs.checkpoints.decoder import Decoder
+from langmem_isolated._codecs.checkpoints.element_cache import Known, KnownThreads
+from langmem_isolated._codecs.checkpoints.encoder import Element, Encoder, Reference
+from langmem_isolated._codecs.checkpoints.serializer import Serde
+from langmem_isolated._codecs.headers import Header, encode_header
 from langmem_isolated._database import Transaction
 from langmem_isolated._dialects import Conflict
-from langmem_isolated._encoding import Header, encode_header
 from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._schema import Kind
@@ -44,10 +48,6 @@ from langmem_isolated._threads import reading, roster, storing
 from langmem_isolated._threads.reading import Found, OpenBody
 from langmem_isolated._threads.slots import Slot
 from langmem_isolated._threads.storing import NewBody, NewElement, Stored
-from langmem_isolated._values.decoder import Decoder
-from langmem_isolated._values.encoder import Element, Encoder, Reference
-from langmem_isolated._values.known import Known, KnownThreads
-from langmem_isolated._values.serde import Serde
 from langmem_isolated.errors import AddressTaken, DatabaseLocked, RecordDoesNotOpen
 
 # Between two steps of ours may come a sweep, or another that writes for the same task: each failed

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, convert_to_messages
 
-from langmem_isolated._encoding import encode_message
+from langmem_isolated._codecs.messages import encode_message
 from langmem_isolated.errors import LangmemIsolatedError, ScopeError
 from langmem_isolated.scope import Scope, checked_id
 

@@ -18,7 +18,7 @@ from langmem_isolated import (
     LocalRootKey,
     ScopedMemory,
 )
-from langmem_isolated._encoding import encode_message
+from langmem_isolated._codecs.messages import encode_message
 from langmem_isolated._schema import Kind
 from langmem_isolated.errors import LangmemIsolatedError, RecordDoesNotOpen
 from tests.conftest import ROOT_KEY, Attacker, Door, new_postgres_url

@@ -9,8 +9,8 @@ from langchain_core.messages import BaseMessage
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph.types import Send
 
-from langmem_isolated._encoding import KNOWN_MESSAGES, encode_message
-from langmem_isolated._values.form import (
+from langmem_isolated._codecs.checkpoints.element_cache import Known, fingerprint
+from langmem_isolated._codecs.checkpoints.layout import (
     DATACLASS,
     ELEMENT,
     ELEMENTS,
@@ -20,8 +20,9 @@ from langmem_isolated._values.form import (
     SNAPSHOT,
     VALUE_V1,
 )
-from langmem_isolated._values.known import Known, fingerprint
-from langmem_isolated._values.serde import Serde
+from langmem_isolated._codecs.checkpoints.serializer import Serde
+from langmem_isolated._codecs.message_fields import KNOWN_MESSAGES
+from langmem_isolated._codecs.messages import encode_message
 from langmem_isolated.errors import ValueNotStorable
 
 # An element costs a row of about 200 bytes once; a part inside a value costs its size every time.

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import ormsgpack
 from langchain_core.messages import BaseMessage
 
+from langmem_isolated._codecs.checkpoints.layout import runs_of
 from langmem_isolated._runtime.forking import renew_in_children
-from langmem_isolated._values.form import runs_of
 
 # What packs like another type has no fingerprint: a date that became its text must be noticed.
 _OPTIONS = (

@@ -9,8 +9,8 @@ from langchain_core.messages import BaseMessage
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph.types import Send
 
-from langmem_isolated._encoding import decode_message, decode_messages
-from langmem_isolated._values.form import (
+from langmem_isolated._codecs.checkpoints.element_cache import Known
+from langmem_isolated._codecs.checkpoints.layout import (
     DATACLASS,
     ELEMENT,
     ELEMENTS,
@@ -20,8 +20,8 @@ from langmem_isolated._values.form import (
     SNAPSHOT,
     VALUE_V1,
 )
-from langmem_isolated._values.known import Known
-from langmem_isolated._values.serde import Serde
+from langmem_isolated._codecs.checkpoints.serializer import Serde
+from langmem_isolated._codecs.messages import decode_message, decode_messages
 from langmem_isolated.errors import RecordError
 
 

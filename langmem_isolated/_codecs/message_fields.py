@@ -1,0 +1,116 @@
+"""Takes messages apart into fields that differ from their defaults, and rebuilds them.
+
+The fields are those of langchain-core's `message_to_dict`. What comes back was authenticated, so
+known classes are rebuilt field by field without validating again (1.6 µs against 5.9 a message),
+and a field of a later langchain-core stays with its message.
+"""
+
+from typing import Any, NamedTuple
+
+from langchain_core import messages
+from langchain_core.messages import BaseMessage
+
+from langmem_isolated.errors import RecordError
+
+
+class _Template(NamedTuple):
+    """A message class, its fields' defaults (``None`` for a required field), and what to copy."""
+
+    message_class: type[BaseMessage]
+    defaults: dict[str, Any]
+    mutable: tuple[tuple[str, type], ...]
+
+
+def _template(message_class: type[BaseMessage]) -> _Template:
+    defaults = {
+        name: None if field.is_required() else field.get_default(call_default_factory=True)
+        for name, field in message_class.model_fields.items()
+    }
+    mutable = tuple((n, type(d)) for n, d in defaults.items() if isinstance(d, dict | list))
+    return _Template(message_class, defaults, mutable)
+
+
+_KNOWN_CLASSES: tuple[type[BaseMessage], ...] = (
+    messages.AIMessage,
+    messages.AIMessageChunk,
+    messages.ChatMessage,
+    messages.ChatMessageChunk,
+    messages.FunctionMessage,
+    messages.FunctionMessageChunk,
+    messages.HumanMessage,
+    messages.HumanMessageChunk,
+    messages.RemoveMessage,
+    messages.SystemMessage,
+    messages.SystemMessageChunk,
+    messages.ToolMessage,
+    messages.ToolMessageChunk,
+)
+_BY_TYPE = {cls.model_fields["type"].default: _template(cls) for cls in _KNOWN_CLASSES}
+# langchain-core's own message classes, exactly: subclasses are not among them.
+KNOWN_MESSAGES = frozenset(_KNOWN_CLASSES)
+_BY_CLASS = {template.message_class: (type_, template) for type_, template in _BY_TYPE.items()}
+
+
+def fields_of(message: BaseMessage) -> tuple[str, dict[str, Any]] | None:
+    """Type and fields that differ from their defaults; ``None`` for a class that is not known.
+
+    A class derived from a known one is stored as that one, with its own fields beside.
+    """
+    exact = _BY_CLASS.get(type(message))
+    type_, template = exact or _derived_from(message)
+    if template is None:
+        return None
+    values = message.__dict__
+    fields = {
+        name: values[name]
+        for name, default in template.defaults.items()
+        if not _is_default(values[name], default)
+    }
+    if exact is None:
+        own = (name for name in type(message).model_fields if name not in template.defaults)
+        fields.update({name: values[name] for name in own})
+    if extra := message.__pydantic_extra__:
+        fields.update(extra)
+    return type_, fields
+
+
+def _derived_from(message: BaseMessage) -> tuple[str, _Template | None]:
+    known = (_BY_CLASS[base] for base in type(message).__mro__ if base in _BY_CLASS)
+    return next((found for found in known if found[0] == message.type), ("", None))
+
+
+def _is_default(value: object, default: object) -> bool:
+    # Types first: an artifact's own `==` may do anything.
+    return value is default or (type(value) is type(default) and value == default)
+
+
+_set = object.__setattr__
+
+
+def rebuilt(type_: str, fields: dict[str, Any]) -> BaseMessage:
+    """The message of which :func:`fields_of` gave type and fields.
+
+    Raises:
+        RecordError: This version does not know the class.
+    """
+    template = _BY_TYPE.get(type_)
+    if template is None:
+        raise RecordError(
+            "A message has a class that this version does not know. Nothing was changed; install a "
+            "later langmem-isolated."
+        )
+    message_class, defaults, mutable = template
+    values = defaults | fields
+    for name, make in mutable:
+        if name not in fields:
+            values[name] = make()
+    extra = {}
+    if len(values) > len(defaults):
+        extra = {name: values.pop(name) for name in fields if name not in defaults}
+    message = object.__new__(message_class)
+    # What pydantic's own `__setstate__` does, in a third of its time.
+    _set(message, "__dict__", values)
+    _set(message, "__pydantic_fields_set__", fields.keys() - extra.keys() if extra else set(fields))
+    _set(message, "__pydantic_extra__", extra)
+    _set(message, "__pydantic_private__", None)
+    return message
