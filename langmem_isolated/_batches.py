@@ -26,13 +26,13 @@ from langgraph.store.base import (
 )
 
 from langmem_isolated._codecs.values import decode_value, encode_value
+from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database import Transaction
 from langmem_isolated._items import forms, reading, writing
 from langmem_isolated._items.forms import Filter, NewItem
 from langmem_isolated._items.places import MAX_DEPTH, Address, Names
 from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.clock import now_microseconds
-from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated._search import store_filters
 from langmem_isolated._search.vectors import VectorSpace
 from langmem_isolated.errors import ValueNotStorable

@@ -22,10 +22,10 @@ from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from langmem_isolated import _schema
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._crypto.sealing import DIGEST_BYTES, TAG_BYTES, tag_of
 from langmem_isolated._database import Transaction
-from langmem_isolated._schema import Kind
-from langmem_isolated._scope_keys import ScopeKeys
-from langmem_isolated._sealing import DIGEST_BYTES, TAG_BYTES, tag_of
 from langmem_isolated._states import DIGEST, SCOPE_ID, STATE, State, StateRows, advance, row_of
 from langmem_isolated.errors import RecordDoesNotOpen
 

@@ -21,11 +21,11 @@ from sqlalchemy import bindparam, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from langmem_isolated import _schema
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._crypto.sealing import framed
 from langmem_isolated._database import Row, Transaction
 from langmem_isolated._records import ScopeGone
-from langmem_isolated._schema import Kind
-from langmem_isolated._scope_keys import ScopeKeys
-from langmem_isolated._sealing import framed
 from langmem_isolated.errors import RecordDoesNotOpen, RecordError
 
 Names = Sequence[bytes]

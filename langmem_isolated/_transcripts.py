@@ -15,9 +15,9 @@ from sqlalchemy import bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from langmem_isolated import _schema
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database import Row, Transaction
-from langmem_isolated._schema import Kind
-from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated._sessions.reading import LATEST, opened
 from langmem_isolated._states import DIGEST, LISTED, SCOPE_ID, STATE, State, row_of
 from langmem_isolated.errors import RecordDoesNotOpen

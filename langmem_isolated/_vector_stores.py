@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
-from langmem_isolated._sealing import Owner
+from langmem_isolated._crypto.owners import Owner
 
 Filter = Mapping[str, Any]
 Query = str | list[float]

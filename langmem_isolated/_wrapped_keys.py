@@ -9,10 +9,10 @@ from sqlalchemy import BindParameter, Executable, Table, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from langmem_isolated import _schema
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.sealing import KEY_BYTES, SealingKey, derive, framed
 from langmem_isolated._database import Database, Row, Transaction
 from langmem_isolated._runtime.clock import now
-from langmem_isolated._schema import Kind
-from langmem_isolated._sealing import KEY_BYTES, SealingKey, derive, framed
 from langmem_isolated.errors import RootKeyMismatch
 from langmem_isolated.root_keys import RootKey
 

@@ -17,10 +17,10 @@ from langchain_core.stores import BaseStore
 
 from langmem_isolated import _entries
 from langmem_isolated._codecs.values import decode_value, encode_value
+from langmem_isolated._crypto.sealing import framed
 from langmem_isolated._entries import Entry
 from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.clock import now
-from langmem_isolated._sealing import framed
 from langmem_isolated.errors import RecordError, ValueNotStorable
 from langmem_isolated.scope import checked_id
 

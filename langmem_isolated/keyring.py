@@ -17,12 +17,13 @@ from itertools import cycle, islice
 from sqlalchemy import LargeBinary, bindparam, delete, select, update
 
 from langmem_isolated import _schema
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.owners import Level, Owner
+from langmem_isolated._crypto.scope_keys import ScopeKeys, principal_digest, scope_digest
+from langmem_isolated._crypto.sealing import DIGEST_BYTES, derive, open_sealed, seal
 from langmem_isolated._database import Database, Row, Transaction
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.forking import renew_in_children
-from langmem_isolated._schema import Kind
-from langmem_isolated._scope_keys import ScopeKeys, principal_digest, scope_digest
-from langmem_isolated._sealing import DIGEST_BYTES, Level, Owner, derive, open_sealed, seal
 from langmem_isolated._wrapped_keys import (
     OWNED,
     PrincipalKeys,

@@ -13,13 +13,13 @@ from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig
 from langgraph.store.base import IndexConfig, TTLConfig
 
 from langmem_isolated._codecs.checkpoints.element_cache import KnownThreads
+from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._database import Database
 from langmem_isolated._dialects import Synchronous
 from langmem_isolated._ground import Ground
 from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.plaintext_cache import WarmCache
 from langmem_isolated._scoping import ResolveScope, Using, config_of_run, resolve_scope
-from langmem_isolated._sealing import Level, Owner
 from langmem_isolated.caches import IsolatedLLMCache
 from langmem_isolated.callbacks import IsolatedCallbackHandler
 from langmem_isolated.chat_history import IsolatedChatMessageHistory

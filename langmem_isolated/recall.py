@@ -14,12 +14,12 @@ from langchain_core.embeddings import Embeddings
 from langmem_isolated import _transcripts
 from langmem_isolated._codecs.headers import decode_header
 from langmem_isolated._codecs.messages import MESSAGE_V1, glance
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database import Transaction
 from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.clock import as_moment, now
 from langmem_isolated._runtime.plaintext_cache import WarmCache
-from langmem_isolated._schema import Kind
-from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated._search.bm25 import rank, terms, words
 from langmem_isolated._search.vectors import VectorSpace
 from langmem_isolated._transcripts import Embedded, Line, Source, Transcript

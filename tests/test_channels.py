@@ -9,7 +9,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from langmem_isolated import IsolatedMemory, ScopedMemory
 from langmem_isolated._codecs.messages import decode_said
-from langmem_isolated._schema import Kind
+from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._states import State
 from langmem_isolated.errors import RecordDoesNotOpen, ScopeError, SessionNotFound
 from tests.conftest import Attacker, Door

@@ -8,7 +8,7 @@ import pytest
 from langchain_core.messages import HumanMessage
 
 from langmem_isolated import IsolatedMemory
-from langmem_isolated._schema import Kind
+from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 from langmem_isolated.errors import KeyDestroyed, RecordDoesNotOpen
 from langmem_isolated.keyring import Purpose

@@ -11,16 +11,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from langmem_isolated import Scope, _sealing
+from langmem_isolated import Scope
 from langmem_isolated._codecs.headers import Header, encode_header
 from langmem_isolated._codecs.messages import encode_message
-from langmem_isolated._schema import Kind
-from langmem_isolated._scope_keys import ScopeKeys, principal_digest, scope_digest
-from langmem_isolated._sealing import (
+from langmem_isolated._crypto import sealing
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.owners import Level, Owner
+from langmem_isolated._crypto.scope_keys import ScopeKeys, principal_digest, scope_digest
+from langmem_isolated._crypto.sealing import (
     DEFLATED,
     PLAIN,
-    Level,
-    Owner,
     SealingKey,
     derive,
     digest,
@@ -109,13 +109,13 @@ def test_aes_gcm_behaves_as_wycheproof_wants(test: dict):
     nonce, aad, message, ciphertext, tag = (
         bytes.fromhex(test[name]) for name in ("iv", "aad", "msg", "ct", "tag")
     )
-    aead = _sealing.AESGCM(bytes.fromhex(test["key"]))
+    aead = sealing.AESGCM(bytes.fromhex(test["key"]))
 
     if test["result"] == "valid":
         assert aead.encrypt(nonce, message, aad) == ciphertext + tag
         assert aead.decrypt(nonce, ciphertext + tag, aad) == message
     else:
-        with pytest.raises(_sealing.InvalidTag):
+        with pytest.raises(sealing.InvalidTag):
             aead.decrypt(nonce, ciphertext + tag, aad)
 
 
@@ -124,7 +124,7 @@ def test_hkdf_behaves_as_wycheproof_wants(test: dict):
     key, salt, info, output = (bytes.fromhex(test[name]) for name in ("ikm", "salt", "info", "okm"))
 
     def derived() -> bytes:
-        return _sealing.HKDF(_sealing.SHA256(), test["size"], salt=salt, info=info).derive(key)
+        return sealing.HKDF(sealing.SHA256(), test["size"], salt=salt, info=info).derive(key)
 
     if test["result"] == "valid":
         assert derived() == output
@@ -269,7 +269,7 @@ def test_a_sealed_record_is_what_its_description_says():
     extracted = hmac.digest(bytes(32), KEY, "sha256")
     key_id = hmac.digest(extracted, info + b"\x01", "sha256")[:16]
     nonce, place = bytes(range(12)), framed_by_hand(b"alice", b"tutor")
-    ciphertext = _sealing.AESGCM(KEY).encrypt(nonce, PLAINTEXT, b"\x10" + place)
+    ciphertext = sealing.AESGCM(KEY).encrypt(nonce, PLAINTEXT, b"\x10" + place)
 
     sealed = seal(SealingKey(KEY), PLACE, PLAINTEXT, nonce=nonce)
 

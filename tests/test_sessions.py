@@ -9,7 +9,7 @@ import pytest
 from langchain_core.messages import HumanMessage
 
 from langmem_isolated import IsolatedMemory, ScopedMemory
-from langmem_isolated._schema import Kind
+from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._sessions import storing
 from langmem_isolated._states import State
 from langmem_isolated.errors import LangmemIsolatedError, SessionNotFound, ValueNotStorable

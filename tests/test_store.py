@@ -38,9 +38,9 @@ from langgraph.store.base import (
 from langgraph.store.memory import InMemoryStore
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
+from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._items import reading, writing
 from langmem_isolated._items.places import Address
-from langmem_isolated._schema import Kind
 from langmem_isolated.errors import KeyDestroyed, ValueNotStorable
 from langmem_isolated.store import IsolatedStore
 from tests.conftest import Attacker, Door

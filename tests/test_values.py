@@ -42,7 +42,7 @@ from langmem_isolated._codecs.checkpoints.encoder import (
 )
 from langmem_isolated._codecs.checkpoints.layout import numbers_of, runs_of, table
 from langmem_isolated._codecs.checkpoints.serializer import Serde
-from langmem_isolated._sealing import digest
+from langmem_isolated._crypto.sealing import digest
 from langmem_isolated.errors import RecordError, ValueNotStorable
 from tests.processes import in_child
 from tests.spellings import assert_shows_none_of

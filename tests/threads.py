@@ -15,7 +15,7 @@ from langgraph.checkpoint.base import Checkpoint, CheckpointTuple
 from langgraph.checkpoint.base.id import uuid6
 from langgraph.types import Overwrite, Send
 
-from langmem_isolated._schema import Kind
+from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 from tests.conftest import Attacker, Door
 

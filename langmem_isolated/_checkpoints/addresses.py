@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from langchain_core.runnables import RunnableConfig
 
-from langmem_isolated._schema import Kind
-from langmem_isolated._scope_keys import ScopeKeys
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.scope import checked_id
 

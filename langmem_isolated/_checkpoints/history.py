@@ -10,8 +10,8 @@ from langmem_isolated._checkpoints.addresses import Address, id_bytes, parent_of
 from langmem_isolated._checkpoints.bodies import Body, Outline, decoders, snapshot_of
 from langmem_isolated._checkpoints.listing import PAGE
 from langmem_isolated._codecs.checkpoints.serializer import Serde
+from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database import Transaction
-from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated._threads import reading
 from langmem_isolated._threads.slots import Bounds, Slot
 

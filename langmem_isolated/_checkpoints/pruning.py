@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from langmem_isolated._checkpoints.addresses import id_text
 from langmem_isolated._checkpoints.bodies import Outline
-from langmem_isolated._schema import Kind
+from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._threads.reading import OpenBody
 from langmem_isolated._threads.slots import Slot
 

@@ -36,13 +36,13 @@ from langmem_isolated._codecs.checkpoints.element_cache import Known, KnownThrea
 from langmem_isolated._codecs.checkpoints.encoder import Element, Encoder, Reference
 from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._codecs.headers import Header, encode_header
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database import Transaction
 from langmem_isolated._dialects import Conflict
 from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.clock import now
-from langmem_isolated._schema import Kind
-from langmem_isolated._scope_keys import ScopeKeys
-from langmem_isolated._sealing import DIGEST_BYTES
 from langmem_isolated._states import GENERATION_BYTES, Listed
 from langmem_isolated._threads import reading, roster, storing
 from langmem_isolated._threads.reading import Found, OpenBody

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from langmem_isolated._schema import Kind
-from langmem_isolated._scope_keys import ScopeKeys
-from langmem_isolated._sealing import DIGEST_BYTES
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._crypto.sealing import DIGEST_BYTES
 
 Names = Sequence[bytes]
 Place = tuple[bytes, bytes]

@@ -7,8 +7,8 @@ from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from langmem_isolated import _schema
-from langmem_isolated._schema import Kind
-from langmem_isolated._sealing import DIGEST_BYTES
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._states import SCOPE_ID
 
 _r, _s = _schema.records.c, _schema.scopes.c

@@ -7,7 +7,7 @@ from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.dialects import postgresql
 
 from langmem_isolated import _schema
-from langmem_isolated._schema import Kind
+from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._states import DIGEST, LISTED, SCOPE_ID, STATE, in_scope, move, row_of
 
 _r, _s = _schema.records.c, _schema.sessions.c

@@ -1,8 +1,8 @@
 """Lists threads, reads what their rows say of them, and removes them."""
 
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database import Transaction
-from langmem_isolated._schema import Kind
-from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated._states import Listed, StateRows
 from langmem_isolated._threads import statements as sql
 from langmem_isolated.errors import RecordDoesNotOpen

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from langmem_isolated._schema import Kind
-from langmem_isolated._sealing import DIGEST_BYTES
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.sealing import DIGEST_BYTES
 
 END = b"\xff" * (2 * DIGEST_BYTES + 1)
 

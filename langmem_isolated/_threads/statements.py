@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam, delete, select, update
 
 from langmem_isolated import _schema
-from langmem_isolated._schema import Kind
+from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._states import (
     DIGEST,
     LISTED,

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database import Transaction
 from langmem_isolated._dialects import Conflict
-from langmem_isolated._schema import Kind
-from langmem_isolated._scope_keys import ScopeKeys
-from langmem_isolated._sealing import DIGEST_BYTES
 from langmem_isolated._states import State
 from langmem_isolated._threads import statements as sql
 from langmem_isolated._threads.reading import (

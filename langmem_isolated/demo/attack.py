@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from langmem_isolated import _schema
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database import Database, Transaction
 from langmem_isolated._runtime.clock import now
-from langmem_isolated._schema import Kind
-from langmem_isolated._scope_keys import ScopeKeys
 from langmem_isolated._sessions import reading
 from langmem_isolated.errors import RecordDoesNotOpen
 

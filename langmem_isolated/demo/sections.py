@@ -16,8 +16,9 @@ from langchain_core.messages import BaseMessage
 from rich.table import Table
 
 from langmem_isolated import _schema
+from langmem_isolated._crypto.owners import Owner
+from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database import Database
-from langmem_isolated._sealing import DIGEST_BYTES, Owner
 from langmem_isolated._terminal import cell, one_line, table
 from langmem_isolated.chat_history import IsolatedChatMessageHistory
 from langmem_isolated.demo import attack

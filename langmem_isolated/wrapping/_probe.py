@@ -6,8 +6,9 @@ from typing import Any, Protocol
 
 from langchain_core.documents import Document
 
-from langmem_isolated._scope_keys import ScopeKeys
-from langmem_isolated._sealing import DIGEST_BYTES, KEY_BYTES, Level, Owner
+from langmem_isolated._crypto.owners import Level, Owner
+from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._crypto.sealing import DIGEST_BYTES, KEY_BYTES
 from langmem_isolated.errors import IsolationViolation
 
 _NAME = "canary"

@@ -28,8 +28,8 @@ from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 from langchain_text_splitters import CharacterTextSplitter
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory, _entries
+from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._entries import Entry
-from langmem_isolated._schema import Kind
 from langmem_isolated.errors import RecordDoesNotOpen, RecordError, ValueNotStorable
 from tests.conftest import Attacker, Door
 from tests.embeddings import NGramEmbeddings

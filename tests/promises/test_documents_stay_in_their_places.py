@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
-from langmem_isolated._schema import Kind
+from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated.errors import RecordDoesNotOpen, RecordError
 from langmem_isolated.vector_store import IsolatedVectorStore
 from tests.conftest import Attacker, Door

@@ -12,8 +12,8 @@ import pytest
 from langgraph.store.base import GetOp, ListNamespacesOp, MatchCondition, PutOp, SearchOp
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
+from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._items.places import Address, Places
-from langmem_isolated._schema import Kind
 from langmem_isolated.errors import RecordDoesNotOpen, RecordError
 from langmem_isolated.store import IsolatedStore
 from tests.conftest import Attacker, Door

@@ -9,7 +9,7 @@ import pytest
 from langchain_core.messages import HumanMessage
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
-from langmem_isolated._schema import Kind
+from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated.errors import RecordDoesNotOpen
 from tests.conftest import Attacker
 from tests.embeddings import NGramEmbeddings

@@ -19,7 +19,7 @@ from langmem_isolated import (
     ScopedMemory,
 )
 from langmem_isolated._codecs.messages import encode_message
-from langmem_isolated._schema import Kind
+from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated.errors import LangmemIsolatedError, RecordDoesNotOpen
 from tests.conftest import ROOT_KEY, Attacker, Door, new_postgres_url
 

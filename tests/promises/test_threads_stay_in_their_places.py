@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
-from langmem_isolated._schema import Kind
+from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 from langmem_isolated.errors import RecordDoesNotOpen
 from tests.conftest import ROOT_KEY, Attacker, Door, new_postgres_url

@@ -1,4 +1,4 @@
-"""Wraps every stored key with one that lives outside the database."""
+"""A root key of 32 bytes, from the environment or a file."""
 
 import base64
 import binascii
@@ -6,31 +6,11 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
-from langmem_isolated._sealing import KEY_BYTES, SealingKey, derive, open_sealed, seal
+from langmem_isolated._crypto.sealing import KEY_BYTES, SealingKey, derive, open_sealed, seal
 from langmem_isolated.errors import RootKeyInvalid, RootKeyMissing
 
 ROOT_KEY_VARIABLE = "LANGMEM_ISOLATED_ROOT_KEY"
-
-
-@runtime_checkable
-class RootKey(Protocol):
-    """What wraps all other keys: implement these three over a KMS or an HSM to keep it there.
-
-    ``wrap`` and ``unwrap`` are called from worker threads, never on an event loop and never inside
-    a transaction; a call may take a network round trip.
-    """
-
-    @property
-    def key_id(self) -> str:
-        """A stable name of the root key, not secret, stored beside each wrapped key."""
-
-    def wrap(self, key: bytes, context: bytes) -> bytes:
-        """Encrypt the 32 bytes of ``key`` and bind them to ``context`` (as associated data)."""
-
-    def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
-        """Return what ``wrap`` took; raise for another ``context``, key or any changed bit."""
 
 
 class LocalRootKey:

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from langmem_isolated._schema import Kind
-from langmem_isolated._sealing import (
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.owners import Owner
+from langmem_isolated._crypto.sealing import (
     DigestKey,
-    Owner,
     SealingKey,
     derive,
     digest,

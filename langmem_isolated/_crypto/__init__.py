@@ -1,0 +1,1 @@
+"""Keys, sealing and digests: the only home of `cryptography`."""

@@ -1,0 +1,26 @@
+"""Enumerates the kinds of records; a kind is part of what each record is bound to."""
+
+from enum import IntEnum
+
+
+class Kind(IntEnum):
+    """What a record is; numbers are stored and authenticated, and never change."""
+
+    SCOPE = 1
+    SESSION = 2
+    MESSAGE = 3
+    THREAD = 4
+    CHECKPOINT = 5
+    WRITE = 6
+    ELEMENT = 7
+    ITEM = 8
+    DOCUMENT = 9
+    VECTOR = 10
+    COLLECTION = 11
+    EMBEDDING = 12
+    ENTRY = 13
+
+    def __init__(self, number: int) -> None:
+        # Attributes, not properties: every record opened asks for them.
+        self.label = self.name.lower()
+        self.framed_bytes = number.to_bytes(2)
