@@ -27,7 +27,7 @@ from langgraph.store.base import (
 
 from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._database import Transaction
+from langmem_isolated._database.database import Transaction
 from langmem_isolated._items import forms, reading, writing
 from langmem_isolated._items.forms import Filter, NewItem
 from langmem_isolated._items.places import MAX_DEPTH, Address, Names

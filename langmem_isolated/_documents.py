@@ -21,11 +21,11 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from langmem_isolated import _schema
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES, TAG_BYTES, tag_of
-from langmem_isolated._database import Transaction
+from langmem_isolated._database import schema
+from langmem_isolated._database.database import Transaction
 from langmem_isolated._states import DIGEST, SCOPE_ID, STATE, State, StateRows, advance, row_of
 from langmem_isolated.errors import RecordDoesNotOpen
 
@@ -39,7 +39,7 @@ _NUMBER_BYTES = 8
 # To ask for one takes 25 µs, to read all of 10,000 takes 15 ms.
 _MOST_ASKED_FOR = 512
 
-_r, _s = _schema.records.c, _schema.sessions.c
+_r, _s = schema.records.c, schema.sessions.c
 _KEY = bindparam("key", type_=sa.LargeBinary)
 
 
@@ -58,12 +58,12 @@ _ONE: sa.ColumnElement[int] = sa.literal_column("1")
 _NONE: sa.ColumnElement[int] = sa.literal_column("0")
 # For SQLite, SQLAlchemy makes a parameter of an offset that is not given.
 _ANY = select(_ONE).where(_its(Kind.DOCUMENT, Kind.EMBEDDING)).limit(_ONE).offset(_NONE)
-_REMOVE_DOCUMENT = delete(_schema.records).where(_its(Kind.DOCUMENT), _r.key == _KEY)
-_REMOVE_BLOCK = delete(_schema.records).where(_its(Kind.EMBEDDING), _r.key == _KEY)
-_REMOVE_ALL = delete(_schema.records).where(_its(Kind.DOCUMENT, Kind.EMBEDDING))
+_REMOVE_DOCUMENT = delete(schema.records).where(_its(Kind.DOCUMENT), _r.key == _KEY)
+_REMOVE_BLOCK = delete(schema.records).where(_its(Kind.EMBEDDING), _r.key == _KEY)
+_REMOVE_ALL = delete(schema.records).where(_its(Kind.DOCUMENT, Kind.EMBEDDING))
 _MOVE = advance(Kind.COLLECTION)
 _EMPTY = (
-    update(_schema.sessions)
+    update(schema.sessions)
     .where(row_of(Kind.COLLECTION))
     .values(
         head=bindparam("new_head"),
@@ -96,8 +96,8 @@ def _upsert(insert: Any) -> Any:
 
 # By whether it is PostgreSQL.
 _PUT = {
-    True: _upsert(postgresql.insert(_schema.records)),
-    False: _upsert(sqlite.insert(_schema.records)),
+    True: _upsert(postgresql.insert(schema.records)),
+    False: _upsert(sqlite.insert(schema.records)),
 }
 
 

@@ -20,11 +20,11 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from langmem_isolated import _schema
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import framed
-from langmem_isolated._database import Row, Transaction
+from langmem_isolated._database import schema
+from langmem_isolated._database.database import Row, Transaction
 from langmem_isolated._records import ScopeGone
 from langmem_isolated.errors import RecordDoesNotOpen, RecordError
 
@@ -36,7 +36,7 @@ _HEAD = struct.Struct(">BQQIII")
 _AT_ONCE = 64
 NO_LIMIT = 2**31 - 1
 
-_r, _s = _schema.records.c, _schema.scopes.c
+_r, _s = schema.records.c, schema.scopes.c
 _SCOPE_ID = bindparam("scope_id", type_=sa.LargeBinary)
 _PARENT = bindparam("parent", type_=sa.LargeBinary)
 _KEY = bindparam("key", type_=sa.LargeBinary)
@@ -75,14 +75,14 @@ _BETWEEN = _ENTRIES.where(
 _DATED = _first(_BETWEEN.where(_HERE))
 # Without the parent, which a tag's digest covers: so that the index of the tags is used.
 _TAGGED = _first(_BETWEEN.where(_among(_r.tag, _AT_ONCE)))
-_REMOVE = delete(_schema.records).where(_IN_SPACE, _r.key == _KEY)
-_CLEAR = delete(_schema.records).where(_IN_SPACE)
-_SWEEP = delete(_schema.records).where(_OF_SCOPE, _r.expires_at <= _NOW).returning(_r.key)
+_REMOVE = delete(schema.records).where(_IN_SPACE, _r.key == _KEY)
+_CLEAR = delete(schema.records).where(_IN_SPACE)
+_SWEEP = delete(schema.records).where(_OF_SCOPE, _r.expires_at <= _NOW).returning(_r.key)
 
 
 def _upsert(insert: Any) -> Any:
     put = insert.values(
-        {c.name: bindparam(c.name) for c in _schema.records.columns if c.name != "alias"}
+        {c.name: bindparam(c.name) for c in schema.records.columns if c.name != "alias"}
     )
     replaced = {
         name: put.excluded[name] for name in ("tag", "sealed", "size", "updated_at", "expires_at")
@@ -94,8 +94,8 @@ def _upsert(insert: Any) -> Any:
 
 # By whether it is PostgreSQL.
 _PUT = {
-    True: _upsert(postgresql.insert(_schema.records)),
-    False: _upsert(sqlite.insert(_schema.records)),
+    True: _upsert(postgresql.insert(schema.records)),
+    False: _upsert(sqlite.insert(schema.records)),
 }
 
 

@@ -9,7 +9,7 @@ from langchain_core.vectorstores import VectorStore
 
 from langmem_isolated._codecs.checkpoints.element_cache import KnownThreads
 from langmem_isolated._crypto.owners import Level, Owner
-from langmem_isolated._database import Database
+from langmem_isolated._database.database import Database
 from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.plaintext_cache import WarmCache
 from langmem_isolated.errors import ScopeError

@@ -5,8 +5,8 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._database import Database, Transaction
-from langmem_isolated._dialects import Conflict
+from langmem_isolated._database.database import Database, Transaction
+from langmem_isolated._database.dialects import Conflict
 from langmem_isolated.errors import KeyDestroyed, RecordDoesNotOpen
 from langmem_isolated.keyring import Keyring
 

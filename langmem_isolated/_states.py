@@ -11,15 +11,15 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from langmem_isolated import _schema
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES, equal
-from langmem_isolated._database import Row, Transaction
+from langmem_isolated._database import schema
+from langmem_isolated._database.database import Row, Transaction
 from langmem_isolated._records import ScopeGone
 from langmem_isolated.errors import RecordDoesNotOpen
 
-_s = _schema.sessions.c
+_s = schema.sessions.c
 GENERATION_BYTES = 8
 STATE = (_s.head, _s.next_sequence, _s.count, _s.expires_at, _s.generation)
 LISTED = (*STATE, _s.digest, _s.sealed, _s.size, _s.created_at, _s.updated_at)
@@ -55,11 +55,11 @@ def creation(kind: Kind) -> dict[bool, sa.Insert]:
         "updated_at": bindparam("now"),
     }
     proved = select(*(value.label(name) for name, value in values.items())).where(
-        _schema.scopes.c.scope_id == SCOPE_ID,
-        _schema.scopes.c.incarnation == bindparam("incarnation"),
+        schema.scopes.c.scope_id == SCOPE_ID,
+        schema.scopes.c.incarnation == bindparam("incarnation"),
     )
     return {
-        is_postgres: dialect.insert(_schema.sessions)
+        is_postgres: dialect.insert(schema.sessions)
         .from_select(list(values), proved)
         .on_conflict_do_nothing(index_elements=["scope_id", "kind", "digest"])
         for is_postgres, dialect in ((True, postgresql), (False, sqlite))
@@ -69,7 +69,7 @@ def creation(kind: Kind) -> dict[bool, sa.Insert]:
 def advance(kind: Kind) -> sa.Update:
     """Takes the row to another state, with the values of :meth:`State.as_new`."""
     return (
-        update(_schema.sessions)
+        update(schema.sessions)
         .where(row_of(kind))
         .values(
             head=bindparam("new_head"),
@@ -189,7 +189,7 @@ class StateRows:
         self._create = creation(kind)
         self._lock = select(*STATE).where(row_of(kind)).with_for_update()
         self._header = select(*STATE, _s.sealed).where(row_of(kind))
-        self._delete = delete(_schema.sessions).where(row_of(kind))
+        self._delete = delete(schema.sessions).where(row_of(kind))
 
     def lock(self, transaction: Transaction, keys: ScopeKeys, digest: bytes) -> Row | None:
         """The row as ``STATE`` has it, whatever it says, locked until the transaction ends."""

@@ -14,10 +14,10 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from langmem_isolated import _schema
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._database import Row, Transaction
+from langmem_isolated._database import schema
+from langmem_isolated._database.database import Row, Transaction
 from langmem_isolated._sessions.reading import LATEST, opened
 from langmem_isolated._states import DIGEST, LISTED, SCOPE_ID, STATE, State, row_of
 from langmem_isolated.errors import RecordDoesNotOpen
@@ -28,7 +28,7 @@ _ROWS_OF = {below: kind for kind, below in _BELOW.items()}
 # One by one, each session takes a question of its own; from here on all are read at once.
 _ONE_BY_ONE = 16
 
-_r, _s = _schema.records.c, _schema.sessions.c
+_r, _s = schema.records.c, schema.sessions.c
 
 
 def _numbers(kinds: Iterable[Kind]) -> list[sa.ColumnElement[int]]:
@@ -45,8 +45,8 @@ _EMBEDDINGS = (
     select(_s.kind, _r.parent, _r.key, _r.sealed)
     .select_from(
         sa.join(
-            _schema.sessions,
-            _schema.records,
+            schema.sessions,
+            schema.records,
             sa.and_(_r.scope_id == _s.scope_id, _r.parent == _s.digest),
         )
     )
@@ -75,8 +75,8 @@ def _upsert(insert: Any) -> Any:
 
 
 _PUT_EMBEDDING = {
-    True: _upsert(postgresql.insert(_schema.records)),
-    False: _upsert(sqlite.insert(_schema.records)),
+    True: _upsert(postgresql.insert(schema.records)),
+    False: _upsert(sqlite.insert(schema.records)),
 }
 _key = itemgetter(0)
 

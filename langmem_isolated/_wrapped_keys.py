@@ -8,10 +8,10 @@ from typing import Any
 from sqlalchemy import BindParameter, Executable, Table, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from langmem_isolated import _schema
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.sealing import KEY_BYTES, SealingKey, derive, framed
-from langmem_isolated._database import Database, Row, Transaction
+from langmem_isolated._database import schema
+from langmem_isolated._database.database import Database, Row, Transaction
 from langmem_isolated._runtime.clock import now
 from langmem_isolated.errors import RootKeyMismatch
 from langmem_isolated.root_keys import RootKey
@@ -28,7 +28,7 @@ class Purpose(IntEnum):
 # What each principal has.
 OWNED = (Purpose.NAMING, Purpose.SEALING)
 
-_k = _schema.keys.c
+_k = schema.keys.c
 
 _SELECT_KEYS = (
     select(_k.purpose, _k.version, _k.wrapped, _k.root_key_id)
@@ -50,7 +50,7 @@ def insert_if_absent(table: Table, *columns: str) -> dict[bool, Executable]:
 
 
 _INSERT_KEY = insert_if_absent(
-    _schema.keys, "principal", "purpose", "version", "wrapped", "root_key_id", "created_at"
+    schema.keys, "principal", "purpose", "version", "wrapped", "root_key_id", "created_at"
 )
 
 

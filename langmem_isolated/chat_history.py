@@ -18,7 +18,7 @@ from langchain_core.messages import (
 from langmem_isolated._codecs.headers import Header, decode_header, encode_header
 from langmem_isolated._codecs.messages import decode_message, decode_said, encode_message
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._dialects import Conflict
+from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._sessions import reading, storing

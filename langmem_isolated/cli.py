@@ -15,8 +15,8 @@ from langchain_core.messages import BaseMessage
 from rich.console import Console
 from typer.core import TyperGroup
 
-from langmem_isolated import _schema
-from langmem_isolated._database import Database
+from langmem_isolated._database import schema
+from langmem_isolated._database.database import Database
 from langmem_isolated._terminal import cell, one_line, table
 from langmem_isolated.errors import (
     DatabaseUnreachable,
@@ -50,8 +50,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
 )
-schema = typer.Typer(help="The tables and their version.", no_args_is_help=True)
-app.add_typer(schema, name="schema")
+schema_commands = typer.Typer(help="The tables and their version.", no_args_is_help=True)
+app.add_typer(schema_commands, name="schema")
 
 DatabaseOption = Annotated[
     str,
@@ -239,7 +239,7 @@ def _existing(url: str) -> Database:
     return database
 
 
-@schema.command("upgrade")
+@schema_commands.command("upgrade")
 def upgrade(database: DatabaseOption = DEFAULT_DATABASE, key_store: KeyStoreOption = None) -> None:
     """Make the tables, or bring them to the version of this package. Needs no root key."""
     for name, url in (("database", database), ("key store", key_store)):
@@ -321,8 +321,8 @@ def _examine_database(name: str, url: str) -> Iterator[Finding]:
 
 
 def _version(database: Database) -> tuple[str, str]:
-    found = database.inspect(_schema.version_of)
-    _schema.check_version(found)
+    found = database.inspect(schema.version_of)
+    schema.check_version(found)
     return "ok", f"version {found}"
 
 
@@ -363,7 +363,7 @@ _POSTGRES_SETTINGS = {
 
 
 def _examine_role(connection: Any) -> Iterator[Finding]:
-    query = _POSTGRES_ROLE.format(schema=_schema.POSTGRES_SCHEMA)
+    query = _POSTGRES_ROLE.format(schema=schema.POSTGRES_SCHEMA)
     superuser, bypasses, owns, lacks = connection.exec_driver_sql(query).one()
     limits = "row-level security does not bind it"
     yield _role("superuser", superuser, f"{limits}; serve with a role of its own")

@@ -8,7 +8,7 @@ from langchain_core.indexing import RecordManager
 from langmem_isolated import _entries
 from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._database import Transaction
+from langmem_isolated._database.database import Transaction
 from langmem_isolated._entries import NO_LIMIT, Entry, Names
 from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.clock import now

@@ -16,12 +16,12 @@ from itertools import cycle, islice
 
 from sqlalchemy import LargeBinary, bindparam, delete, select, update
 
-from langmem_isolated import _schema
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._crypto.scope_keys import ScopeKeys, principal_digest, scope_digest
 from langmem_isolated._crypto.sealing import DIGEST_BYTES, derive, open_sealed, seal
-from langmem_isolated._database import Database, Row, Transaction
+from langmem_isolated._database import schema
+from langmem_isolated._database.database import Database, Row, Transaction
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.forking import renew_in_children
 from langmem_isolated._wrapped_keys import (
@@ -39,11 +39,11 @@ __all__ = ["ROOT_KEY_VARIABLE", "Keyring", "LocalRootKey", "Purpose", "RootKey",
 # The directory key belongs to the installation, not to a principal.
 _INSTALLATION = bytes(DIGEST_BYTES)
 
-_s, _i = _schema.scopes.c, _schema.installation.c
+_s, _i = schema.scopes.c, schema.installation.c
 
 _DIRECTORY_ID = select(_i.directory_id)
 _SET_DIRECTORY_ID = (
-    update(_schema.installation)
+    update(schema.installation)
     .where(_i.directory_id.is_(None))
     .values(directory_id=bindparam("directory_id"))
 )
@@ -54,10 +54,10 @@ _SELECT_PRESENT = select(_s.scope_id).where(
     _s.scope_id.in_([bindparam(name, type_=LargeBinary) for name in _ASKED])
 )
 _INSERT_SCOPE = insert_if_absent(
-    _schema.scopes, "scope_id", "principal", "level", "incarnation", "sealed", "created_at"
+    schema.scopes, "scope_id", "principal", "level", "incarnation", "sealed", "created_at"
 )
 _SELECT_ENTRIES = select(_s.scope_id, _s.sealed).where(_s.principal == bindparam("principal"))
-_DELETE_SCOPE = delete(_schema.scopes).where(
+_DELETE_SCOPE = delete(schema.scopes).where(
     _s.scope_id == bindparam("scope_id"), _s.incarnation == bindparam("incarnation")
 )
 

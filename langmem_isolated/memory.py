@@ -14,8 +14,8 @@ from langgraph.store.base import IndexConfig, TTLConfig
 
 from langmem_isolated._codecs.checkpoints.element_cache import KnownThreads
 from langmem_isolated._crypto.owners import Level, Owner
-from langmem_isolated._database import Database
-from langmem_isolated._dialects import Synchronous
+from langmem_isolated._database.database import Database
+from langmem_isolated._database.dialects import Synchronous
 from langmem_isolated._ground import Ground
 from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.plaintext_cache import WarmCache

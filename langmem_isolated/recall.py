@@ -16,7 +16,7 @@ from langmem_isolated._codecs.headers import decode_header
 from langmem_isolated._codecs.messages import MESSAGE_V1, glance
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._database import Transaction
+from langmem_isolated._database.database import Transaction
 from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.clock import as_moment, now
 from langmem_isolated._runtime.plaintext_cache import WarmCache

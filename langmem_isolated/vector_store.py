@@ -17,7 +17,7 @@ from langmem_isolated import _documents
 from langmem_isolated._codecs.documents import decode_document, encode_document
 from langmem_isolated._codecs.values import encode_value
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._database import Transaction
+from langmem_isolated._database.database import Transaction
 from langmem_isolated._documents import Collection, NewDocument
 from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.clock import now

@@ -10,8 +10,8 @@ import psycopg
 import pytest
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
-from langmem_isolated._database import Database
-from langmem_isolated._schema import POSTGRES_SCHEMA
+from langmem_isolated._database.database import Database
+from langmem_isolated._database.schema import POSTGRES_SCHEMA
 from tests.postgres import PostgresServer
 
 ROOT_KEY = bytes(range(32))

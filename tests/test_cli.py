@@ -14,7 +14,8 @@ import pytest
 import typer
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
-from langmem_isolated import IsolatedMemory, LocalRootKey, _schema
+from langmem_isolated import IsolatedMemory, LocalRootKey
+from langmem_isolated._database import schema
 from langmem_isolated._terminal import printable
 from langmem_isolated.cli import app
 from tests.command_line import KEY, OTHER_KEY, error_line, run, words
@@ -154,7 +155,7 @@ def test_projects_are_apart(said: IsolatedMemory):
 def test_a_damaged_session_is_listed_beside_the_others(said: IsolatedMemory):
     ann, database = said.scope(user_id="ann", module_id="tutor"), said._database
     ann.sessions.create("wednesday")
-    sessions = _schema.sessions
+    sessions = schema.sessions
     database.inspect(
         lambda connection: connection.execute(
             sessions.update().where(sessions.c.count == 2).values(count=3)
@@ -394,7 +395,7 @@ def test_a_driver_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch
 
 def test_a_later_schema_is_refused_with_both_numbers(said: IsolatedMemory):
     said._database.inspect(
-        lambda connection: connection.execute(_schema.installation.update().values(version=99))
+        lambda connection: connection.execute(schema.installation.update().values(version=99))
     )
 
     for command in (("show", "monday", *ANN), ("sessions", *ANN), ("schema", "upgrade"), ("demo",)):

@@ -358,7 +358,7 @@ def test_a_text_that_stands_readable_in_the_database_is_noticed(played: Run):
     assert claims(sections.what_a_thief_reads(played)) == [True, True]
 
     content = played.conversations[3].messages[-1].text.encode()
-    records = sections._schema.records
+    records = sections.schema.records
 
     def leak(connection: Any) -> None:
         connection.execute(records.update().values(tag=content[:70]))

@@ -19,7 +19,7 @@ from langmem_isolated import IsolatedMemory, LocalRootKey, RootKey, Scope
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._crypto.scope_keys import principal_digest
 from langmem_isolated._crypto.sealing import derive
-from langmem_isolated._database import Database
+from langmem_isolated._database.database import Database
 from langmem_isolated.errors import (
     KeyDestroyed,
     KeyNotFound,

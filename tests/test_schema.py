@@ -14,9 +14,10 @@ from langchain_core.messages import AIMessage, HumanMessage
 from sqlalchemy.dialects import postgresql, sqlite
 
 import langmem_isolated
-from langmem_isolated import IsolatedMemory, LocalRootKey, _schema
-from langmem_isolated._database import Database
-from langmem_isolated._schema import POSTGRES_SCHEMA, metadata
+from langmem_isolated import IsolatedMemory, LocalRootKey
+from langmem_isolated._database import schema
+from langmem_isolated._database.database import Database
+from langmem_isolated._database.schema import POSTGRES_SCHEMA, metadata
 from langmem_isolated.errors import DatabaseError, SchemaTooNew, SchemaTooOld
 from tests.conftest import ROOT_KEY, Attacker
 from tests.postgres import PostgresServer
@@ -25,7 +26,7 @@ from tests.processes import all_at_once
 VECTORS = Path(__file__).parent / "vectors"
 # Keys are led by their principal, and may live in another database; the installation is one row.
 SCOPED = [table for table in metadata.sorted_tables if table.name not in ("keys", "installation")]
-NEWEST = len(_schema.UPGRADES)
+NEWEST = len(schema.UPGRADES)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -212,7 +213,7 @@ def test_processes_that_open_an_empty_database_together_make_the_tables_once(emp
     def open_it() -> int:
         with closing(Database(empty_url)) as database:
             database.open()
-            return database.inspect(_schema.version_of)
+            return database.inspect(schema.version_of)
 
     assert all_at_once([open_it] * 4) == [NEWEST] * 4
     assert execute(empty_url, f"SELECT id, version FROM {our(empty_url, 'installation')}") == [
@@ -263,7 +264,7 @@ def add_notes_and_fail(connection: sa.Connection) -> None:
 
 def break_a_rule(connection: sa.Connection) -> None:
     add_notes(connection)
-    connection.execute(_schema.installation.insert().values(id=1, version=1))
+    connection.execute(schema.installation.insert().values(id=1, version=1))
 
 
 @pytest.mark.parametrize(
@@ -276,23 +277,23 @@ def test_an_upgrade_that_fails_leaves_the_database_as_it_was(
     if not from_nothing:
         opened(empty_url).open()
     before = catalog(empty_url)
-    released = _schema.UPGRADES
-    monkeypatch.setattr(_schema, "UPGRADES", [*released, step])
+    released = schema.UPGRADES
+    monkeypatch.setattr(schema, "UPGRADES", [*released, step])
 
     for attempt in (opened(empty_url).open, opened(empty_url).upgrade):
         with pytest.raises(error):
             attempt()
         assert catalog(empty_url) == before
 
-    monkeypatch.setattr(_schema, "UPGRADES", released)
+    monkeypatch.setattr(schema, "UPGRADES", released)
     database = opened(empty_url)
     database.open()
-    assert database.inspect(_schema.version_of) == NEWEST
+    assert database.inspect(schema.version_of) == NEWEST
 
 
 def test_an_upgrade_runs_once_whoever_comes_first(empty_url: str, opened, monkeypatch):
     opened(empty_url).open()
-    monkeypatch.setattr(_schema, "UPGRADES", [*_schema.UPGRADES, add_notes])
+    monkeypatch.setattr(schema, "UPGRADES", [*schema.UPGRADES, add_notes])
 
     def upgrade() -> tuple[int, int]:
         with closing(Database(empty_url)) as database:
@@ -311,7 +312,7 @@ def test_memory_lives_through_an_upgrade(empty_url: str, monkeypatch):
 
     with opened_anew() as memory:
         memory.scope(user_id="a", module_id="b").chat_history("c").add_user_message("hello")
-    monkeypatch.setattr(_schema, "UPGRADES", [*_schema.UPGRADES, add_notes])
+    monkeypatch.setattr(schema, "UPGRADES", [*schema.UPGRADES, add_notes])
 
     with opened_anew() as memory:
         history = memory.scope(user_id="a", module_id="b").chat_history("c")
@@ -327,7 +328,7 @@ def test_without_leave_to_upgrade_nothing_is_made(empty_url: str, opened, monkey
     assert opened(empty_url).upgrade() == (0, NEWEST)
     opened(empty_url, auto_upgrade=False).open()
 
-    monkeypatch.setattr(_schema, "UPGRADES", [*_schema.UPGRADES, add_notes])
+    monkeypatch.setattr(schema, "UPGRADES", [*schema.UPGRADES, add_notes])
     before = catalog(empty_url)
     memory = IsolatedMemory(empty_url, root_key=LocalRootKey(ROOT_KEY), auto_upgrade=False)
     with closing(memory), pytest.raises(SchemaTooOld) as caught:

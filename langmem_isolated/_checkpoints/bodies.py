@@ -12,7 +12,7 @@ from langmem_isolated._codecs.checkpoints.layout import numbers_of, structure, t
 from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._database import Transaction
+from langmem_isolated._database.database import Transaction
 from langmem_isolated._threads import reading
 from langmem_isolated._threads.reading import Found
 from langmem_isolated._threads.slots import Slot

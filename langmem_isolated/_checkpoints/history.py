@@ -11,7 +11,7 @@ from langmem_isolated._checkpoints.bodies import Body, Outline, decoders, snapsh
 from langmem_isolated._checkpoints.listing import PAGE
 from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._database import Transaction
+from langmem_isolated._database.database import Transaction
 from langmem_isolated._threads import reading
 from langmem_isolated._threads.slots import Bounds, Slot
 

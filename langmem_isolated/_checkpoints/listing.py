@@ -17,7 +17,7 @@ from langmem_isolated._checkpoints.bodies import Body, Outline, Snapshot, decode
 from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._codecs.headers import decode_header
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._database import Transaction
+from langmem_isolated._database.database import Transaction
 from langmem_isolated._threads import reading, roster
 from langmem_isolated._threads.slots import END, Bounds, Slot
 from langmem_isolated.scope import checked_id

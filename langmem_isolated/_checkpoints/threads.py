@@ -39,8 +39,8 @@ from langmem_isolated._codecs.headers import Header, encode_header
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
-from langmem_isolated._database import Transaction
-from langmem_isolated._dialects import Conflict
+from langmem_isolated._database.database import Transaction
+from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._states import GENERATION_BYTES, Listed

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
-from langmem_isolated._database import Row, Transaction
+from langmem_isolated._database.database import Row, Transaction
 from langmem_isolated._items import statements as sql
 from langmem_isolated._items.forms import Filter, Item, items_in
 from langmem_isolated._items.places import Address, Names, Places

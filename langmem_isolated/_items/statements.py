@@ -6,12 +6,12 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from langmem_isolated import _schema
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
+from langmem_isolated._database import schema
 from langmem_isolated._states import SCOPE_ID
 
-_r, _s = _schema.records.c, _schema.scopes.c
+_r, _s = schema.records.c, schema.scopes.c
 _NOW = bindparam("now", type_=sa.BigInteger)
 _ITEM: sa.ColumnElement[int] = sa.literal_column(str(int(Kind.ITEM)))
 _VECTOR: sa.ColumnElement[int] = sa.literal_column(str(int(Kind.VECTOR)))
@@ -78,11 +78,11 @@ def _put(insert: Any) -> Any:
 
 def _put_from(rows: sa.Select[Any], insert: Any) -> Any:
     """An upsert of rows with a scope that is there; it returns something if any was."""
-    proved = rows.with_for_update(read=True, key_share=True, of=_schema.scopes)
+    proved = rows.with_for_update(read=True, key_share=True, of=schema.scopes)
     return _put(insert.from_select(["scope_id", *_RECORD], proved)).returning(_ONE_ROW)
 
 
-_INSERT = {False: sqlite.insert(_schema.records), True: postgresql.insert(_schema.records)}
+_INSERT = {False: sqlite.insert(schema.records), True: postgresql.insert(schema.records)}
 PUT_ALONE = {is_postgres: _put_from(_one, insert) for is_postgres, insert in _INSERT.items()}
 PUT_ALL = {
     False: _put(_INSERT[False].values(scope_id=SCOPE_ID, **{name: _ONE[name] for name in _RECORD})),
@@ -97,10 +97,10 @@ _SPAN = sa.and_(
     _r.key < bindparam("span_end", type_=sa.LargeBinary),
 )
 _BOTH = _r.kind.in_([_ITEM, _VECTOR])
-REMOVE = delete(_schema.records).where(_SPAN, _BOTH)
-REMOVE_VECTORS = delete(_schema.records).where(_SPAN, _r.kind == _VECTOR)
+REMOVE = delete(schema.records).where(_SPAN, _BOTH)
+REMOVE_VECTORS = delete(schema.records).where(_SPAN, _r.kind == _VECTOR)
 REFRESH = (
-    update(_schema.records)
+    update(schema.records)
     # Unless it was put anew, has expired, or was refreshed since.
     .where(_SPAN, _BOTH, _r.updated_at == _ONE["updated_at"])
     .where(_r.expires_at > _NOW, _r.expires_at < _ONE["expires_at"])
@@ -139,8 +139,8 @@ def _of_first(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
 ONE_OF_EACH = select(_namespaces.c.parent, *map(_of_first, _COLUMNS[1:])).where(
     _namespaces.c.parent.is_not(None)
 )
-_put_here = _schema.records.alias()
-SWEEP_VECTORS = delete(_schema.records).where(
+_put_here = schema.records.alias()
+SWEEP_VECTORS = delete(schema.records).where(
     _r.scope_id == SCOPE_ID,
     _r.kind == _VECTOR,
     ~sa.exists().where(
@@ -151,7 +151,7 @@ SWEEP_VECTORS = delete(_schema.records).where(
     ),
 )
 SWEEP = (
-    delete(_schema.records)
+    delete(schema.records)
     .where(_r.scope_id == SCOPE_ID, _BOTH, _r.expires_at <= _NOW)
     .returning(_r.kind)
 )

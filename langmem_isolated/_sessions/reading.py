@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import tag_of
-from langmem_isolated._database import Row, Transaction
+from langmem_isolated._database.database import Row, Transaction
 from langmem_isolated._sessions import statements as sql
 from langmem_isolated._sessions.roster import name_of
 from langmem_isolated._states import State

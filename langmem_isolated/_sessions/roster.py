@@ -5,7 +5,7 @@ from collections.abc import Callable
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import TAG_BYTES
-from langmem_isolated._database import Transaction
+from langmem_isolated._database.database import Transaction
 from langmem_isolated._sessions import statements as sql
 from langmem_isolated._states import Listed, State, StateRows
 

@@ -6,11 +6,11 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.dialects import postgresql
 
-from langmem_isolated import _schema
 from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._database import schema
 from langmem_isolated._states import DIGEST, LISTED, SCOPE_ID, STATE, in_scope, move, row_of
 
-_r, _s = _schema.records.c, _schema.sessions.c
+_r, _s = schema.records.c, schema.sessions.c
 _ITS_MESSAGES = sa.and_(
     _r.scope_id == SCOPE_ID,
     _r.kind == sa.literal_column(str(int(Kind.MESSAGE))),
@@ -21,7 +21,7 @@ COUNT = select(*STATE).where(_THIS_SESSION)
 HEADER = select(*STATE, _s.sealed).where(_THIS_SESSION).with_for_update()
 MOVE = move(Kind.SESSION)
 EMPTY = (
-    update(_schema.sessions)
+    update(schema.sessions)
     .where(_THIS_SESSION)
     .values(
         head=bindparam("new_head"),
@@ -32,9 +32,9 @@ EMPTY = (
         updated_at=bindparam("now"),
     )
 )
-RESEAL = update(_schema.sessions).where(_THIS_SESSION).values(sealed=bindparam("new_sealed"))
+RESEAL = update(schema.sessions).where(_THIS_SESSION).values(sealed=bindparam("new_sealed"))
 # And the embeddings that a search made of them.
-REMOVE_MESSAGES = delete(_schema.records).where(
+REMOVE_MESSAGES = delete(schema.records).where(
     _r.scope_id == SCOPE_ID,
     _r.kind.in_([sa.literal_column(str(int(kind))) for kind in (Kind.MESSAGE, Kind.EMBEDDING)]),
     _r.parent == DIGEST,
@@ -42,7 +42,7 @@ REMOVE_MESSAGES = delete(_schema.records).where(
 
 _PER_MESSAGE = ("key", "alias", "sealed", "size")
 INSERT_ONE = (
-    sa.insert(_schema.records)
+    sa.insert(schema.records)
     .values(
         kind=sa.literal_column(str(int(Kind.MESSAGE))),
         scope_id=SCOPE_ID,
@@ -64,7 +64,7 @@ _ARRAYS: dict[str, postgresql.ARRAY[Any]] = {
 # on loopback, and BEGIN and COMMIT are two.
 _moved = MOVE.returning(_s.scope_id).cte("moved")
 MOVE_AND_INSERT = (
-    sa.insert(_schema.records)
+    sa.insert(schema.records)
     .from_select(
         ["scope_id", "kind", "parent", "tag", "created_at", "updated_at", *_ARRAYS],
         select(
@@ -85,7 +85,7 @@ KNOWN_ALIAS = select(_r.key).where(_ITS_MESSAGES, _r.alias == bindparam("alias")
 _ROW = (_r.key, _r.sealed, *STATE)
 LOAD = (
     select(*_ROW)
-    .select_from(sa.outerjoin(_schema.sessions, _schema.records, _ITS_MESSAGES))
+    .select_from(sa.outerjoin(schema.sessions, schema.records, _ITS_MESSAGES))
     .where(_THIS_SESSION)
 )
 _page = (
@@ -98,7 +98,7 @@ _page = (
 )
 PAGE = (
     select(_page.c.key, _page.c.sealed, *STATE)
-    .select_from(sa.outerjoin(_schema.sessions, _page, sa.true()))
+    .select_from(sa.outerjoin(schema.sessions, _page, sa.true()))
     .where(_THIS_SESSION)
 )
 _IS_THERE = sa.or_(_s.expires_at.is_(None), _s.expires_at > bindparam("now"))
@@ -107,8 +107,8 @@ RECENT = (
     select(_r.parent, _r.key, _r.tag, _r.sealed, *STATE)
     .select_from(
         sa.outerjoin(
-            _schema.records,
-            _schema.sessions,
+            schema.records,
+            schema.sessions,
             sa.and_(
                 _s.scope_id == _r.scope_id,
                 _s.kind == sa.literal_column(str(int(Kind.SESSION))),

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
-from langmem_isolated._database import Transaction
+from langmem_isolated._database.database import Transaction
 from langmem_isolated._states import State
 from langmem_isolated._threads import statements as sql
 from langmem_isolated._threads.roster import ROWS

@@ -6,8 +6,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import bindparam, delete, select, update
 
-from langmem_isolated import _schema
 from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._database import schema
 from langmem_isolated._states import (
     DIGEST,
     LISTED,
@@ -18,7 +18,7 @@ from langmem_isolated._states import (
     row_of,
 )
 
-_r, _s = _schema.records.c, _schema.sessions.c
+_r, _s = schema.records.c, schema.sessions.c
 _PARENT = bindparam("parent", type_=sa.LargeBinary)
 _KEY = bindparam("key", type_=sa.LargeBinary)
 
@@ -42,7 +42,7 @@ _AT = sa.and_(
 ADVANCE = advance(Kind.THREAD)
 MOVE = move(Kind.THREAD)
 SWEPT = (
-    update(_schema.sessions)
+    update(schema.sessions)
     .where(_THIS_THREAD)
     .values(
         head=bindparam("new_head"),
@@ -61,7 +61,7 @@ COLUMNS: dict[str, sa.types.TypeEngine[Any]] = {
     "size": sa.Integer(),
 }
 INSERT = (
-    sa.insert(_schema.records)
+    sa.insert(schema.records)
     .values(
         scope_id=SCOPE_ID,
         created_at=bindparam("now"),
@@ -95,7 +95,7 @@ def move_and_insert(rows: int) -> sa.Insert:
     ]
     columns = ["scope_id", "created_at", "updated_at", *COLUMNS]
     source = selects[0] if rows == 1 else sa.union_all(*selects)
-    return sa.insert(_schema.records).from_select(columns, source).returning(_r.key)
+    return sa.insert(schema.records).from_select(columns, source).returning(_r.key)
 
 
 BY_ALIAS = select(_r.key, _r.sealed).where(_ITS_ELEMENTS, _r.alias == bindparam("alias"))
@@ -157,17 +157,17 @@ WRITES = select(*_ROW).where(
 )
 BODIES = select(_r.kind, _r.parent, _r.key, _r.sealed, _r.tag).where(_BODIES_IN_RANGE)
 ROW_AT = select(_r.sealed).where(_AT)
-DELETE_ONE = delete(_schema.records).where(_AT)
+DELETE_ONE = delete(schema.records).where(_AT)
 TAKE_OUT = DELETE_ONE.returning(_r.size)
-DELETE_BODIES = delete(_schema.records).where(_BODIES_IN_RANGE)
+DELETE_BODIES = delete(schema.records).where(_BODIES_IN_RANGE)
 # And the embeddings that a search made of them.
-DELETE_ELEMENTS = delete(_schema.records).where(
+DELETE_ELEMENTS = delete(schema.records).where(
     _r.scope_id == SCOPE_ID,
     _r.kind.in_([sa.literal_column(str(int(kind))) for kind in (Kind.ELEMENT, Kind.EMBEDDING)]),
     _r.parent == DIGEST,
 )
-_others = _schema.records.alias("others")
-DELETE_LEFT_EMBEDDINGS = delete(_schema.records).where(
+_others = schema.records.alias("others")
+DELETE_LEFT_EMBEDDINGS = delete(schema.records).where(
     _is(Kind.EMBEDDING),
     _r.parent == DIGEST,
     ~sa.exists().where(

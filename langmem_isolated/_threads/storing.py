@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
-from langmem_isolated._database import Transaction
-from langmem_isolated._dialects import Conflict
+from langmem_isolated._database.database import Transaction
+from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._states import State
 from langmem_isolated._threads import statements as sql
 from langmem_isolated._threads.reading import (

@@ -8,10 +8,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from langmem_isolated import _schema
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._database import Database, Transaction
+from langmem_isolated._database import schema
+from langmem_isolated._database.database import Database, Transaction
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._sessions import reading
 from langmem_isolated.errors import RecordDoesNotOpen
@@ -22,7 +22,7 @@ SHORTEST_BYTES = 8
 PIECE_BYTES = 32
 
 _FILES = ("", "-wal", "-shm", "-journal")
-_records, _sessions_table = _schema.records, _schema.sessions
+_records, _sessions_table = schema.records, schema.sessions
 
 
 def is_searchable(text: str) -> bool:
@@ -78,7 +78,7 @@ def _all_rows(connection: Any) -> dict[str, bytes]:
             for row in connection.execute(table.select())
             for value in row
         )
-        for table in _schema.metadata.sorted_tables
+        for table in schema.metadata.sorted_tables
     }
 
 

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 from langchain_core.messages import BaseMessage
 from rich.table import Table
 
-from langmem_isolated import _schema
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
-from langmem_isolated._database import Database
+from langmem_isolated._database import schema
+from langmem_isolated._database.database import Database
 from langmem_isolated._terminal import cell, one_line, table
 from langmem_isolated.chat_history import IsolatedChatMessageHistory
 from langmem_isolated.demo import attack
@@ -252,8 +252,8 @@ def _raw_rows(database: Database) -> list[Table]:
     times = ("scope_id", "kind", "digest", "count", "sealed", "size", "created_at")
     numbers = ("scope_id", "kind", "parent", "key", "sealed", "size")
     tables = [
-        _raw_table(database, _schema.sessions, 2, times),
-        _raw_table(database, _schema.records, 4, numbers),
+        _raw_table(database, schema.sessions, 2, times),
+        _raw_table(database, schema.records, 4, numbers),
     ]
     tables[-1].caption = "Numbers, sizes and times are readable, and which rows belong together."
     tables[-1].caption_justify = "left"

@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 from sqlalchemy import Connection, Dialect, exc, make_url
 from sqlalchemy.engine import URL
 
-from langmem_isolated import _schema
+from langmem_isolated._database import schema
 from langmem_isolated.errors import (
     DatabaseCorrupt,
     DatabaseError,
@@ -143,7 +143,7 @@ class Sqlite:
 class Postgres:
     """What PostgreSQL wants: autocommit connections, binary results, explicit transactions."""
 
-    translation: Mapping[str, Any] = {"schema_translate_map": {None: _schema.POSTGRES_SCHEMA}}
+    translation: Mapping[str, Any] = {"schema_translate_map": {None: schema.POSTGRES_SCHEMA}}
     begin_write = "BEGIN"
     begin_snapshot = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
     in_memory = False
@@ -179,7 +179,7 @@ class Postgres:
 
     def lock_upgrade(self, connection: Connection) -> None:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK})")
-        connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {_schema.POSTGRES_SCHEMA}")
+        connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {schema.POSTGRES_SCHEMA}")
 
     def open_cursor(self, connection: Any) -> Any:
         # A raw cursor takes $1 as the server does; rewriting %(name)s costs 25 µs a statement.

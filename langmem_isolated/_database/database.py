@@ -20,10 +20,10 @@ from sqlalchemy import Connection, Executable, create_engine, event, exc
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
-from langmem_isolated import _schema
-from langmem_isolated._dialects import Postgres, Sqlite, Synchronous, checked_url
+from langmem_isolated._database import schema
+from langmem_isolated._database.dialects import Postgres, Sqlite, Synchronous, checked_url
+from langmem_isolated._database.write_queue import WriteQueue
 from langmem_isolated._runtime.forking import pause_for_forks, renew_in_children
-from langmem_isolated._write_queue import WriteQueue
 from langmem_isolated.errors import DatabaseError, DatabaseLocked, DatabaseUnreachable
 
 P = ParamSpec("P")
@@ -347,11 +347,11 @@ class Database:
             self._refuse_if_closed()
             if self._opened:
                 return
-            found = self._within_engine(_schema.version_of)
-            if found < len(_schema.UPGRADES) and self._auto_upgrade:
+            found = self._within_engine(schema.version_of)
+            if found < len(schema.UPGRADES) and self._auto_upgrade:
                 self.upgrade()
             else:
-                _schema.check_version(found)
+                schema.check_version(found)
             self._opened = True
 
     def upgrade(self) -> tuple[int, int]:
@@ -362,7 +362,7 @@ class Database:
         connection.exec_driver_sql(self._dialect.begin_write)
         try:
             self._dialect.lock_upgrade(connection)
-            versions = _schema.upgrade(connection)
+            versions = schema.upgrade(connection)
             connection.exec_driver_sql("COMMIT")
         except BaseException:
             connection.exec_driver_sql("ROLLBACK")

@@ -1,0 +1,1 @@
+"""Transactions, tables, dialects, group commit: the only home of database drivers."""
