@@ -28,17 +28,17 @@ from langgraph.store.base import (
 from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.database import Transaction
-from langmem_isolated._items import forms, reading, writing
-from langmem_isolated._items.forms import Filter, NewItem
-from langmem_isolated._items.places import MAX_DEPTH, Address, Names
-from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.clock import now_microseconds
 from langmem_isolated._search import store_filters
 from langmem_isolated._search.vectors import VectorSpace
+from langmem_isolated._storage.items import reading, rows, writing
+from langmem_isolated._storage.items.addresses import MAX_DEPTH, Address, Names
+from langmem_isolated._storage.items.rows import Filter, NewItem
+from langmem_isolated._storage.scoped_database import ScopedRecords
 from langmem_isolated.errors import ValueNotStorable
 
 Namespace = tuple[str, ...]
-Answer = tuple[Result, list[forms.Item]]
+Answer = tuple[Result, list[rows.Item]]
 Read = Callable[[Transaction, ScopeKeys, int], Answer]
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -185,7 +185,7 @@ def _search(op: SearchOp, batch: Batch) -> Read:
 
     def run(transaction: Transaction, keys: ScopeKeys, now: int) -> Answer:
         what = transaction, keys, prefix, wanted, op.offset + op.limit, now
-        found: list[tuple[forms.Item, float | None]]
+        found: list[tuple[rows.Item, float | None]]
         if index and query:
             found = reading.nearest(*what, partial(index.space.scores, batch.queries[query]))
         else:
@@ -199,10 +199,10 @@ def _search(op: SearchOp, batch: Batch) -> Read:
 
 def _read(
     transaction: Transaction, keys: ScopeKeys, batch: Batch, now: int
-) -> tuple[list[Result], list[forms.Item]]:
+) -> tuple[list[Result], list[rows.Item]]:
     """What the batch's reads return, and the items that live anew because they were read."""
     answers = [*batch.answers]
-    touched: list[forms.Item] = []
+    touched: list[rows.Item] = []
     if batch.gets:
         found = reading.get(transaction, keys, [address for _, _, address in batch.gets], now)
         for (number, op, _), item in zip(batch.gets, found, strict=True):
@@ -330,13 +330,13 @@ def _filter(wanted: dict[str, Any] | None) -> Filter | None:
     return Filter(signs, lambda body: passes(decode_value(body)[0]))
 
 
-def _search_item(item: forms.Item, score: float | None) -> SearchItem:
+def _search_item(item: rows.Item, score: float | None) -> SearchItem:
     value, key, *namespace = decode_value(item.body)
     created, updated = _times(item)
     return SearchItem(tuple(namespace), key, value, created, updated, score)
 
 
-def _times(item: forms.Item) -> tuple[dt.datetime, dt.datetime]:
+def _times(item: rows.Item) -> tuple[dt.datetime, dt.datetime]:
     return (
         _EPOCH + dt.timedelta(microseconds=item.created),
         _EPOCH + dt.timedelta(microseconds=item.updated),

@@ -26,7 +26,15 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES, TAG_BYTES, tag_of
 from langmem_isolated._database import schema
 from langmem_isolated._database.database import Transaction
-from langmem_isolated._states import DIGEST, SCOPE_ID, STATE, State, StateRows, advance, row_of
+from langmem_isolated._storage.containers import (
+    DIGEST,
+    SCOPE_ID,
+    STATE,
+    State,
+    StateRows,
+    advance,
+    row_of,
+)
 from langmem_isolated.errors import RecordDoesNotOpen
 
 T = TypeVar("T")

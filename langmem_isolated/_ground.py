@@ -10,10 +10,10 @@ from langchain_core.vectorstores import VectorStore
 from langmem_isolated._codecs.checkpoints.element_cache import KnownThreads
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._database.database import Database
-from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.plaintext_cache import WarmCache
+from langmem_isolated._storage.keyring import Keyring
+from langmem_isolated._storage.scoped_database import ScopedRecords
 from langmem_isolated.errors import ScopeError
-from langmem_isolated.keyring import Keyring
 from langmem_isolated.scope import Scope
 from langmem_isolated.vector_store import IsolatedVectorStore
 from langmem_isolated.wrapping import WrappedVectorStore

@@ -12,8 +12,8 @@ from langgraph.errors import GraphBubbleUp, GraphInterrupt
 from langgraph.types import Interrupt
 
 from langmem_isolated._codecs.messages import encode_message
-from langmem_isolated._records import ScopedRecords
-from langmem_isolated._sessions import reading
+from langmem_isolated._storage.scoped_database import ScopedRecords
+from langmem_isolated._storage.sessions import reading
 from langmem_isolated.chat_history import IsolatedChatMessageHistory
 from langmem_isolated.errors import ScopeError
 

@@ -18,7 +18,7 @@ from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import equal
-from langmem_isolated._records import Owned
+from langmem_isolated._storage.scoped_database import Owned
 from langmem_isolated.errors import IsolationViolation, RecordDoesNotOpen
 
 RESERVED = "langmem_"

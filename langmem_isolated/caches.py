@@ -15,12 +15,12 @@ from langchain_core.outputs import (
 )
 from langchain_core.stores import BaseStore
 
-from langmem_isolated import _entries
 from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.sealing import framed
-from langmem_isolated._entries import Entry
-from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.clock import now
+from langmem_isolated._storage import entries
+from langmem_isolated._storage.entries import Entry
+from langmem_isolated._storage.scoped_database import ScopedRecords
 from langmem_isolated.errors import RecordError, ValueNotStorable
 from langmem_isolated.scope import checked_id
 
@@ -97,7 +97,7 @@ class IsolatedLLMCache(BaseCache):
         self, records: ScopedRecords, prompt: str, llm_string: str, answer: RETURN_VAL_TYPE
     ) -> None:
         entry = Entry(_digest(prompt, llm_string), _encoded(answer))
-        records.write(_entries.put, _ANSWERS, [entry], now(), self._lifetime)
+        records.write(entries.put, _ANSWERS, [entry], now(), self._lifetime)
 
     def clear(self, **kwargs: Any) -> None:
         """Forget every answer of the scope, and of no other.
@@ -106,22 +106,22 @@ class IsolatedLLMCache(BaseCache):
             TypeError: A keyword was given: there is none that would spare some answers.
         """
         _refuse(kwargs)
-        self._resolve().change(_entries.clear, None, _ANSWERS)
+        self._resolve().change(entries.clear, None, _ANSWERS)
 
     async def aclear(self, **kwargs: Any) -> None:
         """Forget every answer of the scope; see :meth:`clear`."""
         _refuse(kwargs)
         records = self._resolve()
-        await records.arun(records.change, _entries.clear, None, _ANSWERS)
+        await records.arun(records.change, entries.clear, None, _ANSWERS)
 
     def sweep(self) -> int:
         """Remove the scope's expired answers from the database; returns how many."""
-        return self._resolve().change(_entries.sweep, 0, now())
+        return self._resolve().change(entries.sweep, 0, now())
 
     async def asweep(self) -> int:
         """Remove expired answers; see :meth:`sweep`."""
         records = self._resolve()
-        return await records.arun(records.change, _entries.sweep, 0, now())
+        return await records.arun(records.change, entries.sweep, 0, now())
 
 
 def _refuse(keywords: dict[str, Any]) -> None:
@@ -137,7 +137,7 @@ def _digest(prompt: str, llm_string: str) -> bytes:
 
 def _looked_up(records: ScopedRecords, digest: bytes) -> list[Generation] | None:
     nothing: list[bytes | None] = [None]
-    (found,) = records.read(_entries.get, nothing, _ANSWERS, [digest], now())
+    (found,) = records.read(entries.get, nothing, _ANSWERS, [digest], now())
     return None if found is None else _decoded(found)
 
 
@@ -200,7 +200,7 @@ class IsolatedByteStore(BaseStore[str, bytes]):
         encoded = [*map(_key, keys)]
         nothing: list[bytes | None] = [None] * len(encoded)
         door = self._records.read if len(encoded) == 1 else self._records.snapshot
-        return door(_entries.get, nothing, self._names, encoded, now())
+        return door(entries.get, nothing, self._names, encoded, now())
 
     async def amget(self, keys: Sequence[str]) -> list[bytes | None]:
         """The value under each key; see :meth:`mget`."""
@@ -214,9 +214,9 @@ class IsolatedByteStore(BaseStore[str, bytes]):
             KeyDestroyed: The scope was erased.
             DatabaseError: The database refused or failed.
         """
-        entries = [Entry(_key(key), _checked(value)) for key, value in key_value_pairs]
-        if entries:
-            self._records.write(_entries.put, self._names, entries, now())
+        new = [Entry(_key(key), _checked(value)) for key, value in key_value_pairs]
+        if new:
+            self._records.write(entries.put, self._names, new, now())
 
     async def amset(self, key_value_pairs: Sequence[tuple[str, bytes]]) -> None:
         """Store values; see :meth:`mset`. If cancelled, they may have been stored."""
@@ -225,7 +225,7 @@ class IsolatedByteStore(BaseStore[str, bytes]):
     def mdelete(self, keys: Sequence[str]) -> None:
         """Remove the values under ``keys``, where there are any."""
         encoded = [*map(_key, keys)]
-        self._records.change(_entries.remove, None, self._names, encoded)
+        self._records.change(entries.remove, None, self._names, encoded)
 
     async def amdelete(self, keys: Sequence[str]) -> None:
         """Remove values; see :meth:`mdelete`."""
@@ -255,9 +255,7 @@ class IsolatedByteStore(BaseStore[str, bytes]):
 
     def _page(self, behind: bytes, prefix: str | None) -> tuple[list[str], bytes]:
         """Keys of a page that begin with ``prefix``, and what the next page begins behind."""
-        found, last = self._records.read(
-            _entries.page, ([], b""), self._names, behind, _PAGE, now()
-        )
+        found, last = self._records.read(entries.page, ([], b""), self._names, behind, _PAGE, now())
         return [key for key in map(decode_value, found) if key.startswith(prefix or "")], last
 
 

@@ -19,12 +19,12 @@ from langmem_isolated._codecs.headers import Header, decode_header, encode_heade
 from langmem_isolated._codecs.messages import decode_message, decode_said, encode_message
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._database.dialects import Conflict
-from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.clock import now
-from langmem_isolated._sessions import reading, storing
-from langmem_isolated._sessions.reading import LATEST, NOTHING, Recent
-from langmem_isolated._sessions.storing import Message
-from langmem_isolated._states import GENERATION_BYTES, State
+from langmem_isolated._storage.containers import GENERATION_BYTES, State
+from langmem_isolated._storage.scoped_database import ScopedRecords
+from langmem_isolated._storage.sessions import reading, writing
+from langmem_isolated._storage.sessions.reading import LATEST, NOTHING, Recent
+from langmem_isolated._storage.sessions.writing import Message
 from langmem_isolated.errors import AddressTaken, RecordDoesNotOpen
 from langmem_isolated.scope import checked_id
 
@@ -135,7 +135,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         if known is None:
             return False
         self._state = self._records.write_once(
-            storing.append_behind, None, self._name, known, encoded, moment, channel
+            writing.append_behind, None, self._name, known, encoded, moment, channel
         )
         return self._state is not None
 
@@ -149,7 +149,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         self, encoded: list[Message], moment: int, channel: bytes | None, *, look_first: bool
     ) -> None:
         self._state = self._records.write(
-            storing.append,
+            writing.append,
             self._name,
             self._header,
             encoded,
@@ -196,7 +196,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         The session itself stays, with its title.
         """
         generation = os.urandom(GENERATION_BYTES)
-        self._records.change(storing.clear, None, self._name, _without_summary, generation, now())
+        self._records.change(writing.clear, None, self._name, _without_summary, generation, now())
 
     async def aclear(self) -> None:
         """Remove every message; see :meth:`clear`."""

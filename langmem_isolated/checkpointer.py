@@ -35,10 +35,10 @@ from langmem_isolated._checkpoints.threads import Threads
 from langmem_isolated._codecs.checkpoints.element_cache import KnownThreads
 from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._codecs.headers import decode_header
-from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.clock import EPOCH, as_moment
 from langmem_isolated._scoping import scope_keys
-from langmem_isolated._states import Listed
+from langmem_isolated._storage.containers import Listed
+from langmem_isolated._storage.scoped_database import ScopedRecords
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.scope import Scope, checked_id
 

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 from langchain_core.indexing import RecordManager
 
-from langmem_isolated import _entries
 from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.database import Transaction
-from langmem_isolated._entries import NO_LIMIT, Entry, Names
-from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.clock import now
+from langmem_isolated._storage import entries
+from langmem_isolated._storage.entries import NO_LIMIT, Entry, Names
+from langmem_isolated._storage.scoped_database import ScopedRecords
 from langmem_isolated.scope import checked_id
 
 # Times beyond, in ms, are none that a clock shows; doubles hold those before exactly.
@@ -52,7 +52,7 @@ class IsolatedRecordManager(RecordManager):
     def get_time(self) -> float:
         """A time, in seconds, later than everything recorded and earlier than what will be."""
         time = now()
-        newest = self._records.read(_entries.newest, 0, self._names, time)
+        newest = self._records.read(entries.newest, 0, self._names, time)
         return (max(time - 1, newest) + 0.5) / 1000
 
     async def aget_time(self) -> float:
@@ -81,13 +81,13 @@ class IsolatedRecordManager(RecordManager):
         groups = group_ids or [None] * len(keys)
         if len(groups) != len(keys):
             raise ValueError("There must be as many group_ids as keys. Nothing was written.")
-        entries = [
+        new = [
             Entry(_encoded(key), b"", _encoded(group))
             for key, group in zip(keys, groups, strict=True)
         ]
-        if entries:
+        if new:
             at_least = 0 if time_at_least is None else math.ceil(_milliseconds(time_at_least))
-            self._records.write(_recorded, self._names, entries, at_least)
+            self._records.write(_recorded, self._names, new, at_least)
 
     async def aupdate(
         self,
@@ -109,7 +109,7 @@ class IsolatedRecordManager(RecordManager):
         """
         encoded = [*map(_encoded, keys)]
         nothing: list[bytes | None] = [None] * len(encoded)
-        found = self._records.snapshot(_entries.get, nothing, self._names, encoded, now())
+        found = self._records.snapshot(entries.get, nothing, self._names, encoded, now())
         return [value is not None for value in found]
 
     async def aexists(self, keys: Sequence[str]) -> list[bool]:
@@ -136,7 +136,7 @@ class IsolatedRecordManager(RecordManager):
             RecordDoesNotOpen: A record was changed, moved or exchanged.
         """
         found = self._records.snapshot(
-            _entries.dated,
+            entries.dated,
             [],
             self._names,
             after=-1 if after is None else math.floor(_milliseconds(after)),
@@ -162,7 +162,7 @@ class IsolatedRecordManager(RecordManager):
 
     def delete_keys(self, keys: Sequence[str]) -> None:
         """Forget ``keys``, where they are recorded."""
-        self._records.change(_entries.remove, None, self._names, [*map(_encoded, keys)])
+        self._records.change(entries.remove, None, self._names, [*map(_encoded, keys)])
 
     async def adelete_keys(self, keys: Sequence[str]) -> None:
         """Forget ``keys``; see :meth:`delete_keys`."""
@@ -170,11 +170,11 @@ class IsolatedRecordManager(RecordManager):
 
 
 def _recorded(
-    transaction: Transaction, keys: ScopeKeys, names: Names, entries: list[Entry], at_least: int
+    transaction: Transaction, keys: ScopeKeys, names: Names, new: list[Entry], at_least: int
 ) -> None:
     time = now()
-    newest = _entries.newest(transaction, keys, names, time)
-    _entries.put(transaction, keys, names, entries, max(time, newest + 1, at_least))
+    newest = entries.newest(transaction, keys, names, time)
+    entries.put(transaction, keys, names, new, max(time, newest + 1, at_least))
 
 
 def _encoded(name: str | None) -> bytes:

@@ -17,15 +17,15 @@ from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.dialects import Synchronous
 from langmem_isolated._ground import Ground
-from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.plaintext_cache import WarmCache
 from langmem_isolated._scoping import ResolveScope, Using, config_of_run, resolve_scope
+from langmem_isolated._storage.keyring import Keyring
+from langmem_isolated._storage.scoped_database import ScopedRecords
 from langmem_isolated.caches import IsolatedLLMCache
 from langmem_isolated.callbacks import IsolatedCallbackHandler
 from langmem_isolated.chat_history import IsolatedChatMessageHistory
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 from langmem_isolated.errors import ScopeError
-from langmem_isolated.keyring import Keyring
 from langmem_isolated.publisher import Publisher, published_owner
 from langmem_isolated.root_keys import LocalRootKey, RootKey
 from langmem_isolated.scope import Scope, checked_id

@@ -35,8 +35,8 @@ from langmem_isolated._recording import (
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.plaintext_cache import WarmCache
 from langmem_isolated._scoping import config_of_run, conversation_of
-from langmem_isolated._sessions import roster
-from langmem_isolated._states import State
+from langmem_isolated._storage.containers import State
+from langmem_isolated._storage.sessions import listing
 from langmem_isolated.errors import SessionNotFound
 from langmem_isolated.recall import Recall
 from langmem_isolated.recall_tool import SAID_IN_PERSON, _escaped, quoted
@@ -381,7 +381,7 @@ class _Step:
 
     def _session(self) -> tuple[State, Header] | None:
         name = self._recorder.session_id.encode()
-        found = self._recorder.records.read(roster.header, None, name, now())
+        found = self._recorder.records.read(listing.header, None, name, now())
         return found and (found[0], decode_header(found[1]))
 
 

@@ -11,18 +11,18 @@ from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
 from langchain_core.embeddings import Embeddings
 
-from langmem_isolated import _transcripts
 from langmem_isolated._codecs.headers import decode_header
 from langmem_isolated._codecs.messages import MESSAGE_V1, glance
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.database import Transaction
-from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.clock import as_moment, now
 from langmem_isolated._runtime.plaintext_cache import WarmCache
 from langmem_isolated._search.bm25 import rank, terms, words
 from langmem_isolated._search.vectors import VectorSpace
-from langmem_isolated._transcripts import Embedded, Line, Source, Transcript
+from langmem_isolated._storage import transcripts
+from langmem_isolated._storage.scoped_database import ScopedRecords
+from langmem_isolated._storage.transcripts import Embedded, Line, Source, Transcript
 from langmem_isolated.errors import RecordDoesNotOpen
 from langmem_isolated.scope import checked_id
 
@@ -272,8 +272,8 @@ class Recall:
         wanted = None
         if names is not None:
             wanted = {Source(kind, keys.name(kind, n.encode())) for n in names for kind in _KINDS}
-        transcripts = _transcripts.read(transaction, keys, wanted, is_known, now)
-        for transcript in transcripts:
+        found = transcripts.read(transaction, keys, wanted, is_known, now)
+        for transcript in found:
             if transcript.lines is not None:
                 told[transcript.source] = new = _told(transcript.source, transcript.lines)
                 if self._warm:
@@ -281,12 +281,12 @@ class Recall:
                     self._warm.put(
                         key, transcript.head, new, sum(told.keep_words() for told in new)
                     )
-        return transcripts, told
+        return found, told
 
     def _work(self, found: _Found, embeddings: Embeddings) -> _Work:
         model = _name_of(embeddings)
         generations = {source: place.generation for source, place in found.places.items()}
-        kept = self._records.read(_transcripts.embeddings, {}, generations)
+        kept = self._records.read(transcripts.embeddings, {}, generations)
         known = {
             address: plaintext[_MODEL_BYTES:]
             for address, plaintext in kept.items()
@@ -308,7 +308,7 @@ class Recall:
             )
             for told, packed in new
         ]
-        self._records.change(_transcripts.keep, None, embedded, now())
+        self._records.change(transcripts.keep, None, embedded, now())
 
 
 def _told(source: Source, lines: Iterable[Line]) -> list[_Told]:

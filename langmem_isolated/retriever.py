@@ -20,10 +20,10 @@ from pydantic import PrivateAttr
 
 from langmem_isolated import _documents
 from langmem_isolated._codecs.documents import decode_document
-from langmem_isolated._records import ScopedRecords
 from langmem_isolated._search.bm25 import rank, terms, words
 from langmem_isolated._search.metadata_filters import metadata_test
 from langmem_isolated._stamps import Stamps
+from langmem_isolated._storage.scoped_database import ScopedRecords
 from langmem_isolated.scope import checked_id
 
 Filter = Mapping[str, Any]

@@ -16,9 +16,9 @@ from langgraph.store.base import IndexConfig, TTLConfig
 
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._ground import SHARING_LEVELS, Ground, SharingLevel
-from langmem_isolated._records import ScopedRecords
 from langmem_isolated._scoping import resolve_scope
 from langmem_isolated._stamps import Stamps
+from langmem_isolated._storage.scoped_database import ScopedRecords
 from langmem_isolated.caches import IsolatedByteStore, IsolatedLLMCache
 from langmem_isolated.callbacks import IsolatedCallbackHandler
 from langmem_isolated.chat_history import IsolatedChatMessageHistory, recent

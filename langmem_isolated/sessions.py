@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from langmem_isolated._codecs.headers import Header, decode_header, encode_header
-from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.clock import EPOCH, as_moment, now
-from langmem_isolated._sessions import roster
-from langmem_isolated._sessions.reading import LATEST
-from langmem_isolated._states import GENERATION_BYTES, Listed, State
+from langmem_isolated._storage.containers import GENERATION_BYTES, Listed, State
+from langmem_isolated._storage.scoped_database import ScopedRecords
+from langmem_isolated._storage.sessions import listing
+from langmem_isolated._storage.sessions.reading import LATEST
 from langmem_isolated.errors import SessionNotFound, ValueNotStorable
 from langmem_isolated.scope import checked_id
 
@@ -62,7 +62,7 @@ class Sessions:
         if limit < 0:
             raise ValueError(f"limit must be 0 or more, got {limit}")
         position = (LATEST, b"") if before is None else before.position
-        listed = self._records.read(roster.listing, [], position, min(limit, LATEST), now())
+        listed = self._records.read(listing.list_sessions, [], position, min(limit, LATEST), now())
         return [_as_session(row) for row in listed]
 
     async def alist(self, *, limit: int = 100, before: Session | None = None) -> list[Session]:
@@ -91,7 +91,7 @@ class Sessions:
         )
         header = encode_header(Header(session_id, _text("title", title), _text("channel", channel)))
         generation = os.urandom(GENERATION_BYTES)
-        self._records.write(roster.create, session_id.encode(), header, generation, now())
+        self._records.write(listing.create, session_id.encode(), header, generation, now())
         return session_id
 
     async def acreate(
@@ -115,7 +115,7 @@ class Sessions:
         def with_title(header: bytes, _: State) -> bytes:
             return encode_header(decode_header(header)._replace(title=_text("title", title)))
 
-        if not self._records.change(roster.rewrite, False, name, with_title, now()):
+        if not self._records.change(listing.rewrite, False, name, with_title, now()):
             raise SessionNotFound
 
     async def arename(self, session_id: str, title: str | None) -> None:
@@ -129,7 +129,7 @@ class Sessions:
             SessionNotFound: This scope has no such session.
         """
         name = checked_id("session_id", session_id).encode()
-        row = self._records.read(roster.find, None, name, now())
+        row = self._records.read(listing.find, None, name, now())
         if row is None:
             raise SessionNotFound
         return _as_session(row)
@@ -168,7 +168,7 @@ class Sessions:
             )
             return encode_header(changed)
 
-        if not self._records.change(roster.rewrite, False, name, with_summary, now()):
+        if not self._records.change(listing.rewrite, False, name, with_summary, now()):
             raise SessionNotFound
 
     async def aset_summary(
@@ -184,7 +184,7 @@ class Sessions:
             SessionNotFound: This scope has no such session.
         """
         name = checked_id("session_id", session_id).encode()
-        if not self._records.change(roster.remove, False, name):
+        if not self._records.change(listing.remove, False, name):
             raise SessionNotFound
 
     async def adelete(self, session_id: str) -> None:

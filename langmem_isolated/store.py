@@ -22,9 +22,9 @@ from langgraph.store.base import (
 )
 
 from langmem_isolated._batches import Batch, Index, Namespace, StoreIndexConfig
-from langmem_isolated._items import writing
-from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.clock import now_microseconds
+from langmem_isolated._storage.items import writing
+from langmem_isolated._storage.scoped_database import ScopedRecords
 
 __all__ = ["IsolatedStore", "Namespace", "StoreIndexConfig"]
 

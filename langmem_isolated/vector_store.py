@@ -19,11 +19,11 @@ from langmem_isolated._codecs.values import encode_value
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.database import Transaction
 from langmem_isolated._documents import Collection, NewDocument
-from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.plaintext_cache import WarmCache
 from langmem_isolated._search.metadata_filters import metadata_test
 from langmem_isolated._search.vectors import Ranking, VectorSpace, check_installed, most_diverse
+from langmem_isolated._storage.scoped_database import ScopedRecords
 from langmem_isolated._vector_stores import (
     Filter,
     Found,

@@ -36,9 +36,9 @@ from langmem_isolated import (
     LocalRootKey,
     Scope,
     ScopedMemory,
-    _entries,
     caches,
 )
+from langmem_isolated._storage import entries
 from langmem_isolated.errors import (
     IsolationViolation,
     KeyDestroyed,
@@ -651,10 +651,10 @@ def test_the_form_of_an_entry_is_frozen(memory: IsolatedMemory, attacker: Attack
     """What this version stores must open for ever: this layout never changes."""
     records = memory.scope(user_id="alice", module_id="tutor")._records
     records.write(
-        _entries.put, (b"byte store", b"n"), [_entries.Entry(b"key", b"value", b"tag")], 5, 7
+        entries.put, (b"byte store", b"n"), [entries.Entry(b"key", b"value", b"tag")], 5, 7
     )
 
-    keys, kind = records.keys(), _entries.Kind.ENTRY
+    keys, kind = records.keys(), entries.Kind.ENTRY
     parent = keys.name(kind, b"space", b"byte store", b"n")
     place = parent, keys.name(kind, b"key", parent, b"key"), keys.name(kind, b"tag", parent, b"tag")
     ((*row, sealed),) = attacker(

@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langmem_isolated import IsolatedMemory, ScopedMemory
 from langmem_isolated._codecs.messages import decode_said
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._states import State
+from langmem_isolated._storage.containers import State
 from langmem_isolated.errors import RecordDoesNotOpen, ScopeError, SessionNotFound
 from tests.conftest import Attacker, Door
 from tests.spellings import spellings
@@ -287,7 +287,7 @@ def test_without_a_channel_messages_are_stored_as_before(tutor: ScopedMemory):
     history.add_messages([HumanMessage("plain")])
     history.add_messages([HumanMessage("said")], channel="general")
 
-    from langmem_isolated._sessions import reading
+    from langmem_isolated._storage.sessions import reading
 
     opened = tutor._records.read(reading.load, reading.NOTHING, b"monday", 0)
     plain, said = (decode_said(plaintext) for plaintext in opened.messages)

@@ -25,8 +25,8 @@ from langchain_core.messages.utils import count_tokens_approximately
 
 from langmem_isolated import IsolatedChatMessageHistory, IsolatedMemory, Page, chat_history
 from langmem_isolated._database.database import Transaction
-from langmem_isolated._sessions import statements
-from langmem_isolated._sessions.reading import LATEST
+from langmem_isolated._storage.sessions import statements
+from langmem_isolated._storage.sessions.reading import LATEST
 from langmem_isolated.errors import ValueNotStorable
 from tests.conftest import Attacker, Door
 

@@ -9,9 +9,9 @@ from langchain_core.messages import HumanMessage
 
 from langmem_isolated import IsolatedMemory
 from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._storage.keyring import Purpose
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 from langmem_isolated.errors import KeyDestroyed, RecordDoesNotOpen
-from langmem_isolated.keyring import Purpose
 from tests.conftest import Attacker
 from tests.test_keyring import erase, opened_anew, principal_of
 from tests.threads import at, put, values_at

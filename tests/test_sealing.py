@@ -32,7 +32,7 @@ from langmem_isolated._crypto.sealing import (
     tag_of,
     under,
 )
-from langmem_isolated._states import State
+from langmem_isolated._storage.containers import State
 from langmem_isolated.errors import RecordDoesNotOpen
 from langmem_isolated.root_keys import LocalRootKey
 from tests.spellings import assert_shows_none_of

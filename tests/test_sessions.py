@@ -10,8 +10,8 @@ from langchain_core.messages import HumanMessage
 
 from langmem_isolated import IsolatedMemory, ScopedMemory
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._sessions import storing
-from langmem_isolated._states import State
+from langmem_isolated._storage.containers import State
+from langmem_isolated._storage.sessions import writing
 from langmem_isolated.errors import LangmemIsolatedError, SessionNotFound, ValueNotStorable
 from tests.conftest import Attacker, Door
 
@@ -350,9 +350,9 @@ def test_what_is_being_said_while_a_session_is_deleted_goes_with_it(tutor: Scope
         assert may_commit.wait(10)
         return state
 
-    append = storing.append
+    append = writing.append
     with ThreadPoolExecutor(2) as threads, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(storing, "append", appended_and_held)
+        patch.setattr(writing, "append", appended_and_held)
         said = threads.submit(tutor.chat_history("monday").add_user_message, "new")
         assert is_written.wait(10)
         deleted = threads.submit(tutor.sessions.delete, "monday")

@@ -39,8 +39,8 @@ from langgraph.store.memory import InMemoryStore
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._items import reading, writing
-from langmem_isolated._items.places import Address
+from langmem_isolated._storage.items import reading, writing
+from langmem_isolated._storage.items.addresses import Address
 from langmem_isolated.errors import KeyDestroyed, ValueNotStorable
 from langmem_isolated.store import IsolatedStore
 from tests.conftest import Attacker, Door

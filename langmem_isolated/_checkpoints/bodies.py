@@ -13,9 +13,9 @@ from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.database import Transaction
-from langmem_isolated._threads import reading
-from langmem_isolated._threads.reading import Found
-from langmem_isolated._threads.slots import Slot
+from langmem_isolated._storage.threads import reading
+from langmem_isolated._storage.threads.addresses import Slot
+from langmem_isolated._storage.threads.reading import Found
 from langmem_isolated.errors import RecordDoesNotOpen, RecordError
 
 BODY_V1 = b"\x01"

@@ -12,8 +12,8 @@ from langmem_isolated._checkpoints.listing import PAGE
 from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.database import Transaction
-from langmem_isolated._threads import reading
-from langmem_isolated._threads.slots import Bounds, Slot
+from langmem_isolated._storage.threads import reading
+from langmem_isolated._storage.threads.addresses import Bounds, Slot
 
 
 @dataclass

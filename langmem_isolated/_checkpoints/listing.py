@@ -18,8 +18,8 @@ from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._codecs.headers import decode_header
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.database import Transaction
-from langmem_isolated._threads import reading, roster
-from langmem_isolated._threads.slots import END, Bounds, Slot
+from langmem_isolated._storage.threads import listing, reading
+from langmem_isolated._storage.threads.addresses import END, Bounds, Slot
 from langmem_isolated.scope import checked_id
 
 PAGE = 100
@@ -141,5 +141,5 @@ def page(
 
 def _name_of(transaction: Transaction, keys: ScopeKeys, thread: bytes, now: int) -> str | None:
     """A thread's id; ``None`` when it is expired."""
-    header = roster.header_of(transaction, keys, thread, now)
+    header = listing.header_of(transaction, keys, thread, now)
     return None if header is None else decode_header(header).session_id

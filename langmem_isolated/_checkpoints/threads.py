@@ -41,13 +41,13 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database.database import Transaction
 from langmem_isolated._database.dialects import Conflict
-from langmem_isolated._records import ScopedRecords
 from langmem_isolated._runtime.clock import now
-from langmem_isolated._states import GENERATION_BYTES, Listed
-from langmem_isolated._threads import reading, roster, storing
-from langmem_isolated._threads.reading import Found, OpenBody
-from langmem_isolated._threads.slots import Slot
-from langmem_isolated._threads.storing import NewBody, NewElement, Stored
+from langmem_isolated._storage.containers import GENERATION_BYTES, Listed
+from langmem_isolated._storage.scoped_database import ScopedRecords
+from langmem_isolated._storage.threads import listing, reading, writing
+from langmem_isolated._storage.threads.addresses import Slot
+from langmem_isolated._storage.threads.reading import Found, OpenBody
+from langmem_isolated._storage.threads.writing import NewBody, NewElement, Stored
 from langmem_isolated.errors import AddressTaken, DatabaseLocked, RecordDoesNotOpen
 
 # Between two steps of ours may come a sweep, or another that writes for the same task: each failed
@@ -107,7 +107,7 @@ class Threads:
 
     def list_threads(self) -> list[Listed]:
         """The scope's threads by last activity, newest first."""
-        return self.records.read(roster.listing, [], now())
+        return self.records.read(listing.list_threads, [], now())
 
     def size(self, thread_id: str) -> int:
         """Bytes of a thread's sealed records."""
@@ -152,7 +152,7 @@ class Threads:
         try:
             _until_stored(partial(attempt, None))
         except Conflict:
-            _until_stored(partial(attempt, storing.ANYTHING))
+            _until_stored(partial(attempt, writing.ANYTHING))
 
     def put_writes(
         self,
@@ -239,7 +239,7 @@ class Threads:
         stored = self._stored_onto(thread, body, known, moment, expires_at)
         try:
             stored = stored or self.records.write(
-                storing.put,
+                writing.put,
                 thread,
                 encode_header(Header(thread_id)),
                 body,
@@ -273,7 +273,7 @@ class Threads:
             numbers = {mac: number for mac, number in found.items() if number is not None}
             try:
                 stored = self.records.write_once(
-                    storing.put_onto, None, thread, body, known.state, numbers, now, expires_at
+                    writing.put_onto, None, thread, body, known.state, numbers, now, expires_at
                 )
             except Conflict:
                 # The other way finds out what stands there.
@@ -322,7 +322,7 @@ class Threads:
 
     def _sweep(self, thread: bytes, choose: Callable[[list[OpenBody]], set[Slot]]) -> None:
         self.records.change(
-            storing.sweep,
+            writing.sweep,
             None,
             thread,
             os.urandom(GENERATION_BYTES),
@@ -378,12 +378,12 @@ def _with_elements(
 
 
 def _delete_thread(transaction: Transaction, keys: ScopeKeys, thread_id: str) -> None:
-    roster.ROWS.remove(transaction, keys, thread_of(keys, thread_id))
+    listing.ROWS.remove(transaction, keys, thread_of(keys, thread_id))
 
 
 def _copy_thread(transaction: Transaction, keys: ScopeKeys, source_id: str, target_id: str) -> bool:
     target = thread_of(keys, target_id)
-    return storing.copy(
+    return writing.copy(
         transaction,
         keys,
         (thread_of(keys, source_id), target),

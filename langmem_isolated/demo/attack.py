@@ -13,7 +13,7 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database import schema
 from langmem_isolated._database.database import Database, Transaction
 from langmem_isolated._runtime.clock import now
-from langmem_isolated._sessions import reading
+from langmem_isolated._storage.sessions import reading
 from langmem_isolated.errors import RecordDoesNotOpen
 
 # Fewer bytes stand in any file by chance.

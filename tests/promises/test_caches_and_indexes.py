@@ -27,9 +27,10 @@ from langchain_core.stores import BaseStore, InMemoryByteStore
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 from langchain_text_splitters import CharacterTextSplitter
 
-from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory, _entries
+from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._entries import Entry
+from langmem_isolated._storage import entries
+from langmem_isolated._storage.entries import Entry
 from langmem_isolated.errors import RecordDoesNotOpen, RecordError, ValueNotStorable
 from tests.conftest import Attacker, Door
 from tests.embeddings import NGramEmbeddings
@@ -485,7 +486,7 @@ class Scene:
         self, user: str, module: str, names: tuple[bytes, ...] = STORE, key: bytes = b"\xa1k"
     ) -> Place:
         keys = self.scope_of(user, module)._records.keys()
-        space = _entries._Space(keys, names)
+        space = entries._Space(keys, names)
         return keys.scope_id, space.parent, space.key(key)
 
     def sealed_at(self, place: Place) -> bytes:
@@ -725,11 +726,11 @@ def test_names_of_spaces_that_callers_choose_are_never_ours(memory: IsolatedMemo
     spaces = [(b"llm cache",), (b"byte store", b"llm cache"), (b"byte store", b""),
               (b"byte storellm cache",), (b"byte", b"store"), (b"byt", b"estore")]  # fmt: skip
     for number, names in enumerate(spaces):
-        records.write(_entries.put, names, [Entry(b"k", b"%d" % number)], 1)
+        records.write(entries.put, names, [Entry(b"k", b"%d" % number)], 1)
 
     for number, names in enumerate(spaces):
         nothing: list[bytes | None] = []
-        found = records.read(_entries.get, nothing, names, [b"k"], 1)
+        found = records.read(entries.get, nothing, names, [b"k"], 1)
         assert found == [b"%d" % number]
 
 

@@ -13,7 +13,7 @@ from langgraph.store.base import GetOp, ListNamespacesOp, MatchCondition, PutOp,
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._items.places import Address, Places
+from langmem_isolated._storage.items.addresses import Address, Places
 from langmem_isolated.errors import RecordDoesNotOpen, RecordError
 from langmem_isolated.store import IsolatedStore
 from tests.conftest import Attacker, Door

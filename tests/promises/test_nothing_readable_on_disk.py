@@ -27,7 +27,7 @@ from langchain_core.messages import (
 from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
 from langmem_isolated._codecs.messages import MESSAGE_V1
 from langmem_isolated._database.database import Database
-from langmem_isolated._sessions.storing import Message
+from langmem_isolated._storage.sessions.writing import Message
 from langmem_isolated.errors import (
     DatabaseError,
     DatabaseLocked,

@@ -16,7 +16,7 @@ from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
-from langmem_isolated._states import StateRows
+from langmem_isolated._storage.containers import StateRows
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 from langmem_isolated.errors import SessionNotFound
 from tests.conftest import ROOT_KEY, Attacker

@@ -18,8 +18,8 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database import schema
 from langmem_isolated._database.database import Row, Transaction
-from langmem_isolated._sessions.reading import LATEST, opened
-from langmem_isolated._states import DIGEST, LISTED, SCOPE_ID, STATE, State, row_of
+from langmem_isolated._storage.containers import DIGEST, LISTED, SCOPE_ID, STATE, State, row_of
+from langmem_isolated._storage.sessions.reading import LATEST, opened
 from langmem_isolated.errors import RecordDoesNotOpen
 
 # What is read below a row of each kind.

@@ -6,8 +6,8 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import TAG_BYTES
 from langmem_isolated._database.database import Transaction
-from langmem_isolated._sessions import statements as sql
-from langmem_isolated._states import Listed, State, StateRows
+from langmem_isolated._storage.containers import Listed, State, StateRows
+from langmem_isolated._storage.sessions import statements as sql
 
 
 def name_of(keys: ScopeKeys, session_id: bytes) -> bytes:
@@ -39,7 +39,7 @@ def remove(transaction: Transaction, keys: ScopeKeys, session_id: bytes) -> bool
     return ROWS.remove(transaction, keys, name_of(keys, session_id))
 
 
-def listing(
+def list_sessions(
     transaction: Transaction, keys: ScopeKeys, position: tuple[int, bytes], limit: int, now: int
 ) -> list[Listed]:
     """The scope's sessions by last activity, newest first, and by digest where that is the same.
@@ -57,7 +57,7 @@ def listing(
 
 
 def find(transaction: Transaction, keys: ScopeKeys, session_id: bytes, now: int) -> Listed | None:
-    """The session as :func:`listing` has it; ``None`` if there is none."""
+    """The session as :func:`list_sessions` has it; ``None`` if there is none."""
     session = name_of(keys, session_id)
     row = transaction.row(sql.FIND, scope_id=keys.scope_id, digest=session, now=now)
     return None if row is None else ROWS.listed(keys, row)

@@ -24,7 +24,7 @@ from langmem_isolated._database import schema
 from langmem_isolated._database.database import Database, Row, Transaction
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.forking import renew_in_children
-from langmem_isolated._wrapped_keys import (
+from langmem_isolated._storage.wrapped_keys import (
     OWNED,
     PrincipalKeys,
     Purpose,

@@ -7,8 +7,8 @@ from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.database import Database, Transaction
 from langmem_isolated._database.dialects import Conflict
+from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated.errors import KeyDestroyed, RecordDoesNotOpen
-from langmem_isolated.keyring import Keyring
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.database import Transaction
-from langmem_isolated._items import statements as sql
-from langmem_isolated._items.forms import Item, NewItem, sealed_rows
-from langmem_isolated._items.places import Address, Places, span
-from langmem_isolated._records import ScopeGone
+from langmem_isolated._storage.items import statements as sql
+from langmem_isolated._storage.items.addresses import Address, Places, span
+from langmem_isolated._storage.items.rows import Item, NewItem, sealed_rows
+from langmem_isolated._storage.scoped_database import ScopeGone
 
 
 def put(

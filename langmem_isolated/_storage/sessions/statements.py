@@ -8,7 +8,15 @@ from sqlalchemy.dialects import postgresql
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._database import schema
-from langmem_isolated._states import DIGEST, LISTED, SCOPE_ID, STATE, in_scope, move, row_of
+from langmem_isolated._storage.containers import (
+    DIGEST,
+    LISTED,
+    SCOPE_ID,
+    STATE,
+    in_scope,
+    move,
+    row_of,
+)
 
 _r, _s = schema.records.c, schema.sessions.c
 _ITS_MESSAGES = sa.and_(

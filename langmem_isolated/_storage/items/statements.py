@@ -9,7 +9,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database import schema
-from langmem_isolated._states import SCOPE_ID
+from langmem_isolated._storage.containers import SCOPE_ID
 
 _r, _s = schema.records.c, schema.scopes.c
 _NOW = bindparam("now", type_=sa.BigInteger)

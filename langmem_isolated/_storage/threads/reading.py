@@ -7,10 +7,10 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database.database import Transaction
-from langmem_isolated._states import State
-from langmem_isolated._threads import statements as sql
-from langmem_isolated._threads.roster import ROWS
-from langmem_isolated._threads.slots import END, Bounds, Slot
+from langmem_isolated._storage.containers import State
+from langmem_isolated._storage.threads import statements as sql
+from langmem_isolated._storage.threads.addresses import END, Bounds, Slot
+from langmem_isolated._storage.threads.listing import ROWS
 from langmem_isolated.errors import RecordDoesNotOpen
 
 FETCH_GAP = 32

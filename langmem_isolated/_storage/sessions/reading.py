@@ -7,9 +7,9 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import tag_of
 from langmem_isolated._database.database import Row, Transaction
-from langmem_isolated._sessions import statements as sql
-from langmem_isolated._sessions.roster import name_of
-from langmem_isolated._states import State
+from langmem_isolated._storage.containers import State
+from langmem_isolated._storage.sessions import statements as sql
+from langmem_isolated._storage.sessions.listing import name_of
 from langmem_isolated.errors import RecordDoesNotOpen
 
 LATEST = 2**63 - 1

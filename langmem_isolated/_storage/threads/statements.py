@@ -8,7 +8,7 @@ from sqlalchemy import bindparam, delete, select, update
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._database import schema
-from langmem_isolated._states import (
+from langmem_isolated._storage.containers import (
     DIGEST,
     LISTED,
     SCOPE_ID,

@@ -9,9 +9,11 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database.database import Transaction
 from langmem_isolated._database.dialects import Conflict
-from langmem_isolated._states import State
-from langmem_isolated._threads import statements as sql
-from langmem_isolated._threads.reading import (
+from langmem_isolated._storage.containers import State
+from langmem_isolated._storage.threads import statements as sql
+from langmem_isolated._storage.threads.addresses import Slot
+from langmem_isolated._storage.threads.listing import ROWS
+from langmem_isolated._storage.threads.reading import (
     OpenBody,
     bodies,
     body_at,
@@ -20,8 +22,6 @@ from langmem_isolated._threads.reading import (
     open_at,
     stored_elements,
 )
-from langmem_isolated._threads.roster import ROWS
-from langmem_isolated._threads.slots import Slot
 from langmem_isolated.errors import RecordDoesNotOpen
 
 ANYTHING = b""

@@ -3,8 +3,8 @@
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.database import Transaction
-from langmem_isolated._states import Listed, StateRows
-from langmem_isolated._threads import statements as sql
+from langmem_isolated._storage.containers import Listed, StateRows
+from langmem_isolated._storage.threads import statements as sql
 from langmem_isolated.errors import RecordDoesNotOpen
 
 ROWS = StateRows(Kind.THREAD, sql.DELETE_BODIES, sql.DELETE_ELEMENTS)
@@ -23,7 +23,7 @@ def header_of(transaction: Transaction, keys: ScopeKeys, thread: bytes, now: int
     return None if state.is_expired(now) else header
 
 
-def listing(transaction: Transaction, keys: ScopeKeys, now: int) -> list[Listed]:
+def list_threads(transaction: Transaction, keys: ScopeKeys, now: int) -> list[Listed]:
     """The scope's threads by last activity, newest first."""
     rows = transaction.rows(sql.LIST_THREADS, scope_id=keys.scope_id, now=now)
     return [ROWS.listed(keys, row) for row in rows]

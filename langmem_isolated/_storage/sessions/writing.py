@@ -8,10 +8,10 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import tag_of
 from langmem_isolated._database.database import Transaction
-from langmem_isolated._sessions import statements as sql
-from langmem_isolated._sessions.reading import channel_of, place_of
-from langmem_isolated._sessions.roster import ROWS, name_of, rewrite
-from langmem_isolated._states import State
+from langmem_isolated._storage.containers import State
+from langmem_isolated._storage.sessions import statements as sql
+from langmem_isolated._storage.sessions.listing import ROWS, name_of, rewrite
+from langmem_isolated._storage.sessions.reading import channel_of, place_of
 from langmem_isolated.errors import RecordDoesNotOpen
 
 _NewRow = tuple[bytes, bytes | None, bytes]

@@ -1,0 +1,1 @@
+"""Records of one owner: keys, containers, messages, threads, items, documents, entries."""
