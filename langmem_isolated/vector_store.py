@@ -13,16 +13,18 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
-from langmem_isolated import _documents
 from langmem_isolated._codecs.documents import decode_document, encode_document
 from langmem_isolated._codecs.values import encode_value
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.database import Transaction
-from langmem_isolated._documents import Collection, NewDocument
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.plaintext_cache import WarmCache
 from langmem_isolated._search.metadata_filters import metadata_test
 from langmem_isolated._search.vectors import Ranking, VectorSpace, check_installed, most_diverse
+from langmem_isolated._storage.documents import collection as stored
+from langmem_isolated._storage.documents import writing
+from langmem_isolated._storage.documents.collection import Collection
+from langmem_isolated._storage.documents.writing import NewDocument
 from langmem_isolated._storage.scoped_database import ScopedRecords
 from langmem_isolated._vector_stores import (
     Filter,
@@ -210,18 +212,16 @@ class IsolatedVectorStore(ScopedVectorStore):
         if len({len(document.embedding) for document in by_id.values()}) > 1:
             raise ValueError("The embeddings of these documents have different lengths.")
         generation = os.urandom(GENERATION_BYTES)
-        self._own.write(
-            _documents.put, self._name, self._header, [*by_id.values()], generation, now()
-        )
+        self._own.write(writing.put, self._name, self._header, [*by_id.values()], generation, now())
 
     def _remove(self, names: list[str]) -> None:
         digested = [name.encode() for name in names]
-        self._own.change(_documents.remove, None, self._name, digested, now())
+        self._own.change(writing.remove, None, self._name, digested, now())
 
     def clear(self) -> None:
         """Remove every document of the scope in this collection."""
         generation = os.urandom(GENERATION_BYTES)
-        self._own.change(_documents.clear, None, self._name, generation, now())
+        self._own.change(writing.clear, None, self._name, generation, now())
 
     def _at(self, names: list[str]) -> dict[str, Document]:
         found: dict[str, bytes] = {}
@@ -261,9 +261,7 @@ class IsolatedVectorStore(ScopedVectorStore):
 
     def documents(self) -> list[Document]:
         """Every document that the scope may read in this collection, in no order."""
-        bodies = (
-            source.snapshot(_documents.everything, [], self._name) for source in self._readable()
-        )
+        bodies = (source.snapshot(stored.everything, [], self._name) for source in self._readable())
         return [decode_document(body) for found in bodies for body in found]
 
     async def adocuments(self) -> list[Document]:
@@ -299,7 +297,7 @@ def _nearest(
     count: int,
     warm: WarmCache | None,
 ) -> list[Hit]:
-    collection = _documents.find(transaction, keys, name)
+    collection = stored.find(transaction, keys, name)
     if collection is None or not collection.state.count:
         return []
     table = _table(collection, len(query), warm)
@@ -336,7 +334,7 @@ def _table(collection: Collection, length: int, warm: WarmCache | None) -> _Tabl
 def _at(
     transaction: Transaction, keys: ScopeKeys, name: bytes, names: Sequence[str]
 ) -> dict[str, bytes]:
-    collection = _documents.find(transaction, keys, name)
+    collection = stored.find(transaction, keys, name)
     if collection is None:
         return {}
     digests = [collection.named(one.encode()) for one in names]

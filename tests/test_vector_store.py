@@ -16,7 +16,9 @@ from langchain_core.messages import HumanMessage
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 from langchain_tests.integration_tests import VectorStoreIntegrationTests
 
-from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory, _documents
+from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._storage.documents.blocks import BLOCK_BYTES
 from langmem_isolated.errors import LangmemIsolatedError, ScopeError, ValueNotStorable
 from langmem_isolated.vector_store import IsolatedVectorStore
 from tests.conftest import Attacker, Door
@@ -817,9 +819,9 @@ def test_many_documents_added_one_by_one_fill_block_after_block(
 
     assert_agree(store, model)
     blocks = "SELECT COUNT(*), MAX(size) FROM records WHERE kind = ?"
-    ((count, size),) = attacker(blocks, int(_documents.Kind.EMBEDDING))
+    ((count, size),) = attacker(blocks, int(Kind.EMBEDDING))
     assert count == 8
-    assert size < _documents.BLOCK_BYTES + 200
+    assert size < BLOCK_BYTES + 200
     assert attacker("SELECT size FROM sessions") == attacker("SELECT SUM(size) FROM records")
 
 

@@ -1,0 +1,60 @@
+"""Packs embeddings into blocks that are opened together.
+
+A block's plaintext is, in bytes::
+
+    4 count | 16 digest of a document, for each | embedding, for each, all of one length
+"""
+
+from typing import NamedTuple
+
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.sealing import DIGEST_BYTES
+from langmem_isolated.errors import RecordDoesNotOpen
+
+# A block that grows is sealed anew each time; longer ones opened no faster.
+BLOCK_BYTES = 32_768
+_COUNT_BYTES = 4
+NUMBER_BYTES = 8
+
+
+class Block(NamedTuple):
+    """Embeddings in plaintext, one behind the other, and whose they are."""
+
+    digests: list[bytes]
+    embeddings: bytes
+
+    @classmethod
+    def unpacked(cls, plaintext: bytes) -> "Block":
+        count = int.from_bytes(plaintext[:_COUNT_BYTES])
+        end = _COUNT_BYTES + count * DIGEST_BYTES
+        starts = range(_COUNT_BYTES, end, DIGEST_BYTES)
+        return cls([plaintext[start : start + DIGEST_BYTES] for start in starts], plaintext[end:])
+
+    def packed(self) -> bytes:
+        return len(self.digests).to_bytes(_COUNT_BYTES) + b"".join(self.digests) + self.embeddings
+
+    @property
+    def length(self) -> int:
+        """Bytes of an embedding."""
+        return len(self.embeddings) // len(self.digests)
+
+    def has_room_for(self, embedding: bytes) -> bool:
+        return not self.digests or len(self.embeddings) + len(embedding) <= BLOCK_BYTES
+
+    def with_one(self, digest: bytes, embedding: bytes) -> "Block":
+        return Block([*self.digests, digest], self.embeddings + embedding)
+
+    def without(self, digest: bytes) -> "Block":
+        place, length = self.digests.index(digest), self.length
+        rest = self.embeddings[: place * length] + self.embeddings[(place + 1) * length :]
+        return Block(self.digests[:place] + self.digests[place + 1 :], rest)
+
+
+def number_of(key: object) -> int:
+    if type(key) is not bytes or len(key) != NUMBER_BYTES:
+        raise refused("its address is not a number", Kind.EMBEDDING)
+    return int.from_bytes(key)
+
+
+def refused(reason: str, kind: Kind = Kind.COLLECTION) -> RecordDoesNotOpen:
+    return RecordDoesNotOpen(kind.label, reason)

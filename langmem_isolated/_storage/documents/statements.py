@@ -1,0 +1,78 @@
+"""Asks the database for what collections keep."""
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam, delete, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._database import schema
+from langmem_isolated._storage.containers import (
+    DIGEST,
+    SCOPE_ID,
+    STATE,
+    advance,
+    row_of,
+)
+
+_r, _s = schema.records.c, schema.sessions.c
+_KEY = bindparam("key", type_=sa.LargeBinary)
+
+
+def _its(*kinds: Kind) -> sa.ColumnElement[bool]:
+    numbers: list[sa.ColumnElement[int]] = [sa.literal_column(str(int(kind))) for kind in kinds]
+    return sa.and_(_r.scope_id == SCOPE_ID, _r.parent == DIGEST, _r.kind.in_(numbers))
+
+
+STATE_OF_COLLECTION = select(*STATE).where(row_of(Kind.COLLECTION))
+BLOCKS = select(_r.key, _r.sealed).where(_its(Kind.EMBEDDING)).order_by(_r.key)
+DOCUMENTS = select(_r.key, _r.sealed).where(_its(Kind.DOCUMENT))
+DOCUMENT = DOCUMENTS.where(_r.key == _KEY)
+BLOCK = select(_r.sealed).where(_its(Kind.EMBEDDING), _r.key == _KEY)
+NUMBERS = select(_r.key).where(_its(Kind.EMBEDDING)).order_by(_r.key)
+_ONE: sa.ColumnElement[int] = sa.literal_column("1")
+_NONE: sa.ColumnElement[int] = sa.literal_column("0")
+# For SQLite, SQLAlchemy makes a parameter of an offset that is not given.
+ANY_RECORD = select(_ONE).where(_its(Kind.DOCUMENT, Kind.EMBEDDING)).limit(_ONE).offset(_NONE)
+REMOVE_DOCUMENT = delete(schema.records).where(_its(Kind.DOCUMENT), _r.key == _KEY)
+REMOVE_BLOCK = delete(schema.records).where(_its(Kind.EMBEDDING), _r.key == _KEY)
+REMOVE_ALL = delete(schema.records).where(_its(Kind.DOCUMENT, Kind.EMBEDDING))
+ADVANCE = advance(Kind.COLLECTION)
+EMPTY = (
+    update(schema.sessions)
+    .where(row_of(Kind.COLLECTION))
+    .values(
+        head=bindparam("new_head"),
+        next_sequence=sa.literal_column("0"),
+        count=sa.literal_column("0"),
+        size=sa.literal_column("0"),
+        generation=bindparam("new_generation"),
+        expires_at=sa.null(),
+        updated_at=bindparam("now"),
+    )
+)
+
+
+def _upsert(insert: Any) -> Any:
+    values: dict[str, Any] = {
+        name: bindparam(f"new_{name}") for name in ("kind", "key", "sealed", "size")
+    }
+    put = insert.values(
+        scope_id=SCOPE_ID,
+        parent=DIGEST,
+        created_at=bindparam("now"),
+        updated_at=bindparam("now"),
+        **values,
+    )
+    replaced = {name: put.excluded[name] for name in ("sealed", "size", "updated_at")}
+    return put.on_conflict_do_update(
+        index_elements=["scope_id", "kind", "parent", "key"], set_=replaced
+    )
+
+
+# By whether it is PostgreSQL.
+PUT = {
+    True: _upsert(postgresql.insert(schema.records)),
+    False: _upsert(sqlite.insert(schema.records)),
+}

@@ -1,0 +1,199 @@
+"""Puts documents into a collection, and takes them out."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._crypto.sealing import TAG_BYTES, tag_of
+from langmem_isolated._database.database import Transaction
+from langmem_isolated._storage.containers import (
+    StateRows,
+)
+from langmem_isolated._storage.documents import statements as sql
+from langmem_isolated._storage.documents.blocks import NUMBER_BYTES, Block, number_of, refused
+from langmem_isolated._storage.documents.collection import Collection, expect_no_records
+
+_ROWS = StateRows(Kind.COLLECTION, sql.REMOVE_ALL, tag=bytes(TAG_BYTES))
+
+
+class NewDocument(NamedTuple):
+    """A document on its way in: its id, its plaintext and its embedding."""
+
+    name: bytes
+    body: bytes
+    embedding: bytes
+
+
+class _Change:
+    """What one write does to a collection: a block is read when it is needed, and stored once."""
+
+    def __init__(self, collection: Collection) -> None:
+        self._of = collection
+        self._blocks: dict[int, Block] = {}
+        self._new: dict[bytes, tuple[int, bytes]] = {}
+        self._next = collection.state.next_sequence
+        self._count = collection.state.count
+        self._added_size = 0
+
+    def _block(self, number: int) -> Block:
+        """A block as it is after what was done so far; without embeddings if it is not there."""
+        if number not in self._blocks:
+            key = number.to_bytes(NUMBER_BYTES)
+            row = self._of.transaction.row(sql.BLOCK, **self._of.shared, key=key)
+            block = Block([], b"")
+            if row is not None:
+                block = Block.unpacked(self._of.open(Kind.EMBEDDING, key, row[0]))
+                self._added_size -= len(row[0])
+            self._blocks[number] = block
+        return self._blocks[number]
+
+    def take_out(self, digests: Iterable[bytes]) -> None:
+        """Take out what there is of these documents."""
+        asked = [
+            (digest, self._of.transaction.ask(sql.DOCUMENT, **self._of.shared, key=digest))
+            for digest in digests
+        ]
+        for digest, answer in asked:
+            if row := answer.fetchone():
+                self._take_out(digest, row[1])
+
+    def _take_out(self, digest: bytes, sealed: bytes) -> None:
+        number = self._of.stood(digest, sealed).block
+        block = self._block(number)
+        if digest not in block.digests:
+            raise refused("a document has no embedding", Kind.EMBEDDING)
+        self._blocks[number] = block.without(digest)
+        self._added_size -= len(sealed)
+        self._count -= 1
+        self._of.transaction.execute(sql.REMOVE_DOCUMENT, **self._of.shared, key=digest)
+
+    def expect(self, length: int) -> None:
+        """Prepare for embeddings of ``length`` bytes.
+
+        Raises:
+            ValueError: Those that stay have another length.
+        """
+        if self._count and self._length() != length:
+            raise ValueError(
+                f"Embeddings of {length // 4} numbers do not fit into this collection: its own "
+                f"have {self._length() // 4}. Use the embeddings it was filled with, or clear()."
+            )
+
+    def _length(self) -> int:
+        """Bytes of an embedding that stays."""
+        newest = self._block(self._next - 1)
+        if newest.digests:
+            return newest.length
+        for (key,) in self._of.transaction.rows(sql.NUMBERS, **self._of.shared):
+            if (block := self._block(number_of(key))).digests:
+                return block.length
+        raise refused("it has not the documents that it counts")
+
+    def put_in(self, digest: bytes, document: NewDocument) -> None:
+        """Put in a document that is not there, after :meth:`expect`."""
+        newest = self._next - 1
+        if not self._next or not self._block(newest).has_room_for(document.embedding):
+            newest, self._next = self._next, self._next + 1
+            self._blocks[newest] = Block([], b"")
+        self._blocks[newest] = self._blocks[newest].with_one(digest, document.embedding)
+        self._new[digest] = newest, document.body
+        self._count += 1
+
+    def store(self, now: int) -> None:
+        """Store what was changed, and what the collection's row says of it."""
+        if not self._blocks:
+            return
+        state, rows = self._of.state, []
+        for number, block in self._blocks.items():
+            key = number.to_bytes(NUMBER_BYTES)
+            if block.digests:
+                rows.append(self._row(Kind.EMBEDDING, key, block.packed()))
+            else:
+                self._of.transaction.execute(sql.REMOVE_BLOCK, **self._of.shared, key=key)
+        for digest, (number, body) in self._new.items():
+            plaintext = number.to_bytes(NUMBER_BYTES) + body
+            rows.append(self._row(Kind.DOCUMENT, digest, plaintext))
+        shared = {**self._of.shared, "now": now}
+        if rows:
+            put = sql.PUT[self._of.transaction.is_postgres]
+            self._of.transaction.execute_many(put, [{**shared, **row} for row in rows])
+            state = replace(state, tag=tag_of(rows[-1]["new_sealed"]))
+        state = replace(state, next_sequence=self._next, count=self._count)
+        added = self._added_size + sum(row["new_size"] for row in rows)
+        moved = state.as_new(self._of.keys, self._of.digest, added)
+        self._of.transaction.execute(sql.ADVANCE, **shared, **moved)
+
+    def _row(self, kind: Kind, key: bytes, plaintext: bytes) -> dict[str, Any]:
+        # Numbers of embeddings hardly shrink.
+        sealed = self._of.keys.seal(
+            self._of.place(kind), key, plaintext, compress=kind is not Kind.EMBEDDING
+        )
+        return {
+            "new_kind": int(kind),
+            "new_key": key,
+            "new_sealed": sealed,
+            "new_size": len(sealed),
+        }
+
+
+def put(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    name: bytes,
+    header: bytes,
+    documents: Sequence[NewDocument],
+    generation: bytes,
+    now: int,
+) -> None:
+    """Store documents, no two of one id, in place of those that have their ids.
+
+    Args:
+        name: The collection's.
+        header: The sealed part of a new collection's row, in plaintext.
+        documents: One or more, with embeddings of one length.
+        generation: 8 random bytes for a new collection's row.
+
+    Raises:
+        ScopeGone: The scope was erased; nothing was written.
+        ValueError: The collection's embeddings have another length; nothing was written.
+        RecordDoesNotOpen: The collection's row, or what is to be replaced, was tampered with.
+    """
+    digest = keys.name(Kind.COLLECTION, name)
+    state = _ROWS.begun(transaction, keys, digest, header, generation, now)
+    if not state.next_sequence:
+        expect_no_records(transaction, keys, digest)
+    collection = Collection(transaction, keys, digest, state)
+    change = _Change(collection)
+    digests = [collection.named(document.name) for document in documents]
+    change.take_out(digests)
+    change.expect(len(documents[0].embedding))
+    for digest, document in zip(digests, documents, strict=True):
+        change.put_in(digest, document)
+    change.store(now)
+
+
+def remove(
+    transaction: Transaction, keys: ScopeKeys, name: bytes, names: Sequence[bytes], now: int
+) -> None:
+    """Remove the documents that have these ids."""
+    digest = keys.name(Kind.COLLECTION, name)
+    if state := _ROWS.locked(transaction, keys, digest):
+        collection = Collection(transaction, keys, digest, state)
+        change = _Change(collection)
+        change.take_out(dict.fromkeys(map(collection.named, names)))
+        change.store(now)
+
+
+def clear(
+    transaction: Transaction, keys: ScopeKeys, name: bytes, generation: bytes, now: int
+) -> None:
+    """Remove every document, whatever was done to them; none opens under the new ``generation``."""
+    shared = {"scope_id": keys.scope_id, "digest": keys.name(Kind.COLLECTION, name)}
+    has_row = _ROWS.lock(transaction, keys, shared["digest"]) is not None
+    _ROWS.empty_below(transaction, keys, shared["digest"], has_row=has_row)
+    if not has_row:
+        return
+    new_head = _ROWS.empty(generation).head(keys, shared["digest"])
+    transaction.execute(sql.EMPTY, **shared, new_head=new_head, new_generation=generation, now=now)
