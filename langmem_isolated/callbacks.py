@@ -19,7 +19,7 @@ from langchain_core.outputs import ChatGeneration, Generation, LLMResult
 from langgraph.errors import GraphInterrupt
 from langgraph.types import Command
 
-from langmem_isolated._recording import (
+from langmem_isolated._adapters.recorder import (
     FindRecords,
     Recorder,
     derived_id,
@@ -28,7 +28,7 @@ from langmem_isolated._recording import (
     named,
     session_of,
 )
-from langmem_isolated._scoping import config_of_run
+from langmem_isolated._adapters.run_scope import config_of_run
 from langmem_isolated.errors import IsolationViolation, ScopeError
 from langmem_isolated.scope import checked_id
 

@@ -28,6 +28,7 @@ from langgraph.checkpoint.base import (
     get_checkpoint_metadata,
 )
 
+from langmem_isolated._adapters.run_scope import scope_keys
 from langmem_isolated._checkpoints.addresses import Address
 from langmem_isolated._checkpoints.bodies import Snapshot
 from langmem_isolated._checkpoints.listing import Listing
@@ -36,7 +37,6 @@ from langmem_isolated._codecs.checkpoints.element_cache import KnownThreads
 from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._codecs.headers import decode_header
 from langmem_isolated._runtime.clock import EPOCH, as_moment
-from langmem_isolated._scoping import scope_keys
 from langmem_isolated._storage.containers import Listed
 from langmem_isolated._storage.scoped_database import ScopedRecords
 from langmem_isolated.errors import ScopeError

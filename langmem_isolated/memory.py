@@ -12,13 +12,13 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig
 from langgraph.store.base import IndexConfig, TTLConfig
 
+from langmem_isolated._adapters.context import Ground
+from langmem_isolated._adapters.run_scope import ResolveScope, Using, config_of_run, resolve_scope
 from langmem_isolated._codecs.checkpoints.element_cache import KnownThreads
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.dialects import Synchronous
-from langmem_isolated._ground import Ground
 from langmem_isolated._runtime.plaintext_cache import WarmCache
-from langmem_isolated._scoping import ResolveScope, Using, config_of_run, resolve_scope
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated._storage.scoped_database import ScopedRecords
 from langmem_isolated.caches import IsolatedLLMCache

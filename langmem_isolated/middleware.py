@@ -22,8 +22,7 @@ from langchain_core.messages import (
 from langchain_core.runnables import RunnableConfig
 from langgraph.types import Command
 
-from langmem_isolated._codecs.headers import Header, decode_header
-from langmem_isolated._recording import (
+from langmem_isolated._adapters.recorder import (
     ENDINGS,
     FindRecords,
     Recorder,
@@ -32,9 +31,10 @@ from langmem_isolated._recording import (
     named,
     session_of,
 )
+from langmem_isolated._adapters.run_scope import config_of_run, conversation_of
+from langmem_isolated._codecs.headers import Header, decode_header
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.plaintext_cache import WarmCache
-from langmem_isolated._scoping import config_of_run, conversation_of
 from langmem_isolated._storage.containers import State
 from langmem_isolated._storage.sessions import listing
 from langmem_isolated.errors import SessionNotFound

@@ -7,9 +7,9 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
+from langmem_isolated._adapters.context import Ground
+from langmem_isolated._adapters.document_tags import Stamps
 from langmem_isolated._crypto.owners import Level, Owner
-from langmem_isolated._ground import Ground
-from langmem_isolated._stamps import Stamps
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.scope import checked_id
 from langmem_isolated.vector_store import IsolatedVectorStore

@@ -12,7 +12,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool
 from pydantic import BaseModel, Field, PrivateAttr
 
-from langmem_isolated._scoping import conversation_of
+from langmem_isolated._adapters.run_scope import conversation_of
 from langmem_isolated.recall import Recall, Recalled
 
 DESCRIPTION = (

@@ -18,10 +18,10 @@ from langchain_core.runnables.config import ensure_config, set_config_context
 from langchain_core.tracers.context import _configure_hooks, tracing_v2_callback_var
 from pydantic import PrivateAttr
 
+from langmem_isolated._adapters.document_tags import Stamps
 from langmem_isolated._codecs.documents import decode_document
 from langmem_isolated._search.bm25 import rank, terms, words
 from langmem_isolated._search.metadata_filters import metadata_test
-from langmem_isolated._stamps import Stamps
 from langmem_isolated._storage.documents import collection as stored
 from langmem_isolated._storage.scoped_database import ScopedRecords
 from langmem_isolated.scope import checked_id

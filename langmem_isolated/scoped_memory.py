@@ -14,10 +14,10 @@ from langchain_core.vectorstores import VectorStore
 from langgraph.pregel import Pregel
 from langgraph.store.base import IndexConfig, TTLConfig
 
+from langmem_isolated._adapters.context import SHARING_LEVELS, Ground, SharingLevel
+from langmem_isolated._adapters.document_tags import Stamps
+from langmem_isolated._adapters.run_scope import resolve_scope
 from langmem_isolated._crypto.owners import Owner
-from langmem_isolated._ground import SHARING_LEVELS, Ground, SharingLevel
-from langmem_isolated._scoping import resolve_scope
-from langmem_isolated._stamps import Stamps
 from langmem_isolated._storage.scoped_database import ScopedRecords
 from langmem_isolated.caches import IsolatedByteStore, IsolatedLLMCache
 from langmem_isolated.callbacks import IsolatedCallbackHandler

@@ -13,6 +13,14 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
+from langmem_isolated._adapters.vector_store_base import (
+    Filter,
+    Found,
+    Query,
+    ScopedVectorStore,
+    checked_count,
+    named,
+)
 from langmem_isolated._codecs.documents import decode_document, encode_document
 from langmem_isolated._codecs.values import encode_value
 from langmem_isolated._crypto.scope_keys import ScopeKeys
@@ -26,14 +34,6 @@ from langmem_isolated._storage.documents import writing
 from langmem_isolated._storage.documents.collection import Collection
 from langmem_isolated._storage.documents.writing import NewDocument
 from langmem_isolated._storage.scoped_database import ScopedRecords
-from langmem_isolated._vector_stores import (
-    Filter,
-    Found,
-    Query,
-    ScopedVectorStore,
-    checked_count,
-    named,
-)
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.scope import checked_id
 

@@ -15,9 +15,9 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
+from langmem_isolated._adapters.document_tags import Stamps
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._search.metadata_filters import metadata_test
-from langmem_isolated._stamps import Stamps
 from langmem_isolated.errors import IsolationViolation
 from langmem_isolated.wrapping import (
     AnyOf,

@@ -13,8 +13,8 @@ from weakref import WeakKeyDictionary
 from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
+from langmem_isolated._adapters.document_tags import OWNER
 from langmem_isolated._search.metadata_filters import metadata_test
-from langmem_isolated._stamps import OWNER
 from langmem_isolated.wrapping._conditions import Condition, OneOf, Within, conditions
 from langmem_isolated.wrapping.adapters import (
     Filter,

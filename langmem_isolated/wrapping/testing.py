@@ -9,7 +9,7 @@ import pytest
 from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
-from langmem_isolated._stamps import ID, OWNER, STAMP
+from langmem_isolated._adapters.document_tags import ID, OWNER, STAMP
 from langmem_isolated.errors import IsolationViolation
 from langmem_isolated.wrapping._probe import ThrowawayOwner
 from langmem_isolated.wrapping.adapters import VectorStoreAdapter

@@ -13,9 +13,7 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
-from langmem_isolated._search.metadata_filters import metadata_test
-from langmem_isolated._search.vectors import VectorSpace, most_diverse
-from langmem_isolated._stamps import (
+from langmem_isolated._adapters.document_tags import (
     OWNER,
     Marks,
     OwnerKeys,
@@ -26,7 +24,14 @@ from langmem_isolated._stamps import (
     violation,
     whose,
 )
-from langmem_isolated._vector_stores import Found, ScopedVectorStore, checked_count, named
+from langmem_isolated._adapters.vector_store_base import (
+    Found,
+    ScopedVectorStore,
+    checked_count,
+    named,
+)
+from langmem_isolated._search.metadata_filters import metadata_test
+from langmem_isolated._search.vectors import VectorSpace, most_diverse
 from langmem_isolated.wrapping._probe import ThrowawayOwner, probe
 from langmem_isolated.wrapping.adapters import (
     Filter,
