@@ -229,7 +229,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("langmem_isolated._checkpoints.threads.now", clock)
+    monkeypatch.setattr("langmem_isolated.checkpointer.repository.now", clock)
     return clock
 
 

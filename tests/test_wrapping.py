@@ -26,7 +26,7 @@ from langmem_isolated.wrapping import (
     WrappedVectorStore,
     conditions,
 )
-from langmem_isolated.wrapping._probe import ThrowawayOwner
+from langmem_isolated.wrapping.probe import ThrowawayOwner
 from tests.embeddings import NGramEmbeddings
 from tests.vector_stores import MakeStore, faiss, in_memory, make_pgvector, make_store
 

@@ -5,7 +5,7 @@ from langchain_core.vectorstores import VectorStore
 from langchain_tests.integration_tests import VectorStoreIntegrationTests
 
 from langmem_isolated.wrapping import WrappedVectorStore
-from langmem_isolated.wrapping._probe import ThrowawayOwner
+from langmem_isolated.wrapping.probe import ThrowawayOwner
 from langmem_isolated.wrapping.testing import VectorStoreAdapterTests
 from tests.embeddings import NGramEmbeddings
 from tests.vector_stores import MakeStore, make_pgvector, make_store

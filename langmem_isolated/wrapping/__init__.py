@@ -1,13 +1,13 @@
 """Wraps third-party vector stores, so that scopes can share one and none sees another's."""
 
 from langmem_isolated._adapters.vector_store_base import Found
-from langmem_isolated.wrapping._conditions import AnyOf, Condition, OneOf, Within, conditions
 from langmem_isolated.wrapping.adapters import (
     Hit,
     PostFilterAdapter,
     StandardAdapter,
     VectorStoreAdapter,
 )
+from langmem_isolated.wrapping.filter_conditions import AnyOf, Condition, OneOf, Within, conditions
 from langmem_isolated.wrapping.vector_store import WrappedVectorStore
 
 __all__ = [

@@ -84,8 +84,8 @@ class StandardAdapter:
     def where(self, owners: list[str], wanted: Filter | None) -> Any:
         """The store's own filter: ``langmem_owner`` is in ``owners``, and what is in ``wanted``.
 
-        Start from :func:`~langmem_isolated.wrapping._conditions.conditions`, which gives what is
-        safe to push down.
+        Start from :func:`~langmem_isolated.wrapping.conditions`, which gives what is safe to
+        push down.
         """
         raise NotImplementedError
 

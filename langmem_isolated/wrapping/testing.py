@@ -11,9 +11,9 @@ from langchain_core.vectorstores import VectorStore
 
 from langmem_isolated._adapters.document_tags import ID, OWNER, STAMP
 from langmem_isolated.errors import IsolationViolation
-from langmem_isolated.wrapping._probe import ThrowawayOwner
 from langmem_isolated.wrapping.adapters import VectorStoreAdapter
-from langmem_isolated.wrapping.stores import adapter_of
+from langmem_isolated.wrapping.probe import ThrowawayOwner
+from langmem_isolated.wrapping.registry import adapter_of
 from langmem_isolated.wrapping.vector_store import WrappedVectorStore
 
 _TEXT = "the lantern over the harbour is red"

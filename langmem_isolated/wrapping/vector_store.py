@@ -32,7 +32,6 @@ from langmem_isolated._adapters.vector_store_base import (
 )
 from langmem_isolated._search.metadata_filters import metadata_test
 from langmem_isolated._search.vectors import VectorSpace, most_diverse
-from langmem_isolated.wrapping._probe import ThrowawayOwner, probe
 from langmem_isolated.wrapping.adapters import (
     Filter,
     Hit,
@@ -40,7 +39,8 @@ from langmem_isolated.wrapping.adapters import (
     Query,
     VectorStoreAdapter,
 )
-from langmem_isolated.wrapping.stores import adapter_of
+from langmem_isolated.wrapping.probe import ThrowawayOwner, probe
+from langmem_isolated.wrapping.registry import adapter_of
 
 # How many more than wanted are asked for where some of them may not pass.
 _MORE = 4

@@ -11,26 +11,6 @@ from typing import Any, NamedTuple, cast
 from langgraph.checkpoint.base import DeltaChannelHistory
 from langgraph.constants import START
 
-from langmem_isolated._checkpoints import pruning
-from langmem_isolated._checkpoints.addresses import (
-    Address,
-    any_text,
-    id_bytes,
-    mac_of,
-    parent_of,
-    run_tag,
-    thread_of,
-)
-from langmem_isolated._checkpoints.bodies import (
-    Body,
-    Snapshot,
-    bodies_of,
-    elements_of,
-    required_elements,
-    snapshot_of,
-)
-from langmem_isolated._checkpoints.history import History, walk
-from langmem_isolated._checkpoints.listing import Listing, page
 from langmem_isolated._codecs.checkpoints.decoder import Decoder
 from langmem_isolated._codecs.checkpoints.element_cache import Known, KnownThreads
 from langmem_isolated._codecs.checkpoints.encoder import Element, Encoder, Reference
@@ -48,6 +28,26 @@ from langmem_isolated._storage.threads import listing, reading, writing
 from langmem_isolated._storage.threads.addresses import Slot
 from langmem_isolated._storage.threads.reading import Found, OpenBody
 from langmem_isolated._storage.threads.writing import NewBody, NewElement, Stored
+from langmem_isolated.checkpointer import pruning
+from langmem_isolated.checkpointer.addresses import (
+    Address,
+    any_text,
+    id_bytes,
+    mac_of,
+    parent_of,
+    run_tag,
+    thread_of,
+)
+from langmem_isolated.checkpointer.bodies import (
+    Body,
+    Snapshot,
+    bodies_of,
+    elements_of,
+    required_elements,
+    snapshot_of,
+)
+from langmem_isolated.checkpointer.delta_history import History, walk
+from langmem_isolated.checkpointer.listing import Listing, page
 from langmem_isolated.errors import AddressTaken, DatabaseLocked, RecordDoesNotOpen
 
 # Between two steps of ours may come a sweep, or another that writes for the same task: each failed

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import ormsgpack
 from langgraph.checkpoint.base import PendingWrite, writes_sort_key
 
-from langmem_isolated._checkpoints.addresses import Address, id_text
 from langmem_isolated._codecs.checkpoints.decoder import Decoder
 from langmem_isolated._codecs.checkpoints.layout import numbers_of, structure, table
 from langmem_isolated._codecs.checkpoints.serializer import Serde
@@ -16,6 +15,7 @@ from langmem_isolated._database.database import Transaction
 from langmem_isolated._storage.threads import reading
 from langmem_isolated._storage.threads.addresses import Slot
 from langmem_isolated._storage.threads.reading import Found
+from langmem_isolated.checkpointer.addresses import Address, id_text
 from langmem_isolated.errors import RecordDoesNotOpen, RecordError
 
 BODY_V1 = b"\x01"

@@ -12,8 +12,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Self, TypeVar, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -29,39 +28,20 @@ from langgraph.checkpoint.base import (
 )
 
 from langmem_isolated._adapters.run_scope import scope_keys
-from langmem_isolated._checkpoints.addresses import Address
-from langmem_isolated._checkpoints.bodies import Snapshot
-from langmem_isolated._checkpoints.listing import Listing
-from langmem_isolated._checkpoints.threads import Threads
 from langmem_isolated._codecs.checkpoints.element_cache import KnownThreads
 from langmem_isolated._codecs.checkpoints.serializer import Serde
-from langmem_isolated._codecs.headers import decode_header
-from langmem_isolated._runtime.clock import EPOCH, as_moment
-from langmem_isolated._storage.containers import Listed
 from langmem_isolated._storage.scoped_database import ScopedRecords
+from langmem_isolated.checkpointer.addresses import Address
+from langmem_isolated.checkpointer.bodies import Snapshot
+from langmem_isolated.checkpointer.listing import Listing
+from langmem_isolated.checkpointer.repository import Threads
+from langmem_isolated.checkpointer.thread import Thread, as_thread
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.scope import Scope, checked_id
 
 T = TypeVar("T")
 
 Resolve = Callable[[RunnableConfig | None], tuple[Scope, ScopedRecords]]
-
-
-@dataclass(frozen=True, slots=True)
-class Thread:
-    """One thread as a list shows it; its id is left out of the ``repr``."""
-
-    id: str | None
-    checkpoints: int
-    size: int
-    """Bytes of its sealed records."""
-    created: datetime
-    last_activity: datetime
-    damaged: bool
-    """Whether the row was tampered with; then ``id`` is ``None``."""
-
-    def __repr__(self) -> str:
-        return f"Thread(checkpoints={self.checkpoints}, size={self.size}, damaged={self.damaged})"
 
 
 class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
@@ -361,7 +341,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
 
     def threads(self) -> builtins.list[Thread]:
         """The scope's threads by last activity, newest first."""
-        return [_as_thread(listed) for listed in self._threads(None)[1].list_threads()]
+        return [as_thread(listed) for listed in self._threads(None)[1].list_threads()]
 
     async def athreads(self) -> builtins.list[Thread]:
         """The scope's threads; see :meth:`threads`."""
@@ -417,17 +397,3 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
             ),
             pending_writes=snapshot.writes,
         )
-
-
-def _as_thread(listed: Listed) -> Thread:
-    created, last_activity = as_moment(listed.created_at), as_moment(listed.updated_at)
-    is_sound = created is not None and last_activity is not None
-    header = decode_header(listed.header) if is_sound and listed.header is not None else None
-    return Thread(
-        id=header and header.session_id,
-        checkpoints=listed.count,
-        size=listed.size,
-        created=created or EPOCH,
-        last_activity=last_activity or EPOCH,
-        damaged=header is None,
-    )

@@ -46,10 +46,17 @@ class ThrowawayOwner:
 class Store(Protocol):
     """What the probe asks of a wrapped store."""
 
-    def add_documents(self, documents: list[Document], /) -> list[str]: ...
-    def get_by_ids(self, ids: list[str], /) -> list[Document]: ...
-    def delete(self, ids: list[str], /) -> None: ...
-    def similarity_search(self, query: str, k: int, /) -> list[Document]: ...
+    def add_documents(self, documents: list[Document], /) -> list[str]:
+        """Store documents."""
+
+    def get_by_ids(self, ids: list[str], /) -> list[Document]:
+        """The documents of these ids."""
+
+    def delete(self, ids: list[str], /) -> None:
+        """Remove documents."""
+
+    def similarity_search(self, query: str, k: int, /) -> list[Document]:
+        """The ``k`` nearest documents."""
 
 
 def probe(one: Store, other: Store) -> None:

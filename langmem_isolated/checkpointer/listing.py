@@ -6,20 +6,20 @@ from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
 
-from langmem_isolated._checkpoints.addresses import (
-    Address,
-    checked_namespace,
-    id_bytes,
-    parent_of,
-    thread_of,
-)
-from langmem_isolated._checkpoints.bodies import Body, Outline, Snapshot, decoders, snapshot_of
 from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._codecs.headers import decode_header
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.database import Transaction
 from langmem_isolated._storage.threads import listing, reading
 from langmem_isolated._storage.threads.addresses import END, Bounds, Slot
+from langmem_isolated.checkpointer.addresses import (
+    Address,
+    checked_namespace,
+    id_bytes,
+    parent_of,
+    thread_of,
+)
+from langmem_isolated.checkpointer.bodies import Body, Outline, Snapshot, decoders, snapshot_of
 from langmem_isolated.scope import checked_id
 
 PAGE = 100

@@ -21,10 +21,10 @@ from langgraph.store.base import (
     TTLConfig,
 )
 
-from langmem_isolated._batches import Batch, Index, Namespace, StoreIndexConfig
 from langmem_isolated._runtime.clock import now_microseconds
 from langmem_isolated._storage.items import writing
 from langmem_isolated._storage.scoped_database import ScopedRecords
+from langmem_isolated.store.batch import Batch, Index, Namespace, StoreIndexConfig
 
 __all__ = ["IsolatedStore", "Namespace", "StoreIndexConfig"]
 

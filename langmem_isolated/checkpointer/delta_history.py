@@ -6,14 +6,14 @@ from typing import Any
 
 from langgraph.checkpoint.base import DeltaChannelHistory, PendingWrite
 
-from langmem_isolated._checkpoints.addresses import Address, id_bytes, parent_of, thread_of
-from langmem_isolated._checkpoints.bodies import Body, Outline, decoders, snapshot_of
-from langmem_isolated._checkpoints.listing import PAGE
 from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.database import Transaction
 from langmem_isolated._storage.threads import reading
 from langmem_isolated._storage.threads.addresses import Bounds, Slot
+from langmem_isolated.checkpointer.addresses import Address, id_bytes, parent_of, thread_of
+from langmem_isolated.checkpointer.bodies import Body, Outline, decoders, snapshot_of
+from langmem_isolated.checkpointer.listing import PAGE
 
 
 @dataclass
@@ -24,6 +24,7 @@ class History:
     seed: list[Any] = field(default_factory=list)
 
     def result(self) -> DeltaChannelHistory:
+        """What was gathered, oldest first."""
         history = DeltaChannelHistory(writes=self.writes[::-1])
         if self.seed:
             history["seed"] = self.seed[0]

@@ -1,1 +1,0 @@
-"""Stores the checkpoints that LangGraph makes in their sealed form, and finds them again."""

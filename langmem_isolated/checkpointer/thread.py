@@ -1,0 +1,40 @@
+"""Describes a thread as a list shows it."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from langmem_isolated._codecs.headers import decode_header
+from langmem_isolated._runtime.clock import EPOCH, as_moment
+from langmem_isolated._storage.containers import Listed
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """One thread as a list shows it; its id is left out of the ``repr``."""
+
+    id: str | None
+    checkpoints: int
+    size: int
+    """Bytes of its sealed records."""
+    created: datetime
+    last_activity: datetime
+    damaged: bool
+    """Whether the row was tampered with; then ``id`` is ``None``."""
+
+    def __repr__(self) -> str:
+        return f"Thread(checkpoints={self.checkpoints}, size={self.size}, damaged={self.damaged})"
+
+
+def as_thread(listed: Listed) -> Thread:
+    """A thread's row as a list shows it."""
+    created, last_activity = as_moment(listed.created_at), as_moment(listed.updated_at)
+    is_sound = created is not None and last_activity is not None
+    header = decode_header(listed.header) if is_sound and listed.header is not None else None
+    return Thread(
+        id=header and header.session_id,
+        checkpoints=listed.count,
+        size=listed.size,
+        created=created or EPOCH,
+        last_activity=last_activity or EPOCH,
+        damaged=header is None,
+    )

@@ -1,0 +1,6 @@
+"""A LangGraph store: long-term memory of one scope, isolated and encrypted."""
+
+from langmem_isolated.store.batch import Namespace, StoreIndexConfig
+from langmem_isolated.store.store import IsolatedStore
+
+__all__ = ["IsolatedStore", "Namespace", "StoreIndexConfig"]

@@ -1,0 +1,129 @@
+"""Adapts `Chroma` of langchain-chroma."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from langchain_core.documents import Document
+
+from langmem_isolated._adapters.document_tags import OWNER
+from langmem_isolated.wrapping.adapters import (
+    Filter,
+    Hit,
+    Query,
+    StandardAdapter,
+    Vector,
+    ids_of,
+)
+from langmem_isolated.wrapping.filter_conditions import OneOf, Within, conditions
+from langmem_isolated.wrapping.pushdown import filter_of
+
+
+def _l2(vectors: Any, query: Vector) -> Any:
+    return ((vectors - query) ** 2).sum(axis=1)
+
+
+def _inner_product(vectors: Any, query: Vector) -> Any:
+    return 1 - vectors.dot(query)
+
+
+def _cosine(vectors: Any, query: Vector) -> Any:
+    lengths = (vectors**2).sum(axis=1) ** 0.5 * math.hypot(*query)
+    return 1 - vectors.dot(query) / (lengths + _ALMOST_NOTHING)
+
+
+# As Chroma computes them; the lower, the nearer.
+_DISTANCES: dict[str, Callable[[Any, Vector], Any]] = {
+    "l2": _l2,
+    "ip": _inner_product,
+    "cosine": _cosine,
+}
+# A vector of zeros points nowhere.
+_ALMOST_NOTHING = 1e-30
+
+
+class ChromaAdapter(StandardAdapter):
+    """`Chroma` of langchain-chroma."""
+
+    seals = True
+    by_vector = "similarity_search_by_vector_with_relevance_scores"
+
+    def where(self, owners: list[str], wanted: Filter | None) -> dict[str, Any]:
+        """Chroma's `where`."""
+        return filter_of([OneOf(OWNER, owners), *conditions(wanted)], self._word)
+
+    def _word(self, condition: OneOf | Within) -> dict[str, Any]:
+        if isinstance(condition, OneOf):
+            return {condition.key: {"$in": _of_one_type(condition.values)}}
+        # Chroma compares whole numbers with a fraction as if it were whole, too.
+        if condition.operator.startswith("$g"):
+            return {condition.key: {"$gte": math.floor(condition.limit)}}
+        return {condition.key: {"$lte": math.ceil(condition.limit)}}
+
+    def search(self, query: Query, k: int, owners: list[str], wanted: Filter | None) -> list[Hit]:
+        """The nearest documents; where the index gives fewer than there are, all are compared.
+
+        Among many vectors that are equal its graph may lead to none of those that pass.
+        """
+        hits = super().search(query, k, owners, wanted)
+        if len(hits) == k:
+            return hits
+        where = self.where(owners, wanted)
+        ids = self.store.get(where=where, include=[])["ids"]
+        return hits if len(ids) == len(hits) else self._compared(query, ids)[:k]
+
+    def _compared(self, query: Query, ids: list[str]) -> list[Hit]:
+        found = self.store.get(ids, include=["documents", "metadatas", "embeddings"])
+        asked = self.store.embeddings.embed_query(query) if isinstance(query, str) else query
+        distances = _DISTANCES[self._space()](found["embeddings"], asked).tolist()
+        rows = zip(found["ids"], found["documents"], found["metadatas"], distances, strict=True)
+        hits = [
+            Hit(Document(id=id_, page_content=text, metadata=metadata or {}), distance)
+            for id_, text, metadata, distance in rows
+        ]
+        return sorted(hits, key=lambda hit: hit.score)
+
+    def _space(self) -> str:
+        configuration = self.store._collection.configuration
+        index = configuration.get("hnsw") or configuration.get("spann") or {}
+        return str(index.get("space", "l2"))
+
+    def put(self, documents: list[Document], vectors: list[Vector] | None) -> None:
+        """Store documents, with none of the metadata that their older selves had."""
+        stored = {document.id: document for document in self.get(ids_of(documents))}
+        super().put([_instead_of(stored.get(one.id), one) for one in documents], vectors)
+
+    def put_vectors(
+        self,
+        texts: list[str],
+        vectors: list[Vector],
+        metadatas: list[dict[str, Any]],
+        ids: list[str],
+    ) -> None:
+        """Store vectors as they are."""
+        self.store._collection.upsert(
+            ids=ids, embeddings=vectors, documents=texts, metadatas=metadatas
+        )
+
+    def vectors(self, ids: list[str]) -> list[Vector] | None:
+        """The stored vectors."""
+        found = self.store.get(ids, include=["embeddings"])
+        stored = dict(zip(found["ids"], found["embeddings"], strict=True))
+        return [stored[id_].tolist() for id_ in ids]
+
+
+def _of_one_type(values: list[Any]) -> list[Any]:
+    """Numbers as floats, if one is: Chroma finds whole ones by them, and refuses a mixture."""
+    return [float(value) for value in values] if any(map(_is_float, values)) else values
+
+
+def _is_float(value: object) -> bool:
+    return isinstance(value, float)
+
+
+def _instead_of(older: Document | None, document: Document) -> Document:
+    """``document`` so that Chroma, which merges metadata, forgets those of ``older``."""
+    if older is None:
+        return document
+    metadata = {**dict.fromkeys(older.metadata), **document.metadata}
+    return Document(id=document.id, page_content=document.page_content, metadata=metadata)

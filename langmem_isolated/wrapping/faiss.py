@@ -1,0 +1,107 @@
+"""Adapts `FAISS` of langchain-community."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from langchain_core.documents import Document
+from langchain_core.vectorstores import VectorStore
+
+from langmem_isolated.wrapping.adapters import (
+    Filter,
+    Hit,
+    Query,
+    StandardAdapter,
+    Vector,
+    ids_of,
+)
+from langmem_isolated.wrapping.pushdown import owner_test
+
+
+class FAISSAdapter(StandardAdapter):
+    """`FAISS` of langchain-community: it filters after the search, so the search is widened.
+
+    FAISS adds vectors before it refuses an id that is taken, and every later search fails: here
+    the old vector goes first. One store takes one call at a time. An index that looks at a part of
+    its vectors only (IVF) finds what it looks at.
+    """
+
+    seals = True
+
+    def __init__(self, store: VectorStore) -> None:
+        super().__init__(store)
+        self._lock = _lock_of(store)
+
+    def where(self, owners: list[str], wanted: Filter | None) -> Callable[[dict[str, Any]], bool]:
+        """A function of the metadata."""
+        return owner_test(owners, wanted)
+
+    def put(self, documents: list[Document], vectors: list[Vector] | None) -> None:
+        """Embed first, so that nothing is removed if that fails."""
+        texts = [document.page_content for document in documents]
+        metadatas = [document.metadata for document in documents]
+        vectors = self.store._embed_documents(texts) if vectors is None else vectors
+        self.put_vectors(texts, vectors, metadatas, ids_of(documents))
+
+    def put_vectors(
+        self,
+        texts: list[str],
+        vectors: list[Vector],
+        metadatas: list[dict[str, Any]],
+        ids: list[str],
+    ) -> None:
+        """Store vectors as they are."""
+        if any(len(vector) != self.store.index.d for vector in vectors):
+            raise ValueError(f"The vectors of this store have {self.store.index.d} numbers.")
+        with self._lock:
+            self.delete(ids)
+            pairs = zip(texts, vectors, strict=True)
+            self.store.add_embeddings(pairs, metadatas=metadatas, ids=ids)
+
+    def get(self, ids: list[str]) -> list[Document]:
+        """The documents that have these ids."""
+        with self._lock:
+            return super().get(ids)
+
+    def delete(self, ids: list[str]) -> None:
+        """Remove documents; FAISS itself raises for ids that are not there."""
+        with self._lock:
+            if there := ids_of(self.get(ids)):
+                self.store.delete(there)
+
+    def prepared(self, query: str) -> Query:
+        """The query's vector, outside of the lock."""
+        return list(self.store._embed_query(query))
+
+    def search(self, query: Query, k: int, owners: list[str], wanted: Filter | None) -> list[Hit]:
+        """The nearest documents, from among more and more."""
+        where = self.where(owners, wanted)
+        with self._lock:
+            total, fetch_k = self.store.index.ntotal, max(64, 4 * k)
+            hits: list[Hit] = []
+            while total:
+                hits = self.nearest(query, k, filter=where, fetch_k=min(fetch_k, total))
+                if len(hits) >= k or fetch_k >= total:
+                    break
+                fetch_k *= 4
+        return hits
+
+    def vectors(self, ids: list[str]) -> list[Vector] | None:
+        """The stored vectors, if this kind of index gives them back."""
+        with self._lock:
+            rows = {id_: row for row, id_ in self.store.index_to_docstore_id.items()}
+            try:
+                return [self.store.index.reconstruct(rows[id_]).tolist() for id_ in ids]
+            except RuntimeError:
+                return None
+
+
+_locks: WeakKeyDictionary[VectorStore, threading.RLock] = WeakKeyDictionary()
+_locks_lock = threading.Lock()
+
+
+def _lock_of(store: VectorStore) -> threading.RLock:
+    """The one lock of a store, however often it is wrapped."""
+    with _locks_lock:
+        return _locks.setdefault(store, threading.RLock())

@@ -1,0 +1,44 @@
+"""Adapts `InMemoryVectorStore` of langchain-core."""
+
+from collections.abc import Callable
+from typing import Any
+
+from langchain_core.documents import Document
+
+from langmem_isolated.wrapping.adapters import (
+    Filter,
+    StandardAdapter,
+    Vector,
+)
+from langmem_isolated.wrapping.pushdown import owner_test
+
+
+class InMemoryAdapter(StandardAdapter):
+    """`InMemoryVectorStore` of langchain-core: it filters by a function, and exactly."""
+
+    seals = True
+
+    def where(self, owners: list[str], wanted: Filter | None) -> Callable[[Document], bool]:
+        """A function of the document."""
+        passes = owner_test(owners, wanted)
+        return lambda document: passes(document.metadata)
+
+    def put_vectors(
+        self,
+        texts: list[str],
+        vectors: list[Vector],
+        metadatas: list[dict[str, Any]],
+        ids: list[str],
+    ) -> None:
+        """Store vectors as they are."""
+        for id_, text, vector, metadata in zip(ids, texts, vectors, metadatas, strict=True):
+            row = {"id": id_, "vector": vector, "text": text, "metadata": metadata}
+            self.store.store[id_] = row
+
+    def vectors(self, ids: list[str]) -> list[Vector] | None:
+        """The stored vectors."""
+        return [self.store.store[id_]["vector"] for id_ in ids]
+
+    def relevance(self) -> Callable[[float], float]:
+        """The score: a cosine, and what points the other way is not relevant at all."""
+        return lambda score: max(0.0, score)

@@ -1,0 +1,123 @@
+"""Adapts `PGVectorStore` of langchain-postgres."""
+
+import json
+from copy import copy
+from dataclasses import replace
+from typing import Any
+
+from langchain_core.vectorstores import VectorStore
+
+from langmem_isolated._adapters.document_tags import OWNER
+from langmem_isolated.wrapping.adapters import (
+    Filter,
+    Hit,
+    Query,
+    StandardAdapter,
+    Vector,
+)
+from langmem_isolated.wrapping.filter_conditions import OneOf, Within, conditions
+from langmem_isolated.wrapping.pushdown import filter_of
+
+# From here on JSON shows floats with an exponent.
+_LARGEST_PLAIN = 10**15
+
+
+class PGVectorStoreAdapter(StandardAdapter):
+    """`PGVectorStore` of langchain-postgres, with an engine that has a loop of its own.
+
+    Of the caller's filter only equality of texts, whole numbers and truth values is pushed down:
+    other comparisons cast what stands in the rows, whoever's they are, and fail on what cannot be.
+    Where an index of vectors stops before it has found enough, the search is done without it.
+    """
+
+    seals = True
+
+    def __init__(self, store: VectorStore) -> None:
+        super().__init__(store)
+        self._inner = self.store._PGVectorStore__vs
+        if self.store._engine._loop is None:
+            raise TypeError(
+                "This PGEngine has no loop of its own, and every call here may come from any "
+                "thread: make it with PGEngine.from_connection_string(…)."
+            )
+        inner, unindexed = copy(self._inner), copy(self.store)
+        inner.index_query_options = _WithoutIndex()
+        unindexed._PGVectorStore__vs = inner
+        self._unindexed = StandardAdapter(unindexed)
+
+    def where(self, owners: list[str], wanted: Filter | None) -> dict[str, Any]:
+        """The store's own filter language."""
+        return filter_of([OneOf(OWNER, owners), *conditions(wanted)], self._word)
+
+    def _word(self, condition: OneOf | Within) -> dict[str, Any] | None:
+        if isinstance(condition, Within) or condition.key in self._columns:
+            return None
+        forms = [_json_texts(value) for value in condition.values]
+        if not all(forms):
+            return None
+        texts = [text for form in forms for text in form]
+        return {condition.key: {"$in": texts} if len(texts) > 1 else {"$eq": texts[0]}}
+
+    @property
+    def _columns(self) -> set[str]:
+        inner = self._inner
+        columns = {*inner.metadata_columns} - {OWNER}
+        return columns | {inner.id_column, inner.content_column, inner.embedding_column}
+
+    def put_vectors(
+        self,
+        texts: list[str],
+        vectors: list[Vector],
+        metadatas: list[dict[str, Any]],
+        ids: list[str],
+    ) -> None:
+        """Store vectors as they are."""
+        self.store.add_embeddings(texts, vectors, metadatas=metadatas, ids=ids)
+
+    def prepared(self, query: str) -> Query:
+        """The text for a search by words, too."""
+        return query if self._inner.hybrid_search_config else super().prepared(query)
+
+    def search(self, query: Query, k: int, owners: list[str], wanted: Filter | None) -> list[Hit]:
+        """The nearest documents; too few are looked for again without an index of vectors."""
+        options = {"filter": self.where(owners, wanted), **self._words(query)}
+        hits = self.nearest(query, k, **options)
+        return hits if len(hits) >= k else self._unindexed.nearest(query, k, **options)
+
+    def _words(self, query: Query) -> dict[str, Any]:
+        """Settings of its own for a hybrid search.
+
+        The store would keep the first query's words in shared ones, and search by them for all.
+        """
+        shared = self._inner.hybrid_search_config
+        if not shared:
+            return {}
+        if not isinstance(query, str):
+            return {"hybrid_search_config": None}
+        weights = {**shared.fusion_function_parameters}
+        own = replace(shared, fts_query=query, fusion_function_parameters=weights)
+        return {"hybrid_search_config": own}
+
+    def vectors(self, ids: list[str]) -> list[Vector] | None:
+        """The stored vectors."""
+        found = self.store.get(ids=ids, include=["embeddings"])
+        stored = dict(zip(found["ids"], found["embeddings"], strict=True))
+        return [json.loads(stored[id_]) for id_ in ids]
+
+
+class _WithoutIndex:
+    """Settings of one query: vectors are compared one by one, and none is overlooked."""
+
+    def to_parameter(self) -> list[str]:
+        return ["enable_indexscan = off"]
+
+
+def _json_texts(value: str | float) -> list[str]:
+    """How JSON in the database may show a value; none if that depends."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, bool):
+        return ["true" if value else "false"]
+    # Zero, large ones and fractions have several forms.
+    is_plain = value and value == int(value) and abs(value) < _LARGEST_PLAIN
+    return [f"{int(value)}", f"{int(value)}.0"] if is_plain else []

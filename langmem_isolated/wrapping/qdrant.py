@@ -1,0 +1,109 @@
+"""Adapts `QdrantVectorStore` of langchain-qdrant."""
+
+import importlib
+from typing import Any
+
+from langchain_core.documents import Document
+from langchain_core.vectorstores import VectorStore
+
+from langmem_isolated._adapters.document_tags import OWNER
+from langmem_isolated.wrapping.adapters import (
+    Filter,
+    Hit,
+    Query,
+    StandardAdapter,
+    Vector,
+)
+from langmem_isolated.wrapping.filter_conditions import Condition, OneOf, Within, conditions
+
+
+class QdrantAdapter(StandardAdapter):
+    """`QdrantVectorStore` of langchain-qdrant; sealed in its dense mode only.
+
+    On a server, give ``metadata.langmem_owner`` a payload index with ``is_tenant``.
+    """
+
+    def __init__(self, store: VectorStore) -> None:
+        super().__init__(store)
+        self._models: Any = importlib.import_module("qdrant_client.models")
+        self.seals = self._is_dense = self.store.retrieval_mode == "dense"
+
+    def where(self, owners: list[str], wanted: Filter | None) -> Any:
+        """A `models.Filter`."""
+        return self._all([OneOf(OWNER, owners), *conditions(wanted)])
+
+    def _all(self, parts: list[Condition]) -> Any:
+        return self._models.Filter(must=[self._part(part) for part in parts])
+
+    def _part(self, condition: Condition) -> Any:
+        models = self._models
+        if not isinstance(condition, OneOf | Within):
+            return models.Filter(should=[self._all(branch) for branch in condition.branches])
+        key = f"{self.store.metadata_payload_key}.{condition.key}"
+        if isinstance(condition, Within):
+            limit = models.Range(**{condition.operator.removeprefix("$"): condition.limit})
+            return models.FieldCondition(key=key, range=limit)
+        if isinstance(condition.values[0], str):
+            match = models.MatchAny(any=condition.values)
+            return models.FieldCondition(key=key, match=match)
+        if isinstance(condition.values[0], bool):
+            match = models.MatchValue(value=condition.values[0])
+            return models.FieldCondition(key=key, match=match)
+        # As ranges: a match of 1 would not find 1.0.
+        exact = [models.Range(gte=value, lte=value) for value in condition.values]
+        return models.Filter(should=[models.FieldCondition(key=key, range=one) for one in exact])
+
+    def put_vectors(
+        self,
+        texts: list[str],
+        vectors: list[Vector],
+        metadatas: list[dict[str, Any]],
+        ids: list[str],
+    ) -> None:
+        """Store vectors as they are."""
+        store = self.store
+        points = [
+            self._models.PointStruct(
+                id=id_,
+                vector={store.vector_name: vector},
+                payload={store.content_payload_key: text, store.metadata_payload_key: metadata},
+            )
+            for id_, text, vector, metadata in zip(ids, texts, vectors, metadatas, strict=True)
+        ]
+        store.client.upsert(collection_name=store.collection_name, points=points)
+
+    def get(self, ids: list[str]) -> list[Document]:
+        """The documents that have these ids."""
+        return [_as_put(document) for document in super().get(ids)]
+
+    def prepared(self, query: str) -> Query:
+        """The text for a search by words, too."""
+        return super().prepared(query) if self._is_dense else query
+
+    def nearest(self, query: Query, k: int, **options: Any) -> list[Hit]:
+        """The nearest documents."""
+        return [
+            Hit(_as_put(hit.document), hit.score) for hit in super().nearest(query, k, **options)
+        ]
+
+    def vectors(self, ids: list[str]) -> list[Vector] | None:
+        """The stored vectors; those of the dense mode can be compared."""
+        if not self._is_dense:
+            return None
+        name = self.store.vector_name
+        found = self.store.client.retrieve(
+            self.store.collection_name, ids, with_payload=False, with_vectors=True
+        )
+        stored = {
+            point.id: point.vector[name] if isinstance(point.vector, dict) else point.vector
+            for point in found
+        }
+        return [stored[id_] for id_ in ids]
+
+
+def _as_put(document: Document) -> Document:
+    """A document of Qdrant with its id where it belongs, and without what the store added."""
+    metadata = {**document.metadata}
+    id_ = metadata.pop("_id", None)
+    metadata.pop("_collection_name", None)
+    return Document(id=id_ and str(id_), page_content=document.page_content, metadata=metadata)
