@@ -1,5 +1,7 @@
 """Memory for LangChain and LangGraph that cannot leak between users: scoped and encrypted."""
 
+from importlib.metadata import version
+
 from langmem_isolated.caches import IsolatedByteStore, IsolatedLLMCache
 from langmem_isolated.callbacks import IsolatedCallbackHandler
 from langmem_isolated.chat_history import IsolatedChatMessageHistory, Page
@@ -16,6 +18,8 @@ from langmem_isolated.scoped_memory import ScopedMemory
 from langmem_isolated.sessions import Session, Sessions
 from langmem_isolated.store import IsolatedStore
 from langmem_isolated.vector_store import IsolatedVectorStore
+
+__version__ = version("langmem-isolated")
 
 __all__ = [
     "IsolatedBM25Retriever",

@@ -18,6 +18,7 @@ from langmem_isolated._codecs.checkpoints.element_cache import KnownThreads
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.dialects import Synchronous
+from langmem_isolated._runtime.environment import DATABASE_VARIABLE, KEY_STORE_VARIABLE
 from langmem_isolated._runtime.plaintext_cache import WarmCache
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated._storage.scoped_database import ScopedRecords
@@ -35,8 +36,6 @@ from langmem_isolated.store import IsolatedStore, StoreIndexConfig
 if TYPE_CHECKING:
     from langmem_isolated.middleware import IsolatedMemoryMiddleware
 
-DATABASE_VARIABLE = "LANGMEM_ISOLATED_DATABASE"
-KEY_STORE_VARIABLE = "LANGMEM_ISOLATED_KEY_STORE"
 _NO_NAMES = (None, None, "default")
 
 

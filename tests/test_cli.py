@@ -16,8 +16,8 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated._database import schema
-from langmem_isolated._terminal import printable
 from langmem_isolated.cli import app
+from langmem_isolated.cli.terminal import printable
 from tests.command_line import KEY, OTHER_KEY, error_line, run, words
 from tests.postgres import PostgresServer
 

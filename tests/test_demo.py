@@ -13,9 +13,9 @@ from langchain_core.messages import AIMessage, ChatMessage, HumanMessage
 from rich.console import Console
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, Scope, demo
-from langmem_isolated.demo import attack, sections
-from langmem_isolated.demo.conversations import Conversation, Place, read_conversations
-from langmem_isolated.demo.sections import Run, Section
+from langmem_isolated.cli.demo import attack, sections
+from langmem_isolated.cli.demo.conversations import Conversation, Place, read_conversations
+from langmem_isolated.cli.demo.sections import Run, Section
 from tests.command_line import KEY, OTHER_KEY, error_line, run, words
 from tests.conftest import ROOT_KEY
 

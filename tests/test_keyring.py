@@ -20,7 +20,8 @@ from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._crypto.scope_keys import principal_digest
 from langmem_isolated._crypto.sealing import derive
 from langmem_isolated._database.database import Database
-from langmem_isolated._storage.keyring import ROOT_KEY_VARIABLE, Keyring, Purpose
+from langmem_isolated._storage.keyring import Keyring
+from langmem_isolated._storage.wrapped_keys import Purpose
 from langmem_isolated.errors import (
     KeyDestroyed,
     KeyNotFound,
@@ -31,6 +32,7 @@ from langmem_isolated.errors import (
     RootKeyMissing,
     SessionNotFound,
 )
+from langmem_isolated.root_keys import ROOT_KEY_VARIABLE
 from tests.conftest import ROOT_KEY, Attacker, Door
 from tests.processes import all_at_once, in_child
 from tests.spellings import assert_shows_none_of, spellings

@@ -23,7 +23,7 @@ from langchain_core.messages import (
 from langmem_isolated import IsolatedMemory, LocalRootKey, Recalled, ScopedMemory
 from langmem_isolated._codecs.messages import glance
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._storage.keyring import Purpose
+from langmem_isolated._storage.wrapped_keys import Purpose
 from langmem_isolated.errors import KeyDestroyed, RecordDoesNotOpen, RecordError, ScopeError
 from tests.conftest import Attacker, Door
 from tests.test_keyring import erase, opened_anew, principal_of

@@ -9,7 +9,7 @@ from langchain_core.messages import HumanMessage
 
 from langmem_isolated import IsolatedMemory
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._storage.keyring import Purpose
+from langmem_isolated._storage.wrapped_keys import Purpose
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 from langmem_isolated.errors import KeyDestroyed, RecordDoesNotOpen
 from tests.conftest import Attacker

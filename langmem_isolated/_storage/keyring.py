@@ -32,9 +32,7 @@ from langmem_isolated._storage.wrapped_keys import (
     insert_if_absent,
 )
 from langmem_isolated.errors import KeyDestroyed, KeyNotFound
-from langmem_isolated.root_keys import ROOT_KEY_VARIABLE, LocalRootKey, RootKey
-
-__all__ = ["ROOT_KEY_VARIABLE", "Keyring", "LocalRootKey", "Purpose", "RootKey", "ScopeKeys"]
+from langmem_isolated.root_keys import RootKey
 
 # The directory key belongs to the installation, not to a principal.
 _INSTALLATION = bytes(DIGEST_BYTES)

@@ -1,6 +1,7 @@
 """Root keys: each wraps every stored key and lives outside the database."""
 
-from langmem_isolated.root_keys.local import ROOT_KEY_VARIABLE, LocalRootKey
+from langmem_isolated._runtime.environment import ROOT_KEY_VARIABLE
+from langmem_isolated.root_keys.local import LocalRootKey
 from langmem_isolated.root_keys.provider import RootKey
 
 __all__ = ["ROOT_KEY_VARIABLE", "LocalRootKey", "RootKey"]

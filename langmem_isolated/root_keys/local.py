@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from langmem_isolated._crypto.sealing import KEY_BYTES, SealingKey, derive, open_sealed, seal
+from langmem_isolated._runtime.environment import ROOT_KEY_VARIABLE
 from langmem_isolated.errors import RootKeyInvalid, RootKeyMissing
-
-ROOT_KEY_VARIABLE = "LANGMEM_ISOLATED_ROOT_KEY"
 
 
 class LocalRootKey:

@@ -10,8 +10,8 @@ from langchain_core.messages import HumanMessage
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
 from langmem_isolated._search import vectors
-from langmem_isolated._terminal import cell, table
-from langmem_isolated.demo.sections import Run, Section
+from langmem_isolated.cli.demo.sections import Run, Section
+from langmem_isolated.cli.terminal import cell, table
 from langmem_isolated.scope import Scope
 
 _DIMENSIONS = 256

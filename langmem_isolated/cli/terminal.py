@@ -3,6 +3,7 @@
 import unicodedata
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -42,3 +43,8 @@ def table(*headings: str) -> Table:
     for heading in headings:
         made.add_column(heading, overflow="fold")
     return made
+
+
+def print_table(shown: Table) -> None:
+    """Print a table as wide as the terminal is."""
+    Console().print(shown)

@@ -10,9 +10,9 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 
-from langmem_isolated._terminal import cell, table
-from langmem_isolated.demo.conversations import Place
-from langmem_isolated.demo.sections import Run, Section
+from langmem_isolated.cli.demo.conversations import Place
+from langmem_isolated.cli.demo.sections import Run, Section
+from langmem_isolated.cli.terminal import cell, table
 from langmem_isolated.scoped_memory import ScopedMemory
 
 TURNS = 20

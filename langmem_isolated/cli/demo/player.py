@@ -1,9 +1,4 @@
-"""Plays conversations of several users into one database and shows what each of them can see.
-
-A folder on the floor of the front door: :mod:`.conversations` reads files, :mod:`.attack` does what
-someone with the database may do, :mod:`.sections`, :mod:`.agents` and :mod:`.retrieval` check and
-show.
-"""
+"""Plays conversations into one database, and shows section by section who sees what."""
 
 import os
 import random
@@ -23,18 +18,17 @@ from langchain_core.runnables.history import RunnableWithMessageHistory
 from rich.console import Console
 from rich.progress import track
 
-from langmem_isolated._terminal import cell
-from langmem_isolated.demo import attack
-from langmem_isolated.demo.agents import an_agent_with_tools
-from langmem_isolated.demo.conversations import (
+from langmem_isolated.cli.demo import attack
+from langmem_isolated.cli.demo.agents import an_agent_with_tools
+from langmem_isolated.cli.demo.conversations import (
     Conversation,
     Place,
     Turn,
     read_conversations,
     with_shared_session,
 )
-from langmem_isolated.demo.retrieval import looking_for_what_was_said
-from langmem_isolated.demo.sections import (
+from langmem_isolated.cli.demo.retrieval import looking_for_what_was_said
+from langmem_isolated.cli.demo.sections import (
     STRANGER,
     Before,
     Run,
@@ -50,6 +44,7 @@ from langmem_isolated.demo.sections import (
     what_each_user_sees,
     what_the_others_see,
 )
+from langmem_isolated.cli.terminal import cell
 from langmem_isolated.memory import IsolatedMemory
 from langmem_isolated.root_keys import ROOT_KEY_VARIABLE, LocalRootKey
 from langmem_isolated.scope import Scope

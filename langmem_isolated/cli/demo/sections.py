@@ -19,10 +19,10 @@ from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database import schema
 from langmem_isolated._database.database import Database
-from langmem_isolated._terminal import cell, one_line, table
 from langmem_isolated.chat_history import IsolatedChatMessageHistory
-from langmem_isolated.demo import attack
-from langmem_isolated.demo.conversations import MODULES, Conversation, Place
+from langmem_isolated.cli.demo import attack
+from langmem_isolated.cli.demo.conversations import MODULES, Conversation, Place
+from langmem_isolated.cli.terminal import cell, one_line, table
 from langmem_isolated.memory import IsolatedMemory
 from langmem_isolated.scope import Scope
 

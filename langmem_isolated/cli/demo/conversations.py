@@ -118,7 +118,7 @@ def _visitor(number: int) -> str:
 
 
 def _shipped() -> str:
-    return (files("langmem_isolated.demo") / "conversations.json").read_text("utf-8")
+    return (files("langmem_isolated.cli.demo") / "conversations.json").read_text("utf-8")
 
 
 def _text_of(file: Path) -> str:

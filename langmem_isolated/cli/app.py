@@ -1,0 +1,70 @@
+"""Gathers the commands, and shows errors of ours as one line."""
+
+import sys
+from contextlib import suppress
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from langmem_isolated import __version__
+from langmem_isolated.cli import demo, schema
+from langmem_isolated.cli.doctor import doctor
+from langmem_isolated.cli.keys import keygen
+from langmem_isolated.cli.sessions import sessions, show
+from langmem_isolated.cli.terminal import one_line
+from langmem_isolated.errors import LangmemIsolatedError
+
+
+class _OneLineErrors(TyperGroup):
+    """Shows an error of ours as one line and ends with status 1; a traceback could hold content."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LangmemIsolatedError as error:
+            typer.echo(f"langmem-isolated: {one_line(str(error))}", err=True)
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=_OneLineErrors,
+    help="Memory for LangChain and LangGraph that cannot leak between users.",
+    no_args_is_help=True,
+    add_completion=False,
+    # Its tracebacks show local variables, and those hold messages and keys.
+    pretty_exceptions_enable=False,
+    pretty_exceptions_show_locals=False,
+)
+for command in (keygen, demo.demo, sessions, show):
+    app.command()(command)
+app.add_typer(schema.commands, name="schema")
+app.command()(doctor)
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(f"langmem-isolated {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Memory for LangChain and LangGraph that cannot leak between users."""
+
+
+def main() -> None:
+    """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError):
+            # A terminal that cannot show a character must not end the command.
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    app()

@@ -1,0 +1,130 @@
+"""Checks an installation: root key, schema, settings of the database, rights of the role."""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any, NamedTuple
+
+from langmem_isolated._database import schema
+from langmem_isolated._database.database import Database
+from langmem_isolated.cli.databases import existing_database
+from langmem_isolated.errors import LangmemIsolatedError
+from langmem_isolated.memory import IsolatedMemory
+from langmem_isolated.root_keys import LocalRootKey
+
+
+class Finding(NamedTuple):
+    """What the doctor found: ``state`` is ``ok``, ``warn`` or ``fail``."""
+
+    check: str
+    state: str
+    finding: str
+
+
+def examine(url: str, key_store: str | None) -> Iterator[Finding]:
+    """What there is to say of root key, databases, settings and roles."""
+    findings = [_attempt("root key", _root_key)]
+    for name, place in (("database", url), ("key store", key_store)):
+        if place:
+            findings += _examine_database(name, place)
+    yield from findings
+    if all(finding.state != "fail" for finding in findings):
+        yield _attempt("root key fits", lambda: _fits(url, key_store))
+
+
+def _attempt(check: str, work: Callable[[], tuple[str, str]]) -> Finding:
+    try:
+        return Finding(check, *work())
+    except LangmemIsolatedError as error:
+        return Finding(check, "fail", str(error))
+
+
+def _root_key() -> tuple[str, str]:
+    return "ok", LocalRootKey.from_environment().key_id
+
+
+def _fits(url: str, key_store: str | None) -> tuple[str, str]:
+    with IsolatedMemory(url, key_store=key_store, auto_upgrade=False) as memory:
+        if memory._keyring.check():
+            return "ok", "it opens the keys of this database"
+    return "warn", "there are no keys yet: nothing was ever stored"
+
+
+def _examine_database(name: str, url: str) -> Iterator[Finding]:
+    try:
+        database = existing_database(url)
+    except LangmemIsolatedError as error:
+        yield Finding(name, "fail", str(error))
+        return
+    with closing(database):
+        version = _attempt(f"{name}: schema", lambda: _version(database))
+        yield version
+        if version.state == "fail":
+            return
+        examine = _examine_role if database.is_postgres else _examine_settings
+        for check, state, finding in database.inspect(lambda c: list(examine(c))):
+            yield Finding(f"{name}: {check}", state, finding)
+
+
+def _version(database: Database) -> tuple[str, str]:
+    found = database.inspect(schema.version_of)
+    schema.check_version(found)
+    return "ok", f"version {found}"
+
+
+# What every connection of ours sets, and what it costs where that has no effect.
+_SQLITE_SETTINGS: dict[str, tuple[object, str, str]] = {
+    "journal_mode": ("wal", "fail", "readers and writers wait for each other"),
+    "synchronous": (2, "warn", "the last commits may go with the power"),
+    "secure_delete": (1, "fail", "deleted records linger in the file"),
+    "foreign_keys": (1, "fail", "records may outlive their scope"),
+    "trusted_schema": (0, "warn", "a manipulated schema may run functions"),
+}
+
+
+def _examine_settings(connection: Any) -> Iterator[Finding]:
+    yield Finding("SQLite", "ok", f"version {sqlite3.sqlite_version}")
+    for name, (wanted, otherwise, cost) in _SQLITE_SETTINGS.items():
+        found = connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+        if found == wanted:
+            yield Finding(name, "ok", str(found))
+        else:
+            yield Finding(name, otherwise, f"{found}, expected {wanted}: {cost}")
+
+
+_POSTGRES_ROLE = """
+SELECT rolsuper, rolbypassrls,
+    EXISTS (SELECT FROM pg_tables WHERE schemaname = '{schema}' AND tableowner = current_user),
+    (SELECT string_agg(c.relname, ', ') FROM pg_class c WHERE c.relkind IN ('r', 'p')
+        AND c.relnamespace = '{schema}'::regnamespace AND NOT (
+            has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
+            AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE')))
+FROM pg_roles WHERE rolname = current_user
+"""
+
+
+_POSTGRES_SETTINGS = {
+    "fsync": "what was acknowledged is lost when the machine stops",
+    "synchronous_commit": "the last commits are lost when the server stops",
+    "full_page_writes": "pages are damaged when the machine stops",
+}
+
+
+def _examine_role(connection: Any) -> Iterator[Finding]:
+    query = _POSTGRES_ROLE.format(schema=schema.POSTGRES_SCHEMA)
+    superuser, bypasses, owns, lacks = connection.exec_driver_sql(query).one()
+    limits = "row-level security does not bind it"
+    yield _role("superuser", superuser, f"{limits}; serve with a role of its own")
+    yield _role("bypassrls", bypasses, limits)
+    yield _role("owner", owns, "it may change and drop the tables; another may own them")
+    state = "fail" if lacks else "ok"
+    yield Finding(
+        "privileges", state, f"lacks some on {lacks}" if lacks else "reads and writes all"
+    )
+    for name, cost in _POSTGRES_SETTINGS.items():
+        value = connection.exec_driver_sql(f"SHOW {name}").scalar()
+        yield Finding(name, *(("warn", f"off: {cost}") if value == "off" else ("ok", value)))
+
+
+def _role(attribute: str, has: bool, cost: str) -> Finding:
+    return Finding(f"role is {attribute}", *(("warn", f"yes: {cost}") if has else ("ok", "no")))

@@ -1,0 +1,35 @@
+"""Plays conversations of several users into one database and shows what each of them can see.
+
+:mod:`.player` plays, :mod:`.conversations` reads files, :mod:`.attack` does what someone with the
+database may do, :mod:`.sections`, :mod:`.agents` and :mod:`.retrieval` check and show.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+def demo(
+    database: Annotated[
+        str | None,
+        typer.Option("--database", help="URL of a database to use; else a temporary SQLite file."),
+    ] = None,
+    conversations: Annotated[
+        Path | None,
+        typer.Option(
+            "--conversations",
+            help="JSON, a list of objects with messages of role and content; or JSON lines with "
+            "user_id, module_id, session_id, role and content. Else conversations that come along.",
+        ),
+    ] = None,
+) -> None:
+    """Play conversations of several users into one database and show what each of them sees.
+
+    Every claim is checked; the status is 1 if one does not hold.
+    """
+    from langmem_isolated.cli.demo.player import run
+
+    if not run(Console(), database, conversations):
+        raise typer.Exit(1)

@@ -1,0 +1,29 @@
+"""Options that several commands share."""
+
+from typing import Annotated
+
+import typer
+
+from langmem_isolated._runtime.environment import DATABASE_VARIABLE, KEY_STORE_VARIABLE
+
+DEFAULT_DATABASE = "sqlite:///langmem-isolated.db"
+
+DatabaseOption = Annotated[
+    str,
+    typer.Option(
+        "--database",
+        envvar=DATABASE_VARIABLE,
+        help="URL of the database: sqlite:///file or postgresql://user@host/name.",
+    ),
+]
+KeyStoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--key-store",
+        envvar=KEY_STORE_VARIABLE,
+        help="URL of the database that holds the wrapped keys, if it is another one.",
+    ),
+]
+UserOption = Annotated[str, typer.Option("--user", help="The user's id.")]
+ModuleOption = Annotated[str, typer.Option("--module", help="The module's id.")]
+ProjectOption = Annotated[str, typer.Option("--project", help="The project's id.")]
