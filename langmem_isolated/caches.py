@@ -20,7 +20,7 @@ from langmem_isolated._crypto.sealing import framed
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry
-from langmem_isolated._storage.scoped_database import ScopedRecords
+from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import RecordError, ValueNotStorable
 from langmem_isolated.scope import checked_id
 
@@ -54,7 +54,7 @@ class IsolatedLLMCache(BaseCache):
     """
 
     def __init__(
-        self, resolve: Callable[[], ScopedRecords], *, ttl: timedelta | None = None
+        self, resolve: Callable[[], ScopedDatabase], *, ttl: timedelta | None = None
     ) -> None:
         if ttl is not None and ttl < _MILLISECOND:
             raise ValueError("ttl must be a millisecond or more.")
@@ -94,7 +94,7 @@ class IsolatedLLMCache(BaseCache):
         await records.arun(self._update, records, prompt, llm_string, return_val)
 
     def _update(
-        self, records: ScopedRecords, prompt: str, llm_string: str, answer: RETURN_VAL_TYPE
+        self, records: ScopedDatabase, prompt: str, llm_string: str, answer: RETURN_VAL_TYPE
     ) -> None:
         entry = Entry(_digest(prompt, llm_string), _encoded(answer))
         records.write(entries.put, _ANSWERS, [entry], now(), self._lifetime)
@@ -135,7 +135,7 @@ def _digest(prompt: str, llm_string: str) -> bytes:
     return hashlib.sha256(framed(*parts)).digest()
 
 
-def _looked_up(records: ScopedRecords, digest: bytes) -> list[Generation] | None:
+def _looked_up(records: ScopedDatabase, digest: bytes) -> list[Generation] | None:
     nothing: list[bytes | None] = [None]
     (found,) = records.read(entries.get, nothing, _ANSWERS, [digest], now())
     return None if found is None else _decoded(found)
@@ -186,7 +186,7 @@ class IsolatedByteStore(BaseStore[str, bytes]):
         ScopeError: ``name`` is missing or malformed.
     """
 
-    def __init__(self, records: ScopedRecords, name: str) -> None:
+    def __init__(self, records: ScopedDatabase, name: str) -> None:
         self._records = records
         self._names = (b"byte store", checked_id("name", name).encode())
 

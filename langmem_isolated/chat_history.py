@@ -16,12 +16,16 @@ from langchain_core.messages import (
 )
 
 from langmem_isolated._codecs.headers import Header, decode_header, encode_header
-from langmem_isolated._codecs.messages import decode_message, decode_said, encode_message
+from langmem_isolated._codecs.messages import (
+    decode_message,
+    decode_message_with_metadata,
+    encode_message,
+)
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._runtime.clock import now
-from langmem_isolated._storage.containers import GENERATION_BYTES, State
-from langmem_isolated._storage.scoped_database import ScopedRecords
+from langmem_isolated._storage.containers import GENERATION_BYTES, ContainerState
+from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import reading, writing
 from langmem_isolated._storage.sessions.reading import LATEST, NOTHING, Recent
 from langmem_isolated._storage.sessions.writing import Message
@@ -71,7 +75,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
 
     def __init__(
         self,
-        records: ScopedRecords,
+        records: ScopedDatabase,
         session_id: str,
         *,
         channel: str | None = None,
@@ -82,7 +86,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         self._channel = None if channel is None else checked_id("channel", channel)
         self._header = encode_header(Header(session_id, channel=channel))
         # How this object last saw the session; appending from it saves PostgreSQL a transaction.
-        self._state: State | None = None
+        self._state: ContainerState | None = None
         self._idempotent = idempotent
 
     def __repr__(self) -> str:
@@ -135,7 +139,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         if known is None:
             return False
         self._state = self._records.write_once(
-            writing.append_behind, None, self._name, known, encoded, moment, channel
+            writing.append_optimistically, None, self._name, known, encoded, moment, channel
         )
         return self._state is not None
 
@@ -316,11 +320,11 @@ def _as_message(message_class: type[BaseMessage], message: BaseMessage | str) ->
     return message_class(content=message) if isinstance(message, str) else message
 
 
-def _without_summary(header: bytes, _: State) -> bytes:
+def _without_summary(header: bytes, _: ContainerState) -> bytes:
     return encode_header(decode_header(header)._replace(summary=None, summarized=None))
 
 
-def recent(records: ScopedRecords, limits: Mapping[str, int]) -> list[BaseMessage]:
+def recent(records: ScopedDatabase, limits: Mapping[str, int]) -> list[BaseMessage]:
     """The newest messages of some channels, over all sessions of the scope, oldest first.
 
     Reads and opens those alone. They are ordered by the time they were written, which is sealed
@@ -350,7 +354,7 @@ def recent(records: ScopedRecords, limits: Mapping[str, int]) -> list[BaseMessag
 
 def _said(channel: str, found: Sequence[Recent]) -> Iterator[tuple[int, bytes, int, BaseMessage]]:
     for written, session, sequence, plaintext in found:
-        said = decode_said(plaintext)
+        said = decode_message_with_metadata(plaintext)
         if (said.channel, said.written) != (channel, written):
             raise RecordDoesNotOpen(Kind.MESSAGE.label, "it was put into another channel or time")
         yield written, session, sequence, said.message

@@ -11,7 +11,7 @@ from langmem_isolated._database.database import Transaction
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import NO_LIMIT, Entry, Names
-from langmem_isolated._storage.scoped_database import ScopedRecords
+from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.scope import checked_id
 
 # Times beyond, in ms, are none that a clock shows; doubles hold those before exactly.
@@ -38,7 +38,7 @@ class IsolatedRecordManager(RecordManager):
         ScopeError: ``name`` is missing or malformed.
     """
 
-    def __init__(self, records: ScopedRecords, name: str) -> None:
+    def __init__(self, records: ScopedDatabase, name: str) -> None:
         super().__init__(checked_id("name", name))
         self._records = records
         self._names = (b"indexed documents", name.encode())

@@ -12,16 +12,16 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig
 from langgraph.store.base import IndexConfig, TTLConfig
 
-from langmem_isolated._adapters.context import Ground
+from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._adapters.run_scope import ResolveScope, Using, config_of_run, resolve_scope
-from langmem_isolated._codecs.checkpoints.element_cache import KnownThreads
+from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.dialects import Synchronous
 from langmem_isolated._runtime.environment import DATABASE_VARIABLE, KEY_STORE_VARIABLE
-from langmem_isolated._runtime.plaintext_cache import WarmCache
+from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._storage.keyring import Keyring
-from langmem_isolated._storage.scoped_database import ScopedRecords
+from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.caches import IsolatedLLMCache
 from langmem_isolated.callbacks import IsolatedCallbackHandler
 from langmem_isolated.chat_history import IsolatedChatMessageHistory
@@ -106,11 +106,13 @@ class IsolatedMemory:
             cache_size=key_cache_size,
             cache_seconds=key_cache_seconds,
         )
-        warm = None
+        plaintext_cache = None
         if plaintext_cache_seconds:
-            warm = WarmCache(seconds=plaintext_cache_seconds, size=plaintext_cache_bytes)
-        self._ground = Ground(
-            self._database, self._keyring, KnownThreads(), warm, WeakKeyDictionary()
+            plaintext_cache = PlaintextCache(
+                seconds=plaintext_cache_seconds, size=plaintext_cache_bytes
+            )
+        self._context = MemoryContext(
+            self._database, self._keyring, ElementCaches(), plaintext_cache, WeakKeyDictionary()
         )
         self.history_config = [
             ConfigurableFieldSpec(id=name, annotation=str, name=title, description=description)
@@ -157,7 +159,7 @@ class IsolatedMemory:
                 "scope() takes a Scope alone, or user_id= and module_id=, got "
                 f"{type(scope).__name__}."
             )
-        return ScopedMemory(self._ground, scope)
+        return ScopedMemory(self._context, scope)
 
     def checkpointer(
         self,
@@ -180,12 +182,12 @@ class IsolatedMemory:
                 client's ``configurable``. Scope keys in it are then refused unless they agree.
         """
 
-        def resolve(config: RunnableConfig | None) -> tuple[Scope, ScopedRecords]:
+        def resolve(config: RunnableConfig | None) -> tuple[Scope, ScopedDatabase]:
             scope = resolve_scope(config, scope_resolver)
             return scope, self.scope(scope)._records
 
         return IsolatedCheckpointSaver(
-            resolve, self._ground.known_threads, allow=allow, ttl=ttl, is_bound=False
+            resolve, self._context.element_caches, allow=allow, ttl=ttl, is_bound=False
         )
 
     def using(self, scope: Scope | ScopedMemory) -> Using:
@@ -263,7 +265,7 @@ class IsolatedMemory:
 
         return IsolatedMemoryMiddleware(
             self._records_by(scope_resolver),
-            warm=self._ground.warm,
+            plaintext_cache=self._context.plaintext_cache,
             channel=channel,
             recall=recall,
             summarize_with=summarize_with,
@@ -280,14 +282,14 @@ class IsolatedMemory:
         """
         return IsolatedCallbackHandler(self._records_by(scope_resolver), channel=channel)
 
-    def _records_of_run(self, resolver: ResolveScope | None) -> Callable[[], ScopedRecords]:
+    def _records_of_run(self, resolver: ResolveScope | None) -> Callable[[], ScopedDatabase]:
         find = self._records_by(resolver)
         return lambda: find(config_of_run())
 
     def _records_by(
         self, resolver: ResolveScope | None
-    ) -> Callable[[RunnableConfig | None], ScopedRecords]:
-        return lambda config: self._ground.records(Owner.private(resolve_scope(config, resolver)))
+    ) -> Callable[[RunnableConfig | None], ScopedDatabase]:
+        return lambda config: self._context.records(Owner.private(resolve_scope(config, resolver)))
 
     def publisher(
         self,
@@ -304,7 +306,7 @@ class IsolatedMemory:
         Raises:
             ScopeError: No id is given, or both a user's and a module's, or one is malformed.
         """
-        return Publisher(self._ground, published_owner(user_id, module_id, project_id))
+        return Publisher(self._context, published_owner(user_id, module_id, project_id))
 
     def modules(self, *, user_id: str, project_id: str = "default") -> list[str]:
         """The modules in which a user has memory, sorted; for operators.
@@ -343,8 +345,8 @@ class IsolatedMemory:
 
     def close(self) -> None:
         """Finish what runs and close every connection. Closing twice is fine."""
-        if self._ground.warm:
-            self._ground.warm.clear()
+        if self._context.plaintext_cache:
+            self._context.plaintext_cache.clear()
         self._database.close()
         if self._key_store:
             self._key_store.close()

@@ -34,8 +34,8 @@ from langmem_isolated._adapters.recorder import (
 from langmem_isolated._adapters.run_scope import config_of_run, conversation_of
 from langmem_isolated._codecs.headers import Header, decode_header
 from langmem_isolated._runtime.clock import now
-from langmem_isolated._runtime.plaintext_cache import WarmCache
-from langmem_isolated._storage.containers import State
+from langmem_isolated._runtime.plaintext_cache import PlaintextCache
+from langmem_isolated._storage.containers import ContainerState
 from langmem_isolated._storage.sessions import listing
 from langmem_isolated.errors import SessionNotFound
 from langmem_isolated.recall import Recall
@@ -80,7 +80,7 @@ class _Options(NamedTuple):
 
     channel: str
     recall: int | None
-    warm: WarmCache | None
+    plaintext_cache: PlaintextCache | None
     summarize_with: BaseChatModel | None
     summarize_after: int
 
@@ -109,7 +109,7 @@ class IsolatedMemoryMiddleware(AgentMiddleware[Any, Any, Any]):
         recall: How many messages of the scope's other sessions and threads that fit the newest
             question are quoted before it, in the request to the model only; none by default. What
             tools answered is not among them: it may come from anywhere.
-        warm: For recall, see :class:`Recall`.
+        plaintext_cache: For recall, see :class:`Recall`.
         summarize_with: A model that sums up the older part of the session; its summary is sealed
             beside the session, and stands before the newer part in requests.
         summarize_after: How many messages without summary are let pass before the next.
@@ -125,7 +125,7 @@ class IsolatedMemoryMiddleware(AgentMiddleware[Any, Any, Any]):
         *,
         channel: str = "ai",
         recall: int | None = None,
-        warm: WarmCache | None = None,
+        plaintext_cache: PlaintextCache | None = None,
         summarize_with: BaseChatModel | None = None,
         summarize_after: int = 50,
     ) -> None:
@@ -135,7 +135,7 @@ class IsolatedMemoryMiddleware(AgentMiddleware[Any, Any, Any]):
         self.tools = []
         self._find = find
         self._options = _Options(
-            checked_id("channel", channel), recall, warm, summarize_with, summarize_after
+            checked_id("channel", channel), recall, plaintext_cache, summarize_with, summarize_after
         )
 
     def around(
@@ -332,14 +332,14 @@ class _Step:
         asked = _last_human(messages)
         if asked is None:
             return messages
-        recall = Recall(self._recorder.records, self._options.warm)
+        recall = Recall(self._recorder.records, self._options.plaintext_cache)
         found = recall(
             messages[asked].text, limit=limit, roles=SAID_IN_PERSON, outside=self._current
         )
         if not found:
             return messages
-        told = HumanMessage(quoted(found, _RECALLED_CHARACTERS))
-        return [*messages[:asked], told, *messages[asked:]]
+        context = HumanMessage(quoted(found, _RECALLED_CHARACTERS))
+        return [*messages[:asked], context, *messages[asked:]]
 
     def _summarized(self, messages: list[AnyMessage]) -> list[AnyMessage]:
         """The summary in place of the messages for which it stands."""
@@ -348,8 +348,8 @@ class _Step:
             return messages
         start = header.summarized or 0
         newer = self._recorder.trace(messages[::-1], lambda _, sequence: sequence < start)
-        told = HumanMessage(_SUMMARY + _escaped({"summary": header.summary}))
-        return [told, *messages[-len(newer) :]]
+        context = HumanMessage(_SUMMARY + _escaped({"summary": header.summary}))
+        return [context, *messages[-len(newer) :]]
 
     def due(self) -> _Due | None:
         """The messages to be summed up now: those before the newest question, if there are many."""
@@ -379,7 +379,7 @@ class _Step:
                 self._recorder.session_id, str(summary.text), until=due.until
             )
 
-    def _session(self) -> tuple[State, Header] | None:
+    def _session(self) -> tuple[ContainerState, Header] | None:
         name = self._recorder.session_id.encode()
         found = self._recorder.records.read(listing.header, None, name, now())
         return found and (found[0], decode_header(found[1]))

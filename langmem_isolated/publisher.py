@@ -7,8 +7,8 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
-from langmem_isolated._adapters.context import Ground
-from langmem_isolated._adapters.document_tags import Stamps
+from langmem_isolated._adapters.context import MemoryContext
+from langmem_isolated._adapters.document_tags import ResultGuard
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.scope import checked_id
@@ -23,8 +23,8 @@ class Publisher:
     read what it wrote along with their own documents, and cannot change it.
     """
 
-    def __init__(self, ground: Ground, owner: Owner) -> None:
-        self._ground = ground
+    def __init__(self, context: MemoryContext, owner: Owner) -> None:
+        self._context = context
         self._owner = owner
 
     def __repr__(self) -> str:
@@ -39,12 +39,12 @@ class Publisher:
         **options: Any,
     ) -> IsolatedVectorStore | WrappedVectorStore:
         """The level's own vector store; see :meth:`ScopedMemory.vector_store`."""
-        sources = [self._ground.records(self._owner)]
-        return self._ground.vector_store(sources, embeddings, wrapping, **options)
+        sources = [self._context.records(self._owner)]
+        return self._context.vector_store(sources, embeddings, wrapping, **options)
 
     def stamped(self, documents: Iterable[Document]) -> list[Document]:
         """Copies of ``documents`` with the level's stamp; see :meth:`ScopedMemory.stamped`."""
-        return Stamps([self._ground.records(self._owner)]).stamped(documents)
+        return ResultGuard([self._context.records(self._owner)]).stamped(documents)
 
 
 def published_owner(user_id: str | None, module_id: str | None, project_id: str | None) -> Owner:

@@ -12,16 +12,16 @@ from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 from langchain_core.embeddings import Embeddings
 
 from langmem_isolated._codecs.headers import decode_header
-from langmem_isolated._codecs.messages import MESSAGE_V1, glance
+from langmem_isolated._codecs.messages import MESSAGE_V1, decode_partially
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.database import Transaction
 from langmem_isolated._runtime.clock import as_moment, now
-from langmem_isolated._runtime.plaintext_cache import WarmCache
+from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._search.bm25 import rank, terms, words
 from langmem_isolated._search.vectors import VectorSpace
 from langmem_isolated._storage import transcripts
-from langmem_isolated._storage.scoped_database import ScopedRecords
+from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.transcripts import Embedded, Line, Source, Transcript
 from langmem_isolated.errors import RecordDoesNotOpen
 from langmem_isolated.scope import checked_id
@@ -59,15 +59,15 @@ class Recalled:
     """The higher, the better, within one answer."""
 
 
-class _Told:
-    """A message as it was told in a source."""
+class _Candidate:
+    """A message as it was candidate in a source."""
 
     __slots__ = ("channel", "key", "message_id", "role", "source", "text", "time", "words")
 
     def __init__(self, source: Source, line: Line) -> None:
         self.source = source
         self.key, plaintext, stored = line
-        self.role, self.text, self.message_id, self.channel, written = glance(plaintext)
+        self.role, self.text, self.message_id, self.channel, written = decode_partially(plaintext)
         self.time: int = stored if written is None else written
         self.words: list[str] | None = None
 
@@ -101,12 +101,12 @@ class _Search(NamedTuple):
     roles: frozenset[str] | None
     outside: Collection[str]
 
-    def admits(self, told: _Told, place: _Place) -> bool:
+    def admits(self, candidate: _Candidate, place: _Place) -> bool:
         """Whether a message may be found."""
         return (
-            told.time >= self.since
-            and (self.roles is None or told.role in self.roles)
-            and (self.channel is None or (told.channel or place.channel) == self.channel)
+            candidate.time >= self.since
+            and (self.roles is None or candidate.role in self.roles)
+            and (self.channel is None or (candidate.channel or place.channel) == self.channel)
         )
 
 
@@ -145,7 +145,7 @@ def _each(given: Collection[str] | None, make: Any) -> frozenset[str] | None:
 class _Found(NamedTuple):
     """What a search goes through: messages in the order of their times, and where they are."""
 
-    told: list[_Told]
+    candidates: list[_Candidate]
     places: dict[Source, _Place]
 
 
@@ -154,11 +154,11 @@ class _Work(NamedTuple):
 
     model: bytes
     known: dict[tuple[Source, bytes], bytes]
-    missing: list[_Told]
+    missing: list[_Candidate]
 
     @property
     def texts(self) -> list[str]:
-        return [told.text for told in self.missing]
+        return [candidate.text for candidate in self.missing]
 
 
 class RecallOptions(TypedDict, total=False):
@@ -183,12 +183,12 @@ class Recall:
 
     Args:
         records: The scope's records.
-        warm: Keeps opened messages for a while. By default they are opened for every search.
+        plaintext_cache: Keeps opened messages; by default they are opened for every search.
     """
 
-    def __init__(self, records: ScopedRecords, warm: WarmCache | None) -> None:
+    def __init__(self, records: ScopedDatabase, plaintext_cache: PlaintextCache | None) -> None:
         self._records = records
-        self._warm = warm
+        self._plaintext_cache = plaintext_cache
         self.arun = records.arun
 
     def __call__(
@@ -216,7 +216,7 @@ class Recall:
         """
         search = _checked(query, **options)
         found = self._found(search)
-        if embeddings is None or not query.strip() or not found.told:
+        if embeddings is None or not query.strip() or not found.candidates:
             return _answer(search, found, [])
         work = self._work(found, embeddings)
         if work.missing:
@@ -235,7 +235,7 @@ class Recall:
             return await self.arun(lambda: self(query, **options))
         search = _checked(query, **options)
         found = await self.arun(self._found, search)
-        if not query.strip() or not found.told:
+        if not query.strip() or not found.candidates:
             return _answer(search, found, [])
         work = await self.arun(self._work, found, embeddings)
         if work.missing:
@@ -245,43 +245,51 @@ class Recall:
         return await self.arun(lambda: _answer(search, found, _scores(found, work, asked)))
 
     def _found(self, search: _Search) -> _Found:
-        transcripts, told_in = self._records.snapshot(self._read, ([], {}), search.sessions, now())
+        transcripts, candidates_in = self._records.snapshot(
+            self._read, ([], {}), search.sessions, now()
+        )
         headers = {one.source: decode_header(one.header) for one in transcripts}
         places = {
             one.source: _Place(header.session_id, header.channel, one.generation)
             for one in transcripts
             if (header := headers[one.source]).session_id not in search.outside
         }
-        every = [told for source in places for told in told_in[source]]
-        admitted = [told for told in every if search.admits(told, places[told.source])]
+        every = [candidate for source in places for candidate in candidates_in[source]]
+        admitted = [
+            candidate for candidate in every if search.admits(candidate, places[candidate.source])
+        ]
         admitted.sort(key=attrgetter("time"))
         return _Found(_each_once(admitted, places), places)
 
     def _read(
         self, transaction: Transaction, keys: ScopeKeys, names: frozenset[str] | None, now: int
-    ) -> tuple[list[Transcript], dict[Source, list[_Told]]]:
-        told: dict[Source, list[_Told]] = {}
+    ) -> tuple[list[Transcript], dict[Source, list[_Candidate]]]:
+        by_source: dict[Source, list[_Candidate]] = {}
 
         def is_known(source: Source, head: bytes) -> bool:
-            if self._warm:
-                warm = self._warm.get((keys.scope_id, keys.incarnation, source), head)
-                if warm is not None:
-                    told[source] = warm
-            return source in told
+            if self._plaintext_cache:
+                kept = self._plaintext_cache.get((keys.scope_id, keys.incarnation, source), head)
+                if kept is not None:
+                    by_source[source] = kept
+            return source in by_source
 
         wanted = None
         if names is not None:
-            wanted = {Source(kind, keys.name(kind, n.encode())) for n in names for kind in _KINDS}
+            wanted = {
+                Source(kind, keys.pseudonym(kind, n.encode())) for n in names for kind in _KINDS
+            }
         found = transcripts.read(transaction, keys, wanted, is_known, now)
         for transcript in found:
             if transcript.lines is not None:
-                told[transcript.source] = new = _told(transcript.source, transcript.lines)
-                if self._warm:
+                by_source[transcript.source] = new = _candidates(
+                    transcript.source, transcript.lines
+                )
+                if self._plaintext_cache:
                     key = keys.scope_id, keys.incarnation, transcript.source
-                    self._warm.put(
-                        key, transcript.head, new, sum(told.keep_words() for told in new)
+                    self._plaintext_cache.put(
+                        key, transcript.head, new, sum(candidate.keep_words() for candidate in new)
                     )
-        return found, told
+        return found, by_source
 
     def _work(self, found: _Found, embeddings: Embeddings) -> _Work:
         model = _name_of(embeddings)
@@ -292,48 +300,55 @@ class Recall:
             for address, plaintext in kept.items()
             if plaintext.startswith(model)
         }
-        missing = [told for told in found.told if (told.source, told.key) not in known]
+        missing = [
+            candidate
+            for candidate in found.candidates
+            if (candidate.source, candidate.key) not in known
+        ]
         return _Work(model, known, missing)
 
     def _keep(self, found: _Found, work: _Work, made: Sequence[Sequence[float]]) -> None:
         space = VectorSpace(len(made[0]))
         new = [
-            (told, space.pack(embedding))
-            for told, embedding in zip(work.missing, made, strict=True)
+            (candidate, space.pack(embedding))
+            for candidate, embedding in zip(work.missing, made, strict=True)
         ]
-        work.known.update({(told.source, told.key): packed for told, packed in new})
+        work.known.update({(candidate.source, candidate.key): packed for candidate, packed in new})
         embedded = [
             Embedded(
-                told.source, found.places[told.source].generation, told.key, work.model + packed
+                candidate.source,
+                found.places[candidate.source].generation,
+                candidate.key,
+                work.model + packed,
             )
-            for told, packed in new
+            for candidate, packed in new
         ]
         self._records.change(transcripts.keep, None, embedded, now())
 
 
-def _told(source: Source, lines: Iterable[Line]) -> list[_Told]:
+def _candidates(source: Source, lines: Iterable[Line]) -> list[_Candidate]:
     if source.kind is Kind.THREAD:
         # Besides messages, a thread keeps values there, and that a message was removed.
         lines = (line for line in lines if line[1][:1] == MESSAGE_V1)
-    told = [_Told(source, line) for line in lines]
-    return [one for one in told if one.role != "remove" and one.text]
+    candidate = [_Candidate(source, line) for line in lines]
+    return [one for one in candidate if one.role != "remove" and one.text]
 
 
-def _each_once(told: list[_Told], places: dict[Source, _Place]) -> list[_Told]:
+def _each_once(candidate: list[_Candidate], places: dict[Source, _Place]) -> list[_Candidate]:
     """Of messages with one id in a session and a thread of one name, only the newest.
 
     Of messages with the same id, role and text anywhere, too. Those without id are kept.
     """
-    named = [one.message_id for one in told if one.message_id]
+    named = [one.message_id for one in candidate if one.message_id]
     if len(named) == len(set(named)):
-        return told
-    newest: dict[object, _Told] = {}
-    for one in told:
+        return candidate
+    newest: dict[object, _Candidate] = {}
+    for one in candidate:
         id_ = one.message_id
         where = (places[one.source].source_id, id_) if id_ else one
         newest.pop(where, None)
         newest[where] = one
-    different: dict[object, _Told] = {}
+    different: dict[object, _Candidate] = {}
     for one in newest.values():
         id_ = one.message_id
         what = (id_, one.role, one.text) if id_ else one
@@ -347,25 +362,25 @@ def _name_of(embeddings: Embeddings) -> bytes:
     kind = type(embeddings)
     name = getattr(embeddings, "model", None) or getattr(embeddings, "model_name", None)
     facts = (name, getattr(embeddings, "deployment", None), getattr(embeddings, "dimensions", None))
-    told = [fact if isinstance(fact, str | int) else None for fact in facts]
-    text = f"{kind.__module__}.{kind.__qualname__} {told}"
+    candidate = [fact if isinstance(fact, str | int) else None for fact in facts]
+    text = f"{kind.__module__}.{kind.__qualname__} {candidate}"
     return hashlib.blake2b(text.encode(), digest_size=_MODEL_BYTES).digest()
 
 
 def _scores(found: _Found, work: _Work, asked: Sequence[float]) -> list[float | None]:
     """How near each message is to the query in meaning."""
     space = VectorSpace(len(asked))
-    return space.scores(space.pack(asked), [work.known[t.source, t.key] for t in found.told])
+    return space.scores(space.pack(asked), [work.known[t.source, t.key] for t in found.candidates])
 
 
 def _answer(search: _Search, found: _Found, nearness: Sequence[float | None]) -> list[Recalled]:
-    by_words = rank(terms(search.query), (told.split() for told in found.told))
+    by_words = rank(terms(search.query), (candidate.split() for candidate in found.candidates))
     if nearness:
         ranked = _fused([number for number, _ in by_words], _nearest(nearness, search.limit))
     else:
         ranked = by_words
     answer = [
-        _as_recalled(found.told[number], found.places, score)
+        _as_recalled(found.candidates[number], found.places, score)
         for number, score in ranked[: search.limit]
     ]
     _log.info("recall: %d found, at most %d", len(answer), search.limit)
@@ -386,17 +401,17 @@ def _fused(*rankings: Sequence[int]) -> list[tuple[int, float]]:
     return sorted(scores.items(), key=lambda found: (-found[1], -found[0]))
 
 
-def _as_recalled(told: _Told, places: dict[Source, _Place], score: float) -> Recalled:
-    place, time = places[told.source], as_moment(told.time)
+def _as_recalled(candidate: _Candidate, places: dict[Source, _Place], score: float) -> Recalled:
+    place, time = places[candidate.source], as_moment(candidate.time)
     if time is None:
         raise RecordDoesNotOpen(Kind.MESSAGE.label, "it was stored at no time")
     return Recalled(
-        text=told.text,
-        role=told.role,
+        text=candidate.text,
+        role=candidate.role,
         time=time,
-        source=_KINDS[told.source.kind],
+        source=_KINDS[candidate.source.kind],
         source_id=place.source_id,
-        channel=told.channel or place.channel,
-        message_id=told.message_id,
+        channel=candidate.channel or place.channel,
+        message_id=candidate.message_id,
         score=score,
     )

@@ -18,12 +18,12 @@ from langchain_core.runnables.config import ensure_config, set_config_context
 from langchain_core.tracers.context import _configure_hooks, tracing_v2_callback_var
 from pydantic import PrivateAttr
 
-from langmem_isolated._adapters.document_tags import Stamps
+from langmem_isolated._adapters.document_tags import ResultGuard
 from langmem_isolated._codecs.documents import decode_document
 from langmem_isolated._search.bm25 import rank, terms, words
 from langmem_isolated._search.metadata_filters import metadata_test
 from langmem_isolated._storage.documents import collection as stored
-from langmem_isolated._storage.scoped_database import ScopedRecords
+from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.scope import checked_id
 
 Filter = Mapping[str, Any]
@@ -38,14 +38,14 @@ class IsolatedRetriever(BaseRetriever):
     """
 
     _source: BaseRetriever = PrivateAttr()
-    _stamps: Stamps | None = PrivateAttr()
+    _stamps: ResultGuard | None = PrivateAttr()
     _filter: Filter | None = PrivateAttr()
 
     def __init__(
         self,
         source: BaseRetriever,
         *,
-        stamps: Stamps | None = None,
+        stamps: ResultGuard | None = None,
         filter: Filter | None = None,  # noqa: A002 - as vector stores call it
         **options: Any,
     ) -> None:
@@ -123,13 +123,13 @@ class IsolatedBM25Retriever(BaseRetriever):
     k: int = 4
     """How many documents are returned at most."""
 
-    _sources: Sequence[ScopedRecords] = PrivateAttr()
+    _sources: Sequence[ScopedDatabase] = PrivateAttr()
     _name: bytes = PrivateAttr()
     _filter: Filter | None = PrivateAttr()
 
     def __init__(
         self,
-        sources: Sequence[ScopedRecords],
+        sources: Sequence[ScopedDatabase],
         collection: str = "default",
         *,
         filter: Filter | None = None,  # noqa: A002 - as vector stores call it

@@ -14,11 +14,11 @@ from langchain_core.vectorstores import VectorStore
 from langgraph.pregel import Pregel
 from langgraph.store.base import IndexConfig, TTLConfig
 
-from langmem_isolated._adapters.context import SHARING_LEVELS, Ground, SharingLevel
-from langmem_isolated._adapters.document_tags import Stamps
+from langmem_isolated._adapters.context import SHARING_LEVELS, MemoryContext, SharingLevel
+from langmem_isolated._adapters.document_tags import ResultGuard
 from langmem_isolated._adapters.run_scope import resolve_scope
 from langmem_isolated._crypto.owners import Owner
-from langmem_isolated._storage.scoped_database import ScopedRecords
+from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.caches import IsolatedByteStore, IsolatedLLMCache
 from langmem_isolated.callbacks import IsolatedCallbackHandler
 from langmem_isolated.chat_history import IsolatedChatMessageHistory, recent
@@ -44,12 +44,12 @@ Graph = TypeVar("Graph", bound=Pregel[Any, Any, Any, Any])
 class ScopedMemory:
     """One scope's memory: everything made from it reads and writes that scope and no other."""
 
-    def __init__(self, ground: Ground, scope: Scope) -> None:
-        self._ground = ground
+    def __init__(self, context: MemoryContext, scope: Scope) -> None:
+        self._context = context
         self._scope = scope
-        self._records = ground.records(Owner.private(scope))
+        self._records = context.records(Owner.private(scope))
         self.sessions = Sessions(self._records)
-        self.recall = Recall(self._records, ground.warm)
+        self.recall = Recall(self._records, context.plaintext_cache)
         self.arecall = self.recall.arecall
 
     def __repr__(self) -> str:
@@ -90,7 +90,7 @@ class ScopedMemory:
         """
         found = self._scope, self._records
         return IsolatedCheckpointSaver(
-            lambda _: found, self._ground.known_threads, allow=allow, ttl=ttl
+            lambda _: found, self._context.element_caches, allow=allow, ttl=ttl
         )
 
     def middleware(
@@ -110,7 +110,7 @@ class ScopedMemory:
 
         return IsolatedMemoryMiddleware(
             self._records_of_config,
-            warm=self._ground.warm,
+            plaintext_cache=self._context.plaintext_cache,
             channel=channel,
             recall=recall,
             summarize_with=summarize_with,
@@ -121,7 +121,7 @@ class ScopedMemory:
         """What records chains to a chat session; see :class:`IsolatedCallbackHandler`."""
         return IsolatedCallbackHandler(self._records_of_config, session_id, channel=channel)
 
-    def _records_of_config(self, config: RunnableConfig | None) -> ScopedRecords:
+    def _records_of_config(self, config: RunnableConfig | None) -> ScopedDatabase:
         # Refuses a config that names another scope.
         resolve_scope(config or {}, lambda _: self._scope)
         return self._records
@@ -210,10 +210,10 @@ class ScopedMemory:
             TypeError: Embeddings and a store are given, or neither; the store is of a class that is
                 not known; or an option is not.
         """
-        sources = self._ground.readable(self._scope, levels)
+        sources = self._context.readable(self._scope, levels)
         if levels[0] != SHARING_LEVELS[0]:
             raise ScopeError('levels must begin with "private", where the scope writes.')
-        return self._ground.vector_store(sources, embeddings, wrapping, **options)
+        return self._context.vector_store(sources, embeddings, wrapping, **options)
 
     def retriever(
         self,
@@ -244,7 +244,7 @@ class ScopedMemory:
         if isinstance(source, BaseRetriever):
             if k is not None or filter is not None or search_kwargs is not None:
                 raise TypeError("k, filter and search_kwargs belong to the retriever given.")
-            stamps = Stamps(self._ground.readable(self._scope, SHARING_LEVELS))
+            stamps = ResultGuard(self._context.readable(self._scope, SHARING_LEVELS))
             return IsolatedRetriever(source, stamps=stamps, **options)
         store: VectorStore = (
             source if isinstance(source, VectorStore) else self.vector_store(source)
@@ -267,7 +267,7 @@ class ScopedMemory:
         Raises:
             ValueError: Metadata hold a key that begins with ``langmem_``.
         """
-        return Stamps([self._records]).stamped(documents)
+        return ResultGuard([self._records]).stamped(documents)
 
     def bm25_retriever(
         self,
@@ -287,7 +287,7 @@ class ScopedMemory:
             filter: Which documents count; a filter of the call narrows further.
             options: ``tags``, ``metadata`` and ``name``, as every retriever has them.
         """
-        sources = self._ground.readable(self._scope, levels)
+        sources = self._context.readable(self._scope, levels)
         return IsolatedBM25Retriever(sources, collection, k=k, filter=filter, **options)
 
     def llm_cache(self, *, ttl: timedelta | None = None) -> IsolatedLLMCache:
@@ -366,4 +366,4 @@ class ScopedMemory:
             ScopeError: ``module_id`` is missing or malformed.
         """
         scope = Scope(self._scope.user_id, module_id, project_id=self._scope.project_id)
-        return ScopedMemory(self._ground, scope)
+        return ScopedMemory(self._context, scope)

@@ -7,8 +7,8 @@ from datetime import datetime
 
 from langmem_isolated._codecs.headers import Header, decode_header, encode_header
 from langmem_isolated._runtime.clock import EPOCH, as_moment, now
-from langmem_isolated._storage.containers import GENERATION_BYTES, Listed, State
-from langmem_isolated._storage.scoped_database import ScopedRecords
+from langmem_isolated._storage.containers import GENERATION_BYTES, ContainerState, Listed
+from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import listing
 from langmem_isolated._storage.sessions.reading import LATEST
 from langmem_isolated.errors import SessionNotFound, ValueNotStorable
@@ -46,7 +46,7 @@ class Sessions:
     Calling it lists them: ``tutor.sessions()``.
     """
 
-    def __init__(self, records: ScopedRecords) -> None:
+    def __init__(self, records: ScopedDatabase) -> None:
         self._records = records
 
     def __call__(self, *, limit: int = 100, before: Session | None = None) -> list[Session]:
@@ -112,7 +112,7 @@ class Sessions:
         """
         name = checked_id("session_id", session_id).encode()
 
-        def with_title(header: bytes, _: State) -> bytes:
+        def with_title(header: bytes, _: ContainerState) -> bytes:
             return encode_header(decode_header(header)._replace(title=_text("title", title)))
 
         if not self._records.change(listing.rewrite, False, name, with_title, now()):
@@ -158,7 +158,7 @@ class Sessions:
         """
         name = checked_id("session_id", session_id).encode()
 
-        def with_summary(header: bytes, state: State) -> bytes:
+        def with_summary(header: bytes, state: ContainerState) -> bytes:
             end = state.next_sequence if until is None else until
             if not 0 <= end <= state.next_sequence:
                 raise ValueError(f"until must be 0 to {state.next_sequence}, got {end}")

@@ -26,14 +26,14 @@ from langmem_isolated._codecs.values import encode_value
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.database import Transaction
 from langmem_isolated._runtime.clock import now
-from langmem_isolated._runtime.plaintext_cache import WarmCache
+from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._search.metadata_filters import metadata_test
 from langmem_isolated._search.vectors import Ranking, VectorSpace, check_installed, most_diverse
 from langmem_isolated._storage.documents import collection as stored
 from langmem_isolated._storage.documents import writing
 from langmem_isolated._storage.documents.collection import Collection
 from langmem_isolated._storage.documents.writing import NewDocument
-from langmem_isolated._storage.scoped_database import ScopedRecords
+from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.scope import checked_id
 
@@ -82,7 +82,7 @@ class IsolatedVectorStore(ScopedVectorStore):
         sources: Whose documents are read; those of the first are written.
         embeddings: Any LangChain embeddings.
         collection: A name, 1 to 255 bytes; the documents of one are apart from another's.
-        warm: Keeps opened vectors for a while. By default they are opened for each search.
+        plaintext_cache: Keeps opened vectors; by default they are opened for each search.
 
     Raises:
         ScopeError: ``collection`` is missing or malformed.
@@ -91,11 +91,11 @@ class IsolatedVectorStore(ScopedVectorStore):
 
     def __init__(
         self,
-        sources: Sequence[ScopedRecords],
+        sources: Sequence[ScopedDatabase],
         embeddings: Embeddings,
         collection: str = "default",
         *,
-        warm: WarmCache | None = None,
+        plaintext_cache: PlaintextCache | None = None,
     ) -> None:
         check_installed()
         super().__init__(sources[0].owner, sources[0].arun)
@@ -104,7 +104,7 @@ class IsolatedVectorStore(ScopedVectorStore):
         self._embeddings = embeddings
         self._name = checked_id("collection", collection).encode()
         self._header = encode_value({"collection": collection}, "a collection's header")
-        self._warm = warm
+        self._plaintext_cache = plaintext_cache
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(collection=…)"
@@ -269,7 +269,7 @@ class IsolatedVectorStore(ScopedVectorStore):
         found: list[Document] = await self._arun(self.documents)
         return found
 
-    def _readable(self) -> list[ScopedRecords]:
+    def _readable(self) -> list[ScopedDatabase]:
         return self._own.with_memory(self._sources)
 
     def _nearest(self, embedding: list[float], k: int, filter: Filter | None) -> list[Hit]:
@@ -282,7 +282,9 @@ class IsolatedVectorStore(ScopedVectorStore):
         found = [
             hit
             for source in self._readable()
-            for hit in source.snapshot(_nearest, [], self._name, query, accept, count, self._warm)
+            for hit in source.snapshot(
+                _nearest, [], self._name, query, accept, count, self._plaintext_cache
+            )
         ]
         # Sorting is stable: of two that are as near, the own one comes first.
         return sorted(found, key=lambda hit: hit.score, reverse=True)[:count]
@@ -295,12 +297,12 @@ def _nearest(
     query: bytes,
     accept: Callable[[bytes], Document | None],
     count: int,
-    warm: WarmCache | None,
+    plaintext_cache: PlaintextCache | None,
 ) -> list[Hit]:
     collection = stored.find(transaction, keys, name)
     if collection is None or not collection.state.count:
         return []
-    table = _table(collection, len(query), warm)
+    table = _table(collection, len(query), plaintext_cache)
     ranked = (
         (table.blocks[row], table.digests[row], (row, score))
         for row, score in table.ranking.nearest(query)
@@ -311,18 +313,20 @@ def _nearest(
     ]
 
 
-def _table(collection: Collection, length: int, warm: WarmCache | None) -> _Table:
+def _table(collection: Collection, length: int, plaintext_cache: PlaintextCache | None) -> _Table:
     keys = collection.keys
     key = keys.scope_id, keys.incarnation, ("embeddings", collection.digest)
-    table: _Table | None = warm.get(key, collection.state) if warm else None
+    table: _Table | None = plaintext_cache.get(key, collection.state) if plaintext_cache else None
     if table is None:
         blocks = collection.blocks()
         digests = [digest for block in blocks.values() for digest in block.digests]
         packed = b"".join(block.embeddings for block in blocks.values())
         numbers = [number for number, block in blocks.items() for _ in block.digests]
         table = _Table(numbers, digests, Ranking(packed, len(packed) // len(digests)))
-        if warm:
-            warm.put(key, collection.state, table, len(packed) + _PLACE_BYTES * len(digests))
+        if plaintext_cache:
+            plaintext_cache.put(
+                key, collection.state, table, len(packed) + _PLACE_BYTES * len(digests)
+            )
     if table.ranking.length != length:
         raise ValueError(
             f"The query's embedding has {length // 4} numbers, those of this collection "
@@ -339,7 +343,7 @@ def _at(
         return {}
     digests = [collection.named(one.encode()) for one in names]
     found = zip(names, collection.at(digests), strict=True)
-    return {one: stood.body for one, stood in found if stood}
+    return {one: document.body for one, document in found if document}
 
 
 def _texts(new: Iterable[tuple[str, Document]]) -> list[str]:

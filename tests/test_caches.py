@@ -655,13 +655,17 @@ def test_the_form_of_an_entry_is_frozen(memory: IsolatedMemory, attacker: Attack
     )
 
     keys, kind = records.keys(), entries.Kind.ENTRY
-    parent = keys.name(kind, b"space", b"byte store", b"n")
-    place = parent, keys.name(kind, b"key", parent, b"key"), keys.name(kind, b"tag", parent, b"tag")
+    parent = keys.pseudonym(kind, b"space", b"byte store", b"n")
+    place = (
+        parent,
+        keys.pseudonym(kind, b"key", parent, b"key"),
+        keys.pseudonym(kind, b"tag", parent, b"tag"),
+    )
     ((*row, sealed),) = attacker(
         "SELECT parent, key, tag, updated_at, expires_at, sealed FROM records"
     )
     assert [*map(bytes, row[:3]), *row[3:]] == [*place, 5, 12]
-    assert keys.open(keys.place(kind, parent), place[1], bytes(sealed), kind) == b"".join(
+    assert keys.open(keys.aad_prefix(kind, parent), place[1], bytes(sealed), kind) == b"".join(
         [
             b"\x01",
             (5).to_bytes(8),

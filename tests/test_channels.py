@@ -8,9 +8,9 @@ import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from langmem_isolated import IsolatedMemory, ScopedMemory
-from langmem_isolated._codecs.messages import decode_said
+from langmem_isolated._codecs.messages import decode_message_with_metadata
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._storage.containers import State
+from langmem_isolated._storage.containers import ContainerState
 from langmem_isolated.errors import RecordDoesNotOpen, ScopeError, SessionNotFound
 from tests.conftest import Attacker, Door
 from tests.spellings import spellings
@@ -133,16 +133,16 @@ async def test_cleared_and_removed_and_expired_sessions_are_absent(
 def expire(scoped: ScopedMemory, attacker: Attacker, session_id: str) -> None:
     """What a retention of one millisecond leaves."""
     keys = scoped._records.keys()
-    session = keys.name(Kind.SESSION, session_id.encode())
+    session = keys.pseudonym(Kind.SESSION, session_id.encode())
     columns = "head, next_sequence, count, expires_at, generation"
     head, next_sequence, count, _, generation = attacker(
         f"SELECT {columns} FROM sessions WHERE digest = ?", session
     )[0]
     past = int(time.time() * 1000) - 1
-    state = State(bytes(head[:-16]), next_sequence, count, past, bytes(generation))
+    state = ContainerState(bytes(head[:-16]), next_sequence, count, past, bytes(generation))
     attacker(
         "UPDATE sessions SET expires_at = ?, head = ? WHERE digest = ?",
-        past, state.head(keys, session), session,
+        past, state.row_mac(keys, session), session,
     )  # fmt: skip
 
 
@@ -290,7 +290,7 @@ def test_without_a_channel_messages_are_stored_as_before(tutor: ScopedMemory):
     from langmem_isolated._storage.sessions import reading
 
     opened = tutor._records.read(reading.load, reading.NOTHING, b"monday", 0)
-    plain, said = (decode_said(plaintext) for plaintext in opened.messages)
+    plain, said = (decode_message_with_metadata(plaintext) for plaintext in opened.messages)
 
     assert [form[:1] for form in opened.messages] == [b"\x01", b"\x02"]
     assert (plain.channel, plain.written) == (None, None)

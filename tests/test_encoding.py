@@ -27,7 +27,7 @@ from langmem_isolated._codecs.headers import HEADER_V1, Header, decode_header, e
 from langmem_isolated._codecs.messages import (
     MESSAGE_V1,
     decode_message,
-    decode_said,
+    decode_message_with_metadata,
     encode_message,
 )
 from langmem_isolated._codecs.values import decode_value, encode_value
@@ -652,7 +652,7 @@ def test_encoding_with_a_channel_makes_the_bytes_that_were_frozen():
 
 def test_frozen_messages_of_a_channel_are_read_exactly():
     loaded = frozen("channels_v2.json")
-    said = [decode_said(bytes.fromhex(stored)) for stored in loaded["messages"]]
+    said = [decode_message_with_metadata(bytes.fromhex(stored)) for stored in loaded["messages"]]
 
     assert all(same(one.message, message) for one, message in zip(said, every_class(), strict=True))
     assert {(one.channel, one.written) for one in said} == {("général", 1_767_323_045_006)}
@@ -667,7 +667,7 @@ def test_frozen_messages_of_a_channel_are_read_exactly():
 def test_channel_and_time_come_back_with_their_message(
     message: AIMessage, channel: str, written: int
 ):
-    said = decode_said(encode_message(message, channel, written))
+    said = decode_message_with_metadata(encode_message(message, channel, written))
 
     assert same(said.message, message)
     assert said[1:] == (channel, written)

@@ -21,7 +21,7 @@ from langchain_core.messages import (
 )
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, Recalled, ScopedMemory
-from langmem_isolated._codecs.messages import glance
+from langmem_isolated._codecs.messages import decode_partially
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._storage.wrapped_keys import Purpose
 from langmem_isolated.errors import KeyDestroyed, RecordDoesNotOpen, RecordError, ScopeError
@@ -234,7 +234,7 @@ def test_the_text_of_a_message_is_that_of_its_text_blocks(tutor: ScopedMemory):
 
 def test_a_form_that_a_later_version_wrote_is_refused():
     with pytest.raises(RecordError, match="form 09"):
-        glance(b"\x09anything")
+        decode_partially(b"\x09anything")
 
 
 def test_messages_of_threads_are_found_with_those_of_their_past_states(tutor: ScopedMemory):
@@ -650,7 +650,8 @@ def test_kept_messages_are_not_opened_again(warm: IsolatedMemory, monkeypatch: p
     tutor.recall("zebra")
     opened: list[bytes] = []
     monkeypatch.setattr(
-        "langmem_isolated.recall.glance", lambda plain: (opened.append(plain), glance(plain))[1]
+        "langmem_isolated.recall.decode_partially",
+        lambda plain: (opened.append(plain), decode_partially(plain))[1],
     )
 
     tutor.recall("zebra")
@@ -664,13 +665,13 @@ def test_closing_lets_go_of_kept_messages(warm: IsolatedMemory):
     tutor = warm.scope(user_id="alice", module_id="tutor")
     say(tutor, "monday", "a zebra")
     tutor.recall("zebra")
-    assert warm._ground.warm is not None
-    assert warm._ground.warm._entries
+    assert warm._context.plaintext_cache is not None
+    assert warm._context.plaintext_cache._entries
 
     warm.close()
 
-    assert not warm._ground.warm._entries
+    assert not warm._context.plaintext_cache._entries
 
 
 def test_nothing_is_kept_unless_the_operator_asks_for_it(memory: IsolatedMemory):
-    assert memory._ground.warm is None
+    assert memory._context.plaintext_cache is None

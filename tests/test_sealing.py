@@ -22,6 +22,7 @@ from langmem_isolated._crypto.sealing import (
     DEFLATED,
     PLAIN,
     SealingKey,
+    associated_data_of,
     derive,
     digest,
     equal,
@@ -30,9 +31,8 @@ from langmem_isolated._crypto.sealing import (
     opener,
     seal,
     tag_of,
-    under,
 )
-from langmem_isolated._storage.containers import State
+from langmem_isolated._storage.containers import ContainerState
 from langmem_isolated.errors import RecordDoesNotOpen
 from langmem_isolated.root_keys import LocalRootKey
 from tests.spellings import assert_shows_none_of
@@ -85,7 +85,7 @@ def unframed(data: bytes) -> list[bytes | None]:
 def associated_data(owner: Owner, kind: Kind, parent: bytes, key: bytes) -> bytes:
     """What a record at this address is bound to, as the record layer makes it."""
     keys = ScopeKeys(owner, bytes(16), 1, bytes(32), [bytes(32)])
-    return keys.place(kind, parent) + framed(key)
+    return keys.aad_prefix(kind, parent) + framed(key)
 
 
 def flipped(data: bytes, bit: int) -> bytes:
@@ -166,13 +166,13 @@ def remade_scope() -> dict:
         Owner(Level.ANONYMOUS, "default", "Zoë", "tutor"),
     ]
     keys = ScopeKeys(owners[0], scope_digest(directory, owners[0]), 1, naming, sealing)
-    session = keys.name(Kind.SESSION, b"monday")
+    session = keys.pseudonym(Kind.SESSION, b"monday")
     generation, sequence, nonce = b"generate", (0).to_bytes(8), bytes(range(12))
-    state = State(b"t" * 16, 2, 2, 1_900_000_000_000, generation)
+    state = ContainerState(b"t" * 16, 2, 2, 1_900_000_000_000, generation)
     message = encode_message(_human("What is 7 times 6?"))
     header = encode_header(Header("monday", "Tables", "general"))
-    place = keys.place(Kind.MESSAGE, session + generation) + framed(sequence)
-    header_place = keys.place(Kind.SESSION, b"") + framed(session)
+    place = keys.aad_prefix(Kind.MESSAGE, session + generation) + framed(sequence)
+    header_place = keys.aad_prefix(Kind.SESSION, b"") + framed(session)
     return {
         "directory_key": directory,
         "naming_key": naming,
@@ -186,9 +186,11 @@ def remade_scope() -> dict:
         ],
         "kinds": {kind.label: int(kind) for kind in Kind if kind <= Kind.VECTOR},
         "session_name": session,
-        "message_alias": keys.name(Kind.MESSAGE, session, b"run-1"),
-        "head": state.head(keys, session),
-        "head_without_expiry": State(b"t" * 16, 2, 2, None, generation).head(keys, session),
+        "message_alias": keys.pseudonym(Kind.MESSAGE, session, b"run-1"),
+        "head": state.row_mac(keys, session),
+        "head_without_expiry": ContainerState(b"t" * 16, 2, 2, None, generation).row_mac(
+            keys, session
+        ),
         "message_place": place,
         "message": message,
         "message_sealed": seal(keys.sealing, place, message, nonce=nonce),
@@ -248,14 +250,14 @@ def test_frozen_records_of_a_scope_open_with_its_keys():
         bytes.fromhex(vector["naming_key"]),
         [bytes.fromhex(key) for key in vector["sealing_keys"]],
     )
-    session = keys.name(Kind.SESSION, b"monday")
-    place, first = keys.place(Kind.MESSAGE, session + b"generate"), (0).to_bytes(8)
+    session = keys.pseudonym(Kind.SESSION, b"monday")
+    place, first = keys.aad_prefix(Kind.MESSAGE, session + b"generate"), (0).to_bytes(8)
 
     for name in ("message_sealed", "message_sealed_by_the_older_key"):
         sealed = bytes.fromhex(vector[name])
         assert keys.open(place, first, sealed, Kind.MESSAGE).hex() == vector["message"]
     sealed = bytes.fromhex(vector["header_sealed"])
-    header = keys.open(keys.place(Kind.SESSION, b""), session, sealed, Kind.SESSION)
+    header = keys.open(keys.aad_prefix(Kind.SESSION, b""), session, sealed, Kind.SESSION)
     assert header.hex() == vector["header"]
 
 
@@ -520,7 +522,7 @@ def test_a_key_shows_nothing_and_goes_nowhere(holder):
 @given(st.binary(max_size=2048), st.binary(max_size=300), st.booleans())
 def test_many_of_one_place_open_as_one_by_one(plaintext: bytes, address: bytes, compress):
     key, other = SealingKey(KEY), SealingKey(bytes(32))
-    sealed = seal(key, under(PLACE, address), plaintext, compress=compress)
+    sealed = seal(key, associated_data_of(PLACE, address), plaintext, compress=compress)
 
     open_one = opener({other.id: other, key.id: key}, PLACE, kind="item")
 
@@ -530,7 +532,7 @@ def test_many_of_one_place_open_as_one_by_one(plaintext: bytes, address: bytes, 
 @pytest.mark.parametrize("address", [b"", bytes(16), bytes(255), bytes(256), "text", 7, None])
 @pytest.mark.parametrize("length", [0, 16, 17, 29, 44, 60, None])
 def test_opening_many_refuses_what_opening_one_refuses_and_says_the_same(key, address, length):
-    sealed = seal(key, under(PLACE, b"another"), PLAINTEXT)[:length]
+    sealed = seal(key, associated_data_of(PLACE, b"another"), PLAINTEXT)[:length]
     open_one = opener({key.id: key}, PLACE, kind="item")
 
     with pytest.raises(RecordDoesNotOpen) as many:
@@ -540,7 +542,7 @@ def test_opening_many_refuses_what_opening_one_refuses_and_says_the_same(key, ad
     assert many.value.__cause__ is many.value.__context__ is None or many.value.__suppress_context__
     if type(address) is bytes:
         with pytest.raises(RecordDoesNotOpen) as one:
-            open_sealed({key.id: key}, under(PLACE, address), sealed, kind="item")
+            open_sealed({key.id: key}, associated_data_of(PLACE, address), sealed, kind="item")
         assert str(many.value) == str(one.value)
         assert many.value.key_id == one.value.key_id
 
@@ -554,7 +556,7 @@ def test_opening_many_refuses_what_is_not_bytes(key, sealed):
 @given(st.integers(0, 8 * (61 + 16) - 1))
 def test_opening_many_notices_any_flipped_bit(bit: int):
     key = SealingKey(KEY)
-    sealed = seal(key, under(PLACE, b"address"), PLAINTEXT)
+    sealed = seal(key, associated_data_of(PLACE, b"address"), PLAINTEXT)
 
     with pytest.raises(RecordDoesNotOpen):
         opener({key.id: key}, PLACE, kind="item")(

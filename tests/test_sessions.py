@@ -10,7 +10,7 @@ from langchain_core.messages import HumanMessage
 
 from langmem_isolated import IsolatedMemory, ScopedMemory
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._storage.containers import State
+from langmem_isolated._storage.containers import ContainerState
 from langmem_isolated._storage.sessions import writing
 from langmem_isolated.errors import LangmemIsolatedError, SessionNotFound, ValueNotStorable
 from tests.conftest import Attacker, Door
@@ -226,13 +226,15 @@ def expire(scoped: ScopedMemory, attacker: Attacker, session_id: str, expires_at
     """Give a session an expiry, as whoever holds the keys may."""
     keys = scoped._records._keyring.find(scoped._records.owner)
     assert keys is not None
-    session = keys.name(Kind.SESSION, session_id.encode())
+    session = keys.pseudonym(Kind.SESSION, session_id.encode())
     [row] = attacker(
         "SELECT head, next_sequence, count, expires_at, generation FROM sessions WHERE digest = ?",
         session,
     )
-    state = State.checked(Kind.SESSION, keys, session, row)
-    expiring = State(state.tag, state.next_sequence, state.count, expires_at, state.generation)
+    state = ContainerState.checked(Kind.SESSION, keys, session, row)
+    expiring = ContainerState(
+        state.tag, state.next_sequence, state.count, expires_at, state.generation
+    )
     attacker(
         "UPDATE sessions SET expires_at = ?, head = ? WHERE digest = ?",
         expires_at, expiring.head(keys, session), session,
@@ -344,7 +346,7 @@ def test_what_is_being_said_while_a_session_is_deleted_goes_with_it(tutor: Scope
     tutor.chat_history("monday").add_user_message("old")
     is_written, may_commit = threading.Event(), threading.Event()
 
-    def appended_and_held(*args: Any, **kwargs: Any) -> State:
+    def appended_and_held(*args: Any, **kwargs: Any) -> ContainerState:
         state = append(*args, **kwargs)
         is_written.set()
         assert may_commit.wait(10)

@@ -33,14 +33,22 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph.types import Command, Interrupt, Overwrite, Send
 
 from langmem_isolated._codecs.checkpoints.decoder import Decoder
-from langmem_isolated._codecs.checkpoints.element_cache import Known, KnownThreads, fingerprint
+from langmem_isolated._codecs.checkpoints.element_cache import (
+    ElementCache,
+    ElementCaches,
+    fingerprint,
+)
 from langmem_isolated._codecs.checkpoints.encoder import (
     LARGE_BYTES,
     PASSING_BYTES,
     Element,
     Encoder,
 )
-from langmem_isolated._codecs.checkpoints.layout import numbers_of, runs_of, table
+from langmem_isolated._codecs.checkpoints.layout import (
+    run_length_decode,
+    run_length_encode,
+    runs_of,
+)
 from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._crypto.sealing import digest
 from langmem_isolated.errors import RecordError, ValueNotStorable
@@ -69,16 +77,16 @@ class Shelf:
 
     def __init__(self, allowed: frozenset[tuple[str, ...]] = NAMES) -> None:
         self.elements: dict[int, bytes] = {}
-        self.known = Known(b"generation")
+        self.known = ElementCache(b"generation")
         self.serde = Serde(allowed)
 
     def store(self, value: Any) -> tuple[list[int], bytes]:
         """Encode ``value`` as a body, and keep what is new of it."""
         encoder = Encoder(self.known, lambda part: digest(bytes(32), part), self.serde)
-        packed = encoder.encode(encoder.shrink(value))
+        packed = encoder.encode(encoder.replace_by_references(value))
         numbers = [number for ref in encoder.references for number in self._numbers(ref)]
         for message, print_, reference in encoder.seen:
-            self.known.remember(message, self._numbers(reference)[0], print_)
+            self.known.put(message, self._numbers(reference)[0], print_)
         return numbers, packed
 
     def _numbers(self, reference: range | Element) -> Sequence[int]:
@@ -86,10 +94,10 @@ class Shelf:
             return reference
         if reference.mac not in self.known.numbers:
             self.elements[len(self.elements)] = reference.plaintext
-            self.known.remember_mac(reference.mac, len(self.elements) - 1)
+            self.known.put_mac(reference.mac, len(self.elements) - 1)
         return [self.known.numbers[reference.mac]]
 
-    def load(self, body: tuple[list[int], bytes], known: Known | None = None) -> Any:
+    def load(self, body: tuple[list[int], bytes], known: ElementCache | None = None) -> Any:
         [value] = Decoder(self.elements, known, self.serde).decode([body])
         return value
 
@@ -298,12 +306,12 @@ def test_a_chain_of_nested_objects_takes_time_in_proportion_to_its_depth(shelf: 
 
 @given(st.lists(st.integers(0, 2**48 + 50)))
 def test_a_table_gives_back_its_numbers(numbers: list[int]):
-    assert numbers_of(table(runs_of(numbers))) == numbers
+    assert run_length_decode(run_length_encode(runs_of(numbers))) == numbers
 
 
 def test_a_table_of_a_growing_list_stays_small():
-    assert table([range(7, 4000), range(4000, 5000)]) == [7, 4993]
-    assert table([range(number, number + 1) for number in range(7, 5000)]) == [7, 4993]
+    assert run_length_encode([range(7, 4000), range(4000, 5000)]) == [7, 4993]
+    assert run_length_encode([range(number, number + 1) for number in range(7, 5000)]) == [7, 4993]
 
 
 def test_an_object_that_stands_twice_comes_back_as_two(shelf: Shelf):
@@ -435,19 +443,19 @@ def test_an_unchanged_message_is_known_again_without_encoding_it(
     stored = shelf.store([message])
 
     if fingerprint(message):
-        assert shelf.known.recognise(message) == 0
+        assert shelf.known.number_of(message) == 0
     assert shelf.store([message]) == stored
     assert len(shelf.elements) == 1
 
 
 def test_a_message_that_was_read_is_known_again(shelf: Shelf):
     body = shelf.store([talkative(), HumanMessage("b")])
-    known = Known(b"generation")
+    known = ElementCache(b"generation")
 
     read = shelf.load(body, known)
 
-    assert [known.recognise(message) for message in read] == [0, 1]
-    assert known.recognise(copy.deepcopy(read[0])) is None
+    assert [known.number_of(message) for message in read] == [0, 1]
+    assert known.number_of(copy.deepcopy(read[0])) is None
 
 
 @pytest.fixture
@@ -455,7 +463,7 @@ def read_from(shelf: Shelf) -> list[BaseMessage]:
     """Messages of several blocks, as they were read from the shelf."""
     written = [AIMessage(f"say {n}", additional_kwargs={"deep": [{"n": n}]}) for n in range(75)]
     body = shelf.store(written)
-    shelf.known = Known(b"generation")
+    shelf.known = ElementCache(b"generation")
     return cast(list[BaseMessage], shelf.load(body, shelf.known))
 
 
@@ -491,20 +499,20 @@ def test_a_message_of_another_class_is_not_taken_for_one_that_was_read(shelf: Sh
     assert type(shelf.round_trip(read)[1]) is SystemMessage
 
 
-@pytest.mark.parametrize("count", [1, 15, 16, Known.BLOCK])
+@pytest.mark.parametrize("count", [1, 15, 16, ElementCache.BLOCK])
 def test_messages_that_were_read_side_by_side_are_known_again_at_once(shelf: Shelf, count: int):
     body = shelf.store([HumanMessage(str(number)) for number in range(count)])
 
     read = shelf.load(body, shelf.known)
 
-    assert shelf.known.recognise_block(read, 0) == [range(count)]
+    assert shelf.known.numbers_of_block(read, 0) == [range(count)]
 
 
 def test_messages_that_were_read_and_are_gone_are_forgotten(shelf: Shelf):
     first, second = ([HumanMessage(str(n)) for n in range(4000)] for _ in range(2))
-    shelf.known.remember_read(first, list(range(4000)))
+    shelf.known.put_read(first, list(range(4000)))
     del first
-    shelf.known.remember_read(second, list(range(4000)))
+    shelf.known.put_read(second, list(range(4000)))
 
     assert len(shelf.known._objects) < 5000
     assert len(shelf.known._blocks) < 150
@@ -522,10 +530,10 @@ def test_a_message_changed_back_and_forth_is_always_stored_as_it_is(shelf: Shelf
 def test_messages_that_are_gone_are_forgotten(shelf: Shelf):
     first, second = ([HumanMessage(str(n)) for n in range(4000)] for _ in range(2))
     for message in first:
-        shelf.known.remember(message, 0, 0)
+        shelf.known.put(message, 0, 0)
     del first, message
     for message in second:
-        shelf.known.remember(message, 0, 0)
+        shelf.known.put(message, 0, 0)
 
     assert len(shelf.known._objects) < 5000
 
@@ -581,8 +589,8 @@ def test_a_message_that_another_thread_changes_meanwhile_is_not_taken_for_what_w
             shelf = Shelf()
             body = shelf.store([message])
             # Whatever was stored, what is known of the message now must be true of it.
-            first, content = shelf.known.recognise(message), message.content
-            if first is not None and shelf.known.recognise(message) is not None:
+            first, content = shelf.known.number_of(message), message.content
+            if first is not None and shelf.known.number_of(message) is not None:
                 assert shelf.load(body)[0].content == content
 
 
@@ -600,21 +608,21 @@ def test_a_container_that_another_thread_changes_meanwhile_is_stored_as_it_was_a
     def grow() -> None:
         container.append(1) if kind is list else container.update(more=1)
 
-    def shrink() -> None:
+    def replace_by_references() -> None:
         container.pop() if kind is list else container.popitem()
 
     grow()
     states.append(copy.deepcopy(value))
-    shrink()
-    with changing(lambda: (grow(), sum(range(200)), shrink())):
+    replace_by_references()
+    with changing(lambda: (grow(), sum(range(200)), replace_by_references())):
         for _ in range(200):
             assert shelf.round_trip(value) in states
 
 
 def test_only_so_many_threads_are_known_and_the_last_used_stay():
-    known = KnownThreads(size=2)
+    known = ElementCaches(size=2)
     for thread in (b"1", b"2"):
-        known.of(thread, b"g").remember_mac(b"mac", 7)
+        known.of(thread, b"g").put_mac(b"mac", 7)
     assert known.of(b"1", b"g").numbers
 
     known.of(b"3", b"g")
@@ -624,8 +632,8 @@ def test_only_so_many_threads_are_known_and_the_last_used_stay():
 
 
 def test_what_is_known_of_a_thread_ends_with_its_generation():
-    known = KnownThreads()
-    known.of(b"1", b"old").remember_mac(b"mac", 7)
+    known = ElementCaches()
+    known.of(b"1", b"old").put_mac(b"mac", 7)
 
     assert known.of(b"1", b"new").numbers == {}
     assert known.last(b"1").generation == b"new"
@@ -634,16 +642,16 @@ def test_what_is_known_of_a_thread_ends_with_its_generation():
 
 
 def test_only_so_many_elements_of_a_thread_are_known():
-    known = Known(b"g")
-    for number in range(Known.MACS + 10):
-        known.remember_mac(number.to_bytes(4), number)
+    known = ElementCache(b"g")
+    for number in range(ElementCache.MACS + 10):
+        known.put_mac(number.to_bytes(4), number)
 
-    assert len(known.numbers) == Known.MACS
+    assert len(known.numbers) == ElementCache.MACS
     assert (0).to_bytes(4) not in known.numbers
 
 
 def test_a_child_forked_while_the_threads_are_looked_at_goes_on():
-    known = KnownThreads()
+    known = ElementCaches()
     with known._lock:
         generation = in_child(lambda: known.of(b"1", b"g").generation)
 

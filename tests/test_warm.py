@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from langmem_isolated._runtime.plaintext_cache import WarmCache
+from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 
 ALICE = (b"alice", 1, "messages")
 
@@ -25,11 +25,11 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def cache(clock: Clock) -> WarmCache:
-    return WarmCache(seconds=60, entries=3, size=100, clock=clock)
+def cache(clock: Clock) -> PlaintextCache:
+    return PlaintextCache(seconds=60, entries=3, size=100, clock=clock)
 
 
-def test_what_was_put_is_given_out_under_its_token(cache: WarmCache):
+def test_what_was_put_is_given_out_under_its_token(cache: PlaintextCache):
     cache.put(ALICE, "token", value := ["opened"], 10)
 
     assert cache.get(ALICE, "token") is value
@@ -38,13 +38,13 @@ def test_what_was_put_is_given_out_under_its_token(cache: WarmCache):
 @pytest.mark.parametrize(
     "other", [(b"bob", 1, "messages"), (b"alice", 2, "messages"), (b"alice", 1, "vectors")]
 )
-def test_another_scope_incarnation_or_thing_gets_nothing(cache: WarmCache, other: Any):
+def test_another_scope_incarnation_or_thing_gets_nothing(cache: PlaintextCache, other: Any):
     cache.put(ALICE, "token", ["opened"], 10)
 
     assert cache.get(other, "token") is None
 
 
-def test_a_value_with_another_token_is_never_given_out_again(cache: WarmCache):
+def test_a_value_with_another_token_is_never_given_out_again(cache: PlaintextCache):
     cache.put(ALICE, "old", ["opened"], 10)
 
     assert cache.get(ALICE, "new") is None
@@ -52,7 +52,7 @@ def test_a_value_with_another_token_is_never_given_out_again(cache: WarmCache):
 
 
 def test_a_value_leaves_memory_when_its_time_is_over_whoever_asks_next(
-    cache: WarmCache, clock: Clock
+    cache: PlaintextCache, clock: Clock
 ):
     cache.put(ALICE, "token", ["opened"], 10)
     clock.now = 60
@@ -62,7 +62,7 @@ def test_a_value_leaves_memory_when_its_time_is_over_whoever_asks_next(
     assert cache._held == 0
 
 
-def test_use_does_not_prolong_a_values_time(cache: WarmCache, clock: Clock):
+def test_use_does_not_prolong_a_values_time(cache: PlaintextCache, clock: Clock):
     cache.put(ALICE, "token", ["opened"], 10)
     clock.now = 59
     assert cache.get(ALICE, "token")
@@ -71,7 +71,7 @@ def test_use_does_not_prolong_a_values_time(cache: WarmCache, clock: Clock):
     assert cache.get(ALICE, "token") is None
 
 
-def test_of_too_many_values_the_one_used_longest_ago_goes(cache: WarmCache):
+def test_of_too_many_values_the_one_used_longest_ago_goes(cache: PlaintextCache):
     for what in "abc":
         cache.put((b"alice", 1, what), "token", [what], 10)
     cache.get((b"alice", 1, "a"), "token")
@@ -81,7 +81,7 @@ def test_of_too_many_values_the_one_used_longest_ago_goes(cache: WarmCache):
     assert kept == ["a", "c", "d"]
 
 
-def test_of_too_many_bytes_the_value_used_longest_ago_goes(cache: WarmCache):
+def test_of_too_many_bytes_the_value_used_longest_ago_goes(cache: PlaintextCache):
     cache.put((b"alice", 1, "a"), "token", ["a"], 60)
     cache.put((b"alice", 1, "b"), "token", ["b"], 60)
 
@@ -89,7 +89,7 @@ def test_of_too_many_bytes_the_value_used_longest_ago_goes(cache: WarmCache):
     assert kept == ["b"]
 
 
-def test_a_value_beyond_the_bound_is_not_kept_and_crowds_nobody_out(cache: WarmCache):
+def test_a_value_beyond_the_bound_is_not_kept_and_crowds_nobody_out(cache: PlaintextCache):
     cache.put(ALICE, "token", ["opened"], 10)
     cache.put((b"bob", 1, "messages"), "token", ["opened"], 101)
 
@@ -97,7 +97,7 @@ def test_a_value_beyond_the_bound_is_not_kept_and_crowds_nobody_out(cache: WarmC
     assert cache.get((b"bob", 1, "messages"), "token") is None
 
 
-def test_a_value_put_again_counts_once(cache: WarmCache):
+def test_a_value_put_again_counts_once(cache: PlaintextCache):
     for token in range(50):
         cache.put(ALICE, token, ["opened"], 40)
 
@@ -105,7 +105,7 @@ def test_a_value_put_again_counts_once(cache: WarmCache):
     assert cache._held == 40
 
 
-def test_clearing_lets_go_of_everything(cache: WarmCache):
+def test_clearing_lets_go_of_everything(cache: PlaintextCache):
     cache.put(ALICE, "token", ["opened"], 10)
     cache.clear()
 
@@ -117,10 +117,10 @@ def test_clearing_lets_go_of_everything(cache: WarmCache):
 @pytest.mark.parametrize("value", [0, -1, float("nan")])
 def test_a_bound_must_be_above_zero(bound: str, value: float):
     with pytest.raises(ValueError, match=f"{bound} must be above 0"):
-        WarmCache(**{"seconds": 60, bound: value})  # type: ignore[arg-type]
+        PlaintextCache(**{"seconds": 60, bound: value})  # type: ignore[arg-type]
 
 
-def test_threads_that_use_it_at_once_keep_its_bounds(cache: WarmCache):
+def test_threads_that_use_it_at_once_keep_its_bounds(cache: PlaintextCache):
     wrong: list[Any] = []
 
     def use(name: int) -> None:
@@ -142,7 +142,7 @@ def test_threads_that_use_it_at_once_keep_its_bounds(cache: WarmCache):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_forked_child_begins_with_nothing_and_a_free_lock(cache: WarmCache):
+def test_a_forked_child_begins_with_nothing_and_a_free_lock(cache: PlaintextCache):
     cache.put(ALICE, "token", ["opened"], 10)
     with cache._lock:
         child = os.fork()

@@ -15,7 +15,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
-from langmem_isolated._adapters.document_tags import Stamps
+from langmem_isolated._adapters.document_tags import ResultGuard
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._search.metadata_filters import metadata_test
 from langmem_isolated.errors import IsolationViolation
@@ -286,7 +286,7 @@ def test_documents_are_read_at_every_level_and_written_at_the_first(
 ):
     store = make_store(NGramEmbeddings())
     owners = [
-        memory._ground.records(owner)
+        memory._context.records(owner)
         for owner in (
             Owner.private(memory.scope(user_id="alice", module_id="m").scope),
             Owner(Level.MODULE, "default", None, "m"),
@@ -447,8 +447,8 @@ class TestStamps:
     """For retrievers that are not ours: what they return is checked."""
 
     @pytest.fixture
-    def stamps(self, memory: IsolatedMemory) -> Callable[..., Stamps]:
-        return lambda *users: Stamps([of(memory, user) for user in users])
+    def stamps(self, memory: IsolatedMemory) -> Callable[..., ResultGuard]:
+        return lambda *users: ResultGuard([of(memory, user) for user in users])
 
     def test_stamped_documents_pass_and_come_back_without_stamps(self, stamps: Any):
         put = [Document(page_content=TEXT, metadata={"n": 1}, id="a"), Document(page_content="b")]

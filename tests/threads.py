@@ -192,7 +192,7 @@ def size_in_database(saver: IsolatedCheckpointSaver, thread_id: str) -> int:
     """Bytes of everything that stands below a thread, as the tables have it."""
     records = saver._resolve({})[1]
     keys = records.keys()
-    thread = keys.name(Kind.THREAD, thread_id.encode())
+    thread = keys.pseudonym(Kind.THREAD, thread_id.encode())
     with records._database._engine.connect() as connection:
         schema = "langmem_isolated." if records._database.is_postgres else ""
         sql = f"SELECT parent, length(sealed) FROM {schema}records"

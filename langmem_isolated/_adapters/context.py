@@ -7,12 +7,12 @@ from weakref import WeakKeyDictionary
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
-from langmem_isolated._codecs.checkpoints.element_cache import KnownThreads
+from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._database.database import Database
-from langmem_isolated._runtime.plaintext_cache import WarmCache
+from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._storage.keyring import Keyring
-from langmem_isolated._storage.scoped_database import ScopedRecords
+from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.scope import Scope
 from langmem_isolated.vector_store import IsolatedVectorStore
@@ -24,21 +24,21 @@ SharingLevel = Literal["private", "user", "module", "project"]
 SHARING_LEVELS: tuple[SharingLevel, ...] = ("private", "user", "module", "project")
 
 
-class Ground(NamedTuple):
+class MemoryContext(NamedTuple):
     """What every scope of a memory stands on."""
 
     database: Database
     keyring: Keyring
-    known_threads: KnownThreads
-    warm: WarmCache | None
+    element_caches: ElementCaches
+    plaintext_cache: PlaintextCache | None
     probed: "WeakKeyDictionary[VectorStore, set[tuple[object, ...]]]"
     """Third-party stores that were found to keep owners apart, and with which options."""
 
-    def records(self, owner: Owner) -> ScopedRecords:
+    def records(self, owner: Owner) -> ScopedDatabase:
         """One owner's records."""
-        return ScopedRecords(self.database, self.keyring, owner)
+        return ScopedDatabase(self.database, self.keyring, owner)
 
-    def readable(self, scope: Scope, levels: Sequence[SharingLevel]) -> list[ScopedRecords]:
+    def readable(self, scope: Scope, levels: Sequence[SharingLevel]) -> list[ScopedDatabase]:
         """The records that a scope reads at each of ``levels``.
 
         Raises:
@@ -54,7 +54,7 @@ class Ground(NamedTuple):
 
     def vector_store(
         self,
-        sources: Sequence[ScopedRecords],
+        sources: Sequence[ScopedDatabase],
         embeddings: Embeddings | None,
         wrapping: VectorStore | None,
         **options: Any,
@@ -65,7 +65,9 @@ class Ground(NamedTuple):
             TypeError: Embeddings and a store are given, or neither; or an option is not known.
         """
         if wrapping is None and embeddings is not None:
-            return IsolatedVectorStore(sources, embeddings, warm=self.warm, **options)
+            return IsolatedVectorStore(
+                sources, embeddings, plaintext_cache=self.plaintext_cache, **options
+            )
         if wrapping is None or embeddings is not None:
             raise TypeError("vector_store() takes embeddings, or wrapping=…, and not both.")
         # Once is enough: to probe writes and removes documents.

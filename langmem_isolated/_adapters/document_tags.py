@@ -1,6 +1,6 @@
-"""Marks documents as one owner's, for stores and retrievers that are not ours.
+"""Owner tags (keyed MACs) on documents in stores and retrievers that are not ours.
 
-A marked document bears three metadata keys: whose it is, its id, and a MAC over id and text that
+A tagged document bears three metadata keys: whose it is, its id, and a MAC over id and text that
 only the owner's key can make. So no stamp can be made up, or copied onto another document. Other
 metadata are not part of it: stores and retrievers add, drop and round them. Sealing covers all.
 """
@@ -23,7 +23,7 @@ from langmem_isolated.errors import IsolationViolation, RecordDoesNotOpen
 
 RESERVED = "langmem_"
 OWNER, ID, STAMP = "langmem_owner", "langmem_id", "langmem_stamp"
-_MARKS = {OWNER, ID, STAMP}
+_TAG_KEYS = {OWNER, ID, STAMP}
 
 # Four parts: names of documents in our own collections have fewer, so none is ever the same.
 _WHOSE, _WHERE, _WHAT = b"owner", b"stored id", b"stamp"
@@ -34,7 +34,7 @@ S = TypeVar("S", bound=Owned)
 
 
 class OwnerKeys(Owned, Protocol):
-    """What gives an owner's keys: `ScopedRecords`, or a stand-in for a probe."""
+    """What gives an owner's keys: `ScopedDatabase`, or a stand-in for a probe."""
 
     def with_memory(self, sources: Sequence[S]) -> list[S]:
         """Those of ``sources`` whose owner has stored anything."""
@@ -53,8 +53,8 @@ class OwnerKeys(Owned, Protocol):
         """Runs a synchronous body in a worker thread."""
 
 
-class Marks:
-    """One owner's marks: made on documents that go out, checked and taken off when they return."""
+class OwnerTags:
+    """One owner's tags: made on documents that go out, checked and taken off when they return."""
 
     def __init__(self, records: OwnerKeys, keys: ScopeKeys) -> None:
         self._records = records
@@ -68,23 +68,23 @@ class Marks:
         """
         return str(uuid.UUID(bytes=self._digest(_WHERE, _bytes(name), b"")))
 
-    def marked(self, document: Document) -> Document:
-        """The document, which must have an id, with this owner's marks."""
+    def tagged(self, document: Document) -> Document:
+        """The document, which must have an id, with this owner's tags."""
         name = _name(document)
-        marks = {
+        tags = {
             OWNER: self.owner,
             ID: json.dumps(name),
             STAMP: self._stamp(name, document.page_content),
         }
         return Document(
-            id=name, page_content=document.page_content, metadata=document.metadata | marks
+            id=name, page_content=document.page_content, metadata=document.metadata | tags
         )
 
-    def unmarked(self, document: Document) -> Document:
-        """The document as it was before :meth:`marked`.
+    def untagged(self, document: Document) -> Document:
+        """The document as it was before :meth:`tagged`.
 
         Raises:
-            IsolationViolation: The marks are not those of this owner on this document.
+            IsolationViolation: The tags are not those of this owner on this document.
         """
         metadata = document.metadata
         try:
@@ -95,20 +95,20 @@ class Marks:
             is_valid = False
         if not is_valid or metadata.get(OWNER) != self.owner:
             raise violation()
-        kept = {key: value for key, value in metadata.items() if key not in _MARKS}
+        kept = {key: value for key, value in metadata.items() if key not in _TAG_KEYS}
         return Document(id=name, page_content=document.page_content, metadata=kept)
 
     def _stamp(self, name: str, text: str) -> str:
         return self._digest(_WHAT, _bytes(name), _bytes(text)).hex()
 
     def _digest(self, purpose: bytes, *parts: bytes) -> bytes:
-        return self._keys.name(Kind.DOCUMENT, _ELSEWHERE, purpose, *parts)
+        return self._keys.pseudonym(Kind.DOCUMENT, _ELSEWHERE, purpose, *parts)
 
 
-class Seals(Marks):
-    """Marks that hide the document: id, text and metadata become sealed bytes, in base64."""
+class SealedTags(OwnerTags):
+    """Owner tags that hide the document: id, text and metadata become sealed bytes, in base64."""
 
-    def marked(self, document: Document) -> Document:
+    def tagged(self, document: Document) -> Document:
         """The document sealed: only its owner's digest is left to be filtered by."""
         name = _name(document)
         body = encode_value([name, document.page_content, document.metadata], "a document")
@@ -116,7 +116,7 @@ class Seals(Marks):
         text = base64.b64encode(sealed).decode()
         return Document(id=name, page_content=text, metadata={OWNER: self.owner})
 
-    def unmarked(self, document: Document) -> Document:
+    def untagged(self, document: Document) -> Document:
         """The document opened; its ``id`` must be the one it is stored under.
 
         Raises:
@@ -135,7 +135,7 @@ class Seals(Marks):
 
     @property
     def _place(self) -> bytes:
-        return self._keys.place(Kind.DOCUMENT, _ELSEWHERE)
+        return self._keys.aad_prefix(Kind.DOCUMENT, _ELSEWHERE)
 
     def _opened(self, stored_at: bytes, sealed: bytes) -> bytes:
         try:
@@ -148,8 +148,8 @@ class Seals(Marks):
         return fresh.open(self._place, stored_at, sealed, Kind.DOCUMENT)
 
 
-class Stamps:
-    """Stamps documents for retrievers that are not ours, and checks what these return.
+class ResultGuard:
+    """Result guard: tags documents for retrievers that are not ours, and checks what these return.
 
     Args:
         records: Whose documents may be read; the first is whose are stamped.
@@ -166,8 +166,8 @@ class Stamps:
         Raises:
             ValueError: Metadata hold a key that begins with ``langmem_``.
         """
-        marks = Marks(self._records[0], self._records[0].keys())
-        return [marks.marked(prepared(document)) for document in documents]
+        tags = OwnerTags(self._records[0], self._records[0].keys())
+        return [tags.tagged(prepared(document)) for document in documents]
 
     def checked(self, documents: Iterable[Document]) -> list[Document]:
         """The documents without their stamps.
@@ -176,8 +176,8 @@ class Stamps:
             IsolationViolation: One has no valid stamp of an owner that may be read; none is
                 handed out.
         """
-        owners = readable(self._records, Marks)
-        return [whose(document, owners).unmarked(document) for document in documents]
+        owners = readable(self._records, OwnerTags)
+        return [whose(document, owners).untagged(document) for document in documents]
 
     async def achecked(self, documents: Iterable[Document]) -> list[Document]:
         """The documents without their stamps; see :meth:`checked`."""
@@ -185,15 +185,15 @@ class Stamps:
         return checked
 
 
-def readable(records: Sequence[OwnerKeys], kind: type[Marks]) -> dict[str, Marks]:
-    """The marks of every owner that has stored anything, by its value in ``langmem_owner``."""
+def readable(records: Sequence[OwnerKeys], kind: type[OwnerTags]) -> dict[str, OwnerTags]:
+    """The tags of every owner that has stored anything, by its value in ``langmem_owner``."""
     found = [(one, one.find_keys()) for one in records[0].with_memory(records)]
-    marks = [kind(one, keys) for one, keys in found if keys]
-    return {one.owner: one for one in marks}
+    tags = [kind(one, keys) for one, keys in found if keys]
+    return {one.owner: one for one in tags}
 
 
-def whose(document: Document, owners: Mapping[str, Marks]) -> Marks:
-    """The marks of the owner that ``document`` claims to be of, or `IsolationViolation`."""
+def whose(document: Document, owners: Mapping[str, OwnerTags]) -> OwnerTags:
+    """The tags of the owner that ``document`` claims to be of, or `IsolationViolation`."""
     owner = document.metadata.get(OWNER)
     if not isinstance(owner, str) or owner not in owners:
         raise violation()

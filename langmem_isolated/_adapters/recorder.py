@@ -12,7 +12,7 @@ from langgraph.errors import GraphBubbleUp, GraphInterrupt
 from langgraph.types import Interrupt
 
 from langmem_isolated._codecs.messages import encode_message
-from langmem_isolated._storage.scoped_database import ScopedRecords
+from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import reading
 from langmem_isolated.chat_history import IsolatedChatMessageHistory
 from langmem_isolated.errors import ScopeError
@@ -24,7 +24,7 @@ ERROR, INTERRUPT = "error", "interrupt"
 # What ends a run, as far as a coroutine may still wait: not `GeneratorExit`.
 ENDINGS = (Exception, asyncio.CancelledError, KeyboardInterrupt, SystemExit)
 
-FindRecords = Callable[[RunnableConfig | None], ScopedRecords]
+FindRecords = Callable[[RunnableConfig | None], ScopedDatabase]
 
 _NAMES = uuid.UUID("0a5d9c2e-6f0b-4d0e-9a3b-3b1d0a1f7c55")
 
@@ -107,7 +107,7 @@ class Recorder:
         ScopeError: ``session_id`` or ``channel`` is malformed.
     """
 
-    def __init__(self, records: ScopedRecords, session_id: str, channel: str) -> None:
+    def __init__(self, records: ScopedDatabase, session_id: str, channel: str) -> None:
         self.session_id = session_id
         self.records = records
         self.arun = records.arun

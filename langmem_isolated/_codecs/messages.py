@@ -17,7 +17,7 @@ MESSAGE_V1 = b"\x01"
 MESSAGE_V2 = b"\x02"
 
 
-class Said(NamedTuple):
+class MessageWithMetadata(NamedTuple):
     """A message with what was sealed beside it."""
 
     message: BaseMessage
@@ -70,10 +70,10 @@ def decode_messages(plaintexts: Sequence[bytes]) -> list[BaseMessage]:
     return [decode_message(plaintext) for plaintext in plaintexts]
 
 
-def decode_said(plaintext: bytes) -> Said:
+def decode_message_with_metadata(plaintext: bytes) -> MessageWithMetadata:
     """The message and what was sealed beside it; see :func:`decode_message`."""
     *beside, type_, fields = _message_parts(plaintext)
-    return Said(rebuilt(type_, fields), *beside)
+    return MessageWithMetadata(rebuilt(type_, fields), *beside)
 
 
 def _message_parts(plaintext: bytes) -> list[Any]:
@@ -84,7 +84,7 @@ def _message_parts(plaintext: bytes) -> list[Any]:
     return parts
 
 
-class Glance(NamedTuple):
+class PartialMessage(NamedTuple):
     """What a search wants of a message: to rebuild it would take three times as long."""
 
     role: str
@@ -95,7 +95,7 @@ class Glance(NamedTuple):
     written: int | None
 
 
-def glance(plaintext: bytes) -> Glance:
+def decode_partially(plaintext: bytes) -> PartialMessage:
     """Role, text and id of what :func:`encode_message` was given.
 
     Raises:
@@ -107,7 +107,7 @@ def glance(plaintext: bytes) -> Glance:
     role = type_.removesuffix("MessageChunk").lower()
     role = fields["role"] if role == "chat" else role
     channel, written = beside or (None, None)
-    return Glance(role, _text_of(fields["content"]), fields.get("id"), channel, written)
+    return PartialMessage(role, _text_of(fields["content"]), fields.get("id"), channel, written)
 
 
 def _nothing(_code: int, _packed: bytes) -> None:

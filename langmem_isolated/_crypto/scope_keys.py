@@ -7,13 +7,13 @@ from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.sealing import (
     DigestKey,
     SealingKey,
+    associated_data_of,
     derive,
     digest,
     framed,
     open_sealed,
     opener,
     seal,
-    under,
 )
 
 
@@ -34,29 +34,29 @@ class ScopeKeys:
         self.sealing = versions[-1]
         self.opening = {version.id: version for version in versions}
 
-    def name(self, kind: Kind, *parts: bytes) -> bytes:
+    def pseudonym(self, kind: Kind, *parts: bytes) -> bytes:
         """The 16 bytes by which tables know a name that a caller chose."""
         return self._naming.digest(kind.framed_bytes, *parts)
 
-    def head(self, *parts: bytes | None) -> bytes:
+    def row_mac(self, *parts: bytes | None) -> bytes:
         """16 bytes that authenticate a session row's clear columns."""
         return self._head.digest(*parts)
 
-    def place(self, kind: Kind, parent: bytes) -> bytes:
+    def aad_prefix(self, kind: Kind, parent: bytes) -> bytes:
         """The start of the associated data of every record of ``kind`` under ``parent``."""
         return self._prefix + framed(kind.framed_bytes, parent)
 
-    def seal(self, place: bytes, key: bytes, plaintext: bytes, *, compress: bool = True) -> bytes:
-        """Seal a record at ``key`` under :meth:`place`."""
-        return seal(self.sealing, under(place, key), plaintext, compress=compress)
+    def seal(self, prefix: bytes, key: bytes, plaintext: bytes, *, compress: bool = True) -> bytes:
+        """Seal a record at ``key`` under :meth:`aad_prefix`."""
+        return seal(self.sealing, associated_data_of(prefix, key), plaintext, compress=compress)
 
-    def open(self, place: bytes, key: bytes, sealed: bytes, kind: Kind) -> bytes:
-        """Open a record at ``key`` under :meth:`place`, or raise ``RecordDoesNotOpen``."""
-        return open_sealed(self.opening, under(place, key), sealed, kind=kind.label)
+    def open(self, prefix: bytes, key: bytes, sealed: bytes, kind: Kind) -> bytes:
+        """Open a record at ``key`` under :meth:`aad_prefix`, or raise ``RecordDoesNotOpen``."""
+        return open_sealed(self.opening, associated_data_of(prefix, key), sealed, kind=kind.label)
 
-    def opener(self, place: bytes, kind: Kind) -> Callable[[bytes, bytes], bytes]:
-        """Opens many records under one :meth:`place`, each by its key and sealed bytes."""
-        return opener(self.opening, place, kind=kind.label)
+    def opener(self, prefix: bytes, kind: Kind) -> Callable[[bytes, bytes], bytes]:
+        """Opens many records under one :meth:`aad_prefix`, each by its key and sealed bytes."""
+        return opener(self.opening, prefix, kind=kind.label)
 
     def __reduce__(self) -> str:
         raise TypeError("keys are not pickled")

@@ -143,7 +143,7 @@ class Database:
         ).execution_options(**self._dialect.translation)
         event.listen(self._engine, "connect", lambda raw, _: self._dialect.prepare(raw))
         if isinstance(self._dialect, Postgres):
-            event.listen(self._engine, "checkout", self._dialect.look_before_use)
+            event.listen(self._engine, "checkout", self._dialect.pre_ping)
         self._errors = cast(type[Exception], self._engine.dialect.loaded_dbapi.Error)
         self._timeout = timeout
         self._workers = options["pool_size"]

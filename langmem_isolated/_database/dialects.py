@@ -168,7 +168,7 @@ class Postgres:
         # Lists of bytes would go as text, twice as long: an append took 412 µs instead of 326.
         connection.adapters.register_dumper(list, self._list_dumper)
 
-    def look_before_use(self, connection: Any, *_: Any) -> None:
+    def pre_ping(self, connection: Any, *_: Any) -> None:
         """Have the pool replace its connections if this one died while nobody used it.
 
         Whatever a server says to a connection at rest is that it will not serve it any more; asking

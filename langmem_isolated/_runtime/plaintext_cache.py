@@ -20,7 +20,7 @@ class _Entry(NamedTuple):
     size: int
 
 
-class WarmCache:
+class PlaintextCache:
     """Opened data, kept in this process until it is stale, old or crowded out by later uses.
 
     It never answers by itself: a value is given out under the token with which it was put, and who

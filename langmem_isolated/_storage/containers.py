@@ -19,10 +19,23 @@ from langmem_isolated._database.database import Row, Transaction
 from langmem_isolated._storage.scoped_database import ScopeGone
 from langmem_isolated.errors import RecordDoesNotOpen
 
-_s = schema.sessions.c
+_sessions = schema.sessions.c
 GENERATION_BYTES = 8
-STATE = (_s.head, _s.next_sequence, _s.count, _s.expires_at, _s.generation)
-LISTED = (*STATE, _s.digest, _s.sealed, _s.size, _s.created_at, _s.updated_at)
+STATE = (
+    _sessions.head,
+    _sessions.next_sequence,
+    _sessions.count,
+    _sessions.expires_at,
+    _sessions.generation,
+)
+LISTED = (
+    *STATE,
+    _sessions.digest,
+    _sessions.sealed,
+    _sessions.size,
+    _sessions.created_at,
+    _sessions.updated_at,
+)
 SCOPE_ID = bindparam("scope_id", type_=sa.LargeBinary)
 DIGEST = bindparam("digest", type_=sa.LargeBinary)
 # Between looking for a row and making it, others may make and remove it.
@@ -33,12 +46,14 @@ _BEHIND = b"\xff" * (DIGEST_BYTES + 1)
 
 def in_scope(kind: Kind) -> sa.ColumnElement[bool]:
     """The scope's rows of ``kind``."""
-    return sa.and_(_s.scope_id == SCOPE_ID, _s.kind == sa.literal_column(str(int(kind))))
+    return sa.and_(
+        _sessions.scope_id == SCOPE_ID, _sessions.kind == sa.literal_column(str(int(kind)))
+    )
 
 
 def row_of(kind: Kind) -> sa.ColumnElement[bool]:
     """The scope's row of ``kind`` with a digest."""
-    return sa.and_(in_scope(kind), _s.digest == DIGEST)
+    return sa.and_(in_scope(kind), _sessions.digest == DIGEST)
 
 
 def creation(kind: Kind) -> dict[bool, sa.Insert]:
@@ -66,8 +81,8 @@ def creation(kind: Kind) -> dict[bool, sa.Insert]:
     }
 
 
-def advance(kind: Kind) -> sa.Update:
-    """Takes the row to another state, with the values of :meth:`State.as_new`."""
+def update_container(kind: Kind) -> sa.Update:
+    """Takes the row to another state, with the values of :meth:`ContainerState.as_new`."""
     return (
         update(schema.sessions)
         .where(row_of(kind))
@@ -76,25 +91,28 @@ def advance(kind: Kind) -> sa.Update:
             next_sequence=bindparam("new_next"),
             count=bindparam("new_count"),
             expires_at=bindparam("new_expiry"),
-            size=_s.size + bindparam("added_size"),
+            size=_sessions.size + bindparam("added_size"),
             updated_at=bindparam("now"),
         )
     )
 
 
-def move(kind: Kind) -> sa.Update:
-    """As :func:`advance`, from the state of :meth:`State.as_old` only: it needs no lock before."""
-    return advance(kind).where(
-        _s.head == bindparam("old_head"),
-        _s.next_sequence == bindparam("old_next"),
-        _s.count == bindparam("old_count"),
-        _s.generation == bindparam("old_generation"),
-        _s.expires_at.is_not_distinct_from(bindparam("old_expiry", type_=sa.BigInteger)),
+def compare_and_swap(kind: Kind) -> sa.Update:
+    """Compare-and-swap: updates only from the state of :meth:`ContainerState.as_old`.
+
+    It needs no lock before.
+    """
+    return update_container(kind).where(
+        _sessions.head == bindparam("old_head"),
+        _sessions.next_sequence == bindparam("old_next"),
+        _sessions.count == bindparam("old_count"),
+        _sessions.generation == bindparam("old_generation"),
+        _sessions.expires_at.is_not_distinct_from(bindparam("old_expiry", type_=sa.BigInteger)),
     )
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class ContainerState:
     """What a row says of the records below it, once its head has been found to fit."""
 
     tag: bytes
@@ -105,7 +123,7 @@ class State:
     generation: bytes
 
     @classmethod
-    def checked(cls, kind: Kind, keys: ScopeKeys, digest: bytes, row: Row) -> "State":
+    def checked(cls, kind: Kind, keys: ScopeKeys, digest: bytes, row: Row) -> "ContainerState":
         """The state that a row begins with, as ``STATE`` has it.
 
         Raises:
@@ -114,7 +132,7 @@ class State:
         head, next_sequence, count, expires_at, generation = row[:5]
         try:
             state = cls(head[:-DIGEST_BYTES], next_sequence, count, expires_at, generation)
-            fits = equal(head, state.head(keys, digest))
+            fits = equal(head, state.row_mac(keys, digest))
         except (AttributeError, OverflowError, TypeError):
             # SQLite keeps any type in any column, and whoever tampers with rows knows it.
             fits = False
@@ -122,10 +140,10 @@ class State:
             raise RecordDoesNotOpen(kind.label, "its head does not fit its counters")
         return state
 
-    def head(self, keys: ScopeKeys, digest: bytes) -> bytes:
+    def row_mac(self, keys: ScopeKeys, digest: bytes) -> bytes:
         """The column that authenticates the others."""
         tags = (self.tag,) if self.tag else ()
-        return self.tag + keys.head(
+        return self.tag + keys.row_mac(
             digest,
             *tags,
             self.next_sequence.to_bytes(8),
@@ -139,9 +157,9 @@ class State:
         return self.expires_at is not None and self.expires_at <= now
 
     def as_old(self, keys: ScopeKeys, digest: bytes) -> dict[str, object]:
-        """The values of :func:`move` that say where the row must be."""
+        """The values of :func:`compare_and_swap` that say where the row must be."""
         return {
-            "old_head": self.head(keys, digest),
+            "old_head": self.row_mac(keys, digest),
             "old_next": self.next_sequence,
             "old_count": self.count,
             "old_generation": self.generation,
@@ -149,9 +167,9 @@ class State:
         }
 
     def as_new(self, keys: ScopeKeys, digest: bytes, added: int) -> dict[str, object]:
-        """The values of :func:`advance`, for ``added`` bytes more below the row."""
+        """The values of :func:`update_container`, for ``added`` bytes more below the row."""
         return {
-            "new_head": self.head(keys, digest),
+            "new_head": self.row_mac(keys, digest),
             "new_next": self.next_sequence,
             "new_count": self.count,
             "new_expiry": self.expires_at,
@@ -171,7 +189,7 @@ class Listed:
     updated_at: int
 
 
-class StateRows:
+class ContainerRows:
     """The rows of one kind.
 
     Args:
@@ -185,24 +203,28 @@ class StateRows:
 
     def __init__(self, kind: Kind, *below: sa.Delete, tag: bytes = b"") -> None:
         self._kind, self._below, self._tag = kind, below, tag
-        self._stray = [one.where(~select(_s.digest).where(row_of(kind)).exists()) for one in below]
+        self._stray = [
+            one.where(~select(_sessions.digest).where(row_of(kind)).exists()) for one in below
+        ]
         self._create = creation(kind)
         self._lock = select(*STATE).where(row_of(kind)).with_for_update()
-        self._header = select(*STATE, _s.sealed).where(row_of(kind))
+        self._header = select(*STATE, _sessions.sealed).where(row_of(kind))
         self._delete = delete(schema.sessions).where(row_of(kind))
 
     def lock(self, transaction: Transaction, keys: ScopeKeys, digest: bytes) -> Row | None:
         """The row as ``STATE`` has it, whatever it says, locked until the transaction ends."""
         return transaction.row(self._lock, scope_id=keys.scope_id, digest=digest)
 
-    def locked(self, transaction: Transaction, keys: ScopeKeys, digest: bytes) -> State | None:
+    def locked(
+        self, transaction: Transaction, keys: ScopeKeys, digest: bytes
+    ) -> ContainerState | None:
         """The row's state, the row locked."""
         row = self.lock(transaction, keys, digest)
-        return None if row is None else State.checked(self._kind, keys, digest, row)
+        return None if row is None else ContainerState.checked(self._kind, keys, digest, row)
 
     def current(
         self, transaction: Transaction, keys: ScopeKeys, digest: bytes, now: int
-    ) -> State | None:
+    ) -> ContainerState | None:
         """The row's state, the row locked; an expired one is removed first."""
         state = self.locked(transaction, keys, digest)
         if state is None or not state.is_expired(now):
@@ -216,12 +238,12 @@ class StateRows:
         Who is writing below it is waited for, or what it writes would be left behind.
         """
         has_row = self.lock(transaction, keys, digest) is not None
-        self.empty_below(transaction, keys, digest, has_row=has_row)
+        self.delete_children(transaction, keys, digest, has_row=has_row)
         if has_row:
             transaction.execute(self._delete, scope_id=keys.scope_id, digest=digest)
         return has_row
 
-    def empty_below(
+    def delete_children(
         self, transaction: Transaction, keys: ScopeKeys, digest: bytes, *, has_row: bool
     ) -> None:
         """Delete what is below a row, which must be locked if there is one.
@@ -233,7 +255,7 @@ class StateRows:
         for statement in self._below if has_row else self._stray:
             transaction.execute(statement, scope_id=keys.scope_id, **span)
 
-    def begun(
+    def get_or_create(
         self,
         transaction: Transaction,
         keys: ScopeKeys,
@@ -241,7 +263,7 @@ class StateRows:
         header: bytes,
         generation: bytes,
         now: int,
-    ) -> State:
+    ) -> ContainerState:
         """The row's state, the row locked, and inserted before if it is absent.
 
         Args:
@@ -261,38 +283,40 @@ class StateRows:
                 digest=digest,
                 incarnation=keys.incarnation,
                 generation=generation,
-                head=new.head(keys, digest),
+                head=new.row_mac(keys, digest),
                 sealed=self.sealed(keys, digest, header),
                 now=now,
             )
         raise ScopeGone
 
-    def empty(self, generation: bytes, expires_at: int | None = None) -> State:
+    def empty(self, generation: bytes, expires_at: int | None = None) -> ContainerState:
         """The state of a row with nothing below it."""
-        return State(self._tag, 0, 0, expires_at, generation)
+        return ContainerState(self._tag, 0, 0, expires_at, generation)
 
     def header(
         self, transaction: Transaction, keys: ScopeKeys, digest: bytes
-    ) -> tuple[State, bytes] | None:
+    ) -> tuple[ContainerState, bytes] | None:
         """The row's state and its header in plaintext."""
         row = transaction.row(self._header, scope_id=keys.scope_id, digest=digest)
         if row is None:
             return None
-        return State.checked(self._kind, keys, digest, row), self._opened(keys, digest, row[5])
+        return ContainerState.checked(self._kind, keys, digest, row), self._opened(
+            keys, digest, row[5]
+        )
 
     def sealed(self, keys: ScopeKeys, digest: bytes, header: bytes) -> bytes:
         """A header as the row holds it."""
-        return keys.seal(keys.place(self._kind, b""), digest, header)
+        return keys.seal(keys.aad_prefix(self._kind, b""), digest, header)
 
     def listed(self, keys: ScopeKeys, row: Row) -> Listed:
         """A row as ``LISTED`` has it; one that was tampered with does not fail the others."""
         digest, sealed, *times = row[5:]
         try:
-            State.checked(self._kind, keys, digest, row)
+            ContainerState.checked(self._kind, keys, digest, row)
             header = self._opened(keys, digest, sealed)
         except RecordDoesNotOpen:
             header = None
         return Listed(digest, header, row[2], *times)
 
     def _opened(self, keys: ScopeKeys, digest: bytes, sealed: bytes) -> bytes:
-        return keys.open(keys.place(self._kind, b""), digest, sealed, self._kind)
+        return keys.open(keys.aad_prefix(self._kind, b""), digest, sealed, self._kind)

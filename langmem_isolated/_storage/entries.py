@@ -36,7 +36,7 @@ _HEAD = struct.Struct(">BQQIII")
 _AT_ONCE = 64
 NO_LIMIT = 2**31 - 1
 
-_r, _s = schema.records.c, schema.scopes.c
+_records, _scopes = schema.records.c, schema.scopes.c
 _SCOPE_ID = bindparam("scope_id", type_=sa.LargeBinary)
 _PARENT = bindparam("parent", type_=sa.LargeBinary)
 _KEY = bindparam("key", type_=sa.LargeBinary)
@@ -44,14 +44,18 @@ _NOW = bindparam("now", type_=sa.BigInteger)
 # SQLite would be asked for a parameter.
 _FROM_THE_FIRST: sa.ColumnElement[int] = sa.literal_column("0")
 
-_OF_SCOPE = sa.and_(_r.scope_id == _SCOPE_ID, _r.kind == sa.literal_column(str(int(Kind.ENTRY))))
-_HERE = _r.parent == _PARENT
+_OF_SCOPE = sa.and_(
+    _records.scope_id == _SCOPE_ID, _records.kind == sa.literal_column(str(int(Kind.ENTRY)))
+)
+_HERE = _records.parent == _PARENT
 _IN_SPACE = sa.and_(_OF_SCOPE, _HERE)
-_ALIVE = sa.or_(_r.expires_at.is_(None), _r.expires_at > _NOW)
-_ENTRIES = select(_r.key, _r.sealed, _r.tag, _r.updated_at, _r.expires_at).where(_OF_SCOPE, _ALIVE)
+_ALIVE = sa.or_(_records.expires_at.is_(None), _records.expires_at > _NOW)
+_ENTRIES = select(
+    _records.key, _records.sealed, _records.tag, _records.updated_at, _records.expires_at
+).where(_OF_SCOPE, _ALIVE)
 _PROVE_SCOPE = (
-    select(_s.scope_id)
-    .where(_s.scope_id == _SCOPE_ID, _s.incarnation == bindparam("incarnation"))
+    select(_scopes.scope_id)
+    .where(_scopes.scope_id == _SCOPE_ID, _scopes.incarnation == bindparam("incarnation"))
     # Where an erasure is under way this waits, and then finds no row of the scope.
     .with_for_update(read=True, key_share=True)
 )
@@ -65,19 +69,21 @@ def _first(entries: sa.Select[Any]) -> sa.Select[Any]:
     return entries.limit(bindparam("limit", type_=sa.Integer)).offset(_FROM_THE_FIRST)
 
 
-_AT = {n: _ENTRIES.where(_HERE, _among(_r.key, n)) for n in (1, _AT_ONCE)}
-_PAGE = _first(_ENTRIES.where(_HERE, _r.key > _KEY).order_by(_r.key))
-_NEWEST = _first(_ENTRIES.where(_HERE).order_by(_r.updated_at.desc()))
+_AT = {n: _ENTRIES.where(_HERE, _among(_records.key, n)) for n in (1, _AT_ONCE)}
+_PAGE = _first(_ENTRIES.where(_HERE, _records.key > _KEY).order_by(_records.key))
+_NEWEST = _first(_ENTRIES.where(_HERE).order_by(_records.updated_at.desc()))
 _BETWEEN = _ENTRIES.where(
-    _r.updated_at > bindparam("after", type_=sa.BigInteger),
-    _r.updated_at < bindparam("before", type_=sa.BigInteger),
-).order_by(_r.updated_at, _r.key)
+    _records.updated_at > bindparam("after", type_=sa.BigInteger),
+    _records.updated_at < bindparam("before", type_=sa.BigInteger),
+).order_by(_records.updated_at, _records.key)
 _DATED = _first(_BETWEEN.where(_HERE))
 # Without the parent, which a tag's digest covers: so that the index of the tags is used.
-_TAGGED = _first(_BETWEEN.where(_among(_r.tag, _AT_ONCE)))
-_REMOVE = delete(schema.records).where(_IN_SPACE, _r.key == _KEY)
+_TAGGED = _first(_BETWEEN.where(_among(_records.tag, _AT_ONCE)))
+_REMOVE = delete(schema.records).where(_IN_SPACE, _records.key == _KEY)
 _CLEAR = delete(schema.records).where(_IN_SPACE)
-_SWEEP = delete(schema.records).where(_OF_SCOPE, _r.expires_at <= _NOW).returning(_r.key)
+_SWEEP = (
+    delete(schema.records).where(_OF_SCOPE, _records.expires_at <= _NOW).returning(_records.key)
+)
 
 
 def _upsert(insert: Any) -> Any:
@@ -113,16 +119,16 @@ class _Space:
     def __init__(self, keys: ScopeKeys, names: Names) -> None:
         self._keys = keys
         self._names = framed(*names)
-        self.parent = keys.name(Kind.ENTRY, b"space", *names)
-        self._place = keys.place(Kind.ENTRY, self.parent)
+        self.parent = keys.pseudonym(Kind.ENTRY, b"space", *names)
+        self._place = keys.aad_prefix(Kind.ENTRY, self.parent)
         self._open = keys.opener(self._place, Kind.ENTRY)
         self.here = {"scope_id": keys.scope_id, "parent": self.parent}
 
     def key(self, key: bytes) -> bytes:
-        return self._keys.name(Kind.ENTRY, b"key", self.parent, key)
+        return self._keys.pseudonym(Kind.ENTRY, b"key", self.parent, key)
 
     def tag(self, tag: bytes) -> bytes:
-        return self._keys.name(Kind.ENTRY, b"tag", self.parent, tag)
+        return self._keys.pseudonym(Kind.ENTRY, b"tag", self.parent, tag)
 
     def row(self, entry: Entry, now: int, expires_at: int | None) -> dict[str, Any]:
         """The row of an entry."""

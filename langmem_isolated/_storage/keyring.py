@@ -37,26 +37,28 @@ from langmem_isolated.root_keys import RootKey
 # The directory key belongs to the installation, not to a principal.
 _INSTALLATION = bytes(DIGEST_BYTES)
 
-_s, _i = schema.scopes.c, schema.installation.c
+_scopes, _installation = schema.scopes.c, schema.installation.c
 
-_DIRECTORY_ID = select(_i.directory_id)
+_DIRECTORY_ID = select(_installation.directory_id)
 _SET_DIRECTORY_ID = (
     update(schema.installation)
-    .where(_i.directory_id.is_(None))
+    .where(_installation.directory_id.is_(None))
     .values(directory_id=bindparam("directory_id"))
 )
-_SELECT_SCOPE = select(_s.incarnation).where(_s.scope_id == bindparam("scope_id"))
+_SELECT_SCOPE = select(_scopes.incarnation).where(_scopes.scope_id == bindparam("scope_id"))
 # One for each level of sharing.
 _ASKED = [f"scope_id_{number}" for number in range(4)]
-_SELECT_PRESENT = select(_s.scope_id).where(
-    _s.scope_id.in_([bindparam(name, type_=LargeBinary) for name in _ASKED])
+_SELECT_PRESENT = select(_scopes.scope_id).where(
+    _scopes.scope_id.in_([bindparam(name, type_=LargeBinary) for name in _ASKED])
 )
 _INSERT_SCOPE = insert_if_absent(
     schema.scopes, "scope_id", "principal", "level", "incarnation", "sealed", "created_at"
 )
-_SELECT_ENTRIES = select(_s.scope_id, _s.sealed).where(_s.principal == bindparam("principal"))
+_SELECT_ENTRIES = select(_scopes.scope_id, _scopes.sealed).where(
+    _scopes.principal == bindparam("principal")
+)
 _DELETE_SCOPE = delete(schema.scopes).where(
-    _s.scope_id == bindparam("scope_id"), _s.incarnation == bindparam("incarnation")
+    _scopes.scope_id == bindparam("scope_id"), _scopes.incarnation == bindparam("incarnation")
 )
 
 

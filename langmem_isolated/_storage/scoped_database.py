@@ -27,10 +27,10 @@ S = TypeVar("S", bound=Owned)
 
 
 class ScopeGone(Exception):
-    """The row of the scope's incarnation is not there; for `ScopedRecords` to explain."""
+    """The row of the scope's incarnation is not there; for `ScopedDatabase` to explain."""
 
 
-class ScopedRecords:
+class ScopedDatabase:
     """One owner's records; an operation run through it gets that owner's keys and no others.
 
     Keys are fetched, and if need be unwrapped, before the transaction begins. The first incarnation

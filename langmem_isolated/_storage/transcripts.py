@@ -18,7 +18,14 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database import schema
 from langmem_isolated._database.database import Row, Transaction
-from langmem_isolated._storage.containers import DIGEST, LISTED, SCOPE_ID, STATE, State, row_of
+from langmem_isolated._storage.containers import (
+    DIGEST,
+    LISTED,
+    SCOPE_ID,
+    STATE,
+    ContainerState,
+    row_of,
+)
 from langmem_isolated._storage.sessions.reading import LATEST, opened
 from langmem_isolated.errors import RecordDoesNotOpen
 
@@ -28,32 +35,34 @@ _ROWS_OF = {below: kind for kind, below in _BELOW.items()}
 # One by one, each session takes a question of its own; from here on all are read at once.
 _ONE_BY_ONE = 16
 
-_r, _s = schema.records.c, schema.sessions.c
+_records, _sessions = schema.records.c, schema.sessions.c
 
 
 def _numbers(kinds: Iterable[Kind]) -> list[sa.ColumnElement[int]]:
     return [sa.literal_column(str(int(kind))) for kind in kinds]
 
 
-_STATES = select(_s.kind, *LISTED).where(_s.scope_id == SCOPE_ID, _s.kind.in_(_numbers(_BELOW)))
-_ALL = select(_r.kind, _r.parent, _r.key, _r.sealed, _r.created_at).where(
-    _r.scope_id == SCOPE_ID, _r.kind.in_(_numbers(_ROWS_OF))
+_STATES = select(_sessions.kind, *LISTED).where(
+    _sessions.scope_id == SCOPE_ID, _sessions.kind.in_(_numbers(_BELOW))
 )
-_OF_ONE = _ALL.where(_r.parent == DIGEST)
+_ALL = select(
+    _records.kind, _records.parent, _records.key, _records.sealed, _records.created_at
+).where(_records.scope_id == SCOPE_ID, _records.kind.in_(_numbers(_ROWS_OF)))
+_OF_ONE = _ALL.where(_records.parent == DIGEST)
 _LOCKS = {kind: select(*STATE).where(row_of(kind)).with_for_update() for kind in _BELOW}
 _EMBEDDINGS = (
-    select(_s.kind, _r.parent, _r.key, _r.sealed)
+    select(_sessions.kind, _records.parent, _records.key, _records.sealed)
     .select_from(
         sa.join(
             schema.sessions,
             schema.records,
-            sa.and_(_r.scope_id == _s.scope_id, _r.parent == _s.digest),
+            sa.and_(_records.scope_id == _sessions.scope_id, _records.parent == _sessions.digest),
         )
     )
     .where(
-        _s.scope_id == SCOPE_ID,
-        _s.kind.in_(_numbers(_BELOW)),
-        _r.kind.in_(_numbers([Kind.EMBEDDING])),
+        _sessions.scope_id == SCOPE_ID,
+        _sessions.kind.in_(_numbers(_BELOW)),
+        _records.kind.in_(_numbers([Kind.EMBEDDING])),
     )
 )
 
@@ -124,15 +133,15 @@ def read(
     chosen = [source for source in states if wanted is None or source in wanted]
     stale = {source for source in chosen if not is_known(source, states[source][0])}
     missing = [source for source in wanted or () if source not in states]
-    records = _records(transaction, keys, [*stale, *missing], len(states))
+    records = _records_below(transaction, keys, [*stale, *missing], len(states))
     if records.keys() - states.keys():
         raise RecordDoesNotOpen(Kind.SESSION.label, "its row is missing")
     transcripts = []
     for source in chosen:
         row = states[source]
         # Before anything else: who reads with a former life's keys is told so.
-        header = keys.open(keys.place(source.kind, b""), source.digest, row[6], source.kind)
-        state = State.checked(source.kind, keys, source.digest, row)
+        header = keys.open(keys.aad_prefix(source.kind, b""), source.digest, row[6], source.kind)
+        state = ContainerState.checked(source.kind, keys, source.digest, row)
         if not state.is_expired(now):
             lines = None
             if source in stale:
@@ -146,7 +155,7 @@ def _states(transaction: Transaction, keys: ScopeKeys) -> dict[Source, Row]:
     return {Source(Kind(row[0]), row[6]): row[1:] for row in rows}
 
 
-def _records(
+def _records_below(
     transaction: Transaction, keys: ScopeKeys, sources: Sequence[Source], there: int
 ) -> dict[Source, list[Row]]:
     """Records by the source they stand below: those of ``sources``, or all there are."""
@@ -170,7 +179,7 @@ def _lines(keys: ScopeKeys, source: Source, row: Row, records: list[Row], now: i
         messages = opened(keys, source.digest, rows, now, LATEST, LATEST).messages
         records.sort(key=_key)
     else:
-        opener = keys.opener(keys.place(Kind.ELEMENT, source.digest), Kind.ELEMENT)
+        opener = keys.opener(keys.aad_prefix(Kind.ELEMENT, source.digest), Kind.ELEMENT)
         messages = [opener(key, sealed) for key, sealed, _ in records]
     if [stored for *_, stored in records if type(stored) is not int]:
         # SQLite keeps any type in any column.
@@ -191,7 +200,7 @@ class Embedded(NamedTuple):
 def _place(keys: ScopeKeys, source: Source, generation: bytes) -> bytes:
     # A thread's generation changes while its elements stay, and none gets another's number.
     life = generation if source.kind is Kind.SESSION else b""
-    return keys.place(Kind.EMBEDDING, source.digest + life)
+    return keys.aad_prefix(Kind.EMBEDDING, source.digest + life)
 
 
 def embeddings(
@@ -227,7 +236,11 @@ def keep(transaction: Transaction, keys: ScopeKeys, embedded: Iterable[Embedded]
     for (source, generation), members in sorted(groups.items()):
         shared = {"scope_id": keys.scope_id, "digest": source.digest}
         row = transaction.row(_LOCKS[source.kind], **shared)
-        if row and State.checked(source.kind, keys, source.digest, row).generation == generation:
+        if (
+            row
+            and ContainerState.checked(source.kind, keys, source.digest, row).generation
+            == generation
+        ):
             place = _place(keys, source, generation)
             sealed = (
                 (one.key, keys.seal(place, one.key, one.plaintext, compress=False))

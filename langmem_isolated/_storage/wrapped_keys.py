@@ -28,12 +28,12 @@ class Purpose(IntEnum):
 # What each principal has.
 OWNED = (Purpose.NAMING, Purpose.SEALING)
 
-_k = schema.keys.c
+_keys = schema.keys.c
 
 _SELECT_KEYS = (
-    select(_k.purpose, _k.version, _k.wrapped, _k.root_key_id)
-    .where(_k.principal == bindparam("principal"))
-    .order_by(_k.purpose, _k.version)
+    select(_keys.purpose, _keys.version, _keys.wrapped, _keys.root_key_id)
+    .where(_keys.principal == bindparam("principal"))
+    .order_by(_keys.purpose, _keys.version)
 )
 
 

@@ -73,18 +73,18 @@ def id_text(found: bytes) -> str:
 
 def thread_of(keys: ScopeKeys, thread_id: str) -> bytes:
     """The digest by which tables know a thread."""
-    return keys.name(Kind.THREAD, thread_id.encode())
+    return keys.pseudonym(Kind.THREAD, thread_id.encode())
 
 
 def parent_of(keys: ScopeKeys, address: Address) -> bytes:
     """Under what the checkpoints of a namespace stand."""
-    namespace = keys.name(Kind.CHECKPOINT, b"namespace", address.namespace.encode())
+    namespace = keys.pseudonym(Kind.CHECKPOINT, b"namespace", address.namespace.encode())
     return thread_of(keys, address.thread_id) + namespace
 
 
 def mac_of(keys: ScopeKeys, thread: bytes, plaintext: bytes) -> bytes:
     """What finds an element in its thread."""
-    return keys.name(Kind.ELEMENT, thread, plaintext)
+    return keys.pseudonym(Kind.ELEMENT, thread, plaintext)
 
 
 def any_text(text: str) -> bytes:
@@ -94,4 +94,4 @@ def any_text(text: str) -> bytes:
 
 def run_tag(keys: ScopeKeys, run_id: str) -> bytes:
     """What finds a run's checkpoints in its scope."""
-    return keys.name(Kind.CHECKPOINT, b"run", any_text(run_id))
+    return keys.pseudonym(Kind.CHECKPOINT, b"run", any_text(run_id))

@@ -7,7 +7,11 @@ import ormsgpack
 from langgraph.checkpoint.base import PendingWrite, writes_sort_key
 
 from langmem_isolated._codecs.checkpoints.decoder import Decoder
-from langmem_isolated._codecs.checkpoints.layout import numbers_of, structure, table
+from langmem_isolated._codecs.checkpoints.layout import (
+    run_length_decode,
+    run_length_encode,
+    structure,
+)
 from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
@@ -50,12 +54,12 @@ class Body(NamedTuple):
                 "Nothing was changed; install a later langmem-isolated."
             )
         runs, packed = ormsgpack.unpackb(plaintext[1:])
-        return cls(numbers_of(runs), packed)
+        return cls(run_length_decode(runs), packed)
 
     @staticmethod
     def sealed_form(runs: Iterable[range], packed: bytes) -> bytes:
         """The plaintext that :meth:`of` reads."""
-        return BODY_V1 + ormsgpack.packb([table(runs), packed])
+        return BODY_V1 + ormsgpack.packb([run_length_encode(runs), packed])
 
 
 class Outline(NamedTuple):

@@ -12,7 +12,7 @@ from langgraph.checkpoint.base import DeltaChannelHistory
 from langgraph.constants import START
 
 from langmem_isolated._codecs.checkpoints.decoder import Decoder
-from langmem_isolated._codecs.checkpoints.element_cache import Known, KnownThreads
+from langmem_isolated._codecs.checkpoints.element_cache import ElementCache, ElementCaches
 from langmem_isolated._codecs.checkpoints.encoder import Element, Encoder, Reference
 from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._codecs.headers import Header, encode_header
@@ -23,7 +23,7 @@ from langmem_isolated._database.database import Transaction
 from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage.containers import GENERATION_BYTES, Listed
-from langmem_isolated._storage.scoped_database import ScopedRecords
+from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.threads import listing, reading, writing
 from langmem_isolated._storage.threads.addresses import Slot
 from langmem_isolated._storage.threads.reading import Found, OpenBody
@@ -65,7 +65,7 @@ class Threads:
     """The threads of one scope."""
 
     def __init__(
-        self, records: ScopedRecords, known: KnownThreads, serde: Serde, ttl: timedelta | None
+        self, records: ScopedDatabase, known: ElementCaches, serde: Serde, ttl: timedelta | None
     ) -> None:
         self.records = records
         self._known = known
@@ -139,7 +139,7 @@ class Threads:
 
         def encode(encoder: Encoder) -> bytes:
             values = {
-                channel: encoder.shrink(value, is_passing=channel == START)
+                channel: encoder.replace_by_references(value, is_passing=channel == START)
                 for channel, value in checkpoint["channel_values"].items()
             }
             body = [parent or None, address.namespace, envelope, dict(metadata), values]
@@ -168,7 +168,7 @@ class Threads:
         def encoding(merged: IndexedWrites) -> Encode:
             def encode(encoder: Encoder) -> bytes:
                 rows = [
-                    [index, channel, encoder.shrink(value, is_passing=True)]
+                    [index, channel, encoder.replace_by_references(value, is_passing=True)]
                     for index, (channel, value) in merged.items()
                 ]
                 return encoder.encode([*task, rows])
@@ -177,7 +177,7 @@ class Threads:
 
         keys = self.records.keys()
         checkpoint = id_bytes(cast(str, address.checkpoint_id))
-        key = checkpoint + keys.name(Kind.WRITE, checkpoint, any_text(task[0]))
+        key = checkpoint + keys.pseudonym(Kind.WRITE, checkpoint, any_text(task[0]))
         slot = Slot(Kind.WRITE, parent_of(keys, address), key)
         replaced: bytes | None = None
         merged: IndexedWrites = writes
@@ -236,7 +236,7 @@ class Threads:
         found_in = known.generation if len(new) < len(references) else b""
         moment = now()
         expires_at = None if self._ttl is None else moment + int(self._ttl.total_seconds() * 1000)
-        stored = self._stored_onto(thread, body, known, moment, expires_at)
+        stored = self._put_if_unchanged(thread, body, known, moment, expires_at)
         try:
             stored = stored or self.records.write(
                 writing.put,
@@ -259,8 +259,8 @@ class Threads:
         self._remember(thread, stored, encoder)
         return True
 
-    def _stored_onto(
-        self, thread: bytes, body: NewBody, known: Known, now: int, expires_at: int | None
+    def _put_if_unchanged(
+        self, thread: bytes, body: NewBody, known: ElementCache, now: int, expires_at: int | None
     ) -> Stored | None:
         """Try to store onto the state that this process knows of a thread."""
         too_many = self.records.is_postgres and len(body.elements) > ONTO_ELEMENTS
@@ -273,7 +273,14 @@ class Threads:
             numbers = {mac: number for mac, number in found.items() if number is not None}
             try:
                 stored = self.records.write_once(
-                    writing.put_onto, None, thread, body, known.state, numbers, now, expires_at
+                    writing.put_if_unchanged,
+                    None,
+                    thread,
+                    body,
+                    known.state,
+                    numbers,
+                    now,
+                    expires_at,
                 )
             except Conflict:
                 # The other way finds out what stands there.
@@ -285,9 +292,9 @@ class Threads:
         known = self._known.of(thread, stored.state.generation)
         known.state = stored.state
         for mac, number in stored.numbers.items():
-            known.remember_mac(mac, number)
+            known.put_mac(mac, number)
         for message, print_, reference in encoder.seen:
-            known.remember(message, _run(reference, stored.numbers).start, print_)
+            known.put(message, _run(reference, stored.numbers).start, print_)
 
     def delete(self, thread_id: str) -> None:
         """Remove a thread with all it has."""

@@ -28,9 +28,9 @@ from langgraph.checkpoint.base import (
 )
 
 from langmem_isolated._adapters.run_scope import scope_keys
-from langmem_isolated._codecs.checkpoints.element_cache import KnownThreads
+from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._codecs.checkpoints.serializer import Serde
-from langmem_isolated._storage.scoped_database import ScopedRecords
+from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.checkpointer.addresses import Address
 from langmem_isolated.checkpointer.bodies import Snapshot
 from langmem_isolated.checkpointer.listing import Listing
@@ -41,7 +41,7 @@ from langmem_isolated.scope import Scope, checked_id
 
 T = TypeVar("T")
 
-Resolve = Callable[[RunnableConfig | None], tuple[Scope, ScopedRecords]]
+Resolve = Callable[[RunnableConfig | None], tuple[Scope, ScopedDatabase]]
 
 
 class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
@@ -63,7 +63,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
     def __init__(
         self,
         resolve: Resolve,
-        known: KnownThreads,
+        known: ElementCaches,
         *,
         allow: Iterable[type | tuple[str, ...]] = (),
         ttl: timedelta | None = None,

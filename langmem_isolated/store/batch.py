@@ -34,7 +34,7 @@ from langmem_isolated._search.vectors import VectorSpace
 from langmem_isolated._storage.items import reading, rows, writing
 from langmem_isolated._storage.items.addresses import MAX_DEPTH, Address, Names
 from langmem_isolated._storage.items.rows import Filter, NewItem
-from langmem_isolated._storage.scoped_database import ScopedRecords
+from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import ValueNotStorable
 
 Namespace = tuple[str, ...]
@@ -140,7 +140,7 @@ class Batch:
         self.documents = dict(zip(self.documents, map(pack, documents), strict=True))
         self.queries = dict(zip(self.queries, map(pack, queries), strict=True))
 
-    def perform(self, records: ScopedRecords) -> list[Result]:
+    def perform(self, records: ScopedDatabase) -> list[Result]:
         """Run it in one transaction; the results in the order of the operations."""
         now = now_microseconds()
         if not self.answers:

@@ -23,7 +23,7 @@ from langgraph.store.base import (
 
 from langmem_isolated._runtime.clock import now_microseconds
 from langmem_isolated._storage.items import writing
-from langmem_isolated._storage.scoped_database import ScopedRecords
+from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.store.batch import Batch, Index, Namespace, StoreIndexConfig
 
 __all__ = ["IsolatedStore", "Namespace", "StoreIndexConfig"]
@@ -63,7 +63,7 @@ class IsolatedStore(BaseStore):
 
     def __init__(
         self,
-        resolve: Callable[[], ScopedRecords],
+        resolve: Callable[[], ScopedDatabase],
         *,
         index: StoreIndexConfig | IndexConfig | None = None,
         ttl: TTLConfig | None = None,

@@ -267,13 +267,11 @@ class VectorStoreAdapterTests:
         bob.add_texts([_TEXT], ids=["a"])
         alice.add_texts(["another text"], ids=["b"])
         of_bob, of_alice = _stored(adapter, bob)[0], _stored(adapter, alice)[0]
-        marks = {
-            key: value for key, value in of_alice.metadata.items() if key in (OWNER, ID, STAMP)
-        }
+        tags = {key: value for key, value in of_alice.metadata.items() if key in (OWNER, ID, STAMP)}
         planted = Document(
             id=of_bob.id,
             page_content=of_bob.page_content,
-            metadata={**of_bob.metadata, **marks},
+            metadata={**of_bob.metadata, **tags},
         )
 
         vectors = [bob.embeddings.embed_query(_TEXT)] if adapter.seals else None

@@ -15,9 +15,9 @@ from langchain_core.vectorstores import VectorStore
 
 from langmem_isolated._adapters.document_tags import (
     OWNER,
-    Marks,
     OwnerKeys,
-    Seals,
+    OwnerTags,
+    SealedTags,
     prepared,
     readable,
     refuse_reserved,
@@ -131,7 +131,7 @@ class WrappedVectorStore(ScopedVectorStore):
         """Try the store with two owners who do not exist.
 
         Raises:
-            IsolationViolation: One of them met the other, or a document lost its marks.
+            IsolationViolation: One of them met the other, or a document lost its tags.
         """
 
         def of_no_one() -> WrappedVectorStore:
@@ -175,20 +175,20 @@ class WrappedVectorStore(ScopedVectorStore):
         return [str(document.id) for document in new]
 
     def _put(self, documents: list[Document]) -> None:
-        marks = self._kind(self._records[0], self._records[0].keys())
+        tags = self._kind(self._records[0], self._records[0].keys())
         vectors = None
         if self._seals:
             assert self._store.embeddings is not None
             texts = [document.page_content for document in documents]
             vectors = self._store.embeddings.embed_documents(texts)
-        marked = [marks.marked(document) for document in documents]
-        self._adapter.put([_stored_at(document, marks) for document in marked], vectors)
+        tagged = [tags.tagged(document) for document in documents]
+        self._adapter.put([_stored_at(document, tags) for document in tagged], vectors)
 
     def _remove(self, names: list[str]) -> None:
         keys = self._records[0].find_keys()
         if names and keys:
-            marks = self._kind(self._records[0], keys)
-            self._adapter.delete([*{marks.stored_id(name): None for name in names}])
+            tags = self._kind(self._records[0], keys)
+            self._adapter.delete([*{tags.stored_id(name): None for name in names}])
 
     def clear(self) -> None:
         """Remove every document of this owner, as far as searches find them."""
@@ -209,13 +209,13 @@ class WrappedVectorStore(ScopedVectorStore):
 
     def _at(self, names: list[str]) -> dict[str, Document]:
         found: dict[str, Document] = {}
-        for marks in reversed(self._readable().values()):
-            wanted = {marks.stored_id(name): name for name in names}
+        for tags in reversed(self._readable().values()):
+            wanted = {tags.stored_id(name): name for name in names}
             stored = self._adapter.get([*wanted]) if wanted else []
             for document in stored:
                 if document.id not in wanted:
                     raise violation()
-                found[wanted[document.id]] = self._unmarked(document, marks)
+                found[wanted[document.id]] = self._untagged(document, tags)
         return found
 
     def find(self, query: str | list[float], k: int = 4, *, filter: Filter | None = None) -> Found:
@@ -273,28 +273,28 @@ class WrappedVectorStore(ScopedVectorStore):
         # The words of what is sealed cannot be searched for.
         return self._embedder().embed_query(query) if self._seals else self._adapter.prepared(query)
 
-    def _opened(self, hits: Iterable[Hit], readable: Mapping[str, Marks]) -> list[_Opened]:
+    def _opened(self, hits: Iterable[Hit], readable: Mapping[str, OwnerTags]) -> list[_Opened]:
         if not self._adapter.filters:
             hits = [hit for hit in hits if hit.document.metadata.get(OWNER) in readable]
         return [self._open(hit, whose(hit.document, readable)) for hit in hits]
 
-    def _open(self, hit: Hit, marks: Marks) -> _Opened:
-        document = self._unmarked(hit.document, marks)
-        return _Opened(document, hit.score, hit.document.id or marks.stored_id(str(document.id)))
+    def _open(self, hit: Hit, tags: OwnerTags) -> _Opened:
+        document = self._untagged(hit.document, tags)
+        return _Opened(document, hit.score, hit.document.id or tags.stored_id(str(document.id)))
 
-    def _unmarked(self, stored: Document, marks: Marks) -> Document:
-        document = marks.unmarked(stored)
+    def _untagged(self, stored: Document, tags: OwnerTags) -> Document:
+        document = tags.untagged(stored)
         # A copy under another id is not the document that was written.
-        if stored.id is not None and stored.id != marks.stored_id(str(document.id)):
+        if stored.id is not None and stored.id != tags.stored_id(str(document.id)):
             raise violation()
-        return Marks.marked(marks, document) if self._stamps else document
+        return OwnerTags.tagged(tags, document) if self._stamps else document
 
-    def _readable(self) -> dict[str, Marks]:
+    def _readable(self) -> dict[str, OwnerTags]:
         return readable(self._records, self._kind)
 
     @property
-    def _kind(self) -> type[Marks]:
-        return Seals if self._seals else Marks
+    def _kind(self) -> type[OwnerTags]:
+        return SealedTags if self._seals else OwnerTags
 
     def _embedder(self) -> Embeddings:
         if self._store.embeddings is None:
@@ -312,7 +312,7 @@ def _unfiltered(store: VectorStore, *, allowed: bool) -> VectorStoreAdapter:
     )
 
 
-def _stored_at(marked: Document, marks: Marks) -> Document:
-    """A marked document under the id that the store shall know it by."""
-    id_ = marks.stored_id(str(marked.id))
-    return Document(id=id_, page_content=marked.page_content, metadata=marked.metadata)
+def _stored_at(tagged: Document, tags: OwnerTags) -> Document:
+    """A tagged document under the id that the store shall know it by."""
+    id_ = tags.stored_id(str(tagged.id))
+    return Document(id=id_, page_content=tagged.page_content, metadata=tagged.metadata)

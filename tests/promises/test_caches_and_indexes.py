@@ -711,7 +711,7 @@ async def test_what_can_be_done_unnoticed_is_to_remove_and_to_restore(scene: Sce
 async def test_an_entry_of_a_later_form_says_so(scene: Scene, door: Door):
     """What a later version of this package may have written, sealed as it should be."""
     keys = scene.alice._records.keys()
-    start = keys.place(Kind.ENTRY, scene.place[1])
+    start = keys.aad_prefix(Kind.ENTRY, scene.place[1])
     plaintext = keys.open(start, scene.place[2], scene.sealed_at(scene.place), Kind.ENTRY)
 
     scene.set("sealed = ?", keys.seal(start, scene.place[2], b"\x02" + plaintext[1:]))

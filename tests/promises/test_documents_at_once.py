@@ -261,8 +261,8 @@ def test_what_is_kept_is_its_owners_alone(sqlite_url: str):
 
 
 def kept(memory: IsolatedMemory) -> int:
-    assert memory._ground.warm is not None
-    return len(memory._ground.warm._entries)
+    assert memory._context.plaintext_cache is not None
+    return len(memory._context.plaintext_cache._entries)
 
 
 def test_what_is_kept_is_gone_when_its_time_is_up(sqlite_url: str):
@@ -296,7 +296,7 @@ def test_by_default_and_beyond_the_bound_nothing_is_kept(sqlite_url: str):
     with opened(sqlite_url) as memory:
         fill(store_of(memory))
         store_of(memory).similarity_search("text")
-        assert memory._ground.warm is None
+        assert memory._context.plaintext_cache is None
     with opened(sqlite_url, plaintext_cache_seconds=600, plaintext_cache_bytes=10_000) as memory:
         assert len(store_of(memory).similarity_search("text", k=20)) == 9
         assert kept(memory) == 0

@@ -45,7 +45,7 @@ class Scene:
     def collection(self, *who: str) -> tuple[bytes, bytes]:
         store = self.store_of(*who)
         keys = store._own.keys()
-        return keys.scope_id, keys.name(Kind.COLLECTION, store._name)
+        return keys.scope_id, keys.pseudonym(Kind.COLLECTION, store._name)
 
     def document(self, id_: str, *who: str) -> Row:
         store = self.store_of(*who)
@@ -486,7 +486,7 @@ def test_a_document_of_a_later_form_says_so(scene: Scene):
     """What a later version of this package may have written, sealed as it should be."""
     keys, (_, digest, key) = scene.store._own.keys(), scene.document("a")
     ((generation,),) = scene.attacker("SELECT generation FROM sessions")
-    place = keys.place(DOCUMENT, digest + bytes(generation))
+    place = keys.aad_prefix(DOCUMENT, digest + bytes(generation))
     plaintext = keys.open(place, key, scene.sealed(DOCUMENT, scene.document("a")), DOCUMENT)
 
     later = plaintext[:8] + b"\x02" + plaintext[9:]
@@ -506,13 +506,13 @@ def test_the_form_of_documents_and_blocks_is_frozen(scene: Scene, attacker: Atta
     ((generation,),) = attacker(
         "SELECT generation FROM sessions WHERE scope_id = ? AND digest = ?", scope_id, digest
     )
-    names = [keys.name(DOCUMENT, digest, name) for name in (b"1", b"2")]
+    names = [keys.pseudonym(DOCUMENT, digest, name) for name in (b"1", b"2")]
 
     def opened(kind: Kind, key: bytes) -> bytes:
-        place = keys.place(kind, digest + bytes(generation))
+        place = keys.aad_prefix(kind, digest + bytes(generation))
         return keys.open(place, key, scene.sealed(kind, (scope_id, digest, key)), kind)
 
-    assert digest == keys.name(Kind.COLLECTION, b"default")
+    assert digest == keys.pseudonym(Kind.COLLECTION, b"default")
     assert [opened(DOCUMENT, name)[:9] for name in names] == [FIRST + b"\x01"] * 2
     block = opened(BLOCK, FIRST)
     vectors = [np.array(EMBEDDINGS.embed_query(text), dtype="<f4") for text in ("one", "two")]

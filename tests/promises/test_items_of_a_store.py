@@ -489,7 +489,7 @@ async def test_an_item_of_a_later_form_says_so(memory: IsolatedMemory, attacker:
     """What a later version of this package may have written, sealed as it should be."""
     scene = Scene(memory, attacker)
     keys = memory.scope(user_id="alice", module_id="tutor")._records.keys()
-    start = keys.place(Kind.ITEM, scene.place[1])
+    start = keys.aad_prefix(Kind.ITEM, scene.place[1])
     plaintext = keys.open(start, scene.place[2], scene.sealed_at(scene.place), Kind.ITEM)
 
     scene.set("sealed = ?", keys.seal(start, scene.place[2], b"\x02" + plaintext[1:]))

@@ -45,7 +45,7 @@ class Target:
         keys = self.scoped._records._keyring.find(self.scoped._records.owner)
         assert keys is not None
         self.scope_id = keys.scope_id
-        self.digest = keys.name(Kind.SESSION, self.session_id.encode())
+        self.digest = keys.pseudonym(Kind.SESSION, self.session_id.encode())
 
     @property
     def history(self) -> IsolatedChatMessageHistory:

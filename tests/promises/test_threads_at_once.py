@@ -16,7 +16,7 @@ from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
-from langmem_isolated._storage.containers import StateRows
+from langmem_isolated._storage.containers import ContainerRows
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 from langmem_isolated.errors import SessionNotFound
 from tests.conftest import ROOT_KEY, Attacker
@@ -74,7 +74,7 @@ def store(saver: IsolatedCheckpointSaver, what: str, config: RunnableConfig) -> 
         assert (found.pending_writes or [])[0][2] == SAID
 
 
-def begun(saver: IsolatedCheckpointSaver) -> RunnableConfig:
+def conversation_begun(saver: IsolatedCheckpointSaver) -> RunnableConfig:
     """A thread whose messages only an older checkpoint refers to."""
     return put(saver, put(saver, at("t"), {"messages": SAID}, run_id="old"), {}, run_id="new")
 
@@ -85,7 +85,7 @@ def test_what_refers_to_elements_that_another_thread_removes_at_that_moment_has_
     memory: IsolatedMemory, sweep: str, what: str
 ):
     saver, happened = saver_of(memory), []
-    config = begun(saver)
+    config = conversation_begun(saver)
 
     with ThreadPoolExecutor(1) as threads:
         Late.meanwhile = [lambda: happened.append(threads.submit(SWEEPS[sweep], saver).result())]
@@ -101,7 +101,7 @@ def test_what_refers_to_elements_that_another_process_removes_at_that_moment_has
     memory: IsolatedMemory, database_url: str, sweep: str, what: str
 ):
     """Both processes have read the thread and stored in it before."""
-    config = begun(saver_of(memory))
+    config = conversation_begun(saver_of(memory))
     ours, others = Pipe()
 
     def other() -> int:
@@ -207,7 +207,7 @@ def test_what_begins_while_it_is_removed_stays_whole(
         alice, elsewhere = (m.scope(user_id="alice", module_id="m") for m in (memory, other))
         for scope in (alice, elsewhere):
             put(scope.checkpointer(), at("another"), {"messages": SAID})
-        lock, has_begun = StateRows.lock, threading.Event()
+        lock, has_begun = ContainerRows.lock, threading.Event()
 
         def lock_before_it_begins(*args: Any) -> Any:
             row = lock(*args)
@@ -216,7 +216,7 @@ def test_what_begins_while_it_is_removed_stays_whole(
                 begin(elsewhere)
             return row
 
-        monkeypatch.setattr(StateRows, "lock", lock_before_it_begins)
+        monkeypatch.setattr(ContainerRows, "lock", lock_before_it_begins)
         if what == "a thread":
             alice.checkpointer().delete_thread("t")
         elif what == "a cleared session":

@@ -48,8 +48,8 @@ class Target:
         put(self.saver, at(self.thread_id, None, "agent:1"), {"messages": SAID[:1]})
         keys = self.scoped._records.keys()
         self.scope_id = keys.scope_id
-        self.digest = keys.name(Kind.THREAD, self.thread_id.encode())
-        self.root = self.digest + keys.name(Kind.CHECKPOINT, b"namespace", b"")
+        self.digest = keys.pseudonym(Kind.THREAD, self.thread_id.encode())
+        self.root = self.digest + keys.pseudonym(Kind.CHECKPOINT, b"namespace", b"")
 
     @property
     def saver(self) -> IsolatedCheckpointSaver:

@@ -9,7 +9,7 @@ from langchain_core.messages import BaseMessage
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph.types import Send
 
-from langmem_isolated._codecs.checkpoints.element_cache import Known
+from langmem_isolated._codecs.checkpoints.element_cache import ElementCache
 from langmem_isolated._codecs.checkpoints.layout import (
     DATACLASS,
     ELEMENT,
@@ -37,7 +37,9 @@ class Decoder:
         serde: What reads LangGraph's own forms.
     """
 
-    def __init__(self, elements: dict[int, bytes], known: Known | None, serde: Serde) -> None:
+    def __init__(
+        self, elements: dict[int, bytes], known: ElementCache | None, serde: Serde
+    ) -> None:
         self._elements = elements
         self._known = known
         self._serde = serde
@@ -100,7 +102,7 @@ class Decoder:
             elements = [self._element(number) for number in numbers]
         # Elements are messages, but for the larger parts of other values.
         if self._known is not None and all(isinstance(one, BaseMessage) for one in elements):
-            self._known.remember_read(elements, numbers)
+            self._known.put_read(elements, numbers)
         return elements
 
     def _are_new_messages(self, numbers: list[int]) -> bool:

@@ -36,7 +36,7 @@ class _Block(NamedTuple):
     numbers: Sequence[range]
 
 
-class Known:
+class ElementCache:
     """What this process knows of one thread's elements, in one generation; holds no plaintext.
 
     Numbers by content MAC, and by message object: an object is recognised while it lives and its
@@ -57,14 +57,14 @@ class Known:
         self._blocks: dict[int, _Block] = {}
         self._purge_at = 4096
 
-    def recognise(self, message: BaseMessage) -> int | None:
+    def number_of(self, message: BaseMessage) -> int | None:
         """The number of a message that is unchanged since it was read or stored."""
         entry = self._objects.get(id(message))
         if entry is None or entry[0]() is not message or entry[2] != fingerprint(message):
             return None
         return entry[1]
 
-    def recognise_block(self, messages: Sequence[BaseMessage], start: int) -> Sequence[range]:
+    def numbers_of_block(self, messages: Sequence[BaseMessage], start: int) -> Sequence[range]:
         """The numbers of messages from ``start`` on that are unchanged since they were read.
 
         Nothing if they were not read in this order, or one of them has changed.
@@ -78,13 +78,13 @@ class Known:
         )
         return block.numbers if is_same and _block_print(found) == block.print_ else ()
 
-    def remember(self, message: BaseMessage, number: int, print_: int | None) -> None:
+    def put(self, message: BaseMessage, number: int, print_: int | None) -> None:
         """Keep that ``message``, as its fingerprint has it, is element ``number``."""
         if print_ is not None:
             self._objects[id(message)] = (weakref.ref(message), number, print_)
             self._purge_if_full()
 
-    def remember_read(self, messages: Sequence[BaseMessage], numbers: Sequence[int]) -> None:
+    def put_read(self, messages: Sequence[BaseMessage], numbers: Sequence[int]) -> None:
         """Keep which elements ``messages`` are, which nobody but the reader has yet."""
         for start in range(0, len(messages), self.BLOCK):
             block = messages[start : start + self.BLOCK]
@@ -95,7 +95,7 @@ class Known:
             each = [ormsgpack.packb(_fields(message), None, _OPTIONS) for message in messages]
         except ormsgpack.MsgpackEncodeError:
             for message, number in zip(messages, numbers, strict=True):
-                self.remember(message, number, fingerprint(message))
+                self.put(message, number, fingerprint(message))
             return
         refs, prints = list(map(weakref.ref, messages)), [hash(_KEY + packed) for packed in each]
         self._blocks[id(messages[0])] = _Block(refs, hash(_KEY + b"".join(each)), runs_of(numbers))
@@ -113,19 +113,19 @@ class Known:
         self._objects, self._purge_at = living, 4 * len(living) + 4096
         self._blocks = {key: block for key, block in list(self._blocks.items()) if key in living}
 
-    def remember_mac(self, mac: bytes, number: int) -> None:
+    def put_mac(self, mac: bytes, number: int) -> None:
         """Keep that the element with ``mac`` is ``number``."""
         self.numbers[mac] = number
         while len(self.numbers) > self.MACS:
             self.numbers.popitem(last=False)
 
 
-class KnownThreads:
+class ElementCaches:
     """What this process knows of the elements of the threads it used last."""
 
     def __init__(self, size: int = 256) -> None:
         self._size = size
-        self._threads: OrderedDict[bytes, Known] = OrderedDict()
+        self._threads: OrderedDict[bytes, ElementCache] = OrderedDict()
         self._lock = threading.Lock()
         renew_in_children(self)
 
@@ -134,12 +134,12 @@ class KnownThreads:
         self._lock = threading.Lock()
         self._threads = OrderedDict()
 
-    def of(self, thread: bytes, generation: bytes) -> Known:
+    def of(self, thread: bytes, generation: bytes) -> ElementCache:
         """What is known of a thread in this generation; nothing when it has changed."""
         with self._lock:
             known = self._threads.get(thread)
             if known is None or known.generation != generation:
-                known = self._threads[thread] = Known(generation)
+                known = self._threads[thread] = ElementCache(generation)
             self._threads.move_to_end(thread)
             while len(self._threads) > self._size:
                 self._threads.popitem(last=False)
@@ -150,10 +150,10 @@ class KnownThreads:
         with self._lock:
             self._threads.pop(thread, None)
 
-    def last(self, thread: bytes) -> Known:
+    def last(self, thread: bytes) -> ElementCache:
         """What is known of a thread as last seen; stale knowledge is refused when it is used."""
         with self._lock:
-            return self._threads.get(thread) or Known(b"")
+            return self._threads.get(thread) or ElementCache(b"")
 
 
 def fingerprint(message: BaseMessage) -> int | None:

@@ -9,7 +9,7 @@ from langchain_core.messages import BaseMessage
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph.types import Send
 
-from langmem_isolated._codecs.checkpoints.element_cache import Known, fingerprint
+from langmem_isolated._codecs.checkpoints.element_cache import ElementCache, fingerprint
 from langmem_isolated._codecs.checkpoints.layout import (
     DATACLASS,
     ELEMENT,
@@ -91,7 +91,7 @@ class _Taken:
 class Encoder:
     """Encodes the values of one body; ``references`` are its elements in the order they stand."""
 
-    def __init__(self, known: Known, mac: Callable[[bytes], bytes], serde: Serde) -> None:
+    def __init__(self, known: ElementCache, mac: Callable[[bytes], bytes], serde: Serde) -> None:
         self.known = known
         self._mac = mac
         self._serde = serde
@@ -114,7 +114,7 @@ class Encoder:
             # The packer hides what the hook raised, and its own message may quote the value.
             raise self._refusal or ValueNotStorable(_UNPACKABLE, "a checkpoint") from None
 
-    def shrink(self, value: Any, *, is_passing: bool = False) -> Any:
+    def replace_by_references(self, value: Any, *, is_passing: bool = False) -> Any:
         """``value`` with its messages and larger parts replaced by what stands for them.
 
         Args:
@@ -127,11 +127,11 @@ class Encoder:
         """
         self._is_passing = is_passing
         try:
-            return self._shrunk(value)
+            return self._with_references(value)
         except RecursionError:
             raise ValueNotStorable(_UNPACKABLE, "a checkpoint") from None
 
-    def _shrunk(self, value: Any) -> Any:
+    def _with_references(self, value: Any) -> Any:
         kind = type(value)
         if kind in _SCALARS:
             return value
@@ -145,13 +145,13 @@ class Encoder:
         if kind in (list, tuple) and value and KNOWN_MESSAGES.issuperset(map(type, value)):
             return self._placed(self._messages(value))
         mark = self._stand_ins
-        shrunk = self._taken_apart(value, kind)
-        if shrunk is None:
+        replaced = self._taken_apart(value, kind)
+        if replaced is None:
             return self._as_element(value)
         if kind is Send or self._stand_ins > mark:
-            return self._placed(shrunk)
+            return self._placed(replaced)
         # Nothing in it is an element: perhaps it is one as a whole.
-        whole = self._as_element(shrunk)
+        whole = self._as_element(replaced)
         return self._placed(whole) if type(whole) is _Taken else whole
 
     def _placed(self, stand_in: Any) -> Any:
@@ -164,7 +164,7 @@ class Encoder:
         references: list[Reference] = []
         start = 0
         while start < len(messages):
-            block = self.known.recognise_block(messages, start)
+            block = self.known.numbers_of_block(messages, start)
             references += block or (self._message(messages[start]),)
             start += sum(map(len, block)) or 1
         return _Many(len(messages), references)
@@ -180,26 +180,27 @@ class Encoder:
         return ormsgpack.Ext(MESSAGE, plaintext) if len(plaintext) < PASSING_BYTES else None
 
     def _taken_apart(self, value: Any, kind: type) -> Any:
-        """What stands for a container once its parts were shrunk."""
+        """What stands for a container once its parts were replaced."""
         if kind is list or kind is tuple:
-            return [self._shrunk(item) for item in value]
+            return [self._with_references(item) for item in value]
         if kind is dict:
-            return {key: self._shrunk(part) for key, part in value.items()}
+            return {key: self._with_references(part) for key, part in value.items()}
         if kind is Send:
             return self._sent(value)
         if kind is _DeltaSnapshot:
-            return _Taken(SNAPSHOT, self._shrunk(value.value))
+            return _Taken(SNAPSHOT, self._with_references(value.value))
         if dataclasses.is_dataclass(kind) and not hasattr(kind, "model_dump"):
             self._serde.check((kind.__module__, kind.__name__))
             fields = {
-                f.name: self._shrunk(getattr(value, f.name)) for f in dataclasses.fields(kind)
+                f.name: self._with_references(getattr(value, f.name))
+                for f in dataclasses.fields(kind)
             }
             return _Taken(DATACLASS, [kind.__module__, kind.__name__, fields])
         return None
 
     def _sent(self, send: Send) -> _Taken:
         outer, self._is_sending = self._is_sending, True
-        arg = self._shrunk(send.arg)
+        arg = self._with_references(send.arg)
         self._is_sending = outer
         return _Taken(SEND, [send.node, arg, send.timeout])
 
@@ -247,7 +248,7 @@ class Encoder:
         return ormsgpack.Ext(OPAQUE, self._serde.dumps(part))
 
     def _message(self, message: BaseMessage) -> Reference:
-        number = self.known.recognise(message)
+        number = self.known.number_of(message)
         if number is not None:
             return range(number, number + 1)
         # Before it is encoded: who changes it meanwhile must not be taken for what was stored.

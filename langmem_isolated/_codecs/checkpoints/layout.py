@@ -17,7 +17,7 @@ def runs_of(numbers: Sequence[int]) -> list[range]:
     return [range(number, number + 1) for number in numbers]
 
 
-def table(runs: Iterable[range]) -> list[int]:
+def run_length_encode(runs: Iterable[range]) -> list[int]:
     """How far each run begins behind the end of the one before, and its length."""
     lengths: list[int] = []
     end = 0
@@ -30,8 +30,8 @@ def table(runs: Iterable[range]) -> list[int]:
     return lengths
 
 
-def numbers_of(runs: list[int]) -> list[int]:
-    """The numbers of the runs that :func:`table` was given."""
+def run_length_decode(runs: list[int]) -> list[int]:
+    """The numbers of the runs that :func:`run_length_encode` was given."""
     numbers: list[int] = []
     end = 0
     for gap, length in zip(runs[::2], runs[1::2], strict=True):

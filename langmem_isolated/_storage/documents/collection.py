@@ -10,7 +10,7 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.database import Transaction
 from langmem_isolated._storage.containers import (
-    State,
+    ContainerState,
 )
 from langmem_isolated._storage.documents import statements as sql
 from langmem_isolated._storage.documents.blocks import NUMBER_BYTES, Block, number_of, refused
@@ -21,7 +21,7 @@ R = TypeVar("R")
 _MOST_ASKED_FOR = 512
 
 
-class Stood(NamedTuple):
+class StoredDocument(NamedTuple):
     """A document in plaintext, and the number of the block that has its embedding."""
 
     block: int
@@ -35,7 +35,7 @@ class Collection:
     transaction: Transaction
     keys: ScopeKeys
     digest: bytes
-    state: State
+    state: ContainerState
     _openers: dict[Kind, Callable[[bytes, bytes], bytes]] = field(default_factory=dict)
 
     @property
@@ -45,22 +45,22 @@ class Collection:
 
     def place(self, kind: Kind) -> bytes:
         """Where records of ``kind`` stand; those of an emptied collection do not open there."""
-        return self.keys.place(kind, self.digest + self.state.generation)
+        return self.keys.aad_prefix(kind, self.digest + self.state.generation)
 
     def open(self, kind: Kind, key: bytes, sealed: bytes) -> bytes:
         if kind not in self._openers:
             self._openers[kind] = self.keys.opener(self.place(kind), kind)
         return self._openers[kind](key, sealed)
 
-    def stood(self, key: bytes, sealed: bytes) -> Stood:
+    def document(self, key: bytes, sealed: bytes) -> StoredDocument:
         plaintext = self.open(Kind.DOCUMENT, key, sealed)
-        return Stood(int.from_bytes(plaintext[:NUMBER_BYTES]), plaintext[NUMBER_BYTES:])
+        return StoredDocument(int.from_bytes(plaintext[:NUMBER_BYTES]), plaintext[NUMBER_BYTES:])
 
     def named(self, name: bytes) -> bytes:
         """The digest of a document's id."""
-        return self.keys.name(Kind.DOCUMENT, self.digest, name)
+        return self.keys.pseudonym(Kind.DOCUMENT, self.digest, name)
 
-    def at(self, digests: Sequence[bytes]) -> Iterator[Stood | None]:
+    def at(self, digests: Sequence[bytes]) -> Iterator[StoredDocument | None]:
         """The documents of these digests, in their order, opened when they are asked for."""
         if len(digests) > _MOST_ASKED_FOR:
             everything: dict[bytes, bytes] = dict(
@@ -72,7 +72,7 @@ class Collection:
             answers = [answer.fetchone() for answer in asked]
             rows = (answer and answer[1] for answer in answers)
         for digest, sealed in zip(digests, rows, strict=True):
-            yield None if sealed is None else self.stood(digest, sealed)
+            yield None if sealed is None else self.document(digest, sealed)
 
     def blocks(self) -> dict[int, Block]:
         """Every block, by its number.
@@ -98,7 +98,7 @@ class Collection:
         rows = self.transaction.rows(sql.DOCUMENTS, **self.shared)
         if len(rows) != self.state.count:
             raise refused("it has not the documents that it counts")
-        return [self.stood(key, sealed).body for key, sealed in rows]
+        return [self.document(key, sealed).body for key, sealed in rows]
 
     def first(
         self,
@@ -119,11 +119,11 @@ class Collection:
         count = min(count, self.state.count)
         found: list[tuple[T, R]] = []
         for part in _growing(ranked, count):
-            stood_there = self.at([digest for _, digest, _ in part])
-            for (block, _, extra), stood in zip(part, stood_there, strict=True):
-                if stood is None or stood.block != block:
+            documents = self.at([digest for _, digest, _ in part])
+            for (block, _, extra), document in zip(part, documents, strict=True):
+                if document is None or document.block != block:
                     raise refused("an embedding has no document", Kind.DOCUMENT)
-                if (accepted := accept(stood.body)) is not None:
+                if (accepted := accept(document.body)) is not None:
                     found.append((accepted, extra))
                 if len(found) == count:
                     return found
@@ -144,10 +144,10 @@ def find(transaction: Transaction, keys: ScopeKeys, name: bytes) -> Collection |
     Raises:
         RecordDoesNotOpen: Its row was changed, moved or removed.
     """
-    digest = keys.name(Kind.COLLECTION, name)
+    digest = keys.pseudonym(Kind.COLLECTION, name)
     row = transaction.row(sql.STATE_OF_COLLECTION, scope_id=keys.scope_id, digest=digest)
     if row is not None:
-        state = State.checked(Kind.COLLECTION, keys, digest, row)
+        state = ContainerState.checked(Kind.COLLECTION, keys, digest, row)
         return Collection(transaction, keys, digest, state)
     expect_no_records(transaction, keys, digest)
     return None

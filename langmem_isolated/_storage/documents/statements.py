@@ -12,33 +12,35 @@ from langmem_isolated._storage.containers import (
     DIGEST,
     SCOPE_ID,
     STATE,
-    advance,
     row_of,
+    update_container,
 )
 
-_r, _s = schema.records.c, schema.sessions.c
+_records, _sessions = schema.records.c, schema.sessions.c
 _KEY = bindparam("key", type_=sa.LargeBinary)
 
 
 def _its(*kinds: Kind) -> sa.ColumnElement[bool]:
     numbers: list[sa.ColumnElement[int]] = [sa.literal_column(str(int(kind))) for kind in kinds]
-    return sa.and_(_r.scope_id == SCOPE_ID, _r.parent == DIGEST, _r.kind.in_(numbers))
+    return sa.and_(
+        _records.scope_id == SCOPE_ID, _records.parent == DIGEST, _records.kind.in_(numbers)
+    )
 
 
 STATE_OF_COLLECTION = select(*STATE).where(row_of(Kind.COLLECTION))
-BLOCKS = select(_r.key, _r.sealed).where(_its(Kind.EMBEDDING)).order_by(_r.key)
-DOCUMENTS = select(_r.key, _r.sealed).where(_its(Kind.DOCUMENT))
-DOCUMENT = DOCUMENTS.where(_r.key == _KEY)
-BLOCK = select(_r.sealed).where(_its(Kind.EMBEDDING), _r.key == _KEY)
-NUMBERS = select(_r.key).where(_its(Kind.EMBEDDING)).order_by(_r.key)
+BLOCKS = select(_records.key, _records.sealed).where(_its(Kind.EMBEDDING)).order_by(_records.key)
+DOCUMENTS = select(_records.key, _records.sealed).where(_its(Kind.DOCUMENT))
+DOCUMENT = DOCUMENTS.where(_records.key == _KEY)
+BLOCK = select(_records.sealed).where(_its(Kind.EMBEDDING), _records.key == _KEY)
+NUMBERS = select(_records.key).where(_its(Kind.EMBEDDING)).order_by(_records.key)
 _ONE: sa.ColumnElement[int] = sa.literal_column("1")
 _NONE: sa.ColumnElement[int] = sa.literal_column("0")
 # For SQLite, SQLAlchemy makes a parameter of an offset that is not given.
 ANY_RECORD = select(_ONE).where(_its(Kind.DOCUMENT, Kind.EMBEDDING)).limit(_ONE).offset(_NONE)
-REMOVE_DOCUMENT = delete(schema.records).where(_its(Kind.DOCUMENT), _r.key == _KEY)
-REMOVE_BLOCK = delete(schema.records).where(_its(Kind.EMBEDDING), _r.key == _KEY)
+REMOVE_DOCUMENT = delete(schema.records).where(_its(Kind.DOCUMENT), _records.key == _KEY)
+REMOVE_BLOCK = delete(schema.records).where(_its(Kind.EMBEDDING), _records.key == _KEY)
 REMOVE_ALL = delete(schema.records).where(_its(Kind.DOCUMENT, Kind.EMBEDDING))
-ADVANCE = advance(Kind.COLLECTION)
+UPDATE_CONTAINER = update_container(Kind.COLLECTION)
 EMPTY = (
     update(schema.sessions)
     .where(row_of(Kind.COLLECTION))

@@ -9,13 +9,13 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import TAG_BYTES, tag_of
 from langmem_isolated._database.database import Transaction
 from langmem_isolated._storage.containers import (
-    StateRows,
+    ContainerRows,
 )
 from langmem_isolated._storage.documents import statements as sql
 from langmem_isolated._storage.documents.blocks import NUMBER_BYTES, Block, number_of, refused
 from langmem_isolated._storage.documents.collection import Collection, expect_no_records
 
-_ROWS = StateRows(Kind.COLLECTION, sql.REMOVE_ALL, tag=bytes(TAG_BYTES))
+_ROWS = ContainerRows(Kind.COLLECTION, sql.REMOVE_ALL, tag=bytes(TAG_BYTES))
 
 
 class NewDocument(NamedTuple):
@@ -60,7 +60,7 @@ class _Change:
                 self._take_out(digest, row[1])
 
     def _take_out(self, digest: bytes, sealed: bytes) -> None:
-        number = self._of.stood(digest, sealed).block
+        number = self._of.document(digest, sealed).block
         block = self._block(number)
         if digest not in block.digests:
             raise refused("a document has no embedding", Kind.EMBEDDING)
@@ -123,7 +123,7 @@ class _Change:
         state = replace(state, next_sequence=self._next, count=self._count)
         added = self._added_size + sum(row["new_size"] for row in rows)
         moved = state.as_new(self._of.keys, self._of.digest, added)
-        self._of.transaction.execute(sql.ADVANCE, **shared, **moved)
+        self._of.transaction.execute(sql.UPDATE_CONTAINER, **shared, **moved)
 
     def _row(self, kind: Kind, key: bytes, plaintext: bytes) -> dict[str, Any]:
         # Numbers of embeddings hardly shrink.
@@ -160,8 +160,8 @@ def put(
         ValueError: The collection's embeddings have another length; nothing was written.
         RecordDoesNotOpen: The collection's row, or what is to be replaced, was tampered with.
     """
-    digest = keys.name(Kind.COLLECTION, name)
-    state = _ROWS.begun(transaction, keys, digest, header, generation, now)
+    digest = keys.pseudonym(Kind.COLLECTION, name)
+    state = _ROWS.get_or_create(transaction, keys, digest, header, generation, now)
     if not state.next_sequence:
         expect_no_records(transaction, keys, digest)
     collection = Collection(transaction, keys, digest, state)
@@ -178,7 +178,7 @@ def remove(
     transaction: Transaction, keys: ScopeKeys, name: bytes, names: Sequence[bytes], now: int
 ) -> None:
     """Remove the documents that have these ids."""
-    digest = keys.name(Kind.COLLECTION, name)
+    digest = keys.pseudonym(Kind.COLLECTION, name)
     if state := _ROWS.locked(transaction, keys, digest):
         collection = Collection(transaction, keys, digest, state)
         change = _Change(collection)
@@ -190,10 +190,10 @@ def clear(
     transaction: Transaction, keys: ScopeKeys, name: bytes, generation: bytes, now: int
 ) -> None:
     """Remove every document, whatever was done to them; none opens under the new ``generation``."""
-    shared = {"scope_id": keys.scope_id, "digest": keys.name(Kind.COLLECTION, name)}
+    shared = {"scope_id": keys.scope_id, "digest": keys.pseudonym(Kind.COLLECTION, name)}
     has_row = _ROWS.lock(transaction, keys, shared["digest"]) is not None
-    _ROWS.empty_below(transaction, keys, shared["digest"], has_row=has_row)
+    _ROWS.delete_children(transaction, keys, shared["digest"], has_row=has_row)
     if not has_row:
         return
-    new_head = _ROWS.empty(generation).head(keys, shared["digest"])
+    new_head = _ROWS.empty(generation).row_mac(keys, shared["digest"])
     transaction.execute(sql.EMPTY, **shared, new_head=new_head, new_generation=generation, now=now)

@@ -43,14 +43,14 @@ class Places:
         """A digest for each label, over the path up to it."""
         parent = self._parents.get(namespace)
         if parent is None:
-            level = self._keys.name(Kind.ITEM, b"namespace", *namespace)
+            level = self._keys.pseudonym(Kind.ITEM, b"namespace", *namespace)
             parent = self._parents[namespace] = self.parent(namespace[:-1]) + level
         return parent
 
     def of(self, address: Address) -> Place:
         """Parent and key of the item at an address."""
         parent = self.parent(address.namespace)
-        return parent, self._keys.name(Kind.ITEM, b"key", parent, address.key)
+        return parent, self._keys.pseudonym(Kind.ITEM, b"key", parent, address.key)
 
     def below(self, prefix: Names, now: int) -> dict[str, Any]:
         """What the statements ask by that read all below a prefix."""
@@ -66,7 +66,7 @@ class _Openers(dict[bytes, Callable[[bytes, bytes], bytes]]):
         self._kind = kind
 
     def __missing__(self, parent: bytes) -> Callable[[bytes, bytes], bytes]:
-        opener = self._keys.opener(self._keys.place(self._kind, parent), self._kind)
+        opener = self._keys.opener(self._keys.aad_prefix(self._kind, parent), self._kind)
         self[parent] = opener
         return opener
 

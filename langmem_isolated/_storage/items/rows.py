@@ -1,4 +1,4 @@
-"""Seals items and their vectors into rows, and opens them."""
+"""Rows of items and of their vectors: sealed, and opened again."""
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -111,10 +111,10 @@ def sealed_rows(
 
     lifetime = _FOR_EVER if item.lifetime is None else item.lifetime
     head = _HEAD.pack(_FORM, now, lifetime)
-    start = starts.get(parent) or starts.setdefault(parent, keys.place(Kind.ITEM, parent))
+    start = starts.get(parent) or starts.setdefault(parent, keys.aad_prefix(Kind.ITEM, parent))
     yield row(Kind.ITEM, key, keys.seal(start, key, head + item.body))
     if item.vectors:
-        start = keys.place(Kind.VECTOR, parent)
+        start = keys.aad_prefix(Kind.VECTOR, parent)
         for number, vector in enumerate(item.vectors):
             its_key = vector_key(key, number)
             # Deflating 1,536 numbers takes 117 µs, sealing them 2, and saves 7 %.

@@ -11,7 +11,7 @@ from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database import schema
 from langmem_isolated._storage.containers import SCOPE_ID
 
-_r, _s = schema.records.c, schema.scopes.c
+_records, _scopes = schema.records.c, schema.scopes.c
 _NOW = bindparam("now", type_=sa.BigInteger)
 _ITEM: sa.ColumnElement[int] = sa.literal_column(str(int(Kind.ITEM)))
 _VECTOR: sa.ColumnElement[int] = sa.literal_column(str(int(Kind.VECTOR)))
@@ -34,17 +34,25 @@ def _given(*names: str) -> sa.TableValuedAlias:
     return sa.func.unnest(*arrays).table_valued(*names, name="given").render_derived()
 
 
-_COLUMNS = (_r.parent, _r.key, _r.sealed, _r.created_at, _r.updated_at)
-UPDATED_AT = _COLUMNS.index(_r.updated_at)
+_COLUMNS = (
+    _records.parent,
+    _records.key,
+    _records.sealed,
+    _records.created_at,
+    _records.updated_at,
+)
+UPDATED_AT = _COLUMNS.index(_records.updated_at)
 _ONE_ROW: sa.ColumnElement[int] = sa.literal_column("1")
 # SQLite would be asked for a parameter.
 _FROM_THE_FIRST: sa.ColumnElement[int] = sa.literal_column("0")
-_ALIVE = sa.or_(_r.expires_at.is_(None), _r.expires_at > _NOW)
+_ALIVE = sa.or_(_records.expires_at.is_(None), _records.expires_at > _NOW)
 
 
 def _item_at(place: Any) -> sa.Select[Any]:
-    is_item = sa.and_(_r.scope_id == SCOPE_ID, _r.kind == _ITEM, _ALIVE)
-    return select(*_COLUMNS).where(is_item, _r.parent == place["parent"], _r.key == place["key"])
+    is_item = sa.and_(_records.scope_id == SCOPE_ID, _records.kind == _ITEM, _ALIVE)
+    return select(*_COLUMNS).where(
+        is_item, _records.parent == place["parent"], _records.key == place["key"]
+    )
 
 
 _places = _given("parent", "key")
@@ -56,21 +64,21 @@ AT = {
     True: select(*_item_there.c).select_from(_places.join(_item_there, sa.true())),
 }
 
-_SCOPE = sa.and_(_s.scope_id == SCOPE_ID, _s.incarnation == bindparam("incarnation"))
-PROVE_SCOPE = select(_s.scope_id).where(_SCOPE)
+_SCOPE = sa.and_(_scopes.scope_id == SCOPE_ID, _scopes.incarnation == bindparam("incarnation"))
+PROVE_SCOPE = select(_scopes.scope_id).where(_SCOPE)
 _RECORD = ("kind", "parent", "key", "sealed", "size", "created_at", "updated_at", "expires_at")
-_records = _given(*_RECORD)
+_rows = _given(*_RECORD)
 # Where an erasure is under way these wait, and then find no row of the scope.
-_one = select(_s.scope_id, *(_ONE[name] for name in _RECORD)).where(_SCOPE)
-_all = select(_s.scope_id, *(_records.c[name] for name in _RECORD)).where(_SCOPE)
+_one = select(_scopes.scope_id, *(_ONE[name] for name in _RECORD)).where(_SCOPE)
+_all = select(_scopes.scope_id, *(_rows.c[name] for name in _RECORD)).where(_SCOPE)
 
 
 def _put(insert: Any) -> Any:
     """An upsert that keeps when the item was first put, unless that one has expired."""
     new = insert.excluded
     replaced = {name: new[name] for name in ("sealed", "size", "updated_at", "expires_at")}
-    has_expired = _r.expires_at <= new.updated_at
-    since = sa.case((has_expired, new.created_at), else_=_r.created_at)
+    has_expired = _records.expires_at <= new.updated_at
+    since = sa.case((has_expired, new.created_at), else_=_records.created_at)
     return insert.on_conflict_do_update(
         index_elements=["scope_id", "kind", "parent", "key"], set_={"created_at": since, **replaced}
     )
@@ -91,40 +99,46 @@ PUT_ALL = {
 
 # An item and its vectors: whatever has a key that begins with the item's.
 _SPAN = sa.and_(
-    _r.scope_id == SCOPE_ID,
-    _r.parent == bindparam("span_parent", type_=sa.LargeBinary),
-    _r.key >= bindparam("span_start", type_=sa.LargeBinary),
-    _r.key < bindparam("span_end", type_=sa.LargeBinary),
+    _records.scope_id == SCOPE_ID,
+    _records.parent == bindparam("span_parent", type_=sa.LargeBinary),
+    _records.key >= bindparam("span_start", type_=sa.LargeBinary),
+    _records.key < bindparam("span_end", type_=sa.LargeBinary),
 )
-_BOTH = _r.kind.in_([_ITEM, _VECTOR])
+_BOTH = _records.kind.in_([_ITEM, _VECTOR])
 REMOVE = delete(schema.records).where(_SPAN, _BOTH)
-REMOVE_VECTORS = delete(schema.records).where(_SPAN, _r.kind == _VECTOR)
+REMOVE_VECTORS = delete(schema.records).where(_SPAN, _records.kind == _VECTOR)
 REFRESH = (
     update(schema.records)
     # Unless it was put anew, has expired, or was refreshed since.
-    .where(_SPAN, _BOTH, _r.updated_at == _ONE["updated_at"])
-    .where(_r.expires_at > _NOW, _r.expires_at < _ONE["expires_at"])
+    .where(_SPAN, _BOTH, _records.updated_at == _ONE["updated_at"])
+    .where(_records.expires_at > _NOW, _records.expires_at < _ONE["expires_at"])
     .values(expires_at=bindparam("new_expires_at", type_=sa.BigInteger))
 )
 
 _LOW, _HIGH = (bindparam(name, type_=sa.LargeBinary) for name in ("low", "high"))
-_BELOW = sa.and_(_r.scope_id == SCOPE_ID, _r.parent >= _LOW, _r.parent < _HIGH, _ALIVE)
-ALL = select(*_COLUMNS).where(_BELOW, _r.kind == _ITEM)
+_BELOW = sa.and_(
+    _records.scope_id == SCOPE_ID, _records.parent >= _LOW, _records.parent < _HIGH, _ALIVE
+)
+ALL = select(*_COLUMNS).where(_BELOW, _records.kind == _ITEM)
 NEWEST = (
-    ALL.order_by(_r.updated_at.desc(), _r.parent, _r.key)
+    ALL.order_by(_records.updated_at.desc(), _records.parent, _records.key)
     .limit(bindparam("limit", type_=sa.Integer))
     .offset(_FROM_THE_FIRST)
 )
-WITH_VECTORS = select(*_COLUMNS, _r.kind).where(_BELOW, _BOTH).order_by(_r.kind, _r.parent, _r.key)
-_alive_items = sa.and_(_r.scope_id == SCOPE_ID, _r.kind == _ITEM, _ALIVE)
+WITH_VECTORS = (
+    select(*_COLUMNS, _records.kind)
+    .where(_BELOW, _BOTH)
+    .order_by(_records.kind, _records.parent, _records.key)
+)
+_alive_items = sa.and_(_records.scope_id == SCOPE_ID, _records.kind == _ITEM, _ALIVE)
 # From one namespace to the next, however many items lie between.
 _namespaces = (
-    select(sa.func.min(_r.parent).label("parent"))
-    .where(_BELOW, _r.kind == _ITEM)
+    select(sa.func.min(_records.parent).label("parent"))
+    .where(_BELOW, _records.kind == _ITEM)
     .cte("namespaces", recursive=True)
 )
-_next = select(sa.func.min(_r.parent)).where(
-    _alive_items, _r.parent > _namespaces.c.parent, _r.parent < _HIGH
+_next = select(sa.func.min(_records.parent)).where(
+    _alive_items, _records.parent > _namespaces.c.parent, _records.parent < _HIGH
 )
 _namespaces = _namespaces.union_all(
     select(_next.scalar_subquery()).where(_namespaces.c.parent.is_not(None))
@@ -132,8 +146,8 @@ _namespaces = _namespaces.union_all(
 
 
 def _of_first(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-    there = select(column).where(_alive_items, _r.parent == _namespaces.c.parent)
-    return there.order_by(_r.key).limit(_ONE_ROW).offset(_FROM_THE_FIRST).scalar_subquery()
+    there = select(column).where(_alive_items, _records.parent == _namespaces.c.parent)
+    return there.order_by(_records.key).limit(_ONE_ROW).offset(_FROM_THE_FIRST).scalar_subquery()
 
 
 ONE_OF_EACH = select(_namespaces.c.parent, *map(_of_first, _COLUMNS[1:])).where(
@@ -141,17 +155,18 @@ ONE_OF_EACH = select(_namespaces.c.parent, *map(_of_first, _COLUMNS[1:])).where(
 )
 _put_here = schema.records.alias()
 SWEEP_VECTORS = delete(schema.records).where(
-    _r.scope_id == SCOPE_ID,
-    _r.kind == _VECTOR,
+    _records.scope_id == SCOPE_ID,
+    _records.kind == _VECTOR,
     ~sa.exists().where(
         _put_here.c.scope_id == SCOPE_ID,
         _put_here.c.kind == _ITEM,
-        _put_here.c.parent == _r.parent,
-        _put_here.c.key == sa.func.substr(_r.key, _ONE_ROW, sa.literal_column(str(DIGEST_BYTES))),
+        _put_here.c.parent == _records.parent,
+        _put_here.c.key
+        == sa.func.substr(_records.key, _ONE_ROW, sa.literal_column(str(DIGEST_BYTES))),
     ),
 )
 SWEEP = (
     delete(schema.records)
-    .where(_r.scope_id == SCOPE_ID, _BOTH, _r.expires_at <= _NOW)
-    .returning(_r.kind)
+    .where(_records.scope_id == SCOPE_ID, _BOTH, _records.expires_at <= _NOW)
+    .returning(_records.kind)
 )

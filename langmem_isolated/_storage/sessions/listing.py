@@ -6,16 +6,16 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import TAG_BYTES
 from langmem_isolated._database.database import Transaction
-from langmem_isolated._storage.containers import Listed, State, StateRows
+from langmem_isolated._storage.containers import ContainerRows, ContainerState, Listed
 from langmem_isolated._storage.sessions import statements as sql
 
 
 def name_of(keys: ScopeKeys, session_id: bytes) -> bytes:
     """The digest by which tables know a session."""
-    return keys.name(Kind.SESSION, session_id)
+    return keys.pseudonym(Kind.SESSION, session_id)
 
 
-ROWS = StateRows(Kind.SESSION, sql.REMOVE_MESSAGES, tag=bytes(TAG_BYTES))
+ROWS = ContainerRows(Kind.SESSION, sql.REMOVE_MESSAGES, tag=bytes(TAG_BYTES))
 
 
 def create(
@@ -31,7 +31,7 @@ def create(
     Raises:
         ScopeGone: The scope was erased meanwhile; nothing was written.
     """
-    ROWS.begun(transaction, keys, name_of(keys, session_id), header, generation, now)
+    ROWS.get_or_create(transaction, keys, name_of(keys, session_id), header, generation, now)
 
 
 def remove(transaction: Transaction, keys: ScopeKeys, session_id: bytes) -> bool:
@@ -65,7 +65,7 @@ def find(transaction: Transaction, keys: ScopeKeys, session_id: bytes, now: int)
 
 def header(
     transaction: Transaction, keys: ScopeKeys, session_id: bytes, now: int
-) -> tuple[State, bytes] | None:
+) -> tuple[ContainerState, bytes] | None:
     """The session's state and header; ``None`` if there is no session."""
     found = ROWS.header(transaction, keys, name_of(keys, session_id))
     return None if found is None or found[0].is_expired(now) else found
@@ -75,7 +75,7 @@ def rewrite(
     transaction: Transaction,
     keys: ScopeKeys,
     session_id: bytes,
-    change: Callable[[bytes, State], bytes],
+    change: Callable[[bytes, ContainerState], bytes],
     now: int,
 ) -> bool:
     """Replace the session's header by what ``change`` makes of it; ``False`` without a session.
@@ -86,10 +86,12 @@ def rewrite(
     row = transaction.row(sql.HEADER, scope_id=keys.scope_id, digest=session)
     if row is None:
         return False
-    state = State.checked(Kind.SESSION, keys, session, row)
+    state = ContainerState.checked(Kind.SESSION, keys, session, row)
     if state.is_expired(now):
         return False
-    header = change(keys.open(keys.place(Kind.SESSION, b""), session, row[5], Kind.SESSION), state)
+    header = change(
+        keys.open(keys.aad_prefix(Kind.SESSION, b""), session, row[5], Kind.SESSION), state
+    )
     sealed = ROWS.sealed(keys, session, header)
     transaction.execute(sql.RESEAL, scope_id=keys.scope_id, digest=session, new_sealed=sealed)
     return True

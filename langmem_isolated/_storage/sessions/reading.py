@@ -7,7 +7,7 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import tag_of
 from langmem_isolated._database.database import Row, Transaction
-from langmem_isolated._storage.containers import State
+from langmem_isolated._storage.containers import ContainerState
 from langmem_isolated._storage.sessions import statements as sql
 from langmem_isolated._storage.sessions.listing import name_of
 from langmem_isolated.errors import RecordDoesNotOpen
@@ -22,7 +22,7 @@ class Opened(NamedTuple):
     messages: list[bytes]
     before: int | None
     """The sequence number of the first, if there are older ones."""
-    state: State | None
+    state: ContainerState | None
     """The session's state when they were read; ``None`` for a session that is not there."""
 
 
@@ -31,12 +31,12 @@ NOTHING = Opened([], None, None)
 
 def channel_of(keys: ScopeKeys, channel: bytes) -> bytes:
     """What the tags of a channel's messages begin with."""
-    return keys.name(Kind.MESSAGE, b"channel", channel)
+    return keys.pseudonym(Kind.MESSAGE, b"channel", channel)
 
 
-def place_of(keys: ScopeKeys, session: bytes, state: State) -> bytes:
+def place_of(keys: ScopeKeys, session: bytes, state: ContainerState) -> bytes:
     """Where a session's messages stand; another generation's do not open there."""
-    return keys.place(Kind.MESSAGE, session + state.generation)
+    return keys.aad_prefix(Kind.MESSAGE, session + state.generation)
 
 
 def load(transaction: Transaction, keys: ScopeKeys, session_id: bytes, now: int) -> Opened:
@@ -89,7 +89,7 @@ def opened(
     if [key for key, body in sealed if type(key) is not bytes or type(body) is not bytes]:
         raise RecordDoesNotOpen(Kind.MESSAGE.label, "a column holds another type")
     sealed.sort()
-    state = State.checked(Kind.SESSION, keys, session, rows[0][2:])
+    state = ContainerState.checked(Kind.SESSION, keys, session, rows[0][2:])
     if state.is_expired(now):
         return NOTHING
     oldest, end = state.next_sequence - state.count, min(before, state.next_sequence)
@@ -120,7 +120,7 @@ def trace(
     session = name_of(keys, session_id)
     found: list[int | None] = []
     for message_id in message_ids:
-        alias = keys.name(Kind.MESSAGE, session, message_id.encode())
+        alias = keys.pseudonym(Kind.MESSAGE, session, message_id.encode())
         row = transaction.row(sql.KNOWN_ALIAS, scope_id=keys.scope_id, digest=session, alias=alias)
         sequence = None if row is None else int.from_bytes(row[0])
         if sequence is not None and is_end(len(found), sequence):
@@ -179,7 +179,7 @@ def _opener(keys: ScopeKeys, session: bytes, row: Sequence[Any]) -> _Opener:
     """What opens the messages that a session has, given its row; a former one's do not open."""
     if type(session) is not bytes or row[0] is None:
         raise RecordDoesNotOpen(Kind.SESSION.label, "its row is missing")
-    state = State.checked(Kind.SESSION, keys, session, tuple(row))
+    state = ContainerState.checked(Kind.SESSION, keys, session, tuple(row))
     return keys.opener(place_of(keys, session, state), Kind.MESSAGE)
 
 
@@ -189,5 +189,5 @@ def count(transaction: Transaction, keys: ScopeKeys, session_id: bytes, now: int
     row = transaction.row(sql.COUNT, scope_id=keys.scope_id, digest=session)
     if row is None:
         return 0
-    state = State.checked(Kind.SESSION, keys, session, row)
+    state = ContainerState.checked(Kind.SESSION, keys, session, row)
     return 0 if state.is_expired(now) else state.count

@@ -13,21 +13,21 @@ from langmem_isolated._storage.containers import (
     LISTED,
     SCOPE_ID,
     STATE,
+    compare_and_swap,
     in_scope,
-    move,
     row_of,
 )
 
-_r, _s = schema.records.c, schema.sessions.c
+_records, _sessions = schema.records.c, schema.sessions.c
 _ITS_MESSAGES = sa.and_(
-    _r.scope_id == SCOPE_ID,
-    _r.kind == sa.literal_column(str(int(Kind.MESSAGE))),
-    _r.parent == DIGEST,
+    _records.scope_id == SCOPE_ID,
+    _records.kind == sa.literal_column(str(int(Kind.MESSAGE))),
+    _records.parent == DIGEST,
 )
 _THIS_SESSION = row_of(Kind.SESSION)
 COUNT = select(*STATE).where(_THIS_SESSION)
-HEADER = select(*STATE, _s.sealed).where(_THIS_SESSION).with_for_update()
-MOVE = move(Kind.SESSION)
+HEADER = select(*STATE, _sessions.sealed).where(_THIS_SESSION).with_for_update()
+COMPARE_AND_SWAP = compare_and_swap(Kind.SESSION)
 EMPTY = (
     update(schema.sessions)
     .where(_THIS_SESSION)
@@ -43,9 +43,11 @@ EMPTY = (
 RESEAL = update(schema.sessions).where(_THIS_SESSION).values(sealed=bindparam("new_sealed"))
 # And the embeddings that a search made of them.
 REMOVE_MESSAGES = delete(schema.records).where(
-    _r.scope_id == SCOPE_ID,
-    _r.kind.in_([sa.literal_column(str(int(kind))) for kind in (Kind.MESSAGE, Kind.EMBEDDING)]),
-    _r.parent == DIGEST,
+    _records.scope_id == SCOPE_ID,
+    _records.kind.in_(
+        [sa.literal_column(str(int(kind))) for kind in (Kind.MESSAGE, Kind.EMBEDDING)]
+    ),
+    _records.parent == DIGEST,
 )
 
 _PER_MESSAGE = ("key", "alias", "sealed", "size")
@@ -70,13 +72,13 @@ _ARRAYS: dict[str, postgresql.ARRAY[Any]] = {
 }
 # One statement for the session's row and any number of messages: every round trip costs 28 to 67 µs
 # on loopback, and BEGIN and COMMIT are two.
-_moved = MOVE.returning(_s.scope_id).cte("moved")
-MOVE_AND_INSERT = (
+_swapped = COMPARE_AND_SWAP.returning(_sessions.scope_id).cte("moved")
+SWAP_AND_INSERT = (
     sa.insert(schema.records)
     .from_select(
         ["scope_id", "kind", "parent", "tag", "created_at", "updated_at", *_ARRAYS],
         select(
-            _moved.c.scope_id,
+            _swapped.c.scope_id,
             sa.literal_column(str(int(Kind.MESSAGE))),
             sa.cast(DIGEST, sa.LargeBinary),
             sa.cast(bindparam("new_tag"), sa.LargeBinary),
@@ -85,21 +87,21 @@ MOVE_AND_INSERT = (
             *(sa.func.unnest(bindparam(f"new_{n}", type_=type_)) for n, type_ in _ARRAYS.items()),
         ),
     )
-    .returning(_r.key)
+    .returning(_records.key)
 )
-KNOWN_ALIAS = select(_r.key).where(_ITS_MESSAGES, _r.alias == bindparam("alias"))
+KNOWN_ALIAS = select(_records.key).where(_ITS_MESSAGES, _records.alias == bindparam("alias"))
 
 # The session's row and its messages in one statement see one state without a transaction.
-_ROW = (_r.key, _r.sealed, *STATE)
+_ROW = (_records.key, _records.sealed, *STATE)
 LOAD = (
     select(*_ROW)
     .select_from(sa.outerjoin(schema.sessions, schema.records, _ITS_MESSAGES))
     .where(_THIS_SESSION)
 )
 _page = (
-    select(_r.key, _r.sealed)
-    .where(_ITS_MESSAGES, _r.key < bindparam("before"))
-    .order_by(_r.key.desc())
+    select(_records.key, _records.sealed)
+    .where(_ITS_MESSAGES, _records.key < bindparam("before"))
+    .order_by(_records.key.desc())
     .limit(bindparam("limit", type_=sa.BigInteger))
     .offset(sa.literal_column("0"))
     .subquery()
@@ -109,33 +111,36 @@ PAGE = (
     .select_from(sa.outerjoin(schema.sessions, _page, sa.true()))
     .where(_THIS_SESSION)
 )
-_IS_THERE = sa.or_(_s.expires_at.is_(None), _s.expires_at > bindparam("now"))
+_IS_THERE = sa.or_(_sessions.expires_at.is_(None), _sessions.expires_at > bindparam("now"))
 # Newest first straight from the index: a tag is a channel's digest and the time.
 RECENT = (
-    select(_r.parent, _r.key, _r.tag, _r.sealed, *STATE)
+    select(_records.parent, _records.key, _records.tag, _records.sealed, *STATE)
     .select_from(
         sa.outerjoin(
             schema.records,
             schema.sessions,
             sa.and_(
-                _s.scope_id == _r.scope_id,
-                _s.kind == sa.literal_column(str(int(Kind.SESSION))),
-                _s.digest == _r.parent,
+                _sessions.scope_id == _records.scope_id,
+                _sessions.kind == sa.literal_column(str(int(Kind.SESSION))),
+                _sessions.digest == _records.parent,
             ),
         )
     )
     .where(
-        _r.scope_id == SCOPE_ID,
-        _r.kind == sa.literal_column(str(int(Kind.MESSAGE))),
-        _r.tag.between(bindparam("first"), bindparam("last")),
+        _records.scope_id == SCOPE_ID,
+        _records.kind == sa.literal_column(str(int(Kind.MESSAGE))),
+        _records.tag.between(bindparam("first"), bindparam("last")),
         _IS_THERE,
     )
-    .order_by(_r.tag.desc(), _r.parent.desc(), _r.key.desc())
+    .order_by(_records.tag.desc(), _records.parent.desc(), _records.key.desc())
     .limit(bindparam("limit", type_=sa.BigInteger))
     .offset(sa.literal_column("0"))
 )
 ANY_MESSAGE = (
-    select(_r.key).where(_ITS_MESSAGES).limit(sa.literal_column("1")).offset(sa.literal_column("0"))
+    select(_records.key)
+    .where(_ITS_MESSAGES)
+    .limit(sa.literal_column("1"))
+    .offset(sa.literal_column("0"))
 )
 FIND = select(*LISTED).where(_THIS_SESSION, _IS_THERE)
 LIST = (
@@ -143,12 +148,14 @@ LIST = (
     .where(
         in_scope(Kind.SESSION),
         sa.or_(
-            _s.updated_at < bindparam("until"),
-            sa.and_(_s.updated_at == bindparam("until"), _s.digest > bindparam("behind")),
+            _sessions.updated_at < bindparam("until"),
+            sa.and_(
+                _sessions.updated_at == bindparam("until"), _sessions.digest > bindparam("behind")
+            ),
         ),
         _IS_THERE,
     )
-    .order_by(_s.updated_at.desc(), _s.digest)
+    .order_by(_sessions.updated_at.desc(), _sessions.digest)
     .limit(bindparam("limit", type_=sa.BigInteger))
     .offset(sa.literal_column("0"))
 )

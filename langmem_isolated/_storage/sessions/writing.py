@@ -8,7 +8,7 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import tag_of
 from langmem_isolated._database.database import Transaction
-from langmem_isolated._storage.containers import State
+from langmem_isolated._storage.containers import ContainerState
 from langmem_isolated._storage.sessions import statements as sql
 from langmem_isolated._storage.sessions.listing import ROWS, name_of, rewrite
 from langmem_isolated._storage.sessions.reading import channel_of, place_of
@@ -36,7 +36,7 @@ def append(
     skip_stored: bool,
     look_first: bool,
     channel: bytes | None = None,
-) -> State:
+) -> ContainerState:
     """Add ``messages`` behind the session's newest, all or none, and make the session if absent.
 
     Args:
@@ -50,7 +50,7 @@ def append(
             ``now``, too.
 
     Returns:
-        The session's state after it, from which :func:`append_behind` goes on.
+        The session's state after it, from which :func:`append_optimistically` goes on.
 
     Raises:
         ScopeGone: The scope was erased meanwhile.
@@ -58,7 +58,7 @@ def append(
         Conflict: An id is stored already and ``look_first`` was off; nothing was written.
     """
     session = name_of(keys, session_id)
-    state = ROWS.begun(transaction, keys, session, header, generation, now)
+    state = ROWS.get_or_create(transaction, keys, session, header, generation, now)
 
     def is_stored(alias: bytes) -> bool:
         found = transaction.row(
@@ -76,15 +76,15 @@ def append(
     return moved
 
 
-def append_behind(
+def append_optimistically(
     transaction: Transaction,
     keys: ScopeKeys,
     session_id: bytes,
-    state: State,
+    state: ContainerState,
     messages: Sequence[Message],
     now: int,
     channel: bytes | None = None,
-) -> State | None:
+) -> ContainerState | None:
     """Add ``messages`` if the session is still in ``state``; ``None``, and nothing, if it is not.
 
     On PostgreSQL a single statement, on SQLite part of a write transaction.
@@ -103,11 +103,11 @@ def _put(
     transaction: Transaction,
     keys: ScopeKeys,
     session: bytes,
-    old: State,
+    old: ContainerState,
     added: Sequence[tuple[bytes, bytes | None]],
     now: int,
     channel: bytes | None,
-) -> State | None:
+) -> ContainerState | None:
     place = place_of(keys, session, old)
     first = old.next_sequence
     numbered = [number.to_bytes(8) for number in range(first, first + len(added))]
@@ -130,10 +130,10 @@ def _put(
         **new.as_new(keys, session, sum(len(sealed) for _, _, sealed in rows)),
     }
     if transaction.is_postgres:
-        is_moved = transaction.row(sql.MOVE_AND_INSERT, **values, **_as_arrays(rows)) is not None
-    elif is_moved := transaction.changes(sql.MOVE, **values):
+        is_swapped = transaction.row(sql.SWAP_AND_INSERT, **values, **_as_arrays(rows)) is not None
+    elif is_swapped := transaction.changes(sql.COMPARE_AND_SWAP, **values):
         transaction.execute_many(sql.INSERT_ONE, [{**values, **_as_values(row)} for row in rows])
-    return new if is_moved else None
+    return new if is_swapped else None
 
 
 def _as_values(row: _NewRow) -> dict[str, object]:
@@ -158,7 +158,7 @@ def _with_aliases(
     added: list[tuple[bytes, bytes | None]] = []
     seen: set[bytes] = set()
     for plaintext, message_id in messages:
-        alias = keys.name(Kind.MESSAGE, session, message_id.encode()) if message_id else None
+        alias = keys.pseudonym(Kind.MESSAGE, session, message_id.encode()) if message_id else None
         if alias is None or not (alias in seen or is_taken(alias)):
             added.append((plaintext, alias))
         elif not skip_stored:
@@ -172,7 +172,7 @@ def clear(
     transaction: Transaction,
     keys: ScopeKeys,
     session_id: bytes,
-    change: Callable[[bytes, State], bytes],
+    change: Callable[[bytes, ContainerState], bytes],
     generation: bytes,
     now: int,
 ) -> None:
@@ -182,14 +182,14 @@ def clear(
     """
     session = name_of(keys, session_id)
     state = ROWS.current(transaction, keys, session, now)
-    ROWS.empty_below(transaction, keys, session, has_row=state is not None)
+    ROWS.delete_children(transaction, keys, session, has_row=state is not None)
     if state is not None:
         empty = ROWS.empty(generation, state.expires_at)
         transaction.execute(
             sql.EMPTY,
             scope_id=keys.scope_id,
             digest=session,
-            new_head=empty.head(keys, session),
+            new_head=empty.row_mac(keys, session),
             new_generation=generation,
             now=now,
         )

@@ -3,11 +3,11 @@
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.database import Transaction
-from langmem_isolated._storage.containers import Listed, StateRows
+from langmem_isolated._storage.containers import ContainerRows, Listed
 from langmem_isolated._storage.threads import statements as sql
 from langmem_isolated.errors import RecordDoesNotOpen
 
-ROWS = StateRows(Kind.THREAD, sql.DELETE_BODIES, sql.DELETE_ELEMENTS)
+ROWS = ContainerRows(Kind.THREAD, sql.DELETE_BODIES, sql.DELETE_ELEMENTS)
 
 
 def header_of(transaction: Transaction, keys: ScopeKeys, thread: bytes, now: int) -> bytes | None:

@@ -7,7 +7,7 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database.database import Transaction
-from langmem_isolated._storage.containers import State
+from langmem_isolated._storage.containers import ContainerState
 from langmem_isolated._storage.threads import statements as sql
 from langmem_isolated._storage.threads.addresses import END, Bounds, Slot
 from langmem_isolated._storage.threads.listing import ROWS
@@ -19,7 +19,7 @@ FETCH_GAP = 32
 class Found(NamedTuple):
     """A checkpoint and the writes behind it, in plaintext."""
 
-    state: State
+    state: ContainerState
     slot: Slot
     checkpoint: bytes
     writes: list[bytes]
@@ -37,7 +37,7 @@ class OpenBody(NamedTuple):
 def open_at(keys: ScopeKeys, slot: Slot, sealed: bytes) -> bytes:
     """What is sealed at ``slot``, in plaintext."""
     parent, key = in_bytes(slot.kind, slot.parent), in_bytes(slot.kind, slot.key)
-    return keys.open(keys.place(slot.kind, parent), key, sealed, slot.kind)
+    return keys.open(keys.aad_prefix(slot.kind, parent), key, sealed, slot.kind)
 
 
 def in_bytes(kind: Kind, part: bytes) -> bytes:
@@ -78,7 +78,7 @@ def get(
     states = [(head, *numbers, gen) for kind, gen, head, *numbers in rows if kind == Kind.THREAD]
     if not states:
         raise RecordDoesNotOpen(Kind.THREAD.label, "its row is missing")
-    state = State.checked(Kind.THREAD, keys, thread, states[0])
+    state = ContainerState.checked(Kind.THREAD, keys, thread, states[0])
     if state.is_expired(now):
         return None
     key = found[0][1]
@@ -101,7 +101,7 @@ def elements(
 ) -> dict[int, bytes]:
     """Elements in plaintext by their numbers; those that are not there are left out."""
     wanted = set(numbers)
-    opened = keys.opener(keys.place(Kind.ELEMENT, thread), Kind.ELEMENT)
+    opened = keys.opener(keys.aad_prefix(Kind.ELEMENT, thread), Kind.ELEMENT)
     found: dict[int, bytes] = {}
     for first, last in _stretches(sorted(wanted)):
         rows = transaction.rows(

@@ -12,35 +12,42 @@ from langmem_isolated._storage.containers import (
     DIGEST,
     LISTED,
     SCOPE_ID,
-    advance,
+    compare_and_swap,
     in_scope,
-    move,
     row_of,
+    update_container,
 )
 
-_r, _s = schema.records.c, schema.sessions.c
+_records, _sessions = schema.records.c, schema.sessions.c
 _PARENT = bindparam("parent", type_=sa.LargeBinary)
 _KEY = bindparam("key", type_=sa.LargeBinary)
 
 
 def _is(kind: Kind) -> sa.ColumnElement[bool]:
-    return sa.and_(_r.scope_id == SCOPE_ID, _r.kind == sa.literal_column(str(int(kind))))
+    return sa.and_(
+        _records.scope_id == SCOPE_ID, _records.kind == sa.literal_column(str(int(kind)))
+    )
 
 
 _THIS_THREAD = row_of(Kind.THREAD)
-_ITS_ELEMENTS = sa.and_(_is(Kind.ELEMENT), _r.parent == DIGEST)
-_IN_RANGE = sa.and_(_r.parent >= bindparam("low"), _r.parent < bindparam("high"))
+_ITS_ELEMENTS = sa.and_(_is(Kind.ELEMENT), _records.parent == DIGEST)
+_IN_RANGE = sa.and_(_records.parent >= bindparam("low"), _records.parent < bindparam("high"))
 _BODIES_IN_RANGE = sa.and_(
-    _r.scope_id == SCOPE_ID,
-    _r.kind.in_([sa.literal_column(str(int(kind))) for kind in (Kind.CHECKPOINT, Kind.WRITE)]),
+    _records.scope_id == SCOPE_ID,
+    _records.kind.in_(
+        [sa.literal_column(str(int(kind))) for kind in (Kind.CHECKPOINT, Kind.WRITE)]
+    ),
     _IN_RANGE,
 )
 _AT = sa.and_(
-    _r.scope_id == SCOPE_ID, _r.kind == bindparam("kind"), _r.parent == _PARENT, _r.key == _KEY
+    _records.scope_id == SCOPE_ID,
+    _records.kind == bindparam("kind"),
+    _records.parent == _PARENT,
+    _records.key == _KEY,
 )
 
-ADVANCE = advance(Kind.THREAD)
-MOVE = move(Kind.THREAD)
+UPDATE_CONTAINER = update_container(Kind.THREAD)
+COMPARE_AND_SWAP = compare_and_swap(Kind.THREAD)
 SWEPT = (
     update(schema.sessions)
     .where(_THIS_THREAD)
@@ -73,13 +80,13 @@ INSERT = (
 
 
 @cache
-def move_and_insert(rows: int) -> sa.Insert:
+def swap_and_insert(rows: int) -> sa.Insert:
     """One statement for the thread's row, a body and its elements, for PostgreSQL.
 
     Instead of two round trips and the five statements of a transaction. Not `unnest`: to make its
     seven arrays took psycopg 80 µs.
     """
-    moved = MOVE.returning(_s.scope_id).cte("moved")
+    moved = COMPARE_AND_SWAP.returning(_sessions.scope_id).cte("moved")
     now = sa.cast(bindparam("now"), sa.BigInteger)
     selects = [
         select(
@@ -95,18 +102,20 @@ def move_and_insert(rows: int) -> sa.Insert:
     ]
     columns = ["scope_id", "created_at", "updated_at", *COLUMNS]
     source = selects[0] if rows == 1 else sa.union_all(*selects)
-    return sa.insert(schema.records).from_select(columns, source).returning(_r.key)
+    return sa.insert(schema.records).from_select(columns, source).returning(_records.key)
 
 
-BY_ALIAS = select(_r.key, _r.sealed).where(_ITS_ELEMENTS, _r.alias == bindparam("alias"))
-ELEMENTS = select(_r.key, _r.sealed).where(
-    _ITS_ELEMENTS, _r.key >= bindparam("first"), _r.key <= bindparam("last")
+BY_ALIAS = select(_records.key, _records.sealed).where(
+    _ITS_ELEMENTS, _records.alias == bindparam("alias")
 )
-ELEMENT_KEYS = select(_r.key, _r.size).where(_ITS_ELEMENTS)
+ELEMENTS = select(_records.key, _records.sealed).where(
+    _ITS_ELEMENTS, _records.key >= bindparam("first"), _records.key <= bindparam("last")
+)
+ELEMENT_KEYS = select(_records.key, _records.size).where(_ITS_ELEMENTS)
 _LATEST_KEY = (
-    select(_r.key)
-    .where(_is(Kind.CHECKPOINT), _r.parent == _PARENT)
-    .order_by(_r.key.desc())
+    select(_records.key)
+    .where(_is(Kind.CHECKPOINT), _records.parent == _PARENT)
+    .order_by(_records.key.desc())
     .limit(sa.literal_column("1"))
     .offset(sa.literal_column("0"))
     .scalar_subquery()
@@ -119,25 +128,36 @@ def _get(key: sa.ColumnElement[bytes]) -> sa.CompoundSelect[tuple[object, ...]]:
     return sa.union_all(
         select(
             sa.literal_column(str(int(Kind.THREAD))),
-            *(_s.generation, _s.head, _s.next_sequence, _s.count, _s.expires_at),
+            *(
+                _sessions.generation,
+                _sessions.head,
+                _sessions.next_sequence,
+                _sessions.count,
+                _sessions.expires_at,
+            ),
         ).where(_THIS_THREAD),
-        select(sa.literal_column(str(int(Kind.CHECKPOINT))), _r.key, _r.sealed, *no_numbers).where(
-            _is(Kind.CHECKPOINT), _r.parent == _PARENT, _r.key == key
-        ),
-        select(sa.literal_column(str(int(Kind.WRITE))), _r.key, _r.sealed, *no_numbers).where(
-            _is(Kind.WRITE), _r.parent == _PARENT, _r.key > key, _r.key < bindparam("end")
+        select(
+            sa.literal_column(str(int(Kind.CHECKPOINT))), _records.key, _records.sealed, *no_numbers
+        ).where(_is(Kind.CHECKPOINT), _records.parent == _PARENT, _records.key == key),
+        select(
+            sa.literal_column(str(int(Kind.WRITE))), _records.key, _records.sealed, *no_numbers
+        ).where(
+            _is(Kind.WRITE),
+            _records.parent == _PARENT,
+            _records.key > key,
+            _records.key < bindparam("end"),
         ),
     )
 
 
 GET_LATEST = _get(_LATEST_KEY)
 GET_ONE = _get(_KEY)
-_ROW = (_r.parent, _r.key, _r.sealed)
+_ROW = (_records.parent, _records.key, _records.sealed)
 _LIMIT = bindparam("limit", type_=sa.Integer)
 LIST_NAMESPACE = (
     select(*_ROW)
-    .where(_is(Kind.CHECKPOINT), _r.parent == _PARENT, _r.key < bindparam("before"))
-    .order_by(_r.key.desc())
+    .where(_is(Kind.CHECKPOINT), _records.parent == _PARENT, _records.key < bindparam("before"))
+    .order_by(_records.key.desc())
     .limit(_LIMIT)
     .offset(sa.literal_column("0"))
 )
@@ -146,40 +166,50 @@ LIST_RANGE = (
     .where(
         _is(Kind.CHECKPOINT),
         _IN_RANGE,
-        sa.tuple_(_r.key, _r.parent) < sa.tuple_(bindparam("before"), bindparam("before_parent")),
+        sa.tuple_(_records.key, _records.parent)
+        < sa.tuple_(bindparam("before"), bindparam("before_parent")),
     )
-    .order_by(_r.key.desc(), _r.parent.desc())
+    .order_by(_records.key.desc(), _records.parent.desc())
     .limit(_LIMIT)
     .offset(sa.literal_column("0"))
 )
 WRITES = select(*_ROW).where(
-    _is(Kind.WRITE), _IN_RANGE, _r.key >= bindparam("first"), _r.key < bindparam("end")
+    _is(Kind.WRITE), _IN_RANGE, _records.key >= bindparam("first"), _records.key < bindparam("end")
 )
-BODIES = select(_r.kind, _r.parent, _r.key, _r.sealed, _r.tag).where(_BODIES_IN_RANGE)
-ROW_AT = select(_r.sealed).where(_AT)
+BODIES = select(_records.kind, _records.parent, _records.key, _records.sealed, _records.tag).where(
+    _BODIES_IN_RANGE
+)
+ROW_AT = select(_records.sealed).where(_AT)
 DELETE_ONE = delete(schema.records).where(_AT)
-TAKE_OUT = DELETE_ONE.returning(_r.size)
+TAKE_OUT = DELETE_ONE.returning(_records.size)
 DELETE_BODIES = delete(schema.records).where(_BODIES_IN_RANGE)
 # And the embeddings that a search made of them.
 DELETE_ELEMENTS = delete(schema.records).where(
-    _r.scope_id == SCOPE_ID,
-    _r.kind.in_([sa.literal_column(str(int(kind))) for kind in (Kind.ELEMENT, Kind.EMBEDDING)]),
-    _r.parent == DIGEST,
+    _records.scope_id == SCOPE_ID,
+    _records.kind.in_(
+        [sa.literal_column(str(int(kind))) for kind in (Kind.ELEMENT, Kind.EMBEDDING)]
+    ),
+    _records.parent == DIGEST,
 )
 _others = schema.records.alias("others")
 DELETE_LEFT_EMBEDDINGS = delete(schema.records).where(
     _is(Kind.EMBEDDING),
-    _r.parent == DIGEST,
+    _records.parent == DIGEST,
     ~sa.exists().where(
-        _others.c.scope_id == _r.scope_id,
+        _others.c.scope_id == _records.scope_id,
         _others.c.kind == sa.literal_column(str(int(Kind.ELEMENT))),
-        _others.c.parent == _r.parent,
-        _others.c.key == _r.key,
+        _others.c.parent == _records.parent,
+        _others.c.key == _records.key,
     ),
 )
-OF_RUN = select(_r.parent, _r.key).where(_is(Kind.CHECKPOINT), _r.tag == bindparam("tag"))
+OF_RUN = select(_records.parent, _records.key).where(
+    _is(Kind.CHECKPOINT), _records.tag == bindparam("tag")
+)
 LIST_THREADS = (
     select(*LISTED)
-    .where(in_scope(Kind.THREAD), sa.or_(_s.expires_at.is_(None), _s.expires_at > bindparam("now")))
-    .order_by(_s.updated_at.desc(), _s.digest)
+    .where(
+        in_scope(Kind.THREAD),
+        sa.or_(_sessions.expires_at.is_(None), _sessions.expires_at > bindparam("now")),
+    )
+    .order_by(_sessions.updated_at.desc(), _sessions.digest)
 )

@@ -9,7 +9,7 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database.database import Transaction
 from langmem_isolated._database.dialects import Conflict
-from langmem_isolated._storage.containers import State
+from langmem_isolated._storage.containers import ContainerState
 from langmem_isolated._storage.threads import statements as sql
 from langmem_isolated._storage.threads.addresses import Slot
 from langmem_isolated._storage.threads.listing import ROWS
@@ -51,7 +51,7 @@ class NewBody:
 class Stored(NamedTuple):
     """What a body was stored with, and the state that it left the thread in."""
 
-    state: State
+    state: ContainerState
     numbers: dict[bytes, int]
 
 
@@ -82,7 +82,7 @@ def put(
         Conflict: A body stands there already, and none was to be replaced; nothing was written.
     """
     known, fresh = generations
-    state = ROWS.begun(transaction, keys, thread, header, fresh, now)
+    state = ROWS.get_or_create(transaction, keys, thread, header, fresh, now)
     if known not in (b"", state.generation):
         return None
     slot = body.slot
@@ -98,12 +98,12 @@ def put(
     return stored
 
 
-def put_onto(
+def put_if_unchanged(
     transaction: Transaction,
     keys: ScopeKeys,
     thread: bytes,
     body: NewBody,
-    state: State,
+    state: ContainerState,
     numbers: Mapping[bytes, int],
     now: int,
     expires_at: int | None,
@@ -131,17 +131,17 @@ def put_onto(
     if transaction.is_postgres:
         for number, row in enumerate(rows):
             values.update({f"{name}_{number}": row[f"new_{name}"] for name in sql.COLUMNS})
-        is_moved = transaction.row(sql.move_and_insert(len(rows)), **values) is not None
-    elif is_moved := transaction.changes(sql.MOVE, **values):
+        is_swapped = transaction.row(sql.swap_and_insert(len(rows)), **values) is not None
+    elif is_swapped := transaction.changes(sql.COMPARE_AND_SWAP, **values):
         _insert(transaction, keys, rows, now)
-    return stored if is_moved else None
+    return stored if is_swapped else None
 
 
 def _laid_out(
     keys: ScopeKeys,
     thread: bytes,
     body: NewBody,
-    state: State,
+    state: ContainerState,
     known: Mapping[bytes, int],
     expires_at: int | None,
 ) -> tuple[list[_NewRow], Stored]:
@@ -157,10 +157,10 @@ def _laid_out(
             rows.append(_element_row(keys, thread, next_number, mac, plaintext))
             next_number += 1
     slot = body.slot
-    sealed = keys.seal(keys.place(slot.kind, slot.parent), slot.key, body.plaintext(numbers))
+    sealed = keys.seal(keys.aad_prefix(slot.kind, slot.parent), slot.key, body.plaintext(numbers))
     rows.append(_as_row(slot, None, body.tag, sealed))
     stored = state.count + (slot.kind is Kind.CHECKPOINT)
-    new = State(state.tag, next_number, stored, expires_at, state.generation)
+    new = ContainerState(state.tag, next_number, stored, expires_at, state.generation)
     return rows, Stored(new, numbers)
 
 
@@ -174,10 +174,17 @@ def _size(rows: list[_NewRow]) -> int:
 
 
 def _advance(
-    transaction: Transaction, keys: ScopeKeys, thread: bytes, state: State, added: int, now: int
+    transaction: Transaction,
+    keys: ScopeKeys,
+    thread: bytes,
+    state: ContainerState,
+    added: int,
+    now: int,
 ) -> None:
     moved_to = state.as_new(keys, thread, added)
-    transaction.execute(sql.ADVANCE, scope_id=keys.scope_id, digest=thread, now=now, **moved_to)
+    transaction.execute(
+        sql.UPDATE_CONTAINER, scope_id=keys.scope_id, digest=thread, now=now, **moved_to
+    )
 
 
 def _stored_numbers(
@@ -204,7 +211,7 @@ def _element_row(
     keys: ScopeKeys, thread: bytes, number: int, mac: bytes, plaintext: bytes
 ) -> _NewRow:
     key = number.to_bytes(8)
-    sealed = keys.seal(keys.place(Kind.ELEMENT, thread), key, plaintext)
+    sealed = keys.seal(keys.aad_prefix(Kind.ELEMENT, thread), key, plaintext)
     return _as_row(Slot(Kind.ELEMENT, thread, key), mac, None, sealed)
 
 
@@ -278,7 +285,7 @@ def sweep(
         sql.SWEPT,
         scope_id=keys.scope_id,
         digest=thread,
-        new_head=swept.head(keys, thread),
+        new_head=swept.row_mac(keys, thread),
         new_generation=generation,
         new_count=swept.count,
         new_size=size,
@@ -307,7 +314,10 @@ def copy(
     state = ROWS.current(transaction, keys, source, now)
     if state is None:
         return False
-    if ROWS.begun(transaction, keys, target, header, generation, now).generation != generation:
+    if (
+        ROWS.get_or_create(transaction, keys, target, header, generation, now).generation
+        != generation
+    ):
         raise Conflict(foreign_key=False)
     numbers = [number for number, _, _ in stored_elements(transaction, keys, source)]
     rows = [
@@ -317,7 +327,7 @@ def copy(
     stored = bodies(transaction, keys, source)
     for body in stored:
         slot = body.slot._replace(parent=target + body.slot.parent[DIGEST_BYTES:])
-        sealed = keys.seal(keys.place(slot.kind, slot.parent), slot.key, body.plaintext)
+        sealed = keys.seal(keys.aad_prefix(slot.kind, slot.parent), slot.key, body.plaintext)
         rows.append(_as_row(slot, None, body.tag, sealed))
     _insert(transaction, keys, rows, now)
     copied = replace(state, generation=generation)

@@ -100,7 +100,7 @@ class Rows(NamedTuple):
     @property
     def digest(self) -> bytes:
         """By what the tables know the session."""
-        return self.keys.name(Kind.SESSION, self.session_id)
+        return self.keys.pseudonym(Kind.SESSION, self.session_id)
 
     @property
     def messages(self) -> Any:
