@@ -106,22 +106,22 @@ class IsolatedLLMCache(BaseCache):
             TypeError: A keyword was given: there is none that would spare some answers.
         """
         _refuse(kwargs)
-        self._resolve().change(entries.clear, None, _ANSWERS)
+        self._resolve().write_if_exists(entries.clear, None, _ANSWERS)
 
     async def aclear(self, **kwargs: Any) -> None:
         """Forget every answer of the scope; see :meth:`clear`."""
         _refuse(kwargs)
         records = self._resolve()
-        await records.arun(records.change, entries.clear, None, _ANSWERS)
+        await records.arun(records.write_if_exists, entries.clear, None, _ANSWERS)
 
     def sweep(self) -> int:
         """Remove the scope's expired answers from the database; returns how many."""
-        return self._resolve().change(entries.sweep, 0, now())
+        return self._resolve().write_if_exists(entries.sweep, 0, now())
 
     async def asweep(self) -> int:
         """Remove expired answers; see :meth:`sweep`."""
         records = self._resolve()
-        return await records.arun(records.change, entries.sweep, 0, now())
+        return await records.arun(records.write_if_exists, entries.sweep, 0, now())
 
 
 def _refuse(keywords: dict[str, Any]) -> None:
@@ -225,7 +225,7 @@ class IsolatedByteStore(BaseStore[str, bytes]):
     def mdelete(self, keys: Sequence[str]) -> None:
         """Remove the values under ``keys``, where there are any."""
         encoded = [*map(_key, keys)]
-        self._records.change(entries.remove, None, self._names, encoded)
+        self._records.write_if_exists(entries.remove, None, self._names, encoded)
 
     async def amdelete(self, keys: Sequence[str]) -> None:
         """Remove values; see :meth:`mdelete`."""

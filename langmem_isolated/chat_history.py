@@ -200,7 +200,9 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         The session itself stays, with its title.
         """
         generation = os.urandom(GENERATION_BYTES)
-        self._records.change(writing.clear, None, self._name, _without_summary, generation, now())
+        self._records.write_if_exists(
+            writing.clear, None, self._name, _without_summary, generation, now()
+        )
 
     async def aclear(self) -> None:
         """Remove every message; see :meth:`clear`."""

@@ -7,7 +7,7 @@ from langchain_core.indexing import RecordManager
 
 from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._database.database import Transaction
+from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import NO_LIMIT, Entry, Names
@@ -162,7 +162,7 @@ class IsolatedRecordManager(RecordManager):
 
     def delete_keys(self, keys: Sequence[str]) -> None:
         """Forget ``keys``, where they are recorded."""
-        self._records.change(entries.remove, None, self._names, [*map(_encoded, keys)])
+        self._records.write_if_exists(entries.remove, None, self._names, [*map(_encoded, keys)])
 
     async def adelete_keys(self, keys: Sequence[str]) -> None:
         """Forget ``keys``; see :meth:`delete_keys`."""

@@ -15,7 +15,7 @@ from langmem_isolated._codecs.headers import decode_header
 from langmem_isolated._codecs.messages import MESSAGE_V1, decode_partially
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._database.database import Transaction
+from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import as_moment, now
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._search.bm25 import rank, terms, words
@@ -323,7 +323,7 @@ class Recall:
             )
             for candidate, packed in new
         ]
-        self._records.change(transcripts.keep, None, embedded, now())
+        self._records.write_if_exists(transcripts.keep, None, embedded, now())
 
 
 def _candidates(source: Source, lines: Iterable[Line]) -> list[_Candidate]:

@@ -115,7 +115,7 @@ class Sessions:
         def with_title(header: bytes, _: ContainerState) -> bytes:
             return encode_header(decode_header(header)._replace(title=_text("title", title)))
 
-        if not self._records.change(listing.rewrite, False, name, with_title, now()):
+        if not self._records.write_if_exists(listing.rewrite, False, name, with_title, now()):
             raise SessionNotFound
 
     async def arename(self, session_id: str, title: str | None) -> None:
@@ -168,7 +168,7 @@ class Sessions:
             )
             return encode_header(changed)
 
-        if not self._records.change(listing.rewrite, False, name, with_summary, now()):
+        if not self._records.write_if_exists(listing.rewrite, False, name, with_summary, now()):
             raise SessionNotFound
 
     async def aset_summary(
@@ -184,7 +184,7 @@ class Sessions:
             SessionNotFound: This scope has no such session.
         """
         name = checked_id("session_id", session_id).encode()
-        if not self._records.change(listing.remove, False, name):
+        if not self._records.write_if_exists(listing.remove, False, name):
             raise SessionNotFound
 
     async def adelete(self, session_id: str) -> None:

@@ -24,7 +24,7 @@ from langmem_isolated._adapters.vector_store_base import (
 from langmem_isolated._codecs.documents import decode_document, encode_document
 from langmem_isolated._codecs.values import encode_value
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._database.database import Transaction
+from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._search.metadata_filters import metadata_test
@@ -216,12 +216,12 @@ class IsolatedVectorStore(ScopedVectorStore):
 
     def _remove(self, names: list[str]) -> None:
         digested = [name.encode() for name in names]
-        self._own.change(writing.remove, None, self._name, digested, now())
+        self._own.write_if_exists(writing.remove, None, self._name, digested, now())
 
     def clear(self) -> None:
         """Remove every document of the scope in this collection."""
         generation = os.urandom(GENERATION_BYTES)
-        self._own.change(writing.clear, None, self._name, generation, now())
+        self._own.write_if_exists(writing.clear, None, self._name, generation, now())
 
     def _at(self, names: list[str]) -> dict[str, Document]:
         found: dict[str, bytes] = {}

@@ -24,7 +24,7 @@ from langchain_core.messages import (
 from langchain_core.messages.utils import count_tokens_approximately
 
 from langmem_isolated import IsolatedChatMessageHistory, IsolatedMemory, Page, chat_history
-from langmem_isolated._database.database import Transaction
+from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.sessions import statements
 from langmem_isolated._storage.sessions.reading import LATEST
 from langmem_isolated.errors import ValueNotStorable
@@ -263,7 +263,7 @@ def test_the_database_looks_at_no_more_rows_than_it_returns(
     history = memory.scope(user_id="alice", module_id="tutor").chat_history("monday")
     history.add_messages(numbered(2000))
     attacker("ANALYZE")
-    statement, names = memory._database.compiled(statements.PAGE)
+    statement, names = memory._database.statements.compiled(statements.PAGE)
     values = {"scope_id": b"s", "digest": b"d", "before": b"b", "limit": 5}
 
     def plan(transaction: Transaction) -> str:

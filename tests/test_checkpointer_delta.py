@@ -15,7 +15,7 @@ from langgraph.pregel._messages import _messages_delta_reducer
 from typing_extensions import TypedDict
 
 from langmem_isolated import IsolatedMemory, ScopedMemory
-from langmem_isolated._database.database import Transaction
+from langmem_isolated._database.transactions import Transaction
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 from tests.conftest import Door
 from tests.threads import (

@@ -126,8 +126,9 @@ def test_a_summary_stores_nothing_anew_of_what_it_keeps(scoped: ScopedMemory, ro
     for turn in range(30):
         graph.invoke({"messages": [HumanMessage(f"{turn:06}{TEXT}")]}, CONFIG)
 
-    # A question and an answer or a summary for each turn, and what removed all before a summary.
-    assert count(rows) == 2 * 30 + 2
+    # A question and an answer or a summary for each turn, what removed all before a summary, and
+    # the summary as the node wrote it, unless LangGraph gave it its id before that was stored.
+    assert count(rows) in (2 * 30 + 1, 2 * 30 + 2)
 
 
 def test_a_turn_that_says_little_costs_little_in_a_long_thread(scoped: ScopedMemory):

@@ -22,8 +22,9 @@ import sqlalchemy as sa
 from langchain_core.messages import HumanMessage
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
-from langmem_isolated._database import database, dialects, write_queue
-from langmem_isolated._database.database import Database, Transaction
+from langmem_isolated._database import database, dialects, transactions, write_queue
+from langmem_isolated._database.database import Database
+from langmem_isolated._database.transactions import Transaction
 from langmem_isolated.errors import (
     DatabaseCorrupt,
     DatabaseError,
@@ -40,7 +41,7 @@ from tests.processes import Child, all_at_once, in_child
 from tests.spellings import assert_shows_none_of
 
 CANARY = "canary-4b1d"
-MODULES = (database.__file__, dialects.__file__, write_queue.__file__)
+MODULES = tuple(module.__file__ for module in (database, dialects, transactions, write_queue))
 NOTES = sa.Table("notes", sa.MetaData(), sa.Column("number", sa.Integer))
 INSERT = sa.insert(NOTES).values(number=sa.bindparam("new_number"))
 COUNT = sa.select(sa.func.count()).select_from(NOTES)

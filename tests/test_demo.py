@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, ChatMessage, HumanMessage
 from rich.console import Console
 
-from langmem_isolated import IsolatedMemory, LocalRootKey, Scope, demo
-from langmem_isolated.cli.demo import attack, sections
+from langmem_isolated import IsolatedMemory, LocalRootKey, Scope
+from langmem_isolated.cli.demo import attack, player, sections
 from langmem_isolated.cli.demo.conversations import Conversation, Place, read_conversations
 from langmem_isolated.cli.demo.sections import Run, Section
 from tests.command_line import KEY, OTHER_KEY, error_line, run, words
@@ -26,7 +26,7 @@ ANN = {"user": "ann@example.org", "module": "study-tutor"}
 def played(database_url: str, root_key: LocalRootKey) -> Iterator[Run]:
     """Our own conversations, played into a fresh database of either kind."""
     with IsolatedMemory(database_url, root_key=root_key) as memory:
-        yield demo._play(Console(quiet=True), memory, read_conversations(None))
+        yield player._play(Console(quiet=True), memory, read_conversations(None))
 
 
 def as_file(folder: Path, conversations: Any) -> Path:
@@ -99,7 +99,7 @@ def test_what_it_wrote_into_a_given_database_is_read_later(database_url: str):
     assert "thrown away" not in first.stdout
     once = [
         message["content"]
-        for message in json.loads((Path(demo.__file__).parent / "conversations.json").read_text())[
+        for message in json.loads((Path(player.__file__).parent / "conversations.json").read_text())[
             0
         ]["messages"]
     ]
@@ -319,7 +319,7 @@ def test_a_section_may_be_added_and_a_claim_that_does_not_hold_fails_the_demo(
     def mine(played: Run) -> Section:
         return Section("My section", [], {"there are 3 conversations": len(played.spent) == 3})
 
-    monkeypatch.setattr(demo, "SECTIONS", (*demo.SECTIONS, mine))
+    monkeypatch.setattr(player, "SECTIONS", (*player.SECTIONS, mine))
 
     shown = run("demo")
 
@@ -386,7 +386,7 @@ def test_a_search_that_finds_nothing_because_it_looks_for_nothing_is_noticed(
     place = Place(Scope("ann", "tutor"), "monday")
     short = Conversation(place, [HumanMessage("hi", id="1")])
     with IsolatedMemory(database_url, root_key=root_key) as memory:
-        played = demo._play(Console(quiet=True), memory, [short])
+        played = player._play(Console(quiet=True), memory, [short])
 
         section = sections.what_a_thief_reads(played)
 

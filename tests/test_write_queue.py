@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from langmem_isolated._database.database import Database, Transaction
+from langmem_isolated._database.database import Database
+from langmem_isolated._database.transactions import Transaction
 from langmem_isolated.errors import DatabaseLocked
 from tests.conftest import Attacker
 

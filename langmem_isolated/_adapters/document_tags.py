@@ -45,7 +45,7 @@ class OwnerKeys(Owned, Protocol):
     def find_keys(self) -> ScopeKeys | None:
         """The owner's keys, or ``None`` when it has stored nothing."""
 
-    def _knows_since(self, keys: ScopeKeys, key_id: bytes | None) -> ScopeKeys | None:
+    def rotated_keys(self, keys: ScopeKeys, key_id: bytes | None) -> ScopeKeys | None:
         """The owner's keys as they are now, if they have come to include ``key_id``."""
 
     @property
@@ -142,7 +142,7 @@ class SealedTags(OwnerTags):
             return self._keys.open(self._place, stored_at, sealed, Kind.DOCUMENT)
         except RecordDoesNotOpen as error:
             # Another process may have rotated the keys meanwhile.
-            fresh = self._records._knows_since(self._keys, error.key_id)
+            fresh = self._records.rotated_keys(self._keys, error.key_id)
             if fresh is None:
                 raise
         return fresh.open(self._place, stored_at, sealed, Kind.DOCUMENT)

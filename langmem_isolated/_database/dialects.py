@@ -241,6 +241,9 @@ def _has_word(socket: int) -> bool:
 _UNREADABLE = "The database URL cannot be read; expected sqlite:///file or postgresql://…"
 
 
+AnyDialect = Sqlite | Postgres
+
+
 def checked_url(url: str | URL) -> URL:
     """A database's URL with the driver that we use.
 

@@ -1,9 +1,9 @@
-"""Lets threads that want to write at the same time share a transaction, where one writes at a time.
+"""Group commit: threads that want to write at the same time share a transaction.
 
-SQLite has one writer. Whoever gets the turn writes for those who wait as well, in one transaction:
-a commit, and the wait for the disk, is paid once. Each gets its own result. A write that fails
-among others is undone, and done again by itself in the thread whose it is: there it meets its own
-error.
+SQLite has one writer. The thread that gets the lock is the leader: it writes for the followers that
+wait as well, in one transaction, so that a commit, and the wait for the disk, is paid once. Each
+gets its own result. A write that fails among others is undone (savepoint), and done again by itself
+in the thread whose it is: there it meets its own error.
 """
 
 import threading
@@ -18,11 +18,11 @@ from langmem_isolated.errors import DatabaseLocked
 T = TypeVar("T")
 
 # More would make those who wait for the first wait for the last.
-TOGETHER = 64
-# How soon a turn is taken up that somebody was interrupted in passing on.
+MAX_BATCH = 64
+# How soon the lead is taken up that somebody was interrupted in passing on.
 _LOOK_AGAIN_SECONDS = 1.0
-# Before a turn is handed over, for other processes, which poll: three threads that wrote on and on
-# kept a second process out for more than 30 s.
+# Before the lead is handed over, for other processes, which poll: three threads that wrote on
+# and on kept a second process out for more than 30 s.
 _PAUSE_SECONDS = 0.0005
 
 
@@ -40,12 +40,12 @@ class Transaction(Protocol):
 
 
 class _Write:
-    """One write on its way in."""
+    """One write in the queue."""
 
-    __slots__ = ("_ready", "_transaction", "by_itself", "has_run", "operation", "result")
+    __slots__ = ("_operation", "_ready", "_transaction", "by_itself", "has_run", "result")
 
     def __init__(self, operation: Callable[[Any], Any]) -> None:
-        self.operation = operation
+        self._operation = operation
         # Signals interrupt the main thread: it writes for nobody else.
         self.by_itself = threading.current_thread() is threading.main_thread()
         self.has_run = False
@@ -55,16 +55,16 @@ class _Write:
         self._ready.acquire()
 
     def run(self, transaction: Transaction) -> None:
-        """Run it in its own thread."""
+        """Run it in its own thread, which leads."""
         self._transaction, self.has_run = transaction, False
-        self.result = self.operation(transaction)
+        self.result = self._operation(transaction)
         self.has_run = True
 
-    def run_for(self, transaction: Transaction) -> None:
+    def run_for_follower(self, transaction: Transaction) -> None:
         """Run it for the thread whose it is; if it fails that one does it again, by itself."""
         self._transaction, self.has_run = transaction, False
         try:
-            self.result = transaction.attempt(self.operation)
+            self.result = transaction.attempt(self._operation)
         except BaseException:
             if not transaction.is_open:
                 raise
@@ -88,11 +88,11 @@ class _Write:
 
 
 class WriteQueue:
-    """Runs writes one after the other, those that wait in one transaction.
+    """Runs writes one after the other, those that wait in one transaction (group commit).
 
     Args:
         run: Runs an operation in a transaction of its own.
-        timeout: Seconds to wait for a turn.
+        timeout: Seconds to wait for a write to begin.
     """
 
     def __init__(
@@ -102,35 +102,90 @@ class WriteQueue:
         self._timeout = timeout
         # SQLite's busy handler sleeps and retries without a queue: 50 writers saw a p99 of 118 ms,
         # with a lock in the process 27 ms. One that knows its owner: nobody gives back another's.
-        self._turn = threading.RLock()
+        self._lead = threading.RLock()
         self._waiting: deque[_Write] = deque()
 
     def write(self, operation: Callable[[Any], T]) -> T:
         """Run ``operation``; once this returns, what it wrote is stored.
 
         Raises:
-            DatabaseLocked: Its turn did not come in time; nothing was written.
+            DatabaseLocked: It was not begun in time; nothing was written.
         """
         mine = _Write(operation)
         deadline = time.monotonic() + self._timeout
         try:
             self._waiting.append(mine)
             # Who comes when others wait does not overtake them.
-            may_begin = len(self._waiting) == 1
+            may_lead = len(self._waiting) == 1
             while not mine.is_done:
                 left = self._time_left(mine, deadline)
-                if may_begin and self._turn.acquire(blocking=False):
-                    self._take_turn(mine)
+                if may_lead and self._lead.acquire(blocking=False):
+                    self._lead_batch(mine)
                 else:
                     mine.wait(min(left, _LOOK_AGAIN_SECONDS))
-                may_begin = True
+                may_lead = True
         except BaseException:
             self._withdraw(mine)
             with suppress(RuntimeError):
-                # Interrupted between taking the turn and using it; not if it was given back.
-                self._turn.release()
+                # Interrupted between taking the lead and using it; not if it was given back.
+                self._lead.release()
             raise
         return cast(T, mine.result)
+
+    def _lead_batch(self, mine: _Write) -> None:
+        """As the leader: write for those who wait as well, then pass the lead on."""
+        try:
+            if not mine.is_done:
+                self._commit(mine, self._take_followers(mine))
+        finally:
+            self._lead.release()
+            if self._waiting:
+                time.sleep(_PAUSE_SECONDS)
+                self._wake_next()
+
+    def _commit(self, mine: _Write, followers: list[_Write]) -> None:
+        def write_all(transaction: Transaction) -> None:
+            mine.run(transaction)
+            for follower in followers:
+                follower.run_for_follower(transaction)
+
+        try:
+            self._run(write_all)
+        except BaseException as error:
+            if mine.is_done:
+                # Interrupted behind the commit.
+                self._finish(followers)
+                raise
+            if not followers or not mine.has_run or not isinstance(error, Exception):
+                self._requeue(followers)
+                raise
+            # The commit failed, or the database undid everything: perhaps for one of them.
+            for write in (mine, *followers):
+                write.by_itself = True
+            self._requeue([mine, *followers])
+        else:
+            self._finish(followers)
+
+    def _take_followers(self, mine: _Write) -> list[_Write]:
+        """Take ``mine`` and those that wait with it from the queue; only the leader does."""
+        with suppress(ValueError):
+            self._waiting.remove(mine)
+        followers: list[_Write] = []
+        with suppress(IndexError):
+            while not mine.by_itself and len(followers) + 1 < MAX_BATCH:
+                if self._waiting[0].by_itself:
+                    break
+                followers.append(self._waiting.popleft())
+        return followers
+
+    def _finish(self, followers: list[_Write]) -> None:
+        """Wake those that are stored, and put back those that failed."""
+        self._requeue([write for write in followers if not write.has_run])
+        for write in followers:
+            write.wake()
+
+    def _requeue(self, writes: list[_Write]) -> None:
+        self._waiting.extendleft(reversed(writes))
 
     def _time_left(self, mine: _Write, deadline: float) -> float:
         left = deadline - time.monotonic()
@@ -141,20 +196,6 @@ class WriteQueue:
         # It was begun.
         return _LOOK_AGAIN_SECONDS
 
-    def _take_turn(self, mine: _Write) -> None:
-        try:
-            if not mine.is_done:
-                self._write(self._those_with(mine))
-        finally:
-            self._turn.release()
-            if self._waiting:
-                time.sleep(_PAUSE_SECONDS)
-                self._wake_next()
-
-    def _wake_next(self) -> None:
-        with suppress(IndexError):
-            self._waiting[0].wake()
-
     def _withdraw(self, mine: _Write) -> bool:
         """Whether it was still waiting, and is not any more."""
         with suppress(ValueError):
@@ -163,45 +204,6 @@ class WriteQueue:
             return True
         return False
 
-    def _those_with(self, mine: _Write) -> list[_Write]:
-        """``mine`` and those that wait with it; only who has the turn takes from them."""
-        with suppress(ValueError):
-            self._waiting.remove(mine)
-        batch = [mine]
+    def _wake_next(self) -> None:
         with suppress(IndexError):
-            while not mine.by_itself and len(batch) < TOGETHER and not self._waiting[0].by_itself:
-                batch.append(self._waiting.popleft())
-        return batch
-
-    def _write(self, batch: list[_Write]) -> None:
-        mine, *others = batch
-
-        def together(transaction: Transaction) -> None:
-            mine.run(transaction)
-            for other in others:
-                other.run_for(transaction)
-
-        try:
-            self._run(together)
-        except BaseException as error:
-            if mine.is_done:
-                # Interrupted behind the commit.
-                self._finish(others)
-                raise
-            if not others or not mine.has_run or not isinstance(error, Exception):
-                self._put_back(others)
-                raise
-            # The commit failed, or the database undid everything: perhaps for one of them.
-            for one in batch:
-                one.by_itself = True
-            self._put_back(batch)
-        else:
-            self._finish(others)
-
-    def _finish(self, others: list[_Write]) -> None:
-        self._put_back([one for one in others if not one.has_run])
-        for one in others:
-            one.wake()
-
-    def _put_back(self, writes: list[_Write]) -> None:
-        self._waiting.extendleft(reversed(writes))
+            self._waiting[0].wake()

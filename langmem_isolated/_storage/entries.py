@@ -24,7 +24,7 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import framed
 from langmem_isolated._database import schema
-from langmem_isolated._database.database import Row, Transaction
+from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._storage.scoped_database import ScopeGone
 from langmem_isolated.errors import RecordDoesNotOpen, RecordError
 

@@ -21,7 +21,8 @@ from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._crypto.scope_keys import ScopeKeys, principal_digest, scope_digest
 from langmem_isolated._crypto.sealing import DIGEST_BYTES, derive, open_sealed, seal
 from langmem_isolated._database import schema
-from langmem_isolated._database.database import Database, Row, Transaction
+from langmem_isolated._database.database import Database
+from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.forking import renew_in_children
 from langmem_isolated._storage.wrapped_keys import (

@@ -5,8 +5,9 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._database.database import Database, Transaction
+from langmem_isolated._database.database import Database
 from langmem_isolated._database.dialects import Conflict
+from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated.errors import KeyDestroyed, RecordDoesNotOpen
 
@@ -72,35 +73,35 @@ class ScopedDatabase:
             Conflict: A row stands where one was to be inserted; nothing was written.
         """
         keys = self._keyring.obtain(self.owner)
-        return self._explained(self._database.write, keys, operation, *args, **kwargs)
+        return self._run(self._database.write, keys, operation, *args, **kwargs)
 
-    def write_once(
-        self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """Run ``operation``, which writes in a single statement on PostgreSQL.
-
-        As :meth:`change`, without the round trips of a transaction.
-        """
-        keys = self._keyring.find(self.owner)
-        if keys is None:
-            return default
-        return self._explained(self._database.write_once, keys, operation, *args, **kwargs)
-
-    def change(
+    def write_if_exists(
         self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run ``operation`` in one write transaction, unless the owner has stored nothing."""
         keys = self._keyring.find(self.owner)
         if keys is None:
             return default
-        return self._explained(self._database.write, keys, operation, *args, **kwargs)
+        return self._run(self._database.write, keys, operation, *args, **kwargs)
+
+    def write_once(
+        self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run ``operation``, which writes in a single statement on PostgreSQL.
+
+        As :meth:`write_if_exists`, without the round trips of a transaction.
+        """
+        keys = self._keyring.find(self.owner)
+        if keys is None:
+            return default
+        return self._run(self._database.write_once, keys, operation, *args, **kwargs)
 
     def read(self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``operation``, a single query; ``default`` when the owner has stored nothing."""
         keys = self._keyring.find(self.owner)
         if keys is None:
             return default
-        return self._opened(self._database.read, keys, operation, *args, **kwargs)
+        return self._run(self._database.read, keys, operation, *args, **kwargs)
 
     def snapshot(
         self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs
@@ -109,45 +110,35 @@ class ScopedDatabase:
         keys = self._keyring.find(self.owner)
         if keys is None:
             return default
-        return self._opened(self._database.snapshot, keys, operation, *args, **kwargs)
+        return self._run(self._database.snapshot, keys, operation, *args, **kwargs)
 
-    def _explained(
+    def _run(
         self,
-        write: Callable[..., T],
+        door: Callable[..., T],
         keys: ScopeKeys,
         operation: Operation[P, T],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
+        """Run ``operation`` through a door of the database; where its errors are explained.
+
+        Once more with fresh keys if another process has rotated them meanwhile.
+        """
         try:
-            return self._opened(write, keys, operation, *args, **kwargs)
-        except ScopeGone:
-            self._keyring.forget(self.owner)
-            raise KeyDestroyed from None
-        except Conflict as conflict:
-            if not conflict.foreign_key:
+            try:
+                return door(operation, self._same_incarnation(keys), *args, **kwargs)
+            except RecordDoesNotOpen as error:
+                fresh = self.rotated_keys(keys, error.key_id)
+                if fresh is None:
+                    raise
+            return door(operation, self._same_incarnation(fresh), *args, **kwargs)
+        except (ScopeGone, Conflict) as error:
+            if isinstance(error, Conflict) and not error.foreign_key:
                 raise
             self._keyring.forget(self.owner)
             raise KeyDestroyed from None
 
-    def _opened(
-        self,
-        run: Callable[..., T],
-        keys: ScopeKeys,
-        operation: Operation[P, T],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        """Run ``operation``, once more if another process has rotated the keys meanwhile."""
-        try:
-            return run(operation, self._same_incarnation(keys), *args, **kwargs)
-        except RecordDoesNotOpen as error:
-            fresh = self._knows_since(keys, error.key_id)
-            if fresh is None:
-                raise
-        return run(operation, self._same_incarnation(fresh), *args, **kwargs)
-
-    def _knows_since(self, keys: ScopeKeys, key_id: bytes | None) -> ScopeKeys | None:
+    def rotated_keys(self, keys: ScopeKeys, key_id: bytes | None) -> ScopeKeys | None:
         """The owner's keys as they are now, if they have come to include ``key_id``."""
         if key_id is None or key_id in keys.opening:
             return None

@@ -17,7 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database import schema
-from langmem_isolated._database.database import Row, Transaction
+from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._storage.containers import (
     DIGEST,
     LISTED,

@@ -11,7 +11,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.sealing import KEY_BYTES, SealingKey, derive, framed
 from langmem_isolated._database import schema
-from langmem_isolated._database.database import Database, Row, Transaction
+from langmem_isolated._database.database import Database
+from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._runtime.clock import now
 from langmem_isolated.errors import RootKeyMismatch
 from langmem_isolated.root_keys import RootKey

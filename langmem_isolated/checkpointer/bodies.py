@@ -15,7 +15,7 @@ from langmem_isolated._codecs.checkpoints.layout import (
 from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._database.database import Transaction
+from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.threads import reading
 from langmem_isolated._storage.threads.addresses import Slot
 from langmem_isolated._storage.threads.reading import Found

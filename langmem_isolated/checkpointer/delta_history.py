@@ -8,7 +8,7 @@ from langgraph.checkpoint.base import DeltaChannelHistory, PendingWrite
 
 from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._database.database import Transaction
+from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.threads import reading
 from langmem_isolated._storage.threads.addresses import Bounds, Slot
 from langmem_isolated.checkpointer.addresses import Address, id_bytes, parent_of, thread_of

@@ -9,7 +9,7 @@ from langchain_core.runnables import RunnableConfig
 from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._codecs.headers import decode_header
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._database.database import Transaction
+from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.threads import listing, reading
 from langmem_isolated._storage.threads.addresses import END, Bounds, Slot
 from langmem_isolated.checkpointer.addresses import (

@@ -19,8 +19,8 @@ from langmem_isolated._codecs.headers import Header, encode_header
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
-from langmem_isolated._database.database import Transaction
 from langmem_isolated._database.dialects import Conflict
+from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage.containers import GENERATION_BYTES, Listed
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -298,7 +298,7 @@ class Threads:
 
     def delete(self, thread_id: str) -> None:
         """Remove a thread with all it has."""
-        self.records.change(_delete_thread, None, thread_id)
+        self.records.write_if_exists(_delete_thread, None, thread_id)
 
     def copy(self, source_id: str, target_id: str) -> None:
         """Copy a thread with all it has; nothing happens when there is no such thread.
@@ -307,7 +307,7 @@ class Threads:
             AddressTaken: The target has checkpoints already; nothing was written.
         """
         try:
-            self.records.change(_copy_thread, False, source_id, target_id)
+            self.records.write_if_exists(_copy_thread, False, source_id, target_id)
         except Conflict:
             raise AddressTaken(Kind.THREAD.label) from None
 
@@ -328,7 +328,7 @@ class Threads:
                 self._sweep(thread, partial(pruning.of_run, run_id=run_id))
 
     def _sweep(self, thread: bytes, choose: Callable[[list[OpenBody]], set[Slot]]) -> None:
-        self.records.change(
+        self.records.write_if_exists(
             writing.sweep,
             None,
             thread,

@@ -27,7 +27,7 @@ from langgraph.store.base import (
 
 from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._database.database import Transaction
+from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import now_microseconds
 from langmem_isolated._search import store_filters
 from langmem_isolated._search.vectors import VectorSpace
@@ -151,11 +151,11 @@ class Batch:
                 return self.answers
             return records.write(_written, self, now, with_vectors=self.index is not None)
         if self.puts:
-            return records.change(_written, self.answers, self, now, with_vectors=False)
+            return records.write_if_exists(_written, self.answers, self, now, with_vectors=False)
         door = records.read if len(self.gets) + len(self.reads) == 1 else records.snapshot
         answers, touched = door(_read, (self.answers, []), self, now)
         if touched:
-            records.change(writing.refresh, None, touched, now)
+            records.write_if_exists(writing.refresh, None, touched, now)
         return answers
 
 

@@ -108,12 +108,12 @@ class IsolatedStore(BaseStore):
 
     def sweep(self) -> int:
         """Remove the scope's expired items from the database; returns how many."""
-        return self._resolve().change(writing.sweep, 0, now_microseconds())
+        return self._resolve().write_if_exists(writing.sweep, 0, now_microseconds())
 
     async def asweep(self) -> int:
         """Remove expired items; see :meth:`sweep`."""
         records = self._resolve()
-        return await records.arun(records.change, writing.sweep, 0, now_microseconds())
+        return await records.arun(records.write_if_exists, writing.sweep, 0, now_microseconds())
 
     def get(
         self, namespace: Namespace, key: str, *, refresh_ttl: bool | None = None

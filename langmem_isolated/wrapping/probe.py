@@ -35,7 +35,8 @@ class ThrowawayOwner:
         """Its keys."""
         return self._keys
 
-    def _knows_since(self, keys: ScopeKeys, key_id: bytes | None) -> ScopeKeys | None:  # noqa: ARG002
+    def rotated_keys(self, keys: ScopeKeys, key_id: bytes | None) -> ScopeKeys | None:  # noqa: ARG002
+        """None: nobody rotates them."""
         return None
 
     async def arun(self, body: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -99,7 +99,7 @@ def test_nothing_but_the_database_module_knows_of_executors():
         if any(word in path.read_text() for word in ("run_in_executor", "ThreadPoolExecutor"))
     }
 
-    assert naming == {"_database.py"}
+    assert naming == {"database.py"}
 
 
 # --- the same programs through both doors ---------------------------------------------------------

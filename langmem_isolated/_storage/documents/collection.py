@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._database.database import Transaction
+from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.containers import (
     ContainerState,
 )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
-from langmem_isolated._database.database import Row, Transaction
+from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._storage.items import statements as sql
 from langmem_isolated._storage.items.addresses import Address, Names, Places
 from langmem_isolated._storage.items.rows import Filter, Item, items_in

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._database.database import Row
+from langmem_isolated._database.transactions import Row
 from langmem_isolated._storage.items.addresses import Address, Place, Places, vector_key
 from langmem_isolated.errors import RecordDoesNotOpen, RecordError
 

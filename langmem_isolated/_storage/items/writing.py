@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._database.database import Transaction
+from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.items import statements as sql
 from langmem_isolated._storage.items.addresses import Address, Places, span
 from langmem_isolated._storage.items.rows import Item, NewItem, sealed_rows

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import tag_of
-from langmem_isolated._database.database import Row, Transaction
+from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._storage.containers import ContainerState
 from langmem_isolated._storage.sessions import statements as sql
 from langmem_isolated._storage.sessions.listing import name_of

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
-from langmem_isolated._database.database import Transaction
 from langmem_isolated._database.dialects import Conflict
+from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.containers import ContainerState
 from langmem_isolated._storage.threads import statements as sql
 from langmem_isolated._storage.threads.addresses import Slot

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database import schema
-from langmem_isolated._database.database import Database, Transaction
+from langmem_isolated._database.database import Database
+from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage.sessions import reading
 from langmem_isolated.errors import RecordDoesNotOpen
@@ -142,7 +143,7 @@ def read_after(database: Database, harm: Harm, victim: Rows, reader: Rows) -> in
         connection.exec_driver_sql("BEGIN")
         try:
             harm(connection, victim, reader)
-            transaction = Transaction(database, connection.connection.dbapi_connection)
+            transaction = Transaction(database.statements, connection.connection.dbapi_connection)
             return len(reading.load(transaction, reader.keys, reader.session_id, now()).messages)
         except RecordDoesNotOpen as error:
             return error.reason

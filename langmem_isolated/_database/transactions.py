@@ -1,0 +1,199 @@
+"""Runs operations in transactions on pooled connections, and makes the driver's errors ours.
+
+The one place where a connection is checked out, begun, committed, rolled back and given back, where
+a dead one is replaced, and where an error of the driver is translated.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
+
+from sqlalchemy import Engine, Executable, exc
+
+from langmem_isolated._database.dialects import AnyDialect
+from langmem_isolated._database.statements import CompiledStatements
+from langmem_isolated.errors import DatabaseLocked, DatabaseUnreachable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Row = tuple[Any, ...]
+
+
+class _StaleConnection(DatabaseUnreachable):
+    """A pooled connection was found dead before it did anything; worth one more attempt."""
+
+
+class Transaction:
+    """One database transaction, handed to an operation; it must not outlive the call."""
+
+    __slots__ = ("_connection", "_open_cursor", "_statements", "is_stored")
+
+    def __init__(self, statements: CompiledStatements, connection: Any) -> None:
+        self._statements = statements
+        self._connection = connection
+        self._open_cursor = statements.dialect.open_cursor
+        self.is_stored = False
+
+    @property
+    def is_postgres(self) -> bool:
+        """Whether the server is one of PostgreSQL's kind."""
+        return self._statements.is_postgres
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the database has not undone it all, as it does where the disk is full."""
+        return not self._statements.dialect.is_clean(self._connection)
+
+    def attempt(self, operation: Callable[["Transaction"], T]) -> T:
+        """Run ``operation``; where it raises, nothing of it stays in the transaction."""
+        execute = self._open_cursor(self._connection).execute
+        execute("SAVEPOINT attempt")
+        try:
+            result = operation(self)
+        except BaseException:
+            if self.is_open:
+                execute("ROLLBACK TO attempt")
+            raise
+        finally:
+            if self.is_open:
+                execute("RELEASE attempt")
+        return result
+
+    def ask(self, statement: Executable, /, **values: object) -> Any:
+        """A cursor whose rows are fetched later: questions asked before share a round trip."""
+        sql, names = self._statements.compiled(statement)
+        cursor = self._open_cursor(self._connection)
+        cursor.execute(sql, [values[name] for name in names])
+        return cursor
+
+    def rows(self, statement: Executable, /, **values: object) -> list[Row]:
+        """All rows of a query."""
+        return cast(list[Row], self.ask(statement, **values).fetchall())
+
+    def row(self, statement: Executable, /, **values: object) -> Row | None:
+        """The first row of a query, or ``None``."""
+        return cast(Row | None, self.ask(statement, **values).fetchone())
+
+    def changes(self, statement: Executable, /, **values: object) -> bool:
+        """Run a statement; whether it changed any row. 6 µs less than having SQLite return them."""
+        return bool(self.ask(statement, **values).rowcount)
+
+    def execute(self, statement: Executable, /, **values: object) -> None:
+        """Run a statement that returns no rows."""
+        self.ask(statement, **values)
+
+    def execute_many(self, statement: Executable, rows: Sequence[dict[str, object]]) -> None:
+        """Run a statement once for each of ``rows``."""
+        sql, names = self._statements.compiled(statement)
+        cursor = self._open_cursor(self._connection)
+        cursor.executemany(sql, [[row[name] for name in names] for row in rows])
+
+
+class TransactionRunner:
+    """Runs operations on connections of a pool, each in a transaction or by itself.
+
+    Args:
+        engine: Whose pool the connections come from.
+        dialect: What the database wants.
+        pool_message: What to say when no connection is free in time.
+    """
+
+    def __init__(self, engine: Engine, dialect: AnyDialect, pool_message: str) -> None:
+        self._engine = engine
+        self._dialect = dialect
+        self._pool_message = pool_message
+        self.statements = CompiledStatements(engine.dialect, dialect)
+        self.errors = cast(type[Exception], engine.dialect.loaded_dbapi.Error)
+
+    def run(
+        self,
+        begin: str | None,
+        operation: Callable[Concatenate[Transaction, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run ``operation``; once more where the connection had died before anything was done.
+
+        Args:
+            begin: The statement that begins the transaction; ``None`` for a single query, which
+                needs none.
+            operation: What is run; whatever it raises undoes all of it.
+        """
+        try:
+            return self.run_once(begin, operation, *args, **kwargs)
+        except _StaleConnection:
+            return self.run_once(begin, operation, *args, **kwargs)
+
+    def run_once(
+        self,
+        begin: str | None,
+        operation: Callable[Concatenate[Transaction, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """As :meth:`run`, for what may have been done when a connection breaks.
+
+        Raises:
+            DatabaseError: The database refused or failed.
+        """
+        try:
+            connection = self._engine.raw_connection()
+        except (exc.SQLAlchemyError, self.errors) as error:
+            self.raise_translated(error)
+        raw: Any = connection.dbapi_connection
+        try:
+            return self._transact(raw, begin, operation, *args, **kwargs)
+        except self.errors as error:
+            self.raise_translated(error)
+        finally:
+            # One that is not clean does not go back to the pool.
+            if self._dialect.is_broken(raw):
+                # The server went away: no other pooled connection is worth trying. As SQLAlchemy
+                # does it itself; disposing of the pool would forget those that are in use, open.
+                self._engine.pool._invalidate(connection)
+            elif not self._dialect.is_clean(raw):
+                connection.invalidate()
+            connection.close()
+
+    def _transact(
+        self,
+        raw: Any,
+        begin: str | None,
+        operation: Callable[Concatenate[Transaction, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        open_cursor = self._dialect.open_cursor
+        transaction = Transaction(self.statements, raw)
+        committing = False
+        try:
+            if begin is None:
+                return operation(transaction, *args, **kwargs)
+            with self._dialect.batch(raw) as batch:
+                try:
+                    open_cursor(raw).execute(begin)
+                    result = operation(transaction, *args, **kwargs)
+                    committing = True
+                    open_cursor(raw).execute("COMMIT")
+                    transaction.is_stored = True
+                except BaseException:
+                    self._dialect.settle(batch)
+                    raise
+        except BaseException as error:
+            if committing and not isinstance(error, self.errors):
+                # Interrupted behind the commit, if the connection knows of no transaction.
+                transaction.is_stored = self._dialect.is_clean(raw)
+            self._dialect.roll_back(raw)
+            if self._dialect.is_broken(raw) and not committing:
+                raise _StaleConnection(str(self._dialect.translate(error))) from None
+            raise
+        return result
+
+    def raise_translated(self, error: Exception) -> NoReturn:
+        """The one door through which the driver's errors become ours."""
+        if isinstance(error, exc.TimeoutError):
+            raise DatabaseLocked(self._pool_message) from None
+        driver = error.orig if isinstance(error, exc.DBAPIError) else error
+        if not isinstance(driver, self.errors):
+            raise error
+        # Drivers quote rows and parameters; what we say of them is in the translation.
+        raise self._dialect.translate(driver) from None
