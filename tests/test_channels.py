@@ -171,7 +171,7 @@ def test_only_the_rows_asked_for_are_looked_at(tutor: ScopedMemory, attacker: At
         tutor.chat_history(f"s{number}").add_messages(messages, channel="general")
         tutor.chat_history(f"s{number}").add_messages(messages, channel="ai")
     attacker("ANALYZE")
-    digest = tutor._records.keys().name(Kind.MESSAGE, b"channel", b"general")
+    digest = tutor._records.keys().pseudonym(Kind.MESSAGE, b"channel", b"general")
     query = """
         SELECT parent, key FROM records WHERE scope_id = ? AND kind = 3 AND tag BETWEEN ? AND ?
         ORDER BY tag DESC, parent DESC, key DESC LIMIT 5

@@ -99,9 +99,9 @@ def test_what_it_wrote_into_a_given_database_is_read_later(database_url: str):
     assert "thrown away" not in first.stdout
     once = [
         message["content"]
-        for message in json.loads((Path(player.__file__).parent / "conversations.json").read_text())[
-            0
-        ]["messages"]
+        for message in json.loads(
+            (Path(player.__file__).parent / "conversations.json").read_text()
+        )[0]["messages"]
     ]
     assert contents(database_url, "ann@example.org", "study-tutor", "session-1") == once * 2
 

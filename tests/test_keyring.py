@@ -941,7 +941,7 @@ def test_a_child_forked_while_keys_are_looked_up_can_look_them_up(
     memory: IsolatedMemory, database_url: str
 ):
     say(memory, "hello")
-    with memory._keyring._lock:
+    with memory._keyring._cache._lock:
         assert in_child(heard, memory) == ["hello"]
 
 

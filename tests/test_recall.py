@@ -399,7 +399,7 @@ def test_keys_that_another_process_has_rotated_are_read_again(
 
 
 def digest_of(scoped: ScopedMemory, kind: Kind, name: str) -> bytes:
-    return scoped._records.keys().name(kind, name.encode())
+    return scoped._records.keys().pseudonym(kind, name.encode())
 
 
 @pytest.fixture

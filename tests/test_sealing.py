@@ -331,8 +331,8 @@ def test_different_owners_have_different_scope_ids_and_keys(one: Owner, other: O
 
     assert (first.scope_id == second.scope_id) == same
     assert (first.sealing.id == second.sealing.id) == same
-    assert (first.name(Kind.SESSION, b"x") == second.name(Kind.SESSION, b"x")) == same
-    assert (first.head(b"x") == second.head(b"x")) == same
+    assert (first.pseudonym(Kind.SESSION, b"x") == second.pseudonym(Kind.SESSION, b"x")) == same
+    assert (first.row_mac(b"x") == second.row_mac(b"x")) == same
 
 
 def test_modules_of_a_user_share_a_principal_and_nobody_else_does():

@@ -237,7 +237,7 @@ def expire(scoped: ScopedMemory, attacker: Attacker, session_id: str, expires_at
     )
     attacker(
         "UPDATE sessions SET expires_at = ?, head = ? WHERE digest = ?",
-        expires_at, expiring.head(keys, session), session,
+        expires_at, expiring.row_mac(keys, session), session,
     )  # fmt: skip
 
 

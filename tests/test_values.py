@@ -652,7 +652,7 @@ def test_only_so_many_elements_of_a_thread_are_known():
 
 def test_a_child_forked_while_the_threads_are_looked_at_goes_on():
     known = ElementCaches()
-    with known._lock:
+    with known._threads._lock:
         generation = in_child(lambda: known.of(b"1", b"g").generation)
 
     assert generation == b"g"

@@ -59,7 +59,7 @@ def test_a_value_leaves_memory_when_its_time_is_over_whoever_asks_next(
 
     assert cache.get((b"bob", 1, "messages"), "token") is None
     assert not cache._entries
-    assert cache._held == 0
+    assert cache._entries.size == 0
 
 
 def test_use_does_not_prolong_a_values_time(cache: PlaintextCache, clock: Clock):
@@ -102,7 +102,7 @@ def test_a_value_put_again_counts_once(cache: PlaintextCache):
         cache.put(ALICE, token, ["opened"], 40)
 
     assert cache.get(ALICE, 49)
-    assert cache._held == 40
+    assert cache._entries.size == 40
 
 
 def test_clearing_lets_go_of_everything(cache: PlaintextCache):
@@ -110,7 +110,7 @@ def test_clearing_lets_go_of_everything(cache: PlaintextCache):
     cache.clear()
 
     assert cache.get(ALICE, "token") is None
-    assert cache._held == 0
+    assert cache._entries.size == 0
 
 
 @pytest.mark.parametrize("bound", ["seconds", "entries", "size"])
@@ -138,13 +138,15 @@ def test_threads_that_use_it_at_once_keep_its_bounds(cache: PlaintextCache):
         thread.join()
 
     assert wrong == []
-    assert cache._held == sum(entry.size for entry in cache._entries.values()) <= 100
+    assert (
+        cache._entries.size == sum(entry.size for entry in cache._entries._values.values()) <= 100
+    )
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_begins_with_nothing_and_a_free_lock(cache: PlaintextCache):
     cache.put(ALICE, "token", ["opened"], 10)
-    with cache._lock:
+    with cache._entries._lock:
         child = os.fork()
         if child == 0:
             os._exit(0 if cache.get(ALICE, "token") is None else 1)

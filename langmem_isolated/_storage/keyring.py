@@ -7,9 +7,7 @@ every record sealed with them unreadable, in backups too.
 """
 
 import json
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -24,7 +22,7 @@ from langmem_isolated._database import schema
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._runtime.clock import now
-from langmem_isolated._runtime.forking import renew_in_children
+from langmem_isolated._runtime.lru import LRUCache
 from langmem_isolated._storage.wrapped_keys import (
     OWNED,
     PrincipalKeys,
@@ -96,17 +94,12 @@ class Keyring:
     ) -> None:
         self._database = database
         self._keys = WrappedKeys(key_store or database, root_key)
-        self._cache_size = cache_size
         self._cache_seconds = cache_seconds
         self._clock = clock
-        self._cache: OrderedDict[Owner, tuple[float, ScopeKeys]] = OrderedDict()
+        self._cache = LRUCache[Owner, ScopeKeys](
+            entries=cache_size, seconds=cache_seconds, clock=clock
+        )
         self._directory_cache: _Directory | None = None
-        self._lock = threading.Lock()
-        renew_in_children(self)
-
-    def renew_after_fork(self) -> None:
-        """Give a forked child a lock that no thread of its parent holds."""
-        self._lock = threading.Lock()
 
     def obtain(self, owner: Owner) -> ScopeKeys:
         """The owner's keys, made at first use.
@@ -119,7 +112,7 @@ class Keyring:
             KeyDestroyed: The owner is being erased at this moment.
             KeyringError: A key cannot be had, or belongs to another root key.
         """
-        if keys := self._cached(owner):
+        if keys := self._cache.get(owner):
             return keys
         directory = self._directory(create=True)
         assert directory is not None
@@ -131,7 +124,7 @@ class Keyring:
 
     def find(self, owner: Owner) -> ScopeKeys | None:
         """The owner's keys, or ``None`` when nothing was ever stored for it; makes nothing."""
-        if keys := self._cached(owner):
+        if keys := self._cache.get(owner):
             return keys
         directory = self._directory(create=False)
         rows = directory and self._checked_rows(principal_digest(directory, owner))
@@ -146,7 +139,7 @@ class Keyring:
 
     def present(self, owners: Sequence[Owner]) -> set[Owner]:
         """Those of at most four owners that have stored anything, asked at once."""
-        missing = [owner for owner in owners if self._cached(owner) is None]
+        missing = [owner for owner in owners if self._cache.get(owner) is None]
         directory = self._directory(create=False) if missing else None
         there = set(owners).difference(missing)
         if directory:
@@ -158,8 +151,7 @@ class Keyring:
 
     def forget(self, owner: Owner) -> None:
         """Drop the owner's keys from the cache; the next use reads them again."""
-        with self._lock:
-            self._cache.pop(owner, None)
+        self._cache.drop(owner)
 
     def owners(self, principal_of: Owner) -> list[Owner]:
         """Every owner that shares the principal of ``principal_of`` and holds memory.
@@ -187,23 +179,8 @@ class Keyring:
         self._directory_cache = None
         return self._directory(create=False) is not None
 
-    def _cached(self, owner: Owner) -> ScopeKeys | None:
-        with self._lock:
-            entry = self._cache.get(owner)
-            if entry is None:
-                return None
-            if entry[0] < self._clock():
-                del self._cache[owner]
-                return None
-            self._cache.move_to_end(owner)
-            return entry[1]
-
     def _remember(self, owner: Owner, keys: ScopeKeys) -> ScopeKeys:
-        with self._lock:
-            self._cache[owner] = (self._clock() + self._cache_seconds, keys)
-            self._cache.move_to_end(owner)
-            while len(self._cache) > self._cache_size:
-                self._cache.popitem(last=False)
+        self._cache.put(owner, keys)
         return keys
 
     def _directory(self, create: bool) -> bytes | None:

@@ -50,7 +50,7 @@ class Scene:
     def document(self, id_: str, *who: str) -> Row:
         store = self.store_of(*who)
         scope_id, digest = self.collection(*who)
-        return scope_id, digest, store._own.keys().name(DOCUMENT, digest, id_.encode())
+        return scope_id, digest, store._own.keys().pseudonym(DOCUMENT, digest, id_.encode())
 
     def block(self, number: bytes, *who: str) -> Row:
         return *self.collection(*who), number

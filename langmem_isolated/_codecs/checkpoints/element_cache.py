@@ -12,7 +12,7 @@ import ormsgpack
 from langchain_core.messages import BaseMessage
 
 from langmem_isolated._codecs.checkpoints.layout import runs_of
-from langmem_isolated._runtime.forking import renew_in_children
+from langmem_isolated._runtime.lru import LRUCache
 
 # What packs like another type has no fingerprint: a date that became its text must be noticed.
 _OPTIONS = (
@@ -124,36 +124,23 @@ class ElementCaches:
     """What this process knows of the elements of the threads it used last."""
 
     def __init__(self, size: int = 256) -> None:
-        self._size = size
-        self._threads: OrderedDict[bytes, ElementCache] = OrderedDict()
-        self._lock = threading.Lock()
-        renew_in_children(self)
-
-    def renew_after_fork(self) -> None:
-        """Give a forked child a lock that no thread of its parent holds."""
-        self._lock = threading.Lock()
-        self._threads = OrderedDict()
+        self._threads = LRUCache[bytes, ElementCache](entries=size)
 
     def of(self, thread: bytes, generation: bytes) -> ElementCache:
         """What is known of a thread in this generation; nothing when it has changed."""
-        with self._lock:
-            known = self._threads.get(thread)
-            if known is None or known.generation != generation:
-                known = self._threads[thread] = ElementCache(generation)
-            self._threads.move_to_end(thread)
-            while len(self._threads) > self._size:
-                self._threads.popitem(last=False)
-            return known
+        return self._threads.get_or_put(
+            thread,
+            lambda: ElementCache(generation),
+            is_valid=lambda cache: cache.generation == generation,
+        )
 
     def forget(self, thread: bytes) -> None:
         """Drop what is known of a thread."""
-        with self._lock:
-            self._threads.pop(thread, None)
+        self._threads.drop(thread)
 
     def last(self, thread: bytes) -> ElementCache:
         """What is known of a thread as last seen; stale knowledge is refused when it is used."""
-        with self._lock:
-            return self._threads.get(thread) or ElementCache(b"")
+        return self._threads.get(thread) or ElementCache(b"")
 
 
 def fingerprint(message: BaseMessage) -> int | None:

@@ -43,13 +43,13 @@ class Collection:
         """What every statement asks by."""
         return {"scope_id": self.keys.scope_id, "digest": self.digest}
 
-    def place(self, kind: Kind) -> bytes:
+    def aad_prefix(self, kind: Kind) -> bytes:
         """Where records of ``kind`` stand; those of an emptied collection do not open there."""
         return self.keys.aad_prefix(kind, self.digest + self.state.generation)
 
     def open(self, kind: Kind, key: bytes, sealed: bytes) -> bytes:
         if kind not in self._openers:
-            self._openers[kind] = self.keys.opener(self.place(kind), kind)
+            self._openers[kind] = self.keys.opener(self.aad_prefix(kind), kind)
         return self._openers[kind](key, sealed)
 
     def document(self, key: bytes, sealed: bytes) -> StoredDocument:

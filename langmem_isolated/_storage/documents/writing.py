@@ -128,7 +128,7 @@ class _Change:
     def _row(self, kind: Kind, key: bytes, plaintext: bytes) -> dict[str, Any]:
         # Numbers of embeddings hardly shrink.
         sealed = self._of.keys.seal(
-            self._of.place(kind), key, plaintext, compress=kind is not Kind.EMBEDDING
+            self._of.aad_prefix(kind), key, plaintext, compress=kind is not Kind.EMBEDDING
         )
         return {
             "new_kind": int(kind),
