@@ -82,7 +82,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         idempotent: bool = False,
     ) -> None:
         self._records = records
-        self._name = checked_id("session_id", session_id).encode()
+        self._session_id = checked_id("session_id", session_id)
         self._channel = None if channel is None else checked_id("channel", channel)
         self._header = encode_header(Header(session_id, channel=channel))
         # How this object last saw the session; appending from it saves PostgreSQL a transaction.
@@ -99,7 +99,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         Raises:
             RecordDoesNotOpen: A message was changed, moved, exchanged, added or cut off.
         """
-        opened = self._records.read(reading.load, NOTHING, self._name, now())
+        opened = self._records.read(reading.load, NOTHING, self._session_id, now())
         self._state = opened.state
         return [decode_message(plaintext) for plaintext in opened.messages]
 
@@ -139,7 +139,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         if known is None:
             return False
         self._state = self._records.write_once(
-            writing.append_optimistically, None, self._name, known, encoded, moment, channel
+            writing.append_optimistically, None, self._session_id, known, encoded, moment, channel
         )
         return self._state is not None
 
@@ -154,7 +154,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
     ) -> None:
         self._state = self._records.write(
             writing.append,
-            self._name,
+            self._session_id,
             self._header,
             encoded,
             os.urandom(GENERATION_BYTES),
@@ -201,7 +201,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         """
         generation = os.urandom(GENERATION_BYTES)
         self._records.write_if_exists(
-            writing.clear, None, self._name, _without_summary, generation, now()
+            writing.clear, None, self._session_id, _without_summary, generation, now()
         )
 
     async def aclear(self) -> None:
@@ -230,7 +230,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         if limit < 0 or (before is not None and before < 0):
             raise ValueError(f"limit and before must be 0 or more, got {limit} and {before}")
         end, limit = min(LATEST if before is None else before, LATEST), min(limit, LATEST)
-        opened = self._records.read(reading.page, NOTHING, self._name, end, limit, now())
+        opened = self._records.read(reading.page, NOTHING, self._session_id, end, limit, now())
         self._state = opened.state
         return Page([decode_message(plaintext) for plaintext in opened.messages], opened.before)
 
@@ -240,7 +240,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
 
     def count(self) -> int:
         """How many messages the session has, without reading any."""
-        return self._records.read(reading.count, 0, self._name, now())
+        return self._records.read(reading.count, 0, self._session_id, now())
 
     async def acount(self) -> int:
         """How many messages the session has."""

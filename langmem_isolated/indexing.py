@@ -7,10 +7,11 @@ from langchain_core.indexing import RecordManager
 
 from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._database.statements import NO_LIMIT
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage import entries
-from langmem_isolated._storage.entries import NO_LIMIT, Entry, Names
+from langmem_isolated._storage.entries import Entry, Names
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.scope import checked_id
 

@@ -184,7 +184,7 @@ class IsolatedMemory:
 
         def resolve(config: RunnableConfig | None) -> tuple[Scope, ScopedDatabase]:
             scope = resolve_scope(config, scope_resolver)
-            return scope, self.scope(scope)._records
+            return scope, self._context.records(Owner.private(scope))
 
         return IsolatedCheckpointSaver(
             resolve, self._context.element_caches, allow=allow, ttl=ttl, is_bound=False
@@ -307,6 +307,16 @@ class IsolatedMemory:
             ScopeError: No id is given, or both a user's and a module's, or one is malformed.
         """
         return Publisher(self._context, published_owner(user_id, module_id, project_id))
+
+    def check_root_key(self) -> bool:
+        """Prove that the root key opens this installation; ``False`` when it has no keys yet.
+
+        Raises:
+            RootKeyMismatch: The database was begun with another root key.
+            KeyNotFound: The key store is not the one the database was begun with.
+            DatabaseError: The database refused or failed.
+        """
+        return self._keyring.check()
 
     def modules(self, *, user_id: str, project_id: str = "default") -> list[str]:
         """The modules in which a user has memory, sorted; for operators.

@@ -1,6 +1,5 @@
 """Finds what was said before, in all chat sessions and threads of one scope."""
 
-import hashlib
 import logging
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,8 @@ from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import as_moment, now
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._search.bm25 import rank, terms, words
-from langmem_isolated._search.vectors import VectorSpace
+from langmem_isolated._search.rank_fusion import nearest, reciprocal_rank_fusion
+from langmem_isolated._search.vectors import MODEL_BYTES, VectorSpace, model_digest
 from langmem_isolated._storage import transcripts
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.transcripts import Embedded, Line, Source, Transcript
@@ -31,9 +31,6 @@ _log = logging.getLogger(__name__)
 _KINDS: dict[Kind, Literal["session", "thread"]] = {Kind.SESSION: "session", Kind.THREAD: "thread"}
 # As the makers of models call them.
 _ROLES = {"user": "human", "assistant": "ai"}
-_MODEL_BYTES = 16
-# Reciprocal rank fusion with its authors' constant: Cormack, Clarke, Büttcher, SIGIR 2009.
-_FUSION = 60
 # By meaning, everything is somewhat near: so many, or ten times the limit, have a rank.
 _NEAREST = 50
 # Of an opened message in memory, besides its text, and of each of its words.
@@ -60,7 +57,7 @@ class Recalled:
 
 
 class _Candidate:
-    """A message as it was candidate in a source."""
+    """A message that a search may find, as it stands in a source."""
 
     __slots__ = ("channel", "key", "message_id", "role", "source", "text", "time", "words")
 
@@ -292,11 +289,11 @@ class Recall:
         return found, by_source
 
     def _work(self, found: _Found, embeddings: Embeddings) -> _Work:
-        model = _name_of(embeddings)
+        model = model_digest(embeddings)
         generations = {source: place.generation for source, place in found.places.items()}
         kept = self._records.read(transcripts.embeddings, {}, generations)
         known = {
-            address: plaintext[_MODEL_BYTES:]
+            address: plaintext[MODEL_BYTES:]
             for address, plaintext in kept.items()
             if plaintext.startswith(model)
         }
@@ -330,20 +327,20 @@ def _candidates(source: Source, lines: Iterable[Line]) -> list[_Candidate]:
     if source.kind is Kind.THREAD:
         # Besides messages, a thread keeps values there, and that a message was removed.
         lines = (line for line in lines if line[1][:1] == MESSAGE_V1)
-    candidate = [_Candidate(source, line) for line in lines]
-    return [one for one in candidate if one.role != "remove" and one.text]
+    candidates = [_Candidate(source, line) for line in lines]
+    return [one for one in candidates if one.role != "remove" and one.text]
 
 
-def _each_once(candidate: list[_Candidate], places: dict[Source, _Place]) -> list[_Candidate]:
+def _each_once(candidates: list[_Candidate], places: dict[Source, _Place]) -> list[_Candidate]:
     """Of messages with one id in a session and a thread of one name, only the newest.
 
     Of messages with the same id, role and text anywhere, too. Those without id are kept.
     """
-    named = [one.message_id for one in candidate if one.message_id]
+    named = [one.message_id for one in candidates if one.message_id]
     if len(named) == len(set(named)):
-        return candidate
+        return candidates
     newest: dict[object, _Candidate] = {}
-    for one in candidate:
+    for one in candidates:
         id_ = one.message_id
         where = (places[one.source].source_id, id_) if id_ else one
         newest.pop(where, None)
@@ -351,20 +348,10 @@ def _each_once(candidate: list[_Candidate], places: dict[Source, _Place]) -> lis
     different: dict[object, _Candidate] = {}
     for one in newest.values():
         id_ = one.message_id
-        what = (id_, one.role, one.text) if id_ else one
-        different.pop(what, None)
-        different[what] = one
+        content = (id_, one.role, one.text) if id_ else one
+        different.pop(content, None)
+        different[content] = one
     return [*different.values()]
-
-
-def _name_of(embeddings: Embeddings) -> bytes:
-    """16 bytes that stand for a model: LangChain gives it no name, but most classes do."""
-    kind = type(embeddings)
-    name = getattr(embeddings, "model", None) or getattr(embeddings, "model_name", None)
-    facts = (name, getattr(embeddings, "deployment", None), getattr(embeddings, "dimensions", None))
-    candidate = [fact if isinstance(fact, str | int) else None for fact in facts]
-    text = f"{kind.__module__}.{kind.__qualname__} {candidate}"
-    return hashlib.blake2b(text.encode(), digest_size=_MODEL_BYTES).digest()
 
 
 def _scores(found: _Found, work: _Work, asked: Sequence[float]) -> list[float | None]:
@@ -376,7 +363,8 @@ def _scores(found: _Found, work: _Work, asked: Sequence[float]) -> list[float | 
 def _answer(search: _Search, found: _Found, nearness: Sequence[float | None]) -> list[Recalled]:
     by_words = rank(terms(search.query), (candidate.split() for candidate in found.candidates))
     if nearness:
-        ranked = _fused([number for number, _ in by_words], _nearest(nearness, search.limit))
+        near = nearest(nearness, max(_NEAREST, 10 * search.limit))
+        ranked = reciprocal_rank_fusion([number for number, _ in by_words], near)
     else:
         ranked = by_words
     answer = [
@@ -385,20 +373,6 @@ def _answer(search: _Search, found: _Found, nearness: Sequence[float | None]) ->
     ]
     _log.info("recall: %d found, at most %d", len(answer), search.limit)
     return answer
-
-
-def _nearest(nearness: Sequence[float | None], limit: int) -> list[int]:
-    scored = [(score, number) for number, score in enumerate(nearness) if score and score > 0]
-    scored.sort(reverse=True)
-    return [number for _, number in scored[: max(_NEAREST, 10 * limit)]]
-
-
-def _fused(*rankings: Sequence[int]) -> list[tuple[int, float]]:
-    scores: dict[int, float] = {}
-    for ranking in rankings:
-        for place, number in enumerate(ranking, start=1):
-            scores[number] = scores.get(number, 0.0) + 1 / (_FUSION + place)
-    return sorted(scores.items(), key=lambda found: (-found[1], -found[0]))
 
 
 def _as_recalled(candidate: _Candidate, places: dict[Source, _Place], score: float) -> Recalled:

@@ -117,7 +117,7 @@ def _line(message: Recalled, most: int) -> str:
 
     def line(kept: int) -> str:
         text = message.text if kept == len(message.text) else message.text[:kept] + _CUT
-        return _escaped({**said, "text": text})
+        return as_json_line({**said, "text": text})
 
     whole = len(message.text)
     if whole <= most and len(line(whole)) <= most:
@@ -127,7 +127,8 @@ def _line(message: Recalled, most: int) -> str:
     return line(kept) if kept >= 0 else ""
 
 
-def _escaped(said: dict[str, str]) -> str:
+def as_json_line(said: dict[str, str]) -> str:
+    """JSON on one line in which nothing can end the quotation or act on a terminal."""
     return _UNSAFE.sub(_as_units, json.dumps(said, ensure_ascii=False)) + "\n"
 
 

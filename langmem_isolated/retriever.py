@@ -3,30 +3,27 @@
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import Context, ContextVar
+from contextvars import Context
 from typing import Any
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForRetrieverRun,
-    BaseCallbackHandler,
     CallbackManagerForRetrieverRun,
 )
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config, set_config_context
-from langchain_core.tracers.context import _configure_hooks, tracing_v2_callback_var
 from pydantic import PrivateAttr
 
+from langmem_isolated._adapters.compat import dismiss_tracers
 from langmem_isolated._adapters.document_tags import ResultGuard
 from langmem_isolated._codecs.documents import decode_document
 from langmem_isolated._search.bm25 import rank, terms, words
-from langmem_isolated._search.metadata_filters import metadata_test
+from langmem_isolated._search.metadata_filters import Filter, metadata_test
 from langmem_isolated._storage.documents import collection as stored
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.scope import checked_id
-
-Filter = Mapping[str, Any]
 
 
 class IsolatedRetriever(BaseRetriever):
@@ -94,19 +91,8 @@ def _unobserved() -> Iterator[Context]:
     could stream them to the user, before they were checked.
     """
     with set_config_context(_silent()) as context:
-        context.run(_dismiss_tracers)
+        context.run(dismiss_tracers)
         yield context
-
-
-def _dismiss_tracers() -> None:
-    # One who does nothing stands where LangChain would otherwise make one that tells LangSmith.
-    nobody = BaseCallbackHandler()
-    places: list[ContextVar[Any]] = [
-        tracing_v2_callback_var,
-        *(hook[0] for hook in _configure_hooks),
-    ]
-    for place in places:
-        place.set(nobody)
 
 
 def _silent() -> RunnableConfig:
@@ -124,7 +110,7 @@ class IsolatedBM25Retriever(BaseRetriever):
     """How many documents are returned at most."""
 
     _sources: Sequence[ScopedDatabase] = PrivateAttr()
-    _name: bytes = PrivateAttr()
+    _collection: bytes = PrivateAttr()
     _filter: Filter | None = PrivateAttr()
 
     def __init__(
@@ -138,7 +124,7 @@ class IsolatedBM25Retriever(BaseRetriever):
         super().__init__(**options)
         self._sources = sources
         self._filter = filter
-        self._name = checked_id("collection", collection).encode()
+        self._collection = checked_id("collection", collection).encode()
 
     def _get_relevant_documents(
         self,
@@ -155,7 +141,7 @@ class IsolatedBM25Retriever(BaseRetriever):
 
     def _readable(self) -> Iterable[Document]:
         for source in self._sources[0].with_memory(self._sources):
-            for body in source.snapshot(stored.everything, [], self._name):
+            for body in source.snapshot(stored.everything, [], self._collection):
                 yield decode_document(body)
 
     async def _aget_relevant_documents(

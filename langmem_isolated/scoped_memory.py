@@ -14,6 +14,7 @@ from langchain_core.vectorstores import VectorStore
 from langgraph.pregel import Pregel
 from langgraph.store.base import IndexConfig, TTLConfig
 
+from langmem_isolated._adapters.compat import copied_graph
 from langmem_isolated._adapters.context import SHARING_LEVELS, MemoryContext, SharingLevel
 from langmem_isolated._adapters.document_tags import ResultGuard
 from langmem_isolated._adapters.run_scope import resolve_scope
@@ -143,12 +144,10 @@ class ScopedMemory:
             checkpointer: One of this scope's made with options; by default one without.
             store: The same for the store.
         """
-        bound = graph.copy(
-            {"checkpointer": checkpointer or self.checkpointer(), "store": store or self.store()}
+        return copied_graph(
+            graph,
+            {"checkpointer": checkpointer or self.checkpointer(), "store": store or self.store()},
         )
-        # What its strict mode allows, the types of the graph's state: LangGraph's copy forgets it.
-        bound._serde_allowlist = graph._serde_allowlist
-        return bound
 
     def store(
         self,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from langmem_isolated._codecs.headers import Header, decode_header, encode_header
-from langmem_isolated._runtime.clock import EPOCH, as_moment, now
+from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage.containers import GENERATION_BYTES, ContainerState, Listed
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import listing
@@ -91,7 +91,7 @@ class Sessions:
         )
         header = encode_header(Header(session_id, _text("title", title), _text("channel", channel)))
         generation = os.urandom(GENERATION_BYTES)
-        self._records.write(listing.create, session_id.encode(), header, generation, now())
+        self._records.write(listing.create, session_id, header, generation, now())
         return session_id
 
     async def acreate(
@@ -110,12 +110,12 @@ class Sessions:
         Raises:
             SessionNotFound: This scope has no such session.
         """
-        name = checked_id("session_id", session_id).encode()
+        checked_id("session_id", session_id)
 
         def with_title(header: bytes, _: ContainerState) -> bytes:
             return encode_header(decode_header(header)._replace(title=_text("title", title)))
 
-        if not self._records.write_if_exists(listing.rewrite, False, name, with_title, now()):
+        if not self._records.write_if_exists(listing.rewrite, False, session_id, with_title, now()):
             raise SessionNotFound
 
     async def arename(self, session_id: str, title: str | None) -> None:
@@ -128,8 +128,8 @@ class Sessions:
         Raises:
             SessionNotFound: This scope has no such session.
         """
-        name = checked_id("session_id", session_id).encode()
-        row = self._records.read(listing.find, None, name, now())
+        checked_id("session_id", session_id)
+        row = self._records.read(listing.find, None, session_id, now())
         if row is None:
             raise SessionNotFound
         return _as_session(row)
@@ -156,7 +156,7 @@ class Sessions:
             SessionNotFound: This scope has no such session.
             ValueError: The session has no messages up to ``until``.
         """
-        name = checked_id("session_id", session_id).encode()
+        checked_id("session_id", session_id)
 
         def with_summary(header: bytes, state: ContainerState) -> bytes:
             end = state.next_sequence if until is None else until
@@ -168,7 +168,9 @@ class Sessions:
             )
             return encode_header(changed)
 
-        if not self._records.write_if_exists(listing.rewrite, False, name, with_summary, now()):
+        if not self._records.write_if_exists(
+            listing.rewrite, False, session_id, with_summary, now()
+        ):
             raise SessionNotFound
 
     async def aset_summary(
@@ -183,8 +185,8 @@ class Sessions:
         Raises:
             SessionNotFound: This scope has no such session.
         """
-        name = checked_id("session_id", session_id).encode()
-        if not self._records.write_if_exists(listing.remove, False, name):
+        checked_id("session_id", session_id)
+        if not self._records.write_if_exists(listing.remove, False, session_id):
             raise SessionNotFound
 
     async def adelete(self, session_id: str) -> None:
@@ -199,9 +201,7 @@ def _text(name: str, value: object) -> str | None:
 
 
 def _as_session(row: Listed) -> Session:
-    created, last_activity = as_moment(row.created_at), as_moment(row.updated_at)
-    is_sound = created is not None and last_activity is not None
-    header = decode_header(row.header) if is_sound and row.header is not None else None
+    header = None if row.sound_header is None else decode_header(row.sound_header)
     return Session(
         id=header and header.session_id,
         title=header and header.title,
@@ -210,8 +210,8 @@ def _as_session(row: Listed) -> Session:
         summarized=header and header.summarized,
         messages=row.count,
         size=row.size,
-        created=created or EPOCH,
-        last_activity=last_activity or EPOCH,
+        created=row.created,
+        last_activity=row.last_activity,
         damaged=header is None,
         position=(row.updated_at, row.digest),
     )

@@ -14,7 +14,6 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
 from langmem_isolated._adapters.vector_store_base import (
-    Filter,
     Found,
     Query,
     ScopedVectorStore,
@@ -27,8 +26,9 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
-from langmem_isolated._search.metadata_filters import metadata_test
+from langmem_isolated._search.metadata_filters import Filter, metadata_test
 from langmem_isolated._search.vectors import Ranking, VectorSpace, check_installed, most_diverse
+from langmem_isolated._storage.containers import GENERATION_BYTES
 from langmem_isolated._storage.documents import collection as stored
 from langmem_isolated._storage.documents import writing
 from langmem_isolated._storage.documents.collection import Collection
@@ -37,7 +37,6 @@ from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.scope import checked_id
 
-GENERATION_BYTES = 8
 # Bytes that a document's place in a cached table takes beside its vector.
 _PLACE_BYTES = 100
 
@@ -102,7 +101,7 @@ class IsolatedVectorStore(ScopedVectorStore):
         self._sources = sources
         self._own = sources[0]
         self._embeddings = embeddings
-        self._name = checked_id("collection", collection).encode()
+        self._collection = checked_id("collection", collection).encode()
         self._header = encode_value({"collection": collection}, "a collection's header")
         self._plaintext_cache = plaintext_cache
 
@@ -212,21 +211,23 @@ class IsolatedVectorStore(ScopedVectorStore):
         if len({len(document.embedding) for document in by_id.values()}) > 1:
             raise ValueError("The embeddings of these documents have different lengths.")
         generation = os.urandom(GENERATION_BYTES)
-        self._own.write(writing.put, self._name, self._header, [*by_id.values()], generation, now())
+        self._own.write(
+            writing.put, self._collection, self._header, [*by_id.values()], generation, now()
+        )
 
     def _remove(self, names: list[str]) -> None:
         digested = [name.encode() for name in names]
-        self._own.write_if_exists(writing.remove, None, self._name, digested, now())
+        self._own.write_if_exists(writing.remove, None, self._collection, digested, now())
 
     def clear(self) -> None:
         """Remove every document of the scope in this collection."""
         generation = os.urandom(GENERATION_BYTES)
-        self._own.write_if_exists(writing.clear, None, self._name, generation, now())
+        self._own.write_if_exists(writing.clear, None, self._collection, generation, now())
 
     def _at(self, names: list[str]) -> dict[str, Document]:
         found: dict[str, bytes] = {}
         for source in reversed(self._readable()):
-            found |= source.snapshot(_at, {}, self._name, names)
+            found |= source.snapshot(_at, {}, self._collection, names)
         return {name: decode_document(body) for name, body in found.items()}
 
     def find(self, query: Query, k: int = 4, *, filter: Filter | None = None) -> Found:
@@ -261,7 +262,9 @@ class IsolatedVectorStore(ScopedVectorStore):
 
     def documents(self) -> list[Document]:
         """Every document that the scope may read in this collection, in no order."""
-        bodies = (source.snapshot(stored.everything, [], self._name) for source in self._readable())
+        bodies = (
+            source.snapshot(stored.everything, [], self._collection) for source in self._readable()
+        )
         return [decode_document(body) for found in bodies for body in found]
 
     async def adocuments(self) -> list[Document]:
@@ -283,7 +286,7 @@ class IsolatedVectorStore(ScopedVectorStore):
             hit
             for source in self._readable()
             for hit in source.snapshot(
-                _nearest, [], self._name, query, accept, count, self._plaintext_cache
+                _nearest, [], self._collection, query, accept, count, self._plaintext_cache
             )
         ]
         # Sorting is stable: of two that are as near, the own one comes first.

@@ -289,7 +289,7 @@ def test_without_a_channel_messages_are_stored_as_before(tutor: ScopedMemory):
 
     from langmem_isolated._storage.sessions import reading
 
-    opened = tutor._records.read(reading.load, reading.NOTHING, b"monday", 0)
+    opened = tutor._records.read(reading.load, reading.NOTHING, "monday", 0)
     plain, said = (decode_message_with_metadata(plaintext) for plaintext in opened.messages)
 
     assert [form[:1] for form in opened.messages] == [b"\x01", b"\x02"]

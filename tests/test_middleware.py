@@ -719,8 +719,8 @@ def test_a_turn_looks_up_what_is_new_however_long_the_thread(
     asked: list[str] = []
     monkeypatch.setattr(
         type(tutor._records.keys()),
-        "name",
-        watched(type(tutor._records.keys()).name, asked),
+        "pseudonym",
+        watched(type(tutor._records.keys()).pseudonym, asked),
     )
 
     said = recorded(tutor)

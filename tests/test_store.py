@@ -722,15 +722,15 @@ async def test_a_read_neither_revives_nor_shortens_what_another_put_meanwhile(
     store.put(("memories",), "cat", {"n": 2}, ttl=60)
     expected = expiries(attacker)
 
-    records.change(writing.refresh, None, [read], now)
+    records.write_if_exists(writing.refresh, None, [read], now)
     assert expiries(attacker) == expected
 
     store.put(("memories",), "cat", {"n": 3})
-    records.change(writing.refresh, None, [read], now)
+    records.write_if_exists(writing.refresh, None, [read], now)
     assert expiries(attacker) == []
     store.put(("memories",), "cat", {"n": 4}, ttl=0)
     (read,) = records.read(reading.get, [None], [address], now - 10**9)
-    records.change(writing.refresh, None, [read], now + 10**6)
+    records.write_if_exists(writing.refresh, None, [read], now + 10**6)
     assert store.get(("memories",), "cat") is None
 
 

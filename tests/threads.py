@@ -193,8 +193,8 @@ def size_in_database(saver: IsolatedCheckpointSaver, thread_id: str) -> int:
     records = saver._resolve({})[1]
     keys = records.keys()
     thread = keys.pseudonym(Kind.THREAD, thread_id.encode())
-    with records._database._engine.connect() as connection:
-        schema = "langmem_isolated." if records._database.is_postgres else ""
+    with records.database._engine.connect() as connection:
+        schema = "langmem_isolated." if records.database.is_postgres else ""
         sql = f"SELECT parent, length(sealed) FROM {schema}records"
         rows = connection.exec_driver_sql(sql).fetchall()
     return sum(size for parent, size in rows if bytes(parent).startswith(thread))

@@ -145,7 +145,7 @@ class Recorder:
         """The sequence numbers of messages, up to where it ends."""
         ids: Iterable[str] = (str(message.id) for message in newest_first)
         # Each look-up stands for itself: what is added is looked up again under the lock.
-        found = self.records.read(reading.trace, None, self.session_id.encode(), ids, is_end)
+        found = self.records.read(reading.trace, None, self.session_id, ids, is_end)
         return [None] * len(newest_first) if found is None else found
 
 

@@ -15,8 +15,8 @@ from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
 from langmem_isolated._crypto.owners import Owner
+from langmem_isolated._search.metadata_filters import Filter
 
-Filter = Mapping[str, Any]
 Query = str | list[float]
 Run = Callable[..., Awaitable[Any]]
 

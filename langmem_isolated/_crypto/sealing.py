@@ -106,13 +106,14 @@ class SealingKey:
         ValueError: ``key`` is not 32 bytes.
     """
 
-    __slots__ = ("_aead", "id")
+    __slots__ = ("decrypt", "encrypt", "id")
 
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
             raise ValueError(f"a key must be {KEY_BYTES} bytes, got {len(key)}")
         self.id = derive(key, b"key id")[:KEY_ID_BYTES]
-        self._aead = AESGCM(key)
+        aead = AESGCM(key)
+        self.encrypt, self.decrypt = aead.encrypt, aead.decrypt
 
     def __reduce__(self) -> str:
         raise TypeError("keys are not pickled")
@@ -148,7 +149,7 @@ def seal(
     header = bytes([form])
     nonce = nonce or os.urandom(NONCE_BYTES)
     # The format is authenticated too: a record cannot be relabelled to please another reader.
-    return header + key.id + nonce + key._aead.encrypt(nonce, plaintext, header + associated_data)
+    return header + key.id + nonce + key.encrypt(nonce, plaintext, header + associated_data)
 
 
 def open_sealed(
@@ -174,7 +175,7 @@ def open_sealed(
     if key is None or header not in _HEADERS or len(sealed) < OVERHEAD_BYTES:
         raise _refusal(kind, sealed, key_id)
     try:
-        plaintext = key._aead.decrypt(
+        plaintext = key.decrypt(
             sealed[1 + KEY_ID_BYTES : HEADER_BYTES], sealed[HEADER_BYTES:], header + associated_data
         )
     except InvalidTag:
@@ -191,7 +192,7 @@ def opener(
     1.2 instead of 1.6 ms.
     """
     known = {
-        header + key_id: (key._aead.decrypt, header + prefix)
+        header + key_id: (key.decrypt, header + prefix)
         for header in _HEADERS
         for key_id, key in keys.items()
     }

@@ -6,6 +6,9 @@ from langmem_isolated._database.dialects import AnyDialect, Postgres
 
 _Compiled = tuple[str, list[str]]
 
+# The largest LIMIT that both databases take as an integer of four bytes.
+NO_LIMIT = 2**31 - 1
+
 
 class CompiledStatements:
     """The statements of one database in its driver's words, each compiled at first use."""

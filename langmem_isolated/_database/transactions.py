@@ -149,7 +149,7 @@ class TransactionRunner:
             if self._dialect.is_broken(raw):
                 # The server went away: no other pooled connection is worth trying. As SQLAlchemy
                 # does it itself; disposing of the pool would forget those that are in use, open.
-                self._engine.pool._invalidate(connection)
+                self._engine.pool._invalidate(connection)  # noqa: SLF001 - as its own pre-ping
             elif not self._dialect.is_clean(raw):
                 connection.invalidate()
             connection.close()

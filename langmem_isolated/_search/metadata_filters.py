@@ -11,6 +11,7 @@ from typing import Any
 
 from langmem_isolated._search.store_filters import when_comparable
 
+Filter = Mapping[str, Any]
 MetadataTest = Callable[[Mapping[str, Any]], bool]
 Test = Callable[[Any], bool]
 
@@ -19,7 +20,7 @@ _MOST_DEPTH = 32
 _LISTS = (list, tuple, set, frozenset)
 
 
-def metadata_test(wanted: Mapping[str, Any] | None) -> MetadataTest:
+def metadata_test(wanted: Filter | None) -> MetadataTest:
     """A test of metadata; ``None`` and ``{}`` let everything pass.
 
     Plain values must be equal, a mapping without operators must pass part by part. Operators of a

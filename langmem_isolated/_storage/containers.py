@@ -5,6 +5,7 @@ records below have an order, the tag of the newest goes into the MAC and stands 
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,6 +17,7 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES, equal
 from langmem_isolated._database import schema
 from langmem_isolated._database.transactions import Row, Transaction
+from langmem_isolated._runtime.clock import EPOCH, as_moment
 from langmem_isolated._storage.scoped_database import ScopeGone
 from langmem_isolated.errors import RecordDoesNotOpen
 
@@ -187,6 +189,22 @@ class Listed:
     size: int
     created_at: int
     updated_at: int
+
+    @property
+    def created(self) -> datetime:
+        """When it was made; 1970 for what no clock shows, as tampering leaves."""
+        return as_moment(self.created_at) or EPOCH
+
+    @property
+    def last_activity(self) -> datetime:
+        """When something was last done to it; 1970 as for :attr:`created`."""
+        return as_moment(self.updated_at) or EPOCH
+
+    @property
+    def sound_header(self) -> bytes | None:
+        """The header of a row in which nothing is found to be tampered with."""
+        moments = as_moment(self.created_at), as_moment(self.updated_at)
+        return None if None in moments else self.header
 
 
 class ContainerRows:

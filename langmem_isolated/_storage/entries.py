@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam, delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
@@ -26,6 +25,7 @@ from langmem_isolated._crypto.sealing import framed
 from langmem_isolated._database import schema
 from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._storage.scoped_database import ScopeGone
+from langmem_isolated._storage.upserts import upserts
 from langmem_isolated.errors import RecordDoesNotOpen, RecordError
 
 Names = Sequence[bytes]
@@ -34,7 +34,6 @@ _FORM = 1
 _HEAD = struct.Struct(">BQQIII")
 # Digests asked for by one statement. Fewer are repeated: a statement is compiled once.
 _AT_ONCE = 64
-NO_LIMIT = 2**31 - 1
 
 _records, _scopes = schema.records.c, schema.scopes.c
 _SCOPE_ID = bindparam("scope_id", type_=sa.LargeBinary)
@@ -86,23 +85,11 @@ _SWEEP = (
 )
 
 
-def _upsert(insert: Any) -> Any:
-    put = insert.values(
-        {c.name: bindparam(c.name) for c in schema.records.columns if c.name != "alias"}
-    )
-    replaced = {
-        name: put.excluded[name] for name in ("tag", "sealed", "size", "updated_at", "expires_at")
-    }
-    return put.on_conflict_do_update(
-        index_elements=["scope_id", "kind", "parent", "key"], set_=replaced
-    )
-
-
 # By whether it is PostgreSQL.
-_PUT = {
-    True: _upsert(postgresql.insert(schema.records)),
-    False: _upsert(sqlite.insert(schema.records)),
-}
+_PUT = upserts(
+    {c.name: bindparam(c.name) for c in schema.records.columns if c.name != "alias"},
+    ("tag", "sealed", "size", "updated_at", "expires_at"),
+)
 
 
 class Entry(NamedTuple):

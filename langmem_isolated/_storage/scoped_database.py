@@ -40,7 +40,7 @@ class ScopedDatabase:
     """
 
     def __init__(self, database: Database, keyring: Keyring, owner: Owner) -> None:
-        self._database = database
+        self.database = database
         self._keyring = keyring
         self.owner = owner
         self._incarnation: int | None = None
@@ -73,7 +73,7 @@ class ScopedDatabase:
             Conflict: A row stands where one was to be inserted; nothing was written.
         """
         keys = self._keyring.obtain(self.owner)
-        return self._run(self._database.write, keys, operation, *args, **kwargs)
+        return self.run_with_keys(keys, self.database.write, operation, *args, **kwargs)
 
     def write_if_exists(
         self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs
@@ -82,7 +82,7 @@ class ScopedDatabase:
         keys = self._keyring.find(self.owner)
         if keys is None:
             return default
-        return self._run(self._database.write, keys, operation, *args, **kwargs)
+        return self.run_with_keys(keys, self.database.write, operation, *args, **kwargs)
 
     def write_once(
         self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs
@@ -94,14 +94,14 @@ class ScopedDatabase:
         keys = self._keyring.find(self.owner)
         if keys is None:
             return default
-        return self._run(self._database.write_once, keys, operation, *args, **kwargs)
+        return self.run_with_keys(keys, self.database.write_once, operation, *args, **kwargs)
 
     def read(self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``operation``, a single query; ``default`` when the owner has stored nothing."""
         keys = self._keyring.find(self.owner)
         if keys is None:
             return default
-        return self._run(self._database.read, keys, operation, *args, **kwargs)
+        return self.run_with_keys(keys, self.database.read, operation, *args, **kwargs)
 
     def snapshot(
         self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs
@@ -110,19 +110,28 @@ class ScopedDatabase:
         keys = self._keyring.find(self.owner)
         if keys is None:
             return default
-        return self._run(self._database.snapshot, keys, operation, *args, **kwargs)
+        return self.run_with_keys(keys, self.database.snapshot, operation, *args, **kwargs)
 
-    def _run(
+    def run_with_keys(
         self,
-        door: Callable[..., T],
         keys: ScopeKeys,
+        door: Callable[..., T],
         operation: Operation[P, T],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run ``operation`` through a door of the database; where its errors are explained.
+        """Run ``operation`` with keys that the caller has; all others come through here, too.
 
-        Once more with fresh keys if another process has rotated them meanwhile.
+        The one place where it is run again, with fresh keys, if another process has rotated them
+        meanwhile, and where it is explained why a write met no scope.
+
+        Args:
+            keys: As :meth:`keys` or :meth:`find_keys` gave them.
+            door: One of ``write``, ``write_once``, ``read`` and ``snapshot`` of the database.
+            operation: What is run.
+
+        Raises:
+            KeyDestroyed: The owner was erased; nothing was written.
         """
         try:
             try:

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
@@ -27,6 +26,7 @@ from langmem_isolated._storage.containers import (
     row_of,
 )
 from langmem_isolated._storage.sessions.reading import LATEST, opened
+from langmem_isolated._storage.upserts import upserts
 from langmem_isolated.errors import RecordDoesNotOpen
 
 # What is read below a row of each kind.
@@ -65,27 +65,21 @@ _EMBEDDINGS = (
         _records.kind.in_(_numbers([Kind.EMBEDDING])),
     )
 )
-
-
-def _upsert(insert: Any) -> Any:
-    given: dict[str, Any] = {name: bindparam(f"new_{name}") for name in ("key", "sealed", "size")}
-    put = insert.values(
-        scope_id=SCOPE_ID,
-        kind=_numbers([Kind.EMBEDDING])[0],
-        parent=DIGEST,
-        created_at=bindparam("now"),
-        updated_at=bindparam("now"),
-        **given,
-    )
-    replaced = {name: put.excluded[name] for name in ("sealed", "size", "updated_at")}
-    address = ["scope_id", "kind", "parent", "key"]
-    # Without a RETURNING of the kind, which `executemany` refuses from Python 3.13 on.
-    return put.on_conflict_do_update(index_elements=address, set_=replaced).inline()
-
-
+# By whether it is PostgreSQL. Without a RETURNING of the kind, which `executemany` refuses from
+# Python 3.13 on.
 _PUT_EMBEDDING = {
-    True: _upsert(postgresql.insert(schema.records)),
-    False: _upsert(sqlite.insert(schema.records)),
+    is_postgres: upsert.inline()
+    for is_postgres, upsert in upserts(
+        {
+            "scope_id": SCOPE_ID,
+            "kind": _numbers([Kind.EMBEDDING])[0],
+            "parent": DIGEST,
+            "created_at": bindparam("now"),
+            "updated_at": bindparam("now"),
+            **{name: bindparam(f"new_{name}") for name in ("key", "sealed", "size")},
+        },
+        ("sealed", "size", "updated_at"),
+    ).items()
 }
 _key = itemgetter(0)
 

@@ -71,7 +71,7 @@ def id_text(found: bytes) -> str:
     return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
-def thread_of(keys: ScopeKeys, thread_id: str) -> bytes:
+def thread_digest(keys: ScopeKeys, thread_id: str) -> bytes:
     """The digest by which tables know a thread."""
     return keys.pseudonym(Kind.THREAD, thread_id.encode())
 
@@ -79,12 +79,12 @@ def thread_of(keys: ScopeKeys, thread_id: str) -> bytes:
 def parent_of(keys: ScopeKeys, address: Address) -> bytes:
     """Under what the checkpoints of a namespace stand."""
     namespace = keys.pseudonym(Kind.CHECKPOINT, b"namespace", address.namespace.encode())
-    return thread_of(keys, address.thread_id) + namespace
+    return thread_digest(keys, address.thread_id) + namespace
 
 
-def mac_of(keys: ScopeKeys, thread: bytes, plaintext: bytes) -> bytes:
+def mac_of(keys: ScopeKeys, digest: bytes, plaintext: bytes) -> bytes:
     """What finds an element in its thread."""
-    return keys.pseudonym(Kind.ELEMENT, thread, plaintext)
+    return keys.pseudonym(Kind.ELEMENT, digest, plaintext)
 
 
 def any_text(text: str) -> bytes:

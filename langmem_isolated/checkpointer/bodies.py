@@ -83,23 +83,23 @@ def bodies_of(found: Found) -> list[Body]:
 
 
 def elements_of(
-    transaction: Transaction, keys: ScopeKeys, thread: bytes, bodies: Iterable[Body]
+    transaction: Transaction, keys: ScopeKeys, digest: bytes, bodies: Iterable[Body]
 ) -> dict[int, bytes] | None:
     """The elements that bodies refer to; ``None`` when one is missing."""
     wanted = {number for body in bodies for number in body.numbers}
-    elements = reading.elements(transaction, keys, thread, wanted)
+    elements = reading.elements(transaction, keys, digest, wanted)
     return elements if len(elements) == len(wanted) else None
 
 
 def required_elements(
-    transaction: Transaction, keys: ScopeKeys, thread: bytes, bodies: Iterable[Body]
+    transaction: Transaction, keys: ScopeKeys, digest: bytes, bodies: Iterable[Body]
 ) -> dict[int, bytes]:
     """The elements that bodies refer to.
 
     Raises:
         RecordDoesNotOpen: One is missing.
     """
-    elements = elements_of(transaction, keys, thread, bodies)
+    elements = elements_of(transaction, keys, digest, bodies)
     if elements is None:
         raise RecordDoesNotOpen(Kind.CHECKPOINT.label, "elements it refers to are missing")
     return elements
@@ -111,10 +111,10 @@ def decoders(
     """For each thread, what decodes its bodies, whose messages share their objects."""
     by_thread: dict[bytes, list[Body]] = {}
     for slot, its_bodies in bodies.items():
-        by_thread.setdefault(slot.thread, []).extend(its_bodies)
+        by_thread.setdefault(slot.thread_digest, []).extend(its_bodies)
     return {
-        thread: Decoder(required_elements(transaction, keys, thread, its_bodies), None, serde)
-        for thread, its_bodies in by_thread.items()
+        digest: Decoder(required_elements(transaction, keys, digest, its_bodies), None, serde)
+        for digest, its_bodies in by_thread.items()
     }
 
 

@@ -11,7 +11,7 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.threads import reading
 from langmem_isolated._storage.threads.addresses import Bounds, Slot
-from langmem_isolated.checkpointer.addresses import Address, id_bytes, parent_of, thread_of
+from langmem_isolated.checkpointer.addresses import Address, id_bytes, parent_of, thread_digest
 from langmem_isolated.checkpointer.bodies import Body, Outline, decoders, snapshot_of
 from langmem_isolated.checkpointer.listing import PAGE
 
@@ -35,11 +35,11 @@ class _Chain:
     """A namespace's checkpoints by id, read a page at a time, for a walk along parents."""
 
     def __init__(
-        self, transaction: Transaction, keys: ScopeKeys, thread: bytes, parent: bytes
+        self, transaction: Transaction, keys: ScopeKeys, digest: bytes, parent: bytes
     ) -> None:
         self._transaction = transaction
         self._keys = keys
-        self._thread = thread
+        self._thread = digest
         self._parent = parent
         self._read: dict[bytes, tuple[Slot, list[bytes]]] = {}
 
@@ -78,8 +78,8 @@ def walk(
     now: int,
 ) -> None:
     """Gather into ``histories`` what the ancestors of a checkpoint contributed to channels."""
-    thread = thread_of(keys, address.thread_id)
-    chain = _Chain(transaction, keys, thread, parent_of(keys, address))
+    digest = thread_digest(keys, address.thread_id)
+    chain = _Chain(transaction, keys, digest, parent_of(keys, address))
     cursor = chain.parent_of_target(address.checkpoint_id, now)
     missing = set(histories)
     walked: dict[Slot, list[Body]] = {}
@@ -94,7 +94,7 @@ def walk(
     by_thread = decoders(transaction, keys, walked, serde)
     left = dict(histories)
     for slot, bodies in walked.items():
-        ancestor = snapshot_of(address.thread_id, slot, by_thread[thread], bodies)
+        ancestor = snapshot_of(address.thread_id, slot, by_thread[digest], bodies)
         for write in reversed(ancestor.writes):
             if write[1] in left:
                 left[write[1]].writes.append(write)

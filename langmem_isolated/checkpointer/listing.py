@@ -17,7 +17,7 @@ from langmem_isolated.checkpointer.addresses import (
     checked_namespace,
     id_bytes,
     parent_of,
-    thread_of,
+    thread_digest,
 )
 from langmem_isolated.checkpointer.bodies import Body, Outline, Snapshot, decoders, snapshot_of
 from langmem_isolated.scope import checked_id
@@ -72,7 +72,7 @@ class Listing:
         if self.thread_id is None:
             return Bounds.scope()
         if self.namespace is None:
-            return Bounds.thread(thread_of(keys, self.thread_id))
+            return Bounds.thread(thread_digest(keys, self.thread_id))
         return Bounds.namespace(parent_of(keys, Address(self.thread_id, self.namespace, None)))
 
     @property
@@ -122,9 +122,9 @@ def page(
         listing.advance(stored)
         wanted = [row for row in stored if listing.wants(row[0], Outline.of(row[1]))]
         for slot, _ in wanted:
-            if slot.thread not in names:
-                names[slot.thread] = _name_of(transaction, keys, slot.thread, now)
-        matching = [row for row in wanted if names[row[0].thread] is not None]
+            if slot.thread_digest not in names:
+                names[slot.thread_digest] = _name_of(transaction, keys, slot.thread_digest, now)
+        matching = [row for row in wanted if names[row[0].thread_digest] is not None]
     matching = listing.take(matching)
     writes = reading.writes_behind(transaction, keys, [slot for slot, _ in matching])
     bodies = {
@@ -133,13 +133,15 @@ def page(
     }
     by_thread = decoders(transaction, keys, bodies, serde)
     snapshots = [
-        snapshot_of(cast(str, names[slot.thread]), slot, by_thread[slot.thread], its_bodies)
+        snapshot_of(
+            cast(str, names[slot.thread_digest]), slot, by_thread[slot.thread_digest], its_bodies
+        )
         for slot, its_bodies in bodies.items()
     ]
     return snapshots, listing
 
 
-def _name_of(transaction: Transaction, keys: ScopeKeys, thread: bytes, now: int) -> str | None:
+def _name_of(transaction: Transaction, keys: ScopeKeys, digest: bytes, now: int) -> str | None:
     """A thread's id; ``None`` when it is expired."""
-    header = listing.header_of(transaction, keys, thread, now)
+    header = listing.header_of(transaction, keys, digest, now)
     return None if header is None else decode_header(header).session_id

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from langgraph.checkpoint.base import DeltaChannelHistory
 from langgraph.constants import START
@@ -26,9 +26,9 @@ from langmem_isolated._storage.containers import GENERATION_BYTES, Listed
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.threads import listing, reading, writing
 from langmem_isolated._storage.threads.addresses import Slot
-from langmem_isolated._storage.threads.reading import Found, OpenBody
+from langmem_isolated._storage.threads.reading import OpenBody
 from langmem_isolated._storage.threads.writing import NewBody, NewElement, Stored
-from langmem_isolated.checkpointer import pruning
+from langmem_isolated.checkpointer import operations, pruning
 from langmem_isolated.checkpointer.addresses import (
     Address,
     any_text,
@@ -36,18 +36,18 @@ from langmem_isolated.checkpointer.addresses import (
     mac_of,
     parent_of,
     run_tag,
-    thread_of,
+    thread_digest,
 )
 from langmem_isolated.checkpointer.bodies import (
     Body,
     Snapshot,
-    bodies_of,
     elements_of,
     required_elements,
     snapshot_of,
 )
 from langmem_isolated.checkpointer.delta_history import History, walk
 from langmem_isolated.checkpointer.listing import Listing, page
+from langmem_isolated.checkpointer.operations import Asked, read_with_elements
 from langmem_isolated.errors import AddressTaken, DatabaseLocked, RecordDoesNotOpen
 
 # Between two steps of ours may come a sweep, or another that writes for the same task: each failed
@@ -78,17 +78,18 @@ class Threads:
         if keys is None:
             return None
         parent = parent_of(keys, address)
-        thread = parent[:DIGEST_BYTES]
+        digest = parent[:DIGEST_BYTES]
         wanted = address.checkpoint_id and id_bytes(address.checkpoint_id)
-        asked = thread, parent, wanted or None, now()
-        read = self.records.read(_with_elements, None, elements_of, *asked)
+        run, database = self.records.run_with_keys, self.records.database
+        asked = Asked(digest, parent, wanted or None, now())
+        read = run(keys, database.read, read_with_elements, elements_of, asked)
         if read and read.elements is None:
             # A sweep came between the two, or someone tampered: one state of both will tell.
-            read = self.records.snapshot(_with_elements, None, required_elements, *asked)
+            read = run(keys, database.snapshot, read_with_elements, required_elements, asked)
         if not read or read.elements is None:
             return None
         found, bodies, elements = read.found, read.bodies, read.elements
-        known = self._known.of(thread, found.state.generation)
+        known = self._known.of(digest, found.state.generation)
         known.state = found.state
         decoder = Decoder(elements, known, self._serde)
         return snapshot_of(address.thread_id, found.slot, decoder, bodies)
@@ -113,16 +114,18 @@ class Threads:
         """Bytes of a thread's sealed records."""
         keys = self.records.find_keys()
         listed = [] if keys is None else self.list_threads()
-        return sum(one.size for one in listed if keys and one.digest == thread_of(keys, thread_id))
+        return sum(
+            one.size for one in listed if keys and one.digest == thread_digest(keys, thread_id)
+        )
 
     def verify(self, thread_id: str) -> int:
         """Open everything of a thread, resolve every reference, count; the number of bodies."""
         return self.records.snapshot(self._verify, 0, thread_id)
 
     def _verify(self, transaction: Transaction, keys: ScopeKeys, thread_id: str) -> int:
-        thread = thread_of(keys, thread_id)
-        bodies = reading.verified(transaction, keys, thread)
-        required_elements(transaction, keys, thread, [Body.of(body.plaintext) for body in bodies])
+        digest = thread_digest(keys, thread_id)
+        bodies = reading.verified(transaction, keys, digest)
+        required_elements(transaction, keys, digest, [Body.of(body.plaintext) for body in bodies])
         return len(bodies)
 
     def put(
@@ -201,7 +204,7 @@ class Threads:
         if plaintext is None:
             return None, writes
         body = Body.of(plaintext)
-        elements = required_elements(transaction, keys, slot.thread, [body])
+        elements = required_elements(transaction, keys, slot.thread_digest, [body])
         _, _, rows = Decoder(elements, None, self._serde).decode([body])[0]
         kept = {
             index: (channel, value)
@@ -220,9 +223,9 @@ class Threads:
         replaces: bytes | None,
     ) -> bool:
         """Try once; ``False`` when the thread was swept, or the body to replace changed."""
-        thread = slot.thread
-        known = self._known.last(thread)
-        encoder = Encoder(known, lambda plaintext: mac_of(keys, thread, plaintext), self._serde)
+        digest = slot.thread_digest
+        known = self._known.last(digest)
+        encoder = Encoder(known, lambda plaintext: mac_of(keys, digest, plaintext), self._serde)
         packed = encode(encoder)
         references = encoder.references
         new = {ref.mac: ref for ref in references if isinstance(ref, Element)}
@@ -236,14 +239,17 @@ class Threads:
         found_in = known.generation if len(new) < len(references) else b""
         moment = now()
         expires_at = None if self._ttl is None else moment + int(self._ttl.total_seconds() * 1000)
-        stored = self._put_if_unchanged(thread, body, known, moment, expires_at)
+        stored = self._put_if_unchanged(keys, digest, body, known, moment, expires_at)
         try:
-            stored = stored or self.records.write(
+            stored = stored or self.records.run_with_keys(
+                keys,
+                self.records.database.write,
                 writing.put,
-                thread,
+                digest,
                 encode_header(Header(thread_id)),
                 body,
-                (found_in, os.urandom(GENERATION_BYTES)),
+                found_in,
+                os.urandom(GENERATION_BYTES),
                 moment,
                 expires_at,
             )
@@ -254,13 +260,19 @@ class Threads:
                 Kind.ELEMENT.label, "one stands where the thread's next belongs"
             ) from None
         if stored is None:
-            self._known.forget(thread)
+            self._known.forget(digest)
             return False
-        self._remember(thread, stored, encoder)
+        self._remember(digest, stored, encoder)
         return True
 
     def _put_if_unchanged(
-        self, thread: bytes, body: NewBody, known: ElementCache, now: int, expires_at: int | None
+        self,
+        keys: ScopeKeys,
+        digest: bytes,
+        body: NewBody,
+        known: ElementCache,
+        now: int,
+        expires_at: int | None,
     ) -> Stored | None:
         """Try to store onto the state that this process knows of a thread."""
         too_many = self.records.is_postgres and len(body.elements) > ONTO_ELEMENTS
@@ -272,10 +284,11 @@ class Threads:
             found = {mac: known.numbers.get(mac) for mac, _ in body.elements}
             numbers = {mac: number for mac, number in found.items() if number is not None}
             try:
-                stored = self.records.write_once(
+                stored = self.records.run_with_keys(
+                    keys,
+                    self.records.database.write_once,
                     writing.put_if_unchanged,
-                    None,
-                    thread,
+                    digest,
                     body,
                     known.state,
                     numbers,
@@ -288,8 +301,8 @@ class Threads:
             known.state = stored and stored.state
             return stored
 
-    def _remember(self, thread: bytes, stored: Stored, encoder: Encoder) -> None:
-        known = self._known.of(thread, stored.state.generation)
+    def _remember(self, digest: bytes, stored: Stored, encoder: Encoder) -> None:
+        known = self._known.of(digest, stored.state.generation)
         known.state = stored.state
         for mac, number in stored.numbers.items():
             known.put_mac(mac, number)
@@ -298,7 +311,7 @@ class Threads:
 
     def delete(self, thread_id: str) -> None:
         """Remove a thread with all it has."""
-        self.records.write_if_exists(_delete_thread, None, thread_id)
+        self.records.write_if_exists(operations.delete_thread, None, thread_id)
 
     def copy(self, source_id: str, target_id: str) -> None:
         """Copy a thread with all it has; nothing happens when there is no such thread.
@@ -307,7 +320,7 @@ class Threads:
             AddressTaken: The target has checkpoints already; nothing was written.
         """
         try:
-            self.records.write_if_exists(_copy_thread, False, source_id, target_id)
+            self.records.write_if_exists(operations.copy_thread, False, source_id, target_id, now())
         except Conflict:
             raise AddressTaken(Kind.THREAD.label) from None
 
@@ -315,7 +328,9 @@ class Threads:
         """Keep the newest ``keep_last`` checkpoints of each namespace, and what they stand on."""
         keys = self.records.find_keys()
         if keys is not None:
-            self._sweep(thread_of(keys, thread_id), lambda bodies: pruning.older(bodies, keep_last))
+            self._sweep(
+                thread_digest(keys, thread_id), lambda bodies: pruning.older(bodies, keep_last)
+            )
 
     def delete_for_runs(self, run_ids: Iterable[str]) -> None:
         """Remove what runs stored, in every thread of the scope."""
@@ -324,19 +339,19 @@ class Threads:
             return
         for run_id in run_ids:
             slots = self.records.read(reading.of_run, [], run_tag(keys, run_id))
-            for thread in {slot.thread for slot in slots}:
-                self._sweep(thread, partial(pruning.of_run, run_id=run_id))
+            for digest in {slot.thread_digest for slot in slots}:
+                self._sweep(digest, partial(pruning.of_run, run_id=run_id))
 
-    def _sweep(self, thread: bytes, choose: Callable[[list[OpenBody]], set[Slot]]) -> None:
+    def _sweep(self, digest: bytes, choose: Callable[[list[OpenBody]], set[Slot]]) -> None:
         self.records.write_if_exists(
             writing.sweep,
             None,
-            thread,
+            digest,
             os.urandom(GENERATION_BYTES),
             choose,
             lambda plaintext: Body.of(plaintext).numbers,
         )
-        self._known.forget(thread)
+        self._known.forget(digest)
 
 
 def _until_stored(attempt: Callable[[], bool]) -> None:
@@ -358,44 +373,3 @@ def _run(reference: Reference, numbers: Mapping[bytes, int]) -> range:
         return reference
     number = numbers[reference.mac]
     return range(number, number + 1)
-
-
-class _Read(NamedTuple):
-    """A checkpoint and the elements that its bodies refer to; ``None`` where one is missing."""
-
-    found: Found
-    bodies: list[Body]
-    elements: dict[int, bytes] | None
-
-
-def _with_elements(
-    transaction: Transaction,
-    keys: ScopeKeys,
-    ask: Callable[..., dict[int, bytes] | None],
-    thread: bytes,
-    parent: bytes,
-    checkpoint_id: bytes | None,
-    now: int,
-) -> _Read | None:
-    found = reading.get(transaction, keys, thread, parent, checkpoint_id, now)
-    if found is None:
-        return None
-    bodies = bodies_of(found)
-    return _Read(found, bodies, ask(transaction, keys, thread, bodies))
-
-
-def _delete_thread(transaction: Transaction, keys: ScopeKeys, thread_id: str) -> None:
-    listing.ROWS.remove(transaction, keys, thread_of(keys, thread_id))
-
-
-def _copy_thread(transaction: Transaction, keys: ScopeKeys, source_id: str, target_id: str) -> bool:
-    target = thread_of(keys, target_id)
-    return writing.copy(
-        transaction,
-        keys,
-        (thread_of(keys, source_id), target),
-        encode_header(Header(target_id)),
-        lambda plaintext: mac_of(keys, target, plaintext),
-        os.urandom(GENERATION_BYTES),
-        now(),
-    )

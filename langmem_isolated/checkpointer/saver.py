@@ -1,7 +1,6 @@
 """Remembers a graph's threads: a checkpointer for LangGraph, isolated and encrypted."""
 
 import builtins
-import copy
 import random
 from collections.abc import (
     AsyncIterator,
@@ -84,11 +83,13 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
 
     def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> Self:
         """A copy that may store further types; LangGraph asks for those of the graph's schemas."""
-        clone = copy.copy(self)
-        clone._allowed = self._allowed | {tuple(name) for name in extra_allowlist}
-        clone._serde = Serde(clone._allowed)
-        clone.serde = clone._serde.plus
-        return clone
+        return type(self)(
+            self._resolve,
+            self._known,
+            allow=self._allowed | {tuple(name) for name in extra_allowlist},
+            ttl=self._ttl,
+            is_bound=self._is_bound,
+        )
 
     def get_next_version(self, current: int | str | None, channel: None) -> int | str:
         """The next version of a channel: a number, or in the form of a thread begun elsewhere."""

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from langmem_isolated._codecs.headers import decode_header
-from langmem_isolated._runtime.clock import EPOCH, as_moment
 from langmem_isolated._storage.containers import Listed
 
 
@@ -27,14 +26,12 @@ class Thread:
 
 def as_thread(listed: Listed) -> Thread:
     """A thread's row as a list shows it."""
-    created, last_activity = as_moment(listed.created_at), as_moment(listed.updated_at)
-    is_sound = created is not None and last_activity is not None
-    header = decode_header(listed.header) if is_sound and listed.header is not None else None
+    header = None if listed.sound_header is None else decode_header(listed.sound_header)
     return Thread(
         id=header and header.session_id,
         checkpoints=listed.count,
         size=listed.size,
-        created=created or EPOCH,
-        last_activity=last_activity or EPOCH,
+        created=listed.created,
+        last_activity=listed.last_activity,
         damaged=header is None,
     )

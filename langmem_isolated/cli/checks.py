@@ -45,7 +45,7 @@ def _root_key() -> tuple[str, str]:
 
 def _fits(url: str, key_store: str | None) -> tuple[str, str]:
     with IsolatedMemory(url, key_store=key_store, auto_upgrade=False) as memory:
-        if memory._keyring.check():
+        if memory.check_root_key():
             return "ok", "it opens the keys of this database"
     return "warn", "there are no keys yet: nothing was ever stored"
 

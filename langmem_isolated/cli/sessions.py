@@ -61,6 +61,7 @@ def show(
     key_store: KeyStoreOption = None,
 ) -> None:
     """Print the messages of one session of one user in one module. Needs the root key."""
+    from langmem_isolated._database.statements import NO_LIMIT
     from langmem_isolated.cli.databases import existing_memory
 
     with existing_memory(database, key_store) as memory:
@@ -68,15 +69,12 @@ def show(
         history = scope.chat_history(session)
         count = history.count()
         messages = history.messages if last is None else history.last(last)
-        if not messages and session not in (listed.id for listed in scope.sessions(limit=_ALL)):
+        if not messages and session not in (listed.id for listed in scope.sessions(limit=NO_LIMIT)):
             raise SessionNotFound
     shown = table("no.", "role", "content")
     for number, message in enumerate(messages, count - len(messages) + 1):
         shown.add_row(str(number), cell(message.type), cell(_content(message)))
     print_table(shown)
-
-
-_ALL = 2**31 - 1
 
 
 def _content(message: "BaseMessage") -> str:

@@ -4,15 +4,17 @@ Whoever writes an adapter for another store subclasses :class:`StandardAdapter`,
 ``where``, and runs the suite in :mod:`langmem_isolated.wrapping.testing` on it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
+from langmem_isolated._adapters.compat import relevance_of
+from langmem_isolated._search.metadata_filters import Filter
+
 Vector = list[float]
 Query = str | Vector
-Filter = Mapping[str, Any]
 
 
 class Hit(NamedTuple):
@@ -143,8 +145,7 @@ class StandardAdapter:
 
     def relevance(self) -> Callable[[float], float]:
         """The store's own."""
-        found: Callable[[float], float] = self.store._select_relevance_score_fn()
-        return found
+        return relevance_of(self.store)
 
 
 class PostFilterAdapter(StandardAdapter):

@@ -7,14 +7,8 @@ from typing import Any
 from langchain_core.documents import Document
 
 from langmem_isolated._adapters.document_tags import OWNER
-from langmem_isolated.wrapping.adapters import (
-    Filter,
-    Hit,
-    Query,
-    StandardAdapter,
-    Vector,
-    ids_of,
-)
+from langmem_isolated._search.metadata_filters import Filter
+from langmem_isolated.wrapping.adapters import Hit, Query, StandardAdapter, Vector, ids_of
 from langmem_isolated.wrapping.filter_conditions import OneOf, Within, conditions
 from langmem_isolated.wrapping.pushdown import filter_of
 

@@ -8,14 +8,8 @@ from weakref import WeakKeyDictionary
 from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
-from langmem_isolated.wrapping.adapters import (
-    Filter,
-    Hit,
-    Query,
-    StandardAdapter,
-    Vector,
-    ids_of,
-)
+from langmem_isolated._search.metadata_filters import Filter
+from langmem_isolated.wrapping.adapters import Hit, Query, StandardAdapter, Vector, ids_of
 from langmem_isolated.wrapping.pushdown import owner_test
 
 

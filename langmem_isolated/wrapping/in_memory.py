@@ -5,11 +5,8 @@ from typing import Any
 
 from langchain_core.documents import Document
 
-from langmem_isolated.wrapping.adapters import (
-    Filter,
-    StandardAdapter,
-    Vector,
-)
+from langmem_isolated._search.metadata_filters import Filter
+from langmem_isolated.wrapping.adapters import StandardAdapter, Vector
 from langmem_isolated.wrapping.pushdown import owner_test
 
 

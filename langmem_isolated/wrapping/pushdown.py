@@ -4,10 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from langmem_isolated._adapters.document_tags import OWNER
-from langmem_isolated._search.metadata_filters import metadata_test
-from langmem_isolated.wrapping.adapters import (
-    Filter,
-)
+from langmem_isolated._search.metadata_filters import Filter, metadata_test
 from langmem_isolated.wrapping.filter_conditions import Condition, OneOf, Within
 
 

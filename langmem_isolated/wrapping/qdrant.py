@@ -7,13 +7,8 @@ from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
 from langmem_isolated._adapters.document_tags import OWNER
-from langmem_isolated.wrapping.adapters import (
-    Filter,
-    Hit,
-    Query,
-    StandardAdapter,
-    Vector,
-)
+from langmem_isolated._search.metadata_filters import Filter
+from langmem_isolated.wrapping.adapters import Hit, Query, StandardAdapter, Vector
 from langmem_isolated.wrapping.filter_conditions import Condition, OneOf, Within, conditions
 
 

@@ -306,5 +306,7 @@ class VectorStoreAdapterTests:
 
 def _stored(adapter: VectorStoreAdapter, owner: WrappedVectorStore) -> list[Document]:
     """What stands in the store for an owner."""
-    hits = adapter.search(adapter.prepared(_TEXT), 9, [*owner._readable()], None)
-    return [hit.document for hit in hits if hit.document.metadata.get(OWNER) in owner._readable()]
+    hits = adapter.search(adapter.prepared(_TEXT), 9, [*owner.readable_tags()], None)
+    return [
+        hit.document for hit in hits if hit.document.metadata.get(OWNER) in owner.readable_tags()
+    ]

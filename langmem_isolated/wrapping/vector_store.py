@@ -30,15 +30,9 @@ from langmem_isolated._adapters.vector_store_base import (
     checked_count,
     named,
 )
-from langmem_isolated._search.metadata_filters import metadata_test
+from langmem_isolated._search.metadata_filters import Filter, metadata_test
 from langmem_isolated._search.vectors import VectorSpace, most_diverse
-from langmem_isolated.wrapping.adapters import (
-    Filter,
-    Hit,
-    PostFilterAdapter,
-    Query,
-    VectorStoreAdapter,
-)
+from langmem_isolated.wrapping.adapters import Hit, PostFilterAdapter, Query, VectorStoreAdapter
 from langmem_isolated.wrapping.probe import ThrowawayOwner, probe
 from langmem_isolated.wrapping.registry import adapter_of
 
@@ -209,7 +203,7 @@ class WrappedVectorStore(ScopedVectorStore):
 
     def _at(self, names: list[str]) -> dict[str, Document]:
         found: dict[str, Document] = {}
-        for tags in reversed(self._readable().values()):
+        for tags in reversed(self.readable_tags().values()):
             wanted = {tags.stored_id(name): name for name in names}
             stored = self._adapter.get([*wanted]) if wanted else []
             for document in stored:
@@ -254,7 +248,7 @@ class WrappedVectorStore(ScopedVectorStore):
         """The nearest documents that pass, and whether there are no more."""
         count, passes = checked_count(k), metadata_test(filter)
         refuse_reserved(filter, nested=True)
-        readable = self._readable()
+        readable = self.readable_tags()
         if not readable:
             return [], True
         query = self._prepared(query)
@@ -289,7 +283,8 @@ class WrappedVectorStore(ScopedVectorStore):
             raise violation()
         return OwnerTags.tagged(tags, document) if self._stamps else document
 
-    def _readable(self) -> dict[str, OwnerTags]:
+    def readable_tags(self) -> dict[str, OwnerTags]:
+        """The tags of every owner that may be read, by their value in ``langmem_owner``."""
         return readable(self._records, self._kind)
 
     @property

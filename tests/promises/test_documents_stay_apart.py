@@ -454,7 +454,7 @@ def provoked(store: IsolatedVectorStore, attacker: Attacker) -> list[Callable[[]
     ]  # fmt: skip
 
     def other() -> IsolatedVectorStore:
-        return IsolatedVectorStore(store._sources, NGramEmbeddings(), store._name.decode())
+        return IsolatedVectorStore(store._sources, NGramEmbeddings(), store._collection.decode())
 
     def tampered(sql: str, *values: object) -> Callable[[], object]:
         def read() -> object:

@@ -45,7 +45,7 @@ class Scene:
     def collection(self, *who: str) -> tuple[bytes, bytes]:
         store = self.store_of(*who)
         keys = store._own.keys()
-        return keys.scope_id, keys.pseudonym(Kind.COLLECTION, store._name)
+        return keys.scope_id, keys.pseudonym(Kind.COLLECTION, store._collection)
 
     def document(self, id_: str, *who: str) -> Row:
         store = self.store_of(*who)

@@ -6,7 +6,6 @@ from typing import Any
 
 import ormsgpack
 from langchain_core.messages import BaseMessage
-from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph.types import Send
 
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCache
@@ -21,6 +20,7 @@ from langmem_isolated._codecs.checkpoints.layout import (
     VALUE_V1,
 )
 from langmem_isolated._codecs.checkpoints.serializer import Serde
+from langmem_isolated._codecs.compat import DeltaSnapshot
 from langmem_isolated._codecs.messages import decode_message, decode_messages
 from langmem_isolated.errors import RecordError
 
@@ -85,7 +85,7 @@ class Decoder:
             node, arg, timeout = self._unpack(packed)
             return Send(node, arg, timeout=timeout)
         if code == SNAPSHOT:
-            return _DeltaSnapshot(self._unpack(packed))
+            return DeltaSnapshot(self._unpack(packed))
         if code == DATACLASS:
             return self._serde.rebuild(*self._unpack(packed))
         raise RecordError(

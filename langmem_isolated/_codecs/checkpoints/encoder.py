@@ -6,7 +6,6 @@ from typing import Any
 
 import ormsgpack
 from langchain_core.messages import BaseMessage
-from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph.types import Send
 
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCache, fingerprint
@@ -21,6 +20,7 @@ from langmem_isolated._codecs.checkpoints.layout import (
     VALUE_V1,
 )
 from langmem_isolated._codecs.checkpoints.serializer import Serde
+from langmem_isolated._codecs.compat import DeltaSnapshot
 from langmem_isolated._codecs.message_fields import KNOWN_MESSAGES
 from langmem_isolated._codecs.messages import encode_message
 from langmem_isolated.errors import ValueNotStorable
@@ -187,7 +187,7 @@ class Encoder:
             return {key: self._with_references(part) for key, part in value.items()}
         if kind is Send:
             return self._sent(value)
-        if kind is _DeltaSnapshot:
+        if kind is DeltaSnapshot:
             return _Taken(SNAPSHOT, self._with_references(value.value))
         if dataclasses.is_dataclass(kind) and not hasattr(kind, "model_dump"):
             self._serde.check((kind.__module__, kind.__name__))

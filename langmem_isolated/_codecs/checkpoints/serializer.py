@@ -8,9 +8,10 @@ from functools import cache
 from typing import Any
 
 import ormsgpack
-from langgraph.checkpoint.serde._msgpack import SAFE_MSGPACK_TYPES
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
+from langmem_isolated._codecs.compat import SAFE_MSGPACK_TYPES
+from langmem_isolated._codecs.values import type_name
 from langmem_isolated.errors import ValueNotStorable
 
 _log = logging.getLogger("langmem_isolated")
@@ -30,7 +31,7 @@ class Serde:
         try:
             type_, packed = self.plus.dumps_typed(value)
         except (ormsgpack.MsgpackEncodeError, TypeError):
-            raise ValueNotStorable(_name_of(value), "a checkpoint") from None
+            raise ValueNotStorable(type_name(value), "a checkpoint") from None
         for name in _names_in(packed) if type_ == "msgpack" else ():
             self.check(name)
         return ormsgpack.packb([type_, packed])
@@ -96,7 +97,3 @@ def _names_in(packed: bytes) -> set[TypeName]:
 
     ormsgpack.unpackb(packed, ext_hook=collect, option=ormsgpack.OPT_NON_STR_KEYS)
     return names
-
-
-def _name_of(value: object) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"

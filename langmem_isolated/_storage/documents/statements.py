@@ -1,10 +1,7 @@
 """Asks the database for what collections keep."""
 
-from typing import Any
-
 import sqlalchemy as sa
 from sqlalchemy import bindparam, delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._database import schema
@@ -15,6 +12,7 @@ from langmem_isolated._storage.containers import (
     row_of,
     update_container,
 )
+from langmem_isolated._storage.upserts import upserts
 
 _records, _sessions = schema.records.c, schema.sessions.c
 _KEY = bindparam("key", type_=sa.LargeBinary)
@@ -54,27 +52,14 @@ EMPTY = (
         updated_at=bindparam("now"),
     )
 )
-
-
-def _upsert(insert: Any) -> Any:
-    values: dict[str, Any] = {
-        name: bindparam(f"new_{name}") for name in ("kind", "key", "sealed", "size")
-    }
-    put = insert.values(
-        scope_id=SCOPE_ID,
-        parent=DIGEST,
-        created_at=bindparam("now"),
-        updated_at=bindparam("now"),
-        **values,
-    )
-    replaced = {name: put.excluded[name] for name in ("sealed", "size", "updated_at")}
-    return put.on_conflict_do_update(
-        index_elements=["scope_id", "kind", "parent", "key"], set_=replaced
-    )
-
-
 # By whether it is PostgreSQL.
-PUT = {
-    True: _upsert(postgresql.insert(schema.records)),
-    False: _upsert(sqlite.insert(schema.records)),
-}
+PUT = upserts(
+    {
+        "scope_id": SCOPE_ID,
+        "parent": DIGEST,
+        "created_at": bindparam("now"),
+        "updated_at": bindparam("now"),
+        **{name: bindparam(f"new_{name}") for name in ("kind", "key", "sealed", "size")},
+    },
+    ("sealed", "size", "updated_at"),
+)

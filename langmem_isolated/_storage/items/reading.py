@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
+from langmem_isolated._database.statements import NO_LIMIT
 from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._storage.items import statements as sql
 from langmem_isolated._storage.items.addresses import Address, Names, Places
 from langmem_isolated._storage.items.rows import Filter, Item, items_in
 from langmem_isolated.errors import RecordDoesNotOpen
 
-_NO_LIMIT = 2**31 - 1
 # More than are put one by one in a millisecond: each takes 50 µs and more.
 _SAME_MILLISECOND = 32
 # A server takes long to send 1,000 items. Where one in four passes, a search takes 1.6 instead of
@@ -63,10 +63,10 @@ def newest(
     places = Places(keys)
     below = places.below(prefix, now)
     if wanted is None:
-        limit = min(count + _SAME_MILLISECOND, _NO_LIMIT)
+        limit = min(count + _SAME_MILLISECOND, NO_LIMIT)
         return _newest_of(places, transaction.rows(sql.NEWEST, **below, limit=limit), count)
     if transaction.is_postgres:
-        limit = min(_AHEAD * count + _SAME_MILLISECOND, _NO_LIMIT)
+        limit = min(_AHEAD * count + _SAME_MILLISECOND, NO_LIMIT)
         rows = transaction.rows(sql.NEWEST, **below, limit=limit)
         # Without the last millisecond, of which there may be more.
         whole = [row for row in rows if row[sql.UPDATED_AT] != rows[-1][sql.UPDATED_AT]]

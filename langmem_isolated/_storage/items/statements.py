@@ -1,15 +1,17 @@
 """Asks the database for what a store keeps."""
 
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam, delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import postgresql
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database import schema
 from langmem_isolated._storage.containers import SCOPE_ID
+from langmem_isolated._storage.upserts import by_dialect, replace_at_address
 
 _records, _scopes = schema.records.c, schema.scopes.c
 _NOW = bindparam("now", type_=sa.BigInteger)
@@ -76,11 +78,10 @@ _all = select(_scopes.scope_id, *(_rows.c[name] for name in _RECORD)).where(_SCO
 def _put(insert: Any) -> Any:
     """An upsert that keeps when the item was first put, unless that one has expired."""
     new = insert.excluded
-    replaced = {name: new[name] for name in ("sealed", "size", "updated_at", "expires_at")}
     has_expired = _records.expires_at <= new.updated_at
     since = sa.case((has_expired, new.created_at), else_=_records.created_at)
-    return insert.on_conflict_do_update(
-        index_elements=["scope_id", "kind", "parent", "key"], set_={"created_at": since, **replaced}
+    return replace_at_address(
+        insert, "sealed", "size", "updated_at", "expires_at", created_at=since
     )
 
 
@@ -90,11 +91,11 @@ def _put_from(rows: sa.Select[Any], insert: Any) -> Any:
     return _put(insert.from_select(["scope_id", *_RECORD], proved)).returning(_ONE_ROW)
 
 
-_INSERT = {False: sqlite.insert(schema.records), True: postgresql.insert(schema.records)}
-PUT_ALONE = {is_postgres: _put_from(_one, insert) for is_postgres, insert in _INSERT.items()}
+PUT_ALONE = by_dialect(partial(_put_from, _one))
+_given_one = {"scope_id": SCOPE_ID, **{name: _ONE[name] for name in _RECORD}}
 PUT_ALL = {
-    False: _put(_INSERT[False].values(scope_id=SCOPE_ID, **{name: _ONE[name] for name in _RECORD})),
-    True: _put_from(_all, _INSERT[True]),
+    False: by_dialect(lambda insert: _put(insert.values(_given_one)))[False],
+    True: by_dialect(partial(_put_from, _all))[True],
 }
 
 # An item and its vectors: whatever has a key that begins with the item's.

@@ -10,9 +10,9 @@ from langmem_isolated._storage.containers import ContainerRows, ContainerState, 
 from langmem_isolated._storage.sessions import statements as sql
 
 
-def name_of(keys: ScopeKeys, session_id: bytes) -> bytes:
+def session_digest(keys: ScopeKeys, session_id: str) -> bytes:
     """The digest by which tables know a session."""
-    return keys.pseudonym(Kind.SESSION, session_id)
+    return keys.pseudonym(Kind.SESSION, session_id.encode())
 
 
 ROWS = ContainerRows(Kind.SESSION, sql.REMOVE_MESSAGES, tag=bytes(TAG_BYTES))
@@ -21,7 +21,7 @@ ROWS = ContainerRows(Kind.SESSION, sql.REMOVE_MESSAGES, tag=bytes(TAG_BYTES))
 def create(
     transaction: Transaction,
     keys: ScopeKeys,
-    session_id: bytes,
+    session_id: str,
     header: bytes,
     generation: bytes,
     now: int,
@@ -31,12 +31,12 @@ def create(
     Raises:
         ScopeGone: The scope was erased meanwhile; nothing was written.
     """
-    ROWS.get_or_create(transaction, keys, name_of(keys, session_id), header, generation, now)
+    ROWS.get_or_create(transaction, keys, session_digest(keys, session_id), header, generation, now)
 
 
-def remove(transaction: Transaction, keys: ScopeKeys, session_id: bytes) -> bool:
+def remove(transaction: Transaction, keys: ScopeKeys, session_id: str) -> bool:
     """Remove the session and its messages; ``False`` if there is no such session."""
-    return ROWS.remove(transaction, keys, name_of(keys, session_id))
+    return ROWS.remove(transaction, keys, session_digest(keys, session_id))
 
 
 def list_sessions(
@@ -56,25 +56,25 @@ def list_sessions(
     return [ROWS.listed(keys, row) for row in rows]
 
 
-def find(transaction: Transaction, keys: ScopeKeys, session_id: bytes, now: int) -> Listed | None:
+def find(transaction: Transaction, keys: ScopeKeys, session_id: str, now: int) -> Listed | None:
     """The session as :func:`list_sessions` has it; ``None`` if there is none."""
-    session = name_of(keys, session_id)
-    row = transaction.row(sql.FIND, scope_id=keys.scope_id, digest=session, now=now)
+    digest = session_digest(keys, session_id)
+    row = transaction.row(sql.FIND, scope_id=keys.scope_id, digest=digest, now=now)
     return None if row is None else ROWS.listed(keys, row)
 
 
 def header(
-    transaction: Transaction, keys: ScopeKeys, session_id: bytes, now: int
+    transaction: Transaction, keys: ScopeKeys, session_id: str, now: int
 ) -> tuple[ContainerState, bytes] | None:
     """The session's state and header; ``None`` if there is no session."""
-    found = ROWS.header(transaction, keys, name_of(keys, session_id))
+    found = ROWS.header(transaction, keys, session_digest(keys, session_id))
     return None if found is None or found[0].is_expired(now) else found
 
 
 def rewrite(
     transaction: Transaction,
     keys: ScopeKeys,
-    session_id: bytes,
+    session_id: str,
     change: Callable[[bytes, ContainerState], bytes],
     now: int,
 ) -> bool:
@@ -82,16 +82,16 @@ def rewrite(
 
     ``change`` is told the session's state, too.
     """
-    session = name_of(keys, session_id)
-    row = transaction.row(sql.HEADER, scope_id=keys.scope_id, digest=session)
+    digest = session_digest(keys, session_id)
+    row = transaction.row(sql.HEADER, scope_id=keys.scope_id, digest=digest)
     if row is None:
         return False
-    state = ContainerState.checked(Kind.SESSION, keys, session, row)
+    state = ContainerState.checked(Kind.SESSION, keys, digest, row)
     if state.is_expired(now):
         return False
     header = change(
-        keys.open(keys.aad_prefix(Kind.SESSION, b""), session, row[5], Kind.SESSION), state
+        keys.open(keys.aad_prefix(Kind.SESSION, b""), digest, row[5], Kind.SESSION), state
     )
-    sealed = ROWS.sealed(keys, session, header)
-    transaction.execute(sql.RESEAL, scope_id=keys.scope_id, digest=session, new_sealed=sealed)
+    sealed = ROWS.sealed(keys, digest, header)
+    transaction.execute(sql.RESEAL, scope_id=keys.scope_id, digest=digest, new_sealed=sealed)
     return True

@@ -9,7 +9,7 @@ from langmem_isolated._crypto.sealing import tag_of
 from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._storage.containers import ContainerState
 from langmem_isolated._storage.sessions import statements as sql
-from langmem_isolated._storage.sessions.listing import name_of
+from langmem_isolated._storage.sessions.listing import session_digest
 from langmem_isolated.errors import RecordDoesNotOpen
 
 LATEST = 2**63 - 1
@@ -34,49 +34,49 @@ def channel_of(keys: ScopeKeys, channel: bytes) -> bytes:
     return keys.pseudonym(Kind.MESSAGE, b"channel", channel)
 
 
-def place_of(keys: ScopeKeys, session: bytes, state: ContainerState) -> bytes:
+def message_aad_prefix(keys: ScopeKeys, digest: bytes, state: ContainerState) -> bytes:
     """Where a session's messages stand; another generation's do not open there."""
-    return keys.aad_prefix(Kind.MESSAGE, session + state.generation)
+    return keys.aad_prefix(Kind.MESSAGE, digest + state.generation)
 
 
-def load(transaction: Transaction, keys: ScopeKeys, session_id: bytes, now: int) -> Opened:
+def load(transaction: Transaction, keys: ScopeKeys, session_id: str, now: int) -> Opened:
     """Every message of the session; none for an unknown session.
 
     Raises:
         RecordDoesNotOpen: A message was changed, moved, exchanged, reordered, added or removed.
     """
-    session = name_of(keys, session_id)
-    rows = transaction.rows(sql.LOAD, scope_id=keys.scope_id, digest=session)
+    digest = session_digest(keys, session_id)
+    rows = transaction.rows(sql.LOAD, scope_id=keys.scope_id, digest=digest)
     if not rows:
-        _refuse_orphans(transaction, keys, session)
-    return opened(keys, session, rows, now, LATEST, LATEST)
+        _refuse_orphans(transaction, keys, digest)
+    return opened(keys, digest, rows, now, LATEST, LATEST)
 
 
 def page(
-    transaction: Transaction, keys: ScopeKeys, session_id: bytes, before: int, limit: int, now: int
+    transaction: Transaction, keys: ScopeKeys, session_id: str, before: int, limit: int, now: int
 ) -> Opened:
     """The newest ``limit`` messages with a sequence number below ``before``."""
-    session = name_of(keys, session_id)
+    digest = session_digest(keys, session_id)
     rows = transaction.rows(
-        sql.PAGE, scope_id=keys.scope_id, digest=session, before=before.to_bytes(8), limit=limit
+        sql.PAGE, scope_id=keys.scope_id, digest=digest, before=before.to_bytes(8), limit=limit
     )
     if not rows:
-        _refuse_orphans(transaction, keys, session)
-    return opened(keys, session, rows, now, before, limit)
+        _refuse_orphans(transaction, keys, digest)
+    return opened(keys, digest, rows, now, before, limit)
 
 
-def _refuse_orphans(transaction: Transaction, keys: ScopeKeys, session: bytes) -> None:
+def _refuse_orphans(transaction: Transaction, keys: ScopeKeys, digest: bytes) -> None:
     # Between the two queries a first append may have come; then its row is there by now.
     is_orphaned = (
-        transaction.row(sql.ANY_MESSAGE, scope_id=keys.scope_id, digest=session) is not None
-        and transaction.row(sql.COUNT, scope_id=keys.scope_id, digest=session) is None
+        transaction.row(sql.ANY_MESSAGE, scope_id=keys.scope_id, digest=digest) is not None
+        and transaction.row(sql.COUNT, scope_id=keys.scope_id, digest=digest) is None
     )
     if is_orphaned:
         raise RecordDoesNotOpen(Kind.SESSION.label, "its row is missing")
 
 
 def opened(
-    keys: ScopeKeys, session: bytes, rows: list[Row], now: int, before: int, limit: int
+    keys: ScopeKeys, digest: bytes, rows: list[Row], now: int, before: int, limit: int
 ) -> Opened:
     """The messages of rows as the statements have them, the session's state in each.
 
@@ -89,7 +89,7 @@ def opened(
     if [key for key, body in sealed if type(key) is not bytes or type(body) is not bytes]:
         raise RecordDoesNotOpen(Kind.MESSAGE.label, "a column holds another type")
     sealed.sort()
-    state = ContainerState.checked(Kind.SESSION, keys, session, rows[0][2:])
+    state = ContainerState.checked(Kind.SESSION, keys, digest, rows[0][2:])
     if state.is_expired(now):
         return NOTHING
     oldest, end = state.next_sequence - state.count, min(before, state.next_sequence)
@@ -98,7 +98,7 @@ def opened(
         raise RecordDoesNotOpen(Kind.SESSION.label, "messages are missing or too many")
     if sealed and end == state.next_sequence and tag_of(sealed[-1][1]) != state.tag:
         raise RecordDoesNotOpen(Kind.SESSION.label, "its newest message was exchanged")
-    opener = keys.opener(place_of(keys, session, state), Kind.MESSAGE)
+    opener = keys.opener(message_aad_prefix(keys, digest, state), Kind.MESSAGE)
     messages = [opener(key, body) for key, body in sealed]
     return Opened(messages, start if start > oldest else None, state)
 
@@ -106,7 +106,7 @@ def opened(
 def trace(
     transaction: Transaction,
     keys: ScopeKeys,
-    session_id: bytes,
+    session_id: str,
     message_ids: Iterable[str],
     is_end: Callable[[int, int], bool],
 ) -> list[int | None]:
@@ -117,11 +117,11 @@ def trace(
         is_end: Told how many came before and a sequence number, says that the search is over; that
             message is not among those returned.
     """
-    session = name_of(keys, session_id)
+    digest = session_digest(keys, session_id)
     found: list[int | None] = []
     for message_id in message_ids:
-        alias = keys.pseudonym(Kind.MESSAGE, session, message_id.encode())
-        row = transaction.row(sql.KNOWN_ALIAS, scope_id=keys.scope_id, digest=session, alias=alias)
+        alias = keys.pseudonym(Kind.MESSAGE, digest, message_id.encode())
+        row = transaction.row(sql.KNOWN_ALIAS, scope_id=keys.scope_id, digest=digest, alias=alias)
         sequence = None if row is None else int.from_bytes(row[0])
         if sequence is not None and is_end(len(found), sequence):
             break
@@ -134,7 +134,7 @@ class Recent(NamedTuple):
 
     written: int
     """Milliseconds since 1970, as the row says: what is sealed in the message counts."""
-    session: bytes
+    digest: bytes
     sequence: int
     plaintext: bytes
 
@@ -155,39 +155,39 @@ def recent(
 def _newest(
     transaction: Transaction, keys: ScopeKeys, channel: bytes, limit: int, now: int
 ) -> list[Recent]:
-    digest = channel_of(keys, channel)
+    channel_digest = channel_of(keys, channel)
     rows = transaction.rows(
         sql.RECENT,
         scope_id=keys.scope_id,
-        first=digest + bytes(8),
-        last=digest + b"\xff" * 8,
+        first=channel_digest + bytes(8),
+        last=channel_digest + b"\xff" * 8,
         limit=limit,
         now=now,
     )
     openers: dict[bytes, _Opener] = {}
     found = []
-    for session, key, tag, sealed, *state in rows:
-        if session not in openers:
-            openers[session] = _opener(keys, session, state)
-        plaintext = openers[session](key, sealed)
-        written = int.from_bytes(tag[len(digest) :])
-        found.append(Recent(written, session, int.from_bytes(key), plaintext))
+    for digest, key, tag, sealed, *state in rows:
+        if digest not in openers:
+            openers[digest] = _opener(keys, digest, state)
+        plaintext = openers[digest](key, sealed)
+        written = int.from_bytes(tag[len(channel_digest) :])
+        found.append(Recent(written, digest, int.from_bytes(key), plaintext))
     return found
 
 
-def _opener(keys: ScopeKeys, session: bytes, row: Sequence[Any]) -> _Opener:
+def _opener(keys: ScopeKeys, digest: bytes, row: Sequence[Any]) -> _Opener:
     """What opens the messages that a session has, given its row; a former one's do not open."""
-    if type(session) is not bytes or row[0] is None:
+    if type(digest) is not bytes or row[0] is None:
         raise RecordDoesNotOpen(Kind.SESSION.label, "its row is missing")
-    state = ContainerState.checked(Kind.SESSION, keys, session, tuple(row))
-    return keys.opener(place_of(keys, session, state), Kind.MESSAGE)
+    state = ContainerState.checked(Kind.SESSION, keys, digest, tuple(row))
+    return keys.opener(message_aad_prefix(keys, digest, state), Kind.MESSAGE)
 
 
-def count(transaction: Transaction, keys: ScopeKeys, session_id: bytes, now: int) -> int:
+def count(transaction: Transaction, keys: ScopeKeys, session_id: str, now: int) -> int:
     """How many messages the session has; 0 for an unknown one."""
-    session = name_of(keys, session_id)
-    row = transaction.row(sql.COUNT, scope_id=keys.scope_id, digest=session)
+    digest = session_digest(keys, session_id)
+    row = transaction.row(sql.COUNT, scope_id=keys.scope_id, digest=digest)
     if row is None:
         return 0
-    state = ContainerState.checked(Kind.SESSION, keys, session, row)
+    state = ContainerState.checked(Kind.SESSION, keys, digest, row)
     return 0 if state.is_expired(now) else state.count

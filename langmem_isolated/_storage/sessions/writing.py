@@ -10,8 +10,8 @@ from langmem_isolated._crypto.sealing import tag_of
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.containers import ContainerState
 from langmem_isolated._storage.sessions import statements as sql
-from langmem_isolated._storage.sessions.listing import ROWS, name_of, rewrite
-from langmem_isolated._storage.sessions.reading import channel_of, place_of
+from langmem_isolated._storage.sessions.listing import ROWS, rewrite, session_digest
+from langmem_isolated._storage.sessions.reading import channel_of, message_aad_prefix
 from langmem_isolated.errors import RecordDoesNotOpen
 
 _NewRow = tuple[bytes, bytes | None, bytes]
@@ -27,7 +27,7 @@ class Message(NamedTuple):
 def append(
     transaction: Transaction,
     keys: ScopeKeys,
-    session_id: bytes,
+    session_id: str,
     header: bytes,
     messages: Sequence[Message],
     generation: bytes,
@@ -57,20 +57,18 @@ def append(
         RecordDoesNotOpen: The session's row was tampered with.
         Conflict: An id is stored already and ``look_first`` was off; nothing was written.
     """
-    session = name_of(keys, session_id)
-    state = ROWS.get_or_create(transaction, keys, session, header, generation, now)
+    digest = session_digest(keys, session_id)
+    state = ROWS.get_or_create(transaction, keys, digest, header, generation, now)
 
     def is_stored(alias: bytes) -> bool:
-        found = transaction.row(
-            sql.KNOWN_ALIAS, scope_id=keys.scope_id, digest=session, alias=alias
-        )
+        found = transaction.row(sql.KNOWN_ALIAS, scope_id=keys.scope_id, digest=digest, alias=alias)
         return found is not None
 
     is_taken = is_stored if look_first else lambda _: False
-    added = _with_aliases(keys, session, messages, skip_stored, is_taken)
+    added = _with_aliases(keys, digest, messages, skip_stored, is_taken)
     if not added:
         return state
-    moved = _put(transaction, keys, session, state, added, now, channel)
+    moved = _put(transaction, keys, digest, state, added, now, channel)
     if moved is None:
         raise RecordDoesNotOpen(Kind.SESSION.label, "its row changed under a lock")
     return moved
@@ -79,7 +77,7 @@ def append(
 def append_optimistically(
     transaction: Transaction,
     keys: ScopeKeys,
-    session_id: bytes,
+    session_id: str,
     state: ContainerState,
     messages: Sequence[Message],
     now: int,
@@ -94,21 +92,21 @@ def append_optimistically(
     """
     if state.is_expired(now):
         return None
-    session = name_of(keys, session_id)
-    added = _with_aliases(keys, session, messages, skip_stored=False, is_taken=lambda _: False)
-    return _put(transaction, keys, session, state, added, now, channel)
+    digest = session_digest(keys, session_id)
+    added = _with_aliases(keys, digest, messages, skip_stored=False, is_taken=lambda _: False)
+    return _put(transaction, keys, digest, state, added, now, channel)
 
 
 def _put(
     transaction: Transaction,
     keys: ScopeKeys,
-    session: bytes,
+    digest: bytes,
     old: ContainerState,
     added: Sequence[tuple[bytes, bytes | None]],
     now: int,
     channel: bytes | None,
 ) -> ContainerState | None:
-    place = place_of(keys, session, old)
+    place = message_aad_prefix(keys, digest, old)
     first = old.next_sequence
     numbered = [number.to_bytes(8) for number in range(first, first + len(added))]
     rows = [
@@ -123,11 +121,11 @@ def _put(
     )
     values = {
         "scope_id": keys.scope_id,
-        "digest": session,
+        "digest": digest,
         "now": now,
         "new_tag": None if channel is None else channel_of(keys, channel) + now.to_bytes(8),
-        **old.as_old(keys, session),
-        **new.as_new(keys, session, sum(len(sealed) for _, _, sealed in rows)),
+        **old.as_old(keys, digest),
+        **new.as_new(keys, digest, sum(len(sealed) for _, _, sealed in rows)),
     }
     if transaction.is_postgres:
         is_swapped = transaction.row(sql.SWAP_AND_INSERT, **values, **_as_arrays(rows)) is not None
@@ -149,7 +147,7 @@ def _as_arrays(rows: Sequence[_NewRow]) -> dict[str, object]:
 
 def _with_aliases(
     keys: ScopeKeys,
-    session: bytes,
+    digest: bytes,
     messages: Sequence[Message],
     skip_stored: bool,
     is_taken: Callable[[bytes], bool],
@@ -158,7 +156,7 @@ def _with_aliases(
     added: list[tuple[bytes, bytes | None]] = []
     seen: set[bytes] = set()
     for plaintext, message_id in messages:
-        alias = keys.pseudonym(Kind.MESSAGE, session, message_id.encode()) if message_id else None
+        alias = keys.pseudonym(Kind.MESSAGE, digest, message_id.encode()) if message_id else None
         if alias is None or not (alias in seen or is_taken(alias)):
             added.append((plaintext, alias))
         elif not skip_stored:
@@ -171,7 +169,7 @@ def _with_aliases(
 def clear(
     transaction: Transaction,
     keys: ScopeKeys,
-    session_id: bytes,
+    session_id: str,
     change: Callable[[bytes, ContainerState], bytes],
     generation: bytes,
     now: int,
@@ -180,16 +178,16 @@ def clear(
 
     Its header becomes what ``change`` makes of it: what it says of the messages goes with them.
     """
-    session = name_of(keys, session_id)
-    state = ROWS.current(transaction, keys, session, now)
-    ROWS.delete_children(transaction, keys, session, has_row=state is not None)
+    digest = session_digest(keys, session_id)
+    state = ROWS.current(transaction, keys, digest, now)
+    ROWS.delete_children(transaction, keys, digest, has_row=state is not None)
     if state is not None:
         empty = ROWS.empty(generation, state.expires_at)
         transaction.execute(
             sql.EMPTY,
             scope_id=keys.scope_id,
-            digest=session,
-            new_head=empty.row_mac(keys, session),
+            digest=digest,
+            new_head=empty.row_mac(keys, digest),
             new_generation=generation,
             now=now,
         )

@@ -16,7 +16,7 @@ class Slot(NamedTuple):
     key: bytes
 
     @property
-    def thread(self) -> bytes:
+    def thread_digest(self) -> bytes:
         """The digest of the thread it belongs to."""
         return self.parent[:DIGEST_BYTES]
 

@@ -10,13 +10,13 @@ from langmem_isolated.errors import RecordDoesNotOpen
 ROWS = ContainerRows(Kind.THREAD, sql.DELETE_BODIES, sql.DELETE_ELEMENTS)
 
 
-def header_of(transaction: Transaction, keys: ScopeKeys, thread: bytes, now: int) -> bytes | None:
+def header_of(transaction: Transaction, keys: ScopeKeys, digest: bytes, now: int) -> bytes | None:
     """A thread's header in plaintext; ``None`` when it is expired.
 
     Raises:
         RecordDoesNotOpen: Its row was changed or moved, or is missing.
     """
-    found = ROWS.header(transaction, keys, thread)
+    found = ROWS.header(transaction, keys, digest)
     if found is None:
         raise RecordDoesNotOpen(Kind.THREAD.label, "its row is missing")
     state, header = found

@@ -59,13 +59,13 @@ def body_at(transaction: Transaction, keys: ScopeKeys, slot: Slot) -> bytes | No
 def get(
     transaction: Transaction,
     keys: ScopeKeys,
-    thread: bytes,
+    digest: bytes,
     parent: bytes,
     checkpoint_id: bytes | None,
     now: int,
 ) -> Found | None:
     """A checkpoint of one namespace, the latest when ``checkpoint_id`` is ``None``."""
-    values = {"scope_id": keys.scope_id, "digest": thread, "parent": parent}
+    values = {"scope_id": keys.scope_id, "digest": digest, "parent": parent}
     if checkpoint_id is None:
         rows = transaction.rows(sql.GET_LATEST, **values, end=END)
     else:
@@ -78,7 +78,7 @@ def get(
     states = [(head, *numbers, gen) for kind, gen, head, *numbers in rows if kind == Kind.THREAD]
     if not states:
         raise RecordDoesNotOpen(Kind.THREAD.label, "its row is missing")
-    state = ContainerState.checked(Kind.THREAD, keys, thread, states[0])
+    state = ContainerState.checked(Kind.THREAD, keys, digest, states[0])
     if state.is_expired(now):
         return None
     key = found[0][1]
@@ -97,17 +97,17 @@ def _behind(checkpoint_id: bytes) -> bytes:
 
 
 def elements(
-    transaction: Transaction, keys: ScopeKeys, thread: bytes, numbers: Iterable[int]
+    transaction: Transaction, keys: ScopeKeys, digest: bytes, numbers: Iterable[int]
 ) -> dict[int, bytes]:
     """Elements in plaintext by their numbers; those that are not there are left out."""
     wanted = set(numbers)
-    opened = keys.opener(keys.aad_prefix(Kind.ELEMENT, thread), Kind.ELEMENT)
+    opened = keys.opener(keys.aad_prefix(Kind.ELEMENT, digest), Kind.ELEMENT)
     found: dict[int, bytes] = {}
     for first, last in _stretches(sorted(wanted)):
         rows = transaction.rows(
             sql.ELEMENTS,
             scope_id=keys.scope_id,
-            digest=thread,
+            digest=digest,
             first=first.to_bytes(8),
             last=last.to_bytes(8),
         )
@@ -182,9 +182,9 @@ def writes_behind(
     return found
 
 
-def bodies(transaction: Transaction, keys: ScopeKeys, thread: bytes) -> list[OpenBody]:
+def bodies(transaction: Transaction, keys: ScopeKeys, digest: bytes) -> list[OpenBody]:
     """Every checkpoint and write of a thread, in plaintext, by parent and key."""
-    low, high = Bounds.thread(thread)
+    low, high = Bounds.thread(digest)
     rows = transaction.rows(sql.BODIES, scope_id=keys.scope_id, low=low, high=high)
     opened = []
     for kind, parent, key, sealed, tag in rows:
@@ -194,10 +194,10 @@ def bodies(transaction: Transaction, keys: ScopeKeys, thread: bytes) -> list[Ope
 
 
 def stored_elements(
-    transaction: Transaction, keys: ScopeKeys, thread: bytes
+    transaction: Transaction, keys: ScopeKeys, digest: bytes
 ) -> list[tuple[int, bytes, int]]:
     """The number, key and size of each element of a thread."""
-    rows = transaction.rows(sql.ELEMENT_KEYS, scope_id=keys.scope_id, digest=thread)
+    rows = transaction.rows(sql.ELEMENT_KEYS, scope_id=keys.scope_id, digest=digest)
     return [(int.from_bytes(in_bytes(Kind.ELEMENT, key)), key, size) for key, size in rows]
 
 
@@ -206,14 +206,14 @@ def count(stored: Iterable[OpenBody]) -> int:
     return sum(body.slot.kind is Kind.CHECKPOINT for body in stored)
 
 
-def verified(transaction: Transaction, keys: ScopeKeys, thread: bytes) -> list[OpenBody]:
+def verified(transaction: Transaction, keys: ScopeKeys, digest: bytes) -> list[OpenBody]:
     """Every body of a thread, in plaintext, when none is missing that its row counts.
 
     Raises:
         RecordDoesNotOpen: Something was changed or moved, or a checkpoint is missing.
     """
-    stored = bodies(transaction, keys, thread)
-    found = ROWS.header(transaction, keys, thread)
+    stored = bodies(transaction, keys, digest)
+    found = ROWS.header(transaction, keys, digest)
     if found is None:
         if stored:
             raise RecordDoesNotOpen(Kind.THREAD.label, "its row is missing")

@@ -58,10 +58,11 @@ class Stored(NamedTuple):
 def put(
     transaction: Transaction,
     keys: ScopeKeys,
-    thread: bytes,
+    digest: bytes,
     header: bytes,
     body: NewBody,
-    generations: tuple[bytes, bytes],
+    found_in: bytes,
+    generation: bytes,
     now: int,
     expires_at: int | None,
 ) -> Stored | None:
@@ -71,8 +72,9 @@ def put(
 
     Args:
         header: The sealed part of a new thread's row, in plaintext.
-        generations: The one in which the body's references were found, empty when it has none that
-            could be stale; and a random one for a new thread's row.
+        found_in: The generation in which the body's references were found; empty when it has none
+            that could be stale.
+        generation: 8 random bytes for a new thread's row.
 
     Returns:
         What it was stored with, or ``None``.
@@ -81,27 +83,26 @@ def put(
         ScopeGone: The scope was erased meanwhile.
         Conflict: A body stands there already, and none was to be replaced; nothing was written.
     """
-    known, fresh = generations
-    state = ROWS.get_or_create(transaction, keys, thread, header, fresh, now)
-    if known not in (b"", state.generation):
+    state = ROWS.get_or_create(transaction, keys, digest, header, generation, now)
+    if found_in not in (b"", state.generation):
         return None
     slot = body.slot
     if body.replaces and body_at(transaction, keys, slot) != body.replaces:
         return None
-    numbers = _stored_numbers(transaction, keys, thread, body.elements)
+    numbers = _stored_numbers(transaction, keys, digest, body.elements)
     replaced = None if body.replaces is None else _take_out(transaction, keys, slot)
-    rows, stored = _laid_out(keys, thread, body, state, numbers, expires_at)
+    rows, stored = _laid_out(keys, digest, body, state, numbers, expires_at)
     if replaced is not None:
         stored = stored._replace(state=replace(stored.state, count=state.count))
     _insert(transaction, keys, rows, now)
-    _advance(transaction, keys, thread, stored.state, _size(rows) - (replaced or 0), now)
+    _advance(transaction, keys, digest, stored.state, _size(rows) - (replaced or 0), now)
     return stored
 
 
 def put_if_unchanged(
     transaction: Transaction,
     keys: ScopeKeys,
-    thread: bytes,
+    digest: bytes,
     body: NewBody,
     state: ContainerState,
     numbers: Mapping[bytes, int],
@@ -120,13 +121,13 @@ def put_if_unchanged(
     """
     if state.is_expired(now):
         return None
-    rows, stored = _laid_out(keys, thread, body, state, numbers, expires_at)
+    rows, stored = _laid_out(keys, digest, body, state, numbers, expires_at)
     values = {
         "scope_id": keys.scope_id,
-        "digest": thread,
+        "digest": digest,
         "now": now,
-        **state.as_old(keys, thread),
-        **stored.state.as_new(keys, thread, _size(rows)),
+        **state.as_old(keys, digest),
+        **stored.state.as_new(keys, digest, _size(rows)),
     }
     if transaction.is_postgres:
         for number, row in enumerate(rows):
@@ -139,7 +140,7 @@ def put_if_unchanged(
 
 def _laid_out(
     keys: ScopeKeys,
-    thread: bytes,
+    digest: bytes,
     body: NewBody,
     state: ContainerState,
     known: Mapping[bytes, int],
@@ -154,7 +155,7 @@ def _laid_out(
     for mac, plaintext in body.elements:
         if mac not in numbers:
             numbers[mac] = next_number
-            rows.append(_element_row(keys, thread, next_number, mac, plaintext))
+            rows.append(_element_row(keys, digest, next_number, mac, plaintext))
             next_number += 1
     slot = body.slot
     sealed = keys.seal(keys.aad_prefix(slot.kind, slot.parent), slot.key, body.plaintext(numbers))
@@ -176,23 +177,23 @@ def _size(rows: list[_NewRow]) -> int:
 def _advance(
     transaction: Transaction,
     keys: ScopeKeys,
-    thread: bytes,
+    digest: bytes,
     state: ContainerState,
     added: int,
     now: int,
 ) -> None:
-    moved_to = state.as_new(keys, thread, added)
+    moved_to = state.as_new(keys, digest, added)
     transaction.execute(
-        sql.UPDATE_CONTAINER, scope_id=keys.scope_id, digest=thread, now=now, **moved_to
+        sql.UPDATE_CONTAINER, scope_id=keys.scope_id, digest=digest, now=now, **moved_to
     )
 
 
 def _stored_numbers(
-    transaction: Transaction, keys: ScopeKeys, thread: bytes, elements: Sequence[NewElement]
+    transaction: Transaction, keys: ScopeKeys, digest: bytes, elements: Sequence[NewElement]
 ) -> dict[bytes, int]:
     """The numbers of those elements that the thread has already."""
     asked = [
-        (mac, transaction.ask(sql.BY_ALIAS, scope_id=keys.scope_id, digest=thread, alias=mac))
+        (mac, transaction.ask(sql.BY_ALIAS, scope_id=keys.scope_id, digest=digest, alias=mac))
         for mac, _ in elements
     ]
     plaintexts = dict(elements)
@@ -201,18 +202,18 @@ def _stored_numbers(
         if row := answer.fetchone():
             key, sealed = row
             # Nothing but the element itself proves that it is where its alias says.
-            if open_at(keys, Slot(Kind.ELEMENT, thread, key), sealed) != plaintexts[mac]:
+            if open_at(keys, Slot(Kind.ELEMENT, digest, key), sealed) != plaintexts[mac]:
                 raise RecordDoesNotOpen(Kind.ELEMENT.label, "its alias is another's")
             numbers[mac] = int.from_bytes(key)
     return numbers
 
 
 def _element_row(
-    keys: ScopeKeys, thread: bytes, number: int, mac: bytes, plaintext: bytes
+    keys: ScopeKeys, digest: bytes, number: int, mac: bytes, plaintext: bytes
 ) -> _NewRow:
     key = number.to_bytes(8)
-    sealed = keys.seal(keys.aad_prefix(Kind.ELEMENT, thread), key, plaintext)
-    return _as_row(Slot(Kind.ELEMENT, thread, key), mac, None, sealed)
+    sealed = keys.seal(keys.aad_prefix(Kind.ELEMENT, digest), key, plaintext)
+    return _as_row(Slot(Kind.ELEMENT, digest, key), mac, None, sealed)
 
 
 def _as_row(slot: Slot, alias: bytes | None, tag: bytes | None, sealed: bytes) -> _NewRow:
@@ -248,7 +249,7 @@ def _delete_one(transaction: Transaction, keys: ScopeKeys, slot: Slot) -> None:
 def sweep(
     transaction: Transaction,
     keys: ScopeKeys,
-    thread: bytes,
+    digest: bytes,
     generation: bytes,
     choose: Callable[[list[OpenBody]], set[Slot]],
     references: Callable[[bytes], Iterable[int]],
@@ -259,33 +260,33 @@ def sweep(
     reference to an element that goes here finds out and encodes anew. Nothing happens to an
     unknown thread.
     """
-    state = ROWS.locked(transaction, keys, thread)
+    state = ROWS.locked(transaction, keys, digest)
     if state is None:
         return
-    stored = bodies(transaction, keys, thread)
+    stored = bodies(transaction, keys, digest)
     gone = choose(stored)
     if not gone:
         return
     kept = [body for body in stored if body.slot not in gone]
     if not kept:
-        ROWS.remove(transaction, keys, thread)
+        ROWS.remove(transaction, keys, digest)
         return
     for slot in gone:
         _delete_one(transaction, keys, slot)
     used = {number for body in kept for number in references(body.plaintext)}
     size = sum(body.size for body in kept)
-    for number, key, element_size in stored_elements(transaction, keys, thread):
+    for number, key, element_size in stored_elements(transaction, keys, digest):
         if number in used:
             size += element_size
         else:
-            _delete_one(transaction, keys, Slot(Kind.ELEMENT, thread, key))
-    transaction.execute(sql.DELETE_LEFT_EMBEDDINGS, scope_id=keys.scope_id, digest=thread)
+            _delete_one(transaction, keys, Slot(Kind.ELEMENT, digest, key))
+    transaction.execute(sql.DELETE_LEFT_EMBEDDINGS, scope_id=keys.scope_id, digest=digest)
     swept = replace(state, generation=generation, count=count(kept))
     transaction.execute(
         sql.SWEPT,
         scope_id=keys.scope_id,
-        digest=thread,
-        new_head=swept.row_mac(keys, thread),
+        digest=digest,
+        new_head=swept.row_mac(keys, digest),
         new_generation=generation,
         new_count=swept.count,
         new_size=size,
@@ -295,7 +296,8 @@ def sweep(
 def copy(
     transaction: Transaction,
     keys: ScopeKeys,
-    source_and_target: tuple[bytes, bytes],
+    source: bytes,
+    target: bytes,
     header: bytes,
     rename: Callable[[bytes], bytes],
     generation: bytes,
@@ -310,7 +312,6 @@ def copy(
         Conflict: The target has some of it already; nothing was written.
         ScopeGone: The scope was erased meanwhile.
     """
-    source, target = source_and_target
     state = ROWS.current(transaction, keys, source, now)
     if state is None:
         return False

@@ -15,6 +15,7 @@ from langmem_isolated._database.database import Database
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage.sessions import reading
+from langmem_isolated._storage.sessions.listing import session_digest
 from langmem_isolated.errors import RecordDoesNotOpen
 
 # Fewer bytes stand in any file by chance.
@@ -96,12 +97,12 @@ class Rows(NamedTuple):
     """The rows of one session, as its owner's keys find them."""
 
     keys: ScopeKeys
-    session_id: bytes
+    session_id: str
 
     @property
     def digest(self) -> bytes:
         """By what the tables know the session."""
-        return self.keys.pseudonym(Kind.SESSION, self.session_id)
+        return session_digest(self.keys, self.session_id)
 
     @property
     def messages(self) -> Any:

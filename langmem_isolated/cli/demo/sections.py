@@ -19,6 +19,7 @@ from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database import schema
 from langmem_isolated._database.database import Database
+from langmem_isolated._database.statements import NO_LIMIT
 from langmem_isolated.chat_history import IsolatedChatMessageHistory
 from langmem_isolated.cli.demo import attack
 from langmem_isolated.cli.demo.conversations import MODULES, Conversation, Place
@@ -29,7 +30,6 @@ from langmem_isolated.scope import Scope
 STRANGER = Scope("stranger@example.org", MODULES[0])
 
 _SHOWN = 8
-_ALL_SESSIONS = 2**31 - 1
 
 
 class Section(NamedTuple):
@@ -80,7 +80,7 @@ class Run:
         """How to find this place's rows in the tables."""
         keys = self.memory._keyring.find(Owner.private(place.scope))
         assert keys is not None
-        return attack.Rows(keys, place.session_id.encode())
+        return attack.Rows(keys, place.session_id)
 
     def shared(self) -> list[list[Place]]:
         """The places that have one session id, for each id that several users use."""
@@ -106,7 +106,7 @@ def history(memory: IsolatedMemory, place: Place) -> IsolatedChatMessageHistory:
 
 def listed(memory: IsolatedMemory, scope: Scope) -> set[str | None]:
     """The ids of the sessions that a scope lists."""
-    return {session.id for session in memory.scope(scope).sessions(limit=_ALL_SESSIONS)}
+    return {session.id for session in memory.scope(scope).sessions(limit=NO_LIMIT)}
 
 
 def texts_of(conversations: list[Conversation]) -> set[str]:

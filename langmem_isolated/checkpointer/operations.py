@@ -1,0 +1,67 @@
+"""Operations on one thread that run inside a transaction."""
+
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+from langmem_isolated._codecs.headers import Header, encode_header
+from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._storage.containers import GENERATION_BYTES
+from langmem_isolated._storage.threads import listing, reading, writing
+from langmem_isolated._storage.threads.reading import Found
+from langmem_isolated.checkpointer.addresses import mac_of, thread_digest
+from langmem_isolated.checkpointer.bodies import Body, bodies_of
+
+
+class Asked(NamedTuple):
+    """Which checkpoint is read: of a thread, in a namespace, by its id or the latest, and when."""
+
+    digest: bytes
+    parent: bytes
+    checkpoint_id: bytes | None
+    now: int
+
+
+class Read(NamedTuple):
+    """A checkpoint and the elements that its bodies refer to; ``None`` where one is missing."""
+
+    found: Found
+    bodies: list[Body]
+    elements: dict[int, bytes] | None
+
+
+def read_with_elements(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    find_elements: Callable[..., dict[int, bytes] | None],
+    asked: Asked,
+) -> Read | None:
+    """A checkpoint, the writes behind it, and the elements that they refer to."""
+    found = reading.get(transaction, keys, *asked)
+    if found is None:
+        return None
+    bodies = bodies_of(found)
+    return Read(found, bodies, find_elements(transaction, keys, asked.digest, bodies))
+
+
+def delete_thread(transaction: Transaction, keys: ScopeKeys, thread_id: str) -> None:
+    """Remove a thread with all it has."""
+    listing.ROWS.remove(transaction, keys, thread_digest(keys, thread_id))
+
+
+def copy_thread(
+    transaction: Transaction, keys: ScopeKeys, source_id: str, target_id: str, now: int
+) -> bool:
+    """Copy a thread with all it has; ``False`` if there is no such thread."""
+    target = thread_digest(keys, target_id)
+    return writing.copy(
+        transaction,
+        keys,
+        thread_digest(keys, source_id),
+        target,
+        encode_header(Header(target_id)),
+        lambda plaintext: mac_of(keys, target, plaintext),
+        os.urandom(GENERATION_BYTES),
+        now,
+    )
