@@ -1,25 +1,27 @@
 """Memory for LangChain and LangGraph that cannot leak between users: scoped and encrypted."""
 
-from importlib.metadata import version
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from langmem_isolated.caches import IsolatedByteStore, IsolatedLLMCache
-from langmem_isolated.callbacks import IsolatedCallbackHandler
-from langmem_isolated.chat_history import IsolatedChatMessageHistory, Page
-from langmem_isolated.checkpointer import IsolatedCheckpointSaver, Thread
-from langmem_isolated.errors import LangmemIsolatedError
-from langmem_isolated.indexing import IsolatedRecordManager
-from langmem_isolated.memory import IsolatedMemory
-from langmem_isolated.publisher import Publisher
-from langmem_isolated.recall import Recalled
-from langmem_isolated.retriever import IsolatedBM25Retriever, IsolatedRetriever
-from langmem_isolated.root_keys import LocalRootKey, RootKey
-from langmem_isolated.scope import Scope
-from langmem_isolated.scoped_memory import ScopedMemory
-from langmem_isolated.sessions import Session, Sessions
-from langmem_isolated.store import IsolatedStore
-from langmem_isolated.vector_store import IsolatedVectorStore
+if TYPE_CHECKING:
+    from langmem_isolated.caches import IsolatedByteStore, IsolatedLLMCache
+    from langmem_isolated.callbacks import IsolatedCallbackHandler
+    from langmem_isolated.chat_history import IsolatedChatMessageHistory, Page
+    from langmem_isolated.checkpointer import IsolatedCheckpointSaver, Thread
+    from langmem_isolated.errors import LangmemIsolatedError
+    from langmem_isolated.indexing import IsolatedRecordManager
+    from langmem_isolated.memory import IsolatedMemory
+    from langmem_isolated.publisher import Publisher
+    from langmem_isolated.recall import Recalled
+    from langmem_isolated.retriever import IsolatedBM25Retriever, IsolatedRetriever
+    from langmem_isolated.root_keys import LocalRootKey, RootKey
+    from langmem_isolated.scope import Scope
+    from langmem_isolated.scoped_memory import ScopedMemory
+    from langmem_isolated.sessions import Session, Sessions
+    from langmem_isolated.store import IsolatedStore
+    from langmem_isolated.vector_store import IsolatedVectorStore
 
-__version__ = version("langmem-isolated")
+__version__: str
 
 __all__ = [
     "IsolatedBM25Retriever",
@@ -44,4 +46,60 @@ __all__ = [
     "Session",
     "Sessions",
     "Thread",
+    "__version__",
 ]
+
+# Where each public name is had from, when it is first asked for (PEP 562).
+_HOMES = {
+    "caches": (
+        "IsolatedByteStore",
+        "IsolatedLLMCache",
+    ),
+    "callbacks": ("IsolatedCallbackHandler",),
+    "chat_history": (
+        "IsolatedChatMessageHistory",
+        "Page",
+    ),
+    "checkpointer": (
+        "IsolatedCheckpointSaver",
+        "Thread",
+    ),
+    "errors": ("LangmemIsolatedError",),
+    "indexing": ("IsolatedRecordManager",),
+    "memory": ("IsolatedMemory",),
+    "publisher": ("Publisher",),
+    "recall": ("Recalled",),
+    "retriever": (
+        "IsolatedBM25Retriever",
+        "IsolatedRetriever",
+    ),
+    "root_keys": (
+        "LocalRootKey",
+        "RootKey",
+    ),
+    "scope": ("Scope",),
+    "scoped_memory": ("ScopedMemory",),
+    "sessions": (
+        "Session",
+        "Sessions",
+    ),
+    "store": ("IsolatedStore",),
+    "vector_store": ("IsolatedVectorStore",),
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("langmem-isolated")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

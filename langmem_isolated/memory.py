@@ -1,16 +1,15 @@
 """Opens the door: one memory for the application, a handle for each scope."""
 
+from __future__ import annotations
+
 import asyncio
 import os
 from collections.abc import Callable, Iterable
 from datetime import timedelta
+from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, overload
 from weakref import WeakKeyDictionary
-
-from langchain_core.language_models import BaseChatModel
-from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig
-from langgraph.store.base import IndexConfig, TTLConfig
 
 from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._adapters.run_scope import ResolveScope, Using, config_of_run, resolve_scope
@@ -22,19 +21,23 @@ from langmem_isolated._runtime.environment import DATABASE_VARIABLE, KEY_STORE_V
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated._storage.scoped_database import ScopedDatabase
-from langmem_isolated.caches import IsolatedLLMCache
-from langmem_isolated.callbacks import IsolatedCallbackHandler
-from langmem_isolated.chat_history import IsolatedChatMessageHistory
-from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 from langmem_isolated.errors import ScopeError
-from langmem_isolated.publisher import Publisher, published_owner
 from langmem_isolated.root_keys import LocalRootKey, RootKey
 from langmem_isolated.scope import Scope, checked_id
 from langmem_isolated.scoped_memory import ScopedMemory
-from langmem_isolated.store import IsolatedStore, StoreIndexConfig
 
 if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+    from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig
+    from langgraph.store.base import IndexConfig, TTLConfig
+
+    from langmem_isolated.caches import IsolatedLLMCache
+    from langmem_isolated.callbacks import IsolatedCallbackHandler
+    from langmem_isolated.chat_history import IsolatedChatMessageHistory
+    from langmem_isolated.checkpointer import IsolatedCheckpointSaver
     from langmem_isolated.middleware import IsolatedMemoryMiddleware
+    from langmem_isolated.publisher import Publisher
+    from langmem_isolated.store import IsolatedStore, StoreIndexConfig
 
 _NO_NAMES = (None, None, "default")
 
@@ -114,7 +117,13 @@ class IsolatedMemory:
         self._context = MemoryContext(
             self._database, self._keyring, ElementCaches(), plaintext_cache, WeakKeyDictionary()
         )
-        self.history_config = [
+
+    @cached_property
+    def history_config(self) -> list[ConfigurableFieldSpec]:
+        """What `RunnableWithMessageHistory` takes beside :meth:`session_history`."""
+        from langchain_core.runnables import ConfigurableFieldSpec
+
+        return [
             ConfigurableFieldSpec(id=name, annotation=str, name=title, description=description)
             for name, title, description in (
                 ("user_id", "User", "Whose memory; take it from your authentication."),
@@ -124,7 +133,7 @@ class IsolatedMemory:
         ]
 
     @classmethod
-    def from_environment(cls) -> "IsolatedMemory":
+    def from_environment(cls) -> IsolatedMemory:
         """The memory that ``LANGMEM_ISOLATED_DATABASE`` and its siblings describe."""
         return cls(
             os.environ.get(DATABASE_VARIABLE, "sqlite:///langmem-isolated.db"),
@@ -181,6 +190,7 @@ class IsolatedMemory:
             scope_resolver: Finds the scope from the config, for servers that must not trust a
                 client's ``configurable``. Scope keys in it are then refused unless they agree.
         """
+        from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 
         def resolve(config: RunnableConfig | None) -> tuple[Scope, ScopedDatabase]:
             scope = resolve_scope(config, scope_resolver)
@@ -223,6 +233,8 @@ class IsolatedMemory:
         in its ``configurable``, or what ``scope_resolver`` makes of its config. Outside a run use
         :meth:`ScopedMemory.store`.
         """
+        from langmem_isolated.store import IsolatedStore
+
         return IsolatedStore(self._records_of_run(scope_resolver), index=index, ttl=ttl)
 
     def llm_cache(
@@ -242,6 +254,8 @@ class IsolatedMemory:
             ttl: How long an answer is kept; for ever by default.
             scope_resolver: As for :meth:`checkpointer`.
         """
+        from langmem_isolated.caches import IsolatedLLMCache
+
         return IsolatedLLMCache(self._records_of_run(scope_resolver), ttl=ttl)
 
     def middleware(
@@ -252,7 +266,7 @@ class IsolatedMemory:
         summarize_with: BaseChatModel | None = None,
         summarize_after: int = 50,
         scope_resolver: ResolveScope | None = None,
-    ) -> "IsolatedMemoryMiddleware":
+    ) -> IsolatedMemoryMiddleware:
         """A recorder for agents of all users; see :class:`IsolatedMemoryMiddleware`.
 
         The scope is that of each run: ``user_id`` and ``module_id`` in its ``configurable``, or the
@@ -261,8 +275,6 @@ class IsolatedMemory:
         Raises:
             ImportError: LangChain's agents are not installed (extra ``agents``).
         """
-        from langmem_isolated.middleware import IsolatedMemoryMiddleware  # noqa: PLC0415
-
         return IsolatedMemoryMiddleware(
             self._records_by(scope_resolver),
             plaintext_cache=self._context.plaintext_cache,
@@ -280,6 +292,8 @@ class IsolatedMemory:
         Scope and session are those of the chain around a model: ``user_id``, ``module_id`` and
         ``session_id`` or ``thread_id`` in its ``configurable``.
         """
+        from langmem_isolated.callbacks import IsolatedCallbackHandler
+
         return IsolatedCallbackHandler(self._records_by(scope_resolver), channel=channel)
 
     def _records_of_run(self, resolver: ResolveScope | None) -> Callable[[], ScopedDatabase]:
@@ -306,6 +320,8 @@ class IsolatedMemory:
         Raises:
             ScopeError: No id is given, or both a user's and a module's, or one is malformed.
         """
+        from langmem_isolated.publisher import Publisher, published_owner
+
         return Publisher(self._context, published_owner(user_id, module_id, project_id))
 
     def check_root_key(self) -> bool:

@@ -21,6 +21,7 @@ from langchain_core.messages import (
 from langchain_core.runnables import RunnableConfig
 from langgraph.types import Command
 
+from langmem_isolated._adapters.recall_tool_defaults import SAID_IN_PERSON
 from langmem_isolated._adapters.recorder import (
     ENDINGS,
     FindRecords,
@@ -39,7 +40,7 @@ from langmem_isolated._storage.containers import ContainerState
 from langmem_isolated._storage.sessions import listing
 from langmem_isolated.errors import SessionNotFound
 from langmem_isolated.recall import Recall
-from langmem_isolated.recall_tool import SAID_IN_PERSON, quoted
+from langmem_isolated.recall_tool import quoted
 from langmem_isolated.scope import checked_id
 from langmem_isolated.sessions import Sessions
 

@@ -1,19 +1,22 @@
 """Writes documents that more than one scope reads; only the operator can make one."""
 
-from collections.abc import Iterable
-from typing import Any
+from __future__ import annotations
 
-from langchain_core.documents import Document
-from langchain_core.embeddings import Embeddings
-from langchain_core.vectorstores import VectorStore
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from langmem_isolated._adapters.context import MemoryContext
-from langmem_isolated._adapters.document_tags import ResultGuard
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.scope import checked_id
-from langmem_isolated.vector_store import IsolatedVectorStore
-from langmem_isolated.wrapping import WrappedVectorStore
+
+if TYPE_CHECKING:
+    from langchain_core.documents import Document
+    from langchain_core.embeddings import Embeddings
+    from langchain_core.vectorstores import VectorStore
+
+    from langmem_isolated.vector_store import IsolatedVectorStore
+    from langmem_isolated.wrapping import WrappedVectorStore
 
 
 class Publisher:
@@ -44,6 +47,8 @@ class Publisher:
 
     def stamped(self, documents: Iterable[Document]) -> list[Document]:
         """Copies of ``documents`` with the level's stamp; see :meth:`ScopedMemory.stamped`."""
+        from langmem_isolated._adapters.document_tags import ResultGuard
+
         return ResultGuard([self._context.records(self._owner)]).stamped(documents)
 
 

@@ -1,45 +1,47 @@
 """Hands out one scope's memory: what is made from it reads and writes that scope alone."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from langchain_core.documents import Document
-from langchain_core.embeddings import Embeddings
-from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import BaseMessage
-from langchain_core.retrievers import BaseRetriever
-from langchain_core.runnables import RunnableConfig
-from langchain_core.vectorstores import VectorStore
-from langgraph.pregel import Pregel
-from langgraph.store.base import IndexConfig, TTLConfig
-
-from langmem_isolated._adapters.compat import copied_graph
 from langmem_isolated._adapters.context import SHARING_LEVELS, MemoryContext, SharingLevel
-from langmem_isolated._adapters.document_tags import ResultGuard
+from langmem_isolated._adapters.recall_tool_defaults import DESCRIPTION as RECALL_DESCRIPTION
+from langmem_isolated._adapters.recall_tool_defaults import SAID_IN_PERSON
 from langmem_isolated._adapters.run_scope import resolve_scope
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._storage.scoped_database import ScopedDatabase
-from langmem_isolated.caches import IsolatedByteStore, IsolatedLLMCache
-from langmem_isolated.callbacks import IsolatedCallbackHandler
-from langmem_isolated.chat_history import IsolatedChatMessageHistory, recent
-from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 from langmem_isolated.errors import ScopeError
-from langmem_isolated.indexing import IsolatedRecordManager
-from langmem_isolated.recall import Recall
-from langmem_isolated.recall_tool import DESCRIPTION as RECALL_DESCRIPTION
-from langmem_isolated.recall_tool import SAID_IN_PERSON, RecallTool
-from langmem_isolated.retriever import IsolatedBM25Retriever, IsolatedRetriever
 from langmem_isolated.scope import Scope
-from langmem_isolated.sessions import Sessions
-from langmem_isolated.store import IsolatedStore, StoreIndexConfig
-from langmem_isolated.vector_store import IsolatedVectorStore
-from langmem_isolated.wrapping import VectorStoreAdapter, WrappedVectorStore
 
 if TYPE_CHECKING:
-    from langmem_isolated.middleware import IsolatedMemoryMiddleware
+    from langchain_core.documents import Document
+    from langchain_core.embeddings import Embeddings
+    from langchain_core.language_models import BaseChatModel
+    from langchain_core.messages import BaseMessage
+    from langchain_core.retrievers import BaseRetriever
+    from langchain_core.runnables import RunnableConfig
+    from langchain_core.vectorstores import VectorStore
+    from langgraph.pregel import Pregel
+    from langgraph.store.base import IndexConfig, TTLConfig
 
-Graph = TypeVar("Graph", bound=Pregel[Any, Any, Any, Any])
+    from langmem_isolated.caches import IsolatedByteStore, IsolatedLLMCache
+    from langmem_isolated.callbacks import IsolatedCallbackHandler
+    from langmem_isolated.chat_history import IsolatedChatMessageHistory
+    from langmem_isolated.checkpointer import IsolatedCheckpointSaver
+    from langmem_isolated.indexing import IsolatedRecordManager
+    from langmem_isolated.middleware import IsolatedMemoryMiddleware
+    from langmem_isolated.recall import Recall, Recalled
+    from langmem_isolated.recall_tool import RecallTool
+    from langmem_isolated.retriever import IsolatedBM25Retriever, IsolatedRetriever
+    from langmem_isolated.sessions import Sessions
+    from langmem_isolated.store import IsolatedStore, StoreIndexConfig
+    from langmem_isolated.vector_store import IsolatedVectorStore
+    from langmem_isolated.wrapping import VectorStoreAdapter, WrappedVectorStore
+
+Graph = TypeVar("Graph", bound="Pregel[Any, Any, Any, Any]")
 
 
 class ScopedMemory:
@@ -49,12 +51,28 @@ class ScopedMemory:
         self._context = context
         self._scope = scope
         self._records = context.records(Owner.private(scope))
-        self.sessions = Sessions(self._records)
-        self.recall = Recall(self._records, context.plaintext_cache)
-        self.arecall = self.recall.arecall
 
     def __repr__(self) -> str:
         return f"ScopedMemory({self._scope!r})"
+
+    @cached_property
+    def sessions(self) -> Sessions:
+        """The scope's chat sessions: ``scope.sessions()`` lists them; see :class:`Sessions`."""
+        from langmem_isolated.sessions import Sessions
+
+        return Sessions(self._records)
+
+    @cached_property
+    def recall(self) -> Recall:
+        """Search over what was said: ``scope.recall("fractions")``; see :class:`Recall`."""
+        from langmem_isolated.recall import Recall
+
+        return Recall(self._records, self._context.plaintext_cache)
+
+    @property
+    def arecall(self) -> Callable[..., Awaitable[list[Recalled]]]:
+        """Search over what was said; see :attr:`recall`."""
+        return self.recall.arecall
 
     @property
     def scope(self) -> Scope:
@@ -65,16 +83,22 @@ class ScopedMemory:
         self, session_id: str, *, channel: str | None = None, idempotent: bool = False
     ) -> IsolatedChatMessageHistory:
         """The history of one chat session; see :class:`IsolatedChatMessageHistory`."""
+        from langmem_isolated.chat_history import IsolatedChatMessageHistory
+
         return IsolatedChatMessageHistory(
             self._records, session_id, channel=channel, idempotent=idempotent
         )
 
     def recent(self, limits: Mapping[str, int]) -> list[BaseMessage]:
         """The newest messages of some channels, oldest first; see :func:`recent`."""
+        from langmem_isolated.chat_history import recent
+
         return recent(self._records, limits)
 
     async def arecent(self, limits: Mapping[str, int]) -> list[BaseMessage]:
         """The newest messages of some channels; see :func:`recent`."""
+        from langmem_isolated.chat_history import recent
+
         return await self._records.arun(recent, self._records, limits)
 
     def checkpointer(
@@ -89,6 +113,8 @@ class ScopedMemory:
             allow: Types that graphs may store besides LangGraph's safe ones.
             ttl: How long a thread is kept after it was last written; for ever by default.
         """
+        from langmem_isolated.checkpointer import IsolatedCheckpointSaver
+
         found = self._scope, self._records
         return IsolatedCheckpointSaver(
             lambda _: found, self._context.element_caches, allow=allow, ttl=ttl
@@ -101,14 +127,12 @@ class ScopedMemory:
         recall: int | None = None,
         summarize_with: BaseChatModel | None = None,
         summarize_after: int = 50,
-    ) -> "IsolatedMemoryMiddleware":
+    ) -> IsolatedMemoryMiddleware:
         """An agent's recorder, bound to this scope; see :class:`IsolatedMemoryMiddleware`.
 
         Raises:
             ImportError: LangChain's agents are not installed (extra ``agents``).
         """
-        from langmem_isolated.middleware import IsolatedMemoryMiddleware  # noqa: PLC0415
-
         return IsolatedMemoryMiddleware(
             self._records_of_config,
             plaintext_cache=self._context.plaintext_cache,
@@ -120,6 +144,8 @@ class ScopedMemory:
 
     def callback_handler(self, session_id: str, *, channel: str = "ai") -> IsolatedCallbackHandler:
         """What records chains to a chat session; see :class:`IsolatedCallbackHandler`."""
+        from langmem_isolated.callbacks import IsolatedCallbackHandler
+
         return IsolatedCallbackHandler(self._records_of_config, session_id, channel=channel)
 
     def _records_of_config(self, config: RunnableConfig | None) -> ScopedDatabase:
@@ -144,6 +170,8 @@ class ScopedMemory:
             checkpointer: One of this scope's made with options; by default one without.
             store: The same for the store.
         """
+        from langmem_isolated._adapters.compat import copied_graph
+
         return copied_graph(
             graph,
             {"checkpointer": checkpointer or self.checkpointer(), "store": store or self.store()},
@@ -156,6 +184,8 @@ class ScopedMemory:
         ttl: TTLConfig | None = None,
     ) -> IsolatedStore:
         """LangGraph's long-term memory, bound to this scope; see :class:`IsolatedStore`."""
+        from langmem_isolated.store import IsolatedStore
+
         return IsolatedStore(lambda: self._records, index=index, ttl=ttl)
 
     @overload
@@ -240,6 +270,14 @@ class ScopedMemory:
             ScopeError: The vector store is another scope's.
             TypeError: A retriever is given, and options of a search beside it.
         """
+        from langchain_core.retrievers import BaseRetriever
+        from langchain_core.vectorstores import VectorStore
+
+        from langmem_isolated._adapters.document_tags import ResultGuard
+        from langmem_isolated.retriever import IsolatedRetriever
+        from langmem_isolated.vector_store import IsolatedVectorStore
+        from langmem_isolated.wrapping import WrappedVectorStore
+
         if isinstance(source, BaseRetriever):
             if k is not None or filter is not None or search_kwargs is not None:
                 raise TypeError("k, filter and search_kwargs belong to the retriever given.")
@@ -266,6 +304,8 @@ class ScopedMemory:
         Raises:
             ValueError: Metadata hold a key that begins with ``langmem_``.
         """
+        from langmem_isolated._adapters.document_tags import ResultGuard
+
         return ResultGuard([self._records]).stamped(documents)
 
     def bm25_retriever(
@@ -286,6 +326,8 @@ class ScopedMemory:
             filter: Which documents count; a filter of the call narrows further.
             options: ``tags``, ``metadata`` and ``name``, as every retriever has them.
         """
+        from langmem_isolated.retriever import IsolatedBM25Retriever
+
         sources = self._context.readable(self._scope, levels)
         return IsolatedBM25Retriever(sources, collection, k=k, filter=filter, **options)
 
@@ -295,6 +337,8 @@ class ScopedMemory:
         Args:
             ttl: How long an answer is kept; for ever by default.
         """
+        from langmem_isolated.caches import IsolatedLLMCache
+
         return IsolatedLLMCache(lambda: self._records, ttl=ttl)
 
     def byte_store(self, name: str = "default") -> IsolatedByteStore:
@@ -303,6 +347,8 @@ class ScopedMemory:
         Raises:
             ScopeError: ``name`` is missing or malformed.
         """
+        from langmem_isolated.caches import IsolatedByteStore
+
         return IsolatedByteStore(self._records, name)
 
     def record_manager(self, name: str = "default") -> IsolatedRecordManager:
@@ -311,6 +357,8 @@ class ScopedMemory:
         Raises:
             ScopeError: ``name`` is missing or malformed.
         """
+        from langmem_isolated.indexing import IsolatedRecordManager
+
         return IsolatedRecordManager(self._records, name)
 
     def recall_tool(
@@ -344,6 +392,8 @@ class ScopedMemory:
             name: What the model calls it.
             description: What the model reads of it.
         """
+        from langmem_isolated.recall_tool import RecallTool
+
         return RecallTool(
             self.recall,
             limit=limit,
@@ -358,7 +408,7 @@ class ScopedMemory:
             description=description,
         )
 
-    def module(self, module_id: str) -> "ScopedMemory":
+    def module(self, module_id: str) -> ScopedMemory:
         """The same user's memory in another module.
 
         Raises:

@@ -162,7 +162,7 @@ def _snapshot(state: StateSnapshot) -> Iterable[Any]:
     # config with what LangGraph put into it; the one for PostgreSQL makes its own, as ours does.
     put_in = ("metadata", "recursion_limit")
     config = {key: part for key, part in state.config.items() if key not in put_in}
-    return state._replace(config=cast(RunnableConfig, config))._asdict().items()
+    return state._replace(config=cast("RunnableConfig", config))._asdict().items()
 
 
 _PARTS: dict[type, Callable[[Any], Iterable[Any]]] = {

@@ -464,7 +464,7 @@ def read_from(shelf: Shelf) -> list[BaseMessage]:
     written = [AIMessage(f"say {n}", additional_kwargs={"deep": [{"n": n}]}) for n in range(75)]
     body = shelf.store(written)
     shelf.known = ElementCache(b"generation")
-    return cast(list[BaseMessage], shelf.load(body, shelf.known))
+    return cast("list[BaseMessage]", shelf.load(body, shelf.known))
 
 
 @pytest.mark.parametrize("position", [0, 1, 31, 32, 63, 64, 74])

@@ -1,11 +1,10 @@
 """Holds what every scope of a memory stands on."""
 
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
-from weakref import WeakKeyDictionary
+from __future__ import annotations
 
-from langchain_core.embeddings import Embeddings
-from langchain_core.vectorstores import VectorStore
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._crypto.owners import Level, Owner
@@ -15,8 +14,13 @@ from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.scope import Scope
-from langmem_isolated.vector_store import IsolatedVectorStore
-from langmem_isolated.wrapping import WrappedVectorStore
+
+if TYPE_CHECKING:
+    from langchain_core.embeddings import Embeddings
+    from langchain_core.vectorstores import VectorStore
+
+    from langmem_isolated.vector_store import IsolatedVectorStore
+    from langmem_isolated.wrapping import WrappedVectorStore
 
 SharingLevel = Literal["private", "user", "module", "project"]
 """Who reads a document: this user in this module, in all modules; all users of the module, all."""
@@ -31,7 +35,7 @@ class MemoryContext(NamedTuple):
     keyring: Keyring
     element_caches: ElementCaches
     plaintext_cache: PlaintextCache | None
-    probed: "WeakKeyDictionary[VectorStore, set[tuple[object, ...]]]"
+    probed: WeakKeyDictionary[VectorStore, set[tuple[object, ...]]]
     """Third-party stores that were found to keep owners apart, and with which options."""
 
     def records(self, owner: Owner) -> ScopedDatabase:
@@ -64,6 +68,9 @@ class MemoryContext(NamedTuple):
         Raises:
             TypeError: Embeddings and a store are given, or neither; or an option is not known.
         """
+        from langmem_isolated.vector_store import IsolatedVectorStore
+        from langmem_isolated.wrapping import WrappedVectorStore
+
         if wrapping is None and embeddings is not None:
             return IsolatedVectorStore(
                 sources, embeddings, plaintext_cache=self.plaintext_cache, **options

@@ -1,18 +1,20 @@
 """Finds whose memory a run means: by its config, or by the `using` around it."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
-
-from langchain_core.runnables import RunnableConfig
-from langgraph.config import get_config
+from typing import TYPE_CHECKING, Any
 
 from langmem_isolated.errors import IsolationViolation, ScopeError
 from langmem_isolated.scope import Scope
 
 SCOPE_KEYS = ("user_id", "module_id", "project_id")
 
-ResolveScope = Callable[[RunnableConfig], Scope]
+if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
+
+ResolveScope = Callable[["RunnableConfig"], Scope]
 
 # The scopes of the blocks around, outermost first.
 _around: ContextVar[tuple[Scope, ...]] = ContextVar("langmem_isolated_scopes", default=())
@@ -100,7 +102,7 @@ def conversation_of(config: RunnableConfig) -> set[str]:
 
 def config_of_run() -> RunnableConfig | None:
     """The config of the run that calls; ``None`` outside a run."""
-    try:
-        return get_config()
-    except RuntimeError:
-        return None
+    # As `langgraph.config.get_config`, which takes half a second to import.
+    from langchain_core.runnables.config import var_child_runnable_config
+
+    return var_child_runnable_config.get()

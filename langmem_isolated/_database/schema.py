@@ -107,36 +107,30 @@ records = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
-    Index(
-        "records_alias",
-        "scope_id",
-        "kind",
-        "parent",
-        "alias",
-        unique=True,
-        sqlite_where=text("alias IS NOT NULL"),
-        postgresql_where=text("alias IS NOT NULL"),
-    ),
-    Index(
-        "records_tag",
-        "scope_id",
-        "kind",
-        "tag",
-        sqlite_where=text("tag IS NOT NULL"),
-        postgresql_where=text("tag IS NOT NULL"),
-    ),
-    Index(
-        "records_expiry",
-        "scope_id",
-        "expires_at",
-        sqlite_where=text("expires_at IS NOT NULL"),
-        postgresql_where=text("expires_at IS NOT NULL"),
-    ),
+    Index("records_alias", "scope_id", "kind", "parent", "alias", unique=True),
+    Index("records_tag", "scope_id", "kind", "tag"),
+    Index("records_expiry", "scope_id", "expires_at"),
     sqlite_with_rowid=False,
 )
 
 
+# Few records have one of these: their indexes leave out those that have not.
+_PARTIAL_INDEXES = {
+    "records_alias": "alias",
+    "records_tag": "tag",
+    "records_expiry": "expires_at",
+}
+
+
+def _make_partial(dialect: str) -> None:
+    # Said when the tables are made: to say it with the table imports both dialects, 25 ms.
+    for index in records.indexes:
+        if column := _PARTIAL_INDEXES.get(str(index.name)):
+            index.dialect_options[dialect]["where"] = text(f"{column} IS NOT NULL")
+
+
 def _create_all(connection: Connection) -> None:
+    _make_partial(connection.dialect.name)
     taken = set(inspect(connection).get_table_names(schema=_schema_of(connection)))
     if foreign := sorted(taken & set(metadata.tables)):
         raise DatabaseError(

@@ -67,11 +67,11 @@ class Transaction:
 
     def rows(self, statement: Executable, /, **values: object) -> list[Row]:
         """All rows of a query."""
-        return cast(list[Row], self.ask(statement, **values).fetchall())
+        return cast("list[Row]", self.ask(statement, **values).fetchall())
 
     def row(self, statement: Executable, /, **values: object) -> Row | None:
         """The first row of a query, or ``None``."""
-        return cast(Row | None, self.ask(statement, **values).fetchone())
+        return cast("Row | None", self.ask(statement, **values).fetchone())
 
     def changes(self, statement: Executable, /, **values: object) -> bool:
         """Run a statement; whether it changed any row. 6 µs less than having SQLite return them."""
@@ -102,7 +102,7 @@ class TransactionRunner:
         self._dialect = dialect
         self._pool_message = pool_message
         self.statements = CompiledStatements(engine.dialect, dialect)
-        self.errors = cast(type[Exception], engine.dialect.loaded_dbapi.Error)
+        self.errors = cast("type[Exception]", engine.dialect.loaded_dbapi.Error)
 
     def run(
         self,

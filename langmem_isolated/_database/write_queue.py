@@ -130,7 +130,7 @@ class WriteQueue:
                 # Interrupted between taking the lead and using it; not if it was given back.
                 self._lead.release()
             raise
-        return cast(T, mine.result)
+        return cast("T", mine.result)
 
     def _lead_batch(self, mine: _Write) -> None:
         """As the leader: write for those who wait as well, then pass the lead on."""

@@ -10,12 +10,12 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam, delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES, equal
 from langmem_isolated._database import schema
+from langmem_isolated._database.statements import InsertsByDialect
 from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._runtime.clock import EPOCH, as_moment
 from langmem_isolated._storage.scoped_database import ScopeGone
@@ -58,7 +58,7 @@ def row_of(kind: Kind) -> sa.ColumnElement[bool]:
     return sa.and_(in_scope(kind), _sessions.digest == DIGEST)
 
 
-def creation(kind: Kind) -> dict[bool, sa.Insert]:
+def creation(kind: Kind) -> InsertsByDialect:
     """By whether it is PostgreSQL: inserts a row of ``kind`` if it is absent.
 
     The scope's row is proved in the same statement: an erased scope gets no new session.
@@ -75,12 +75,12 @@ def creation(kind: Kind) -> dict[bool, sa.Insert]:
         schema.scopes.c.scope_id == SCOPE_ID,
         schema.scopes.c.incarnation == bindparam("incarnation"),
     )
-    return {
-        is_postgres: dialect.insert(schema.sessions)
-        .from_select(list(values), proved)
-        .on_conflict_do_nothing(index_elements=["scope_id", "kind", "digest"])
-        for is_postgres, dialect in ((True, postgresql), (False, sqlite))
-    }
+    return InsertsByDialect(
+        schema.sessions,
+        lambda insert: insert.from_select(list(values), proved).on_conflict_do_nothing(
+            index_elements=["scope_id", "kind", "digest"]
+        ),
+    )
 
 
 def update_container(kind: Kind) -> sa.Update:

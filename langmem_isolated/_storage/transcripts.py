@@ -65,22 +65,18 @@ _EMBEDDINGS = (
         _records.kind.in_(_numbers([Kind.EMBEDDING])),
     )
 )
-# By whether it is PostgreSQL. Without a RETURNING of the kind, which `executemany` refuses from
-# Python 3.13 on.
-_PUT_EMBEDDING = {
-    is_postgres: upsert.inline()
-    for is_postgres, upsert in upserts(
-        {
-            "scope_id": SCOPE_ID,
-            "kind": _numbers([Kind.EMBEDDING])[0],
-            "parent": DIGEST,
-            "created_at": bindparam("now"),
-            "updated_at": bindparam("now"),
-            **{name: bindparam(f"new_{name}") for name in ("key", "sealed", "size")},
-        },
-        ("sealed", "size", "updated_at"),
-    ).items()
-}
+# By whether it is PostgreSQL.
+_PUT_EMBEDDING = upserts(
+    {
+        "scope_id": SCOPE_ID,
+        "kind": _numbers([Kind.EMBEDDING])[0],
+        "parent": DIGEST,
+        "created_at": bindparam("now"),
+        "updated_at": bindparam("now"),
+        **{name: bindparam(f"new_{name}") for name in ("key", "sealed", "size")},
+    },
+    ("sealed", "size", "updated_at"),
+)
 _key = itemgetter(0)
 
 

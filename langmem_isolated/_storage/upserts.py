@@ -1,12 +1,12 @@
 """Upserts into the table of records: what stands at the address is replaced."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from langmem_isolated._database import schema
+from langmem_isolated._database.statements import InsertsByDialect
 
 ADDRESS = tuple(column.name for column in schema.records.primary_key)
 
@@ -23,12 +23,12 @@ def replace_at_address(insert: Any, *columns: str, **values: sa.ColumnElement[An
     return insert.on_conflict_do_update(index_elements=ADDRESS, set_={**replaced, **values})
 
 
-def by_dialect(make: Callable[[Any], Any]) -> dict[bool, Any]:
-    """By whether it is PostgreSQL: what ``make`` makes of the dialect's insert into records."""
-    inserts = {True: postgresql.insert(schema.records), False: sqlite.insert(schema.records)}
-    return {is_postgres: make(insert) for is_postgres, insert in inserts.items()}
+def upserts(values: Mapping[str, Any], replaced: Sequence[str]) -> InsertsByDialect:
+    """By whether it is PostgreSQL: an upsert of ``values`` that replaces the columns named.
 
-
-def upserts(values: Mapping[str, Any], replaced: Sequence[str]) -> dict[bool, Any]:
-    """By whether it is PostgreSQL: an upsert of ``values`` that replaces the columns named."""
-    return by_dialect(lambda insert: replace_at_address(insert.values(values), *replaced))
+    Without a RETURNING of what SQLAlchemy takes for generated, which `executemany` refuses from
+    Python 3.13 on.
+    """
+    return InsertsByDialect(
+        schema.records, lambda insert: replace_at_address(insert.values(values), *replaced).inline()
+    )

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from sqlalchemy import BindParameter, Executable, Table, bindparam, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import BindParameter, Table, bindparam, select
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.sealing import KEY_BYTES, SealingKey, derive, framed
 from langmem_isolated._database import schema
 from langmem_isolated._database.database import Database
+from langmem_isolated._database.statements import InsertsByDialect
 from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._runtime.clock import now
 from langmem_isolated.errors import RootKeyMismatch
@@ -38,16 +38,14 @@ _SELECT_KEYS = (
 )
 
 
-def insert_if_absent(table: Table, *columns: str) -> dict[bool, Executable]:
+def insert_if_absent(table: Table, *columns: str) -> InsertsByDialect:
     """By whether it is PostgreSQL: the loser of a race writes nothing and reads again."""
     values: dict[str, BindParameter[Any]] = {column: bindparam(column) for column in columns}
     primary_key = [column.name for column in table.primary_key]
-    return {
-        is_postgres: dialect.insert(table)
-        .values(values)
-        .on_conflict_do_nothing(index_elements=primary_key)
-        for is_postgres, dialect in ((True, postgresql), (False, sqlite))
-    }
+    return InsertsByDialect(
+        table,
+        lambda insert: insert.values(values).on_conflict_do_nothing(index_elements=primary_key),
+    )
 
 
 _INSERT_KEY = insert_if_absent(

@@ -134,7 +134,7 @@ def page(
     by_thread = decoders(transaction, keys, bodies, serde)
     snapshots = [
         snapshot_of(
-            cast(str, names[slot.thread_digest]), slot, by_thread[slot.thread_digest], its_bodies
+            cast("str", names[slot.thread_digest]), slot, by_thread[slot.thread_digest], its_bodies
         )
         for slot, its_bodies in bodies.items()
     ]

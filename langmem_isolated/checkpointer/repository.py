@@ -179,7 +179,7 @@ class Threads:
             return encode
 
         keys = self.records.keys()
-        checkpoint = id_bytes(cast(str, address.checkpoint_id))
+        checkpoint = id_bytes(cast("str", address.checkpoint_id))
         key = checkpoint + keys.pseudonym(Kind.WRITE, checkpoint, any_text(task[0]))
         slot = Slot(Kind.WRITE, parent_of(keys, address), key)
         replaced: bytes | None = None

@@ -210,8 +210,8 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         address = Address.of(config)
         threads.put(
             address,
-            cast(dict[str, Any], checkpoint),
-            cast(dict[str, Any], get_checkpoint_metadata(config, metadata)),
+            cast("dict[str, Any]", checkpoint),
+            cast("dict[str, Any]", get_checkpoint_metadata(config, metadata)),
         )
         return self._config(scope, address._replace(checkpoint_id=checkpoint["id"]))
 
@@ -391,8 +391,8 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         address, parent = snapshot.address, snapshot.parent_id
         return CheckpointTuple(
             config=self._config(scope, address),
-            checkpoint=cast(Checkpoint, snapshot.checkpoint),
-            metadata=cast(CheckpointMetadata, snapshot.metadata),
+            checkpoint=cast("Checkpoint", snapshot.checkpoint),
+            metadata=cast("CheckpointMetadata", snapshot.metadata),
             parent_config=(
                 self._config(scope, address._replace(checkpoint_id=parent)) if parent else None
             ),

@@ -71,7 +71,7 @@ class IsolatedStore(BaseStore):
         if ttl and ttl.get("omit_expired") is False:
             raise ValueError("omit_expired cannot be False: expired items are absent here.")
         self._resolve = resolve
-        self._index = Index(cast(StoreIndexConfig, index)) if index else None
+        self._index = Index(cast("StoreIndexConfig", index)) if index else None
         self.index_config = index
         self.ttl_config = ttl
 
@@ -120,14 +120,14 @@ class IsolatedStore(BaseStore):
     ) -> Item | None:
         """The item at ``key``, or ``None``; see `BaseStore.get`."""
         op = GetOp(namespace, str(key), self._refreshes(refresh_ttl))
-        return cast(Item | None, self.batch([op])[0])
+        return cast("Item | None", self.batch([op])[0])
 
     async def aget(
         self, namespace: Namespace, key: str, *, refresh_ttl: bool | None = None
     ) -> Item | None:
         """The item at ``key``; see :meth:`get`."""
         op = GetOp(namespace, str(key), self._refreshes(refresh_ttl))
-        return cast(Item | None, (await self.abatch([op]))[0])
+        return cast("Item | None", (await self.abatch([op]))[0])
 
     def search(
         self,
@@ -143,7 +143,7 @@ class IsolatedStore(BaseStore):
         """Items below a prefix; see the class, and `BaseStore.search`."""
         refreshes = self._refreshes(refresh_ttl)
         op = SearchOp(namespace_prefix, filter, limit, offset, query, refreshes)
-        return cast(list[SearchItem], self.batch([op])[0])
+        return cast("list[SearchItem]", self.batch([op])[0])
 
     async def asearch(
         self,
@@ -159,7 +159,7 @@ class IsolatedStore(BaseStore):
         """Items below a prefix; see :meth:`search`."""
         refreshes = self._refreshes(refresh_ttl)
         op = SearchOp(namespace_prefix, filter, limit, offset, query, refreshes)
-        return cast(list[SearchItem], (await self.abatch([op]))[0])
+        return cast("list[SearchItem]", (await self.abatch([op]))[0])
 
     def put(
         self,
@@ -204,7 +204,7 @@ class IsolatedStore(BaseStore):
     ) -> list[Namespace]:
         """The namespaces that have items, sorted; see `BaseStore.list_namespaces`."""
         op = ListNamespacesOp(_conditions(prefix, suffix), max_depth, limit, offset)
-        return cast(list[Namespace], self.batch([op])[0])
+        return cast("list[Namespace]", self.batch([op])[0])
 
     async def alist_namespaces(
         self,
@@ -217,7 +217,7 @@ class IsolatedStore(BaseStore):
     ) -> list[Namespace]:
         """The namespaces that have items; see :meth:`list_namespaces`."""
         op = ListNamespacesOp(_conditions(prefix, suffix), max_depth, limit, offset)
-        return cast(list[Namespace], (await self.abatch([op]))[0])
+        return cast("list[Namespace]", (await self.abatch([op]))[0])
 
     def _refreshes(self, given: bool | None) -> bool:
         return (self.ttl_config or {}).get("refresh_on_read", True) if given is None else given

@@ -5,13 +5,13 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam, delete, select, update
-from sqlalchemy.dialects import postgresql
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database import schema
+from langmem_isolated._database.statements import InsertsByDialect
 from langmem_isolated._storage.containers import SCOPE_ID
-from langmem_isolated._storage.upserts import by_dialect, replace_at_address
+from langmem_isolated._storage.upserts import replace_at_address
 
 _records, _scopes = schema.records.c, schema.scopes.c
 _NOW = bindparam("now", type_=sa.BigInteger)
@@ -32,7 +32,7 @@ _ONE = {name: bindparam(f"given_{name}", type_=type_) for name, type_ in _TYPES.
 
 def _given(*names: str) -> sa.TableValuedAlias:
     """PostgreSQL: arrays as a table, so that one statement does for any number of rows."""
-    arrays = (bindparam(f"given_{n}", type_=postgresql.ARRAY(_TYPES[n])) for n in names)
+    arrays = (bindparam(f"given_{n}", type_=sa.ARRAY(_TYPES[n])) for n in names)
     return sa.func.unnest(*arrays).table_valued(*names, name="given").render_derived()
 
 
@@ -91,12 +91,13 @@ def _put_from(rows: sa.Select[Any], insert: Any) -> Any:
     return _put(insert.from_select(["scope_id", *_RECORD], proved)).returning(_ONE_ROW)
 
 
-PUT_ALONE = by_dialect(partial(_put_from, _one))
-_given_one = {"scope_id": SCOPE_ID, **{name: _ONE[name] for name in _RECORD}}
-PUT_ALL = {
-    False: by_dialect(lambda insert: _put(insert.values(_given_one)))[False],
-    True: by_dialect(partial(_put_from, _all))[True],
-}
+PUT_ALONE = InsertsByDialect(schema.records, partial(_put_from, _one))
+# On SQLite each row by itself, on PostgreSQL all at once.
+PUT_EACH = InsertsByDialect(
+    schema.records,
+    lambda insert: _put(insert.values(scope_id=SCOPE_ID, **{name: _ONE[name] for name in _RECORD})),
+)
+PUT_ALL = InsertsByDialect(schema.records, partial(_put_from, _all))
 
 # An item and its vectors: whatever has a key that begins with the item's.
 _SPAN = sa.and_(

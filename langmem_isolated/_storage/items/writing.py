@@ -44,7 +44,7 @@ def put(
         proof = transaction.row(sql.PUT_ALL[True], **scope, **columns)
     else:
         proof = transaction.row(sql.PROVE_SCOPE, **scope)
-        transaction.execute_many(sql.PUT_ALL[False], [{**scope, **row} for row in rows])
+        transaction.execute_many(sql.PUT_EACH[False], [{**scope, **row} for row in rows])
     if proof is None:
         raise ScopeGone
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam, delete, select, update
-from sqlalchemy.dialects import postgresql
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._database import schema
@@ -64,11 +63,11 @@ INSERT_ONE = (
     )
     .inline()
 )
-_ARRAYS: dict[str, postgresql.ARRAY[Any]] = {
-    "key": postgresql.ARRAY(sa.LargeBinary),
-    "alias": postgresql.ARRAY(sa.LargeBinary),
-    "sealed": postgresql.ARRAY(sa.LargeBinary),
-    "size": postgresql.ARRAY(sa.Integer),
+_ARRAYS: dict[str, sa.ARRAY[Any]] = {
+    "key": sa.ARRAY(sa.LargeBinary),
+    "alias": sa.ARRAY(sa.LargeBinary),
+    "sealed": sa.ARRAY(sa.LargeBinary),
+    "size": sa.ARRAY(sa.Integer),
 }
 # One statement for the session's row and any number of messages: every round trip costs 28 to 67 µs
 # on loopback, and BEGIN and COMMIT are two.
