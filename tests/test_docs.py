@@ -322,8 +322,13 @@ def called_by(action: Callable[[], object]) -> list[str]:
 
 def out_of_order(steps: list[str], called: list[str]) -> list[str]:
     """Steps that are not called after the ones before them."""
-    rest = iter(called)
-    return [step for step in steps if not any(name == step for name in rest)]
+    position, missing = 0, []
+    for step in steps:
+        try:
+            position = called.index(step, position) + 1
+        except ValueError:
+            missing.append(step)
+    return missing
 
 
 def a_message(memory: IsolatedMemory) -> Callable[[], object]:
