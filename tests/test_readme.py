@@ -1,4 +1,3 @@
-import ast
 import re
 from pathlib import Path
 
@@ -16,15 +15,6 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def modules() -> dict[str, str]:
-    """Each module's path inside the package, and the first line of its docstring."""
-    lines = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
-        docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
-        lines[path.relative_to(PACKAGE).as_posix()] = docstring.partition("\n")[0]
-    return lines
-
-
 def test_every_python_block_of_the_readme_runs_as_it_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -34,13 +24,6 @@ def test_every_python_block_of_the_readme_runs_as_it_stands(
 
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), namespace)
-
-
-def test_where_is_says_of_each_module_what_its_docstring_says():
-    table = README.partition("## Where is…?")[2].partition("\n## ")[0]
-    rows = dict(re.findall(r"^\| `([^`]+)` \| (.*) \|$", table, re.MULTILINE))
-
-    assert rows == modules()
 
 
 def test_every_environment_variable_of_the_package_is_in_the_readme():
