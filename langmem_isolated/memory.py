@@ -275,6 +275,8 @@ class IsolatedMemory:
         Raises:
             ImportError: LangChain's agents are not installed (extra ``agents``).
         """
+        from langmem_isolated.middleware import IsolatedMemoryMiddleware
+
         return IsolatedMemoryMiddleware(
             self._records_by(scope_resolver),
             plaintext_cache=self._context.plaintext_cache,

@@ -133,6 +133,8 @@ class ScopedMemory:
         Raises:
             ImportError: LangChain's agents are not installed (extra ``agents``).
         """
+        from langmem_isolated.middleware import IsolatedMemoryMiddleware
+
         return IsolatedMemoryMiddleware(
             self._records_of_config,
             plaintext_cache=self._context.plaintext_cache,

@@ -18,6 +18,7 @@ from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated._database import schema
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.schema import POSTGRES_SCHEMA, metadata
+from langmem_isolated._database.statements import InsertsByDialect
 from langmem_isolated.errors import DatabaseError, SchemaTooNew, SchemaTooOld
 from tests.conftest import ROOT_KEY, Attacker
 from tests.postgres import PostgresServer
@@ -134,6 +135,9 @@ def statements() -> list[sa.Executable]:
     found: dict[int, sa.Executable] = {}
 
     def collect(value: Any, depth: int = 3) -> None:
+        if isinstance(value, InsertsByDialect):
+            # They are made when they are asked for.
+            value = [value[is_postgres] for is_postgres in (False, True)]
         if isinstance(value, sa.Executable):
             found[id(value)] = value
         elif depth and isinstance(value, dict):
