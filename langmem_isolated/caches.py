@@ -1,4 +1,4 @@
-"""Spares work done before: caches for models' answers and for bytes, isolated and encrypted."""
+"""LLM cache and byte store of LangChain, isolated and encrypted."""
 
 import hashlib
 import uuid
@@ -158,10 +158,13 @@ def _decoded(value: bytes) -> list[Generation]:
             "An answer in the cache has a form that this version does not know. Nothing was "
             "changed; install a later langmem-isolated, or clear the cache."
         )
-    return [_GENERATIONS[name].model_construct(**_again(fields)) for name, fields in plain]
+    return [
+        _GENERATIONS[name].model_construct(**_with_fresh_message_id(fields))
+        for name, fields in plain
+    ]
 
 
-def _again(fields: dict[str, Any]) -> dict[str, Any]:
+def _with_fresh_message_id(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields of an answer whose message is another than when the model gave it.
 
     Under the id of the run that asked first, LangGraph would put it in that one's place.

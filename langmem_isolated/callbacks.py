@@ -1,4 +1,4 @@
-"""Records what chat models and tools say in chains, where no agent's middleware does."""
+"""Callback handler that records what chat models and tools say in chains."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress

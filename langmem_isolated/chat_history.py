@@ -1,4 +1,4 @@
-"""Remembers a conversation: a chat history for LangChain, isolated and encrypted."""
+"""Chat message history of LangChain, isolated and encrypted."""
 
 from __future__ import annotations
 
@@ -129,12 +129,14 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
             return
         placed = encoded, moment, None if channel is None else channel.encode()
         try:
-            if self._idempotent or not self._append_behind(*placed):
+            if self._idempotent or not self._append_optimistically(*placed):
                 self._append(*placed, look_first=self._idempotent)
         except Conflict:
             self._append_known(*placed)
 
-    def _append_behind(self, encoded: list[Message], moment: int, channel: bytes | None) -> bool:
+    def _append_optimistically(
+        self, encoded: list[Message], moment: int, channel: bytes | None
+    ) -> bool:
         known = self._state
         if known is None:
             return False
@@ -350,11 +352,13 @@ def recent(records: ScopedDatabase, limits: Mapping[str, int]) -> list[BaseMessa
         for channel, limit in limits.items()
     ]
     found = records.snapshot(reading.recent, [], wanted, now())
-    said = [line for pair in zip(limits, found, strict=False) for line in _said(*pair)]
+    said = [line for pair in zip(limits, found, strict=False) for line in _checked_channel(*pair)]
     return [message for *_, message in sorted(said, key=itemgetter(slice(3)))]
 
 
-def _said(channel: str, found: Sequence[Recent]) -> Iterator[tuple[int, bytes, int, BaseMessage]]:
+def _checked_channel(
+    channel: str, found: Sequence[Recent]
+) -> Iterator[tuple[int, bytes, int, BaseMessage]]:
     for written, session, sequence, plaintext in found:
         said = decode_message_with_metadata(plaintext)
         if (said.channel, said.written) != (channel, written):

@@ -1,4 +1,4 @@
-"""Says what went wrong: one root error and a tree below it."""
+"""Exceptions: one root and a tree below it."""
 
 from typing import ClassVar
 

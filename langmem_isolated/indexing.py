@@ -1,4 +1,4 @@
-"""Remembers what was indexed: a record manager for LangChain's `index`, isolated and encrypted."""
+"""Record manager for LangChain's `index`, isolated and encrypted."""
 
 import math
 from collections.abc import Sequence
@@ -137,7 +137,7 @@ class IsolatedRecordManager(RecordManager):
             RecordDoesNotOpen: A record was changed, moved or exchanged.
         """
         found = self._records.snapshot(
-            entries.dated,
+            entries.updated_between,
             [],
             self._names,
             after=-1 if after is None else math.floor(_milliseconds(after)),

@@ -1,4 +1,4 @@
-"""Opens the door: one memory for the application, a handle for each scope."""
+"""Entry point: one memory for the application, a handle for each scope."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records every run of an agent, and tells its model what was said before.
+"""Agent middleware: records every run, recalls and summarizes for the model.
 
 The middleware keeps nothing of a run in itself: what was recorded already, the database knows.
 """

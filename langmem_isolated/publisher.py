@@ -1,4 +1,4 @@
-"""Writes documents that more than one scope reads; only the operator can make one."""
+"""Publisher: shared documents that more than one scope reads, for operators."""
 
 from __future__ import annotations
 

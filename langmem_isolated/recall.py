@@ -1,4 +1,4 @@
-"""Finds what was said before, in all chat sessions and threads of one scope."""
+"""Recall: hybrid search over all chat sessions and threads of one scope."""
 
 import logging
 from collections.abc import Collection, Iterable, Sequence
@@ -79,7 +79,7 @@ class _Candidate:
         return _OBJECT_BYTES + 2 * len(self.text) + _WORD_BYTES * len(self.words)
 
 
-class _Place(NamedTuple):
+class _SourceNames(NamedTuple):
     """A source by the names that people know."""
 
     source_id: str
@@ -98,7 +98,7 @@ class _Search(NamedTuple):
     roles: frozenset[str] | None
     outside: Collection[str]
 
-    def admits(self, candidate: _Candidate, place: _Place) -> bool:
+    def admits(self, candidate: _Candidate, place: _SourceNames) -> bool:
         """Whether a message may be found."""
         return (
             candidate.time >= self.since
@@ -143,10 +143,10 @@ class _Found(NamedTuple):
     """What a search goes through: messages in the order of their times, and where they are."""
 
     candidates: list[_Candidate]
-    places: dict[Source, _Place]
+    places: dict[Source, _SourceNames]
 
 
-class _Work(NamedTuple):
+class _EmbeddingWork(NamedTuple):
     """Embeddings of what was found, by one model: those that are kept, and those to be made."""
 
     model: bytes
@@ -217,7 +217,7 @@ class Recall:
             return _answer(search, found, [])
         work = self._work(found, embeddings)
         if work.missing:
-            self._keep(found, work, embeddings.embed_documents(work.texts))
+            self._store_embeddings(found, work, embeddings.embed_documents(work.texts))
         return _answer(search, found, _scores(found, work, embeddings.embed_query(query)))
 
     async def arecall(
@@ -237,7 +237,7 @@ class Recall:
         work = await self.arun(self._work, found, embeddings)
         if work.missing:
             made = await embeddings.aembed_documents(work.texts)
-            await self.arun(self._keep, found, work, made)
+            await self.arun(self._store_embeddings, found, work, made)
         asked = await embeddings.aembed_query(query)
         return await self.arun(lambda: _answer(search, found, _scores(found, work, asked)))
 
@@ -247,7 +247,7 @@ class Recall:
         )
         headers = {one.source: decode_header(one.header) for one in transcripts}
         places = {
-            one.source: _Place(header.session_id, header.channel, one.generation)
+            one.source: _SourceNames(header.session_id, header.channel, one.generation)
             for one in transcripts
             if (header := headers[one.source]).session_id not in search.outside
         }
@@ -288,7 +288,7 @@ class Recall:
                     )
         return found, by_source
 
-    def _work(self, found: _Found, embeddings: Embeddings) -> _Work:
+    def _work(self, found: _Found, embeddings: Embeddings) -> _EmbeddingWork:
         model = model_digest(embeddings)
         generations = {source: place.generation for source, place in found.places.items()}
         kept = self._records.read(transcripts.embeddings, {}, generations)
@@ -302,9 +302,11 @@ class Recall:
             for candidate in found.candidates
             if (candidate.source, candidate.key) not in known
         ]
-        return _Work(model, known, missing)
+        return _EmbeddingWork(model, known, missing)
 
-    def _keep(self, found: _Found, work: _Work, made: Sequence[Sequence[float]]) -> None:
+    def _store_embeddings(
+        self, found: _Found, work: _EmbeddingWork, made: Sequence[Sequence[float]]
+    ) -> None:
         space = VectorSpace(len(made[0]))
         new = [
             (candidate, space.pack(embedding))
@@ -320,7 +322,7 @@ class Recall:
             )
             for candidate, packed in new
         ]
-        self._records.write_if_exists(transcripts.keep, None, embedded, now())
+        self._records.write_if_exists(transcripts.put_embeddings, None, embedded, now())
 
 
 def _candidates(source: Source, lines: Iterable[Line]) -> list[_Candidate]:
@@ -331,7 +333,9 @@ def _candidates(source: Source, lines: Iterable[Line]) -> list[_Candidate]:
     return [one for one in candidates if one.role != "remove" and one.text]
 
 
-def _each_once(candidates: list[_Candidate], places: dict[Source, _Place]) -> list[_Candidate]:
+def _each_once(
+    candidates: list[_Candidate], places: dict[Source, _SourceNames]
+) -> list[_Candidate]:
     """Of messages with one id in a session and a thread of one name, only the newest.
 
     Of messages with the same id, role and text anywhere, too. Those without id are kept.
@@ -354,7 +358,7 @@ def _each_once(candidates: list[_Candidate], places: dict[Source, _Place]) -> li
     return [*different.values()]
 
 
-def _scores(found: _Found, work: _Work, asked: Sequence[float]) -> list[float | None]:
+def _scores(found: _Found, work: _EmbeddingWork, asked: Sequence[float]) -> list[float | None]:
     """How near each message is to the query in meaning."""
     space = VectorSpace(len(asked))
     return space.scores(space.pack(asked), [work.known[t.source, t.key] for t in found.candidates])
@@ -375,7 +379,9 @@ def _answer(search: _Search, found: _Found, nearness: Sequence[float | None]) ->
     return answer
 
 
-def _as_recalled(candidate: _Candidate, places: dict[Source, _Place], score: float) -> Recalled:
+def _as_recalled(
+    candidate: _Candidate, places: dict[Source, _SourceNames], score: float
+) -> Recalled:
     place, time = places[candidate.source], as_moment(candidate.time)
     if time is None:
         raise RecordDoesNotOpen(Kind.MESSAGE.label, "it was stored at no time")

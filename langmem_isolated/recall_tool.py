@@ -1,4 +1,4 @@
-"""Lets a model look up what was said before: a tool whose answer is quoted, and says so."""
+"""Recall tool for a model: search whose answer is quoted as untrusted data."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Retrieves one scope's documents: from a vector store, by words, or checked one by one."""
+"""Retrievers of one scope's documents: by meaning, by words (BM25), or checked one by one."""
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -140,7 +140,7 @@ class IsolatedBM25Retriever(BaseRetriever):
         return [documents[number] for number, _ in found[: self.k if k is None else k]]
 
     def _readable(self) -> Iterable[Document]:
-        for source in self._sources[0].with_memory(self._sources):
+        for source in self._sources[0].having_records(self._sources):
             for body in source.snapshot(stored.everything, [], self._collection):
                 yield decode_document(body)
 

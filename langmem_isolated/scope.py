@@ -1,4 +1,4 @@
-"""Names whose memory is meant: a user and a module, checked once."""
+"""Scope: the user and module whose memory is meant, validated once."""
 
 import unicodedata
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Hands out one scope's memory: what is made from it reads and writes that scope alone."""
+"""One scope's memory: everything made from it reads and writes that scope alone."""
 
 from __future__ import annotations
 

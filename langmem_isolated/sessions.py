@@ -1,4 +1,4 @@
-"""Lists, names and removes a scope's chat sessions."""
+"""Chat sessions of a scope: list, create, rename, summarize, remove."""
 
 import os
 import secrets

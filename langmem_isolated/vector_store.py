@@ -1,4 +1,4 @@
-"""Finds documents by meaning: a vector store, sealed and in this database, for LangChain."""
+"""Vector store of LangChain inside this database, sealed; exact search."""
 
 # LangChain takes any keyword and most stores drop what they do not know: here it is refused.
 # mypy: disable-error-code="override"
@@ -273,7 +273,7 @@ class IsolatedVectorStore(ScopedVectorStore):
         return found
 
     def _readable(self) -> list[ScopedDatabase]:
-        return self._own.with_memory(self._sources)
+        return self._own.having_records(self._sources)
 
     def _nearest(self, embedding: list[float], k: int, filter: Filter | None) -> list[Hit]:
         passes, query, count = metadata_test(filter), _packed(embedding), checked_count(k)
@@ -344,7 +344,7 @@ def _at(
     collection = stored.find(transaction, keys, name)
     if collection is None:
         return {}
-    digests = [collection.named(one.encode()) for one in names]
+    digests = [collection.document_digest(one.encode()) for one in names]
     found = zip(names, collection.at(digests), strict=True)
     return {one: document.body for one, document in found if document}
 

@@ -1,4 +1,4 @@
-"""Holds what every scope of a memory stands on."""
+"""Dependency container: what every scope of one memory shares."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ S = TypeVar("S", bound=Owned)
 class OwnerKeys(Owned, Protocol):
     """What gives an owner's keys: `ScopedDatabase`, or a stand-in for a probe."""
 
-    def with_memory(self, sources: Sequence[S]) -> list[S]:
+    def having_records(self, sources: Sequence[S]) -> list[S]:
         """Those of ``sources`` whose owner has stored anything."""
 
     def keys(self) -> ScopeKeys:
@@ -187,7 +187,7 @@ class ResultGuard:
 
 def readable(records: Sequence[OwnerKeys], kind: type[OwnerTags]) -> dict[str, OwnerTags]:
     """The tags of every owner that has stored anything, by its value in ``langmem_owner``."""
-    found = [(one, one.find_keys()) for one in records[0].with_memory(records)]
+    found = [(one, one.find_keys()) for one in records[0].having_records(records)]
     tags = [kind(one, keys) for one, keys in found if keys]
     return {one.owner: one for one in tags}
 

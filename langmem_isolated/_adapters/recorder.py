@@ -1,4 +1,4 @@
-"""Records what is said and done in a run, each message once, in one chat session."""
+"""Recorder of runs: appends each message, error and interrupt once to one chat session."""
 
 import asyncio
 import json

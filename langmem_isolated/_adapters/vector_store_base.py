@@ -1,4 +1,4 @@
-"""Gives vector stores LangChain's whole interface, over the little in which they differ."""
+"""Base class of vector stores: LangChain's whole interface over a few abstract methods."""
 
 # LangChain takes any keyword and most stores drop what they do not know: here it is refused.
 # mypy: disable-error-code="override"

@@ -1,1 +1,1 @@
-"""Stored forms: what is sealed, as versioned bytes, and back."""
+"""Serialization: what is sealed, as versioned bytes, and back."""

@@ -1,4 +1,4 @@
-"""Gives documents their versioned stored form."""
+"""Document codec: documents as versioned bytes, and back."""
 
 from langchain_core.documents import Document
 

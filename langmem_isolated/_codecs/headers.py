@@ -1,4 +1,4 @@
-"""Gives the headers of sessions and threads their versioned stored form."""
+"""Header codec: what sessions and threads seal of themselves, as versioned bytes."""
 
 from typing import NamedTuple
 

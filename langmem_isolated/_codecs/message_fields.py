@@ -1,4 +1,4 @@
-"""Takes messages apart into fields that differ from their defaults, and rebuilds them.
+"""Message fields: takes messages apart into non-default fields, and rebuilds them unvalidated.
 
 The fields are those of langchain-core's `message_to_dict`. What comes back was authenticated, so
 known classes are rebuilt field by field without validating again (1.6 µs against 5.9 a message),
@@ -87,7 +87,7 @@ def _is_default(value: object, default: object) -> bool:
 _set = object.__setattr__
 
 
-def rebuilt(type_: str, fields: dict[str, Any]) -> BaseMessage:
+def rebuild_message(type_: str, fields: dict[str, Any]) -> BaseMessage:
     """The message of which :func:`fields_of` gave type and fields.
 
     Raises:

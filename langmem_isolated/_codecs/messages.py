@@ -1,4 +1,4 @@
-"""Gives messages their versioned stored form, and reads them from it, whole or in part."""
+"""Message codec: messages as versioned bytes, decoded whole or in part."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import ormsgpack
 from langchain_core.messages import BaseMessage
 
-from langmem_isolated._codecs.message_fields import fields_of, rebuilt
+from langmem_isolated._codecs.message_fields import fields_of, rebuild_message
 from langmem_isolated._codecs.values import decode_value, encode_value, from_ext, type_name
 from langmem_isolated._codecs.versions import later_form
 from langmem_isolated.errors import ValueNotStorable
@@ -54,7 +54,7 @@ def decode_message(plaintext: bytes) -> BaseMessage:
         RecordError: A later version of this package wrote it.
     """
     *_, type_, fields = _message_parts(plaintext)
-    return rebuilt(type_, fields)
+    return rebuild_message(type_, fields)
 
 
 def decode_messages(plaintexts: Sequence[bytes]) -> list[BaseMessage]:
@@ -66,14 +66,14 @@ def decode_messages(plaintexts: Sequence[bytes]) -> list[BaseMessage]:
     unpack = ormsgpack.unpackb
     if {plaintext[0] for plaintext in plaintexts} == {MESSAGE_V1[0]}:
         with suppress(ValueError):
-            return [rebuilt(*unpack(p[1:], ext_hook=from_ext)) for p in plaintexts]
+            return [rebuild_message(*unpack(p[1:], ext_hook=from_ext)) for p in plaintexts]
     return [decode_message(plaintext) for plaintext in plaintexts]
 
 
 def decode_message_with_metadata(plaintext: bytes) -> MessageWithMetadata:
     """The message and what was sealed beside it; see :func:`decode_message`."""
     *beside, type_, fields = _message_parts(plaintext)
-    return MessageWithMetadata(rebuilt(type_, fields), *beside)
+    return MessageWithMetadata(rebuild_message(type_, fields), *beside)
 
 
 def _message_parts(plaintext: bytes) -> list[Any]:

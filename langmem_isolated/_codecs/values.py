@@ -1,4 +1,4 @@
-"""Turns free values into bytes and back, exactly, or refuses them by type.
+"""Value codec: free values as msgpack, lossless, or refused by type.
 
 Msgpack, with codes of our own for what it lacks.
 """
@@ -19,7 +19,7 @@ import ormsgpack
 from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage
 
-from langmem_isolated._codecs.message_fields import fields_of, rebuilt
+from langmem_isolated._codecs.message_fields import fields_of, rebuild_message
 from langmem_isolated.errors import RecordError, ValueNotStorable
 
 _PACK = (
@@ -196,4 +196,4 @@ def decode_value(plaintext: bytes) -> Any:
 def from_ext(code: int, packed: bytes) -> Any:
     """Rebuild a value of a type that msgpack lacks; msgpack's ``ext_hook``."""
     plain = ormsgpack.unpackb(packed, ext_hook=from_ext)
-    return rebuilt(*plain) if code == _MESSAGE_CODE else _BY_CODE[code](plain)
+    return rebuild_message(*plain) if code == _MESSAGE_CODE else _BY_CODE[code](plain)

@@ -1,4 +1,4 @@
-"""Refuses stored forms that a later version of this package wrote."""
+"""Version check: refuses stored forms that a later version of this package wrote."""
 
 from langmem_isolated.errors import RecordError
 

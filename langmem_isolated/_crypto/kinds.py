@@ -1,4 +1,4 @@
-"""Enumerates the kinds of records; a kind is part of what each record is bound to."""
+"""Record kinds: numbers that are stored, and bound to each record as associated data."""
 
 from enum import IntEnum
 

@@ -1,4 +1,4 @@
-"""Names who a record belongs to: level, project, user and module."""
+"""Owners and principals: level, project, user and module that a record belongs to."""
 
 from dataclasses import dataclass
 from enum import IntEnum

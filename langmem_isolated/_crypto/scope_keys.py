@@ -1,4 +1,4 @@
-"""Holds one owner's subkeys, and the digests by which the tables know it."""
+"""Key derivation (HKDF) for one owner, and the pseudonyms by which tables know it."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Runs operations in transactions, on SQLite and PostgreSQL, for threads and event loops alike.
+"""Database facade: runs operations in transactions, for threads and event loops alike.
 
 An operation is a function of a :class:`Transaction`. ``write``, ``read`` and ``snapshot`` put it
 into one transaction; ``arun`` puts any of our synchronous bodies into a worker thread. There is no

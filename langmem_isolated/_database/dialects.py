@@ -1,4 +1,4 @@
-"""Says what SQLite and PostgreSQL want, each in its way, and what their errors mean."""
+"""SQL dialects: what SQLite and PostgreSQL want, and the translation of their errors."""
 
 import select
 import sqlite3
@@ -174,7 +174,7 @@ class Postgres:
         Whatever a server says to a connection at rest is that it will not serve it any more; asking
         the operating system takes a microsecond, asking the server a round trip.
         """
-        if _has_word(connection.pgconn.socket):
+        if _is_readable(connection.pgconn.socket):
             raise exc.InvalidatePoolError
 
     def lock_upgrade(self, connection: Connection) -> None:
@@ -229,7 +229,7 @@ class Postgres:
         return _explained(kind, f"PostgreSQL: {primary} (SQLSTATE {state})")
 
 
-def _has_word(socket: int) -> bool:
+def _is_readable(socket: int) -> bool:
     """Whether there is something to read, or the end of it."""
     if not hasattr(select, "poll"):  # Windows, where select takes any number
         return bool(select.select([socket], [], [], 0)[0])

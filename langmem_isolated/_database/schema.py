@@ -1,4 +1,4 @@
-"""Describes the tables and their numbered versions.
+"""Schema: the tables, their numbered versions and migrations.
 
 Every key, constraint and upsert target of the tables that hold scoped data starts with
 ``scope_id``, so the same schema shards by it (Citus, CockroachDB).

@@ -1,4 +1,4 @@
-"""Makes dialects' statements when they are asked for, and compiles each statement once."""
+"""Statement cache: SQL compiled once, and inserts of a dialect made when first asked for."""
 
 from collections.abc import Callable
 from importlib import import_module

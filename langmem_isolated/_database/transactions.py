@@ -1,4 +1,4 @@
-"""Runs operations in transactions on pooled connections, and makes the driver's errors ours.
+"""Transaction runner: pooled connections, commit, rollback, retry, translation of driver errors.
 
 The one place where a connection is checked out, begun, committed, rolled back and given back, where
 a dead one is replaced, and where an error of the driver is translated.
@@ -58,7 +58,7 @@ class Transaction:
                 execute("RELEASE attempt")
         return result
 
-    def ask(self, statement: Executable, /, **values: object) -> Any:
+    def query(self, statement: Executable, /, **values: object) -> Any:
         """A cursor whose rows are fetched later: questions asked before share a round trip."""
         sql, names = self._statements.compiled(statement)
         cursor = self._open_cursor(self._connection)
@@ -67,19 +67,19 @@ class Transaction:
 
     def rows(self, statement: Executable, /, **values: object) -> list[Row]:
         """All rows of a query."""
-        return cast("list[Row]", self.ask(statement, **values).fetchall())
+        return cast("list[Row]", self.query(statement, **values).fetchall())
 
     def row(self, statement: Executable, /, **values: object) -> Row | None:
         """The first row of a query, or ``None``."""
-        return cast("Row | None", self.ask(statement, **values).fetchone())
+        return cast("Row | None", self.query(statement, **values).fetchone())
 
     def changes(self, statement: Executable, /, **values: object) -> bool:
         """Run a statement; whether it changed any row. 6 µs less than having SQLite return them."""
-        return bool(self.ask(statement, **values).rowcount)
+        return bool(self.query(statement, **values).rowcount)
 
     def execute(self, statement: Executable, /, **values: object) -> None:
         """Run a statement that returns no rows."""
-        self.ask(statement, **values)
+        self.query(statement, **values)
 
     def execute_many(self, statement: Executable, rows: Sequence[dict[str, object]]) -> None:
         """Run a statement once for each of ``rows``."""

@@ -1,4 +1,4 @@
-"""The wall clock: times as the tables hold them, and as people read them."""
+"""Wall clock: times as the tables hold them, and as people read them."""
 
 import time
 from datetime import UTC, datetime

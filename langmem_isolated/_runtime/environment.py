@@ -1,4 +1,4 @@
-"""Names the environment variables that are read."""
+"""Names of the environment variables that are read."""
 
 DATABASE_VARIABLE = "LANGMEM_ISOLATED_DATABASE"
 KEY_STORE_VARIABLE = "LANGMEM_ISOLATED_KEY_STORE"

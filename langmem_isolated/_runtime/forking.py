@@ -1,4 +1,4 @@
-"""Tells objects of forks: in a child, a lock that another thread held stays locked for ever."""
+"""Fork hooks: renews locks, sockets and threads that a child process must not share."""
 
 import os
 import weakref

@@ -1,4 +1,4 @@
-"""A cache of plaintext with a validator: LRU, time to live, where the operator wants it."""
+"""Plaintext cache: LRU with time to live and a validator, off by default."""
 
 import time
 from collections.abc import Callable, Hashable

@@ -1,1 +1,1 @@
-"""Ranks and filters what was opened: by words, by vectors, by fields."""
+"""Ranking and filtering of what was opened: by words, by vectors, by fields."""

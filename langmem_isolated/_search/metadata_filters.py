@@ -1,4 +1,4 @@
-"""Decides which documents pass a filter on their metadata, alike in every vector store.
+"""Metadata filters: which documents pass, alike in every vector store.
 
 ``{"year": 2020, "topic": {"$in": ["a", "b"]}, "$or": [{…}, {…}]}``: what stands side by side must
 all pass. A missing key is ``None``. ``True`` is not 1; numbers are compared with numbers, texts

@@ -1,4 +1,4 @@
-"""Decides which opened values pass a filter, by the rules of LangGraph's `InMemoryStore`.
+"""Store filters: which opened values pass, by the rules of LangGraph's `InMemoryStore`.
 
 A plain filter value must be equal; a mapping without operators must pass part by part, a list item
 by item; a missing key is ``None``. Where that store raises for values that cannot be ordered, here

@@ -1,4 +1,4 @@
-"""Packs embeddings into bytes and ranks them exactly; the only home of `numpy`."""
+"""Exact nearest-neighbour search over packed embeddings; the only home of `numpy`."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Records of one owner: keys, containers, messages, threads, items, documents, entries."""
+"""Sealed records of one owner: keys, containers, messages, threads, items, documents, entries."""

@@ -1,4 +1,4 @@
-"""Keeps the rows that count the records below them: of a session, a thread or a collection.
+"""Container rows: counters of a session, thread or collection, authenticated by a row MAC.
 
 A row's ``head`` is a MAC over its digest, its counters, its expiry and its generation. Where the
 records below have an order, the tag of the newest goes into the MAC and stands before it.

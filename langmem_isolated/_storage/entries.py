@@ -1,4 +1,4 @@
-"""Keeps a scope's entries: values under keys, in spaces that know nothing of each other.
+"""Key-value entries of a scope, in namespaces of their own, with expiry.
 
 An entry's ``parent`` is a keyed digest of its space's names, its ``key`` one of its key below that,
 and its ``tag``, where it has one, of what it is found by besides. The sealed plaintext is, in
@@ -100,7 +100,7 @@ class Entry(NamedTuple):
     tag: bytes | None = None
 
 
-class _Space:
+class _Namespace:
     """One scope's space: where its entries stand, and what seals and opens them."""
 
     def __init__(self, keys: ScopeKeys, names: Names) -> None:
@@ -183,9 +183,9 @@ def get(
     Raises:
         RecordDoesNotOpen: An entry was changed, moved or exchanged.
     """
-    space, size = _Space(keys, names), 1 if len(wanted) == 1 else _AT_ONCE
+    space, size = _Namespace(keys, names), 1 if len(wanted) == 1 else _AT_ONCE
     asked = [
-        transaction.ask(_AT[size], **space.here, **chunk, now=now)
+        transaction.query(_AT[size], **space.here, **chunk, now=now)
         for chunk in _chunks(map(space.key, wanted), size)
     ]
     found = {entry.key: entry.value for answer in asked for entry in space.opened(answer)}
@@ -211,9 +211,9 @@ def put(
     Raises:
         ScopeGone: The scope was erased; nothing was written.
     """
-    space, expires_at = _Space(keys, names), None if lifetime is None else now + lifetime
+    space, expires_at = _Namespace(keys, names), None if lifetime is None else now + lifetime
     rows = {entry.key: space.row(entry, now, expires_at) for entry in entries}
-    proof = transaction.ask(_PROVE_SCOPE, scope_id=keys.scope_id, incarnation=keys.incarnation)
+    proof = transaction.query(_PROVE_SCOPE, scope_id=keys.scope_id, incarnation=keys.incarnation)
     # In one order everywhere: two who put the same keys wait for each other, and do not deadlock.
     ordered = sorted(rows.values(), key=lambda row: row["key"])
     transaction.execute_many(_PUT[transaction.is_postgres], ordered)
@@ -225,14 +225,14 @@ def remove(
     transaction: Transaction, keys: ScopeKeys, names: Names, unwanted: Iterable[bytes]
 ) -> None:
     """Remove the entries under the keys of ``unwanted``, where there are any."""
-    space = _Space(keys, names)
+    space = _Namespace(keys, names)
     digests = sorted(map(space.key, unwanted))
     transaction.execute_many(_REMOVE, [{**space.here, "key": digest} for digest in digests])
 
 
 def clear(transaction: Transaction, keys: ScopeKeys, names: Names) -> None:
     """Remove every entry of a space."""
-    transaction.execute(_CLEAR, **_Space(keys, names).here)
+    transaction.execute(_CLEAR, **_Namespace(keys, names).here)
 
 
 def page(
@@ -243,7 +243,7 @@ def page(
     Raises:
         RecordDoesNotOpen: An entry was changed, moved or exchanged.
     """
-    space = _Space(keys, names)
+    space = _Namespace(keys, names)
     rows = transaction.rows(_PAGE, **space.here, key=behind, limit=limit, now=now)
     last = rows[-1][0] if len(rows) == limit else b""
     return [entry.key for entry in space.opened(rows)], last
@@ -255,13 +255,13 @@ def newest(transaction: Transaction, keys: ScopeKeys, names: Names, now: int) ->
     Raises:
         RecordDoesNotOpen: The entry was changed, moved or exchanged.
     """
-    space = _Space(keys, names)
+    space = _Namespace(keys, names)
     rows = transaction.rows(_NEWEST, **space.here, limit=1, now=now)
     space.opened(rows)
     return max((updated_at for _, _, _, updated_at, _ in rows), default=0)
 
 
-def dated(
+def updated_between(
     transaction: Transaction,
     keys: ScopeKeys,
     names: Names,
@@ -279,7 +279,7 @@ def dated(
     Raises:
         RecordDoesNotOpen: An entry was changed, moved or exchanged.
     """
-    space = _Space(keys, names)
+    space = _Namespace(keys, names)
     span = {"after": after, "before": before, "now": now}
     if tags is None:
         rows = transaction.rows(_DATED, **space.here, **span, limit=limit)

@@ -1,4 +1,4 @@
-"""Keeps every owner's keys, wrapped by a root key that lives outside the database.
+"""Keyring: finds, makes and caches every owner's keys (envelope encryption).
 
 A random *directory key* makes the digests by which tables name owners. Each owner's principal (for
 private memory: the user) has one *naming key* and *sealing keys* by version, all random and 32

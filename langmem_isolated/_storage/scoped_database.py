@@ -1,4 +1,4 @@
-"""Leads one owner to its records: with its keys, in its transactions, and nowhere else."""
+"""Scoped database: one owner's operations, with its keys, retried after a key rotation."""
 
 from collections.abc import Callable, Sequence
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
@@ -60,7 +60,7 @@ class ScopedDatabase:
         keys = self._keyring.find(self.owner)
         return keys and self._same_incarnation(keys)
 
-    def with_memory(self, sources: Sequence[S]) -> list[S]:
+    def having_records(self, sources: Sequence[S]) -> list[S]:
         """Those of ``sources``, one for each level of sharing, that have stored anything."""
         there = self._keyring.present([source.owner for source in sources])
         return [source for source in sources if source.owner in there]

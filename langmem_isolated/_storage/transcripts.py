@@ -1,4 +1,4 @@
-"""Reads what was said in a scope, in every session and thread at once, and keeps its embeddings.
+"""Transcripts: every message of a scope's sessions and threads, and their embeddings.
 
 Each session and thread is read under its row's ``head``: one whose head the caller knows already is
 not read again. All come from one state of the database. An embedding has the key of the message it
@@ -187,7 +187,7 @@ class Embedded(NamedTuple):
     plaintext: bytes
 
 
-def _place(keys: ScopeKeys, source: Source, generation: bytes) -> bytes:
+def _embedding_prefix(keys: ScopeKeys, source: Source, generation: bytes) -> bytes:
     # A thread's generation changes while its elements stay, and none gets another's number.
     life = generation if source.kind is Kind.SESSION else b""
     return keys.aad_prefix(Kind.EMBEDDING, source.digest + life)
@@ -202,7 +202,7 @@ def embeddings(
         RecordDoesNotOpen: One was changed, moved or exchanged.
     """
     openers = {
-        source: keys.opener(_place(keys, source, generation), Kind.EMBEDDING)
+        source: keys.opener(_embedding_prefix(keys, source, generation), Kind.EMBEDDING)
         for source, generation in generations.items()
     }
     rows = transaction.rows(_EMBEDDINGS, scope_id=keys.scope_id)
@@ -214,7 +214,9 @@ def embeddings(
     }
 
 
-def keep(transaction: Transaction, keys: ScopeKeys, embedded: Iterable[Embedded], now: int) -> None:
+def put_embeddings(
+    transaction: Transaction, keys: ScopeKeys, embedded: Iterable[Embedded], now: int
+) -> None:
     """Store embeddings, in place of older ones, below those sources that are still what they were.
 
     A session or thread that was removed, cleared or swept meanwhile gets none.
@@ -231,7 +233,7 @@ def keep(transaction: Transaction, keys: ScopeKeys, embedded: Iterable[Embedded]
             and ContainerState.checked(source.kind, keys, source.digest, row).generation
             == generation
         ):
-            place = _place(keys, source, generation)
+            place = _embedding_prefix(keys, source, generation)
             sealed = (
                 (one.key, keys.seal(place, one.key, one.plaintext, compress=False))
                 for one in members

@@ -1,4 +1,4 @@
-"""Upserts into the table of records: what stands at the address is replaced."""
+"""Upserts (ON CONFLICT … DO UPDATE) into the table of records."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Keeps the keys of principals, each wrapped by the root key."""
+"""Wrapped keys: each principal's keys, encrypted by the root key."""
 
 import os
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A LangGraph checkpointer: the saver, and how it stores checkpoints and finds them again."""
+"""Checkpointer of LangGraph, isolated and encrypted."""
 
 from langmem_isolated.checkpointer.saver import IsolatedCheckpointSaver
 from langmem_isolated.checkpointer.thread import Thread

@@ -1,4 +1,4 @@
-"""Turns the ids of threads, checkpoints and runs into what the tables know them by."""
+"""Addresses of checkpoints: ids as the tables know them, as bytes and keyed digests."""
 
 from typing import NamedTuple
 

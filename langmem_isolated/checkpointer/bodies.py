@@ -1,4 +1,4 @@
-"""Gives checkpoints their stored form, and reads them from it."""
+"""Checkpoint bodies: their stored form, and the snapshots rebuilt from it."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""Gathers what a checkpoint's ancestors contributed to a channel that stores differences."""
+"""Delta channels: gathers what a checkpoint's ancestors contributed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Walks over checkpoints, newest first, a page at a time."""
+"""Keyset pagination over checkpoints, newest first."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ PAGE = 100
 
 
 @dataclass
-class Listing:
+class ListCursor:
     """A walk over checkpoints, newest first."""
 
     thread_id: str | None
@@ -44,7 +44,7 @@ class Listing:
         filter_: dict[str, Any] | None,
         before: RunnableConfig | None,
         limit: int | None,
-    ) -> "Listing":
+    ) -> "ListCursor":
         """The walk that ``BaseCheckpointSaver.list`` is asked for.
 
         Raises:
@@ -109,8 +109,8 @@ class Listing:
 
 
 def page(
-    transaction: Transaction, keys: ScopeKeys, asked: Listing, serde: Serde, now: int
-) -> tuple[list[Snapshot], Listing]:
+    transaction: Transaction, keys: ScopeKeys, asked: ListCursor, serde: Serde, now: int
+) -> tuple[list[Snapshot], ListCursor]:
     """The next checkpoints of a listing, and the listing that goes on behind them."""
     # A copy: the operation may be tried again.
     listing = replace(asked)

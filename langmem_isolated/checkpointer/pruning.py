@@ -1,4 +1,4 @@
-"""Chooses the checkpoints that go when a thread is pruned or a run is removed."""
+"""Pruning: chooses the checkpoints that go when a thread is pruned or a run is removed."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Stores and reads the checkpoints, writes and threads of one scope."""
+"""Repository of one scope's threads: stores and reads checkpoints and writes, deduplicated."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -46,7 +46,7 @@ from langmem_isolated.checkpointer.bodies import (
     snapshot_of,
 )
 from langmem_isolated.checkpointer.delta_history import History, walk
-from langmem_isolated.checkpointer.listing import Listing, page
+from langmem_isolated.checkpointer.listing import ListCursor, page
 from langmem_isolated.checkpointer.operations import Asked, read_with_elements
 from langmem_isolated.errors import AddressTaken, DatabaseLocked, RecordDoesNotOpen
 
@@ -61,7 +61,7 @@ IndexedWrites = Mapping[int, tuple[str, Any]]
 Encode = Callable[[Encoder], bytes]
 
 
-class Threads:
+class ThreadRepository:
     """The threads of one scope."""
 
     def __init__(
@@ -94,9 +94,9 @@ class Threads:
         decoder = Decoder(elements, known, self._serde)
         return snapshot_of(address.thread_id, found.slot, decoder, bodies)
 
-    def page(self, listing: Listing) -> tuple[list[Snapshot], Listing]:
+    def page(self, listing: ListCursor) -> tuple[list[Snapshot], ListCursor]:
         """The next checkpoints of a listing, and the listing that goes on behind them."""
-        nothing: tuple[list[Snapshot], Listing] = [], replace(listing, is_done=True)
+        nothing: tuple[list[Snapshot], ListCursor] = [], replace(listing, is_done=True)
         return self.records.snapshot(page, nothing, listing, self._serde, now())
 
     def history(self, address: Address, channels: Sequence[str]) -> dict[str, DeltaChannelHistory]:
@@ -151,11 +151,11 @@ class Threads:
         keys = self.records.keys()
         slot = Slot(Kind.CHECKPOINT, parent_of(keys, address), key)
         tag = run_tag(keys, run_id) if isinstance(run_id, str) else None
-        attempt = partial(self._stored, keys, address.thread_id, slot, encode, tag)
+        attempt = partial(self._store_once, keys, address.thread_id, slot, encode, tag)
         try:
-            _until_stored(partial(attempt, None))
+            _retry_until_stored(partial(attempt, None))
         except Conflict:
-            _until_stored(partial(attempt, writing.ANYTHING))
+            _retry_until_stored(partial(attempt, writing.ANYTHING))
 
     def put_writes(
         self,
@@ -187,12 +187,14 @@ class Threads:
         for _ in range(ATTEMPTS):
             with suppress(Conflict):
                 encode = encoding(merged)
-                if self._stored(keys, address.thread_id, slot, encode, None, replaced):
+                if self._store_once(keys, address.thread_id, slot, encode, None, replaced):
                     return
-            replaced, merged = self.records.snapshot(self._merged, (None, writes), slot, writes)
+            replaced, merged = self.records.snapshot(
+                self._merged_writes, (None, writes), slot, writes
+            )
         raise _busy()
 
-    def _merged(
+    def _merged_writes(
         self,
         transaction: Transaction,
         keys: ScopeKeys,
@@ -213,7 +215,7 @@ class Threads:
         }
         return plaintext, {**writes, **kept}
 
-    def _stored(
+    def _store_once(
         self,
         keys: ScopeKeys,
         thread_id: str,
@@ -306,8 +308,8 @@ class Threads:
         known.state = stored.state
         for mac, number in stored.numbers.items():
             known.put_mac(mac, number)
-        for message, print_, reference in encoder.seen:
-            known.put(message, _run(reference, stored.numbers).start, print_)
+        for message, fingerprint, reference in encoder.seen:
+            known.put(message, _run(reference, stored.numbers).start, fingerprint)
 
     def delete(self, thread_id: str) -> None:
         """Remove a thread with all it has."""
@@ -354,7 +356,7 @@ class Threads:
         self._known.forget(digest)
 
 
-def _until_stored(attempt: Callable[[], bool]) -> None:
+def _retry_until_stored(attempt: Callable[[], bool]) -> None:
     for _ in range(ATTEMPTS):
         if attempt():
             return

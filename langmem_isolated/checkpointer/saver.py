@@ -1,4 +1,4 @@
-"""Remembers a graph's threads: a checkpointer for LangGraph, isolated and encrypted."""
+"""Checkpoint saver: a LangGraph `BaseCheckpointSaver`, isolated and encrypted."""
 
 import builtins
 import random
@@ -32,8 +32,8 @@ from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.checkpointer.addresses import Address
 from langmem_isolated.checkpointer.bodies import Snapshot
-from langmem_isolated.checkpointer.listing import Listing
-from langmem_isolated.checkpointer.repository import Threads
+from langmem_isolated.checkpointer.listing import ListCursor
+from langmem_isolated.checkpointer.repository import ThreadRepository
 from langmem_isolated.checkpointer.thread import Thread, as_thread
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.scope import Scope, checked_id
@@ -138,10 +138,10 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         """
         # Not a generator itself: the scope is that of the call, not of where it is consumed.
         scope, threads = self._threads(config)
-        return self._listed(scope, threads, Listing.of(config, filter, before, limit))
+        return self._listed(scope, threads, ListCursor.of(config, filter, before, limit))
 
     def _listed(
-        self, scope: Scope, threads: Threads, listing: Listing
+        self, scope: Scope, threads: ThreadRepository, listing: ListCursor
     ) -> Iterator[CheckpointTuple]:
         while not listing.is_done:
             page, listing = threads.page(listing)
@@ -158,10 +158,10 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
     ) -> AsyncIterator[CheckpointTuple]:
         """The checkpoints, newest first; see :meth:`list`."""
         scope, threads = self._threads(config)
-        return self._alisted(scope, threads, Listing.of(config, filter, before, limit))
+        return self._alisted(scope, threads, ListCursor.of(config, filter, before, limit))
 
     async def _alisted(
-        self, scope: Scope, threads: Threads, listing: Listing
+        self, scope: Scope, threads: ThreadRepository, listing: ListCursor
     ) -> AsyncIterator[CheckpointTuple]:
         while not listing.is_done:
             page, listing = await threads.records.arun(threads.page, listing)
@@ -371,9 +371,9 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         """Open everything of a thread; see :meth:`verify_thread`."""
         return await self._arun(None, lambda: self.verify_thread(thread_id))
 
-    def _threads(self, config: RunnableConfig | None) -> tuple[Scope, Threads]:
+    def _threads(self, config: RunnableConfig | None) -> tuple[Scope, ThreadRepository]:
         scope, records = self._resolve(config)
-        return scope, Threads(records, self._known, self._serde, self._ttl)
+        return scope, ThreadRepository(records, self._known, self._serde, self._ttl)
 
     async def _arun(self, config: RunnableConfig | None, body: Callable[[], T]) -> T:
         _, records = self._resolve(config)

@@ -1,4 +1,4 @@
-"""Describes a thread as a list shows it."""
+"""Thread summary: a thread as a list shows it."""
 
 from dataclasses import dataclass
 from datetime import datetime

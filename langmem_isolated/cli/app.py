@@ -1,4 +1,4 @@
-"""Gathers the commands, and shows errors of ours as one line."""
+"""Command-line application: gathers the commands, shows errors of ours as one line."""
 
 import sys
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Checks an installation: root key, schema, settings of the database, rights of the role."""
+"""Health checks: root key, schema, settings of the database, rights of the role."""
 
 import sqlite3
 from collections.abc import Callable, Iterator

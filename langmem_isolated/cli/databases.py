@@ -1,4 +1,4 @@
-"""Opens databases for commands: only those that are there."""
+"""Opens existing databases for commands."""
 
 from pathlib import Path
 from urllib.parse import unquote, urlsplit

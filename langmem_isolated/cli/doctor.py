@@ -1,4 +1,4 @@
-"""The command that checks an installation."""
+"""`doctor`: checks an installation."""
 
 import typer
 

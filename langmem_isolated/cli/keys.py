@@ -1,4 +1,4 @@
-"""The command that makes root keys."""
+"""`keygen`: makes root keys."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The commands that look after the tables."""
+"""`schema upgrade`: migrates the tables."""
 
 from contextlib import closing
 

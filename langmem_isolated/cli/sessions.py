@@ -1,4 +1,4 @@
-"""The commands that list chat sessions and print what was said in one."""
+"""`sessions` and `show`: list chat sessions, print the messages of one."""
 
 import json
 from typing import TYPE_CHECKING, Annotated

@@ -1,4 +1,4 @@
-"""Puts stored text on a terminal without letting it act there."""
+"""Terminal output: stored text escaped so that it cannot act there."""
 
 import unicodedata
 

@@ -1,4 +1,4 @@
-"""A LangGraph store: long-term memory of one scope, isolated and encrypted."""
+"""Store of LangGraph: long-term memory of one scope, isolated and encrypted."""
 
 from langmem_isolated.store.batch import Namespace, StoreIndexConfig
 from langmem_isolated.store.store import IsolatedStore

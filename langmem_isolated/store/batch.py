@@ -1,4 +1,4 @@
-"""Carries a batch of a store's operations into one transaction, and the answers back."""
+"""Batch: a store's operations, checked and encoded, in one transaction."""
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence

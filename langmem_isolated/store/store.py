@@ -1,4 +1,4 @@
-"""Remembers across threads: a LangGraph store, isolated and encrypted."""
+"""LangGraph `BaseStore`, isolated and encrypted."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, cast

@@ -1,4 +1,4 @@
-"""Says what a vector store must be able to do to be wrapped, and does it for ordinary ones.
+"""Adapter interface of wrapped vector stores, and its standard implementation.
 
 Whoever writes an adapter for another store subclasses :class:`StandardAdapter`, writes
 ``where``, and runs the suite in :mod:`langmem_isolated.wrapping.testing` on it.

@@ -1,4 +1,4 @@
-"""Adapts `Chroma` of langchain-chroma."""
+"""Adapter of `Chroma` (langchain-chroma)."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Adapts `FAISS` of langchain-community."""
+"""Adapter of `FAISS` (langchain-community)."""
 
 import threading
 from collections.abc import Callable

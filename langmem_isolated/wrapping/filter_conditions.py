@@ -1,4 +1,4 @@
-"""Finds in a filter what any store can check itself; the rest is checked when documents return.
+"""Filter pushdown: the part of a filter that any store can check itself.
 
 What is pushed down may let more pass than the filter, never less: stores differ on missing keys, on
 the order of texts and on ``$ne``, so those are left out.

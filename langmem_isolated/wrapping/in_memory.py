@@ -1,4 +1,4 @@
-"""Adapts `InMemoryVectorStore` of langchain-core."""
+"""Adapter of `InMemoryVectorStore` (langchain-core)."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Adapts `PGVectorStore` of langchain-postgres."""
+"""Adapter of `PGVectorStore` (langchain-postgres)."""
 
 import json
 from copy import copy

@@ -1,4 +1,4 @@
-"""Tries a vector store with two owners who do not exist, before anyone's documents are in it."""
+"""Isolation probe (canary): tries a vector store with two owners who do not exist."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ class ThrowawayOwner:
         naming, sealing = os.urandom(KEY_BYTES), os.urandom(KEY_BYTES)
         self._keys = ScopeKeys(self.owner, bytes(DIGEST_BYTES), 0, naming, [sealing])
 
-    def with_memory(self, sources: Sequence[Any]) -> list[Any]:
+    def having_records(self, sources: Sequence[Any]) -> list[Any]:
         """All: each is asked for its keys."""
         return list(sources)
 

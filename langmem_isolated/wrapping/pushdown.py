@@ -1,4 +1,4 @@
-"""Writes owner and conditions in the filter languages that several stores share."""
+"""Filter translation: owner and conditions in the languages that several stores share."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

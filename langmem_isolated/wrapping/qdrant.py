@@ -1,4 +1,4 @@
-"""Adapts `QdrantVectorStore` of langchain-qdrant."""
+"""Adapter of `QdrantVectorStore` (langchain-qdrant)."""
 
 import importlib
 from typing import Any

@@ -1,4 +1,4 @@
-"""Tests an adapter of a vector store: its author subclasses the suite and runs it with pytest."""
+"""Test suite for an adapter of a vector store: its author subclasses and runs it."""
 
 # ruff: noqa: D102, PLR2004 - names of tests are their documentation, and numbers the example
 

@@ -1,4 +1,4 @@
-"""Makes a third-party vector store safe to share: each scope finds its own documents alone."""
+"""Wrapped vector store: a shared third-party store in which each scope finds its own."""
 
 # LangChain takes any keyword and most stores drop what they do not know: here it is refused.
 # mypy: disable-error-code="override"

@@ -13,7 +13,7 @@ from langgraph.store.base import GetOp, ListNamespacesOp, MatchCondition, PutOp,
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._storage.items.addresses import Address, Places
+from langmem_isolated._storage.items.addresses import Address, RecordAddresses
 from langmem_isolated.errors import RecordDoesNotOpen, RecordError
 from langmem_isolated.store import IsolatedStore
 from tests.conftest import Attacker, Door
@@ -264,7 +264,7 @@ class Scene:
         self, user: str, module: str, name: tuple[bytes, ...] = NAME, key: bytes = b"sister"
     ) -> tuple[bytes, bytes, bytes]:
         keys = self.memory.scope(user_id=user, module_id=module)._records.keys()
-        return (keys.scope_id, *Places(keys).of(Address(name, key)))
+        return (keys.scope_id, *RecordAddresses(keys).of(Address(name, key)))
 
     def sealed_at(self, place: tuple[bytes, bytes, bytes], kind: Kind = Kind.ITEM) -> bytes:
         suffix = b"" if kind is Kind.ITEM else bytes(4)

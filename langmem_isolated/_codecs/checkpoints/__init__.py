@@ -1,4 +1,4 @@
-"""Turns LangGraph's values into bytes that refer to the thread's elements, and back.
+"""Checkpoint serialization: LangGraph's values as msgpack with references to shared elements.
 
 Messages, and the larger parts of lists and values, are *elements*: immutable, stored once in a
 thread, known by a number. An encoded value says where an element stands and leaves the number to

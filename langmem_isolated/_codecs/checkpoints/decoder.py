@@ -1,4 +1,4 @@
-"""Decodes the bodies of one thread, each element once for all of them."""
+"""Decoder: deserializes the bodies of one thread, each element once for all of them."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice

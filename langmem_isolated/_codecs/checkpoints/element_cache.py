@@ -1,4 +1,4 @@
-"""Recognises what a thread has stored before, by message object and by content."""
+"""Deduplication cache: the numbers of stored elements, by message object and by content MAC."""
 
 import os
 import threading
@@ -32,7 +32,7 @@ class _Block(NamedTuple):
     """Messages that were read side by side, recognised together: 0.4 µs each instead of 0.8."""
 
     messages: Sequence[weakref.ref[BaseMessage]]
-    print_: int
+    fingerprint_: int
     numbers: Sequence[range]
 
 
@@ -76,12 +76,12 @@ class ElementCache:
         is_same = len(found) == len(block.messages) and all(
             map(is_, map(call, block.messages), found)
         )
-        return block.numbers if is_same and _block_print(found) == block.print_ else ()
+        return block.numbers if is_same and _block_fingerprint(found) == block.fingerprint_ else ()
 
-    def put(self, message: BaseMessage, number: int, print_: int | None) -> None:
+    def put(self, message: BaseMessage, number: int, fingerprint_: int | None) -> None:
         """Keep that ``message``, as its fingerprint has it, is element ``number``."""
-        if print_ is not None:
-            self._objects[id(message)] = (weakref.ref(message), number, print_)
+        if fingerprint_ is not None:
+            self._objects[id(message)] = (weakref.ref(message), number, fingerprint_)
             self._purge_if_full()
 
     def put_read(self, messages: Sequence[BaseMessage], numbers: Sequence[int]) -> None:
@@ -155,7 +155,7 @@ def fingerprint(message: BaseMessage) -> int | None:
         return None
 
 
-def _block_print(messages: Sequence[BaseMessage]) -> int | None:
+def _block_fingerprint(messages: Sequence[BaseMessage]) -> int | None:
     """As :func:`fingerprint`, of the messages' packed fields one behind the other."""
     try:
         packed = ormsgpack.packb(list(map(_fields, messages)), None, _OPTIONS)

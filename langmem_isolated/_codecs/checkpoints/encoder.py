@@ -1,4 +1,4 @@
-"""Encodes the values of one body, with references for what is an element."""
+"""Encoder: serializes the values of one body, with references for what is an element."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -59,7 +59,7 @@ class Element:
 Reference = range | Element
 
 
-class _Large:
+class _ElementStandIn:
     """Stands for a part that is an element."""
 
     __slots__ = ("reference",)
@@ -68,7 +68,7 @@ class _Large:
         self.reference = reference
 
 
-class _Many:
+class _ElementListStandIn:
     """Stands for a list of elements only, as a list of messages is."""
 
     __slots__ = ("count", "references")
@@ -78,7 +78,7 @@ class _Many:
         self.references = references
 
 
-class _Taken:
+class _Decomposed:
     """Stands for an object that was taken apart: the code of its type, and its parts."""
 
     __slots__ = ("code", "parts")
@@ -136,40 +136,42 @@ class Encoder:
         if kind in _SCALARS:
             return value
         if kind in KNOWN_MESSAGES:
-            return self._placed(self._passed(value) or _Large(self._message(value)))
+            return self._counted_stand_in(
+                self._inlined_message(value) or _ElementStandIn(self._message(value))
+            )
         # A copy: with durability="async" a node may change it while it is being stored.
         if isinstance(value, dict):
             value, kind = dict(value), dict
         elif kind is list:
             value = value.copy()
         if kind in (list, tuple) and value and KNOWN_MESSAGES.issuperset(map(type, value)):
-            return self._placed(self._messages(value))
+            return self._counted_stand_in(self._messages(value))
         mark = self._stand_ins
-        replaced = self._taken_apart(value, kind)
+        replaced = self._decomposed(value, kind)
         if replaced is None:
             return self._as_element(value)
         if kind is Send or self._stand_ins > mark:
-            return self._placed(replaced)
+            return self._counted_stand_in(replaced)
         # Nothing in it is an element: perhaps it is one as a whole.
         whole = self._as_element(replaced)
-        return self._placed(whole) if type(whole) is _Taken else whole
+        return self._counted_stand_in(whole) if type(whole) is _Decomposed else whole
 
-    def _placed(self, stand_in: Any) -> Any:
+    def _counted_stand_in(self, stand_in: Any) -> Any:
         self._stand_ins += 1
         return stand_in
 
     def _messages(self, messages: Sequence[BaseMessage]) -> Any:
-        if len(messages) == 1 and (passed := self._passed(messages[0])):
-            return [passed]
+        if len(messages) == 1 and (inlined := self._inlined_message(messages[0])):
+            return [inlined]
         references: list[Reference] = []
         start = 0
         while start < len(messages):
             block = self.known.numbers_of_block(messages, start)
             references += block or (self._message(messages[start]),)
             start += sum(map(len, block)) or 1
-        return _Many(len(messages), references)
+        return _ElementListStandIn(len(messages), references)
 
-    def _passed(self, message: BaseMessage) -> ormsgpack.Ext | None:
+    def _inlined_message(self, message: BaseMessage) -> ormsgpack.Ext | None:
         """A small message without an id written out, where it is on its way into a channel."""
         if not self._is_passing or message.id is not None:
             return None
@@ -179,30 +181,30 @@ class Encoder:
             return None
         return ormsgpack.Ext(MESSAGE, plaintext) if len(plaintext) < PASSING_BYTES else None
 
-    def _taken_apart(self, value: Any, kind: type) -> Any:
+    def _decomposed(self, value: Any, kind: type) -> Any:
         """What stands for a container once its parts were replaced."""
         if kind is list or kind is tuple:
             return [self._with_references(item) for item in value]
         if kind is dict:
             return {key: self._with_references(part) for key, part in value.items()}
         if kind is Send:
-            return self._sent(value)
+            return self._decomposed_send(value)
         if kind is DeltaSnapshot:
-            return _Taken(SNAPSHOT, self._with_references(value.value))
+            return _Decomposed(SNAPSHOT, self._with_references(value.value))
         if dataclasses.is_dataclass(kind) and not hasattr(kind, "model_dump"):
             self._serde.check((kind.__module__, kind.__name__))
             fields = {
                 f.name: self._with_references(getattr(value, f.name))
                 for f in dataclasses.fields(kind)
             }
-            return _Taken(DATACLASS, [kind.__module__, kind.__name__, fields])
+            return _Decomposed(DATACLASS, [kind.__module__, kind.__name__, fields])
         return None
 
-    def _sent(self, send: Send) -> _Taken:
+    def _decomposed_send(self, send: Send) -> _Decomposed:
         outer, self._is_sending = self._is_sending, True
         arg = self._with_references(send.arg)
         self._is_sending = outer
-        return _Taken(SEND, [send.node, arg, send.timeout])
+        return _Decomposed(SEND, [send.node, arg, send.timeout])
 
     def _as_element(self, value: Any) -> Any:
         if type(value) in (str, bytes) and len(value) < LARGE_BYTES:
@@ -215,7 +217,7 @@ class Encoder:
         reference = self._intern(VALUE_V1 + packed)
         if self._is_sending and isinstance(reference, Element) and len(packed) < PASSING_BYTES:
             return value
-        return self._placed(_Large(reference))
+        return self._counted_stand_in(_ElementStandIn(reference))
 
     def _intern(self, plaintext: bytes) -> Reference:
         mac = self._mac(plaintext)
@@ -231,19 +233,19 @@ class Encoder:
 
     def _ext(self, part: Any) -> ormsgpack.Ext:
         kind = type(part)
-        if kind is _Many:
+        if kind is _ElementListStandIn:
             self.references += part.references
             return ormsgpack.Ext(ELEMENTS, part.count.to_bytes(4))
-        if kind is not _Large and kind is not _Taken:
+        if kind is not _ElementStandIn and kind is not _Decomposed:
             # It stands in a container that is not taken apart, such as a `deque`.
             if kind in KNOWN_MESSAGES:
-                part = _Large(self._message(part))
+                part = _ElementStandIn(self._message(part))
             else:
-                part = self._taken_apart(part, kind) or part
-        if type(part) is _Large:
+                part = self._decomposed(part, kind) or part
+        if type(part) is _ElementStandIn:
             self.references.append(part.reference)
             return _NEXT
-        if type(part) is _Taken:
+        if type(part) is _Decomposed:
             return ormsgpack.Ext(part.code, self.encode(part.parts))
         return ormsgpack.Ext(OPAQUE, self._serde.dumps(part))
 

@@ -1,4 +1,4 @@
-"""Lays out an encoded value: the codes of its parts, and the numbers they refer to."""
+"""Layout of encoded values: msgpack extension codes, run-length encoded element numbers."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any

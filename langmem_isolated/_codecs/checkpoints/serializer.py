@@ -1,4 +1,4 @@
-"""Stores what msgpack has no form for as LangGraph does, and refuses what is not allowed."""
+"""Serializer of types that msgpack lacks: LangGraph's own, with an allow-list."""
 
 import importlib
 import logging

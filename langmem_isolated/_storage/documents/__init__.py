@@ -1,4 +1,4 @@
-"""Keeps collections of documents, and their embeddings in blocks that are opened together.
+"""Document collections, their embeddings in blocks that are opened together.
 
 A collection has one row, as a session has: its ``head`` authenticates how many documents there are,
 and changes with every write. A document is a record of its own; the embeddings of several make up a

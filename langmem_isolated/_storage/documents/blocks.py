@@ -1,4 +1,4 @@
-"""Packs embeddings into blocks that are opened together.
+"""Embedding blocks: several vectors packed into one sealed record.
 
 A block's plaintext is, in bytes::
 

@@ -1,4 +1,4 @@
-"""Reads a collection: its documents, its blocks of embeddings, the first that are accepted."""
+"""Reads a collection: its documents, its embedding blocks, the first that are accepted."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -56,7 +56,7 @@ class Collection:
         plaintext = self.open(Kind.DOCUMENT, key, sealed)
         return StoredDocument(int.from_bytes(plaintext[:NUMBER_BYTES]), plaintext[NUMBER_BYTES:])
 
-    def named(self, name: bytes) -> bytes:
+    def document_digest(self, name: bytes) -> bytes:
         """The digest of a document's id."""
         return self.keys.pseudonym(Kind.DOCUMENT, self.digest, name)
 
@@ -68,7 +68,9 @@ class Collection:
             )
             rows = (everything.get(digest) for digest in digests)
         else:
-            asked = [self.transaction.ask(sql.DOCUMENT, **self.shared, key=key) for key in digests]
+            asked = [
+                self.transaction.query(sql.DOCUMENT, **self.shared, key=key) for key in digests
+            ]
             answers = [answer.fetchone() for answer in asked]
             rows = (answer and answer[1] for answer in answers)
         for digest, sealed in zip(digests, rows, strict=True):
@@ -118,7 +120,7 @@ class Collection:
         """
         count = min(count, self.state.count)
         found: list[tuple[T, R]] = []
-        for part in _growing(ranked, count):
+        for part in _growing_batches(ranked, count):
             documents = self.at([digest for _, digest, _ in part])
             for (block, _, extra), document in zip(part, documents, strict=True):
                 if document is None or document.block != block:
@@ -130,7 +132,7 @@ class Collection:
         return found
 
 
-def _growing(ranked: Iterable[T], count: int) -> Iterator[list[T]]:
+def _growing_batches(ranked: Iterable[T], count: int) -> Iterator[list[T]]:
     """``ranked`` in parts: the first has ``count``, the next ones more, the last what is left."""
     rest, size = iter(ranked), count
     while part := list(islice(rest, size)):

@@ -1,4 +1,4 @@
-"""Asks the database for what collections keep."""
+"""SQL of document collections."""
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam, delete, select, update

@@ -1,4 +1,4 @@
-"""Puts documents into a collection, and takes them out."""
+"""Writes a collection: replaces, removes and clears documents."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -26,7 +26,7 @@ class NewDocument(NamedTuple):
     embedding: bytes
 
 
-class _Change:
+class _UnitOfWork:
     """What one write does to a collection: a block is read when it is needed, and stored once."""
 
     def __init__(self, collection: Collection) -> None:
@@ -49,17 +49,17 @@ class _Change:
             self._blocks[number] = block
         return self._blocks[number]
 
-    def take_out(self, digests: Iterable[bytes]) -> None:
+    def remove_documents(self, digests: Iterable[bytes]) -> None:
         """Take out what there is of these documents."""
         asked = [
-            (digest, self._of.transaction.ask(sql.DOCUMENT, **self._of.shared, key=digest))
+            (digest, self._of.transaction.query(sql.DOCUMENT, **self._of.shared, key=digest))
             for digest in digests
         ]
         for digest, answer in asked:
             if row := answer.fetchone():
-                self._take_out(digest, row[1])
+                self._remove_document(digest, row[1])
 
-    def _take_out(self, digest: bytes, sealed: bytes) -> None:
+    def _remove_document(self, digest: bytes, sealed: bytes) -> None:
         number = self._of.document(digest, sealed).block
         block = self._block(number)
         if digest not in block.digests:
@@ -69,7 +69,7 @@ class _Change:
         self._count -= 1
         self._of.transaction.execute(sql.REMOVE_DOCUMENT, **self._of.shared, key=digest)
 
-    def expect(self, length: int) -> None:
+    def check_length(self, length: int) -> None:
         """Prepare for embeddings of ``length`` bytes.
 
         Raises:
@@ -91,7 +91,7 @@ class _Change:
                 return block.length
         raise refused("it has not the documents that it counts")
 
-    def put_in(self, digest: bytes, document: NewDocument) -> None:
+    def insert(self, digest: bytes, document: NewDocument) -> None:
         """Put in a document that is not there, after :meth:`expect`."""
         newest = self._next - 1
         if not self._next or not self._block(newest).has_room_for(document.embedding):
@@ -101,7 +101,7 @@ class _Change:
         self._new[digest] = newest, document.body
         self._count += 1
 
-    def store(self, now: int) -> None:
+    def flush(self, now: int) -> None:
         """Store what was changed, and what the collection's row says of it."""
         if not self._blocks:
             return
@@ -165,13 +165,13 @@ def put(
     if not state.next_sequence:
         expect_no_records(transaction, keys, digest)
     collection = Collection(transaction, keys, digest, state)
-    change = _Change(collection)
-    digests = [collection.named(document.name) for document in documents]
-    change.take_out(digests)
-    change.expect(len(documents[0].embedding))
+    change = _UnitOfWork(collection)
+    digests = [collection.document_digest(document.name) for document in documents]
+    change.remove_documents(digests)
+    change.check_length(len(documents[0].embedding))
     for digest, document in zip(digests, documents, strict=True):
-        change.put_in(digest, document)
-    change.store(now)
+        change.insert(digest, document)
+    change.flush(now)
 
 
 def remove(
@@ -181,9 +181,9 @@ def remove(
     digest = keys.pseudonym(Kind.COLLECTION, name)
     if state := _ROWS.locked(transaction, keys, digest):
         collection = Collection(transaction, keys, digest, state)
-        change = _Change(collection)
-        change.take_out(dict.fromkeys(map(collection.named, names)))
-        change.store(now)
+        change = _UnitOfWork(collection)
+        change.remove_documents(dict.fromkeys(map(collection.document_digest, names)))
+        change.flush(now)
 
 
 def clear(

@@ -1,4 +1,4 @@
-"""Keeps a store's items: each under its namespace and key, with the vectors that find it.
+"""Items of a store: each under its namespace and key, with the vectors that find it.
 
 An item's ``parent`` is a keyed digest for each level of its namespace, one behind the other, each
 over the path so far. So the table names no label, and all that lies below a namespace is one range.

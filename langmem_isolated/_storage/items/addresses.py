@@ -1,4 +1,4 @@
-"""Says where a scope's items and vectors stand."""
+"""Addresses of items and vectors: keyed digests of namespaces and keys."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
 
 Names = Sequence[bytes]
-Place = tuple[bytes, bytes]
+RecordAddress = tuple[bytes, bytes]
 
 # A key of the table fits into a PostgreSQL index row (2,704 bytes) with room to spare.
 MAX_DEPTH = 100
@@ -30,7 +30,7 @@ def _after(start: bytes) -> bytes:
     return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else _END
 
 
-class Places:
+class RecordAddresses:
     """Where one scope's items and vectors stand; what several have in common is made once."""
 
     def __init__(self, keys: ScopeKeys) -> None:
@@ -47,7 +47,7 @@ class Places:
             parent = self._parents[namespace] = self.parent(namespace[:-1]) + level
         return parent
 
-    def of(self, address: Address) -> Place:
+    def of(self, address: Address) -> RecordAddress:
         """Parent and key of the item at an address."""
         parent = self.parent(address.namespace)
         return parent, self._keys.pseudonym(Kind.ITEM, b"key", parent, address.key)
@@ -71,7 +71,7 @@ class _Openers(dict[bytes, Callable[[bytes, bytes], bytes]]):
         return opener
 
 
-def span(keys: ScopeKeys, place: Place, first_vector: int | None = None) -> dict[str, Any]:
+def span(keys: ScopeKeys, place: RecordAddress, first_vector: int | None = None) -> dict[str, Any]:
     """What the statements ask by that go to an item and its vectors, or from one vector on."""
     parent, key = place
     return {

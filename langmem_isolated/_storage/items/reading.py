@@ -1,4 +1,4 @@
-"""Reads items: by their places, the newest, the nearest, or one of each namespace."""
+"""Reads items: by address, the newest, the nearest, or one of each namespace."""
 
 import operator
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database.statements import NO_LIMIT
 from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._storage.items import statements as sql
-from langmem_isolated._storage.items.addresses import Address, Names, Places
+from langmem_isolated._storage.items.addresses import Address, Names, RecordAddresses
 from langmem_isolated._storage.items.rows import Filter, Item, items_in
 from langmem_isolated.errors import RecordDoesNotOpen
 
@@ -28,7 +28,7 @@ def get(
     Raises:
         RecordDoesNotOpen: An item was changed, moved or exchanged.
     """
-    places = Places(keys)
+    places = RecordAddresses(keys)
     wanted = [*map(places.of, addresses)]
     shared = {"scope_id": keys.scope_id, "now": now // 1000}
     if transaction.is_postgres:
@@ -60,7 +60,7 @@ def newest(
         count: At most so many.
         now: The time, in µs.
     """
-    places = Places(keys)
+    places = RecordAddresses(keys)
     below = places.below(prefix, now)
     if wanted is None:
         limit = min(count + _SAME_MILLISECOND, NO_LIMIT)
@@ -79,7 +79,7 @@ def newest(
 
 
 def _newest_of(
-    places: Places, rows: Sequence[Row], count: int, wanted: Filter | None = None
+    places: RecordAddresses, rows: Sequence[Row], count: int, wanted: Filter | None = None
 ) -> list[Item]:
     """The first ``count`` items of rows that come by time."""
     found: list[Item] = []
@@ -123,7 +123,7 @@ def nearest(
         now: The time, in µs.
         score: Scores vectors; ``None`` for one that cannot be compared.
     """
-    places = Places(keys)
+    places = RecordAddresses(keys)
     rows = transaction.rows(sql.WITH_VECTORS, **places.below(prefix, now))
     items = {row[:2]: row[:-1] for row in rows if row[-1] == Kind.ITEM}
     if wanted:
@@ -157,6 +157,6 @@ def one_of_each_namespace(
     transaction: Transaction, keys: ScopeKeys, prefix: Names, now: int
 ) -> list[bytes]:
     """The body of one item of each namespace below ``prefix``."""
-    places = Places(keys)
+    places = RecordAddresses(keys)
     rows = transaction.rows(sql.ONE_OF_EACH, **places.below(prefix, now))
     return [item.body for item in items_in(places, rows)]

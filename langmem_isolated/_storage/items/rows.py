@@ -7,7 +7,12 @@ from typing import Any, NamedTuple
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Row
-from langmem_isolated._storage.items.addresses import Address, Place, Places, vector_key
+from langmem_isolated._storage.items.addresses import (
+    Address,
+    RecordAddress,
+    RecordAddresses,
+    vector_key,
+)
 from langmem_isolated.errors import RecordDoesNotOpen, RecordError
 
 _FORM = 1
@@ -27,7 +32,7 @@ class NewItem(NamedTuple):
 class Item(NamedTuple):
     """An item as it was put; times in µs."""
 
-    place: Place
+    place: RecordAddress
     body: bytes
     created: int
     updated: int
@@ -44,7 +49,7 @@ class Filter(NamedTuple):
     passes: Callable[[bytes], bool]
 
 
-def _opened(places: Places, rows: Sequence[Row]) -> list[bytes]:
+def _opened(places: RecordAddresses, rows: Sequence[Row]) -> list[bytes]:
     openers = places.items
     plaintexts = [openers[row[0]](row[1], row[2]) for row in rows]
     if later := {plaintext[0] for plaintext in plaintexts} - {_FORM}:
@@ -55,7 +60,9 @@ def _opened(places: Places, rows: Sequence[Row]) -> list[bytes]:
     return plaintexts
 
 
-def items_in(places: Places, rows: Sequence[Row], wanted: Filter | None = None) -> list[Item]:
+def items_in(
+    places: RecordAddresses, rows: Sequence[Row], wanted: Filter | None = None
+) -> list[Item]:
     """The items that rows hold; with ``wanted`` only those.
 
     Raises:
@@ -89,7 +96,7 @@ def _item(row: Row, plaintext: bytes) -> Item:
 
 
 def sealed_rows(
-    keys: ScopeKeys, starts: dict[bytes, bytes], place: Place, item: NewItem, now: int
+    keys: ScopeKeys, starts: dict[bytes, bytes], place: RecordAddress, item: NewItem, now: int
 ) -> Iterator[dict[str, Any]]:
     """The rows of an item and its vectors; ``starts`` holds what items of a parent share."""
     parent, key = place

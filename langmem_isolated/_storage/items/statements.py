@@ -1,4 +1,4 @@
-"""Asks the database for what a store keeps."""
+"""SQL of a store's items."""
 
 from functools import partial
 from typing import Any

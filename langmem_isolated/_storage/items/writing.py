@@ -1,4 +1,4 @@
-"""Puts items, lets them live anew, and removes them."""
+"""Writes items: puts, refreshes their time to live, removes and sweeps."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.items import statements as sql
-from langmem_isolated._storage.items.addresses import Address, Places, span
+from langmem_isolated._storage.items.addresses import Address, RecordAddresses, span
 from langmem_isolated._storage.items.rows import Item, NewItem, sealed_rows
 from langmem_isolated._storage.scoped_database import ScopeGone
 
@@ -30,7 +30,7 @@ def put(
     Raises:
         ScopeGone: The scope was erased; nothing was written.
     """
-    places = Places(keys)
+    places = RecordAddresses(keys)
     # In one order everywhere: two who put the same items wait for each other, and do not deadlock.
     placed = sorted((places.of(item.address), item) for item in items)
     starts: dict[bytes, bytes] = {}
@@ -55,7 +55,7 @@ def put_alone(transaction: Transaction, keys: ScopeKeys, item: NewItem, now: int
     Raises:
         ScopeGone: The scope was erased; nothing was written.
     """
-    (row,) = sealed_rows(keys, {}, Places(keys).of(item.address), item, now)
+    (row,) = sealed_rows(keys, {}, RecordAddresses(keys).of(item.address), item, now)
     scope = {"scope_id": keys.scope_id, "incarnation": keys.incarnation}
     if transaction.row(sql.PUT_ALONE[transaction.is_postgres], **scope, **row) is None:
         raise ScopeGone
@@ -63,7 +63,7 @@ def put_alone(transaction: Transaction, keys: ScopeKeys, item: NewItem, now: int
 
 def remove(transaction: Transaction, keys: ScopeKeys, addresses: Sequence[Address]) -> None:
     """Remove the items at ``addresses``, where there are any, and their vectors."""
-    places = sorted(map(Places(keys).of, addresses))
+    places = sorted(map(RecordAddresses(keys).of, addresses))
     transaction.execute_many(sql.REMOVE, [span(keys, place) for place in places])
 
 

@@ -1,4 +1,4 @@
-"""Keeps chat sessions: one row each, and the messages below it in gapless order.
+"""Chat sessions: one container row each, and the messages below it in gapless order.
 
 The row's ``head`` is the tag of the newest message followed by a MAC over the row's counters, its
 expiry and that tag. Whoever removes, adds or exchanges messages in the database cannot make a head

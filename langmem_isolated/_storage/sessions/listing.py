@@ -1,4 +1,4 @@
-"""Lists sessions, reads and changes what their rows say of them, and removes them."""
+"""Lists sessions, reads and rewrites their headers, and removes them."""
 
 from collections.abc import Callable
 

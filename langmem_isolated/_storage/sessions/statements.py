@@ -1,4 +1,4 @@
-"""Asks the database for what sessions keep."""
+"""SQL of chat sessions."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Adds messages to sessions, and clears them."""
+"""Appends messages to sessions, optimistically or under a lock, and clears them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

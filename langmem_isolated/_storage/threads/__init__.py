@@ -1,4 +1,4 @@
-"""Keeps LangGraph threads: their elements, checkpoints and writes, and one row for each thread.
+"""LangGraph threads: elements, checkpoints and writes below one container row each.
 
 A checkpoint stands at parent ``thread digest + namespace digest`` and its own id, the writes of a
 task behind it at ``checkpoint id + task digest``; elements stand at the thread digest and a number.

@@ -1,4 +1,4 @@
-"""Names the places where a thread's checkpoints and writes stand."""
+"""Addresses of a thread's checkpoints and writes."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Lists threads, reads what their rows say of them, and removes them."""
+"""Lists threads, reads their headers, and removes them."""
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys

@@ -36,11 +36,11 @@ class OpenBody(NamedTuple):
 
 def open_at(keys: ScopeKeys, slot: Slot, sealed: bytes) -> bytes:
     """What is sealed at ``slot``, in plaintext."""
-    parent, key = in_bytes(slot.kind, slot.parent), in_bytes(slot.kind, slot.key)
+    parent, key = checked_bytes(slot.kind, slot.parent), checked_bytes(slot.kind, slot.key)
     return keys.open(keys.aad_prefix(slot.kind, parent), key, sealed, slot.kind)
 
 
-def in_bytes(kind: Kind, part: bytes) -> bytes:
+def checked_bytes(kind: Kind, part: bytes) -> bytes:
     """A part of an address as the database gave it."""
     # SQLite keeps any type in any column, and whoever tampers with rows knows it.
     if type(part) is not bytes:
@@ -103,7 +103,7 @@ def elements(
     wanted = set(numbers)
     opened = keys.opener(keys.aad_prefix(Kind.ELEMENT, digest), Kind.ELEMENT)
     found: dict[int, bytes] = {}
-    for first, last in _stretches(sorted(wanted)):
+    for first, last in _covering_ranges(sorted(wanted)):
         rows = transaction.rows(
             sql.ELEMENTS,
             scope_id=keys.scope_id,
@@ -117,7 +117,7 @@ def elements(
     return found
 
 
-def _stretches(numbers: Sequence[int]) -> list[tuple[int, int]]:
+def _covering_ranges(numbers: Sequence[int]) -> list[tuple[int, int]]:
     """Ranges that cover ``numbers``; small gaps are read over rather than asked around."""
     if numbers and numbers[-1] - numbers[0] < len(numbers) + FETCH_GAP:
         return [(numbers[0], numbers[-1])]
@@ -198,7 +198,7 @@ def stored_elements(
 ) -> list[tuple[int, bytes, int]]:
     """The number, key and size of each element of a thread."""
     rows = transaction.rows(sql.ELEMENT_KEYS, scope_id=keys.scope_id, digest=digest)
-    return [(int.from_bytes(in_bytes(Kind.ELEMENT, key)), key, size) for key, size in rows]
+    return [(int.from_bytes(checked_bytes(Kind.ELEMENT, key)), key, size) for key, size in rows]
 
 
 def count(stored: Iterable[OpenBody]) -> int:
@@ -227,4 +227,6 @@ def verified(transaction: Transaction, keys: ScopeKeys, digest: bytes) -> list[O
 def of_run(transaction: Transaction, keys: ScopeKeys, tag: bytes) -> list[Slot]:
     """The checkpoints that a run stored, in every thread of the scope."""
     rows = transaction.rows(sql.OF_RUN, scope_id=keys.scope_id, tag=tag)
-    return [Slot(Kind.CHECKPOINT, in_bytes(Kind.CHECKPOINT, parent), key) for parent, key in rows]
+    return [
+        Slot(Kind.CHECKPOINT, checked_bytes(Kind.CHECKPOINT, parent), key) for parent, key in rows
+    ]

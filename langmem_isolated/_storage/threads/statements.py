@@ -1,4 +1,4 @@
-"""Asks the database for what threads keep."""
+"""SQL of LangGraph threads."""
 
 from functools import cache
 from typing import Any

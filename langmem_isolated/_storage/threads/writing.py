@@ -1,4 +1,4 @@
-"""Stores checkpoints, writes and their elements, and sweeps away what nothing refers to."""
+"""Writes checkpoints, writes and new elements, and garbage-collects what nothing refers to."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -90,12 +90,12 @@ def put(
     if body.replaces and body_at(transaction, keys, slot) != body.replaces:
         return None
     numbers = _stored_numbers(transaction, keys, digest, body.elements)
-    replaced = None if body.replaces is None else _take_out(transaction, keys, slot)
-    rows, stored = _laid_out(keys, digest, body, state, numbers, expires_at)
+    replaced = None if body.replaces is None else _delete_body(transaction, keys, slot)
+    rows, stored = _build_rows(keys, digest, body, state, numbers, expires_at)
     if replaced is not None:
         stored = stored._replace(state=replace(stored.state, count=state.count))
     _insert(transaction, keys, rows, now)
-    _advance(transaction, keys, digest, stored.state, _size(rows) - (replaced or 0), now)
+    _update_row(transaction, keys, digest, stored.state, _size(rows) - (replaced or 0), now)
     return stored
 
 
@@ -121,7 +121,7 @@ def put_if_unchanged(
     """
     if state.is_expired(now):
         return None
-    rows, stored = _laid_out(keys, digest, body, state, numbers, expires_at)
+    rows, stored = _build_rows(keys, digest, body, state, numbers, expires_at)
     values = {
         "scope_id": keys.scope_id,
         "digest": digest,
@@ -138,7 +138,7 @@ def put_if_unchanged(
     return stored if is_swapped else None
 
 
-def _laid_out(
+def _build_rows(
     keys: ScopeKeys,
     digest: bytes,
     body: NewBody,
@@ -174,7 +174,7 @@ def _size(rows: list[_NewRow]) -> int:
     return sum(row["new_size"] for row in rows)
 
 
-def _advance(
+def _update_row(
     transaction: Transaction,
     keys: ScopeKeys,
     digest: bytes,
@@ -193,7 +193,7 @@ def _stored_numbers(
 ) -> dict[bytes, int]:
     """The numbers of those elements that the thread has already."""
     asked = [
-        (mac, transaction.ask(sql.BY_ALIAS, scope_id=keys.scope_id, digest=digest, alias=mac))
+        (mac, transaction.query(sql.BY_ALIAS, scope_id=keys.scope_id, digest=digest, alias=mac))
         for mac, _ in elements
     ]
     plaintexts = dict(elements)
@@ -228,7 +228,7 @@ def _as_row(slot: Slot, alias: bytes | None, tag: bytes | None, sealed: bytes) -
     }
 
 
-def _take_out(transaction: Transaction, keys: ScopeKeys, slot: Slot) -> int | None:
+def _delete_body(transaction: Transaction, keys: ScopeKeys, slot: Slot) -> int | None:
     """Delete one body; its size, or ``None`` if there was none."""
     row = transaction.row(
         sql.TAKE_OUT, scope_id=keys.scope_id, kind=int(slot.kind), parent=slot.parent, key=slot.key
@@ -332,5 +332,5 @@ def copy(
         rows.append(_as_row(slot, None, body.tag, sealed))
     _insert(transaction, keys, rows, now)
     copied = replace(state, generation=generation)
-    _advance(transaction, keys, target, copied, _size(rows), now)
+    _update_row(transaction, keys, target, copied, _size(rows), now)
     return True
