@@ -32,7 +32,7 @@ from langmem_isolated import IsolatedMemory, LocalRootKey, Scope, ScopedMemory
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 from langmem_isolated.errors import AddressTaken, ScopeError
 from tests.conftest import ROOT_KEY, Attacker, Door
-from tests.test_values import NAMES
+from tests.test_checkpoint_codecs import NAMES
 from tests.threads import (
     ALLOWED,
     Color,

@@ -113,6 +113,24 @@ def compare_and_swap(kind: Kind) -> sa.Update:
     )
 
 
+def reset_container(kind: Kind, **values: sa.ColumnElement[Any]) -> sa.Update:
+    """Takes the row back to its first state, in a new generation, with other ``values`` besides."""
+    zeros: dict[str, sa.ColumnElement[Any]] = {
+        name: sa.literal_column("0") for name in ("next_sequence", "count", "size")
+    }
+    return (
+        update(schema.sessions)
+        .where(row_of(kind))
+        .values(
+            head=bindparam("new_head"),
+            generation=bindparam("new_generation"),
+            updated_at=bindparam("now"),
+            **zeros,
+            **values,
+        )
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class ContainerState:
     """What a row says of the records below it, once its head has been found to fit."""

@@ -5,6 +5,7 @@ from langmem_isolated.wrapping.adapters import (
     Hit,
     PostFilterAdapter,
     StandardAdapter,
+    VectorRows,
     VectorStoreAdapter,
 )
 from langmem_isolated.wrapping.filter_conditions import AnyOf, Condition, OneOf, Within, conditions
@@ -18,6 +19,7 @@ __all__ = [
     "OneOf",
     "PostFilterAdapter",
     "StandardAdapter",
+    "VectorRows",
     "VectorStoreAdapter",
     "Within",
     "WrappedVectorStore",

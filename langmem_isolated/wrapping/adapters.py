@@ -24,6 +24,22 @@ class Hit(NamedTuple):
     score: float
 
 
+class VectorRows(NamedTuple):
+    """Documents on their way into a store, with their vectors, column by column."""
+
+    texts: list[str]
+    vectors: list[Vector]
+    metadatas: list[dict[str, Any]]
+    ids: list[str]
+
+    @classmethod
+    def of(cls, documents: list[Document], vectors: list[Vector]) -> "VectorRows":
+        """Documents that have ids, with a vector for each."""
+        texts = [document.page_content for document in documents]
+        metadatas = [document.metadata for document in documents]
+        return cls(texts, vectors, metadatas, ids_of(documents))
+
+
 class VectorStoreAdapter(Protocol):
     """One vector store, in the words that wrapping needs.
 
@@ -93,21 +109,14 @@ class StandardAdapter:
 
     def put(self, documents: list[Document], vectors: list[Vector] | None) -> None:
         """Store documents by the store's ``add_texts``, or by :meth:`put_vectors`."""
-        texts = [document.page_content for document in documents]
-        metadatas = [document.metadata for document in documents]
-        ids = ids_of(documents)
         if vectors is None:
-            self.store.add_texts(texts, metadatas, ids=ids)
+            texts = [document.page_content for document in documents]
+            metadatas = [document.metadata for document in documents]
+            self.store.add_texts(texts, metadatas, ids=ids_of(documents))
         else:
-            self.put_vectors(texts, vectors, metadatas, ids)
+            self.put_vectors(VectorRows.of(documents, vectors))
 
-    def put_vectors(
-        self,
-        texts: list[str],
-        vectors: list[Vector],
-        metadatas: list[dict[str, Any]],
-        ids: list[str],
-    ) -> None:
+    def put_vectors(self, rows: VectorRows) -> None:
         """Store vectors as they are; where that can be done, ``seals`` is ``True``."""
         raise NotImplementedError
 

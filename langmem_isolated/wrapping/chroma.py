@@ -8,7 +8,14 @@ from langchain_core.documents import Document
 
 from langmem_isolated._adapters.document_tags import OWNER
 from langmem_isolated._search.metadata_filters import Filter
-from langmem_isolated.wrapping.adapters import Hit, Query, StandardAdapter, Vector, ids_of
+from langmem_isolated.wrapping.adapters import (
+    Hit,
+    Query,
+    StandardAdapter,
+    Vector,
+    VectorRows,
+    ids_of,
+)
 from langmem_isolated.wrapping.filter_conditions import OneOf, Within, conditions
 from langmem_isolated.wrapping.pushdown import filter_of
 
@@ -87,16 +94,10 @@ class ChromaAdapter(StandardAdapter):
         stored = {document.id: document for document in self.get(ids_of(documents))}
         super().put([_instead_of(stored.get(one.id), one) for one in documents], vectors)
 
-    def put_vectors(
-        self,
-        texts: list[str],
-        vectors: list[Vector],
-        metadatas: list[dict[str, Any]],
-        ids: list[str],
-    ) -> None:
+    def put_vectors(self, rows: VectorRows) -> None:
         """Store vectors as they are."""
         self.store._collection.upsert(
-            ids=ids, embeddings=vectors, documents=texts, metadatas=metadatas
+            ids=rows.ids, embeddings=rows.vectors, documents=rows.texts, metadatas=rows.metadatas
         )
 
     def vectors(self, ids: list[str]) -> list[Vector] | None:

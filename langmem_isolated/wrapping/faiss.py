@@ -9,7 +9,14 @@ from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
 from langmem_isolated._search.metadata_filters import Filter
-from langmem_isolated.wrapping.adapters import Hit, Query, StandardAdapter, Vector, ids_of
+from langmem_isolated.wrapping.adapters import (
+    Hit,
+    Query,
+    StandardAdapter,
+    Vector,
+    VectorRows,
+    ids_of,
+)
 from langmem_isolated.wrapping.pushdown import owner_test
 
 
@@ -33,25 +40,19 @@ class FAISSAdapter(StandardAdapter):
 
     def put(self, documents: list[Document], vectors: list[Vector] | None) -> None:
         """Embed first, so that nothing is removed if that fails."""
-        texts = [document.page_content for document in documents]
-        metadatas = [document.metadata for document in documents]
-        vectors = self.store._embed_documents(texts) if vectors is None else vectors
-        self.put_vectors(texts, vectors, metadatas, ids_of(documents))
+        if vectors is None:
+            texts = [document.page_content for document in documents]
+            vectors = self.store._embed_documents(texts)
+        self.put_vectors(VectorRows.of(documents, vectors))
 
-    def put_vectors(
-        self,
-        texts: list[str],
-        vectors: list[Vector],
-        metadatas: list[dict[str, Any]],
-        ids: list[str],
-    ) -> None:
+    def put_vectors(self, rows: VectorRows) -> None:
         """Store vectors as they are."""
-        if any(len(vector) != self.store.index.d for vector in vectors):
+        if any(len(vector) != self.store.index.d for vector in rows.vectors):
             raise ValueError(f"The vectors of this store have {self.store.index.d} numbers.")
         with self._lock:
-            self.delete(ids)
-            pairs = zip(texts, vectors, strict=True)
-            self.store.add_embeddings(pairs, metadatas=metadatas, ids=ids)
+            self.delete(rows.ids)
+            pairs = zip(rows.texts, rows.vectors, strict=True)
+            self.store.add_embeddings(pairs, metadatas=rows.metadatas, ids=rows.ids)
 
     def get(self, ids: list[str]) -> list[Document]:
         """The documents that have these ids."""

@@ -1,12 +1,11 @@
 """Adapter of `InMemoryVectorStore` (langchain-core)."""
 
 from collections.abc import Callable
-from typing import Any
 
 from langchain_core.documents import Document
 
 from langmem_isolated._search.metadata_filters import Filter
-from langmem_isolated.wrapping.adapters import StandardAdapter, Vector
+from langmem_isolated.wrapping.adapters import StandardAdapter, Vector, VectorRows
 from langmem_isolated.wrapping.pushdown import owner_test
 
 
@@ -20,15 +19,11 @@ class InMemoryAdapter(StandardAdapter):
         passes = owner_test(owners, wanted)
         return lambda document: passes(document.metadata)
 
-    def put_vectors(
-        self,
-        texts: list[str],
-        vectors: list[Vector],
-        metadatas: list[dict[str, Any]],
-        ids: list[str],
-    ) -> None:
+    def put_vectors(self, rows: VectorRows) -> None:
         """Store vectors as they are."""
-        for id_, text, vector, metadata in zip(ids, texts, vectors, metadatas, strict=True):
+        for id_, text, vector, metadata in zip(
+            rows.ids, rows.texts, rows.vectors, rows.metadatas, strict=True
+        ):
             row = {"id": id_, "vector": vector, "text": text, "metadata": metadata}
             self.store.store[id_] = row
 

@@ -9,7 +9,7 @@ from langchain_core.vectorstores import VectorStore
 
 from langmem_isolated._adapters.document_tags import OWNER
 from langmem_isolated._search.metadata_filters import Filter
-from langmem_isolated.wrapping.adapters import Hit, Query, StandardAdapter, Vector
+from langmem_isolated.wrapping.adapters import Hit, Query, StandardAdapter, Vector, VectorRows
 from langmem_isolated.wrapping.filter_conditions import OneOf, Within, conditions
 from langmem_isolated.wrapping.pushdown import filter_of
 
@@ -59,15 +59,9 @@ class PGVectorStoreAdapter(StandardAdapter):
         columns = {*inner.metadata_columns} - {OWNER}
         return columns | {inner.id_column, inner.content_column, inner.embedding_column}
 
-    def put_vectors(
-        self,
-        texts: list[str],
-        vectors: list[Vector],
-        metadatas: list[dict[str, Any]],
-        ids: list[str],
-    ) -> None:
+    def put_vectors(self, rows: VectorRows) -> None:
         """Store vectors as they are."""
-        self.store.add_embeddings(texts, vectors, metadatas=metadatas, ids=ids)
+        self.store.add_embeddings(rows.texts, rows.vectors, metadatas=rows.metadatas, ids=rows.ids)
 
     def prepared(self, query: str) -> Query:
         """The text for a search by words, too."""

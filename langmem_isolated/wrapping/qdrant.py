@@ -8,7 +8,7 @@ from langchain_core.vectorstores import VectorStore
 
 from langmem_isolated._adapters.document_tags import OWNER
 from langmem_isolated._search.metadata_filters import Filter
-from langmem_isolated.wrapping.adapters import Hit, Query, StandardAdapter, Vector
+from langmem_isolated.wrapping.adapters import Hit, Query, StandardAdapter, Vector, VectorRows
 from langmem_isolated.wrapping.filter_conditions import Condition, OneOf, Within, conditions
 
 
@@ -48,13 +48,7 @@ class QdrantAdapter(StandardAdapter):
         exact = [models.Range(gte=value, lte=value) for value in condition.values]
         return models.Filter(should=[models.FieldCondition(key=key, range=one) for one in exact])
 
-    def put_vectors(
-        self,
-        texts: list[str],
-        vectors: list[Vector],
-        metadatas: list[dict[str, Any]],
-        ids: list[str],
-    ) -> None:
+    def put_vectors(self, rows: VectorRows) -> None:
         """Store vectors as they are."""
         store = self.store
         points = [
@@ -63,7 +57,9 @@ class QdrantAdapter(StandardAdapter):
                 vector={store.vector_name: vector},
                 payload={store.content_payload_key: text, store.metadata_payload_key: metadata},
             )
-            for id_, text, vector, metadata in zip(ids, texts, vectors, metadatas, strict=True)
+            for id_, text, vector, metadata in zip(
+                rows.ids, rows.texts, rows.vectors, rows.metadatas, strict=True
+            )
         ]
         store.client.upsert(collection_name=store.collection_name, points=points)
 

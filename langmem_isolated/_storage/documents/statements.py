@@ -1,7 +1,7 @@
 """SQL of document collections."""
 
 import sqlalchemy as sa
-from sqlalchemy import bindparam, delete, select, update
+from sqlalchemy import bindparam, delete, select
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._database import schema
@@ -9,6 +9,7 @@ from langmem_isolated._storage.containers import (
     DIGEST,
     SCOPE_ID,
     STATE,
+    reset_container,
     row_of,
     update_container,
 )
@@ -39,19 +40,7 @@ REMOVE_DOCUMENT = delete(schema.records).where(_its(Kind.DOCUMENT), _records.key
 REMOVE_BLOCK = delete(schema.records).where(_its(Kind.EMBEDDING), _records.key == _KEY)
 REMOVE_ALL = delete(schema.records).where(_its(Kind.DOCUMENT, Kind.EMBEDDING))
 UPDATE_CONTAINER = update_container(Kind.COLLECTION)
-EMPTY = (
-    update(schema.sessions)
-    .where(row_of(Kind.COLLECTION))
-    .values(
-        head=bindparam("new_head"),
-        next_sequence=sa.literal_column("0"),
-        count=sa.literal_column("0"),
-        size=sa.literal_column("0"),
-        generation=bindparam("new_generation"),
-        expires_at=sa.null(),
-        updated_at=bindparam("now"),
-    )
-)
+EMPTY = reset_container(Kind.COLLECTION, expires_at=sa.null())
 # By whether it is PostgreSQL.
 PUT = upserts(
     {

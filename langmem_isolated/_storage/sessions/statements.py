@@ -14,6 +14,7 @@ from langmem_isolated._storage.containers import (
     STATE,
     compare_and_swap,
     in_scope,
+    reset_container,
     row_of,
 )
 
@@ -27,18 +28,7 @@ _THIS_SESSION = row_of(Kind.SESSION)
 COUNT = select(*STATE).where(_THIS_SESSION)
 HEADER = select(*STATE, _sessions.sealed).where(_THIS_SESSION).with_for_update()
 COMPARE_AND_SWAP = compare_and_swap(Kind.SESSION)
-EMPTY = (
-    update(schema.sessions)
-    .where(_THIS_SESSION)
-    .values(
-        head=bindparam("new_head"),
-        next_sequence=sa.literal_column("0"),
-        count=sa.literal_column("0"),
-        size=sa.literal_column("0"),
-        generation=bindparam("new_generation"),
-        updated_at=bindparam("now"),
-    )
-)
+EMPTY = reset_container(Kind.SESSION)
 RESEAL = update(schema.sessions).where(_THIS_SESSION).values(sealed=bindparam("new_sealed"))
 # And the embeddings that a search made of them.
 REMOVE_MESSAGES = delete(schema.records).where(

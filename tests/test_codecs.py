@@ -233,13 +233,13 @@ def endless() -> list:
 
 
 REFUSED = [
-    (Canary(), "test_encoding.Canary"),
-    (Agreeable(), "test_encoding.Agreeable"),
-    (Colour.RED, "test_encoding.Colour"),
-    (Settings(), "test_encoding.Settings"),
-    (Row(), "test_encoding.Row"),
-    (Point(CANARY, 1), "test_encoding.Point"),
-    (Odd(1.5), "test_encoding.Odd"),
+    (Canary(), "test_codecs.Canary"),
+    (Agreeable(), "test_codecs.Agreeable"),
+    (Colour.RED, "test_codecs.Colour"),
+    (Settings(), "test_codecs.Settings"),
+    (Row(), "test_codecs.Row"),
+    (Point(CANARY, 1), "test_codecs.Point"),
+    (Odd(1.5), "test_codecs.Odd"),
     (ValueError(CANARY), "builtins.ValueError"),
     (Canary, "builtins.type"),
     (lambda: CANARY, "builtins.function"),
@@ -281,7 +281,7 @@ def test_what_has_no_exact_form_is_refused_by_its_type(value: Any, names: str, w
 
 @pytest.mark.parametrize("key", [Canary(), (1, Canary()), Point(1, 2), Colour.RED, 1j])
 def test_a_key_without_exact_form_is_refused_by_its_type(key: Any):
-    with pytest.raises(ValueNotStorable, match=r"test_encoding\.|complex"):
+    with pytest.raises(ValueNotStorable, match=r"test_codecs\.|complex"):
         encode_value({key: 1}, "a test")
 
 
