@@ -297,7 +297,7 @@ class TestPGVectorStore:
         bob = WrappedVectorStore(store, [memory.scope(user_id="bob", module_id="m")._records])
         alice.add_texts([f"boats of alice {place}" for place in range(10)])
         bob.add_texts([TEXT] * 300)
-        stored = alice._adapter.where([*alice._readable()], None)
+        stored = alice._adapter.where([*alice.readable_tags()], None)
         assert len(store.similarity_search(TEXT, k=10, filter=stored)) < 10
 
         assert len(alice.similarity_search(TEXT, k=10)) == 10
