@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, overload
@@ -13,7 +13,7 @@ from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig
 from langgraph.store.base import IndexConfig, TTLConfig
 
 from langmem_isolated._adapters.context import MemoryContext
-from langmem_isolated._adapters.run_scope import ResolveScope, Using, config_of_run, resolve_scope
+from langmem_isolated._adapters.run_scope import ConfigKeys, ResolveScope, RunScopes
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._database.database import Database
@@ -27,6 +27,7 @@ from langmem_isolated.callbacks import IsolatedCallbackHandler
 from langmem_isolated.chat_history import IsolatedChatMessageHistory
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 from langmem_isolated.errors import ScopeError
+from langmem_isolated.memory_of_run import MemoryOfRun
 from langmem_isolated.publisher import Publisher, published_owner
 from langmem_isolated.root_keys import LocalRootKey, RootKey
 from langmem_isolated.scope import Scope, checked_id
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 _NO_NAMES = (None, None, "default")
 
 
-class IsolatedMemory:
+class IsolatedMemory(MemoryOfRun):
     """The memory of an application: one database, one root key, any number of users.
 
     Constructing it opens nothing but the root key. The tables are made, or checked, at first use or
@@ -62,12 +63,17 @@ class IsolatedMemory:
             the next search need not open them again; 0, the default, keeps none. A change or an
             erasure is seen at once.
         plaintext_cache_bytes: How many bytes of them in all.
+        config_keys: Under which names a config's ``configurable`` holds a scope, where they are not
+            ``user_id``, ``module_id`` and ``project_id``: ``{"user_id": "memory_user"}`` where
+            ``user_id`` is the application's own or the server's.
         auto_upgrade: Whether to make or upgrade the tables where needed; a role without that right
             wants ``False`` and ``langmem-isolated schema upgrade`` run by another.
 
     Raises:
         RootKeyMissing: No root key was given and none is in the environment.
         RootKeyInvalid: What was found is not a root key.
+        TypeError: ``config_keys`` is no dict of a scope's parts.
+        ScopeError: A name in ``config_keys`` is malformed, or stands for two parts.
         DatabaseError: The URL is not one of SQLite or PostgreSQL.
     """
 
@@ -84,8 +90,10 @@ class IsolatedMemory:
         key_cache_seconds: float = 300.0,
         plaintext_cache_seconds: float = 0.0,
         plaintext_cache_bytes: int = 256 * 2**20,
+        config_keys: Mapping[str, str] | None = None,
         auto_upgrade: bool = True,
     ) -> None:
+        keys = ConfigKeys.of(config_keys)
         key = LocalRootKey.from_environment() if root_key is None else root_key
 
         def opened(url: str) -> Database:
@@ -112,13 +120,19 @@ class IsolatedMemory:
                 seconds=plaintext_cache_seconds, size=plaintext_cache_bytes
             )
         self._context = MemoryContext(
-            self._database, self._keyring, ElementCaches(), plaintext_cache, WeakKeyDictionary()
+            self._database,
+            self._keyring,
+            ElementCaches(),
+            plaintext_cache,
+            WeakKeyDictionary(),
+            keys,
+            RunScopes(),
         )
         self.history_config = [
             ConfigurableFieldSpec(id=name, annotation=str, name=title, description=description)
             for name, title, description in (
-                ("user_id", "User", "Whose memory; take it from your authentication."),
-                ("module_id", "Module", "Which part of the application."),
+                (keys.user_id, "User", "Whose memory; take it from your authentication."),
+                (keys.module_id, "Module", "Which part of the application."),
                 ("session_id", "Session", "Which conversation."),
             )
         ]
@@ -171,31 +185,35 @@ class IsolatedMemory:
         """A LangGraph checkpointer that finds the scope of each call.
 
         In ``config["configurable"]``: ``user_id``, ``module_id`` and, if need be, ``project_id``;
-        or in the surrounding ``with memory.using(scope)``. LangGraph makes some calls without the
-        caller's config (``delete_thread``, ``get_state(subgraphs=True)``, …): those need ``using``,
-        or the bound form, ``memory.scope(…).checkpointer()``.
+        or by ``scope_resolver``. Where they name none, the surrounding run does, and then the
+        surrounding ``with memory.using(scope)``. What disagrees is refused. Calls that LangGraph
+        makes without a config (``delete_thread``, ``list(None)``, …) need one of these, or the
+        bound form, ``memory.scope(…).checkpointer()``.
 
         Args:
             allow: Types that graphs may store besides LangGraph's safe ones.
             ttl: How long a thread is kept after it was last written; for ever by default.
             scope_resolver: Finds the scope from the config, for servers that must not trust a
-                client's ``configurable``. Scope keys in it are then refused unless they agree.
+                client's ``configurable``: scope keys in it are refused unless they agree. Asked
+                once a run, and at every call outside of one, with what config there is; ``None``
+                is no opinion, so raise for a caller that is not known.
+
+        Raises:
+            TypeError: ``scope_resolver`` cannot be called.
         """
+        finder = self._context.finder(scope_resolver)
 
         def resolve(config: RunnableConfig | None) -> tuple[Scope, ScopedDatabase]:
-            scope = resolve_scope(config, scope_resolver)
-            return scope, self.scope(scope)._records
+            scope = finder.of_call(config)
+            return scope, self._context.private(scope)
 
         return IsolatedCheckpointSaver(
-            resolve, self._context.element_caches, allow=allow, ttl=ttl, is_bound=False
+            resolve,
+            self._context.element_caches,
+            allow=allow,
+            ttl=ttl,
+            config_keys=self._context.config_keys,
         )
-
-    def using(self, scope: Scope | ScopedMemory) -> Using:
-        """Let ``scope`` stand for calls that carry no scope, in this block and what it starts.
-
-        For ``with`` and ``async with``.
-        """
-        return Using(scope.scope if isinstance(scope, ScopedMemory) else scope)
 
     def session_history(
         self, *, user_id: str, module_id: str, session_id: str
@@ -281,15 +299,6 @@ class IsolatedMemory:
         ``session_id`` or ``thread_id`` in its ``configurable``.
         """
         return IsolatedCallbackHandler(self._records_by(scope_resolver), channel=channel)
-
-    def _records_of_run(self, resolver: ResolveScope | None) -> Callable[[], ScopedDatabase]:
-        find = self._records_by(resolver)
-        return lambda: find(config_of_run())
-
-    def _records_by(
-        self, resolver: ResolveScope | None
-    ) -> Callable[[RunnableConfig | None], ScopedDatabase]:
-        return lambda config: self._context.records(Owner.private(resolve_scope(config, resolver)))
 
     def publisher(
         self,

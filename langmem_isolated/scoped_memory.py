@@ -16,7 +16,6 @@ from langgraph.store.base import IndexConfig, TTLConfig
 
 from langmem_isolated._adapters.context import SHARING_LEVELS, MemoryContext, SharingLevel
 from langmem_isolated._adapters.document_tags import ResultGuard
-from langmem_isolated._adapters.run_scope import resolve_scope
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.caches import IsolatedByteStore, IsolatedLLMCache
@@ -89,8 +88,13 @@ class ScopedMemory:
             ttl: How long a thread is kept after it was last written; for ever by default.
         """
         found = self._scope, self._records
+
+        def resolve(config: RunnableConfig | None) -> tuple[Scope, ScopedDatabase]:
+            self._context.refuse_another(self._scope, config)
+            return found
+
         return IsolatedCheckpointSaver(
-            lambda _: found, self._context.element_caches, allow=allow, ttl=ttl
+            resolve, self._context.element_caches, allow=allow, ttl=ttl, bound_to=self._scope
         )
 
     def middleware(
@@ -122,8 +126,7 @@ class ScopedMemory:
         return IsolatedCallbackHandler(self._records_of_config, session_id, channel=channel)
 
     def _records_of_config(self, config: RunnableConfig | None) -> ScopedDatabase:
-        # Refuses a config that names another scope.
-        resolve_scope(config or {}, lambda _: self._scope)
+        self._context.refuse_another(self._scope, config)
         return self._records
 
     def bind(

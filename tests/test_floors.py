@@ -25,7 +25,7 @@ FLOORS = (
         *("chat_history", "sessions", "recall", "recall_tool", "callbacks", "middleware"),
         *("vector_store", "retriever", "caches", "indexing"),
     },
-    {"scoped_memory", "publisher", "memory"},
+    {"scoped_memory", "publisher", "memory_of_run", "memory"},
     {"__init__"},
     {"importers", "admin", "telemetry", "testing", "langgraph_server"},
     {"cli", "__main__"},

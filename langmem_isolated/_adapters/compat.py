@@ -1,0 +1,62 @@
+"""Knows the private names of LangGraph and LangChain that we need, and nothing else does.
+
+Each is tested by what it is for, so that a release that changes one fails a test and says which.
+"""
+
+import sys
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.runtime import DEFAULT_RUNTIME
+
+RUNTIME_KEY = "__pregel_runtime"
+"""Where a run's `configurable` holds its runtime: one object for all calls of one invocation."""
+
+CACHE_KEY = "__pregel_cache"
+"""Where a `configurable` names the node cache of a graph and of the subgraphs in it."""
+
+_LOOP_MODULE = "langgraph.pregel._loop"
+_MODEL_MODULES = (
+    "langchain_core.language_models.chat_models",
+    "langchain_core.language_models.llms",
+)
+# Where a model asks its cache: in one function, or in the one that calls it.
+_CALLERS = 2
+
+
+def runtime_of(configurable: Mapping[str, Any]) -> object | None:
+    """The runtime of the run that a call belongs to; ``None`` where LangGraph gives none."""
+    runtime: object | None = configurable.get(RUNTIME_KEY)
+    # The stand-in for "none" is one object for everybody.
+    return None if runtime is DEFAULT_RUNTIME else runtime
+
+
+def config_of_calling_loop() -> RunnableConfig | None:
+    """The config of the run whose loop calls our caller; ``None`` if none does.
+
+    LangGraph asks a node cache outside of the run's context and without its config.
+    """
+    frame: FrameType | None = sys._getframe(2)
+    if frame is None or frame.f_globals.get("__name__") != _LOOP_MODULE:
+        return None
+    config: RunnableConfig | None = getattr(frame.f_locals.get("self"), "config", None)
+    return config
+
+
+def run_of_calling_model() -> Any:
+    """The callback manager of the model's run that asks our caller, a cache; ``None`` if none does.
+
+    It has ``parent_run_id`` and ``tags``. LangChain tells a cache nothing of the run.
+    """
+    frame: FrameType | None = sys._getframe(2)
+    for _ in range(_CALLERS):
+        if frame is None or frame.f_globals.get("__name__") not in _MODEL_MODULES:
+            return None
+        found = frame.f_locals
+        manager = found.get("run_manager") or next(iter(found.get("callback_managers") or ()), None)
+        if manager is not None:
+            return manager
+        frame = frame.f_back
+    return None
