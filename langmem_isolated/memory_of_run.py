@@ -3,12 +3,14 @@
 from collections.abc import Callable
 
 from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._adapters.run_scope import ResolveScope
 from langmem_isolated._adapters.using import Using
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import ScopeError
+from langmem_isolated.node_cache import IsolatedNodeCache
 from langmem_isolated.scope import Scope
 from langmem_isolated.scoped_memory import ScopedMemory
 
@@ -47,6 +49,20 @@ class MemoryOfRun:
         """
         finder = self._context.finder(scope_resolver)
         return ScopedMemory(self._context, finder.of_run())
+
+    def node_cache(
+        self,
+        *,
+        serde: SerializerProtocol | None = None,
+        scope_resolver: ResolveScope | None = None,
+    ) -> IsolatedNodeCache:
+        """LangGraph's node cache of whoever runs; see :class:`IsolatedNodeCache`.
+
+        Args:
+            serde: LangGraph's serializer for what is kept, by default that of its own caches.
+            scope_resolver: As for :meth:`checkpointer`.
+        """
+        return IsolatedNodeCache(self._records_by(scope_resolver), serde=serde)
 
     def _records_of_run(self, resolver: ResolveScope | None) -> Callable[[], ScopedDatabase]:
         finder = self._context.finder(resolver)

@@ -23,7 +23,7 @@ FLOORS = (
     {
         *("_adapters", "lifecycle", "checkpointer", "store", "wrapping"),
         *("chat_history", "sessions", "recall", "recall_tool", "callbacks", "middleware"),
-        *("vector_store", "retriever", "caches", "indexing"),
+        *("vector_store", "retriever", "caches", "node_cache", "indexing"),
     },
     {"scoped_memory", "publisher", "memory_of_run", "memory"},
     {"__init__"},
@@ -36,7 +36,7 @@ STORAGE = FLOOR_OF["_storage"]
 # One interface of a third party each; what two of them need is in _adapters.
 ADAPTERS = {
     *("chat_history", "checkpointer", "store", "vector_store", "wrapping"),
-    *("retriever", "caches", "indexing", "recall"),
+    *("retriever", "caches", "node_cache", "indexing", "recall"),
 }
 # Folders whose names are had from the folder, not from a module in it.
 PUBLIC_FOLDERS = {

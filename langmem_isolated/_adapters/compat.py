@@ -6,9 +6,11 @@ Each is tested by what it is for, so that a release that changes one fails a tes
 import sys
 from collections.abc import Mapping
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from langchain_core.runnables import RunnableConfig
+from langgraph.cache.base import BaseCache
+from langgraph.pregel import Pregel
 from langgraph.runtime import DEFAULT_RUNTIME
 
 RUNTIME_KEY = "__pregel_runtime"
@@ -16,6 +18,8 @@ RUNTIME_KEY = "__pregel_runtime"
 
 CACHE_KEY = "__pregel_cache"
 """Where a `configurable` names the node cache of a graph and of the subgraphs in it."""
+
+Graph = TypeVar("Graph", bound=Pregel[Any, Any, Any, Any])
 
 _LOOP_MODULE = "langgraph.pregel._loop"
 _MODEL_MODULES = (
@@ -60,3 +64,24 @@ def run_of_calling_model() -> Any:
             return manager
         frame = frame.f_back
     return None
+
+
+def has_node_cache(graph: Pregel[Any, Any, Any, Any]) -> bool:
+    """Whether a graph, or one of the subgraphs in it, has a node cache."""
+    graphs = (graph, *(subgraph for _, subgraph in graph.get_subgraphs(recurse=True)))
+    return any(getattr(one, "cache", None) is not None for one in graphs)
+
+
+def copied_graph(graph: Graph, cache: BaseCache[Any] | None, **parts: Any) -> Graph:
+    """A compiled graph with other parts, and with ``cache`` in place of its node caches, if any.
+
+    What its strict mode allows, the types of the graph's state, LangGraph's own copy forgets.
+    """
+    if cache is not None:
+        # Subgraphs have caches of their own: theirs give way to what the config names.
+        config: RunnableConfig = {**(graph.config or {})}
+        config["configurable"] = {**config.get("configurable", {}), CACHE_KEY: cache}
+        parts |= {"cache": cache, "config": config}
+    copied = graph.copy(parts)
+    copied._serde_allowlist = graph._serde_allowlist
+    return copied

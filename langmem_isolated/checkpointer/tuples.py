@@ -1,4 +1,4 @@
-"""Gives what was read of a checkpoint the form that LangGraph takes, with configs that lead back."""
+"""Gives a stored checkpoint the form that LangGraph takes, with configs that lead back to it."""
 
 from typing import Any, NamedTuple, cast
 
