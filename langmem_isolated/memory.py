@@ -13,7 +13,8 @@ from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig
 from langgraph.store.base import IndexConfig, TTLConfig
 
 from langmem_isolated._adapters.context import MemoryContext
-from langmem_isolated._adapters.run_scope import ConfigKeys, ResolveScope, RunScopes
+from langmem_isolated._adapters.config_keys import ConfigKeys
+from langmem_isolated._adapters.run_scope import ResolveScope, RunScopes
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._database.database import Database
@@ -253,14 +254,15 @@ class IsolatedMemory(MemoryOfRun):
 
         The scope is that of the run around the model, a chain, a graph or an agent, as for
         :meth:`store`. A model that is invoked by itself makes no such run, whatever its config
-        says: wrap it in ``with memory.using(scope)``. Without a scope nothing is looked up, and
-        the model is not asked.
+        says: wrap it in ``with memory.using(scope)``. A chain's ``batch`` tells nobody whose its
+        parts are: there it is refused. Without a scope nothing is looked up, and the model is not
+        asked.
 
         Args:
             ttl: How long an answer is kept; for ever by default.
             scope_resolver: As for :meth:`checkpointer`.
         """
-        return IsolatedLLMCache(self._records_of_run(scope_resolver), ttl=ttl)
+        return IsolatedLLMCache(self._records_of_model(scope_resolver), ttl=ttl)
 
     def middleware(
         self,

@@ -5,8 +5,14 @@ from collections.abc import Callable
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
+from langmem_isolated._adapters.compat import run_of_calling_model
 from langmem_isolated._adapters.context import MemoryContext
-from langmem_isolated._adapters.run_scope import ResolveScope
+from langmem_isolated._adapters.run_scope import (
+    ResolveScope,
+    config_of_run,
+    is_told_in_context,
+    refuse_untold,
+)
 from langmem_isolated._adapters.using import Using
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import ScopeError
@@ -67,6 +73,17 @@ class MemoryOfRun:
     def _records_of_run(self, resolver: ResolveScope | None) -> Callable[[], ScopedDatabase]:
         finder = self._context.finder(resolver)
         return lambda: self._context.private(finder.of_run())
+
+    def _records_of_model(self, resolver: ResolveScope | None) -> Callable[[], ScopedDatabase]:
+        find = self._records_of_run(resolver)
+
+        def checked() -> ScopedDatabase:
+            run = run_of_calling_model()
+            if run and not is_told_in_context(config_of_run(), run.parent_run_id, run.tags):
+                refuse_untold()
+            return find()
+
+        return checked
 
     def _records_by(
         self, resolver: ResolveScope | None

@@ -17,7 +17,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, Scope, ScopedMemory
-from langmem_isolated._adapters.run_scope import ConfigKeys
+from langmem_isolated._adapters.config_keys import ConfigKeys
 from langmem_isolated.errors import IsolationViolation, ScopeError
 from tests.conftest import ROOT_KEY, Door, new_postgres_url
 from tests.scenarios import SCENARIOS, Run, Scenario

@@ -26,6 +26,7 @@ _MODEL_MODULES = (
     "langchain_core.language_models.chat_models",
     "langchain_core.language_models.llms",
 )
+_OURS = "langmem_isolated."
 # Where a model asks its cache: in one function, or in the one that calls it.
 _CALLERS = 2
 
@@ -38,11 +39,11 @@ def runtime_of(configurable: Mapping[str, Any]) -> object | None:
 
 
 def config_of_calling_loop() -> RunnableConfig | None:
-    """The config of the run whose loop calls our caller; ``None`` if none does.
+    """The config of the run whose loop calls us; ``None`` if none does.
 
     LangGraph asks a node cache outside of the run's context and without its config.
     """
-    frame: FrameType | None = sys._getframe(2)
+    frame = _caller_of_ours()
     if frame is None or frame.f_globals.get("__name__") != _LOOP_MODULE:
         return None
     config: RunnableConfig | None = getattr(frame.f_locals.get("self"), "config", None)
@@ -50,11 +51,11 @@ def config_of_calling_loop() -> RunnableConfig | None:
 
 
 def run_of_calling_model() -> Any:
-    """The callback manager of the model's run that asks our caller, a cache; ``None`` if none does.
+    """The callback manager of the model's run that asks us, a cache; ``None`` if none does.
 
     It has ``parent_run_id`` and ``tags``. LangChain tells a cache nothing of the run.
     """
-    frame: FrameType | None = sys._getframe(2)
+    frame = _caller_of_ours()
     for _ in range(_CALLERS):
         if frame is None or frame.f_globals.get("__name__") not in _MODEL_MODULES:
             return None
@@ -64,6 +65,13 @@ def run_of_calling_model() -> Any:
             return manager
         frame = frame.f_back
     return None
+
+
+def _caller_of_ours() -> FrameType | None:
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(_OURS):
+        frame = frame.f_back
+    return frame
 
 
 def has_node_cache(graph: Pregel[Any, Any, Any, Any]) -> bool:

@@ -8,8 +8,8 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.runnables import RunnableConfig
 from langchain_core.vectorstores import VectorStore
 
+from langmem_isolated._adapters.config_keys import ConfigKeys
 from langmem_isolated._adapters.run_scope import (
-    ConfigKeys,
     ResolveScope,
     RunScopes,
     ScopeFinder,

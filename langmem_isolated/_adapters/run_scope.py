@@ -8,20 +8,20 @@ Where nothing speaks, the config of the surrounding run fills the gap, then `usi
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.config import get_config
 
 from langmem_isolated._adapters.compat import runtime_of
+from langmem_isolated._adapters.config_keys import ConfigKeys, Configurable
 from langmem_isolated._adapters.using import surrounding_scope
 from langmem_isolated._runtime.forking import renew_in_children
 from langmem_isolated.errors import IsolationViolation, ScopeError
-from langmem_isolated.scope import Scope, ScopedThreadId, checked_id, plain_id
+from langmem_isolated.scope import Scope, ScopedThreadId, plain_id
 
 ResolveScope = Callable[[RunnableConfig], Scope | None]
-Configurable = Mapping[str, Any]
 
 # Runs that may go on at once; of one that is forgotten, parallel nodes cannot store.
 _MOST_RUNS = 4096
@@ -32,11 +32,6 @@ _NO_SCOPE = (
     "memory.scope(…).checkpointer() or memory.scope(…).store(); for a child graph inside a run, "
     "memory.of_run().bind(child)."
 )
-_HALF_A_SCOPE = (
-    "This call names a scope only in part: {missing} is missing beside {given}. Give both in "
-    "config['configurable'], or use the bound form, memory.scope(…).bind(graph). Where {given} is "
-    "the application's own, name other keys: IsolatedMemory(config_keys=…)."
-)
 _DISAGREE = (
     "{first} and {second} name different scopes. Nothing was read or written. Do not let clients "
     "set the keys of a scope; inside another user's run or `using`, use the bound form, "
@@ -45,61 +40,6 @@ _DISAGREE = (
 _CONFIG, _RESOLVER = "This call's config", "scope_resolver"
 _RUN, _THREAD, _AROUND = "the run so far", "the thread's id handed out", "the surrounding `using`"
 _BOUND, _OUTER = "the scope this was made for", "the surrounding run's config"
-
-
-class ConfigKeys(NamedTuple):
-    """Under which names a `configurable` holds a scope's parts."""
-
-    user_id: str = "user_id"
-    module_id: str = "module_id"
-    project_id: str = "project_id"
-
-    @classmethod
-    def of(cls, names: Mapping[str, str] | None) -> "ConfigKeys":
-        """The names that an application gives, the others as they are.
-
-        Raises:
-            TypeError: ``names`` is no mapping, or has a key that is no part of a scope.
-            ScopeError: A name is malformed, or two parts have the same.
-        """
-        given = {} if names is None else names
-        if not isinstance(given, Mapping) or not set(given) <= set(cls._fields):
-            raise TypeError(
-                f"config_keys must be a dict with keys among {', '.join(cls._fields)}, got "
-                f"{type(given).__name__}."
-            )
-        keys = cls(**{part: checked_id("a config key", name) for part, name in given.items()})
-        if len(set(keys)) < len(keys):
-            raise ScopeError("config_keys must give each part of a scope a name of its own.")
-        return keys
-
-    def parts(self, configurable: Configurable) -> dict[str, Any]:
-        """What a `configurable` names of a scope, by part."""
-        return {
-            part: configurable[name]
-            for part, name in zip(self._fields, self, strict=True)
-            if name in configurable
-        }
-
-    def naming(self, scope: Scope) -> dict[str, str]:
-        """What a config must hold so that it names ``scope`` again."""
-        keys = {self.user_id: scope.user_id, self.module_id: scope.module_id}
-        if scope.project_id == "default":
-            return keys
-        return {**keys, self.project_id: scope.project_id}
-
-    def scope(self, parts: dict[str, Any]) -> Scope:
-        """The scope that ``parts`` make.
-
-        Raises:
-            ScopeError: A part is missing or malformed.
-        """
-        missing = [name for name in ("user_id", "module_id") if name not in parts]
-        if missing:
-            given = ", ".join(getattr(self, name) for name in parts)
-            text = _HALF_A_SCOPE.format(missing=getattr(self, missing[0]), given=given)
-            raise ScopeError(text)
-        return Scope(**parts)
 
 
 class RunScopes:
@@ -267,6 +207,37 @@ def _with_surroundings(config: RunnableConfig | None) -> RunnableConfig:
     run, own = config_of_run() or {}, config or {}
     configurable = {**run.get("configurable", {}), **own.get("configurable", {})}
     return {**run, **own, "configurable": configurable}
+
+
+def is_told_in_context(
+    config: RunnableConfig | None, parent: object, tags: Iterable[str] | None
+) -> bool:
+    """Whether what runs below ``parent`` sees that run's config in its context.
+
+    `Runnable.batch` starts its parts in the context of who calls it: there the config of another
+    run is seen, perhaps another user's, and never the part's own.
+
+    Args:
+        config: What the context has.
+        parent: The id of the run above; ``None`` for a call that hangs below no run.
+        tags: Of what runs. Those of `RunnableBranch` are told by its caller's config, their own.
+    """
+    seen = None if config is None else getattr(config.get("callbacks"), "parent_run_id", None)
+    is_branch = any(str(tag).startswith(("branch:", "condition:")) for tag in tags or ())
+    return parent is None or parent == seen or is_branch
+
+
+def refuse_untold() -> NoReturn:
+    """Refuse what runs in a batch, of which LangChain does not tell the config.
+
+    Raises:
+        IsolationViolation: Always.
+    """
+    raise IsolationViolation(
+        "This is part of a batch, and LangChain does not tell whose: the config of another run is "
+        "around it. Nothing was read or written. Call invoke() for each part, or use the bound "
+        "form, memory.scope(…).llm_cache() or memory.scope(…).callback_handler(session_id)."
+    )
 
 
 def conversation_of(config: RunnableConfig) -> set[str]:

@@ -27,7 +27,7 @@ from langgraph.checkpoint.base import (
     get_checkpoint_metadata,
 )
 
-from langmem_isolated._adapters.run_scope import ConfigKeys
+from langmem_isolated._adapters.config_keys import ConfigKeys
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._storage.scoped_database import ScopedDatabase

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, cast
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata, CheckpointTuple
 
-from langmem_isolated._adapters.run_scope import ConfigKeys
+from langmem_isolated._adapters.config_keys import ConfigKeys
 from langmem_isolated.checkpointer.addresses import Address
 from langmem_isolated.checkpointer.bodies import Snapshot
 from langmem_isolated.scope import Scope, ScopedThreadId
