@@ -12,8 +12,8 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig
 from langgraph.store.base import IndexConfig, TTLConfig
 
-from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._adapters.config_keys import ConfigKeys
+from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._adapters.run_scope import ResolveScope, RunScopes
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._crypto.owners import Level, Owner
@@ -25,7 +25,6 @@ from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.caches import IsolatedLLMCache
 from langmem_isolated.callbacks import IsolatedCallbackHandler
-from langmem_isolated.chat_history import IsolatedChatMessageHistory
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.memory_of_run import MemoryOfRun
@@ -129,6 +128,8 @@ class IsolatedMemory(MemoryOfRun):
             keys,
             RunScopes(),
         )
+        if keys != ConfigKeys():
+            self.session_history = self._renamed_session_history()  # type: ignore[method-assign]
         self.history_config = [
             ConfigurableFieldSpec(id=name, annotation=str, name=title, description=description)
             for name, title, description in (
@@ -205,7 +206,7 @@ class IsolatedMemory(MemoryOfRun):
         finder = self._context.finder(scope_resolver)
 
         def resolve(config: RunnableConfig | None) -> tuple[Scope, ScopedDatabase]:
-            scope = finder.of_call(config)
+            scope = finder.of_call(config, of_loop=True)
             return scope, self._context.private(scope)
 
         return IsolatedCheckpointSaver(
@@ -215,19 +216,6 @@ class IsolatedMemory(MemoryOfRun):
             ttl=ttl,
             config_keys=self._context.config_keys,
         )
-
-    def session_history(
-        self, *, user_id: str, module_id: str, session_id: str
-    ) -> IsolatedChatMessageHistory:
-        """A chat history, for `RunnableWithMessageHistory` together with ``history_config``.
-
-        That class stores a turn in a callback whose errors LangChain only logs; where an answer
-        must not be given unless it was stored, add the messages yourself.
-
-        Raises:
-            ScopeError: A value is ``None``, empty or malformed.
-        """
-        return self.scope(user_id=user_id, module_id=module_id).chat_history(session_id)
 
     def store(
         self,

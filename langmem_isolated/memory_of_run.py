@@ -1,8 +1,14 @@
 """Hands out what one graph that serves everybody needs: it finds the scope of each call."""
 
 from collections.abc import Callable
+from functools import partial
+from inspect import Parameter, Signature
+from typing import Any
 
+from langchain_core.embeddings import Embeddings
+from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableConfig
+from langchain_core.vectorstores import VectorStore
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from langmem_isolated._adapters.compat import run_of_calling_model
@@ -14,9 +20,14 @@ from langmem_isolated._adapters.run_scope import (
     refuse_untold,
 )
 from langmem_isolated._adapters.using import Using
+from langmem_isolated._adapters.vector_store_base import ScopedVectorStore
+from langmem_isolated._adapters.vector_store_of_run import VectorStoreOfRun
 from langmem_isolated._storage.scoped_database import ScopedDatabase
+from langmem_isolated.chat_history import IsolatedChatMessageHistory
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.node_cache import IsolatedNodeCache
+from langmem_isolated.recall_tool import RecallTool
+from langmem_isolated.retriever import IsolatedRetriever, RetrieverOfRun
 from langmem_isolated.scope import Scope
 from langmem_isolated.scoped_memory import ScopedMemory
 
@@ -56,6 +67,39 @@ class MemoryOfRun:
         finder = self._context.finder(scope_resolver)
         return ScopedMemory(self._context, finder.of_run())
 
+    def session_history(
+        self, *, user_id: str, module_id: str, session_id: str
+    ) -> IsolatedChatMessageHistory:
+        """A chat history, for `RunnableWithMessageHistory` together with ``history_config``.
+
+        That class stores a turn in a callback whose errors LangChain only logs; where an answer
+        must not be given unless it was stored, add the messages yourself. With ``config_keys=`` its
+        parameters have those names.
+
+        Raises:
+            ScopeError: A value is ``None``, empty or malformed.
+            IsolationViolation: The surrounding `using` names another scope.
+        """
+        keys = self._context.config_keys
+        named = {keys.user_id: user_id, keys.module_id: module_id}
+        scope = self._context.finder(None).of_call({"configurable": named})
+        return ScopedMemory(self._context, scope).chat_history(session_id)
+
+    def _renamed_session_history(self) -> Callable[..., IsolatedChatMessageHistory]:
+        """The same with the parameters that the config keys name: LangChain compares them."""
+        user_id, module_id, _ = self._context.config_keys
+
+        def session_history(**named: Any) -> IsolatedChatMessageHistory:
+            parts = {"user_id": user_id, "module_id": module_id, "session_id": "session_id"}
+            return MemoryOfRun.session_history(
+                self, **{part: named.pop(name) for part, name in parts.items()}, **named
+            )
+
+        session_history.__signature__ = Signature(  # type: ignore[attr-defined]
+            [Parameter(name, Parameter.KEYWORD_ONLY) for name in (user_id, module_id, "session_id")]
+        )
+        return session_history
+
     def node_cache(
         self,
         *,
@@ -69,6 +113,92 @@ class MemoryOfRun:
             scope_resolver: As for :meth:`checkpointer`.
         """
         return IsolatedNodeCache(self._records_by(scope_resolver), serde=serde)
+
+    def recall_tool(
+        self, *, scope_resolver: ResolveScope | None = None, **options: Any
+    ) -> RecallTool:
+        """Recall for the model of whoever runs; see :meth:`ScopedMemory.recall_tool`.
+
+        Args:
+            scope_resolver: As for :meth:`checkpointer`.
+            options: Those of :meth:`ScopedMemory.recall_tool`.
+
+        Raises:
+            TypeError: An option is not known.
+        """
+        find = self._memory_by(scope_resolver)
+        return RecallTool(lambda config: find(config).recall, **options)
+
+    def vector_store(
+        self,
+        embeddings: Embeddings | None = None,
+        /,
+        *,
+        wrapping: VectorStore | None = None,
+        scope_resolver: ResolveScope | None = None,
+        **options: Any,
+    ) -> VectorStoreOfRun:
+        """Documents of whoever runs; see :meth:`ScopedMemory.vector_store`.
+
+        A wrapped store is probed with the first call.
+
+        Args:
+            embeddings: Any LangChain embeddings.
+            wrapping: A vector store of another package.
+            scope_resolver: As for :meth:`checkpointer`.
+            options: Those of :meth:`ScopedMemory.vector_store`.
+
+        Raises:
+            TypeError: Embeddings and a store are given, or neither.
+        """
+        if (embeddings is None) == (wrapping is None):
+            raise TypeError("vector_store() takes embeddings, or wrapping=…, and not both.")
+        given = () if embeddings is None else (embeddings,)
+        more = options if wrapping is None else {"wrapping": wrapping, **options}
+        of_run = partial(self.of_run, scope_resolver=scope_resolver)
+
+        def find() -> ScopedVectorStore:
+            store: ScopedVectorStore = of_run().vector_store(*given, **more)
+            return store
+
+        return VectorStoreOfRun(find, embeddings)
+
+    def retriever(
+        self,
+        source: Embeddings | VectorStore | BaseRetriever,
+        *,
+        scope_resolver: ResolveScope | None = None,
+        **options: Any,
+    ) -> RetrieverOfRun:
+        """Documents of whoever runs, retrieved; see :meth:`ScopedMemory.retriever`.
+
+        Args:
+            source: As there, or what :meth:`vector_store` makes.
+            scope_resolver: As for :meth:`checkpointer`.
+            options: Those of :meth:`ScopedMemory.retriever`.
+
+        Raises:
+            TypeError: ``source`` is none of these.
+        """
+        if not isinstance(source, Embeddings | VectorStore | BaseRetriever):
+            raise TypeError(
+                "retriever() takes embeddings, a vector store or a retriever, got "
+                f"{type(source).__name__}."
+            )
+        find = self._memory_by(scope_resolver)
+
+        def made(config: RunnableConfig | None) -> IsolatedRetriever:
+            scoped = find(config)
+            found = source.of_run() if isinstance(source, VectorStoreOfRun) else source
+            return scoped.retriever(found, **options)
+
+        return RetrieverOfRun(made)
+
+    def _memory_by(
+        self, resolver: ResolveScope | None
+    ) -> Callable[[RunnableConfig | None], ScopedMemory]:
+        finder = self._context.finder(resolver)
+        return lambda config: ScopedMemory(self._context, finder.of_call(config))
 
     def _records_of_run(self, resolver: ResolveScope | None) -> Callable[[], ScopedDatabase]:
         finder = self._context.finder(resolver)

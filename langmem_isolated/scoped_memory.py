@@ -374,7 +374,7 @@ class ScopedMemory:
             description: What the model reads of it.
         """
         return RecallTool(
-            self.recall,
+            lambda _: self.recall,
             limit=limit,
             max_characters=max_characters,
             since=since,

@@ -101,8 +101,13 @@ class ScopeFinder:
         """The scope of a call that brings no config of its own; see :meth:`of_call`."""
         return self.of_call(config_of_run())
 
-    def of_call(self, config: RunnableConfig | None) -> Scope:
+    def of_call(self, config: RunnableConfig | None, *, of_loop: bool = False) -> Scope:
         """The scope of a call that brings ``config``.
+
+        Args:
+            config: The call's own.
+            of_loop: Whether the call is one of the loop of a run, whose later calls may come from
+                threads that know nothing: then the run is remembered.
 
         Raises:
             ScopeError: No scope is named, or a part of it is missing or malformed.
@@ -115,7 +120,7 @@ class ScopeFinder:
         if scope is None:
             scope = self._filled()
         self._check_surroundings(scope)
-        if runtime is not None and known is None:
+        if runtime is not None and known is None and (of_loop or self._resolver):
             self._runs.put(runtime, scope)
         return scope
 
