@@ -28,7 +28,11 @@ from langmem_isolated._adapters.recorder import (
     named,
     session_of,
 )
-from langmem_isolated._adapters.run_scope import config_of_run
+from langmem_isolated._adapters.run_scope import (
+    config_of_run,
+    is_told_in_context,
+    refuse_untold,
+)
 from langmem_isolated.errors import IsolationViolation, ScopeError
 from langmem_isolated.scope import checked_id
 
@@ -55,6 +59,8 @@ class _Run(NamedTuple):
     """A run that has not ended."""
 
     tree: _Tree
+    parent: UUID | None
+    tags: Sequence[str]
     tool: str = ""
     inputs: object = None
 
@@ -68,7 +74,8 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
     message is recorded once by its id; one without id once in a run of the chain, so that a model
     tried again, or another in its place, does not repeat the question. Failures and interrupts are
     `ChatMessage` of role ``"error"`` or ``"interrupt"`` in the channel ``"events"``. When recording
-    fails, the run fails.
+    fails, the run fails. In a ``batch`` inside of a run LangChain does not tell whose a part is:
+    what runs there is refused, or recorded by a handler that is bound.
 
     Agents are recorded by ``memory.middleware()``: use one of both. One object serves any number of
     runs at once.
@@ -98,12 +105,17 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
         return f"{type(self).__name__}()"
 
     def _begun(
-        self, run_id: UUID, parent_run_id: UUID | None, tool: str = "", inputs: object = None
-    ) -> _Tree:
+        self,
+        run_id: UUID,
+        parent_run_id: UUID | None,
+        tags: Sequence[str] | None,
+        tool: str = "",
+        inputs: object = None,
+    ) -> _Run:
         parent = None if parent_run_id is None else self._runs.get(parent_run_id)
         tree = parent.tree if parent else _Tree(run_id)
-        self._runs[run_id] = _Run(tree, tool, inputs)
-        return tree
+        self._runs[run_id] = run = _Run(tree, parent_run_id, tags or (), tool, inputs)
+        return run
 
     @contextmanager
     def _forgotten_if_refused(self, run_id: UUID) -> Iterator[None]:
@@ -114,26 +126,33 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
             del self._runs[run_id]
             raise
 
-    def _recorder(self, tree: _Tree) -> Recorder:
+    def _recorder(self, run: _Run) -> Recorder:
         """Where what runs now is recorded; what is outside of any run, where the last was."""
-        config = config_of_run()
-        if config is None and tree.recorder is not None:
+        tree, config = run.tree, config_of_run()
+        # One given by itself inside of another's run: its steps alone see its config.
+        is_root = config is None or run.parent is None
+        if is_root and tree.recorder is not None:
             return tree.recorder
+        if config is not None and not is_told_in_context(config, run.parent, run.tags):
+            if self._session_id is None:
+                refuse_untold()
+            config = None
         session_id = session_of(config) if self._session_id is None else self._session_id
         tree.recorder = Recorder(self._find(config), session_id, self._channel)
         return tree.recorder
 
-    def _add(self, tree: _Tree, messages: Iterable[BaseMessage]) -> None:
-        place = str(tree.root)
-        self._recorder(tree).add([named(message, place) for message in messages])
+    def _add(self, run: _Run, messages: Iterable[BaseMessage]) -> None:
+        place = str(run.tree.root)
+        self._recorder(run).add([named(message, place) for message in messages])
 
-    def _note(self, tree: _Tree, run_id: UUID, error: BaseException) -> None:
+    def _note(self, run: _Run, run_id: UUID, error: BaseException) -> None:
+        tree = run.tree
         if isinstance(error, GeneratorExit) and isinstance(tree.error, GeneratorExit):
             # Who stops reading ends every generator on the way, each by another of these.
             return
         tree.error = error
         if events := events_of(error, str(run_id)):
-            self._recorder(tree).add_events(events)
+            self._recorder(run).add_events(events)
 
     def on_chain_start(
         self,
@@ -142,14 +161,16 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
         *,
         run_id: UUID,
         parent_run_id: UUID | None = None,
+        tags: Sequence[str] | None = None,
         **_: Any,
     ) -> None:
         """Remember what runs below what, and where it is recorded if it should fail."""
         with self._forgotten_if_refused(run_id):
-            tree = self._begun(run_id, parent_run_id)
-            if tree.recorder is None:
+            run = self._begun(run_id, parent_run_id, tags)
+            is_inside_another = parent_run_id is None and config_of_run() is not None
+            if run.tree.recorder is None and not is_inside_another:
                 with suppress(ScopeError):
-                    self._recorder(tree)
+                    self._recorder(run)
 
     def on_chain_end(self, outputs: dict[str, Any], *, run_id: UUID, **_: Any) -> None:  # noqa: ARG002
         """Forget the run."""
@@ -164,7 +185,7 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
             return
         is_whole = run.tree.root == run_id and (run.tree.recorder or self._session_id)
         if is_whole or isinstance(error, GraphInterrupt):
-            self._note(run.tree, run_id, error)
+            self._note(run, run_id, error)
 
     def on_chat_model_start(
         self,
@@ -174,14 +195,15 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
         run_id: UUID,
         parent_run_id: UUID | None = None,
         metadata: dict[str, Any] | None = None,
+        tags: Sequence[str] | None = None,
         **_: Any,
     ) -> None:
         """Record what is new in the prompt."""
         if (metadata or {}).get("lc_source") == "summarization":
             return
         with self._forgotten_if_refused(run_id):
-            tree = self._begun(run_id, parent_run_id)
-            self._add(tree, (new for prompt in messages for new in _newest(prompt)))
+            run = self._begun(run_id, parent_run_id, tags)
+            self._add(run, (new for prompt in messages for new in _newest(prompt)))
 
     def on_llm_start(
         self,
@@ -190,22 +212,25 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
         *,
         run_id: UUID,
         parent_run_id: UUID | None = None,
+        tags: Sequence[str] | None = None,
         **_: Any,
     ) -> None:
         """Record the prompt of a model that takes text."""
         asked: list[list[BaseMessage]] = [[HumanMessage(prompt)] for prompt in prompts]
-        self.on_chat_model_start(serialized, asked, run_id=run_id, parent_run_id=parent_run_id)
+        self.on_chat_model_start(
+            serialized, asked, run_id=run_id, parent_run_id=parent_run_id, tags=tags
+        )
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
         """Record the answer to each prompt."""
         if run := self._runs.pop(run_id, None):
             answers = (_answer(candidates[0]) for candidates in response.generations if candidates)
-            self._add(run.tree, answers)
+            self._add(run, answers)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         """Record why a model did not answer."""
         if run := self._runs.pop(run_id, None):
-            self._note(run.tree, run_id, error)
+            self._note(run, run_id, error)
 
     def on_tool_start(
         self,
@@ -215,28 +240,30 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
         run_id: UUID,
         parent_run_id: UUID | None = None,
         inputs: dict[str, Any] | None = None,
+        tags: Sequence[str] | None = None,
         **_: Any,
     ) -> None:
         """Remember what the tool was called with."""
         name = (serialized or {}).get("name", "")
-        self._begun(run_id, parent_run_id, name, {"input": input_str} if inputs is None else inputs)
+        given = {"input": input_str} if inputs is None else inputs
+        self._begun(run_id, parent_run_id, tags, name, given)
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **_: Any) -> None:
         """Record a tool's answer, and the call if no model made it."""
         if run := self._runs.pop(run_id, None):
-            self._add(run.tree, _done(output, run, run_id))
+            self._add(run, _done(output, run, run_id))
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         """Record why a tool gave no answer."""
         if run := self._runs.pop(run_id, None):
-            self._note(run.tree, run_id, error)
+            self._note(run, run_id, error)
 
     def on_interrupt(self, event: "GraphInterruptEvent") -> None:
         """Record what a graph asks."""
         run = None if event.run_id is None else self._runs.get(event.run_id)
         if run is not None:
             events = [interrupted(one) for one in event.interrupts]
-            self._recorder(run.tree).add_events(events)
+            self._recorder(run).add_events(events)
 
 
 def _newest(prompt: Sequence[BaseMessage]) -> list[BaseMessage]:

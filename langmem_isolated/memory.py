@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable
-from datetime import timedelta
+from collections.abc import Mapping
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, overload
 from weakref import WeakKeyDictionary
 
+from langmem_isolated._adapters.config_keys import ConfigKeys
 from langmem_isolated._adapters.context import MemoryContext
-from langmem_isolated._adapters.run_scope import ResolveScope, Using, config_of_run, resolve_scope
+from langmem_isolated._adapters.run_scope import RunScopes
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._database.database import Database
@@ -20,29 +20,21 @@ from langmem_isolated._database.dialects import Synchronous
 from langmem_isolated._runtime.environment import DATABASE_VARIABLE, KEY_STORE_VARIABLE
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._storage.keyring import Keyring
-from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import ScopeError
+from langmem_isolated.memory_of_run import MemoryOfRun
 from langmem_isolated.root_keys import LocalRootKey, RootKey
 from langmem_isolated.scope import Scope, checked_id
 from langmem_isolated.scoped_memory import ScopedMemory
 
 if TYPE_CHECKING:
-    from langchain_core.language_models import BaseChatModel
-    from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig
-    from langgraph.store.base import IndexConfig, TTLConfig
+    from langchain_core.runnables import ConfigurableFieldSpec
 
-    from langmem_isolated.caches import IsolatedLLMCache
-    from langmem_isolated.callbacks import IsolatedCallbackHandler
-    from langmem_isolated.chat_history import IsolatedChatMessageHistory
-    from langmem_isolated.checkpointer import IsolatedCheckpointSaver
-    from langmem_isolated.middleware import IsolatedMemoryMiddleware
     from langmem_isolated.publisher import Publisher
-    from langmem_isolated.store import IsolatedStore, StoreIndexConfig
 
 _NO_NAMES = (None, None, "default")
 
 
-class IsolatedMemory:
+class IsolatedMemory(MemoryOfRun):
     """The memory of an application: one database, one root key, any number of users.
 
     Constructing it opens nothing but the root key. The tables are made, or checked, at first use or
@@ -65,12 +57,17 @@ class IsolatedMemory:
             the next search need not open them again; 0, the default, keeps none. A change or an
             erasure is seen at once.
         plaintext_cache_bytes: How many bytes of them in all.
+        config_keys: Under which names a config's ``configurable`` holds a scope, where they are not
+            ``user_id``, ``module_id`` and ``project_id``: ``{"user_id": "memory_user"}`` where
+            ``user_id`` is the application's own or the server's.
         auto_upgrade: Whether to make or upgrade the tables where needed; a role without that right
             wants ``False`` and ``langmem-isolated schema upgrade`` run by another.
 
     Raises:
         RootKeyMissing: No root key was given and none is in the environment.
         RootKeyInvalid: What was found is not a root key.
+        TypeError: ``config_keys`` is no dict of a scope's parts.
+        ScopeError: A name in ``config_keys`` is malformed, or stands for two parts.
         DatabaseError: The URL is not one of SQLite or PostgreSQL.
     """
 
@@ -87,8 +84,10 @@ class IsolatedMemory:
         key_cache_seconds: float = 300.0,
         plaintext_cache_seconds: float = 0.0,
         plaintext_cache_bytes: int = 256 * 2**20,
+        config_keys: Mapping[str, str] | None = None,
         auto_upgrade: bool = True,
     ) -> None:
+        keys = ConfigKeys.of(config_keys)
         key = LocalRootKey.from_environment() if root_key is None else root_key
 
         def opened(url: str) -> Database:
@@ -115,19 +114,28 @@ class IsolatedMemory:
                 seconds=plaintext_cache_seconds, size=plaintext_cache_bytes
             )
         self._context = MemoryContext(
-            self._database, self._keyring, ElementCaches(), plaintext_cache, WeakKeyDictionary()
+            self._database,
+            self._keyring,
+            ElementCaches(),
+            plaintext_cache,
+            WeakKeyDictionary(),
+            keys,
+            RunScopes(),
         )
+        if keys != ConfigKeys():
+            self.session_history = self._renamed_session_history()  # type: ignore[method-assign]
 
     @cached_property
     def history_config(self) -> list[ConfigurableFieldSpec]:
         """What `RunnableWithMessageHistory` takes beside :meth:`session_history`."""
         from langchain_core.runnables import ConfigurableFieldSpec
 
+        keys = self._context.config_keys
         return [
             ConfigurableFieldSpec(id=name, annotation=str, name=title, description=description)
             for name, title, description in (
-                ("user_id", "User", "Whose memory; take it from your authentication."),
-                ("module_id", "Module", "Which part of the application."),
+                (keys.user_id, "User", "Whose memory; take it from your authentication."),
+                (keys.module_id, "Module", "Which part of the application."),
                 ("session_id", "Session", "Which conversation."),
             )
         ]
@@ -169,143 +177,6 @@ class IsolatedMemory:
                 f"{type(scope).__name__}."
             )
         return ScopedMemory(self._context, scope)
-
-    def checkpointer(
-        self,
-        *,
-        allow: Iterable[type | tuple[str, ...]] = (),
-        ttl: timedelta | None = None,
-        scope_resolver: ResolveScope | None = None,
-    ) -> IsolatedCheckpointSaver:
-        """A LangGraph checkpointer that finds the scope of each call.
-
-        In ``config["configurable"]``: ``user_id``, ``module_id`` and, if need be, ``project_id``;
-        or in the surrounding ``with memory.using(scope)``. LangGraph makes some calls without the
-        caller's config (``delete_thread``, ``get_state(subgraphs=True)``, …): those need ``using``,
-        or the bound form, ``memory.scope(…).checkpointer()``.
-
-        Args:
-            allow: Types that graphs may store besides LangGraph's safe ones.
-            ttl: How long a thread is kept after it was last written; for ever by default.
-            scope_resolver: Finds the scope from the config, for servers that must not trust a
-                client's ``configurable``. Scope keys in it are then refused unless they agree.
-        """
-        from langmem_isolated.checkpointer import IsolatedCheckpointSaver
-
-        def resolve(config: RunnableConfig | None) -> tuple[Scope, ScopedDatabase]:
-            scope = resolve_scope(config, scope_resolver)
-            return scope, self._context.records(Owner.private(scope))
-
-        return IsolatedCheckpointSaver(
-            resolve, self._context.element_caches, allow=allow, ttl=ttl, is_bound=False
-        )
-
-    def using(self, scope: Scope | ScopedMemory) -> Using:
-        """Let ``scope`` stand for calls that carry no scope, in this block and what it starts.
-
-        For ``with`` and ``async with``.
-        """
-        return Using(scope.scope if isinstance(scope, ScopedMemory) else scope)
-
-    def session_history(
-        self, *, user_id: str, module_id: str, session_id: str
-    ) -> IsolatedChatMessageHistory:
-        """A chat history, for `RunnableWithMessageHistory` together with ``history_config``.
-
-        That class stores a turn in a callback whose errors LangChain only logs; where an answer
-        must not be given unless it was stored, add the messages yourself.
-
-        Raises:
-            ScopeError: A value is ``None``, empty or malformed.
-        """
-        return self.scope(user_id=user_id, module_id=module_id).chat_history(session_id)
-
-    def store(
-        self,
-        *,
-        index: StoreIndexConfig | IndexConfig | None = None,
-        ttl: TTLConfig | None = None,
-        scope_resolver: ResolveScope | None = None,
-    ) -> IsolatedStore:
-        """LangGraph's long-term memory of whoever runs; see :class:`IsolatedStore`.
-
-        The scope is that of the run in which an operation is called: ``user_id`` and ``module_id``
-        in its ``configurable``, or what ``scope_resolver`` makes of its config. Outside a run use
-        :meth:`ScopedMemory.store`.
-        """
-        from langmem_isolated.store import IsolatedStore
-
-        return IsolatedStore(self._records_of_run(scope_resolver), index=index, ttl=ttl)
-
-    def llm_cache(
-        self,
-        *,
-        ttl: timedelta | None = None,
-        scope_resolver: ResolveScope | None = None,
-    ) -> IsolatedLLMCache:
-        """A cache for ``set_llm_cache`` that answers from the scope of whoever asks.
-
-        The scope is that of the run around the model, a chain, a graph or an agent, as for
-        :meth:`store`. A model that is invoked by itself makes no such run, whatever its config
-        says: wrap it in ``with memory.using(scope)``. Without a scope nothing is looked up, and
-        the model is not asked.
-
-        Args:
-            ttl: How long an answer is kept; for ever by default.
-            scope_resolver: As for :meth:`checkpointer`.
-        """
-        from langmem_isolated.caches import IsolatedLLMCache
-
-        return IsolatedLLMCache(self._records_of_run(scope_resolver), ttl=ttl)
-
-    def middleware(
-        self,
-        *,
-        channel: str = "ai",
-        recall: int | None = None,
-        summarize_with: BaseChatModel | None = None,
-        summarize_after: int = 50,
-        scope_resolver: ResolveScope | None = None,
-    ) -> IsolatedMemoryMiddleware:
-        """A recorder for agents of all users; see :class:`IsolatedMemoryMiddleware`.
-
-        The scope is that of each run: ``user_id`` and ``module_id`` in its ``configurable``, or the
-        surrounding :meth:`using`, or what ``scope_resolver`` makes of its config.
-
-        Raises:
-            ImportError: LangChain's agents are not installed (extra ``agents``).
-        """
-        from langmem_isolated.middleware import IsolatedMemoryMiddleware
-
-        return IsolatedMemoryMiddleware(
-            self._records_by(scope_resolver),
-            plaintext_cache=self._context.plaintext_cache,
-            channel=channel,
-            recall=recall,
-            summarize_with=summarize_with,
-            summarize_after=summarize_after,
-        )
-
-    def callback_handler(
-        self, *, channel: str = "ai", scope_resolver: ResolveScope | None = None
-    ) -> IsolatedCallbackHandler:
-        """What records chains of all users; see :class:`IsolatedCallbackHandler`.
-
-        Scope and session are those of the chain around a model: ``user_id``, ``module_id`` and
-        ``session_id`` or ``thread_id`` in its ``configurable``.
-        """
-        from langmem_isolated.callbacks import IsolatedCallbackHandler
-
-        return IsolatedCallbackHandler(self._records_by(scope_resolver), channel=channel)
-
-    def _records_of_run(self, resolver: ResolveScope | None) -> Callable[[], ScopedDatabase]:
-        find = self._records_by(resolver)
-        return lambda: find(config_of_run())
-
-    def _records_by(
-        self, resolver: ResolveScope | None
-    ) -> Callable[[RunnableConfig | None], ScopedDatabase]:
-        return lambda config: self._context.records(Owner.private(resolve_scope(config, resolver)))
 
     def publisher(
         self,

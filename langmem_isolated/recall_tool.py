@@ -3,7 +3,7 @@
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -30,6 +30,8 @@ _UNSAFE = re.compile(
     "[<>&\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e0fff]"
 )
 
+FindRecall = Callable[[RunnableConfig | None], Recall]
+
 
 class _Question(BaseModel):
     query: str = Field(description="What to look for: a few words, or a question.")
@@ -38,7 +40,8 @@ class _Question(BaseModel):
 class RecallTool(BaseTool):
     """Search over one scope's messages for a model, which chooses the words and nothing else.
 
-    Made by ``memory.scope(…).recall_tool()``. An answer quotes each message as JSON with its
+    Made by ``memory.scope(…).recall_tool()``, or by ``memory.recall_tool()``, which takes the scope
+    from the run that calls it. An answer quotes each message as JSON with its
     source, role and time. What a message says cannot end its quotation.
     """
 
@@ -49,12 +52,12 @@ class RecallTool(BaseTool):
     limit: int = Field(default=5, ge=1)
     max_characters: int = Field(default=4_000, ge=_FEWEST_CHARACTERS)
     include_current: bool = False
-    _recall: Recall = PrivateAttr()
+    _find: FindRecall = PrivateAttr()
     _options: dict[str, Any] = PrivateAttr()
 
     def __init__(
         self,
-        recall: Recall,
+        find: FindRecall,
         *,
         embeddings: Embeddings | None = None,
         since: datetime | None = None,
@@ -63,8 +66,10 @@ class RecallTool(BaseTool):
         roles: Collection[str] | None = SAID_IN_PERSON,
         **fields: Any,
     ) -> None:
+        if unknown := set(fields) - set(type(self).model_fields):
+            raise TypeError(f"recall_tool() has no option {', '.join(sorted(unknown))}.")
         super().__init__(**fields)
-        self._recall = recall
+        self._find = find
         self._options = {
             "embeddings": embeddings,
             "since": since,
@@ -74,11 +79,12 @@ class RecallTool(BaseTool):
         }
 
     def _run(self, query: str, config: RunnableConfig) -> str:
-        found = self._recall(query, limit=self.limit, **self._asked(config))
+        found = self._find(config)(query, limit=self.limit, **self._asked(config))
         return quoted(found, self.max_characters)
 
     async def _arun(self, query: str, config: RunnableConfig) -> str:
-        found = await self._recall.arecall(query, limit=self.limit, **self._asked(config))
+        recall = self._find(config)
+        found = await recall.arecall(query, limit=self.limit, **self._asked(config))
         return quoted(found, self.max_characters)
 
     def _asked(self, config: RunnableConfig) -> dict[str, Any]:

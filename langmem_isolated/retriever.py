@@ -1,7 +1,7 @@
 """Retrievers of one scope's documents: by meaning, by words (BM25), or checked one by one."""
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import Context
 from typing import Any
@@ -24,6 +24,8 @@ from langmem_isolated._search.metadata_filters import Filter, metadata_test
 from langmem_isolated._storage.documents import collection as stored
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.scope import checked_id
+
+FindRetriever = Callable[[RunnableConfig | None], BaseRetriever]
 
 
 class IsolatedRetriever(BaseRetriever):
@@ -75,6 +77,45 @@ class IsolatedRetriever(BaseRetriever):
             asked = self._source.ainvoke(query, _silent(), **kwargs)
             found = await asyncio.create_task(asked, context=context)
         return await self._stamps.achecked(found) if self._stamps else found
+
+
+class RetrieverOfRun(BaseRetriever):
+    """A retriever for one graph that serves everybody: each call is of the run that makes it.
+
+    Made by ``memory.retriever(…)``.
+    """
+
+    _find: FindRetriever = PrivateAttr()
+
+    def __init__(self, find: FindRetriever, **options: Any) -> None:
+        super().__init__(**options)
+        self._find = find
+
+    def invoke(
+        self,
+        input: str,  # noqa: A002 - LangChain's
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> list[Document]:
+        """The documents that the scope's own retriever finds, run in this one's place."""
+        return self._find(config).invoke(input, config, **kwargs)
+
+    async def ainvoke(
+        self,
+        input: str,  # noqa: A002 - LangChain's
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> list[Document]:
+        """The documents found; see :meth:`invoke`."""
+        return await self._find(config).ainvoke(input, config, **kwargs)
+
+    def _get_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun,  # noqa: ARG002 - LangChain gives it
+    ) -> list[Document]:
+        return self._find(None).invoke(query)
 
 
 def _narrowed(filter: Filter | None, asked: Mapping[str, Any]) -> dict[str, Any]:  # noqa: A002

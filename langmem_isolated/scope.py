@@ -2,10 +2,13 @@
 
 import unicodedata
 from dataclasses import dataclass, field
+from typing import Self, TypeVar
 
 from langmem_isolated.errors import ScopeError
 
 MAX_ID_BYTES = 255
+
+T = TypeVar("T")
 
 
 def checked_id(name: str, value: object) -> str:
@@ -17,11 +20,14 @@ def checked_id(name: str, value: object) -> str:
 
     Args:
         name: What the id is called, for the message.
-        value: The candidate. Subclasses of ``str`` are refused: they may redefine ``==``.
+        value: The candidate. Subclasses of ``str`` are refused: they may redefine ``==``; one of
+            ours, :class:`ScopedThreadId`, counts as the plain id.
 
     Raises:
         ScopeError: The value is anything else. The message tells type or length, never the value.
     """
+    if type(value) is ScopedThreadId:
+        value = str(value)
     if type(value) is not str:
         raise ScopeError(_expected(name, f"got {type(value).__name__}"))
     if not value:
@@ -73,3 +79,38 @@ class Scope:
     def __repr__(self) -> str:
         # Ids are personal data: they must not reach logs through a repr.
         return "Scope(user_id=…, module_id=…, project_id=…)"
+
+
+class ScopedThreadId(str):
+    """A thread's id that our saver handed out: the plain id, which also knows whose it is.
+
+    LangGraph rebuilds the configs of subgraphs from a thread's id and a namespace alone, and passes
+    this object through. Copies keep it; what leaves the process, pickled or as text, is plain.
+    """
+
+    __slots__ = ("scope",)
+
+    scope: Scope
+
+    def __new__(cls, thread_id: str, scope: Scope) -> Self:  # noqa: D102
+        made = super().__new__(cls, thread_id)
+        made.scope = scope
+        return made
+
+    def __copy__(self) -> "ScopedThreadId":
+        return self
+
+    def __deepcopy__(self, _: object) -> "ScopedThreadId":
+        return self
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        # Whoever unpickles must say again whose thread it is.
+        return str, (str(self),)
+
+    def __reduce_ex__(self, _: object) -> tuple[type[str], tuple[str]]:
+        return self.__reduce__()
+
+
+def plain_id(value: T) -> T:
+    """``value``, without its scope if it is a thread's id that our saver handed out."""
+    return str(value) if type(value) is ScopedThreadId else value  # type: ignore[return-value]

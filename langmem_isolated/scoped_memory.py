@@ -2,55 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING
 
-from langmem_isolated._adapters.context import SHARING_LEVELS, MemoryContext, SharingLevel
 from langmem_isolated._adapters.recall_tool_defaults import DESCRIPTION as RECALL_DESCRIPTION
 from langmem_isolated._adapters.recall_tool_defaults import SAID_IN_PERSON
-from langmem_isolated._adapters.run_scope import resolve_scope
-from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._storage.scoped_database import ScopedDatabase
-from langmem_isolated.errors import ScopeError
+from langmem_isolated.errors import IsolationViolation
 from langmem_isolated.scope import Scope
+from langmem_isolated.scoped_retrieval import ScopedRetrieval
 
 if TYPE_CHECKING:
-    from langchain_core.documents import Document
     from langchain_core.embeddings import Embeddings
     from langchain_core.language_models import BaseChatModel
     from langchain_core.messages import BaseMessage
-    from langchain_core.retrievers import BaseRetriever
     from langchain_core.runnables import RunnableConfig
-    from langchain_core.vectorstores import VectorStore
-    from langgraph.pregel import Pregel
+    from langgraph.checkpoint.serde.base import SerializerProtocol
     from langgraph.store.base import IndexConfig, TTLConfig
 
+    from langmem_isolated._adapters.compat import Graph
     from langmem_isolated.caches import IsolatedByteStore, IsolatedLLMCache
     from langmem_isolated.callbacks import IsolatedCallbackHandler
     from langmem_isolated.chat_history import IsolatedChatMessageHistory
     from langmem_isolated.checkpointer import IsolatedCheckpointSaver
     from langmem_isolated.indexing import IsolatedRecordManager
     from langmem_isolated.middleware import IsolatedMemoryMiddleware
+    from langmem_isolated.node_cache import IsolatedNodeCache
     from langmem_isolated.recall import Recall, Recalled
     from langmem_isolated.recall_tool import RecallTool
-    from langmem_isolated.retriever import IsolatedBM25Retriever, IsolatedRetriever
     from langmem_isolated.sessions import Sessions
     from langmem_isolated.store import IsolatedStore, StoreIndexConfig
-    from langmem_isolated.vector_store import IsolatedVectorStore
-    from langmem_isolated.wrapping import VectorStoreAdapter, WrappedVectorStore
-
-Graph = TypeVar("Graph", bound="Pregel[Any, Any, Any, Any]")
 
 
-class ScopedMemory:
+class ScopedMemory(ScopedRetrieval):
     """One scope's memory: everything made from it reads and writes that scope and no other."""
-
-    def __init__(self, context: MemoryContext, scope: Scope) -> None:
-        self._context = context
-        self._scope = scope
-        self._records = context.records(Owner.private(scope))
 
     def __repr__(self) -> str:
         return f"ScopedMemory({self._scope!r})"
@@ -116,8 +103,13 @@ class ScopedMemory:
         from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 
         found = self._scope, self._records
+
+        def resolve(config: RunnableConfig | None) -> tuple[Scope, ScopedDatabase]:
+            self._context.refuse_another(self._scope, config)
+            return found
+
         return IsolatedCheckpointSaver(
-            lambda _: found, self._context.element_caches, allow=allow, ttl=ttl
+            resolve, self._context.element_caches, allow=allow, ttl=ttl, bound_to=self._scope
         )
 
     def middleware(
@@ -151,8 +143,7 @@ class ScopedMemory:
         return IsolatedCallbackHandler(self._records_of_config, session_id, channel=channel)
 
     def _records_of_config(self, config: RunnableConfig | None) -> ScopedDatabase:
-        # Refuses a config that names another scope.
-        resolve_scope(config or {}, lambda _: self._scope)
+        self._context.refuse_another(self._scope, config)
         return self._records
 
     def bind(
@@ -161,23 +152,53 @@ class ScopedMemory:
         *,
         checkpointer: IsolatedCheckpointSaver | None = None,
         store: IsolatedStore | None = None,
+        cache: IsolatedNodeCache | None = None,
     ) -> Graph:
-        """The compiled graph, copied with this scope's checkpointer and store.
+        """The compiled graph, copied with this scope's checkpointer, store and node cache.
 
         The original is left alone. A copy takes about 0.02 ms, so binding for every request is
-        fine.
+        fine. Where the graph or a subgraph in it has a node cache, this scope's takes its place:
+        any other would give one user what another's node has read.
 
         Args:
-            graph: Any compiled graph; what it had as checkpointer and store counts no more.
+            graph: Any compiled graph; what it had as checkpointer, store and cache counts no more.
             checkpointer: One of this scope's made with options; by default one without.
             store: The same for the store.
-        """
-        from langmem_isolated._adapters.compat import copied_graph
+            cache: The same for the node cache; by default there is one if the graph had one.
 
+        Raises:
+            TypeError: ``graph`` is no compiled graph.
+            IsolationViolation: A part is not bound to this scope.
+        """
+        from langgraph.pregel import Pregel
+
+        from langmem_isolated._adapters.compat import copied_graph, has_node_cache
+
+        if not isinstance(graph, Pregel):
+            raise TypeError(f"bind() takes a compiled graph, got {type(graph).__name__}.")
+        for part in (checkpointer, store, cache):
+            if part is not None and getattr(part, "bound_to", None) != self._scope:
+                raise IsolationViolation(
+                    f"bind() takes parts made by this scope, got {type(part).__name__} of another."
+                )
+        if cache is None and has_node_cache(graph):
+            cache = self.node_cache()
         return copied_graph(
             graph,
-            {"checkpointer": checkpointer or self.checkpointer(), "store": store or self.store()},
+            cache,
+            checkpointer=checkpointer or self.checkpointer(),
+            store=store or self.store(),
         )
+
+    def node_cache(self, *, serde: SerializerProtocol | None = None) -> IsolatedNodeCache:
+        """LangGraph's node cache for this scope; see :class:`IsolatedNodeCache`.
+
+        Args:
+            serde: LangGraph's serializer for what is kept, by default that of its own caches.
+        """
+        from langmem_isolated.node_cache import IsolatedNodeCache
+
+        return IsolatedNodeCache(self._records_of_config, bound_to=self._scope, serde=serde)
 
     def store(
         self,
@@ -188,150 +209,7 @@ class ScopedMemory:
         """LangGraph's long-term memory, bound to this scope; see :class:`IsolatedStore`."""
         from langmem_isolated.store import IsolatedStore
 
-        return IsolatedStore(lambda: self._records, index=index, ttl=ttl)
-
-    @overload
-    def vector_store(
-        self,
-        embeddings: Embeddings,
-        /,
-        *,
-        collection: str = ...,
-        levels: Sequence[SharingLevel] = ...,
-    ) -> IsolatedVectorStore: ...
-    @overload
-    def vector_store(
-        self,
-        /,
-        *,
-        wrapping: VectorStore,
-        levels: Sequence[SharingLevel] = ...,
-        adapter: VectorStoreAdapter | None = ...,
-        seal: bool = ...,
-        probe: bool = ...,
-        post_filter: bool = ...,
-        stamped: bool = ...,
-    ) -> WrappedVectorStore: ...
-    def vector_store(
-        self,
-        embeddings: Embeddings | None = None,
-        /,
-        *,
-        wrapping: VectorStore | None = None,
-        levels: Sequence[SharingLevel] = SHARING_LEVELS,
-        **options: Any,
-    ) -> IsolatedVectorStore | WrappedVectorStore:
-        """A vector store for this scope's documents.
-
-        With embeddings: :class:`IsolatedVectorStore`, sealed and in this database. With
-        ``wrapping=``: :class:`WrappedVectorStore`, around a third-party store that many scopes may
-        share.
-
-        Args:
-            embeddings: Any LangChain embeddings.
-            wrapping: A vector store of another package; see :mod:`langmem_isolated.wrapping`.
-            levels: What is read: the scope's own documents (``"private"``, where it also writes),
-                and what publishers shared with the user, the module and the project.
-            options: ``collection``, a name that keeps documents apart from another collection's; or
-                those of :class:`WrappedVectorStore`. It is probed once with each adapter.
-
-        Raises:
-            ScopeError: A level has another name, or ``"private"`` is not the first.
-            IsolationViolation: The probe found that the store does not keep owners apart.
-            TypeError: Embeddings and a store are given, or neither; the store is of a class that is
-                not known; or an option is not.
-        """
-        sources = self._context.readable(self._scope, levels)
-        if levels[0] != SHARING_LEVELS[0]:
-            raise ScopeError('levels must begin with "private", where the scope writes.')
-        return self._context.vector_store(sources, embeddings, wrapping, **options)
-
-    def retriever(
-        self,
-        source: Embeddings | VectorStore | BaseRetriever,
-        *,
-        k: int | None = None,
-        filter: Mapping[str, Any] | None = None,  # noqa: A002 - as vector stores call it
-        search_type: Literal["similarity", "mmr", "similarity_score_threshold"] = "similarity",
-        search_kwargs: Mapping[str, Any] | None = None,
-        **options: Any,
-    ) -> IsolatedRetriever:
-        """A retriever that returns documents of this scope, or raises.
-
-        Args:
-            source: Embeddings, for the scope's default collection; a vector store, of this scope or
-                of another package; or any retriever, of which every document must bear the stamp
-                of :meth:`stamped`.
-            k: How many documents, 4 if not given; a call may ask for another number.
-            filter: Which documents count; a filter of the call narrows further.
-            search_type: As LangChain's `VectorStoreRetriever` has it.
-            search_kwargs: Further options of the search, such as ``fetch_k``.
-            options: ``tags``, ``metadata`` and ``name``, as every retriever has them.
-
-        Raises:
-            ScopeError: The vector store is another scope's.
-            TypeError: A retriever is given, and options of a search beside it.
-        """
-        from langchain_core.retrievers import BaseRetriever
-        from langchain_core.vectorstores import VectorStore
-
-        from langmem_isolated._adapters.document_tags import ResultGuard
-        from langmem_isolated.retriever import IsolatedRetriever
-        from langmem_isolated.vector_store import IsolatedVectorStore
-        from langmem_isolated.wrapping import WrappedVectorStore
-
-        if isinstance(source, BaseRetriever):
-            if k is not None or filter is not None or search_kwargs is not None:
-                raise TypeError("k, filter and search_kwargs belong to the retriever given.")
-            stamps = ResultGuard(self._context.readable(self._scope, SHARING_LEVELS))
-            return IsolatedRetriever(source, stamps=stamps, **options)
-        store: VectorStore = (
-            source if isinstance(source, VectorStore) else self.vector_store(source)
-        )
-        if not isinstance(store, IsolatedVectorStore | WrappedVectorStore):
-            store = self.vector_store(wrapping=store)
-        if not store.belongs_to(self._records.owner):
-            raise ScopeError("This vector store was made for another scope. Make one from this.")
-        asked = {**(search_kwargs or {}), "k": 4 if k is None else k}
-        found = store.as_retriever(search_type=search_type, search_kwargs=asked)
-        return IsolatedRetriever(found, filter=filter, **options)
-
-    def stamped(self, documents: Iterable[Document]) -> list[Document]:
-        """Copies of ``documents`` that bear this scope's owner stamp, to be stored anywhere.
-
-        Give the retriever that finds them to :meth:`retriever`: it hands out those of this scope,
-        unstamped, and raises `IsolationViolation` if any other comes. The stamp is a keyed MAC over
-        id and text: split documents first, a piece of a stamped one has no valid stamp.
-
-        Raises:
-            ValueError: Metadata hold a key that begins with ``langmem_``.
-        """
-        from langmem_isolated._adapters.document_tags import ResultGuard
-
-        return ResultGuard([self._records]).stamped(documents)
-
-    def bm25_retriever(
-        self,
-        *,
-        k: int = 4,
-        collection: str = "default",
-        levels: Sequence[SharingLevel] = SHARING_LEVELS,
-        filter: Mapping[str, Any] | None = None,  # noqa: A002 - as vector stores call it
-        **options: Any,
-    ) -> IsolatedBM25Retriever:
-        """A retriever that ranks this scope's documents by words.
-
-        Args:
-            k: How many documents at most; a call may ask for another number.
-            collection: As in :meth:`vector_store`.
-            levels: As in :meth:`vector_store`.
-            filter: Which documents count; a filter of the call narrows further.
-            options: ``tags``, ``metadata`` and ``name``, as every retriever has them.
-        """
-        from langmem_isolated.retriever import IsolatedBM25Retriever
-
-        sources = self._context.readable(self._scope, levels)
-        return IsolatedBM25Retriever(sources, collection, k=k, filter=filter, **options)
+        return IsolatedStore(lambda: self._records, index=index, ttl=ttl, bound_to=self._scope)
 
     def llm_cache(self, *, ttl: timedelta | None = None) -> IsolatedLLMCache:
         """A model's ``cache=`` for this scope; see :class:`IsolatedLLMCache`.
@@ -397,7 +275,7 @@ class ScopedMemory:
         from langmem_isolated.recall_tool import RecallTool
 
         return RecallTool(
-            self.recall,
+            lambda _: self.recall,
             limit=limit,
             max_characters=max_characters,
             since=since,

@@ -82,9 +82,9 @@ class TestAsyncCacheContract(AsyncCacheTestSuite):
 
 class TestCacheOfTheRunContract(SyncCacheTestSuite):
     @pytest.fixture
-    def cache(self, lasting: IsolatedMemory, alice: ScopedMemory) -> Iterator[BaseCache]:
-        with lasting.using(alice):
-            yield lasting.llm_cache()
+    def cache(self, lasting: IsolatedMemory, alice: ScopedMemory) -> BaseCache:
+        # A fixture that yields is a generator: `using` would be refused in it.
+        return lasting.llm_cache(scope_resolver=lambda _: alice.scope)
 
 
 class TestSyncStoreContract(BaseStoreSyncTests[bytes]):

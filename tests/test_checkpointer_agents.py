@@ -17,7 +17,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, Scope, ScopedMemory
-from langmem_isolated._adapters.run_scope import scope_keys
+from langmem_isolated._adapters.config_keys import ConfigKeys
 from langmem_isolated.errors import IsolationViolation, ScopeError
 from tests.conftest import ROOT_KEY, Door, new_postgres_url
 from tests.scenarios import SCENARIOS, Run, Scenario
@@ -63,7 +63,7 @@ def by_config(memory: IsolatedMemory, users: Users, *, is_async: bool) -> list[R
             who,
             saver,
             is_async=is_async,
-            scope=scope_keys(scoped.scope),
+            scope=ConfigKeys().naming(scoped.scope),
             using=functools.partial(memory.using, scoped),
         )
         for who, scoped in users.items()
@@ -281,10 +281,10 @@ async def test_a_run_without_a_scope_is_refused_and_using_gives_it_one(
                 await door(graph, name, *args, config)
     with memory.using(Scope("alice", "m")):
         await door(graph, "invoke", start, nameless)
-        async with memory.using(Scope("bob", "m")):
-            assert (await door(graph, "get_state", nameless, subgraphs=True)).values == {}
         state = await door(graph, "get_state", nameless, subgraphs=True)
 
+    async with memory.using(Scope("bob", "m")):
+        assert (await door(graph, "get_state", nameless, subgraphs=True)).values == {}
     assert state.tasks[0].state.values["messages"][0].content == "hello"
     assert memory.scope(user_id="bob", module_id="m").checkpointer().threads() == []
     with pytest.raises(ScopeError):

@@ -1,36 +1,194 @@
-"""Private names of LangChain and LangGraph: each does what we need it for, as installed."""
+"""Private names of LangGraph and LangChain that we need: each test says what a release changed."""
 
+from collections.abc import Iterable
 from contextvars import copy_context
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
+import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.embeddings import DeterministicFakeEmbedding
-from langchain_core.runnables import RunnableLambda
+from langchain_core.language_models import BaseChatModel, FakeListChatModel, FakeListLLM
+from langchain_core.language_models.llms import BaseLLM
+from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langchain_core.tracers.context import tracing_v2_callback_var
 from langchain_core.vectorstores import InMemoryVectorStore
+from langgraph._internal import _constants
+from langgraph.cache.memory import InMemoryCache
+from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
+from langgraph.runtime import DEFAULT_RUNTIME
+from langgraph.types import CachePolicy
 
-from langmem_isolated._adapters.compat import copied_graph, dismiss_tracers, relevance_of
+from langmem_isolated import IsolatedMemory, LocalRootKey
+from langmem_isolated._adapters.compat import (
+    CACHE_KEY,
+    RUNTIME_KEY,
+    config_of_calling_loop,
+    copied_graph,
+    dismiss_tracers,
+    has_node_cache,
+    relevance_of,
+    runtime_of,
+)
 from langmem_isolated._codecs.compat import SAFE_MSGPACK_TYPES, DeltaSnapshot
+from langmem_isolated._storage.scoped_database import ScopedDatabase
+from langmem_isolated.errors import IsolationViolation
+from langmem_isolated.node_cache import IsolatedNodeCache, _Tasks
+from tests.conftest import Door
 
 
-class State(TypedDict):
+@pytest.fixture
+def memory(sqlite_url: str, root_key: LocalRootKey) -> IsolatedMemory:
+    return IsolatedMemory(sqlite_url, root_key=root_key)
+
+
+class State(TypedDict, total=False):
     number: int
 
 
-def test_a_copied_graph_keeps_what_its_strict_mode_allows():
-    builder = StateGraph(State)
-    builder.add_node("node", lambda state: state)
-    builder.add_edge(START, "node")
-    graph = builder.compile()
-    graph._serde_allowlist = {("a module", "A")}
-    saver = InMemorySaver()
+def test_the_names_in_a_configurable_are_langgraphs():
+    assert _constants.CONFIG_KEY_RUNTIME == RUNTIME_KEY, "LangGraph renamed a run's runtime"
+    assert _constants.CONFIG_KEY_CACHE == CACHE_KEY, "LangGraph renamed a config's node cache"
 
-    copied = copied_graph(graph, {"checkpointer": saver})
 
-    assert (copied.checkpointer, copied._serde_allowlist) == (saver, {("a module", "A")})
-    assert graph.checkpointer is None
+def test_the_stand_in_for_no_runtime_is_no_run():
+    assert runtime_of({RUNTIME_KEY: DEFAULT_RUNTIME}) is None
+    assert runtime_of({}) is None
+
+
+class Watching(InMemorySaver):
+    """Sees with which runtime its calls come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, object]] = []
+
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        self.seen.append(("get_tuple", runtime_of(config["configurable"])))
+        return super().get_tuple(config)
+
+    def put(self, config: RunnableConfig, *args: Any) -> RunnableConfig:
+        self.seen.append(("put", runtime_of(config["configurable"])))
+        return super().put(config, *args)
+
+    def put_writes(self, config: RunnableConfig, *args: Any) -> None:
+        self.seen.append(("put_writes", runtime_of(config["configurable"])))
+        super().put_writes(config, *args)
+
+
+async def test_all_calls_of_a_run_share_one_runtime_and_no_two_runs_do(door: Door):
+    saver = Watching()
+    builder = StateGraph(State).add_node("one", lambda _: {}).add_node("two", lambda _: {})
+    graph = builder.add_edge(START, "one").add_edge(START, "two").compile(checkpointer=saver)
+    runs = []
+
+    for _ in range(3):
+        saver.seen.clear()
+        await door(graph, "invoke", {"number": 1}, {"configurable": {"thread_id": "t"}})
+        assert {name for name, _ in saver.seen} == {"get_tuple", "put", "put_writes"}
+        runtimes = {id(runtime): runtime for _, runtime in saver.seen}
+        assert len(runtimes) == 1, "calls of one run come with several runtimes, or with none"
+        runs += runtimes.values()
+
+    assert None not in runs
+    assert len({id(runtime) for runtime in runs}) == len(runs), "runs share a runtime"
+
+
+class Asked(NamedTuple):
+    """A node cache of ours that notes whose loop asks it, and with which keys."""
+
+    cache: IsolatedNodeCache
+    configs: list[RunnableConfig | None]
+    keys: list[str]
+    stored: list[str]
+
+    @classmethod
+    def of(cls, memory: IsolatedMemory, monkeypatch: pytest.MonkeyPatch) -> "Asked":
+        """A new one; every cache of ours notes its keys there."""
+        records = memory.scope(user_id="alice", module_id="m")._records
+        configs: list[RunnableConfig | None] = []
+        asked = cls(IsolatedNodeCache(lambda c: configs.append(c) or records), configs, [], [])
+        begin, end = _Tasks.begin, _Tasks.end
+
+        def begun(self: _Tasks, keys: Iterable[Any], records: ScopedDatabase) -> None:
+            keys = list(keys)
+            asked.keys.extend(key for _, key in keys)
+            begin(self, keys, records)
+
+        def ended(self: _Tasks, key: Any) -> Any:
+            asked.stored.append(key[1])
+            return end(self, key)
+
+        monkeypatch.setattr(_Tasks, "begin", begun)
+        monkeypatch.setattr(_Tasks, "end", ended)
+        return asked
+
+
+def cached_graph(cache: Any, *subgraphs: Any) -> Any:
+    builder = StateGraph(State).add_node("node", lambda _: {}, cache_policy=CachePolicy())
+    for number, subgraph in enumerate(subgraphs):
+        builder.add_node(f"sub{number}", subgraph).add_edge(START, f"sub{number}")
+    return builder.add_edge(START, "node").compile(cache=cache)
+
+
+async def test_the_loop_that_asks_a_node_cache_is_found_with_its_config(
+    memory: IsolatedMemory, monkeypatch: pytest.MonkeyPatch, door: Door
+):
+    asked = Asked.of(memory, monkeypatch)
+    graph = cached_graph(asked.cache)
+
+    await door(graph, "invoke", {"number": 1}, {"configurable": {"user": "alice"}})
+
+    config = asked.configs[0]
+    assert config is not None, "LangGraph's loop no longer asks a node cache from its own methods"
+    assert config["configurable"]["user"] == "alice"
+    assert config_of_calling_loop() is None
+
+
+async def test_a_task_is_known_again_by_the_identity_of_its_key(
+    memory: IsolatedMemory, monkeypatch: pytest.MonkeyPatch, door: Door
+):
+    asked = Asked.of(memory, monkeypatch)
+    graph = cached_graph(asked.cache)
+
+    for _ in range(2):
+        asked.cache.clear()
+        await door(graph, "invoke", {"number": 1}, {})
+
+    first, second = asked.keys
+    assert asked.stored[0] is first, "a task's key is another object when its writes are cached"
+    assert first == second, "a task with the same input has another key"
+    assert first is not second, "two runs share the key of a task"
+
+
+def test_a_config_names_the_node_cache_of_a_graph_and_of_its_subgraphs(
+    memory: IsolatedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    theirs, asked = InMemoryCache[Any](), Asked.of(memory, monkeypatch)
+    graph = cached_graph(None, cached_graph(theirs))
+    assert has_node_cache(graph)
+    assert not has_node_cache(cached_graph(None, cached_graph(None)))
+
+    copied_graph(graph, asked.cache).invoke({"number": 1})
+
+    assert theirs._cache == {}, "a subgraph asks its own node cache in spite of the config"
+    assert len(asked.keys) == 2
+
+
+@pytest.mark.parametrize("model", [FakeListChatModel, FakeListLLM])
+async def test_the_run_of_a_model_that_asks_a_cache_is_found(
+    memory: IsolatedMemory, door: Door, model: type[BaseChatModel | BaseLLM]
+):
+    cache = memory.llm_cache()
+    chain: Any = RunnableLambda(lambda text: text) | model(responses=["ok"], cache=cache)
+    outer: Any = RunnableLambda(chain.batch, afunc=chain.abatch)
+    config = {"configurable": {"user_id": "alice", "module_id": "m"}}
+
+    await door(chain, "invoke", "one", config)
+    # If it is not: LangChain's models no longer ask a cache beside their run manager.
+    with pytest.raises(IsolationViolation, match="part of a batch"):
+        await door(outer, "invoke", ["two", "three"], config)
 
 
 def test_a_store_tells_how_relevant_its_scores_are():

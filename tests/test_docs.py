@@ -160,7 +160,7 @@ QUESTIONS = [
         G,
         "scope resolution",
         "_adapters/run_scope.py",
-        "resolve_scope",
+        "ScopeFinder.of_call",
     ),
     Question(
         "How are messages stored once in a thread?",

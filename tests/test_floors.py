@@ -23,9 +23,9 @@ FLOORS = (
     {
         *("_adapters", "lifecycle", "checkpointer", "store", "wrapping"),
         *("chat_history", "sessions", "recall", "recall_tool", "callbacks", "middleware"),
-        *("vector_store", "retriever", "caches", "indexing"),
+        *("vector_store", "retriever", "caches", "node_cache", "indexing"),
     },
-    {"scoped_memory", "publisher", "memory"},
+    {"scoped_memory", "scoped_retrieval", "publisher", "memory_of_run", "memory"},
     {"__init__"},
     {"importers", "admin", "telemetry", "testing", "langgraph_server"},
     {"cli", "__main__"},
@@ -36,7 +36,7 @@ STORAGE = FLOOR_OF["_storage"]
 # One interface of a third party each; what two of them need is in _adapters.
 ADAPTERS = {
     *("chat_history", "checkpointer", "store", "vector_store", "wrapping"),
-    *("retriever", "caches", "indexing", "recall"),
+    *("retriever", "caches", "node_cache", "indexing", "recall"),
 }
 # Folders whose names are had from the folder, not from a module in it.
 PUBLIC_FOLDERS = {
@@ -44,7 +44,17 @@ PUBLIC_FOLDERS = {
     *("importers", "admin", "telemetry", "testing"),
 }
 # Other things than these, and the bulk writer of storage for importers, they may not see.
-FACE = {"memory", "scoped_memory", "scope", "errors", "__init__", "lifecycle", "_runtime"}
+FACE = {
+    "memory",
+    "scoped_memory",
+    "memory_of_run",
+    "scoped_retrieval",
+    "scope",
+    "errors",
+    "__init__",
+    "lifecycle",
+    "_runtime",
+}
 LIMITED = {"admin": FACE, "importers": FACE | {"_storage.bulk_writer"}}
 
 ABOVE_STORAGE = {name for name, floor in FLOOR_OF.items() if floor > STORAGE}

@@ -6,6 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
+from langmem_isolated._adapters.config_keys import ConfigKeys
+from langmem_isolated._adapters.run_scope import (
+    ResolveScope,
+    RunScopes,
+    ScopeFinder,
+    refuse_another,
+)
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._database.database import Database
@@ -17,6 +24,7 @@ from langmem_isolated.scope import Scope
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
+    from langchain_core.runnables import RunnableConfig
     from langchain_core.vectorstores import VectorStore
 
     from langmem_isolated.vector_store import IsolatedVectorStore
@@ -37,6 +45,24 @@ class MemoryContext(NamedTuple):
     plaintext_cache: PlaintextCache | None
     probed: WeakKeyDictionary[VectorStore, set[tuple[object, ...]]]
     """Third-party stores that were found to keep owners apart, and with which options."""
+    config_keys: ConfigKeys
+    run_scopes: RunScopes
+
+    def finder(self, resolver: ResolveScope | None) -> ScopeFinder:
+        """What finds the scope of each call.
+
+        Raises:
+            TypeError: ``resolver`` cannot be called.
+        """
+        return ScopeFinder(self.config_keys, self.run_scopes, resolver)
+
+    def refuse_another(self, scope: Scope, config: RunnableConfig | None) -> None:
+        """Refuse a config that names another scope than ``scope``."""
+        refuse_another(scope, self.config_keys, config)
+
+    def private(self, scope: Scope) -> ScopedDatabase:
+        """A scope's own records."""
+        return self.records(Owner.private(scope))
 
     def records(self, owner: Owner) -> ScopedDatabase:
         """One owner's records."""

@@ -11,6 +11,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphBubbleUp, GraphInterrupt
 from langgraph.types import Interrupt
 
+from langmem_isolated._adapters.run_scope import session_named_in
 from langmem_isolated._codecs.messages import encode_message
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import reading
@@ -35,8 +36,7 @@ def session_of(config: RunnableConfig | None) -> str:
     Raises:
         ScopeError: It has neither.
     """
-    configurable = (config or {}).get("configurable", {})
-    session_id = configurable.get("session_id", configurable.get("thread_id"))
+    session_id = session_named_in(config)
     if session_id is None:
         raise ScopeError(
             "This run names no chat session. Put session_id or thread_id into "

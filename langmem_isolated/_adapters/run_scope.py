@@ -1,96 +1,254 @@
-"""Finds whose memory a run means: by its config, or by the `using` around it."""
+"""Finds whose memory a call means: the one rule for every adapter, which only ever narrows.
+
+What speaks for a call must name one scope: the keys of its own ``configurable``, a resolver, the
+thread's id that our saver handed out for a subgraph, and what was found before for the same run.
+Where nothing speaks, the config of the surrounding run fills the gap, then `using`. A surrounding
+`using` that names another scope than these is refused.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from langmem_isolated._adapters.config_keys import ConfigKeys, Configurable
+from langmem_isolated._adapters.using import surrounding_scope
+from langmem_isolated._runtime.forking import renew_in_children
 from langmem_isolated.errors import IsolationViolation, ScopeError
-from langmem_isolated.scope import Scope
-
-SCOPE_KEYS = ("user_id", "module_id", "project_id")
+from langmem_isolated.scope import Scope, ScopedThreadId, plain_id
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
-ResolveScope = Callable[["RunnableConfig"], Scope]
 
-# The scopes of the blocks around, outermost first.
-_around: ContextVar[tuple[Scope, ...]] = ContextVar("langmem_isolated_scopes", default=())
+ResolveScope = Callable[["RunnableConfig"], Scope | None]
 
-
-class Using:
-    """Lets a scope stand for calls that carry none, within the block and what it starts.
-
-    For ``with`` and ``async with``. One object serves any number of threads and tasks.
-    """
-
-    def __init__(self, scope: Scope) -> None:
-        self._scope = scope
-
-    def __enter__(self) -> Scope:
-        _around.set((*_around.get(), self._scope))
-        return self._scope
-
-    def __exit__(self, *_: object) -> None:
-        # No token is kept here: taking another thread's would leave this one its scope for ever.
-        around = _around.get()
-        if not around or around[-1] is not self._scope:
-            raise RuntimeError("This block was entered in another context, or not left in order.")
-        _around.set(around[:-1])
-
-    async def __aenter__(self) -> Scope:
-        return self.__enter__()
-
-    async def __aexit__(self, *_: object) -> None:
-        self.__exit__()
+# Runs that may go on at once; of one that is forgotten, parallel nodes cannot store.
+_MOST_RUNS = 4096
+_NOTHING: Configurable = {}
+_NO_SCOPE = (
+    "This call names no scope. Put {user_id} and {module_id} into config['configurable'], or wrap "
+    "it in `with memory.using(scope):`, or use the bound form, memory.scope(…).bind(graph), "
+    "memory.scope(…).checkpointer() or memory.scope(…).store(); for a child graph inside a run, "
+    "memory.of_run().bind(child)."
+)
+_DISAGREE = (
+    "{first} and {second} name different scopes. Nothing was read or written. Do not let clients "
+    "set the keys of a scope; inside another user's run or `using`, use the bound form, "
+    "memory.scope(…).bind(graph)."
+)
+_CONFIG, _RESOLVER = "This call's config", "scope_resolver"
+_RUN, _THREAD, _AROUND = "the run so far", "the thread's id handed out", "the surrounding `using`"
+_BOUND, _OUTER = "the scope this was made for", "the surrounding run's config"
 
 
-def resolve_scope(config: RunnableConfig | None, resolver: ResolveScope | None = None) -> Scope:
-    """The scope of a call.
+class RunScopes:
+    """The scopes found for the runs that go on, by the identity of their runtime objects."""
 
-    With a ``resolver`` its answer counts, and scope keys in the config's ``configurable`` must
-    agree with it: a client may have sent them. Without one the keys count, and without keys the
-    surrounding :class:`Using`.
+    def __init__(self, most: int = _MOST_RUNS) -> None:
+        self._most = most
+        self.renew_after_fork()
+        renew_in_children(self)
+
+    def renew_after_fork(self) -> None:
+        """Give a forked child a lock that no thread of its parent holds; its runs are new."""
+        self._lock = threading.Lock()
+        # The object is kept as well: another must not come to have its identity.
+        self._found: OrderedDict[int, tuple[object, Scope]] = OrderedDict()
+
+    def get(self, runtime: object) -> Scope | None:
+        """The scope found for a run, used now."""
+        with self._lock:
+            found = self._found.get(id(runtime))
+            if found is None:
+                return None
+            self._found.move_to_end(id(runtime))
+            return found[1]
+
+    def put(self, runtime: object, scope: Scope) -> None:
+        """Remember the scope of a run; the first that is found stays."""
+        with self._lock:
+            self._found.setdefault(id(runtime), (runtime, scope))
+            while len(self._found) > self._most:
+                self._found.popitem(last=False)
+
+
+class ScopeFinder:
+    """Finds the scope of each call, for an adapter that serves everybody.
+
+    Args:
+        keys: Under which names configs hold a scope.
+        runs: What was found for runs, shared by the adapters of one memory.
+        resolver: Names the scope from the config, or has no opinion (``None``).
 
     Raises:
-        ScopeError: No scope is named, or a part of it is missing or malformed.
-        IsolationViolation: The config names another scope than the resolver.
+        TypeError: ``resolver`` cannot be called.
     """
-    named = _named(config)
-    if resolver is not None and config is not None:
-        scope = resolver(config)
-        if type(scope) is not Scope:
-            raise ScopeError(f"scope_resolver must return a Scope, got {type(scope).__name__}.")
-        if any(getattr(scope, key) != value for key, value in named.items()):
-            raise IsolationViolation(
-                "The config names another scope than scope_resolver found. Nothing was read or "
-                "written; do not let clients set user_id, module_id or project_id."
+
+    def __init__(
+        self, keys: ConfigKeys, runs: RunScopes, resolver: ResolveScope | None = None
+    ) -> None:
+        if resolver is not None and not callable(resolver):
+            raise TypeError(
+                "scope_resolver must be a function of a config that returns a Scope or None, got "
+                f"{type(resolver).__name__}."
+            )
+        self.keys = keys
+        self._runs = runs
+        self._resolver = resolver
+
+    def of_run(self) -> Scope:
+        """The scope of a call that brings no config of its own; see :meth:`of_call`."""
+        return self.of_call(config_of_run())
+
+    def of_call(self, config: RunnableConfig | None, *, of_loop: bool = False) -> Scope:
+        """The scope of a call that brings ``config``.
+
+        Args:
+            config: The call's own.
+            of_loop: Whether the call is one of the loop of a run, whose later calls may come from
+                threads that know nothing: then the run is remembered.
+
+        Raises:
+            ScopeError: No scope is named, or a part of it is missing or malformed.
+            IsolationViolation: What speaks for the call disagrees, or `using` with it.
+        """
+        from langmem_isolated._adapters.compat import runtime_of
+
+        own: Configurable = (config or {}).get("configurable") or _NOTHING
+        runtime = runtime_of(own)
+        known = None if runtime is None else self._runs.get(runtime)
+        scope = self._spoken(own, known, config)
+        if scope is None:
+            scope = self._filled()
+        self._check_surroundings(scope)
+        if runtime is not None and known is None and (of_loop or self._resolver):
+            self._runs.put(runtime, scope)
+        return scope
+
+    def _spoken(
+        self, own: Configurable, known: Scope | None, config: RunnableConfig | None
+    ) -> Scope | None:
+        """What speaks for a call, if anything does, and all of it agrees."""
+        scope, by = known, _RUN
+        if self._resolver is not None and known is None:
+            scope, by = self._resolved(config), _RESOLVER
+        handed_out = _handed_out(own)
+        if handed_out is not None:
+            _check(scope, by, handed_out, _THREAD)
+            scope, by = handed_out, _THREAD
+        if parts := self.keys.parts(own):
+            if scope is None:
+                return self.keys.scope(parts)
+            _check_parts(parts, scope, by)
+        return scope
+
+    def _resolved(self, config: RunnableConfig | None) -> Scope | None:
+        assert self._resolver is not None
+        scope = self._resolver(_with_surroundings(config))
+        if scope is not None and type(scope) is not Scope:
+            raise ScopeError(
+                f"scope_resolver must return a Scope or None, got {type(scope).__name__}."
             )
         return scope
-    if named:
-        # A part that is missing is None here, and refused as such.
-        parts: dict[str, Any] = {"user_id": None, "module_id": None, **named}
-        return Scope(**parts)
-    if around := _around.get():
-        return around[-1]
-    raise ScopeError(
-        "This call names no scope. Put user_id and module_id into config['configurable'], or wrap "
-        "it in `with memory.using(scope):`, or use the bound form, memory.scope(…).checkpointer() "
-        "or memory.scope(…).store()."
+
+    def _filled(self) -> Scope:
+        """What fills the gap where nothing speaks."""
+        if parts := self.keys.parts(_configurable_of_run()):
+            return self.keys.scope(parts)
+        scope = surrounding_scope()
+        if scope is None:
+            raise ScopeError(_NO_SCOPE.format(**self.keys._asdict()))
+        return scope
+
+    def _check_surroundings(self, scope: Scope) -> None:
+        around = surrounding_scope()
+        if around is not None:
+            _check(scope, _CONFIG, around, _AROUND)
+            _check_parts(self.keys.parts(_configurable_of_run()), around, _AROUND, whose=_OUTER)
+
+
+def refuse_another(scope: Scope, keys: ConfigKeys, config: RunnableConfig | None) -> None:
+    """Refuse a config that names another scope than the one an object is bound to.
+
+    Raises:
+        IsolationViolation: It does.
+    """
+    own: Configurable = (config or {}).get("configurable") or _NOTHING
+    if parts := keys.parts(own):
+        _check_parts(parts, scope, _BOUND)
+    handed_out = _handed_out(own)
+    if handed_out is not None:
+        _check(scope, _BOUND, handed_out, _THREAD)
+
+
+def _check(one: Scope | None, by: str, other: Scope, other_by: str) -> None:
+    if one is not None and one != other:
+        raise IsolationViolation(_DISAGREE.format(first=by, second=other_by))
+
+
+def _check_parts(parts: dict[str, Any], scope: Scope, by: str, whose: str = _CONFIG) -> None:
+    if any(getattr(scope, part) != value for part, value in parts.items()):
+        raise IsolationViolation(_DISAGREE.format(first=whose, second=by))
+
+
+def _handed_out(own: Configurable) -> Scope | None:
+    """The scope of a thread's id that our saver handed out, where LangGraph built the config.
+
+    That has a namespace, and belongs to no run: an application's own table of threads may hold the
+    id of one user for all that have the same.
+    """
+    from langmem_isolated._adapters.compat import runtime_of
+
+    thread_id = own.get("thread_id")
+    if type(thread_id) is not ScopedThreadId or not own.get("checkpoint_ns"):
+        return None
+    return thread_id.scope if runtime_of(own) is None else None
+
+
+def _configurable_of_run() -> Configurable:
+    run = config_of_run()
+    return _NOTHING if run is None else run.get("configurable") or _NOTHING
+
+
+def _with_surroundings(config: RunnableConfig | None) -> RunnableConfig:
+    """What a resolver is asked with: the run's config, and over it the call's own."""
+    run, own = config_of_run() or {}, config or {}
+    configurable = {**run.get("configurable", {}), **own.get("configurable", {})}
+    return {**run, **own, "configurable": configurable}
+
+
+def is_told_in_context(
+    config: RunnableConfig | None, parent: object, tags: Iterable[str] | None
+) -> bool:
+    """Whether what runs below ``parent`` sees that run's config in its context.
+
+    `Runnable.batch` starts its parts in the context of who calls it: there the config of another
+    run is seen, perhaps another user's, and never the part's own.
+
+    Args:
+        config: What the context has.
+        parent: The id of the run above; ``None`` for a call that hangs below no run.
+        tags: Of what runs. Those of `RunnableBranch` are told by its caller's config, their own.
+    """
+    seen = None if config is None else getattr(config.get("callbacks"), "parent_run_id", None)
+    is_branch = any(str(tag).startswith(("branch:", "condition:")) for tag in tags or ())
+    return parent is None or parent == seen or is_branch
+
+
+def refuse_untold() -> NoReturn:
+    """Refuse what runs in a batch, of which LangChain does not tell the config.
+
+    Raises:
+        IsolationViolation: Always.
+    """
+    raise IsolationViolation(
+        "This is part of a batch, and LangChain does not tell whose: the config of another run is "
+        "around it. Nothing was read or written. Call invoke() for each part, or use the bound "
+        "form, memory.scope(…).llm_cache() or memory.scope(…).callback_handler(session_id)."
     )
-
-
-def _named(config: RunnableConfig | None) -> dict[str, str]:
-    configurable = (config or {}).get("configurable", {})
-    return {key: configurable[key] for key in SCOPE_KEYS if key in configurable}
-
-
-def scope_keys(scope: Scope) -> dict[str, str]:
-    """What a config must hold so that it names ``scope`` again."""
-    keys = {"user_id": scope.user_id, "module_id": scope.module_id}
-    return keys if scope.project_id == "default" else {**keys, "project_id": scope.project_id}
 
 
 def conversation_of(config: RunnableConfig) -> set[str]:
@@ -98,6 +256,12 @@ def conversation_of(config: RunnableConfig) -> set[str]:
     configurable = config.get("configurable", {})
     named = (configurable.get(key) for key in ("session_id", "thread_id"))
     return {str(name) for name in named if name is not None}
+
+
+def session_named_in(config: RunnableConfig | None) -> Any:
+    """The chat session that a config names: ``session_id``, or else ``thread_id``."""
+    configurable = (config or {}).get("configurable", {})
+    return plain_id(configurable.get("session_id", configurable.get("thread_id")))
 
 
 def config_of_run() -> RunnableConfig | None:

@@ -1,6 +1,7 @@
 """Checkpoint saver: a LangGraph `BaseCheckpointSaver`, isolated and encrypted."""
 
 import builtins
+import copy
 import random
 from collections.abc import (
     AsyncIterator,
@@ -26,15 +27,15 @@ from langgraph.checkpoint.base import (
     get_checkpoint_metadata,
 )
 
-from langmem_isolated._adapters.run_scope import scope_keys
+from langmem_isolated._adapters.config_keys import ConfigKeys
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.checkpointer.addresses import Address
-from langmem_isolated.checkpointer.bodies import Snapshot
 from langmem_isolated.checkpointer.listing import ListCursor
 from langmem_isolated.checkpointer.repository import ThreadRepository
 from langmem_isolated.checkpointer.thread import Thread, as_thread
+from langmem_isolated.checkpointer.tuples import Tuples
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.scope import Scope, checked_id
 
@@ -56,7 +57,8 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         known: What this process knows of threads' elements, shared between savers.
         allow: Types, or ``(module, name)``, that may be stored besides LangGraph's safe ones.
         ttl: How long a thread is kept after it was last written; for ever by default.
-        is_bound: Whether configs handed out need no scope keys.
+        bound_to: The scope that every call means; ``None`` where each call is led to its own.
+        config_keys: Under which names the configs handed out then name their scope.
     """
 
     def __init__(
@@ -66,7 +68,8 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         *,
         allow: Iterable[type | tuple[str, ...]] = (),
         ttl: timedelta | None = None,
-        is_bound: bool = True,
+        bound_to: Scope | None = None,
+        config_keys: ConfigKeys = ConfigKeys(),  # noqa: B008 - an immutable tuple
     ) -> None:
         self._allowed = frozenset(
             (kind.__module__, kind.__name__) if isinstance(kind, type) else kind for kind in allow
@@ -76,20 +79,22 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         self._resolve = resolve
         self._known = known
         self._ttl = ttl
-        self._is_bound = is_bound
+        self.bound_to = bound_to
+        self._tuples = Tuples(None if bound_to else config_keys)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({'bound' if self._is_bound else 'by config'})"
+        return f"{type(self).__name__}({'bound' if self.bound_to else 'by config'})"
 
     def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> Self:
         """A copy that may store further types; LangGraph asks for those of the graph's schemas."""
-        return type(self)(
-            self._resolve,
-            self._known,
-            allow=self._allowed | {tuple(name) for name in extra_allowlist},
-            ttl=self._ttl,
-            is_bound=self._is_bound,
-        )
+        allowed = self._allowed | {tuple(name) for name in extra_allowlist}
+        serde = Serde(allowed)
+        return self._copied(_allowed=allowed, _serde=serde, serde=serde.plus)
+
+    def _copied(self, **attributes: Any) -> Self:
+        clone = copy.copy(self)
+        vars(clone).update(attributes)
+        return clone
 
     def get_next_version(self, current: int | str | None, channel: None) -> int | str:
         """The next version of a channel: a number, or in the form of a thread begun elsewhere."""
@@ -106,11 +111,11 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         """
         scope, threads = self._threads(config)
         snapshot = threads.get(Address.of(config))
-        return None if snapshot is None else self._tuple(scope, snapshot)
+        return None if snapshot is None else self._tuples.tuple(scope, snapshot)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """A checkpoint; see :meth:`get_tuple`."""
-        return await self._arun(config, lambda: self.get_tuple(config))
+        return await self._arun(config, lambda saver: saver.get_tuple(config))
 
     def list(
         self,
@@ -146,7 +151,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         while not listing.is_done:
             page, listing = threads.page(listing)
             for snapshot in page:
-                yield self._tuple(scope, snapshot)
+                yield self._tuples.tuple(scope, snapshot)
 
     def alist(
         self,
@@ -166,7 +171,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         while not listing.is_done:
             page, listing = await threads.records.arun(threads.page, listing)
             for snapshot in page:
-                yield self._tuple(scope, snapshot)
+                yield self._tuples.tuple(scope, snapshot)
 
     def get_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
@@ -183,7 +188,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
     ) -> Mapping[str, DeltaChannelHistory]:
         """What the ancestors contributed; see :meth:`get_delta_channel_history`."""
         return await self._arun(
-            config, lambda: self.get_delta_channel_history(config=config, channels=channels)
+            config, lambda saver: saver.get_delta_channel_history(config=config, channels=channels)
         )
 
     def put(
@@ -210,10 +215,10 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         address = Address.of(config)
         threads.put(
             address,
-            cast("dict[str, Any]", checkpoint),
-            cast("dict[str, Any]", get_checkpoint_metadata(config, metadata)),
+            cast(dict[str, Any], checkpoint),
+            cast(dict[str, Any], get_checkpoint_metadata(config, metadata)),
         )
-        return self._config(scope, address._replace(checkpoint_id=checkpoint["id"]))
+        return self._tuples.config(scope, address._replace(checkpoint_id=checkpoint["id"]))
 
     async def aput(
         self,
@@ -224,7 +229,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
     ) -> RunnableConfig:
         """Store a checkpoint; see :meth:`put`."""
         return await self._arun(
-            config, lambda: self.put(config, checkpoint, metadata, new_versions)
+            config, lambda saver: saver.put(config, checkpoint, metadata, new_versions)
         )
 
     def put_writes(
@@ -263,7 +268,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         task_path: str = "",
     ) -> None:
         """Store what a task wrote; see :meth:`put_writes`."""
-        await self._arun(config, lambda: self.put_writes(config, writes, task_id, task_path))
+        await self._arun(config, lambda saver: saver.put_writes(config, writes, task_id, task_path))
 
     def delete_thread(self, thread_id: str) -> None:
         """Remove a thread with all it has; an unknown one is no error."""
@@ -271,7 +276,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Remove a thread; see :meth:`delete_thread`."""
-        await self._arun(None, lambda: self.delete_thread(thread_id))
+        await self._arun(None, lambda saver: saver.delete_thread(thread_id))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a thread, whole, to a new id in the same scope; an unknown one is no error.
@@ -284,7 +289,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a thread; see :meth:`copy_thread`."""
-        await self._arun(None, lambda: self.copy_thread(source_thread_id, target_thread_id))
+        await self._arun(None, lambda saver: saver.copy_thread(source_thread_id, target_thread_id))
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Remove what runs stored, in every thread of the scope.
@@ -296,7 +301,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Remove what runs stored; see :meth:`delete_for_runs`."""
-        await self._arun(None, lambda: self.delete_for_runs(run_ids))
+        await self._arun(None, lambda saver: saver.delete_for_runs(run_ids))
 
     def prune(
         self,
@@ -337,7 +342,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
     ) -> None:
         """Remove older checkpoints; see :meth:`prune`."""
         await self._arun(
-            None, lambda: self.prune(thread_ids, strategy=strategy, keep_last=keep_last)
+            None, lambda saver: saver.prune(thread_ids, strategy=strategy, keep_last=keep_last)
         )
 
     def threads(self) -> builtins.list[Thread]:
@@ -346,7 +351,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
 
     async def athreads(self) -> builtins.list[Thread]:
         """The scope's threads; see :meth:`threads`."""
-        return await self._arun(None, self.threads)
+        return await self._arun(None, lambda saver: saver.threads())
 
     def thread_size(self, thread_id: str) -> int:
         """Bytes of a thread's sealed records; 0 for an unknown one."""
@@ -354,7 +359,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
 
     async def athread_size(self, thread_id: str) -> int:
         """Bytes of a thread's sealed records; see :meth:`thread_size`."""
-        return await self._arun(None, lambda: self.thread_size(thread_id))
+        return await self._arun(None, lambda saver: saver.thread_size(thread_id))
 
     def verify_thread(self, thread_id: str) -> int:
         """Open everything of a thread and resolve every reference to an element.
@@ -369,32 +374,13 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
 
     async def averify_thread(self, thread_id: str) -> int:
         """Open everything of a thread; see :meth:`verify_thread`."""
-        return await self._arun(None, lambda: self.verify_thread(thread_id))
+        return await self._arun(None, lambda saver: saver.verify_thread(thread_id))
 
     def _threads(self, config: RunnableConfig | None) -> tuple[Scope, ThreadRepository]:
         scope, records = self._resolve(config)
         return scope, ThreadRepository(records, self._known, self._serde, self._ttl)
 
-    async def _arun(self, config: RunnableConfig | None, body: Callable[[], T]) -> T:
-        _, records = self._resolve(config)
-        return await records.arun(body)
-
-    def _config(self, scope: Scope, address: Address) -> RunnableConfig:
-        # LangGraph hands these configs to users, who hand them back: the scope must survive that.
-        configurable: dict[str, Any] = {} if self._is_bound else dict(scope_keys(scope))
-        configurable["thread_id"] = address.thread_id
-        configurable["checkpoint_ns"] = address.namespace
-        configurable["checkpoint_id"] = address.checkpoint_id
-        return {"configurable": configurable}
-
-    def _tuple(self, scope: Scope, snapshot: Snapshot) -> CheckpointTuple:
-        address, parent = snapshot.address, snapshot.parent_id
-        return CheckpointTuple(
-            config=self._config(scope, address),
-            checkpoint=cast("Checkpoint", snapshot.checkpoint),
-            metadata=cast("CheckpointMetadata", snapshot.metadata),
-            parent_config=(
-                self._config(scope, address._replace(checkpoint_id=parent)) if parent else None
-            ),
-            pending_writes=snapshot.writes,
-        )
+    async def _arun(self, config: RunnableConfig | None, body: Callable[[Self], T]) -> T:
+        # Asked once, before the caller's context is left: in the worker only this scope is meant.
+        found = self._resolve(config)
+        return await found[1].arun(body, self._copied(_resolve=lambda _: found))

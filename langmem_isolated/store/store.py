@@ -24,6 +24,7 @@ from langgraph.store.base import (
 from langmem_isolated._runtime.clock import now_microseconds
 from langmem_isolated._storage.items import writing
 from langmem_isolated._storage.scoped_database import ScopedDatabase
+from langmem_isolated.scope import Scope
 from langmem_isolated.store.batch import Batch, Index, Namespace, StoreIndexConfig
 
 __all__ = ["IsolatedStore", "Namespace", "StoreIndexConfig"]
@@ -53,6 +54,7 @@ class IsolatedStore(BaseStore):
             ``distance_type``. Without it queries and ``index=`` have no effect.
         ttl: ``default_ttl`` (minutes) and ``refresh_on_read`` as in LangGraph's `TTLConfig`.
             Nothing sweeps by itself: :meth:`sweep` only frees space.
+        bound_to: The scope that every call means; ``None`` where each call is led to its own.
 
     Raises:
         ValueError: ``index`` or ``ttl`` holds a value that has no meaning here.
@@ -67,10 +69,12 @@ class IsolatedStore(BaseStore):
         *,
         index: StoreIndexConfig | IndexConfig | None = None,
         ttl: TTLConfig | None = None,
+        bound_to: Scope | None = None,
     ) -> None:
         if ttl and ttl.get("omit_expired") is False:
             raise ValueError("omit_expired cannot be False: expired items are absent here.")
         self._resolve = resolve
+        self.bound_to = bound_to
         self._index = Index(cast("StoreIndexConfig", index)) if index else None
         self.index_config = index
         self.ttl_config = ttl

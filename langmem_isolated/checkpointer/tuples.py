@@ -1,0 +1,49 @@
+"""Gives a stored checkpoint the form that LangGraph takes, with configs that lead back to it."""
+
+from typing import Any, NamedTuple, cast
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata, CheckpointTuple
+
+from langmem_isolated._adapters.config_keys import ConfigKeys
+from langmem_isolated.checkpointer.addresses import Address
+from langmem_isolated.checkpointer.bodies import Snapshot
+from langmem_isolated.scope import Scope, ScopedThreadId
+
+
+class Tuples(NamedTuple):
+    """Makes configs and tuples for a saver.
+
+    Args:
+        config_keys: Under which names configs name their scope; ``None`` for a bound saver, whose
+            configs need not.
+    """
+
+    config_keys: ConfigKeys | None
+
+    def config(self, scope: Scope, address: Address) -> RunnableConfig:
+        """The config of a checkpoint.
+
+        LangGraph hands it to users, who hand it back, and rebuilds those of subgraphs from the
+        thread's id alone: the scope survives both.
+        """
+        thread_id, named = address.thread_id, {}
+        if self.config_keys is not None:
+            thread_id = ScopedThreadId(thread_id, scope)
+            named = self.config_keys.naming(scope)
+        configurable: dict[str, Any] = {**named, "thread_id": thread_id}
+        configurable["checkpoint_ns"] = address.namespace
+        configurable["checkpoint_id"] = address.checkpoint_id
+        return {"configurable": configurable}
+
+    def tuple(self, scope: Scope, snapshot: Snapshot) -> CheckpointTuple:
+        """A checkpoint as LangGraph takes it."""
+        address, parent = snapshot.address, snapshot.parent_id
+        before = self.config(scope, address._replace(checkpoint_id=parent)) if parent else None
+        return CheckpointTuple(
+            config=self.config(scope, address),
+            checkpoint=cast(Checkpoint, snapshot.checkpoint),
+            metadata=cast(CheckpointMetadata, snapshot.metadata),
+            parent_config=before,
+            pending_writes=snapshot.writes,
+        )

@@ -1,0 +1,175 @@
+"""Vector stores and retrievers of one scope: what its memory gives to retrieval."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from langmem_isolated._adapters.context import SHARING_LEVELS, MemoryContext, SharingLevel
+from langmem_isolated._crypto.owners import Owner
+from langmem_isolated.errors import ScopeError
+from langmem_isolated.scope import Scope
+
+if TYPE_CHECKING:
+    from langchain_core.documents import Document
+    from langchain_core.embeddings import Embeddings
+    from langchain_core.retrievers import BaseRetriever
+    from langchain_core.vectorstores import VectorStore
+
+    from langmem_isolated.retriever import IsolatedBM25Retriever, IsolatedRetriever
+    from langmem_isolated.vector_store import IsolatedVectorStore
+    from langmem_isolated.wrapping import VectorStoreAdapter, WrappedVectorStore
+
+
+class ScopedRetrieval:
+    """The part of one scope's memory that keeps and finds documents."""
+
+    def __init__(self, context: MemoryContext, scope: Scope) -> None:
+        self._context = context
+        self._scope = scope
+        self._records = context.records(Owner.private(scope))
+
+    @overload
+    def vector_store(
+        self,
+        embeddings: Embeddings,
+        /,
+        *,
+        collection: str = ...,
+        levels: Sequence[SharingLevel] = ...,
+    ) -> IsolatedVectorStore: ...
+
+    @overload
+    def vector_store(
+        self,
+        /,
+        *,
+        wrapping: VectorStore,
+        levels: Sequence[SharingLevel] = ...,
+        adapter: VectorStoreAdapter | None = ...,
+        seal: bool = ...,
+        probe: bool = ...,
+        post_filter: bool = ...,
+        stamped: bool = ...,
+    ) -> WrappedVectorStore: ...
+
+    def vector_store(
+        self,
+        embeddings: Embeddings | None = None,
+        /,
+        *,
+        wrapping: VectorStore | None = None,
+        levels: Sequence[SharingLevel] = SHARING_LEVELS,
+        **options: Any,
+    ) -> IsolatedVectorStore | WrappedVectorStore:
+        """A vector store for this scope's documents.
+
+        With embeddings: :class:`IsolatedVectorStore`, sealed and in this database. With
+        ``wrapping=``: :class:`WrappedVectorStore`, around a third-party store that many scopes may
+        share.
+
+        Args:
+            embeddings: Any LangChain embeddings.
+            wrapping: A vector store of another package; see :mod:`langmem_isolated.wrapping`.
+            levels: What is read: the scope's own documents (``"private"``, where it also writes),
+                and what publishers shared with the user, the module and the project.
+            options: ``collection``, a name that keeps documents apart from another collection's; or
+                those of :class:`WrappedVectorStore`. It is probed once with each adapter.
+
+        Raises:
+            ScopeError: A level has another name, or ``"private"`` is not the first.
+            IsolationViolation: The probe found that the store does not keep owners apart.
+            TypeError: Embeddings and a store are given, or neither; the store is of a class that is
+                not known; or an option is not.
+        """
+        sources = self._context.readable(self._scope, levels)
+        if levels[0] != SHARING_LEVELS[0]:
+            raise ScopeError('levels must begin with "private", where the scope writes.')
+        return self._context.vector_store(sources, embeddings, wrapping, **options)
+
+    def retriever(
+        self,
+        source: Embeddings | VectorStore | BaseRetriever,
+        *,
+        k: int | None = None,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - as vector stores call it
+        search_type: Literal["similarity", "mmr", "similarity_score_threshold"] = "similarity",
+        search_kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> IsolatedRetriever:
+        """A retriever that returns documents of this scope, or raises.
+
+        Args:
+            source: Embeddings, for the scope's default collection; a vector store, of this scope or
+                of another package; or any retriever, of which every document must bear the stamp
+                of :meth:`stamped`.
+            k: How many documents, 4 if not given; a call may ask for another number.
+            filter: Which documents count; a filter of the call narrows further.
+            search_type: As LangChain's `VectorStoreRetriever` has it.
+            search_kwargs: Further options of the search, such as ``fetch_k``.
+            options: ``tags``, ``metadata`` and ``name``, as every retriever has them.
+
+        Raises:
+            ScopeError: The vector store is another scope's.
+            TypeError: A retriever is given, and options of a search beside it.
+        """
+        from langchain_core.retrievers import BaseRetriever
+        from langchain_core.vectorstores import VectorStore
+
+        from langmem_isolated._adapters.document_tags import ResultGuard
+        from langmem_isolated.retriever import IsolatedRetriever
+        from langmem_isolated.vector_store import IsolatedVectorStore
+        from langmem_isolated.wrapping import WrappedVectorStore
+
+        if isinstance(source, BaseRetriever):
+            if k is not None or filter is not None or search_kwargs is not None:
+                raise TypeError("k, filter and search_kwargs belong to the retriever given.")
+            stamps = ResultGuard(self._context.readable(self._scope, SHARING_LEVELS))
+            return IsolatedRetriever(source, stamps=stamps, **options)
+        store: VectorStore = (
+            source if isinstance(source, VectorStore) else self.vector_store(source)
+        )
+        if not isinstance(store, IsolatedVectorStore | WrappedVectorStore):
+            store = self.vector_store(wrapping=store)
+        if not store.belongs_to(self._records.owner):
+            raise ScopeError("This vector store was made for another scope. Make one from this.")
+        asked = {**(search_kwargs or {}), "k": 4 if k is None else k}
+        found = store.as_retriever(search_type=search_type, search_kwargs=asked)
+        return IsolatedRetriever(found, filter=filter, **options)
+
+    def stamped(self, documents: Iterable[Document]) -> list[Document]:
+        """Copies of ``documents`` that bear this scope's owner stamp, to be stored anywhere.
+
+        Give the retriever that finds them to :meth:`retriever`: it hands out those of this scope,
+        unstamped, and raises `IsolationViolation` if any other comes. The stamp is a keyed MAC over
+        id and text: split documents first, a piece of a stamped one has no valid stamp.
+
+        Raises:
+            ValueError: Metadata hold a key that begins with ``langmem_``.
+        """
+        from langmem_isolated._adapters.document_tags import ResultGuard
+
+        return ResultGuard([self._records]).stamped(documents)
+
+    def bm25_retriever(
+        self,
+        *,
+        k: int = 4,
+        collection: str = "default",
+        levels: Sequence[SharingLevel] = SHARING_LEVELS,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - as vector stores call it
+        **options: Any,
+    ) -> IsolatedBM25Retriever:
+        """A retriever that ranks this scope's documents by words.
+
+        Args:
+            k: How many documents at most; a call may ask for another number.
+            collection: As in :meth:`vector_store`.
+            levels: As in :meth:`vector_store`.
+            filter: Which documents count; a filter of the call narrows further.
+            options: ``tags``, ``metadata`` and ``name``, as every retriever has them.
+        """
+        from langmem_isolated.retriever import IsolatedBM25Retriever
+
+        sources = self._context.readable(self._scope, levels)
+        return IsolatedBM25Retriever(sources, collection, k=k, filter=filter, **options)
