@@ -228,44 +228,49 @@ class ThreadRepository:
         digest = slot.thread_digest
         known = self._known.last(digest)
         encoder = Encoder(known, lambda plaintext: mac_of(keys, digest, plaintext), self._serde)
-        packed = encode(encoder)
-        references = encoder.references
-        new = {ref.mac: ref for ref in references if isinstance(ref, Element)}
-
-        def plaintext(numbers: Mapping[bytes, int]) -> bytes:
-            return Body.sealed_form((_run(ref, numbers) for ref in references), packed)
-
-        elements = [NewElement(element.mac, element.plaintext) for element in new.values()]
-        body = NewBody(slot, tag, elements, plaintext, replaces)
-        # A body without numbers that were known before is right in any generation.
-        found_in = known.generation if len(new) < len(references) else b""
+        body = _new_body(encoder, encode(encoder), slot, tag, replaces)
         moment = now()
         expires_at = None if self._ttl is None else moment + int(self._ttl.total_seconds() * 1000)
         stored = self._put_if_unchanged(keys, digest, body, known, moment, expires_at)
-        try:
-            stored = stored or self.records.run_with_keys(
-                keys,
-                self.records.database.write,
-                writing.put,
-                digest,
-                encode_header(Header(thread_id)),
-                body,
-                found_in,
-                os.urandom(GENERATION_BYTES),
-                moment,
-                expires_at,
-            )
-        except Conflict:
-            if replaces is None:
-                raise
-            raise RecordDoesNotOpen(
-                Kind.ELEMENT.label, "one stands where the thread's next belongs"
-            ) from None
+        if stored is None:
+            # A body without numbers that were known before is right in any generation.
+            found_in = known.generation if len(body.elements) < len(encoder.references) else b""
+            stored = self._put_locked(keys, thread_id, body, found_in, moment, expires_at)
         if stored is None:
             self._known.forget(digest)
             return False
         self._remember(digest, stored, encoder)
         return True
+
+    def _put_locked(
+        self,
+        keys: ScopeKeys,
+        thread_id: str,
+        body: NewBody,
+        found_in: bytes,
+        now: int,
+        expires_at: int | None,
+    ) -> Stored | None:
+        """Store under the lock of the thread's row, whatever its state is by now."""
+        try:
+            return self.records.run_with_keys(
+                keys,
+                self.records.database.write,
+                writing.put,
+                body.slot.thread_digest,
+                encode_header(Header(thread_id)),
+                body,
+                found_in,
+                os.urandom(GENERATION_BYTES),
+                now,
+                expires_at,
+            )
+        except Conflict:
+            if body.replaces is None:
+                raise
+            raise RecordDoesNotOpen(
+                Kind.ELEMENT.label, "one stands where the thread's next belongs"
+            ) from None
 
     def _put_if_unchanged(
         self,
@@ -368,6 +373,20 @@ def _busy() -> DatabaseLocked:
         f"A thread was pruned or written by others {ATTEMPTS} times while it was being written. "
         "Nothing was written; try again."
     )
+
+
+def _new_body(
+    encoder: Encoder, packed: bytes, slot: Slot, tag: bytes | None, replaces: bytes | None
+) -> NewBody:
+    """An encoded body with the elements in it that are new."""
+    references = encoder.references
+    new = {ref.mac: ref for ref in references if isinstance(ref, Element)}
+
+    def plaintext(numbers: Mapping[bytes, int]) -> bytes:
+        return Body.sealed_form((_run(ref, numbers) for ref in references), packed)
+
+    elements = [NewElement(element.mac, element.plaintext) for element in new.values()]
+    return NewBody(slot, tag, elements, plaintext, replaces)
 
 
 def _run(reference: Reference, numbers: Mapping[bytes, int]) -> range:
