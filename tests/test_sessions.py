@@ -233,7 +233,7 @@ def expire(scoped: ScopedMemory, attacker: Attacker, session_id: str, expires_at
     )
     state = ContainerState.checked(Kind.SESSION, keys, session, row)
     expiring = ContainerState(
-        state.tag, state.next_sequence, state.count, expires_at, state.generation
+        state.newest_tag, state.next_sequence, state.count, expires_at, state.generation
     )
     attacker(
         "UPDATE sessions SET expires_at = ?, head = ? WHERE digest = ?",

@@ -135,7 +135,7 @@ def reset_container(kind: Kind, **values: sa.ColumnElement[Any]) -> sa.Update:
 class ContainerState:
     """What a row says of the records below it, once its head has been found to fit."""
 
-    tag: bytes
+    newest_tag: bytes
     """Of the newest record; empty where they have no order."""
     next_sequence: int
     count: int
@@ -162,8 +162,8 @@ class ContainerState:
 
     def row_mac(self, keys: ScopeKeys, digest: bytes) -> bytes:
         """The column that authenticates the others."""
-        tags = (self.tag,) if self.tag else ()
-        return self.tag + keys.row_mac(
+        tags = (self.newest_tag,) if self.newest_tag else ()
+        return self.newest_tag + keys.row_mac(
             digest,
             *tags,
             self.next_sequence.to_bytes(8),
@@ -232,13 +232,22 @@ class ContainerRows:
         kind: Which.
         below: Delete the records below a row: those whose parent is its digest, ``:digest``, or
             begins with it, from ``:low`` to below ``:high``.
-        tag: What stands for the newest record of a row that has none.
+        newest_tag: What stands for the AEAD tag of the newest record of a row that has none.
     """
 
-    __slots__ = ("_below", "_create", "_delete", "_header", "_kind", "_lock", "_stray", "_tag")
+    __slots__ = (
+        "_below",
+        "_create",
+        "_delete",
+        "_header",
+        "_kind",
+        "_lock",
+        "_newest_tag",
+        "_stray",
+    )
 
-    def __init__(self, kind: Kind, *below: sa.Delete, tag: bytes = b"") -> None:
-        self._kind, self._below, self._tag = kind, below, tag
+    def __init__(self, kind: Kind, *below: sa.Delete, newest_tag: bytes = b"") -> None:
+        self._kind, self._below, self._newest_tag = kind, below, newest_tag
         self._stray = [
             one.where(~select(_sessions.digest).where(row_of(kind)).exists()) for one in below
         ]
@@ -327,7 +336,7 @@ class ContainerRows:
 
     def empty(self, generation: bytes, expires_at: int | None = None) -> ContainerState:
         """The state of a row with nothing below it."""
-        return ContainerState(self._tag, 0, 0, expires_at, generation)
+        return ContainerState(self._newest_tag, 0, 0, expires_at, generation)
 
     def header(
         self, transaction: Transaction, keys: ScopeKeys, digest: bytes

@@ -15,7 +15,7 @@ from langmem_isolated._storage.documents import statements as sql
 from langmem_isolated._storage.documents.blocks import NUMBER_BYTES, Block, number_of, refused
 from langmem_isolated._storage.documents.collection import Collection, expect_no_records
 
-_ROWS = ContainerRows(Kind.COLLECTION, sql.REMOVE_ALL, tag=bytes(TAG_BYTES))
+_ROWS = ContainerRows(Kind.COLLECTION, sql.REMOVE_ALL, newest_tag=bytes(TAG_BYTES))
 
 
 class NewDocument(NamedTuple):
@@ -119,7 +119,7 @@ class _UnitOfWork:
         if rows:
             put = sql.PUT[self._of.transaction.is_postgres]
             self._of.transaction.execute_many(put, [{**shared, **row} for row in rows])
-            state = replace(state, tag=tag_of(rows[-1]["new_sealed"]))
+            state = replace(state, newest_tag=tag_of(rows[-1]["new_sealed"]))
         state = replace(state, next_sequence=self._next, count=self._count)
         added = self._added_size + sum(row["new_size"] for row in rows)
         moved = state.as_new(self._of.keys, self._of.digest, added)

@@ -15,7 +15,7 @@ def session_digest(keys: ScopeKeys, session_id: str) -> bytes:
     return keys.pseudonym(Kind.SESSION, session_id.encode())
 
 
-ROWS = ContainerRows(Kind.SESSION, sql.REMOVE_MESSAGES, tag=bytes(TAG_BYTES))
+ROWS = ContainerRows(Kind.SESSION, sql.REMOVE_MESSAGES, newest_tag=bytes(TAG_BYTES))
 
 
 def create(

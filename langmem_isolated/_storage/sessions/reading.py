@@ -96,7 +96,7 @@ def opened(
     start = max(oldest, end - limit)
     if [key for key, _ in sealed] != [number.to_bytes(8) for number in range(start, end)]:
         raise RecordDoesNotOpen(Kind.SESSION.label, "messages are missing or too many")
-    if sealed and end == state.next_sequence and tag_of(sealed[-1][1]) != state.tag:
+    if sealed and end == state.next_sequence and tag_of(sealed[-1][1]) != state.newest_tag:
         raise RecordDoesNotOpen(Kind.SESSION.label, "its newest message was exchanged")
     opener = keys.opener(message_aad_prefix(keys, digest, state), Kind.MESSAGE)
     messages = [opener(key, body) for key, body in sealed]

@@ -115,7 +115,7 @@ def _put(
     ]
     new = replace(
         old,
-        tag=tag_of(rows[-1][2]),
+        newest_tag=tag_of(rows[-1][2]),
         next_sequence=old.next_sequence + len(rows),
         count=old.count + len(rows),
     )

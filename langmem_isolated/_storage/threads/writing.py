@@ -161,7 +161,7 @@ def _build_rows(
     sealed = keys.seal(keys.aad_prefix(slot.kind, slot.parent), slot.key, body.plaintext(numbers))
     rows.append(_as_row(slot, None, body.tag, sealed))
     stored = state.count + (slot.kind is Kind.CHECKPOINT)
-    new = ContainerState(state.tag, next_number, stored, expires_at, state.generation)
+    new = ContainerState(state.newest_tag, next_number, stored, expires_at, state.generation)
     return rows, Stored(new, numbers)
 
 
