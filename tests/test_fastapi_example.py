@@ -9,12 +9,13 @@ from typing import Annotated, Any
 import httpx
 import pytest
 from fastapi import Depends, FastAPI, Response
+from fastapi.responses import StreamingResponse
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.graph import START, MessagesState, StateGraph
 
 from examples.fastapi_chat import application
 from langmem_isolated import IsolatedMemory, LocalRootKey, Scope
-from langmem_isolated.errors import ScopeError
+from langmem_isolated.errors import IsolationViolation, ScopeError
 from tests.servers.models import Echo
 from tests.servers.uvicorn_thread import served
 
@@ -253,6 +254,26 @@ async def test_a_dependency_may_return_the_users_memory(memory: IsolatedMemory, 
         assert response.status_code == 200
         other = next(name for name in USERS if name != user)
         assert other not in response.text
+
+
+async def test_a_streamed_generator_may_not_enter_using(memory: IsolatedMemory):
+    app, refused = FastAPI(), []
+
+    @app.get("/")
+    async def streamed() -> StreamingResponse:
+        async def parts() -> AsyncIterator[str]:
+            try:
+                with memory.using(ALICE):
+                    yield "never sent"
+            except IsolationViolation as error:
+                refused.append(str(error))
+                yield "refused"
+
+        return StreamingResponse(parts())
+
+    async with client_of(app) as client:
+        assert (await client.get("/")).text == "refused"
+    assert "A generator must not enter `using`" in refused[0]
 
 
 async def test_after_a_refused_dependency_the_next_request_is_served(memory: IsolatedMemory):

@@ -197,6 +197,21 @@ async def test_an_interrupted_subgraph_is_shown_changed_and_resumed(users: list[
     await for_each(users, act)
 
 
+async def test_an_interrupted_subgraph_is_updated_in_its_users_thread(users: list[User]):
+    async def act(user: User) -> None:
+        await user.run("ask")
+        threads = user.client.threads
+        asking = (await threads.get_state(user.thread, subgraphs=True))["tasks"][0]
+        inside = asking["state"]["checkpoint"]
+        await threads.update_state(
+            user.thread, user.says("injected"), checkpoint=inside, as_node="ask"
+        )
+        resumed = await user.client.runs.wait(user.thread, "probe", command={"resume": "go on"})
+        assert texts(resumed)[-1] == f"injected {user.name}"
+
+    await for_each(users, act)
+
+
 async def test_a_thread_is_copied_within_its_users_memory(
     users: list[User], memory: IsolatedMemory
 ):
@@ -371,22 +386,24 @@ async def test_a_client_that_names_another_user_in_a_run_gets_nothing_of_theirs(
     users: list[User], memory: IsolatedMemory
 ):
     alice, bob = users
-    configs = (FORGED, {"user_id": "alice"}, {"memory_user_id": "alice"})
-    runs = [bob.client.runs.wait] * len(configs)
-    threads = [(await bob.client.threads.create())["thread_id"] for _ in configs]
+    forged = [{"config": {"configurable": config}} for config in (FORGED, {"user_id": "alice"})]
+    forged += [{"checkpoint": FORGED}, {"config": {"configurable": {"memory_user_id": "alice"}}}]
+    threads = [(await bob.client.threads.create())["thread_id"] for _ in forged]
     await alice.run("secret")
 
-    stripped, ignored, refused = await asyncio.gather(
+    *served, refused = await asyncio.gather(
         *(
-            run(thread, "probe", input=bob.says("hello"), config={"configurable": config})
-            for run, thread, config in zip(runs, threads, configs, strict=True)
+            bob.client.runs.wait(thread, "probe", input=bob.says("hello"), **options)
+            for thread, options in zip(threads, forged, strict=True)
         ),
         return_exceptions=True,
     )
 
-    assert texts(stripped)[0] == texts(ignored)[0] == "hello bob"
+    assert [texts(values)[0] for values in served] == ["hello bob"] * 3
     assert "IsolationViolation" in str(refused)
-    assert "secret" not in f"{stripped} {ignored} {refused}"
+    assert "secret" not in f"{served} {refused}"
+    assert set(threads[:3]) <= threads_of(memory, "bob")
+    assert not set(threads) & threads_of(memory, "alice")
 
 
 @pytest.mark.parametrize("token", ["", "token of mallory", "alice"])
@@ -413,6 +430,9 @@ async def test_a_server_without_authentication_has_no_memory(tmp_path: Path):
         async with client_of(server, "") as client:
             with pytest.raises(BadRequestError, match="has authenticated nobody"):
                 await client.store.put_item(["facts"], "one", {"of": "nobody"})
+        async with client_of(server, "") as client:
+            with pytest.raises(Exception, match="has authenticated nobody"):
+                await client.runs.wait(thread, "probe", input=said, checkpoint=FORGED)
         log = server.log.read_text()
 
     assert "The LangGraph server has authenticated nobody for this call" in log
@@ -548,6 +568,21 @@ def test_a_server_whose_private_name_is_gone_is_refused(monkeypatch: pytest.Monk
 
     with pytest.raises(ScopeError, match=r"no langgraph_api\.utils\.get_auth_ctx\(\)"):
         scope_of_user("assistant")(config_with(ALICE))
+
+
+def test_the_snippet_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    page = (Path(__file__).parents[1] / "docs" / "servers.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LANGMEM_ISOLATED_ROOT_KEY", LocalRootKey.generate_text())
+    made: dict[str, Any] = {}
+
+    exec(page.partition("```python\n")[2].partition("```")[0], made)
+
+    with authenticated(monkeypatch, ALICE):
+        made["store"].put(("facts",), "one", {"of": "alice"})
+    kept = made["memory"].scope(user_id="alice", module_id="assistant").store()
+    assert kept.get(("facts",), "one").value == {"of": "alice"}
+    made["memory"].close()
 
 
 def functions_of(module: str) -> dict[str, list[str]]:
