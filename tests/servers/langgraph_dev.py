@@ -1,5 +1,6 @@
 """Runs `langgraph dev` for tests: on a free port, with the example's files, ended in any case."""
 
+import ctypes
 import json
 import os
 import shutil
@@ -17,6 +18,15 @@ import httpx
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "langgraph_server"
 PROBE = Path(__file__).with_name("probe.py")
+
+
+_PR_SET_PDEATHSIG = 1
+
+
+def _die_with_parent() -> None:
+    """Let a server end with a test process that is killed; elsewhere than on Linux it stays."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def free_port() -> int:
@@ -62,6 +72,7 @@ class LangGraphDev:
                 stderr=subprocess.STDOUT,
                 # A group of its own, so that its children end with it.
                 start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - it allocates nothing
             )
         try:
             self._wait()
