@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from langchain_core.runnables import RunnableConfig
 from langgraph.config import get_config
 
-from langmem_isolated._adapters.compat import runtime_of
+from langmem_isolated._adapters.compat import runtime_of, writer_of
 from langmem_isolated._adapters.config_keys import ConfigKeys, Configurable
 from langmem_isolated._adapters.using import surrounding_scope
 from langmem_isolated._runtime.forking import renew_in_children
@@ -23,8 +23,9 @@ from langmem_isolated.scope import Scope, ScopedThreadId, plain_id
 
 ResolveScope = Callable[[RunnableConfig], Scope | None]
 
-# Runs that may go on at once; of one that is forgotten, parallel nodes cannot store.
-_MOST_RUNS = 4096
+# Two for each of the runs that may go on at once; of one that is forgotten, parallel nodes cannot
+# store.
+_MOST_SIGNS = 8192
 _NOTHING: Configurable = {}
 _NO_SCOPE = (
     "This call names no scope. Put {user_id} and {module_id} into config['configurable'], or wrap "
@@ -45,7 +46,7 @@ _BOUND, _OUTER = "the scope this was made for", "the surrounding run's config"
 class RunScopes:
     """The scopes found for the runs that go on, by the identity of their runtime objects."""
 
-    def __init__(self, most: int = _MOST_RUNS) -> None:
+    def __init__(self, most: int = _MOST_SIGNS) -> None:
         self._most = most
         self.renew_after_fork()
         renew_in_children(self)
@@ -54,21 +55,30 @@ class RunScopes:
         """Give a forked child a lock that no thread of its parent holds; its runs are new."""
         self._lock = threading.Lock()
         # The object is kept as well: another must not come to have its identity.
-        self._found: OrderedDict[int, tuple[object, Scope]] = OrderedDict()
+        self._found: OrderedDict[int, tuple[object, Scope | None]] = OrderedDict()
 
-    def get(self, runtime: object) -> Scope | None:
-        """The scope found for a run, used now."""
+    def get(self, sign: object | None) -> Scope | None:
+        """The scope found for a run, used now.
+
+        Args:
+            sign: Its runtime, or another object that is its own; ``None`` for none.
+        """
+        if sign is None:
+            return None
         with self._lock:
-            found = self._found.get(id(runtime))
+            found = self._found.get(id(sign))
             if found is None:
                 return None
-            self._found.move_to_end(id(runtime))
+            self._found.move_to_end(id(sign))
             return found[1]
 
-    def put(self, runtime: object, scope: Scope) -> None:
-        """Remember the scope of a run; the first that is found stays."""
+    def put(self, sign: object | None, scope: Scope) -> None:
+        """Remember the scope of a run; a sign that has come to stand for two stands for none."""
+        if sign is None:
+            return
         with self._lock:
-            self._found.setdefault(id(runtime), (runtime, scope))
+            known = self._found.get(id(sign), (sign, scope))[1]
+            self._found[id(sign)] = sign, scope if known == scope else None
             while len(self._found) > self._most:
                 self._found.popitem(last=False)
 
@@ -96,6 +106,8 @@ class ScopeFinder:
         self.keys = keys
         self._runs = runs
         self._resolver = resolver
+        # In a run's tasks: others who have no resolver must not depend on whether it was asked.
+        self._answers = RunScopes()
 
     def of_run(self) -> Scope:
         """The scope of a call that brings no config of its own; see :meth:`of_call`."""
@@ -115,14 +127,19 @@ class ScopeFinder:
         """
         own: Configurable = (config or {}).get("configurable") or _NOTHING
         runtime = runtime_of(own)
-        known = None if runtime is None else self._runs.get(runtime)
-        scope = self._spoken(own, known, config)
-        if scope is None:
-            scope = self._filled()
+        known = self._runs.get(runtime) or (self._resolver and self._answers.get(runtime))
+        scope = self._spoken(own, known, config) or self._filled(of_loop=of_loop)
         self._check_surroundings(scope)
-        if runtime is not None and known is None and (of_loop or self._resolver):
-            self._runs.put(runtime, scope)
+        if runtime is not None and known is None:
+            self._remember(own, scope, of_loop=of_loop)
         return scope
+
+    def _remember(self, own: Configurable, scope: Scope, *, of_loop: bool) -> None:
+        if of_loop:
+            self._runs.put(runtime_of(own), scope)
+            self._runs.put(writer_of(own), scope)
+        elif self._resolver is not None:
+            self._answers.put(runtime_of(own), scope)
 
     def _spoken(
         self, own: Configurable, known: Scope | None, config: RunnableConfig | None
@@ -150,11 +167,14 @@ class ScopeFinder:
             )
         return scope
 
-    def _filled(self) -> Scope:
+    def _filled(self, *, of_loop: bool) -> Scope:
         """What fills the gap where nothing speaks."""
-        if parts := self.keys.parts(_configurable_of_run()):
+        run = _configurable_of_run()
+        if parts := self.keys.parts(run):
             return self.keys.scope(parts)
-        scope = surrounding_scope()
+        # A subgraph begins in a task of its parent, whose config may name nobody.
+        known = self._runs.get(writer_of(run)) if of_loop else None
+        scope = known or surrounding_scope()
         if scope is None:
             raise ScopeError(_NO_SCOPE.format(**self.keys._asdict()))
         return scope
