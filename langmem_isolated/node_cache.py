@@ -1,4 +1,4 @@
-"""Spares nodes and tasks done before: LangGraph's node cache, isolated and encrypted."""
+"""Node cache of LangGraph, isolated and encrypted."""
 
 import logging
 import threading

@@ -16,8 +16,9 @@ from langgraph._internal import _constants
 from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.config import get_config
 from langgraph.graph import START, StateGraph
-from langgraph.runtime import DEFAULT_RUNTIME
+from langgraph.runtime import DEFAULT_RUNTIME, Runtime
 from langgraph.types import CachePolicy
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
@@ -30,6 +31,7 @@ from langmem_isolated._adapters.compat import (
     has_node_cache,
     relevance_of,
     runtime_of,
+    writer_of,
 )
 from langmem_isolated._codecs.compat import SAFE_MSGPACK_TYPES, DeltaSnapshot
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -93,6 +95,29 @@ async def test_all_calls_of_a_run_share_one_runtime_and_no_two_runs_do(door: Doo
 
     assert None not in runs
     assert len({id(runtime) for runtime in runs}) == len(runs), "runs share a runtime"
+
+
+def test_a_run_and_its_tasks_have_one_writer_and_no_two_runs_do():
+    writers: list[list[object]] = []
+    saver = Watching()
+
+    def node(_: State) -> State:
+        writers[-1].append(writer_of(get_config()["configurable"]))
+        return {}
+
+    graph = StateGraph(State).add_node("node", node).add_edge(START, "node")
+    compiled = graph.compile(checkpointer=saver)
+    for _ in range(3):
+        writers.append([])
+        saver.seen.clear()
+        compiled.invoke({"number": 1}, {"configurable": {"thread_id": "t"}})
+        runtime = saver.seen[0][1]
+        writers[-1].append(writer_of({RUNTIME_KEY: runtime}))
+
+    assert all(one is not None and one is other for one, other in writers)
+    assert len({id(one) for one, _ in writers}) == 3, "runs share a stream writer"
+    assert writer_of({RUNTIME_KEY: DEFAULT_RUNTIME}) is None
+    assert writer_of({RUNTIME_KEY: Runtime()}) is None, "a writer for everybody passes for a run's"
 
 
 class Asked(NamedTuple):

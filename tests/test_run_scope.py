@@ -235,7 +235,9 @@ def test_runs_that_are_remembered_are_bounded_and_the_least_used_goes():
 
     assert [runs.get(one) for one in runtimes] == [ALICE, None, ALICE, BOB]
     runs.put(runtimes[0], BOB)
-    assert runs.get(runtimes[0]) == ALICE
+    runs.put(runtimes[0], ALICE)
+    assert runs.get(runtimes[0]) is None
+    assert runs.get(None) is None
 
 
 def test_what_is_remembered_never_names_an_object_that_came_later():

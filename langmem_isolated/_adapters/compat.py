@@ -44,6 +44,16 @@ def runtime_of(configurable: Mapping[str, Any]) -> object | None:
     return None if runtime is DEFAULT_RUNTIME else runtime
 
 
+def writer_of(configurable: Mapping[str, Any]) -> object | None:
+    """What a run and its tasks have in common, and no other run: a function made at its start.
+
+    A task's runtime is a copy of its run's, and LangGraph does not say of which.
+    """
+    writer = getattr(runtime_of(configurable), "stream_writer", None)
+    # One that stands in a module would be everybody's.
+    return writer if "<locals>" in getattr(writer, "__qualname__", "") else None
+
+
 def config_of_calling_loop() -> RunnableConfig | None:
     """The config of the run whose loop calls us; ``None`` if none does.
 

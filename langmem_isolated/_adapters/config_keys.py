@@ -1,4 +1,4 @@
-"""Names a scope in a run's config, and reads it from there."""
+"""Config keys: under which names a run's config holds a scope, read and written."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""Finds whose memory a call means: the one rule for every adapter, which only ever narrows.
+"""Scope resolution: finds whose memory a call means, by one rule that only ever narrows.
 
 What speaks for a call must name one scope: the keys of its own ``configurable``, a resolver, the
 thread's id that our saver handed out for a subgraph, and what was found before for the same run.
@@ -8,14 +8,13 @@ Where nothing speaks, the config of the surrounding run fills the gap, then `usi
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from langmem_isolated._adapters.compat import runtime_of, writer_of
 from langmem_isolated._adapters.config_keys import ConfigKeys, Configurable
 from langmem_isolated._adapters.using import surrounding_scope
-from langmem_isolated._runtime.forking import renew_in_children
+from langmem_isolated._runtime.lru import LRUCache
 from langmem_isolated.errors import IsolationViolation, ScopeError
 from langmem_isolated.scope import Scope, ScopedThreadId, plain_id
 
@@ -25,8 +24,9 @@ if TYPE_CHECKING:
 
 ResolveScope = Callable[["RunnableConfig"], Scope | None]
 
-# Runs that may go on at once; of one that is forgotten, parallel nodes cannot store.
-_MOST_RUNS = 4096
+# Two for each of the runs that may go on at once; of one that is forgotten, parallel nodes cannot
+# store.
+_MOST_SIGNS = 8192
 _NOTHING: Configurable = {}
 _NO_SCOPE = (
     "This call names no scope. Put {user_id} and {module_id} into config['configurable'], or wrap "
@@ -47,32 +47,27 @@ _BOUND, _OUTER = "the scope this was made for", "the surrounding run's config"
 class RunScopes:
     """The scopes found for the runs that go on, by the identity of their runtime objects."""
 
-    def __init__(self, most: int = _MOST_RUNS) -> None:
-        self._most = most
-        self.renew_after_fork()
-        renew_in_children(self)
-
-    def renew_after_fork(self) -> None:
-        """Give a forked child a lock that no thread of its parent holds; its runs are new."""
-        self._lock = threading.Lock()
+    def __init__(self, most: int = _MOST_SIGNS) -> None:
         # The object is kept as well: another must not come to have its identity.
-        self._found: OrderedDict[int, tuple[object, Scope]] = OrderedDict()
+        self._found = LRUCache[int, tuple[object, Scope | None]](entries=most)
 
-    def get(self, runtime: object) -> Scope | None:
-        """The scope found for a run, used now."""
-        with self._lock:
-            found = self._found.get(id(runtime))
-            if found is None:
-                return None
-            self._found.move_to_end(id(runtime))
-            return found[1]
+    def get(self, sign: object | None) -> Scope | None:
+        """The scope found for a run, used now.
 
-    def put(self, runtime: object, scope: Scope) -> None:
-        """Remember the scope of a run; the first that is found stays."""
-        with self._lock:
-            self._found.setdefault(id(runtime), (runtime, scope))
-            while len(self._found) > self._most:
-                self._found.popitem(last=False)
+        Args:
+            sign: Its runtime, or another object that is its own; ``None`` for none.
+        """
+        found = None if sign is None else self._found.get(id(sign))
+        return found and found[1]
+
+    def put(self, sign: object | None, scope: Scope) -> None:
+        """Remember the scope of a run; a sign that has come to stand for two stands for none."""
+
+        def found(known: tuple[object, Scope | None] | None) -> tuple[object, Scope | None]:
+            return sign, scope if known is None or known[1] == scope else None
+
+        if sign is not None:
+            self._found.update(id(sign), found)
 
 
 class ScopeFinder:
@@ -98,6 +93,8 @@ class ScopeFinder:
         self.keys = keys
         self._runs = runs
         self._resolver = resolver
+        # In a run's tasks: others who have no resolver must not depend on whether it was asked.
+        self._answers = RunScopes()
 
     def of_run(self) -> Scope:
         """The scope of a call that brings no config of its own; see :meth:`of_call`."""
@@ -115,18 +112,21 @@ class ScopeFinder:
             ScopeError: No scope is named, or a part of it is missing or malformed.
             IsolationViolation: What speaks for the call disagrees, or `using` with it.
         """
-        from langmem_isolated._adapters.compat import runtime_of
-
         own: Configurable = (config or {}).get("configurable") or _NOTHING
         runtime = runtime_of(own)
-        known = None if runtime is None else self._runs.get(runtime)
-        scope = self._spoken(own, known, config)
-        if scope is None:
-            scope = self._filled()
+        known = self._runs.get(runtime) or (self._resolver and self._answers.get(runtime))
+        scope = self._spoken(own, known, config) or self._filled(of_loop=of_loop)
         self._check_surroundings(scope)
-        if runtime is not None and known is None and (of_loop or self._resolver):
-            self._runs.put(runtime, scope)
+        if runtime is not None and known is None:
+            self._remember(own, scope, of_loop=of_loop)
         return scope
+
+    def _remember(self, own: Configurable, scope: Scope, *, of_loop: bool) -> None:
+        if of_loop:
+            self._runs.put(runtime_of(own), scope)
+            self._runs.put(writer_of(own), scope)
+        elif self._resolver is not None:
+            self._answers.put(runtime_of(own), scope)
 
     def _spoken(
         self, own: Configurable, known: Scope | None, config: RunnableConfig | None
@@ -154,11 +154,14 @@ class ScopeFinder:
             )
         return scope
 
-    def _filled(self) -> Scope:
+    def _filled(self, *, of_loop: bool) -> Scope:
         """What fills the gap where nothing speaks."""
-        if parts := self.keys.parts(_configurable_of_run()):
+        run = _configurable_of_run()
+        if parts := self.keys.parts(run):
             return self.keys.scope(parts)
-        scope = surrounding_scope()
+        # A subgraph begins in a task of its parent, whose config may name nobody.
+        known = self._runs.get(writer_of(run)) if of_loop else None
+        scope = known or surrounding_scope()
         if scope is None:
             raise ScopeError(_NO_SCOPE.format(**self.keys._asdict()))
         return scope
@@ -200,8 +203,6 @@ def _handed_out(own: Configurable) -> Scope | None:
     That has a namespace, and belongs to no run: an application's own table of threads may hold the
     id of one user for all that have the same.
     """
-    from langmem_isolated._adapters.compat import runtime_of
-
     thread_id = own.get("thread_id")
     if type(thread_id) is not ScopedThreadId or not own.get("checkpoint_ns"):
         return None

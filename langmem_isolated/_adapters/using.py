@@ -1,4 +1,4 @@
-"""Lets a scope stand for calls that carry none, within a block, and never beyond it."""
+"""Context manager `using`: a scope for calls that carry none, in a block and never beyond it."""
 
 import inspect
 import sys

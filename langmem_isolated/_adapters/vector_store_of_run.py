@@ -1,4 +1,4 @@
-"""Leads every call of one vector store to that of the scope which the call means."""
+"""Vector store proxy: leads every call to the store of the scope which the call means."""
 
 # LangChain takes any keyword and most stores drop what they do not know: here it is refused.
 # mypy: disable-error-code="override"

@@ -73,16 +73,12 @@ class LRUCache(Generic[K, V]):
         while len(self._values) > self._most:
             self._values.popitem()
 
-    def get_or_put(
-        self, key: K, make: Callable[[], V], *, is_valid: Callable[[V], bool] = lambda _: True
-    ) -> V:
-        """The value under ``key`` if it is valid, or else a new one, put in its place."""
+    def update(self, key: K, change: Callable[[V | None], V]) -> V:
+        """Replace the value under ``key`` by what ``change`` makes of it, and return that."""
         with self._lock:
             self._values.expire()
-            value = self._values.get(key)
-            if value is None or not is_valid(value):
-                value = make()
-                self._put(key, value)
+            value = change(self._values.get(key))
+            self._put(key, value)
             return value
 
     def drop(self, key: K) -> None:

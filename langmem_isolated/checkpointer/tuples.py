@@ -1,4 +1,4 @@
-"""Gives a stored checkpoint the form that LangGraph takes, with configs that lead back to it."""
+"""Checkpoint tuples as LangGraph takes them, with configs that lead back to their scope."""
 
 from typing import Any, NamedTuple, cast
 

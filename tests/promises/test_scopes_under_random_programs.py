@@ -46,16 +46,28 @@ class Around:
     using: str | None = None
     run: str | None = None
     login: str | None = None
+    found: str | None = None
+    """Whose memory a checkpointer that is not bound has found for the graph around."""
     in_loop: bool = False
 
-    def meant(self, own: str | None, bound: str | None, *, asks_login: bool) -> str | None:
-        """Whose memory a call means; ``None`` if it must be refused."""
+    def meant(
+        self, own: str | None, bound: str | None, *, asks_login: bool, of_loop: bool = False
+    ) -> str | None:
+        """Whose memory a call means; ``None`` if it must be refused.
+
+        Args:
+            own: Whom its config names.
+            bound: To whom the object is bound.
+            asks_login: Whether there is a resolver, which answers who is logged in.
+            of_loop: Whether it is a checkpointer, or what one has served.
+        """
         if bound is not None:
             return bound if own in (None, bound) else None
         spoken = {own, self.login if asks_login else None} - {None}
         if len(spoken) > 1:
             return None
-        scope = next(iter(spoken), None) or self.run or self.using
+        found = self.found if of_loop else None
+        scope = next(iter(spoken), None) or self.run or found or self.using
         names = {name for name in (self.using, self.run) if name} if self.using else set()
         return None if names - {scope} else scope
 
@@ -187,7 +199,7 @@ class Program:
         def body() -> None:
             try:
                 run(self.run, steps, inside)
-            except BaseException as error:  # noqa: BLE001 - handed to the test's own thread
+            except BaseException as error:  # noqa: BLE001 - told where the thread was begun
                 caught.append(error)
 
         thread = threading.Thread(target=body)
@@ -222,8 +234,9 @@ class Program:
         steps: Steps,
     ) -> None:
         """A graph with parallel slow nodes and steps inside of one of them."""
-        meant = around.meant(own, bound, asks_login=asks_login)
-        inside = replace(around, run=own, in_loop=kind == "async")
+        meant = around.meant(own, bound, asks_login=asks_login, of_loop=True)
+        found = None if bound else meant
+        inside = replace(around, run=own, found=found, in_loop=kind == "async")
         thread = f"t{next(_numbers)}"
         config = self.config(own, thread)
         builder = self._nodes(lambda: self.run(steps, inside), asks=kind == "interrupt")
@@ -319,7 +332,7 @@ class Program:
         self.call(meant, body)
 
     def saver_without_a_config(self, around: Around, bound: str | None, asks_login: bool) -> None:
-        meant = around.meant(None, bound, asks_login=asks_login)
+        meant = around.meant(None, bound, asks_login=asks_login, of_loop=True)
         saver = self.savers[asks_login]
         if bound:
             saver = self.memory.scope(self.scope(bound)).checkpointer()

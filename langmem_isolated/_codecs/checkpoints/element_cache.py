@@ -128,11 +128,11 @@ class ElementCaches:
 
     def of(self, thread: bytes, generation: bytes) -> ElementCache:
         """What is known of a thread in this generation; nothing when it has changed."""
-        return self._threads.get_or_put(
-            thread,
-            lambda: ElementCache(generation),
-            is_valid=lambda cache: cache.generation == generation,
-        )
+
+        def current(known: ElementCache | None) -> ElementCache:
+            return known if known and known.generation == generation else ElementCache(generation)
+
+        return self._threads.update(thread, current)
 
     def forget(self, thread: bytes) -> None:
         """Drop what is known of a thread."""
