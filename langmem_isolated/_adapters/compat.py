@@ -9,9 +9,13 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.cache.base import BaseCache
 from langgraph.pregel import Pregel
 from langgraph.runtime import DEFAULT_RUNTIME
+
+# Where `langgraph.config.get_config` looks, which takes as long to say that there is none.
+CONFIG_OF_RUN = var_child_runnable_config
 
 RUNTIME_KEY = "__pregel_runtime"
 """Where a run's `configurable` holds its runtime: one object for all calls of one invocation."""

@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.config import get_config
 
-from langmem_isolated._adapters.compat import runtime_of, writer_of
+from langmem_isolated._adapters.compat import CONFIG_OF_RUN, runtime_of, writer_of
 from langmem_isolated._adapters.config_keys import ConfigKeys, Configurable
 from langmem_isolated._adapters.using import surrounding_scope
 from langmem_isolated._runtime.forking import renew_in_children
@@ -280,7 +279,4 @@ def session_named_in(config: RunnableConfig | None) -> Any:
 
 def config_of_run() -> RunnableConfig | None:
     """The config of the run that calls; ``None`` outside a run."""
-    try:
-        return get_config()
-    except RuntimeError:
-        return None
+    return CONFIG_OF_RUN.get() or None
