@@ -33,6 +33,7 @@ from langmem_isolated._adapters.compat import (
     runtime_of,
     writer_of,
 )
+from langmem_isolated._adapters.run_scope import config_of_run
 from langmem_isolated._codecs.compat import SAFE_MSGPACK_TYPES, DeltaSnapshot
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import IsolationViolation
@@ -57,6 +58,12 @@ def test_the_names_in_a_configurable_are_langgraphs():
 def test_the_stand_in_for_no_runtime_is_no_run():
     assert runtime_of({RUNTIME_KEY: DEFAULT_RUNTIME}) is None
     assert runtime_of({}) is None
+
+
+def test_the_config_of_a_run_is_where_langgraph_looks():
+    assert config_of_run() is None
+    found = RunnableLambda(lambda _: (config_of_run(), get_config())).invoke("go")
+    assert found[0] is found[1], "LangChain keeps a run's config elsewhere"
 
 
 class Watching(InMemorySaver):

@@ -267,7 +267,8 @@ def session_named_in(config: RunnableConfig | None) -> Any:
 
 def config_of_run() -> RunnableConfig | None:
     """The config of the run that calls; ``None`` outside a run."""
-    # As `langgraph.config.get_config`, which takes half a second to import.
+    # Where `langgraph.config.get_config` looks, which takes as long to say that there is none, and
+    # half a second to import.
     from langchain_core.runnables.config import var_child_runnable_config
 
-    return var_child_runnable_config.get()
+    return var_child_runnable_config.get() or None
