@@ -1,7 +1,6 @@
 """Hands out what one graph that serves everybody needs: it finds the scope of each call."""
 
 from collections.abc import Callable
-from functools import partial
 from inspect import Parameter, Signature
 from typing import Any
 
@@ -155,13 +154,13 @@ class MemoryOfRun:
             raise TypeError("vector_store() takes embeddings, or wrapping=…, and not both.")
         given = () if embeddings is None else (embeddings,)
         more = options if wrapping is None else {"wrapping": wrapping, **options}
-        of_run = partial(self.of_run, scope_resolver=scope_resolver)
+        find = self._memory_by(scope_resolver)
 
-        def find() -> ScopedVectorStore:
-            store: ScopedVectorStore = of_run().vector_store(*given, **more)
+        def made(config: RunnableConfig | None) -> ScopedVectorStore:
+            store: ScopedVectorStore = find(config).vector_store(*given, **more)
             return store
 
-        return VectorStoreOfRun(find, embeddings)
+        return VectorStoreOfRun(made, embeddings)
 
     def retriever(
         self,
@@ -189,7 +188,7 @@ class MemoryOfRun:
 
         def made(config: RunnableConfig | None) -> IsolatedRetriever:
             scoped = find(config)
-            found = source.of_run() if isinstance(source, VectorStoreOfRun) else source
+            found = source.of_run(config) if isinstance(source, VectorStoreOfRun) else source
             return scoped.retriever(found, **options)
 
         return RetrieverOfRun(made)
