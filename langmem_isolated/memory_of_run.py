@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import timedelta
-from functools import partial
 from inspect import Parameter, Signature
 from typing import TYPE_CHECKING, Any
 
@@ -293,13 +292,13 @@ class MemoryOfRun:
             raise TypeError("vector_store() takes embeddings, or wrapping=…, and not both.")
         given = () if embeddings is None else (embeddings,)
         more = options if wrapping is None else {"wrapping": wrapping, **options}
-        of_run = partial(self.of_run, scope_resolver=scope_resolver)
+        find = self._memory_by(scope_resolver)
 
-        def find() -> ScopedVectorStore:
-            store: ScopedVectorStore = of_run().vector_store(*given, **more)
+        def made(config: RunnableConfig | None) -> ScopedVectorStore:
+            store: ScopedVectorStore = find(config).vector_store(*given, **more)
             return store
 
-        return VectorStoreOfRun(find, embeddings)
+        return VectorStoreOfRun(made, embeddings)
 
     def retriever(
         self,
@@ -334,7 +333,7 @@ class MemoryOfRun:
 
         def made(config: RunnableConfig | None) -> IsolatedRetriever:
             scoped = find(config)
-            found = source.of_run() if isinstance(source, VectorStoreOfRun) else source
+            found = source.of_run(config) if isinstance(source, VectorStoreOfRun) else source
             return scoped.retriever(found, **options)
 
         return RetrieverOfRun(made)

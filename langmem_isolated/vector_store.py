@@ -156,10 +156,13 @@ class IsolatedVectorStore(ScopedVectorStore):
 
     @classmethod
     def _of(cls, scope: MakesVectorStores | None, embedding: Embeddings) -> Self:
-        if scope is None:
-            raise ScopeError("from_texts needs scope=memory.scope(…). There is no default.")
-        store = scope.vector_store(embedding)
-        assert isinstance(store, cls)
+        made = getattr(scope, "vector_store", None)
+        store = made(embedding) if callable(made) else None
+        if not isinstance(store, cls):
+            raise ScopeError(
+                "from_texts needs scope=memory.scope(…), got "
+                f"{type(scope).__name__}. There is no default."
+            )
         return store
 
     def add_documents(

@@ -8,11 +8,15 @@ from typing import Any, NoReturn
 
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
+from langchain_core.runnables import RunnableConfig
 from langchain_core.vectorstores import VectorStore
 
 from langmem_isolated._adapters.compat import relevance_of
 from langmem_isolated._adapters.vector_store_base import ScopedVectorStore
 from langmem_isolated._search.metadata_filters import Filter
+from langmem_isolated.retriever import RetrieverOfRun
+
+FindStore = Callable[[RunnableConfig | None], ScopedVectorStore]
 
 _LED = (
     *("add_documents", "add_texts", "delete", "clear", "get_by_ids", "find"),
@@ -28,13 +32,12 @@ class VectorStoreOfRun(VectorStore):
     documents, with the same parameters; for the rest, ``memory.of_run().vector_store(…)``.
 
     Args:
-        find: Makes the store of the scope that a call means; asked in the caller's context.
+        find: Makes the store of the scope that a call means, with the call's config if it has one;
+            asked in the caller's context.
         embeddings: What turns texts into vectors, where that is ours to do.
     """
 
-    def __init__(
-        self, find: Callable[[], ScopedVectorStore], embeddings: Embeddings | None
-    ) -> None:
+    def __init__(self, find: FindStore, embeddings: Embeddings | None) -> None:
         self._find = find
         self._embeddings = embeddings
 
@@ -46,9 +49,17 @@ class VectorStoreOfRun(VectorStore):
         """What turns texts into vectors, where that is ours to do."""
         return self._embeddings
 
-    def of_run(self) -> ScopedVectorStore:
-        """The store of the scope that this call means."""
-        return self._find()
+    def of_run(self, config: RunnableConfig | None = None) -> ScopedVectorStore:
+        """The store of the scope that this call means, or one with ``config``."""
+        return self._find(config)
+
+    def as_retriever(self, **options: Any) -> RetrieverOfRun:
+        """A retriever over the store of each call's scope, also of each part of a batch.
+
+        Args:
+            options: Those of LangChain's `VectorStore.as_retriever`.
+        """
+        return RetrieverOfRun(lambda config: self._find(config).as_retriever(**options))
 
     @classmethod
     def from_texts(cls, *_: Any, **__: Any) -> NoReturn:
@@ -67,7 +78,7 @@ class VectorStoreOfRun(VectorStore):
         filter: Filter | None = None,  # noqa: A002
     ) -> list[Document]:
         """The nearest documents; see `ScopedVectorStore.similarity_search`."""
-        return self._find().similarity_search(query, k, filter=filter)
+        return self.of_run().similarity_search(query, k, filter=filter)
 
     async def asimilarity_search(
         self,
@@ -77,22 +88,22 @@ class VectorStoreOfRun(VectorStore):
         filter: Filter | None = None,  # noqa: A002
     ) -> list[Document]:
         """The nearest documents; see :meth:`similarity_search`."""
-        return await self._find().asimilarity_search(query, k, filter=filter)
+        return await self.of_run().asimilarity_search(query, k, filter=filter)
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
-        return relevance_of(self._find())
+        return relevance_of(self.of_run())
 
 
 def _led(name: str) -> Callable[..., Any]:
     def call(self: VectorStoreOfRun, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self._find(), name)(*args, **kwargs)
+        return getattr(self.of_run(), name)(*args, **kwargs)
 
     return _named(call, name)
 
 
 def _aled(name: str) -> Callable[..., Any]:
     async def call(self: VectorStoreOfRun, *args: Any, **kwargs: Any) -> Any:
-        return await getattr(self._find(), name)(*args, **kwargs)
+        return await getattr(self.of_run(), name)(*args, **kwargs)
 
     return _named(call, name)
 

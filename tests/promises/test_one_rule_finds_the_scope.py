@@ -552,11 +552,19 @@ async def test_the_forms_of_the_run_are_each_users_own(memory: IsolatedMemory, d
         other = (BOB if scope == ALICE else ALICE).user_id
         assert not any(other in text for text in texts)
     configs = [of(ALICE), of(BOB)]
-    found = await door(retriever, "batch", ["?", "?"], configs)
-    assert [[one.page_content for one in part] for part in found] == [
-        ["alice's document"],
-        ["bob's document"],
-    ]
+    for one in (retriever, over, documents.as_retriever()):
+        chain = RunnableLambda(lambda text: text) | one
+
+        async def abatch(_: str, chain: Any = chain) -> Any:
+            return await chain.abatch(["?", "?"], configs)
+
+        batch = RunnableLambda(lambda _, chain=chain: chain.batch(["?", "?"], configs), abatch)
+        for run in (of(ALICE), of(BOB), None):
+            found = await door(batch, "invoke", "go", run)
+            assert [[document.page_content for document in part] for part in found] == [
+                ["alice's document"],
+                ["bob's document"],
+            ]
     for call in (
         lambda: door(documents, "similarity_search", "?"),
         lambda: door(retriever, "invoke", "?"),
