@@ -11,8 +11,6 @@ from langchain_core.messages import (
     AIMessage,
     BaseMessage,
     HumanMessage,
-    get_buffer_string,
-    trim_messages,
 )
 
 from langmem_isolated._codecs.headers import Header, decode_header, encode_header
@@ -267,6 +265,8 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
             options: Further options of `trim_messages` (``start_on``, ``end_on``, …); ``strategy``
                 is ``"last"``.
         """
+        # It imports splitters of text, which few applications need.
+        from langchain_core.messages import trim_messages
 
         def trim(messages: list[BaseMessage], **more: Any) -> list[BaseMessage]:
             return trim_messages(
@@ -312,6 +312,8 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         )
 
     def __str__(self) -> str:
+        from langchain_core.messages import get_buffer_string
+
         return get_buffer_string(self.messages)
 
 

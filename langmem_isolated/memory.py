@@ -197,16 +197,6 @@ class IsolatedMemory(MemoryOfRun):
 
         return Publisher(self._context, published_owner(user_id, module_id, project_id))
 
-    def check_root_key(self) -> bool:
-        """Prove that the root key opens this installation; ``False`` when it has no keys yet.
-
-        Raises:
-            RootKeyMismatch: The database was begun with another root key.
-            KeyNotFound: The key store is not the one the database was begun with.
-            DatabaseError: The database refused or failed.
-        """
-        return self._keyring.check()
-
     def modules(self, *, user_id: str, project_id: str = "default") -> list[str]:
         """The modules in which a user has memory, sorted; for operators.
 

@@ -2,14 +2,14 @@
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any, NamedTuple
 
 from langmem_isolated._database import schema
 from langmem_isolated._database.database import Database
+from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated.cli.databases import existing_database
 from langmem_isolated.errors import LangmemIsolatedError
-from langmem_isolated.memory import IsolatedMemory
 from langmem_isolated.root_keys import LocalRootKey
 
 
@@ -44,8 +44,12 @@ def _root_key() -> tuple[str, str]:
 
 
 def _fits(url: str, key_store: str | None) -> tuple[str, str]:
-    with IsolatedMemory(url, key_store=key_store, auto_upgrade=False) as memory:
-        if memory.check_root_key():
+    with ExitStack() as stack:
+        data, keys = (
+            stack.enter_context(closing(Database(place, auto_upgrade=False)))
+            for place in (url, key_store or url)
+        )
+        if Keyring(data, LocalRootKey.from_environment(), key_store=keys).check():
             return "ok", "it opens the keys of this database"
     return "warn", "there are no keys yet: nothing was ever stored"
 

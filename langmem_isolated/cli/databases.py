@@ -1,16 +1,23 @@
 """Opens existing databases for commands."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from langmem_isolated._database.database import Database
 from langmem_isolated._runtime.environment import DATABASE_VARIABLE
 from langmem_isolated.errors import DatabaseUnreachable
-from langmem_isolated.memory import IsolatedMemory
+
+if TYPE_CHECKING:
+    from langmem_isolated.memory import IsolatedMemory
 
 
 def existing_memory(url: str, key_store: str | None) -> IsolatedMemory:
     """A memory over databases that are there; asking must not make one."""
+    from langmem_isolated.memory import IsolatedMemory
+
     for place in filter(None, (url, key_store)):
         existing_database(place).close()
     return IsolatedMemory(url, key_store=key_store, auto_upgrade=False)
