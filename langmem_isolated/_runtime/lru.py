@@ -59,7 +59,11 @@ class LRUCache(Generic[K, V]):
         """The value under ``key``, used now; ``None`` where there is none, or none any more."""
         with self._lock:
             self._values.expire()
-            return self._values.get(key)
+            try:
+                # Not `get`, which looks twice.
+                return self._values[key]
+            except KeyError:
+                return None
 
     def put(self, key: K, value: V) -> None:
         """Keep ``value`` under ``key``; one that exceeds the bound alone is not kept."""
