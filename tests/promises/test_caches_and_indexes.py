@@ -486,7 +486,7 @@ class Scene:
         self, user: str, module: str, names: tuple[bytes, ...] = STORE, key: bytes = b"\xa1k"
     ) -> Place:
         keys = self.scope_of(user, module)._records.keys()
-        space = entries._Space(keys, names)
+        space = entries._Namespace(keys, names)
         return keys.scope_id, space.parent, space.key(key)
 
     def sealed_at(self, place: Place) -> bytes:
