@@ -139,7 +139,7 @@ class Database:
         if self.is_postgres:
             begin = self._dialect.begin_write
             return self._transactions.run(begin, operation, *args, **kwargs)
-        return self._writes.write(lambda transaction: operation(transaction, *args, **kwargs))
+        return self._writes.write(operation, *args, **kwargs)
 
     def write_once(
         self, operation: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
@@ -148,9 +148,9 @@ class Database:
 
         On SQLite it may be several: there the transaction costs nothing.
         """
-        if not self.is_postgres:
-            return self.write(operation, *args, **kwargs)
         self._open_at_first_use()
+        if not self.is_postgres:
+            return self._writes.write(operation, *args, **kwargs)
         # Not tried again if the connection breaks: it may have been done.
         return self._transactions.run_once(None, operation, *args, **kwargs)
 

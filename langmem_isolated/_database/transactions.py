@@ -43,12 +43,17 @@ class Transaction:
         """Whether the database has not undone it all, as it does where the disk is full."""
         return not self._statements.dialect.is_clean(self._connection)
 
-    def attempt(self, operation: Callable[["Transaction"], T]) -> T:
+    def attempt(
+        self,
+        operation: Callable[Concatenate["Transaction", P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
         """Run ``operation``; where it raises, nothing of it stays in the transaction."""
         execute = self._open_cursor(self._connection).execute
         execute("SAVEPOINT attempt")
         try:
-            result = operation(self)
+            result = operation(self, *args, **kwargs)
         except BaseException:
             if self.is_open:
                 execute("ROLLBACK TO attempt")

@@ -11,10 +11,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
 from langmem_isolated.errors import DatabaseLocked
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 # More would make those who wait for the first wait for the last.
@@ -35,17 +36,19 @@ class Transaction(Protocol):
     def is_open(self) -> bool:
         """Whether the database has not undone it all, as it does where the disk is full."""
 
-    def attempt(self, operation: Callable[[Any], T]) -> T:
+    def attempt(
+        self, operation: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """Run ``operation``; where it raises, nothing of it stays."""
 
 
 class _Write:
     """One write in the queue."""
 
-    __slots__ = ("_operation", "_ready", "_transaction", "by_itself", "has_run", "result")
+    __slots__ = ("_call", "_ready", "_transaction", "by_itself", "has_run", "result")
 
-    def __init__(self, operation: Callable[[Any], Any]) -> None:
-        self._operation = operation
+    def __init__(self, operation: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> None:
+        self._call = operation, args, kwargs
         # Signals interrupt the main thread: it writes for nobody else.
         self.by_itself = threading.current_thread() is threading.main_thread()
         self.has_run = False
@@ -56,15 +59,17 @@ class _Write:
 
     def run(self, transaction: Transaction) -> None:
         """Run it in its own thread, which leads."""
+        operation, args, kwargs = self._call
         self._transaction, self.has_run = transaction, False
-        self.result = self._operation(transaction)
+        self.result = operation(transaction, *args, **kwargs)
         self.has_run = True
 
     def run_for_follower(self, transaction: Transaction) -> None:
         """Run it for the thread whose it is; if it fails that one does it again, by itself."""
+        operation, args, kwargs = self._call
         self._transaction, self.has_run = transaction, False
         try:
-            self.result = transaction.attempt(self._operation)
+            self.result = transaction.attempt(operation, *args, **kwargs)
         except BaseException:
             if not transaction.is_open:
                 raise
@@ -105,13 +110,15 @@ class WriteQueue:
         self._lead = threading.RLock()
         self._waiting: deque[_Write] = deque()
 
-    def write(self, operation: Callable[[Any], T]) -> T:
+    def write(
+        self, operation: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """Run ``operation``; once this returns, what it wrote is stored.
 
         Raises:
             DatabaseLocked: It was not begun in time; nothing was written.
         """
-        mine = _Write(operation)
+        mine = _Write(operation, args, kwargs)
         deadline = time.monotonic() + self._timeout
         try:
             self._waiting.append(mine)
