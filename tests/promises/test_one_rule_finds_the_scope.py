@@ -335,6 +335,25 @@ def test_a_stream_that_goes_on_inside_of_anothers_block_is_refused(memory: Isola
     assert memory.modules(user_id="bob") == []
 
 
+@pytest.mark.parametrize("mode", [True, None])
+def test_a_subgraph_that_begins_when_the_block_is_over_is_the_runs_users(
+    memory: IsolatedMemory, mode: bool | None
+):
+    builder = StateGraph(MessagesState).add_node("first", slow).add_node("team", parallel(mode))
+    builder.add_edge(START, "first").add_edge("first", "team")
+    graph = builder.compile(checkpointer=memory.checkpointer())
+    with memory.using(ALICE):
+        stream = graph.stream(hello(ALICE), THREAD)
+        next(stream)
+
+    assert [list(step) for step in stream] == [["team"]]
+    namespaces = {
+        one.config["configurable"]["checkpoint_ns"]
+        for one in memory.scope(ALICE).checkpointer().list(THREAD)
+    }
+    assert len(namespaces) == 2
+
+
 async def test_calls_without_a_config_search_nobodys_memory(memory: IsolatedMemory, door: Door):
     saver = memory.checkpointer()
     parallel(saver).invoke(hello(ALICE), of(ALICE))
@@ -562,6 +581,20 @@ async def test_a_text_model_told_another_users_config_records_nothing(memory: Is
     with pytest.raises(IsolationViolation):
         job.invoke("go", {**of(ALICE, session_id="s"), "callbacks": [handler]})
     assert is_clean(memory)
+
+
+async def test_a_model_with_a_handler_of_its_own_is_the_surrounding_runs(
+    memory: IsolatedMemory, door: Door
+):
+    model, own = FakeListChatModel(responses=["ok"]), {"callbacks": [memory.callback_handler()]}
+
+    async def ask(text: str) -> None:
+        await model.ainvoke(text, own)
+
+    job = RunnableLambda(lambda text: model.invoke(text, own), afunc=ask)
+    await door(job, "invoke", "alice's question", of(ALICE, session_id="s"))
+
+    assert {"alice's question", "ok"} <= said(memory, ALICE)
 
 
 async def test_a_failure_is_recorded_for_whose_run_it_is(memory: IsolatedMemory, door: Door):
