@@ -16,6 +16,7 @@ from langchain_core.messages import (
     message_chunk_to_message,
 )
 from langchain_core.outputs import ChatGeneration, Generation, LLMResult
+from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphInterrupt
 from langgraph.types import Command
 
@@ -31,6 +32,7 @@ from langmem_isolated._adapters.recorder import (
 from langmem_isolated._adapters.run_scope import (
     config_of_run,
     is_told_in_context,
+    is_told_otherwise,
     refuse_untold,
 )
 from langmem_isolated.errors import IsolationViolation, ScopeError
@@ -104,6 +106,14 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
+    @property
+    def run_inline(self) -> bool:  # type: ignore[override]
+        """Whether an asynchronous run waits here: LangChain asks before it leaves the caller.
+
+        In another thread nothing tells that a model was told another config than its context has.
+        """
+        return is_told_otherwise()
+
     def _begun(
         self,
         run_id: UUID,
@@ -137,9 +147,26 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
             if self._session_id is None:
                 refuse_untold()
             config = None
+        recorder = self._recorder_by(config)
+        # The first stays: the whole's failures are not for whom something in it has called last.
+        tree.recorder = tree.recorder or recorder
+        return recorder
+
+    def _recorder_by(self, config: RunnableConfig | None) -> Recorder:
         session_id = session_of(config) if self._session_id is None else self._session_id
-        tree.recorder = Recorder(self._find(config), session_id, self._channel)
-        return tree.recorder
+        return Recorder(self._find(config), session_id, self._channel)
+
+    def _find_place_of_whole(self, run: _Run) -> None:
+        """Find where failures of the whole are recorded: for whom the first in it was begun."""
+        tree, config = run.tree, config_of_run()
+        if tree.recorder is not None or (run.parent is None and config is not None):
+            return
+        with suppress(ScopeError):
+            if config is None:
+                tree.recorder = self._recorder_by(None)
+            elif is_told_in_context(config, run.parent, None):
+                # A copy: what begins may be told another's config, and only its caller is meant.
+                tree.recorder = self._recorder_by({**config})
 
     def _add(self, run: _Run, messages: Iterable[BaseMessage]) -> None:
         place = str(run.tree.root)
@@ -167,10 +194,10 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
         """Remember what runs below what, and where it is recorded if it should fail."""
         with self._forgotten_if_refused(run_id):
             run = self._begun(run_id, parent_run_id, tags)
-            is_inside_another = parent_run_id is None and config_of_run() is not None
-            if run.tree.recorder is None and not is_inside_another:
-                with suppress(ScopeError):
-                    self._recorder(run)
+            config = config_of_run()
+            if config and run.tree.recorder is None and self._session_id is None:
+                _refuse_if_untold(run, config)
+            self._find_place_of_whole(run)
 
     def on_chain_end(self, outputs: dict[str, Any], *, run_id: UUID, **_: Any) -> None:  # noqa: ARG002
         """Forget the run."""
@@ -243,10 +270,14 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
         tags: Sequence[str] | None = None,
         **_: Any,
     ) -> None:
-        """Remember what the tool was called with."""
+        """Remember what the tool was called with; refuse it where its answer would be refused."""
         name = (serialized or {}).get("name", "")
         given = {"input": input_str} if inputs is None else inputs
-        self._begun(run_id, parent_run_id, tags, name, given)
+        with self._forgotten_if_refused(run_id):
+            run = self._begun(run_id, parent_run_id, tags, name, given)
+            # What could not be recorded must not be done.
+            with suppress(ScopeError):
+                self._recorder(run)
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **_: Any) -> None:
         """Record a tool's answer, and the call if no model made it."""
@@ -264,6 +295,11 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
         if run is not None:
             events = [interrupted(one) for one in event.interrupts]
             self._recorder(run).add_events(events)
+
+
+def _refuse_if_untold(run: _Run, config: RunnableConfig) -> None:
+    if not is_told_in_context(config, run.parent, run.tags):
+        refuse_untold()
 
 
 def _newest(prompt: Sequence[BaseMessage]) -> list[BaseMessage]:

@@ -146,9 +146,11 @@ class MemoryOfRun:
 
         The scope is that of the run around the model, a chain, a graph or an agent, as for
         :meth:`store`. A model that is invoked by itself makes no such run, whatever its config
-        says: wrap it in ``with memory.using(scope)``. A chain's ``batch`` tells nobody whose its
-        parts are: there it is refused. Without a scope nothing is looked up, and the model is not
-        asked.
+        says: wrap it in ``with memory.using(scope)``. A config that names another user than the
+        run around is refused, but not where an asynchronous model is invoked by itself or in a
+        `RunnableBranch`: LangChain asks the cache in a task of its own there, and tells it nothing;
+        do not do that for another user. A chain's ``batch`` tells nobody whose its parts are: there
+        it is refused. Without a scope nothing is looked up, and the model is not asked.
 
         Args:
             ttl: How long an answer is kept; for ever by default.

@@ -165,6 +165,14 @@ def test_a_resolver_is_asked_once_a_run_and_at_every_call_outside_of_one():
     assert len(asked) == 4
 
 
+def test_what_a_resolver_answered_in_a_task_is_no_other_adapters():
+    runs, run = RunScopes(), naming(**{RUNTIME_KEY: Runtime()})
+
+    assert ScopeFinder(KEYS, runs, lambda _: ALICE).of_call(run) == ALICE
+    with pytest.raises(ScopeError):
+        ScopeFinder(KEYS, runs).of_call(run)
+
+
 @pytest.mark.parametrize("answer", ["alice", ("alice", "m"), object(), True])
 def test_a_resolver_that_returns_something_else_is_refused(answer: Any):
     with pytest.raises(ScopeError, match="must return a Scope or None, got"):

@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import gc
 import threading
+import types
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import (
@@ -264,6 +265,18 @@ def test_a_function_that_a_generator_calls_may_enter(memory: IsolatedMemory):
         yield around()
 
     assert list(generator()) == ["alice", None]
+
+
+async def test_what_is_awaited_may_enter_though_it_is_written_as_a_generator(
+    memory: IsolatedMemory,
+):
+    @types.coroutine
+    def asked() -> Iterator[None]:
+        with memory.using(ALICE):
+            yield
+            return around()
+
+    assert (await asked(), around()) == ("alice", None)
 
 
 def test_a_wrapped_one_that_is_dropped_ends(memory: IsolatedMemory):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
-from contextvars import ContextVar
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import Context, ContextVar
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,6 +29,7 @@ _MODEL_MODULES = (
     "langchain_core.language_models.llms",
 )
 _OURS = "langmem_isolated."
+_LANGCHAIN = ("langchain_core.", "langgraph.", _OURS)
 # Where a model asks its cache: in one function, or in the one that calls it.
 _CALLERS = 2
 
@@ -81,6 +82,26 @@ def run_of_calling_model() -> Any:
             return manager
         frame = frame.f_back
     return None
+
+
+def configurables_of_callers() -> Iterator[Mapping[str, Any]]:
+    """What LangChain's functions that call us were told in their configs, the nearest first.
+
+    Up to the one that made its config that of the context. Models, most retrievers, and
+    `RunnableBranch` are told a config, perhaps another user's, and run in the context of who calls.
+    """
+    frame = _caller_of_ours()
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith(_LANGCHAIN):
+            found = frame.f_locals
+            told = found.get("config")
+            # A text model is told those of all parts of a batch at once.
+            for config in told if isinstance(told, list) else [told]:
+                if isinstance(config, dict) and isinstance(config.get("configurable"), Mapping):
+                    yield config["configurable"]
+            if isinstance(found.get("context"), Context):
+                return
+        frame = frame.f_back
 
 
 def _caller_of_ours() -> FrameType | None:

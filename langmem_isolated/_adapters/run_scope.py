@@ -8,10 +8,15 @@ Where nothing speaks, the config of the surrounding run fills the gap, then `usi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from langmem_isolated._adapters.compat import runtime_of, writer_of
+from langmem_isolated._adapters.compat import (
+    configurables_of_callers,
+    runtime_of,
+    writer_of,
+)
 from langmem_isolated._adapters.config_keys import ConfigKeys, Configurable
 from langmem_isolated._adapters.using import surrounding_scope
 from langmem_isolated._runtime.lru import LRUCache
@@ -42,6 +47,8 @@ _DISAGREE = (
 _CONFIG, _RESOLVER = "This call's config", "scope_resolver"
 _RUN, _THREAD, _AROUND = "the run so far", "the thread's id handed out", "the surrounding `using`"
 _BOUND, _OUTER = "the scope this was made for", "the surrounding run's config"
+_CALLER = "the config of a model, retriever or branch that calls"
+_TAG_OF_BRANCH = re.compile(r"condition:\d+|branch:(\d+|default)")
 
 
 class RunScopes:
@@ -117,6 +124,8 @@ class ScopeFinder:
         known = self._runs.get(runtime) or (self._resolver and self._answers.get(runtime))
         scope = self._spoken(own, known, config) or self._filled(of_loop=of_loop)
         self._check_surroundings(scope)
+        if not self.keys.parts(own) or config is config_of_run():
+            self._check_callers(scope)
         if runtime is not None and known is None:
             self._remember(own, scope, of_loop=of_loop)
         return scope
@@ -171,6 +180,11 @@ class ScopeFinder:
         if around is not None:
             _check(scope, _CONFIG, around, _AROUND)
             _check_parts(self.keys.parts(_configurable_of_run()), around, _AROUND, whose=_OUTER)
+
+    def _check_callers(self, scope: Scope) -> None:
+        """Refuse what was found in the context, where LangChain was told another's config."""
+        for own in configurables_of_callers():
+            _check_parts(self.keys.parts(own), scope, _CALLER)
 
 
 def refuse_another(scope: Scope, keys: ConfigKeys, config: RunnableConfig | None) -> None:
@@ -235,8 +249,19 @@ def is_told_in_context(
         tags: Of what runs. Those of `RunnableBranch` are told by its caller's config, their own.
     """
     seen = None if config is None else getattr(config.get("callbacks"), "parent_run_id", None)
-    is_branch = any(str(tag).startswith(("branch:", "condition:")) for tag in tags or ())
+    is_branch = any(_TAG_OF_BRANCH.fullmatch(str(tag)) for tag in tags or ())
     return parent is None or parent == seen or is_branch
+
+
+def is_told_otherwise() -> bool:
+    """Whether what calls us was told another config than the context has."""
+    run = _configurable_of_run()
+    return any(
+        run.get(name) != value
+        for own in configurables_of_callers()
+        for name, value in own.items()
+        if isinstance(value, str)
+    )
 
 
 def refuse_untold() -> NoReturn:

@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
+from langchain_classic.retrievers import MergerRetriever
 from langchain_core.embeddings import DeterministicFakeEmbedding
-from langchain_core.language_models import FakeListChatModel, GenericFakeChatModel
+from langchain_core.language_models import FakeListChatModel, FakeListLLM, GenericFakeChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.runnables import RunnableBranch, RunnableConfig, RunnableLambda
 from langchain_core.tools import tool
+from langchain_core.vectorstores import VectorStoreRetriever
 from langgraph.func import entrypoint, task
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.runtime import Runtime
@@ -333,6 +335,25 @@ def test_a_stream_that_goes_on_inside_of_anothers_block_is_refused(memory: Isola
     assert memory.modules(user_id="bob") == []
 
 
+@pytest.mark.parametrize("mode", [True, None])
+def test_a_subgraph_that_begins_when_the_block_is_over_is_the_runs_users(
+    memory: IsolatedMemory, mode: bool | None
+):
+    builder = StateGraph(MessagesState).add_node("first", slow).add_node("team", parallel(mode))
+    builder.add_edge(START, "first").add_edge("first", "team")
+    graph = builder.compile(checkpointer=memory.checkpointer())
+    with memory.using(ALICE):
+        stream = graph.stream(hello(ALICE), THREAD)
+        next(stream)
+
+    assert [list(step) for step in stream] == [["team"]]
+    namespaces = {
+        one.config["configurable"]["checkpoint_ns"]
+        for one in memory.scope(ALICE).checkpointer().list(THREAD)
+    }
+    assert len(namespaces) == 2
+
+
 async def test_calls_without_a_config_search_nobodys_memory(memory: IsolatedMemory, door: Door):
     saver = memory.checkpointer()
     parallel(saver).invoke(hello(ALICE), of(ALICE))
@@ -499,6 +520,167 @@ async def test_a_cache_answers_no_part_of_a_batch_from_another_users_run(
             await door(job, "invoke", "go", around)
     with memory.using(ALICE), pytest.raises(REFUSED):
         await door(job, "invoke", "go")
+
+
+def by_itself(model: Any, text: str, config: RunnableConfig) -> Any:
+    async def ask(_: str) -> Any:
+        return await model.ainvoke(text, config)
+
+    return RunnableLambda(lambda _: model.invoke(text, config), afunc=ask)
+
+
+def in_a_batch(model: Any, text: str, config: RunnableConfig) -> Any:
+    async def ask(_: str) -> Any:
+        return await model.abatch([text, text], [config] * 2)
+
+    return RunnableLambda(lambda _: model.batch([text, text], [config] * 2), afunc=ask)
+
+
+def in_a_branch(model: Any, text: str, config: RunnableConfig) -> Any:
+    return in_a_batch(RunnableBranch((lambda _: True, model), model), text, config)
+
+
+def under_a_tag_like_a_branchs(model: Any, text: str, config: RunnableConfig) -> Any:
+    whole = RunnableLambda(lambda text: text) | model
+    return in_a_batch(whole, text, {**config, "tags": ["branch:main"]})
+
+
+@pytest.mark.parametrize("ask", [by_itself, in_a_batch, in_a_branch, under_a_tag_like_a_branchs])
+async def test_a_model_told_another_users_config_is_recorded_for_nobody(
+    memory: IsolatedMemory, door: Door, ask: Callable[..., Any]
+):
+    model = FakeListChatModel(responses=["ok"])
+    job = ask(model, "bob's pin?", of(BOB, session_id="s"))
+    config: RunnableConfig = {**of(ALICE), "callbacks": [memory.callback_handler()]}
+
+    with pytest.raises(IsolationViolation):
+        await door(job, "invoke", "go", config)
+    assert is_clean(memory)
+
+
+@pytest.mark.parametrize("ask", [by_itself, in_a_batch, in_a_branch, under_a_tag_like_a_branchs])
+def test_a_model_told_another_users_config_is_not_answered(
+    memory: IsolatedMemory, ask: Callable[..., Any]
+):
+    """Without `async`: there LangChain asks a cache in a task of its own, where nothing tells."""
+    cached = FakeListChatModel(responses=["alice's pin", "ok"], cache=memory.llm_cache())
+    by_itself(cached, "pin?", of(ALICE)).invoke("go", of(ALICE))
+
+    for around in (of(ALICE), None):
+        with pytest.raises(REFUSED):
+            ask(cached, "pin?", of(BOB)).invoke("go", around)
+    with memory.using(ALICE), pytest.raises(IsolationViolation):
+        cached.invoke("pin?", of(BOB))
+
+
+async def test_a_text_model_told_another_users_config_records_nothing(memory: IsolatedMemory):
+    model, handler = FakeListLLM(responses=["ok"]), memory.callback_handler()
+    configs = [of(ALICE, session_id="s"), of(BOB, session_id="s")]
+    job = RunnableLambda(lambda _: model.batch(["alice's", "bob's"], configs))
+
+    with pytest.raises(IsolationViolation):
+        job.invoke("go", {**of(ALICE, session_id="s"), "callbacks": [handler]})
+    assert is_clean(memory)
+
+
+async def test_a_model_with_a_handler_of_its_own_is_the_surrounding_runs(
+    memory: IsolatedMemory, door: Door
+):
+    model, own = FakeListChatModel(responses=["ok"]), {"callbacks": [memory.callback_handler()]}
+
+    async def ask(text: str) -> None:
+        await model.ainvoke(text, own)
+
+    job = RunnableLambda(lambda text: model.invoke(text, own), afunc=ask)
+    await door(job, "invoke", "alice's question", of(ALICE, session_id="s"))
+
+    assert {"alice's question", "ok"} <= said(memory, ALICE)
+
+
+async def test_a_failure_is_recorded_for_whose_run_it_is(memory: IsolatedMemory, door: Door):
+    """A run calls one of another user's, which is legitimate, and then fails."""
+    handler, bobs = memory.callback_handler(), of(BOB, session_id="s")
+
+    def fail(_: str) -> None:
+        chain().invoke("bob's question", bobs)
+        raise ValueError("alice's pin")
+
+    async def afail(_: str) -> None:
+        await chain().ainvoke("bob's question", bobs)
+        raise ValueError("alice's pin")
+
+    config: RunnableConfig = {**of(ALICE, session_id="s"), "callbacks": [handler]}
+    with pytest.raises(ValueError, match="alice's pin"):
+        await door(RunnableLambda(fail, afunc=afail), "invoke", "go", config)
+
+    assert "bob's question" in said(memory, BOB)
+    assert "alice's pin" in said(memory, ALICE)
+    assert is_clean(memory)
+
+
+async def test_a_failure_in_a_branch_is_recorded_for_whose_part_it_is(
+    memory: IsolatedMemory, door: Door
+):
+    def fail(_: str) -> None:
+        raise ValueError("bob's pin")
+
+    branch = RunnableBranch((lambda _: True, RunnableLambda(fail) | chain()), chain())
+    bobs: RunnableConfig = {**of(BOB, session_id="s"), "callbacks": [memory.callback_handler()]}
+
+    async def ajob(_: str) -> Any:
+        return await branch.abatch(["?"], [bobs])
+
+    job = RunnableLambda(lambda _: branch.batch(["?"], [bobs]), afunc=ajob)
+    with pytest.raises(ValueError, match="bob's pin"):
+        await door(job, "invoke", "go", of(ALICE, session_id="s"))
+
+    assert is_clean(memory)
+
+
+async def test_a_tool_told_another_users_config_is_not_begun(memory: IsolatedMemory, door: Door):
+    begun: list[float] = []
+
+    @tool
+    def note(seconds: float) -> str:
+        """Note."""
+        begun.append(seconds)
+        return "bob's answer"
+
+    async def ajob(_: str) -> Any:
+        return await note.ainvoke({"seconds": 1}, of(BOB))
+
+    job = RunnableLambda(lambda _: note.invoke({"seconds": 1}, of(BOB)), afunc=ajob)
+    config: RunnableConfig = {**of(ALICE), "callbacks": [memory.callback_handler()]}
+    with pytest.raises(IsolationViolation):
+        await door(job, "invoke", "go", config)
+
+    assert (begun, is_clean(memory)) == ([], True)
+
+
+async def test_a_retriever_of_others_finds_nothing_for_another_users_config(
+    memory: IsolatedMemory, door: Door
+):
+    """LangChain's own retrievers ask a store, or another retriever, in the caller's context."""
+    documents = memory.vector_store(DeterministicFakeEmbedding(size=8))
+    for scope in (ALICE, BOB):
+        store = memory.scope(scope).vector_store(DeterministicFakeEmbedding(size=8))
+        store.add_texts([f"{scope.user_id}'s document"])
+    retriever = VectorStoreRetriever(vectorstore=documents)
+
+    def ask(scope: Scope) -> Any:
+        async def ajob(_: str) -> Any:
+            return await retriever.ainvoke("?", of(scope))
+
+        job = RunnableLambda(lambda _: retriever.invoke("?", of(scope)), afunc=ajob)
+        return door(job, "invoke", "go", of(ALICE))
+
+    assert [found.page_content for found in await ask(ALICE)] == ["alice's document"]
+    with pytest.raises(IsolationViolation):
+        await ask(BOB)
+    several = MergerRetriever(retrievers=[memory.retriever(documents)])
+    job = RunnableLambda(lambda _: several.batch(["?", "?"], [of(ALICE), of(BOB)]))
+    with pytest.raises(IsolationViolation):
+        job.invoke("go", of(ALICE))
 
 
 async def test_branches_and_chains_inside_of_a_run_are_recorded(memory: IsolatedMemory, door: Door):
