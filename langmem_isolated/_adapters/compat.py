@@ -92,16 +92,23 @@ def configurables_of_callers() -> Iterator[Mapping[str, Any]]:
     """
     frame = _caller_of_ours()
     while frame is not None:
-        if frame.f_globals.get("__name__", "").startswith(_LANGCHAIN):
-            found = frame.f_locals
-            told = found.get("config")
-            # A text model is told those of all parts of a batch at once.
-            for config in told if isinstance(told, list) else [told]:
-                if isinstance(config, dict) and isinstance(config.get("configurable"), Mapping):
-                    yield config["configurable"]
-            if isinstance(found.get("context"), Context):
-                return
+        found = frame.f_locals if _is_told(frame) else {}
+        told = found.get("config")
+        # A text model is told those of all parts of a batch at once.
+        for config in told if isinstance(told, list) else [told]:
+            if isinstance(config, dict) and isinstance(config.get("configurable"), Mapping):
+                yield config["configurable"]
+        if isinstance(found.get("context"), Context):
+            return
         frame = frame.f_back
+
+
+def _is_told(frame: FrameType) -> bool:
+    """Whether a function of LangChain has a config; to look into its frame takes 2 µs."""
+    code = frame.f_code
+    return ("config" in code.co_varnames or "config" in code.co_cellvars) and frame.f_globals.get(
+        "__name__", ""
+    ).startswith(_LANGCHAIN)
 
 
 def _caller_of_ours() -> FrameType | None:
