@@ -1,8 +1,10 @@
 """`using`: a scope for calls that carry none, within its block and never beyond it."""
 
+import _thread
 import asyncio
 import contextvars
 import gc
+import queue
 import threading
 import types
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -24,7 +26,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, Scope
-from langmem_isolated._adapters.using import surrounding_scope
+from langmem_isolated._adapters.using import _Entry, surrounding_scope
 from langmem_isolated.errors import IsolationViolation, ScopeError
 
 ALICE, BOB = Scope("alice", "m"), Scope("bob", "m")
@@ -39,6 +41,11 @@ def around() -> str | None:
     """Whose block is around."""
     scope = surrounding_scope()
     return scope and scope.user_id
+
+
+def entries() -> int:
+    """How many blocks the process knows of."""
+    return sum(isinstance(thing, _Entry) for thing in gc.get_objects())
 
 
 def test_it_stands_within_its_block_and_for_what_the_block_starts(memory: IsolatedMemory):
@@ -90,6 +97,15 @@ def test_leaving_out_of_order_ends_everything(memory: IsolatedMemory):
         assert (around(), copied.run(around)) == (None, None)
     with memory.using(BOB):
         assert around() == "bob"
+
+
+def test_a_block_that_was_left_is_not_kept(memory: IsolatedMemory):
+    using = memory.using(ALICE)
+    before = entries()
+    for _ in range(20):
+        with using:
+            assert entries() == before + 1
+    assert entries() == before
 
 
 def test_leaving_without_entering_disturbs_nobody(memory: IsolatedMemory):
@@ -195,6 +211,23 @@ def test_a_generator_must_not_enter(
         next(generator(memory))
 
     assert around() is None
+
+
+def test_a_generator_that_a_thread_resumes_by_itself_must_not_enter(memory: IsolatedMemory):
+    """Nothing of Python's is below it on the stack: neither `Thread.run` nor a test."""
+    found: queue.SimpleQueue[BaseException | int] = queue.SimpleQueue()
+
+    def generator() -> Iterator[int]:
+        try:
+            with memory.using(ALICE):
+                yield 1
+        except IsolationViolation as error:
+            found.put(error)
+        yield 0
+
+    _thread.start_new_thread(generator().__next__, ())
+
+    assert isinstance(found.get(timeout=30), IsolationViolation)
 
 
 async def a_by_with(memory: IsolatedMemory) -> AsyncIterator[int]:
