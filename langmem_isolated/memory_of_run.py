@@ -129,8 +129,8 @@ class MemoryOfRun:
         """LangGraph's long-term memory of whoever runs; see :class:`IsolatedStore`.
 
         The scope is that of the run in which an operation is called: ``user_id`` and ``module_id``
-        in its ``configurable``, or what ``scope_resolver`` makes of its config. Outside a run use
-        :meth:`ScopedMemory.store`.
+        in its ``configurable``, or what ``scope_resolver`` makes of its config; where they name
+        none, that of the surrounding :meth:`using`. Outside of all use :meth:`ScopedMemory.store`.
         """
         from langmem_isolated.store import IsolatedStore
 
@@ -310,6 +310,10 @@ class MemoryOfRun:
         **options: Any,
     ) -> RetrieverOfRun:
         """Documents of whoever runs, retrieved; see :meth:`ScopedMemory.retriever`.
+
+        Inside of asynchronous retrievers that start tasks for others (`MultiQueryRetriever`,
+        `MergerRetriever`), whoever runs is the user of the run around: LangChain hides a config
+        that names another there.
 
         Args:
             source: As there, or what :meth:`vector_store` makes.
