@@ -15,7 +15,7 @@ from langmem_isolated._codecs.messages import MESSAGE_V1, decode_partially
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._runtime.clock import as_moment, now
+from langmem_isolated._runtime.clock import EPOCH, MICROSECOND, as_moment, now
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._search.bm25 import rank, terms, words
 from langmem_isolated._search.rank_fusion import nearest, reciprocal_rank_fusion
@@ -125,7 +125,7 @@ def _checked(
     return _Search(
         query=query,
         limit=limit,
-        since=0 if since is None else int(since.timestamp() * 1000),
+        since=0 if since is None else (since - EPOCH) // MICROSECOND,
         sessions=_each(sessions, lambda name: checked_id("session_id", name)),
         channel=channel,
         roles=_each(roles, lambda role: _ROLES.get(role, role)),

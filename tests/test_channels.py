@@ -24,7 +24,7 @@ def tutor(memory: IsolatedMemory) -> ScopedMemory:
 
 
 def a_moment_later() -> None:
-    """Times are kept in milliseconds."""
+    """Times are kept in microseconds."""
     time.sleep(0.002)
 
 
@@ -138,7 +138,7 @@ def expire(scoped: ScopedMemory, attacker: Attacker, session_id: str) -> None:
     head, next_sequence, count, _, generation = attacker(
         f"SELECT {columns} FROM sessions WHERE digest = ?", session
     )[0]
-    past = int(time.time() * 1000) - 1
+    past = int(time.time() * 1_000_000) - 1
     state = ContainerState(bytes(head[:-16]), next_sequence, count, past, bytes(generation))
     attacker(
         "UPDATE sessions SET expires_at = ?, head = ? WHERE digest = ?",
@@ -221,7 +221,7 @@ async def test_an_old_message_does_not_pass_as_a_new_one(
 ):
     await say(tutor, door, "monday", "general", "old", "new")
     old = bytes(attacker("SELECT tag FROM records WHERE tag IS NOT NULL ORDER BY key")[0][0])
-    later = old[:16] + (int.from_bytes(old[16:]) + 60_000).to_bytes(8)
+    later = old[:16] + (int.from_bytes(old[16:]) + 60_000_000).to_bytes(8)
     first = attacker("SELECT key FROM records WHERE tag IS NOT NULL ORDER BY key")[0][0]
 
     attacker("UPDATE records SET tag = ? WHERE tag = ? AND key = ?", later, old, first)
@@ -296,7 +296,7 @@ def test_without_a_channel_messages_are_stored_as_before(tutor: ScopedMemory):
     assert (plain.channel, plain.written) == (None, None)
     assert said.channel == "general"
     assert said.written is not None
-    assert abs(said.written - time.time() * 1000) < 60_000
+    assert abs(said.written - time.time() * 1_000_000) < 60_000_000
 
 
 # --- summaries ------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ def tutor(memory: IsolatedMemory) -> ScopedMemory:
 
 
 def a_moment_later() -> None:
-    """Times are kept in milliseconds."""
+    """Times are kept in microseconds."""
     time.sleep(0.002)
 
 
@@ -36,7 +36,7 @@ async def say(scoped: ScopedMemory, door: Door, session_id: str, *said: str) -> 
 async def test_sessions_are_listed_newest_first_with_what_people_call_them(
     tutor: ScopedMemory, door: Door
 ):
-    before = datetime.now(UTC) - timedelta(milliseconds=1)
+    before = datetime.now(UTC) - timedelta(microseconds=1)
     await door(tutor.sessions, "create", "monday", title="Algebra", channel="general")
     a_moment_later()
     await say(tutor, door, "tuesday", "one", "two")
@@ -241,8 +241,8 @@ def expire(scoped: ScopedMemory, attacker: Attacker, session_id: str, expires_at
     )  # fmt: skip
 
 
-def milliseconds(seconds: float = 0) -> int:
-    return int((time.time() + seconds) * 1000)
+def microseconds(seconds: float = 0) -> int:
+    return int((time.time() + seconds) * 1_000_000)
 
 
 async def test_an_expired_session_is_absent_in_every_read(
@@ -253,7 +253,7 @@ async def test_an_expired_session_is_absent_in_every_read(
     history = tutor.chat_history("monday")
     assert await door(history, "count") == 1
 
-    expire(tutor, attacker, "monday", milliseconds(-1))
+    expire(tutor, attacker, "monday", microseconds(-1))
 
     for reader in (history, tutor.chat_history("monday")):
         assert await door(reader, "messages") == []
@@ -271,7 +271,7 @@ async def test_a_session_that_expires_later_is_there(
     tutor: ScopedMemory, attacker: Attacker, door: Door
 ):
     await say(tutor, door, "monday", "one")
-    expire(tutor, attacker, "monday", milliseconds(60))
+    expire(tutor, attacker, "monday", microseconds(60))
     await say(tutor, door, "monday", "two")
     await door(tutor.sessions, "rename", "monday", "title")
 
@@ -288,7 +288,7 @@ async def test_appending_to_an_expired_session_starts_anew(
     await door(tutor.sessions, "create", "monday", title="Algebra")
     history = tutor.chat_history("monday", idempotent=False)
     await door(history, "add_messages", [HumanMessage("old", id="1"), HumanMessage("older")])
-    expire(tutor, attacker, "monday", milliseconds(0.05))
+    expire(tutor, attacker, "monday", microseconds(0.05))
     if knows_it:
         assert await door(history, "count") == 2
         assert len(await door(history, "messages")) == 2
@@ -307,7 +307,7 @@ async def test_creating_an_expired_session_starts_anew(
     tutor: ScopedMemory, attacker: Attacker, door: Door
 ):
     await say(tutor, door, "monday", "old")
-    expire(tutor, attacker, "monday", milliseconds(-1))
+    expire(tutor, attacker, "monday", microseconds(-1))
 
     await door(tutor.sessions, "create", "monday", title="Geometry")
 
@@ -320,7 +320,7 @@ async def test_clearing_an_expired_session_leaves_nothing_of_it(
     tutor: ScopedMemory, attacker: Attacker, door: Door
 ):
     await say(tutor, door, "monday", "old")
-    expire(tutor, attacker, "monday", milliseconds(-1))
+    expire(tutor, attacker, "monday", microseconds(-1))
 
     await door(tutor.chat_history("monday"), "clear")
 
@@ -335,7 +335,7 @@ async def test_expired_sessions_do_not_shorten_a_page(
         await door(tutor.sessions, "create", str(number))
         a_moment_later()
     for number in range(3, 6):
-        expire(tutor, attacker, str(number), milliseconds(-1))
+        expire(tutor, attacker, str(number), microseconds(-1))
 
     listed = await door(tutor.sessions, "__call__", limit=2)
 

@@ -88,7 +88,7 @@ class Source(NamedTuple):
 
 
 Line = tuple[bytes, bytes, int]
-"""Key and plaintext of one record below a source, and when it was stored (ms since 1970, UTC)."""
+"""Key and plaintext of one record below a source, and when it was stored (µs since 1970, UTC)."""
 
 
 class Transcript(NamedTuple):
@@ -114,7 +114,7 @@ def read(
     Args:
         wanted: Which; all when ``None``.
         is_known: Whether the caller has read a source under this head before.
-        now: Milliseconds since 1970, UTC.
+        now: Microseconds since 1970, UTC.
 
     Raises:
         RecordDoesNotOpen: Something was changed, moved or exchanged, or messages are missing.

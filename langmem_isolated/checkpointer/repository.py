@@ -21,7 +21,7 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.clock import lifetime, now
 from langmem_isolated._storage.containers import GENERATION_BYTES, Listed
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.threads import listing, reading, writing
@@ -70,7 +70,7 @@ class ThreadRepository:
         self.records = records
         self._known = known
         self._serde = serde
-        self._ttl = ttl
+        self._lifetime = lifetime(ttl)
 
     def get(self, address: Address) -> Snapshot | None:
         """The checkpoint at ``address``."""
@@ -230,7 +230,7 @@ class ThreadRepository:
         encoder = Encoder(known, lambda plaintext: mac_of(keys, digest, plaintext), self._serde)
         body = _new_body(encoder, encode(encoder), slot, tag, replaces)
         moment = now()
-        expires_at = None if self._ttl is None else moment + int(self._ttl.total_seconds() * 1000)
+        expires_at = None if self._lifetime is None else moment + self._lifetime
         stored = self._put_if_unchanged(keys, digest, body, known, moment, expires_at)
         if stored is None:
             # A body without numbers that were known before is right in any generation.

@@ -133,7 +133,7 @@ class Recent(NamedTuple):
     """A message of a channel, in plaintext, and what orders it."""
 
     written: int
-    """Milliseconds since 1970, as the row says: what is sealed in the message counts."""
+    """Microseconds since 1970, as the row says: what is sealed in the message counts."""
     digest: bytes
     sequence: int
     plaintext: bytes
