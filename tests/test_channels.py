@@ -10,9 +10,9 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langmem_isolated import IsolatedMemory, ScopedMemory
 from langmem_isolated._codecs.messages import decode_message_with_metadata
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._storage.containers import ContainerState
 from langmem_isolated.errors import RecordDoesNotOpen, ScopeError, SessionNotFound
 from tests.conftest import Attacker, Door
+from tests.containers import expire
 from tests.spellings import spellings
 
 CANARY = "canary-channel-5b1e"
@@ -125,25 +125,9 @@ async def test_cleared_and_removed_and_expired_sessions_are_absent(
         await say(tutor, door, session_id, "general", session_id)
     await door(tutor.chat_history("cleared"), "clear")
     await door(tutor.sessions, "delete", "removed")
-    expire(tutor, attacker, "expired")
+    expire(tutor, attacker, "expired", int(time.time() * 1_000_000) - 1)
 
     assert texts(await door(tutor, "recent", {"general": 2})) == ["kept"]
-
-
-def expire(scoped: ScopedMemory, attacker: Attacker, session_id: str) -> None:
-    """What a retention of one millisecond leaves."""
-    keys = scoped._records.keys()
-    session = keys.pseudonym(Kind.SESSION, session_id.encode())
-    columns = "head, next_sequence, count, expires_at, generation"
-    head, next_sequence, count, _, generation = attacker(
-        f"SELECT {columns} FROM sessions WHERE digest = ?", session
-    )[0]
-    past = int(time.time() * 1_000_000) - 1
-    state = ContainerState(bytes(head[:-16]), next_sequence, count, past, bytes(generation))
-    attacker(
-        "UPDATE sessions SET expires_at = ?, head = ? WHERE digest = ?",
-        past, state.row_mac(keys, session), session,
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize("channel", ["", "a\x00b", "e\u0301", 7, b"general", "a" * 256])

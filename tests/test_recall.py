@@ -476,6 +476,7 @@ def test_a_counter_that_was_turned_back_fails_the_search(tutor: ScopedMemory, ro
 def test_an_element_of_another_thread_fails_the_search(tutor: ScopedMemory, rows: Attacker):
     put(tutor.checkpointer(), at("other"), {"messages": [HumanMessage("another", id="o")]})
     thread, other = (digest_of(tutor, Kind.THREAD, name) for name in ("thread", "other"))
+    rows("DELETE FROM records WHERE kind = 7 AND parent = ?", thread)
     rows("UPDATE records SET parent = ? WHERE kind = 7 AND parent = ?", thread, other)
 
     with pytest.raises(RecordDoesNotOpen):

@@ -9,11 +9,11 @@ import pytest
 from langchain_core.messages import HumanMessage
 
 from langmem_isolated import IsolatedMemory, ScopedMemory
-from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._storage.containers import ContainerState
 from langmem_isolated._storage.sessions import writing
 from langmem_isolated.errors import LangmemIsolatedError, SessionNotFound, ValueNotStorable
 from tests.conftest import Attacker, Door
+from tests.containers import expire
 
 
 @pytest.fixture
@@ -220,25 +220,6 @@ async def test_a_session_that_is_not_there_is_said_so(tutor: ScopedMemory, door:
 
 
 # --- expiry ---------------------------------------------------------------------------------------
-
-
-def expire(scoped: ScopedMemory, attacker: Attacker, session_id: str, expires_at: int) -> None:
-    """Give a session an expiry, as whoever holds the keys may."""
-    keys = scoped._records._keyring.find(scoped._records.owner)
-    assert keys is not None
-    session = keys.pseudonym(Kind.SESSION, session_id.encode())
-    [row] = attacker(
-        "SELECT head, next_sequence, count, expires_at, generation FROM sessions WHERE digest = ?",
-        session,
-    )
-    state = ContainerState.checked(Kind.SESSION, keys, session, row)
-    expiring = ContainerState(
-        state.newest_tag, state.next_sequence, state.count, expires_at, state.generation
-    )
-    attacker(
-        "UPDATE sessions SET expires_at = ?, head = ? WHERE digest = ?",
-        expires_at, expiring.row_mac(keys, session), session,
-    )  # fmt: skip
 
 
 def microseconds(seconds: float = 0) -> int:

@@ -22,10 +22,11 @@ from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import lifetime, now
-from langmem_isolated._storage.containers import GENERATION_BYTES, Listed
+from langmem_isolated._storage.containers import BIRTH_BYTES, GENERATION_BYTES, Listed
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.threads import listing, reading, writing
-from langmem_isolated._storage.threads.addresses import Slot
+from langmem_isolated._storage.threads.addresses import Life, Slot
+from langmem_isolated._storage.threads.listing import ThreadRows
 from langmem_isolated._storage.threads.reading import OpenBody
 from langmem_isolated._storage.threads.writing import NewBody, NewElement, Stored
 from langmem_isolated.checkpointer import operations, pruning
@@ -124,9 +125,11 @@ class ThreadRepository:
 
     def _verify(self, transaction: Transaction, keys: ScopeKeys, thread_id: str) -> int:
         digest = thread_digest(keys, thread_id)
-        bodies = reading.verified(transaction, keys, digest)
-        required_elements(transaction, keys, digest, [Body.of(body.plaintext) for body in bodies])
-        return len(bodies)
+        stored = reading.verified(transaction, keys, digest, partial(mac_of, keys, digest))
+        if stored:
+            life = ThreadRows(transaction, keys)[digest].life
+            required_elements(transaction, keys, life, [Body.of(one.plaintext) for one in stored])
+        return len(stored)
 
     def put(
         self,
@@ -202,11 +205,14 @@ class ThreadRepository:
         writes: IndexedWrites,
     ) -> tuple[bytes | None, IndexedWrites]:
         """What a task has stored, in plaintext, and ``writes`` together with it."""
-        plaintext = reading.body_at(transaction, keys, slot)
+        if (row := listing.ROWS.header(transaction, keys, slot.thread_digest)) is None:
+            return None, writes
+        life = Life(slot.thread_digest, row[0].birth)
+        plaintext = reading.body_at(transaction, keys, slot, life.birth)
         if plaintext is None:
             return None, writes
         body = Body.of(plaintext)
-        elements = required_elements(transaction, keys, slot.thread_digest, [body])
+        elements = required_elements(transaction, keys, life, [body])
         _, _, rows = Decoder(elements, None, self._serde).decode([body])[0]
         kept = {
             index: (channel, value)
@@ -261,7 +267,7 @@ class ThreadRepository:
                 encode_header(Header(thread_id)),
                 body,
                 found_in,
-                os.urandom(GENERATION_BYTES),
+                os.urandom(BIRTH_BYTES),
                 now,
                 expires_at,
             )
