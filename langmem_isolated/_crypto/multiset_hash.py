@@ -33,9 +33,9 @@ class MultisetHash:
     def __init__(self, key: bytes) -> None:
         self._key = DigestKey(key)
 
-    def part(self, kind: bytes, parent: bytes, key: bytes, content: bytes) -> int:
-        """What a record adds to the sum; ``content`` is its plaintext or a MAC of it."""
-        return int.from_bytes(self._key.whole(kind, parent, key, content))
+    def part(self, kind: bytes, parent: bytes, key: bytes, *content: bytes | None) -> int:
+        """What a record adds to the sum; ``content`` is its plaintext or stands for it."""
+        return int.from_bytes(self._key.whole(kind, parent, key, *content))
 
     def shortened(self, part: int) -> bytes:
         """16 bytes that stand for one record alone."""

@@ -53,6 +53,16 @@ def framed(*parts: bytes | None) -> bytes:
     return b"".join([_ABSENT if part is None else len(part).to_bytes(4) + part for part in parts])
 
 
+def unframed(joined: bytes) -> list[bytes]:
+    """The parts that :func:`framed` joined, none of which was ``None``."""
+    parts, at = [], 0
+    while at < len(joined):
+        start = at + len(_ABSENT)
+        at = start + int.from_bytes(joined[at:start])
+        parts.append(joined[start:at])
+    return parts
+
+
 def associated_data_of(prefix: bytes, key: bytes) -> bytes:
     """``prefix + framed(key)``, in a third of the time: it is made for every record."""
     return prefix + len(key).to_bytes(4) + key

@@ -82,11 +82,6 @@ def parent_of(keys: ScopeKeys, address: Address) -> bytes:
     return thread_digest(keys, address.thread_id) + namespace
 
 
-def mac_of(keys: ScopeKeys, digest: bytes, plaintext: bytes) -> bytes:
-    """What finds an element in its thread."""
-    return keys.pseudonym(Kind.ELEMENT, digest, plaintext)
-
-
 def any_text(text: str) -> bytes:
     """Text of a caller's choice as bytes; some of Python's has no form in UTF-8."""
     return text.encode(errors="surrogatepass")

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 from langmem_isolated._codecs.headers import Header, encode_header
@@ -12,7 +11,7 @@ from langmem_isolated._storage.containers import BIRTH_BYTES
 from langmem_isolated._storage.threads import listing, reading, writing
 from langmem_isolated._storage.threads.addresses import Life
 from langmem_isolated._storage.threads.reading import Found
-from langmem_isolated.checkpointer.addresses import mac_of, thread_digest
+from langmem_isolated.checkpointer.addresses import thread_digest
 from langmem_isolated.checkpointer.bodies import Body, bodies_of
 
 
@@ -67,7 +66,6 @@ def copy_thread(
         thread_digest(keys, source_id),
         target,
         encode_header(Header(target_id)),
-        partial(mac_of, keys),
         os.urandom(BIRTH_BYTES),
         now,
     )

@@ -25,7 +25,7 @@ from langmem_isolated._runtime.clock import lifetime, now
 from langmem_isolated._storage.containers import BIRTH_BYTES, GENERATION_BYTES, Listed
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.threads import listing, reading, writing
-from langmem_isolated._storage.threads.addresses import Life, Slot
+from langmem_isolated._storage.threads.addresses import Life, Slot, mac_of
 from langmem_isolated._storage.threads.listing import ThreadRows
 from langmem_isolated._storage.threads.reading import OpenBody
 from langmem_isolated._storage.threads.writing import NewBody, NewElement, Stored
@@ -34,7 +34,6 @@ from langmem_isolated.checkpointer.addresses import (
     Address,
     any_text,
     id_bytes,
-    mac_of,
     parent_of,
     run_tag,
     thread_digest,
@@ -125,7 +124,7 @@ class ThreadRepository:
 
     def _verify(self, transaction: Transaction, keys: ScopeKeys, thread_id: str) -> int:
         digest = thread_digest(keys, thread_id)
-        stored = reading.verified(transaction, keys, digest, partial(mac_of, keys, digest))
+        stored = reading.verified(transaction, keys, digest)
         if stored:
             life = ThreadRows(transaction, keys)[digest].life
             required_elements(transaction, keys, life, [Body.of(one.plaintext) for one in stored])

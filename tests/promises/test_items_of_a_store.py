@@ -465,11 +465,11 @@ async def test_a_vector_of_an_earlier_put_put_back_into_its_place_counts_no_more
 
 LATER, NEVER = "expires_at = expires_at + 60000000", "expires_at = NULL"
 EXPIRY_ATTACKS: dict[str, Callable[[Scene, tuple[Any, Any]], object]] = {
-    "later": lambda scene, earlier: scene.set(LATER),
-    "never": lambda scene, earlier: scene.set(NEVER),
-    "never, nor a MAC": lambda scene, earlier: scene.set(f"{NEVER}, expiry_mac = NULL"),
-    "no MAC": lambda scene, earlier: scene.set("expiry_mac = NULL"),
-    "another MAC": lambda scene, earlier: scene.set("expiry_mac = ?", bytes(16)),
+    "later": lambda scene, _: scene.set(LATER),
+    "never": lambda scene, _: scene.set(NEVER),
+    "never, nor a MAC": lambda scene, _: scene.set(f"{NEVER}, expiry_mac = NULL"),
+    "no MAC": lambda scene, _: scene.set("expiry_mac = NULL"),
+    "another MAC": lambda scene, _: scene.set("expiry_mac = ?", bytes(16)),
     "that of an earlier put": lambda scene, earlier: scene.set(
         "expires_at = ?, expiry_mac = ?", *earlier
     ),
@@ -500,9 +500,7 @@ async def test_an_item_without_an_expiry_cannot_be_given_one(scene: Scene, door:
         await door(scene.store, "get", ("memories", "family"), "sister")
 
 
-async def test_a_refreshed_expiry_is_that_of_the_item_and_not_sealed_anew(
-    scene: Scene, door: Door
-):
+async def test_a_refreshed_expiry_is_that_of_the_item_and_not_sealed_anew(scene: Scene, door: Door):
     place = ("memories", "family"), "sister"
     scene.store.put(*place, CAT, ttl=60)
     sealed = scene.sealed_at(scene.place)

@@ -35,6 +35,13 @@ def channel_of(keys: ScopeKeys, channel: bytes) -> bytes:
     return keys.pseudonym(Kind.MESSAGE, b"channel", channel)
 
 
+def channel_tag(keys: ScopeKeys, channel: str | None, written: int | None) -> bytes | None:
+    """The tag of a message written to a channel at a time; ``None`` without a channel."""
+    if channel is None or written is None:
+        return None
+    return channel_of(keys, channel.encode()) + written.to_bytes(8)
+
+
 def message_aad_prefix(keys: ScopeKeys, digest: bytes, state: ContainerState) -> bytes:
     """Where a session's messages stand; those of another life do not open there."""
     return keys.aad_prefix(Kind.MESSAGE, digest, state.birth)

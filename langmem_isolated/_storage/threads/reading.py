@@ -1,6 +1,6 @@
 """Reads checkpoints, the writes behind them, and the elements they refer to."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from langmem_isolated._crypto.kinds import Kind
@@ -9,7 +9,7 @@ from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.containers import ContainerState, is_member_sum
 from langmem_isolated._storage.threads import statements as sql
-from langmem_isolated._storage.threads.addresses import END, Bounds, Life, Slot
+from langmem_isolated._storage.threads.addresses import END, Bounds, Life, Slot, mac_of
 from langmem_isolated._storage.threads.listing import ROWS, ThreadRows
 from langmem_isolated.errors import RecordDoesNotOpen
 
@@ -219,9 +219,9 @@ def stored_elements(
     return [StoredElement(int.from_bytes(row[0]), *row) for row in rows]
 
 
-def body_part(keys: ScopeKeys, slot: Slot, plaintext: bytes) -> int:
+def body_part(keys: ScopeKeys, slot: Slot, tag: bytes | None, plaintext: bytes) -> int:
     """What a checkpoint or a task's writes add to the thread's ``members``."""
-    return keys.members.part(slot.kind.framed_bytes, slot.parent, slot.key, plaintext)
+    return keys.members.part(slot.kind.framed_bytes, slot.parent, slot.key, tag, plaintext)
 
 
 def element_part(keys: ScopeKeys, digest: bytes, key: bytes, mac: bytes) -> int:
@@ -238,12 +238,8 @@ def verified(
     transaction: Transaction,
     keys: ScopeKeys,
     digest: bytes,
-    mac_of: Callable[[bytes], bytes],
 ) -> list[OpenBody]:
     """Every body of a thread, in plaintext, when all that its row stands for is there, unchanged.
-
-    Args:
-        mac_of: Gives an element's MAC from its plaintext.
 
     Raises:
         RecordDoesNotOpen: Something was changed, moved, exchanged, restored or removed.
@@ -257,9 +253,9 @@ def verified(
     stored = bodies(transaction, keys, life)
     named = {one.number: one for one in stored_elements(transaction, keys, digest)}
     opened = elements(transaction, keys, life, named)
-    parts = [body_part(keys, body.slot, body.plaintext) for body in stored]
+    parts = [body_part(keys, body.slot, body.tag, body.plaintext) for body in stored]
     for number, plaintext in opened.items():
-        mac = mac_of(plaintext)
+        mac = mac_of(keys, digest, plaintext)
         if mac != named[number].mac:
             raise RecordDoesNotOpen(Kind.ELEMENT.label, "its alias is another's")
         parts.append(element_part(keys, digest, named[number].key, mac))

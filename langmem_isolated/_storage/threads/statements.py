@@ -160,7 +160,7 @@ BODIES = select(_records.kind, _records.parent, _records.key, _records.sealed, _
 )
 ROW_AT = select(_records.sealed).where(_AT)
 DELETE_ONE = delete(schema.records).where(_AT)
-TAKE_OUT = DELETE_ONE.returning(_records.sealed)
+TAKE_OUT = DELETE_ONE.returning(_records.sealed, _records.tag)
 DELETE_BODIES = delete(schema.records).where(_BODIES_IN_RANGE)
 # And the embeddings that a search made of them.
 DELETE_ELEMENTS = delete(schema.records).where(

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 from langmem_isolated._crypto.kinds import Kind
@@ -12,7 +11,7 @@ from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.containers import ContainerState
 from langmem_isolated._storage.threads import statements as sql
-from langmem_isolated._storage.threads.addresses import Life, Slot
+from langmem_isolated._storage.threads.addresses import Life, Slot, mac_of
 from langmem_isolated._storage.threads.listing import ROWS
 from langmem_isolated._storage.threads.reading import (
     OpenBody,
@@ -167,7 +166,7 @@ def _build_rows(
             next_number += 1
     plaintext = body.plaintext(numbers)
     rows.append(_body_row(keys, body.slot, state.birth, body.tag, plaintext))
-    difference += body_part(keys, body.slot, plaintext)
+    difference += body_part(keys, body.slot, body.tag, plaintext)
     new = state.with_members(keys, difference)._replace(
         next_sequence=next_number,
         count=state.count + (body.slot.kind is Kind.CHECKPOINT),
@@ -242,7 +241,7 @@ def _without_body(
     if row is None:
         return state
     plaintext = open_at(keys, slot, state.birth, row[0])
-    return state.with_members(keys, -body_part(keys, slot, plaintext))._replace(
+    return state.with_members(keys, -body_part(keys, slot, row[1], plaintext))._replace(
         count=state.count - (slot.kind is Kind.CHECKPOINT), size=state.size - len(row[0])
     )
 
@@ -288,7 +287,7 @@ def sweep(
     for slot in (*gone, *(Slot(Kind.ELEMENT, digest, element.key) for element in unused)):
         _delete_one(transaction, keys, slot)
     transaction.execute(sql.DELETE_LEFT_EMBEDDINGS, scope_id=keys.scope_id, digest=digest)
-    parts = [body_part(keys, body.slot, body.plaintext) for body in removed]
+    parts = [body_part(keys, body.slot, body.tag, body.plaintext) for body in removed]
     parts += [element_part(keys, digest, element.key, element.mac) for element in unused]
     swept = state.with_members(keys, -sum(parts))._replace(
         generation=generation,
@@ -304,14 +303,12 @@ def copy(
     source: bytes,
     target: bytes,
     header: bytes,
-    mac_of: Callable[[bytes, bytes], bytes],
     birth: bytes,
     now: int,
 ) -> bool:
     """Seal everything of a thread again as another's; ``False`` if there is no such thread.
 
     Args:
-        mac_of: Gives an element's MAC, from the thread's digest and its plaintext.
         birth: 16 random bytes for the target's row.
 
     Raises:
@@ -325,19 +322,19 @@ def copy(
     new = ROWS.get_or_create(transaction, keys, target, header, birth, now)
     if new.birth != birth:
         raise Conflict(foreign_key=False)
-    stored = verified(transaction, keys, source, partial(mac_of, source))
+    stored = verified(transaction, keys, source)
     numbers = [element.number for element in stored_elements(transaction, keys, source)]
     rows, difference, life = [], 0, Life(target, birth)
     for number, plaintext in elements(
         transaction, keys, Life(source, state.birth), numbers
     ).items():
-        mac = mac_of(target, plaintext)
+        mac = mac_of(keys, target, plaintext)
         rows.append(_element_row(keys, life, number, mac, plaintext))
         difference += element_part(keys, target, number.to_bytes(8), mac)
     for body in stored:
         slot = body.slot._replace(parent=target + body.slot.parent[DIGEST_BYTES:])
         rows.append(_body_row(keys, slot, birth, body.tag, body.plaintext))
-        difference += body_part(keys, slot, body.plaintext)
+        difference += body_part(keys, slot, body.tag, body.plaintext)
     _insert(transaction, keys, rows, now)
     copied = new.with_members(keys, difference)._replace(
         next_sequence=state.next_sequence,
