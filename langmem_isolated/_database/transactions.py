@@ -5,6 +5,7 @@ a dead one is replaced, and where an error of the driver is translated.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
 
 from sqlalchemy import Engine, Executable, exc
@@ -123,10 +124,9 @@ class TransactionRunner:
                 needs none.
             operation: What is run; whatever it raises undoes all of it.
         """
-        try:
-            return self.run_once(begin, operation, *args, **kwargs)
-        except _StaleConnection:
-            return self.run_once(begin, operation, *args, **kwargs)
+        with suppress(_StaleConnection):
+            return self._attempt(begin, operation, *args, **kwargs)
+        return self.run_once(begin, operation, *args, **kwargs)
 
     def run_once(
         self,
@@ -140,6 +140,21 @@ class TransactionRunner:
         Raises:
             DatabaseError: The database refused or failed.
         """
+        try:
+            return self._attempt(begin, operation, *args, **kwargs)
+        except _StaleConnection as stale:
+            failure = DatabaseUnreachable(str(stale))
+        # Out here, so that callers see nothing of what only this class knows, in its context too.
+        raise failure
+
+    def _attempt(
+        self,
+        begin: str | None,
+        operation: Callable[Concatenate[Transaction, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run ``operation`` on a connection of the pool."""
         try:
             connection = self._engine.raw_connection()
         except (exc.SQLAlchemyError, self.errors) as error:
