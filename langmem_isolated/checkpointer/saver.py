@@ -2,7 +2,6 @@
 
 import builtins
 import copy
-import random
 from collections.abc import (
     AsyncIterator,
     Callable,
@@ -33,6 +32,7 @@ from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.checkpointer.addresses import Address, refuse_text
+from langmem_isolated.checkpointer.channel_versions import next_version
 from langmem_isolated.checkpointer.listing import ListCursor
 from langmem_isolated.checkpointer.repository import ThreadRepository
 from langmem_isolated.checkpointer.thread import Thread, as_thread
@@ -103,10 +103,8 @@ class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
         return clone
 
     def get_next_version(self, current: int | str | None, channel: None) -> int | str:
-        """The next version of a channel: a number, or in the form of a thread begun elsewhere."""
-        if isinstance(current, str):
-            return f"{int(current.split('.')[0]) + 1:032}.{random.random():016}"  # noqa: S311
-        return 1 if current is None else current + 1
+        """The next version of a channel, one that LangGraph's own savers can go on with."""
+        return next_version(current)
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that ``config`` names, or the latest of its thread and namespace.
