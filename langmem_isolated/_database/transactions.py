@@ -6,6 +6,7 @@ a dead one is replaced, and where an error of the driver is translated.
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from traceback import clear_frames
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
 
 from sqlalchemy import Engine, Executable, exc
@@ -202,6 +203,9 @@ class TransactionRunner:
             if committing and not isinstance(error, self.errors):
                 # Interrupted behind the commit, if the connection knows of no transaction.
                 transaction.is_stored = self._dialect.is_clean(raw)
+            # Who keeps the error keeps its frames, and in them cursors that are not at their end:
+            # SQLite's connection would go on seeing the old state, and could not write onto it.
+            clear_frames(error.__traceback__)
             self._dialect.roll_back(raw)
             if self._dialect.is_broken(raw) and not committing:
                 raise _StaleConnection(str(self._dialect.translate(error))) from None
