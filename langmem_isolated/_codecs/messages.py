@@ -23,7 +23,7 @@ class MessageWithMetadata(NamedTuple):
     message: BaseMessage
     channel: str | None = None
     written: int | None = None
-    """Milliseconds since 1970, UTC; ``None`` for a message without channel."""
+    """Microseconds since 1970, UTC; ``None`` for a message without channel."""
 
 
 def encode_message(message: BaseMessage, channel: str | None = None, written: int = 0) -> bytes:
@@ -32,7 +32,7 @@ def encode_message(message: BaseMessage, channel: str | None = None, written: in
     Args:
         message: The message.
         channel: Sealed with it, and then ``written`` is, too.
-        written: Milliseconds since 1970, UTC.
+        written: Microseconds since 1970, UTC.
 
     Raises:
         ValueNotStorable: A field holds a value that :func:`encode_value` refuses, or the message's

@@ -83,9 +83,13 @@ class DigestKey:
 
     def digest(self, *parts: bytes | None) -> bytes:
         """What :func:`digest` makes of ``parts`` with this key."""
+        return self.whole(*parts)[:DIGEST_BYTES]
+
+    def whole(self, *parts: bytes | None) -> bytes:
+        """All 32 bytes of it."""
         state = self._state.copy()
         state.update(framed(*parts))
-        return state.digest()[:DIGEST_BYTES]
+        return state.digest()
 
     def __reduce__(self) -> str:
         raise TypeError("keys are not pickled")
@@ -221,8 +225,3 @@ def _refusal(kind: str, sealed: bytes, key_id: bytes) -> RecordDoesNotOpen:
     if sealed[:1] not in _HEADERS or len(sealed) < OVERHEAD_BYTES:
         return RecordDoesNotOpen(kind, f"its form is unknown ({len(sealed)} bytes)")
     return RecordDoesNotOpen(kind, "its key is not one of this owner's", key_id=key_id)
-
-
-def tag_of(sealed: bytes) -> bytes:
-    """The 16 bytes that authenticate a sealed record."""
-    return sealed[-TAG_BYTES:]

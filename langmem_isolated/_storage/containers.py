@@ -1,17 +1,22 @@
-"""Container rows: counters of a session, thread or collection, authenticated by a row MAC.
+"""Container rows: what a session, thread or collection says of the records below it.
 
-A row's ``head`` is a MAC over its digest, its counters, its expiry and its generation. Where the
-records below have an order, the tag of the newest goes into the MAC and stands before it.
+Every clear column of a row is authenticated by a MAC, the *row MAC*, which changes with every
+write. The row has a random *birth*: it is part of the associated data of all that is below the row
+and of its own header, so what belonged to a row that was removed opens below no other. Its
+*generation* changes when records below it are swept away. ``members`` is the multiset hash of the
+records below it.
 """
 
+import struct
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam, delete, select, update
 
 from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.multiset_hash import MULTISET_BYTES
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES, equal
 from langmem_isolated._database import schema
@@ -22,28 +27,126 @@ from langmem_isolated._storage.scoped_database import ScopeGone
 from langmem_isolated.errors import RecordDoesNotOpen
 
 _sessions = schema.sessions.c
+BIRTH_BYTES = 16
 GENERATION_BYTES = 8
-STATE = (
-    _sessions.head,
-    _sessions.next_sequence,
-    _sessions.count,
-    _sessions.expires_at,
-    _sessions.generation,
-)
-LISTED = (
-    *STATE,
-    _sessions.digest,
-    _sessions.sealed,
-    _sessions.size,
-    _sessions.created_at,
-    _sessions.updated_at,
-)
 SCOPE_ID = bindparam("scope_id", type_=sa.LargeBinary)
 DIGEST = bindparam("digest", type_=sa.LargeBinary)
 # Between looking for a row and making it, others may make and remove it.
 _ATTEMPTS = 5
 # Behind every digest that follows a row's own.
 _BEHIND = b"\xff" * (DIGEST_BYTES + 1)
+_NUMBERS = struct.Struct(">QQQHHQQQQQQ")
+# In place of a number that is not there; no column holds it.
+_ABSENT = 2**64 - 1
+_OPEN = 1
+
+
+class ContainerState(NamedTuple):
+    """The columns of a row, once its row MAC has been found to fit."""
+
+    row_mac: bytes
+    birth: bytes
+    generation: bytes
+    next_sequence: int
+    count: int  # type: ignore[assignment]  # in place of a tuple's own, which nobody calls
+    size: int
+    members: bytes
+    newest: bytes | None
+    """What stands for the newest record below it, where these have an order."""
+    channels: bytes | None
+    """Counts by channel; nothing writes it yet."""
+    state: int
+    """1 open, 2 closed, 3 archived."""
+    is_pinned: int
+    idle_lifetime: int | None
+    absolute_lifetime: int | None
+    created_at: int
+    updated_at: int
+    expires_at: int | None
+    revision: int
+    """How often the header was rewritten."""
+
+    @classmethod
+    def checked(cls, kind: Kind, keys: ScopeKeys, digest: bytes, row: Row) -> "ContainerState":
+        """The state that a row begins with, as ``STATE`` has it.
+
+        Raises:
+            RecordDoesNotOpen: The row was tampered with.
+        """
+        state = cls._make(row[: len(cls._fields)])
+        try:
+            fits = equal(state.row_mac, state.computed_mac(kind, keys, digest))
+        except (TypeError, struct.error):
+            # SQLite keeps any type in any column, and whoever tampers with rows knows it.
+            fits = False
+        if not fits:
+            raise RecordDoesNotOpen(kind.label, "its row MAC does not fit its columns")
+        return state
+
+    def computed_mac(self, kind: Kind, keys: ScopeKeys, digest: bytes) -> bytes:
+        """The row MAC that fits the other columns: 16 bytes."""
+        numbers = _NUMBERS.pack(
+            self.next_sequence,
+            self.count,
+            self.size,
+            self.state,
+            self.is_pinned,
+            _ABSENT if self.idle_lifetime is None else self.idle_lifetime,
+            _ABSENT if self.absolute_lifetime is None else self.absolute_lifetime,
+            self.created_at,
+            self.updated_at,
+            _ABSENT if self.expires_at is None else self.expires_at,
+            self.revision,
+        )
+        return keys.row_mac(
+            kind.framed_bytes,
+            digest,
+            self.birth,
+            self.generation,
+            self.members,
+            self.newest,
+            self.channels,
+            numbers,
+        )
+
+    def authenticated(self, kind: Kind, keys: ScopeKeys, digest: bytes) -> "ContainerState":
+        """The state with the row MAC that fits its other columns."""
+        return self._replace(row_mac=self.computed_mac(kind, keys, digest))
+
+    def with_members(self, keys: ScopeKeys, difference: int) -> "ContainerState":
+        """The state with other records below it, whose parts differ by so much in sum."""
+        total = keys.members.unmasked(self.members) + difference
+        return self._replace(members=keys.members.masked(total))
+
+    def is_expired(self, now: int) -> bool:
+        """Whether its time was up at ``now``."""
+        return self.expires_at is not None and self.expires_at <= now
+
+    def old(self) -> dict[str, object]:
+        """Every column by the name of its parameter: what :func:`compare_and_swap` begins from."""
+        return dict(zip(_OLD, self, strict=True))
+
+    def new(self) -> dict[str, object]:
+        """Every column by the name of its parameter: what a row is taken to."""
+        return dict(zip(_NEW, self, strict=True))
+
+
+_OLD = [f"old_{name}" for name in ContainerState._fields]
+_NEW = [f"new_{name}" for name in ContainerState._fields]
+STATE = tuple(_sessions[name] for name in ContainerState._fields)
+LISTED = (*STATE, _sessions.digest, _sessions.sealed)
+# What each write of records below a row changes of it.
+_COUNTERS = (
+    "row_mac",
+    "generation",
+    "next_sequence",
+    "count",
+    "size",
+    "members",
+    "newest",
+    "updated_at",
+    "expires_at",
+)
 
 
 def in_scope(kind: Kind) -> sa.ColumnElement[bool]:
@@ -58,18 +161,29 @@ def row_of(kind: Kind) -> sa.ColumnElement[bool]:
     return sa.and_(in_scope(kind), _sessions.digest == DIGEST)
 
 
+def padded_state(columns: int) -> list[sa.ColumnElement[Any]]:
+    """As many nulls as ``STATE`` has columns behind the first ``columns``, of their types.
+
+    For statements that return a row and, in one state of the database, what is below it.
+    """
+    return [sa.cast(sa.null(), column.type) for column in STATE[columns:]]
+
+
+def _given(name: str) -> sa.BindParameter[Any]:
+    return bindparam(f"new_{name}", type_=_sessions[name].type)
+
+
 def creation(kind: Kind) -> InsertsByDialect:
     """By whether it is PostgreSQL: inserts a row of ``kind`` if it is absent.
 
     The scope's row is proved in the same statement: an erased scope gets no new session.
     """
-    sealed = ("scope_id", "digest", "generation", "head", "sealed")
     values: dict[str, sa.ColumnElement[Any]] = {
-        **{name: bindparam(name) for name in sealed},
+        "scope_id": SCOPE_ID,
         "kind": sa.literal_column(str(int(kind))),
-        **{name: sa.literal_column("0") for name in ("next_sequence", "count", "size")},
-        "created_at": bindparam("now"),
-        "updated_at": bindparam("now"),
+        "digest": DIGEST,
+        "sealed": _given("sealed"),
+        **{name: sa.cast(_given(name), _sessions[name].type) for name in ContainerState._fields},
     }
     proved = select(*(value.label(name) for name, value in values.items())).where(
         schema.scopes.c.scope_id == SCOPE_ID,
@@ -84,117 +198,28 @@ def creation(kind: Kind) -> InsertsByDialect:
 
 
 def update_container(kind: Kind) -> sa.Update:
-    """Takes the row to another state, with the values of :meth:`ContainerState.as_new`."""
+    """Takes the counters of a row to another state, with the values of the state."""
     return (
         update(schema.sessions)
         .where(row_of(kind))
-        .values(
-            head=bindparam("new_head"),
-            next_sequence=bindparam("new_next"),
-            count=bindparam("new_count"),
-            expires_at=bindparam("new_expiry"),
-            size=_sessions.size + bindparam("added_size"),
-            updated_at=bindparam("now"),
-        )
+        .values({name: _given(name) for name in _COUNTERS})
     )
 
 
 def compare_and_swap(kind: Kind) -> sa.Update:
-    """Compare-and-swap: updates only from the state of :meth:`ContainerState.as_old`.
+    """Compare-and-swap: updates only a row that has every column of :meth:`ContainerState.old`.
 
-    It needs no lock before.
+    It needs no lock before. Every column: a row that was tampered with takes nothing, and is not
+    mended either.
     """
     return update_container(kind).where(
-        _sessions.head == bindparam("old_head"),
-        _sessions.next_sequence == bindparam("old_next"),
-        _sessions.count == bindparam("old_count"),
-        _sessions.generation == bindparam("old_generation"),
-        _sessions.expires_at.is_not_distinct_from(bindparam("old_expiry", type_=sa.BigInteger)),
-    )
-
-
-def reset_container(kind: Kind, **values: sa.ColumnElement[Any]) -> sa.Update:
-    """Takes the row back to its first state, in a new generation, with other ``values`` besides."""
-    zeros: dict[str, sa.ColumnElement[Any]] = {
-        name: sa.literal_column("0") for name in ("next_sequence", "count", "size")
-    }
-    return (
-        update(schema.sessions)
-        .where(row_of(kind))
-        .values(
-            head=bindparam("new_head"),
-            generation=bindparam("new_generation"),
-            updated_at=bindparam("now"),
-            **zeros,
-            **values,
+        *(
+            column.is_not_distinct_from(bindparam(f"old_{column.name}", type_=column.type))
+            if column.nullable
+            else column == bindparam(f"old_{column.name}", type_=column.type)
+            for column in STATE
         )
     )
-
-
-@dataclass(frozen=True, slots=True)
-class ContainerState:
-    """What a row says of the records below it, once its head has been found to fit."""
-
-    newest_tag: bytes
-    """Of the newest record; empty where they have no order."""
-    next_sequence: int
-    count: int
-    expires_at: int | None
-    generation: bytes
-
-    @classmethod
-    def checked(cls, kind: Kind, keys: ScopeKeys, digest: bytes, row: Row) -> "ContainerState":
-        """The state that a row begins with, as ``STATE`` has it.
-
-        Raises:
-            RecordDoesNotOpen: The row was tampered with.
-        """
-        head, next_sequence, count, expires_at, generation = row[:5]
-        try:
-            state = cls(head[:-DIGEST_BYTES], next_sequence, count, expires_at, generation)
-            fits = equal(head, state.row_mac(keys, digest))
-        except (AttributeError, OverflowError, TypeError):
-            # SQLite keeps any type in any column, and whoever tampers with rows knows it.
-            fits = False
-        if not fits:
-            raise RecordDoesNotOpen(kind.label, "its head does not fit its counters")
-        return state
-
-    def row_mac(self, keys: ScopeKeys, digest: bytes) -> bytes:
-        """The column that authenticates the others."""
-        tags = (self.newest_tag,) if self.newest_tag else ()
-        return self.newest_tag + keys.row_mac(
-            digest,
-            *tags,
-            self.next_sequence.to_bytes(8),
-            self.count.to_bytes(8),
-            None if self.expires_at is None else self.expires_at.to_bytes(8),
-            self.generation,
-        )
-
-    def is_expired(self, now: int) -> bool:
-        """Whether its time was up at ``now``."""
-        return self.expires_at is not None and self.expires_at <= now
-
-    def as_old(self, keys: ScopeKeys, digest: bytes) -> dict[str, object]:
-        """The values of :func:`compare_and_swap` that say where the row must be."""
-        return {
-            "old_head": self.row_mac(keys, digest),
-            "old_next": self.next_sequence,
-            "old_count": self.count,
-            "old_generation": self.generation,
-            "old_expiry": self.expires_at,
-        }
-
-    def as_new(self, keys: ScopeKeys, digest: bytes, added: int) -> dict[str, object]:
-        """The values of :func:`update_container`, for ``added`` bytes more below the row."""
-        return {
-            "new_head": self.row_mac(keys, digest),
-            "new_next": self.next_sequence,
-            "new_count": self.count,
-            "new_expiry": self.expires_at,
-            "added_size": added,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +257,6 @@ class ContainerRows:
         kind: Which.
         below: Delete the records below a row: those whose parent is its digest, ``:digest``, or
             begins with it, from ``:low`` to below ``:high``.
-        newest_tag: What stands for the AEAD tag of the newest record of a row that has none.
     """
 
     __slots__ = (
@@ -242,12 +266,13 @@ class ContainerRows:
         "_header",
         "_kind",
         "_lock",
-        "_newest_tag",
+        "_rewrite",
         "_stray",
+        "_update",
     )
 
-    def __init__(self, kind: Kind, *below: sa.Delete, newest_tag: bytes = b"") -> None:
-        self._kind, self._below, self._newest_tag = kind, below, newest_tag
+    def __init__(self, kind: Kind, *below: sa.Delete) -> None:
+        self._kind, self._below = kind, below
         self._stray = [
             one.where(~select(_sessions.digest).where(row_of(kind)).exists()) for one in below
         ]
@@ -255,6 +280,12 @@ class ContainerRows:
         self._lock = select(*STATE).where(row_of(kind)).with_for_update()
         self._header = select(*STATE, _sessions.sealed).where(row_of(kind))
         self._delete = delete(schema.sessions).where(row_of(kind))
+        self._update = update_container(kind)
+        self._rewrite = (
+            update(schema.sessions)
+            .where(row_of(kind))
+            .values({n: _given(n) for n in (*ContainerState._fields, "sealed")})
+        )
 
     def lock(self, transaction: Transaction, keys: ScopeKeys, digest: bytes) -> Row | None:
         """The row as ``STATE`` has it, whatever it says, locked until the transaction ends."""
@@ -306,14 +337,14 @@ class ContainerRows:
         keys: ScopeKeys,
         digest: bytes,
         header: bytes,
-        generation: bytes,
+        birth: bytes,
         now: int,
     ) -> ContainerState:
         """The row's state, the row locked, and inserted before if it is absent.
 
         Args:
             header: The sealed part of a new row, in plaintext.
-            generation: 8 random bytes for a new row.
+            birth: 16 random bytes for a new row.
 
         Raises:
             ScopeGone: The scope was erased meanwhile; nothing was written.
@@ -321,47 +352,151 @@ class ContainerRows:
         for _ in range(_ATTEMPTS):
             if state := self.current(transaction, keys, digest, now):
                 return state
-            new = self.empty(generation)
+            new = self.empty(keys, digest, birth, now)
             transaction.execute(
                 self._create[transaction.is_postgres],
                 scope_id=keys.scope_id,
                 digest=digest,
                 incarnation=keys.incarnation,
-                generation=generation,
-                head=new.row_mac(keys, digest),
-                sealed=self.sealed(keys, digest, header),
-                now=now,
+                new_sealed=self._sealed(keys, digest, new, header),
+                **new.new(),
             )
         raise ScopeGone
 
-    def empty(self, generation: bytes, expires_at: int | None = None) -> ContainerState:
-        """The state of a row with nothing below it."""
-        return ContainerState(self._newest_tag, 0, 0, expires_at, generation)
+    def empty(
+        self, keys: ScopeKeys, digest: bytes, birth: bytes, now: int, expires_at: int | None = None
+    ) -> ContainerState:
+        """The state of a row that begins its life, with nothing below it."""
+        new = ContainerState(
+            row_mac=b"",
+            birth=birth,
+            generation=birth[:GENERATION_BYTES],
+            next_sequence=0,
+            count=0,
+            size=0,
+            members=keys.members.masked(0),
+            newest=None,
+            channels=None,
+            state=_OPEN,
+            is_pinned=0,
+            idle_lifetime=None,
+            absolute_lifetime=None,
+            created_at=now,
+            updated_at=now,
+            expires_at=expires_at,
+            revision=0,
+        )
+        return new.authenticated(self._kind, keys, digest)
+
+    def begin_again(
+        self,
+        transaction: Transaction,
+        keys: ScopeKeys,
+        digest: bytes,
+        state: ContainerState,
+        header: bytes,
+        birth: bytes,
+        now: int,
+    ) -> None:
+        """Begin another life of the row, with nothing below it; the row must be locked.
+
+        Nothing of the former life opens any more, its header neither.
+
+        Args:
+            state: As it is.
+            header: Takes the former's place.
+            birth: 16 random bytes.
+        """
+        self.rewrite(
+            transaction,
+            keys,
+            digest,
+            state._replace(
+                birth=birth,
+                generation=birth[:GENERATION_BYTES],
+                next_sequence=0,
+                count=0,
+                size=0,
+                members=keys.members.masked(0),
+                newest=None,
+                channels=None,
+                updated_at=now,
+            ),
+            header,
+        )
+
+    def update(
+        self, transaction: Transaction, keys: ScopeKeys, digest: bytes, state: ContainerState
+    ) -> ContainerState:
+        """Store the counters of ``state``; the row must be locked. Returns what is stored."""
+        state = state.authenticated(self._kind, keys, digest)
+        transaction.execute(self._update, scope_id=keys.scope_id, digest=digest, **state.new())
+        return state
+
+    def rewrite(
+        self,
+        transaction: Transaction,
+        keys: ScopeKeys,
+        digest: bytes,
+        state: ContainerState,
+        header: bytes,
+    ) -> None:
+        """Store every column of ``state`` and another header; the row must be locked."""
+        state = state._replace(revision=state.revision + 1)
+        transaction.execute(
+            self._rewrite,
+            scope_id=keys.scope_id,
+            digest=digest,
+            new_sealed=self._sealed(keys, digest, state, header),
+            **state.authenticated(self._kind, keys, digest).new(),
+        )
 
     def header(
         self, transaction: Transaction, keys: ScopeKeys, digest: bytes
     ) -> tuple[ContainerState, bytes] | None:
         """The row's state and its header in plaintext."""
         row = transaction.row(self._header, scope_id=keys.scope_id, digest=digest)
-        if row is None:
-            return None
-        return ContainerState.checked(self._kind, keys, digest, row), self._opened(
-            keys, digest, row[5]
-        )
-
-    def sealed(self, keys: ScopeKeys, digest: bytes, header: bytes) -> bytes:
-        """A header as the row holds it."""
-        return keys.seal(keys.aad_prefix(self._kind, b""), digest, header)
+        return None if row is None else self._opened(keys, digest, row, row[-1])
 
     def listed(self, keys: ScopeKeys, row: Row) -> Listed:
         """A row as ``LISTED`` has it; one that was tampered with does not fail the others."""
-        digest, sealed, *times = row[5:]
+        *columns, digest, sealed = row
+        state = ContainerState._make(columns)
         try:
-            ContainerState.checked(self._kind, keys, digest, row)
-            header = self._opened(keys, digest, sealed)
+            header = self._opened(keys, digest, row, sealed)[1]
         except RecordDoesNotOpen:
             header = None
-        return Listed(digest, header, row[2], *times)
+        return Listed(digest, header, state.count, state.size, state.created_at, state.updated_at)
 
-    def _opened(self, keys: ScopeKeys, digest: bytes, sealed: bytes) -> bytes:
-        return keys.open(keys.aad_prefix(self._kind, b""), digest, sealed, self._kind)
+    def _opened(
+        self, keys: ScopeKeys, digest: bytes, row: Row, sealed: bytes
+    ) -> tuple[ContainerState, bytes]:
+        state = ContainerState.checked(self._kind, keys, digest, row)
+        return state, open_header(self._kind, keys, digest, state, sealed)
+
+    def _sealed(
+        self, keys: ScopeKeys, digest: bytes, state: ContainerState, header: bytes
+    ) -> bytes:
+        prefix = keys.aad_prefix(self._kind, b"", state.birth)
+        return keys.seal(prefix, _header_key(digest, state), header)
+
+
+def open_header(
+    kind: Kind, keys: ScopeKeys, digest: bytes, state: ContainerState, sealed: bytes
+) -> bytes:
+    """A row's header in plaintext: that of this life and this revision, and no other.
+
+    Raises:
+        RecordDoesNotOpen: It is another's, or was changed.
+    """
+    prefix = keys.aad_prefix(kind, b"", state.birth)
+    return keys.open(prefix, _header_key(digest, state), sealed, kind)
+
+
+def _header_key(digest: bytes, state: ContainerState) -> bytes:
+    return digest + state.revision.to_bytes(8)
+
+
+def is_member_sum(keys: ScopeKeys, state: ContainerState, total: int) -> bool:
+    """Whether the records below a row, whose parts add up to ``total``, are those it stands for."""
+    return len(state.members) == MULTISET_BYTES and keys.members.is_of(state.members, total)

@@ -7,7 +7,7 @@ bytes::
     1 form | 8 updated | 8 expires | 4 length of the names | 4 of the key | 4 of the tag
     names, framed | key | tag | value
 
-Times are ms since 1970, UTC; 0 is no expiry. The table's columns for times and tag must say what
+Times are µs since 1970, UTC; 0 is no expiry. The table's columns for times and tag must say what
 the sealed ones do: who can write to the table cannot let an entry live longer, seem newer or be
 found by another tag. Expired means absent.
 """
@@ -205,8 +205,8 @@ def put(
     Args:
         names: The space's.
         entries: One or more.
-        now: The time, in ms, that they were put at.
-        lifetime: How long they live, in ms; for ever by default.
+        now: The time, in µs, that they were put at.
+        lifetime: How long they live, in µs; for ever by default.
 
     Raises:
         ScopeGone: The scope was erased; nothing was written.
@@ -250,7 +250,7 @@ def page(
 
 
 def newest(transaction: Transaction, keys: ScopeKeys, names: Names, now: int) -> int:
-    """When something was last put into a space, in ms; 0 for an empty one.
+    """When something was last put into a space, in µs; 0 for an empty one.
 
     Raises:
         RecordDoesNotOpen: The entry was changed, moved or exchanged.
@@ -272,7 +272,7 @@ def updated_between(
     limit: int,
     now: int,
 ) -> list[bytes]:
-    """Up to ``limit`` keys of a space that were put last between two times, in ms, without these.
+    """Up to ``limit`` keys of a space that were put last between two times, in µs, without these.
 
     With ``tags`` those alone that have one of them.
 

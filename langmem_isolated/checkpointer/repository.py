@@ -21,11 +21,12 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._runtime.clock import now
-from langmem_isolated._storage.containers import GENERATION_BYTES, Listed
+from langmem_isolated._runtime.clock import lifetime, now
+from langmem_isolated._storage.containers import BIRTH_BYTES, GENERATION_BYTES, Listed
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.threads import listing, reading, writing
-from langmem_isolated._storage.threads.addresses import Slot
+from langmem_isolated._storage.threads.addresses import Life, Slot
+from langmem_isolated._storage.threads.listing import ThreadRows
 from langmem_isolated._storage.threads.reading import OpenBody
 from langmem_isolated._storage.threads.writing import NewBody, NewElement, Stored
 from langmem_isolated.checkpointer import operations, pruning
@@ -71,7 +72,7 @@ class ThreadRepository:
         self.records = records
         self._known = known
         self._serde = serde
-        self._ttl = ttl
+        self._lifetime = lifetime(ttl)
 
     def get(self, address: Address) -> Snapshot | None:
         """The checkpoint at ``address``."""
@@ -125,9 +126,11 @@ class ThreadRepository:
 
     def _verify(self, transaction: Transaction, keys: ScopeKeys, thread_id: str) -> int:
         digest = thread_digest(keys, thread_id)
-        bodies = reading.verified(transaction, keys, digest)
-        required_elements(transaction, keys, digest, [Body.of(body.plaintext) for body in bodies])
-        return len(bodies)
+        stored = reading.verified(transaction, keys, digest, partial(mac_of, keys, digest))
+        if stored:
+            life = ThreadRows(transaction, keys)[digest].life
+            required_elements(transaction, keys, life, [Body.of(one.plaintext) for one in stored])
+        return len(stored)
 
     def put(
         self,
@@ -203,11 +206,14 @@ class ThreadRepository:
         writes: IndexedWrites,
     ) -> tuple[bytes | None, IndexedWrites]:
         """What a task has stored, in plaintext, and ``writes`` together with it."""
-        plaintext = reading.body_at(transaction, keys, slot)
+        if (row := listing.ROWS.header(transaction, keys, slot.thread_digest)) is None:
+            return None, writes
+        life = Life(slot.thread_digest, row[0].birth)
+        plaintext = reading.body_at(transaction, keys, slot, life.birth)
         if plaintext is None:
             return None, writes
         body = Body.of(plaintext)
-        elements = required_elements(transaction, keys, slot.thread_digest, [body])
+        elements = required_elements(transaction, keys, life, [body])
         _, _, rows = Decoder(elements, None, self._serde).decode([body])[0]
         kept = {
             index: (channel, value)
@@ -231,7 +237,7 @@ class ThreadRepository:
         encoder = Encoder(known, lambda plaintext: mac_of(keys, digest, plaintext), self._serde)
         body = _new_body(encoder, encode(encoder), slot, tag, replaces)
         moment = now()
-        expires_at = None if self._ttl is None else moment + int(self._ttl.total_seconds() * 1000)
+        expires_at = None if self._lifetime is None else moment + self._lifetime
         stored = self._put_if_unchanged(keys, digest, body, known, moment, expires_at)
         if stored is None:
             # A body without numbers that were known before is right in any generation.
@@ -262,7 +268,7 @@ class ThreadRepository:
                 encode_header(Header(thread_id)),
                 body,
                 found_in,
-                os.urandom(GENERATION_BYTES),
+                os.urandom(BIRTH_BYTES),
                 now,
                 expires_at,
             )

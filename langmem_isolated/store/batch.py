@@ -28,7 +28,7 @@ from langgraph.store.base import (
 from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._runtime.clock import now_microseconds
+from langmem_isolated._runtime import clock
 from langmem_isolated._search import store_filters
 from langmem_isolated._search.vectors import VectorSpace
 from langmem_isolated._storage.items import reading, rows, writing
@@ -142,7 +142,7 @@ class Batch:
 
     def perform(self, records: ScopedDatabase) -> list[Result]:
         """Run it in one transaction; the results in the order of the operations."""
-        now = now_microseconds()
+        now = clock.now()
         if not self.answers:
             return []
         if any(self.puts.values()):
@@ -342,9 +342,7 @@ def _search_item(item: rows.Item, score: float | None) -> SearchItem:
 
 
 def _times(item: rows.Item) -> tuple[dt.datetime, dt.datetime]:
-    # In milliseconds, as a database keeps when an item was first put: an update must not move it.
-    created, updated = item.created // 1000, item.updated // 1000
     return (
-        _EPOCH + dt.timedelta(milliseconds=created),
-        _EPOCH + dt.timedelta(milliseconds=updated),
+        _EPOCH + dt.timedelta(microseconds=item.created),
+        _EPOCH + dt.timedelta(microseconds=item.updated),
     )

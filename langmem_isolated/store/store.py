@@ -22,7 +22,7 @@ from langgraph.store.base import (
 )
 
 from langmem_isolated._adapters.drop_in import DropIn, Ready
-from langmem_isolated._runtime.clock import now_microseconds
+from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage.items import writing
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.scope import Scope
@@ -118,12 +118,12 @@ class IsolatedStore(DropIn, BaseStore):
 
     def sweep(self) -> int:
         """Remove the scope's expired items from the database; returns how many."""
-        return self._resolve().write_if_exists(writing.sweep, 0, now_microseconds())
+        return self._resolve().write_if_exists(writing.sweep, 0, now())
 
     async def asweep(self) -> int:
         """Remove expired items; see :meth:`sweep`."""
         records = self._resolve()
-        return await records.arun(records.write_if_exists, writing.sweep, 0, now_microseconds())
+        return await records.arun(records.write_if_exists, writing.sweep, 0, now())
 
     def get(
         self, namespace: Namespace, key: str, *, refresh_ttl: bool | None = None

@@ -472,10 +472,10 @@ async def test_what_can_be_done_unnoticed_is_to_remove_to_restore_and_to_date(
     time.sleep(0.002)  # noqa: ASYNC251 -- the next put is of another millisecond
     scene.store.put(("memories", "family"), "sister", {"text": "later"})
 
-    scene.set("created_at = ?", updated_at - 1_000)
+    scene.set("created_at = ?", updated_at - 1_000_000)
     scene.set("expires_at = ?", updated_at + 10**9)
     item = await door(scene.store, "get", ("memories", "family"), "sister")
-    assert item.created_at.timestamp() == pytest.approx(updated_at / 1000 - 1)
+    assert item.created_at.timestamp() == pytest.approx(updated_at / 1_000_000 - 1)
     scene.set("sealed = ?, updated_at = ?", before, updated_at)
     item = await door(scene.store, "get", ("memories", "family"), "sister")
     assert item.value == CAT

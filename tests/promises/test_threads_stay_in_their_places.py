@@ -18,6 +18,7 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 from langmem_isolated.errors import RecordDoesNotOpen
 from tests.conftest import ROOT_KEY, Attacker, Door, new_postgres_url
+from tests.containers import ROW
 from tests.threads import at, checkpoint, id_of, listed, put, values_at
 
 _numbers = itertools.count()
@@ -110,15 +111,13 @@ class Target:
 
     def state(self) -> tuple[Any, ...]:
         [row] = self.attacker(
-            "SELECT head, next_sequence, count, expires_at, generation, sealed FROM sessions"
-            " WHERE scope_id = ? AND digest = ?",
+            f"SELECT {', '.join(ROW)} FROM sessions WHERE scope_id = ? AND digest = ?",
             self.scope_id, self.digest,
         )  # fmt: skip
         return row
 
     def set_state(self, state: tuple[Any, ...]) -> None:
-        columns = ["head", "next_sequence", "count", "expires_at", "generation", "sealed"]
-        self.thread(", ".join(f"{column} = ?" for column in columns), *state)
+        self.thread(", ".join(f"{column} = ?" for column in ROW), *state)
 
 
 @dataclass
@@ -400,8 +399,8 @@ def move_thread(source: Target, there: Target) -> None:
 # --- the thread's own row -------------------------------------------------------------------------
 
 STATES: dict[str, Callable[[Scene], object]] = {
-    "head flipped": lambda s: s.target.thread("head = ?", flipped(s.target.state()[0], 3)),
-    "another thread's head": lambda s: s.target.thread("head = ?", s.other_thread.state()[0]),
+    "row MAC flipped": lambda s: s.target.thread("row_mac = ?", flipped(s.target.state()[0], 3)),
+    "another thread's row MAC": lambda s: s.target.thread("row_mac = ?", s.other_thread.state()[0]),
     "another user's state": lambda s: s.target.set_state(s.other_user.state()),
     "another module's state": lambda s: s.target.set_state(s.other_module.state()),
     "another thread's state": lambda s: s.target.set_state(s.other_thread.state()),
@@ -413,6 +412,17 @@ STATES: dict[str, Callable[[Scene], object]] = {
     "a later expiry": lambda s: s.target.thread("expires_at = ?", 2**60),
     "another generation": lambda s: s.target.thread("generation = ?", bytes(8)),
     "no generation": lambda s: s.target.thread("generation = ?", b""),
+    "another birth": lambda s: s.target.thread("birth = ?", bytes(16)),
+    "another multiset hash": lambda s: s.target.thread("members = ?", bytes(48)),
+    "no multiset hash": lambda s: s.target.thread("members = ?", b""),
+    "a newest": lambda s: s.target.thread("newest = ?", bytes(16)),
+    "another size": lambda s: s.target.thread("size = size + 1"),
+    "another revision": lambda s: s.target.thread("revision = 1"),
+    "another last activity": lambda s: s.target.thread("updated_at = updated_at + 1"),
+    "closed": lambda s: s.target.thread("state = 2"),
+    "pinned": lambda s: s.target.thread("is_pinned = 1"),
+    "counts by channel": lambda s: s.target.thread("channels = ?", b""),
+    "a lifetime": lambda s: s.target.thread("idle_lifetime = 1, absolute_lifetime = 1"),
 }
 
 
@@ -565,9 +575,7 @@ def test_addresses_of_odd_types_are_refused_or_as_if_the_row_were_not_there(
 
 
 @pytest.mark.parametrize("value", ODD_VALUES, ids=repr)
-@pytest.mark.parametrize(
-    "column", ["head", "next_sequence", "count", "expires_at", "generation", "sealed"]
-)
+@pytest.mark.parametrize("column", ROW)
 def test_values_of_odd_types_in_the_row_of_a_thread_are_refused(
     odd_target: Target, column: str, value: Any
 ):

@@ -45,15 +45,24 @@ class Collection:
 
     def aad_prefix(self, kind: Kind) -> bytes:
         """Where records of ``kind`` stand; those of an emptied collection do not open there."""
-        return self.keys.aad_prefix(kind, self.digest + self.state.generation)
+        return self.keys.aad_prefix(kind, self.digest, self.state.birth)
 
     def open(self, kind: Kind, key: bytes, sealed: bytes) -> bytes:
         if kind not in self._openers:
             self._openers[kind] = self.keys.opener(self.aad_prefix(kind), kind)
         return self._openers[kind](key, sealed)
 
+    def part(self, kind: Kind, key: bytes, content: bytes) -> int:
+        """What a document, by its plaintext, or a block, by its version, adds to ``members``."""
+        return self.keys.members.part(kind.framed_bytes, self.digest, key, content)
+
     def document(self, key: bytes, sealed: bytes) -> StoredDocument:
         plaintext = self.open(Kind.DOCUMENT, key, sealed)
+        return self.stored(plaintext)
+
+    @staticmethod
+    def stored(plaintext: bytes) -> StoredDocument:
+        """What a document's plaintext holds."""
         return StoredDocument(int.from_bytes(plaintext[:NUMBER_BYTES]), plaintext[NUMBER_BYTES:])
 
     def document_digest(self, name: bytes) -> bytes:

@@ -9,9 +9,7 @@ from langmem_isolated._storage.containers import (
     DIGEST,
     SCOPE_ID,
     STATE,
-    reset_container,
     row_of,
-    update_container,
 )
 from langmem_isolated._storage.upserts import upserts
 
@@ -39,8 +37,6 @@ ANY_RECORD = select(_ONE).where(_its(Kind.DOCUMENT, Kind.EMBEDDING)).limit(_ONE)
 REMOVE_DOCUMENT = delete(schema.records).where(_its(Kind.DOCUMENT), _records.key == _KEY)
 REMOVE_BLOCK = delete(schema.records).where(_its(Kind.EMBEDDING), _records.key == _KEY)
 REMOVE_ALL = delete(schema.records).where(_its(Kind.DOCUMENT, Kind.EMBEDDING))
-UPDATE_CONTAINER = update_container(Kind.COLLECTION)
-EMPTY = reset_container(Kind.COLLECTION, expires_at=sa.null())
 # By whether it is PostgreSQL.
 PUT = upserts(
     {

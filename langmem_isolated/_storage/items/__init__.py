@@ -10,7 +10,7 @@ The sealed plaintext is, in bytes::
 
     1 form | 8 updated | 8 time to live | what the caller gave
 
-Times are µs since 1970, UTC; a time to live of 2^64 - 1 is none. The table's columns say in ms when
+Times are µs since 1970, UTC; a time to live of 2^64 - 1 is none. The table's columns say when
 an item was first put, when last, which the sealed time confirms, and when it expires. Expired means
 absent. First put and expiry are not authenticated: so a put need not read before it writes, which
 on PostgreSQL makes one round trip of three; and who can change them could also delete the row.

@@ -55,7 +55,7 @@ class RecordAddresses:
     def below(self, prefix: Names, now: int) -> dict[str, Any]:
         """What the statements ask by that read all below a prefix."""
         low, scope_id = self.parent(prefix), self._keys.scope_id
-        return {"scope_id": scope_id, "low": low, "high": _after(low), "now": now // 1000}
+        return {"scope_id": scope_id, "low": low, "high": _after(low), "now": now}
 
 
 class _Openers(dict[bytes, Callable[[bytes, bytes], bytes]]):

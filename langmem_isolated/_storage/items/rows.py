@@ -84,12 +84,12 @@ def _item(row: Row, plaintext: bytes) -> Item:
     if type(created_at) is not int or created_at < 0:
         # SQLite keeps any type in any column.
         raise RecordDoesNotOpen(Kind.ITEM.label, "it was first put at no time")
-    if updated_at != updated // 1000:
+    if updated_at != updated:
         raise RecordDoesNotOpen(Kind.ITEM.label, "its time is not the one it was put at")
     return Item(
         place=(parent, key),
         body=plaintext[_HEAD.size :],
-        created=updated if created_at >= updated_at else created_at * 1000,
+        created=min(created_at, updated),
         updated=updated,
         lifetime=None if lifetime == _FOR_EVER else lifetime,
     )
@@ -102,9 +102,9 @@ def sealed_rows(
     parent, key = place
     shared = {
         "given_parent": parent,
-        "given_created_at": now // 1000,
-        "given_updated_at": now // 1000,
-        "given_expires_at": None if item.lifetime is None else (now + item.lifetime) // 1000,
+        "given_created_at": now,
+        "given_updated_at": now,
+        "given_expires_at": None if item.lifetime is None else now + item.lifetime,
     }
 
     def row(kind: Kind, key: bytes, sealed: bytes) -> dict[str, Any]:

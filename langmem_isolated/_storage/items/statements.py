@@ -121,9 +121,10 @@ _LOW, _HIGH = (bindparam(name, type_=sa.LargeBinary) for name in ("low", "high")
 _BELOW = sa.and_(
     _records.scope_id == SCOPE_ID, _records.parent >= _LOW, _records.parent < _HIGH, _ALIVE
 )
-ALL = select(*_COLUMNS).where(_BELOW, _records.kind == _ITEM)
+_ITEMS = select(*_COLUMNS).where(_BELOW, _records.kind == _ITEM)
+ALL = _ITEMS.order_by(_records.parent, _records.key)
 NEWEST = (
-    ALL.order_by(_records.updated_at.desc(), _records.parent, _records.key)
+    _ITEMS.order_by(_records.updated_at.desc(), _records.parent, _records.key)
     .limit(bindparam("limit", type_=sa.Integer))
     .offset(_FROM_THE_FIRST)
 )

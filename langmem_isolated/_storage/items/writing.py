@@ -74,10 +74,10 @@ def refresh(transaction: Transaction, keys: ScopeKeys, items: Sequence[Item], no
         [
             {
                 **span(keys, item.place),
-                "now": now // 1000,
-                "given_updated_at": item.updated // 1000,
-                "given_expires_at": (now + item.lifetime) // 1000,
-                "new_expires_at": (now + item.lifetime) // 1000,
+                "now": now,
+                "given_updated_at": item.updated,
+                "given_expires_at": now + item.lifetime,
+                "new_expires_at": now + item.lifetime,
             }
             for item in items
             if item.lifetime is not None
@@ -87,6 +87,6 @@ def refresh(transaction: Transaction, keys: ScopeKeys, items: Sequence[Item], no
 
 def sweep(transaction: Transaction, keys: ScopeKeys, now: int) -> int:
     """Remove what has expired; returns how many items that were."""
-    rows = transaction.rows(sql.SWEEP, scope_id=keys.scope_id, now=now // 1000)
+    rows = transaction.rows(sql.SWEEP, scope_id=keys.scope_id, now=now)
     transaction.execute(sql.SWEEP_VECTORS, scope_id=keys.scope_id)
     return sum(kind == Kind.ITEM for (kind,) in rows)

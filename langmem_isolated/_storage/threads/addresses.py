@@ -21,6 +21,13 @@ class Slot(NamedTuple):
         return self.parent[:DIGEST_BYTES]
 
 
+class Life(NamedTuple):
+    """A thread by its digest, in the life that its birth names."""
+
+    digest: bytes
+    birth: bytes
+
+
 class Bounds(NamedTuple):
     """Which parents a list covers: one namespace, or all of a thread or of the scope."""
 
