@@ -370,7 +370,7 @@ async def test_documents_of_before_clear_do_not_open_after_it(scene: Scene, door
     scene.store.clear()
 
     scene.restore(before, "records")
-    await assert_seen(scene.store, door, search="", get=REFUSED, documents=REFUSED)
+    await assert_seen(scene.store, door, search=REFUSED, get=REFUSED, documents=REFUSED)
     with pytest.raises(RecordDoesNotOpen):
         await door(scene.store, "add_texts", ["text x"], ids=["x"])
     scene.store.clear()

@@ -122,7 +122,7 @@ def nearest(
         passing = items_in(places, [*items.values()], wanted)
         items = {item.place: items[item.place] for item in passing}
     vectors: list[tuple[Row, bytes]] = []
-    for parent, key, sealed, _, _, kind in rows:
+    for parent, key, sealed, *_, kind in rows:
         if kind == Kind.VECTOR and type(key) is bytes:
             item = items.get((parent, key[:DIGEST_BYTES]))
             if item:

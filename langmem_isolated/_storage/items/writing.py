@@ -7,7 +7,7 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.items import statements as sql
 from langmem_isolated._storage.items.addresses import Address, RecordAddresses, span
-from langmem_isolated._storage.items.rows import Item, NewItem, sealed_rows
+from langmem_isolated._storage.items.rows import Item, NewItem, expiry, sealed_rows
 from langmem_isolated._storage.scoped_database import ScopeGone
 
 
@@ -77,7 +77,7 @@ def refresh(transaction: Transaction, keys: ScopeKeys, items: Sequence[Item], no
                 "now": now,
                 "given_updated_at": item.updated,
                 "given_expires_at": now + item.lifetime,
-                "new_expires_at": now + item.lifetime,
+                **expiry(keys, item.place, item.updated, item.lifetime, prefix="new", since=now),
             }
             for item in items
             if item.lifetime is not None
