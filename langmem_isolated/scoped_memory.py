@@ -110,7 +110,12 @@ class ScopedMemory(ScopedRetrieval):
             return found
 
         return IsolatedCheckpointSaver(
-            resolve, self._context.element_caches, allow=allow, ttl=ttl, bound_to=self._scope
+            resolve,
+            self._context.element_caches,
+            allow=allow,
+            ttl=ttl,
+            bound_to=self._scope,
+            set_up=self._context.set_up,
         )
 
     def middleware(
@@ -210,7 +215,13 @@ class ScopedMemory(ScopedRetrieval):
         """LangGraph's long-term memory, bound to this scope; see :class:`IsolatedStore`."""
         from langmem_isolated.store import IsolatedStore
 
-        return IsolatedStore(lambda: self._records, index=index, ttl=ttl, bound_to=self._scope)
+        return IsolatedStore(
+            lambda: self._records,
+            index=index,
+            ttl=ttl,
+            bound_to=self._scope,
+            set_up=self._context.set_up,
+        )
 
     def llm_cache(self, *, ttl: timedelta | None = None) -> IsolatedLLMCache:
         """A model's ``cache=`` for this scope; see :class:`IsolatedLLMCache`.

@@ -21,6 +21,7 @@ from langmem_isolated._storage.threads.addresses import Life, Slot
 from langmem_isolated._storage.threads.listing import ThreadRows
 from langmem_isolated._storage.threads.reading import Found
 from langmem_isolated.checkpointer.addresses import Address, id_text
+from langmem_isolated.checkpointer.channel_versions import restored
 from langmem_isolated.errors import RecordDoesNotOpen, RecordError
 
 BODY_V1 = b"\x01"
@@ -137,7 +138,7 @@ def snapshot_of(thread_id: str, slot: Slot, decoder: Decoder, bodies: list[Body]
     return Snapshot(
         Address(thread_id, namespace, id_text(slot.key)),
         parent and id_text(parent),
-        {**envelope, "channel_values": channel_values},
+        {**restored(envelope), "channel_values": channel_values},
         metadata,
         [write for _, write in sorted(writes, key=lambda write: write[0])],
     )

@@ -21,7 +21,7 @@ from langmem_isolated.checkpointer.addresses import (
     thread_digest,
 )
 from langmem_isolated.checkpointer.bodies import Body, Outline, Snapshot, decoders, snapshot_of
-from langmem_isolated.scope import checked_id
+from langmem_isolated.scope import checked_thread_id
 
 PAGE = 100
 
@@ -59,7 +59,7 @@ class ListCursor:
         if only:
             end = min(end, id_bytes(only) + b"\x00")
         return cls(
-            thread_id=None if thread_id is None else checked_id("thread_id", thread_id),
+            thread_id=None if thread_id is None else checked_thread_id("thread_id", thread_id),
             namespace=checked_namespace(configurable.get("checkpoint_ns")),
             only=id_bytes(only) if only else None,
             filter=filter_ or {},

@@ -45,6 +45,7 @@ from langmem_isolated.checkpointer.bodies import (
     required_elements,
     snapshot_of,
 )
+from langmem_isolated.checkpointer.channel_versions import shortened
 from langmem_isolated.checkpointer.delta_history import History, walk
 from langmem_isolated.checkpointer.listing import ListCursor, page
 from langmem_isolated.checkpointer.operations import Asked, read_with_elements
@@ -139,7 +140,7 @@ class ThreadRepository:
         """Store a checkpoint whose parent is ``address``; the same id again replaces it."""
         parent = address.checkpoint_id and id_bytes(address.checkpoint_id)
         key = id_bytes(checkpoint["id"])
-        envelope = {name: part for name, part in checkpoint.items() if name != "channel_values"}
+        envelope = shortened(checkpoint)
         run_id = metadata.get("run_id")
 
         def encode(encoder: Encoder) -> bytes:

@@ -2,7 +2,6 @@
 
 import builtins
 import copy
-import random
 from collections.abc import (
     AsyncIterator,
     Callable,
@@ -28,23 +27,25 @@ from langgraph.checkpoint.base import (
 )
 
 from langmem_isolated._adapters.config_keys import ConfigKeys
+from langmem_isolated._adapters.drop_in import DropIn, Ready
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._storage.scoped_database import ScopedDatabase
-from langmem_isolated.checkpointer.addresses import Address
+from langmem_isolated.checkpointer.addresses import Address, refuse_text
+from langmem_isolated.checkpointer.channel_versions import next_version
 from langmem_isolated.checkpointer.listing import ListCursor
 from langmem_isolated.checkpointer.repository import ThreadRepository
 from langmem_isolated.checkpointer.thread import Thread, as_thread
 from langmem_isolated.checkpointer.tuples import Tuples
 from langmem_isolated.errors import ScopeError
-from langmem_isolated.scope import Scope, checked_id
+from langmem_isolated.scope import Scope, checked_thread_id
 
 T = TypeVar("T")
 
 Resolve = Callable[[RunnableConfig | None], tuple[Scope, ScopedDatabase]]
 
 
-class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
+class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
     """A LangGraph checkpointer that reads and writes the threads of one scope, sealed.
 
     Made by ``memory.scope(…).checkpointer()``, bound to that scope, or by
@@ -59,7 +60,10 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         ttl: How long a thread is kept after it was last written; for ever by default.
         bound_to: The scope that every call means; ``None`` where each call is led to its own.
         config_keys: Under which names the configs handed out then name their scope.
+        set_up: Makes or checks the tables, for :meth:`setup`.
     """
+
+    _made_by = "checkpointer"
 
     def __init__(
         self,
@@ -70,6 +74,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         ttl: timedelta | None = None,
         bound_to: Scope | None = None,
         config_keys: ConfigKeys = ConfigKeys(),  # noqa: B008 - an immutable tuple
+        set_up: Callable[[], Ready],
     ) -> None:
         self._allowed = frozenset(
             (kind.__module__, kind.__name__) if isinstance(kind, type) else kind for kind in allow
@@ -79,6 +84,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         self._resolve = resolve
         self._known = known
         self._ttl = ttl
+        self._set_up = set_up
         self.bound_to = bound_to
         self._tuples = Tuples(None if bound_to else config_keys)
 
@@ -97,10 +103,8 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         return clone
 
     def get_next_version(self, current: int | str | None, channel: None) -> int | str:
-        """The next version of a channel: a number, or in the form of a thread begun elsewhere."""
-        if isinstance(current, str):
-            return f"{int(current.split('.')[0]) + 1:032}.{random.random():016}"  # noqa: S311
-        return 1 if current is None else current + 1
+        """The next version of a channel, one that LangGraph's own savers can go on with."""
+        return next_version(current)
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that ``config`` names, or the latest of its thread and namespace.
@@ -272,7 +276,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
 
     def delete_thread(self, thread_id: str) -> None:
         """Remove a thread with all it has; an unknown one is no error."""
-        self._threads(None)[1].delete(checked_id("thread_id", thread_id))
+        self._threads(None)[1].delete(checked_thread_id("thread_id", thread_id))
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Remove a thread; see :meth:`delete_thread`."""
@@ -284,8 +288,8 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         Raises:
             AddressTaken: The target has checkpoints already; nothing was written.
         """
-        source = checked_id("source_thread_id", source_thread_id)
-        self._threads(None)[1].copy(source, checked_id("target_thread_id", target_thread_id))
+        source = checked_thread_id("source_thread_id", source_thread_id)
+        self._threads(None)[1].copy(source, checked_thread_id("target_thread_id", target_thread_id))
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a thread; see :meth:`copy_thread`."""
@@ -296,7 +300,11 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
 
         A run is known by ``run_id`` in the checkpoints' metadata. Checkpoints of later runs stay;
         a delta channel of theirs that stood on the removed writes loses what these held.
+
+        Raises:
+            TypeError: ``run_ids`` is a text.
         """
+        refuse_text("run_ids", run_ids)
         self._threads(None)[1].delete_for_runs(run_ids)
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
@@ -320,14 +328,16 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
 
         Raises:
             ValueError: ``strategy`` is another, or ``keep_last`` is below 1.
+            TypeError: ``thread_ids`` is a text.
         """
         if strategy not in ("keep_latest", "delete") or keep_last < 1:
             raise ValueError(
                 f"strategy must be 'keep_latest' or 'delete', got {strategy!r}; keep_last must be "
                 f"1 or more, got {keep_last}."
             )
+        refuse_text("thread_ids", thread_ids)
         _, threads = self._threads(None)
-        for thread_id in [checked_id("thread_id", thread_id) for thread_id in thread_ids]:
+        for thread_id in [checked_thread_id("thread_id", thread_id) for thread_id in thread_ids]:
             if strategy == "delete":
                 threads.delete(thread_id)
             else:
@@ -355,7 +365,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
 
     def thread_size(self, thread_id: str) -> int:
         """Bytes of a thread's sealed records; 0 for an unknown one."""
-        return self._threads(None)[1].size(checked_id("thread_id", thread_id))
+        return self._threads(None)[1].size(checked_thread_id("thread_id", thread_id))
 
     async def athread_size(self, thread_id: str) -> int:
         """Bytes of a thread's sealed records; see :meth:`thread_size`."""
@@ -370,7 +380,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         Raises:
             RecordDoesNotOpen: Something was changed or moved, or an element is missing.
         """
-        return self._threads(None)[1].verify(checked_id("thread_id", thread_id))
+        return self._threads(None)[1].verify(checked_thread_id("thread_id", thread_id))
 
     async def averify_thread(self, thread_id: str) -> int:
         """Open everything of a thread; see :meth:`verify_thread`."""

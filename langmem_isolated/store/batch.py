@@ -286,7 +286,12 @@ def _address(namespace: Namespace, key: object) -> Address:
 def _labels(path: NamespacePath) -> Names:
     # LangGraph's own checks quote the namespace, which may hold an address or a name.
     if not isinstance(path, tuple | list) or len(path) > MAX_DEPTH:
-        raise InvalidNamespaceError(f"A namespace must be a tuple of at most {MAX_DEPTH} labels.")
+        # LangGraph's own stores take a text for the tuple of its letters.
+        got = type(path).__name__ if not isinstance(path, tuple | list) else f"{len(path)} labels"
+        raise InvalidNamespaceError(
+            f"A namespace must be a tuple of at most {MAX_DEPTH} labels, got {got}. One of a "
+            'single label is written ("label",), with its comma.'
+        )
     labels = []
     for label in path:
         if not isinstance(label, str):
