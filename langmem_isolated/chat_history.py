@@ -22,7 +22,7 @@ from langmem_isolated._codecs.messages import (
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._runtime.clock import now
-from langmem_isolated._storage.containers import BIRTH_BYTES, ContainerState
+from langmem_isolated._storage.container_state import BIRTH_BYTES, ContainerState
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import reading, writing
 from langmem_isolated._storage.sessions.reading import LATEST, NOTHING, Recent

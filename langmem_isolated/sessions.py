@@ -7,7 +7,8 @@ from datetime import datetime
 
 from langmem_isolated._codecs.headers import Header, decode_header, encode_header
 from langmem_isolated._runtime.clock import now
-from langmem_isolated._storage.containers import BIRTH_BYTES, ContainerState, Listed
+from langmem_isolated._storage.container_state import BIRTH_BYTES, ContainerState
+from langmem_isolated._storage.containers import Listed
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import listing
 from langmem_isolated._storage.sessions.reading import LATEST

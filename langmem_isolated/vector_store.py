@@ -28,7 +28,7 @@ from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._search.metadata_filters import Filter, metadata_test
 from langmem_isolated._search.vectors import Ranking, VectorSpace, check_installed, most_diverse
-from langmem_isolated._storage.containers import BIRTH_BYTES
+from langmem_isolated._storage.container_state import BIRTH_BYTES
 from langmem_isolated._storage.documents import collection as stored
 from langmem_isolated._storage.documents import writing
 from langmem_isolated._storage.documents.collection import Collection

@@ -2,7 +2,7 @@
 
 from langmem_isolated import ScopedMemory
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._storage.containers import ContainerState
+from langmem_isolated._storage.container_state import ContainerState
 from tests.conftest import Attacker
 
 CLEAR = list(ContainerState._fields)

@@ -9,7 +9,7 @@ import pytest
 from langchain_core.messages import HumanMessage
 
 from langmem_isolated import IsolatedMemory, ScopedMemory
-from langmem_isolated._storage.containers import ContainerState
+from langmem_isolated._storage.container_state import ContainerState
 from langmem_isolated._storage.sessions import writing
 from langmem_isolated.errors import LangmemIsolatedError, SessionNotFound, ValueNotStorable
 from tests.conftest import Attacker, Door

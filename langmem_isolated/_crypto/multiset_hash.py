@@ -1,6 +1,6 @@
 """Keyed multiset hash (MSet-Add-Hash): one sum that stands for all records below a row.
 
-A record's part is HMAC-SHA256 of its address and its content, as a number; the sum of the parts,
+A record's part is HMAC-SHA256 of its address, time and content, as a number; the sum of the parts,
 modulo 2^256, changes with every record that is added, removed, exchanged or restored, and is
 brought up to date without reading the others. It is stored in 48 bytes::
 
@@ -15,7 +15,7 @@ Functions and Their Application to Memory Integrity Checking", ASIACRYPT 2003, s
 
 import os
 
-from langmem_isolated._crypto.sealing import DIGEST_BYTES, DigestKey
+from langmem_isolated._crypto.sealing import DigestKey
 
 NONCE_BYTES = 16
 SUM_BYTES = 32
@@ -36,10 +36,6 @@ class MultisetHash:
     def part(self, kind: bytes, parent: bytes, key: bytes, *content: bytes | None) -> int:
         """What a record adds to the sum; ``content`` is its plaintext or stands for it."""
         return int.from_bytes(self._key.whole(kind, parent, key, *content))
-
-    def shortened(self, part: int) -> bytes:
-        """16 bytes that stand for one record alone."""
-        return part.to_bytes(SUM_BYTES)[:DIGEST_BYTES]
 
     def masked(self, total: int, nonce: bytes | None = None) -> bytes:
         """A sum as it is stored, 48 bytes.

@@ -1,139 +1,39 @@
-"""Container rows: what a session, thread or collection says of the records below it.
+"""Container rows: those of sessions, threads and collections, locked, made, changed and removed."""
 
-Every clear column of a row is authenticated by a MAC, the *row MAC*, which changes with every
-write. The row has a random *birth*: it is part of the associated data of all that is below the row
-and of its own header, so what belonged to a row that was removed opens below no other. Its
-*generation* changes when records below it are swept away. ``members`` is the multiset hash of the
-records below it.
-"""
-
-import struct
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam, delete, select, update
 
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._crypto.multiset_hash import MULTISET_BYTES
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._crypto.sealing import DIGEST_BYTES, equal
+from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database import schema
 from langmem_isolated._database.statements import InsertsByDialect
 from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._runtime.clock import EPOCH, as_moment
+from langmem_isolated._storage.container_state import (
+    GENERATION_BYTES,
+    STATE,
+    ContainerState,
+    header_key,
+    open_header,
+)
 from langmem_isolated._storage.scoped_database import ScopeGone
 from langmem_isolated.errors import RecordDoesNotOpen
 
 _sessions = schema.sessions.c
-BIRTH_BYTES = 16
-GENERATION_BYTES = 8
 SCOPE_ID = bindparam("scope_id", type_=sa.LargeBinary)
 DIGEST = bindparam("digest", type_=sa.LargeBinary)
 # Between looking for a row and making it, others may make and remove it.
 _ATTEMPTS = 5
 # Behind every digest that follows a row's own.
 _BEHIND = b"\xff" * (DIGEST_BYTES + 1)
-_NUMBERS = struct.Struct(">QQQHHQQQQQQ")
-# In place of a number that is not there; no column holds it.
-_ABSENT = 2**64 - 1
 _OPEN = 1
 
 
-class ContainerState(NamedTuple):
-    """The columns of a row, once its row MAC has been found to fit."""
-
-    row_mac: bytes
-    birth: bytes
-    generation: bytes
-    next_sequence: int
-    count: int  # type: ignore[assignment]  # in place of a tuple's own, which nobody calls
-    size: int
-    members: bytes
-    newest: bytes | None
-    """What stands for the newest record below it, where these have an order."""
-    channels: bytes | None
-    """Counts by channel; nothing writes it yet."""
-    state: int
-    """1 open, 2 closed, 3 archived."""
-    is_pinned: int
-    idle_lifetime: int | None
-    absolute_lifetime: int | None
-    created_at: int
-    updated_at: int
-    expires_at: int | None
-    revision: int
-    """How often the header was rewritten."""
-
-    @classmethod
-    def checked(cls, kind: Kind, keys: ScopeKeys, digest: bytes, row: Row) -> "ContainerState":
-        """The state that a row begins with, as ``STATE`` has it.
-
-        Raises:
-            RecordDoesNotOpen: The row was tampered with.
-        """
-        state = cls._make(row[: len(cls._fields)])
-        try:
-            fits = equal(state.row_mac, state.computed_mac(kind, keys, digest))
-        except (TypeError, struct.error):
-            # SQLite keeps any type in any column, and whoever tampers with rows knows it.
-            fits = False
-        if not fits:
-            raise RecordDoesNotOpen(kind.label, "its row MAC does not fit its columns")
-        return state
-
-    def computed_mac(self, kind: Kind, keys: ScopeKeys, digest: bytes) -> bytes:
-        """The row MAC that fits the other columns: 16 bytes."""
-        numbers = _NUMBERS.pack(
-            self.next_sequence,
-            self.count,
-            self.size,
-            self.state,
-            self.is_pinned,
-            _ABSENT if self.idle_lifetime is None else self.idle_lifetime,
-            _ABSENT if self.absolute_lifetime is None else self.absolute_lifetime,
-            self.created_at,
-            self.updated_at,
-            _ABSENT if self.expires_at is None else self.expires_at,
-            self.revision,
-        )
-        return keys.row_mac(
-            kind.framed_bytes,
-            digest,
-            self.birth,
-            self.generation,
-            self.members,
-            self.newest,
-            self.channels,
-            numbers,
-        )
-
-    def authenticated(self, kind: Kind, keys: ScopeKeys, digest: bytes) -> "ContainerState":
-        """The state with the row MAC that fits its other columns."""
-        return self._replace(row_mac=self.computed_mac(kind, keys, digest))
-
-    def with_members(self, keys: ScopeKeys, difference: int) -> "ContainerState":
-        """The state with other records below it, whose parts differ by so much in sum."""
-        total = keys.members.unmasked(self.members) + difference
-        return self._replace(members=keys.members.masked(total))
-
-    def is_expired(self, now: int) -> bool:
-        """Whether its time was up at ``now``."""
-        return self.expires_at is not None and self.expires_at <= now
-
-    def old(self) -> dict[str, object]:
-        """Every column by the name of its parameter: what :func:`compare_and_swap` begins from."""
-        return dict(zip(_OLD, self, strict=True))
-
-    def new(self) -> dict[str, object]:
-        """Every column by the name of its parameter: what a row is taken to."""
-        return dict(zip(_NEW, self, strict=True))
-
-
-_OLD = [f"old_{name}" for name in ContainerState._fields]
-_NEW = [f"new_{name}" for name in ContainerState._fields]
-STATE = tuple(_sessions[name] for name in ContainerState._fields)
 LISTED = (*STATE, _sessions.digest, _sessions.sealed)
 # What each write of records below a row changes of it.
 _COUNTERS = (
@@ -478,25 +378,4 @@ class ContainerRows:
         self, keys: ScopeKeys, digest: bytes, state: ContainerState, header: bytes
     ) -> bytes:
         prefix = keys.aad_prefix(self._kind, b"", state.birth)
-        return keys.seal(prefix, _header_key(digest, state), header)
-
-
-def open_header(
-    kind: Kind, keys: ScopeKeys, digest: bytes, state: ContainerState, sealed: bytes
-) -> bytes:
-    """A row's header in plaintext: that of this life and this revision, and no other.
-
-    Raises:
-        RecordDoesNotOpen: It is another's, or was changed.
-    """
-    prefix = keys.aad_prefix(kind, b"", state.birth)
-    return keys.open(prefix, _header_key(digest, state), sealed, kind)
-
-
-def _header_key(digest: bytes, state: ContainerState) -> bytes:
-    return digest + state.revision.to_bytes(8)
-
-
-def is_member_sum(keys: ScopeKeys, state: ContainerState, total: int) -> bool:
-    """Whether the records below a row, whose parts add up to ``total``, are those it stands for."""
-    return len(state.members) == MULTISET_BYTES and keys.members.is_of(state.members, total)
+        return keys.seal(prefix, header_key(digest, state), header)

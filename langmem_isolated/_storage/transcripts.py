@@ -17,15 +17,8 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database import schema
 from langmem_isolated._database.transactions import Row, Transaction
-from langmem_isolated._storage.containers import (
-    DIGEST,
-    LISTED,
-    SCOPE_ID,
-    STATE,
-    ContainerState,
-    open_header,
-    row_of,
-)
+from langmem_isolated._storage.container_state import STATE, ContainerState, open_header
+from langmem_isolated._storage.containers import DIGEST, LISTED, SCOPE_ID, row_of
 from langmem_isolated._storage.sessions.reading import LATEST, opened
 from langmem_isolated._storage.upserts import upserts
 from langmem_isolated.errors import RecordDoesNotOpen

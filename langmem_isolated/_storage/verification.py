@@ -18,13 +18,13 @@ from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database import schema
 from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._storage import entries
-from langmem_isolated._storage.containers import (
-    LISTED,
-    SCOPE_ID,
+from langmem_isolated._storage.container_state import (
     ContainerState,
     is_member_sum,
+    member_part,
     open_header,
 )
+from langmem_isolated._storage.containers import LISTED, SCOPE_ID
 from langmem_isolated._storage.documents.blocks import Block
 from langmem_isolated._storage.items.addresses import RecordAddresses
 from langmem_isolated._storage.items.rows import items_in
@@ -37,6 +37,12 @@ _PAGE = 500
 _records, _sessions = schema.records.c, schema.sessions.c
 _ADDRESS = (_records.kind, _records.parent, _records.key)
 _BEHIND = tuple(bindparam(f"behind_{c.name}", type_=c.type) for c in _ADDRESS)
+
+
+# A row counts them; they have one time, at which they were stored.
+_COUNTED = {
+    *(Kind.MESSAGE, Kind.CHECKPOINT, Kind.WRITE, Kind.ELEMENT, Kind.DOCUMENT),
+}
 
 
 class _Record(NamedTuple):
@@ -53,6 +59,17 @@ class _Record(NamedTuple):
     updated_at: int
     expires_at: int | None
     expiry_mac: bytes | None
+
+    def has_only_its_columns(self) -> bool:
+        """Whether the columns that its kind does not use say nothing."""
+        is_immutable = self.kind in _COUNTED
+        return (
+            (self.alias is None or self.kind in (Kind.MESSAGE, Kind.ELEMENT))
+            and (self.tag is None or self.kind in (Kind.MESSAGE, Kind.CHECKPOINT, Kind.ENTRY))
+            and (self.expires_at is None or self.kind in (Kind.ITEM, Kind.ENTRY))
+            and (self.expiry_mac is None or self.expires_at is not None)
+            and (self.created_at == self.updated_at or not is_immutable)
+        )
 
 
 _CONTAINERS = select(_sessions.kind, *LISTED).where(_sessions.scope_id == SCOPE_ID)
@@ -146,6 +163,10 @@ class _Verification:
             raise RecordDoesNotOpen(Kind(record.kind).label, "a column holds another type")
         if record.size != len(record.sealed):
             raise RecordDoesNotOpen(Kind(record.kind).label, "its size is another")
+        if not record.has_only_its_columns():
+            raise RecordDoesNotOpen(
+                Kind(record.kind).label, "it has a column that its kind has not"
+            )
         check(record)
         self.counts[Kind(record.kind)] += 1
 
@@ -164,7 +185,8 @@ class _Verification:
     def _message(self, record: _Record) -> None:
         session = self._above(record, Kind.SESSION)
         plaintext = self._opened(record, session.state.birth)
-        session.total += message_part(self._keys, session.digest, record.key, plaintext)
+        stored_at = record.updated_at
+        session.total += message_part(self._keys, session.digest, record.key, stored_at, plaintext)
         session.counted += 1
         said = decode_partially(plaintext)
         if said.message_id:
@@ -179,7 +201,7 @@ class _Verification:
         thread = self._above(record, Kind.THREAD)
         plaintext = self._opened(record, thread.state.birth)
         slot = Slot(Kind(record.kind), record.parent, record.key)
-        thread.total += body_part(self._keys, slot, record.tag, plaintext)
+        thread.total += body_part(self._keys, slot, record.updated_at, record.tag, plaintext)
         thread.counted += record.kind == Kind.CHECKPOINT
 
     def _element(self, record: _Record) -> None:
@@ -187,7 +209,8 @@ class _Verification:
         mac = mac_of(self._keys, record.parent, self._opened(record, thread.state.birth))
         if record.alias != mac:
             raise RecordDoesNotOpen(Kind.ELEMENT.label, "its alias is another's")
-        thread.total += element_part(self._keys, record.parent, record.key, mac)
+        stored_at = record.updated_at
+        thread.total += element_part(self._keys, record.parent, record.key, stored_at, mac)
 
     def _document(self, record: _Record) -> None:
         collection = self._above(record, Kind.COLLECTION)
@@ -199,11 +222,13 @@ class _Verification:
         above = self._above(record, Kind.COLLECTION, Kind.SESSION, Kind.THREAD)
         plaintext = self._opened(record, above.state.birth)
         if above.kind is Kind.COLLECTION:
+            if record.created_at != record.updated_at:
+                raise RecordDoesNotOpen(Kind.EMBEDDING.label, "it has two times")
             above.total += self._part(record, Block.unpacked(plaintext).version)
 
     def _part(self, record: _Record, content: bytes) -> int:
-        kind = Kind(record.kind).framed_bytes
-        return self._keys.members.part(kind, record.parent, record.key, content)
+        address = record.parent, record.key
+        return member_part(self._keys, Kind(record.kind), address, record.updated_at, content)
 
     def _item(self, record: _Record) -> None:
         address = (record.parent, record.key, record.sealed)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from langmem_isolated._codecs.headers import Header, encode_header
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._storage.containers import BIRTH_BYTES
+from langmem_isolated._storage.container_state import BIRTH_BYTES
 from langmem_isolated._storage.threads import listing, reading, writing
 from langmem_isolated._storage.threads.addresses import Life
 from langmem_isolated._storage.threads.reading import Found

@@ -22,7 +22,8 @@ from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import lifetime, now
-from langmem_isolated._storage.containers import BIRTH_BYTES, GENERATION_BYTES, Listed
+from langmem_isolated._storage.container_state import BIRTH_BYTES, GENERATION_BYTES
+from langmem_isolated._storage.containers import Listed
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.threads import listing, reading, writing
 from langmem_isolated._storage.threads.addresses import Life, Slot, mac_of

@@ -29,7 +29,8 @@ TABLES = {
     "sessions": ("scope_id", "kind", "digest"),
 }
 # What no row counts: that one was removed, or an older one put back where it stood.
-UNCOUNTED = {Kind.ITEM, Kind.VECTOR, Kind.ENTRY}
+UNCOUNTED = {Kind.ITEM, Kind.VECTOR, Kind.ENTRY, Kind.EMBEDDING}
+TIMES = {"created_at", "updated_at"}
 Row = tuple[Any, ...]
 
 
@@ -46,6 +47,10 @@ class Lived:
         """Remember the rows that stand now."""
         for table, rows in self.past.items():
             rows.update(self.rows.execute(f"SELECT * FROM {table}"))
+
+    def collections(self) -> set[bytes]:
+        """The parents of documents and of their embeddings, which are counted."""
+        return {row[0] for row in self.rows.execute("SELECT digest FROM sessions WHERE kind = 11")}
 
     def scoped(self, user_id: str) -> ScopedMemory:
         return self.memory.scope(user_id=user_id, module_id="tutor")
@@ -145,11 +150,25 @@ class Change:
     new: Row | None
 
     def is_uncounted(self, lived: Lived) -> bool:
-        """Whether it is on the list: removed, or an older one of the same address, uncounted."""
-        kind = lived.columns[self.table].index("kind")
-        stood = {row[kind] for row in (self.gone, self.new) if row}
-        own = self.new is None or self.new in lived.past[self.table]
-        return self.table == "records" and stood <= UNCOUNTED and own
+        """Whether it is on the list of what cannot be noticed without an anchor.
+
+        Of what no row counts (items, entries, vectors, and embeddings of messages, which are made
+        again): one was removed, an older one was put back where it stood, or its clear times, which
+        nothing is decided by, were changed.
+        """
+        if self.table != "records":
+            return False
+        columns, kinds = lived.columns["records"], set()
+        for row in filter(None, (self.gone, self.new)):
+            kind, parent = (row[columns.index(name)] for name in ("kind", "parent"))
+            kinds.add(None if parent in lived.collections() else kind)
+        stood = self.new is None or self.new in lived.past["records"]
+        return kinds <= UNCOUNTED and (stood or self.differing(columns) <= TIMES)
+
+    def differing(self, columns: list[str]) -> set[str]:
+        """The columns in which what stands there now differs from what stood there."""
+        triples = zip(columns, self.gone or (), self.new or (), strict=False)
+        return {name for name, one, other in triples if one != other} or {"removed or restored"}
 
 
 def address(lived: Lived, table: str, row: Row) -> Row:
@@ -183,7 +202,7 @@ def chosen(lived: Lived, rng: random.Random) -> Change:
         new = tuple(other[n] if n == at else row[n] for n in range(len(row)))
         if address(lived, table, new) != address(lived, table, row):
             # Moved: it does not stand at its own address any more.
-            return Change(table, row, new)
+            return Change(table, row, None if standing_at(lived, table, new) else new)
     return Change(table, standing_at(lived, table, new), new)
 
 
@@ -229,10 +248,6 @@ def test_whatever_row_is_put_where_it_does_not_belong_is_noticed(lived: Lived, s
 
 def describe(lived: Lived, change: Change) -> str:
     """Which columns differ: what stands in them says nothing to people."""
-    columns = lived.columns[change.table]
-    row = change.new or change.gone or ()
-    if change.new and change.gone:
-        differ = [n for n, a, b in zip(columns, change.gone, change.new, strict=True) if a != b]
-    else:
-        differ = ["removed" if change.gone else "restored"]
-    return f"{change.table} kind {row[columns.index('kind')]}: {differ} unnoticed"
+    columns, row = lived.columns[change.table], change.new or change.gone or ()
+    kind = row[columns.index("kind")]
+    return f"{change.table} of kind {kind}, unnoticed: {sorted(change.differing(columns))}"

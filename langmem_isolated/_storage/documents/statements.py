@@ -5,12 +5,8 @@ from sqlalchemy import bindparam, delete, select
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._database import schema
-from langmem_isolated._storage.containers import (
-    DIGEST,
-    SCOPE_ID,
-    STATE,
-    row_of,
-)
+from langmem_isolated._storage.container_state import STATE
+from langmem_isolated._storage.containers import DIGEST, SCOPE_ID, row_of
 from langmem_isolated._storage.upserts import upserts
 
 _records, _sessions = schema.records.c, schema.sessions.c
@@ -27,8 +23,10 @@ def _its(*kinds: Kind) -> sa.ColumnElement[bool]:
 STATE_OF_COLLECTION = select(*STATE).where(row_of(Kind.COLLECTION))
 BLOCKS = select(_records.key, _records.sealed).where(_its(Kind.EMBEDDING)).order_by(_records.key)
 DOCUMENTS = select(_records.key, _records.sealed).where(_its(Kind.DOCUMENT))
-DOCUMENT = DOCUMENTS.where(_records.key == _KEY)
-BLOCK = select(_records.sealed).where(_its(Kind.EMBEDDING), _records.key == _KEY)
+DOCUMENT = DOCUMENTS.add_columns(_records.updated_at).where(_records.key == _KEY)
+BLOCK = select(_records.sealed, _records.updated_at).where(
+    _its(Kind.EMBEDDING), _records.key == _KEY
+)
 NUMBERS = select(_records.key).where(_its(Kind.EMBEDDING)).order_by(_records.key)
 _ONE: sa.ColumnElement[int] = sa.literal_column("1")
 _NONE: sa.ColumnElement[int] = sa.literal_column("0")
@@ -46,5 +44,5 @@ PUT = upserts(
         "updated_at": bindparam("now"),
         **{name: bindparam(f"new_{name}") for name in ("kind", "key", "sealed", "size")},
     },
-    ("sealed", "size", "updated_at"),
+    ("sealed", "size", "created_at", "updated_at"),
 )

@@ -7,9 +7,7 @@ from typing import Any, NamedTuple
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._storage.containers import (
-    ContainerRows,
-)
+from langmem_isolated._storage.containers import ContainerRows
 from langmem_isolated._storage.documents import statements as sql
 from langmem_isolated._storage.documents.blocks import (
     NUMBER_BYTES,
@@ -52,7 +50,7 @@ class _UnitOfWork:
             if row is not None:
                 block = Block.unpacked(self._of.open(Kind.EMBEDDING, key, row[0]))
                 self._added_size -= len(row[0])
-                self._difference -= self._of.part(Kind.EMBEDDING, key, block.version)
+                self._difference -= self._of.part(Kind.EMBEDDING, key, row[1], block.version)
             self._blocks[number] = block
         return self._blocks[number]
 
@@ -64,9 +62,9 @@ class _UnitOfWork:
         ]
         for digest, answer in asked:
             if row := answer.fetchone():
-                self._remove_document(digest, row[1])
+                self._remove_document(digest, *row[1:])
 
-    def _remove_document(self, digest: bytes, sealed: bytes) -> None:
+    def _remove_document(self, digest: bytes, sealed: bytes, stored_at: object) -> None:
         plaintext = self._of.open(Kind.DOCUMENT, digest, sealed)
         number = self._of.stored(plaintext).block
         block = self._block(number)
@@ -74,7 +72,7 @@ class _UnitOfWork:
             raise refused("a document has no embedding", Kind.EMBEDDING)
         self._blocks[number] = block.without(digest)
         self._added_size -= len(sealed)
-        self._difference -= self._of.part(Kind.DOCUMENT, digest, plaintext)
+        self._difference -= self._of.part(Kind.DOCUMENT, digest, stored_at, plaintext)
         self._count -= 1
         self._of.transaction.execute(sql.REMOVE_DOCUMENT, **self._of.shared, key=digest)
 
@@ -119,12 +117,14 @@ class _UnitOfWork:
             key = number.to_bytes(NUMBER_BYTES)
             if block.digests:
                 version = os.urandom(VERSION_BYTES)
-                rows.append(self._row(Kind.EMBEDDING, key, block.packed(version), version))
+                rows.append(self._row(Kind.EMBEDDING, key, block.packed(version)))
+                self._difference += self._of.part(Kind.EMBEDDING, key, now, version)
             else:
                 self._of.transaction.execute(sql.REMOVE_BLOCK, **self._of.shared, key=key)
         for digest, (number, body) in self._new.items():
             plaintext = number.to_bytes(NUMBER_BYTES) + body
-            rows.append(self._row(Kind.DOCUMENT, digest, plaintext, plaintext))
+            rows.append(self._row(Kind.DOCUMENT, digest, plaintext))
+            self._difference += self._of.part(Kind.DOCUMENT, digest, now, plaintext)
         shared = {**self._of.shared, "now": now}
         if rows:
             put = sql.PUT[self._of.transaction.is_postgres]
@@ -137,8 +137,7 @@ class _UnitOfWork:
         )
         _ROWS.update(self._of.transaction, self._of.keys, self._of.digest, state)
 
-    def _row(self, kind: Kind, key: bytes, plaintext: bytes, content: bytes) -> dict[str, Any]:
-        self._difference += self._of.part(kind, key, content)
+    def _row(self, kind: Kind, key: bytes, plaintext: bytes) -> dict[str, Any]:
         # Numbers of embeddings hardly shrink.
         sealed = self._of.keys.seal(
             self._of.aad_prefix(kind), key, plaintext, compress=kind is not Kind.EMBEDDING

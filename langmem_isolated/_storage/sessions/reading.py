@@ -7,7 +7,7 @@ from langmem_isolated._codecs.messages import decode_partially
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Row, Transaction
-from langmem_isolated._storage.containers import ContainerState
+from langmem_isolated._storage.container_state import ContainerState, member_part
 from langmem_isolated._storage.sessions import statements as sql
 from langmem_isolated._storage.sessions.listing import session_digest
 from langmem_isolated.errors import RecordDoesNotOpen
@@ -47,9 +47,16 @@ def message_aad_prefix(keys: ScopeKeys, digest: bytes, state: ContainerState) ->
     return keys.aad_prefix(Kind.MESSAGE, digest, state.birth)
 
 
-def message_part(keys: ScopeKeys, digest: bytes, key: bytes, plaintext: bytes) -> int:
+def message_part(
+    keys: ScopeKeys, digest: bytes, key: bytes, stored_at: object, plaintext: bytes
+) -> int:
     """What a message adds to its session's ``members``."""
-    return keys.members.part(Kind.MESSAGE.framed_bytes, digest, key, plaintext)
+    return member_part(keys, Kind.MESSAGE, (digest, key), stored_at, plaintext)
+
+
+def newest_of(keys: ScopeKeys, digest: bytes, key: bytes, plaintext: bytes) -> bytes:
+    """What stands for a message, as its session's newest: 16 bytes."""
+    return keys.row_mac(b"newest", digest, key, plaintext)
 
 
 def load(transaction: Transaction, keys: ScopeKeys, session_id: str, now: int) -> Opened:
@@ -116,10 +123,9 @@ def opened(
         raise RecordDoesNotOpen(Kind.SESSION.label, "messages are missing or too many")
     opener = keys.opener(message_aad_prefix(keys, digest, state), Kind.MESSAGE)
     plaintexts = [opener(key, body) for key, body in ordered]
-    if plaintexts and end == state.next_sequence:
-        newest = message_part(keys, digest, ordered[-1][0], plaintexts[-1])
-        if keys.members.shortened(newest) != state.newest:
-            raise RecordDoesNotOpen(Kind.SESSION.label, "its newest message was exchanged")
+    has_newest = bool(plaintexts) and end == state.next_sequence
+    if has_newest and newest_of(keys, digest, ordered[-1][0], plaintexts[-1]) != state.newest:
+        raise RecordDoesNotOpen(Kind.SESSION.label, "its newest message was exchanged")
     return Opened(plaintexts, start if start > oldest else None, state)
 
 

@@ -7,11 +7,11 @@ from sqlalchemy import bindparam, delete, select
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._database import schema
+from langmem_isolated._storage.container_state import STATE
 from langmem_isolated._storage.containers import (
     DIGEST,
     LISTED,
     SCOPE_ID,
-    STATE,
     compare_and_swap,
     in_scope,
     padded_state,

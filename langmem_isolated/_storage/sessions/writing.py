@@ -6,7 +6,7 @@ from typing import NamedTuple
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._storage.containers import ContainerState
+from langmem_isolated._storage.container_state import ContainerState
 from langmem_isolated._storage.sessions import statements as sql
 from langmem_isolated._storage.sessions.listing import ROWS, session_digest
 from langmem_isolated._storage.sessions.reading import (
@@ -15,6 +15,7 @@ from langmem_isolated._storage.sessions.reading import (
     find_by_id,
     message_aad_prefix,
     message_part,
+    newest_of,
 )
 from langmem_isolated.errors import RecordDoesNotOpen
 
@@ -117,14 +118,14 @@ def _put(
         for key, (plaintext, alias) in zip(numbered, added, strict=True)
     ]
     parts = [
-        message_part(keys, digest, key, plaintext)
+        message_part(keys, digest, key, now, plaintext)
         for key, (plaintext, _) in zip(numbered, added, strict=True)
     ]
     new = old.with_members(keys, sum(parts))._replace(
         next_sequence=old.next_sequence + len(rows),
         count=old.count + len(rows),
         size=old.size + sum(len(sealed) for _, _, sealed in rows),
-        newest=keys.members.shortened(parts[-1]),
+        newest=newest_of(keys, digest, numbered[-1], added[-1][0]),
         updated_at=now,
     )
     new = new.authenticated(Kind.SESSION, keys, digest)

@@ -5,7 +5,8 @@ from typing import NamedTuple
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._storage.containers import ContainerRows, ContainerState, Listed
+from langmem_isolated._storage.container_state import ContainerState
+from langmem_isolated._storage.containers import ContainerRows, Listed
 from langmem_isolated._storage.threads import statements as sql
 from langmem_isolated._storage.threads.addresses import Life
 from langmem_isolated.errors import RecordDoesNotOpen

@@ -7,7 +7,7 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._storage.containers import ContainerState, is_member_sum
+from langmem_isolated._storage.container_state import ContainerState, is_member_sum, member_part
 from langmem_isolated._storage.threads import statements as sql
 from langmem_isolated._storage.threads.addresses import END, Bounds, Life, Slot, mac_of
 from langmem_isolated._storage.threads.listing import ROWS, ThreadRows
@@ -32,6 +32,7 @@ class OpenBody(NamedTuple):
     plaintext: bytes
     size: int
     tag: bytes | None
+    stored_at: int
 
 
 def open_at(keys: ScopeKeys, slot: Slot, birth: bytes, sealed: bytes) -> bytes:
@@ -193,9 +194,9 @@ def bodies(transaction: Transaction, keys: ScopeKeys, life: Life) -> list[OpenBo
     low, high = Bounds.thread(life.digest)
     rows = transaction.rows(sql.BODIES, scope_id=keys.scope_id, low=low, high=high)
     opened = []
-    for kind, parent, key, sealed, tag in rows:
+    for kind, parent, key, sealed, *others in rows:
         slot = Slot(Kind(kind), parent, key)
-        opened.append(OpenBody(slot, open_at(keys, slot, life.birth, sealed), len(sealed), tag))
+        opened.append(OpenBody(slot, open_at(keys, slot, life.birth, sealed), len(sealed), *others))
     return sorted(opened, key=lambda body: body.slot)
 
 
@@ -206,6 +207,7 @@ class StoredElement(NamedTuple):
     key: bytes
     size: int
     mac: bytes
+    stored_at: int
 
 
 def stored_elements(
@@ -213,20 +215,27 @@ def stored_elements(
 ) -> list[StoredElement]:
     """Every element of a thread, unopened."""
     rows = transaction.rows(sql.ELEMENT_KEYS, scope_id=keys.scope_id, digest=digest)
-    for key, _, mac in rows:
+    for key, _, mac, _ in rows:
         checked_bytes(Kind.ELEMENT, key)
         checked_bytes(Kind.ELEMENT, mac)
     return [StoredElement(int.from_bytes(row[0]), *row) for row in rows]
 
 
-def body_part(keys: ScopeKeys, slot: Slot, tag: bytes | None, plaintext: bytes) -> int:
+def body_part(
+    keys: ScopeKeys, slot: Slot, stored_at: object, tag: bytes | None, plaintext: bytes
+) -> int:
     """What a checkpoint or a task's writes add to the thread's ``members``."""
-    return keys.members.part(slot.kind.framed_bytes, slot.parent, slot.key, tag, plaintext)
+    return member_part(keys, slot.kind, (slot.parent, slot.key), stored_at, tag, plaintext)
 
 
-def element_part(keys: ScopeKeys, digest: bytes, key: bytes, mac: bytes) -> int:
+def element_part(keys: ScopeKeys, digest: bytes, key: bytes, stored_at: object, mac: bytes) -> int:
     """What an element, by the MAC of its plaintext, adds to the thread's ``members``."""
-    return keys.members.part(Kind.ELEMENT.framed_bytes, digest, key, mac)
+    return member_part(keys, Kind.ELEMENT, (digest, key), stored_at, mac)
+
+
+def part_of_body(keys: ScopeKeys, body: OpenBody) -> int:
+    """What a body that is there adds to the thread's ``members``."""
+    return body_part(keys, body.slot, body.stored_at, body.tag, body.plaintext)
 
 
 def count(stored: Iterable[OpenBody]) -> int:
@@ -253,12 +262,13 @@ def verified(
     stored = bodies(transaction, keys, life)
     named = {one.number: one for one in stored_elements(transaction, keys, digest)}
     opened = elements(transaction, keys, life, named)
-    parts = [body_part(keys, body.slot, body.tag, body.plaintext) for body in stored]
+    parts = [part_of_body(keys, body) for body in stored]
     for number, plaintext in opened.items():
         mac = mac_of(keys, digest, plaintext)
-        if mac != named[number].mac:
+        element = named[number]
+        if mac != element.mac:
             raise RecordDoesNotOpen(Kind.ELEMENT.label, "its alias is another's")
-        parts.append(element_part(keys, digest, named[number].key, mac))
+        parts.append(element_part(keys, digest, element.key, element.stored_at, mac))
     if state.count != count(stored) or not is_member_sum(keys, state, sum(parts)):
         raise RecordDoesNotOpen(Kind.THREAD.label, "it has not the records that it stands for")
     return stored

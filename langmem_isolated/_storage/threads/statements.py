@@ -8,11 +8,11 @@ from sqlalchemy import bindparam, delete, select
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._database import schema
+from langmem_isolated._storage.container_state import STATE
 from langmem_isolated._storage.containers import (
     DIGEST,
     LISTED,
     SCOPE_ID,
-    STATE,
     compare_and_swap,
     in_scope,
     padded_state,
@@ -101,7 +101,9 @@ BY_ALIAS = select(_records.key, _records.sealed).where(
 ELEMENTS = select(_records.key, _records.sealed).where(
     _ITS_ELEMENTS, _records.key >= bindparam("first"), _records.key <= bindparam("last")
 )
-ELEMENT_KEYS = select(_records.key, _records.size, _records.alias).where(_ITS_ELEMENTS)
+ELEMENT_KEYS = select(_records.key, _records.size, _records.alias, _records.updated_at).where(
+    _ITS_ELEMENTS
+)
 _LATEST_KEY = (
     select(_records.key)
     .where(_is(Kind.CHECKPOINT), _records.parent == _PARENT)
@@ -155,12 +157,17 @@ LIST_RANGE = (
 WRITES = select(*_ROW).where(
     _is(Kind.WRITE), _IN_RANGE, _records.key >= bindparam("first"), _records.key < bindparam("end")
 )
-BODIES = select(_records.kind, _records.parent, _records.key, _records.sealed, _records.tag).where(
-    _BODIES_IN_RANGE
-)
+BODIES = select(
+    _records.kind,
+    _records.parent,
+    _records.key,
+    _records.sealed,
+    _records.tag,
+    _records.updated_at,
+).where(_BODIES_IN_RANGE)
 ROW_AT = select(_records.sealed).where(_AT)
 DELETE_ONE = delete(schema.records).where(_AT)
-TAKE_OUT = DELETE_ONE.returning(_records.sealed, _records.tag)
+TAKE_OUT = DELETE_ONE.returning(_records.sealed, _records.tag, _records.updated_at)
 DELETE_BODIES = delete(schema.records).where(_BODIES_IN_RANGE)
 # And the embeddings that a search made of them.
 DELETE_ELEMENTS = delete(schema.records).where(

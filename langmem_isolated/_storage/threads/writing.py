@@ -9,7 +9,7 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._storage.containers import ContainerState
+from langmem_isolated._storage.container_state import ContainerState
 from langmem_isolated._storage.threads import statements as sql
 from langmem_isolated._storage.threads.addresses import Life, Slot, mac_of
 from langmem_isolated._storage.threads.listing import ROWS
@@ -22,6 +22,7 @@ from langmem_isolated._storage.threads.reading import (
     element_part,
     elements,
     open_at,
+    part_of_body,
     stored_elements,
     verified,
 )
@@ -162,11 +163,11 @@ def _build_rows(
         if mac not in numbers:
             numbers[mac] = next_number
             rows.append(_element_row(keys, life, next_number, mac, plaintext))
-            difference += element_part(keys, digest, next_number.to_bytes(8), mac)
+            difference += element_part(keys, digest, next_number.to_bytes(8), now, mac)
             next_number += 1
     plaintext = body.plaintext(numbers)
     rows.append(_body_row(keys, body.slot, state.birth, body.tag, plaintext))
-    difference += body_part(keys, body.slot, body.tag, plaintext)
+    difference += body_part(keys, body.slot, now, body.tag, plaintext)
     new = state.with_members(keys, difference)._replace(
         next_sequence=next_number,
         count=state.count + (body.slot.kind is Kind.CHECKPOINT),
@@ -241,7 +242,7 @@ def _without_body(
     if row is None:
         return state
     plaintext = open_at(keys, slot, state.birth, row[0])
-    return state.with_members(keys, -body_part(keys, slot, row[1], plaintext))._replace(
+    return state.with_members(keys, -body_part(keys, slot, row[2], row[1], plaintext))._replace(
         count=state.count - (slot.kind is Kind.CHECKPOINT), size=state.size - len(row[0])
     )
 
@@ -287,8 +288,8 @@ def sweep(
     for slot in (*gone, *(Slot(Kind.ELEMENT, digest, element.key) for element in unused)):
         _delete_one(transaction, keys, slot)
     transaction.execute(sql.DELETE_LEFT_EMBEDDINGS, scope_id=keys.scope_id, digest=digest)
-    parts = [body_part(keys, body.slot, body.tag, body.plaintext) for body in removed]
-    parts += [element_part(keys, digest, element.key, element.mac) for element in unused]
+    parts = [part_of_body(keys, body) for body in removed]
+    parts += [element_part(keys, digest, e.key, e.stored_at, e.mac) for e in unused]
     swept = state.with_members(keys, -sum(parts))._replace(
         generation=generation,
         count=count(kept),
@@ -330,11 +331,11 @@ def copy(
     ).items():
         mac = mac_of(keys, target, plaintext)
         rows.append(_element_row(keys, life, number, mac, plaintext))
-        difference += element_part(keys, target, number.to_bytes(8), mac)
+        difference += element_part(keys, target, number.to_bytes(8), now, mac)
     for body in stored:
         slot = body.slot._replace(parent=target + body.slot.parent[DIGEST_BYTES:])
         rows.append(_body_row(keys, slot, birth, body.tag, body.plaintext))
-        difference += body_part(keys, slot, body.tag, body.plaintext)
+        difference += body_part(keys, slot, now, body.tag, body.plaintext)
     _insert(transaction, keys, rows, now)
     copied = new.with_members(keys, difference)._replace(
         next_sequence=state.next_sequence,
