@@ -14,14 +14,17 @@ import psycopg
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from langchain_core.messages import HumanMessage
+from sqlalchemy import select
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, RootKey, Scope
 from langmem_isolated._crypto.owners import Level, Owner
-from langmem_isolated._crypto.scope_keys import principal_digest
-from langmem_isolated._crypto.sealing import derive
+from langmem_isolated._crypto.sealing import derive, framed
+from langmem_isolated._crypto.secret_bytes import SecretBytes
+from langmem_isolated._database import schema
 from langmem_isolated._database.database import Database
+from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._storage.installation import OpenInstallation
 from langmem_isolated._storage.keyring import Keyring
-from langmem_isolated._storage.wrapped_keys import Purpose
 from langmem_isolated.errors import (
     KeyDestroyed,
     KeyNotFound,
@@ -39,7 +42,8 @@ from tests.spellings import assert_shows_none_of, spellings
 
 TEXT = base64.b64encode(ROOT_KEY).decode()
 ALICE, BOB = (Owner.private(Scope(user, "tutor")) for user in ("alice", "bob"))
-TABLES = ("installation", "keys", "scopes", "sessions", "records")
+INSTALLATION_ID = select(schema.installation.c.installation_id)
+TABLES = ("installation", "keys", "scopes", "sessions", "records", "key_sets")
 
 
 def say(memory: IsolatedMemory, text: str, *, user: str = "alice", module: str = "tutor") -> None:
@@ -57,19 +61,24 @@ def rows(url: str) -> dict[str, list[tuple]]:
         return {table: sorted(map(repr, attacker(f"SELECT * FROM {table}"))) for table in TABLES}
 
 
-def erase(url: str, principal: bytes) -> None:
+def erase(url: str, owner: Owner = ALICE) -> None:
     """What an erasure does: keys first, then every row."""
     of_principal = "scope_id IN (SELECT scope_id FROM scopes WHERE principal = ?)"
-    with closing(Attacker(url)) as attacker:
-        attacker("UPDATE keys SET wrapped = NULL, destroyed_at = 1 WHERE principal = ?", principal)
+    with opened_anew(url) as memory, closing(Attacker(url)) as attacker:
+        principal = principal_of(memory, owner)
+        memory._keyring.destroy(owner)
         for table in ("records", "sessions", "scopes"):
             attacker(f"DELETE FROM {table} WHERE {of_principal}", principal)
 
 
+def opened(memory: IsolatedMemory) -> OpenInstallation:
+    installation = memory._keyring._installation.open(create=False)
+    assert installation is not None
+    return installation
+
+
 def principal_of(memory: IsolatedMemory, owner: Owner = ALICE) -> bytes:
-    directory = memory._keyring._directory(create=False)
-    assert directory is not None
-    return principal_digest(directory, owner)
+    return opened(memory).directory.principal_of(owner)
 
 
 def key_file(folder: Path, content: str | bytes = TEXT, mode: int = 0o600) -> Path:
@@ -262,7 +271,7 @@ def test_a_wrapped_key_opens_only_at_its_own_place(
     """Not for another user, purpose or version: not even a user's own newer key in the older's."""
     say(memory, "alice's")
     say(memory, "bob's", user="bob")
-    memory._keyring._keys.insert(principal_of(memory), Purpose.SEALING, 2)
+    memory._keyring.rotate(ALICE)
     keys = wrapped_keys(attacker)
     assert len(keys) == 6
 
@@ -303,7 +312,7 @@ def test_older_keys_open_and_the_newest_seals(
     memory: IsolatedMemory, database_url: str, attacker: Attacker
 ):
     say(memory, "before")
-    memory._keyring._keys.insert(principal_of(memory), Purpose.SEALING, 2)
+    memory._keyring.rotate(ALICE)
     with opened_anew(database_url) as fresh:
         say(fresh, "after")
         assert heard(fresh) == ["before", "after"]
@@ -378,18 +387,24 @@ async def test_without_its_key_store_nothing_opens_and_nothing_is_written(
     assert heard(apart) == ["hello"]
 
 
-@pytest.mark.parametrize("purposes", [(2, 3), (2,), (3,)])
-async def test_an_older_copy_of_the_key_store_makes_no_new_keys_for_old_memory(
-    apart: IsolatedMemory, database_url: str, key_store_url: str, door: Door, purposes: tuple
+@pytest.mark.parametrize("lost", ["the whole set", "all keys", "naming", "sealing", "the mac"])
+async def test_a_key_store_that_lost_keys_makes_no_new_ones_for_old_memory(
+    apart: IsolatedMemory, database_url: str, key_store_url: str, door: Door, lost: str
 ):
-    """New keys would hide what the lost ones sealed, and let the user begin anew unnoticed."""
+    """New keys would hide what the lost ones sealed, and let the user begin anew unnoticed.
+
+    A whole set is missing in an older copy of the key store; a part of one, where it was changed.
+    """
     say(apart, "hello", user="bob")
     say(apart, "hello")
+    purposes = {"the mac": (), "naming": (2,), "sealing": (3,)}.get(lost, (2, 3))
     with closing(Attacker(key_store_url)) as attacker:
         for purpose in purposes:
             attacker(
                 "DELETE FROM keys WHERE principal = ? AND purpose = ?", principal_of(apart), purpose
             )
+        if lost in ("the whole set", "the mac"):
+            attacker("DELETE FROM key_sets WHERE principal = ?", principal_of(apart))
     before = [rows(url) for url in (database_url, key_store_url)]
 
     with opened_anew(database_url, key_store=key_store_url) as fresh:
@@ -401,8 +416,10 @@ async def test_an_older_copy_of_the_key_store_makes_no_new_keys_for_old_memory(
                 partial(door, history, "add_messages", [HumanMessage("mine")]),
                 partial(door, scoped.sessions, "create", "x"),
             ):
-                with pytest.raises(KeyNotFound, match="older copy"):
+                with pytest.raises((KeyNotFound, RecordDoesNotOpen)) as caught:
                     await attempt()
+                told = "older copy" if lost == "the whole set" else "not the set that was stored"
+                assert told in str(caught.value)
         assert heard(fresh, user="bob") == ["hello"]
 
     assert [rows(url) for url in (database_url, key_store_url)] == before
@@ -585,23 +602,42 @@ def test_processes_that_come_first_together_agree_on_all_keys(
     assert len(rows(database_url)["scopes"]) == users * len(modules)
 
 
-def test_a_first_use_that_died_between_two_keys_is_completed(
+def test_a_first_use_stores_all_keys_of_a_user_or_none(
     memory: IsolatedMemory, database_url: str, attacker: Attacker
 ):
+    """They stand in one set, and a set is stored in one transaction."""
     say(memory, "hello", user="bob")
-    for purpose in (Purpose.NAMING, Purpose.SEALING):
-        memory._keyring._keys.insert(principal_of(memory), purpose, 1)
-        with opened_anew(database_url) as fresh:
-            assert heard(fresh) == []
-            say(fresh, "hello")
-            assert heard(fresh) == ["hello"]
-        erase(database_url, principal_of(memory))
-        attacker("DELETE FROM keys WHERE principal = ?", principal_of(memory))
+    before = rows(database_url)
+    if attacker.is_postgres:
+        attacker(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN RAISE 'disk on fire'; END $$"
+        )
+        attacker(
+            "CREATE TRIGGER no_sealing_key BEFORE INSERT ON keys FOR EACH ROW"
+            " WHEN (new.purpose = 3) EXECUTE FUNCTION refuse()"
+        )
+        attacker("ALTER TABLE keys ENABLE ALWAYS TRIGGER no_sealing_key")
+    else:
+        attacker(
+            "CREATE TRIGGER no_sealing_key BEFORE INSERT ON keys WHEN new.purpose = 3"
+            " BEGIN SELECT RAISE(ABORT, 'disk on fire'); END"
+        )
+    with opened_anew(database_url) as fresh, pytest.raises(LangmemIsolatedError):
+        say(fresh, "hello")
+    assert rows(database_url) == before
+
+    attacker("DROP TRIGGER no_sealing_key" + " ON keys" * attacker.is_postgres)
+    with opened_anew(database_url) as fresh:
+        assert heard(fresh) == []
+        say(fresh, "hello")
+        assert heard(fresh) == ["hello"]
 
 
 def test_a_first_use_that_died_before_the_database_knew_its_key_is_completed(database_url: str):
-    with opened_anew(database_url) as memory:
-        memory._keyring._keys.insert(bytes(16), Purpose.DIRECTORY, 1)
+    with opened_anew(database_url) as memory, closing(Attacker(database_url)) as attacker:
+        memory._keyring._installation.open(create=True)
+        attacker("UPDATE installation SET directory_id = NULL")
 
     with opened_anew(database_url) as memory:
         assert heard(memory) == []
@@ -621,7 +657,7 @@ def test_a_scope_removed_by_another_process_takes_no_write(
     scoped = memory.scope(user_id="alice", module_id="tutor")
     warm = scoped.chat_history("monday")
     assert len(warm.messages) == 1
-    in_child(erase, database_url, principal_of(memory))
+    in_child(erase, database_url)
     before = rows(database_url)
 
     for write in (
@@ -656,7 +692,7 @@ def test_the_first_use_after_an_erasure_elsewhere_writes_nothing(
     say(memory, "hello")
     scoped = memory.scope(user_id="alice", module_id="tutor")
     assert len(scoped.chat_history("monday").messages) == 1
-    in_child(erase, database_url, principal_of(memory))
+    in_child(erase, database_url)
     before = rows(database_url)
 
     with pytest.raises(raises) if raises else nullcontext():
@@ -671,10 +707,9 @@ def test_an_old_handle_stays_dead_and_a_new_one_starts_anew(
     say(memory, "first life")
     old = memory.scope(user_id="alice", module_id="tutor")
     assert len(old.chat_history("monday").messages) == 1
-    principal = principal_of(memory)
 
     def erase_and_come_back() -> list[str]:
-        erase(database_url, principal)
+        erase(database_url)
         with opened_anew(database_url) as theirs:
             say(theirs, "second life")
             return heard(theirs)
@@ -707,7 +742,7 @@ def test_rows_of_an_earlier_life_do_not_open_in_a_later_one(
 ):
     say(memory, "first life")
     saved = {t: attacker(f"SELECT * FROM {t}") for t in ("keys", "sessions", "records")}
-    erase(database_url, principal_of(memory))
+    erase(database_url)
     with opened_anew(database_url) as fresh:
         say(fresh, "second life")
     ((digest, generation),) = attacker("SELECT digest, generation FROM sessions")
@@ -742,9 +777,7 @@ def test_while_keys_are_destroyed_and_rows_not_yet_gone_the_user_cannot_write(
     memory: IsolatedMemory, database_url: str, attacker: Attacker
 ):
     say(memory, "hello")
-    attacker(
-        "UPDATE keys SET wrapped = NULL, destroyed_at = 1 WHERE principal = ?", principal_of(memory)
-    )
+    memory._keyring.destroy(ALICE)
     before = rows(database_url)
 
     with opened_anew(database_url) as fresh:
@@ -792,7 +825,8 @@ async def test_a_root_key_of_a_service_works_and_is_asked_only_outside_of_loop_a
     await door(memory, "close")
 
     assert problems == []
-    assert kms.calls.count("wrap") == 5
+    # The directory key and two of each user, and one with which the service was tried.
+    assert kms.calls.count("wrap") == 6
     assert kms.calls.count("unwrap") > 10
 
 
@@ -842,23 +876,24 @@ def test_what_a_service_raises_reaches_the_caller_and_nothing_is_stored(sqlite_u
 
 
 def secrets_of(memory: IsolatedMemory) -> list[bytes]:
-    """Every key there is, unwrapped."""
-    keyring = memory._keyring
-    directory = keyring._directory(create=False)
-    assert directory is not None
-    principal = keyring._principal(directory, ALICE, create=False)
+    """Every key there is, unwrapped, and every subkey of one."""
+    directory, wrapped = opened(memory)
+    (installation_id,) = memory._database.read(Transaction.row, INSTALLATION_ID)
+    sets = memory._keyring._sets
+    principal = wrapped.unwrapped(sets.read(principal_of(memory), directory))
     assert principal is not None
-    root = [ROOT_KEY, derive(ROOT_KEY, b"root key")]
-    owned = [principal.naming, *principal.sealing]
-    framed = ALICE.framed()
-    purposes = (b"names", b"heads", b"records", b"directory entries")
-    return [
-        *root,
-        directory,
-        *owned,
-        *(derive(key, purpose, framed) for key in owned for purpose in purposes),
-        *(derive(key, purpose) for key in owned for purpose in purposes),
-    ]
+    [directory_row] = sets.read(installation_id, directory).keys
+    directory_key = wrapped.unwrap(installation_id, directory_row)
+    keys = memory._keyring.find(ALICE)
+    assert keys is not None
+    contexts = (b"", ALICE.framed(), ALICE.framed() + framed(keys.birth))
+    purposes = (
+        *(b"names", b"heads", b"records", b"directory entries"),
+        *(b"key sets", b"scope rows", b"root key"),
+    )
+    roots = [SecretBytes(ROOT_KEY), directory_key, principal.naming, *principal.sealing]
+    derived = [derive(k, p, c) for k in roots for p in purposes for c in contexts]
+    return [key.reveal() for key in (*roots, *derived)]
 
 
 def test_no_key_shows_in_any_object_that_holds_one(memory: IsolatedMemory):
@@ -868,11 +903,11 @@ def test_no_key_shows_in_any_object_that_holds_one(memory: IsolatedMemory):
     assert len(set(secrets)) == len(secrets)
 
     holders = [
-        memory, memory._keyring, memory._database, memory._keyring._keys._root_key, scoped,
+        memory, memory._keyring, memory._database, memory._keyring._installation._root_key, scoped,
         scoped._records, scoped.sessions, scoped.chat_history("monday"), memory._keyring._cache,
-        memory._keyring._directory_cache, memory._keyring.find(ALICE), memory._keyring._principal(
-            memory._keyring._directory(create=False), ALICE, create=False),
-        memory.history_config, Kms(),
+        opened(memory), *opened(memory), memory._keyring.find(ALICE), opened(memory).keys.unwrapped(
+            memory._keyring._sets.read(principal_of(memory), opened(memory).directory)),
+        memory.history_config, memory._keyring._uses, memory._keyring._installation, Kms(),
     ]  # fmt: skip
     for holder in holders:
         assert_shows_none_of(holder, secrets)
@@ -921,7 +956,7 @@ def test_no_key_reaches_a_log_or_an_error(
             put(attacker, place, own)
         attacker("UPDATE records SET sealed = ?", b"\x10" + bytes(60))
         attempt(lambda: heard(memory))
-        erase(database_url, principal_of(memory))
+        erase(database_url)
         attempt(lambda: say(memory, "late"))
         attempt(lambda: LocalRootKey.from_text(TEXT[:-4]))
         attempt(lambda: LocalRootKey.from_file(key_file(tmp_path, ROOT_KEY)))
