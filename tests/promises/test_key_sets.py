@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, Scope
+from langmem_isolated._crypto.directory import DirectoryKey
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.secret_bytes import SecretBytes
 from langmem_isolated._storage.checked_root_key import CheckedRootKey
@@ -35,6 +36,7 @@ NAMES = {
     "key_sets": ("principal", "revision", "mac"),
     "installation": ("id", "version", "installation_id", "directory_id"),
 }
+REFUSALS = (RecordDoesNotOpen, KeyNotFound, RootKeyMismatch, DatabaseError)
 TAMPERED = "the keys of its owner are not the set that was stored"
 Rows = dict[str, list[tuple[Any, ...]]]
 
@@ -164,9 +166,9 @@ TAMPERINGS = {
     "all keys are removed": ["DELETE FROM keys WHERE principal = {alice}"],
     "a key is added": [
         (
-            "INSERT INTO keys SELECT principal, purpose, 9, state, is_primary, wrapping, kek, wrapped,"
-            " second_wrapped, second_parameters, root_key_id, created_at, destroyed_at FROM keys"
-            " WHERE principal = {alice} AND version = 2"
+            "INSERT INTO keys SELECT principal, purpose, 9, state, is_primary, wrapping, kek,"
+            " wrapped, second_wrapped, second_parameters, root_key_id, created_at,"
+            " destroyed_at FROM keys WHERE principal = {alice} AND version = 2"
         )
     ],
     "the row of the set is removed": ["DELETE FROM key_sets WHERE principal = {alice}"],
@@ -272,9 +274,7 @@ def test_nobody_seems_to_have_nothing_where_the_installation_was_tampered_with(
     tamper(attacker, [how], installation=installation, other=b"another of 16 b.")
 
     for error in refusals(database_url):
-        assert isinstance(
-            error, (RecordDoesNotOpen, KeyNotFound, RootKeyMismatch, DatabaseError)
-        ), error
+        assert isinstance(error, REFUSALS), error
 
 
 def test_a_directory_key_and_set_that_are_gone_are_never_made_anew(
@@ -385,8 +385,6 @@ def test_a_set_that_was_made_without_the_root_key_is_refused(
     said: IsolatedMemory, database_url: str, attacker: Attacker
 ):
     """Everything about a set can be known and written, but not its MAC."""
-    from langmem_isolated._crypto.directory import DirectoryKey
-
     forged, old = DirectoryKey(SecretBytes.random()), key_set(said)
     assert said._keyring._sets.swap(old, old.destroyed(1), forged)
 
