@@ -5,6 +5,7 @@ import logging
 import os
 import sqlite3
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from functools import partial
@@ -17,16 +18,22 @@ from langchain_core.messages import HumanMessage
 from sqlalchemy import select
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, RootKey, Scope
+from langmem_isolated._crypto.directory import DirectoryKey
 from langmem_isolated._crypto.owners import Level, Owner
-from langmem_isolated._crypto.sealing import derive, framed
+from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._crypto.seal_counter import SealCounter
+from langmem_isolated._crypto.sealing import SealingKey, derive, framed, seal
 from langmem_isolated._crypto.secret_bytes import SecretBytes
 from langmem_isolated._database import schema
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.installation import OpenInstallation
+from langmem_isolated._storage.key_uses import KeyUses
 from langmem_isolated._storage.keyring import Keyring
+from langmem_isolated._storage.wrapped_keys import PrincipalKeys
 from langmem_isolated.errors import (
     KeyDestroyed,
+    KeyExhausted,
     KeyNotFound,
     LangmemIsolatedError,
     RecordDoesNotOpen,
@@ -36,6 +43,7 @@ from langmem_isolated.errors import (
     SessionNotFound,
 )
 from langmem_isolated.root_keys import ROOT_KEY_VARIABLE
+from langmem_isolated.root_keys.files import FileAccess
 from tests.conftest import ROOT_KEY, Attacker, Door
 from tests.processes import all_at_once, in_child
 from tests.spellings import assert_shows_none_of, spellings
@@ -870,6 +878,342 @@ def test_what_a_service_raises_reaches_the_caller_and_nothing_is_stored(sqlite_u
         kms._watch = lambda: None
         say(memory, "again")
         assert heard(memory) == ["hello", "again"]
+
+
+# A root key that does not keep its promises
+
+
+class Broken(Kms):
+    """A service that hands over something else than it should."""
+
+    def __init__(
+        self,
+        *,
+        wrapped: Callable[[bytes], object] = bytes,
+        unwrapped: Callable[[bytes], object] = bytes,
+        is_bound: bool = True,
+    ) -> None:
+        super().__init__()
+        self._wrapped, self._unwrapped, self._is_bound = wrapped, unwrapped, is_bound
+
+    def wrap(self, key: bytes, context: bytes):
+        return self._wrapped(super().wrap(key, context if self._is_bound else b""))
+
+    def unwrap(self, wrapped: bytes, context: bytes):
+        return self._unwrapped(super().unwrap(wrapped, context if self._is_bound else b""))
+
+
+class Renaming(Kms):
+    """A service whose key has another name each time."""
+
+    @property
+    def key_id(self) -> str:
+        return os.urandom(4).hex()
+
+
+class Nameless(Kms):
+    key_id = None
+
+
+BROKEN: dict[str, tuple[Callable[[], Kms], str]] = {
+    "text": (lambda: Broken(wrapped=bytes.hex), r"wrap\(\) must give bytes, got str"),
+    "changeable": (lambda: Broken(wrapped=bytearray), r"wrap\(\) must give bytes, got bytearray"),
+    "short": (lambda: Broken(unwrapped=lambda key: key[:16]), "32 bytes .* got 16 bytes"),
+    "changeable key": (lambda: Broken(unwrapped=bytearray), "32 bytes .* got bytearray"),
+    "no key": (lambda: Broken(unwrapped=lambda _: None), "32 bytes .* got NoneType"),
+    "another key": (lambda: Broken(unwrapped=lambda key: key[::-1]), "gave another key"),
+    "bound to nothing": (lambda: Broken(is_bound=False), "must raise for another context"),
+    "renamed": (Renaming, "key_id must be text that is not empty and stays the same"),
+    "nameless": (Nameless, "key_id must be text .* got NoneType"),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_root_key_that_breaks_a_promise_is_refused_before_it_wraps_a_key(
+    sqlite_url: str, broken: str
+):
+    make, promise = BROKEN[broken]
+    with IsolatedMemory(sqlite_url, root_key=make()) as memory:
+        with pytest.raises(RootKeyInvalid, match=promise) as caught:
+            say(memory, "hello")
+        assert "promises of RootKey" in str(caught.value)
+
+    assert rows(sqlite_url)["keys"] == []
+
+
+def test_a_root_key_that_opens_is_tried_before_anything_it_opened_is_used(sqlite_url: str):
+    with IsolatedMemory(sqlite_url, root_key=Kms()) as memory:
+        say(memory, "hello")
+
+    memory = IsolatedMemory(sqlite_url, root_key=Broken(is_bound=False))
+    with closing(memory), pytest.raises(RootKeyInvalid, match="must raise for another context"):
+        memory.open()
+
+
+def test_every_unwrapped_key_is_looked_at_also_after_the_trial(sqlite_url: str):
+    kms = Broken()
+    with IsolatedMemory(sqlite_url, root_key=kms, key_cache_seconds=0) as memory:
+        say(memory, "hello")
+        kms._unwrapped = lambda key: key + b"x"
+        with pytest.raises(RootKeyInvalid, match=r"32 bytes .* got 33 bytes"):
+            heard(memory)
+
+
+def test_a_root_key_is_tried_once_in_a_memory(sqlite_url: str):
+    kms = Kms()
+    with IsolatedMemory(sqlite_url, root_key=kms, key_cache_seconds=0) as memory:
+        say(memory, "hello")
+        first = kms.taken()
+        say(memory, "again")
+        assert first.count("wrap") == 4
+        assert "wrap" not in kms.taken()
+
+
+# A key file of whom
+
+
+@pytest.mark.parametrize(
+    ("owner", "group", "mode", "accepted"),
+    [
+        (1000, 50, 0o600, True),
+        (1000, 50, 0o400, True),
+        # Mounted: root's file, our group, for reading alone.
+        (0, 2000, 0o440, True),
+        (0, 2000, 0o400, True),
+        (0, 50, 0o440, False),
+        (0, 2000, 0o640, False),
+        (0, 2000, 0o460, False),
+        (0, 2000, 0o444, False),
+        (1000, 2000, 0o440, False),
+        (1001, 2000, 0o600, False),
+        (1001, 2000, 0o440, False),
+        (1000, 2000, 0o604, False),
+    ],
+)
+def test_a_key_file_is_ours_or_a_mounted_secret(owner: int, group: int, mode: int, accepted: bool):
+    refusal = FileAccess(owner, group, mode).refusal(user=1000, groups=frozenset({1000, 2000}))
+
+    assert (refusal is None) == accepted
+    if refusal:
+        assert f"mode {mode:04o}: others may read it" in refusal or "another user" in refusal
+
+
+def test_a_key_file_of_another_user_is_refused(tmp_path: Path):
+    path = key_file(tmp_path)
+    if os.geteuid() == 0:
+        os.chown(path, 4321, -1)
+        with pytest.raises(RootKeyInvalid, match="belongs to another user"):
+            LocalRootKey.from_file(path)
+        os.chown(path, 0, os.getegid())
+        path.chmod(0o440)
+    assert LocalRootKey.from_file(path).key_id == LocalRootKey(ROOT_KEY).key_id
+
+
+# What is over time
+
+
+def alive(kind: type) -> int:
+    gc.collect()
+    return sum(isinstance(thing, kind) for thing in gc.get_objects())
+
+
+def test_keys_that_are_over_time_leave_memory_when_anybody_asks_for_keys(ring):
+    keyring, _, clock = ring(cache_seconds=10)
+    before = alive(ScopeKeys)
+    keyring.obtain(ALICE)
+    keyring.obtain(owner(1))
+    clock.now += 9
+    keyring.obtain(BOB)
+    assert alive(ScopeKeys) == before + 3
+
+    clock.now += 2
+    keyring.find(BOB)
+
+    assert alive(ScopeKeys) == before + 1
+    assert keyring._installation._kept is None
+
+
+def test_a_memory_that_was_closed_holds_no_key(memory: IsolatedMemory):
+    kinds = (ScopeKeys, DirectoryKey, PrincipalKeys, SecretBytes)
+    before = [alive(kind) for kind in kinds]
+    say(memory, "hello")
+    assert alive(ScopeKeys) > before[0]
+    assert alive(DirectoryKey) > before[1]
+
+    memory.close()
+
+    assert [alive(kind) for kind in kinds] == before
+
+
+# How often keys are used
+
+
+class FewSeals(SealCounter):
+    """A counter of a key that is good for 100 seals."""
+
+    BATCH, WARN_AT, REFUSE_AT = 10, 50, 100
+
+
+def seals(url: str) -> list[tuple[int, int]]:
+    with closing(Attacker(url)) as attacker:
+        return attacker("SELECT key_version, seals FROM key_uses ORDER BY 1, 2")
+
+
+def counting(url: str, counter: type[SealCounter] = SealCounter) -> IsolatedMemory:
+    memory = opened_anew(url)
+    memory._keyring._uses = KeyUses(memory._database, counter)
+    return memory
+
+
+def test_seals_are_counted_when_a_memory_is_closed_and_added_up(database_url: str):
+    for times in range(1, 4):
+        with counting(database_url) as memory:
+            say(memory, "one record, and the header of its session")
+        [(version, counted)] = seals(database_url)
+        assert version == 1
+        # A session's header is sealed once, each message once.
+        assert counted == times + 1
+
+
+def test_seals_are_stored_after_each_batch_without_closing(database_url: str):
+    with counting(database_url, FewSeals) as memory:
+        for number in range(25):
+            say(memory, str(number))
+        assert seals(database_url)[0][1] in (20, 21, 22)
+
+
+def test_seals_of_keys_that_left_the_cache_are_not_lost(database_url: str):
+    with counting(database_url) as memory:
+        for number in range(5):
+            say(memory, str(number))
+            memory._keyring.forget(ALICE)
+        gc.collect()
+    assert seals(database_url) == [(1, 6)]
+
+
+def test_a_key_that_sealed_as_often_as_it_may_is_refused_until_another_is_made(
+    database_url: str, caplog: pytest.LogCaptureFixture
+):
+    """Also in the next process, and what was stored goes on being read."""
+    with counting(database_url, FewSeals) as memory:
+        for number in range(99):
+            say(memory, str(number))
+        with pytest.raises(KeyExhausted, match=r"100 records.*rotate"):
+            say(memory, "one too many")
+    assert seals(database_url) == [(1, 100)]
+    assert [record.levelname for record in caplog.records].count("WARNING") == 1
+    assert "half of the 2^32" in caplog.text
+
+    with counting(database_url, FewSeals) as memory:
+        for _ in range(2):
+            with pytest.raises(KeyExhausted):
+                say(memory, "late")
+        assert len(heard(memory)) == 99
+        memory._keyring.rotate(ALICE)
+        say(memory, "with the next key")
+        assert heard(memory)[99:] == ["with the next key"]
+    assert [version for version, _ in seals(database_url)] == [1, 2]
+
+
+def test_processes_add_to_one_count(database_url: str):
+    def work(number: int) -> None:
+        with counting(database_url, FewSeals) as mine:
+            for turn in range(12):
+                say(mine, f"{number}.{turn}")
+
+    all_at_once([partial(work, number) for number in range(3)])
+
+    [(_, counted)] = seals(database_url)
+    assert counted >= 3 * 12 + 1
+
+
+def test_a_count_that_cannot_be_stored_waits_and_disturbs_nobody(
+    sqlite_url: str,
+):
+    with counting(sqlite_url, FewSeals) as memory, closing(Attacker(sqlite_url)) as attacker:
+        say(memory, "hello")
+        attacker("ALTER TABLE key_uses RENAME TO elsewhere")
+        memory._keyring._uses.store()
+        assert heard(memory) == ["hello"]
+        attacker("ALTER TABLE elsewhere RENAME TO key_uses")
+    assert seals(sqlite_url) == [(1, 2)]
+
+
+def test_a_scope_that_is_gone_is_not_counted(memory: IsolatedMemory, database_url: str):
+    say(memory, "hello")
+    erase(database_url)
+    memory._keyring._uses.store()
+
+    assert seals(database_url) == []
+
+
+# No key shows in a traceback
+
+
+def frames_of(work: Callable[[], object]) -> str:
+    """A failure as an error reporter shows it: with the variables of every frame."""
+    try:
+        work()
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is looked at
+        told, seen = [], error
+        while seen is not None:
+            shown = traceback.TracebackException.from_exception(seen, capture_locals=True)
+            told += shown.format()
+            seen = seen.__cause__ or seen.__context__
+        return "".join(told)
+    raise AssertionError("it did not fail")
+
+
+def test_no_key_shows_in_the_variables_of_a_failure(
+    memory: IsolatedMemory, database_url: str, attacker: Attacker, tmp_path: Path, monkeypatch
+):
+    say(memory, "hello")
+    say(memory, "hello", user="bob")
+    kms_url = f"sqlite:///{tmp_path}/kms.db"
+    denied = []
+
+    def deny() -> None:
+        if denied:
+            raise PermissionError("denied")
+
+    kms = Kms(deny)
+    with IsolatedMemory(kms_url, root_key=kms, key_cache_seconds=0) as other:
+        say(other, "hello")
+        denied.append(1)
+        shown = {"a service refuses": frames_of(lambda: heard(other))}
+        denied.clear()
+        secrets = secrets_of(memory) + secrets_of(other)
+
+    def insert_fails() -> None:
+        with opened_anew(database_url) as fresh:
+            say(fresh, "hello", user="carol")
+
+    attacker("ALTER TABLE keys RENAME TO elsewhere")
+    attacker("CREATE TABLE keys AS SELECT * FROM elsewhere")
+    # No row can be replaced any more: the table has no primary key.
+    shown["a key cannot be inserted"] = frames_of(insert_fails)
+    attacker("DROP TABLE keys")
+    attacker("ALTER TABLE elsewhere RENAME TO keys")
+
+    attacker("UPDATE records SET sealed = ?", b"\x10" + bytes(60))
+    shown["a record does not open"] = frames_of(lambda: heard_anew(database_url))
+    attacker("UPDATE scopes SET mac = ?", bytes(16))
+    shown["a scope's row does not fit"] = frames_of(lambda: heard_anew(database_url))
+    for place, own in wrapped_keys(attacker).items():
+        put(attacker, place, own[:-1] + bytes([own[-1] ^ 1]))
+        shown[f"key {place[1]} does not open"] = frames_of(lambda: heard_anew(database_url))
+        put(attacker, place, own)
+    monkeypatch.setenv(ROOT_KEY_VARIABLE, f"{TEXT}!")
+    shown["a key is mistyped"] = frames_of(LocalRootKey.from_environment)
+    path = key_file(tmp_path, f"{TEXT}!")
+    shown["a key file is mistyped"] = frames_of(lambda: LocalRootKey.from_file(path))
+    exhausted = SealingKey(SecretBytes(ROOT_KEY), FewSeals(100))
+    shown["a key is exhausted"] = frames_of(lambda: seal(exhausted, framed(b"x"), b"hello"))
+
+    wanted = [spelling for secret in secrets for spelling in spellings(secret)]
+    for failure, text in shown.items():
+        assert "langmem_isolated/" in text, failure
+        assert not any(spelling in text for spelling in wanted), failure
 
 
 # No key shows

@@ -42,15 +42,15 @@ class LocalRootKey:
         Raises:
             RootKeyInvalid: The text is anything else.
         """
-        try:
-            return cls(base64.b64decode(text.strip(), validate=True))
-        except (binascii.Error, ValueError):
-            # As above: the text may be a key mistyped.
-            length, text = len(text), ""
+        key = _decoded(text)
+        # As above: the text may be a key mistyped.
+        length, text = len(text), ""
+        if key is None:
             raise RootKeyInvalid(
                 f"A root key must be 32 bytes in base64, got {length} characters that are not. "
                 "`langmem-isolated keygen` makes one."
-            ) from None
+            )
+        return cls(key.reveal())
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> "LocalRootKey":
@@ -103,6 +103,14 @@ class LocalRootKey:
 
     def __reduce__(self) -> str:
         raise TypeError("keys are not pickled")
+
+
+def _decoded(text: str) -> SecretBytes | None:
+    # Raised from here, an error would bring the frames of the decoder, which hold the text.
+    try:
+        return SecretBytes(base64.b64decode(text.strip(), validate=True))
+    except (binascii.Error, ValueError):
+        return None
 
 
 def _variable(environment: Mapping[str, str] | None, name: str) -> str:
