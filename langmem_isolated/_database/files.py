@@ -34,9 +34,10 @@ def make_private(
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
-def rights_of_others(path: Path) -> int:
-    """Bits of a file's mode by which users besides its owner may use it; 0 for none."""
-    return stat.S_IMODE(path.stat().st_mode) & _OTHERS if os.name == "posix" else 0
+def mode_for_others(path: Path) -> int:
+    """A file's mode if users besides its owner may use it; 0 if they may not."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    return mode if os.name == "posix" and mode & _OTHERS else 0
 
 
 def _mode_of(uri: str) -> str | None:

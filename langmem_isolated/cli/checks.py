@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from langmem_isolated._crypto.seal_counter import SealCounter
 from langmem_isolated._database import schema
 from langmem_isolated._database.database import Database
-from langmem_isolated._database.files import path_of, rights_of_others
+from langmem_isolated._database.files import mode_for_others, path_of
 from langmem_isolated._storage.key_uses import most_seals
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated.cli.databases import existing_database
@@ -84,13 +84,13 @@ def _version(database: Database) -> tuple[str, str]:
 
 def _examine_file(name: str, database: Database) -> Finding:
     path = path_of(database.url.database, is_uri="uri" in database.url.query)
-    rights = rights_of_others(path) if path else 0
-    if not rights:
-        return Finding(f"{name}: file", "ok", "its owner alone may read it")
+    mode = mode_for_others(path) if path else 0
+    if not mode:
+        return Finding(f"{name}: file", "ok", "its owner alone may use it")
     return Finding(
         f"{name}: file",
         "warn",
-        f"others may use it (mode …{rights:03o}): they see counts, lengths and times, and may "
+        f"others may use it (mode {mode:04o}): they see counts, lengths and times, and may "
         "change it; run chmod 600 on it and on its -wal and -shm",
     )
 
