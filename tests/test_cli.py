@@ -343,8 +343,10 @@ def test_the_doctor_tells_of_a_file_that_others_may_use(sqlite_url: str):
     assert examined.exit_code == 0
 
 
-def test_the_doctor_tells_how_often_the_key_used_most_was_used(said: IsolatedMemory):
-    url = url_of(said)
+def test_the_doctor_tells_how_often_the_key_used_most_was_used(
+    said: IsolatedMemory, database_url: str
+):
+    url = database_url
     said._keyring._uses.store()
     with closing(Attacker(url)) as attacker:
         [(seals,)] = attacker("SELECT max(seals) FROM key_uses")
