@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from langchain_core.messages import HumanMessage
-from sqlalchemy import select
+from sqlalchemy import bindparam, delete, select
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, RootKey, Scope
 from langmem_isolated._crypto.directory import DirectoryKey
@@ -26,12 +26,14 @@ from langmem_isolated._crypto.sealing import SealingKey, derive, framed, seal
 from langmem_isolated._crypto.secret_bytes import SecretBytes
 from langmem_isolated._database import schema
 from langmem_isolated._database.database import Database
+from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.installation import OpenInstallation
 from langmem_isolated._storage.key_uses import KeyUses
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated._storage.wrapped_keys import PrincipalKeys
 from langmem_isolated.errors import (
+    DatabaseLocked,
     KeyDestroyed,
     KeyExhausted,
     KeyNotFound,
@@ -779,6 +781,54 @@ def test_rows_of_an_earlier_life_do_not_open_in_a_later_one(
     with opened_anew(database_url) as fresh, pytest.raises(RecordDoesNotOpen):
         heard(fresh)
     assert generation not in {row[8] for row in saved["sessions"]}
+
+
+OF_ALICE = select(schema.scopes.c.scope_id).where(schema.scopes.c.principal == bindparam("alice"))
+DELETES = [
+    delete(table).where(table.c.scope_id.in_(OF_ALICE))
+    for table in (schema.records, schema.sessions, schema.scopes)
+]
+
+
+def test_first_uses_and_erasures_at_once_are_told_of_erasures_and_of_nothing_else(
+    memory: IsolatedMemory, database_url: str
+):
+    """Whatever comes between whose two steps: nobody hears of tampering or of a lost key."""
+    say(memory, "hello", user="bob")
+    alice = principal_of(memory)
+
+    def erase_all(transaction: Transaction) -> None:
+        for statement in DELETES:
+            transaction.execute(statement, alice=alice)
+
+    def eraser() -> int:
+        with opened_anew(database_url) as mine:
+            for _ in range(25):
+                mine._keyring.destroy(ALICE)
+                # Who is writing keeps the scope's row for as long as it takes.
+                for _ in range(200):
+                    with suppress(Conflict, DatabaseLocked):
+                        mine._database.write(erase_all)
+                        break
+        return 0
+
+    def writer(number: int) -> int:
+        said, modules = 0, ("tutor", "planner", f"own-{number}")
+        with opened_anew(database_url, key_cache_seconds=0) as mine:
+            for turn in range(90):
+                with suppress(KeyDestroyed):
+                    say(mine, "again", module=modules[turn % 3])
+                    said += 1
+                heard(mine, module=modules[turn % 2])
+        return said
+
+    said = all_at_once([eraser, *(partial(writer, number) for number in range(3))])
+
+    assert sum(said) > 0
+    erase(database_url)
+    with opened_anew(database_url) as fresh:
+        say(fresh, "after all of it")
+        assert heard(fresh) == ["after all of it"]
 
 
 def test_while_keys_are_destroyed_and_rows_not_yet_gone_the_user_cannot_write(
