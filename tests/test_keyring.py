@@ -816,7 +816,7 @@ def test_first_uses_and_erasures_at_once_are_told_of_erasures_and_of_nothing_els
         said, modules = 0, ("tutor", "planner", f"own-{number}")
         with opened_anew(database_url, key_cache_seconds=0) as mine:
             for turn in range(90):
-                with suppress(KeyDestroyed):
+                with suppress(KeyDestroyed, DatabaseLocked):
                     say(mine, "again", module=modules[turn % 3])
                     said += 1
                 heard(mine, module=modules[turn % 2])

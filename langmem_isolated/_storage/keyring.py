@@ -49,8 +49,8 @@ class _Sight(NamedTuple):
     """What one look found of an owner: the keys of its principal, and the row of its scope."""
 
     key_set: KeySet
-    row: ScopeRow | None = None
-    seals: int = 0
+    row: ScopeRow | None
+    traces: Traces | None
 
     @property
     def fits(self) -> bool:
@@ -223,7 +223,9 @@ class Keyring:
         row, principal = sight.row, place.keys.unwrapped(sight.key_set)
         assert row is not None
         assert principal is not None
-        counter = self._uses.counter(row.scope_id, principal.sealing_version, sight.seals)
+        version = principal.sealing_version
+        seals = row.seals if row.used_key == version else None
+        counter = self._uses.counter(row.scope_id, version, seals if type(seals) is int else 0)
         keys = ScopeKeys(
             place.owner, row.scope_id, row.incarnation, row.birth,
             principal.naming, principal.sealing, counter,
@@ -232,13 +234,17 @@ class Keyring:
         return keys
 
     def _look(self, place: _Place) -> _Sight:
-        """The keys of the owner's principal, and the row of its scope if they live."""
+        """The row of the owner's scope, and after it the keys of its principal.
+
+        In this order: a row that was there while its keys lived is one that their erasure will see
+        and delete, so nobody writes below a row that a first use leaves behind.
+        """
+        found = self._scopes.look(place.directory, place.scope_id, place.principal)
         key_set = self._sets.read(place.principal, place.directory)
-        if not incarnation_of(key_set):
-            return _Sight(key_set)
-        version = key_set.living(Purpose.SEALING)[-1].version
-        found = self._scopes.read(place.directory, place.scope_id, version)
-        return _Sight(key_set, *found) if found else _Sight(key_set)
+        if isinstance(found, Traces):
+            _refuse_orphans(found)
+            return _Sight(key_set, None, found)
+        return _Sight(key_set, found, None)
 
     def _make_what_is_missing(self, place: _Place, sight: _Sight) -> ScopeRow | None:
         """One step of a first use; the scope's row if that was it."""
@@ -254,7 +260,6 @@ class Keyring:
         traces = self._traces(place)
         if found.keys and any(traces):
             # What was put there to look like an erasure is refused first.
-            self._scopes.read(place.directory, place.scope_id, 0)
             self._scopes.of_principal(place.directory, place.principal)
             raise KeyDestroyed
         if not any(traces):
@@ -263,34 +268,35 @@ class Keyring:
 
     def _make_scope(self, place: _Place, found: KeySet) -> ScopeRow | None:
         principal = place.keys.unwrapped(found)
-        if principal is None or self._traces(place).has_row:
+        if principal is None:
             return None
         return self._scopes.make(place.directory, place.owner, principal)
 
     def _has_nothing(self, place: _Place, sight: _Sight) -> bool:
         """Whether the owner was erased or never stored anything; not, where looks do not agree."""
-        is_living = incarnation_of(sight.key_set) is not None
-        if sight.key_set.keys and not is_living:
-            return True
-        traces = self._traces(place)
-        if not is_living:
-            return not any(traces)
-        return not traces.has_records if sight.is_leftover else not traces.has_row
+        if incarnation_of(sight.key_set) is None:
+            return bool(sight.key_set.keys) or not any(sight.traces or (True,))
+        if sight.is_leftover:
+            return not self._traces(place).has_records
+        return sight.row is None
 
     def _traces(self, place: _Place) -> Traces:
         traces = self._scopes.traces(place.scope_id, place.principal)
-        if traces.has_records and not traces.has_row:
-            raise RecordDoesNotOpen(
-                Kind.SCOPE.label, "its row was removed, and its records were not"
-            )
+        _refuse_orphans(traces)
         return traces
+
+
+def _refuse_orphans(traces: Traces) -> None:
+    if traces.has_records and not traces.has_row:
+        raise RecordDoesNotOpen(Kind.SCOPE.label, "its row was removed, and its records were not")
 
 
 def _misfit(sight: _Sight) -> Exception:
     """Why keys and rows do not fit each other, as often as one looks."""
     if sight.is_leftover:
         return RecordDoesNotOpen(Kind.SCOPE.label, "its row is of a former life of its owner")
-    if sight.row or not sight.key_set.keys:
+    is_living = incarnation_of(sight.key_set) is not None
+    if (sight.row and is_living) or not sight.key_set.keys:
         return KeyNotFound(
             "The key store has no keys of an owner whose memory this database holds: it is an "
             "older copy, or another. Nothing was read or written; give the right one."

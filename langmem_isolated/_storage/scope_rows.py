@@ -17,8 +17,10 @@ from sqlalchemy import (
     Exists,
     LargeBinary,
     bindparam,
+    case,
     delete,
     exists,
+    func,
     or_,
     select,
     union_all,
@@ -39,7 +41,11 @@ from langmem_isolated.errors import RecordDoesNotOpen
 
 
 class ScopeRow(NamedTuple):
-    """A row of the table of scopes, checked."""
+    """A row of the table of scopes, checked.
+
+    ``used_key`` and ``seals`` tell how often which version of its key has sealed, of the last one
+    that is known. They are not authenticated: who may write to the database may change them.
+    """
 
     scope_id: bytes
     principal: bytes
@@ -53,6 +59,13 @@ class ScopeRow(NamedTuple):
     sealed: bytes
     created_at: int
     mac: bytes
+    used_key: int | None = None
+    seals: int | None = None
+
+
+_STORED = ScopeRow._fields[:-2]
+# How many columns, from the first on, stand under the MAC: all but itself.
+_AUTHENTICATED = len(_STORED) - 1
 
 
 class Traces(NamedTuple):
@@ -64,17 +77,11 @@ class Traces(NamedTuple):
 
 
 _scopes, _uses = schema.scopes.c, schema.key_uses.c
-_COLUMNS = [_scopes[name] for name in ScopeRow._fields]
+_COLUMNS = [_scopes[name] for name in _STORED]
 _SCOPE_ID = bindparam("scope_id", type_=LargeBinary)
 
-_SEALS = (
-    select(_uses.seals)
-    .where(_uses.scope_id == _SCOPE_ID, _uses.key_version == bindparam("key_version"))
-    .scalar_subquery()
-)
-_SELECT = select(*_COLUMNS, _SEALS).where(_scopes.scope_id == _SCOPE_ID)
 _SELECT_OF_PRINCIPAL = select(*_COLUMNS).where(_scopes.principal == bindparam("principal"))
-_INSERT = insert_if_absent(schema.scopes, *ScopeRow._fields)
+_INSERT = insert_if_absent(schema.scopes, *_STORED)
 _DELETE = delete(schema.scopes).where(
     _scopes.scope_id == bindparam("scope_id"), _scopes.birth == bindparam("birth")
 )
@@ -91,11 +98,27 @@ def _records_of(scope_id: BindParameter[bytes]) -> ColumnElement[bool]:
     )
 
 
-_SELECT_TRACES = select(
-    _row_of(_SCOPE_ID),
-    _records_of(_SCOPE_ID),
-    exists().where(_scopes.principal == bindparam("principal")),
+_PRINCIPAL = bindparam("principal", type_=LargeBinary)
+_others = schema.scopes.alias("others")
+_OF_PRINCIPAL = exists().where(_others.c.principal == _PRINCIPAL)
+_SELECT_TRACES = select(_row_of(_SCOPE_ID), _records_of(_SCOPE_ID), _OF_PRINCIPAL)
+
+_KEY = select(func.max(_uses.key_version)).where(_uses.scope_id == _SCOPE_ID).scalar_subquery()
+_SEALS = (
+    select(_uses.seals)
+    .where(_uses.scope_id == _SCOPE_ID, _uses.key_version == _KEY)
+    .scalar_subquery()
 )
+# A row in any case; the traces are looked for only where the scope has none.
+_asked = select(_SCOPE_ID.label("scope_id")).subquery()
+_is_absent = _scopes.scope_id.is_(None)
+_SELECT = select(
+    *_COLUMNS,
+    _KEY,
+    _SEALS,
+    case((_is_absent, _records_of(_SCOPE_ID))),
+    case((_is_absent, _OF_PRINCIPAL)),
+).select_from(_asked.outerjoin(schema.scopes, _scopes.scope_id == _asked.c.scope_id))
 # One for each level of sharing.
 _ASKED = [bindparam(f"scope_id_{number}", type_=LargeBinary) for number in range(4)]
 _SELECT_PRESENT = union_all(
@@ -109,28 +132,27 @@ class ScopeRows:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def read(
-        self, directory: DirectoryKey, scope_id: bytes, key_version: int
-    ) -> tuple[ScopeRow, int] | None:
-        """A scope's row, checked, and how often it has sealed with a version of its sealing key.
+    def look(
+        self, directory: DirectoryKey, scope_id: bytes, principal: bytes
+    ) -> "ScopeRow | Traces":
+        """A scope's row, checked; where it has none, what else there is, seen in the same state.
 
         Raises:
             RecordDoesNotOpen: The row is not as it was stored.
         """
-        row = self._database.read(
-            Transaction.row, _SELECT, scope_id=scope_id, key_version=key_version
-        )
-        if row is None:
-            return None
-        seals = row[-1]
-        # Not authenticated: who may write to the database may set it to anything.
-        return checked(row[:-1], directory), seals if type(seals) is int else 0
+        asked = {"scope_id": scope_id, "principal": principal}
+        rows = self._database.read(Transaction.rows, _SELECT, **asked)
+        *columns, has_records, of_principal = rows[0]
+        if columns[0] is None:
+            return Traces(has_row=False, has_records=bool(has_records),
+                          of_principal=bool(of_principal))  # fmt: skip
+        return checked(tuple(columns), directory)
 
     def make(self, directory: DirectoryKey, owner: Owner, principal: PrincipalKeys) -> ScopeRow:
         """Insert the row of an owner's scope, with a new birth, if there is none."""
         row = new_row(directory, owner, principal)
         insert = _INSERT[self._database.is_postgres]
-        self._database.write(Transaction.execute, insert, **row._asdict())
+        self._database.write(Transaction.execute, insert, **dict(zip(_STORED, row, strict=False)))
         return row
 
     def delete(self, row: ScopeRow) -> None:
@@ -175,7 +197,7 @@ def new_row(directory: DirectoryKey, owner: Owner, principal: PrincipalKeys) -> 
         created_at=now(),
         mac=b"",
     )
-    return row._replace(mac=directory.scope_mac(*row[:-1]))
+    return row._replace(mac=directory.scope_mac(*row[:_AUTHENTICATED]))
 
 
 def checked(row: Row, directory: DirectoryKey) -> ScopeRow:
@@ -185,7 +207,7 @@ def checked(row: Row, directory: DirectoryKey) -> ScopeRow:
         RecordDoesNotOpen: A column was changed, or the row is another's.
     """
     found = ScopeRow(*row)
-    if not directory.has_scope(found.mac, *found[:-1]):
+    if not directory.has_scope(found.mac, *found[:_AUTHENTICATED]):
         raise RecordDoesNotOpen(Kind.SCOPE.label, "its row is not as it was stored")
     return found
 
