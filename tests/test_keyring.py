@@ -817,9 +817,10 @@ def test_first_uses_and_erasures_at_once_are_told_of_erasures_and_of_nothing_els
         with opened_anew(database_url, key_cache_seconds=0) as mine:
             for turn in range(90):
                 with suppress(KeyDestroyed, DatabaseLocked):
-                    say(mine, "again", module=modules[turn % 3])
+                    scoped = mine.scope(user_id="alice", module_id=modules[turn % 3])
+                    scoped.sessions.create(f"{number}.{turn}")
                     said += 1
-                heard(mine, module=modules[turn % 2])
+                mine._keyring.find(Owner.private(Scope("alice", modules[turn % 2])))
         return said
 
     said = all_at_once([eraser, *(partial(writer, number) for number in range(3))])
