@@ -12,6 +12,7 @@ __all__ = [
     "DatabaseUnreachable",
     "IsolationViolation",
     "KeyDestroyed",
+    "KeyExhausted",
     "KeyNotFound",
     "KeyringError",
     "LangmemIsolatedError",
@@ -83,6 +84,18 @@ class KeyDestroyed(KeyringError):
             "This scope was erased and its key destroyed. Nothing was written. "
             "If the user has come back, ask for the scope again: it starts anew with new keys."
         )
+
+
+class KeyExhausted(KeyringError):
+    """A sealing key has sealed as many records as one key may."""
+
+    def __init__(self, seals: int) -> None:
+        super().__init__(
+            f"This scope's sealing key has sealed {seals} records; one key may seal less than 2^32 "
+            "with random nonces (NIST SP 800-38D, 8.3). Nothing was written, and what is stored "
+            "can be read; rotate this user's keys."
+        )
+        self.seals = seals
 
 
 class RecordError(LangmemIsolatedError):

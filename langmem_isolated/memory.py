@@ -232,9 +232,10 @@ class IsolatedMemory(MemoryOfRun):
         return await self._database.arun(self.open)
 
     def close(self) -> None:
-        """Finish what runs and close every connection. Closing twice is fine."""
+        """Finish what runs, let go of all keys, close every connection. Closing twice is fine."""
         if self._context.plaintext_cache:
             self._context.plaintext_cache.clear()
+        self._keyring.close()
         self._database.close()
         if self._key_store:
             self._key_store.close()

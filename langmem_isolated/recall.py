@@ -265,7 +265,7 @@ class Recall:
 
         def is_known(source: Source, row_mac: bytes) -> bool:
             if self._plaintext_cache:
-                kept = self._plaintext_cache.get((keys.scope_id, keys.incarnation, source), row_mac)
+                kept = self._plaintext_cache.get((keys.scope_id, keys.birth, source), row_mac)
                 if kept is not None:
                     by_source[source] = kept
             return source in by_source
@@ -282,7 +282,7 @@ class Recall:
                     transcript.source, transcript.lines
                 )
                 if self._plaintext_cache:
-                    key = keys.scope_id, keys.incarnation, transcript.source
+                    key = keys.scope_id, keys.birth, transcript.source
                     self._plaintext_cache.put(
                         key,
                         transcript.row_mac,

@@ -320,7 +320,7 @@ def _nearest(
 
 def _table(collection: Collection, length: int, plaintext_cache: PlaintextCache | None) -> _Table:
     keys = collection.keys
-    key = keys.scope_id, keys.incarnation, ("embeddings", collection.digest)
+    key = keys.scope_id, keys.birth, ("embeddings", collection.digest)
     table: _Table | None = plaintext_cache.get(key, collection.state) if plaintext_cache else None
     if table is None:
         blocks = collection.blocks()

@@ -19,6 +19,7 @@ from langmem_isolated._database import schema
 from langmem_isolated.cli import app
 from langmem_isolated.cli.terminal import printable
 from tests.command_line import KEY, OTHER_KEY, error_line, run, words
+from tests.conftest import Attacker
 from tests.postgres import PostgresServer
 
 ANN = ("--user", "ann", "--module", "tutor")
@@ -328,6 +329,35 @@ def test_the_doctor_fails_what_would_not_work(said: IsolatedMemory, tmp_path: Pa
     }.items():
         assert examined.exit_code == 1
         assert findings in words(examined.stdout)
+
+
+def test_the_doctor_tells_of_a_file_that_others_may_use(sqlite_url: str):
+    run("schema", "upgrade", "--database", sqlite_url)
+    examined = words(run("doctor", "--database", sqlite_url).stdout)
+    assert "database: file ok its owner alone may use it" in examined
+
+    Path(sqlite_url.removeprefix("sqlite:///")).chmod(0o644)
+
+    examined = run("doctor", "--database", sqlite_url)
+    assert "database: file warn others may use it (mode 0644)" in words(examined.stdout)
+    assert examined.exit_code == 0
+
+
+def test_the_doctor_tells_how_often_the_key_used_most_was_used(
+    said: IsolatedMemory, database_url: str
+):
+    url = database_url
+    said._keyring._uses.store()
+    with closing(Attacker(url)) as attacker:
+        [(seals,)] = attacker("SELECT max(seals) FROM key_uses")
+        assert seals > 0
+        examined = words(run("doctor", "--database", url).stdout)
+        assert f"key uses ok the key used most has sealed {seals} of 2^32 records" in examined
+        attacker("UPDATE key_uses SET seals = ?", 2**31)
+
+    examined = words(run("doctor", "--database", url).stdout)
+    assert "key uses warn the key used most has sealed 2147483648 of 2^32" in examined
+    assert "rotate its user's keys" in examined
 
 
 def test_the_doctor_warns_of_a_role_that_row_level_security_does_not_bind(postgres_url: str):

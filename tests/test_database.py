@@ -989,3 +989,71 @@ def test_several_processes_write_to_one_database_without_an_error(database_url: 
         found = heard(memory)
     for name in "abc":
         assert [text for text in found if text[0] == name] == [f"{name} {n}" for n in range(20)]
+
+
+# File modes
+
+
+@pytest.fixture
+def open_umask() -> Iterator[None]:
+    """Nothing is taken from the modes of new files, as in many containers."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def modes(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("uri", [False, True])
+def test_a_sqlite_database_that_is_made_is_its_owners_alone(
+    tmp_path: Path, open_umask: None, uri: bool
+):
+    """Before SQLite opens it for the first time, and with its log and shared memory."""
+    path = tmp_path / "memory ä.db"
+    url = f"sqlite:///file:{path}?mode=rwc&uri=true" if uri else f"sqlite:///{path}"
+    found = []
+    with closing(Database(url)) as database:
+        sa.event.listen(
+            database._engine, "do_connect", lambda *_: found.append(modes(tmp_path)) and None
+        )
+        database.open()
+        assert found[0] == {path.name: 0o600}
+        assert modes(tmp_path) == {
+            path.name: 0o600, f"{path.name}-wal": 0o600, f"{path.name}-shm": 0o600,
+        }  # fmt: skip
+
+
+def test_a_sqlite_file_that_is_there_keeps_its_mode(tmp_path: Path):
+    path = tmp_path / "memory.db"
+    path.touch()
+    path.chmod(0o640)
+
+    with closing(Database(f"sqlite:///{path}")) as database:
+        database.open()
+        assert set(modes(tmp_path).values()) == {0o640}
+
+
+@pytest.mark.parametrize("mode", ["ro", "rw"])
+def test_no_file_is_made_where_the_url_says_that_there_must_be_one(tmp_path: Path, mode: str):
+    url = f"sqlite:///file:{tmp_path}/memory.db?mode={mode}&uri=true"
+
+    with closing(Database(url)) as database, pytest.raises(DatabaseUnreachable):
+        database.open()
+
+    assert modes(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["sqlite://", "sqlite:///:memory:", "sqlite:///file:shared?mode=memory&cache=shared&uri=true"],
+)
+def test_a_database_in_memory_makes_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
+):
+    monkeypatch.chdir(tmp_path)
+    with closing(Database(url)) as database:
+        database.open()
+
+    assert modes(tmp_path) == {}

@@ -5,8 +5,9 @@ import logging
 import os
 import sqlite3
 import threading
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
@@ -14,16 +15,27 @@ import psycopg
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from langchain_core.messages import HumanMessage
+from sqlalchemy import bindparam, delete, select
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, RootKey, Scope
+from langmem_isolated._crypto.directory import DirectoryKey
 from langmem_isolated._crypto.owners import Level, Owner
-from langmem_isolated._crypto.scope_keys import principal_digest
-from langmem_isolated._crypto.sealing import derive
+from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._crypto.seal_counter import SealCounter
+from langmem_isolated._crypto.sealing import SealingKey, derive, framed, seal
+from langmem_isolated._crypto.secret_bytes import SecretBytes
+from langmem_isolated._database import schema
 from langmem_isolated._database.database import Database
+from langmem_isolated._database.dialects import Conflict
+from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._storage.installation import OpenInstallation
+from langmem_isolated._storage.key_uses import KeyUses
 from langmem_isolated._storage.keyring import Keyring
-from langmem_isolated._storage.wrapped_keys import Purpose
+from langmem_isolated._storage.wrapped_keys import PrincipalKeys
 from langmem_isolated.errors import (
+    DatabaseLocked,
     KeyDestroyed,
+    KeyExhausted,
     KeyNotFound,
     LangmemIsolatedError,
     RecordDoesNotOpen,
@@ -33,13 +45,15 @@ from langmem_isolated.errors import (
     SessionNotFound,
 )
 from langmem_isolated.root_keys import ROOT_KEY_VARIABLE
+from langmem_isolated.root_keys.files import FileAccess
 from tests.conftest import ROOT_KEY, Attacker, Door
 from tests.processes import all_at_once, in_child
 from tests.spellings import assert_shows_none_of, spellings
 
 TEXT = base64.b64encode(ROOT_KEY).decode()
 ALICE, BOB = (Owner.private(Scope(user, "tutor")) for user in ("alice", "bob"))
-TABLES = ("installation", "keys", "scopes", "sessions", "records")
+INSTALLATION_ID = select(schema.installation.c.installation_id)
+TABLES = ("installation", "keys", "scopes", "sessions", "records", "key_sets")
 
 
 def say(memory: IsolatedMemory, text: str, *, user: str = "alice", module: str = "tutor") -> None:
@@ -57,19 +71,24 @@ def rows(url: str) -> dict[str, list[tuple]]:
         return {table: sorted(map(repr, attacker(f"SELECT * FROM {table}"))) for table in TABLES}
 
 
-def erase(url: str, principal: bytes) -> None:
+def erase(url: str, owner: Owner = ALICE) -> None:
     """What an erasure does: keys first, then every row."""
     of_principal = "scope_id IN (SELECT scope_id FROM scopes WHERE principal = ?)"
-    with closing(Attacker(url)) as attacker:
-        attacker("UPDATE keys SET wrapped = NULL, destroyed_at = 1 WHERE principal = ?", principal)
+    with opened_anew(url) as memory, closing(Attacker(url)) as attacker:
+        principal = principal_of(memory, owner)
+        memory._keyring.destroy(owner)
         for table in ("records", "sessions", "scopes"):
             attacker(f"DELETE FROM {table} WHERE {of_principal}", principal)
 
 
+def opened(memory: IsolatedMemory) -> OpenInstallation:
+    installation = memory._keyring._installation.open(create=False)
+    assert installation is not None
+    return installation
+
+
 def principal_of(memory: IsolatedMemory, owner: Owner = ALICE) -> bytes:
-    directory = memory._keyring._directory(create=False)
-    assert directory is not None
-    return principal_digest(directory, owner)
+    return opened(memory).directory.principal_of(owner)
 
 
 def key_file(folder: Path, content: str | bytes = TEXT, mode: int = 0o600) -> Path:
@@ -262,7 +281,7 @@ def test_a_wrapped_key_opens_only_at_its_own_place(
     """Not for another user, purpose or version: not even a user's own newer key in the older's."""
     say(memory, "alice's")
     say(memory, "bob's", user="bob")
-    memory._keyring._keys.insert(principal_of(memory), Purpose.SEALING, 2)
+    memory._keyring.rotate(ALICE)
     keys = wrapped_keys(attacker)
     assert len(keys) == 6
 
@@ -303,7 +322,7 @@ def test_older_keys_open_and_the_newest_seals(
     memory: IsolatedMemory, database_url: str, attacker: Attacker
 ):
     say(memory, "before")
-    memory._keyring._keys.insert(principal_of(memory), Purpose.SEALING, 2)
+    memory._keyring.rotate(ALICE)
     with opened_anew(database_url) as fresh:
         say(fresh, "after")
         assert heard(fresh) == ["before", "after"]
@@ -378,18 +397,24 @@ async def test_without_its_key_store_nothing_opens_and_nothing_is_written(
     assert heard(apart) == ["hello"]
 
 
-@pytest.mark.parametrize("purposes", [(2, 3), (2,), (3,)])
-async def test_an_older_copy_of_the_key_store_makes_no_new_keys_for_old_memory(
-    apart: IsolatedMemory, database_url: str, key_store_url: str, door: Door, purposes: tuple
+@pytest.mark.parametrize("lost", ["the whole set", "all keys", "naming", "sealing", "the mac"])
+async def test_a_key_store_that_lost_keys_makes_no_new_ones_for_old_memory(
+    apart: IsolatedMemory, database_url: str, key_store_url: str, door: Door, lost: str
 ):
-    """New keys would hide what the lost ones sealed, and let the user begin anew unnoticed."""
+    """New keys would hide what the lost ones sealed, and let the user begin anew unnoticed.
+
+    A whole set is missing in an older copy of the key store; a part of one, where it was changed.
+    """
     say(apart, "hello", user="bob")
     say(apart, "hello")
+    purposes = {"the mac": (), "naming": (2,), "sealing": (3,)}.get(lost, (2, 3))
     with closing(Attacker(key_store_url)) as attacker:
         for purpose in purposes:
             attacker(
                 "DELETE FROM keys WHERE principal = ? AND purpose = ?", principal_of(apart), purpose
             )
+        if lost in ("the whole set", "the mac"):
+            attacker("DELETE FROM key_sets WHERE principal = ?", principal_of(apart))
     before = [rows(url) for url in (database_url, key_store_url)]
 
     with opened_anew(database_url, key_store=key_store_url) as fresh:
@@ -401,8 +426,10 @@ async def test_an_older_copy_of_the_key_store_makes_no_new_keys_for_old_memory(
                 partial(door, history, "add_messages", [HumanMessage("mine")]),
                 partial(door, scoped.sessions, "create", "x"),
             ):
-                with pytest.raises(KeyNotFound, match="older copy"):
+                with pytest.raises((KeyNotFound, RecordDoesNotOpen)) as caught:
                     await attempt()
+                told = "older copy" if lost == "the whole set" else "not the set that was stored"
+                assert told in str(caught.value)
         assert heard(fresh, user="bob") == ["hello"]
 
     assert [rows(url) for url in (database_url, key_store_url)] == before
@@ -585,23 +612,42 @@ def test_processes_that_come_first_together_agree_on_all_keys(
     assert len(rows(database_url)["scopes"]) == users * len(modules)
 
 
-def test_a_first_use_that_died_between_two_keys_is_completed(
+def test_a_first_use_stores_all_keys_of_a_user_or_none(
     memory: IsolatedMemory, database_url: str, attacker: Attacker
 ):
+    """They stand in one set, and a set is stored in one transaction."""
     say(memory, "hello", user="bob")
-    for purpose in (Purpose.NAMING, Purpose.SEALING):
-        memory._keyring._keys.insert(principal_of(memory), purpose, 1)
-        with opened_anew(database_url) as fresh:
-            assert heard(fresh) == []
-            say(fresh, "hello")
-            assert heard(fresh) == ["hello"]
-        erase(database_url, principal_of(memory))
-        attacker("DELETE FROM keys WHERE principal = ?", principal_of(memory))
+    before = rows(database_url)
+    if attacker.is_postgres:
+        attacker(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN RAISE 'disk on fire'; END $$"
+        )
+        attacker(
+            "CREATE TRIGGER no_sealing_key BEFORE INSERT ON keys FOR EACH ROW"
+            " WHEN (new.purpose = 3) EXECUTE FUNCTION refuse()"
+        )
+        attacker("ALTER TABLE keys ENABLE ALWAYS TRIGGER no_sealing_key")
+    else:
+        attacker(
+            "CREATE TRIGGER no_sealing_key BEFORE INSERT ON keys WHEN new.purpose = 3"
+            " BEGIN SELECT RAISE(ABORT, 'disk on fire'); END"
+        )
+    with opened_anew(database_url) as fresh, pytest.raises(LangmemIsolatedError):
+        say(fresh, "hello")
+    assert rows(database_url) == before
+
+    attacker("DROP TRIGGER no_sealing_key" + " ON keys" * attacker.is_postgres)
+    with opened_anew(database_url) as fresh:
+        assert heard(fresh) == []
+        say(fresh, "hello")
+        assert heard(fresh) == ["hello"]
 
 
 def test_a_first_use_that_died_before_the_database_knew_its_key_is_completed(database_url: str):
-    with opened_anew(database_url) as memory:
-        memory._keyring._keys.insert(bytes(16), Purpose.DIRECTORY, 1)
+    with opened_anew(database_url) as memory, closing(Attacker(database_url)) as attacker:
+        memory._keyring._installation.open(create=True)
+        attacker("UPDATE installation SET directory_id = NULL")
 
     with opened_anew(database_url) as memory:
         assert heard(memory) == []
@@ -621,7 +667,7 @@ def test_a_scope_removed_by_another_process_takes_no_write(
     scoped = memory.scope(user_id="alice", module_id="tutor")
     warm = scoped.chat_history("monday")
     assert len(warm.messages) == 1
-    in_child(erase, database_url, principal_of(memory))
+    in_child(erase, database_url)
     before = rows(database_url)
 
     for write in (
@@ -656,7 +702,7 @@ def test_the_first_use_after_an_erasure_elsewhere_writes_nothing(
     say(memory, "hello")
     scoped = memory.scope(user_id="alice", module_id="tutor")
     assert len(scoped.chat_history("monday").messages) == 1
-    in_child(erase, database_url, principal_of(memory))
+    in_child(erase, database_url)
     before = rows(database_url)
 
     with pytest.raises(raises) if raises else nullcontext():
@@ -671,10 +717,9 @@ def test_an_old_handle_stays_dead_and_a_new_one_starts_anew(
     say(memory, "first life")
     old = memory.scope(user_id="alice", module_id="tutor")
     assert len(old.chat_history("monday").messages) == 1
-    principal = principal_of(memory)
 
     def erase_and_come_back() -> list[str]:
-        erase(database_url, principal)
+        erase(database_url)
         with opened_anew(database_url) as theirs:
             say(theirs, "second life")
             return heard(theirs)
@@ -707,7 +752,7 @@ def test_rows_of_an_earlier_life_do_not_open_in_a_later_one(
 ):
     say(memory, "first life")
     saved = {t: attacker(f"SELECT * FROM {t}") for t in ("keys", "sessions", "records")}
-    erase(database_url, principal_of(memory))
+    erase(database_url)
     with opened_anew(database_url) as fresh:
         say(fresh, "second life")
     ((digest, generation),) = attacker("SELECT digest, generation FROM sessions")
@@ -738,13 +783,60 @@ def test_rows_of_an_earlier_life_do_not_open_in_a_later_one(
     assert generation not in {row[8] for row in saved["sessions"]}
 
 
+OF_ALICE = select(schema.scopes.c.scope_id).where(schema.scopes.c.principal == bindparam("alice"))
+DELETES = [
+    delete(table).where(table.c.scope_id.in_(OF_ALICE))
+    for table in (schema.records, schema.sessions, schema.scopes)
+]
+
+
+def test_first_uses_and_erasures_at_once_are_told_of_erasures_and_of_nothing_else(
+    memory: IsolatedMemory, database_url: str
+):
+    """Whatever comes between whose two steps: nobody hears of tampering or of a lost key."""
+    say(memory, "hello", user="bob")
+    alice = principal_of(memory)
+
+    def erase_all(transaction: Transaction) -> None:
+        for statement in DELETES:
+            transaction.execute(statement, alice=alice)
+
+    def eraser() -> int:
+        with opened_anew(database_url) as mine:
+            for _ in range(25):
+                mine._keyring.destroy(ALICE)
+                # Who is writing keeps the scope's row for as long as it takes.
+                for _ in range(200):
+                    with suppress(Conflict, DatabaseLocked):
+                        mine._database.write(erase_all)
+                        break
+        return 0
+
+    def writer(number: int) -> int:
+        said, modules = 0, ("tutor", "planner", f"own-{number}")
+        with opened_anew(database_url, key_cache_seconds=0) as mine:
+            for turn in range(90):
+                with suppress(KeyDestroyed, DatabaseLocked):
+                    scoped = mine.scope(user_id="alice", module_id=modules[turn % 3])
+                    scoped.sessions.create(f"{number}.{turn}")
+                    said += 1
+                mine._keyring.find(Owner.private(Scope("alice", modules[turn % 2])))
+        return said
+
+    said = all_at_once([eraser, *(partial(writer, number) for number in range(3))])
+
+    assert sum(said) > 0
+    erase(database_url)
+    with opened_anew(database_url) as fresh:
+        say(fresh, "after all of it")
+        assert heard(fresh) == ["after all of it"]
+
+
 def test_while_keys_are_destroyed_and_rows_not_yet_gone_the_user_cannot_write(
     memory: IsolatedMemory, database_url: str, attacker: Attacker
 ):
     say(memory, "hello")
-    attacker(
-        "UPDATE keys SET wrapped = NULL, destroyed_at = 1 WHERE principal = ?", principal_of(memory)
-    )
+    memory._keyring.destroy(ALICE)
     before = rows(database_url)
 
     with opened_anew(database_url) as fresh:
@@ -792,7 +884,8 @@ async def test_a_root_key_of_a_service_works_and_is_asked_only_outside_of_loop_a
     await door(memory, "close")
 
     assert problems == []
-    assert kms.calls.count("wrap") == 5
+    # The directory key and two of each user, and one with which the service was tried.
+    assert kms.calls.count("wrap") == 6
     assert kms.calls.count("unwrap") > 10
 
 
@@ -838,27 +931,364 @@ def test_what_a_service_raises_reaches_the_caller_and_nothing_is_stored(sqlite_u
         assert heard(memory) == ["hello", "again"]
 
 
+# A root key that does not keep its promises
+
+
+class Broken(Kms):
+    """A service that hands over something else than it should."""
+
+    def __init__(
+        self,
+        *,
+        wrapped: Callable[[bytes], object] = bytes,
+        unwrapped: Callable[[bytes], object] = bytes,
+        is_bound: bool = True,
+    ) -> None:
+        super().__init__()
+        self._wrapped, self._unwrapped, self._is_bound = wrapped, unwrapped, is_bound
+
+    def wrap(self, key: bytes, context: bytes):
+        return self._wrapped(super().wrap(key, context if self._is_bound else b""))
+
+    def unwrap(self, wrapped: bytes, context: bytes):
+        return self._unwrapped(super().unwrap(wrapped, context if self._is_bound else b""))
+
+
+class Renaming(Kms):
+    """A service whose key has another name each time."""
+
+    @property
+    def key_id(self) -> str:
+        return os.urandom(4).hex()
+
+
+class Nameless(Kms):
+    key_id = None
+
+
+BROKEN: dict[str, tuple[Callable[[], Kms], str]] = {
+    "text": (lambda: Broken(wrapped=bytes.hex), r"wrap\(\) must give bytes, got str"),
+    "changeable": (lambda: Broken(wrapped=bytearray), r"wrap\(\) must give bytes, got bytearray"),
+    "short": (lambda: Broken(unwrapped=lambda key: key[:16]), "32 bytes .* got 16 bytes"),
+    "changeable key": (lambda: Broken(unwrapped=bytearray), "32 bytes .* got bytearray"),
+    "no key": (lambda: Broken(unwrapped=lambda _: None), "32 bytes .* got NoneType"),
+    "another key": (lambda: Broken(unwrapped=lambda key: key[::-1]), "gave another key"),
+    "bound to nothing": (lambda: Broken(is_bound=False), "must raise for another context"),
+    "renamed": (Renaming, "key_id must be text that is not empty and stays the same"),
+    "nameless": (Nameless, "key_id must be text .* got NoneType"),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_root_key_that_breaks_a_promise_is_refused_before_it_wraps_a_key(
+    sqlite_url: str, broken: str
+):
+    make, promise = BROKEN[broken]
+    with IsolatedMemory(sqlite_url, root_key=make()) as memory:
+        with pytest.raises(RootKeyInvalid, match=promise) as caught:
+            say(memory, "hello")
+        assert "promises of RootKey" in str(caught.value)
+
+    assert rows(sqlite_url)["keys"] == []
+
+
+def test_a_root_key_that_opens_is_tried_before_anything_it_opened_is_used(sqlite_url: str):
+    with IsolatedMemory(sqlite_url, root_key=Kms()) as memory:
+        say(memory, "hello")
+
+    memory = IsolatedMemory(sqlite_url, root_key=Broken(is_bound=False))
+    with closing(memory), pytest.raises(RootKeyInvalid, match="must raise for another context"):
+        memory.open()
+
+
+def test_every_unwrapped_key_is_looked_at_also_after_the_trial(sqlite_url: str):
+    kms = Broken()
+    with IsolatedMemory(sqlite_url, root_key=kms, key_cache_seconds=0) as memory:
+        say(memory, "hello")
+        kms._unwrapped = lambda key: key + b"x"
+        with pytest.raises(RootKeyInvalid, match=r"32 bytes .* got 33 bytes"):
+            heard(memory)
+
+
+def test_a_root_key_is_tried_once_in_a_memory(sqlite_url: str):
+    kms = Kms()
+    with IsolatedMemory(sqlite_url, root_key=kms, key_cache_seconds=0) as memory:
+        say(memory, "hello")
+        first = kms.taken()
+        say(memory, "again")
+        assert first.count("wrap") == 4
+        assert "wrap" not in kms.taken()
+
+
+# A key file of whom
+
+
+@pytest.mark.parametrize(
+    ("owner", "group", "mode", "accepted"),
+    [
+        (1000, 50, 0o600, True),
+        (1000, 50, 0o400, True),
+        # Mounted: root's file, our group, for reading alone.
+        (0, 2000, 0o440, True),
+        (0, 2000, 0o400, True),
+        (0, 50, 0o440, False),
+        (0, 2000, 0o640, False),
+        (0, 2000, 0o460, False),
+        (0, 2000, 0o444, False),
+        (1000, 2000, 0o440, False),
+        (1001, 2000, 0o600, False),
+        (1001, 2000, 0o440, False),
+        (1000, 2000, 0o604, False),
+    ],
+)
+def test_a_key_file_is_ours_or_a_mounted_secret(owner: int, group: int, mode: int, accepted: bool):
+    refusal = FileAccess(owner, group, mode).refusal(user=1000, groups=frozenset({1000, 2000}))
+
+    assert (refusal is None) == accepted
+    if refusal:
+        assert f"mode {mode:04o}: others may read it" in refusal or "another user" in refusal
+
+
+def test_a_key_file_of_another_user_is_refused(tmp_path: Path):
+    path = key_file(tmp_path)
+    if os.geteuid() == 0:
+        os.chown(path, 4321, -1)
+        with pytest.raises(RootKeyInvalid, match="belongs to another user"):
+            LocalRootKey.from_file(path)
+        os.chown(path, 0, os.getegid())
+        path.chmod(0o440)
+    assert LocalRootKey.from_file(path).key_id == LocalRootKey(ROOT_KEY).key_id
+
+
+# What is over time
+
+
+def alive(kind: type) -> int:
+    gc.collect()
+    return sum(isinstance(thing, kind) for thing in gc.get_objects())
+
+
+def test_keys_that_are_over_time_leave_memory_when_anybody_asks_for_keys(ring):
+    keyring, _, clock = ring(cache_seconds=10)
+    before = alive(ScopeKeys)
+    keyring.obtain(ALICE)
+    keyring.obtain(owner(1))
+    clock.now += 9
+    keyring.obtain(BOB)
+    assert alive(ScopeKeys) == before + 3
+
+    clock.now += 2
+    keyring.find(BOB)
+
+    assert alive(ScopeKeys) == before + 1
+    assert keyring._installation._kept is None
+
+
+def test_a_memory_that_was_closed_holds_no_key(memory: IsolatedMemory):
+    kinds = (ScopeKeys, DirectoryKey, PrincipalKeys, SecretBytes)
+    before = [alive(kind) for kind in kinds]
+    say(memory, "hello")
+    assert alive(ScopeKeys) > before[0]
+    assert alive(DirectoryKey) > before[1]
+
+    memory.close()
+
+    assert [alive(kind) for kind in kinds] == before
+
+
+# How often keys are used
+
+
+class FewSeals(SealCounter):
+    """A counter of a key that is good for 100 seals."""
+
+    BATCH, WARN_AT, REFUSE_AT = 10, 50, 100
+
+
+def seals(url: str) -> list[tuple[int, int]]:
+    with closing(Attacker(url)) as attacker:
+        return attacker("SELECT key_version, seals FROM key_uses ORDER BY 1, 2")
+
+
+def counting(url: str, counter: type[SealCounter] = SealCounter) -> IsolatedMemory:
+    memory = opened_anew(url)
+    memory._keyring._uses = KeyUses(memory._database, counter)
+    return memory
+
+
+def test_seals_are_counted_when_a_memory_is_closed_and_added_up(database_url: str):
+    for times in range(1, 4):
+        with counting(database_url) as memory:
+            say(memory, "one record, and the header of its session")
+        [(version, counted)] = seals(database_url)
+        assert version == 1
+        # A session's header is sealed once, each message once.
+        assert counted == times + 1
+
+
+def test_seals_are_stored_after_each_batch_without_closing(database_url: str):
+    with counting(database_url, FewSeals) as memory:
+        for number in range(25):
+            say(memory, str(number))
+        assert seals(database_url)[0][1] in (20, 21, 22)
+
+
+def test_seals_of_keys_that_left_the_cache_are_not_lost(database_url: str):
+    with counting(database_url) as memory:
+        for number in range(5):
+            say(memory, str(number))
+            memory._keyring.forget(ALICE)
+        gc.collect()
+    assert seals(database_url) == [(1, 6)]
+
+
+def test_a_key_that_sealed_as_often_as_it_may_is_refused_until_another_is_made(
+    database_url: str, caplog: pytest.LogCaptureFixture
+):
+    """Also in the next process, and what was stored goes on being read."""
+    with counting(database_url, FewSeals) as memory:
+        for number in range(99):
+            say(memory, str(number))
+        with pytest.raises(KeyExhausted, match=r"100 records.*rotate"):
+            say(memory, "one too many")
+    assert seals(database_url) == [(1, 100)]
+    assert [record.levelname for record in caplog.records].count("WARNING") == 1
+    assert "half of the 2^32" in caplog.text
+
+    with counting(database_url, FewSeals) as memory:
+        for _ in range(2):
+            with pytest.raises(KeyExhausted):
+                say(memory, "late")
+        assert len(heard(memory)) == 99
+        memory._keyring.rotate(ALICE)
+        say(memory, "with the next key")
+        assert heard(memory)[99:] == ["with the next key"]
+    assert [version for version, _ in seals(database_url)] == [1, 2]
+
+
+def test_processes_add_to_one_count(database_url: str):
+    def work(number: int) -> None:
+        with counting(database_url, FewSeals) as mine:
+            for turn in range(12):
+                say(mine, f"{number}.{turn}")
+
+    all_at_once([partial(work, number) for number in range(3)])
+
+    [(_, counted)] = seals(database_url)
+    assert counted >= 3 * 12 + 1
+
+
+def test_a_count_that_cannot_be_stored_waits_and_disturbs_nobody(
+    sqlite_url: str,
+):
+    with counting(sqlite_url, FewSeals) as memory, closing(Attacker(sqlite_url)) as attacker:
+        say(memory, "hello")
+        attacker("ALTER TABLE key_uses RENAME TO elsewhere")
+        memory._keyring._uses.store()
+        assert heard(memory) == ["hello"]
+        attacker("ALTER TABLE elsewhere RENAME TO key_uses")
+    assert seals(sqlite_url) == [(1, 2)]
+
+
+def test_a_scope_that_is_gone_is_not_counted(memory: IsolatedMemory, database_url: str):
+    say(memory, "hello")
+    erase(database_url)
+    memory._keyring._uses.store()
+
+    assert seals(database_url) == []
+
+
+# No key shows in a traceback
+
+
+def frames_of(work: Callable[[], object]) -> str:
+    """A failure as an error reporter shows it: with the variables of every frame."""
+    try:
+        work()
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is looked at
+        told, seen = [], error
+        while seen is not None:
+            shown = traceback.TracebackException.from_exception(seen, capture_locals=True)
+            told += shown.format()
+            seen = seen.__cause__ or seen.__context__
+        return "".join(told)
+    raise AssertionError("it did not fail")
+
+
+def test_no_key_shows_in_the_variables_of_a_failure(
+    memory: IsolatedMemory, database_url: str, attacker: Attacker, tmp_path: Path, monkeypatch
+):
+    say(memory, "hello")
+    say(memory, "hello", user="bob")
+    kms_url = f"sqlite:///{tmp_path}/kms.db"
+    denied = []
+
+    def deny() -> None:
+        if denied:
+            raise PermissionError("denied")
+
+    kms = Kms(deny)
+    with IsolatedMemory(kms_url, root_key=kms, key_cache_seconds=0) as other:
+        say(other, "hello")
+        denied.append(1)
+        shown = {"a service refuses": frames_of(lambda: heard(other))}
+        denied.clear()
+        secrets = secrets_of(memory) + secrets_of(other)
+
+    def insert_fails() -> None:
+        with opened_anew(database_url) as fresh:
+            say(fresh, "hello", user="carol")
+
+    attacker("ALTER TABLE keys RENAME TO elsewhere")
+    attacker("CREATE TABLE keys AS SELECT * FROM elsewhere")
+    # No row can be replaced any more: the table has no primary key.
+    shown["a key cannot be inserted"] = frames_of(insert_fails)
+    attacker("DROP TABLE keys")
+    attacker("ALTER TABLE elsewhere RENAME TO keys")
+
+    attacker("UPDATE records SET sealed = ?", b"\x10" + bytes(60))
+    shown["a record does not open"] = frames_of(lambda: heard_anew(database_url))
+    attacker("UPDATE scopes SET mac = ?", bytes(16))
+    shown["a scope's row does not fit"] = frames_of(lambda: heard_anew(database_url))
+    for place, own in wrapped_keys(attacker).items():
+        put(attacker, place, own[:-1] + bytes([own[-1] ^ 1]))
+        shown[f"key {place[1]} does not open"] = frames_of(lambda: heard_anew(database_url))
+        put(attacker, place, own)
+    monkeypatch.setenv(ROOT_KEY_VARIABLE, f"{TEXT}!")
+    shown["a key is mistyped"] = frames_of(LocalRootKey.from_environment)
+    path = key_file(tmp_path, f"{TEXT}!")
+    shown["a key file is mistyped"] = frames_of(lambda: LocalRootKey.from_file(path))
+    exhausted = SealingKey(SecretBytes(ROOT_KEY), FewSeals(100))
+    shown["a key is exhausted"] = frames_of(lambda: seal(exhausted, framed(b"x"), b"hello"))
+
+    wanted = [spelling for secret in secrets for spelling in spellings(secret)]
+    for failure, text in shown.items():
+        assert "langmem_isolated/" in text, failure
+        assert not any(spelling in text for spelling in wanted), failure
+
+
 # No key shows
 
 
 def secrets_of(memory: IsolatedMemory) -> list[bytes]:
-    """Every key there is, unwrapped."""
-    keyring = memory._keyring
-    directory = keyring._directory(create=False)
-    assert directory is not None
-    principal = keyring._principal(directory, ALICE, create=False)
+    """Every key there is, unwrapped, and every subkey of one."""
+    directory, wrapped = opened(memory)
+    (installation_id,) = memory._database.read(Transaction.row, INSTALLATION_ID)
+    sets = memory._keyring._sets
+    principal = wrapped.unwrapped(sets.read(principal_of(memory), directory))
     assert principal is not None
-    root = [ROOT_KEY, derive(ROOT_KEY, b"root key")]
-    owned = [principal.naming, *principal.sealing]
-    framed = ALICE.framed()
-    purposes = (b"names", b"heads", b"records", b"directory entries")
-    return [
-        *root,
-        directory,
-        *owned,
-        *(derive(key, purpose, framed) for key in owned for purpose in purposes),
-        *(derive(key, purpose) for key in owned for purpose in purposes),
-    ]
+    [directory_row] = sets.read(installation_id, directory).keys
+    directory_key = wrapped.unwrap(installation_id, directory_row)
+    keys = memory._keyring.find(ALICE)
+    assert keys is not None
+    contexts = (b"", ALICE.framed(), ALICE.framed() + framed(keys.birth))
+    purposes = (
+        *(b"names", b"heads", b"records", b"directory entries"),
+        *(b"key sets", b"scope rows", b"root key"),
+    )
+    roots = [SecretBytes(ROOT_KEY), directory_key, principal.naming, *principal.sealing]
+    derived = [derive(k, p, c) for k in roots for p in purposes for c in contexts]
+    return [key.reveal() for key in (*roots, *derived)]
 
 
 def test_no_key_shows_in_any_object_that_holds_one(memory: IsolatedMemory):
@@ -868,11 +1298,11 @@ def test_no_key_shows_in_any_object_that_holds_one(memory: IsolatedMemory):
     assert len(set(secrets)) == len(secrets)
 
     holders = [
-        memory, memory._keyring, memory._database, memory._keyring._keys._root_key, scoped,
+        memory, memory._keyring, memory._database, memory._keyring._installation._root_key, scoped,
         scoped._records, scoped.sessions, scoped.chat_history("monday"), memory._keyring._cache,
-        memory._keyring._directory_cache, memory._keyring.find(ALICE), memory._keyring._principal(
-            memory._keyring._directory(create=False), ALICE, create=False),
-        memory.history_config, Kms(),
+        opened(memory), *opened(memory), memory._keyring.find(ALICE), opened(memory).keys.unwrapped(
+            memory._keyring._sets.read(principal_of(memory), opened(memory).directory)),
+        memory.history_config, memory._keyring._uses, memory._keyring._installation, Kms(),
     ]  # fmt: skip
     for holder in holders:
         assert_shows_none_of(holder, secrets)
@@ -921,7 +1351,7 @@ def test_no_key_reaches_a_log_or_an_error(
             put(attacker, place, own)
         attacker("UPDATE records SET sealed = ?", b"\x10" + bytes(60))
         attempt(lambda: heard(memory))
-        erase(database_url, principal_of(memory))
+        erase(database_url)
         attempt(lambda: say(memory, "late"))
         attempt(lambda: LocalRootKey.from_text(TEXT[:-4]))
         attempt(lambda: LocalRootKey.from_file(key_file(tmp_path, ROOT_KEY)))

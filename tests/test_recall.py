@@ -23,10 +23,9 @@ from langchain_core.messages import (
 from langmem_isolated import IsolatedMemory, LocalRootKey, Recalled, ScopedMemory
 from langmem_isolated._codecs.messages import decode_partially
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._storage.wrapped_keys import Purpose
 from langmem_isolated.errors import KeyDestroyed, RecordDoesNotOpen, RecordError, ScopeError
 from tests.conftest import Attacker, Door
-from tests.test_keyring import erase, opened_anew, principal_of
+from tests.test_keyring import ALICE, erase, opened_anew
 from tests.threads import at, count, put
 
 CANARY = "canary-4711"
@@ -370,7 +369,7 @@ def test_who_knows_a_users_former_life_finds_nothing_of_the_later_one(
     old = warm.scope(user_id="alice", module_id="tutor")
     say(old, "monday", "a zebra of the former life")
     old.recall("zebra")
-    erase(database_url, principal_of(warm))
+    erase(database_url)
     with opened_anew(database_url) as other:
         say(other.scope(user_id="alice", module_id="tutor"), "monday", "a zebra of the later")
 
@@ -388,7 +387,7 @@ def test_keys_that_another_process_has_rotated_are_read_again(
     tutor = warm.scope(user_id="alice", module_id="tutor")
     say(tutor, "monday", "a zebra")
     tutor.recall("zebra")
-    warm._keyring._keys.insert(principal_of(warm), Purpose.SEALING, 2)
+    warm._keyring.rotate(ALICE)
     with opened_anew(database_url) as other:
         say(other.scope(user_id="alice", module_id="tutor"), "monday", "one more zebra")
 

@@ -26,7 +26,8 @@ from tests.processes import all_at_once
 
 VECTORS = Path(__file__).parent / "vectors"
 # Keys are led by their principal, and may live in another database; the installation is one row.
-SCOPED = [table for table in metadata.sorted_tables if table.name not in ("keys", "installation")]
+UNSCOPED = ("installation", "keys", "key_sets")
+SCOPED = [table for table in metadata.sorted_tables if table.name not in UNSCOPED]
 NEWEST = len(schema.UPGRADES)
 
 
@@ -456,11 +457,13 @@ def remember(memory: IsolatedMemory) -> None:
 def test_memory_that_the_first_version_wrote_is_read_for_ever(
     memory: IsolatedMemory, database_url: str, attacker: Attacker
 ):
-    for table in ("installation", "keys", "scopes", "sessions", "records"):
+    for table in ("installation", "keys", "key_sets", "scopes", "sessions", "records", "key_uses"):
         for row in frozen()[table]:
             values = [bytes.fromhex(v[4:]) if str(v)[:4] == "hex:" else v for v in row.values()]
             if table == "installation":
-                attacker("UPDATE installation SET directory_id = ?", values[-1])
+                attacker(
+                    "UPDATE installation SET installation_id = ?, directory_id = ?", *values[-2:]
+                )
                 continue
             names, marks = ", ".join(row), ", ".join("?" * len(row))
             attacker(f"INSERT INTO {table} ({names}) VALUES ({marks})", *values)

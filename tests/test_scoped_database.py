@@ -9,11 +9,10 @@ from langchain_core.messages import HumanMessage
 
 from langmem_isolated import IsolatedMemory
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._storage.wrapped_keys import Purpose
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 from langmem_isolated.errors import KeyDestroyed, RecordDoesNotOpen
 from tests.conftest import Attacker
-from tests.test_keyring import erase, opened_anew, principal_of
+from tests.test_keyring import ALICE, erase, opened_anew
 from tests.threads import at, put, values_at
 
 SAID = [HumanMessage(f"message {number} {'x' * 200}", id=str(number)) for number in range(5)]
@@ -27,7 +26,7 @@ def saver_of(memory: IsolatedMemory) -> IsolatedCheckpointSaver:
 def rotated(memory: IsolatedMemory, database_url: str) -> IsolatedMemory:
     """A memory with cached keys; what came last was sealed with a newer one, by another."""
     config = put(saver_of(memory), at("t"), {"messages": SAID[:2]})
-    memory._keyring._keys.insert(principal_of(memory), Purpose.SEALING, 2)
+    memory._keyring.rotate(ALICE)
     with opened_anew(database_url) as other:
         config = put(saver_of(other), config, {"messages": SAID[:4]}, run_id="run")
         saver_of(other).put_writes(config, [("__resume__", 1)], "task")
@@ -91,7 +90,7 @@ def test_who_knows_a_users_former_life_opens_nothing_of_the_later_one(
 ):
     old = memory.scope(user_id="alice", module_id="tutor").checkpointer()
     put(old, at("t"), {"n": 1})
-    erase(database_url, principal_of(memory))
+    erase(database_url)
     with opened_anew(database_url) as other:
         put(saver_of(other), at("t"), {"n": 2})
 

@@ -1,8 +1,10 @@
 import copy
+import gc
 import hmac
 import json
 import os
 import pickle
+import threading
 import zlib
 from itertools import pairwise
 from pathlib import Path
@@ -15,9 +17,11 @@ from langmem_isolated import Scope
 from langmem_isolated._codecs.headers import Header, encode_header
 from langmem_isolated._codecs.messages import encode_message
 from langmem_isolated._crypto import sealing
+from langmem_isolated._crypto.directory import DirectoryKey
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.owners import Level, Owner
-from langmem_isolated._crypto.scope_keys import ScopeKeys, principal_digest, scope_digest
+from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._crypto.seal_counter import SealCounter
 from langmem_isolated._crypto.sealing import (
     DEFLATED,
     PLAIN,
@@ -30,15 +34,17 @@ from langmem_isolated._crypto.sealing import (
     open_sealed,
     opener,
     seal,
-    tag_of,
 )
-from langmem_isolated._storage.container_state import ContainerState
-from langmem_isolated.errors import RecordDoesNotOpen
+from langmem_isolated._crypto.secret_bytes import SecretBytes
+from langmem_isolated._storage.container_state import ContainerState, header_key
+from langmem_isolated._storage.expiry import expiry_mac
+from langmem_isolated.errors import KeyExhausted, RecordDoesNotOpen, ScopeError
 from langmem_isolated.root_keys import LocalRootKey
 from tests.spellings import assert_shows_none_of
 
 VECTORS = Path(__file__).parent / "vectors"
-KEY = bytes(range(100, 132))
+KEY = SecretBytes(bytes(range(100, 132)))
+BIRTH = bytes(range(200, 216))
 PLACE = framed(b"alice", b"tutor")
 PLAINTEXT = b"What is 7 times 6?"
 
@@ -49,7 +55,7 @@ owners = st.one_of(
     st.builds(Owner, st.just(Level.USER), ids, ids),
     st.builds(Owner, st.just(Level.MODULE), ids, st.none(), ids),
     st.builds(Owner, st.just(Level.PROJECT), ids),
-    st.builds(Owner, st.just(Level.ANONYMOUS), ids, ids, ids),
+    st.builds(Owner, st.just(Level.ANONYMOUS), ids, module=st.none() | ids, guest=ids),
 )
 addresses = st.tuples(
     owners,
@@ -84,7 +90,7 @@ def unframed(data: bytes) -> list[bytes | None]:
 
 def associated_data(owner: Owner, kind: Kind, parent: bytes, key: bytes) -> bytes:
     """What a record at this address is bound to, as the record layer makes it."""
-    keys = ScopeKeys(owner, bytes(16), 1, bytes(32), [bytes(32)])
+    keys = ScopeKeys(owner, bytes(16), 1, BIRTH, SecretBytes(bytes(32)), [SecretBytes(bytes(32))])
     return keys.aad_prefix(kind, parent) + framed(key)
 
 
@@ -97,8 +103,12 @@ def frozen(name: str) -> dict:
 
 
 def as_json(value: object) -> object:
-    """Bytes as hex, tuples as lists."""
-    return json.loads(json.dumps(value, default=bytes.hex))
+    """Bytes and keys as hex, tuples as lists."""
+
+    def as_hex(part: bytes | SecretBytes) -> str:
+        return (part.reveal() if isinstance(part, SecretBytes) else part).hex()
+
+    return json.loads(json.dumps(value, default=as_hex))
 
 
 # The primitives
@@ -155,42 +165,81 @@ def remade_sealing() -> dict:
     }  # fmt: skip
 
 
+# A key's row without its principal, and a scope's row without its MAC.
+FROZEN_KEY = (2, 1, 1, 1, 1, None, b"wrapped", None, None, "local:key", 1_900_000_000_000_000, None)
+FROZEN_SCOPE = (
+    *(b"s" * 16, b"p" * 16, 1, 1, BIRTH, b"o" * 16, None, None, 1, b"sealed"),
+    1_900_000_000_000_000,
+)
+
+
 def remade_scope() -> dict:
-    directory, naming = bytes([1]) * 32, bytes([2]) * 32
-    sealing = [bytes([3]) * 32, bytes([4]) * 32]
+    directory_key, naming = SecretBytes(bytes([1]) * 32), SecretBytes(bytes([2]) * 32)
+    sealing = [SecretBytes(bytes([3]) * 32), SecretBytes(bytes([4]) * 32)]
+    directory = DirectoryKey(directory_key)
     owners = [
         Owner(Level.PRIVATE, "default", "alice", "tutor"),
         Owner(Level.USER, "default", "alice"),
         Owner(Level.MODULE, "default", None, "tutor"),
         Owner(Level.PROJECT, "default"),
-        Owner(Level.ANONYMOUS, "default", "Zoë", "tutor"),
+        Owner(Level.ANONYMOUS, "default", module="tutor", guest="Zoë"),
     ]
-    keys = ScopeKeys(owners[0], scope_digest(directory, owners[0]), 1, naming, sealing)
+    keys = ScopeKeys(owners[0], directory.scope_id_of(owners[0]), 1, BIRTH, naming, sealing)
     session = keys.pseudonym(Kind.SESSION, b"monday")
-    generation, sequence, nonce = b"generate", (0).to_bytes(8), bytes(range(12))
-    state = ContainerState(b"t" * 16, 2, 2, 1_900_000_000_000, generation)
+    sequence, nonce = (0).to_bytes(8), bytes(range(12))
+    times = {"created_at": 1_900_000_000_000_000, "updated_at": 1_900_000_000_000_001}
+    life = {"birth": b"b" * 16, "generation": b"generate", "members": b"m" * 48}
+    counts = {"next_sequence": 2, "count": 2, "size": 200, "revision": 3}
+    state = ContainerState(
+        row_mac=b"",
+        newest=b"n" * 16,
+        channels=None,
+        state=1,
+        is_pinned=0,
+        idle_lifetime=None,
+        absolute_lifetime=7,
+        expires_at=None,
+        **times,
+        **life,
+        **counts,
+    )
+    members = [
+        keys.members.part(Kind.MESSAGE.framed_bytes, session, sequence, bytes(8), b"text"),
+        keys.members.part(Kind.CHECKPOINT.framed_bytes, session, sequence, bytes(8), None, b""),
+    ]
     message = encode_message(_human("What is 7 times 6?"))
     header = encode_header(Header("monday", "Tables", "general"))
-    place = keys.aad_prefix(Kind.MESSAGE, session + generation) + framed(sequence)
-    header_place = keys.aad_prefix(Kind.SESSION, b"") + framed(session)
+    place = keys.aad_prefix(Kind.MESSAGE, session, state.birth) + framed(sequence)
+    header_place = keys.aad_prefix(Kind.SESSION, b"", state.birth) + framed(
+        header_key(session, state)
+    )
+    scope_life = owners[0].framed() + framed(BIRTH)
     return {
-        "directory_key": directory,
+        "directory_key": directory_key,
+        "directory_id": directory.id,
+        "birth": BIRTH,
         "naming_key": naming,
         "sealing_keys": sealing,
-        "root_key_id": LocalRootKey(KEY).key_id,
+        "root_key_id": LocalRootKey(KEY.reveal()).key_id,
         "owners": [
             {"level": int(o.level), "project": o.project, "user": o.user, "module": o.module,
-             "framed": o.framed(), "principal": o.principal(),
-             "scope_id": scope_digest(directory, o), "principal_id": principal_digest(directory, o)}
+             "guest": o.guest, "framed": o.framed(), "principal": o.principal(),
+             "scope_id": directory.scope_id_of(o), "principal_id": directory.principal_of(o),
+             "project_id": directory.project_of(o), "module_id": directory.module_of(o)}
             for o in owners
         ],
+        "key_set_mac": directory.key_set_mac(b"p" * 16, 1, 1, *FROZEN_KEY),
+        "scope_mac": directory.scope_mac(*FROZEN_SCOPE),
         "kinds": {kind.label: int(kind) for kind in Kind if kind <= Kind.VECTOR},
         "session_name": session,
         "message_alias": keys.pseudonym(Kind.MESSAGE, session, b"run-1"),
-        "head": state.row_mac(keys, session),
-        "head_without_expiry": ContainerState(b"t" * 16, 2, 2, None, generation).row_mac(
-            keys, session
+        "row_mac": state.computed_mac(Kind.SESSION, keys, session),
+        "row_mac_with_expiry": state._replace(expires_at=8).computed_mac(
+            Kind.SESSION, keys, session
         ),
+        "members": [part.to_bytes(32) for part in members],
+        "masked": keys.members.masked(sum(members), nonce=bytes(16)),
+        "expiry_mac": expiry_mac(keys, Kind.ITEM, (b"parent", b"key"), 7, 8),
         "message_place": place,
         "message": message,
         "message_sealed": seal(keys.sealing, place, message, nonce=nonce),
@@ -198,7 +247,7 @@ def remade_scope() -> dict:
         "header": header,
         "header_sealed": seal(keys.sealing, header_place, header, nonce=nonce),
         "message_sealed_by_the_older_key": seal(
-            keys.opening[SealingKey(derive(sealing[0], b"records", owners[0].framed())).id],
+            keys.opening[SealingKey(derive(sealing[0], b"records", scope_life)).id],
             place, message, nonce=nonce,
         ),
     }  # fmt: skip
@@ -225,6 +274,11 @@ def test_a_scope_makes_the_bytes_that_were_frozen():
 
 def test_kinds_keep_their_numbers():
     later = {"collection": 11, "embedding": 12, "entry": 13}
+    reserved = (
+        *("grant", "profile", "inbox", "blind_index", "audit", "policy", "claim", "receipt"),
+        "node_cache",
+    )
+    later |= {name: number for number, name in enumerate(reserved, start=14)}
 
     assert {kind.label: int(kind) for kind in Kind} == frozen("scope_v1")["kinds"] | later
 
@@ -237,7 +291,7 @@ def test_a_frozen_record_opens(form: str):
     )
 
     assert sealed[0] == {"plain": PLAIN, "deflated": DEFLATED}[form]
-    assert opened(sealed, SealingKey(key), place=place) == plaintext
+    assert opened(sealed, SealingKey(SecretBytes(key)), place=place) == plaintext
 
 
 def test_frozen_records_of_a_scope_open_with_its_keys():
@@ -247,17 +301,19 @@ def test_frozen_records_of_a_scope_open_with_its_keys():
         Owner(Level(owner["level"]), owner["project"], owner["user"], owner["module"]),
         bytes.fromhex(owner["scope_id"]),
         1,
-        bytes.fromhex(vector["naming_key"]),
-        [bytes.fromhex(key) for key in vector["sealing_keys"]],
+        bytes.fromhex(vector["birth"]),
+        SecretBytes(bytes.fromhex(vector["naming_key"])),
+        [SecretBytes(bytes.fromhex(key)) for key in vector["sealing_keys"]],
     )
     session = keys.pseudonym(Kind.SESSION, b"monday")
-    place, first = keys.aad_prefix(Kind.MESSAGE, session + b"generate"), (0).to_bytes(8)
+    place, first = keys.aad_prefix(Kind.MESSAGE, session, b"b" * 16), (0).to_bytes(8)
 
     for name in ("message_sealed", "message_sealed_by_the_older_key"):
         sealed = bytes.fromhex(vector[name])
         assert keys.open(place, first, sealed, Kind.MESSAGE).hex() == vector["message"]
     sealed = bytes.fromhex(vector["header_sealed"])
-    header = keys.open(keys.aad_prefix(Kind.SESSION, b""), session, sealed, Kind.SESSION)
+    header_place = keys.aad_prefix(Kind.SESSION, b"", b"b" * 16)
+    header = keys.open(header_place, session + (3).to_bytes(8), sealed, Kind.SESSION)
     assert header.hex() == vector["header"]
 
 
@@ -268,15 +324,14 @@ def test_a_sealed_record_is_what_its_description_says():
         return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
     info = framed_by_hand(b"langmem-isolated/v1", b"key id", b"")
-    extracted = hmac.digest(bytes(32), KEY, "sha256")
+    extracted = hmac.digest(bytes(32), KEY.reveal(), "sha256")
     key_id = hmac.digest(extracted, info + b"\x01", "sha256")[:16]
     nonce, place = bytes(range(12)), framed_by_hand(b"alice", b"tutor")
-    ciphertext = sealing.AESGCM(KEY).encrypt(nonce, PLAINTEXT, b"\x10" + place)
+    ciphertext = sealing.AESGCM(KEY.reveal()).encrypt(nonce, PLAINTEXT, b"\x10" + place)
 
     sealed = seal(SealingKey(KEY), PLACE, PLAINTEXT, nonce=nonce)
 
     assert sealed == b"\x10" + key_id + nonce + ciphertext
-    assert tag_of(sealed) == ciphertext[-16:]
 
 
 # What is bound
@@ -296,9 +351,12 @@ def test_framing_composes(first: list, second: list):
 def test_the_associated_data_tells_the_whole_address(address: tuple):
     owner, kind, parent, key = address
 
-    level, project, user, module, kind_bytes, *rest = unframed(associated_data(*address))
+    level, project, user, module, guest, birth, kind_bytes, *rest = unframed(
+        associated_data(*address)
+    )
 
-    ids_told = (part and part.decode() for part in (project, user, module))
+    assert birth == BIRTH
+    ids_told = (part and part.decode() for part in (project, user, module, guest))
     assert Owner(Level(level[0]), *ids_told) == owner
     assert (Kind(int.from_bytes(kind_bytes)), *rest) == (kind, parent, key)
 
@@ -322,9 +380,10 @@ def test_different_addresses_are_bound_differently(one: tuple, other: tuple):
 
 @given(owners, owners)
 def test_different_owners_have_different_scope_ids_and_keys(one: Owner, other: Owner):
-    directory, naming, sealing = bytes(32), bytes([1]) * 32, [bytes([2]) * 32]
+    directory = DirectoryKey(SecretBytes(bytes(32)))
+    naming, sealing = SecretBytes(bytes([1]) * 32), [SecretBytes(bytes([2]) * 32)]
     first, second = (
-        ScopeKeys(owner, scope_digest(directory, owner), 1, naming, sealing)
+        ScopeKeys(owner, directory.scope_id_of(owner), 1, BIRTH, naming, sealing)
         for owner in (one, other)
     )
     same = one == other
@@ -343,12 +402,60 @@ def test_modules_of_a_user_share_a_principal_and_nobody_else_does():
         Owner.private(Scope("alice", "tutor", project_id="school")),
         Owner(Level.MODULE, "default", None, "alice"),
         Owner(Level.PROJECT, "alice"),
-        Owner(Level.ANONYMOUS, "default", "alice"),
-        Owner(Level.ANONYMOUS, "default", "alice", "tutor"),
+        Owner.anonymous("alice", project="default"),
+        Owner.anonymous("tutor", project="default"),
+        Owner.anonymous("alice", project="school"),
     ]
 
     assert len({owner.principal() for owner in same}) == 1
     assert len({owner.principal() for owner in [same[0], *others]}) == 1 + len(others)
+
+
+def test_guests_are_as_far_apart_as_users_and_one_guest_is_one_principal_in_all_modules():
+    """The id of a guest is no user's, no module's and no project's."""
+    guest = Owner.anonymous("x", project="p")
+    modules = [Owner.anonymous("x", module=module, project="p") for module in ("m", "x")]
+    others = [
+        Owner.anonymous("y", project="p"),
+        Owner.anonymous("x", project="q"),
+        Owner(Level.USER, "p", "x"),
+        Owner(Level.MODULE, "p", module="x"),
+        Owner(Level.PROJECT, "x"),
+        Owner.private(Scope("x", "x", project_id="p")),
+    ]
+    directory = DirectoryKey(KEY)
+
+    assert {directory.principal_of(owner) for owner in (guest, *modules)} == {
+        directory.principal_of(guest)
+    }
+    apart = [guest, *modules, *others]
+    assert len({directory.scope_id_of(owner) for owner in apart}) == len(apart)
+    assert directory.principal_of(guest) not in {directory.principal_of(one) for one in others}
+
+
+@pytest.mark.parametrize("guest", ["", "a\0b", "x" * 256, "e\u0301", 7, None])
+def test_a_guest_without_a_proper_id_is_refused(guest):
+    with pytest.raises(ScopeError, match="guest"):
+        Owner.anonymous(guest, project="default")
+
+
+@pytest.mark.parametrize(
+    ("level", "ids"),
+    [
+        (Level.PRIVATE, {"user": "a"}),
+        (Level.PRIVATE, {"user": "a", "module": "b", "guest": "c"}),
+        (Level.USER, {"user": "a", "module": "b"}),
+        (Level.USER, {}),
+        (Level.MODULE, {"user": "a"}),
+        (Level.PROJECT, {"module": "a"}),
+        (Level.ANONYMOUS, {}),
+        (Level.ANONYMOUS, {"user": "a"}),
+        (Level.ANONYMOUS, {"guest": "a", "user": "a"}),
+    ],
+)
+def test_an_owner_has_the_ids_of_its_level_and_no_others(level: Level, ids: dict):
+    with pytest.raises(ValueError, match=f"of level {level.name} has"):
+        Owner(level, "default", **ids)
 
 
 def test_an_owner_shows_no_id():
@@ -362,8 +469,8 @@ def test_subkeys_and_digests_differ_by_purpose_and_context(two: list, same: byte
     assert derive(KEY, one, same) != derive(KEY, other, same)
     assert derive(KEY, same, one) != derive(KEY, same, other)
     assert digest(KEY, one, same) != digest(KEY, other, same)
-    assert derive(KEY, one) != derive(bytes(32), one)
-    assert digest(KEY, one) != digest(bytes(32), one)
+    assert derive(KEY, one) != derive(SecretBytes(bytes(32)), one)
+    assert digest(KEY, one) != digest(SecretBytes(bytes(32)), one)
 
 
 def test_equal_compares_whole_values():
@@ -462,7 +569,7 @@ def test_the_format_byte_cannot_be_swapped(key, plaintext: bytes):
 
 
 def test_a_record_names_its_key_and_opens_with_that_one_only(key):
-    other = SealingKey(bytes(32))
+    other = SealingKey(SecretBytes(bytes(32)))
     sealed = seal(key, PLACE, PLAINTEXT)
 
     assert opened(sealed, other, key) == PLAINTEXT
@@ -483,7 +590,7 @@ def test_a_refusal_names_the_kind_and_shows_no_content(key):
             opened(record, key)
         assert caught.value.kind == "message"
         assert caught.value.__cause__ is None
-        assert_shows_none_of(caught.value, [b"canary", KEY, sealed[29:], PLACE])
+        assert_shows_none_of(caught.value, [b"canary", KEY.reveal(), sealed[29:], PLACE])
 
 
 # Keys
@@ -492,24 +599,30 @@ def test_a_refusal_names_the_kind_and_shows_no_content(key):
 @pytest.mark.parametrize("length", [0, 16, 24, 31, 33, 64])
 def test_a_key_is_32_bytes(length: int):
     with pytest.raises(ValueError, match=f"must be 32 bytes, got {length}$"):
-        SealingKey(bytes(length))
+        SealingKey(SecretBytes(bytes(length)))
 
 
 def secret_holders() -> list:
     owner = Owner.private(Scope("alice", "tutor"))
     return [
         SealingKey(KEY),
-        LocalRootKey(KEY),
-        ScopeKeys(owner, bytes(16), 1, KEY, [KEY]),
+        LocalRootKey(KEY.reveal()),
+        ScopeKeys(owner, bytes(16), 1, BIRTH, KEY, [KEY]),
+        DirectoryKey(KEY),
+        KEY,
     ]
 
 
 @pytest.mark.parametrize("holder", secret_holders(), ids=lambda holder: type(holder).__name__)
 def test_a_key_shows_nothing_and_goes_nowhere(holder):
     owner = Owner.private(Scope("alice", "tutor")).framed()
-    subkeys = [derive(KEY, b"root key"), *(derive(KEY, p, owner) for p in (b"names", b"records"))]
+    life = owner + framed(BIRTH)
+    subkeys = [
+        *(derive(KEY, purpose) for purpose in (b"root key", b"key sets", b"scope rows")),
+        *(derive(KEY, b"names", owner), derive(KEY, b"records", life), derive(KEY, b"heads", life)),
+    ]
 
-    assert_shows_none_of(holder, [KEY, *subkeys])
+    assert_shows_none_of(holder, [key.reveal() for key in (KEY, *subkeys)])
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         with pytest.raises(TypeError, match="keys are not pickled"):
             pickle.dumps(holder, protocol)
@@ -519,9 +632,122 @@ def test_a_key_shows_nothing_and_goes_nowhere(holder):
         vars(holder)
 
 
+def test_nothing_of_a_scopes_former_life_opens_in_its_next_and_names_stay():
+    owner, naming, sealing = Owner.private(Scope("alice", "tutor")), KEY, [SecretBytes.random()]
+    former, later = (
+        ScopeKeys(owner, bytes(16), 1, birth * 16, naming, sealing) for birth in (b"1", b"2")
+    )
+    sealed = former.seal(former.aad_prefix(Kind.ITEM, b""), b"key", b"text")
+
+    assert former.pseudonym(Kind.ITEM, b"x") == later.pseudonym(Kind.ITEM, b"x")
+    assert former.row_mac(b"x") != later.row_mac(b"x")
+    for prefix in (former.aad_prefix(Kind.ITEM, b""), later.aad_prefix(Kind.ITEM, b"")):
+        with pytest.raises(RecordDoesNotOpen):
+            later.open(prefix, b"key", sealed, Kind.ITEM)
+    # Not by the key alone, either: the birth is part of the associated data, too.
+    with pytest.raises(RecordDoesNotOpen, match="fails authentication"):
+        former.open(later.aad_prefix(Kind.ITEM, b""), b"key", sealed, Kind.ITEM)
+
+
+# How often a key seals
+
+
+class Log:
+    """Keeps what a counter tells."""
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+
+    def batch_ended(self) -> None:
+        self.told.append("a batch ended")
+
+    def half_used(self) -> None:
+        self.told.append("half is used")
+
+    def forgotten(self, seals: int) -> None:
+        self.told.append(seals)
+
+
+class FewSeals(SealCounter):
+    """A counter of a key that is good for 20 seals."""
+
+    BATCH, WARN_AT, REFUSE_AT = 4, 10, 20
+
+
+def test_every_seal_is_counted_and_a_key_refuses_more_than_it_may():
+    log = Log()
+    counter = FewSeals(3, log)
+    key = SealingKey(KEY, counter)
+
+    for number in range(1, 18):
+        sealed = seal(key, PLACE, PLAINTEXT)
+        if number % 5 == 0:
+            assert counter.collect() == 5
+    for _ in range(3):
+        with pytest.raises(KeyExhausted, match=r"20 records.*rotate"):
+            seal(key, PLACE, PLAINTEXT)
+
+    assert counter.collect() == 2
+    assert opened(sealed, key) == PLAINTEXT
+    assert log.told.count("half is used") >= 1
+    assert "a batch ended" in log.told
+    with pytest.raises(KeyExhausted):
+        seal(SealingKey(KEY, FewSeals(20)), PLACE, PLAINTEXT)
+
+
+def test_a_key_warns_from_half_of_its_seals_on_and_not_before():
+    log = Log()
+    counter = FewSeals(0, log)
+    key = SealingKey(KEY, counter)
+
+    for _ in range(12):
+        assert "half is used" not in log.told
+        seal(key, PLACE, PLAINTEXT)
+    seal(key, PLACE, PLAINTEXT)
+
+    assert "half is used" in log.told
+
+
+def test_what_was_not_collected_is_told_when_the_key_is_let_go_of():
+    log = Log()
+    key = SealingKey(KEY, SealCounter(0, log))
+    for _ in range(3):
+        seal(key, PLACE, PLAINTEXT)
+
+    del key
+    gc.collect()
+
+    assert log.told == [3]
+
+
+def test_seals_of_many_threads_are_all_counted():
+    counter = SealCounter()
+    key = SealingKey(KEY, counter)
+
+    def work() -> None:
+        for _ in range(30_000):
+            seal(key, PLACE, b"")
+
+    collected = []
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        collected.append(counter.collect())
+    collected.append(counter.collect())
+
+    assert sum(collected) == 120_000
+
+
+def test_the_bound_is_that_of_nist_and_leaves_room_for_what_is_not_counted():
+    assert SealCounter.WARN_AT == 2**31
+    assert SealCounter.REFUSE_AT == 2**32 - 2**24
+    assert 256 * SealCounter.BATCH == 2**24
+
+
 @given(st.binary(max_size=2048), st.binary(max_size=300), st.booleans())
 def test_many_of_one_place_open_as_one_by_one(plaintext: bytes, address: bytes, compress):
-    key, other = SealingKey(KEY), SealingKey(bytes(32))
+    key, other = SealingKey(KEY), SealingKey(SecretBytes(bytes(32)))
     sealed = seal(key, associated_data_of(PLACE, address), plaintext, compress=compress)
 
     open_one = opener({other.id: other, key.id: key}, PLACE, kind="item")

@@ -16,6 +16,7 @@ Functions and Their Application to Memory Integrity Checking", ASIACRYPT 2003, s
 import os
 
 from langmem_isolated._crypto.sealing import DigestKey
+from langmem_isolated._crypto.secret_bytes import SecretBytes
 
 NONCE_BYTES = 16
 SUM_BYTES = 32
@@ -30,7 +31,7 @@ class MultisetHash:
 
     __slots__ = ("_key",)
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: SecretBytes) -> None:
         self._key = DigestKey(key)
 
     def part(self, kind: bytes, parent: bytes, key: bytes, *content: bytes | None) -> int:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from langmem_isolated._crypto.sealing import framed
-from langmem_isolated.scope import Scope
+from langmem_isolated.scope import Scope, checked_id
 
 
 class Level(IntEnum):
@@ -17,14 +17,47 @@ class Level(IntEnum):
     ANONYMOUS = 5
 
 
+# Which ids an owner has beside the project: must have, may have.
+_IDS: dict[Level, tuple[frozenset[str], frozenset[str]]] = {
+    Level.PRIVATE: (frozenset({"user", "module"}), frozenset()),
+    Level.USER: (frozenset({"user"}), frozenset()),
+    Level.MODULE: (frozenset({"module"}), frozenset()),
+    Level.PROJECT: (frozenset(), frozenset()),
+    Level.ANONYMOUS: (frozenset({"guest"}), frozenset({"module"})),
+}
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Owner:
-    """Who a record belongs to; ``user`` or ``module`` is ``None`` where the level has none."""
+    """Who a record belongs to.
+
+    Args:
+        level: How far it reaches.
+        project: Which application.
+        user: Whose, where the level has one user.
+        module: Which part of the application, where the level has one.
+        guest: Who an anonymous owner is: a random id of its own, possession of which is the only
+            access. It has keys of its own, so two of one project are as far apart as two users.
+
+    Raises:
+        ValueError: The level wants an id that is missing, or has no place for one that is given.
+    """
 
     level: Level
     project: str
     user: str | None = None
     module: str | None = None
+    guest: str | None = None
+
+    def __post_init__(self) -> None:
+        has = {name for name in ("user", "module", "guest") if getattr(self, name) is not None}
+        must, may = _IDS[self.level]
+        if not must <= has <= must | may:
+            expected = ", ".join(sorted(must)) or "no other id"
+            raise ValueError(
+                f"an owner of level {self.level.name} has {expected} beside the project, got "
+                f"{', '.join(sorted(has)) or 'none'}"
+            )
 
     @classmethod
     def private(cls, scope: Scope) -> "Owner":
@@ -38,17 +71,34 @@ class Owner:
         module = scope.module_id if level in (Level.PRIVATE, Level.MODULE) else None
         return cls(level, scope.project_id, user, module)
 
+    @classmethod
+    def anonymous(cls, guest: str, *, module: str | None = None, project: str) -> "Owner":
+        """The owner that whoever has the id ``guest`` is, in one module or in all.
+
+        Raises:
+            ScopeError: An id is malformed.
+        """
+        if module is not None:
+            checked_id("module_id", module)
+        return cls(
+            Level.ANONYMOUS, checked_id("project_id", project),
+            module=module, guest=checked_id("guest", guest),
+        )  # fmt: skip
+
     def framed(self) -> bytes:
-        """Level and ids, each with its length."""
+        """Level, project, user, module and guest, each with its length."""
+        ids = (self.project, self.user, self.module, self.guest)
         return framed(
-            bytes([self.level]),
-            self.project.encode(),
-            None if self.user is None else self.user.encode(),
-            None if self.module is None else self.module.encode(),
+            bytes([self.level]), *(None if name is None else name.encode() for name in ids)
         )
 
     def principal(self) -> bytes:
-        """Whose keys seal this owner's records, framed: all modules of a user share the user's."""
+        """Whose keys seal this owner's records, framed: all modules of a user share the user's.
+
+        And all modules of a guest the guest's.
+        """
         if self.level is Level.PRIVATE:
             return Owner(Level.USER, self.project, self.user).framed()
+        if self.level is Level.ANONYMOUS:
+            return Owner(Level.ANONYMOUS, self.project, guest=self.guest).framed()
         return self.framed()

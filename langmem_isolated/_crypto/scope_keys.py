@@ -1,49 +1,66 @@
-"""Key derivation (HKDF) for one owner, and the pseudonyms by which tables know it."""
+"""Key derivation (HKDF) for one owner: subkeys by purpose, and pseudonyms of its names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.multiset_hash import MultisetHash
 from langmem_isolated._crypto.owners import Owner
+from langmem_isolated._crypto.seal_counter import UNCOUNTED, SealCounter
 from langmem_isolated._crypto.sealing import (
     DigestKey,
     SealingKey,
     associated_data_of,
     derive,
-    digest,
     framed,
     open_sealed,
     opener,
     seal,
 )
+from langmem_isolated._crypto.secret_bytes import SecretBytes
+
+BIRTH_BYTES = 16
 
 
 class ScopeKeys:
-    """One owner's subkeys: they name, seal and authenticate what is its own, nothing else."""
+    """One owner's subkeys: they name, seal and authenticate what is its own, nothing else.
+
+    Args:
+        owner: Whose they are.
+        scope_id: By which the tables know the owner.
+        incarnation: Which life of its principal this is: one more after each erasure.
+        birth: 16 random bytes of the scope's row. A scope that was removed and made again has
+            others, and nothing of its former life opens: they are part of the associated data of
+            every record, and of the context in which the keys of records and rows are derived.
+        naming: The principal's naming key; names are the same in every life of a scope.
+        sealing: The principal's sealing keys; all open, the last one seals.
+        counter: Counts what is sealed.
+    """
 
     __slots__ = (
-        "_naming",
-        "_prefix",
-        "_rows",
-        "incarnation",
-        "members",
-        "opening",
-        "scope_id",
-        "sealing",
+        *("_naming", "_prefix", "_rows"),
+        *("birth", "incarnation", "members", "opening", "scope_id", "sealing"),
     )
 
     def __init__(
-        self, owner: Owner, scope_id: bytes, incarnation: int, naming: bytes, sealing: list[bytes]
+        self,
+        owner: Owner,
+        scope_id: bytes,
+        incarnation: int,
+        birth: bytes,
+        naming: SecretBytes,
+        sealing: Sequence[SecretBytes],
+        counter: SealCounter = UNCOUNTED,
     ) -> None:
-        self._prefix = owner.framed()
-        self._naming = DigestKey(derive(naming, b"names", self._prefix))
+        self._prefix = owner.framed() + framed(birth)
+        self._naming = DigestKey(derive(naming, b"names", owner.framed()))
         self._rows = DigestKey(derive(naming, b"rows", self._prefix))
         self.members = MultisetHash(derive(naming, b"members", self._prefix))
         self.scope_id = scope_id
         self.incarnation = incarnation
-        versions = [SealingKey(derive(key, b"records", self._prefix)) for key in sealing]
-        self.sealing = versions[-1]
-        self.opening = {version.id: version for version in versions}
+        self.birth = birth
+        subkeys = [derive(key, b"records", self._prefix) for key in sealing]
+        self.sealing = SealingKey(subkeys[-1], counter)
+        self.opening = {key.id: key for key in (*map(SealingKey, subkeys[:-1]), self.sealing)}
 
     def pseudonym(self, kind: Kind, *parts: bytes) -> bytes:
         """The 16 bytes by which tables know a name that a caller chose."""
@@ -77,13 +94,3 @@ class ScopeKeys:
 
     def __reduce__(self) -> str:
         raise TypeError("keys are not pickled")
-
-
-def principal_digest(directory: bytes, owner: Owner) -> bytes:
-    """By which the tables know whose keys seal the owner's records."""
-    return digest(directory, b"principal", owner.principal())
-
-
-def scope_digest(directory: bytes, owner: Owner) -> bytes:
-    """By which the tables know the owner."""
-    return digest(directory, b"scope", owner.framed())

@@ -22,9 +22,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from langmem_isolated._crypto.seal_counter import UNCOUNTED, SealCounter
+from langmem_isolated._crypto.secret_bytes import KEY_BYTES, SecretBytes
 from langmem_isolated.errors import RecordDoesNotOpen
 
-KEY_BYTES = 32
 KEY_ID_BYTES = 16
 NONCE_BYTES = 12
 TAG_BYTES = 16
@@ -68,15 +69,15 @@ def associated_data_of(prefix: bytes, key: bytes) -> bytes:
     return prefix + len(key).to_bytes(4) + key
 
 
-def derive(key: bytes, purpose: bytes, context: bytes = b"") -> bytes:
+def derive(key: SecretBytes, purpose: bytes, context: bytes = b"") -> SecretBytes:
     """A 32-byte subkey of ``key`` for one purpose and context (HKDF-SHA256, RFC 5869)."""
     info = framed(b"langmem-isolated/v1", purpose, context)
-    return HKDF(SHA256(), KEY_BYTES, salt=None, info=info).derive(key)
+    return SecretBytes(HKDF(SHA256(), KEY_BYTES, salt=None, info=info).derive(key.reveal()))
 
 
-def digest(key: bytes, *parts: bytes | None) -> bytes:
+def digest(key: SecretBytes, *parts: bytes | None) -> bytes:
     """16 bytes that stand for ``parts`` and can be made only with ``key`` (HMAC-SHA256)."""
-    return hmac.digest(key, framed(*parts), "sha256")[:DIGEST_BYTES]
+    return hmac.digest(key.reveal(), framed(*parts), "sha256")[:DIGEST_BYTES]
 
 
 class DigestKey:
@@ -88,8 +89,8 @@ class DigestKey:
 
     __slots__ = ("_state",)
 
-    def __init__(self, key: bytes) -> None:
-        self._state = hmac.new(key, digestmod="sha256")
+    def __init__(self, key: SecretBytes) -> None:
+        self._state = hmac.new(key.reveal(), digestmod="sha256")
 
     def digest(self, *parts: bytes | None) -> bytes:
         """What :func:`digest` makes of ``parts`` with this key."""
@@ -116,17 +117,22 @@ class SealingKey:
     The id is 16 bytes of HKDF of the key: it commits to the key with 64 bits of collision strength,
     so one sealed record cannot be made for two keys unless someone may choose the keys.
 
+    Args:
+        key: 32 bytes.
+        counter: Counts what is sealed with it.
+
     Raises:
         ValueError: ``key`` is not 32 bytes.
     """
 
-    __slots__ = ("decrypt", "encrypt", "id")
+    __slots__ = ("counter", "decrypt", "encrypt", "id")
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: SecretBytes, counter: SealCounter = UNCOUNTED) -> None:
         if len(key) != KEY_BYTES:
             raise ValueError(f"a key must be {KEY_BYTES} bytes, got {len(key)}")
-        self.id = derive(key, b"key id")[:KEY_ID_BYTES]
-        aead = AESGCM(key)
+        self.id = derive(key, b"key id").reveal()[:KEY_ID_BYTES]
+        self.counter = counter
+        aead = AESGCM(key.reveal())
         self.encrypt, self.decrypt = aead.encrypt, aead.decrypt
 
     def __reduce__(self) -> str:
@@ -154,7 +160,14 @@ def seal(
 
     Returns:
         ``45 + len(plaintext)`` bytes, less where deflated.
+
+    Raises:
+        KeyExhausted: ``key`` has sealed as often as it may.
     """
+    try:
+        next(key.counter.left)
+    except StopIteration:
+        key.counter.refill()
     form = PLAIN
     if compress and len(plaintext) >= COMPRESS_FROM_BYTES:
         deflated = zlib.compress(plaintext, 1)

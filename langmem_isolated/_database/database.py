@@ -22,6 +22,7 @@ from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
 from langmem_isolated._database import schema
 from langmem_isolated._database.dialects import Postgres, Sqlite, Synchronous, checked_url
+from langmem_isolated._database.files import make_private
 from langmem_isolated._database.transactions import Transaction, TransactionRunner
 from langmem_isolated._database.write_queue import WriteQueue
 from langmem_isolated._runtime.forking import pause_for_forks, renew_in_children
@@ -74,6 +75,8 @@ class Database:
         event.listen(self._engine, "connect", lambda raw, _: self._dialect.prepare(raw))
         if isinstance(self._dialect, Postgres):
             event.listen(self._engine, "checkout", self._dialect.pre_ping)
+        else:
+            event.listen(self._engine, "do_connect", make_private)
         self._timeout = timeout
         self._workers = options["pool_size"]
         self._auto_upgrade = auto_upgrade

@@ -4,6 +4,7 @@ Every key, constraint and upsert target of the tables that hold scoped data star
 ``scope_id``, so the same schema shards by it (Citus, CockroachDB).
 """
 
+import os
 from collections.abc import Callable
 from itertools import chain
 
@@ -36,6 +37,8 @@ installation = Table(
     metadata,
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
     Column("version", Integer, nullable=False),
+    # 16 random bytes, made with the tables; part of the context of every wrapped key.
+    Column("installation_id", LargeBinary, nullable=False),
     Column("directory_id", LargeBinary),
 )
 
@@ -45,10 +48,27 @@ keys = Table(
     Column("principal", LargeBinary, primary_key=True),
     Column("purpose", SmallInteger, primary_key=True, autoincrement=False),
     Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("state", SmallInteger, nullable=False),
+    Column("is_primary", SmallInteger, nullable=False),
+    Column("wrapping", SmallInteger, nullable=False),
+    Column("kek", Integer),
     Column("wrapped", LargeBinary),
+    Column("second_wrapped", LargeBinary),
+    Column("second_parameters", LargeBinary),
     Column("root_key_id", String, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("destroyed_at", BigInteger),
+    sqlite_with_rowid=False,
+)
+
+# One row for the keys of a principal: a MAC over all of them, and the number that every change of
+# them compares and swaps.
+key_sets = Table(
+    "key_sets",
+    metadata,
+    Column("principal", LargeBinary, primary_key=True),
+    Column("revision", BigInteger, nullable=False),
+    Column("mac", LargeBinary, nullable=False),
     sqlite_with_rowid=False,
 )
 
@@ -59,9 +79,33 @@ scopes = Table(
     Column("principal", LargeBinary, nullable=False),
     Column("level", SmallInteger, nullable=False),
     Column("incarnation", Integer, nullable=False),
+    Column("birth", LargeBinary, nullable=False),
+    Column("project", LargeBinary),
+    Column("module", LargeBinary),
+    Column("hold", BigInteger),
+    Column("oldest_key", Integer, nullable=False),
     Column("sealed", LargeBinary, nullable=False),
     Column("created_at", BigInteger, nullable=False),
+    Column("mac", LargeBinary, nullable=False),
     Index("scopes_principal", "principal"),
+    # By project, too: it leads.
+    Index("scopes_module", "project", "module"),
+    sqlite_with_rowid=False,
+)
+
+# How often a scope's sealing key was used: a bound on its use is a bound on one key, and one that
+# processes share. Rows go with their scope.
+key_uses = Table(
+    "key_uses",
+    metadata,
+    Column(
+        "scope_id",
+        LargeBinary,
+        ForeignKey("scopes.scope_id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("key_version", Integer, primary_key=True, autoincrement=False),
+    Column("seals", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
 
@@ -239,7 +283,8 @@ def upgrade(connection: Connection) -> tuple[int, int]:
     for step in UPGRADES[before:]:
         step(connection)
     if before == 0:
-        connection.execute(installation.insert().values(id=1, version=len(UPGRADES)))
+        row = {"id": 1, "version": len(UPGRADES), "installation_id": os.urandom(16)}
+        connection.execute(installation.insert().values(row))
     elif before < len(UPGRADES):
         connection.execute(installation.update().values(version=len(UPGRADES)))
     return before, len(UPGRADES)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from sqlalchemy import Dialect, Executable, Table
+from sqlalchemy import BindParameter, Dialect, Executable, Table, bindparam
 
 from langmem_isolated._database.dialects import AnyDialect, Postgres
 
@@ -56,3 +56,13 @@ class InsertsByDialect(dict[bool, Any]):
     def __missing__(self, is_postgres: bool) -> Any:
         dialect = import_module(f"sqlalchemy.dialects.{'postgresql' if is_postgres else 'sqlite'}")
         return self.setdefault(is_postgres, self._make(dialect.insert(self._table)))
+
+
+def insert_if_absent(table: Table, *columns: str) -> InsertsByDialect:
+    """By whether it is PostgreSQL: the loser of a race writes nothing and reads again."""
+    values: dict[str, BindParameter[Any]] = {column: bindparam(column) for column in columns}
+    primary_key = [column.name for column in table.primary_key]
+    return InsertsByDialect(
+        table,
+        lambda insert: insert.values(values).on_conflict_do_nothing(index_elements=primary_key),
+    )

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from langmem_isolated._runtime.lru import LRUCache
 
-Key = tuple[bytes, int, Hashable]
-"""Whose it is, scope id and incarnation, and what."""
+Key = tuple[bytes, bytes, Hashable]
+"""Whose it is, scope id and birth, and what."""
 
 
 class _Entry(NamedTuple):

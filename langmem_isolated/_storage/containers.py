@@ -87,7 +87,7 @@ def creation(kind: Kind) -> InsertsByDialect:
     }
     proved = select(*(value.label(name) for name, value in values.items())).where(
         schema.scopes.c.scope_id == SCOPE_ID,
-        schema.scopes.c.incarnation == bindparam("incarnation"),
+        schema.scopes.c.birth == bindparam("scope_birth"),
     )
     return InsertsByDialect(
         schema.sessions,
@@ -257,7 +257,7 @@ class ContainerRows:
                 self._create[transaction.is_postgres],
                 scope_id=keys.scope_id,
                 digest=digest,
-                incarnation=keys.incarnation,
+                scope_birth=keys.birth,
                 new_sealed=self._sealed(keys, digest, new, header),
                 **new.new(),
             )

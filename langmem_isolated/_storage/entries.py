@@ -56,7 +56,7 @@ _ENTRIES = select(
 ).where(_OF_SCOPE, _ALIVE)
 _PROVE_SCOPE = (
     select(_scopes.scope_id)
-    .where(_scopes.scope_id == _SCOPE_ID, _scopes.incarnation == bindparam("incarnation"))
+    .where(_scopes.scope_id == _SCOPE_ID, _scopes.birth == bindparam("scope_birth"))
     # Where an erasure is under way this waits, and then finds no row of the scope.
     .with_for_update(read=True, key_share=True)
 )
@@ -238,7 +238,7 @@ def put(
     """
     space, expires_at = _Namespace(keys, names), None if lifetime is None else now + lifetime
     rows = {entry.key: space.row(entry, now, expires_at) for entry in entries}
-    proof = transaction.query(_PROVE_SCOPE, scope_id=keys.scope_id, incarnation=keys.incarnation)
+    proof = transaction.query(_PROVE_SCOPE, scope_id=keys.scope_id, scope_birth=keys.birth)
     # In one order everywhere: two who put the same keys wait for each other, and do not deadlock.
     ordered = sorted(rows.values(), key=lambda row: row["key"])
     transaction.execute_many(_PUT[transaction.is_postgres], ordered)

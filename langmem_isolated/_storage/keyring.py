@@ -6,67 +6,65 @@ bytes, stored wrapped. HKDF gives every scope its own subkeys. Destroying a prin
 every record sealed with them unreadable, in backups too.
 """
 
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import cycle, islice
+from typing import NamedTuple
 
-from sqlalchemy import LargeBinary, bindparam, delete, select, update
-
+from langmem_isolated._crypto.directory import DirectoryKey
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._crypto.owners import Level, Owner
-from langmem_isolated._crypto.scope_keys import ScopeKeys, principal_digest, scope_digest
-from langmem_isolated._crypto.sealing import DIGEST_BYTES, derive, open_sealed, seal
-from langmem_isolated._database import schema
+from langmem_isolated._crypto.owners import Owner
+from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.database import Database
-from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.lru import LRUCache
-from langmem_isolated._storage.wrapped_keys import (
-    OWNED,
-    PrincipalKeys,
-    Purpose,
-    WrappedKeys,
-    insert_if_absent,
-)
-from langmem_isolated.errors import KeyDestroyed, KeyNotFound
+from langmem_isolated._storage.installation import Installation, OpenInstallation
+from langmem_isolated._storage.key_sets import KeySet, KeySets, Purpose
+from langmem_isolated._storage.key_uses import KeyUses
+from langmem_isolated._storage.scope_rows import ScopeRow, ScopeRows, Traces, owner_of
+from langmem_isolated._storage.wrapped_keys import OWNED, WrappedKeys, incarnation_of
+from langmem_isolated.errors import KeyDestroyed, KeyNotFound, RecordDoesNotOpen
 from langmem_isolated.root_keys import RootKey
 
-# The directory key belongs to the installation, not to a principal.
-_INSTALLATION = bytes(DIGEST_BYTES)
-
-_scopes, _installation = schema.scopes.c, schema.installation.c
-
-_DIRECTORY_ID = select(_installation.directory_id)
-_SET_DIRECTORY_ID = (
-    update(schema.installation)
-    .where(_installation.directory_id.is_(None))
-    .values(directory_id=bindparam("directory_id"))
-)
-_SELECT_SCOPE = select(_scopes.incarnation).where(_scopes.scope_id == bindparam("scope_id"))
-# One for each level of sharing.
-_ASKED = [f"scope_id_{number}" for number in range(4)]
-_SELECT_PRESENT = select(_scopes.scope_id).where(
-    _scopes.scope_id.in_([bindparam(name, type_=LargeBinary) for name in _ASKED])
-)
-_INSERT_SCOPE = insert_if_absent(
-    schema.scopes, "scope_id", "principal", "level", "incarnation", "sealed", "created_at"
-)
-_SELECT_ENTRIES = select(_scopes.scope_id, _scopes.sealed).where(
-    _scopes.principal == bindparam("principal")
-)
-_DELETE_SCOPE = delete(schema.scopes).where(
-    _scopes.scope_id == bindparam("scope_id"), _scopes.incarnation == bindparam("incarnation")
-)
+# What does not fit at three looks is no change that came between them.
+_LOOKS = 3
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class _Directory:
-    """The installation's directory key, and how long it is kept."""
+class _Place(NamedTuple):
+    """An owner, and by which digests the tables know it."""
 
-    key: bytes
-    until: float
+    owner: Owner
+    directory: DirectoryKey
+    keys: WrappedKeys
+    principal: bytes
+    scope_id: bytes
+
+    @classmethod
+    def of(cls, owner: Owner, opened: OpenInstallation) -> "_Place":
+        directory, keys = opened
+        principal, scope_id = directory.principal_of(owner), directory.scope_id_of(owner)
+        return cls(owner, directory, keys, principal, scope_id)
+
+
+class _Sight(NamedTuple):
+    """What one look found of an owner: the keys of its principal, and the row of its scope."""
+
+    key_set: KeySet
+    row: ScopeRow | None
+    traces: Traces | None
+
+    @property
+    def fits(self) -> bool:
+        """Whether the row is of the life that the keys are of."""
+        return bool(
+            self.row
+            and self.row.incarnation == incarnation_of(self.key_set)
+            and self.row.oldest_key <= self.key_set.living(Purpose.SEALING)[-1].version
+        )
+
+    @property
+    def is_leftover(self) -> bool:
+        """Whether the row is of a former life: of a first use that an erasure overtook."""
+        return bool(self.row and self.row.incarnation < (incarnation_of(self.key_set) or 0))
 
 
 class Keyring:
@@ -78,7 +76,8 @@ class Keyring:
         key_store: Holds the keys; the same database when ``None``.
         cache_size: How many owners' unwrapped keys are kept.
         cache_seconds: For how long: an erasure in another process ends their use here at the
-            latest then (writes are refused at once).
+            latest then (writes are refused at once). What is over time leaves memory when anybody
+            asks for keys, all of it at :meth:`close`; a process that does nothing keeps it.
         clock: Seconds that only go forward.
     """
 
@@ -92,61 +91,74 @@ class Keyring:
         cache_seconds: float = 300.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._database = database
-        self._keys = WrappedKeys(key_store or database, root_key)
-        self._cache_seconds = cache_seconds
-        self._clock = clock
+        keys = key_store or database
+        self._sets = KeySets(keys)
+        self._scopes = ScopeRows(database)
+        self._installation = Installation(
+            database, keys, root_key, seconds=cache_seconds, clock=clock
+        )
+        self._uses = KeyUses(database)
         self._cache = LRUCache[Owner, ScopeKeys](
             entries=cache_size, seconds=cache_seconds, clock=clock
         )
-        self._directory_cache: _Directory | None = None
 
     def obtain(self, owner: Owner) -> ScopeKeys:
         """The owner's keys, made at first use.
 
         Processes that come first together agree: keys and scope are inserted if absent and read
-        again. The scope's row is made before the keys are read for the last time, and an erasure
-        destroys the keys before it deletes rows, so a row never outlives its keys.
+        again. The scope's row is made before the keys are read for the last time, an erasure
+        destroys the keys before it deletes rows, and keys for a later life are made when no row is
+        left: so a row never outlives its keys.
 
         Raises:
             KeyDestroyed: The owner is being erased at this moment.
             KeyringError: A key cannot be had, or belongs to another root key.
+            RecordDoesNotOpen: The keys or the scope's row are not as they were stored.
         """
-        if keys := self._cache.get(owner):
+        if keys := self._cached(owner):
             return keys
-        directory = self._directory(create=True)
-        assert directory is not None
-        for _ in range(3):
-            principal = self._principal(directory, owner, create=True)
-            if principal and self._register(directory, owner, principal):
-                return self._remember(owner, _scope_keys(directory, owner, principal))
-        raise KeyDestroyed
+        opened = self._installation.open(create=True)
+        assert opened is not None
+        place, made = _Place.of(owner, opened), None
+        for _ in range(2 * _LOOKS):
+            sight = self._look(place)
+            if sight.fits:
+                return self._remember(place, sight)
+            if made:
+                # An erasure came between: the row has outlived its keys.
+                self._scopes.delete(made)
+            made = self._make_what_is_missing(place, sight)
+        raise _misfit(sight)
 
     def find(self, owner: Owner) -> ScopeKeys | None:
-        """The owner's keys, or ``None`` when nothing was ever stored for it; makes nothing."""
-        if keys := self._cache.get(owner):
+        """The owner's keys, or ``None`` when nothing was ever stored for it; makes nothing.
+
+        Raises:
+            KeyringError: A key cannot be had, or belongs to another root key.
+            RecordDoesNotOpen: The keys or the scope's row are not as they were stored.
+        """
+        if keys := self._cached(owner):
             return keys
-        directory = self._directory(create=False)
-        rows = directory and self._checked_rows(principal_digest(directory, owner))
-        # To unwrap may be to ask a service, and a search asks for owners that have nothing.
-        known = directory and rows and self._incarnation(scope_digest(directory, owner))
-        if not directory or not rows or not known:
+        opened = self._installation.open(create=False)
+        if opened is None:
             return None
-        principal = self._unwrapped(principal_digest(directory, owner), rows)
-        if not principal or principal.incarnation != known:
-            return None
-        return self._remember(owner, _scope_keys(directory, owner, principal))
+        place = _Place.of(owner, opened)
+        for _ in range(_LOOKS):
+            sight = self._look(place)
+            if sight.fits:
+                return self._remember(place, sight)
+            if self._has_nothing(place, sight):
+                return None
+        raise _misfit(sight)
 
     def present(self, owners: Sequence[Owner]) -> set[Owner]:
         """Those of at most four owners that have stored anything, asked at once."""
         missing = [owner for owner in owners if self._cache.get(owner) is None]
-        directory = self._directory(create=False) if missing else None
+        opened = self._installation.open(create=False) if missing else None
         there = set(owners).difference(missing)
-        if directory:
-            by_id = {scope_digest(directory, owner): owner for owner in missing}
-            asked = dict(zip(_ASKED, islice(cycle(by_id), len(_ASKED)), strict=True))
-            rows = self._database.read(Transaction.rows, _SELECT_PRESENT, **asked)
-            there.update(by_id[scope_id] for (scope_id,) in rows)
+        if opened:
+            by_id = {opened.directory.scope_id_of(owner): owner for owner in missing}
+            there.update(by_id[scope_id] for scope_id in self._scopes.present([*by_id]))
         return there
 
     def forget(self, owner: Owner) -> None:
@@ -158,150 +170,135 @@ class Keyring:
 
         For a user: the modules. Tables name no one; the names are sealed with the principal's key.
         """
-        directory = self._directory(create=False)
-        principal = directory and self._principal(directory, principal_of, create=False)
-        if not directory or not principal:
+        opened = self._installation.open(create=False)
+        if opened is None:
             return []
-        rows = self._database.read(
-            Transaction.rows, _SELECT_ENTRIES, principal=principal_digest(directory, principal_of)
-        )
-        owners = []
-        for scope_id, sealed in rows:
-            opening, place = principal.entry(scope_id)
-            level, project, user, module = json.loads(
-                open_sealed(opening, place, sealed, kind=Kind.SCOPE.label)
-            )
-            owners.append(Owner(Level(level), project, user, module))
-        return owners
+        place = _Place.of(principal_of, opened)
+        principal = place.keys.unwrapped(self._sets.read(place.principal, place.directory))
+        rows = self._scopes.of_principal(place.directory, place.principal) if principal else []
+        return [owner_of(row, principal) for row in rows if principal]
+
+    def change_keys(self, owner: Owner, change: Callable[[KeySet, WrappedKeys], KeySet]) -> None:
+        """Change the key set of the owner's principal: the one way in which a set ever changes.
+
+        Args:
+            owner: Whose principal's.
+            change: Makes the new set of the one that stands there; called outside of transactions,
+                and again where another process has changed the set meanwhile.
+        """
+        opened = self._installation.open(create=True)
+        assert opened is not None
+        place = _Place.of(owner, opened)
+        while True:
+            found = self._sets.read(place.principal, place.directory)
+            if self._sets.swap(found, change(found, place.keys), place.directory):
+                break
+        self.forget(owner)
+
+    def rotate(self, owner: Owner) -> None:
+        """Give the owner's principal a new sealing key; the former opens and seals no more."""
+        self.change_keys(owner, lambda found, keys: keys.with_new_keys(found, Purpose.SEALING))
+
+    def destroy(self, owner: Owner) -> None:
+        """Destroy all keys of the owner's principal."""
+        self.change_keys(owner, lambda found, _: found.destroyed(now()))
 
     def check(self) -> bool:
         """Prove that the root key opens this installation; ``False`` when it has no keys yet."""
-        self._directory_cache = None
-        return self._directory(create=False) is not None
+        self._installation.forget()
+        return self._installation.open(create=False) is not None
 
-    def _remember(self, owner: Owner, keys: ScopeKeys) -> ScopeKeys:
-        self._cache.put(owner, keys)
+    def close(self) -> None:
+        """Store what was counted, and let go of every key."""
+        self._uses.store()
+        self._cache.clear()
+        self._installation.forget()
+
+    def _cached(self, owner: Owner) -> ScopeKeys | None:
+        self._uses.store_if_due()
+        self._installation.forget_if_over_time()
+        return self._cache.get(owner)
+
+    def _remember(self, place: _Place, sight: _Sight) -> ScopeKeys:
+        row, principal = sight.row, place.keys.unwrapped(sight.key_set)
+        assert row is not None
+        assert principal is not None
+        version = principal.sealing_version
+        seals = row.seals if row.used_key == version else None
+        counter = self._uses.counter(row.scope_id, version, seals if type(seals) is int else 0)
+        keys = ScopeKeys(
+            place.owner, row.scope_id, row.incarnation, row.birth,
+            principal.naming, principal.sealing, counter,
+        )  # fmt: skip
+        self._cache.put(place.owner, keys)
         return keys
 
-    def _directory(self, create: bool) -> bytes | None:
-        cached = self._directory_cache
-        if cached and cached.until >= self._clock():
-            return cached.key
-        known_id = self._directory_id()
-        rows = self._keys.rows(_INSTALLATION)
-        if not rows and known_id is not None:
-            raise KeyNotFound(
-                "This database was begun with a key store that is not the one given: its directory "
-                "key is missing. Nothing was read or written; give the right key_store=…"
-            )
-        if not rows:
-            if not create:
-                return None
-            self._keys.insert(_INSTALLATION, Purpose.DIRECTORY, 1)
-            rows = self._keys.rows(_INSTALLATION)
-        directory = self._keys.unwrap(_INSTALLATION, rows[0])
-        identity = derive(directory, b"directory id")[:DIGEST_BYTES]
-        if known_id is None and create:
-            self._database.write(Transaction.execute, _SET_DIRECTORY_ID, directory_id=identity)
-            known_id = self._directory_id()
-        if known_id not in (None, identity):
-            raise KeyNotFound(
-                "The key store given belongs to another database: its directory key differs. "
-                "Nothing was read or written; give the right key_store=…"
-            )
-        self._directory_cache = _Directory(directory, self._clock() + self._cache_seconds)
-        return directory
+    def _look(self, place: _Place) -> _Sight:
+        """The row of the owner's scope, and after it the keys of its principal.
 
-    def _directory_id(self) -> bytes | None:
-        row = self._database.read(Transaction.row, _DIRECTORY_ID)
-        return row[0] if row else None
+        In this order: a row that was there while its keys lived is one that their erasure will see
+        and delete, so nobody writes below a row that a first use leaves behind.
+        """
+        found = self._scopes.look(place.directory, place.scope_id, place.principal)
+        key_set = self._sets.read(place.principal, place.directory)
+        if isinstance(found, Traces):
+            _refuse_orphans(found)
+            return _Sight(key_set, None, found)
+        return _Sight(key_set, found, None)
 
-    def _principal(self, directory: bytes, owner: Owner, *, create: bool) -> PrincipalKeys | None:
-        principal = principal_digest(directory, owner)
-        rows = self._checked_rows(principal)
-        live = {row[0] for row in rows if row[2]}
-        # One of the two may stand alone: another first use is between them, or was killed there.
-        missing = [p for p in OWNED if create and p not in live]
-        for purpose in missing:
-            used = [version for row_purpose, version, *_ in rows if row_purpose == purpose]
-            self._keys.insert(principal, purpose, max(used, default=0) + 1)
-        if missing:
-            rows = self._keys.rows(principal)
-        return self._unwrapped(principal, rows)
+    def _make_what_is_missing(self, place: _Place, sight: _Sight) -> ScopeRow | None:
+        """One step of a first use; the scope's row if that was it."""
+        if not incarnation_of(sight.key_set):
+            self._make_keys(place, sight.key_set)
+        elif sight.row is None:
+            return self._make_scope(place, sight.key_set)
+        elif sight.is_leftover and not self._traces(place).has_records:
+            self._scopes.delete(sight.row)
+        return None
 
-    def _checked_rows(self, principal: bytes) -> list[Row]:
-        """The principal's keys, wrapped; those that must be there are."""
-        rows = self._keys.rows(principal)
-        if not _has_both(rows) and self._database.read(
-            Transaction.row, _SELECT_ENTRIES, principal=principal
-        ):
-            # A scope's row is made after its keys: read now, they must be there.
-            rows = self._keys.rows(principal)
-            if not _has_both(rows):
-                raise KeyNotFound(
-                    "The key store has no keys of an owner whose memory this database holds: it is "
-                    "an older copy, or another. Nothing was read or written; give the right one."
-                )
-        return rows
+    def _make_keys(self, place: _Place, found: KeySet) -> None:
+        traces = self._traces(place)
+        if found.keys and any(traces):
+            # What was put there to look like an erasure is refused first.
+            self._scopes.of_principal(place.directory, place.principal)
+            raise KeyDestroyed
+        if not any(traces):
+            missing = [purpose for purpose in OWNED if not found.living(purpose)]
+            self._sets.swap(found, place.keys.with_new_keys(found, *missing), place.directory)
 
-    def _unwrapped(self, principal: bytes, rows: list[Row]) -> PrincipalKeys | None:
-        naming = [row for row in rows if row[0] == Purpose.NAMING and row[2]]
-        sealing = [row for row in rows if row[0] == Purpose.SEALING and row[2]]
-        if not naming or not sealing:
+    def _make_scope(self, place: _Place, found: KeySet) -> ScopeRow | None:
+        principal = place.keys.unwrapped(found)
+        if principal is None:
             return None
-        return PrincipalKeys(
-            incarnation=naming[-1][1],
-            naming=self._keys.unwrap(principal, naming[-1]),
-            sealing=[self._keys.unwrap(principal, row) for row in sealing],
+        return self._scopes.make(place.directory, place.owner, principal)
+
+    def _has_nothing(self, place: _Place, sight: _Sight) -> bool:
+        """Whether the owner was erased or never stored anything; not, where looks do not agree."""
+        if incarnation_of(sight.key_set) is None:
+            return bool(sight.key_set.keys) or not any(sight.traces or (True,))
+        if sight.is_leftover:
+            return not self._traces(place).has_records
+        return sight.row is None
+
+    def _traces(self, place: _Place) -> Traces:
+        traces = self._scopes.traces(place.scope_id, place.principal)
+        _refuse_orphans(traces)
+        return traces
+
+
+def _refuse_orphans(traces: Traces) -> None:
+    if traces.has_records and not traces.has_row:
+        raise RecordDoesNotOpen(Kind.SCOPE.label, "its row was removed, and its records were not")
+
+
+def _misfit(sight: _Sight) -> Exception:
+    """Why keys and rows do not fit each other, as often as one looks."""
+    if sight.is_leftover:
+        return RecordDoesNotOpen(Kind.SCOPE.label, "its row is of a former life of its owner")
+    is_living = incarnation_of(sight.key_set) is not None
+    if (sight.row and is_living) or not sight.key_set.keys:
+        return KeyNotFound(
+            "The key store has no keys of an owner whose memory this database holds: it is an "
+            "older copy, or another. Nothing was read or written; give the right one."
         )
-
-    def _register(self, directory: bytes, owner: Owner, principal: PrincipalKeys) -> bool:
-        """Make the scope's row stand for this incarnation; ``False`` if the keys died meanwhile."""
-        scope_id = scope_digest(directory, owner)
-        if self._incarnation(scope_id) == principal.incarnation:
-            return True
-        opening, place = principal.entry(scope_id)
-        entry = json.dumps([owner.level, owner.project, owner.user, owner.module]).encode()
-        self._database.write(
-            Transaction.execute,
-            _INSERT_SCOPE[self._database.is_postgres],
-            scope_id=scope_id,
-            principal=principal_digest(directory, owner),
-            level=int(owner.level),
-            incarnation=principal.incarnation,
-            sealed=seal(list(opening.values())[-1], place, entry),
-            created_at=now(),
-        )
-        live = [
-            version
-            for purpose, version, wrapped, _ in self._keys.rows(principal_digest(directory, owner))
-            if purpose == Purpose.NAMING and wrapped
-        ]
-        if live[-1:] == [principal.incarnation]:
-            return self._incarnation(scope_id) == principal.incarnation
-        self._database.write(
-            Transaction.execute,
-            _DELETE_SCOPE,
-            scope_id=scope_id,
-            incarnation=principal.incarnation,
-        )
-        return False
-
-    def _incarnation(self, scope_id: bytes) -> int | None:
-        row = self._database.read(Transaction.row, _SELECT_SCOPE, scope_id=scope_id)
-        return row[0] if row else None
-
-
-def _has_both(rows: list[Row]) -> bool:
-    """Whether a principal has had its keys: they may have been destroyed since."""
-    return {row[0] for row in rows}.issuperset(OWNED)
-
-
-def _scope_keys(directory: bytes, owner: Owner, principal: PrincipalKeys) -> ScopeKeys:
-    return ScopeKeys(
-        owner,
-        scope_digest(directory, owner),
-        principal.incarnation,
-        principal.naming,
-        principal.sealing,
-    )
+    return KeyDestroyed()

@@ -28,13 +28,13 @@ S = TypeVar("S", bound=Owned)
 
 
 class ScopeGone(Exception):
-    """The row of the scope's incarnation is not there; for `ScopedDatabase` to explain."""
+    """The row of the scope's life is not there; for `ScopedDatabase` to explain."""
 
 
 class ScopedDatabase:
     """One owner's records; an operation run through it gets that owner's keys and no others.
 
-    Keys are fetched, and if need be unwrapped, before the transaction begins. The first incarnation
+    Keys are fetched, and if need be unwrapped, before the transaction begins. The first life
     met is kept: after an erasure this object opens and writes nothing any more, even if the user
     has come back since.
     """
@@ -43,7 +43,7 @@ class ScopedDatabase:
         self.database = database
         self._keyring = keyring
         self.owner = owner
-        self._incarnation: int | None = None
+        self._birth: bytes | None = None
         self.arun = database.arun
         self.is_postgres = database.is_postgres
 
@@ -53,12 +53,12 @@ class ScopedDatabase:
         Raises:
             KeyDestroyed: The owner was erased.
         """
-        return self._same_incarnation(self._keyring.obtain(self.owner))
+        return self._of_same_life(self._keyring.obtain(self.owner))
 
     def find_keys(self) -> ScopeKeys | None:
         """The owner's keys, or ``None`` when it has stored nothing."""
         keys = self._keyring.find(self.owner)
-        return keys and self._same_incarnation(keys)
+        return keys and self._of_same_life(keys)
 
     def having_records(self, sources: Sequence[S]) -> list[S]:
         """Those of ``sources``, one for each level of sharing, that have stored anything."""
@@ -135,13 +135,13 @@ class ScopedDatabase:
         """
         try:
             try:
-                return door(operation, self._same_incarnation(keys), *args, **kwargs)
+                return door(operation, self._of_same_life(keys), *args, **kwargs)
             except RecordDoesNotOpen as error:
                 fresh = self.rotated_keys(keys, error.key_id)
                 if fresh is None:
                     self._expect_same_life(keys)
                     raise
-            return door(operation, self._same_incarnation(fresh), *args, **kwargs)
+            return door(operation, self._of_same_life(fresh), *args, **kwargs)
         except (ScopeGone, Conflict) as error:
             if isinstance(error, Conflict) and not error.foreign_key:
                 raise
@@ -168,12 +168,12 @@ class ScopedDatabase:
         """
         self._keyring.forget(self.owner)
         now = self._keyring.find(self.owner)
-        if now is None or now.incarnation != keys.incarnation:
+        if now is None or now.birth != keys.birth:
             raise KeyDestroyed
 
-    def _same_incarnation(self, keys: ScopeKeys) -> ScopeKeys:
-        if self._incarnation is None:
-            self._incarnation = keys.incarnation
-        if self._incarnation != keys.incarnation:
+    def _of_same_life(self, keys: ScopeKeys) -> ScopeKeys:
+        if self._birth is None:
+            self._birth = keys.birth
+        if self._birth != keys.birth:
             raise KeyDestroyed
         return keys

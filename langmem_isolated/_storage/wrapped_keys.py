@@ -1,109 +1,111 @@
-"""Wrapped keys: each principal's keys, encrypted by the root key."""
+"""Wrapped keys: each principal's keys, encrypted by the root key for one place alone."""
 
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
-from typing import Any
-
-from sqlalchemy import BindParameter, Table, bindparam, select
 
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._crypto.sealing import KEY_BYTES, SealingKey, derive, framed
-from langmem_isolated._database import schema
-from langmem_isolated._database.database import Database
-from langmem_isolated._database.statements import InsertsByDialect
-from langmem_isolated._database.transactions import Row, Transaction
+from langmem_isolated._crypto.sealing import SealingKey, derive, framed
+from langmem_isolated._crypto.secret_bytes import SecretBytes
 from langmem_isolated._runtime.clock import now
-from langmem_isolated.errors import RootKeyMismatch
-from langmem_isolated.root_keys import RootKey
-
-
-class Purpose(IntEnum):
-    """What a stored key is for; numbers are stored and never change."""
-
-    DIRECTORY = 1
-    NAMING = 2
-    SEALING = 3
-
+from langmem_isolated._storage.checked_root_key import CheckedRootKey
+from langmem_isolated._storage.key_sets import KeySet, Purpose, State, StoredKey, Wrapping
+from langmem_isolated.errors import RecordDoesNotOpen, RootKeyMismatch
 
 # What each principal has.
 OWNED = (Purpose.NAMING, Purpose.SEALING)
 
-_keys = schema.keys.c
-
-_SELECT_KEYS = (
-    select(_keys.purpose, _keys.version, _keys.wrapped, _keys.root_key_id)
-    .where(_keys.principal == bindparam("principal"))
-    .order_by(_keys.purpose, _keys.version)
-)
-
-
-def insert_if_absent(table: Table, *columns: str) -> InsertsByDialect:
-    """By whether it is PostgreSQL: the loser of a race writes nothing and reads again."""
-    values: dict[str, BindParameter[Any]] = {column: bindparam(column) for column in columns}
-    primary_key = [column.name for column in table.primary_key]
-    return InsertsByDialect(
-        table,
-        lambda insert: insert.values(values).on_conflict_do_nothing(index_elements=primary_key),
-    )
-
-
-_INSERT_KEY = insert_if_absent(
-    schema.keys, "principal", "purpose", "version", "wrapped", "root_key_id", "created_at"
-)
-
 
 @dataclass(frozen=True, slots=True, repr=False)
 class PrincipalKeys:
-    """A principal's live keys in plaintext; ``incarnation`` counts its lives, one per erasure."""
+    """A principal's living keys; ``incarnation`` counts its lives, one per erasure.
+
+    Of the sealing keys the last one seals; ``sealing_version`` is its number.
+    """
 
     incarnation: int
-    naming: bytes
-    sealing: list[bytes]
+    naming: SecretBytes
+    sealing: Sequence[SecretBytes]
+    sealing_version: int
 
-    def entry(self, scope_id: bytes) -> tuple[dict[bytes, SealingKey], bytes]:
+    def entry(self, scope_id: bytes, birth: bytes) -> tuple[dict[bytes, SealingKey], bytes]:
         """What opens and seals this principal's entries in the table of scopes."""
         versions = [SealingKey(derive(key, b"directory entries")) for key in self.sealing]
-        return {key.id: key for key in versions}, framed(Kind.SCOPE.framed_bytes, scope_id)
+        place = framed(Kind.SCOPE.framed_bytes, scope_id, birth)
+        return {key.id: key for key in versions}, place
 
 
 class WrappedKeys:
-    """The keys that one database stores, and the root key that opens them."""
+    """Makes and opens the keys of one installation with its root key.
 
-    def __init__(self, database: Database, root_key: RootKey) -> None:
-        self._database = database
+    Args:
+        root_key: Wraps them.
+        installation_id: 16 bytes; part of every context, so a key of another installation, or of
+            its key store, does not open here.
+    """
+
+    def __init__(self, root_key: CheckedRootKey, installation_id: bytes) -> None:
         self._root_key = root_key
+        self._installation_id = installation_id
 
-    def rows(self, principal: bytes) -> list[Row]:
-        """Purpose, version, wrapped key (``None`` once destroyed) and root key of each."""
-        return self._database.read(Transaction.rows, _SELECT_KEYS, principal=principal)
-
-    def insert(self, principal: bytes, purpose: Purpose, version: int) -> None:
-        """Make a key, unless there is one of this purpose and version."""
-        self._database.write(
-            Transaction.execute,
-            _INSERT_KEY[self._database.is_postgres],
-            principal=principal,
+    def wrap(self, key: SecretBytes, principal: bytes, purpose: Purpose, version: int) -> StoredKey:
+        """The row of a key, active and the primary one of its purpose."""
+        return StoredKey(
             purpose=int(purpose),
             version=version,
-            wrapped=self._root_key.wrap(
-                os.urandom(KEY_BYTES), _context(principal, purpose, version)
-            ),
+            state=int(State.ACTIVE),
+            is_primary=1,
+            wrapping=int(Wrapping.ROOT_KEY),
+            kek=None,
+            wrapped=self._root_key.wrap(key, self._context(principal, purpose, version)),
+            second_wrapped=None,
+            second_parameters=None,
             root_key_id=self._root_key.key_id,
             created_at=now(),
+            destroyed_at=None,
         )
 
-    def unwrap(self, principal: bytes, row: Row) -> bytes:
-        """The key of one of :meth:`rows`.
+    def unwrap(self, principal: bytes, key: StoredKey) -> SecretBytes:
+        """The key of a row.
 
         Raises:
             RootKeyMismatch: Another root key wrapped it.
+            RecordDoesNotOpen: It is wrapped in a way that this version does not know.
         """
-        purpose, version, wrapped, root_key_id = row
-        if root_key_id != self._root_key.key_id:
-            raise RootKeyMismatch(root_key_id, self._root_key.key_id)
-        return self._root_key.unwrap(wrapped, _context(principal, purpose, version))
+        if key.root_key_id != self._root_key.key_id:
+            raise RootKeyMismatch(key.root_key_id, self._root_key.key_id)
+        if key.wrapping != Wrapping.ROOT_KEY or key.wrapped is None:
+            raise RecordDoesNotOpen("key", "it is not wrapped by the root key alone")
+        context = self._context(principal, key.purpose, key.version)
+        return self._root_key.unwrap(key.wrapped, context)
+
+    def with_new_keys(self, found: KeySet, *purposes: Purpose) -> KeySet:
+        """``found`` with a new key of each purpose; nothing is stored."""
+        added = (
+            self.wrap(SecretBytes.random(), found.principal, purpose, found.next_version(purpose))
+            for purpose in purposes
+        )
+        return found.with_primary(*added)
+
+    def unwrapped(self, found: KeySet) -> PrincipalKeys | None:
+        """A principal's living keys; ``None`` if it has none, or none any more."""
+        naming, sealing = (found.living(purpose) for purpose in OWNED)
+        if not naming or not sealing:
+            return None
+        return PrincipalKeys(
+            incarnation=naming[-1].version,
+            naming=self.unwrap(found.principal, naming[-1]),
+            sealing=[self.unwrap(found.principal, key) for key in sealing],
+            sealing_version=sealing[-1].version,
+        )
+
+    def _context(self, principal: bytes, purpose: int, version: int) -> bytes:
+        return framed(
+            b"langmem-isolated/v1", self._installation_id, principal,
+            bytes([purpose]), version.to_bytes(4),
+        )  # fmt: skip
 
 
-def _context(principal: bytes, purpose: int, version: int) -> bytes:
-    return framed(b"langmem-isolated/v1", principal, bytes([purpose]), version.to_bytes(4))
+def incarnation_of(found: KeySet) -> int | None:
+    """Which life a principal is in; ``None`` if it has no keys, or none any more."""
+    naming, sealing = (found.living(purpose) for purpose in OWNED)
+    return naming[-1].version if naming and sealing else None

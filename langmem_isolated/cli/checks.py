@@ -5,8 +5,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from typing import Any, NamedTuple
 
+from langmem_isolated._crypto.seal_counter import SealCounter
 from langmem_isolated._database import schema
 from langmem_isolated._database.database import Database
+from langmem_isolated._database.files import mode_for_others, path_of
+from langmem_isolated._storage.key_uses import most_seals
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated.cli.databases import existing_database
 from langmem_isolated.errors import LangmemIsolatedError
@@ -65,6 +68,9 @@ def _examine_database(name: str, url: str) -> Iterator[Finding]:
         yield version
         if version.state == "fail":
             return
+        if not database.is_postgres:
+            yield _examine_file(name, database)
+        yield _attempt(f"{name}: key uses", lambda: _key_uses(database))
         examine = _examine_role if database.is_postgres else _examine_settings
         for check, state, finding in database.inspect(lambda c: list(examine(c))):
             yield Finding(f"{name}: {check}", state, finding)
@@ -74,6 +80,29 @@ def _version(database: Database) -> tuple[str, str]:
     found = database.inspect(schema.version_of)
     schema.check_version(found)
     return "ok", f"version {found}"
+
+
+def _examine_file(name: str, database: Database) -> Finding:
+    path = path_of(database.url.database, is_uri="uri" in database.url.query)
+    mode = mode_for_others(path) if path else 0
+    if not mode:
+        return Finding(f"{name}: file", "ok", "its owner alone may use it")
+    return Finding(
+        f"{name}: file",
+        "warn",
+        f"others may use it (mode {mode:04o}): they see counts, lengths and times, and may "
+        "change it; run chmod 600 on it and on its -wal and -shm",
+    )
+
+
+def _key_uses(database: Database) -> tuple[str, str]:
+    seals = most_seals(database)
+    share = f"the key used most has sealed {seals} of 2^32 records"
+    return (
+        ("warn", f"{share}; rotate its user's keys")
+        if seals >= SealCounter.WARN_AT
+        else ("ok", share)
+    )
 
 
 # What every connection of ours sets, and what it costs where that has no effect.

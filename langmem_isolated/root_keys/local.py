@@ -3,13 +3,14 @@
 import base64
 import binascii
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from langmem_isolated._crypto.sealing import KEY_BYTES, SealingKey, derive, open_sealed, seal
+from langmem_isolated._crypto.sealing import SealingKey, derive, open_sealed, seal
+from langmem_isolated._crypto.secret_bytes import KEY_BYTES, SecretBytes
 from langmem_isolated._runtime.environment import ROOT_KEY_VARIABLE
 from langmem_isolated.errors import RootKeyInvalid, RootKeyMissing
+from langmem_isolated.root_keys.files import refusal
 
 
 class LocalRootKey:
@@ -23,8 +24,10 @@ class LocalRootKey:
 
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
-            raise RootKeyInvalid(f"A root key must be {KEY_BYTES} bytes, got {len(key)}.")
-        self._key = SealingKey(derive(key, b"root key"))
+            # Error reporters print the variables of every frame: it may be most of a key.
+            length, key = len(key), b""
+            raise RootKeyInvalid(f"A root key must be {KEY_BYTES} bytes, got {length}.")
+        self._key = SealingKey(derive(SecretBytes(key), b"root key"))
         self.key_id = f"local:{self._key.id.hex()}"
 
     @classmethod
@@ -39,50 +42,54 @@ class LocalRootKey:
         Raises:
             RootKeyInvalid: The text is anything else.
         """
-        try:
-            key = base64.b64decode(text.strip(), validate=True)
-        except (binascii.Error, ValueError):
+        key = _decoded(text)
+        # As above: the text may be a key mistyped.
+        length, text = len(text), ""
+        if key is None:
             raise RootKeyInvalid(
-                f"A root key must be 32 bytes in base64, got {len(text)} characters that are not. "
+                f"A root key must be 32 bytes in base64, got {length} characters that are not. "
                 "`langmem-isolated keygen` makes one."
-            ) from None
-        return cls(key)
+            )
+        return cls(key.reveal())
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> "LocalRootKey":
         """Read a key file that only its owner can read.
 
+        The owner is the effective user or root, the mode 0400 or 0600. A secret mounted into a
+        container is read, too: a file of root with mode 0440, in a group of this process.
+
         Raises:
-            RootKeyInvalid: Others may read the file, or it does not hold a key.
+            RootKeyInvalid: The file is another user's, others may read it, or it holds no key.
             RootKeyMissing: There is no such file.
         """
         try:
             # As bytes: an error of decoding would carry what the file holds.
             with Path(path).open("rb") as file:
-                mode = os.fstat(file.fileno()).st_mode
-                content = file.read(1024)
+                reason = refusal(file.fileno())
+                content = SecretBytes(b"" if reason else file.read(1024))
         except FileNotFoundError:
             raise RootKeyMissing(ROOT_KEY_VARIABLE, "The root key file is not there") from None
         except OSError as error:
             raise RootKeyInvalid(f"The root key file cannot be read: {error.strerror}.") from None
-        if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise RootKeyInvalid(
-                f"The root key file has mode {stat.S_IMODE(mode):04o}: others may read it. "
-                "Run `chmod 600` on it; if others may have read it, rotate the key."
-            )
-        return cls.from_text(content.decode("ascii", "replace"))
+        if reason:
+            raise RootKeyInvalid(reason)
+        return cls.from_text(content.reveal().decode("ascii", "replace"))
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "LocalRootKey":
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> "LocalRootKey":
         """Read ``LANGMEM_ISOLATED_ROOT_KEY``, or the file that ``…_FILE`` names.
+
+        Args:
+            environment: Where the variables are; those of the process when ``None``.
 
         Raises:
             RootKeyMissing: Neither variable is set.
             RootKeyInvalid: What is set is not a key.
         """
-        if text := environment.get(ROOT_KEY_VARIABLE):
-            return cls.from_text(text)
-        if path := environment.get(f"{ROOT_KEY_VARIABLE}_FILE"):
+        if _variable(environment, ROOT_KEY_VARIABLE):
+            return cls.from_text(_variable(environment, ROOT_KEY_VARIABLE))
+        if path := _variable(environment, f"{ROOT_KEY_VARIABLE}_FILE"):
             return cls.from_file(path)
         raise RootKeyMissing(ROOT_KEY_VARIABLE)
 
@@ -96,3 +103,16 @@ class LocalRootKey:
 
     def __reduce__(self) -> str:
         raise TypeError("keys are not pickled")
+
+
+def _decoded(text: str) -> SecretBytes | None:
+    # Raised from here, an error would bring the frames of the decoder, which hold the text.
+    try:
+        return SecretBytes(base64.b64decode(text.strip(), validate=True))
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _variable(environment: Mapping[str, str] | None, name: str) -> str:
+    # Never the mapping in a variable of ours: its representation shows what it holds.
+    return (os.environ if environment is None else environment).get(name, "")

@@ -8,7 +8,8 @@ class RootKey(Protocol):
     """What wraps all other keys: implement these three over a KMS or an HSM to keep it there.
 
     ``wrap`` and ``unwrap`` are called from worker threads, never on an event loop and never inside
-    a transaction; a call may take a network round trip.
+    a transaction; a call may take a network round trip. Both are tried once in each memory before
+    anything is done with them, so a process needs the right to either.
     """
 
     @property
@@ -16,7 +17,10 @@ class RootKey(Protocol):
         """A stable name of the root key, not secret, stored beside each wrapped key."""
 
     def wrap(self, key: bytes, context: bytes) -> bytes:
-        """Encrypt the 32 bytes of ``key`` and bind them to ``context`` (as associated data)."""
+        """Encrypt the 32 bytes of ``key`` and bind them to ``context`` (as associated data).
+
+        Returns ``bytes``. ``key`` is bare here: keep it out of logs and of what an error holds.
+        """
 
     def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
-        """Return what ``wrap`` took; raise for another ``context``, key or any changed bit."""
+        """Return the 32 ``bytes`` that ``wrap`` took; raise for another context, key or bit."""

@@ -6,9 +6,10 @@ from typing import Any, Protocol
 
 from langchain_core.documents import Document
 
-from langmem_isolated._crypto.owners import Level, Owner
+from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._crypto.sealing import DIGEST_BYTES, KEY_BYTES
+from langmem_isolated._crypto.sealing import DIGEST_BYTES
+from langmem_isolated._crypto.secret_bytes import SecretBytes
 from langmem_isolated.errors import IsolationViolation
 
 _NAME = "canary"
@@ -19,9 +20,10 @@ class ThrowawayOwner:
     """An owner that exists in this object only: its keys are random and stored nowhere."""
 
     def __init__(self) -> None:
-        self.owner = Owner(Level.ANONYMOUS, "probe")
-        naming, sealing = os.urandom(KEY_BYTES), os.urandom(KEY_BYTES)
-        self._keys = ScopeKeys(self.owner, bytes(DIGEST_BYTES), 0, naming, [sealing])
+        self.owner = Owner.anonymous(os.urandom(16).hex(), project="probe")
+        nobody, birth = bytes(DIGEST_BYTES), os.urandom(16)
+        naming, sealing = SecretBytes.random(), SecretBytes.random()
+        self._keys = ScopeKeys(self.owner, nobody, 0, birth, naming, [sealing])
 
     def having_records(self, sources: Sequence[Any]) -> list[Any]:
         """All: each is asked for its keys."""

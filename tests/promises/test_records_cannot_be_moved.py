@@ -20,6 +20,7 @@ from langmem_isolated import (
 )
 from langmem_isolated._codecs.messages import encode_message
 from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._database import schema
 from langmem_isolated.errors import LangmemIsolatedError, RecordDoesNotOpen
 from tests.conftest import ROOT_KEY, Attacker, Door, new_postgres_url
 from tests.containers import ROW
@@ -658,6 +659,180 @@ def test_scopes_moved_to_another_user_do_not_name_modules(
     with pytest.raises(RecordDoesNotOpen):
         ground[0].modules(user_id=alice)
     assert ground[0].modules(user_id=bob) == ["tutor"]
+
+
+def scope_refusals(ground: tuple[IsolatedMemory, Attacker], of: Target) -> set[tuple[str, str]]:
+    """What uses of a scope say, each to whom no cache helps: the kind and the reason."""
+    url = ground[0]._database.url.render_as_string(hide_password=False)
+    uses: list[Callable[[ScopedMemory], object]] = [
+        lambda scoped: scoped.chat_history("1").messages,
+        lambda scoped: scoped.chat_history("1").add_user_message("more"),
+        lambda scoped: scoped.chat_history("another").add_user_message("more"),
+        lambda scoped: scoped.sessions(),
+        lambda scoped: scoped.recall("message"),
+        lambda scoped: scoped.store().put(("a",), "b", {"c": 1}),
+    ]
+    told = set()
+    for use in uses:
+        fresh = IsolatedMemory(url, root_key=LocalRootKey(ROOT_KEY), pool_size=1)
+        with fresh, pytest.raises(RecordDoesNotOpen) as caught:
+            use(fresh.scope(of.scoped.scope))
+        told.add((caught.value.kind, caught.value.reason))
+    return told
+
+
+CHANGED = {("scope", "its row is not as it was stored")}
+SCOPE_COLUMNS = [column.name for column in schema.scopes.columns if column.name != "scope_id"]
+
+
+@pytest.mark.parametrize("column", SCOPE_COLUMNS)
+def test_whatever_column_of_a_scopes_row_is_changed_is_refused(
+    scene: Scene, ground: tuple[IsolatedMemory, Attacker], column: str
+):
+    """Neither does the memory look empty then, nor as if it had been erased."""
+    [(value,)] = scene.attacker(
+        f"SELECT {column} FROM scopes WHERE scope_id = ?", scene.target.scope_id
+    )
+    others: list[object] = [3, 0, -1]
+    if isinstance(value, bytes):
+        others = [flipped(value, 0), flipped(value, 127), b""]
+        others += [None] * (column in ("project", "module"))
+    elif value is not None:
+        others = [value + 1, -value]
+
+    for other in others:
+        scene.attacker(
+            f"UPDATE scopes SET {column} = ? WHERE scope_id = ?", other, scene.target.scope_id
+        )
+        assert scope_refusals(ground, scene.target) == CHANGED
+    scene.attacker(
+        f"UPDATE scopes SET {column} = ? WHERE scope_id = ?", value, scene.target.scope_id
+    )
+    assert texts(scene.target.history.messages) == SAID
+
+
+@pytest.mark.parametrize("other", ["other_user", "other_module"])
+def test_scopes_that_exchange_their_rows_are_refused(
+    scene: Scene, ground: tuple[IsolatedMemory, Attacker], other: str
+):
+    one, two = scene.target, getattr(scene, other)
+    for old, new in (
+        (one.scope_id, b"meanwhile"),
+        (two.scope_id, one.scope_id),
+        (b"meanwhile", two.scope_id),
+    ):
+        scene.attacker("UPDATE scopes SET scope_id = ? WHERE scope_id = ?", new, old)
+
+    assert scope_refusals(ground, one) == CHANGED
+    assert scope_refusals(ground, two) == CHANGED
+
+
+def test_a_scopes_row_that_is_gone_while_its_records_are_there_is_missed(
+    scene: Scene, ground: tuple[IsolatedMemory, Attacker]
+):
+    scene.attacker("DELETE FROM scopes WHERE scope_id = ?", scene.target.scope_id)
+    removed = {("scope", "its row was removed, and its records were not")}
+
+    assert scope_refusals(ground, scene.target) == removed
+    # Its session's row alone is enough.
+    scene.attacker("DELETE FROM records WHERE scope_id = ?", scene.target.scope_id)
+    assert scope_refusals(ground, scene.target) == removed
+
+
+Rows = dict[str, list[tuple[Any, ...]]]
+OF_A_SCOPE = ("records", "sessions", "scopes")
+
+
+def kept_rows(scene: Scene) -> Rows:
+    """What there is of the target's scope."""
+    scope_id = scene.target.scope_id
+    return {
+        t: scene.attacker(f"SELECT * FROM {t} WHERE scope_id = ?", scope_id) for t in OF_A_SCOPE
+    }
+
+
+def put_back(scene: Scene, rows: Rows, *tables: str) -> None:
+    for table in tables:
+        scene.attacker(f"DELETE FROM {table} WHERE scope_id = ?", scene.target.scope_id)
+        for row in rows[table]:
+            scene.attacker(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", *row)
+
+
+def begin_anew(scene: Scene, memory: IsolatedMemory, *, erased: bool) -> Rows:
+    """Remove the target's scope, or erase its user, and say something; what was there before."""
+    owner, former = scene.target.scoped._records.owner, kept_rows(scene)
+    gone = [scene.target.scope_id]
+    if erased:
+        memory._keyring.destroy(owner)
+        gone.append(scene.other_module.scope_id)
+    for table in OF_A_SCOPE:
+        for scope_id in gone:
+            scene.attacker(f"DELETE FROM {table} WHERE scope_id = ?", scope_id)
+    memory._keyring.forget(owner)
+    memory.scope(scene.target.scoped.scope).chat_history("1").add_user_message("later life")
+    return former
+
+
+@pytest.mark.parametrize("tables", [("records",), ("sessions",), ("sessions", "records")])
+def test_nothing_of_a_scopes_former_life_opens_in_its_later_one(
+    scene: Scene, ground: tuple[IsolatedMemory, Attacker], tables: tuple[str, ...]
+):
+    """Its keys and names are the same: the scope was removed and made again, not erased."""
+    scope = scene.target.scoped.scope
+    former = begin_anew(scene, ground[0], erased=False)
+    later = kept_rows(scene)
+    assert {row[2] for row in former["sessions"]} > {row[2] for row in later["sessions"]}
+
+    put_back(scene, former, *tables)
+    with pytest.raises(RecordDoesNotOpen):
+        _ = ground[0].scope(scope).chat_history("1").messages
+
+    put_back(scene, later, *tables)
+    assert texts(ground[0].scope(scope).chat_history("1").messages) == ["later life"]
+
+
+def test_a_scopes_row_of_a_former_life_put_back_over_the_later_one_is_refused(
+    scene: Scene, ground: tuple[IsolatedMemory, Attacker]
+):
+    former = begin_anew(scene, ground[0], erased=True)
+
+    put_back(scene, former, "scopes")
+
+    assert scope_refusals(ground, scene.target) == {
+        ("scope", "its row is of a former life of its owner")
+    }
+
+
+def test_a_row_that_a_first_use_left_behind_when_an_erasure_overtook_it_is_cleared_away(
+    scene: Scene, ground: tuple[IsolatedMemory, Attacker]
+):
+    """Nothing is below it: keys for the later life were made when no row was left."""
+    former = begin_anew(scene, ground[0], erased=True)
+    put_back(scene, {**former, "records": [], "sessions": []}, *OF_A_SCOPE)
+    url = ground[0]._database.url.render_as_string(hide_password=False)
+
+    with IsolatedMemory(url, root_key=LocalRootKey(ROOT_KEY)) as fresh:
+        history = fresh.scope(scene.target.scoped.scope).chat_history("1")
+        assert history.messages == []
+        history.add_user_message("goes on")
+        assert texts(history.messages) == ["goes on"]
+
+
+def test_a_cached_scope_that_began_anew_elsewhere_opens_nothing_of_its_other_life(
+    scene: Scene, ground: tuple[IsolatedMemory, Attacker]
+):
+    """Reads go on with the keys of the cache, and those are of the former birth."""
+    url = ground[0]._database.url.render_as_string(hide_password=False)
+    with IsolatedMemory(url, root_key=LocalRootKey(ROOT_KEY)) as warm:
+        history = warm.scope(scene.target.scoped.scope).chat_history("1")
+        assert texts(history.messages) == SAID
+        begin_anew(scene, ground[0], erased=False)
+
+        with pytest.raises(RecordDoesNotOpen):
+            _ = history.messages
+        warm._keyring.forget(scene.target.scoped._records.owner)
+        fresh = warm.scope(scene.target.scoped.scope).chat_history("1")
+        assert texts(fresh.messages) == ["later life"]
 
 
 # --- what cannot be told without an anchor outside the database -----------------------------------

@@ -69,7 +69,7 @@ AT = {
     True: select(*_item_there.c).select_from(_places.join(_item_there, sa.true())),
 }
 
-_SCOPE = sa.and_(_scopes.scope_id == SCOPE_ID, _scopes.incarnation == bindparam("incarnation"))
+_SCOPE = sa.and_(_scopes.scope_id == SCOPE_ID, _scopes.birth == bindparam("scope_birth"))
 PROVE_SCOPE = select(_scopes.scope_id).where(_SCOPE)
 _RECORD = (
     "kind",

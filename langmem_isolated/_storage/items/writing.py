@@ -38,7 +38,7 @@ def put(
     if with_vectors:
         spans = [span(keys, place, first_vector=len(item.vectors)) for place, item in placed]
         transaction.execute_many(sql.REMOVE_VECTORS, spans)
-    scope = {"scope_id": keys.scope_id, "incarnation": keys.incarnation}
+    scope = {"scope_id": keys.scope_id, "scope_birth": keys.birth}
     if transaction.is_postgres:
         columns = {name: [row[name] for row in rows] for name in rows[0]}
         proof = transaction.row(sql.PUT_ALL[True], **scope, **columns)
@@ -56,7 +56,7 @@ def put_alone(transaction: Transaction, keys: ScopeKeys, item: NewItem, now: int
         ScopeGone: The scope was erased; nothing was written.
     """
     (row,) = sealed_rows(keys, {}, RecordAddresses(keys).of(item.address), item, now)
-    scope = {"scope_id": keys.scope_id, "incarnation": keys.incarnation}
+    scope = {"scope_id": keys.scope_id, "scope_birth": keys.birth}
     if transaction.row(sql.PUT_ALONE[transaction.is_postgres], **scope, **row) is None:
         raise ScopeGone
 

@@ -1,0 +1,59 @@
+"""Directory key: the keyed digests by which tables know owners, and MACs of what lists them."""
+
+from langmem_isolated._crypto.columns import is_authentic, row_mac
+from langmem_isolated._crypto.owners import Owner
+from langmem_isolated._crypto.sealing import DIGEST_BYTES, DigestKey, derive
+from langmem_isolated._crypto.secret_bytes import SecretBytes
+
+
+class DirectoryKey:
+    """An installation's directory key: random, never changed, wrapped by the root key.
+
+    So whoever has the root key can find an owner in the tables, and what was made without it is
+    refused, with no further question to a key service.
+    """
+
+    __slots__ = ("_digests", "_key_sets", "_scopes", "id")
+
+    def __init__(self, key: SecretBytes) -> None:
+        self.id = derive(key, b"directory id").reveal()[:DIGEST_BYTES]
+        self._digests = DigestKey(key)
+        self._key_sets = DigestKey(derive(key, b"key sets"))
+        self._scopes = DigestKey(derive(key, b"scope rows"))
+
+    def principal_of(self, owner: Owner) -> bytes:
+        """By which the tables know whose keys seal the owner's records."""
+        return self._digests.digest(b"principal", owner.principal())
+
+    def scope_id_of(self, owner: Owner) -> bytes:
+        """By which the tables know the owner."""
+        return self._digests.digest(b"scope", owner.framed())
+
+    def project_of(self, owner: Owner) -> bytes:
+        """By which the tables know the owner's project."""
+        return self._digests.digest(b"project", owner.project.encode())
+
+    def module_of(self, owner: Owner) -> bytes | None:
+        """By which the tables know the owner's module in its project; ``None`` if it has none."""
+        if owner.module is None:
+            return None
+        return self._digests.digest(b"module", owner.project.encode(), owner.module.encode())
+
+    def key_set_mac(self, *columns: object) -> bytes:
+        """16 bytes that authenticate a principal's key set."""
+        return row_mac(self._key_sets, *columns)
+
+    def has_key_set(self, mac: object, *columns: object) -> bool:
+        """Whether ``mac`` is that of a key set of these columns."""
+        return is_authentic(self._key_sets, mac, *columns)
+
+    def scope_mac(self, *columns: object) -> bytes:
+        """16 bytes that authenticate a row of the table of scopes."""
+        return row_mac(self._scopes, *columns)
+
+    def has_scope(self, mac: object, *columns: object) -> bool:
+        """Whether ``mac`` is that of a scope's row of these columns."""
+        return is_authentic(self._scopes, mac, *columns)
+
+    def __reduce__(self) -> str:
+        raise TypeError("keys are not pickled")

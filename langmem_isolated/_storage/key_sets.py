@@ -1,0 +1,213 @@
+"""Key sets: all keys of one principal, their states, and the MAC that holds them together.
+
+A set is read whole and changed whole: whoever changes it compares and swaps its row, in one
+transaction with the keys. So a state that was changed, a key that was added, removed or put back
+alone is an error, and never looks like an erasure or like a user who has nothing.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import NamedTuple
+
+from sqlalchemy import LargeBinary, bindparam, select, update
+
+from langmem_isolated._crypto.directory import DirectoryKey
+from langmem_isolated._database import schema
+from langmem_isolated._database.database import Database
+from langmem_isolated._database.statements import InsertsByDialect, insert_if_absent
+from langmem_isolated._database.transactions import Transaction
+from langmem_isolated.errors import RecordDoesNotOpen
+
+
+class Purpose(IntEnum):
+    """What a stored key is for; numbers are stored and never change.
+
+    Reserved: 4, a key-encryption key; 5, an inbox; 6, a lock.
+    """
+
+    DIRECTORY = 1
+    NAMING = 2
+    SEALING = 3
+
+
+class State(IntEnum):
+    """What a key is good for; numbers are stored and never change."""
+
+    ACTIVE = 1
+    RETIRED = 2
+    """It opens and does not seal."""
+    DESTROYED = 3
+
+
+class Wrapping(IntEnum):
+    """What has wrapped a key; numbers are stored and never change.
+
+    Reserved: 2, a key-encryption key; 3, a user's secret besides.
+    """
+
+    ROOT_KEY = 1
+
+
+class StoredKey(NamedTuple):
+    """A row of the table of keys, without its principal."""
+
+    purpose: int
+    version: int
+    state: int
+    is_primary: int
+    wrapping: int
+    kek: int | None
+    wrapped: bytes | None
+    second_wrapped: bytes | None
+    second_parameters: bytes | None
+    root_key_id: str
+    created_at: int
+    destroyed_at: int | None
+
+    def destroyed(self, at: int) -> "StoredKey":
+        """This key without what could be unwrapped."""
+        if self.state == State.DESTROYED:
+            return self
+        return self._replace(
+            state=int(State.DESTROYED), is_primary=0,
+            wrapped=None, second_wrapped=None, second_parameters=None, destroyed_at=at,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class KeySet:
+    """All keys of a principal; ``revision`` counts the changes, 0 for a set that is not stored."""
+
+    principal: bytes
+    revision: int = 0
+    mac: bytes | None = None
+    keys: tuple[StoredKey, ...] = ()
+
+    def living(self, purpose: Purpose) -> list[StoredKey]:
+        """The keys of a purpose that were not destroyed, by version, the primary one last."""
+        found = [k for k in self.keys if k.purpose == purpose and k.state != State.DESTROYED]
+        return sorted(found, key=lambda key: (key.is_primary, key.version))
+
+    def next_version(self, purpose: Purpose) -> int:
+        """The version of a further key; those of destroyed keys are not given again."""
+        return 1 + max((key.version for key in self.keys if key.purpose == purpose), default=0)
+
+    def with_primary(self, *added: StoredKey) -> "KeySet":
+        """The set with new keys, each the primary one of its purpose: the former is retired."""
+        purposes = {key.purpose for key in added}
+        kept = (
+            key._replace(is_primary=0, state=int(State.RETIRED))
+            if key.purpose in purposes and key.state == State.ACTIVE
+            else key
+            for key in self.keys
+        )
+        return replace(self, keys=tuple(sorted((*kept, *added))))
+
+    def destroyed(self, at: int) -> "KeySet":
+        """The set with every key destroyed."""
+        return replace(self, keys=tuple(key.destroyed(at) for key in self.keys))
+
+    def columns(self) -> Iterator[object]:
+        """What the MAC is over."""
+        yield self.principal
+        yield self.revision
+        yield len(self.keys)
+        for key in self.keys:
+            yield from key
+
+
+_keys, _sets = schema.keys.c, schema.key_sets.c
+# All in one statement, so in one state; a row for the set even if there are no keys, and rows for
+# the keys even if there is no set.
+_asked = select(bindparam("principal", type_=LargeBinary).label("principal")).subquery()
+_SELECT_SET = (
+    select(_sets.revision, _sets.mac, *(_keys[name] for name in StoredKey._fields))
+    .select_from(
+        _asked.outerjoin(schema.key_sets, _sets.principal == _asked.c.principal).outerjoin(
+            schema.keys, _keys.principal == _asked.c.principal
+        )
+    )
+    .order_by(_keys.purpose, _keys.version)
+)
+_INSERT_SET = insert_if_absent(schema.key_sets, "principal", "revision", "mac")
+_SWAP_SET = (
+    update(schema.key_sets)
+    .where(
+        _sets.principal == bindparam("principal"),
+        _sets.revision == bindparam("old_revision"),
+        _sets.mac == bindparam("old_mac"),
+    )
+    .values(revision=bindparam("revision"), mac=bindparam("mac"))
+)
+_SELECT_MAC = select(_sets.mac).where(_sets.principal == bindparam("principal"))
+_PUT_KEY = InsertsByDialect(
+    schema.keys,
+    lambda insert: (
+        insert.values({name: bindparam(name) for name in ("principal", *StoredKey._fields)})
+        .on_conflict_do_update(
+            index_elements=["principal", "purpose", "version"],
+            set_={name: insert.excluded[name] for name in StoredKey._fields[2:]},
+        )
+        .inline()
+    ),
+)
+
+
+class KeySets:
+    """The key sets in one database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def read(self, principal: bytes, directory: DirectoryKey) -> KeySet:
+        """A principal's set, checked.
+
+        Raises:
+            RecordDoesNotOpen: The set is not as it was made.
+        """
+        found = self.read_unchecked(principal)
+        check(found, directory)
+        return found
+
+    def read_unchecked(self, principal: bytes) -> KeySet:
+        """A set as it is found: for that of the directory key, which is needed to check it."""
+        rows = self._database.read(Transaction.rows, _SELECT_SET, principal=principal)
+        revision, mac, *_ = rows[0]
+        keys = tuple(StoredKey(*row[2:]) for row in rows if row[2] is not None)
+        return KeySet(principal, revision or 0, mac, keys)
+
+    def swap(self, old: KeySet, new: KeySet, directory: DirectoryKey) -> bool:
+        """Store ``new`` in place of ``old``, if ``old`` still stands there; whether it did.
+
+        The loser of a race writes nothing and reads again.
+        """
+        new = replace(new, revision=old.revision + 1)
+        mac = directory.key_set_mac(*new.columns())
+        changed = [key for key in new.keys if key not in old.keys]
+        return self._database.write(_swap, old, replace(new, mac=mac), changed)
+
+
+def check(found: KeySet, directory: DirectoryKey) -> None:
+    """Refuse a set that is not as it was made; one that was never made is as it should be.
+
+    Raises:
+        RecordDoesNotOpen: A key, its state, or the set's own row was changed, added or removed.
+    """
+    is_absent = not found.keys and found.mac is None
+    if not is_absent and not directory.has_key_set(found.mac, *found.columns()):
+        raise RecordDoesNotOpen("key", "the keys of its owner are not the set that was stored")
+
+
+def _swap(transaction: Transaction, old: KeySet, new: KeySet, changed: Sequence[StoredKey]) -> bool:
+    values = {"principal": new.principal, "revision": new.revision, "mac": new.mac}
+    if old.mac is None:
+        transaction.execute(_INSERT_SET[transaction.is_postgres], **values)
+    else:
+        transaction.execute(_SWAP_SET, **values, old_revision=old.revision, old_mac=old.mac)
+    # Asked, not counted: inside a transaction PostgreSQL answers when it is read.
+    if transaction.row(_SELECT_MAC, principal=new.principal) != (new.mac,):
+        return False
+    rows = [{"principal": new.principal, **key._asdict()} for key in changed]
+    transaction.execute_many(_PUT_KEY[transaction.is_postgres], rows)
+    return True

@@ -1,0 +1,229 @@
+"""Scope rows: which owners have memory, whose keys seal it, and in which life it is.
+
+Every column stands under the row's MAC, whose key is derived from the directory key: a row that was
+changed, exchanged or put back from a former life is refused, and one that was removed is missed
+where anything of its scope is left.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from itertools import cycle, islice
+from typing import NamedTuple
+
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Exists,
+    LargeBinary,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+    union_all,
+)
+
+from langmem_isolated._crypto.directory import DirectoryKey
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.owners import Level, Owner
+from langmem_isolated._crypto.scope_keys import BIRTH_BYTES
+from langmem_isolated._crypto.sealing import open_sealed, seal
+from langmem_isolated._database import schema
+from langmem_isolated._database.database import Database
+from langmem_isolated._database.statements import insert_if_absent
+from langmem_isolated._database.transactions import Row, Transaction
+from langmem_isolated._runtime.clock import now
+from langmem_isolated._storage.wrapped_keys import PrincipalKeys
+from langmem_isolated.errors import RecordDoesNotOpen
+
+
+class ScopeRow(NamedTuple):
+    """A row of the table of scopes, checked.
+
+    ``used_key`` and ``seals`` tell how often which version of its key has sealed, of the last one
+    that is known. They are not authenticated: who may write to the database may change them.
+    """
+
+    scope_id: bytes
+    principal: bytes
+    level: int
+    incarnation: int
+    birth: bytes
+    project: bytes | None
+    module: bytes | None
+    hold: int | None
+    oldest_key: int
+    sealed: bytes
+    created_at: int
+    mac: bytes
+    used_key: int | None = None
+    seals: int | None = None
+
+
+_STORED = ScopeRow._fields[:-2]
+# How many columns, from the first on, stand under the MAC: all but itself.
+_AUTHENTICATED = len(_STORED) - 1
+
+
+class Traces(NamedTuple):
+    """What there is of a scope, seen in one state."""
+
+    has_row: bool
+    has_records: bool
+    of_principal: bool
+
+
+_scopes, _uses = schema.scopes.c, schema.key_uses.c
+_COLUMNS = [_scopes[name] for name in _STORED]
+_SCOPE_ID = bindparam("scope_id", type_=LargeBinary)
+
+_SELECT_OF_PRINCIPAL = select(*_COLUMNS).where(_scopes.principal == bindparam("principal"))
+_INSERT = insert_if_absent(schema.scopes, *_STORED)
+_DELETE = delete(schema.scopes).where(
+    _scopes.scope_id == bindparam("scope_id"), _scopes.birth == bindparam("birth")
+)
+
+
+def _row_of(scope_id: BindParameter[bytes]) -> Exists:
+    return exists().where(_scopes.scope_id == scope_id)
+
+
+def _records_of(scope_id: BindParameter[bytes]) -> ColumnElement[bool]:
+    return or_(
+        exists().where(schema.sessions.c.scope_id == scope_id),
+        exists().where(schema.records.c.scope_id == scope_id),
+    )
+
+
+_PRINCIPAL = bindparam("principal", type_=LargeBinary)
+_others = schema.scopes.alias("others")
+_OF_PRINCIPAL = exists().where(_others.c.principal == _PRINCIPAL)
+_SELECT_TRACES = select(_row_of(_SCOPE_ID), _records_of(_SCOPE_ID), _OF_PRINCIPAL)
+
+_KEY = select(func.max(_uses.key_version)).where(_uses.scope_id == _SCOPE_ID).scalar_subquery()
+_SEALS = (
+    select(_uses.seals)
+    .where(_uses.scope_id == _SCOPE_ID, _uses.key_version == _KEY)
+    .scalar_subquery()
+)
+# A row in any case; the traces are looked for only where the scope has none.
+_asked = select(_SCOPE_ID.label("scope_id")).subquery()
+_is_absent = _scopes.scope_id.is_(None)
+_SELECT = select(
+    *_COLUMNS,
+    _KEY,
+    _SEALS,
+    case((_is_absent, _records_of(_SCOPE_ID))),
+    case((_is_absent, _OF_PRINCIPAL)),
+).select_from(_asked.outerjoin(schema.scopes, _scopes.scope_id == _asked.c.scope_id))
+# One for each level of sharing.
+_ASKED = [bindparam(f"scope_id_{number}", type_=LargeBinary) for number in range(4)]
+_SELECT_PRESENT = union_all(
+    *(select(asked).where(or_(_row_of(asked), _records_of(asked))) for asked in _ASKED)
+)
+
+
+class ScopeRows:
+    """The scopes in one database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def look(
+        self, directory: DirectoryKey, scope_id: bytes, principal: bytes
+    ) -> "ScopeRow | Traces":
+        """A scope's row, checked; where it has none, what else there is, seen in the same state.
+
+        Raises:
+            RecordDoesNotOpen: The row is not as it was stored.
+        """
+        asked = {"scope_id": scope_id, "principal": principal}
+        rows = self._database.read(Transaction.rows, _SELECT, **asked)
+        *columns, has_records, of_principal = rows[0]
+        if columns[0] is None:
+            return Traces(has_row=False, has_records=bool(has_records),
+                          of_principal=bool(of_principal))  # fmt: skip
+        return checked(tuple(columns), directory)
+
+    def make(self, directory: DirectoryKey, owner: Owner, principal: PrincipalKeys) -> ScopeRow:
+        """Insert the row of an owner's scope, with a new birth, if there is none."""
+        row = new_row(directory, owner, principal)
+        insert = _INSERT[self._database.is_postgres]
+        self._database.write(Transaction.execute, insert, **dict(zip(_STORED, row, strict=False)))
+        return row
+
+    def delete(self, row: ScopeRow) -> None:
+        """Remove the row, if it is still that of the same birth."""
+        self._database.write(Transaction.execute, _DELETE, scope_id=row.scope_id, birth=row.birth)
+
+    def of_principal(self, directory: DirectoryKey, principal: bytes) -> list[ScopeRow]:
+        """The rows of every scope that a principal's keys seal, checked."""
+        rows = self._database.read(Transaction.rows, _SELECT_OF_PRINCIPAL, principal=principal)
+        return [checked(row, directory) for row in rows]
+
+    def traces(self, scope_id: bytes, principal: bytes) -> Traces:
+        """What there is of a scope, asked where its row or its keys were not found."""
+        asked = {"scope_id": scope_id, "principal": principal}
+        row = self._database.read(Transaction.row, _SELECT_TRACES, **asked)
+        assert row is not None
+        return Traces(*map(bool, row))
+
+    def present(self, scope_ids: Sequence[bytes]) -> set[bytes]:
+        """Those of at most four scopes of which there is anything, asked at once."""
+        names = [asked.key for asked in _ASKED]
+        asked = dict(zip(names, islice(cycle(scope_ids), len(names)), strict=True))
+        rows = self._database.read(Transaction.rows, _SELECT_PRESENT, **asked)
+        return {bytes(scope_id) for (scope_id,) in rows}
+
+
+def new_row(directory: DirectoryKey, owner: Owner, principal: PrincipalKeys) -> ScopeRow:
+    """The row of an owner's scope that begins now."""
+    scope_id, birth = directory.scope_id_of(owner), os.urandom(BIRTH_BYTES)
+    opening, place = principal.entry(scope_id, birth)
+    row = ScopeRow(
+        scope_id=scope_id,
+        principal=directory.principal_of(owner),
+        level=int(owner.level),
+        incarnation=principal.incarnation,
+        birth=birth,
+        project=directory.project_of(owner),
+        module=directory.module_of(owner),
+        hold=None,
+        oldest_key=principal.sealing_version,
+        sealed=seal(list(opening.values())[-1], place, _encode(owner)),
+        created_at=now(),
+        mac=b"",
+    )
+    return row._replace(mac=directory.scope_mac(*row[:_AUTHENTICATED]))
+
+
+def checked(row: Row, directory: DirectoryKey) -> ScopeRow:
+    """A stored row, if it is as it was stored.
+
+    Raises:
+        RecordDoesNotOpen: A column was changed, or the row is another's.
+    """
+    found = ScopeRow(*row)
+    if not directory.has_scope(found.mac, *found[:_AUTHENTICATED]):
+        raise RecordDoesNotOpen(Kind.SCOPE.label, "its row is not as it was stored")
+    return found
+
+
+def owner_of(row: ScopeRow, principal: PrincipalKeys) -> Owner:
+    """The owner that a row names, opened with its principal's keys.
+
+    Raises:
+        RecordDoesNotOpen: It is sealed with none of them.
+    """
+    opening, place = principal.entry(row.scope_id, row.birth)
+    entry = open_sealed(opening, place, row.sealed, kind=Kind.SCOPE.label)
+    level, *ids = json.loads(entry)
+    return Owner(Level(level), *ids)
+
+
+def _encode(owner: Owner) -> bytes:
+    ids = (owner.project, owner.user, owner.module, owner.guest)
+    return json.dumps([owner.level, *ids]).encode()
