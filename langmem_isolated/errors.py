@@ -143,6 +143,16 @@ class ValueNotStorable(RecordError, TypeError):
         self.outermost = outermost
         self.path = path
 
+    def again(self) -> "ValueNotStorable":
+        """The same without a traceback, whose frames would keep the value."""
+        return ValueNotStorable(
+            self.type_name,
+            self.where,
+            cause=self.cause,
+            outermost=self.outermost,
+            path=self.path,
+        )
+
 
 class SessionNotFound(LangmemIsolatedError, KeyError):
     """This scope has no session of that id."""

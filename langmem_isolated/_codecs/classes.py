@@ -100,13 +100,14 @@ class AllowedTypes:
         """
         if self.is_strict:
             raise ValueNotStorable(type_name, cause=f"it would come back as {becomes}")
-        _tell_once("stored", type_name, "A %s is stored, and will come back as %s.", becomes)
+        tell_once("stored", type_name, "A %s is stored, and will come back as %s.", becomes)
 
 
 ANY_TYPE = AllowedTypes()
 
 
-def _tell_once(when: str, type_name: str, text: str, *more: str) -> None:
+def tell_once(when: str, type_name: str, text: str, *more: str) -> None:
+    """Warn of a type in the log, once in this process for each ``when``."""
     if (when, type_name) not in _told and len(_told) < _MOST_TOLD:
         _told.add((when, type_name))
         _log.warning(text, type_name, *more)
@@ -235,7 +236,7 @@ def rebuild(parts: Iterable[Any], types: AllowedTypes) -> Any:
         with suppress(Exception):
             if found is not None:
                 return known(found, fields, *more)
-    _tell_once("read", f"{module}.{name}", "A %s was read as plain fields: %s.", _NOT_REBUILT)
+    tell_once("read", f"{module}.{name}", "A %s was read as plain fields: %s.", _NOT_REBUILT)
     return fields
 
 

@@ -30,9 +30,11 @@ from langgraph.checkpoint.base import (
 from langmem_isolated._adapters.config_keys import ConfigKeys
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._codecs.checkpoints.serializer import Serde
+from langmem_isolated._codecs.compat import STRICT_MSGPACK_ENABLED
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.checkpointer.addresses import Address
 from langmem_isolated.checkpointer.listing import ListCursor
+from langmem_isolated.checkpointer.refusals import Refusals
 from langmem_isolated.checkpointer.repository import ThreadRepository
 from langmem_isolated.checkpointer.thread import Thread, as_thread
 from langmem_isolated.checkpointer.tuples import Tuples
@@ -55,7 +57,11 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
     Args:
         resolve: Leads a call's config to its scope and that scope's records.
         known: What this process knows of threads' elements, shared between savers.
-        allow: Types, or ``(module, name)``, that may be stored besides LangGraph's safe ones.
+        allow: Types, or ``(module, name)``, that may be stored besides LangGraph's safe ones; all
+            others are refused then.
+        strict: Refuse what is not allowed, and what would come back as something else. Otherwise
+            models of pydantic, dataclasses, enums and named tuples of any class are stored, as
+            LangGraph's savers do, unless ``LANGGRAPH_STRICT_MSGPACK`` is set.
         ttl: How long a thread is kept after it was last written; for ever by default.
         bound_to: The scope that every call means; ``None`` where each call is led to its own.
         config_keys: Under which names the configs handed out then name their scope.
@@ -67,14 +73,14 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         known: ElementCaches,
         *,
         allow: Iterable[type | tuple[str, ...]] = (),
+        strict: bool = False,
         ttl: timedelta | None = None,
         bound_to: Scope | None = None,
         config_keys: ConfigKeys = ConfigKeys(),  # noqa: B008 - an immutable tuple
     ) -> None:
-        self._allowed = frozenset(
-            (kind.__module__, kind.__name__) if isinstance(kind, type) else kind for kind in allow
-        )
-        self._serde = Serde(self._allowed)
+        names = [(one.__module__, one.__name__) if isinstance(one, type) else one for one in allow]
+        self._serde = Serde(names, is_strict=strict or bool(names) or STRICT_MSGPACK_ENABLED)
+        self._refusals = Refusals()
         super().__init__(serde=self._serde.plus)
         self._resolve = resolve
         self._known = known
@@ -86,10 +92,12 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         return f"{type(self).__name__}({'bound' if self.bound_to else 'by config'})"
 
     def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> Self:
-        """A copy that may store further types; LangGraph asks for those of the graph's schemas."""
-        allowed = self._allowed | {tuple(name) for name in extra_allowlist}
-        serde = Serde(allowed)
-        return self._copied(_allowed=allowed, _serde=serde, serde=serde.plus)
+        """A strict copy that may store further types.
+
+        LangGraph, in its own strict mode, asks for those of the graph's schemas.
+        """
+        serde = Serde(self._serde.allowed | {tuple(name) for name in extra_allowlist})
+        return self._copied(_serde=serde, serde=serde.plus)
 
     def _copied(self, **attributes: Any) -> Self:
         clone = copy.copy(self)
@@ -108,8 +116,11 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         Raises:
             ScopeError: The call names no scope, or an id is malformed.
             RecordDoesNotOpen: What is stored was changed, moved or removed.
+            ValueNotStorable: A subgraph of the thread could not store a value, and LangGraph may
+                have swallowed what was raised then; raised once.
         """
         scope, threads = self._threads(config)
+        self._refusals.raise_untold(scope, Address.of(config))
         snapshot = threads.get(Address.of(config))
         return None if snapshot is None else self._tuples.tuple(scope, snapshot)
 
@@ -208,16 +219,15 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
 
         Raises:
             ScopeError: The call names no scope, or an id is malformed.
-            ValueNotStorable: A value is of a type that is not allowed.
+            ValueNotStorable: A value has no stored form, or a type that is not allowed; or as for
+                :meth:`get_tuple`.
             KeyDestroyed: The scope was erased.
         """
         scope, threads = self._threads(config)
         address = Address.of(config)
-        threads.put(
-            address,
-            cast(dict[str, Any], checkpoint),
-            cast(dict[str, Any], get_checkpoint_metadata(config, metadata)),
-        )
+        facts = cast(dict[str, Any], get_checkpoint_metadata(config, metadata))
+        with self._refusals.told(scope, config, [checkpoint, facts]):
+            threads.put(address, cast(dict[str, Any], checkpoint), facts)
         return self._tuples.config(scope, address._replace(checkpoint_id=checkpoint["id"]))
 
     async def aput(
@@ -246,10 +256,11 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
 
         Raises:
             ScopeError: The call names no scope or no checkpoint, or an id is malformed.
-            ValueNotStorable: A value is of a type that is not allowed.
+            ValueNotStorable: A value has no stored form, or a type that is not allowed; or as for
+                :meth:`get_tuple`.
             KeyDestroyed: The scope was erased.
         """
-        _, threads = self._threads(config)
+        scope, threads = self._threads(config)
         address = Address.of(config)
         if address.checkpoint_id is None:
             raise ScopeError("put_writes needs a checkpoint_id in config['configurable'].")
@@ -258,7 +269,8 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         indexed: dict[int, tuple[str, Any]] = {}
         for index, (channel, value) in enumerate(writes):
             indexed[WRITES_IDX_MAP.get(channel, index)] = (channel, value)
-        threads.put_writes(address, indexed, (task_id, task_path))
+        with self._refusals.told(scope, config, list(writes)):
+            threads.put_writes(address, indexed, (task_id, task_path))
 
     async def aput_writes(
         self,

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Any
 
 import ormsgpack
+from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage
 from langgraph.types import Send
 
@@ -38,6 +39,8 @@ LARGE_BYTES = 128
 PASSING_BYTES = 1024
 
 _SCALARS = frozenset((int, float, bool, type(None)))
+# Stored whole: taken apart, what is small of a document would be stored again every time.
+_WHOLE = frozenset((str, bytes, Document))
 _UNPACKABLE = "a key that is no plain value, or a structure nested too deeply"
 # Of other keys msgpack makes text, or has none at all.
 _NATIVE_KEYS = frozenset((str, int, float, bool, type(None), bytes))
@@ -212,7 +215,7 @@ class Encoder:
 
     def _decomposed(self, value: Any, kind: type) -> Any:
         """What stands for a container once its parts were replaced."""
-        if kind is str or kind is bytes:
+        if kind in _WHOLE:
             return None
         if kind is list or kind is tuple:
             return [self._with_references(item) for item in value]

@@ -120,7 +120,7 @@ def trace(
     digest = session_digest(keys, session_id)
     found: list[int | None] = []
     for message_id in message_ids:
-        alias = keys.pseudonym(Kind.MESSAGE, digest, message_id.encode())
+        alias = keys.pseudonym(Kind.MESSAGE, digest, message_id.encode(errors="surrogatepass"))
         row = transaction.row(sql.KNOWN_ALIAS, scope_id=keys.scope_id, digest=digest, alias=alias)
         sequence = None if row is None else int.from_bytes(row[0])
         if sequence is not None and is_end(len(found), sequence):

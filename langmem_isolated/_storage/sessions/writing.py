@@ -156,7 +156,11 @@ def _with_aliases(
     added: list[tuple[bytes, bytes | None]] = []
     seen: set[bytes] = set()
     for plaintext, message_id in messages:
-        alias = keys.pseudonym(Kind.MESSAGE, digest, message_id.encode()) if message_id else None
+        alias = (
+            keys.pseudonym(Kind.MESSAGE, digest, message_id.encode(errors="surrogatepass"))
+            if message_id
+            else None
+        )
         if alias is None or not (alias in seen or is_taken(alias)):
             added.append((plaintext, alias))
         elif not skip_stored:
