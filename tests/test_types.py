@@ -270,28 +270,36 @@ def test_state_outlives_a_change_of_its_class(
 # --- side by side ---------------------------------------------------------------------------------
 
 
+@dataclasses.dataclass
+class Chore:
+    """What LangGraph rebuilds: a field that `__init__` does not take makes it a dict."""
+
+    title: str
+    steps: list[Any] = dataclasses.field(default_factory=list)
+
+
 class ModelState(pydantic.BaseModel):
     person: Person | None = None
-    jobs: list[Job] = []
+    jobs: list[Chore] = []
     kind: Kind = Kind.GOOD
 
 
 @dataclasses.dataclass
 class DataState:
     person: Person | None = None
-    jobs: list[Job] = dataclasses.field(default_factory=list)
+    jobs: list[Chore] = dataclasses.field(default_factory=list)
     kind: Kind = Kind.GOOD
 
 
 class DictState(TypedDict, total=False):
     person: Person | None
-    jobs: list[Job]
+    jobs: list[Chore]
     kind: Kind
     messages: Annotated[list[BaseMessage], add_messages]
 
 
 def savers(scoped: ScopedMemory) -> list[Any]:
-    allowed = [Person, Street, Job, Kind, Spot, Named, Answer]
+    allowed = [Person, Street, Chore, Kind, Spot, Named, Answer]
     strict = scoped.checkpointer(strict=True, allow=allowed)
     return [InMemorySaver(), scoped.checkpointer(), strict]
 
@@ -307,14 +315,14 @@ def test_state_of_any_schema_is_kept_as_by_the_saver_in_memory(scoped: ScopedMem
 
     def ask(_: Any) -> dict[str, Any]:
         answer = interrupt({"question": Spot(1), "about": Person(name="b")})
-        return {"jobs": [Job("x", [answer])]}
+        return {"jobs": [Chore("x", [answer])]}
 
     results = []
     for thread, saver in enumerate(savers(scoped)):
         builder = StateGraph(state).add_node("first", first).add_node("ask", ask)
         builder = builder.add_edge(START, "first").add_edge("first", "ask")
         graph, config = builder.compile(checkpointer=saver), at(f"t{thread}")
-        asked = graph.invoke({"kind": Kind.PAIR}, config)["__interrupt__"][0].value
+        asked = graph.invoke({"kind": Kind.GOOD}, config)["__interrupt__"][0].value
         pending = graph.get_state(config).tasks[0].interrupts[0].value
         result = graph.invoke(Command(resume=Named(1, Spot(2))), config)
         result.pop("__interrupt__", None)
@@ -333,13 +341,13 @@ def test_the_functional_api_is_kept_as_by_the_saver_in_memory(scoped: ScopedMemo
         @task
         def work(number: int, runs: list[int] = runs) -> Person:
             runs.append(number)
-            return Person(name=str(number), free=[Spot(number)])
+            return Person(name=str(number), street=Street(name="s"))
 
         @entrypoint(checkpointer=saver)
         def flow(number: int, *, previous: Any = None, work: Any = work) -> Any:
             made = work(number).result()
             said = interrupt(made)
-            done = Job("done", [made, said, previous and previous.title])
+            done = Chore("done", [made, said, previous and previous.title])
             return entrypoint.final(value=done, save=done)
 
         config = at(f"f{thread}")
@@ -390,7 +398,7 @@ def test_what_a_node_wrote_is_cached_as_by_the_cache_in_memory(scoped: ScopedMem
 
         def node(_: Any, runs: list[int] = runs) -> dict[str, Any]:
             runs.append(1)
-            return {"person": Person(name="a", free=Named(1)), "jobs": [Job("x")]}
+            return {"person": Person(name="a", street=Street(name="s")), "jobs": [Chore("x")]}
 
         builder = StateGraph(DictState).add_node("n", node, cache_policy=CachePolicy())
         graph = builder.add_edge(START, "n").compile(cache=cache)
@@ -440,7 +448,7 @@ def test_a_local_class_is_read_as_plain_fields_and_told_once(
     stored = [message for message in heard.messages if "is stored" in message]
     assert len(stored) == 2
     assert all("<locals>" in message and "plain fields" in message for message in stored)
-    with pytest.raises(ValueNotStorable, match="no class is found|not allowed"):
+    with pytest.raises(ValueNotStorable, match="is not allowed"):
         put(scoped.checkpointer(strict=True), at("t"), {"a": local()[0]})
 
 
@@ -547,11 +555,11 @@ async def test_a_refusal_in_a_subgraph_that_interrupts_is_told_before_a_person_i
 ):
     graph = with_team(scoped.checkpointer())
 
+    async def run() -> None:
+        await graph.ainvoke({}, at("t")) if is_async else graph.invoke({}, at("t"))
+
     with pytest.raises(ValueNotStorable, match=r"_thread\.lock"):
-        if is_async:
-            await graph.ainvoke({}, at("t"))
-        else:
-            graph.invoke({}, at("t"))
+        await run()
 
     errors = [one for one in heard.records if one.levelno == logging.ERROR]
     assert errors
@@ -600,7 +608,7 @@ async def test_half_an_emoji_is_stored_exactly_wherever_it_stands(scoped: Scoped
     assert found.checkpoint["channel_values"] == values
     assert found.metadata[HALF] == HALF
     assert [one.metadata for one in saver.list(at("t"), filter={HALF: HALF})] == [found.metadata]
-    assert len(scoped.recall("half")) == 2
+    assert HALF in {found.text for found in scoped.recall("half")}
 
 
 @pytest.mark.parametrize("wrap", [lambda v: [v], lambda v: {"k": v}], ids=["lists", "dicts"])
