@@ -174,17 +174,20 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
             channel=channel,
         )
 
+    def _add(self, messages: Sequence[BaseMessage], is_recorded: bool, **named: str) -> None:
+        try:
+            self.add_messages(messages, **named)
+        except ValueNotStorable:
+            if not is_recorded:
+                raise
+            self.add_messages([*map(storable, messages)], **named)
+
     async def aadd_messages(
         self, messages: Sequence[BaseMessage], *, channel: str | None = None
     ) -> None:
         """Add ``messages``; see :meth:`add_messages`. If cancelled, they may have been stored."""
-        try:
-            await self._records.arun(self.add_messages, messages, **_named(channel))
-        except ValueNotStorable:
-            if not is_called_to_record():
-                raise
-            recorded = [*map(storable, messages)]
-            await self._records.arun(self.add_messages, recorded, **_named(channel))
+        # Who calls is asked here: in the worker's thread nothing tells.
+        await self._records.arun(self._add, messages, is_called_to_record(), **_named(channel))
 
     def add_message(self, message: BaseMessage) -> None:
         """Add one message; see :meth:`add_messages`."""
