@@ -18,7 +18,7 @@ from langchain_core.stores import BaseStore
 from langmem_isolated._codecs.classes import tell_once, type_name
 from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.sealing import framed
-from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.clock import MICROSECOND, lifetime, now
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -33,7 +33,6 @@ _GENERATIONS: dict[str, type[Generation]] = {
 }
 # How the id begins that LangChain gives a message whose model gave it none.
 _ID_OF_A_RUN = "lc_run-"
-_MILLISECOND = timedelta(milliseconds=1)
 # A page of embeddings of 1,536 numbers is 1.5 MB.
 _PAGE = 256
 
@@ -51,16 +50,16 @@ class IsolatedLLMCache(BaseCache):
         ttl: How long an answer is kept; for ever by default.
 
     Raises:
-        ValueError: ``ttl`` is shorter than a millisecond.
+        ValueError: ``ttl`` is shorter than a microsecond.
     """
 
     def __init__(
         self, resolve: Callable[[], ScopedDatabase], *, ttl: timedelta | None = None
     ) -> None:
-        if ttl is not None and ttl < _MILLISECOND:
-            raise ValueError("ttl must be a millisecond or more.")
+        if ttl is not None and ttl < MICROSECOND:
+            raise ValueError("ttl must be a microsecond or more.")
         self._resolve = resolve
-        self._lifetime = None if ttl is None else ttl // _MILLISECOND
+        self._lifetime = lifetime(ttl)
 
     def lookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
         """What was answered to ``prompt``, or ``None``.

@@ -24,7 +24,7 @@ from langmem_isolated._codecs.storable import storable
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._runtime.clock import now
-from langmem_isolated._storage.containers import GENERATION_BYTES, ContainerState
+from langmem_isolated._storage.container_state import BIRTH_BYTES, ContainerState
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import reading, writing
 from langmem_isolated._storage.sessions.reading import LATEST, NOTHING, Recent
@@ -167,7 +167,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
             self._session_id,
             self._header,
             encoded,
-            os.urandom(GENERATION_BYTES),
+            os.urandom(BIRTH_BYTES),
             moment,
             skip_stored=self._idempotent,
             look_first=look_first,
@@ -218,9 +218,9 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
 
         The session itself stays, with its title.
         """
-        generation = os.urandom(GENERATION_BYTES)
+        birth = os.urandom(BIRTH_BYTES)
         self._records.write_if_exists(
-            writing.clear, None, self._session_id, _without_summary, generation, now()
+            writing.clear, None, self._session_id, _without_summary, birth, now()
         )
 
     async def aclear(self) -> None:

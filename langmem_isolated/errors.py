@@ -200,7 +200,7 @@ class DatabaseFull(DatabaseError):
 
 
 class DatabaseCorrupt(DatabaseError):
-    """The file is not a database, or its pages are damaged."""
+    """The file is not a database, its pages are damaged, or tables of ours are not there."""
 
     advice = "Nothing was written; check the URL, or restore the database from a backup."
 

@@ -9,13 +9,13 @@ from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.statements import NO_LIMIT
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.clock import SECOND, now
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry, Names
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.scope import checked_id
 
-# Times beyond, in ms, are none that a clock shows; doubles hold those before exactly.
+# Times beyond, in µs, are none that a clock shows; doubles hold those before exactly.
 _LAST = 2**53
 
 
@@ -54,7 +54,7 @@ class IsolatedRecordManager(RecordManager):
         """A time, in seconds, later than everything recorded and earlier than what will be."""
         time = now()
         newest = self._records.read(entries.newest, 0, self._names, time)
-        return (max(time - 1, newest) + 0.5) / 1000
+        return (max(time - 1, newest) + 0.5) / SECOND
 
     async def aget_time(self) -> float:
         """A time; see :meth:`get_time`."""
@@ -87,7 +87,7 @@ class IsolatedRecordManager(RecordManager):
             for key, group in zip(keys, groups, strict=True)
         ]
         if new:
-            at_least = 0 if time_at_least is None else math.ceil(_milliseconds(time_at_least))
+            at_least = 0 if time_at_least is None else math.ceil(_microseconds(time_at_least))
             self._records.write(_recorded, self._names, new, at_least)
 
     async def aupdate(
@@ -140,8 +140,8 @@ class IsolatedRecordManager(RecordManager):
             entries.updated_between,
             [],
             self._names,
-            after=-1 if after is None else math.floor(_milliseconds(after)),
-            before=_LAST + 1 if before is None else math.ceil(_milliseconds(before)),
+            after=-1 if after is None else math.floor(_microseconds(after)),
+            before=_LAST + 1 if before is None else math.ceil(_microseconds(before)),
             tags=None if group_ids is None else [*map(_encoded, group_ids)],
             limit=NO_LIMIT if limit is None else limit,
             now=now(),
@@ -182,5 +182,5 @@ def _encoded(name: str | None) -> bytes:
     return encode_value(name, "a key or a source of an index")
 
 
-def _milliseconds(seconds: float) -> float:
-    return min(max(seconds * 1000, 0), _LAST)
+def _microseconds(seconds: float) -> float:
+    return min(max(seconds * SECOND, 0), _LAST)

@@ -224,8 +224,7 @@ class IsolatedMemory(MemoryOfRun):
             KeyNotFound: The key store is not the one the database was begun with.
             DatabaseError: The database cannot be opened, or has another schema.
         """
-        self._database.open()
-        self._keyring.check()
+        self._context.open()
         return self
 
     async def aopen(self) -> Self:

@@ -17,7 +17,7 @@ from langmem_isolated._adapters.run_scope import (
 from langmem_isolated._adapters.using import Using
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import ScopeError
-from langmem_isolated.scope import Scope
+from langmem_isolated.scope import Scope, checked_thread_id
 from langmem_isolated.scoped_memory import ScopedMemory
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ class MemoryOfRun:
             strict=strict,
             ttl=ttl,
             config_keys=self._context.config_keys,
+            set_up=self._context.set_up,
         )
 
     def store(
@@ -138,7 +139,12 @@ class MemoryOfRun:
         """
         from langmem_isolated.store import IsolatedStore
 
-        return IsolatedStore(self._records_of_run(scope_resolver), index=index, ttl=ttl)
+        return IsolatedStore(
+            self._records_of_run(scope_resolver),
+            index=index,
+            ttl=ttl,
+            set_up=self._context.set_up,
+        )
 
     def llm_cache(
         self,
@@ -220,7 +226,9 @@ class MemoryOfRun:
         keys = self._context.config_keys
         named = {keys.user_id: user_id, keys.module_id: module_id}
         scope = self._context.finder(None).of_call({"configurable": named})
-        return ScopedMemory(self._context, scope).chat_history(session_id)
+        return ScopedMemory(self._context, scope).chat_history(
+            checked_thread_id("session_id", session_id)
+        )
 
     def _renamed_session_history(self) -> Callable[..., IsolatedChatMessageHistory]:
         """The same with the parameters that the config keys name: LangChain compares them."""

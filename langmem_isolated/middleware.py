@@ -36,7 +36,7 @@ from langmem_isolated._adapters.summaries import SUMMARIZING, summary_message, s
 from langmem_isolated._codecs.headers import Header, decode_header
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
-from langmem_isolated._storage.containers import ContainerState
+from langmem_isolated._storage.container_state import ContainerState
 from langmem_isolated._storage.sessions import listing
 from langmem_isolated.errors import SessionNotFound
 from langmem_isolated.recall import Recall

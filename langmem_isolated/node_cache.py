@@ -16,7 +16,7 @@ from langmem_isolated._codecs.classes import tell_once
 from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.sealing import framed
 from langmem_isolated._database.statements import NO_LIMIT
-from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.clock import SECOND, now
 from langmem_isolated._runtime.forking import renew_in_children
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry
@@ -130,7 +130,7 @@ class IsolatedNodeCache(BaseCache[Any]):
             encoded = self._encoded(value)
             if encoded is not None:
                 new = Entry(_name(key), encoded, _tag(key[0]))
-                lifetime = None if seconds is None else 1000 * seconds
+                lifetime = None if seconds is None else SECOND * seconds
                 records.write(entries.put, _SPACE, [new], now(), lifetime)
 
     def clear(self, namespaces: Sequence[Namespace] | None = None) -> None:

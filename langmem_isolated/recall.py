@@ -15,7 +15,7 @@ from langmem_isolated._codecs.messages import MESSAGE_V1, decode_partially
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._runtime.clock import as_moment, now
+from langmem_isolated._runtime.clock import EPOCH, MICROSECOND, as_moment, now
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._search.bm25 import rank, terms, words
 from langmem_isolated._search.rank_fusion import nearest, reciprocal_rank_fusion
@@ -84,7 +84,7 @@ class _SourceNames(NamedTuple):
 
     source_id: str
     channel: str | None
-    generation: bytes
+    birth: bytes
 
 
 class _Search(NamedTuple):
@@ -125,7 +125,7 @@ def _checked(
     return _Search(
         query=query,
         limit=limit,
-        since=0 if since is None else int(since.timestamp() * 1000),
+        since=0 if since is None else (since - EPOCH) // MICROSECOND,
         sessions=_each(sessions, lambda name: checked_id("session_id", name)),
         channel=channel,
         roles=_each(roles, lambda role: _ROLES.get(role, role)),
@@ -247,7 +247,7 @@ class Recall:
         )
         headers = {one.source: decode_header(one.header) for one in transcripts}
         places = {
-            one.source: _SourceNames(header.session_id, header.channel, one.generation)
+            one.source: _SourceNames(header.session_id, header.channel, one.birth)
             for one in transcripts
             if (header := headers[one.source]).session_id not in search.outside
         }
@@ -263,9 +263,9 @@ class Recall:
     ) -> tuple[list[Transcript], dict[Source, list[_Candidate]]]:
         by_source: dict[Source, list[_Candidate]] = {}
 
-        def is_known(source: Source, head: bytes) -> bool:
+        def is_known(source: Source, row_mac: bytes) -> bool:
             if self._plaintext_cache:
-                kept = self._plaintext_cache.get((keys.scope_id, keys.incarnation, source), head)
+                kept = self._plaintext_cache.get((keys.scope_id, keys.incarnation, source), row_mac)
                 if kept is not None:
                     by_source[source] = kept
             return source in by_source
@@ -284,14 +284,17 @@ class Recall:
                 if self._plaintext_cache:
                     key = keys.scope_id, keys.incarnation, transcript.source
                     self._plaintext_cache.put(
-                        key, transcript.head, new, sum(candidate.keep_words() for candidate in new)
+                        key,
+                        transcript.row_mac,
+                        new,
+                        sum(candidate.keep_words() for candidate in new),
                     )
         return found, by_source
 
     def _work(self, found: _Found, embeddings: Embeddings) -> _EmbeddingWork:
         model = model_digest(embeddings)
-        generations = {source: place.generation for source, place in found.places.items()}
-        kept = self._records.read(transcripts.embeddings, {}, generations)
+        births = {source: place.birth for source, place in found.places.items()}
+        kept = self._records.read(transcripts.embeddings, {}, births)
         known = {
             address: plaintext[MODEL_BYTES:]
             for address, plaintext in kept.items()
@@ -316,7 +319,7 @@ class Recall:
         embedded = [
             Embedded(
                 candidate.source,
-                found.places[candidate.source].generation,
+                found.places[candidate.source].birth,
                 candidate.key,
                 work.model + packed,
             )

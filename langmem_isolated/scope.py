@@ -3,10 +3,13 @@
 import unicodedata
 from dataclasses import dataclass, field
 from typing import Self, TypeVar
+from uuid import UUID
 
 from langmem_isolated.errors import ScopeError
 
 MAX_ID_BYTES = 255
+# More digits would make no id, and Python takes quadratic time to write them.
+_TOO_LONG = 10**MAX_ID_BYTES
 
 T = TypeVar("T")
 
@@ -43,6 +46,27 @@ def checked_id(name: str, value: object) -> str:
     if len(value.encode()) > MAX_ID_BYTES:
         raise ScopeError(_expected(name, f"got {len(value.encode())} bytes"))
     return value
+
+
+def as_thread_id(value: object) -> object:
+    """What a thread's or session's id in a config counts as.
+
+    A UUID, and an integer of up to 255 digits, as its text, as LangGraph takes them; an id that our
+    saver handed out as the plain one; anything else as it is.
+    """
+    is_int = isinstance(value, int) and type(value) is int and abs(value) < _TOO_LONG
+    if is_int or type(value) is UUID:
+        return str(value)
+    return plain_id(value)
+
+
+def checked_thread_id(name: str, value: object) -> str:
+    """The id of a thread as :func:`checked_id` takes it, or a UUID or integer, as its text.
+
+    Raises:
+        ScopeError: The value is neither.
+    """
+    return checked_id(name, as_thread_id(value))
 
 
 def _expected(name: str, received: str) -> str:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from langmem_isolated.chat_history import IsolatedChatMessageHistory
     from langmem_isolated.checkpointer import IsolatedCheckpointSaver
     from langmem_isolated.indexing import IsolatedRecordManager
+    from langmem_isolated.lifecycle import Verified
     from langmem_isolated.middleware import IsolatedMemoryMiddleware
     from langmem_isolated.node_cache import IsolatedNodeCache
     from langmem_isolated.recall import Recall, Recalled
@@ -118,6 +119,7 @@ class ScopedMemory(ScopedRetrieval):
             strict=strict,
             ttl=ttl,
             bound_to=self._scope,
+            set_up=self._context.set_up,
         )
 
     def middleware(
@@ -217,7 +219,13 @@ class ScopedMemory(ScopedRetrieval):
         """LangGraph's long-term memory, bound to this scope; see :class:`IsolatedStore`."""
         from langmem_isolated.store import IsolatedStore
 
-        return IsolatedStore(lambda: self._records, index=index, ttl=ttl, bound_to=self._scope)
+        return IsolatedStore(
+            lambda: self._records,
+            index=index,
+            ttl=ttl,
+            bound_to=self._scope,
+            set_up=self._context.set_up,
+        )
 
     def llm_cache(self, *, ttl: timedelta | None = None) -> IsolatedLLMCache:
         """A model's ``cache=`` for this scope; see :class:`IsolatedLLMCache`.
@@ -295,6 +303,25 @@ class ScopedMemory(ScopedRetrieval):
             name=name,
             description=description,
         )
+
+    def verify(self) -> Verified:
+        """Open all that the scope has, and find nothing missing that is counted.
+
+        Not told: that an item of a store or an entry of a cache was removed or rolled back, nor
+        that a whole older state was put back with the rows that count it.
+
+        Raises:
+            RecordDoesNotOpen: Something was changed, moved, exchanged, restored or removed.
+            RecordError: A later version of this package wrote something.
+            DatabaseError: The database refused or failed.
+        """
+        from langmem_isolated.lifecycle import verified
+
+        return verified(self._records)
+
+    async def averify(self) -> Verified:
+        """Open all that the scope has; see :meth:`verify`."""
+        return await self._records.arun(self.verify)
 
     def module(self, module_id: str) -> ScopedMemory:
         """The same user's memory in another module.

@@ -7,7 +7,8 @@ from datetime import datetime
 
 from langmem_isolated._codecs.headers import Header, decode_header, encode_header
 from langmem_isolated._runtime.clock import now
-from langmem_isolated._storage.containers import GENERATION_BYTES, ContainerState, Listed
+from langmem_isolated._storage.container_state import BIRTH_BYTES, ContainerState
+from langmem_isolated._storage.containers import Listed
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import listing
 from langmem_isolated._storage.sessions.reading import LATEST
@@ -90,8 +91,8 @@ class Sessions:
             "session_id", secrets.token_urlsafe(16) if session_id is None else session_id
         )
         header = encode_header(Header(session_id, _text("title", title), _text("channel", channel)))
-        generation = os.urandom(GENERATION_BYTES)
-        self._records.write(listing.create, session_id, header, generation, now())
+        birth = os.urandom(BIRTH_BYTES)
+        self._records.write(listing.create, session_id, header, birth, now())
         return session_id
 
     async def acreate(

@@ -28,7 +28,7 @@ from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._search.metadata_filters import Filter, metadata_test
 from langmem_isolated._search.vectors import Ranking, VectorSpace, check_installed, most_diverse
-from langmem_isolated._storage.containers import GENERATION_BYTES
+from langmem_isolated._storage.container_state import BIRTH_BYTES
 from langmem_isolated._storage.documents import collection as stored
 from langmem_isolated._storage.documents import writing
 from langmem_isolated._storage.documents.collection import Collection
@@ -213,9 +213,9 @@ class IsolatedVectorStore(ScopedVectorStore):
         }
         if len({len(document.embedding) for document in by_id.values()}) > 1:
             raise ValueError("The embeddings of these documents have different lengths.")
-        generation = os.urandom(GENERATION_BYTES)
+        birth = os.urandom(BIRTH_BYTES)
         self._own.write(
-            writing.put, self._collection, self._header, [*by_id.values()], generation, now()
+            writing.put, self._collection, self._header, [*by_id.values()], birth, now()
         )
 
     def _remove(self, names: list[str]) -> None:
@@ -224,8 +224,7 @@ class IsolatedVectorStore(ScopedVectorStore):
 
     def clear(self) -> None:
         """Remove every document of the scope in this collection."""
-        generation = os.urandom(GENERATION_BYTES)
-        self._own.write_if_exists(writing.clear, None, self._collection, generation, now())
+        self._own.write_if_exists(writing.clear, None, self._collection)
 
     def _at(self, names: list[str]) -> dict[str, Document]:
         found: dict[str, bytes] = {}

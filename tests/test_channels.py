@@ -10,9 +10,9 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langmem_isolated import IsolatedMemory, ScopedMemory
 from langmem_isolated._codecs.messages import decode_message_with_metadata
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._storage.containers import ContainerState
 from langmem_isolated.errors import RecordDoesNotOpen, ScopeError, SessionNotFound
 from tests.conftest import Attacker, Door
+from tests.containers import expire
 from tests.spellings import spellings
 
 CANARY = "canary-channel-5b1e"
@@ -24,7 +24,7 @@ def tutor(memory: IsolatedMemory) -> ScopedMemory:
 
 
 def a_moment_later() -> None:
-    """Times are kept in milliseconds."""
+    """Times are kept in microseconds."""
     time.sleep(0.002)
 
 
@@ -125,25 +125,9 @@ async def test_cleared_and_removed_and_expired_sessions_are_absent(
         await say(tutor, door, session_id, "general", session_id)
     await door(tutor.chat_history("cleared"), "clear")
     await door(tutor.sessions, "delete", "removed")
-    expire(tutor, attacker, "expired")
+    expire(tutor, attacker, "expired", int(time.time() * 1_000_000) - 1)
 
     assert texts(await door(tutor, "recent", {"general": 2})) == ["kept"]
-
-
-def expire(scoped: ScopedMemory, attacker: Attacker, session_id: str) -> None:
-    """What a retention of one millisecond leaves."""
-    keys = scoped._records.keys()
-    session = keys.pseudonym(Kind.SESSION, session_id.encode())
-    columns = "head, next_sequence, count, expires_at, generation"
-    head, next_sequence, count, _, generation = attacker(
-        f"SELECT {columns} FROM sessions WHERE digest = ?", session
-    )[0]
-    past = int(time.time() * 1000) - 1
-    state = ContainerState(bytes(head[:-16]), next_sequence, count, past, bytes(generation))
-    attacker(
-        "UPDATE sessions SET expires_at = ?, head = ? WHERE digest = ?",
-        past, state.row_mac(keys, session), session,
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize("channel", ["", "a\x00b", "e\u0301", 7, b"general", "a" * 256])
@@ -221,7 +205,7 @@ async def test_an_old_message_does_not_pass_as_a_new_one(
 ):
     await say(tutor, door, "monday", "general", "old", "new")
     old = bytes(attacker("SELECT tag FROM records WHERE tag IS NOT NULL ORDER BY key")[0][0])
-    later = old[:16] + (int.from_bytes(old[16:]) + 60_000).to_bytes(8)
+    later = old[:16] + (int.from_bytes(old[16:]) + 60_000_000).to_bytes(8)
     first = attacker("SELECT key FROM records WHERE tag IS NOT NULL ORDER BY key")[0][0]
 
     attacker("UPDATE records SET tag = ? WHERE tag = ? AND key = ?", later, old, first)
@@ -296,7 +280,7 @@ def test_without_a_channel_messages_are_stored_as_before(tutor: ScopedMemory):
     assert (plain.channel, plain.written) == (None, None)
     assert said.channel == "general"
     assert said.written is not None
-    assert abs(said.written - time.time() * 1000) < 60_000
+    assert abs(said.written - time.time() * 1_000_000) < 60_000_000
 
 
 # --- summaries ------------------------------------------------------------------------------------

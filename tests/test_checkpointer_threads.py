@@ -95,7 +95,7 @@ async def test_a_thread_is_not_copied_onto_another(saver: IsolatedCheckpointSave
 async def test_threads_are_listed_with_their_last_activity_steps_and_size(
     saver: IsolatedCheckpointSaver, door: Door
 ):
-    start = datetime.now(UTC) - timedelta(milliseconds=1)
+    start = datetime.now(UTC) - timedelta(microseconds=1)
     for thread in ("one", "two"):
         put(saver, at(thread), {"messages": [HumanMessage("a" * 1000)]})
         await asyncio.sleep(0.002)
@@ -217,13 +217,13 @@ class Clock:
     """What the checkpointer takes for the time."""
 
     def __init__(self) -> None:
-        self.milliseconds = 1_800_000_000_000
+        self.microseconds = 1_800_000_000_000_000
 
     def __call__(self) -> int:
-        return self.milliseconds
+        return self.microseconds
 
     def advance(self, seconds: float) -> None:
-        self.milliseconds += int(seconds * 1000)
+        self.microseconds += round(seconds * 1_000_000)
 
 
 @pytest.fixture

@@ -516,6 +516,31 @@ def test_a_connection_that_breaks_amid_a_transaction_stores_it_once_or_not_at_al
         assert numbers(database) == [2, 20]
 
 
+def test_an_error_that_is_kept_does_not_hold_its_connection_at_an_old_state(sqlite_url: str):
+    """Its frames hold cursors; one that is not at its end keeps SQLite's snapshot open."""
+    with closing(Database(sqlite_url, pool_size=1, timeout=0.2)) as database:
+        database.open()
+        with closing(Attacker(sqlite_url)) as other:
+            other("CREATE TABLE notes (number INTEGER)")
+            other("INSERT INTO notes VALUES (1), (2), (3)")
+            kept: list[BaseException] = []
+
+            def broken(transaction: Transaction) -> None:
+                cursor = transaction.query(NUMBERS)
+                assert cursor.fetchone() == (1,)
+                raise ValueError(len(kept))
+
+            for door in (database.read, database.snapshot, database.write):
+                with pytest.raises(ValueError) as caught:
+                    door(broken)
+                kept.append(caught.value)
+                other("INSERT INTO notes VALUES (4)")
+                assert len(numbers(database)) == 3 + len(kept)
+            database.write(add, 5)
+
+        assert numbers(database) == [1, 2, 3, 4, 4, 4, 5]
+
+
 # What can be wrong with a database
 
 

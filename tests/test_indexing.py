@@ -29,7 +29,7 @@ Clock = Callable[[float], None]
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Lets the machine's clock show what a test says, in seconds."""
-    return lambda seconds: monkeypatch.setattr(indexing, "now", lambda: round(seconds * 1000))
+    return lambda seconds: monkeypatch.setattr(indexing, "now", lambda: round(seconds * 1_000_000))
 
 
 # --- records --------------------------------------------------------------------------------------

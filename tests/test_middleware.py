@@ -199,7 +199,9 @@ async def test_the_scope_may_come_from_the_server_or_from_around(
         {"thread_id": "t", "user_id": "", "module_id": "tutor"},
         {"user_id": "alice", "module_id": "tutor"},
         {"user_id": "alice", "module_id": "tutor", "session_id": ""},
-        {"user_id": "alice", "module_id": "tutor", "session_id": 7},
+        {"user_id": "alice", "module_id": "tutor", "session_id": 7.0},
+        {"user_id": "alice", "module_id": "tutor", "session_id": True},
+        {"user_id": 7, "module_id": "tutor", "session_id": "s"},
     ],
 )
 async def test_a_run_without_scope_or_session_is_refused_before_the_model_is_asked(

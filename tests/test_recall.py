@@ -78,7 +78,7 @@ def texts(found: list[Recalled]) -> list[str]:
 
 
 async def test_a_message_is_found_with_who_said_it_when_and_where(tutor: ScopedMemory, door: Door):
-    before = datetime.now(UTC) - timedelta(milliseconds=1)
+    before = datetime.now(UTC) - timedelta(microseconds=1)
     say(tutor, "monday", "I like zebras.", AIMessage("Zebras are striped.", id="m1"), "Bye.")
 
     best, other = await door(tutor, "recall", "striped zebras")
@@ -182,7 +182,7 @@ def test_roles_choose_by_their_langchain_names_or_those_of_models(tutor: ScopedM
 
 def test_since_leaves_out_what_is_older(tutor: ScopedMemory):
     say(tutor, "monday", "an old zebra")
-    moment = tutor.recall("zebra")[0].time + timedelta(milliseconds=1)
+    moment = tutor.recall("zebra")[0].time + timedelta(microseconds=1)
     while datetime.now(UTC) <= moment:
         pass
     say(tutor, "monday", "a new zebra")
@@ -294,7 +294,7 @@ async def test_what_was_removed_is_not_found(tutor: ScopedMemory, door: Door):
 
 
 def test_an_expired_thread_is_not_searched(tutor: ScopedMemory):
-    saver = tutor.checkpointer(ttl=timedelta(milliseconds=1))
+    saver = tutor.checkpointer(ttl=timedelta(microseconds=1))
     put(saver, at("thread"), {"messages": [HumanMessage("a zebra")]})
     threading.Event().wait(0.005)
 
@@ -476,6 +476,7 @@ def test_a_counter_that_was_turned_back_fails_the_search(tutor: ScopedMemory, ro
 def test_an_element_of_another_thread_fails_the_search(tutor: ScopedMemory, rows: Attacker):
     put(tutor.checkpointer(), at("other"), {"messages": [HumanMessage("another", id="o")]})
     thread, other = (digest_of(tutor, Kind.THREAD, name) for name in ("thread", "other"))
+    rows("DELETE FROM records WHERE kind = 7 AND parent = ?", thread)
     rows("UPDATE records SET parent = ? WHERE kind = 7 AND parent = ?", thread, other)
 
     with pytest.raises(RecordDoesNotOpen):

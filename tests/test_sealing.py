@@ -32,7 +32,7 @@ from langmem_isolated._crypto.sealing import (
     seal,
     tag_of,
 )
-from langmem_isolated._storage.containers import ContainerState
+from langmem_isolated._storage.container_state import ContainerState
 from langmem_isolated.errors import RecordDoesNotOpen
 from langmem_isolated.root_keys import LocalRootKey
 from tests.spellings import assert_shows_none_of

@@ -9,11 +9,11 @@ import pytest
 from langchain_core.messages import HumanMessage
 
 from langmem_isolated import IsolatedMemory, ScopedMemory
-from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._storage.containers import ContainerState
+from langmem_isolated._storage.container_state import ContainerState
 from langmem_isolated._storage.sessions import writing
 from langmem_isolated.errors import LangmemIsolatedError, SessionNotFound, ValueNotStorable
 from tests.conftest import Attacker, Door
+from tests.containers import expire
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def tutor(memory: IsolatedMemory) -> ScopedMemory:
 
 
 def a_moment_later() -> None:
-    """Times are kept in milliseconds."""
+    """Times are kept in microseconds."""
     time.sleep(0.002)
 
 
@@ -36,7 +36,7 @@ async def say(scoped: ScopedMemory, door: Door, session_id: str, *said: str) -> 
 async def test_sessions_are_listed_newest_first_with_what_people_call_them(
     tutor: ScopedMemory, door: Door
 ):
-    before = datetime.now(UTC) - timedelta(milliseconds=1)
+    before = datetime.now(UTC) - timedelta(microseconds=1)
     await door(tutor.sessions, "create", "monday", title="Algebra", channel="general")
     a_moment_later()
     await say(tutor, door, "tuesday", "one", "two")
@@ -222,27 +222,8 @@ async def test_a_session_that_is_not_there_is_said_so(tutor: ScopedMemory, door:
 # --- expiry ---------------------------------------------------------------------------------------
 
 
-def expire(scoped: ScopedMemory, attacker: Attacker, session_id: str, expires_at: int) -> None:
-    """Give a session an expiry, as whoever holds the keys may."""
-    keys = scoped._records._keyring.find(scoped._records.owner)
-    assert keys is not None
-    session = keys.pseudonym(Kind.SESSION, session_id.encode())
-    [row] = attacker(
-        "SELECT head, next_sequence, count, expires_at, generation FROM sessions WHERE digest = ?",
-        session,
-    )
-    state = ContainerState.checked(Kind.SESSION, keys, session, row)
-    expiring = ContainerState(
-        state.newest_tag, state.next_sequence, state.count, expires_at, state.generation
-    )
-    attacker(
-        "UPDATE sessions SET expires_at = ?, head = ? WHERE digest = ?",
-        expires_at, expiring.row_mac(keys, session), session,
-    )  # fmt: skip
-
-
-def milliseconds(seconds: float = 0) -> int:
-    return int((time.time() + seconds) * 1000)
+def microseconds(seconds: float = 0) -> int:
+    return int((time.time() + seconds) * 1_000_000)
 
 
 async def test_an_expired_session_is_absent_in_every_read(
@@ -253,7 +234,7 @@ async def test_an_expired_session_is_absent_in_every_read(
     history = tutor.chat_history("monday")
     assert await door(history, "count") == 1
 
-    expire(tutor, attacker, "monday", milliseconds(-1))
+    expire(tutor, attacker, "monday", microseconds(-1))
 
     for reader in (history, tutor.chat_history("monday")):
         assert await door(reader, "messages") == []
@@ -271,7 +252,7 @@ async def test_a_session_that_expires_later_is_there(
     tutor: ScopedMemory, attacker: Attacker, door: Door
 ):
     await say(tutor, door, "monday", "one")
-    expire(tutor, attacker, "monday", milliseconds(60))
+    expire(tutor, attacker, "monday", microseconds(60))
     await say(tutor, door, "monday", "two")
     await door(tutor.sessions, "rename", "monday", "title")
 
@@ -288,7 +269,7 @@ async def test_appending_to_an_expired_session_starts_anew(
     await door(tutor.sessions, "create", "monday", title="Algebra")
     history = tutor.chat_history("monday", idempotent=False)
     await door(history, "add_messages", [HumanMessage("old", id="1"), HumanMessage("older")])
-    expire(tutor, attacker, "monday", milliseconds(0.05))
+    expire(tutor, attacker, "monday", microseconds(0.05))
     if knows_it:
         assert await door(history, "count") == 2
         assert len(await door(history, "messages")) == 2
@@ -307,7 +288,7 @@ async def test_creating_an_expired_session_starts_anew(
     tutor: ScopedMemory, attacker: Attacker, door: Door
 ):
     await say(tutor, door, "monday", "old")
-    expire(tutor, attacker, "monday", milliseconds(-1))
+    expire(tutor, attacker, "monday", microseconds(-1))
 
     await door(tutor.sessions, "create", "monday", title="Geometry")
 
@@ -320,7 +301,7 @@ async def test_clearing_an_expired_session_leaves_nothing_of_it(
     tutor: ScopedMemory, attacker: Attacker, door: Door
 ):
     await say(tutor, door, "monday", "old")
-    expire(tutor, attacker, "monday", milliseconds(-1))
+    expire(tutor, attacker, "monday", microseconds(-1))
 
     await door(tutor.chat_history("monday"), "clear")
 
@@ -335,7 +316,7 @@ async def test_expired_sessions_do_not_shorten_a_page(
         await door(tutor.sessions, "create", str(number))
         a_moment_later()
     for number in range(3, 6):
-        expire(tutor, attacker, str(number), milliseconds(-1))
+        expire(tutor, attacker, str(number), microseconds(-1))
 
     listed = await door(tutor.sessions, "__call__", limit=2)
 

@@ -130,7 +130,7 @@ async def test_an_update_keeps_when_the_item_was_first_put(store: IsolatedStore,
 
     item = await door(store, "get", ("memories",), "sister")
     assert item.value == {"plays": "piano"}
-    assert abs(item.created_at - first.created_at) < dt.timedelta(milliseconds=1)
+    assert item.created_at == first.created_at
     assert item.updated_at > first.updated_at
     await door(store, "batch", [PutOp(("memories",), key, {}) for key in ("sister", "brother")])
     again = await door(store, "get", ("memories",), "sister")
@@ -672,7 +672,7 @@ async def test_reading_an_item_lets_it_live_for_its_whole_time_again(
         assert expiries(attacker) == before
     await door(store, name, *args, **options)
 
-    assert len(expiries(attacker)) == len(before) == 2
+    assert len(expiries(attacker)) == len(before) == 1
     assert min(expiries(attacker)) >= before[0] + 10
 
 

@@ -269,7 +269,7 @@ async def test_a_cleared_store_is_empty_and_can_be_filled_again(
     assert await door(filled, "similarity_search", "cello") == []
     assert await door(filled, "get_by_ids", [*TEXTS]) == []
     assert attacker("SELECT COUNT(*) FROM records") == [(0,)]
-    assert attacker("SELECT count, size FROM sessions") == [(0, 0)]
+    assert attacker("SELECT COUNT(*) FROM sessions") == [(0,)]
     await door(filled, "add_texts", ["again"], ids=["cello"])
     assert stored(filled) == {"cello": "again"}
 

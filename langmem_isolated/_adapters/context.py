@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 from langmem_isolated._adapters.config_keys import ConfigKeys
+from langmem_isolated._adapters.drop_in import Ready, is_in_event_loop
 from langmem_isolated._adapters.run_scope import (
     ResolveScope,
     RunScopes,
@@ -47,6 +48,18 @@ class MemoryContext(NamedTuple):
     """Third-party stores that were found to keep owners apart, and with which options."""
     config_keys: ConfigKeys
     run_scopes: RunScopes
+
+    def open(self) -> None:
+        """Make or check the tables, and prove that the root key fits."""
+        self.database.open()
+        self.keyring.check()
+
+    def set_up(self) -> Ready:
+        """Make or check the tables; inside an event loop in a worker thread."""
+        if is_in_event_loop():
+            return Ready(self.database.submit(self.open))
+        self.open()
+        return Ready()
 
     def finder(self, resolver: ResolveScope | None) -> ScopeFinder:
         """What finds the scope of each call.

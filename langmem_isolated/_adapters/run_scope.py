@@ -21,7 +21,7 @@ from langmem_isolated._adapters.config_keys import ConfigKeys, Configurable
 from langmem_isolated._adapters.using import surrounding_scope
 from langmem_isolated._runtime.lru import LRUCache
 from langmem_isolated.errors import IsolationViolation, ScopeError
-from langmem_isolated.scope import Scope, ScopedThreadId, plain_id
+from langmem_isolated.scope import Scope, ScopedThreadId, as_thread_id
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
@@ -287,7 +287,7 @@ def conversation_of(config: RunnableConfig) -> set[str]:
 def session_named_in(config: RunnableConfig | None) -> Any:
     """The chat session that a config names: ``session_id``, or else ``thread_id``."""
     configurable = (config or {}).get("configurable", {})
-    return plain_id(configurable.get("session_id", configurable.get("thread_id")))
+    return as_thread_id(configurable.get("session_id", configurable.get("thread_id")))
 
 
 def config_of_run() -> RunnableConfig | None:

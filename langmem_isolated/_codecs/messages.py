@@ -25,7 +25,7 @@ class MessageWithMetadata(NamedTuple):
     message: BaseMessage
     channel: str | None = None
     written: int | None = None
-    """Milliseconds since 1970, UTC; ``None`` for a message without channel."""
+    """Microseconds since 1970, UTC; ``None`` for a message without channel."""
 
 
 def encode_message(
@@ -39,7 +39,7 @@ def encode_message(
     Args:
         message: The message.
         channel: Sealed with it, and then ``written`` is, too.
-        written: Milliseconds since 1970, UTC.
+        written: Microseconds since 1970, UTC.
         types: The classes that are allowed in its free fields, by default all.
 
     Raises:

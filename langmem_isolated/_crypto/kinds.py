@@ -19,6 +19,16 @@ class Kind(IntEnum):
     COLLECTION = 11
     EMBEDDING = 12
     ENTRY = 13
+    # Reserved, with the addresses that docs/formats.md gives them.
+    GRANT = 14
+    PROFILE = 15
+    INBOX = 16
+    BLIND_INDEX = 17
+    AUDIT = 18
+    POLICY = 19
+    CLAIM = 20
+    RECEIPT = 21
+    NODE_CACHE = 22
 
     def __init__(self, number: int) -> None:
         # Attributes, not properties: every record opened asks for them.

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.multiset_hash import MultisetHash
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.sealing import (
     DigestKey,
@@ -20,14 +21,24 @@ from langmem_isolated._crypto.sealing import (
 class ScopeKeys:
     """One owner's subkeys: they name, seal and authenticate what is its own, nothing else."""
 
-    __slots__ = ("_head", "_naming", "_prefix", "incarnation", "opening", "scope_id", "sealing")
+    __slots__ = (
+        "_naming",
+        "_prefix",
+        "_rows",
+        "incarnation",
+        "members",
+        "opening",
+        "scope_id",
+        "sealing",
+    )
 
     def __init__(
         self, owner: Owner, scope_id: bytes, incarnation: int, naming: bytes, sealing: list[bytes]
     ) -> None:
         self._prefix = owner.framed()
         self._naming = DigestKey(derive(naming, b"names", self._prefix))
-        self._head = DigestKey(derive(naming, b"heads", self._prefix))
+        self._rows = DigestKey(derive(naming, b"rows", self._prefix))
+        self.members = MultisetHash(derive(naming, b"members", self._prefix))
         self.scope_id = scope_id
         self.incarnation = incarnation
         versions = [SealingKey(derive(key, b"records", self._prefix)) for key in sealing]
@@ -39,12 +50,18 @@ class ScopeKeys:
         return self._naming.digest(kind.framed_bytes, *parts)
 
     def row_mac(self, *parts: bytes | None) -> bytes:
-        """16 bytes that authenticate a session row's clear columns."""
-        return self._head.digest(*parts)
+        """16 bytes that authenticate the clear columns of a row."""
+        return self._rows.digest(*parts)
 
-    def aad_prefix(self, kind: Kind, parent: bytes) -> bytes:
-        """The start of the associated data of every record of ``kind`` under ``parent``."""
-        return self._prefix + framed(kind.framed_bytes, parent)
+    def aad_prefix(self, kind: Kind, parent: bytes, birth: bytes = b"") -> bytes:
+        """The start of the associated data of every record of ``kind`` under ``parent``.
+
+        Args:
+            kind: Of the record.
+            parent: As the row has it.
+            birth: Of the session, thread or collection that the record belongs to.
+        """
+        return self._prefix + framed(kind.framed_bytes, parent, birth)
 
     def seal(self, prefix: bytes, key: bytes, plaintext: bytes, *, compress: bool = True) -> bytes:
         """Seal a record at ``key`` under :meth:`aad_prefix`."""

@@ -53,6 +53,16 @@ def framed(*parts: bytes | None) -> bytes:
     return b"".join([_ABSENT if part is None else len(part).to_bytes(4) + part for part in parts])
 
 
+def unframed(joined: bytes) -> list[bytes]:
+    """The parts that :func:`framed` joined, none of which was ``None``."""
+    parts, at = [], 0
+    while at < len(joined):
+        start = at + len(_ABSENT)
+        at = start + int.from_bytes(joined[at:start])
+        parts.append(joined[start:at])
+    return parts
+
+
 def associated_data_of(prefix: bytes, key: bytes) -> bytes:
     """``prefix + framed(key)``, in a third of the time: it is made for every record."""
     return prefix + len(key).to_bytes(4) + key
@@ -83,9 +93,13 @@ class DigestKey:
 
     def digest(self, *parts: bytes | None) -> bytes:
         """What :func:`digest` makes of ``parts`` with this key."""
+        return self.whole(*parts)[:DIGEST_BYTES]
+
+    def whole(self, *parts: bytes | None) -> bytes:
+        """All 32 bytes of it."""
         state = self._state.copy()
         state.update(framed(*parts))
-        return state.digest()[:DIGEST_BYTES]
+        return state.digest()
 
     def __reduce__(self) -> str:
         raise TypeError("keys are not pickled")
@@ -221,8 +235,3 @@ def _refusal(kind: str, sealed: bytes, key_id: bytes) -> RecordDoesNotOpen:
     if sealed[:1] not in _HEADERS or len(sealed) < OVERHEAD_BYTES:
         return RecordDoesNotOpen(kind, f"its form is unknown ({len(sealed)} bytes)")
     return RecordDoesNotOpen(kind, "its key is not one of this owner's", key_id=key_id)
-
-
-def tag_of(sealed: bytes) -> bytes:
-    """The 16 bytes that authenticate a sealed record."""
-    return sealed[-TAG_BYTES:]

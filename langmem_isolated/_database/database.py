@@ -10,7 +10,7 @@ stop its transaction, so a connection is never handed on half used.
 import asyncio
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
@@ -174,9 +174,12 @@ class Database:
         When the caller is cancelled, a body that has begun still runs to its end: its outcome is
         unknown to the caller, and its connection goes back clean.
         """
+        return await asyncio.wrap_future(self.submit(body, *args, **kwargs))
+
+    def submit(self, body: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Begin one of our synchronous bodies in a worker thread, whether or not anyone waits."""
         self._refuse_if_closed()
-        call = partial(copy_context().run, body, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+        return self._executor.submit(partial(copy_context().run, body, *args, **kwargs))
 
     def _open_at_first_use(self) -> None:
         if not self._opened:

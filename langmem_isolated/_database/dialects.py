@@ -36,6 +36,8 @@ _SQLITE_ERRORS: dict[str, type[DatabaseError]] = {
     "SQLITE_NOTADB": DatabaseCorrupt,
     "SQLITE_CORRUPT": DatabaseCorrupt,
 }
+# What a row that stands in the way is refused by; triggers and checks are not ours.
+_SQLITE_CONFLICTS = ("PRIMARYKEY", "UNIQUE", "ROWID", "FOREIGNKEY")
 # By class of SQLSTATE, or the whole of it where the class is too wide (PostgreSQL, appendix A).
 _POSTGRES_ERRORS: dict[str, type[DatabaseError]] = {
     "08": DatabaseUnreachable,
@@ -48,15 +50,17 @@ _POSTGRES_ERRORS: dict[str, type[DatabaseError]] = {
     "53": DatabaseUnreachable,
     "25006": DatabaseReadOnly,
     "42501": DatabaseReadOnly,
+    "42P01": DatabaseCorrupt,
+    "42703": DatabaseCorrupt,
     "XX": DatabaseCorrupt,
 }
 
 
-class Conflict(Exception):
+class Conflict(DatabaseError):
     """A unique constraint or foreign key refused a row; for the operation's caller to explain."""
 
     def __init__(self, foreign_key: bool) -> None:
-        super().__init__(foreign_key)
+        super().__init__(f"The database refused a row by one of its constraints. {self.advice}")
         self.foreign_key = foreign_key
 
 
@@ -134,8 +138,11 @@ class Sqlite:
 
     def translate(self, error: BaseException) -> Exception:
         name = getattr(error, "sqlite_errorname", "")
-        if name.startswith("SQLITE_CONSTRAINT"):
-            return Conflict(foreign_key=name == "SQLITE_CONSTRAINT_FOREIGNKEY")
+        constraint = name.removeprefix("SQLITE_CONSTRAINT_")
+        if constraint in _SQLITE_CONFLICTS:
+            return Conflict(foreign_key=constraint == "FOREIGNKEY")
+        if name == "SQLITE_ERROR" and str(error).startswith(("no such table", "no such column")):
+            return _explained(DatabaseCorrupt, f"SQLite: {error}")
         kind = next((_SQLITE_ERRORS[key] for key in _SQLITE_ERRORS if name.startswith(key)), None)
         return _explained(kind, f"SQLite: {error} ({name or type(error).__name__})")
 
@@ -219,7 +226,7 @@ class Postgres:
 
     def translate(self, error: BaseException) -> Exception:
         state: str = getattr(error, "sqlstate", None) or "08000"
-        if state.startswith("23"):
+        if state in ("23505", "23503"):
             return Conflict(foreign_key=state == "23503")
         kind = next(
             (_POSTGRES_ERRORS[key] for key in _POSTGRES_ERRORS if state.startswith(key)), None

@@ -5,6 +5,7 @@ Every key, constraint and upsert target of the tables that hold scoped data star
 """
 
 from collections.abc import Callable
+from itertools import chain
 
 from sqlalchemy import (
     BigInteger,
@@ -77,15 +78,25 @@ sessions = Table(
     _scope_id(),
     Column("kind", SmallInteger, primary_key=True, autoincrement=False),
     Column("digest", LargeBinary, primary_key=True),
+    Column("row_mac", LargeBinary, nullable=False),
+    Column("birth", LargeBinary, nullable=False),
+    Column("generation", LargeBinary, nullable=False),
     Column("next_sequence", BigInteger, nullable=False),
     Column("count", BigInteger, nullable=False),
     Column("size", BigInteger, nullable=False),
-    Column("generation", LargeBinary, nullable=False),
-    Column("head", LargeBinary, nullable=False),
-    Column("sealed", LargeBinary, nullable=False),
+    Column("members", LargeBinary, nullable=False),
+    Column("newest", LargeBinary),
+    Column("channels", LargeBinary),
+    Column("state", SmallInteger, nullable=False),
+    Column("is_pinned", SmallInteger, nullable=False),
+    Column("idle_lifetime", BigInteger),
+    Column("absolute_lifetime", BigInteger),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
+    Column("revision", BigInteger, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Index("sessions_expiry", "expires_at"),
     sqlite_with_rowid=False,
 )
 
@@ -107,24 +118,67 @@ records = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
+    Column("expiry_mac", LargeBinary),
     Index("records_alias", "scope_id", "kind", "parent", "alias", unique=True),
     Index("records_tag", "scope_id", "kind", "tag"),
-    Index("records_expiry", "scope_id", "expires_at"),
+    Index("records_expiry", "expires_at"),
+    sqlite_with_rowid=False,
+)
+
+# What follows is filled by statistics, erasure and audit; the columns stand now, so that the first
+# version's databases have them.
+usage = Table(
+    "usage",
+    metadata,
+    _scope_id(),
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("kind", SmallInteger, primary_key=True, autoincrement=False),
+    Column("count", BigInteger, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+tombstones = Table(
+    "tombstones",
+    metadata,
+    Column("principal", LargeBinary, primary_key=True),
+    Column("incarnation", Integer, primary_key=True, autoincrement=False),
+    Column("erased_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("row_mac", LargeBinary, nullable=False),
+    Index("tombstones_expiry", "expires_at"),
+    sqlite_with_rowid=False,
+)
+# A chain for each shard: one row that every entry had to lock would make all writers wait.
+audit = Table(
+    "audit",
+    metadata,
+    Column("shard", SmallInteger, primary_key=True, autoincrement=False),
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("scope_id", LargeBinary),
+    Column("created_at", BigInteger, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    Index("audit_scope", "scope_id"),
     sqlite_with_rowid=False,
 )
 
 
-# Few records have one of these: their indexes leave out those that have not.
+# Few rows have one of these: their indexes leave out those that have not.
 _PARTIAL_INDEXES = {
     "records_alias": "alias",
     "records_tag": "tag",
     "records_expiry": "expires_at",
+    "sessions_expiry": "expires_at",
+    "tombstones_expiry": "expires_at",
+    "audit_scope": "scope_id",
 }
 
 
 def _make_partial(dialect: str) -> None:
     # Said when the tables are made: to say it with the table imports both dialects, 25 ms.
-    for index in records.indexes:
+    for index in chain.from_iterable(table.indexes for table in metadata.tables.values()):
         if column := _PARTIAL_INDEXES.get(str(index.name)):
             index.dialect_options[dialect]["where"] = text(f"{column} IS NOT NULL")
 

@@ -5,6 +5,8 @@ a dead one is replaced, and where an error of the driver is translated.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from traceback import clear_frames
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
 
 from sqlalchemy import Engine, Executable, exc
@@ -123,10 +125,9 @@ class TransactionRunner:
                 needs none.
             operation: What is run; whatever it raises undoes all of it.
         """
-        try:
-            return self.run_once(begin, operation, *args, **kwargs)
-        except _StaleConnection:
-            return self.run_once(begin, operation, *args, **kwargs)
+        with suppress(_StaleConnection):
+            return self._attempt(begin, operation, *args, **kwargs)
+        return self.run_once(begin, operation, *args, **kwargs)
 
     def run_once(
         self,
@@ -140,6 +141,21 @@ class TransactionRunner:
         Raises:
             DatabaseError: The database refused or failed.
         """
+        try:
+            return self._attempt(begin, operation, *args, **kwargs)
+        except _StaleConnection as stale:
+            failure = DatabaseUnreachable(str(stale))
+        # Out here, so that callers see nothing of what only this class knows, in its context too.
+        raise failure
+
+    def _attempt(
+        self,
+        begin: str | None,
+        operation: Callable[Concatenate[Transaction, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run ``operation`` on a connection of the pool."""
         try:
             connection = self._engine.raw_connection()
         except (exc.SQLAlchemyError, self.errors) as error:
@@ -187,6 +203,9 @@ class TransactionRunner:
             if committing and not isinstance(error, self.errors):
                 # Interrupted behind the commit, if the connection knows of no transaction.
                 transaction.is_stored = self._dialect.is_clean(raw)
+            # Who keeps the error keeps its frames, and in them cursors that are not at their end:
+            # SQLite's connection would go on seeing the old state, and could not write onto it.
+            clear_frames(error.__traceback__)
             self._dialect.roll_back(raw)
             if self._dialect.is_broken(raw) and not committing:
                 raise _StaleConnection(str(self._dialect.translate(error))) from None

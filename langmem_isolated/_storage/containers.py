@@ -1,8 +1,4 @@
-"""Container rows: counters of a session, thread or collection, authenticated by a row MAC.
-
-A row's ``head`` is a MAC over its digest, its counters, its expiry and its generation. Where the
-records below have an order, the tag of the newest goes into the MAC and stands before it.
-"""
+"""Container rows: those of sessions, threads and collections, locked, made, changed and removed."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,37 +9,44 @@ from sqlalchemy import bindparam, delete, select, update
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._crypto.sealing import DIGEST_BYTES, equal
+from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database import schema
 from langmem_isolated._database.statements import InsertsByDialect
 from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._runtime.clock import EPOCH, as_moment
+from langmem_isolated._storage.container_state import (
+    GENERATION_BYTES,
+    STATE,
+    ContainerState,
+    header_key,
+    open_header,
+)
 from langmem_isolated._storage.scoped_database import ScopeGone
 from langmem_isolated.errors import RecordDoesNotOpen
 
 _sessions = schema.sessions.c
-GENERATION_BYTES = 8
-STATE = (
-    _sessions.head,
-    _sessions.next_sequence,
-    _sessions.count,
-    _sessions.expires_at,
-    _sessions.generation,
-)
-LISTED = (
-    *STATE,
-    _sessions.digest,
-    _sessions.sealed,
-    _sessions.size,
-    _sessions.created_at,
-    _sessions.updated_at,
-)
 SCOPE_ID = bindparam("scope_id", type_=sa.LargeBinary)
 DIGEST = bindparam("digest", type_=sa.LargeBinary)
 # Between looking for a row and making it, others may make and remove it.
 _ATTEMPTS = 5
 # Behind every digest that follows a row's own.
 _BEHIND = b"\xff" * (DIGEST_BYTES + 1)
+_OPEN = 1
+
+
+LISTED = (*STATE, _sessions.digest, _sessions.sealed)
+# What each write of records below a row changes of it.
+_COUNTERS = (
+    "row_mac",
+    "generation",
+    "next_sequence",
+    "count",
+    "size",
+    "members",
+    "newest",
+    "updated_at",
+    "expires_at",
+)
 
 
 def in_scope(kind: Kind) -> sa.ColumnElement[bool]:
@@ -58,18 +61,29 @@ def row_of(kind: Kind) -> sa.ColumnElement[bool]:
     return sa.and_(in_scope(kind), _sessions.digest == DIGEST)
 
 
+def padded_state(columns: int) -> list[sa.ColumnElement[Any]]:
+    """As many nulls as ``STATE`` has columns behind the first ``columns``, of their types.
+
+    For statements that return a row and, in one state of the database, what is below it.
+    """
+    return [sa.cast(sa.null(), column.type) for column in STATE[columns:]]
+
+
+def _given(name: str) -> sa.BindParameter[Any]:
+    return bindparam(f"new_{name}", type_=_sessions[name].type)
+
+
 def creation(kind: Kind) -> InsertsByDialect:
     """By whether it is PostgreSQL: inserts a row of ``kind`` if it is absent.
 
     The scope's row is proved in the same statement: an erased scope gets no new session.
     """
-    sealed = ("scope_id", "digest", "generation", "head", "sealed")
     values: dict[str, sa.ColumnElement[Any]] = {
-        **{name: bindparam(name) for name in sealed},
+        "scope_id": SCOPE_ID,
         "kind": sa.literal_column(str(int(kind))),
-        **{name: sa.literal_column("0") for name in ("next_sequence", "count", "size")},
-        "created_at": bindparam("now"),
-        "updated_at": bindparam("now"),
+        "digest": DIGEST,
+        "sealed": _given("sealed"),
+        **{name: sa.cast(_given(name), _sessions[name].type) for name in ContainerState._fields},
     }
     proved = select(*(value.label(name) for name, value in values.items())).where(
         schema.scopes.c.scope_id == SCOPE_ID,
@@ -84,117 +98,28 @@ def creation(kind: Kind) -> InsertsByDialect:
 
 
 def update_container(kind: Kind) -> sa.Update:
-    """Takes the row to another state, with the values of :meth:`ContainerState.as_new`."""
+    """Takes the counters of a row to another state, with the values of the state."""
     return (
         update(schema.sessions)
         .where(row_of(kind))
-        .values(
-            head=bindparam("new_head"),
-            next_sequence=bindparam("new_next"),
-            count=bindparam("new_count"),
-            expires_at=bindparam("new_expiry"),
-            size=_sessions.size + bindparam("added_size"),
-            updated_at=bindparam("now"),
-        )
+        .values({name: _given(name) for name in _COUNTERS})
     )
 
 
 def compare_and_swap(kind: Kind) -> sa.Update:
-    """Compare-and-swap: updates only from the state of :meth:`ContainerState.as_old`.
+    """Compare-and-swap: updates only a row that has every column of :meth:`ContainerState.old`.
 
-    It needs no lock before.
+    It needs no lock before. Every column: a row that was tampered with takes nothing, and is not
+    mended either.
     """
     return update_container(kind).where(
-        _sessions.head == bindparam("old_head"),
-        _sessions.next_sequence == bindparam("old_next"),
-        _sessions.count == bindparam("old_count"),
-        _sessions.generation == bindparam("old_generation"),
-        _sessions.expires_at.is_not_distinct_from(bindparam("old_expiry", type_=sa.BigInteger)),
-    )
-
-
-def reset_container(kind: Kind, **values: sa.ColumnElement[Any]) -> sa.Update:
-    """Takes the row back to its first state, in a new generation, with other ``values`` besides."""
-    zeros: dict[str, sa.ColumnElement[Any]] = {
-        name: sa.literal_column("0") for name in ("next_sequence", "count", "size")
-    }
-    return (
-        update(schema.sessions)
-        .where(row_of(kind))
-        .values(
-            head=bindparam("new_head"),
-            generation=bindparam("new_generation"),
-            updated_at=bindparam("now"),
-            **zeros,
-            **values,
+        *(
+            column.is_not_distinct_from(bindparam(f"old_{column.name}", type_=column.type))
+            if column.nullable
+            else column == bindparam(f"old_{column.name}", type_=column.type)
+            for column in STATE
         )
     )
-
-
-@dataclass(frozen=True, slots=True)
-class ContainerState:
-    """What a row says of the records below it, once its head has been found to fit."""
-
-    newest_tag: bytes
-    """Of the newest record; empty where they have no order."""
-    next_sequence: int
-    count: int
-    expires_at: int | None
-    generation: bytes
-
-    @classmethod
-    def checked(cls, kind: Kind, keys: ScopeKeys, digest: bytes, row: Row) -> "ContainerState":
-        """The state that a row begins with, as ``STATE`` has it.
-
-        Raises:
-            RecordDoesNotOpen: The row was tampered with.
-        """
-        head, next_sequence, count, expires_at, generation = row[:5]
-        try:
-            state = cls(head[:-DIGEST_BYTES], next_sequence, count, expires_at, generation)
-            fits = equal(head, state.row_mac(keys, digest))
-        except (AttributeError, OverflowError, TypeError):
-            # SQLite keeps any type in any column, and whoever tampers with rows knows it.
-            fits = False
-        if not fits:
-            raise RecordDoesNotOpen(kind.label, "its head does not fit its counters")
-        return state
-
-    def row_mac(self, keys: ScopeKeys, digest: bytes) -> bytes:
-        """The column that authenticates the others."""
-        tags = (self.newest_tag,) if self.newest_tag else ()
-        return self.newest_tag + keys.row_mac(
-            digest,
-            *tags,
-            self.next_sequence.to_bytes(8),
-            self.count.to_bytes(8),
-            None if self.expires_at is None else self.expires_at.to_bytes(8),
-            self.generation,
-        )
-
-    def is_expired(self, now: int) -> bool:
-        """Whether its time was up at ``now``."""
-        return self.expires_at is not None and self.expires_at <= now
-
-    def as_old(self, keys: ScopeKeys, digest: bytes) -> dict[str, object]:
-        """The values of :func:`compare_and_swap` that say where the row must be."""
-        return {
-            "old_head": self.row_mac(keys, digest),
-            "old_next": self.next_sequence,
-            "old_count": self.count,
-            "old_generation": self.generation,
-            "old_expiry": self.expires_at,
-        }
-
-    def as_new(self, keys: ScopeKeys, digest: bytes, added: int) -> dict[str, object]:
-        """The values of :func:`update_container`, for ``added`` bytes more below the row."""
-        return {
-            "new_head": self.row_mac(keys, digest),
-            "new_next": self.next_sequence,
-            "new_count": self.count,
-            "new_expiry": self.expires_at,
-            "added_size": added,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +157,6 @@ class ContainerRows:
         kind: Which.
         below: Delete the records below a row: those whose parent is its digest, ``:digest``, or
             begins with it, from ``:low`` to below ``:high``.
-        newest_tag: What stands for the AEAD tag of the newest record of a row that has none.
     """
 
     __slots__ = (
@@ -242,12 +166,13 @@ class ContainerRows:
         "_header",
         "_kind",
         "_lock",
-        "_newest_tag",
+        "_rewrite",
         "_stray",
+        "_update",
     )
 
-    def __init__(self, kind: Kind, *below: sa.Delete, newest_tag: bytes = b"") -> None:
-        self._kind, self._below, self._newest_tag = kind, below, newest_tag
+    def __init__(self, kind: Kind, *below: sa.Delete) -> None:
+        self._kind, self._below = kind, below
         self._stray = [
             one.where(~select(_sessions.digest).where(row_of(kind)).exists()) for one in below
         ]
@@ -255,6 +180,12 @@ class ContainerRows:
         self._lock = select(*STATE).where(row_of(kind)).with_for_update()
         self._header = select(*STATE, _sessions.sealed).where(row_of(kind))
         self._delete = delete(schema.sessions).where(row_of(kind))
+        self._update = update_container(kind)
+        self._rewrite = (
+            update(schema.sessions)
+            .where(row_of(kind))
+            .values({n: _given(n) for n in (*ContainerState._fields, "sealed")})
+        )
 
     def lock(self, transaction: Transaction, keys: ScopeKeys, digest: bytes) -> Row | None:
         """The row as ``STATE`` has it, whatever it says, locked until the transaction ends."""
@@ -306,14 +237,14 @@ class ContainerRows:
         keys: ScopeKeys,
         digest: bytes,
         header: bytes,
-        generation: bytes,
+        birth: bytes,
         now: int,
     ) -> ContainerState:
         """The row's state, the row locked, and inserted before if it is absent.
 
         Args:
             header: The sealed part of a new row, in plaintext.
-            generation: 8 random bytes for a new row.
+            birth: 16 random bytes for a new row.
 
         Raises:
             ScopeGone: The scope was erased meanwhile; nothing was written.
@@ -321,47 +252,130 @@ class ContainerRows:
         for _ in range(_ATTEMPTS):
             if state := self.current(transaction, keys, digest, now):
                 return state
-            new = self.empty(generation)
+            new = self.empty(keys, digest, birth, now)
             transaction.execute(
                 self._create[transaction.is_postgres],
                 scope_id=keys.scope_id,
                 digest=digest,
                 incarnation=keys.incarnation,
-                generation=generation,
-                head=new.row_mac(keys, digest),
-                sealed=self.sealed(keys, digest, header),
-                now=now,
+                new_sealed=self._sealed(keys, digest, new, header),
+                **new.new(),
             )
         raise ScopeGone
 
-    def empty(self, generation: bytes, expires_at: int | None = None) -> ContainerState:
-        """The state of a row with nothing below it."""
-        return ContainerState(self._newest_tag, 0, 0, expires_at, generation)
+    def empty(
+        self, keys: ScopeKeys, digest: bytes, birth: bytes, now: int, expires_at: int | None = None
+    ) -> ContainerState:
+        """The state of a row that begins its life, with nothing below it."""
+        new = ContainerState(
+            row_mac=b"",
+            birth=birth,
+            generation=birth[:GENERATION_BYTES],
+            next_sequence=0,
+            count=0,
+            size=0,
+            members=keys.members.masked(0),
+            newest=None,
+            channels=None,
+            state=_OPEN,
+            is_pinned=0,
+            idle_lifetime=None,
+            absolute_lifetime=None,
+            created_at=now,
+            updated_at=now,
+            expires_at=expires_at,
+            revision=0,
+        )
+        return new.authenticated(self._kind, keys, digest)
+
+    def begin_again(
+        self,
+        transaction: Transaction,
+        keys: ScopeKeys,
+        digest: bytes,
+        state: ContainerState,
+        header: bytes,
+        birth: bytes,
+        now: int,
+    ) -> None:
+        """Begin another life of the row, with nothing below it; the row must be locked.
+
+        Nothing of the former life opens any more, its header neither.
+
+        Args:
+            state: As it is.
+            header: Takes the former's place.
+            birth: 16 random bytes.
+        """
+        self.rewrite(
+            transaction,
+            keys,
+            digest,
+            state._replace(
+                birth=birth,
+                generation=birth[:GENERATION_BYTES],
+                next_sequence=0,
+                count=0,
+                size=0,
+                members=keys.members.masked(0),
+                newest=None,
+                channels=None,
+                updated_at=now,
+            ),
+            header,
+        )
+
+    def update(
+        self, transaction: Transaction, keys: ScopeKeys, digest: bytes, state: ContainerState
+    ) -> ContainerState:
+        """Store the counters of ``state``; the row must be locked. Returns what is stored."""
+        state = state.authenticated(self._kind, keys, digest)
+        transaction.execute(self._update, scope_id=keys.scope_id, digest=digest, **state.new())
+        return state
+
+    def rewrite(
+        self,
+        transaction: Transaction,
+        keys: ScopeKeys,
+        digest: bytes,
+        state: ContainerState,
+        header: bytes,
+    ) -> None:
+        """Store every column of ``state`` and another header; the row must be locked."""
+        state = state._replace(revision=state.revision + 1)
+        transaction.execute(
+            self._rewrite,
+            scope_id=keys.scope_id,
+            digest=digest,
+            new_sealed=self._sealed(keys, digest, state, header),
+            **state.authenticated(self._kind, keys, digest).new(),
+        )
 
     def header(
         self, transaction: Transaction, keys: ScopeKeys, digest: bytes
     ) -> tuple[ContainerState, bytes] | None:
         """The row's state and its header in plaintext."""
         row = transaction.row(self._header, scope_id=keys.scope_id, digest=digest)
-        if row is None:
-            return None
-        return ContainerState.checked(self._kind, keys, digest, row), self._opened(
-            keys, digest, row[5]
-        )
-
-    def sealed(self, keys: ScopeKeys, digest: bytes, header: bytes) -> bytes:
-        """A header as the row holds it."""
-        return keys.seal(keys.aad_prefix(self._kind, b""), digest, header)
+        return None if row is None else self._opened(keys, digest, row, row[-1])
 
     def listed(self, keys: ScopeKeys, row: Row) -> Listed:
         """A row as ``LISTED`` has it; one that was tampered with does not fail the others."""
-        digest, sealed, *times = row[5:]
+        *columns, digest, sealed = row
+        state = ContainerState._make(columns)
         try:
-            ContainerState.checked(self._kind, keys, digest, row)
-            header = self._opened(keys, digest, sealed)
+            header = self._opened(keys, digest, row, sealed)[1]
         except RecordDoesNotOpen:
             header = None
-        return Listed(digest, header, row[2], *times)
+        return Listed(digest, header, state.count, state.size, state.created_at, state.updated_at)
 
-    def _opened(self, keys: ScopeKeys, digest: bytes, sealed: bytes) -> bytes:
-        return keys.open(keys.aad_prefix(self._kind, b""), digest, sealed, self._kind)
+    def _opened(
+        self, keys: ScopeKeys, digest: bytes, row: Row, sealed: bytes
+    ) -> tuple[ContainerState, bytes]:
+        state = ContainerState.checked(self._kind, keys, digest, row)
+        return state, open_header(self._kind, keys, digest, state, sealed)
+
+    def _sealed(
+        self, keys: ScopeKeys, digest: bytes, state: ContainerState, header: bytes
+    ) -> bytes:
+        prefix = keys.aad_prefix(self._kind, b"", state.birth)
+        return keys.seal(prefix, header_key(digest, state), header)

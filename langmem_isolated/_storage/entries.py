@@ -7,9 +7,10 @@ bytes::
     1 form | 8 updated | 8 expires | 4 length of the names | 4 of the key | 4 of the tag
     names, framed | key | tag | value
 
-Times are ms since 1970, UTC; 0 is no expiry. The table's columns for times and tag must say what
+Times are µs since 1970, UTC; 0 is no expiry. The table's columns for times and tag must say what
 the sealed ones do: who can write to the table cannot let an entry live longer, seem newer or be
-found by another tag. Expired means absent.
+found by another tag. Expired means absent. Beside the expiry stands a MAC of it, as with every
+record that has one, for those who sweep without opening.
 """
 
 import struct
@@ -21,9 +22,10 @@ from sqlalchemy import bindparam, delete, select
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._crypto.sealing import framed
+from langmem_isolated._crypto.sealing import framed, unframed
 from langmem_isolated._database import schema
 from langmem_isolated._database.transactions import Row, Transaction
+from langmem_isolated._storage.expiry import check_expiry, expiry_mac
 from langmem_isolated._storage.scoped_database import ScopeGone
 from langmem_isolated._storage.upserts import upserts
 from langmem_isolated.errors import RecordDoesNotOpen, RecordError
@@ -88,7 +90,7 @@ _SWEEP = (
 # By whether it is PostgreSQL.
 _PUT = upserts(
     {c.name: bindparam(c.name) for c in schema.records.columns if c.name != "alias"},
-    ("tag", "sealed", "size", "updated_at", "expires_at"),
+    ("tag", "sealed", "size", "updated_at", "expires_at", "expiry_mac"),
 )
 
 
@@ -134,7 +136,12 @@ class _Namespace:
             "created_at": now,
             "updated_at": now,
             "expires_at": expires_at,
+            "expiry_mac": None if expires_at is None else self.expiry_mac(key, now, expires_at),
         }
+
+    def expiry_mac(self, key: bytes, updated_at: int, expires_at: int) -> bytes:
+        address = self.parent, key
+        return expiry_mac(self._keys, Kind.ENTRY, address, updated_at, expires_at)
 
     def opened(self, rows: Iterable[Row]) -> list[Entry]:
         """The entries of rows.
@@ -164,6 +171,24 @@ class _Namespace:
                 Kind.ENTRY.label, "its times or its tag are not those it was put with"
             )
         return entry
+
+
+def check(keys: ScopeKeys, parent: bytes, row: Row, mac: bytes | None) -> None:
+    """Open an entry of any space, by its row as the statements have it, and its expiry's MAC.
+
+    Raises:
+        RecordDoesNotOpen: It was changed, moved or exchanged.
+        RecordError: A later version of this package wrote it.
+    """
+    digest, sealed, _, updated_at, expires_at = row
+    plaintext = keys.open(keys.aad_prefix(Kind.ENTRY, parent), digest, sealed, Kind.ENTRY)
+    names = _HEAD.unpack_from(plaintext)[3]
+    space = _Namespace(keys, unframed(plaintext[_HEAD.size : _HEAD.size + names]))
+    (entry,) = space.opened([row])
+    if (space.parent, space.key(entry.key)) != (parent, digest):
+        raise RecordDoesNotOpen(Kind.ENTRY.label, "it stands at another's address")
+    is_expected, expiry = expires_at is not None, (expires_at, mac)
+    check_expiry(keys, Kind.ENTRY, (parent, digest), updated_at, expiry, is_expected=is_expected)
 
 
 def _chunks(digests: Iterable[bytes], size: int = _AT_ONCE) -> list[dict[str, bytes]]:
@@ -205,8 +230,8 @@ def put(
     Args:
         names: The space's.
         entries: One or more.
-        now: The time, in ms, that they were put at.
-        lifetime: How long they live, in ms; for ever by default.
+        now: The time, in µs, that they were put at.
+        lifetime: How long they live, in µs; for ever by default.
 
     Raises:
         ScopeGone: The scope was erased; nothing was written.
@@ -250,7 +275,7 @@ def page(
 
 
 def newest(transaction: Transaction, keys: ScopeKeys, names: Names, now: int) -> int:
-    """When something was last put into a space, in ms; 0 for an empty one.
+    """When something was last put into a space, in µs; 0 for an empty one.
 
     Raises:
         RecordDoesNotOpen: The entry was changed, moved or exchanged.
@@ -272,7 +297,7 @@ def updated_between(
     limit: int,
     now: int,
 ) -> list[bytes]:
-    """Up to ``limit`` keys of a space that were put last between two times, in ms, without these.
+    """Up to ``limit`` keys of a space that were put last between two times, in µs, without these.
 
     With ``tags`` those alone that have one of them.
 

@@ -139,6 +139,7 @@ class ScopedDatabase:
             except RecordDoesNotOpen as error:
                 fresh = self.rotated_keys(keys, error.key_id)
                 if fresh is None:
+                    self._expect_same_life(keys)
                     raise
             return door(operation, self._same_incarnation(fresh), *args, **kwargs)
         except (ScopeGone, Conflict) as error:
@@ -158,6 +159,17 @@ class ScopedDatabase:
                 return fresh
             self._keyring.forget(self.owner)
         return None
+
+    def _expect_same_life(self, keys: ScopeKeys) -> None:
+        """Refuse keys of a life that ended in another process: what is there now is no damage.
+
+        Raises:
+            KeyDestroyed: The owner was erased, whether or not it has come back since.
+        """
+        self._keyring.forget(self.owner)
+        now = self._keyring.find(self.owner)
+        if now is None or now.incarnation != keys.incarnation:
+            raise KeyDestroyed
 
     def _same_incarnation(self, keys: ScopeKeys) -> ScopeKeys:
         if self._incarnation is None:

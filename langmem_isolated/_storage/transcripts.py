@@ -1,7 +1,7 @@
 """Transcripts: every message of a scope's sessions and threads, and their embeddings.
 
-Each session and thread is read under its row's ``head``: one whose head the caller knows already is
-not read again. All come from one state of the database. An embedding has the key of the message it
+Each session and thread is read under its row MAC: one whose row MAC the caller knows already is not
+read again. All come from one state of the database. An embedding has the key of the message it
 was made of, and goes with it.
 """
 
@@ -17,14 +17,8 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database import schema
 from langmem_isolated._database.transactions import Row, Transaction
-from langmem_isolated._storage.containers import (
-    DIGEST,
-    LISTED,
-    SCOPE_ID,
-    STATE,
-    ContainerState,
-    row_of,
-)
+from langmem_isolated._storage.container_state import STATE, ContainerState, open_header
+from langmem_isolated._storage.containers import DIGEST, LISTED, SCOPE_ID, row_of
 from langmem_isolated._storage.sessions.reading import LATEST, opened
 from langmem_isolated._storage.upserts import upserts
 from langmem_isolated.errors import RecordDoesNotOpen
@@ -88,18 +82,18 @@ class Source(NamedTuple):
 
 
 Line = tuple[bytes, bytes, int]
-"""Key and plaintext of one record below a source, and when it was stored (ms since 1970, UTC)."""
+"""Key and plaintext of one record below a source, and when it was stored (µs since 1970, UTC)."""
 
 
 class Transcript(NamedTuple):
     """A session or thread: its row, and its lines in the order they were stored."""
 
     source: Source
-    head: bytes
+    row_mac: bytes
     header: bytes
-    generation: bytes
+    birth: bytes
     lines: list[Line] | None
-    """``None`` where the caller knew the head."""
+    """``None`` where the caller knew the row MAC."""
 
 
 def read(
@@ -113,8 +107,8 @@ def read(
 
     Args:
         wanted: Which; all when ``None``.
-        is_known: Whether the caller has read a source under this head before.
-        now: Milliseconds since 1970, UTC.
+        is_known: Whether the caller has read a source under this row MAC before.
+        now: Microseconds since 1970, UTC.
 
     Raises:
         RecordDoesNotOpen: Something was changed, moved or exchanged, or messages are missing.
@@ -129,20 +123,19 @@ def read(
     transcripts = []
     for source in chosen:
         row = states[source]
-        # Before anything else: who reads with a former life's keys is told so.
-        header = keys.open(keys.aad_prefix(source.kind, b""), source.digest, row[6], source.kind)
         state = ContainerState.checked(source.kind, keys, source.digest, row)
+        header = open_header(source.kind, keys, source.digest, state, row[-1])
         if not state.is_expired(now):
             lines = None
             if source in stale:
-                lines = _lines(keys, source, row, records.get(source, []), now)
-            transcripts.append(Transcript(source, row[0], header, state.generation, lines))
+                lines = _lines(keys, source, state, records.get(source, []), now)
+            transcripts.append(Transcript(source, state.row_mac, header, state.birth, lines))
     return transcripts
 
 
 def _states(transaction: Transaction, keys: ScopeKeys) -> dict[Source, Row]:
     rows = transaction.rows(_STATES, scope_id=keys.scope_id)
-    return {Source(Kind(row[0]), row[6]): row[1:] for row in rows}
+    return {Source(Kind(row[0]), row[-2]): row[1:] for row in rows}
 
 
 def _records_below(
@@ -163,13 +156,16 @@ def _records_below(
     return found
 
 
-def _lines(keys: ScopeKeys, source: Source, row: Row, records: list[Row], now: int) -> list[Line]:
+def _lines(
+    keys: ScopeKeys, source: Source, state: ContainerState, records: list[Row], now: int
+) -> list[Line]:
     if source.kind is Kind.SESSION:
-        rows = [(None, None, *row[:5]), *records]
-        messages = opened(keys, source.digest, rows, now, LATEST, LATEST).messages
+        sealed = [row[:2] for row in records]
+        messages = opened(keys, source.digest, state, sealed, now, LATEST, LATEST).messages
         records.sort(key=_key)
     else:
-        opener = keys.opener(keys.aad_prefix(Kind.ELEMENT, source.digest), Kind.ELEMENT)
+        place = keys.aad_prefix(Kind.ELEMENT, source.digest, state.birth)
+        opener = keys.opener(place, Kind.ELEMENT)
         messages = [opener(key, sealed) for key, sealed, _ in records]
     if [stored for *_, stored in records if type(stored) is not int]:
         # SQLite keeps any type in any column.
@@ -182,19 +178,13 @@ class Embedded(NamedTuple):
     """An embedding on its way in or out: of which record, below which source in which life."""
 
     source: Source
-    generation: bytes
+    birth: bytes
     key: bytes
     plaintext: bytes
 
 
-def _embedding_prefix(keys: ScopeKeys, source: Source, generation: bytes) -> bytes:
-    # A thread's generation changes while its elements stay, and none gets another's number.
-    life = generation if source.kind is Kind.SESSION else b""
-    return keys.aad_prefix(Kind.EMBEDDING, source.digest + life)
-
-
 def embeddings(
-    transaction: Transaction, keys: ScopeKeys, generations: Mapping[Source, bytes]
+    transaction: Transaction, keys: ScopeKeys, births: Mapping[Source, bytes]
 ) -> dict[tuple[Source, bytes], bytes]:
     """The embeddings below these sources, in plaintext, by source and key.
 
@@ -202,8 +192,8 @@ def embeddings(
         RecordDoesNotOpen: One was changed, moved or exchanged.
     """
     openers = {
-        source: keys.opener(_embedding_prefix(keys, source, generation), Kind.EMBEDDING)
-        for source, generation in generations.items()
+        source: keys.opener(keys.aad_prefix(Kind.EMBEDDING, source.digest, birth), Kind.EMBEDDING)
+        for source, birth in births.items()
     }
     rows = transaction.rows(_EMBEDDINGS, scope_id=keys.scope_id)
     sources = {source: source for source in openers}
@@ -219,21 +209,17 @@ def put_embeddings(
 ) -> None:
     """Store embeddings, in place of older ones, below those sources that are still what they were.
 
-    A session or thread that was removed, cleared or swept meanwhile gets none.
+    A session or thread that was removed or cleared meanwhile gets none.
     """
     groups: dict[tuple[Source, bytes], list[Embedded]] = defaultdict(list)
     for one in embedded:
-        groups[one.source, one.generation].append(one)
+        groups[one.source, one.birth].append(one)
     # In one order everywhere: two who embed the same messages wait for each other.
-    for (source, generation), members in sorted(groups.items()):
+    for (source, birth), members in sorted(groups.items()):
         shared = {"scope_id": keys.scope_id, "digest": source.digest}
         row = transaction.row(_LOCKS[source.kind], **shared)
-        if (
-            row
-            and ContainerState.checked(source.kind, keys, source.digest, row).generation
-            == generation
-        ):
-            place = _embedding_prefix(keys, source, generation)
+        if row and ContainerState.checked(source.kind, keys, source.digest, row).birth == birth:
+            place = keys.aad_prefix(Kind.EMBEDDING, source.digest, birth)
             sealed = (
                 (one.key, keys.seal(place, one.key, one.plaintext, compress=False))
                 for one in members

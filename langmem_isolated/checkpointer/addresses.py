@@ -7,7 +7,7 @@ from langchain_core.runnables import RunnableConfig
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated.errors import ScopeError
-from langmem_isolated.scope import checked_id
+from langmem_isolated.scope import checked_thread_id
 
 ID_BYTES = 16
 
@@ -28,10 +28,20 @@ class Address(NamedTuple):
         """
         configurable = config.get("configurable", {})
         return cls(
-            checked_id("thread_id", configurable.get("thread_id")),
+            checked_thread_id("thread_id", configurable.get("thread_id")),
             checked_namespace(configurable.get("checkpoint_ns")) or "",
             configurable.get("checkpoint_id") or None,
         )
+
+
+def refuse_text(name: str, ids: object) -> None:
+    """Refuse a text where ids are listed: each of its letters would count as one.
+
+    Raises:
+        TypeError: It is one.
+    """
+    if isinstance(ids, str):
+        raise TypeError(f"{name} must be a list of ids, got a str. Nothing was changed.")
 
 
 def checked_namespace(value: object) -> str | None:
@@ -80,11 +90,6 @@ def parent_of(keys: ScopeKeys, address: Address) -> bytes:
     """Under what the checkpoints of a namespace stand."""
     namespace = keys.pseudonym(Kind.CHECKPOINT, b"namespace", address.namespace.encode())
     return thread_digest(keys, address.thread_id) + namespace
-
-
-def mac_of(keys: ScopeKeys, digest: bytes, plaintext: bytes) -> bytes:
-    """What finds an element in its thread."""
-    return keys.pseudonym(Kind.ELEMENT, digest, plaintext)
 
 
 def any_text(text: str) -> bytes:

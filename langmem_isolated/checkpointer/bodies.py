@@ -17,9 +17,11 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.threads import reading
-from langmem_isolated._storage.threads.addresses import Slot
+from langmem_isolated._storage.threads.addresses import Life, Slot
+from langmem_isolated._storage.threads.listing import ThreadRows
 from langmem_isolated._storage.threads.reading import Found
 from langmem_isolated.checkpointer.addresses import Address, id_text
+from langmem_isolated.checkpointer.channel_versions import restored
 from langmem_isolated.errors import RecordDoesNotOpen, RecordError
 
 BODY_V1 = b"\x01"
@@ -83,37 +85,43 @@ def bodies_of(found: Found) -> list[Body]:
 
 
 def elements_of(
-    transaction: Transaction, keys: ScopeKeys, digest: bytes, bodies: Iterable[Body]
+    transaction: Transaction, keys: ScopeKeys, life: Life, bodies: Iterable[Body]
 ) -> dict[int, bytes] | None:
     """The elements that bodies refer to; ``None`` when one is missing."""
     wanted = {number for body in bodies for number in body.numbers}
-    elements = reading.elements(transaction, keys, digest, wanted)
+    elements = reading.elements(transaction, keys, life, wanted)
     return elements if len(elements) == len(wanted) else None
 
 
 def required_elements(
-    transaction: Transaction, keys: ScopeKeys, digest: bytes, bodies: Iterable[Body]
+    transaction: Transaction, keys: ScopeKeys, life: Life, bodies: Iterable[Body]
 ) -> dict[int, bytes]:
     """The elements that bodies refer to.
 
     Raises:
         RecordDoesNotOpen: One is missing.
     """
-    elements = elements_of(transaction, keys, digest, bodies)
+    elements = elements_of(transaction, keys, life, bodies)
     if elements is None:
         raise RecordDoesNotOpen(Kind.CHECKPOINT.label, "elements it refers to are missing")
     return elements
 
 
 def decoders(
-    transaction: Transaction, keys: ScopeKeys, bodies: Mapping[Slot, list[Body]], serde: Serde
+    transaction: Transaction,
+    keys: ScopeKeys,
+    bodies: Mapping[Slot, list[Body]],
+    threads: ThreadRows,
+    serde: Serde,
 ) -> dict[bytes, Decoder]:
     """For each thread, what decodes its bodies, whose messages share their objects."""
     by_thread: dict[bytes, list[Body]] = {}
     for slot, its_bodies in bodies.items():
         by_thread.setdefault(slot.thread_digest, []).extend(its_bodies)
     return {
-        digest: Decoder(required_elements(transaction, keys, digest, its_bodies), None, serde)
+        digest: Decoder(
+            required_elements(transaction, keys, threads[digest].life, its_bodies), None, serde
+        )
         for digest, its_bodies in by_thread.items()
     }
 
@@ -130,7 +138,7 @@ def snapshot_of(thread_id: str, slot: Slot, decoder: Decoder, bodies: list[Body]
     return Snapshot(
         Address(thread_id, namespace, id_text(slot.key)),
         parent and id_text(parent),
-        {**envelope, "channel_values": channel_values},
+        {**restored(envelope), "channel_values": channel_values},
         metadata,
         [write for _, write in sorted(writes, key=lambda write: write[0])],
     )

@@ -11,6 +11,7 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.threads import reading
 from langmem_isolated._storage.threads.addresses import Bounds, Slot
+from langmem_isolated._storage.threads.listing import ThreadRows
 from langmem_isolated.checkpointer.addresses import Address, id_bytes, parent_of, thread_digest
 from langmem_isolated.checkpointer.bodies import Body, Outline, decoders, snapshot_of
 from langmem_isolated.checkpointer.listing import PAGE
@@ -41,6 +42,7 @@ class _Chain:
         self._keys = keys
         self._thread = digest
         self._parent = parent
+        self.threads = ThreadRows(transaction, keys)
         self._read: dict[bytes, tuple[Slot, list[bytes]]] = {}
 
     def parent_of_target(self, checkpoint_id: str | None, now: int) -> bytes | None:
@@ -61,9 +63,10 @@ class _Chain:
                 Bounds.namespace(self._parent),
                 (key + b"\x00", b""),
                 PAGE,
+                self.threads,
             )
             slots = [slot for slot, _ in stored]
-            writes = reading.writes_behind(self._transaction, self._keys, slots)
+            writes = reading.writes_behind(self._transaction, self._keys, slots, self.threads)
             for slot, body in stored:
                 self._read[slot.key] = slot, [body, *writes[slot.parent, slot.key]]
         return self._read.get(key)
@@ -91,7 +94,7 @@ def walk(
         outline = Outline.of(plaintexts[0])
         missing -= outline.values.keys()
         cursor = outline.parent
-    by_thread = decoders(transaction, keys, walked, serde)
+    by_thread = decoders(transaction, keys, walked, chain.threads, serde)
     left = dict(histories)
     for slot, bodies in walked.items():
         ancestor = snapshot_of(address.thread_id, slot, by_thread[digest], bodies)

@@ -10,8 +10,9 @@ from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._codecs.headers import decode_header
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._storage.threads import listing, reading
+from langmem_isolated._storage.threads import reading
 from langmem_isolated._storage.threads.addresses import END, Bounds, Slot
+from langmem_isolated._storage.threads.listing import ThreadRow, ThreadRows
 from langmem_isolated.checkpointer.addresses import (
     Address,
     checked_namespace,
@@ -20,7 +21,7 @@ from langmem_isolated.checkpointer.addresses import (
     thread_digest,
 )
 from langmem_isolated.checkpointer.bodies import Body, Outline, Snapshot, decoders, snapshot_of
-from langmem_isolated.scope import checked_id
+from langmem_isolated.scope import checked_thread_id
 
 PAGE = 100
 
@@ -58,7 +59,7 @@ class ListCursor:
         if only:
             end = min(end, id_bytes(only) + b"\x00")
         return cls(
-            thread_id=None if thread_id is None else checked_id("thread_id", thread_id),
+            thread_id=None if thread_id is None else checked_thread_id("thread_id", thread_id),
             namespace=checked_namespace(configurable.get("checkpoint_ns")),
             only=id_bytes(only) if only else None,
             filter=filter_ or {},
@@ -115,23 +116,26 @@ def page(
     # A copy: the operation may be tried again.
     listing = replace(asked)
     bounds = listing.bounds(keys)
+    threads = ThreadRows(transaction, keys)
     names: dict[bytes, str | None] = {}
     matching: list[tuple[Slot, bytes]] = []
     while not matching and not listing.is_done:
-        stored = reading.checkpoints(transaction, keys, bounds, listing.before, listing.page_size)
+        stored = reading.checkpoints(
+            transaction, keys, bounds, listing.before, listing.page_size, threads
+        )
         listing.advance(stored)
         wanted = [row for row in stored if listing.wants(row[0], Outline.of(row[1]))]
         for slot, _ in wanted:
             if slot.thread_digest not in names:
-                names[slot.thread_digest] = _name_of(transaction, keys, slot.thread_digest, now)
+                names[slot.thread_digest] = _name_of(threads[slot.thread_digest], now)
         matching = [row for row in wanted if names[row[0].thread_digest] is not None]
     matching = listing.take(matching)
-    writes = reading.writes_behind(transaction, keys, [slot for slot, _ in matching])
+    writes = reading.writes_behind(transaction, keys, [slot for slot, _ in matching], threads)
     bodies = {
         slot: [Body.of(body), *map(Body.of, writes[slot.parent, slot.key])]
         for slot, body in matching
     }
-    by_thread = decoders(transaction, keys, bodies, serde)
+    by_thread = decoders(transaction, keys, bodies, threads, serde)
     snapshots = [
         snapshot_of(
             cast("str", names[slot.thread_digest]), slot, by_thread[slot.thread_digest], its_bodies
@@ -141,7 +145,6 @@ def page(
     return snapshots, listing
 
 
-def _name_of(transaction: Transaction, keys: ScopeKeys, digest: bytes, now: int) -> str | None:
+def _name_of(thread: ThreadRow, now: int) -> str | None:
     """A thread's id; ``None`` when it is expired."""
-    header = listing.header_of(transaction, keys, digest, now)
-    return None if header is None else decode_header(header).session_id
+    return None if thread.state.is_expired(now) else decode_header(thread.header).session_id

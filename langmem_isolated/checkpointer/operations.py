@@ -7,10 +7,11 @@ from typing import NamedTuple
 from langmem_isolated._codecs.headers import Header, encode_header
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._storage.containers import GENERATION_BYTES
+from langmem_isolated._storage.container_state import BIRTH_BYTES
 from langmem_isolated._storage.threads import listing, reading, writing
+from langmem_isolated._storage.threads.addresses import Life
 from langmem_isolated._storage.threads.reading import Found
-from langmem_isolated.checkpointer.addresses import mac_of, thread_digest
+from langmem_isolated.checkpointer.addresses import thread_digest
 from langmem_isolated.checkpointer.bodies import Body, bodies_of
 
 
@@ -42,7 +43,11 @@ def read_with_elements(
     if found is None:
         return None
     bodies = bodies_of(found)
-    return Read(found, bodies, find_elements(transaction, keys, asked.digest, bodies))
+    return Read(
+        found,
+        bodies,
+        find_elements(transaction, keys, Life(asked.digest, found.state.birth), bodies),
+    )
 
 
 def delete_thread(transaction: Transaction, keys: ScopeKeys, thread_id: str) -> None:
@@ -61,7 +66,6 @@ def copy_thread(
         thread_digest(keys, source_id),
         target,
         encode_header(Header(target_id)),
-        lambda plaintext: mac_of(keys, target, plaintext),
-        os.urandom(GENERATION_BYTES),
+        os.urandom(BIRTH_BYTES),
         now,
     )

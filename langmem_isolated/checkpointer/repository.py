@@ -21,11 +21,13 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._runtime.clock import now
-from langmem_isolated._storage.containers import GENERATION_BYTES, Listed
+from langmem_isolated._runtime.clock import lifetime, now
+from langmem_isolated._storage.container_state import BIRTH_BYTES, GENERATION_BYTES
+from langmem_isolated._storage.containers import Listed
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.threads import listing, reading, writing
-from langmem_isolated._storage.threads.addresses import Slot
+from langmem_isolated._storage.threads.addresses import Life, Slot, mac_of
+from langmem_isolated._storage.threads.listing import ThreadRows
 from langmem_isolated._storage.threads.reading import OpenBody
 from langmem_isolated._storage.threads.writing import NewBody, NewElement, Stored
 from langmem_isolated.checkpointer import operations, pruning
@@ -33,7 +35,6 @@ from langmem_isolated.checkpointer.addresses import (
     Address,
     any_text,
     id_bytes,
-    mac_of,
     parent_of,
     run_tag,
     thread_digest,
@@ -45,6 +46,7 @@ from langmem_isolated.checkpointer.bodies import (
     required_elements,
     snapshot_of,
 )
+from langmem_isolated.checkpointer.channel_versions import shortened
 from langmem_isolated.checkpointer.delta_history import History, walk
 from langmem_isolated.checkpointer.listing import ListCursor, page
 from langmem_isolated.checkpointer.operations import Asked, read_with_elements
@@ -70,7 +72,7 @@ class ThreadRepository:
         self.records = records
         self._known = known
         self._serde = serde
-        self._ttl = ttl
+        self._lifetime = lifetime(ttl)
 
     def get(self, address: Address) -> Snapshot | None:
         """The checkpoint at ``address``."""
@@ -124,9 +126,11 @@ class ThreadRepository:
 
     def _verify(self, transaction: Transaction, keys: ScopeKeys, thread_id: str) -> int:
         digest = thread_digest(keys, thread_id)
-        bodies = reading.verified(transaction, keys, digest)
-        required_elements(transaction, keys, digest, [Body.of(body.plaintext) for body in bodies])
-        return len(bodies)
+        stored = reading.verified(transaction, keys, digest)
+        if stored:
+            life = ThreadRows(transaction, keys)[digest].life
+            required_elements(transaction, keys, life, [Body.of(one.plaintext) for one in stored])
+        return len(stored)
 
     def put(
         self,
@@ -137,7 +141,7 @@ class ThreadRepository:
         """Store a checkpoint whose parent is ``address``; the same id again replaces it."""
         parent = address.checkpoint_id and id_bytes(address.checkpoint_id)
         key = id_bytes(checkpoint["id"])
-        envelope = {name: part for name, part in checkpoint.items() if name != "channel_values"}
+        envelope = shortened(checkpoint)
         run_id = metadata.get("run_id")
 
         def encode(encoder: Encoder) -> bytes:
@@ -202,11 +206,14 @@ class ThreadRepository:
         writes: IndexedWrites,
     ) -> tuple[bytes | None, IndexedWrites]:
         """What a task has stored, in plaintext, and ``writes`` together with it."""
-        plaintext = reading.body_at(transaction, keys, slot)
+        if (row := listing.ROWS.header(transaction, keys, slot.thread_digest)) is None:
+            return None, writes
+        life = Life(slot.thread_digest, row[0].birth)
+        plaintext = reading.body_at(transaction, keys, slot, life.birth)
         if plaintext is None:
             return None, writes
         body = Body.of(plaintext)
-        elements = required_elements(transaction, keys, slot.thread_digest, [body])
+        elements = required_elements(transaction, keys, life, [body])
         _, _, rows = Decoder(elements, None, self._serde).decode([body])[0]
         kept = {
             index: (channel, value)
@@ -230,7 +237,7 @@ class ThreadRepository:
         encoder = Encoder(known, lambda plaintext: mac_of(keys, digest, plaintext), self._serde)
         body = _new_body(encoder, encode(encoder), slot, tag, replaces)
         moment = now()
-        expires_at = None if self._ttl is None else moment + int(self._ttl.total_seconds() * 1000)
+        expires_at = None if self._lifetime is None else moment + self._lifetime
         stored = self._put_if_unchanged(keys, digest, body, known, moment, expires_at)
         if stored is None:
             # A body without numbers that were known before is right in any generation.
@@ -261,7 +268,7 @@ class ThreadRepository:
                 encode_header(Header(thread_id)),
                 body,
                 found_in,
-                os.urandom(GENERATION_BYTES),
+                os.urandom(BIRTH_BYTES),
                 now,
                 expires_at,
             )

@@ -2,7 +2,6 @@
 
 import builtins
 import copy
-import random
 from collections.abc import (
     AsyncIterator,
     Callable,
@@ -28,25 +27,27 @@ from langgraph.checkpoint.base import (
 )
 
 from langmem_isolated._adapters.config_keys import ConfigKeys
+from langmem_isolated._adapters.drop_in import DropIn, Ready
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._codecs.compat import STRICT_MSGPACK_ENABLED
 from langmem_isolated._storage.scoped_database import ScopedDatabase
-from langmem_isolated.checkpointer.addresses import Address
+from langmem_isolated.checkpointer.addresses import Address, refuse_text
+from langmem_isolated.checkpointer.channel_versions import next_version
 from langmem_isolated.checkpointer.listing import ListCursor
 from langmem_isolated.checkpointer.refusals import Refusals
 from langmem_isolated.checkpointer.repository import ThreadRepository
 from langmem_isolated.checkpointer.thread import Thread, as_thread
 from langmem_isolated.checkpointer.tuples import Tuples
 from langmem_isolated.errors import ScopeError
-from langmem_isolated.scope import Scope, checked_id
+from langmem_isolated.scope import Scope, checked_thread_id
 
 T = TypeVar("T")
 
 Resolve = Callable[[RunnableConfig | None], tuple[Scope, ScopedDatabase]]
 
 
-class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
+class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
     """A LangGraph checkpointer that reads and writes the threads of one scope, sealed.
 
     Made by ``memory.scope(…).checkpointer()``, bound to that scope, or by
@@ -57,15 +58,16 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
     Args:
         resolve: Leads a call's config to its scope and that scope's records.
         known: What this process knows of threads' elements, shared between savers.
-        allow: Types, or ``(module, name)``, that may be stored besides LangGraph's safe ones; all
-            others are refused then.
-        strict: Refuse what is not allowed, and what would come back as something else. Otherwise
-            models of pydantic, dataclasses, enums and named tuples of any class are stored, as
-            LangGraph's savers do, unless ``LANGGRAPH_STRICT_MSGPACK`` is set.
+        allow: Types, or ``(module, name)``, that may be stored besides LangGraph's safe ones.
+        strict: Refuse others, and what would come back as something else; so does ``allow``, and
+            ``LANGGRAPH_STRICT_MSGPACK``. Otherwise what LangGraph's savers store is stored.
         ttl: How long a thread is kept after it was last written; for ever by default.
         bound_to: The scope that every call means; ``None`` where each call is led to its own.
         config_keys: Under which names the configs handed out then name their scope.
+        set_up: Makes or checks the tables, for :meth:`setup`.
     """
+
+    _made_by = "checkpointer"
 
     def __init__(
         self,
@@ -77,6 +79,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         ttl: timedelta | None = None,
         bound_to: Scope | None = None,
         config_keys: ConfigKeys = ConfigKeys(),  # noqa: B008 - an immutable tuple
+        set_up: Callable[[], Ready],
     ) -> None:
         names = [(one.__module__, one.__name__) if isinstance(one, type) else one for one in allow]
         self._serde = Serde(names, is_strict=strict or bool(names) or STRICT_MSGPACK_ENABLED)
@@ -85,6 +88,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         self._resolve = resolve
         self._known = known
         self._ttl = ttl
+        self._set_up = set_up
         self.bound_to = bound_to
         self._tuples = Tuples(None if bound_to else config_keys)
 
@@ -92,10 +96,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         return f"{type(self).__name__}({'bound' if self.bound_to else 'by config'})"
 
     def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> Self:
-        """A strict copy that may store further types.
-
-        LangGraph, in its own strict mode, asks for those of the graph's schemas.
-        """
+        """A strict copy that may store further types; LangGraph's strict mode names its graph's."""
         serde = Serde(self._serde.allowed | {tuple(name) for name in extra_allowlist})
         return self._copied(_serde=serde, serde=serde.plus)
 
@@ -105,10 +106,8 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         return clone
 
     def get_next_version(self, current: int | str | None, channel: None) -> int | str:
-        """The next version of a channel: a number, or in the form of a thread begun elsewhere."""
-        if isinstance(current, str):
-            return f"{int(current.split('.')[0]) + 1:032}.{random.random():016}"  # noqa: S311
-        return 1 if current is None else current + 1
+        """The next version of a channel, one that LangGraph's own savers can go on with."""
+        return next_version(current)
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that ``config`` names, or the latest of its thread and namespace.
@@ -116,8 +115,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         Raises:
             ScopeError: The call names no scope, or an id is malformed.
             RecordDoesNotOpen: What is stored was changed, moved or removed.
-            ValueNotStorable: A subgraph of the thread could not store a value, and LangGraph may
-                have swallowed what was raised then; raised once.
+            ValueNotStorable: A subgraph could not store a value, and LangGraph may not have told.
         """
         scope, threads = self._threads(config)
         self._refusals.raise_untold(scope, Address.of(config))
@@ -219,8 +217,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
 
         Raises:
             ScopeError: The call names no scope, or an id is malformed.
-            ValueNotStorable: A value has no stored form, or a type that is not allowed; or as for
-                :meth:`get_tuple`.
+            ValueNotStorable: A value, here or before in a subgraph, is of a type that is refused.
             KeyDestroyed: The scope was erased.
         """
         scope, threads = self._threads(config)
@@ -256,8 +253,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
 
         Raises:
             ScopeError: The call names no scope or no checkpoint, or an id is malformed.
-            ValueNotStorable: A value has no stored form, or a type that is not allowed; or as for
-                :meth:`get_tuple`.
+            ValueNotStorable: A value, here or before in a subgraph, is of a type that is refused.
             KeyDestroyed: The scope was erased.
         """
         scope, threads = self._threads(config)
@@ -284,7 +280,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
 
     def delete_thread(self, thread_id: str) -> None:
         """Remove a thread with all it has; an unknown one is no error."""
-        self._threads(None)[1].delete(checked_id("thread_id", thread_id))
+        self._threads(None)[1].delete(checked_thread_id("thread_id", thread_id))
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Remove a thread; see :meth:`delete_thread`."""
@@ -296,8 +292,8 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         Raises:
             AddressTaken: The target has checkpoints already; nothing was written.
         """
-        source = checked_id("source_thread_id", source_thread_id)
-        self._threads(None)[1].copy(source, checked_id("target_thread_id", target_thread_id))
+        source = checked_thread_id("source_thread_id", source_thread_id)
+        self._threads(None)[1].copy(source, checked_thread_id("target_thread_id", target_thread_id))
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a thread; see :meth:`copy_thread`."""
@@ -308,7 +304,11 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
 
         A run is known by ``run_id`` in the checkpoints' metadata. Checkpoints of later runs stay;
         a delta channel of theirs that stood on the removed writes loses what these held.
+
+        Raises:
+            TypeError: ``run_ids`` is a text.
         """
+        refuse_text("run_ids", run_ids)
         self._threads(None)[1].delete_for_runs(run_ids)
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
@@ -332,14 +332,16 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
 
         Raises:
             ValueError: ``strategy`` is another, or ``keep_last`` is below 1.
+            TypeError: ``thread_ids`` is a text.
         """
         if strategy not in ("keep_latest", "delete") or keep_last < 1:
             raise ValueError(
                 f"strategy must be 'keep_latest' or 'delete', got {strategy!r}; keep_last must be "
                 f"1 or more, got {keep_last}."
             )
+        refuse_text("thread_ids", thread_ids)
         _, threads = self._threads(None)
-        for thread_id in [checked_id("thread_id", thread_id) for thread_id in thread_ids]:
+        for thread_id in [checked_thread_id("thread_id", thread_id) for thread_id in thread_ids]:
             if strategy == "delete":
                 threads.delete(thread_id)
             else:
@@ -367,7 +369,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
 
     def thread_size(self, thread_id: str) -> int:
         """Bytes of a thread's sealed records; 0 for an unknown one."""
-        return self._threads(None)[1].size(checked_id("thread_id", thread_id))
+        return self._threads(None)[1].size(checked_thread_id("thread_id", thread_id))
 
     async def athread_size(self, thread_id: str) -> int:
         """Bytes of a thread's sealed records; see :meth:`thread_size`."""
@@ -382,7 +384,7 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         Raises:
             RecordDoesNotOpen: Something was changed or moved, or an element is missing.
         """
-        return self._threads(None)[1].verify(checked_id("thread_id", thread_id))
+        return self._threads(None)[1].verify(checked_thread_id("thread_id", thread_id))
 
     async def averify_thread(self, thread_id: str) -> int:
         """Open everything of a thread; see :meth:`verify_thread`."""

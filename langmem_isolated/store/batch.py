@@ -28,7 +28,7 @@ from langgraph.store.base import (
 from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._runtime.clock import now_microseconds
+from langmem_isolated._runtime import clock
 from langmem_isolated._search import store_filters
 from langmem_isolated._search.vectors import VectorSpace
 from langmem_isolated._storage.items import reading, rows, writing
@@ -142,7 +142,7 @@ class Batch:
 
     def perform(self, records: ScopedDatabase) -> list[Result]:
         """Run it in one transaction; the results in the order of the operations."""
-        now = now_microseconds()
+        now = clock.now()
         if not self.answers:
             return []
         if any(self.puts.values()):
@@ -286,7 +286,12 @@ def _address(namespace: Namespace, key: object) -> Address:
 def _labels(path: NamespacePath) -> Names:
     # LangGraph's own checks quote the namespace, which may hold an address or a name.
     if not isinstance(path, tuple | list) or len(path) > MAX_DEPTH:
-        raise InvalidNamespaceError(f"A namespace must be a tuple of at most {MAX_DEPTH} labels.")
+        # LangGraph's own stores take a text for the tuple of its letters.
+        got = type(path).__name__ if not isinstance(path, tuple | list) else f"{len(path)} labels"
+        raise InvalidNamespaceError(
+            f"A namespace must be a tuple of at most {MAX_DEPTH} labels, got {got}. One of a "
+            'single label is written ("label",), with its comma.'
+        )
     labels = []
     for label in path:
         if not isinstance(label, str):

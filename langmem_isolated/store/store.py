@@ -21,7 +21,8 @@ from langgraph.store.base import (
     TTLConfig,
 )
 
-from langmem_isolated._runtime.clock import now_microseconds
+from langmem_isolated._adapters.drop_in import DropIn, Ready
+from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage.items import writing
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.scope import Scope
@@ -30,7 +31,7 @@ from langmem_isolated.store.batch import Batch, Index, Namespace, StoreIndexConf
 __all__ = ["IsolatedStore", "Namespace", "StoreIndexConfig"]
 
 
-class IsolatedStore(BaseStore):
+class IsolatedStore(DropIn, BaseStore):
     """LangGraph's long-term memory: a drop-in `BaseStore` in which each scope sees its own items.
 
     Made by ``memory.scope(…).store()``, or by ``memory.store()``, which takes the scope from the
@@ -55,6 +56,7 @@ class IsolatedStore(BaseStore):
         ttl: ``default_ttl`` (minutes) and ``refresh_on_read`` as in LangGraph's `TTLConfig`.
             Nothing sweeps by itself: :meth:`sweep` only frees space.
         bound_to: The scope that every call means; ``None`` where each call is led to its own.
+        set_up: Makes or checks the tables, for :meth:`setup`.
 
     Raises:
         ValueError: ``index`` or ``ttl`` holds a value that has no meaning here.
@@ -62,6 +64,7 @@ class IsolatedStore(BaseStore):
     """
 
     supports_ttl = True
+    _made_by = "store"
 
     def __init__(
         self,
@@ -70,12 +73,15 @@ class IsolatedStore(BaseStore):
         index: StoreIndexConfig | IndexConfig | None = None,
         ttl: TTLConfig | None = None,
         bound_to: Scope | None = None,
+        set_up: Callable[[], Ready],
     ) -> None:
         if ttl and ttl.get("omit_expired") is False:
             raise ValueError("omit_expired cannot be False: expired items are absent here.")
         self._resolve = resolve
+        self._set_up = set_up
         self.bound_to = bound_to
         self._index = Index(cast("StoreIndexConfig", index)) if index else None
+        self.embeddings = self._index.embeddings if self._index else None
         self.index_config = index
         self.ttl_config = ttl
 
@@ -112,12 +118,12 @@ class IsolatedStore(BaseStore):
 
     def sweep(self) -> int:
         """Remove the scope's expired items from the database; returns how many."""
-        return self._resolve().write_if_exists(writing.sweep, 0, now_microseconds())
+        return self._resolve().write_if_exists(writing.sweep, 0, now())
 
     async def asweep(self) -> int:
         """Remove expired items; see :meth:`sweep`."""
         records = self._resolve()
-        return await records.arun(records.write_if_exists, writing.sweep, 0, now_microseconds())
+        return await records.arun(records.write_if_exists, writing.sweep, 0, now())
 
     def get(
         self, namespace: Namespace, key: str, *, refresh_ttl: bool | None = None

@@ -590,7 +590,7 @@ async def test_an_answer_moved_or_changed_is_not_given(
             await door(cache, "lookup", prompt, MODEL)
 
 
-@pytest.mark.parametrize("change", ["updated_at = updated_at + 1", "expires_at = 9999999999999",
+@pytest.mark.parametrize("change", ["updated_at = updated_at + 1", "expires_at = 9999999999999999",
                                     "updated_at = 7"])  # fmt: skip
 async def test_an_entry_cannot_be_given_other_times(scene: Scene, door: Door, change: str):
     scene.set(change)

@@ -463,6 +463,57 @@ async def test_a_vector_of_an_earlier_put_put_back_into_its_place_counts_no_more
     assert found.score is None
 
 
+LATER, NEVER = "expires_at = expires_at + 60000000", "expires_at = NULL"
+EXPIRY_ATTACKS: dict[str, Callable[[Scene, tuple[Any, Any]], object]] = {
+    "later": lambda scene, _: scene.set(LATER),
+    "never": lambda scene, _: scene.set(NEVER),
+    "never, nor a MAC": lambda scene, _: scene.set(f"{NEVER}, expiry_mac = NULL"),
+    "no MAC": lambda scene, _: scene.set("expiry_mac = NULL"),
+    "another MAC": lambda scene, _: scene.set("expiry_mac = ?", bytes(16)),
+    "that of an earlier put": lambda scene, earlier: scene.set(
+        "expires_at = ?, expiry_mac = ?", *earlier
+    ),
+}
+
+
+@pytest.mark.parametrize("attack", EXPIRY_ATTACKS)
+async def test_an_expiry_that_was_changed_or_taken_away_is_refused(
+    scene: Scene, door: Door, attack: str
+):
+    place = ("memories", "family"), "sister"
+    scene.store.put(*place, CAT, ttl=60)
+    (earlier,) = scene.attacker("SELECT expires_at, expiry_mac FROM records WHERE kind = 8")
+    scene.store.put(*place, CAT, ttl=30)
+    assert await door(scene.store, "get", *place, refresh_ttl=False)
+
+    EXPIRY_ATTACKS[attack](scene, earlier)
+
+    for name, arguments in (("get", place), ("search", ((),))):
+        with pytest.raises(RecordDoesNotOpen, match="expiry"):
+            await door(scene.store, name, *arguments, refresh_ttl=False)
+
+
+async def test_an_item_without_an_expiry_cannot_be_given_one(scene: Scene, door: Door):
+    scene.set("expires_at = ?", 2**60)
+
+    with pytest.raises(RecordDoesNotOpen, match="expiry"):
+        await door(scene.store, "get", ("memories", "family"), "sister")
+
+
+async def test_a_refreshed_expiry_is_that_of_the_item_and_not_sealed_anew(scene: Scene, door: Door):
+    place = ("memories", "family"), "sister"
+    scene.store.put(*place, CAT, ttl=60)
+    sealed = scene.sealed_at(scene.place)
+    (before,) = scene.attacker("SELECT expires_at, expiry_mac FROM records WHERE kind = 8")
+
+    assert await door(scene.store, "get", *place, refresh_ttl=True)
+    assert await door(scene.store, "get", *place, refresh_ttl=False)
+
+    (after,) = scene.attacker("SELECT expires_at, expiry_mac FROM records WHERE kind = 8")
+    assert (after[0] > before[0], after[1] != before[1]) == (True, True)
+    assert scene.sealed_at(scene.place) == sealed
+
+
 async def test_what_can_be_done_unnoticed_is_to_remove_to_restore_and_to_date(
     scene: Scene, door: Door
 ):
@@ -472,10 +523,9 @@ async def test_what_can_be_done_unnoticed_is_to_remove_to_restore_and_to_date(
     time.sleep(0.002)  # noqa: ASYNC251 -- the next put is of another millisecond
     scene.store.put(("memories", "family"), "sister", {"text": "later"})
 
-    scene.set("created_at = ?", updated_at - 1_000)
-    scene.set("expires_at = ?", updated_at + 10**9)
+    scene.set("created_at = ?", updated_at - 1_000_000)
     item = await door(scene.store, "get", ("memories", "family"), "sister")
-    assert item.created_at.timestamp() == pytest.approx(updated_at / 1000 - 1)
+    assert item.created_at.timestamp() == pytest.approx(updated_at / 1_000_000 - 1)
     scene.set("sealed = ?, updated_at = ?", before, updated_at)
     item = await door(scene.store, "get", ("memories", "family"), "sister")
     assert item.value == CAT

@@ -111,7 +111,7 @@ NAMES = [
     ("no.such.module", "Name"),
 ]  # fmt: skip
 names = st.sampled_from(NAMES) | st.tuples(st.text(max_size=9), st.text(max_size=9))
-plain = st.none() | st.integers() | st.text(max_size=5) | st.binary(max_size=5)
+plain = st.none() | st.integers(-(2**63), 2**63) | st.text(max_size=5) | st.binary(max_size=5)
 values = st.recursive(
     plain,
     lambda inner: (

@@ -2,7 +2,10 @@
 
 A block's plaintext is, in bytes::
 
-    4 count | 16 digest of a document, for each | embedding, for each, all of one length
+    16 version | 4 count | 16 digest of each document | embedding of each, all of one length
+
+The version is random and new with every change: it stands for the block in the collection's
+multiset hash, which takes 1 µs instead of 20 for a MAC of 32 KiB.
 """
 
 from typing import NamedTuple
@@ -13,7 +16,9 @@ from langmem_isolated.errors import RecordDoesNotOpen
 
 # A block that grows is sealed anew each time; longer ones opened no faster.
 BLOCK_BYTES = 32_768
+VERSION_BYTES = 16
 _COUNT_BYTES = 4
+_HEAD_BYTES = VERSION_BYTES + _COUNT_BYTES
 NUMBER_BYTES = 8
 
 
@@ -22,16 +27,20 @@ class Block(NamedTuple):
 
     digests: list[bytes]
     embeddings: bytes
+    version: bytes = b""
 
     @classmethod
     def unpacked(cls, plaintext: bytes) -> "Block":
-        count = int.from_bytes(plaintext[:_COUNT_BYTES])
-        end = _COUNT_BYTES + count * DIGEST_BYTES
-        starts = range(_COUNT_BYTES, end, DIGEST_BYTES)
-        return cls([plaintext[start : start + DIGEST_BYTES] for start in starts], plaintext[end:])
+        count = int.from_bytes(plaintext[VERSION_BYTES:_HEAD_BYTES])
+        end = _HEAD_BYTES + count * DIGEST_BYTES
+        starts = range(_HEAD_BYTES, end, DIGEST_BYTES)
+        digests = [plaintext[start : start + DIGEST_BYTES] for start in starts]
+        return cls(digests, plaintext[end:], plaintext[:VERSION_BYTES])
 
-    def packed(self) -> bytes:
-        return len(self.digests).to_bytes(_COUNT_BYTES) + b"".join(self.digests) + self.embeddings
+    def packed(self, version: bytes) -> bytes:
+        """The plaintext of a block that has changed; ``version`` is 16 random bytes."""
+        count = len(self.digests).to_bytes(_COUNT_BYTES)
+        return b"".join((version, count, *self.digests, self.embeddings))
 
     @property
     def length(self) -> int:

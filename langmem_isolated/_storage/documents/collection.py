@@ -9,9 +9,7 @@ from typing import NamedTuple, TypeVar
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._storage.containers import (
-    ContainerState,
-)
+from langmem_isolated._storage.container_state import ContainerState, member_part
 from langmem_isolated._storage.documents import statements as sql
 from langmem_isolated._storage.documents.blocks import NUMBER_BYTES, Block, number_of, refused
 
@@ -45,15 +43,24 @@ class Collection:
 
     def aad_prefix(self, kind: Kind) -> bytes:
         """Where records of ``kind`` stand; those of an emptied collection do not open there."""
-        return self.keys.aad_prefix(kind, self.digest + self.state.generation)
+        return self.keys.aad_prefix(kind, self.digest, self.state.birth)
 
     def open(self, kind: Kind, key: bytes, sealed: bytes) -> bytes:
         if kind not in self._openers:
             self._openers[kind] = self.keys.opener(self.aad_prefix(kind), kind)
         return self._openers[kind](key, sealed)
 
+    def part(self, kind: Kind, key: bytes, stored_at: object, content: bytes) -> int:
+        """What a document, by its plaintext, or a block, by its version, adds to ``members``."""
+        return member_part(self.keys, kind, (self.digest, key), stored_at, content)
+
     def document(self, key: bytes, sealed: bytes) -> StoredDocument:
         plaintext = self.open(Kind.DOCUMENT, key, sealed)
+        return self.stored(plaintext)
+
+    @staticmethod
+    def stored(plaintext: bytes) -> StoredDocument:
+        """What a document's plaintext holds."""
         return StoredDocument(int.from_bytes(plaintext[:NUMBER_BYTES]), plaintext[NUMBER_BYTES:])
 
     def document_digest(self, name: bytes) -> bytes:

@@ -5,14 +5,8 @@ from sqlalchemy import bindparam, delete, select
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._database import schema
-from langmem_isolated._storage.containers import (
-    DIGEST,
-    SCOPE_ID,
-    STATE,
-    reset_container,
-    row_of,
-    update_container,
-)
+from langmem_isolated._storage.container_state import STATE
+from langmem_isolated._storage.containers import DIGEST, SCOPE_ID, row_of
 from langmem_isolated._storage.upserts import upserts
 
 _records, _sessions = schema.records.c, schema.sessions.c
@@ -29,8 +23,10 @@ def _its(*kinds: Kind) -> sa.ColumnElement[bool]:
 STATE_OF_COLLECTION = select(*STATE).where(row_of(Kind.COLLECTION))
 BLOCKS = select(_records.key, _records.sealed).where(_its(Kind.EMBEDDING)).order_by(_records.key)
 DOCUMENTS = select(_records.key, _records.sealed).where(_its(Kind.DOCUMENT))
-DOCUMENT = DOCUMENTS.where(_records.key == _KEY)
-BLOCK = select(_records.sealed).where(_its(Kind.EMBEDDING), _records.key == _KEY)
+DOCUMENT = DOCUMENTS.add_columns(_records.updated_at).where(_records.key == _KEY)
+BLOCK = select(_records.sealed, _records.updated_at).where(
+    _its(Kind.EMBEDDING), _records.key == _KEY
+)
 NUMBERS = select(_records.key).where(_its(Kind.EMBEDDING)).order_by(_records.key)
 _ONE: sa.ColumnElement[int] = sa.literal_column("1")
 _NONE: sa.ColumnElement[int] = sa.literal_column("0")
@@ -39,8 +35,6 @@ ANY_RECORD = select(_ONE).where(_its(Kind.DOCUMENT, Kind.EMBEDDING)).limit(_ONE)
 REMOVE_DOCUMENT = delete(schema.records).where(_its(Kind.DOCUMENT), _records.key == _KEY)
 REMOVE_BLOCK = delete(schema.records).where(_its(Kind.EMBEDDING), _records.key == _KEY)
 REMOVE_ALL = delete(schema.records).where(_its(Kind.DOCUMENT, Kind.EMBEDDING))
-UPDATE_CONTAINER = update_container(Kind.COLLECTION)
-EMPTY = reset_container(Kind.COLLECTION, expires_at=sa.null())
 # By whether it is PostgreSQL.
 PUT = upserts(
     {
@@ -50,5 +44,5 @@ PUT = upserts(
         "updated_at": bindparam("now"),
         **{name: bindparam(f"new_{name}") for name in ("kind", "key", "sealed", "size")},
     },
-    ("sealed", "size", "updated_at"),
+    ("sealed", "size", "created_at", "updated_at"),
 )

@@ -1,21 +1,24 @@
 """Writes a collection: replaces, removes and clears documents."""
 
+import os
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._crypto.sealing import TAG_BYTES, tag_of
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._storage.containers import (
-    ContainerRows,
-)
+from langmem_isolated._storage.containers import ContainerRows
 from langmem_isolated._storage.documents import statements as sql
-from langmem_isolated._storage.documents.blocks import NUMBER_BYTES, Block, number_of, refused
+from langmem_isolated._storage.documents.blocks import (
+    NUMBER_BYTES,
+    VERSION_BYTES,
+    Block,
+    number_of,
+    refused,
+)
 from langmem_isolated._storage.documents.collection import Collection, expect_no_records
 
-_ROWS = ContainerRows(Kind.COLLECTION, sql.REMOVE_ALL, newest_tag=bytes(TAG_BYTES))
+_ROWS = ContainerRows(Kind.COLLECTION, sql.REMOVE_ALL)
 
 
 class NewDocument(NamedTuple):
@@ -36,6 +39,7 @@ class _UnitOfWork:
         self._next = collection.state.next_sequence
         self._count = collection.state.count
         self._added_size = 0
+        self._difference = 0
 
     def _block(self, number: int) -> Block:
         """A block as it is after what was done so far; without embeddings if it is not there."""
@@ -46,6 +50,7 @@ class _UnitOfWork:
             if row is not None:
                 block = Block.unpacked(self._of.open(Kind.EMBEDDING, key, row[0]))
                 self._added_size -= len(row[0])
+                self._difference -= self._of.part(Kind.EMBEDDING, key, row[1], block.version)
             self._blocks[number] = block
         return self._blocks[number]
 
@@ -57,15 +62,17 @@ class _UnitOfWork:
         ]
         for digest, answer in asked:
             if row := answer.fetchone():
-                self._remove_document(digest, row[1])
+                self._remove_document(digest, *row[1:])
 
-    def _remove_document(self, digest: bytes, sealed: bytes) -> None:
-        number = self._of.document(digest, sealed).block
+    def _remove_document(self, digest: bytes, sealed: bytes, stored_at: object) -> None:
+        plaintext = self._of.open(Kind.DOCUMENT, digest, sealed)
+        number = self._of.stored(plaintext).block
         block = self._block(number)
         if digest not in block.digests:
             raise refused("a document has no embedding", Kind.EMBEDDING)
         self._blocks[number] = block.without(digest)
         self._added_size -= len(sealed)
+        self._difference -= self._of.part(Kind.DOCUMENT, digest, stored_at, plaintext)
         self._count -= 1
         self._of.transaction.execute(sql.REMOVE_DOCUMENT, **self._of.shared, key=digest)
 
@@ -105,25 +112,30 @@ class _UnitOfWork:
         """Store what was changed, and what the collection's row says of it."""
         if not self._blocks:
             return
-        state, rows = self._of.state, []
+        rows = []
         for number, block in self._blocks.items():
             key = number.to_bytes(NUMBER_BYTES)
             if block.digests:
-                rows.append(self._row(Kind.EMBEDDING, key, block.packed()))
+                version = os.urandom(VERSION_BYTES)
+                rows.append(self._row(Kind.EMBEDDING, key, block.packed(version)))
+                self._difference += self._of.part(Kind.EMBEDDING, key, now, version)
             else:
                 self._of.transaction.execute(sql.REMOVE_BLOCK, **self._of.shared, key=key)
         for digest, (number, body) in self._new.items():
             plaintext = number.to_bytes(NUMBER_BYTES) + body
             rows.append(self._row(Kind.DOCUMENT, digest, plaintext))
+            self._difference += self._of.part(Kind.DOCUMENT, digest, now, plaintext)
         shared = {**self._of.shared, "now": now}
         if rows:
             put = sql.PUT[self._of.transaction.is_postgres]
             self._of.transaction.execute_many(put, [{**shared, **row} for row in rows])
-            state = replace(state, newest_tag=tag_of(rows[-1]["new_sealed"]))
-        state = replace(state, next_sequence=self._next, count=self._count)
-        added = self._added_size + sum(row["new_size"] for row in rows)
-        moved = state.as_new(self._of.keys, self._of.digest, added)
-        self._of.transaction.execute(sql.UPDATE_CONTAINER, **shared, **moved)
+        state = self._of.state.with_members(self._of.keys, self._difference)._replace(
+            next_sequence=self._next,
+            count=self._count,
+            size=self._of.state.size + self._added_size + sum(row["new_size"] for row in rows),
+            updated_at=now,
+        )
+        _ROWS.update(self._of.transaction, self._of.keys, self._of.digest, state)
 
     def _row(self, kind: Kind, key: bytes, plaintext: bytes) -> dict[str, Any]:
         # Numbers of embeddings hardly shrink.
@@ -144,7 +156,7 @@ def put(
     name: bytes,
     header: bytes,
     documents: Sequence[NewDocument],
-    generation: bytes,
+    birth: bytes,
     now: int,
 ) -> None:
     """Store documents, no two of one id, in place of those that have their ids.
@@ -153,7 +165,7 @@ def put(
         name: The collection's.
         header: The sealed part of a new collection's row, in plaintext.
         documents: One or more, with embeddings of one length.
-        generation: 8 random bytes for a new collection's row.
+        birth: 16 random bytes for a new collection's row.
 
     Raises:
         ScopeGone: The scope was erased; nothing was written.
@@ -161,7 +173,7 @@ def put(
         RecordDoesNotOpen: The collection's row, or what is to be replaced, was tampered with.
     """
     digest = keys.pseudonym(Kind.COLLECTION, name)
-    state = _ROWS.get_or_create(transaction, keys, digest, header, generation, now)
+    state = _ROWS.get_or_create(transaction, keys, digest, header, birth, now)
     if not state.next_sequence:
         expect_no_records(transaction, keys, digest)
     collection = Collection(transaction, keys, digest, state)
@@ -186,14 +198,6 @@ def remove(
         change.flush(now)
 
 
-def clear(
-    transaction: Transaction, keys: ScopeKeys, name: bytes, generation: bytes, now: int
-) -> None:
-    """Remove every document, whatever was done to them; none opens under the new ``generation``."""
-    shared = {"scope_id": keys.scope_id, "digest": keys.pseudonym(Kind.COLLECTION, name)}
-    has_row = _ROWS.lock(transaction, keys, shared["digest"]) is not None
-    _ROWS.delete_children(transaction, keys, shared["digest"], has_row=has_row)
-    if not has_row:
-        return
-    new_head = _ROWS.empty(generation).row_mac(keys, shared["digest"])
-    transaction.execute(sql.EMPTY, **shared, new_head=new_head, new_generation=generation, now=now)
+def clear(transaction: Transaction, keys: ScopeKeys, name: bytes) -> None:
+    """Remove every document, whatever was done to them, and the collection's row."""
+    _ROWS.remove(transaction, keys, keys.pseudonym(Kind.COLLECTION, name))

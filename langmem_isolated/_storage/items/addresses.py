@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
+from langmem_isolated._storage.expiry import check_expiry
 
 Names = Sequence[bytes]
 RecordAddress = tuple[bytes, bytes]
@@ -55,7 +56,16 @@ class RecordAddresses:
     def below(self, prefix: Names, now: int) -> dict[str, Any]:
         """What the statements ask by that read all below a prefix."""
         low, scope_id = self.parent(prefix), self._keys.scope_id
-        return {"scope_id": scope_id, "low": low, "high": _after(low), "now": now // 1000}
+        return {"scope_id": scope_id, "low": low, "high": _after(low), "now": now}
+
+    def check_expiry(
+        self, place: RecordAddress, updated: int, stored: Sequence[object], *, is_expected: bool
+    ) -> None:
+        """Refuse an item at ``place`` that does not expire when it should, or at all."""
+        expires_at, mac = stored
+        check_expiry(
+            self._keys, Kind.ITEM, place, updated, (expires_at, mac), is_expected=is_expected
+        )
 
 
 class _Openers(dict[bytes, Callable[[bytes, bytes], bytes]]):

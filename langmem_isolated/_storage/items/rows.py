@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Row
+from langmem_isolated._storage.expiry import expiry_mac
 from langmem_isolated._storage.items.addresses import (
     Address,
     RecordAddress,
@@ -70,29 +71,55 @@ def items_in(
     """
     pairs = [*zip(rows, _opened(places, rows), strict=True)]
     if wanted is None:
-        return [_item(row, plaintext) for row, plaintext in pairs]
+        return [_item(places, row, plaintext) for row, plaintext in pairs]
     for sign in wanted.signs:
         pairs = [pair for pair in pairs if sign in pair[1]]
     return [
-        _item(row, plaintext) for row, plaintext in pairs if wanted.passes(plaintext[_HEAD.size :])
+        _item(places, row, plaintext)
+        for row, plaintext in pairs
+        if wanted.passes(plaintext[_HEAD.size :])
     ]
 
 
-def _item(row: Row, plaintext: bytes) -> Item:
-    parent, key, _, created_at, updated_at = row
+def _item(places: RecordAddresses, row: Row, plaintext: bytes) -> Item:
+    parent, key, _, created_at, updated_at, *expiry = row
     _, updated, lifetime = _HEAD.unpack_from(plaintext)
     if type(created_at) is not int or created_at < 0:
         # SQLite keeps any type in any column.
         raise RecordDoesNotOpen(Kind.ITEM.label, "it was first put at no time")
-    if updated_at != updated // 1000:
+    if updated_at != updated:
         raise RecordDoesNotOpen(Kind.ITEM.label, "its time is not the one it was put at")
+    places.check_expiry((parent, key), updated, expiry, is_expected=lifetime != _FOR_EVER)
     return Item(
         place=(parent, key),
         body=plaintext[_HEAD.size :],
-        created=updated if created_at >= updated_at else created_at * 1000,
+        created=min(created_at, updated),
         updated=updated,
         lifetime=None if lifetime == _FOR_EVER else lifetime,
     )
+
+
+def expiry(
+    keys: ScopeKeys,
+    place: RecordAddress,
+    updated: int,
+    lifetime: int | None,
+    *,
+    prefix: str,
+    since: int | None = None,
+) -> dict[str, object]:
+    """The columns that say when an item expires, by the names of their parameters.
+
+    Args:
+        updated: When it was put.
+        lifetime: How long it lives, or ``None``.
+        since: From when on it lives as long; by default from when it was put.
+    """
+    if lifetime is None:
+        return {f"{prefix}_expires_at": None, f"{prefix}_expiry_mac": None}
+    at = (updated if since is None else since) + lifetime
+    mac = expiry_mac(keys, Kind.ITEM, place, updated, at)
+    return {f"{prefix}_expires_at": at, f"{prefix}_expiry_mac": mac}
 
 
 def sealed_rows(
@@ -102,9 +129,10 @@ def sealed_rows(
     parent, key = place
     shared = {
         "given_parent": parent,
-        "given_created_at": now // 1000,
-        "given_updated_at": now // 1000,
-        "given_expires_at": None if item.lifetime is None else (now + item.lifetime) // 1000,
+        "given_created_at": now,
+        "given_updated_at": now,
+        "given_expires_at": None,
+        "given_expiry_mac": None,
     }
 
     def row(kind: Kind, key: bytes, sealed: bytes) -> dict[str, Any]:
@@ -119,7 +147,10 @@ def sealed_rows(
     lifetime = _FOR_EVER if item.lifetime is None else item.lifetime
     head = _HEAD.pack(_FORM, now, lifetime)
     start = starts.get(parent) or starts.setdefault(parent, keys.aad_prefix(Kind.ITEM, parent))
-    yield row(Kind.ITEM, key, keys.seal(start, key, head + item.body))
+    yield {
+        **row(Kind.ITEM, key, keys.seal(start, key, head + item.body)),
+        **expiry(keys, place, now, item.lifetime, prefix="given"),
+    }
     if item.vectors:
         start = keys.aad_prefix(Kind.VECTOR, parent)
         for number, vector in enumerate(item.vectors):

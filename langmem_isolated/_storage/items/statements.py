@@ -26,6 +26,7 @@ _TYPES: dict[str, sa.types.TypeEngine[Any]] = {
     "created_at": sa.BigInteger(),
     "updated_at": sa.BigInteger(),
     "expires_at": sa.BigInteger(),
+    "expiry_mac": sa.LargeBinary(),
 }
 _ONE = {name: bindparam(f"given_{name}", type_=type_) for name, type_ in _TYPES.items()}
 
@@ -42,6 +43,8 @@ _COLUMNS = (
     _records.sealed,
     _records.created_at,
     _records.updated_at,
+    _records.expires_at,
+    _records.expiry_mac,
 )
 UPDATED_AT = _COLUMNS.index(_records.updated_at)
 _ONE_ROW: sa.ColumnElement[int] = sa.literal_column("1")
@@ -68,7 +71,17 @@ AT = {
 
 _SCOPE = sa.and_(_scopes.scope_id == SCOPE_ID, _scopes.incarnation == bindparam("incarnation"))
 PROVE_SCOPE = select(_scopes.scope_id).where(_SCOPE)
-_RECORD = ("kind", "parent", "key", "sealed", "size", "created_at", "updated_at", "expires_at")
+_RECORD = (
+    "kind",
+    "parent",
+    "key",
+    "sealed",
+    "size",
+    "created_at",
+    "updated_at",
+    "expires_at",
+    "expiry_mac",
+)
 _rows = _given(*_RECORD)
 # Where an erasure is under way these wait, and then find no row of the scope.
 _one = select(_scopes.scope_id, *(_ONE[name] for name in _RECORD)).where(_SCOPE)
@@ -81,7 +94,7 @@ def _put(insert: Any) -> Any:
     has_expired = _records.expires_at <= new.updated_at
     since = sa.case((has_expired, new.created_at), else_=_records.created_at)
     return replace_at_address(
-        insert, "sealed", "size", "updated_at", "expires_at", created_at=since
+        insert, "sealed", "size", "updated_at", "expires_at", "expiry_mac", created_at=since
     )
 
 
@@ -112,18 +125,22 @@ REMOVE_VECTORS = delete(schema.records).where(_SPAN, _records.kind == _VECTOR)
 REFRESH = (
     update(schema.records)
     # Unless it was put anew, has expired, or was refreshed since.
-    .where(_SPAN, _BOTH, _records.updated_at == _ONE["updated_at"])
+    .where(_SPAN, _records.kind == _ITEM, _records.updated_at == _ONE["updated_at"])
     .where(_records.expires_at > _NOW, _records.expires_at < _ONE["expires_at"])
-    .values(expires_at=bindparam("new_expires_at", type_=sa.BigInteger))
+    .values(
+        expires_at=bindparam("new_expires_at", type_=sa.BigInteger),
+        expiry_mac=bindparam("new_expiry_mac", type_=sa.LargeBinary),
+    )
 )
 
 _LOW, _HIGH = (bindparam(name, type_=sa.LargeBinary) for name in ("low", "high"))
 _BELOW = sa.and_(
     _records.scope_id == SCOPE_ID, _records.parent >= _LOW, _records.parent < _HIGH, _ALIVE
 )
-ALL = select(*_COLUMNS).where(_BELOW, _records.kind == _ITEM)
+_ITEMS = select(*_COLUMNS).where(_BELOW, _records.kind == _ITEM)
+ALL = _ITEMS.order_by(_records.parent, _records.key)
 NEWEST = (
-    ALL.order_by(_records.updated_at.desc(), _records.parent, _records.key)
+    _ITEMS.order_by(_records.updated_at.desc(), _records.parent, _records.key)
     .limit(bindparam("limit", type_=sa.Integer))
     .offset(_FROM_THE_FIRST)
 )

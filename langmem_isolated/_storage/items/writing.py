@@ -7,7 +7,7 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.items import statements as sql
 from langmem_isolated._storage.items.addresses import Address, RecordAddresses, span
-from langmem_isolated._storage.items.rows import Item, NewItem, sealed_rows
+from langmem_isolated._storage.items.rows import Item, NewItem, expiry, sealed_rows
 from langmem_isolated._storage.scoped_database import ScopeGone
 
 
@@ -74,10 +74,10 @@ def refresh(transaction: Transaction, keys: ScopeKeys, items: Sequence[Item], no
         [
             {
                 **span(keys, item.place),
-                "now": now // 1000,
-                "given_updated_at": item.updated // 1000,
-                "given_expires_at": (now + item.lifetime) // 1000,
-                "new_expires_at": (now + item.lifetime) // 1000,
+                "now": now,
+                "given_updated_at": item.updated,
+                "given_expires_at": now + item.lifetime,
+                **expiry(keys, item.place, item.updated, item.lifetime, prefix="new", since=now),
             }
             for item in items
             if item.lifetime is not None
@@ -87,6 +87,6 @@ def refresh(transaction: Transaction, keys: ScopeKeys, items: Sequence[Item], no
 
 def sweep(transaction: Transaction, keys: ScopeKeys, now: int) -> int:
     """Remove what has expired; returns how many items that were."""
-    rows = transaction.rows(sql.SWEEP, scope_id=keys.scope_id, now=now // 1000)
+    rows = transaction.rows(sql.SWEEP, scope_id=keys.scope_id, now=now)
     transaction.execute(sql.SWEEP_VECTORS, scope_id=keys.scope_id)
     return sum(kind == Kind.ITEM for (kind,) in rows)

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._crypto.sealing import TAG_BYTES
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._storage.containers import ContainerRows, ContainerState, Listed
+from langmem_isolated._storage.container_state import ContainerState
+from langmem_isolated._storage.containers import ContainerRows, Listed
 from langmem_isolated._storage.sessions import statements as sql
 
 
@@ -15,7 +15,7 @@ def session_digest(keys: ScopeKeys, session_id: str) -> bytes:
     return keys.pseudonym(Kind.SESSION, session_id.encode())
 
 
-ROWS = ContainerRows(Kind.SESSION, sql.REMOVE_MESSAGES, newest_tag=bytes(TAG_BYTES))
+ROWS = ContainerRows(Kind.SESSION, sql.REMOVE_MESSAGES)
 
 
 def create(
@@ -23,15 +23,15 @@ def create(
     keys: ScopeKeys,
     session_id: str,
     header: bytes,
-    generation: bytes,
+    birth: bytes,
     now: int,
 ) -> None:
-    """Insert the session's row if it is absent; ``generation`` is 8 random bytes.
+    """Insert the session's row if it is absent; ``birth`` is 16 random bytes.
 
     Raises:
         ScopeGone: The scope was erased meanwhile; nothing was written.
     """
-    ROWS.get_or_create(transaction, keys, session_digest(keys, session_id), header, generation, now)
+    ROWS.get_or_create(transaction, keys, session_digest(keys, session_id), header, birth, now)
 
 
 def remove(transaction: Transaction, keys: ScopeKeys, session_id: str) -> bool:
@@ -83,15 +83,11 @@ def rewrite(
     ``change`` is told the session's state, too.
     """
     digest = session_digest(keys, session_id)
-    row = transaction.row(sql.HEADER, scope_id=keys.scope_id, digest=digest)
-    if row is None:
+    if ROWS.lock(transaction, keys, digest) is None:
         return False
-    state = ContainerState.checked(Kind.SESSION, keys, digest, row)
-    if state.is_expired(now):
+    found = ROWS.header(transaction, keys, digest)
+    if found is None or found[0].is_expired(now):
         return False
-    header = change(
-        keys.open(keys.aad_prefix(Kind.SESSION, b""), digest, row[5], Kind.SESSION), state
-    )
-    sealed = ROWS.sealed(keys, digest, header)
-    transaction.execute(sql.RESEAL, scope_id=keys.scope_id, digest=digest, new_sealed=sealed)
+    state, header = found
+    ROWS.rewrite(transaction, keys, digest, state, change(header, state))
     return True

@@ -3,16 +3,17 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from langmem_isolated._codecs.messages import decode_partially
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._crypto.sealing import tag_of
 from langmem_isolated._database.transactions import Row, Transaction
-from langmem_isolated._storage.containers import ContainerState
+from langmem_isolated._storage.container_state import ContainerState, member_part
 from langmem_isolated._storage.sessions import statements as sql
 from langmem_isolated._storage.sessions.listing import session_digest
 from langmem_isolated.errors import RecordDoesNotOpen
 
 LATEST = 2**63 - 1
+_GENERATION = ContainerState._fields.index("generation")
 _Opener = Callable[[bytes, bytes], bytes]
 
 
@@ -34,9 +35,28 @@ def channel_of(keys: ScopeKeys, channel: bytes) -> bytes:
     return keys.pseudonym(Kind.MESSAGE, b"channel", channel)
 
 
+def channel_tag(keys: ScopeKeys, channel: str | None, written: int | None) -> bytes | None:
+    """The tag of a message written to a channel at a time; ``None`` without a channel."""
+    if channel is None or written is None:
+        return None
+    return channel_of(keys, channel.encode()) + written.to_bytes(8)
+
+
 def message_aad_prefix(keys: ScopeKeys, digest: bytes, state: ContainerState) -> bytes:
-    """Where a session's messages stand; another generation's do not open there."""
-    return keys.aad_prefix(Kind.MESSAGE, digest + state.generation)
+    """Where a session's messages stand; those of another life do not open there."""
+    return keys.aad_prefix(Kind.MESSAGE, digest, state.birth)
+
+
+def message_part(
+    keys: ScopeKeys, digest: bytes, key: bytes, stored_at: object, plaintext: bytes
+) -> int:
+    """What a message adds to its session's ``members``."""
+    return member_part(keys, Kind.MESSAGE, (digest, key), stored_at, plaintext)
+
+
+def newest_of(keys: ScopeKeys, digest: bytes, key: bytes, plaintext: bytes) -> bytes:
+    """What stands for a message, as its session's newest: 16 bytes."""
+    return keys.row_mac(b"newest", digest, key, plaintext)
 
 
 def load(transaction: Transaction, keys: ScopeKeys, session_id: str, now: int) -> Opened:
@@ -47,9 +67,7 @@ def load(transaction: Transaction, keys: ScopeKeys, session_id: str, now: int) -
     """
     digest = session_digest(keys, session_id)
     rows = transaction.rows(sql.LOAD, scope_id=keys.scope_id, digest=digest)
-    if not rows:
-        _refuse_orphans(transaction, keys, digest)
-    return opened(keys, digest, rows, now, LATEST, LATEST)
+    return _opened_below(keys, digest, rows, now, LATEST, LATEST)
 
 
 def page(
@@ -60,47 +78,84 @@ def page(
     rows = transaction.rows(
         sql.PAGE, scope_id=keys.scope_id, digest=digest, before=before.to_bytes(8), limit=limit
     )
+    return _opened_below(keys, digest, rows, now, before, limit)
+
+
+def _opened_below(
+    keys: ScopeKeys, digest: bytes, rows: list[Row], now: int, before: int, limit: int
+) -> Opened:
     if not rows:
-        _refuse_orphans(transaction, keys, digest)
-    return opened(keys, digest, rows, now, before, limit)
-
-
-def _refuse_orphans(transaction: Transaction, keys: ScopeKeys, digest: bytes) -> None:
-    # Between the two queries a first append may have come; then its row is there by now.
-    is_orphaned = (
-        transaction.row(sql.ANY_MESSAGE, scope_id=keys.scope_id, digest=digest) is not None
-        and transaction.row(sql.COUNT, scope_id=keys.scope_id, digest=digest) is None
-    )
-    if is_orphaned:
+        return NOTHING
+    # A message's row is padded with nulls; no row of a session has one there.
+    states = [row for row in rows if row[_GENERATION] is not None]
+    if len(states) != 1:
         raise RecordDoesNotOpen(Kind.SESSION.label, "its row is missing")
+    messages = [row[:2] for row in rows if row[_GENERATION] is None]
+    return opened(keys, digest, states[0], messages, now, before, limit)
 
 
 def opened(
-    keys: ScopeKeys, digest: bytes, rows: list[Row], now: int, before: int, limit: int
+    keys: ScopeKeys,
+    digest: bytes,
+    row: Row,
+    messages: list[tuple[bytes, bytes]],
+    now: int,
+    before: int,
+    limit: int,
 ) -> Opened:
-    """The messages of rows as the statements have them, the session's state in each.
+    """The messages of a session, by key and sealed bytes, in plaintext.
+
+    Args:
+        row: The session's, as ``STATE`` has it.
 
     Raises:
         RecordDoesNotOpen: A message was changed, moved, exchanged, reordered, added or removed.
     """
-    if not rows:
-        return NOTHING
-    sealed = [(row[0], row[1]) for row in rows if row[0] is not None]
-    if [key for key, body in sealed if type(key) is not bytes or type(body) is not bytes]:
+    if [key for key, body in messages if type(key) is not bytes or type(body) is not bytes]:
         raise RecordDoesNotOpen(Kind.MESSAGE.label, "a column holds another type")
-    sealed.sort()
-    state = ContainerState.checked(Kind.SESSION, keys, digest, rows[0][2:])
+    state = ContainerState.checked(Kind.SESSION, keys, digest, row)
     if state.is_expired(now):
         return NOTHING
     oldest, end = state.next_sequence - state.count, min(before, state.next_sequence)
     start = max(oldest, end - limit)
-    if [key for key, _ in sealed] != [number.to_bytes(8) for number in range(start, end)]:
+    ordered = sorted(messages)
+    if [key for key, _ in ordered] != [number.to_bytes(8) for number in range(start, end)]:
         raise RecordDoesNotOpen(Kind.SESSION.label, "messages are missing or too many")
-    if sealed and end == state.next_sequence and tag_of(sealed[-1][1]) != state.newest_tag:
-        raise RecordDoesNotOpen(Kind.SESSION.label, "its newest message was exchanged")
     opener = keys.opener(message_aad_prefix(keys, digest, state), Kind.MESSAGE)
-    messages = [opener(key, body) for key, body in sealed]
-    return Opened(messages, start if start > oldest else None, state)
+    plaintexts = [opener(key, body) for key, body in ordered]
+    has_newest = bool(plaintexts) and end == state.next_sequence
+    if has_newest and newest_of(keys, digest, ordered[-1][0], plaintexts[-1]) != state.newest:
+        raise RecordDoesNotOpen(Kind.SESSION.label, "its newest message was exchanged")
+    return Opened(plaintexts, start if start > oldest else None, state)
+
+
+def alias_of(keys: ScopeKeys, digest: bytes, message_id: str) -> bytes:
+    """What finds a message in its session by its id."""
+    return keys.pseudonym(Kind.MESSAGE, digest, message_id.encode(errors="surrogatepass"))
+
+
+def find_by_id(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    digest: bytes,
+    state: ContainerState,
+    message_id: str,
+) -> int | None:
+    """The sequence number of the message of that id; ``None`` if the session has none.
+
+    Raises:
+        RecordDoesNotOpen: What its alias finds is not that message.
+    """
+    alias = alias_of(keys, digest, message_id)
+    row = transaction.row(sql.KNOWN_ALIAS, scope_id=keys.scope_id, digest=digest, alias=alias)
+    if row is None:
+        return None
+    key, sealed = row
+    opener = keys.opener(message_aad_prefix(keys, digest, state), Kind.MESSAGE)
+    # Nothing but the message itself proves that it is where its alias says.
+    if decode_partially(opener(key, sealed)).message_id != message_id:
+        raise RecordDoesNotOpen(Kind.MESSAGE.label, "its alias is another's")
+    return int.from_bytes(key)
 
 
 def trace(
@@ -118,11 +173,13 @@ def trace(
             message is not among those returned.
     """
     digest = session_digest(keys, session_id)
+    row = transaction.row(sql.COUNT, scope_id=keys.scope_id, digest=digest)
+    if row is None:
+        return [None for _ in message_ids]
+    state = ContainerState.checked(Kind.SESSION, keys, digest, row)
     found: list[int | None] = []
     for message_id in message_ids:
-        alias = keys.pseudonym(Kind.MESSAGE, digest, message_id.encode(errors="surrogatepass"))
-        row = transaction.row(sql.KNOWN_ALIAS, scope_id=keys.scope_id, digest=digest, alias=alias)
-        sequence = None if row is None else int.from_bytes(row[0])
+        sequence = find_by_id(transaction, keys, digest, state, message_id)
         if sequence is not None and is_end(len(found), sequence):
             break
         found.append(sequence)
@@ -133,7 +190,7 @@ class Recent(NamedTuple):
     """A message of a channel, in plaintext, and what orders it."""
 
     written: int
-    """Milliseconds since 1970, as the row says: what is sealed in the message counts."""
+    """Microseconds since 1970, as the row says: what is sealed in the message counts."""
     digest: bytes
     sequence: int
     plaintext: bytes

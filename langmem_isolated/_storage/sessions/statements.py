@@ -3,18 +3,18 @@
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import bindparam, delete, select, update
+from sqlalchemy import bindparam, delete, select
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._database import schema
+from langmem_isolated._storage.container_state import STATE
 from langmem_isolated._storage.containers import (
     DIGEST,
     LISTED,
     SCOPE_ID,
-    STATE,
     compare_and_swap,
     in_scope,
-    reset_container,
+    padded_state,
     row_of,
 )
 
@@ -26,10 +26,7 @@ _ITS_MESSAGES = sa.and_(
 )
 _THIS_SESSION = row_of(Kind.SESSION)
 COUNT = select(*STATE).where(_THIS_SESSION)
-HEADER = select(*STATE, _sessions.sealed).where(_THIS_SESSION).with_for_update()
 COMPARE_AND_SWAP = compare_and_swap(Kind.SESSION)
-EMPTY = reset_container(Kind.SESSION)
-RESEAL = update(schema.sessions).where(_THIS_SESSION).values(sealed=bindparam("new_sealed"))
 # And the embeddings that a search made of them.
 REMOVE_MESSAGES = delete(schema.records).where(
     _records.scope_id == SCOPE_ID,
@@ -46,10 +43,10 @@ INSERT_ONE = (
         kind=sa.literal_column(str(int(Kind.MESSAGE))),
         scope_id=SCOPE_ID,
         parent=DIGEST,
-        tag=bindparam("new_tag"),
+        tag=bindparam("record_tag"),
         created_at=bindparam("now"),
         updated_at=bindparam("now"),
-        **{name: bindparam(f"new_{name}") for name in _PER_MESSAGE},
+        **{name: bindparam(f"record_{name}") for name in _PER_MESSAGE},
     )
     .inline()
 )
@@ -70,35 +67,41 @@ SWAP_AND_INSERT = (
             _swapped.c.scope_id,
             sa.literal_column(str(int(Kind.MESSAGE))),
             sa.cast(DIGEST, sa.LargeBinary),
-            sa.cast(bindparam("new_tag"), sa.LargeBinary),
+            sa.cast(bindparam("record_tag"), sa.LargeBinary),
             sa.cast(bindparam("now"), sa.BigInteger),
             sa.cast(bindparam("now"), sa.BigInteger),
-            *(sa.func.unnest(bindparam(f"new_{n}", type_=type_)) for n, type_ in _ARRAYS.items()),
+            *(
+                sa.func.unnest(bindparam(f"record_{n}", type_=type_))
+                for n, type_ in _ARRAYS.items()
+            ),
         ),
     )
     .returning(_records.key)
 )
-KNOWN_ALIAS = select(_records.key).where(_ITS_MESSAGES, _records.alias == bindparam("alias"))
-
-# The session's row and its messages in one statement see one state without a transaction.
-_ROW = (_records.key, _records.sealed, *STATE)
-LOAD = (
-    select(*_ROW)
-    .select_from(sa.outerjoin(schema.sessions, schema.records, _ITS_MESSAGES))
-    .where(_THIS_SESSION)
+KNOWN_ALIAS = select(_records.key, _records.sealed).where(
+    _ITS_MESSAGES, _records.alias == bindparam("alias")
 )
-_page = (
-    select(_records.key, _records.sealed)
+
+# The session's row and its messages in one statement see one state without a transaction. The row
+# comes once: 1,000 messages with its columns beside each took 0.5 ms more.
+_MESSAGE = (_records.key, _records.sealed)
+
+
+def _below_state(messages: Any) -> sa.CompoundSelect[Any]:
+    columns = (messages.c.key, messages.c.sealed)
+    return sa.union_all(
+        select(*STATE).where(_THIS_SESSION), select(*columns, *padded_state(len(columns)))
+    )
+
+
+LOAD = _below_state(select(*_MESSAGE).where(_ITS_MESSAGES).subquery())
+PAGE = _below_state(
+    select(*_MESSAGE)
     .where(_ITS_MESSAGES, _records.key < bindparam("before"))
     .order_by(_records.key.desc())
     .limit(bindparam("limit", type_=sa.BigInteger))
     .offset(sa.literal_column("0"))
     .subquery()
-)
-PAGE = (
-    select(_page.c.key, _page.c.sealed, *STATE)
-    .select_from(sa.outerjoin(schema.sessions, _page, sa.true()))
-    .where(_THIS_SESSION)
 )
 _IS_THERE = sa.or_(_sessions.expires_at.is_(None), _sessions.expires_at > bindparam("now"))
 # Newest first straight from the index: a tag is a channel's digest and the time.

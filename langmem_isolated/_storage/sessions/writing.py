@@ -1,17 +1,22 @@
 """Appends messages to sessions, optimistically or under a lock, and clears them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._crypto.sealing import tag_of
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._storage.containers import ContainerState
+from langmem_isolated._storage.container_state import ContainerState
 from langmem_isolated._storage.sessions import statements as sql
-from langmem_isolated._storage.sessions.listing import ROWS, rewrite, session_digest
-from langmem_isolated._storage.sessions.reading import channel_of, message_aad_prefix
+from langmem_isolated._storage.sessions.listing import ROWS, session_digest
+from langmem_isolated._storage.sessions.reading import (
+    alias_of,
+    channel_of,
+    find_by_id,
+    message_aad_prefix,
+    message_part,
+    newest_of,
+)
 from langmem_isolated.errors import RecordDoesNotOpen
 
 _NewRow = tuple[bytes, bytes | None, bytes]
@@ -30,7 +35,7 @@ def append(
     session_id: str,
     header: bytes,
     messages: Sequence[Message],
-    generation: bytes,
+    birth: bytes,
     now: int,
     *,
     skip_stored: bool,
@@ -41,7 +46,7 @@ def append(
 
     Args:
         header: The sealed part of a new session's row, in plaintext.
-        generation: 8 random bytes for a new session's row.
+        birth: 16 random bytes for a new session's row.
         skip_stored: Leave out messages whose id the session has already. Otherwise they are added
             again; the id then finds the first.
         look_first: Look up which ids are stored. Ids are new nearly always, so the first attempt
@@ -58,11 +63,10 @@ def append(
         Conflict: An id is stored already and ``look_first`` was off; nothing was written.
     """
     digest = session_digest(keys, session_id)
-    state = ROWS.get_or_create(transaction, keys, digest, header, generation, now)
+    state = ROWS.get_or_create(transaction, keys, digest, header, birth, now)
 
-    def is_stored(alias: bytes) -> bool:
-        found = transaction.row(sql.KNOWN_ALIAS, scope_id=keys.scope_id, digest=digest, alias=alias)
-        return found is not None
+    def is_stored(message_id: str) -> bool:
+        return find_by_id(transaction, keys, digest, state, message_id) is not None
 
     is_taken = is_stored if look_first else lambda _: False
     added = _with_aliases(keys, digest, messages, skip_stored, is_taken)
@@ -113,19 +117,25 @@ def _put(
         (key, alias, keys.seal(place, key, plaintext))
         for key, (plaintext, alias) in zip(numbered, added, strict=True)
     ]
-    new = replace(
-        old,
-        newest_tag=tag_of(rows[-1][2]),
+    parts = [
+        message_part(keys, digest, key, now, plaintext)
+        for key, (plaintext, _) in zip(numbered, added, strict=True)
+    ]
+    new = old.with_members(keys, sum(parts))._replace(
         next_sequence=old.next_sequence + len(rows),
         count=old.count + len(rows),
+        size=old.size + sum(len(sealed) for _, _, sealed in rows),
+        newest=newest_of(keys, digest, numbered[-1], added[-1][0]),
+        updated_at=now,
     )
+    new = new.authenticated(Kind.SESSION, keys, digest)
     values = {
         "scope_id": keys.scope_id,
         "digest": digest,
         "now": now,
-        "new_tag": None if channel is None else channel_of(keys, channel) + now.to_bytes(8),
-        **old.as_old(keys, digest),
-        **new.as_new(keys, digest, sum(len(sealed) for _, _, sealed in rows)),
+        **old.old(),
+        "record_tag": None if channel is None else channel_of(keys, channel) + now.to_bytes(8),
+        **new.new(),
     }
     if transaction.is_postgres:
         is_swapped = transaction.row(sql.SWAP_AND_INSERT, **values, **_as_arrays(rows)) is not None
@@ -136,13 +146,23 @@ def _put(
 
 def _as_values(row: _NewRow) -> dict[str, object]:
     key, alias, sealed = row
-    return {"new_key": key, "new_alias": alias, "new_sealed": sealed, "new_size": len(sealed)}
+    return {
+        "record_key": key,
+        "record_alias": alias,
+        "record_sealed": sealed,
+        "record_size": len(sealed),
+    }
 
 
 def _as_arrays(rows: Sequence[_NewRow]) -> dict[str, object]:
     keys, aliases, sealed = (list(column) for column in zip(*rows, strict=True))
     sizes = [len(one) for one in sealed]
-    return {"new_key": keys, "new_alias": aliases, "new_sealed": sealed, "new_size": sizes}
+    return {
+        "record_key": keys,
+        "record_alias": aliases,
+        "record_sealed": sealed,
+        "record_size": sizes,
+    }
 
 
 def _with_aliases(
@@ -150,18 +170,14 @@ def _with_aliases(
     digest: bytes,
     messages: Sequence[Message],
     skip_stored: bool,
-    is_taken: Callable[[bytes], bool],
+    is_taken: Callable[[str], bool],
 ) -> list[tuple[bytes, bytes | None]]:
     """The plaintext and alias of each message to add; an alias stands once in a session."""
     added: list[tuple[bytes, bytes | None]] = []
     seen: set[bytes] = set()
     for plaintext, message_id in messages:
-        alias = (
-            keys.pseudonym(Kind.MESSAGE, digest, message_id.encode(errors="surrogatepass"))
-            if message_id
-            else None
-        )
-        if alias is None or not (alias in seen or is_taken(alias)):
+        alias = alias_of(keys, digest, message_id) if message_id else None
+        if not message_id or not (alias in seen or is_taken(message_id)):
             added.append((plaintext, alias))
         elif not skip_stored:
             added.append((plaintext, None))
@@ -175,24 +191,17 @@ def clear(
     keys: ScopeKeys,
     session_id: str,
     change: Callable[[bytes, ContainerState], bytes],
-    generation: bytes,
+    birth: bytes,
     now: int,
 ) -> None:
-    """Remove every message of the session; none of them opens under the new ``generation``.
+    """Remove every message of the session; none of them opens in the life that begins.
 
     Its header becomes what ``change`` makes of it: what it says of the messages goes with them.
     """
     digest = session_digest(keys, session_id)
-    state = ROWS.current(transaction, keys, digest, now)
-    ROWS.delete_children(transaction, keys, digest, has_row=state is not None)
-    if state is not None:
-        empty = ROWS.empty(generation, state.expires_at)
-        transaction.execute(
-            sql.EMPTY,
-            scope_id=keys.scope_id,
-            digest=digest,
-            new_head=empty.row_mac(keys, digest),
-            new_generation=generation,
-            now=now,
-        )
-        rewrite(transaction, keys, session_id, change, now)
+    has_row = ROWS.current(transaction, keys, digest, now) is not None
+    ROWS.delete_children(transaction, keys, digest, has_row=has_row)
+    if has_row and (found := ROWS.header(transaction, keys, digest)):
+        state, header = found
+        again = change(header, state)
+        ROWS.begin_again(transaction, keys, digest, state, again, birth, now)

@@ -3,7 +3,14 @@
 from typing import NamedTuple
 
 from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
+
+
+def mac_of(keys: ScopeKeys, digest: bytes, plaintext: bytes) -> bytes:
+    """What finds an element in its thread."""
+    return keys.pseudonym(Kind.ELEMENT, digest, plaintext)
+
 
 END = b"\xff" * (2 * DIGEST_BYTES + 1)
 
@@ -19,6 +26,13 @@ class Slot(NamedTuple):
     def thread_digest(self) -> bytes:
         """The digest of the thread it belongs to."""
         return self.parent[:DIGEST_BYTES]
+
+
+class Life(NamedTuple):
+    """A thread by its digest, in the life that its birth names."""
+
+    digest: bytes
+    birth: bytes
 
 
 class Bounds(NamedTuple):

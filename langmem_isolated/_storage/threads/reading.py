@@ -7,10 +7,10 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._storage.containers import ContainerState
+from langmem_isolated._storage.container_state import ContainerState, is_member_sum, member_part
 from langmem_isolated._storage.threads import statements as sql
-from langmem_isolated._storage.threads.addresses import END, Bounds, Slot
-from langmem_isolated._storage.threads.listing import ROWS
+from langmem_isolated._storage.threads.addresses import END, Bounds, Life, Slot, mac_of
+from langmem_isolated._storage.threads.listing import ROWS, ThreadRows
 from langmem_isolated.errors import RecordDoesNotOpen
 
 FETCH_GAP = 32
@@ -32,12 +32,13 @@ class OpenBody(NamedTuple):
     plaintext: bytes
     size: int
     tag: bytes | None
+    stored_at: int
 
 
-def open_at(keys: ScopeKeys, slot: Slot, sealed: bytes) -> bytes:
-    """What is sealed at ``slot``, in plaintext."""
+def open_at(keys: ScopeKeys, slot: Slot, birth: bytes, sealed: bytes) -> bytes:
+    """What is sealed at ``slot`` of a thread in the life that ``birth`` names, in plaintext."""
     parent, key = checked_bytes(slot.kind, slot.parent), checked_bytes(slot.kind, slot.key)
-    return keys.open(keys.aad_prefix(slot.kind, parent), key, sealed, slot.kind)
+    return keys.open(keys.aad_prefix(slot.kind, parent, birth), key, sealed, slot.kind)
 
 
 def checked_bytes(kind: Kind, part: bytes) -> bytes:
@@ -48,12 +49,12 @@ def checked_bytes(kind: Kind, part: bytes) -> bytes:
     return part
 
 
-def body_at(transaction: Transaction, keys: ScopeKeys, slot: Slot) -> bytes | None:
+def body_at(transaction: Transaction, keys: ScopeKeys, slot: Slot, birth: bytes) -> bytes | None:
     """One body in plaintext, or ``None``."""
     row = transaction.row(
         sql.ROW_AT, scope_id=keys.scope_id, kind=int(slot.kind), parent=slot.parent, key=slot.key
     )
-    return None if row is None else open_at(keys, slot, row[0])
+    return None if row is None else open_at(keys, slot, birth, row[0])
 
 
 def get(
@@ -75,7 +76,7 @@ def get(
     found = [row for row in rows if row[0] == Kind.CHECKPOINT]
     if not found:
         return None
-    states = [(head, *numbers, gen) for kind, gen, head, *numbers in rows if kind == Kind.THREAD]
+    states = [row[1:] for row in rows if row[0] == Kind.THREAD]
     if not states:
         raise RecordDoesNotOpen(Kind.THREAD.label, "its row is missing")
     state = ContainerState.checked(Kind.THREAD, keys, digest, states[0])
@@ -83,9 +84,9 @@ def get(
         return None
     key = found[0][1]
     slot = Slot(Kind.CHECKPOINT, parent, key)
-    checkpoint = open_at(keys, slot, found[0][2])
+    checkpoint = open_at(keys, slot, state.birth, found[0][2])
     writes = [
-        open_at(keys, Slot(Kind.WRITE, parent, row[1]), row[2])
+        open_at(keys, Slot(Kind.WRITE, parent, row[1]), state.birth, row[2])
         for row in rows
         if row[0] == Kind.WRITE and row[1].startswith(key)
     ]
@@ -97,17 +98,17 @@ def _behind(checkpoint_id: bytes) -> bytes:
 
 
 def elements(
-    transaction: Transaction, keys: ScopeKeys, digest: bytes, numbers: Iterable[int]
+    transaction: Transaction, keys: ScopeKeys, life: Life, numbers: Iterable[int]
 ) -> dict[int, bytes]:
     """Elements in plaintext by their numbers; those that are not there are left out."""
     wanted = set(numbers)
-    opened = keys.opener(keys.aad_prefix(Kind.ELEMENT, digest), Kind.ELEMENT)
+    opened = keys.opener(keys.aad_prefix(Kind.ELEMENT, *life), Kind.ELEMENT)
     found: dict[int, bytes] = {}
     for first, last in _covering_ranges(sorted(wanted)):
         rows = transaction.rows(
             sql.ELEMENTS,
             scope_id=keys.scope_id,
-            digest=digest,
+            digest=life.digest,
             first=first.to_bytes(8),
             last=last.to_bytes(8),
         )
@@ -136,6 +137,7 @@ def checkpoints(
     bounds: Bounds,
     before: tuple[bytes, bytes],
     limit: int,
+    threads: ThreadRows,
 ) -> list[tuple[Slot, bytes]]:
     """Checkpoints in plaintext, newest first, from ``before`` (id and parent) on, it left out."""
     if bounds.low == bounds.high:
@@ -157,11 +159,14 @@ def checkpoints(
             limit=limit,
         )
     slots = [(Slot(Kind.CHECKPOINT, parent, key), sealed) for parent, key, sealed in rows]
-    return [(slot, open_at(keys, slot, sealed)) for slot, sealed in slots]
+    return [
+        (slot, open_at(keys, slot, threads[slot.thread_digest].state.birth, sealed))
+        for slot, sealed in slots
+    ]
 
 
 def writes_behind(
-    transaction: Transaction, keys: ScopeKeys, slots: Sequence[Slot]
+    transaction: Transaction, keys: ScopeKeys, slots: Sequence[Slot], threads: ThreadRows
 ) -> dict[tuple[bytes, bytes], list[bytes]]:
     """The writes behind checkpoints, in plaintext, by the checkpoint's parent and id."""
     found: dict[tuple[bytes, bytes], list[bytes]] = {(slot.parent, slot.key): [] for slot in slots}
@@ -178,27 +183,59 @@ def writes_behind(
     for parent, key, sealed in rows:
         behind = found.get((parent, key[:16]))
         if behind is not None:
-            behind.append(open_at(keys, Slot(Kind.WRITE, parent, key), sealed))
+            slot = Slot(Kind.WRITE, parent, key)
+            birth = threads[slot.thread_digest].state.birth
+            behind.append(open_at(keys, slot, birth, sealed))
     return found
 
 
-def bodies(transaction: Transaction, keys: ScopeKeys, digest: bytes) -> list[OpenBody]:
+def bodies(transaction: Transaction, keys: ScopeKeys, life: Life) -> list[OpenBody]:
     """Every checkpoint and write of a thread, in plaintext, by parent and key."""
-    low, high = Bounds.thread(digest)
+    low, high = Bounds.thread(life.digest)
     rows = transaction.rows(sql.BODIES, scope_id=keys.scope_id, low=low, high=high)
     opened = []
-    for kind, parent, key, sealed, tag in rows:
+    for kind, parent, key, sealed, *others in rows:
         slot = Slot(Kind(kind), parent, key)
-        opened.append(OpenBody(slot, open_at(keys, slot, sealed), len(sealed), tag))
+        opened.append(OpenBody(slot, open_at(keys, slot, life.birth, sealed), len(sealed), *others))
     return sorted(opened, key=lambda body: body.slot)
+
+
+class StoredElement(NamedTuple):
+    """An element as its row names it, unopened."""
+
+    number: int
+    key: bytes
+    size: int
+    mac: bytes
+    stored_at: int
 
 
 def stored_elements(
     transaction: Transaction, keys: ScopeKeys, digest: bytes
-) -> list[tuple[int, bytes, int]]:
-    """The number, key and size of each element of a thread."""
+) -> list[StoredElement]:
+    """Every element of a thread, unopened."""
     rows = transaction.rows(sql.ELEMENT_KEYS, scope_id=keys.scope_id, digest=digest)
-    return [(int.from_bytes(checked_bytes(Kind.ELEMENT, key)), key, size) for key, size in rows]
+    for key, _, mac, _ in rows:
+        checked_bytes(Kind.ELEMENT, key)
+        checked_bytes(Kind.ELEMENT, mac)
+    return [StoredElement(int.from_bytes(row[0]), *row) for row in rows]
+
+
+def body_part(
+    keys: ScopeKeys, slot: Slot, stored_at: object, tag: bytes | None, plaintext: bytes
+) -> int:
+    """What a checkpoint or a task's writes add to the thread's ``members``."""
+    return member_part(keys, slot.kind, (slot.parent, slot.key), stored_at, tag, plaintext)
+
+
+def element_part(keys: ScopeKeys, digest: bytes, key: bytes, stored_at: object, mac: bytes) -> int:
+    """What an element, by the MAC of its plaintext, adds to the thread's ``members``."""
+    return member_part(keys, Kind.ELEMENT, (digest, key), stored_at, mac)
+
+
+def part_of_body(keys: ScopeKeys, body: OpenBody) -> int:
+    """What a body that is there adds to the thread's ``members``."""
+    return body_part(keys, body.slot, body.stored_at, body.tag, body.plaintext)
 
 
 def count(stored: Iterable[OpenBody]) -> int:
@@ -206,22 +243,44 @@ def count(stored: Iterable[OpenBody]) -> int:
     return sum(body.slot.kind is Kind.CHECKPOINT for body in stored)
 
 
-def verified(transaction: Transaction, keys: ScopeKeys, digest: bytes) -> list[OpenBody]:
-    """Every body of a thread, in plaintext, when none is missing that its row counts.
+def verified(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    digest: bytes,
+) -> list[OpenBody]:
+    """Every body of a thread, in plaintext, when all that its row stands for is there, unchanged.
 
     Raises:
-        RecordDoesNotOpen: Something was changed or moved, or a checkpoint is missing.
+        RecordDoesNotOpen: Something was changed, moved, exchanged, restored or removed.
     """
-    stored = bodies(transaction, keys, digest)
     found = ROWS.header(transaction, keys, digest)
     if found is None:
-        if stored:
-            raise RecordDoesNotOpen(Kind.THREAD.label, "its row is missing")
+        expect_nothing_below(transaction, keys, digest)
         return []
     state, _ = found
-    if state.count != count(stored):
-        raise RecordDoesNotOpen(Kind.THREAD.label, "it has not the checkpoints that it counts")
+    life = Life(digest, state.birth)
+    stored = bodies(transaction, keys, life)
+    named = {one.number: one for one in stored_elements(transaction, keys, digest)}
+    opened = elements(transaction, keys, life, named)
+    parts = [part_of_body(keys, body) for body in stored]
+    for number, plaintext in opened.items():
+        mac = mac_of(keys, digest, plaintext)
+        element = named[number]
+        if mac != element.mac:
+            raise RecordDoesNotOpen(Kind.ELEMENT.label, "its alias is another's")
+        parts.append(element_part(keys, digest, element.key, element.stored_at, mac))
+    if state.count != count(stored) or not is_member_sum(keys, state, sum(parts)):
+        raise RecordDoesNotOpen(Kind.THREAD.label, "it has not the records that it stands for")
     return stored
+
+
+def expect_nothing_below(transaction: Transaction, keys: ScopeKeys, digest: bytes) -> None:
+    """Refuse what is left of a thread whose row is missing."""
+    low, high = Bounds.thread(digest)
+    if transaction.rows(sql.BODIES, scope_id=keys.scope_id, low=low, high=high) or (
+        stored_elements(transaction, keys, digest)
+    ):
+        raise RecordDoesNotOpen(Kind.THREAD.label, "its row is missing")
 
 
 def of_run(transaction: Transaction, keys: ScopeKeys, tag: bytes) -> list[Slot]:

@@ -4,18 +4,19 @@ from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import bindparam, delete, select, update
+from sqlalchemy import bindparam, delete, select
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._database import schema
+from langmem_isolated._storage.container_state import STATE
 from langmem_isolated._storage.containers import (
     DIGEST,
     LISTED,
     SCOPE_ID,
     compare_and_swap,
     in_scope,
+    padded_state,
     row_of,
-    update_container,
 )
 
 _records, _sessions = schema.records.c, schema.sessions.c
@@ -46,18 +47,7 @@ _AT = sa.and_(
     _records.key == _KEY,
 )
 
-UPDATE_CONTAINER = update_container(Kind.THREAD)
 COMPARE_AND_SWAP = compare_and_swap(Kind.THREAD)
-SWEPT = (
-    update(schema.sessions)
-    .where(_THIS_THREAD)
-    .values(
-        head=bindparam("new_head"),
-        generation=bindparam("new_generation"),
-        count=bindparam("new_count"),
-        size=bindparam("new_size"),
-    )
-)
 COLUMNS: dict[str, sa.types.TypeEngine[Any]] = {
     "kind": sa.SmallInteger(),
     "parent": sa.LargeBinary(),
@@ -73,7 +63,7 @@ INSERT = (
         scope_id=SCOPE_ID,
         created_at=bindparam("now"),
         updated_at=bindparam("now"),
-        **{name: bindparam(f"new_{name}") for name in COLUMNS},
+        **{name: bindparam(f"record_{name}") for name in COLUMNS},
     )
     .inline()
 )
@@ -111,7 +101,9 @@ BY_ALIAS = select(_records.key, _records.sealed).where(
 ELEMENTS = select(_records.key, _records.sealed).where(
     _ITS_ELEMENTS, _records.key >= bindparam("first"), _records.key <= bindparam("last")
 )
-ELEMENT_KEYS = select(_records.key, _records.size).where(_ITS_ELEMENTS)
+ELEMENT_KEYS = select(_records.key, _records.size, _records.alias, _records.updated_at).where(
+    _ITS_ELEMENTS
+)
 _LATEST_KEY = (
     select(_records.key)
     .where(_is(Kind.CHECKPOINT), _records.parent == _PARENT)
@@ -124,24 +116,13 @@ _LATEST_KEY = (
 
 def _get(key: sa.ColumnElement[bytes]) -> sa.CompoundSelect[tuple[object, ...]]:
     """The thread's row, a checkpoint and what stands behind it, in one statement and state."""
-    no_numbers = [sa.cast(sa.null(), sa.BigInteger)] * 3
+    below = (_records.kind, _records.key, _records.sealed)
     return sa.union_all(
-        select(
-            sa.literal_column(str(int(Kind.THREAD))),
-            *(
-                _sessions.generation,
-                _sessions.head,
-                _sessions.next_sequence,
-                _sessions.count,
-                _sessions.expires_at,
-            ),
-        ).where(_THIS_THREAD),
-        select(
-            sa.literal_column(str(int(Kind.CHECKPOINT))), _records.key, _records.sealed, *no_numbers
-        ).where(_is(Kind.CHECKPOINT), _records.parent == _PARENT, _records.key == key),
-        select(
-            sa.literal_column(str(int(Kind.WRITE))), _records.key, _records.sealed, *no_numbers
-        ).where(
+        select(sa.literal_column(str(int(Kind.THREAD))), *STATE).where(_THIS_THREAD),
+        select(*below, *padded_state(2)).where(
+            _is(Kind.CHECKPOINT), _records.parent == _PARENT, _records.key == key
+        ),
+        select(*below, *padded_state(2)).where(
             _is(Kind.WRITE),
             _records.parent == _PARENT,
             _records.key > key,
@@ -176,12 +157,17 @@ LIST_RANGE = (
 WRITES = select(*_ROW).where(
     _is(Kind.WRITE), _IN_RANGE, _records.key >= bindparam("first"), _records.key < bindparam("end")
 )
-BODIES = select(_records.kind, _records.parent, _records.key, _records.sealed, _records.tag).where(
-    _BODIES_IN_RANGE
-)
+BODIES = select(
+    _records.kind,
+    _records.parent,
+    _records.key,
+    _records.sealed,
+    _records.tag,
+    _records.updated_at,
+).where(_BODIES_IN_RANGE)
 ROW_AT = select(_records.sealed).where(_AT)
 DELETE_ONE = delete(schema.records).where(_AT)
-TAKE_OUT = DELETE_ONE.returning(_records.size)
+TAKE_OUT = DELETE_ONE.returning(_records.sealed, _records.tag, _records.updated_at)
 DELETE_BODIES = delete(schema.records).where(_BODIES_IN_RANGE)
 # And the embeddings that a search made of them.
 DELETE_ELEMENTS = delete(schema.records).where(

@@ -1,7 +1,7 @@
 """Writes checkpoints, writes and new elements, and garbage-collects what nothing refers to."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from langmem_isolated._crypto.kinds import Kind
@@ -9,18 +9,22 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._storage.containers import ContainerState
+from langmem_isolated._storage.container_state import ContainerState
 from langmem_isolated._storage.threads import statements as sql
-from langmem_isolated._storage.threads.addresses import Slot
+from langmem_isolated._storage.threads.addresses import Life, Slot, mac_of
 from langmem_isolated._storage.threads.listing import ROWS
 from langmem_isolated._storage.threads.reading import (
     OpenBody,
     bodies,
     body_at,
+    body_part,
     count,
+    element_part,
     elements,
     open_at,
+    part_of_body,
     stored_elements,
+    verified,
 )
 from langmem_isolated.errors import RecordDoesNotOpen
 
@@ -62,7 +66,7 @@ def put(
     header: bytes,
     body: NewBody,
     found_in: bytes,
-    generation: bytes,
+    birth: bytes,
     now: int,
     expires_at: int | None,
 ) -> Stored | None:
@@ -74,7 +78,7 @@ def put(
         header: The sealed part of a new thread's row, in plaintext.
         found_in: The generation in which the body's references were found; empty when it has none
             that could be stale.
-        generation: 8 random bytes for a new thread's row.
+        birth: 16 random bytes for a new thread's row.
 
     Returns:
         What it was stored with, or ``None``.
@@ -83,20 +87,18 @@ def put(
         ScopeGone: The scope was erased meanwhile.
         Conflict: A body stands there already, and none was to be replaced; nothing was written.
     """
-    state = ROWS.get_or_create(transaction, keys, digest, header, generation, now)
+    state = ROWS.get_or_create(transaction, keys, digest, header, birth, now)
     if found_in not in (b"", state.generation):
         return None
     slot = body.slot
-    if body.replaces and body_at(transaction, keys, slot) != body.replaces:
+    if body.replaces and body_at(transaction, keys, slot, state.birth) != body.replaces:
         return None
-    numbers = _stored_numbers(transaction, keys, digest, body.elements)
-    replaced = None if body.replaces is None else _delete_body(transaction, keys, slot)
-    rows, stored = _build_rows(keys, digest, body, state, numbers, expires_at)
-    if replaced is not None:
-        stored = stored._replace(state=replace(stored.state, count=state.count))
+    numbers = _stored_numbers(transaction, keys, Life(digest, state.birth), body.elements)
+    if body.replaces is not None:
+        state = _without_body(transaction, keys, slot, state)
+    rows, stored = _build_rows(keys, digest, body, state, numbers, now, expires_at)
     _insert(transaction, keys, rows, now)
-    _update_row(transaction, keys, digest, stored.state, _size(rows) - (replaced or 0), now)
-    return stored
+    return stored._replace(state=ROWS.update(transaction, keys, digest, stored.state))
 
 
 def put_if_unchanged(
@@ -121,17 +123,18 @@ def put_if_unchanged(
     """
     if state.is_expired(now):
         return None
-    rows, stored = _build_rows(keys, digest, body, state, numbers, expires_at)
+    rows, stored = _build_rows(keys, digest, body, state, numbers, now, expires_at)
+    stored = stored._replace(state=stored.state.authenticated(Kind.THREAD, keys, digest))
     values = {
         "scope_id": keys.scope_id,
         "digest": digest,
         "now": now,
-        **state.as_old(keys, digest),
-        **stored.state.as_new(keys, digest, _size(rows)),
+        **state.old(),
+        **stored.state.new(),
     }
     if transaction.is_postgres:
         for number, row in enumerate(rows):
-            values.update({f"{name}_{number}": row[f"new_{name}"] for name in sql.COLUMNS})
+            values.update({f"{name}_{number}": row[f"record_{name}"] for name in sql.COLUMNS})
         is_swapped = transaction.row(sql.swap_and_insert(len(rows)), **values) is not None
     elif is_swapped := transaction.changes(sql.COMPARE_AND_SWAP, **values):
         _insert(transaction, keys, rows, now)
@@ -144,24 +147,34 @@ def _build_rows(
     body: NewBody,
     state: ContainerState,
     known: Mapping[bytes, int],
+    now: int,
     expires_at: int | None,
 ) -> tuple[list[_NewRow], Stored]:
-    """A body's rows and those of the elements that are not ``known``, and what they lead to."""
+    """A body's rows and those of the elements that are not ``known``, and what they lead to.
+
+    The row MAC of the state that they lead to is still to be made.
+    """
     # A copy: what fails among other writes in a transaction is done again from the beginning.
     numbers = dict(known)
-    # A thread that was deleted and begun again has no element where its former life had one.
-    next_number = state.next_sequence or int.from_bytes(state.generation[:6]) + 1
+    next_number, difference = state.next_sequence, 0
+    life = Life(digest, state.birth)
     rows: list[_NewRow] = []
     for mac, plaintext in body.elements:
         if mac not in numbers:
             numbers[mac] = next_number
-            rows.append(_element_row(keys, digest, next_number, mac, plaintext))
+            rows.append(_element_row(keys, life, next_number, mac, plaintext))
+            difference += element_part(keys, digest, next_number.to_bytes(8), now, mac)
             next_number += 1
-    slot = body.slot
-    sealed = keys.seal(keys.aad_prefix(slot.kind, slot.parent), slot.key, body.plaintext(numbers))
-    rows.append(_as_row(slot, None, body.tag, sealed))
-    stored = state.count + (slot.kind is Kind.CHECKPOINT)
-    new = ContainerState(state.newest_tag, next_number, stored, expires_at, state.generation)
+    plaintext = body.plaintext(numbers)
+    rows.append(_body_row(keys, body.slot, state.birth, body.tag, plaintext))
+    difference += body_part(keys, body.slot, now, body.tag, plaintext)
+    new = state.with_members(keys, difference)._replace(
+        next_sequence=next_number,
+        count=state.count + (body.slot.kind is Kind.CHECKPOINT),
+        size=state.size + sum(row["record_size"] for row in rows),
+        updated_at=now,
+        expires_at=expires_at,
+    )
     return rows, Stored(new, numbers)
 
 
@@ -170,30 +183,15 @@ def _insert(transaction: Transaction, keys: ScopeKeys, rows: list[_NewRow], now:
     transaction.execute_many(sql.INSERT, [{**shared, **row} for row in rows])
 
 
-def _size(rows: list[_NewRow]) -> int:
-    return sum(row["new_size"] for row in rows)
-
-
-def _update_row(
-    transaction: Transaction,
-    keys: ScopeKeys,
-    digest: bytes,
-    state: ContainerState,
-    added: int,
-    now: int,
-) -> None:
-    moved_to = state.as_new(keys, digest, added)
-    transaction.execute(
-        sql.UPDATE_CONTAINER, scope_id=keys.scope_id, digest=digest, now=now, **moved_to
-    )
-
-
 def _stored_numbers(
-    transaction: Transaction, keys: ScopeKeys, digest: bytes, elements: Sequence[NewElement]
+    transaction: Transaction, keys: ScopeKeys, life: Life, elements: Sequence[NewElement]
 ) -> dict[bytes, int]:
     """The numbers of those elements that the thread has already."""
     asked = [
-        (mac, transaction.query(sql.BY_ALIAS, scope_id=keys.scope_id, digest=digest, alias=mac))
+        (
+            mac,
+            transaction.query(sql.BY_ALIAS, scope_id=keys.scope_id, digest=life.digest, alias=mac),
+        )
         for mac, _ in elements
     ]
     plaintexts = dict(elements)
@@ -202,38 +200,51 @@ def _stored_numbers(
         if row := answer.fetchone():
             key, sealed = row
             # Nothing but the element itself proves that it is where its alias says.
-            if open_at(keys, Slot(Kind.ELEMENT, digest, key), sealed) != plaintexts[mac]:
+            slot = Slot(Kind.ELEMENT, life.digest, key)
+            if open_at(keys, slot, life.birth, sealed) != plaintexts[mac]:
                 raise RecordDoesNotOpen(Kind.ELEMENT.label, "its alias is another's")
             numbers[mac] = int.from_bytes(key)
     return numbers
 
 
-def _element_row(
-    keys: ScopeKeys, digest: bytes, number: int, mac: bytes, plaintext: bytes
-) -> _NewRow:
+def _element_row(keys: ScopeKeys, life: Life, number: int, mac: bytes, plaintext: bytes) -> _NewRow:
     key = number.to_bytes(8)
-    sealed = keys.seal(keys.aad_prefix(Kind.ELEMENT, digest), key, plaintext)
-    return _as_row(Slot(Kind.ELEMENT, digest, key), mac, None, sealed)
+    sealed = keys.seal(keys.aad_prefix(Kind.ELEMENT, *life), key, plaintext)
+    return _as_row(Slot(Kind.ELEMENT, life.digest, key), mac, None, sealed)
+
+
+def _body_row(
+    keys: ScopeKeys, slot: Slot, birth: bytes, tag: bytes | None, plaintext: bytes
+) -> _NewRow:
+    sealed = keys.seal(keys.aad_prefix(slot.kind, slot.parent, birth), slot.key, plaintext)
+    return _as_row(slot, None, tag, sealed)
 
 
 def _as_row(slot: Slot, alias: bytes | None, tag: bytes | None, sealed: bytes) -> _NewRow:
     return {
-        "new_kind": int(slot.kind),
-        "new_parent": slot.parent,
-        "new_key": slot.key,
-        "new_alias": alias,
-        "new_tag": tag,
-        "new_sealed": sealed,
-        "new_size": len(sealed),
+        "record_kind": int(slot.kind),
+        "record_parent": slot.parent,
+        "record_key": slot.key,
+        "record_alias": alias,
+        "record_tag": tag,
+        "record_sealed": sealed,
+        "record_size": len(sealed),
     }
 
 
-def _delete_body(transaction: Transaction, keys: ScopeKeys, slot: Slot) -> int | None:
-    """Delete one body; its size, or ``None`` if there was none."""
+def _without_body(
+    transaction: Transaction, keys: ScopeKeys, slot: Slot, state: ContainerState
+) -> ContainerState:
+    """Delete one body, if it is there; the thread's state without it."""
     row = transaction.row(
         sql.TAKE_OUT, scope_id=keys.scope_id, kind=int(slot.kind), parent=slot.parent, key=slot.key
     )
-    return None if row is None else row[0]
+    if row is None:
+        return state
+    plaintext = open_at(keys, slot, state.birth, row[0])
+    return state.with_members(keys, -body_part(keys, slot, row[2], row[1], plaintext))._replace(
+        count=state.count - (slot.kind is Kind.CHECKPOINT), size=state.size - len(row[0])
+    )
 
 
 def _delete_one(transaction: Transaction, keys: ScopeKeys, slot: Slot) -> None:
@@ -263,7 +274,7 @@ def sweep(
     state = ROWS.locked(transaction, keys, digest)
     if state is None:
         return
-    stored = bodies(transaction, keys, digest)
+    stored = bodies(transaction, keys, Life(digest, state.birth))
     gone = choose(stored)
     if not gone:
         return
@@ -271,26 +282,20 @@ def sweep(
     if not kept:
         ROWS.remove(transaction, keys, digest)
         return
-    for slot in gone:
-        _delete_one(transaction, keys, slot)
     used = {number for body in kept for number in references(body.plaintext)}
-    size = sum(body.size for body in kept)
-    for number, key, element_size in stored_elements(transaction, keys, digest):
-        if number in used:
-            size += element_size
-        else:
-            _delete_one(transaction, keys, Slot(Kind.ELEMENT, digest, key))
+    removed = [body for body in stored if body.slot in gone]
+    unused = [e for e in stored_elements(transaction, keys, digest) if e.number not in used]
+    for slot in (*gone, *(Slot(Kind.ELEMENT, digest, element.key) for element in unused)):
+        _delete_one(transaction, keys, slot)
     transaction.execute(sql.DELETE_LEFT_EMBEDDINGS, scope_id=keys.scope_id, digest=digest)
-    swept = replace(state, generation=generation, count=count(kept))
-    transaction.execute(
-        sql.SWEPT,
-        scope_id=keys.scope_id,
-        digest=digest,
-        new_head=swept.row_mac(keys, digest),
-        new_generation=generation,
-        new_count=swept.count,
-        new_size=size,
+    parts = [part_of_body(keys, body) for body in removed]
+    parts += [element_part(keys, digest, e.key, e.stored_at, e.mac) for e in unused]
+    swept = state.with_members(keys, -sum(parts))._replace(
+        generation=generation,
+        count=count(kept),
+        size=state.size - sum(b.size for b in removed) - sum(e.size for e in unused),
     )
+    ROWS.update(transaction, keys, digest, swept)
 
 
 def copy(
@@ -299,38 +304,45 @@ def copy(
     source: bytes,
     target: bytes,
     header: bytes,
-    rename: Callable[[bytes], bytes],
-    generation: bytes,
+    birth: bytes,
     now: int,
 ) -> bool:
     """Seal everything of a thread again as another's; ``False`` if there is no such thread.
 
     Args:
-        rename: Gives an element's MAC in the target thread, from its plaintext.
+        birth: 16 random bytes for the target's row.
 
     Raises:
+        RecordDoesNotOpen: The source has not all that its row stands for; nothing was written.
         Conflict: The target has some of it already; nothing was written.
         ScopeGone: The scope was erased meanwhile.
     """
     state = ROWS.current(transaction, keys, source, now)
     if state is None:
         return False
-    if (
-        ROWS.get_or_create(transaction, keys, target, header, generation, now).generation
-        != generation
-    ):
+    new = ROWS.get_or_create(transaction, keys, target, header, birth, now)
+    if new.birth != birth:
         raise Conflict(foreign_key=False)
-    numbers = [number for number, _, _ in stored_elements(transaction, keys, source)]
-    rows = [
-        _element_row(keys, target, number, rename(plaintext), plaintext)
-        for number, plaintext in elements(transaction, keys, source, numbers).items()
-    ]
-    stored = bodies(transaction, keys, source)
+    stored = verified(transaction, keys, source)
+    numbers = [element.number for element in stored_elements(transaction, keys, source)]
+    rows, difference, life = [], 0, Life(target, birth)
+    for number, plaintext in elements(
+        transaction, keys, Life(source, state.birth), numbers
+    ).items():
+        mac = mac_of(keys, target, plaintext)
+        rows.append(_element_row(keys, life, number, mac, plaintext))
+        difference += element_part(keys, target, number.to_bytes(8), now, mac)
     for body in stored:
         slot = body.slot._replace(parent=target + body.slot.parent[DIGEST_BYTES:])
-        sealed = keys.seal(keys.aad_prefix(slot.kind, slot.parent), slot.key, body.plaintext)
-        rows.append(_as_row(slot, None, body.tag, sealed))
+        rows.append(_body_row(keys, slot, birth, body.tag, body.plaintext))
+        difference += body_part(keys, slot, now, body.tag, body.plaintext)
     _insert(transaction, keys, rows, now)
-    copied = replace(state, generation=generation)
-    _update_row(transaction, keys, target, copied, _size(rows), now)
+    copied = new.with_members(keys, difference)._replace(
+        next_sequence=state.next_sequence,
+        count=state.count,
+        size=sum(row["record_size"] for row in rows),
+        updated_at=now,
+        expires_at=state.expires_at,
+    )
+    ROWS.update(transaction, keys, target, copied)
     return True

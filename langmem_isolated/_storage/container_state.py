@@ -1,0 +1,163 @@
+"""Container state: the clear columns of a session's, thread's or collection's row, authenticated.
+
+Every clear column is under a MAC, the *row MAC*, which changes with every write. The row has a
+random *birth*: it is part of the associated data of all that is below the row and of its own
+header, so what belonged to a row that was removed opens below no other. Its *generation* changes
+when records below it are swept away. ``members`` is the multiset hash of the records below it.
+"""
+
+import struct
+from typing import NamedTuple
+
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.multiset_hash import MULTISET_BYTES
+from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._crypto.sealing import equal
+from langmem_isolated._database import schema
+from langmem_isolated._database.transactions import Row
+from langmem_isolated.errors import RecordDoesNotOpen
+
+_NUMBERS = struct.Struct(">QQQHHQQQQQQ")
+# In place of a number that is not there; no column holds it.
+_ABSENT = 2**64 - 1
+BIRTH_BYTES = 16
+GENERATION_BYTES = 8
+
+
+class ContainerState(NamedTuple):
+    """The columns of a row, once its row MAC has been found to fit."""
+
+    row_mac: bytes
+    birth: bytes
+    generation: bytes
+    next_sequence: int
+    count: int  # type: ignore[assignment]  # in place of a tuple's own, which nobody calls
+    size: int
+    members: bytes
+    newest: bytes | None
+    """What stands for the newest record below it, where these have an order."""
+    channels: bytes | None
+    """Counts by channel; nothing writes it yet."""
+    state: int
+    """1 open, 2 closed, 3 archived."""
+    is_pinned: int
+    idle_lifetime: int | None
+    absolute_lifetime: int | None
+    created_at: int
+    updated_at: int
+    expires_at: int | None
+    revision: int
+    """How often the header was rewritten."""
+
+    @classmethod
+    def checked(cls, kind: Kind, keys: ScopeKeys, digest: bytes, row: Row) -> "ContainerState":
+        """The state that a row begins with, as ``STATE`` has it.
+
+        Raises:
+            RecordDoesNotOpen: The row was tampered with.
+        """
+        state = cls._make(row[: len(cls._fields)])
+        try:
+            fits = equal(state.row_mac, state.computed_mac(kind, keys, digest))
+        except (TypeError, struct.error):
+            # SQLite keeps any type in any column, and whoever tampers with rows knows it.
+            fits = False
+        if not fits:
+            raise RecordDoesNotOpen(kind.label, "its row MAC does not fit its columns")
+        return state
+
+    def computed_mac(self, kind: Kind, keys: ScopeKeys, digest: bytes) -> bytes:
+        """The row MAC that fits the other columns: 16 bytes."""
+        numbers = _NUMBERS.pack(
+            self.next_sequence,
+            self.count,
+            self.size,
+            self.state,
+            self.is_pinned,
+            _ABSENT if self.idle_lifetime is None else self.idle_lifetime,
+            _ABSENT if self.absolute_lifetime is None else self.absolute_lifetime,
+            self.created_at,
+            self.updated_at,
+            _ABSENT if self.expires_at is None else self.expires_at,
+            self.revision,
+        )
+        return keys.row_mac(
+            kind.framed_bytes,
+            digest,
+            self.birth,
+            self.generation,
+            self.members,
+            self.newest,
+            self.channels,
+            numbers,
+        )
+
+    def authenticated(self, kind: Kind, keys: ScopeKeys, digest: bytes) -> "ContainerState":
+        """The state with the row MAC that fits its other columns."""
+        return self._replace(row_mac=self.computed_mac(kind, keys, digest))
+
+    def with_members(self, keys: ScopeKeys, difference: int) -> "ContainerState":
+        """The state with other records below it, whose parts differ by so much in sum."""
+        total = keys.members.unmasked(self.members) + difference
+        return self._replace(members=keys.members.masked(total))
+
+    def is_expired(self, now: int) -> bool:
+        """Whether its time was up at ``now``."""
+        return self.expires_at is not None and self.expires_at <= now
+
+    def old(self) -> dict[str, object]:
+        """Every column by the name of its parameter: what :func:`compare_and_swap` begins from."""
+        return dict(zip(_OLD, self, strict=True))
+
+    def new(self) -> dict[str, object]:
+        """Every column by the name of its parameter: what a row is taken to."""
+        return dict(zip(_NEW, self, strict=True))
+
+
+_OLD = [f"old_{name}" for name in ContainerState._fields]
+_NEW = [f"new_{name}" for name in ContainerState._fields]
+STATE = tuple(schema.sessions.c[name] for name in ContainerState._fields)
+
+
+def open_header(
+    kind: Kind, keys: ScopeKeys, digest: bytes, state: ContainerState, sealed: bytes
+) -> bytes:
+    """A row's header in plaintext: that of this life and this revision, and no other.
+
+    Raises:
+        RecordDoesNotOpen: It is another's, or was changed.
+    """
+    prefix = keys.aad_prefix(kind, b"", state.birth)
+    return keys.open(prefix, header_key(digest, state), sealed, kind)
+
+
+def header_key(digest: bytes, state: ContainerState) -> bytes:
+    return digest + state.revision.to_bytes(8)
+
+
+def is_member_sum(keys: ScopeKeys, state: ContainerState, total: int) -> bool:
+    """Whether the records below a row, whose parts add up to ``total``, are those it stands for."""
+    return len(state.members) == MULTISET_BYTES and keys.members.is_of(state.members, total)
+
+
+def member_part(
+    keys: ScopeKeys,
+    kind: Kind,
+    address: tuple[bytes, bytes],
+    stored_at: object,
+    *content: bytes | None,
+) -> int:
+    """What a record adds to ``members`` of the row that it stands below.
+
+    Args:
+        address: Its parent and key.
+        stored_at: Its column ``updated_at``.
+        content: What stands for the rest of it.
+
+    Raises:
+        RecordDoesNotOpen: ``stored_at`` is no time.
+    """
+    # SQLite keeps any type in any column, and whoever tampers with rows knows it.
+    if type(stored_at) is not int or not 0 <= stored_at < _ABSENT:
+        raise RecordDoesNotOpen(kind.label, "it was stored at no time")
+    return keys.members.part(kind.framed_bytes, *address, stored_at.to_bytes(8), *content)

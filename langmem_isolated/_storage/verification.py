@@ -1,0 +1,254 @@
+"""Integrity check: opens every record of a scope, and compares all with the rows they stand below.
+
+The multiset hash of a session, thread or collection tells of every record that was removed,
+exchanged or put back. Items, entries and their like have no such row: what is there is opened.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam, select
+
+from langmem_isolated._codecs.messages import decode_partially
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._crypto.sealing import DIGEST_BYTES
+from langmem_isolated._database import schema
+from langmem_isolated._database.transactions import Row, Transaction
+from langmem_isolated._storage import entries
+from langmem_isolated._storage.container_state import (
+    ContainerState,
+    is_member_sum,
+    member_part,
+    open_header,
+)
+from langmem_isolated._storage.containers import LISTED, SCOPE_ID
+from langmem_isolated._storage.documents.blocks import Block
+from langmem_isolated._storage.items.addresses import RecordAddresses
+from langmem_isolated._storage.items.rows import items_in
+from langmem_isolated._storage.sessions.reading import alias_of, channel_tag, message_part
+from langmem_isolated._storage.threads.addresses import Slot, mac_of
+from langmem_isolated._storage.threads.reading import body_part, element_part
+from langmem_isolated.errors import RecordDoesNotOpen
+
+_PAGE = 500
+_records, _sessions = schema.records.c, schema.sessions.c
+_ADDRESS = (_records.kind, _records.parent, _records.key)
+_BEHIND = tuple(bindparam(f"behind_{c.name}", type_=c.type) for c in _ADDRESS)
+
+
+# A row counts them; they have one time, at which they were stored.
+_COUNTED = {
+    *(Kind.MESSAGE, Kind.CHECKPOINT, Kind.WRITE, Kind.ELEMENT, Kind.DOCUMENT),
+}
+
+
+class _Record(NamedTuple):
+    """A row of the table of records."""
+
+    kind: int
+    parent: bytes
+    key: bytes
+    sealed: bytes
+    alias: bytes | None
+    tag: bytes | None
+    size: int
+    created_at: int
+    updated_at: int
+    expires_at: int | None
+    expiry_mac: bytes | None
+
+    def has_only_its_columns(self) -> bool:
+        """Whether the columns that its kind does not use say nothing."""
+        is_immutable = self.kind in _COUNTED
+        return (
+            (self.alias is None or self.kind in (Kind.MESSAGE, Kind.ELEMENT))
+            and (self.tag is None or self.kind in (Kind.MESSAGE, Kind.CHECKPOINT, Kind.ENTRY))
+            and (self.expires_at is None or self.kind in (Kind.ITEM, Kind.ENTRY))
+            and (self.expiry_mac is None or self.expires_at is not None)
+            and (self.created_at == self.updated_at or not is_immutable)
+        )
+
+
+_CONTAINERS = select(_sessions.kind, *LISTED).where(_sessions.scope_id == SCOPE_ID)
+_RECORDS = (
+    select(*(_records[name] for name in _Record._fields))
+    .where(_records.scope_id == SCOPE_ID, sa.tuple_(*_ADDRESS) > sa.tuple_(*_BEHIND))
+    .order_by(*_ADDRESS)
+    .limit(sa.literal_column(str(_PAGE)))
+    .offset(sa.literal_column("0"))
+)
+_BEFORE_ALL = _Record(0, b"", b"", b"", None, None, 0, 0, 0, None, None)
+
+
+class _Container:
+    """A session, thread or collection, and what was found below it."""
+
+    def __init__(self, kind: Kind, digest: bytes, state: ContainerState) -> None:
+        self.kind = kind
+        self.digest = digest
+        self.state = state
+        self.total = 0
+        self.counted = 0
+        self.aliased: set[str] = set()
+        self.unaliased: set[str] = set()
+
+    def check(self, keys: ScopeKeys) -> None:
+        """Refuse a row that stands for other records than were found."""
+        is_whole = (
+            self.counted == self.state.count
+            and is_member_sum(keys, self.state, self.total)
+            and self.unaliased <= self.aliased
+        )
+        if not is_whole:
+            raise RecordDoesNotOpen(self.kind.label, "it has not the records that it stands for")
+
+
+class _Verification:
+    """One walk over a scope's records."""
+
+    def __init__(self, transaction: Transaction, keys: ScopeKeys) -> None:
+        self._transaction = transaction
+        self._keys = keys
+        self._containers: dict[tuple[int, bytes], _Container] = {}
+        self._items = RecordAddresses(keys)
+        self.counts: Counter[Kind] = Counter()
+        self._checks: dict[int, Callable[[_Record], None]] = {
+            Kind.MESSAGE: self._message,
+            Kind.CHECKPOINT: self._body,
+            Kind.WRITE: self._body,
+            Kind.ELEMENT: self._element,
+            Kind.DOCUMENT: self._document,
+            Kind.EMBEDDING: self._embedding,
+            Kind.ITEM: self._item,
+            Kind.VECTOR: self._vector,
+            Kind.ENTRY: self._entry,
+        }
+
+    def run(self) -> Counter[Kind]:
+        """How many there are of each kind."""
+        for kind, *row in self._transaction.rows(_CONTAINERS, scope_id=self._keys.scope_id):
+            self._add_container(kind, tuple(row))
+        last = _BEFORE_ALL
+        while page := self._page_behind(last):
+            for record in page:
+                self._check(record)
+            last = page[-1]
+        for container in self._containers.values():
+            container.check(self._keys)
+        return self.counts
+
+    def _add_container(self, number: int, row: Row) -> None:
+        *_, digest, sealed = row
+        if number not in (Kind.SESSION, Kind.THREAD, Kind.COLLECTION) or type(digest) is not bytes:
+            raise RecordDoesNotOpen(Kind.SESSION.label, "its row is of no kind there is")
+        kind = Kind(number)
+        state = ContainerState.checked(kind, self._keys, digest, row)
+        open_header(kind, self._keys, digest, state, sealed)
+        self._containers[kind, digest] = _Container(kind, digest, state)
+        self.counts[kind] += 1
+
+    def _page_behind(self, last: _Record) -> list[_Record]:
+        behind = {f"behind_{name}": getattr(last, name) for name in ("kind", "parent", "key")}
+        rows = self._transaction.rows(_RECORDS, scope_id=self._keys.scope_id, **behind)
+        return [_Record._make(row) for row in rows]
+
+    def _check(self, record: _Record) -> None:
+        check = self._checks.get(record.kind)
+        if check is None:
+            raise RecordDoesNotOpen(Kind.SCOPE.label, "it has a record of no kind there is")
+        if {type(part) for part in (record.parent, record.key, record.sealed)} != {bytes}:
+            raise RecordDoesNotOpen(Kind(record.kind).label, "a column holds another type")
+        if record.size != len(record.sealed):
+            raise RecordDoesNotOpen(Kind(record.kind).label, "its size is another")
+        if not record.has_only_its_columns():
+            raise RecordDoesNotOpen(
+                Kind(record.kind).label, "it has a column that its kind has not"
+            )
+        check(record)
+        self.counts[Kind(record.kind)] += 1
+
+    def _above(self, record: _Record, *kinds: Kind) -> _Container:
+        found = (self._containers.get((kind, record.parent[:DIGEST_BYTES])) for kind in kinds)
+        container = next((one for one in found if one), None)
+        if container is None:
+            raise RecordDoesNotOpen(kinds[0].label, "its row is missing")
+        return container
+
+    def _opened(self, record: _Record, birth: bytes = b"") -> bytes:
+        kind = Kind(record.kind)
+        prefix = self._keys.aad_prefix(kind, record.parent, birth)
+        return self._keys.open(prefix, record.key, record.sealed, kind)
+
+    def _message(self, record: _Record) -> None:
+        session = self._above(record, Kind.SESSION)
+        plaintext = self._opened(record, session.state.birth)
+        stored_at = record.updated_at
+        session.total += message_part(self._keys, session.digest, record.key, stored_at, plaintext)
+        session.counted += 1
+        said = decode_partially(plaintext)
+        if said.message_id:
+            (session.aliased if record.alias else session.unaliased).add(said.message_id)
+        expected = alias_of(self._keys, session.digest, said.message_id or "")
+        if record.alias is not None and (not said.message_id or record.alias != expected):
+            raise RecordDoesNotOpen(Kind.MESSAGE.label, "its alias is another's")
+        if record.tag != channel_tag(self._keys, said.channel, said.written):
+            raise RecordDoesNotOpen(Kind.MESSAGE.label, "it was put into another channel or time")
+
+    def _body(self, record: _Record) -> None:
+        thread = self._above(record, Kind.THREAD)
+        plaintext = self._opened(record, thread.state.birth)
+        slot = Slot(Kind(record.kind), record.parent, record.key)
+        thread.total += body_part(self._keys, slot, record.updated_at, record.tag, plaintext)
+        thread.counted += record.kind == Kind.CHECKPOINT
+
+    def _element(self, record: _Record) -> None:
+        thread = self._above(record, Kind.THREAD)
+        mac = mac_of(self._keys, record.parent, self._opened(record, thread.state.birth))
+        if record.alias != mac:
+            raise RecordDoesNotOpen(Kind.ELEMENT.label, "its alias is another's")
+        stored_at = record.updated_at
+        thread.total += element_part(self._keys, record.parent, record.key, stored_at, mac)
+
+    def _document(self, record: _Record) -> None:
+        collection = self._above(record, Kind.COLLECTION)
+        plaintext = self._opened(record, collection.state.birth)
+        collection.total += self._part(record, plaintext)
+        collection.counted += 1
+
+    def _embedding(self, record: _Record) -> None:
+        above = self._above(record, Kind.COLLECTION, Kind.SESSION, Kind.THREAD)
+        plaintext = self._opened(record, above.state.birth)
+        if above.kind is Kind.COLLECTION:
+            if record.created_at != record.updated_at:
+                raise RecordDoesNotOpen(Kind.EMBEDDING.label, "it has two times")
+            above.total += self._part(record, Block.unpacked(plaintext).version)
+
+    def _part(self, record: _Record, content: bytes) -> int:
+        address = record.parent, record.key
+        return member_part(self._keys, Kind(record.kind), address, record.updated_at, content)
+
+    def _item(self, record: _Record) -> None:
+        address = (record.parent, record.key, record.sealed)
+        times = (record.created_at, record.updated_at, record.expires_at, record.expiry_mac)
+        items_in(self._items, [address + times])
+
+    def _vector(self, record: _Record) -> None:
+        self._opened(record)
+
+    def _entry(self, record: _Record) -> None:
+        times = (record.tag, record.updated_at, record.expires_at)
+        row = (record.key, record.sealed, *times)
+        entries.check(self._keys, record.parent, row, record.expiry_mac)
+
+
+def verify(transaction: Transaction, keys: ScopeKeys) -> Counter[Kind]:
+    """How many records a scope has of each kind, when all of them are as they were stored.
+
+    Raises:
+        RecordDoesNotOpen: Something was changed, moved, exchanged, restored or removed.
+        RecordError: A later version of this package wrote something.
+    """
+    return _Verification(transaction, keys).run()

@@ -1,0 +1,253 @@
+"""Rows of any kind, exchanged, restored, copied or removed: noticed, or on the list of what is not.
+
+A life is lived in one database: sessions, threads, collections, items and caches of two users are
+written, cleared, pruned, removed and begun again, and every row that ever stood is kept. Then one
+row at a time is put where it does not belong, or taken away.
+"""
+
+import random
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.documents import Document
+from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.checkpoint.base import empty_checkpoint
+
+from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated.errors import RecordError
+from tests.embeddings import NGramEmbeddings
+
+EXCHANGES, SEEDS = 1_000, range(10)
+TABLES = {
+    "records": ("scope_id", "kind", "parent", "key"),
+    "sessions": ("scope_id", "kind", "digest"),
+}
+# What no row counts: that one was removed, or an older one put back where it stood.
+UNCOUNTED = {Kind.ITEM, Kind.VECTOR, Kind.ENTRY, Kind.EMBEDDING}
+TIMES = {"created_at", "updated_at"}
+Row = tuple[Any, ...]
+
+
+@dataclass
+class Lived:
+    """A database, what reads of it give, and every row that ever stood in it."""
+
+    memory: IsolatedMemory
+    rows: sqlite3.Connection
+    columns: dict[str, list[str]]
+    past: dict[str, set[Row]] = field(default_factory=lambda: {table: set() for table in TABLES})
+
+    def keep(self) -> None:
+        """Remember the rows that stand now."""
+        for table, rows in self.past.items():
+            rows.update(self.rows.execute(f"SELECT * FROM {table}"))
+
+    def collections(self) -> set[bytes]:
+        """The parents of documents and of their embeddings, which are counted."""
+        return {row[0] for row in self.rows.execute("SELECT digest FROM sessions WHERE kind = 11")}
+
+    def scoped(self, user_id: str) -> ScopedMemory:
+        return self.memory.scope(user_id=user_id, module_id="tutor")
+
+
+def put(scoped: ScopedMemory, thread_id: str, *said: str) -> None:
+    saver = scoped.checkpointer()
+    config: Any = {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
+    messages = [HumanMessage(text, id=text) for text in said]
+    checkpoint = {**empty_checkpoint(), "channel_values": {"messages": messages, "x": "y" * 200}}
+    at = saver.put(config, checkpoint, {"run_id": thread_id}, {})
+    saver.put_writes(at, [("messages", AIMessage(f"on {said[-1]}", id="w"))], "task")
+
+
+def live(scoped: ScopedMemory, keep: Callable[[], None]) -> None:
+    """Everything that adds, changes and removes rows, so that names are used in several lives."""
+    store, documents = scoped.store(), scoped.vector_store(NGramEmbeddings())
+    for life in ("first", "second"):
+        for session_id in ("s", "t"):
+            history = scoped.chat_history(session_id)
+            history.add_messages([HumanMessage(f"{life} zebra", id="1"), AIMessage("striped")])
+            history.add_messages([HumanMessage(f"{life} more", id="2")], channel="general")
+            put(scoped, session_id, f"{life} one")
+            put(scoped, session_id, f"{life} one", f"{life} two")
+            keep()
+        scoped.sessions.rename("s", f"{life} title")
+        store.put(("facts",), "k", {"text": life}, ttl=None if life == "second" else 600)
+        store.put(("facts", life), "l", {"text": life}, ttl=600)
+        documents.add_documents([Document(f"{life} {n}", id=n) for n in "abc"])
+        documents.delete(["b"])
+        scoped.byte_store().mset([("key", life.encode()), (life, b"value")])
+        scoped.recall("zebra", embeddings=NGramEmbeddings())
+        keep()
+        if life == "first":
+            scoped.chat_history("s").clear()
+            scoped.sessions.delete("t")
+            scoped.checkpointer().prune(["s"])
+            scoped.checkpointer().delete_thread("t")
+            documents.clear()
+            keep()
+    scoped.checkpointer().delete_for_runs(["nobody"])
+
+
+def seen(scoped: ScopedMemory) -> dict[str, Any]:
+    """What reads give of all that rows count."""
+    saver = scoped.checkpointer()
+    return {
+        "messages": {s: scoped.chat_history(s).messages for s in ("s", "t")},
+        "titles": {one.id: (one.title, one.messages) for one in scoped.sessions()},
+        "recent": scoped.recent({"general": 9}),
+        "threads": {
+            t: [
+                (found.config, found.checkpoint, found.metadata, found.pending_writes)
+                for found in saver.list({"configurable": {"thread_id": t}})
+            ]
+            for t in ("s", "t")
+        },
+        "recall": [
+            (one.text, one.source, one.source_id) for one in scoped.recall("zebra", limit=99)
+        ],
+        "documents": sorted(
+            (one.id or "", one.page_content)
+            for one in scoped.vector_store(NGramEmbeddings()).documents()
+        ),
+    }
+
+
+@pytest.fixture(scope="module")
+def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lived]:
+    path: Path = tmp_path_factory.mktemp("lived") / "memory.db"
+    root_key, url = LocalRootKey(b"k" * 32), f"sqlite:///{path}"
+    with (
+        IsolatedMemory(url, root_key=root_key),
+        closing(sqlite3.connect(path, isolation_level=None)) as rows,
+    ):
+        rows.execute("PRAGMA foreign_keys = OFF")
+        columns = {t: [c[1] for c in rows.execute(f"PRAGMA table_info({t})")] for t in TABLES}
+        with IsolatedMemory(url, root_key=root_key) as memory:
+            before = Lived(memory, rows, columns)
+            live(before.scoped("alice"), before.keep)
+            live(before.scoped("bob"), before.keep)
+        # And after a restart.
+        with IsolatedMemory(url, root_key=root_key) as memory:
+            after = Lived(memory, rows, columns, before.past)
+            for user_id in ("alice", "bob"):
+                after.scoped(user_id).chat_history("s").add_user_message("after a restart")
+            after.keep()
+            yield after
+
+
+@dataclass
+class Change:
+    """One row put somewhere, or taken away, and how to undo it."""
+
+    table: str
+    gone: Row | None
+    new: Row | None
+
+    def is_uncounted(self, lived: Lived) -> bool:
+        """Whether it is on the list of what cannot be noticed without an anchor.
+
+        Of what no row counts (items, entries, vectors, and embeddings of messages, which are made
+        again): one was removed, an older one was put back where it stood, or its clear times, which
+        nothing is decided by, were changed.
+        """
+        if self.table != "records":
+            return False
+        columns, kinds = lived.columns["records"], set()
+        for row in filter(None, (self.gone, self.new)):
+            kind, parent = (row[columns.index(name)] for name in ("kind", "parent"))
+            kinds.add(None if parent in lived.collections() else kind)
+        stood = self.new is None or self.new in lived.past["records"]
+        return kinds <= UNCOUNTED and (stood or self.differing(columns) <= TIMES)
+
+    def differing(self, columns: list[str]) -> set[str]:
+        """The columns in which what stands there now differs from what stood there."""
+        triples = zip(columns, self.gone or (), self.new or (), strict=False)
+        return {name for name, one, other in triples if one != other} or {"removed or restored"}
+
+
+def address(lived: Lived, table: str, row: Row) -> Row:
+    return tuple(row[lived.columns[table].index(name)] for name in TABLES[table])
+
+
+def standing_at(lived: Lived, table: str, row: Row) -> Row | None:
+    where = " AND ".join(f"{name} = ?" for name in TABLES[table])
+    found = lived.rows.execute(f"SELECT * FROM {table} WHERE {where}", address(lived, table, row))
+    stands: Row | None = found.fetchone()
+    return stands
+
+
+def chosen(lived: Lived, rng: random.Random) -> Change:
+    """Any row of the past or present, restored, removed, exchanged in whole or in one column."""
+    table = rng.choice(["records", "records", "records", "sessions"])
+    past, now = list(lived.past[table]), list(lived.rows.execute(f"SELECT * FROM {table}"))
+    past.sort(key=repr)
+    row, other = rng.choice(past), rng.choice(rng.choice([past, now]))
+    place = lived.columns[table]
+    how = rng.choice(["restore", "restore", "remove", "exchange", "exchange", "column", "column"])
+    if how == "remove":
+        return Change(table, rng.choice(now), None)
+    new = row
+    if how == "exchange":
+        keep = {place.index(name) for name in TABLES[table]}
+        new = tuple(row[n] if n in keep else other[n] for n in range(len(row)))
+    if how == "column":
+        row = rng.choice(now)
+        at = rng.randrange(len(row))
+        new = tuple(other[n] if n == at else row[n] for n in range(len(row)))
+        if address(lived, table, new) != address(lived, table, row):
+            # Moved: it does not stand at its own address any more.
+            return Change(table, row, None if standing_at(lived, table, new) else new)
+    return Change(table, standing_at(lived, table, new), new)
+
+
+def apply(lived: Lived, table: str, gone: Row | None, new: Row | None) -> None:
+    if gone is not None:
+        where = " AND ".join(f"{name} = ?" for name in TABLES[table])
+        lived.rows.execute(f"DELETE FROM {table} WHERE {where}", address(lived, table, gone))
+    if new is not None:
+        marks = ", ".join("?" * len(new))
+        lived.rows.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", new)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_whatever_row_is_put_where_it_does_not_belong_is_noticed(lived: Lived, seed: int):
+    rng, users = random.Random(seed), ("alice", "bob")
+    expected = {user: seen(lived.scoped(user)) for user in users}
+    for user in users:
+        lived.scoped(user).verify()
+    noticed = unnoticed = 0
+    for _ in range(EXCHANGES):
+        change = chosen(lived, rng)
+        before = list(lived.rows.execute(f"SELECT * FROM {change.table}"))
+        apply(lived, change.table, change.gone, change.new)
+        if before == list(lived.rows.execute(f"SELECT * FROM {change.table}")):
+            continue
+        try:
+            for user in users:
+                lived.scoped(user).verify()
+                assert seen(lived.scoped(user)) == expected[user]
+        except RecordError:
+            noticed += 1
+        else:
+            assert change.is_uncounted(lived), describe(lived, change)
+            unnoticed += 1
+        finally:
+            lived.rows.execute(f"DELETE FROM {change.table}")
+            marks = ", ".join("?" * len(lived.columns[change.table]))
+            lived.rows.executemany(f"INSERT INTO {change.table} VALUES ({marks})", before)
+
+    assert noticed > unnoticed
+    assert {user: seen(lived.scoped(user)) for user in users} == expected
+
+
+def describe(lived: Lived, change: Change) -> str:
+    """Which columns differ: what stands in them says nothing to people."""
+    columns, row = lived.columns[change.table], change.new or change.gone or ()
+    kind = row[columns.index("kind")]
+    return f"{change.table} of kind {kind}, unnoticed: {sorted(change.differing(columns))}"
