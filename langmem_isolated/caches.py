@@ -15,6 +15,7 @@ from langchain_core.outputs import (
 )
 from langchain_core.stores import BaseStore
 
+from langmem_isolated._codecs.classes import tell_once, type_name
 from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.sealing import framed
 from langmem_isolated._runtime.clock import MICROSECOND, lifetime, now
@@ -79,8 +80,10 @@ class IsolatedLLMCache(BaseCache):
     def update(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
         """Keep the answer to ``prompt``, in place of an earlier one.
 
+        One with a part that has no stored form is not kept, which the log says once for each type:
+        the model was paid for it, and whoever asked gets it.
+
         Raises:
-            ValueNotStorable: A part of the answer has no exact stored form.
             ScopeError: No scope is named where the scope comes from the run.
             KeyDestroyed: The scope was erased.
             DatabaseError: The database refused or failed.
@@ -95,7 +98,11 @@ class IsolatedLLMCache(BaseCache):
     def _update(
         self, records: ScopedDatabase, prompt: str, llm_string: str, answer: RETURN_VAL_TYPE
     ) -> None:
-        entry = Entry(_digest(prompt, llm_string), _encoded(answer))
+        try:
+            entry = Entry(_digest(prompt, llm_string), _encoded(answer))
+        except ValueNotStorable as refusal:
+            tell_once("cached", refusal.type_name, "An answer with a %s was not cached.")
+            return
         records.write(entries.put, _ANSWERS, [entry], now(), self._lifetime)
 
     def clear(self, **kwargs: Any) -> None:
@@ -145,7 +152,7 @@ def _encoded(answer: Sequence[Generation]) -> bytes:
     for generation in answer:
         name = type(generation).__name__
         if _GENERATIONS.get(name) is not type(generation):
-            raise ValueNotStorable(name, "an answer")
+            raise ValueNotStorable(type_name(generation), "an answer")
         plain.append([name, generation.__dict__])
     return _ANSWER_V1 + encode_value(plain, "an answer")
 

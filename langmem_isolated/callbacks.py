@@ -23,6 +23,7 @@ from langgraph.types import Command
 from langmem_isolated._adapters.recorder import (
     FindRecords,
     Recorder,
+    as_text,
     derived_id,
     events_of,
     interrupted,
@@ -326,7 +327,7 @@ def _done(output: Any, run: _Run, run_id: UUID) -> list[BaseMessage]:
         messages = [m for m in update.get("messages", []) if isinstance(m, BaseMessage)]
         return [_by_call(m) if isinstance(m, ToolMessage) else m for m in messages]
     call = {"name": run.tool, "args": run.inputs, "id": str(run_id), "type": "tool_call"}
-    text = output if isinstance(output, str) else repr(output)
+    text = output if isinstance(output, str) else as_text(output)
     # Unlike `AIMessage(…)`, it takes arguments as they are: a tool may be called with any.
     made = AIMessage("", id=derived_id(str(run_id), "call"))
     made.tool_calls = [call]  # type: ignore[list-item]

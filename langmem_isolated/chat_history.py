@@ -13,12 +13,14 @@ from langchain_core.messages import (
     HumanMessage,
 )
 
+from langmem_isolated._adapters.compat import is_called_to_record
 from langmem_isolated._codecs.headers import Header, decode_header, encode_header
 from langmem_isolated._codecs.messages import (
     decode_message,
     decode_message_with_metadata,
     encode_message,
 )
+from langmem_isolated._codecs.storable import storable
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._runtime.clock import now
@@ -27,7 +29,7 @@ from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import reading, writing
 from langmem_isolated._storage.sessions.reading import LATEST, NOTHING, Recent
 from langmem_isolated._storage.sessions.writing import Message
-from langmem_isolated.errors import AddressTaken, RecordDoesNotOpen
+from langmem_isolated.errors import AddressTaken, RecordDoesNotOpen, ValueNotStorable
 from langmem_isolated.scope import checked_id
 
 if TYPE_CHECKING:
@@ -114,7 +116,9 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
                 default that of this object.
 
         Raises:
-            ValueNotStorable: A message holds a value without an exact stored form.
+            ValueNotStorable: A message holds a value without a stored form. From
+                `RunnableWithMessageHistory`, which would only log it and lose the turn, the message
+                is stored as far as it can be; see :func:`storable`.
             ScopeError: ``channel`` is malformed.
             RecordDoesNotOpen: The session was tampered with.
             KeyDestroyed: The scope was erased.
@@ -122,7 +126,13 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         """
         channel = self._channel if channel is None else checked_id("channel", channel)
         moment = now()
-        encoded = [Message(encode_message(m, channel, moment), m.id) for m in messages]
+        try:
+            encoded = [Message(encode_message(m, channel, moment), m.id) for m in messages]
+        except ValueNotStorable:
+            if not is_called_to_record():
+                raise
+            recorded = map(storable, messages)
+            encoded = [Message(encode_message(m, channel, moment), m.id) for m in recorded]
         if not encoded:
             return
         placed = encoded, moment, None if channel is None else channel.encode()
@@ -164,11 +174,20 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
             channel=channel,
         )
 
+    def _add(self, messages: Sequence[BaseMessage], is_recorded: bool, **named: str) -> None:
+        try:
+            self.add_messages(messages, **named)
+        except ValueNotStorable:
+            if not is_recorded:
+                raise
+            self.add_messages([*map(storable, messages)], **named)
+
     async def aadd_messages(
         self, messages: Sequence[BaseMessage], *, channel: str | None = None
     ) -> None:
         """Add ``messages``; see :meth:`add_messages`. If cancelled, they may have been stored."""
-        await self._records.arun(self.add_messages, messages, **_named(channel))
+        # Who calls is asked here: in the worker's thread nothing tells.
+        await self._records.arun(self._add, messages, is_called_to_record(), **_named(channel))
 
     def add_message(self, message: BaseMessage) -> None:
         """Add one message; see :meth:`add_messages`."""

@@ -124,15 +124,47 @@ class AddressTaken(RecordError):
 
 
 class ValueNotStorable(RecordError, TypeError):
-    """A value has no exact stored form; nothing of the call was written."""
+    """A value has no stored form, or its type is not allowed; nothing of the call was written.
 
-    def __init__(self, type_name: str, where: str) -> None:
+    Args:
+        type_name: Module and name of its type.
+        where: What it was part of.
+        cause: Why it is refused.
+        outermost: Module and name of the outermost class around it; empty if it is in none.
+        path: Where it stands inside of that: names of fields, and ``[…]`` for the keys of dicts.
+    """
+
+    def __init__(
+        self,
+        type_name: str,
+        where: str = "a record",
+        *,
+        cause: str = "",
+        outermost: str = "",
+        path: str = "",
+    ) -> None:
+        place = f" It stands at {path} of a {outermost}." if outermost and path else ""
         super().__init__(
-            f"A value of type {type_name} in {where} cannot be stored and read back exactly. "
-            "Nothing was written. Store JSON values, bytes, tuples, sets, dates, UUIDs, Decimals, "
-            "or langchain-core messages and documents; or convert it first."
+            f"A value of type {type_name} in {where} cannot be stored and read back"
+            f"{': ' + cause if cause else ' exactly'}.{place} Nothing was written. Store JSON "
+            "values, bytes, tuples, sets, dates, UUIDs, Decimals, models, dataclasses, enums, "
+            "named tuples, or langchain-core messages and documents; or convert it first."
         )
         self.type_name = type_name
+        self.where = where
+        self.cause = cause
+        self.outermost = outermost
+        self.path = path
+
+    def again(self) -> "ValueNotStorable":
+        """The same without a traceback, whose frames would keep the value."""
+        return ValueNotStorable(
+            self.type_name,
+            self.where,
+            cause=self.cause,
+            outermost=self.outermost,
+            path=self.path,
+        )
 
 
 class SessionNotFound(LangmemIsolatedError, KeyError):

@@ -81,6 +81,7 @@ class MemoryOfRun:
         self,
         *,
         allow: Iterable[type | tuple[str, ...]] = (),
+        strict: bool = False,
         ttl: timedelta | None = None,
         scope_resolver: ResolveScope | None = None,
     ) -> IsolatedCheckpointSaver:
@@ -93,7 +94,9 @@ class MemoryOfRun:
         bound form, ``memory.scope(…).checkpointer()``.
 
         Args:
-            allow: Types that graphs may store besides LangGraph's safe ones.
+            allow: Types that graphs may store besides LangGraph's safe ones; all others are refused
+                then. By default every class is stored that LangGraph's savers store.
+            strict: Refuse what ``allow`` does not name, and what would come back as something else.
             ttl: How long a thread is kept after it was last written; for ever by default.
             scope_resolver: Finds the scope from the config, for servers that must not trust a
                 client's ``configurable``: scope keys in it are refused unless they agree. Asked
@@ -115,6 +118,7 @@ class MemoryOfRun:
             resolve,
             self._context.element_caches,
             allow=allow,
+            strict=strict,
             ttl=ttl,
             config_keys=self._context.config_keys,
             set_up=self._context.set_up,
@@ -250,7 +254,7 @@ class MemoryOfRun:
         """LangGraph's node cache of whoever runs; see :class:`IsolatedNodeCache`.
 
         Args:
-            serde: LangGraph's serializer for what is kept, by default that of its own caches.
+            serde: A serializer of LangGraph for what is kept, by default our own.
             scope_resolver: As for :meth:`checkpointer`.
         """
         from langmem_isolated.node_cache import IsolatedNodeCache

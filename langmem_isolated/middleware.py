@@ -88,7 +88,9 @@ class IsolatedMemoryMiddleware(AgentMiddleware[Any, Any, Any]):
     in every run. Failures and cancellations of the model and of
     tools, and interrupts in tools, are recorded as `ChatMessage` with role ``"error"`` or
     ``"interrupt"`` in the channel ``"events"``; those of other middleware need :meth:`around`.
-    When recording fails, the run fails.
+    What cannot be stored exactly is recorded as far as it can be: its ``response_metadata`` has the
+    types that are missing under ``"langmem_isolated_not_stored"``, and the log names them. When
+    recording fails otherwise, the run fails; a failure or interrupt of its own is never replaced.
 
     One object serves any number of runs at once and keeps nothing of them.
 

@@ -12,6 +12,8 @@ from langgraph.cache.base import BaseCache, FullKey, Namespace
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from langmem_isolated._adapters.compat import config_of_calling_loop
+from langmem_isolated._codecs.classes import tell_once
+from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.sealing import framed
 from langmem_isolated._database.statements import NO_LIMIT
 from langmem_isolated._runtime.clock import SECOND, now
@@ -29,6 +31,7 @@ Pairs = Mapping[FullKey, tuple[Any, int | None]]
 
 _SPACE = (b"node cache",)
 _VALUE_V1 = b"\x01"
+_KIND = "value"
 _END_OF_TIME = 2**53
 # Tasks that were looked up, not found, and have not ended.
 _MOST_TASKS = 16_384
@@ -46,7 +49,9 @@ class IsolatedNodeCache(BaseCache[Any]):
         find: Leads the config of a run, or none, to the records of its scope; asked in the caller's
             context.
         bound_to: The scope that every call means; ``None`` where each call is led to its own.
-        serde: LangGraph's serializer for values, by default the one of its own caches.
+        serde: A serializer of LangGraph for values. By default they are stored as in all other
+            records: what LangGraph's own serializer stores, and rebuilt without calling any
+            function by its stored name.
     """
 
     def __init__(
@@ -56,7 +61,7 @@ class IsolatedNodeCache(BaseCache[Any]):
         bound_to: Scope | None = None,
         serde: SerializerProtocol | None = None,
     ) -> None:
-        super().__init__(serde=serde)
+        super().__init__(serde=serde or _Values())
         self.bound_to = bound_to
         self._find = find
         self._tasks = _Tasks()
@@ -144,8 +149,9 @@ class IsolatedNodeCache(BaseCache[Any]):
     def _encoded(self, value: Any) -> bytes | None:
         try:
             kind, packed = self.serde.dumps_typed(value)
-        except Exception:  # noqa: BLE001 - serializers raise what they like
-            _log.debug("What a node wrote has no stored form: it was not cached.")
+        except Exception as refusal:  # noqa: BLE001 - serializers raise what they like
+            kind = getattr(refusal, "type_name", type(refusal).__name__)
+            tell_once("cached", kind, "What a node wrote was not cached: %s.")
             return None
         name = kind.encode()
         return b"".join((_VALUE_V1, bytes([len(name)]), name, packed))
@@ -157,6 +163,19 @@ class IsolatedNodeCache(BaseCache[Any]):
         except Exception:  # noqa: BLE001 - a class that has gone, for example: the node runs again
             _log.debug("A cached value cannot be rebuilt: its node runs again.")
             return None
+
+
+class _Values(SerializerProtocol):
+    """The stored form of values, as LangGraph's caches take it."""
+
+    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
+        return _KIND, encode_value(obj, "a node cache")
+
+    def loads_typed(self, data: tuple[str, bytes]) -> Any:
+        kind, packed = data
+        if kind != _KIND:
+            raise ValueError("stored by another serializer")
+        return decode_value(packed)
 
 
 class _Tasks:

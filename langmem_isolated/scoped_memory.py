@@ -93,12 +93,15 @@ class ScopedMemory(ScopedRetrieval):
         self,
         *,
         allow: Iterable[type | tuple[str, ...]] = (),
+        strict: bool = False,
         ttl: timedelta | None = None,
     ) -> IsolatedCheckpointSaver:
         """A LangGraph checkpointer bound to this scope.
 
         Args:
-            allow: Types that graphs may store besides LangGraph's safe ones.
+            allow: Types that graphs may store besides LangGraph's safe ones; all others are refused
+                then. By default every class is stored that LangGraph's savers store.
+            strict: Refuse what ``allow`` does not name, and what would come back as something else.
             ttl: How long a thread is kept after it was last written; for ever by default.
         """
         from langmem_isolated.checkpointer import IsolatedCheckpointSaver
@@ -113,6 +116,7 @@ class ScopedMemory(ScopedRetrieval):
             resolve,
             self._context.element_caches,
             allow=allow,
+            strict=strict,
             ttl=ttl,
             bound_to=self._scope,
             set_up=self._context.set_up,
@@ -200,7 +204,7 @@ class ScopedMemory(ScopedRetrieval):
         """LangGraph's node cache for this scope; see :class:`IsolatedNodeCache`.
 
         Args:
-            serde: LangGraph's serializer for what is kept, by default that of its own caches.
+            serde: A serializer of LangGraph for what is kept, by default our own.
         """
         from langmem_isolated.node_cache import IsolatedNodeCache
 

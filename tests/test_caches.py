@@ -1,4 +1,5 @@
 import asyncio
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ from langmem_isolated import (
     ScopedMemory,
     caches,
 )
+from langmem_isolated._codecs import classes
 from langmem_isolated._storage import entries
 from langmem_isolated.errors import (
     IsolationViolation,
@@ -179,16 +181,27 @@ class MyGeneration(Generation):
         Generation(text="x", generation_info={"raw": object()}),
         ChatGeneration(message=AIMessage("x", additional_kwargs={"raw": object()})),
         MyGeneration(text="x"),
-        Generation(text="lone \ud800"),
     ],
 )
-async def test_an_answer_without_an_exact_form_is_refused(
-    cache: IsolatedLLMCache, door: Door, answer: Generation
+async def test_an_answer_without_a_stored_form_is_not_cached_and_told_once_by_type(
+    cache: IsolatedLLMCache, door: Door, answer: Generation, caplog: pytest.LogCaptureFixture
 ):
-    with pytest.raises(ValueNotStorable):
+    """The model was paid for it: whoever asked must get it."""
+    classes._told.clear()
+    for _ in range(2):
         await door(cache, "update", "Where?", MODEL, [answer])
 
     assert await door(cache, "lookup", "Where?", MODEL) is None
+    [told] = caplog.messages
+    assert re.fullmatch(
+        r"An answer with a (builtins\.object|\S+MyGeneration) was not cached\.", told
+    )
+
+
+async def test_an_answer_with_half_an_emoji_is_cached(cache: IsolatedLLMCache, door: Door):
+    await door(cache, "update", "Where?", MODEL, [Generation(text="lone \ud800")])
+
+    assert await door(cache, "lookup", "Where?", MODEL) == [Generation(text="lone \ud800")]
 
 
 @pytest.mark.parametrize(
@@ -538,7 +551,7 @@ def test_a_malformed_name_is_refused(alice: ScopedMemory, name: Any):
 
 
 async def test_what_is_not_text_or_bytes_is_refused(store: IsolatedByteStore, door: Door):
-    for pairs in ([("k", "text")], [("a", b""), ("k", bytearray(b"x"))], [("lone \ud800", b"")]):
+    for pairs in ([("k", "text")], [("lone \ud800", b""), ("k", bytearray(b"x"))]):
         with pytest.raises(ValueNotStorable):
             await door(store, "mset", pairs)
     for keys in ([None], [b"k"], ["k", 7]):

@@ -32,6 +32,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph.types import Command, Interrupt, Overwrite, Send
 
+from langmem_isolated._codecs import classes
 from langmem_isolated._codecs.checkpoints.decoder import Decoder
 from langmem_isolated._codecs.checkpoints.element_cache import (
     ElementCache,
@@ -119,7 +120,8 @@ plain = st.one_of(
     st.binary(max_size=200),
 )  # fmt: skip
 scalars = plain | st.one_of(
-    st.datetimes(timezones=st.none() | st.just(dt.UTC)),
+    # LangGraph forgets which of two equal hours it is.
+    st.datetimes(timezones=st.none() | st.just(dt.UTC)).map(lambda when: when.replace(fold=0)),
     st.dates(),
     st.timedeltas(),
     st.uuids(),
@@ -217,13 +219,13 @@ def test_a_message_comes_back_exactly_even_where_langgraph_would_change_it(shelf
     assert same(shelf.round_trip([message]), [message])
 
 
-def test_a_message_whose_artifact_only_langgraph_can_store_is_still_one_element(shelf: Shelf):
+def test_a_message_with_a_model_as_artifact_is_one_element(shelf: Shelf):
     message = ToolMessage("done", tool_call_id="1", artifact=Model(name="n"))
 
     bodies = [shelf.store([message, HumanMessage(str(number))]) for number in range(5)]
 
     assert len(shelf.elements) == 6
-    assert shelf.load(bodies[0])[0].artifact == {"name": "n", "inner": {}}
+    assert shelf.load(bodies[0])[0].artifact == Model(name="n")
 
 
 def test_an_error_is_stored_as_its_text(shelf: Shelf):
@@ -696,10 +698,10 @@ def test_what_msgpack_cannot_hold_is_refused_by_our_own_error(shelf: Shelf, wher
     deep: Any = "my-secret"
     for _ in range(2000):
         deep = [deep]
-    for value in (2**64, deep, {Point(1, 2).x: 1, object: 2}, object(), lambda: None, 1j):
+    for value in (deep, {Point(1, 2).x: 1, object: 2}, object(), lambda: None, 1j):
         with pytest.raises(ValueNotStorable) as refusal:
             shelf.store(WHERE[where](value))
-        assert_shows_none_of(refusal.value, [b"my-secret", str(2**64).encode()])
+        assert_shows_none_of(refusal.value, [b"my-secret"])
 
 
 def test_a_class_that_could_not_be_found_again_is_refused():
@@ -729,9 +731,7 @@ def test_a_refused_value_stores_nothing_and_the_next_is_stored(shelf: Shelf):
 
 @pytest.fixture
 def heard(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    from langmem_isolated._codecs.checkpoints.serializer import _warn_not_rebuilt
-
-    _warn_not_rebuilt.cache_clear()
+    classes._told.clear()
     with caplog.at_level(logging.WARNING):
         yield caplog
 
@@ -804,9 +804,9 @@ def test_the_stored_form_is_frozen(shelf: Shelf):
 
 FROZEN_BODY = (
     "86a86d6573736167657392d44000d44000a473656e64d84193a46e6f646581a16dd64500000001c0a5706f696e"
-    "74c71f4293ad74657374732e74687265616473a5506f696e7482a17801a17992c400c0a3736574c71d4492a76d"
-    "73677061636bc412d80093a86275696c74696e73a37365749107a5636f6c6f72c7274492a76d73677061636bc4"
-    "1cc7190093ad74657374732e74687265616473a5436f6c6f72a3726564a564656c7461d5439101"
+    "74c7211a94a164ad74657374732e74687265616473a5506f696e7482a17801a17992c400c0a3736574d644d502"
+    "9107a5636f6c6f72c72244c71f1a95a165ad74657374732e74687265616473a5436f6c6f72a3726564a3524544"
+    "a564656c7461d5439101"
 )
 FROZEN_ELEMENTS = {
     0: "0192a568756d616e82a7636f6e74656e74a26869a26964a131",

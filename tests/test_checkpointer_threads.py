@@ -361,7 +361,7 @@ async def test_allowed_types_come_back_as_they_are(scoped: ScopedMemory, door: D
     with pytest.raises(ValueNotStorable):
         put(grown, at("t"), values)
     with pytest.raises(ValueNotStorable):
-        put(scoped.checkpointer(), at("t"), values)
+        put(scoped.checkpointer(strict=True), at("t"), values)
 
 
 STRICT = """

@@ -183,9 +183,7 @@ QUESTIONS = [
         "_storage/threads/writing.py",
         "sweep",
     ),
-    Question(
-        "Which types may a checkpoint hold?", G, "allow-list", "_codecs/checkpoints/serializer.py"
-    ),
+    Question("Which types may a checkpoint hold?", G, "allow-list", "_codecs/classes.py"),
     Question("Where would I add a store adapter?", C, "third-party vector store", "wrapping/"),
     Question(
         "Where would I add an importer?", C, "one for each source", "langmem_isolated/importers/"

@@ -96,7 +96,7 @@ async def test_as_many_sources_as_keys_are_needed(manager: IsolatedRecordManager
 
 
 async def test_keys_without_an_exact_form_are_refused(manager: IsolatedRecordManager, door: Door):
-    for keys in (["lone \ud800"], [object()]):
+    for keys in (["lone \ud800", object()], [object()]):
         with pytest.raises(ValueNotStorable):
             await door(manager, "update", ["fine", *keys])
 

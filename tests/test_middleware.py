@@ -31,6 +31,7 @@ from langgraph.types import Command, interrupt
 from pydantic import Field
 
 from langmem_isolated import IsolatedMemory, Scope, ScopedMemory
+from langmem_isolated._codecs.storable import NOT_STORED
 from langmem_isolated.errors import DatabaseError, IsolationViolation, ScopeError
 from tests.conftest import Attacker, Door
 
@@ -328,16 +329,21 @@ async def test_what_other_middleware_answers_in_place_of_a_tool_is_recorded(
     )
 
 
-async def test_a_message_without_exact_stored_form_fails_the_run(
-    memory: IsolatedMemory, tutor: ScopedMemory, door: Door
+async def test_a_message_without_exact_stored_form_is_recorded_as_far_as_it_can_be_and_marked(
+    memory: IsolatedMemory, tutor: ScopedMemory, door: Door, caplog: pytest.LogCaptureFixture
 ):
+    """The run was paid for: it goes on, with what the model answered."""
     says = says_in_turn(AIMessage("x", additional_kwargs={"odd": object()}))
     agent = create_agent(Scripted(says=says), middleware=[memory.middleware()])
 
-    with pytest.raises(TypeError, match="cannot be stored"):
-        await run(door, agent, "hello")
+    result = await run(door, agent, "hello")
 
-    assert texts(recorded(tutor)) == ["human: hello"]
+    assert type(result["messages"][-1].additional_kwargs["odd"]) is object
+    kept = recorded(tutor)
+    assert texts(kept) == ["human: hello", "ai: x"]
+    assert kept[-1].additional_kwargs == {"odd": "<builtins.object>"}
+    assert kept[-1].response_metadata[NOT_STORED] == ["builtins.object"]
+    assert "recorded without what cannot be stored: builtins.object." in caplog.text
 
 
 # --- runs that do not end well --------------------------------------------------------------------

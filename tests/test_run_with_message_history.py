@@ -303,8 +303,9 @@ def test_many_turns_at_once_keep_all_that_reaches_us(
 # --- what cannot be stored ------------------------------------------------------------------------
 
 
-def test_a_turn_that_cannot_be_stored_is_told_in_the_log_without_its_content(
-    memory: IsolatedMemory, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_turn_that_cannot_be_stored_exactly_is_stored_as_far_as_it_can_be_and_told_by_type(
+    memory: IsolatedMemory, caplog: pytest.LogCaptureFixture, is_async: bool
 ):
     """LangChain stores in a callback, and only logs what callbacks raise."""
 
@@ -316,11 +317,12 @@ def test_a_turn_that_cannot_be_stored_is_told_in_the_log_without_its_content(
         lambda _: AIMessage("the secret answer", additional_kwargs={"it": Secret()})
     )
     with caplog.at_level(logging.DEBUG):
-        with_history(PROMPT | answer, memory).invoke({"input": "the secret question"}, config())
+        chain, given = with_history(PROMPT | answer, memory), {"input": "the secret question"}
+        await chain.ainvoke(given, config()) if is_async else chain.invoke(given, config())
 
-    assert "ValueNotStorable" in caplog.text
+    assert "recorded without what cannot be stored: " in caplog.text
     assert "the secret" not in caplog.text
-    assert stored(memory) == []
+    assert stored(memory) == ["the secret question", "the secret answer"]
 
 
 def test_a_tampered_session_stops_the_turn_before_the_model(memory: IsolatedMemory, attacker: Any):

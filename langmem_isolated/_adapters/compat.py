@@ -30,6 +30,10 @@ _MODEL_MODULES = (
 )
 _OURS = "langmem_isolated."
 _LANGCHAIN = ("langchain_core.", "langgraph.", _OURS)
+_HISTORY_MODULE = "langchain_core.runnables.history"
+_RECORDERS = ("_exit_history", "_aexit_history")
+# Between its recorder and us are methods of histories that derive from ours.
+_RECORDING_CALLERS = 12
 # Where a model asks its cache: in one function, or in the one that calls it.
 _CALLERS = 2
 
@@ -53,6 +57,18 @@ def writer_of(configurable: Mapping[str, Any]) -> object | None:
     writer = getattr(runtime_of(configurable), "stream_writer", None)
     # One that stands in a module would be everybody's.
     return writer if "<locals>" in getattr(writer, "__qualname__", "") else None
+
+
+def is_called_to_record() -> bool:
+    """Whether `RunnableWithMessageHistory` calls us, which only logs what is raised."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001
+    for _ in range(_RECORDING_CALLERS):
+        frame = frame and frame.f_back
+        if frame is None:
+            return False
+        if frame.f_code.co_name in _RECORDERS and frame.f_globals["__name__"] == _HISTORY_MODULE:
+            return True
+    return False
 
 
 def config_of_calling_loop() -> RunnableConfig | None:

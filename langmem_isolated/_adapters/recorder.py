@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import logging
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from langchain_core.messages import BaseMessage, ChatMessage, ToolMessage
@@ -12,11 +14,13 @@ from langgraph.errors import GraphBubbleUp, GraphInterrupt
 from langgraph.types import Interrupt
 
 from langmem_isolated._adapters.run_scope import session_named_in
-from langmem_isolated._codecs.messages import encode_message
+from langmem_isolated._codecs.storable import storable, stored_form
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import reading
 from langmem_isolated.chat_history import IsolatedChatMessageHistory
-from langmem_isolated.errors import ScopeError
+from langmem_isolated.errors import ScopeError, ValueNotStorable
+
+_log = logging.getLogger("langmem_isolated")
 
 EVENTS = "events"
 """The channel of errors and interrupts."""
@@ -48,7 +52,8 @@ def session_of(config: RunnableConfig | None) -> str:
 
 def derived_id(*parts: str) -> str:
     """An id that the same parts always have."""
-    return str(uuid.uuid5(_NAMES, "\0".join(parts)))
+    # Some of Python's text has no form in UTF-8, and this function takes no other.
+    return str(uuid.uuid5(_NAMES, "\0".join(parts).encode(errors="backslashreplace").decode()))
 
 
 def named(message: BaseMessage, place: str) -> BaseMessage:
@@ -56,7 +61,7 @@ def named(message: BaseMessage, place: str) -> BaseMessage:
     if message.id:
         return message
     # A copy: tools may return one object again and again, to anyone.
-    return message.model_copy(update={"id": derived_id(place, encode_message(message).hex())})
+    return message.model_copy(update={"id": derived_id(place, stored_form(message).hex())})
 
 
 def event(role: str, text: str, type_: str, id_: str, **more: Any) -> ChatMessage:
@@ -77,17 +82,37 @@ def events_of(
         return [interrupted(one, tool_call_id) for one in (error.args or ((),))[0]]
     if isinstance(error, GraphBubbleUp):
         return []
-    kind, text = type(error).__qualname__, str(error)
+    kind, text = type(error).__qualname__, _text_of(error)
     id_ = derived_id(place, tool_call_id or "", kind, text)
     return [event(ERROR, text, kind, id_, tool_call_id=tool_call_id)]
 
 
 def interrupted(interrupt: Interrupt, tool_call_id: str | None = None) -> ChatMessage:
     """What is recorded of an interrupt: its value, as JSON where that is no text."""
-    value = interrupt.value
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = interrupt.value if isinstance(interrupt.value, str) else _as_json(interrupt.value)
     id_ = derived_id(interrupt.id, text)
     return event(INTERRUPT, text, "Interrupt", id_, tool_call_id=tool_call_id)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - that of an application raises what it likes
+        return ""
+
+
+def _as_json(value: object) -> str:
+    """A value as JSON, or as Python writes it where JSON has no form for its keys."""
+    with suppress(Exception):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return as_text(value)
+
+
+def as_text(value: object) -> str:
+    """A value as Python writes it; the name of its type where that fails."""
+    with suppress(Exception):
+        return repr(value)
+    return type(value).__qualname__
 
 
 def is_event(message: BaseMessage) -> bool:
@@ -116,12 +141,26 @@ class Recorder:
         )
 
     def add(self, messages: Sequence[BaseMessage]) -> None:
-        """Record messages that have ids, except those recorded before."""
-        self.history.add_messages(messages)
+        """Record messages that have ids, except those recorded before.
+
+        One that cannot be stored exactly is recorded as far as it can be; see :func:`storable`.
+        """
+        try:
+            self.history.add_messages(messages)
+        except ValueNotStorable:
+            # The run goes on: what it answers was paid for.
+            self.history.add_messages([*map(storable, messages)])
 
     def add_events(self, events: Sequence[ChatMessage]) -> None:
-        """Record errors and interrupts, except those recorded before."""
-        self.history.add_messages(events, channel=EVENTS)
+        """Record errors and interrupts, except those recorded before.
+
+        What fails here is told in the log: it must not take the place of what is recorded.
+        """
+        try:
+            self.history.add_messages(events, channel=EVENTS)
+        except Exception as failure:  # noqa: BLE001 - of the database, of keys, of damaged records
+            kind = type(failure).__name__
+            _log.error("An error or interrupt of a run was not recorded: %s.", kind)
 
     def catch_up(self, messages: Sequence[BaseMessage]) -> None:
         """Record those at the end of ``messages`` that are new.

@@ -30,10 +30,12 @@ from langmem_isolated._adapters.config_keys import ConfigKeys
 from langmem_isolated._adapters.drop_in import DropIn, Ready
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._codecs.checkpoints.serializer import Serde
+from langmem_isolated._codecs.compat import STRICT_MSGPACK_ENABLED
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.checkpointer.addresses import Address, refuse_text
 from langmem_isolated.checkpointer.channel_versions import next_version
 from langmem_isolated.checkpointer.listing import ListCursor
+from langmem_isolated.checkpointer.refusals import Refusals
 from langmem_isolated.checkpointer.repository import ThreadRepository
 from langmem_isolated.checkpointer.thread import Thread, as_thread
 from langmem_isolated.checkpointer.tuples import Tuples
@@ -57,6 +59,8 @@ class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
         resolve: Leads a call's config to its scope and that scope's records.
         known: What this process knows of threads' elements, shared between savers.
         allow: Types, or ``(module, name)``, that may be stored besides LangGraph's safe ones.
+        strict: Refuse others, and what would come back as something else; so does ``allow``, and
+            ``LANGGRAPH_STRICT_MSGPACK``. Otherwise what LangGraph's savers store is stored.
         ttl: How long a thread is kept after it was last written; for ever by default.
         bound_to: The scope that every call means; ``None`` where each call is led to its own.
         config_keys: Under which names the configs handed out then name their scope.
@@ -71,15 +75,15 @@ class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
         known: ElementCaches,
         *,
         allow: Iterable[type | tuple[str, ...]] = (),
+        strict: bool = False,
         ttl: timedelta | None = None,
         bound_to: Scope | None = None,
         config_keys: ConfigKeys = ConfigKeys(),  # noqa: B008 - an immutable tuple
         set_up: Callable[[], Ready],
     ) -> None:
-        self._allowed = frozenset(
-            (kind.__module__, kind.__name__) if isinstance(kind, type) else kind for kind in allow
-        )
-        self._serde = Serde(self._allowed)
+        names = [(one.__module__, one.__name__) if isinstance(one, type) else one for one in allow]
+        self._serde = Serde(names, is_strict=strict or bool(names) or STRICT_MSGPACK_ENABLED)
+        self._refusals = Refusals()
         super().__init__(serde=self._serde.plus)
         self._resolve = resolve
         self._known = known
@@ -92,10 +96,9 @@ class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
         return f"{type(self).__name__}({'bound' if self.bound_to else 'by config'})"
 
     def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> Self:
-        """A copy that may store further types; LangGraph asks for those of the graph's schemas."""
-        allowed = self._allowed | {tuple(name) for name in extra_allowlist}
-        serde = Serde(allowed)
-        return self._copied(_allowed=allowed, _serde=serde, serde=serde.plus)
+        """A strict copy that may store further types; LangGraph's strict mode names its graph's."""
+        serde = Serde(self._serde.allowed | {tuple(name) for name in extra_allowlist})
+        return self._copied(_serde=serde, serde=serde.plus)
 
     def _copied(self, **attributes: Any) -> Self:
         clone = copy.copy(self)
@@ -112,8 +115,10 @@ class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
         Raises:
             ScopeError: The call names no scope, or an id is malformed.
             RecordDoesNotOpen: What is stored was changed, moved or removed.
+            ValueNotStorable: A subgraph could not store a value, and LangGraph may not have told.
         """
         scope, threads = self._threads(config)
+        self._refusals.raise_untold(scope, Address.of(config))
         snapshot = threads.get(Address.of(config))
         return None if snapshot is None else self._tuples.tuple(scope, snapshot)
 
@@ -212,16 +217,14 @@ class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
 
         Raises:
             ScopeError: The call names no scope, or an id is malformed.
-            ValueNotStorable: A value is of a type that is not allowed.
+            ValueNotStorable: A value, here or before in a subgraph, is of a type that is refused.
             KeyDestroyed: The scope was erased.
         """
         scope, threads = self._threads(config)
         address = Address.of(config)
-        threads.put(
-            address,
-            cast(dict[str, Any], checkpoint),
-            cast(dict[str, Any], get_checkpoint_metadata(config, metadata)),
-        )
+        facts = cast(dict[str, Any], get_checkpoint_metadata(config, metadata))
+        with self._refusals.told(scope, config, [checkpoint, facts]):
+            threads.put(address, cast(dict[str, Any], checkpoint), facts)
         return self._tuples.config(scope, address._replace(checkpoint_id=checkpoint["id"]))
 
     async def aput(
@@ -250,10 +253,10 @@ class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
 
         Raises:
             ScopeError: The call names no scope or no checkpoint, or an id is malformed.
-            ValueNotStorable: A value is of a type that is not allowed.
+            ValueNotStorable: A value, here or before in a subgraph, is of a type that is refused.
             KeyDestroyed: The scope was erased.
         """
-        _, threads = self._threads(config)
+        scope, threads = self._threads(config)
         address = Address.of(config)
         if address.checkpoint_id is None:
             raise ScopeError("put_writes needs a checkpoint_id in config['configurable'].")
@@ -262,7 +265,8 @@ class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
         indexed: dict[int, tuple[str, Any]] = {}
         for index, (channel, value) in enumerate(writes):
             indexed[WRITES_IDX_MAP.get(channel, index)] = (channel, value)
-        threads.put_writes(address, indexed, (task_id, task_path))
+        with self._refusals.told(scope, config, list(writes)):
+            threads.put_writes(address, indexed, (task_id, task_path))
 
     async def aput_writes(
         self,

@@ -408,10 +408,6 @@ async def test_no_part_of_them_is_readable_in_a_log(
     assert log.texts
 
 
-class MarkedGeneration(Generation):
-    pass
-
-
 def provoked(scoped: ScopedMemory, attacker: Attacker) -> list[Callable[[], object]]:
     """Calls given canaries, each of which raises; the last find the rows broken."""
     cache, store = scoped.llm_cache(), scoped.byte_store(canary("store"))
@@ -429,20 +425,13 @@ def provoked(scoped: ScopedMemory, attacker: Attacker) -> list[Callable[[], obje
     return [
         lambda: scoped.byte_store(f"{canary('store')}\x00"),
         lambda: scoped.record_manager(f"{canary('store')}\x00"),
-        lambda: cache.update(prompt, MODEL, [MarkedGeneration(text=canary("text"))]),
-        lambda: cache.update(prompt, MODEL, [Generation(text=lone)]),
-        lambda: cache.update(
-            prompt, MODEL, [Generation(text="", generation_info={canary("key"): Talkative()})]
-        ),
         lambda: cache.clear(**{canary("keyword"): canary("value")}),
-        lambda: store.mset([(key, canary("value"))]),  # type: ignore[list-item]
-        lambda: store.mset([(lone, b"")]),
+        lambda: store.mset([(lone, canary("value"))]),  # type: ignore[list-item]
         lambda: store.mget([key.encode()]),  # type: ignore[list-item]
         lambda: store.mdelete([key, Talkative()]),  # type: ignore[list-item]
-        lambda: manager.update([key, lone]),
-        lambda: manager.update([key], group_ids=[lone]),
+        lambda: manager.update([key, lone, Talkative()]),
+        lambda: manager.update([key, key], group_ids=[lone]),
         lambda: manager.update([key], group_ids=[canary("group"), canary("group")]),
-        lambda: manager.list_keys(group_ids=[lone]),
         tampered,
         lambda: store.mget([key]),
         lambda: list(store.yield_keys(prefix=canary("prefix"))),

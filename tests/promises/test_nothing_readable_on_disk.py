@@ -350,7 +350,7 @@ def provoked(
         (ValueNotStorable, add(artifact=Talkative())),
         (ValueNotStorable, add(artifact={Talkative(): canary("value")})),
         (ValueNotStorable, add(artifact={canary("key"): [Talkative()]})),
-        (ValueNotStorable, add(artifact=canary("surrogate") + "\ud800")),
+        (ValueNotStorable, add(artifact=[canary("surrogate") + "\ud800", Talkative()])),
         (ValueNotStorable, add(artifact=deep)),
         (ValueNotStorable, lambda: sessions.create(title=Talkative())),  # type: ignore[arg-type]
         (ScopeError, lambda: sessions.create(canary("id") + "\n")),

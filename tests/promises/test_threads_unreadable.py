@@ -243,8 +243,8 @@ def refused_values() -> list[Any]:
         marked,
         [HumanMessage(canary("content")), {canary("key"): marked}],
         HumanMessage(canary("content"), additional_kwargs={canary("key"): Talkative()}),
-        {canary("key"): 2**70},
-        {(canary("key"), frozenset({canary("key")})): canary("value")},
+        {canary("key"): [2**70, Talkative()]},
+        {(canary("key"), frozenset({canary("key"), Talkative()})): canary("value")},
         Send(canary("node"), Talkative()),
         deep,
     ]

@@ -1,6 +1,7 @@
 """Decoder: deserializes the bodies of one thread, each element once for all of them."""
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -10,19 +11,35 @@ from langgraph.types import Send
 
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCache
 from langmem_isolated._codecs.checkpoints.layout import (
-    DATACLASS,
+    DEQUE,
+    DICT,
     ELEMENT,
     ELEMENTS,
     MESSAGE,
-    OPAQUE,
     SEND,
     SNAPSHOT,
+    VALUE,
     VALUE_V1,
 )
 from langmem_isolated._codecs.checkpoints.serializer import Serde
+from langmem_isolated._codecs.classes import rebuild
 from langmem_isolated._codecs.compat import DeltaSnapshot
+from langmem_isolated._codecs.forms import OBJECT, TEXT
 from langmem_isolated._codecs.messages import decode_message, decode_messages
+from langmem_isolated._codecs.values import decode_value, from_ext
 from langmem_isolated.errors import RecordError
+
+
+def _dict(parts: tuple[bytes, list[Any]]) -> dict[Any, Any]:
+    return dict(zip(decode_value(parts[0]), parts[1], strict=True))
+
+
+_CONTAINERS: dict[int, Callable[[Any], Any]] = {
+    DEQUE: lambda parts: deque(*parts),
+    DICT: _dict,
+    SEND: lambda parts: Send(parts[0], parts[1], timeout=parts[2]),
+    SNAPSHOT: DeltaSnapshot,
+}
 
 
 class Decoder:
@@ -34,7 +51,7 @@ class Decoder:
     Args:
         elements: Their plaintexts by number.
         known: Where to remember the messages that were rebuilt, if they are to go on living.
-        serde: What reads LangGraph's own forms.
+        serde: Which types are rebuilt.
     """
 
     def __init__(
@@ -68,7 +85,12 @@ class Decoder:
             ) from None
 
     def _hook(self, code: int, packed: bytes) -> Any:
+        # One frame a level, and that of `_unpack`: nested objects are read from deep stacks.
         try:
+            if code in _CONTAINERS:
+                return _CONTAINERS[code](self._unpack(packed))
+            if code == OBJECT:
+                return rebuild(self._unpack(packed), self._serde.types)
             return self._part(code, packed)
         except RecordError as failure:
             self._failure = failure
@@ -79,15 +101,12 @@ class Decoder:
             return self._many(list(islice(self._numbers, int.from_bytes(packed))))
         if code == ELEMENT:
             return self._many([next(self._numbers)])[0]
-        if code in (MESSAGE, OPAQUE):
-            return decode_message(packed) if code == MESSAGE else self._serde.loads(packed)
-        if code == SEND:
-            node, arg, timeout = self._unpack(packed)
-            return Send(node, arg, timeout=timeout)
-        if code == SNAPSHOT:
-            return DeltaSnapshot(self._unpack(packed))
-        if code == DATACLASS:
-            return self._serde.rebuild(*self._unpack(packed))
+        if code == MESSAGE:
+            return decode_message(packed, self._serde.types)
+        if code == VALUE:
+            return decode_value(packed, self._serde.types)
+        if code == TEXT:
+            return from_ext(code, packed)
         raise RecordError(
             f"A stored value has type code {code}, which this version does not know. "
             "Nothing was changed; install a later langmem-isolated."
@@ -95,7 +114,9 @@ class Decoder:
 
     def _many(self, numbers: list[int]) -> list[Any]:
         if self._are_new_messages(numbers):
-            elements: list[Any] = decode_messages([self._elements[n] for n in numbers])
+            elements: list[Any] = decode_messages(
+                [self._elements[n] for n in numbers], self._serde.types
+            )
             self._used.update(numbers)
             self._messages.update(zip(numbers, elements, strict=True))
         else:
@@ -122,7 +143,7 @@ class Decoder:
         plaintext = self._elements[number]
         if plaintext[:1] == VALUE_V1:
             return self._unpack(plaintext[1:])
-        message = decode_message(plaintext)
+        message = decode_message(plaintext, self._serde.types)
         if number not in self._used:
             self._used.add(number)
             self._messages[number] = message

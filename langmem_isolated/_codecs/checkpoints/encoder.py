@@ -1,28 +1,35 @@
 """Encoder: serializes the values of one body, with references for what is an element."""
 
-import dataclasses
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from enum import Enum
 from typing import Any
 
 import ormsgpack
+from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage
 from langgraph.types import Send
 
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCache, fingerprint
 from langmem_isolated._codecs.checkpoints.layout import (
-    DATACLASS,
+    DEQUE,
+    DICT,
     ELEMENT,
     ELEMENTS,
     MESSAGE,
-    OPAQUE,
     SEND,
     SNAPSHOT,
+    VALUE,
     VALUE_V1,
 )
 from langmem_isolated._codecs.checkpoints.serializer import Serde
+from langmem_isolated._codecs.classes import ENUM, Parts, dumped, taken_apart
 from langmem_isolated._codecs.compat import DeltaSnapshot
+from langmem_isolated._codecs.forms import OBJECT, text_of_exception
 from langmem_isolated._codecs.message_fields import KNOWN_MESSAGES
 from langmem_isolated._codecs.messages import encode_message
+from langmem_isolated._codecs.values import encode_value, is_utf8, text_ext
 from langmem_isolated.errors import ValueNotStorable
 
 # An element costs a row of about 200 bytes once; a part inside a value costs its size every time.
@@ -32,16 +39,20 @@ LARGE_BYTES = 128
 PASSING_BYTES = 1024
 
 _SCALARS = frozenset((int, float, bool, type(None)))
-_UNPACKABLE = "int beyond 64 bits, a key that is no plain value, or a structure nested too deeply"
+# Stored whole: taken apart, what is small of a document would be stored again every time.
+_WHOLE = frozenset((str, bytes, Document))
+_UNPACKABLE = "a key that is no plain value, or a structure nested too deeply"
+# Of other keys msgpack makes text, or has none at all.
+_NATIVE_KEYS = frozenset((str, int, float, bool, type(None), bytes))
 _NEXT = ormsgpack.Ext(ELEMENT, b"\x00")
-# LangGraph's own options: what is read back is what its serializer would give.
+# As LangGraph's: tuples are read back as lists.
 _OPTIONS = (
     ormsgpack.OPT_NON_STR_KEYS
+    | ormsgpack.OPT_PASSTHROUGH_BIG_INT
     | ormsgpack.OPT_PASSTHROUGH_DATACLASS
     | ormsgpack.OPT_PASSTHROUGH_DATETIME
     | ormsgpack.OPT_PASSTHROUGH_ENUM
     | ormsgpack.OPT_PASSTHROUGH_UUID
-    | ormsgpack.OPT_REPLACE_SURROGATES
 )
 
 
@@ -108,11 +119,32 @@ class Encoder:
         Raises:
             ValueNotStorable: A part is of a type that is not allowed.
         """
+        mark = len(self.references)
         try:
             return ormsgpack.packb(value, self._default, _OPTIONS)
         except (ormsgpack.MsgpackEncodeError, RecursionError):
             # The packer hides what the hook raised, and its own message may quote the value.
+            if self._refusal is not None:
+                raise self._refusal from None
+        del self.references[mark:]
+        try:
+            return ormsgpack.packb(self._careful(value), self._default, _OPTIONS)
+        except (ormsgpack.MsgpackEncodeError, RecursionError):
             raise self._refusal or ValueNotStorable(_UNPACKABLE, "a checkpoint") from None
+
+    def _careful(self, value: Any) -> Any:
+        """``value`` with what msgpack lacks replaced: odd keys, text with lone surrogates."""
+        if isinstance(value, str) and not isinstance(value, Enum):
+            return value if is_utf8(value) else text_ext(value)
+        if type(value) in (list, tuple):
+            return [self._careful(part) for part in value]
+        if not isinstance(value, dict):
+            return value
+        if _NATIVE_KEYS.issuperset(map(type, value)) and all(
+            is_utf8(key) for key in value if type(key) is str
+        ):
+            return {key: self._careful(part) for key, part in value.items()}
+        return self._of_odd_keys(value)
 
     def replace_by_references(self, value: Any, *, is_passing: bool = False) -> Any:
         """``value`` with its messages and larger parts replaced by what stands for them.
@@ -126,6 +158,9 @@ class Encoder:
             ValueNotStorable: A part is of a type that is not allowed.
         """
         self._is_passing = is_passing
+        if isinstance(value, BaseException):
+            # LangGraph stores those that end a task, and reads their text.
+            value = text_of_exception(value)
         try:
             return self._with_references(value)
         except RecursionError:
@@ -175,32 +210,50 @@ class Encoder:
         """A small message without an id written out, where it is on its way into a channel."""
         if not self._is_passing or message.id is not None:
             return None
-        try:
-            plaintext = encode_message(message)
-        except ValueNotStorable:
-            return None
+        plaintext = encode_message(message, types=self._serde.types)
         return ormsgpack.Ext(MESSAGE, plaintext) if len(plaintext) < PASSING_BYTES else None
 
     def _decomposed(self, value: Any, kind: type) -> Any:
         """What stands for a container once its parts were replaced."""
+        if kind in _WHOLE:
+            return None
         if kind is list or kind is tuple:
             return [self._with_references(item) for item in value]
-        if kind is dict:
+        if kind is dict and _NATIVE_KEYS.issuperset(map(type, value)):
             return {key: self._with_references(part) for key, part in value.items()}
-        if kind is Send:
-            return self._decomposed_send(value)
-        if kind is DeltaSnapshot:
-            return _Decomposed(SNAPSHOT, self._with_references(value.value))
-        if dataclasses.is_dataclass(kind) and not hasattr(kind, "model_dump"):
-            self._serde.check((kind.__module__, kind.__name__))
-            fields = {
-                f.name: self._with_references(getattr(value, f.name))
-                for f in dataclasses.fields(kind)
-            }
-            return _Decomposed(DATACLASS, [kind.__module__, kind.__name__, fields])
-        return None
+        if take_apart := _CONTAINERS.get(kind):
+            return take_apart(self, value)
+        parts = taken_apart(value, self._serde.types)
+        return None if parts is None or parts.kind == ENUM else self._object(value, parts)
 
-    def _decomposed_send(self, send: Send) -> _Decomposed:
+    def _deque(self, value: deque[Any]) -> _Decomposed:
+        return _Decomposed(DEQUE, [[*map(self._with_references, value)], value.maxlen])
+
+    def _snapshot(self, value: DeltaSnapshot) -> _Decomposed:
+        return _Decomposed(SNAPSHOT, self._with_references(value.value))
+
+    def _of_odd_keys(self, value: dict[Any, Any]) -> _Decomposed:
+        keys = encode_value(list(value), "a checkpoint", self._serde.types)
+        return _Decomposed(DICT, [keys, [*map(self._with_references, value.values())]])
+
+    def _object(self, value: Any, parts: Parts) -> _Decomposed:
+        mark, stand_ins = len(self.references), self._stand_ins
+        try:
+            return self._fields(parts)
+        except (ValueNotStorable, RecursionError) as refusal:
+            for fallback in dumped(value, parts):
+                del self.references[mark:]
+                self._stand_ins, self._refusal = stand_ins, None
+                with suppress(ValueNotStorable):
+                    return self._fields(fallback)
+            self._refusal = refusal if isinstance(refusal, ValueNotStorable) else None
+            raise
+
+    def _fields(self, parts: Parts) -> _Decomposed:
+        fields = {name: self._with_references(part) for name, part in parts.fields.items()}
+        return _Decomposed(OBJECT, parts.stored(fields))
+
+    def _send(self, send: Send) -> _Decomposed:
         outer, self._is_sending = self._is_sending, True
         arg = self._with_references(send.arg)
         self._is_sending = outer
@@ -247,7 +300,7 @@ class Encoder:
             return _NEXT
         if type(part) is _Decomposed:
             return ormsgpack.Ext(part.code, self.encode(part.parts))
-        return ormsgpack.Ext(OPAQUE, self._serde.dumps(part))
+        return ormsgpack.Ext(VALUE, encode_value(part, "a checkpoint", self._serde.types))
 
     def _message(self, message: BaseMessage) -> Reference:
         number = self.known.number_of(message)
@@ -255,12 +308,14 @@ class Encoder:
             return range(number, number + 1)
         # Before it is encoded: who changes it meanwhile must not be taken for what was stored.
         print_ = fingerprint(message)
-        try:
-            plaintext = encode_message(message)
-        except ValueNotStorable:
-            # A field holds a value of a type that may be allowed here, for example an artifact.
-            opaque = ormsgpack.Ext(OPAQUE, self._serde.dumps(message))
-            return self._intern(VALUE_V1 + ormsgpack.packb(opaque))
-        reference = self._intern(plaintext)
+        reference = self._intern(encode_message(message, types=self._serde.types))
         self.seen.append((message, print_, reference))
         return reference
+
+
+_CONTAINERS: dict[type, Callable[[Encoder, Any], Any]] = {
+    dict: Encoder._of_odd_keys,  # noqa: SLF001
+    deque: Encoder._deque,  # noqa: SLF001
+    Send: Encoder._send,  # noqa: SLF001
+    DeltaSnapshot: Encoder._snapshot,  # noqa: SLF001
+}

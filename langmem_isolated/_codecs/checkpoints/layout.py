@@ -5,8 +5,11 @@ from typing import Any
 
 import ormsgpack
 
+from langmem_isolated._codecs.values import decode_value, text_from_ext
+
 VALUE_V1 = b"\x02"
-ELEMENT, SEND, DATACLASS, SNAPSHOT, OPAQUE, ELEMENTS, MESSAGE = range(64, 71)
+# Codes below 64 are those of values.
+ELEMENT, SEND, _, SNAPSHOT, VALUE, ELEMENTS, MESSAGE, DICT, DEQUE = range(64, 73)
 
 
 def runs_of(numbers: Sequence[int]) -> list[range]:
@@ -43,6 +46,11 @@ def run_length_decode(runs: list[int]) -> list[int]:
 
 def structure(packed: bytes) -> Any:
     """An encoded value with ``None`` for every part that needs an element or a type."""
-    return ormsgpack.unpackb(
-        packed, ext_hook=lambda _code, _packed: None, option=ormsgpack.OPT_NON_STR_KEYS
-    )
+    return ormsgpack.unpackb(packed, ext_hook=_outline, option=ormsgpack.OPT_NON_STR_KEYS)
+
+
+def _outline(code: int, packed: bytes) -> Any:
+    if code == DICT:
+        keys, values = structure(packed)
+        return dict(zip(decode_value(keys), values, strict=True))
+    return text_from_ext(code, packed)

@@ -1,0 +1,71 @@
+"""Refusals that LangGraph may have swallowed: told in the log, and at the thread's next call."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from langchain_core.runnables import RunnableConfig
+
+from langmem_isolated._adapters.compat import runtime_of
+from langmem_isolated._codecs.refusals import located
+from langmem_isolated._runtime.lru import LRUCache
+from langmem_isolated.checkpointer.addresses import Address
+from langmem_isolated.errors import ValueNotStorable
+from langmem_isolated.scope import Scope
+
+_log = logging.getLogger("langmem_isolated")
+
+# Threads of which a refusal is still to be told; an older one was told in the log alone.
+_MOST = 1024
+
+
+class Refusals:
+    """What was refused in a subgraph, until somebody was told.
+
+    LangGraph stores in the background. What is raised there reaches the application when its loop
+    ends, but not when the loop of a subgraph ends with an interrupt: a person would be asked about
+    a state that was never stored. The next call for the thread raises it instead, once. Nothing of
+    the value is kept, nor the traceback.
+    """
+
+    def __init__(self) -> None:
+        self._untold = LRUCache[tuple[Scope, str], ValueNotStorable](entries=_MOST)
+
+    @contextmanager
+    def told(self, scope: Scope, config: RunnableConfig, stored: object) -> Iterator[None]:
+        """Around what stores a value: place what is refused in it, and raise what was before.
+
+        Raises:
+            ValueNotStorable: Now, or in the same thread before; then what is done here was done.
+        """
+        try:
+            yield
+        except ValueNotStorable as refusal:
+            placed = located(refusal, stored, "a checkpoint")
+            self._keep(scope, config, placed)
+            raise placed from None
+        self.raise_untold(scope, Address.of(config))
+
+    def _keep(self, scope: Scope, config: RunnableConfig, refusal: ValueNotStorable) -> None:
+        if runtime_of(config.get("configurable", {})) is None:
+            return
+        _log.error("A %s could not be stored in a checkpoint of a run.", refusal.type_name)
+        address = Address.of(config)
+        if address.namespace:
+            # Without the traceback, whose frames hold the value.
+            self._untold.put((scope, address.thread_id), refusal.again())
+
+    def raise_untold(self, scope: Scope, address: Address) -> None:
+        """Raise what was refused in the thread before, once at the outermost graph.
+
+        Raises:
+            ValueNotStorable: Something was.
+        """
+        key = scope, address.thread_id
+        refusal = self._untold.get(key)
+        if refusal is None:
+            return
+        if not address.namespace:
+            # What is raised inside of a subgraph may be swallowed as well.
+            self._untold.drop(key)
+        raise refusal.again()
