@@ -358,7 +358,7 @@ def test_the_associated_data_tells_the_whole_address(address: tuple):
     assert birth == BIRTH
     ids_told = (part and part.decode() for part in (project, user, module, guest))
     assert Owner(Level(level[0]), *ids_told) == owner
-    assert (Kind(int.from_bytes(kind_bytes)), *rest) == (kind, parent, key)
+    assert (Kind(int.from_bytes(kind_bytes)), *rest) == (kind, parent, b"", key)
 
 
 @given(addresses, addresses)

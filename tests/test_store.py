@@ -1237,7 +1237,7 @@ async def test_nothing_is_put_into_the_scope_of_a_user_who_came_back(
     store = timed(memory)
     await door(store, "put", ("memories",), "cat", {})
     attacker("DELETE FROM records")
-    attacker("UPDATE scopes SET incarnation = incarnation + 1")
+    attacker("UPDATE scopes SET birth = ?", bytes(16))
 
     with pytest.raises(KeyDestroyed):
         await door(store, "batch", [PutOp(("memories",), str(n), {}) for n in range(count)])
