@@ -16,6 +16,7 @@ from langchain_core.messages import (
 from langmem_isolated._adapters.compat import is_called_to_record
 from langmem_isolated._codecs.headers import Header, decode_header, encode_header
 from langmem_isolated._codecs.messages import (
+    MessageMetadata,
     decode_message,
     decode_message_with_metadata,
     encode_message,
@@ -126,13 +127,14 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         """
         channel = self._channel if channel is None else checked_id("channel", channel)
         moment = now()
+        said = MessageMetadata(moment, channel)
         try:
-            encoded = [Message(encode_message(m, channel, moment), m.id) for m in messages]
+            encoded = [Message(encode_message(m, said), m.id) for m in messages]
         except ValueNotStorable:
             if not is_called_to_record():
                 raise
             recorded = map(storable, messages)
-            encoded = [Message(encode_message(m, channel, moment), m.id) for m in recorded]
+            encoded = [Message(encode_message(m, said), m.id) for m in recorded]
         if not encoded:
             return
         placed = encoded, moment, None if channel is None else channel.encode()
@@ -382,6 +384,6 @@ def _checked_channel(
 ) -> Iterator[tuple[int, bytes, int, BaseMessage]]:
     for written, session, sequence, plaintext in found:
         said = decode_message_with_metadata(plaintext)
-        if (said.channel, said.written) != (channel, written):
+        if said.metadata is None or said.metadata[:2] != (written, channel):
             raise RecordDoesNotOpen(Kind.MESSAGE.label, "it was put into another channel or time")
         yield written, session, sequence, said.message

@@ -266,7 +266,7 @@ def test_names_of_channels_are_nowhere_on_disk(sqlite_url: str, root_key: Any, t
 # --- stored form ----------------------------------------------------------------------------------
 
 
-def test_without_a_channel_messages_are_stored_as_before(tutor: ScopedMemory):
+def test_time_and_channel_are_sealed_with_each_message(tutor: ScopedMemory):
     history = tutor.chat_history("monday")
     history.add_messages([HumanMessage("plain")])
     history.add_messages([HumanMessage("said")], channel="general")
@@ -276,11 +276,11 @@ def test_without_a_channel_messages_are_stored_as_before(tutor: ScopedMemory):
     opened = tutor._records.read(reading.load, reading.NOTHING, "monday", 0)
     plain, said = (decode_message_with_metadata(plaintext) for plaintext in opened.messages)
 
-    assert [form[:1] for form in opened.messages] == [b"\x01", b"\x02"]
-    assert (plain.channel, plain.written) == (None, None)
-    assert said.channel == "general"
-    assert said.written is not None
-    assert abs(said.written - time.time() * 1_000_000) < 60_000_000
+    assert plain.metadata is not None
+    assert said.metadata is not None
+    assert (plain.metadata.channel, said.metadata.channel) == (None, "general")
+    now = time.time() * 1_000_000
+    assert now - 60_000_000 < plain.metadata.written < said.metadata.written < now
 
 
 # --- summaries ------------------------------------------------------------------------------------

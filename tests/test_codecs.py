@@ -27,6 +27,7 @@ from langmem_isolated._codecs.classes import AllowedTypes
 from langmem_isolated._codecs.headers import HEADER_V1, Header, decode_header, encode_header
 from langmem_isolated._codecs.messages import (
     MESSAGE_V1,
+    MessageMetadata,
     decode_message,
     decode_message_with_metadata,
     encode_message,
@@ -661,7 +662,8 @@ def test_encoding_makes_the_bytes_that_were_frozen():
 
 
 def test_encoding_with_a_channel_makes_the_bytes_that_were_frozen():
-    stored = [encode_message(m, "général", 1_767_323_045_006).hex() for m in every_class()]
+    said = MessageMetadata(1_767_323_045_006_000, "général", True, (7, 8))
+    stored = [encode_message(m, said).hex() for m in every_class()]
     header = Header("monday", "Tables", "general", "They learn tables.", 7)
 
     assert {"messages": stored, "header": encode_header(header).hex()} == frozen("channels_v2.json")
@@ -672,7 +674,9 @@ def test_frozen_messages_of_a_channel_are_read_exactly():
     said = [decode_message_with_metadata(bytes.fromhex(stored)) for stored in loaded["messages"]]
 
     assert all(same(one.message, message) for one, message in zip(said, every_class(), strict=True))
-    assert {(one.channel, one.written) for one in said} == {("général", 1_767_323_045_006)}
+    assert {one.metadata for one in said} == {
+        MessageMetadata(1_767_323_045_006_000, "général", True, (7, 8))
+    }
     assert all(
         same(decode_message(bytes.fromhex(stored)), message)
         for stored, message in zip(loaded["messages"], every_class(), strict=True)
@@ -684,10 +688,11 @@ def test_frozen_messages_of_a_channel_are_read_exactly():
 def test_channel_and_time_come_back_with_their_message(
     message: AIMessage, channel: str, written: int
 ):
-    said = decode_message_with_metadata(encode_message(message, channel, written))
+    metadata = MessageMetadata(written, channel)
+    said = decode_message_with_metadata(encode_message(message, metadata))
 
     assert same(said.message, message)
-    assert said[1:] == (channel, written)
+    assert said.metadata == metadata
 
 
 def test_frozen_messages_are_read_exactly():

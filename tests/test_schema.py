@@ -426,9 +426,10 @@ def test_a_row_without_its_scope_is_refused_by_the_database(database_url: str, o
 
     with closing(attacker), pytest.raises((sqlite3.IntegrityError, psycopg.IntegrityError)):
         attacker(
-            "INSERT INTO sessions (scope_id, kind, digest, next_sequence, count, size, generation,"
-            " head, sealed, created_at, updated_at) VALUES (?, 2, ?, 0, 0, 0, ?, ?, ?, 0, 0)",
-            *[b"x" * 16] * 5,
+            "INSERT INTO sessions (scope_id, kind, digest, row_mac, birth, generation, members,"
+            " sealed, next_sequence, count, size, state, is_pinned, created_at, updated_at,"
+            " revision) VALUES (?, 2, ?, ?, ?, ?, ?, ?, 0, 0, 0, 1, 0, 0, 0, 0)",
+            *[b"x" * 16] * 7,
         )
 
 

@@ -15,31 +15,53 @@ from langmem_isolated._codecs.versions import later_form
 from langmem_isolated.errors import ValueNotStorable
 
 MESSAGE_V1 = b"\x01"
-# As the first, with the channel and the time of writing in front.
+# As the first, behind what was sealed beside the message.
 MESSAGE_V2 = b"\x02"
+
+
+class MessageMetadata(NamedTuple):
+    """What is sealed beside a message of a session."""
+
+    written: int
+    """Microseconds since 1970, UTC."""
+    channel: str | None = None
+    is_untrusted: bool = False
+    """Whether it came from elsewhere: nothing writes it yet."""
+    tokens: tuple[int, int] | None = None
+    """Input and output: nothing writes them yet."""
+
+    def packed(self) -> list[Any]:
+        """The time, and a list of what else there is, as far as there is any."""
+        others = [self.channel, self.is_untrusted or None, self.tokens and list(self.tokens)]
+        while others and others[-1] is None:
+            others.pop()
+        return [self.written, others]
+
+    @classmethod
+    def unpacked(cls, written: int, others: list[Any]) -> "MessageMetadata":
+        """What :meth:`packed` was given; what a later version added is left out."""
+        channel, is_untrusted, tokens, *_ = [*others, None, None, None]
+        return cls(written, channel, bool(is_untrusted), None if tokens is None else tuple(tokens))
 
 
 class MessageWithMetadata(NamedTuple):
     """A message with what was sealed beside it."""
 
     message: BaseMessage
-    channel: str | None = None
-    written: int | None = None
-    """Microseconds since 1970, UTC; ``None`` for a message without channel."""
+    metadata: MessageMetadata | None = None
+    """``None`` for a message of a checkpoint."""
 
 
 def encode_message(
     message: BaseMessage,
-    channel: str | None = None,
-    written: int = 0,
+    metadata: MessageMetadata | None = None,
     types: AllowedTypes = ANY_TYPE,
 ) -> bytes:
     """A message as versioned bytes from which :func:`decode_message` makes an equal one.
 
     Args:
         message: The message.
-        channel: Sealed with it, and then ``written`` is, too.
-        written: Microseconds since 1970, UTC.
+        metadata: Sealed with it.
         types: The classes that are allowed in its free fields, by default all.
 
     Raises:
@@ -49,13 +71,13 @@ def encode_message(
     fields = fields_of(message)
     if fields is None:
         raise ValueNotStorable(type_name(message), "a list of messages")
-    beside = () if channel is None else (channel, written)
+    beside = metadata.packed() if metadata else ()
     try:
         packed = encode_value([*beside, *fields], "", types)
     except ValueNotStorable as refusal:
         where = f"a message of class {type(message).__name__}"
         raise located(refusal, message, where) from None
-    return (MESSAGE_V1 if channel is None else MESSAGE_V2) + packed
+    return (MESSAGE_V2 if metadata else MESSAGE_V1) + packed
 
 
 def decode_message(plaintext: bytes, types: AllowedTypes = ANY_TYPE) -> BaseMessage:
@@ -77,16 +99,18 @@ def decode_messages(
         RecordError: A later version of this package wrote one.
     """
     unpack, hook = ormsgpack.unpackb, hook_for(types)
-    if {plaintext[0] for plaintext in plaintexts} == {MESSAGE_V1[0]}:
+    forms = {plaintext[:1] for plaintext in plaintexts}
+    if forms in ({MESSAGE_V1}, {MESSAGE_V2}):
         with suppress(ValueError):
-            return [rebuild_message(*unpack(p[1:], ext_hook=hook)) for p in plaintexts]
+            return [rebuild_message(*unpack(p[1:], ext_hook=hook)[-2:]) for p in plaintexts]
     return [decode_message(plaintext, types) for plaintext in plaintexts]
 
 
 def decode_message_with_metadata(plaintext: bytes) -> MessageWithMetadata:
     """The message and what was sealed beside it; see :func:`decode_message`."""
     *beside, type_, fields = _message_parts(plaintext)
-    return MessageWithMetadata(rebuild_message(type_, fields), *beside)
+    metadata = MessageMetadata.unpacked(*beside) if beside else None
+    return MessageWithMetadata(rebuild_message(type_, fields), metadata)
 
 
 def _message_parts(plaintext: bytes, types: AllowedTypes = ANY_TYPE) -> list[Any]:
@@ -119,7 +143,8 @@ def decode_partially(plaintext: bytes) -> PartialMessage:
     *beside, type_, fields = ormsgpack.unpackb(plaintext[1:], ext_hook=text_from_ext)
     role = type_.removesuffix("MessageChunk").lower()
     role = fields["role"] if role == "chat" else role
-    channel, written = beside or (None, None)
+    metadata = MessageMetadata.unpacked(*beside) if beside else None
+    channel, written = metadata[1::-1] if metadata else (None, None)
     return PartialMessage(role, _text_of(fields["content"]), fields.get("id"), channel, written)
 
 
