@@ -23,7 +23,7 @@ from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 from langmem_isolated._database import schema
 from langmem_isolated._database.dialects import Postgres, Sqlite, Synchronous, checked_url
 from langmem_isolated._database.transactions import Transaction, TransactionRunner
-from langmem_isolated._database.write_queue import WriteQueue
+from langmem_isolated._database.write_queue import CommitDelay, WriteQueue
 from langmem_isolated._runtime.forking import pause_for_forks, renew_in_children
 from langmem_isolated.errors import DatabaseError
 
@@ -153,6 +153,24 @@ class Database:
             return self._writes.write(operation, *args, **kwargs)
         # Not tried again if the connection breaks: it may have been done.
         return self._transactions.run_once(None, operation, *args, **kwargs)
+
+    def write_delayed(
+        self,
+        delay: CommitDelay,
+        operation: Callable[Concatenate[Transaction, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """As :meth:`write_once`; on SQLite, wait a little for others to share the commit.
+
+        Args:
+            delay: How long.
+            operation: What is run.
+        """
+        if self.is_postgres:
+            return self.write_once(operation, *args, **kwargs)
+        self._open_at_first_use()
+        return self._writes.write_delayed(delay, operation, *args, **kwargs)
 
     def read(
         self, operation: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs

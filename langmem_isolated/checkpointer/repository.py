@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -48,6 +48,7 @@ from langmem_isolated.checkpointer.bodies import (
 from langmem_isolated.checkpointer.delta_history import History, walk
 from langmem_isolated.checkpointer.listing import ListCursor, page
 from langmem_isolated.checkpointer.operations import Asked, read_with_elements
+from langmem_isolated.checkpointer.write_chain import WriteChain
 from langmem_isolated.errors import AddressTaken, DatabaseLocked, RecordDoesNotOpen
 
 # Between two steps of ours may come a sweep, or another that writes for the same task: each failed
@@ -90,7 +91,7 @@ class ThreadRepository:
             return None
         found, bodies, elements = read.found, read.bodies, read.elements
         known = self._known.of(digest, found.state.generation)
-        known.state = found.state
+        WriteChain.of(known).begin(found.state)
         decoder = Decoder(elements, known, self._serde)
         return snapshot_of(address.thread_id, found.slot, decoder, bodies)
 
@@ -232,6 +233,7 @@ class ThreadRepository:
         moment = now()
         expires_at = None if self._ttl is None else moment + int(self._ttl.total_seconds() * 1000)
         stored = self._put_if_unchanged(keys, digest, body, known, moment, expires_at)
+        is_chained = stored is not None
         if stored is None:
             # A body without numbers that were known before is right in any generation.
             found_in = known.generation if len(body.elements) < len(encoder.references) else b""
@@ -239,7 +241,7 @@ class ThreadRepository:
         if stored is None:
             self._known.forget(digest)
             return False
-        self._remember(digest, stored, encoder)
+        self._remember(digest, stored, encoder, is_chained=is_chained)
         return True
 
     def _put_locked(
@@ -285,32 +287,32 @@ class ThreadRepository:
         too_many = self.records.is_postgres and len(body.elements) > ONTO_ELEMENTS
         if body.replaces is not None or too_many:
             return None
-        with known.turn:
-            if known.state is None:
+        chain = WriteChain.of(known)
+        with chain.turn if self.records.is_postgres else nullcontext():
+            if not chain.is_begun:
                 return None
-            found = {mac: known.numbers.get(mac) for mac, _ in body.elements}
-            numbers = {mac: number for mac, number in found.items() if number is not None}
+            door = self.records.database.write_once
+            if body.slot.kind is Kind.WRITE:
+                door = partial(self.records.database.write_delayed, chain.delay)
             try:
                 stored = self.records.run_with_keys(
-                    keys,
-                    self.records.database.write_once,
-                    writing.put_if_unchanged,
-                    digest,
-                    body,
-                    known.state,
-                    numbers,
-                    now,
-                    expires_at,
+                    keys, door, chain.put, digest, body, now, expires_at
                 )
             except Conflict:
                 # The other way finds out what stands there.
                 stored = None
-            known.state = stored and stored.state
+            if stored is None:
+                chain.end()
+            else:
+                chain.settle(stored)
             return stored
 
-    def _remember(self, digest: bytes, stored: Stored, encoder: Encoder) -> None:
+    def _remember(
+        self, digest: bytes, stored: Stored, encoder: Encoder, *, is_chained: bool
+    ) -> None:
         known = self._known.of(digest, stored.state.generation)
-        known.state = stored.state
+        if not is_chained:
+            WriteChain.of(known).begin(stored.state)
         for mac, number in stored.numbers.items():
             known.put_mac(mac, number)
         for message, fingerprint, reference in encoder.seen:
