@@ -14,13 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from sqlalchemy import Connection, create_engine, event, exc
 from sqlalchemy.engine import URL
-from sqlalchemy.pool import PoolProxiedConnection, QueuePool
+from sqlalchemy.pool import PoolProxiedConnection
 
 from langmem_isolated._database import schema
+from langmem_isolated._database.connection_pool import ConnectionPool
 from langmem_isolated._database.dialects import Postgres, Sqlite, Synchronous, checked_url
 from langmem_isolated._database.transactions import Transaction, TransactionRunner
 from langmem_isolated._database.write_queue import CommitDelay, WriteQueue
@@ -60,7 +61,7 @@ class Database:
         options = self._dialect.engine_options(pool_size)
         self._engine = create_engine(
             self.url,
-            poolclass=QueuePool,
+            poolclass=ConnectionPool,
             isolation_level="AUTOCOMMIT",
             max_overflow=0,
             pool_timeout=timeout,
@@ -74,6 +75,7 @@ class Database:
         event.listen(self._engine, "connect", lambda raw, _: self._dialect.prepare(raw))
         if isinstance(self._dialect, Postgres):
             event.listen(self._engine, "checkout", self._dialect.pre_ping)
+            cast("ConnectionPool", self._engine.pool).is_usable = self._dialect.is_usable
         self._timeout = timeout
         self._workers = options["pool_size"]
         self._auto_upgrade = auto_upgrade

@@ -9,6 +9,7 @@ from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
 
 from sqlalchemy import Engine, Executable, exc
 
+from langmem_isolated._database.connection_pool import ConnectionPool
 from langmem_isolated._database.dialects import AnyDialect
 from langmem_isolated._database.statements import CompiledStatements
 from langmem_isolated.errors import DatabaseLocked, DatabaseUnreachable
@@ -141,7 +142,8 @@ class TransactionRunner:
             DatabaseError: The database refused or failed.
         """
         try:
-            connection = self._engine.raw_connection()
+            pool = cast("ConnectionPool", self._engine.pool)
+            connection = pool.connect()
         except (exc.SQLAlchemyError, self.errors) as error:
             self.raise_translated(error)
         raw: Any = connection.dbapi_connection
@@ -154,10 +156,13 @@ class TransactionRunner:
             if self._dialect.is_broken(raw):
                 # The server went away: no other pooled connection is worth trying. As SQLAlchemy
                 # does it itself; disposing of the pool would forget those that are in use, open.
-                self._engine.pool._invalidate(connection)  # noqa: SLF001 - as its own pre-ping
+                pool._invalidate(connection)  # noqa: SLF001 - as its own pre-ping
+                connection.close()
             elif not self._dialect.is_clean(raw):
                 connection.invalidate()
-            connection.close()
+                connection.close()
+            else:
+                pool.give_back(connection)
 
     def _transact(
         self,
