@@ -9,7 +9,6 @@ from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
 
 from sqlalchemy import Engine, Executable, exc
 
-from langmem_isolated._database.connection_pool import ConnectionPool
 from langmem_isolated._database.dialects import AnyDialect
 from langmem_isolated._database.statements import CompiledStatements
 from langmem_isolated.errors import DatabaseLocked, DatabaseUnreachable
@@ -73,11 +72,13 @@ class Transaction:
 
     def rows(self, statement: Executable, /, **values: object) -> list[Row]:
         """All rows of a query."""
-        return cast("list[Row]", self.query(statement, **values).fetchall())
+        rows: list[Row] = self.query(statement, **values).fetchall()
+        return rows
 
     def row(self, statement: Executable, /, **values: object) -> Row | None:
         """The first row of a query, or ``None``."""
-        return cast("Row | None", self.query(statement, **values).fetchone())
+        row: Row | None = self.query(statement, **values).fetchone()
+        return row
 
     def changes(self, statement: Executable, /, **values: object) -> bool:
         """Run a statement; whether it changed any row. 6 µs less than having SQLite return them."""
@@ -142,7 +143,7 @@ class TransactionRunner:
             DatabaseError: The database refused or failed.
         """
         try:
-            pool = cast("ConnectionPool", self._engine.pool)
+            pool: Any = self._engine.pool
             connection = pool.connect()
         except (exc.SQLAlchemyError, self.errors) as error:
             self.raise_translated(error)

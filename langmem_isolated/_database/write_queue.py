@@ -170,12 +170,12 @@ class WriteQueue:
     def _write(self, mine: _Write, delay: CommitDelay | None) -> Any:
         deadline = time.monotonic() + self._timeout
         try:
-            mine.is_delayed = delay is not None and not mine.by_itself
-            self._waiting.append(mine)
-            if delay and mine.is_delayed:
-                self._wait_for_company(mine, delay)
-            # Who comes when others wait does not overtake them.
-            may_lead = self._is_next(mine)
+            may_lead = True
+            if delay is None and not self._waiting and self._lead.acquire(blocking=False):
+                # Most writes are alone, and need no place in the queue.
+                self._lead_batch(mine)
+            else:
+                may_lead = self._enter(mine, delay)
             while not mine.is_done:
                 left = self._time_left(mine, deadline)
                 if may_lead and self._lead.acquire(blocking=False):
@@ -190,6 +190,15 @@ class WriteQueue:
                 self._lead.release()
             raise
         return mine.result
+
+    def _enter(self, mine: _Write, delay: CommitDelay | None) -> bool:
+        """Enter the queue; whether it may lead at once."""
+        mine.is_delayed = delay is not None and not mine.by_itself
+        self._waiting.append(mine)
+        if delay and mine.is_delayed:
+            self._wait_for_company(mine, delay)
+        # Who comes when others wait does not overtake them.
+        return self._is_next(mine)
 
     def _wait_for_company(self, mine: _Write, delay: CommitDelay) -> None:
         """Wait until another has written it as well, or the time is up."""
@@ -214,7 +223,7 @@ class WriteQueue:
                 self._commit(mine, self._take_followers(mine))
         finally:
             self._lead.release()
-            if self._next() is not None:
+            if self._waiting and self._next() is not None:
                 time.sleep(_PAUSE_SECONDS)
                 self._wake_next()
 
@@ -243,6 +252,8 @@ class WriteQueue:
 
     def _take_followers(self, mine: _Write) -> list[_Write]:
         """Take ``mine`` and those that wait with it from the queue; only the leader does."""
+        if not self._waiting:
+            return []
         with suppress(ValueError):
             self._waiting.remove(mine)
         followers: list[_Write] = []
@@ -255,6 +266,8 @@ class WriteQueue:
 
     def _finish(self, followers: list[_Write]) -> None:
         """Wake those that are stored, and put back those that failed."""
+        if not followers:
+            return
         self._requeue([write for write in followers if not write.has_run])
         for write in followers:
             write.wake()

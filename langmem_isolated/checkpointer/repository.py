@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -287,25 +287,39 @@ class ThreadRepository:
         too_many = self.records.is_postgres and len(body.elements) > ONTO_ELEMENTS
         if body.replaces is not None or too_many:
             return None
-        chain = WriteChain.of(known)
-        with chain.turn if self.records.is_postgres else nullcontext():
-            if not chain.is_begun:
-                return None
-            door = self.records.database.write_once
-            if body.slot.kind is Kind.WRITE:
-                door = partial(self.records.database.write_delayed, chain.delay)
-            try:
-                stored = self.records.run_with_keys(
-                    keys, door, chain.put, digest, body, now, expires_at
-                )
-            except Conflict:
-                # The other way finds out what stands there.
-                stored = None
-            if stored is None:
-                chain.end()
-            else:
-                chain.settle(stored)
-            return stored
+        chain: WriteChain | None = known.chain
+        if chain is None or not chain.is_begun:
+            return None
+        if not self.records.is_postgres:
+            return self._put_chained(keys, digest, body, chain, now, expires_at)
+        with chain.turn:
+            return self._put_chained(keys, digest, body, chain, now, expires_at)
+
+    def _put_chained(
+        self,
+        keys: ScopeKeys,
+        digest: bytes,
+        body: NewBody,
+        chain: WriteChain,
+        now: int,
+        expires_at: int | None,
+    ) -> Stored | None:
+        database = self.records.database
+        door: Callable[..., Stored | None] = database.write_once
+        if body.slot.kind is Kind.WRITE:
+            door = partial(database.write_delayed, chain.delay)
+        try:
+            stored = self.records.run_with_keys(
+                keys, door, chain.put, digest, body, now, expires_at
+            )
+        except Conflict:
+            # The other way finds out what stands there.
+            stored = None
+        if stored is None:
+            chain.end()
+        else:
+            chain.settle(stored)
+        return stored
 
     def _remember(
         self, digest: bytes, stored: Stored, encoder: Encoder, *, is_chained: bool
@@ -385,7 +399,9 @@ def _new_body(
     new = {ref.mac: ref for ref in references if isinstance(ref, Element)}
 
     def plaintext(numbers: Mapping[bytes, int]) -> bytes:
-        return Body.sealed_form((_run(ref, numbers) for ref in references), packed)
+        if new:
+            return Body.sealed_form((_run(ref, numbers) for ref in references), packed)
+        return Body.sealed_form(cast("list[range]", references), packed)
 
     elements = [NewElement(element.mac, element.plaintext) for element in new.values()]
     return NewBody(slot, tag, elements, plaintext, replaces)

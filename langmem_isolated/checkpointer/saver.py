@@ -13,7 +13,7 @@ from collections.abc import (
     Sequence,
 )
 from datetime import timedelta
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -213,12 +213,11 @@ class IsolatedCheckpointSaver(BaseCheckpointSaver[Any]):
         """
         scope, threads = self._threads(config)
         address = Address.of(config)
-        threads.put(
-            address,
-            cast(dict[str, Any], checkpoint),
-            cast(dict[str, Any], get_checkpoint_metadata(config, metadata)),
-        )
-        return self._tuples.config(scope, address._replace(checkpoint_id=checkpoint["id"]))
+        plain: Any = checkpoint
+        metadata_of_run: Any = get_checkpoint_metadata(config, metadata)
+        threads.put(address, plain, metadata_of_run)
+        stored_at = Address(address.thread_id, address.namespace, checkpoint["id"])
+        return self._tuples.config(scope, stored_at)
 
     async def aput(
         self,

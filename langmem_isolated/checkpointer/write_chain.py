@@ -80,8 +80,11 @@ class WriteChain:
         state, pending = self._seen_from(transaction)
         if state is None:
             return None
-        found = {mac: pending.get(mac) or self._known.numbers.get(mac) for mac, _ in body.elements}
-        numbers = {mac: number for mac, number in found.items() if number is not None}
+        numbers = {}
+        for mac, _ in body.elements:
+            number = pending.get(mac) or self._known.numbers.get(mac)
+            if number is not None:
+                numbers[mac] = number
         stored = writing.put_if_unchanged(
             transaction, keys, digest, body, state, numbers, now, expires_at
         )
