@@ -71,6 +71,9 @@ from tests.threads import (
 NAMES = frozenset((kind.__module__, kind.__name__) for kind in ALLOWED)
 LARGE = "large " * 50
 
+StoredBody = tuple[list[int], bytes, list[int]]
+"""The numbers of its elements, the encoded value, and the numbers of its chunks."""
+
 
 class Shelf:
     """A thread's elements, kept in a dict instead of a database."""
@@ -80,14 +83,15 @@ class Shelf:
         self.known = ElementCache(b"generation")
         self.serde = Serde(allowed)
 
-    def store(self, value: Any) -> tuple[list[int], bytes]:
+    def store(self, value: Any) -> StoredBody:
         """Encode ``value`` as a body, and keep what is new of it."""
         encoder = Encoder(self.known, lambda part: digest(bytes(32), part), self.serde)
         packed = encoder.encode(encoder.replace_by_references(value))
         numbers = [number for ref in encoder.references for number in self._numbers(ref)]
+        chunks = [number for ref in encoder.chunks for number in self._numbers(ref)]
         for message, print_, reference in encoder.seen:
             self.known.put(message, self._numbers(reference)[0], print_)
-        return numbers, packed
+        return numbers, packed, chunks
 
     def _numbers(self, reference: range | Element) -> Sequence[int]:
         if isinstance(reference, range):
@@ -97,7 +101,7 @@ class Shelf:
             self.known.put_mac(reference.mac, len(self.elements) - 1)
         return [self.known.numbers[reference.mac]]
 
-    def load(self, body: tuple[list[int], bytes], known: ElementCache | None = None) -> Any:
+    def load(self, body: StoredBody, known: ElementCache | None = None) -> Any:
         [value] = Decoder(self.elements, known, self.serde).decode([body])
         return value
 
@@ -274,7 +278,7 @@ def test_messages_and_larger_parts_are_elements_wherever_they_stand(
 def test_what_is_sent_again_refers_to_what_the_thread_has(shelf: Shelf):
     shelf.store([LARGE])
 
-    [number], packed = shelf.store(Send("node", {"what": LARGE}))
+    [number], packed, _ = shelf.store(Send("node", {"what": LARGE}))
 
     assert number in shelf.elements
     assert len(packed) < len(LARGE)
@@ -288,7 +292,7 @@ def test_what_grows_stores_only_what_is_new(shelf: Shelf, wrap: Callable[[Any], 
     for number in range(20):
         parts = [*parts, f"{number} {LARGE}", HumanMessage(str(number))]
         before = len(shelf.elements)
-        _, packed = shelf.store(wrap(parts))
+        _, packed, _ = shelf.store(wrap(parts))
         sizes.append(len(packed))
         assert len(shelf.elements) == before + 2
 

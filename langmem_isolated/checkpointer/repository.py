@@ -13,7 +13,7 @@ from langgraph.constants import START
 
 from langmem_isolated._codecs.checkpoints.decoder import Decoder
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCache, ElementCaches
-from langmem_isolated._codecs.checkpoints.encoder import Element, Encoder, Reference
+from langmem_isolated._codecs.checkpoints.encoder import Encoder
 from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._codecs.headers import Header, encode_header
 from langmem_isolated._crypto.kinds import Kind
@@ -27,7 +27,7 @@ from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.threads import listing, reading, writing
 from langmem_isolated._storage.threads.addresses import Slot
 from langmem_isolated._storage.threads.reading import OpenBody
-from langmem_isolated._storage.threads.writing import NewBody, NewElement, Stored
+from langmem_isolated._storage.threads.writing import NewBody, Stored
 from langmem_isolated.checkpointer import operations, pruning
 from langmem_isolated.checkpointer.addresses import (
     Address,
@@ -47,6 +47,7 @@ from langmem_isolated.checkpointer.bodies import (
 )
 from langmem_isolated.checkpointer.delta_history import History, walk
 from langmem_isolated.checkpointer.listing import ListCursor, page
+from langmem_isolated.checkpointer.new_bodies import new_body, run_of
 from langmem_isolated.checkpointer.operations import Asked, read_with_elements
 from langmem_isolated.checkpointer.write_chain import WriteChain
 from langmem_isolated.errors import AddressTaken, DatabaseLocked, RecordDoesNotOpen
@@ -229,14 +230,15 @@ class ThreadRepository:
         digest = slot.thread_digest
         known = self._known.last(digest)
         encoder = Encoder(known, lambda plaintext: mac_of(keys, digest, plaintext), self._serde)
-        body = _new_body(encoder, encode(encoder), slot, tag, replaces)
+        body = new_body(encoder, encode(encoder), slot, tag, replaces)
         moment = now()
         expires_at = None if self._ttl is None else moment + int(self._ttl.total_seconds() * 1000)
         stored = self._put_if_unchanged(keys, digest, body, known, moment, expires_at)
         is_chained = stored is not None
         if stored is None:
             # A body without numbers that were known before is right in any generation.
-            found_in = known.generation if len(body.elements) < len(encoder.references) else b""
+            has_known = encoder.chunks or len(body.elements) < len(encoder.references)
+            found_in = known.generation if has_known else b""
             stored = self._put_locked(keys, thread_id, body, found_in, moment, expires_at)
         if stored is None:
             self._known.forget(digest)
@@ -330,7 +332,7 @@ class ThreadRepository:
         for mac, number in stored.numbers.items():
             known.put_mac(mac, number)
         for message, fingerprint, reference in encoder.seen:
-            known.put(message, _run(reference, stored.numbers).start, fingerprint)
+            known.put(message, run_of(reference, stored.numbers).start, fingerprint)
 
     def delete(self, thread_id: str) -> None:
         """Remove a thread with all it has."""
@@ -366,14 +368,8 @@ class ThreadRepository:
                 self._sweep(digest, partial(pruning.of_run, run_id=run_id))
 
     def _sweep(self, digest: bytes, choose: Callable[[list[OpenBody]], set[Slot]]) -> None:
-        self.records.write_if_exists(
-            writing.sweep,
-            None,
-            digest,
-            os.urandom(GENERATION_BYTES),
-            choose,
-            lambda plaintext: Body.of(plaintext).numbers,
-        )
+        generation = os.urandom(GENERATION_BYTES)
+        self.records.write_if_exists(operations.sweep, None, digest, generation, choose)
         self._known.forget(digest)
 
 
@@ -389,26 +385,3 @@ def _busy() -> DatabaseLocked:
         f"A thread was pruned or written by others {ATTEMPTS} times while it was being written. "
         "Nothing was written; try again."
     )
-
-
-def _new_body(
-    encoder: Encoder, packed: bytes, slot: Slot, tag: bytes | None, replaces: bytes | None
-) -> NewBody:
-    """An encoded body with the elements in it that are new."""
-    references = encoder.references
-    new = {ref.mac: ref for ref in references if isinstance(ref, Element)}
-
-    def plaintext(numbers: Mapping[bytes, int]) -> bytes:
-        if new:
-            return Body.sealed_form((_run(ref, numbers) for ref in references), packed)
-        return Body.sealed_form(cast("list[range]", references), packed)
-
-    elements = [NewElement(element.mac, element.plaintext) for element in new.values()]
-    return NewBody(slot, tag, elements, plaintext, replaces)
-
-
-def _run(reference: Reference, numbers: Mapping[bytes, int]) -> range:
-    if isinstance(reference, range):
-        return reference
-    number = numbers[reference.mac]
-    return range(number, number + 1)

@@ -6,7 +6,8 @@ from typing import Any
 import ormsgpack
 
 VALUE_V1 = b"\x02"
-ELEMENT, SEND, DATACLASS, SNAPSHOT, OPAQUE, ELEMENTS, MESSAGE = range(64, 71)
+CHUNK_V1 = b"\x03"
+ELEMENT, SEND, DATACLASS, SNAPSHOT, OPAQUE, ELEMENTS, MESSAGE, CHUNKED = range(64, 72)
 
 
 def runs_of(numbers: Sequence[int]) -> list[range]:
