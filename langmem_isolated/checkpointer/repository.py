@@ -239,7 +239,7 @@ class ThreadRepository:
             # A body without numbers that were known before is right in any generation.
             has_known = encoder.chunks or len(body.elements) < len(encoder.references)
             found_in = known.generation if has_known else b""
-            stored = self._put_locked(keys, thread_id, body, found_in, moment, expires_at)
+            stored = self._put_locked(keys, thread_id, body, known, found_in, moment, expires_at)
         if stored is None:
             self._known.forget(digest)
             return False
@@ -251,15 +251,19 @@ class ThreadRepository:
         keys: ScopeKeys,
         thread_id: str,
         body: NewBody,
+        known: ElementCache,
         found_in: bytes,
         now: int,
         expires_at: int | None,
     ) -> Stored | None:
         """Store under the lock of the thread's row, whatever its state is by now."""
+        door: Callable[..., Stored | None] = self.records.database.write
+        if not self.records.is_postgres and body.replaces is None:
+            door = self._door(body, WriteChain.of(known))
         try:
             return self.records.run_with_keys(
                 keys,
-                self.records.database.write,
+                door,
                 writing.put,
                 body.slot.thread_digest,
                 encode_header(Header(thread_id)),
@@ -306,13 +310,9 @@ class ThreadRepository:
         now: int,
         expires_at: int | None,
     ) -> Stored | None:
-        database = self.records.database
-        door: Callable[..., Stored | None] = database.write_once
-        if body.slot.kind is Kind.WRITE:
-            door = partial(database.write_delayed, chain.delay)
         try:
             stored = self.records.run_with_keys(
-                keys, door, chain.put, digest, body, now, expires_at
+                keys, self._door(body, chain), chain.put, digest, body, now, expires_at
             )
         except Conflict:
             # The other way finds out what stands there.
@@ -322,6 +322,12 @@ class ThreadRepository:
         else:
             chain.settle(stored)
         return stored
+
+    def _door(self, body: NewBody, chain: WriteChain) -> Callable[..., Stored | None]:
+        """How a body is stored by itself: behind a task's writes comes a checkpoint, most often."""
+        if body.slot.kind is Kind.WRITE:
+            return partial(self.records.database.write_delayed, chain.delay)
+        return self.records.database.write_once
 
     def _remember(
         self, digest: bytes, stored: Stored, encoder: Encoder, *, is_chained: bool
