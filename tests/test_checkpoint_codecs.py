@@ -5,6 +5,7 @@ import dataclasses
 import datetime as dt
 import itertools
 import logging
+import random
 import sys
 import threading
 import uuid
@@ -278,11 +279,12 @@ def test_messages_and_larger_parts_are_elements_wherever_they_stand(
 def test_what_is_sent_again_refers_to_what_the_thread_has(shelf: Shelf):
     shelf.store([LARGE])
 
-    [number], packed, _ = shelf.store(Send("node", {"what": LARGE}))
+    body = shelf.store(Send("node", {"what": LARGE}))
 
+    [number], packed, _ = body
     assert number in shelf.elements
     assert len(packed) < len(LARGE)
-    assert shelf.load(([number], packed)) == Send("node", {"what": LARGE})
+    assert shelf.load(body) == Send("node", {"what": LARGE})
 
 
 @pytest.mark.parametrize("wrap", [list, tuple, lambda parts: {"k": parts}, Point, Frozen])
@@ -316,6 +318,18 @@ def test_a_table_gives_back_its_numbers(numbers: list[int]):
 def test_a_table_of_a_growing_list_stays_small():
     assert run_length_encode([range(7, 4000), range(4000, 5000)]) == [7, 4993]
     assert run_length_encode([range(number, number + 1) for number in range(7, 5000)]) == [7, 4993]
+
+
+def test_a_list_whose_numbers_are_in_no_order_is_stored_in_chunks(shelf: Shelf):
+    messages = [HumanMessage(str(number)) for number in range(400)]
+    shelf.store(messages)
+    shuffled = random.Random(1).sample(messages, 400)
+
+    numbers, _, chunks = body = shelf.store({"a": shuffled, "b": messages[:3]})
+
+    assert len(numbers) < 150
+    assert 1 < len(chunks) < 400 / 8
+    assert shelf.load(body) == {"a": shuffled, "b": messages[:3]}
 
 
 def test_an_object_that_stands_twice_comes_back_as_two(shelf: Shelf):
