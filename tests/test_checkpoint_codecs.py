@@ -46,6 +46,7 @@ from langmem_isolated._codecs.checkpoints.encoder import (
     Encoder,
 )
 from langmem_isolated._codecs.checkpoints.layout import (
+    CHUNK_V1,
     run_length_decode,
     run_length_encode,
     runs_of,
@@ -505,7 +506,8 @@ def test_messages_that_were_read_are_known_again_in_any_order(data: st.DataObjec
     chosen = read[start:] + rest
 
     assert shelf.round_trip(chosen) == chosen
-    assert len(shelf.elements) == 75
+    chunks = [one for one in shelf.elements.values() if one.startswith(CHUNK_V1)]
+    assert len(shelf.elements) - len(chunks) == 75
 
 
 def test_a_message_of_another_class_is_not_taken_for_one_that_was_read(shelf: Shelf):
