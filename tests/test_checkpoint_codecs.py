@@ -792,7 +792,7 @@ def test_a_value_of_a_later_version_is_refused_in_words(shelf: Shelf):
         ormsgpack.packb([{"k": [ormsgpack.Ext(99, b"")]}]),
     ):
         with pytest.raises(RecordError, match="install a later langmem-isolated"):
-            shelf.load(([], packed))
+            shelf.load(([], packed, []))
     body = shelf.store([HumanMessage("a")])
     shelf.elements[0] = b"\x77later"
     with pytest.raises(RecordError, match="install a later langmem-isolated"):
@@ -819,7 +819,7 @@ def test_the_stored_form_is_frozen(shelf: Shelf):
     assert body[1].hex() == FROZEN_BODY
     assert {number: part.hex() for number, part in shelf.elements.items()} == FROZEN_ELEMENTS
     shelf.elements = {number: bytes.fromhex(part) for number, part in FROZEN_ELEMENTS.items()}
-    assert same(shelf.load(([0, 1, 0], bytes.fromhex(FROZEN_BODY))), value)
+    assert same(shelf.load(([0, 1, 0], bytes.fromhex(FROZEN_BODY), [])), value)
 
 
 FROZEN_BODY = (

@@ -17,11 +17,14 @@ from langmem_isolated._codecs.checkpoints.chunks import (
 )
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver
+from langmem_isolated.checkpointer.bodies import Body
 from langmem_isolated.errors import RecordDoesNotOpen
 from tests.conftest import Attacker, Door
 from tests.threads import at, count, put, values_at
 
 ALICE = Scope("alice", "tutor")
+CHUNK = "03960302fc01cd012a01"
+BODY = "0193920002c40178920701"
 
 
 @pytest.fixture
@@ -179,3 +182,13 @@ def test_a_chunk_gives_back_its_numbers(numbers: list[range]):
 def test_a_list_in_order_is_in_no_chunks():
     assert not is_fragmented([range(number, number + 1) for number in range(5000)])
     assert is_fragmented([range(number, number + 1) for number in range(0, 5000, 2)])
+
+
+def test_the_stored_forms_are_frozen():
+    """A chunk, and a body that refers to it: they must be read for ever."""
+    numbers = [range(3, 5), range(1, 2), range(300, 301)]
+
+    assert encode_chunk(numbers).hex() == CHUNK
+    assert decode_chunk(bytes.fromhex(CHUNK)) == [3, 4, 1, 300]
+    assert Body.sealed_form([range(2)], b"x", [range(7, 8)]).hex() == BODY
+    assert Body.of(bytes.fromhex(BODY)) == ([0, 1], b"x", [7])
