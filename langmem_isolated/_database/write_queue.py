@@ -27,6 +27,8 @@ _LOOK_AGAIN_SECONDS = 1.0
 _PAUSE_SECONDS = 0.0005
 
 
+# With so many in the queue, no write is alone.
+_IS_COMPANY = 3
 # So many delays in a row that brought no company, and no more are tried but one in so many.
 _IN_VAIN, _TRY_AGAIN = 2, 16
 
@@ -201,8 +203,11 @@ class WriteQueue:
         return self._is_next(mine)
 
     def _wait_for_company(self, mine: _Write, delay: CommitDelay) -> None:
-        """Wait until another has written it as well, or the time is up."""
-        if seconds := delay.next():
+        """Wait until another has written it as well, or the time is up.
+
+        Not where others wait already: they are company, and a delay only makes them more.
+        """
+        if len(self._waiting) < _IS_COMPANY and (seconds := delay.next()):
             mine.wait(seconds)
             delay.learn(was_joined=mine not in self._waiting)
         mine.is_delayed = False
