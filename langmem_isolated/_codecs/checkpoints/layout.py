@@ -7,7 +7,8 @@ import ormsgpack
 
 VALUE_V1 = b"\x02"
 CHUNK_V1 = b"\x03"
-ELEMENT, SEND, DATACLASS, SNAPSHOT, OPAQUE, ELEMENTS, MESSAGE, CHUNKED = range(64, 72)
+ELEMENT, SEND, DATACLASS, SNAPSHOT, OPAQUE, ELEMENTS, MESSAGE = range(64, 71)
+CHUNKED = 73
 
 
 def runs_of(numbers: Sequence[int]) -> list[range]:
