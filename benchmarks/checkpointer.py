@@ -40,6 +40,7 @@ from benchmarks.savers import LOOP, OURS, PEERS, Driver, Open, Site, contenders
 from tests.postgres import PostgresServer
 
 TEXTS = 4_000
+_SHORT_THREADS = 30
 # At most so many times the plain peer's time for a turn, by number of turns; and what we aim for.
 TURN_TARGETS = {
     SQLITE: {100: (1.0, 0.9), 400: (0.7, 0.6), 1_000: (0.65, 0.55)},
@@ -132,14 +133,16 @@ GRAPHS = {"chat": chat, "supervisor and agent": supervised}
 class Conversation:
     """A thread of one driver that grows turn by turn."""
 
-    def __init__(self, driver: Driver, site: Site, graph: str, characters: int) -> None:
+    def __init__(
+        self, driver: Driver, site: Site, graph: str, characters: int, thread: str = "thread"
+    ) -> None:
         self.driver = driver
         self.cpu: Seconds = []
         self.wall: Seconds = []
         self._site = site
         self._texts = texts(characters)
         self._graph = GRAPHS[graph](driver, characters).compile(checkpointer=driver.saver)
-        self._config = config_of("alice", "thread")
+        self._config = config_of("alice", thread)
 
     def turn(self, _: int) -> None:
         question = {"messages": [HumanMessage(self._texts[2 * len(self.cpu) % TEXTS])]}
@@ -375,6 +378,31 @@ def sizes(report: Report, site: Site, openers: Mapping[str, Open]) -> None:
             report.targets.append(Target(what, value, limit))
 
 
+def short_threads(report: Report, site: Site, openers: Mapping[str, Open], turns: int) -> None:
+    """The first and the last turn of threads that are begun anew again and again."""
+    with ExitStack() as stack:
+        drivers = [stack.enter_context(opener(site)) for opener in openers.values()]
+        cpu: dict[str, list[Seconds]] = {d.label: [] for d in drivers}
+        for number in range(_SHORT_THREADS):
+            talks = {
+                d.label: Conversation(d, site, "chat", 250, f"short-{number}") for d in drivers
+            }
+            in_turn({label: [talk.turn] for label, talk in talks.items()}, turns, warm_up=0)
+            for label, talk in talks.items():
+                cpu[label].append(talk.cpu)
+    rows = []
+    for mine, other in itertools.product(drivers, repeat=2):
+        if mine.name == OURS != other.name and mine.compares_with(other):
+            each = [
+                ratio([t[n] for t in cpu[mine.label]], [t[n] for t in cpu[other.label]])
+                for n in (0, turns - 1)
+            ]
+            rows.append([other.label, *each])
+            report.measured("short threads", other.label, first_turn=each[0], last_turn=each[1])
+    title = f"short threads, {turns} turns: ours takes so many times as much processor time as"
+    report.table(title, ["", "first turn", "last turn"], rows)
+
+
 @dataclass
 class Crowd:
     """What many users at once saw of one driver."""
@@ -511,7 +539,7 @@ def _judge_crowds(report: Report, mine: Sequence[Crowd], other: Sequence[Crowd])
     report.targets.append(Target(what, failed, 0, unit="turns"))
 
 
-PARTS = ("chat", "supervisor", "sizes", "users")
+PARTS = ("short", "chat", "supervisor", "sizes", "users")
 
 
 def main() -> None:
@@ -548,6 +576,8 @@ def main() -> None:
 def run(
     report: Report, site: Site, openers: Mapping[str, Open], options: argparse.Namespace
 ) -> None:
+    if "short" in options.parts:
+        short_threads(report, site, openers, 10)
     if "sizes" in options.parts:
         sync = {name: o for name, o in openers.items() if name[:5] in ("sqlit", "postg", "ours-")}
         sizes(report, site, sync)

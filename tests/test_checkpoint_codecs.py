@@ -5,6 +5,7 @@ import dataclasses
 import datetime as dt
 import itertools
 import logging
+import random
 import sys
 import threading
 import uuid
@@ -46,6 +47,7 @@ from langmem_isolated._codecs.checkpoints.encoder import (
     Encoder,
 )
 from langmem_isolated._codecs.checkpoints.layout import (
+    CHUNK_V1,
     run_length_decode,
     run_length_encode,
     runs_of,
@@ -72,6 +74,9 @@ from tests.threads import (
 NAMES = frozenset((kind.__module__, kind.__name__) for kind in ALLOWED)
 LARGE = "large " * 50
 
+StoredBody = tuple[list[int], bytes, list[int]]
+"""The numbers of its elements, the encoded value, and the numbers of its chunks."""
+
 
 class Shelf:
     """A thread's elements, kept in a dict instead of a database."""
@@ -81,14 +86,15 @@ class Shelf:
         self.known = ElementCache(b"generation")
         self.serde = Serde(allowed)
 
-    def store(self, value: Any) -> tuple[list[int], bytes]:
+    def store(self, value: Any) -> StoredBody:
         """Encode ``value`` as a body, and keep what is new of it."""
         encoder = Encoder(self.known, lambda part: digest(bytes(32), part), self.serde)
         packed = encoder.encode(encoder.replace_by_references(value))
         numbers = [number for ref in encoder.references for number in self._numbers(ref)]
+        chunks = [number for ref in encoder.chunks for number in self._numbers(ref)]
         for message, print_, reference in encoder.seen:
             self.known.put(message, self._numbers(reference)[0], print_)
-        return numbers, packed
+        return numbers, packed, chunks
 
     def _numbers(self, reference: range | Element) -> Sequence[int]:
         if isinstance(reference, range):
@@ -98,7 +104,7 @@ class Shelf:
             self.known.put_mac(reference.mac, len(self.elements) - 1)
         return [self.known.numbers[reference.mac]]
 
-    def load(self, body: tuple[list[int], bytes], known: ElementCache | None = None) -> Any:
+    def load(self, body: StoredBody, known: ElementCache | None = None) -> Any:
         [value] = Decoder(self.elements, known, self.serde).decode([body])
         return value
 
@@ -276,11 +282,12 @@ def test_messages_and_larger_parts_are_elements_wherever_they_stand(
 def test_what_is_sent_again_refers_to_what_the_thread_has(shelf: Shelf):
     shelf.store([LARGE])
 
-    [number], packed = shelf.store(Send("node", {"what": LARGE}))
+    body = shelf.store(Send("node", {"what": LARGE}))
 
+    [number], packed, _ = body
     assert number in shelf.elements
     assert len(packed) < len(LARGE)
-    assert shelf.load(([number], packed)) == Send("node", {"what": LARGE})
+    assert shelf.load(body) == Send("node", {"what": LARGE})
 
 
 @pytest.mark.parametrize("wrap", [list, tuple, lambda parts: {"k": parts}, Point, Frozen])
@@ -290,7 +297,7 @@ def test_what_grows_stores_only_what_is_new(shelf: Shelf, wrap: Callable[[Any], 
     for number in range(20):
         parts = [*parts, f"{number} {LARGE}", HumanMessage(str(number))]
         before = len(shelf.elements)
-        _, packed = shelf.store(wrap(parts))
+        _, packed, _ = shelf.store(wrap(parts))
         sizes.append(len(packed))
         assert len(shelf.elements) == before + 2
 
@@ -314,6 +321,18 @@ def test_a_table_gives_back_its_numbers(numbers: list[int]):
 def test_a_table_of_a_growing_list_stays_small():
     assert run_length_encode([range(7, 4000), range(4000, 5000)]) == [7, 4993]
     assert run_length_encode([range(number, number + 1) for number in range(7, 5000)]) == [7, 4993]
+
+
+def test_a_list_whose_numbers_are_in_no_order_is_stored_in_chunks(shelf: Shelf):
+    messages = [HumanMessage(str(number)) for number in range(400)]
+    shelf.store(messages)
+    shuffled = random.Random(1).sample(messages, 400)
+
+    numbers, _, chunks = body = shelf.store({"a": shuffled, "b": messages[:3]})
+
+    assert len(numbers) < 150
+    assert 1 < len(chunks) < 400 / 8
+    assert shelf.load(body) == {"a": shuffled, "b": messages[:3]}
 
 
 def test_an_object_that_stands_twice_comes_back_as_two(shelf: Shelf):
@@ -489,7 +508,8 @@ def test_messages_that_were_read_are_known_again_in_any_order(data: st.DataObjec
     chosen = read[start:] + rest
 
     assert shelf.round_trip(chosen) == chosen
-    assert len(shelf.elements) == 75
+    chunks = [one for one in shelf.elements.values() if one.startswith(CHUNK_V1)]
+    assert len(shelf.elements) - len(chunks) == 75
 
 
 def test_a_message_of_another_class_is_not_taken_for_one_that_was_read(shelf: Shelf):
@@ -772,7 +792,7 @@ def test_a_value_of_a_later_version_is_refused_in_words(shelf: Shelf):
         ormsgpack.packb([{"k": [ormsgpack.Ext(99, b"")]}]),
     ):
         with pytest.raises(RecordError, match="install a later langmem-isolated"):
-            shelf.load(([], packed))
+            shelf.load(([], packed, []))
     body = shelf.store([HumanMessage("a")])
     shelf.elements[0] = b"\x77later"
     with pytest.raises(RecordError, match="install a later langmem-isolated"):
@@ -799,7 +819,7 @@ def test_the_stored_form_is_frozen(shelf: Shelf):
     assert body[1].hex() == FROZEN_BODY
     assert {number: part.hex() for number, part in shelf.elements.items()} == FROZEN_ELEMENTS
     shelf.elements = {number: bytes.fromhex(part) for number, part in FROZEN_ELEMENTS.items()}
-    assert same(shelf.load(([0, 1, 0], bytes.fromhex(FROZEN_BODY))), value)
+    assert same(shelf.load(([0, 1, 0], bytes.fromhex(FROZEN_BODY), [])), value)
 
 
 FROZEN_BODY = (

@@ -60,7 +60,6 @@ LIMITED = {"admin": FACE, "importers": FACE | {"_storage.bulk_writer"}}
 ABOVE_STORAGE = {name for name, floor in FLOOR_OF.items() if floor > STORAGE}
 UP_TO_STORAGE = {"_database", "_storage"}
 HOMES = {
-    "cachetools": {"_runtime"},
     "cryptography": {"_crypto"},
     "sqlalchemy": UP_TO_STORAGE,
     # Besides the driver's home: the demo's attacker and the doctor look at SQLite itself.

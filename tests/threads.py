@@ -16,7 +16,11 @@ from langgraph.checkpoint.base.id import uuid6
 from langgraph.types import Overwrite, Send
 
 from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._storage.threads import reading
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver
+from langmem_isolated.checkpointer.addresses import thread_digest
 from tests.conftest import Attacker, Door
 
 
@@ -186,6 +190,18 @@ def by_place(found: Any) -> list[Any]:
         return [where["thread_id"], where["checkpoint_ns"], where["checkpoint_id"]]
 
     return [comparable(one) for one in sorted(found, key=place)]
+
+
+def elements_in_database(saver: IsolatedCheckpointSaver, thread_id: str) -> list[bytes]:
+    """Every element of a thread in plaintext, by its number."""
+    records = saver._resolve({})[1]
+
+    def opened(transaction: Transaction, keys: ScopeKeys) -> list[bytes]:
+        digest = thread_digest(keys, thread_id)
+        numbers = [one[0] for one in reading.stored_elements(transaction, keys, digest)]
+        return list(reading.elements(transaction, keys, digest, numbers).values())
+
+    return records.snapshot(opened, [])
 
 
 def size_in_database(saver: IsolatedCheckpointSaver, thread_id: str) -> int:

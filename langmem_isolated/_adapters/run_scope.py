@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
+from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from langmem_isolated._adapters.compat import (
@@ -207,8 +209,9 @@ def _check(one: Scope | None, by: str, other: Scope, other_by: str) -> None:
 
 
 def _check_parts(parts: dict[str, Any], scope: Scope, by: str, whose: str = _CONFIG) -> None:
-    if any(getattr(scope, part) != value for part, value in parts.items()):
-        raise IsolationViolation(_DISAGREE.format(first=whose, second=by))
+    for part, value in parts.items():
+        if getattr(scope, part) != value:
+            raise IsolationViolation(_DISAGREE.format(first=whose, second=by))
 
 
 def _handed_out(own: Configurable) -> Scope | None:
@@ -292,8 +295,13 @@ def session_named_in(config: RunnableConfig | None) -> Any:
 
 def config_of_run() -> RunnableConfig | None:
     """The config of the run that calls; ``None`` outside a run."""
+    return _config_variable().get() or None
+
+
+@cache
+def _config_variable() -> ContextVar[RunnableConfig | None]:
     # Where `langgraph.config.get_config` looks, which takes as long to say that there is none, and
     # half a second to import.
     from langchain_core.runnables.config import var_child_runnable_config
 
-    return var_child_runnable_config.get() or None
+    return var_child_runnable_config

@@ -14,17 +14,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from sqlalchemy import Connection, create_engine, event, exc
 from sqlalchemy.engine import URL
-from sqlalchemy.pool import PoolProxiedConnection, QueuePool
+from sqlalchemy.pool import PoolProxiedConnection
 
 from langmem_isolated._database import schema
+from langmem_isolated._database.connection_pool import ConnectionPool
 from langmem_isolated._database.dialects import Postgres, Sqlite, Synchronous, checked_url
 from langmem_isolated._database.files import make_private
 from langmem_isolated._database.transactions import Transaction, TransactionRunner
-from langmem_isolated._database.write_queue import WriteQueue
+from langmem_isolated._database.write_queue import CommitDelay, WriteQueue
 from langmem_isolated._runtime.forking import pause_for_forks, renew_in_children
 from langmem_isolated.errors import DatabaseError
 
@@ -61,7 +62,7 @@ class Database:
         options = self._dialect.engine_options(pool_size)
         self._engine = create_engine(
             self.url,
-            poolclass=QueuePool,
+            poolclass=ConnectionPool,
             isolation_level="AUTOCOMMIT",
             max_overflow=0,
             pool_timeout=timeout,
@@ -75,6 +76,7 @@ class Database:
         event.listen(self._engine, "connect", lambda raw, _: self._dialect.prepare(raw))
         if isinstance(self._dialect, Postgres):
             event.listen(self._engine, "checkout", self._dialect.pre_ping)
+            cast("ConnectionPool", self._engine.pool).is_usable = self._dialect.is_usable
         else:
             event.listen(self._engine, "do_connect", make_private)
         self._timeout = timeout
@@ -156,6 +158,24 @@ class Database:
             return self._writes.write(operation, *args, **kwargs)
         # Not tried again if the connection breaks: it may have been done.
         return self._transactions.run_once(None, operation, *args, **kwargs)
+
+    def write_delayed(
+        self,
+        delay: CommitDelay,
+        operation: Callable[Concatenate[Transaction, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """As :meth:`write_once`; on SQLite, wait a little for others to share the commit.
+
+        Args:
+            delay: How long.
+            operation: What is run.
+        """
+        if self.is_postgres:
+            return self.write_once(operation, *args, **kwargs)
+        self._open_at_first_use()
+        return self._writes.write_delayed(delay, operation, *args, **kwargs)
 
     def read(
         self, operation: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs

@@ -181,8 +181,12 @@ class Postgres:
         Whatever a server says to a connection at rest is that it will not serve it any more; asking
         the operating system takes a microsecond, asking the server a round trip.
         """
-        if _is_readable(connection.pgconn.socket):
+        if not self.is_usable(connection):
             raise exc.InvalidatePoolError
+
+    @staticmethod
+    def is_usable(connection: Any) -> bool:
+        return not connection.closed and not _is_readable(connection.pgconn.socket)
 
     def lock_upgrade(self, connection: Connection) -> None:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK})")

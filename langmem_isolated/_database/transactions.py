@@ -74,11 +74,13 @@ class Transaction:
 
     def rows(self, statement: Executable, /, **values: object) -> list[Row]:
         """All rows of a query."""
-        return cast("list[Row]", self.query(statement, **values).fetchall())
+        rows: list[Row] = self.query(statement, **values).fetchall()
+        return rows
 
     def row(self, statement: Executable, /, **values: object) -> Row | None:
         """The first row of a query, or ``None``."""
-        return cast("Row | None", self.query(statement, **values).fetchone())
+        row: Row | None = self.query(statement, **values).fetchone()
+        return row
 
     def changes(self, statement: Executable, /, **values: object) -> bool:
         """Run a statement; whether it changed any row. 6 µs less than having SQLite return them."""
@@ -157,7 +159,8 @@ class TransactionRunner:
     ) -> T:
         """Run ``operation`` on a connection of the pool."""
         try:
-            connection = self._engine.raw_connection()
+            pool: Any = self._engine.pool
+            connection = pool.connect()
         except (exc.SQLAlchemyError, self.errors) as error:
             self.raise_translated(error)
         raw: Any = connection.dbapi_connection
@@ -170,10 +173,13 @@ class TransactionRunner:
             if self._dialect.is_broken(raw):
                 # The server went away: no other pooled connection is worth trying. As SQLAlchemy
                 # does it itself; disposing of the pool would forget those that are in use, open.
-                self._engine.pool._invalidate(connection)  # noqa: SLF001 - as its own pre-ping
+                pool._invalidate(connection)  # noqa: SLF001 - as its own pre-ping
+                connection.close()
             elif not self._dialect.is_clean(raw):
                 connection.invalidate()
-            connection.close()
+                connection.close()
+            else:
+                pool.give_back(connection)
 
     def _transact(
         self,

@@ -27,6 +27,40 @@ _LOOK_AGAIN_SECONDS = 1.0
 _PAUSE_SECONDS = 0.0005
 
 
+# With so many in the queue, no write is alone.
+_IS_COMPANY = 3
+# So many delays in a row that brought no company, and no more are tried but one in so many.
+_IN_VAIN, _TRY_AGAIN = 2, 16
+
+
+class CommitDelay:
+    """How long a write waits for others to commit it with theirs, while that pays.
+
+    PostgreSQL's ``commit_delay``, for writes that are known to be followed by others soon: of those
+    that wait, whoever comes next writes. It adapts: where nobody comes there is no more waiting.
+
+    Args:
+        seconds: How long at most.
+    """
+
+    __slots__ = ("_asked", "_in_vain", "_seconds")
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._in_vain = 0
+        self._asked = 0
+
+    def next(self) -> float:
+        """How many seconds the next write may wait; 0 where it need not try."""
+        self._asked += 1
+        is_tried = self._in_vain < _IN_VAIN or self._asked % _TRY_AGAIN == 0
+        return self._seconds if is_tried else 0
+
+    def learn(self, *, was_joined: bool) -> None:
+        """Take note of how a delay ended."""
+        self._in_vain = 0 if was_joined else self._in_vain + 1
+
+
 class Transaction(Protocol):
     """What a write is run in."""
 
@@ -45,10 +79,11 @@ class Transaction(Protocol):
 class _Write:
     """One write in the queue."""
 
-    __slots__ = ("_call", "_ready", "_transaction", "by_itself", "has_run", "result")
+    __slots__ = ("_call", "_ready", "_transaction", "by_itself", "has_run", "is_delayed", "result")
 
     def __init__(self, operation: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> None:
         self._call = operation, args, kwargs
+        self.is_delayed = False
         # Signals interrupt the main thread: it writes for nobody else.
         self.by_itself = threading.current_thread() is threading.main_thread()
         self.has_run = False
@@ -118,12 +153,31 @@ class WriteQueue:
         Raises:
             DatabaseLocked: It was not begun in time; nothing was written.
         """
-        mine = _Write(operation, args, kwargs)
+        return cast("T", self._write(_Write(operation, args, kwargs), None))
+
+    def write_delayed(
+        self,
+        delay: CommitDelay,
+        operation: Callable[Concatenate[Any, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """As :meth:`write`, but wait a little for others to share the commit.
+
+        Raises:
+            DatabaseLocked: It was not begun in time; nothing was written.
+        """
+        return cast("T", self._write(_Write(operation, args, kwargs), delay))
+
+    def _write(self, mine: _Write, delay: CommitDelay | None) -> Any:
         deadline = time.monotonic() + self._timeout
         try:
-            self._waiting.append(mine)
-            # Who comes when others wait does not overtake them.
-            may_lead = len(self._waiting) == 1
+            may_lead = True
+            if delay is None and not self._waiting and self._lead.acquire(blocking=False):
+                # Most writes are alone, and need no place in the queue.
+                self._lead_batch(mine)
+            else:
+                may_lead = self._enter(mine, delay)
             while not mine.is_done:
                 left = self._time_left(mine, deadline)
                 if may_lead and self._lead.acquire(blocking=False):
@@ -137,7 +191,35 @@ class WriteQueue:
                 # Interrupted between taking the lead and using it; not if it was given back.
                 self._lead.release()
             raise
-        return cast("T", mine.result)
+        return mine.result
+
+    def _enter(self, mine: _Write, delay: CommitDelay | None) -> bool:
+        """Enter the queue; whether it may lead at once."""
+        mine.is_delayed = delay is not None and not mine.by_itself
+        self._waiting.append(mine)
+        if delay and mine.is_delayed:
+            self._wait_for_company(mine, delay)
+        # Who comes when others wait does not overtake them.
+        return self._is_next(mine)
+
+    def _wait_for_company(self, mine: _Write, delay: CommitDelay) -> None:
+        """Wait until another has written it as well, or the time is up.
+
+        Not where others wait already: they are company, and a delay only makes them more.
+        """
+        if len(self._waiting) < _IS_COMPANY and (seconds := delay.next()):
+            mine.wait(seconds)
+            delay.learn(was_joined=mine not in self._waiting)
+        mine.is_delayed = False
+
+    def _is_next(self, mine: _Write) -> bool:
+        """Whether all that came before are waiting for company."""
+        for write in list(self._waiting):
+            if write is mine:
+                return True
+            if not write.is_delayed:
+                return False
+        return True
 
     def _lead_batch(self, mine: _Write) -> None:
         """As the leader: write for those who wait as well, then pass the lead on."""
@@ -146,7 +228,7 @@ class WriteQueue:
                 self._commit(mine, self._take_followers(mine))
         finally:
             self._lead.release()
-            if self._waiting:
+            if self._waiting and self._next() is not None:
                 time.sleep(_PAUSE_SECONDS)
                 self._wake_next()
 
@@ -175,6 +257,8 @@ class WriteQueue:
 
     def _take_followers(self, mine: _Write) -> list[_Write]:
         """Take ``mine`` and those that wait with it from the queue; only the leader does."""
+        if not self._waiting:
+            return []
         with suppress(ValueError):
             self._waiting.remove(mine)
         followers: list[_Write] = []
@@ -187,6 +271,8 @@ class WriteQueue:
 
     def _finish(self, followers: list[_Write]) -> None:
         """Wake those that are stored, and put back those that failed."""
+        if not followers:
+            return
         self._requeue([write for write in followers if not write.has_run])
         for write in followers:
             write.wake()
@@ -211,6 +297,10 @@ class WriteQueue:
             return True
         return False
 
+    def _next(self) -> _Write | None:
+        """The first that waits for its turn, not for company."""
+        return next((write for write in list(self._waiting) if not write.is_delayed), None)
+
     def _wake_next(self) -> None:
-        with suppress(IndexError):
-            self._waiting[0].wake()
+        if (write := self._next()) is not None:
+            write.wake()

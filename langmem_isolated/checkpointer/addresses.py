@@ -83,12 +83,12 @@ def id_text(found: bytes) -> str:
 
 def thread_digest(keys: ScopeKeys, thread_id: str) -> bytes:
     """The digest by which tables know a thread."""
-    return keys.pseudonym(Kind.THREAD, thread_id.encode())
+    return keys.pseudonym_of_name(Kind.THREAD, thread_id.encode())
 
 
 def parent_of(keys: ScopeKeys, address: Address) -> bytes:
     """Under what the checkpoints of a namespace stand."""
-    namespace = keys.pseudonym(Kind.CHECKPOINT, b"namespace", address.namespace.encode())
+    namespace = keys.pseudonym_of_name(Kind.CHECKPOINT, b"namespace", address.namespace.encode())
     return thread_digest(keys, address.thread_id) + namespace
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import ormsgpack
 from langgraph.checkpoint.base import PendingWrite, writes_sort_key
 
+from langmem_isolated._codecs.checkpoints.chunks import decode_chunk
 from langmem_isolated._codecs.checkpoints.decoder import Decoder
 from langmem_isolated._codecs.checkpoints.layout import (
     run_length_decode,
@@ -42,6 +43,8 @@ class Body(NamedTuple):
 
     numbers: list[int]
     packed: bytes
+    chunks: list[int]
+    """The numbers of elements that list the numbers of others."""
 
     @classmethod
     def of(cls, plaintext: bytes) -> "Body":
@@ -55,13 +58,16 @@ class Body(NamedTuple):
                 f"A checkpoint is stored in form {plaintext[0]}, this version knows {BODY_V1[0]}. "
                 "Nothing was changed; install a later langmem-isolated."
             )
-        runs, packed = ormsgpack.unpackb(plaintext[1:])
-        return cls(run_length_decode(runs), packed)
+        runs, packed, *chunks = ormsgpack.unpackb(plaintext[1:])
+        return cls(run_length_decode(runs), packed, run_length_decode(chunks[0]) if chunks else [])
 
     @staticmethod
-    def sealed_form(runs: Iterable[range], packed: bytes) -> bytes:
+    def sealed_form(runs: Iterable[range], packed: bytes, chunks: Iterable[range] = ()) -> bytes:
         """The plaintext that :meth:`of` reads."""
-        return BODY_V1 + ormsgpack.packb([run_length_encode(runs), packed])
+        parts = [run_length_encode(runs), packed]
+        if encoded := run_length_encode(chunks):
+            parts.append(encoded)
+        return BODY_V1 + ormsgpack.packb(parts)
 
 
 class Outline(NamedTuple):
@@ -88,9 +94,26 @@ def elements_of(
     transaction: Transaction, keys: ScopeKeys, life: Life, bodies: Iterable[Body]
 ) -> dict[int, bytes] | None:
     """The elements that bodies refer to; ``None`` when one is missing."""
-    wanted = {number for body in bodies for number in body.numbers}
-    elements = reading.elements(transaction, keys, life, wanted)
-    return elements if len(elements) == len(wanted) else None
+    wanted: set[int] = set()
+    chunks: set[int] = set()
+    for body in bodies:
+        wanted.update(body.numbers)
+        chunks.update(body.chunks)
+    elements = reading.elements(transaction, keys, life, wanted | chunks)
+    if len(elements) < len(wanted | chunks):
+        return None
+    if listed := {number for chunk in chunks for number in decode_chunk(elements[chunk])} - wanted:
+        elements |= reading.elements(transaction, keys, life, listed)
+    return elements if len(elements) == len(wanted | chunks | listed) else None
+
+
+def references_of(
+    transaction: Transaction, keys: ScopeKeys, life: Life, plaintext: bytes
+) -> set[int]:
+    """The numbers of all elements that a stored body needs, those in its chunks included."""
+    body = Body.of(plaintext)
+    chunks = reading.elements(transaction, keys, life, body.chunks)
+    return {*body.numbers, *body.chunks}.union(*map(decode_chunk, chunks.values()))
 
 
 def required_elements(

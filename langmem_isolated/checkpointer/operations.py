@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from langmem_isolated._codecs.headers import Header, encode_header
@@ -9,10 +10,10 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.container_state import BIRTH_BYTES
 from langmem_isolated._storage.threads import listing, reading, writing
-from langmem_isolated._storage.threads.addresses import Life
-from langmem_isolated._storage.threads.reading import Found
+from langmem_isolated._storage.threads.addresses import Life, Slot
+from langmem_isolated._storage.threads.reading import Found, OpenBody
 from langmem_isolated.checkpointer.addresses import thread_digest
-from langmem_isolated.checkpointer.bodies import Body, bodies_of
+from langmem_isolated.checkpointer.bodies import Body, bodies_of, references_of
 
 
 class Asked(NamedTuple):
@@ -53,6 +54,18 @@ def read_with_elements(
 def delete_thread(transaction: Transaction, keys: ScopeKeys, thread_id: str) -> None:
     """Remove a thread with all it has."""
     listing.ROWS.remove(transaction, keys, thread_digest(keys, thread_id))
+
+
+def sweep(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    digest: bytes,
+    generation: bytes,
+    choose: Callable[[list[OpenBody]], set[Slot]],
+) -> None:
+    """Remove the bodies that ``choose`` names, and the elements that no other body needs."""
+    references = partial(references_of, transaction, keys)
+    writing.sweep(transaction, keys, digest, generation, choose, references)
 
 
 def copy_thread(

@@ -13,7 +13,7 @@ from langgraph.constants import START
 
 from langmem_isolated._codecs.checkpoints.decoder import Decoder
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCache, ElementCaches
-from langmem_isolated._codecs.checkpoints.encoder import Element, Encoder, Reference
+from langmem_isolated._codecs.checkpoints.encoder import Encoder
 from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._codecs.headers import Header, encode_header
 from langmem_isolated._crypto.kinds import Kind
@@ -29,7 +29,7 @@ from langmem_isolated._storage.threads import listing, reading, writing
 from langmem_isolated._storage.threads.addresses import Life, Slot, mac_of
 from langmem_isolated._storage.threads.listing import ThreadRows
 from langmem_isolated._storage.threads.reading import OpenBody
-from langmem_isolated._storage.threads.writing import NewBody, NewElement, Stored
+from langmem_isolated._storage.threads.writing import NewBody, Stored
 from langmem_isolated.checkpointer import operations, pruning
 from langmem_isolated.checkpointer.addresses import (
     Address,
@@ -49,7 +49,9 @@ from langmem_isolated.checkpointer.bodies import (
 from langmem_isolated.checkpointer.channel_versions import shortened
 from langmem_isolated.checkpointer.delta_history import History, walk
 from langmem_isolated.checkpointer.listing import ListCursor, page
+from langmem_isolated.checkpointer.new_bodies import new_body, run_of
 from langmem_isolated.checkpointer.operations import Asked, read_with_elements
+from langmem_isolated.checkpointer.write_chain import WriteChain
 from langmem_isolated.errors import AddressTaken, DatabaseLocked, RecordDoesNotOpen
 
 # Between two steps of ours may come a sweep, or another that writes for the same task: each failed
@@ -92,7 +94,7 @@ class ThreadRepository:
             return None
         found, bodies, elements = read.found, read.bodies, read.elements
         known = self._known.of(digest, found.state.generation)
-        known.state = found.state
+        WriteChain.of(known).begin(found.state)
         decoder = Decoder(elements, known, self._serde)
         return snapshot_of(address.thread_id, found.slot, decoder, bodies)
 
@@ -235,18 +237,20 @@ class ThreadRepository:
         digest = slot.thread_digest
         known = self._known.last(digest)
         encoder = Encoder(known, lambda plaintext: mac_of(keys, digest, plaintext), self._serde)
-        body = _new_body(encoder, encode(encoder), slot, tag, replaces)
+        body = new_body(encoder, encode(encoder), slot, tag, replaces)
         moment = now()
         expires_at = None if self._lifetime is None else moment + self._lifetime
         stored = self._put_if_unchanged(keys, digest, body, known, moment, expires_at)
+        is_chained = stored is not None
         if stored is None:
             # A body without numbers that were known before is right in any generation.
-            found_in = known.generation if len(body.elements) < len(encoder.references) else b""
-            stored = self._put_locked(keys, thread_id, body, found_in, moment, expires_at)
+            has_known = encoder.chunks or len(body.elements) < len(encoder.references)
+            found_in = known.generation if has_known else b""
+            stored = self._put_locked(keys, thread_id, body, known, found_in, moment, expires_at)
         if stored is None:
             self._known.forget(digest)
             return False
-        self._remember(digest, stored, encoder)
+        self._remember(digest, stored, encoder, is_chained=is_chained)
         return True
 
     def _put_locked(
@@ -254,15 +258,19 @@ class ThreadRepository:
         keys: ScopeKeys,
         thread_id: str,
         body: NewBody,
+        known: ElementCache,
         found_in: bytes,
         now: int,
         expires_at: int | None,
     ) -> Stored | None:
         """Store under the lock of the thread's row, whatever its state is by now."""
+        door: Callable[..., Stored | None] = self.records.database.write
+        if not self.records.is_postgres and body.replaces is None:
+            door = self._door(body, WriteChain.of(known))
         try:
             return self.records.run_with_keys(
                 keys,
-                self.records.database.write,
+                door,
                 writing.put,
                 body.slot.thread_digest,
                 encode_header(Header(thread_id)),
@@ -292,36 +300,52 @@ class ThreadRepository:
         too_many = self.records.is_postgres and len(body.elements) > ONTO_ELEMENTS
         if body.replaces is not None or too_many:
             return None
-        with known.turn:
-            if known.state is None:
-                return None
-            found = {mac: known.numbers.get(mac) for mac, _ in body.elements}
-            numbers = {mac: number for mac, number in found.items() if number is not None}
-            try:
-                stored = self.records.run_with_keys(
-                    keys,
-                    self.records.database.write_once,
-                    writing.put_if_unchanged,
-                    digest,
-                    body,
-                    known.state,
-                    numbers,
-                    now,
-                    expires_at,
-                )
-            except Conflict:
-                # The other way finds out what stands there.
-                stored = None
-            known.state = stored and stored.state
-            return stored
+        chain: WriteChain | None = known.chain
+        if chain is None or not chain.is_begun:
+            return None
+        if not self.records.is_postgres:
+            return self._put_chained(keys, digest, body, chain, now, expires_at)
+        with chain.turn:
+            return self._put_chained(keys, digest, body, chain, now, expires_at)
 
-    def _remember(self, digest: bytes, stored: Stored, encoder: Encoder) -> None:
+    def _put_chained(
+        self,
+        keys: ScopeKeys,
+        digest: bytes,
+        body: NewBody,
+        chain: WriteChain,
+        now: int,
+        expires_at: int | None,
+    ) -> Stored | None:
+        try:
+            stored = self.records.run_with_keys(
+                keys, self._door(body, chain), chain.put, digest, body, now, expires_at
+            )
+        except Conflict:
+            # The other way finds out what stands there.
+            stored = None
+        if stored is None:
+            chain.end()
+        else:
+            chain.settle(stored)
+        return stored
+
+    def _door(self, body: NewBody, chain: WriteChain) -> Callable[..., Stored | None]:
+        """How a body is stored by itself: behind a task's writes comes a checkpoint, most often."""
+        if body.slot.kind is Kind.WRITE:
+            return partial(self.records.database.write_delayed, chain.delay)
+        return self.records.database.write_once
+
+    def _remember(
+        self, digest: bytes, stored: Stored, encoder: Encoder, *, is_chained: bool
+    ) -> None:
         known = self._known.of(digest, stored.state.generation)
-        known.state = stored.state
+        if not is_chained:
+            WriteChain.of(known).begin(stored.state)
         for mac, number in stored.numbers.items():
             known.put_mac(mac, number)
         for message, fingerprint, reference in encoder.seen:
-            known.put(message, _run(reference, stored.numbers).start, fingerprint)
+            known.put(message, run_of(reference, stored.numbers).start, fingerprint)
 
     def delete(self, thread_id: str) -> None:
         """Remove a thread with all it has."""
@@ -357,14 +381,8 @@ class ThreadRepository:
                 self._sweep(digest, partial(pruning.of_run, run_id=run_id))
 
     def _sweep(self, digest: bytes, choose: Callable[[list[OpenBody]], set[Slot]]) -> None:
-        self.records.write_if_exists(
-            writing.sweep,
-            None,
-            digest,
-            os.urandom(GENERATION_BYTES),
-            choose,
-            lambda plaintext: Body.of(plaintext).numbers,
-        )
+        generation = os.urandom(GENERATION_BYTES)
+        self.records.write_if_exists(operations.sweep, None, digest, generation, choose)
         self._known.forget(digest)
 
 
@@ -380,24 +398,3 @@ def _busy() -> DatabaseLocked:
         f"A thread was pruned or written by others {ATTEMPTS} times while it was being written. "
         "Nothing was written; try again."
     )
-
-
-def _new_body(
-    encoder: Encoder, packed: bytes, slot: Slot, tag: bytes | None, replaces: bytes | None
-) -> NewBody:
-    """An encoded body with the elements in it that are new."""
-    references = encoder.references
-    new = {ref.mac: ref for ref in references if isinstance(ref, Element)}
-
-    def plaintext(numbers: Mapping[bytes, int]) -> bytes:
-        return Body.sealed_form((_run(ref, numbers) for ref in references), packed)
-
-    elements = [NewElement(element.mac, element.plaintext) for element in new.values()]
-    return NewBody(slot, tag, elements, plaintext, replaces)
-
-
-def _run(reference: Reference, numbers: Mapping[bytes, int]) -> range:
-    if isinstance(reference, range):
-        return reference
-    number = numbers[reference.mac]
-    return range(number, number + 1)

@@ -12,7 +12,7 @@ from collections.abc import (
     Sequence,
 )
 from datetime import timedelta
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -220,11 +220,11 @@ class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
             ValueNotStorable: A value, here or before in a subgraph, is of a type that is refused.
             KeyDestroyed: The scope was erased.
         """
-        scope, threads = self._threads(config)
-        address = Address.of(config)
-        facts = cast(dict[str, Any], get_checkpoint_metadata(config, metadata))
+        (scope, threads), address = self._threads(config), Address.of(config)
+        plain: Any = checkpoint
+        facts: Any = get_checkpoint_metadata(config, metadata)
         with self._refusals.told(scope, config, [checkpoint, facts]):
-            threads.put(address, cast(dict[str, Any], checkpoint), facts)
+            threads.put(address, plain, facts)
         return self._tuples.config(scope, address._replace(checkpoint_id=checkpoint["id"]))
 
     async def aput(

@@ -1,9 +1,9 @@
 """Checkpoint tuples as LangGraph takes them, with configs that lead back to their scope."""
 
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata, CheckpointTuple
+from langgraph.checkpoint.base import CheckpointTuple
 
 from langmem_isolated._adapters.config_keys import ConfigKeys
 from langmem_isolated.checkpointer.addresses import Address
@@ -39,11 +39,10 @@ class Tuples(NamedTuple):
     def tuple(self, scope: Scope, snapshot: Snapshot) -> CheckpointTuple:
         """A checkpoint as LangGraph takes it."""
         address, parent = snapshot.address, snapshot.parent_id
-        before = self.config(scope, address._replace(checkpoint_id=parent)) if parent else None
+        thread_id, namespace, _ = address
+        before = self.config(scope, Address(thread_id, namespace, parent)) if parent else None
+        checkpoint: Any = snapshot.checkpoint
+        metadata: Any = snapshot.metadata
         return CheckpointTuple(
-            config=self.config(scope, address),
-            checkpoint=cast(Checkpoint, snapshot.checkpoint),
-            metadata=cast(CheckpointMetadata, snapshot.metadata),
-            parent_config=before,
-            pending_writes=snapshot.writes,
+            self.config(scope, address), checkpoint, metadata, before, snapshot.writes
         )

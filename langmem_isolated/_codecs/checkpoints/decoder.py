@@ -9,8 +9,10 @@ import ormsgpack
 from langchain_core.messages import BaseMessage
 from langgraph.types import Send
 
+from langmem_isolated._codecs.checkpoints.chunks import decode_chunk
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCache
 from langmem_isolated._codecs.checkpoints.layout import (
+    CHUNKED,
     DEQUE,
     DICT,
     ELEMENT,
@@ -63,14 +65,20 @@ class Decoder:
         self._messages: dict[int, BaseMessage] = {}
         self._used: set[int] = set()
         self._numbers: Iterator[int] = iter(())
+        self._chunks: Iterator[int] = iter(())
         self._failure: RecordError | None = None
 
-    def decode(self, bodies: Iterable[tuple[list[int], bytes]]) -> list[Any]:
-        """What was encoded of each body, the parts of one snapshot; numbers resolve references."""
+    def decode(self, bodies: Iterable[tuple[list[int], bytes, list[int]]]) -> list[Any]:
+        """What was encoded of each body, the parts of one snapshot.
+
+        Args:
+            bodies: For each the numbers of its elements, the encoded value, and the numbers of its
+                chunks.
+        """
         self._used = set()
         values = []
-        for numbers, packed in bodies:
-            self._numbers = iter(numbers)
+        for numbers, packed, chunks in bodies:
+            self._numbers, self._chunks = iter(numbers), iter(chunks)
             values.append(self._unpack(packed))
         return values
 
@@ -97,8 +105,8 @@ class Decoder:
             raise
 
     def _part(self, code: int, packed: bytes) -> Any:
-        if code == ELEMENTS:
-            return self._many(list(islice(self._numbers, int.from_bytes(packed))))
+        if code in (ELEMENTS, CHUNKED):
+            return self._many(self._numbers_in_list(code, packed))
         if code == ELEMENT:
             return self._many([next(self._numbers)])[0]
         if code == MESSAGE:
@@ -111,6 +119,17 @@ class Decoder:
             f"A stored value has type code {code}, which this version does not know. "
             "Nothing was changed; install a later langmem-isolated."
         )
+
+    def _numbers_in_list(self, code: int, packed: bytes) -> list[int]:
+        if code == ELEMENTS:
+            return list(islice(self._numbers, int.from_bytes(packed)))
+        numbers: list[int] = []
+        for length in ormsgpack.unpackb(packed):
+            if length:
+                numbers += islice(self._numbers, length)
+            else:
+                numbers += decode_chunk(self._elements[next(self._chunks)])
+        return numbers
 
     def _many(self, numbers: list[int]) -> list[Any]:
         if self._are_new_messages(numbers):

@@ -1,7 +1,6 @@
 """Deduplication cache: the numbers of stored elements, by message object and by content MAC."""
 
 import os
-import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -46,12 +45,11 @@ class ElementCache:
     MACS = 10_000
     BLOCK = 32
 
+    chain: Any = None
+    """What the thread's writes go on from; set once."""
+
     def __init__(self, generation: bytes) -> None:
         self.generation = generation
-        self.state: Any = None
-        # LangGraph stores a checkpoint and a task's writes at once; in turn, each finds the state
-        # that the other left.
-        self.turn = threading.Lock()
         self.numbers: OrderedDict[bytes, int] = OrderedDict()
         self._objects: dict[int, tuple[weakref.ref[BaseMessage], int, int]] = {}
         self._blocks: dict[int, _Block] = {}

@@ -4,15 +4,18 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import Enum
-from typing import Any
+from itertools import takewhile
+from typing import Any, cast
 
 import ormsgpack
 from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage
 from langgraph.types import Send
 
+from langmem_isolated._codecs.checkpoints.chunks import encode_chunk, is_fragmented, stretches
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCache, fingerprint
 from langmem_isolated._codecs.checkpoints.layout import (
+    CHUNKED,
     DEQUE,
     DICT,
     ELEMENT,
@@ -89,6 +92,20 @@ class _ElementListStandIn:
         self.references = references
 
 
+class _ChunkedListStandIn:
+    """Stands for a list of elements part of which are in chunks.
+
+    ``parts`` are the lengths of its stretches: so many elements, or one chunk where it is 0.
+    """
+
+    __slots__ = ("chunks", "parts", "references")
+
+    def __init__(self) -> None:
+        self.parts: list[int] = []
+        self.references: list[Reference] = []
+        self.chunks: list[Reference] = []
+
+
 class _Decomposed:
     """Stands for an object that was taken apart: the code of its type, and its parts."""
 
@@ -100,7 +117,10 @@ class _Decomposed:
 
 
 class Encoder:
-    """Encodes the values of one body; ``references`` are its elements in the order they stand."""
+    """Encodes the values of one body.
+
+    ``references`` are its elements in the order they stand, ``chunks`` those that list others.
+    """
 
     def __init__(self, known: ElementCache, mac: Callable[[bytes], bytes], serde: Serde) -> None:
         self.known = known
@@ -111,6 +131,7 @@ class Encoder:
         self._is_sending = False
         self._stand_ins = 0
         self.references: list[Reference] = []
+        self.chunks: list[Reference] = []
         self.seen: list[tuple[BaseMessage, int | None, Reference]] = []
 
     def encode(self, value: Any) -> bytes:
@@ -204,7 +225,25 @@ class Encoder:
             block = self.known.numbers_of_block(messages, start)
             references += block or (self._message(messages[start]),)
             start += sum(map(len, block)) or 1
+        if is_fragmented(references):
+            return self._chunked(references)
         return _ElementListStandIn(len(messages), references)
+
+    def _chunked(self, references: list[Reference]) -> _ChunkedListStandIn:
+        """What stands for a list in many runs: those that have numbers, and behind them the new."""
+        numbered = list(takewhile(lambda reference: isinstance(reference, range), references))
+        stand_in = _ChunkedListStandIn()
+        for runs, is_chunk in stretches(cast("list[range]", numbered)):
+            if is_chunk:
+                stand_in.chunks.append(self._intern(encode_chunk(runs)))
+                stand_in.parts.append(0)
+            else:
+                stand_in.references += runs
+                stand_in.parts.append(sum(map(len, runs)))
+        if rest := references[len(numbered) :]:
+            stand_in.references += rest
+            stand_in.parts.append(sum(1 if isinstance(r, Element) else len(r) for r in rest))
+        return stand_in
 
     def _inlined_message(self, message: BaseMessage) -> ormsgpack.Ext | None:
         """A small message without an id written out, where it is on its way into a channel."""
@@ -289,6 +328,10 @@ class Encoder:
         if kind is _ElementListStandIn:
             self.references += part.references
             return ormsgpack.Ext(ELEMENTS, part.count.to_bytes(4))
+        if kind is _ChunkedListStandIn:
+            self.references += part.references
+            self.chunks += part.chunks
+            return ormsgpack.Ext(CHUNKED, ormsgpack.packb(part.parts))
         if kind is not _ElementStandIn and kind is not _Decomposed:
             # It stands in a container that is not taken apart, such as a `deque`.
             if kind in KNOWN_MESSAGES:

@@ -8,8 +8,9 @@ import ormsgpack
 from langmem_isolated._codecs.values import decode_value, text_from_ext
 
 VALUE_V1 = b"\x02"
+CHUNK_V1 = b"\x03"
 # Codes below 64 are those of values.
-ELEMENT, SEND, _, SNAPSHOT, VALUE, ELEMENTS, MESSAGE, DICT, DEQUE = range(64, 73)
+ELEMENT, SEND, _, SNAPSHOT, VALUE, ELEMENTS, MESSAGE, DICT, DEQUE, CHUNKED = range(64, 74)
 
 
 def runs_of(numbers: Sequence[int]) -> list[range]:

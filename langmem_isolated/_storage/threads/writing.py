@@ -263,7 +263,7 @@ def sweep(
     digest: bytes,
     generation: bytes,
     choose: Callable[[list[OpenBody]], set[Slot]],
-    references: Callable[[bytes], Iterable[int]],
+    references: Callable[[Life, bytes], Iterable[int]],
 ) -> None:
     """Remove the bodies that ``choose`` names, and every element that no other body refers to.
 
@@ -274,7 +274,8 @@ def sweep(
     state = ROWS.locked(transaction, keys, digest)
     if state is None:
         return
-    stored = bodies(transaction, keys, Life(digest, state.birth))
+    life = Life(digest, state.birth)
+    stored = bodies(transaction, keys, life)
     gone = choose(stored)
     if not gone:
         return
@@ -282,7 +283,7 @@ def sweep(
     if not kept:
         ROWS.remove(transaction, keys, digest)
         return
-    used = {number for body in kept for number in references(body.plaintext)}
+    used = {number for body in kept for number in references(life, body.plaintext)}
     removed = [body for body in stored if body.slot in gone]
     unused = [e for e in stored_elements(transaction, keys, digest) if e.number not in used]
     for slot in (*gone, *(Slot(Kind.ELEMENT, digest, element.key) for element in unused)):

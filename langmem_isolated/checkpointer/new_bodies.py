@@ -1,0 +1,44 @@
+"""New bodies: what an encoder made, ready to be stored once its new elements have numbers."""
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from langmem_isolated._codecs.checkpoints.encoder import Element, Encoder, Reference
+from langmem_isolated._storage.threads.addresses import Slot
+from langmem_isolated._storage.threads.writing import NewBody, NewElement
+from langmem_isolated.checkpointer.bodies import Body
+
+
+def new_body(
+    encoder: Encoder, packed: bytes, slot: Slot, tag: bytes | None, replaces: bytes | None
+) -> NewBody:
+    """An encoded body with the elements in it that are new.
+
+    Args:
+        encoder: What encoded it.
+        packed: What it gave.
+        slot: Where the body is to stand.
+        tag: Of a checkpoint: what finds its run.
+        replaces: See :class:`NewBody`.
+    """
+    references, chunks = encoder.references, encoder.chunks
+    new = {ref.mac: ref for ref in (*references, *chunks) if isinstance(ref, Element)}
+
+    def plaintext(numbers: Mapping[bytes, int]) -> bytes:
+        runs, chunk_runs = (_runs(refs, numbers) if new else refs for refs in (references, chunks))
+        return Body.sealed_form(cast("list[range]", runs), packed, cast("list[range]", chunk_runs))
+
+    elements = [NewElement(element.mac, element.plaintext) for element in new.values()]
+    return NewBody(slot, tag, elements, plaintext, replaces)
+
+
+def _runs(references: Sequence[Reference], numbers: Mapping[bytes, int]) -> list[range]:
+    return [run_of(reference, numbers) for reference in references]
+
+
+def run_of(reference: Reference, numbers: Mapping[bytes, int]) -> range:
+    """The numbers that a reference means, once new elements have theirs."""
+    if isinstance(reference, range):
+        return reference
+    number = numbers[reference.mac]
+    return range(number, number + 1)
