@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from inspect import Parameter, Signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._adapters.run_scope import (
@@ -129,6 +129,7 @@ class MemoryOfRun:
         *,
         index: StoreIndexConfig | IndexConfig | None = None,
         ttl: TTLConfig | None = None,
+        integrity: Literal["counted"] | None = None,
         scope_resolver: ResolveScope | None = None,
     ) -> IsolatedStore:
         """LangGraph's long-term memory of whoever runs; see :class:`IsolatedStore`.
@@ -143,6 +144,7 @@ class MemoryOfRun:
             self._records_of_run(scope_resolver),
             index=index,
             ttl=ttl,
+            integrity=integrity,
             set_up=self._context.set_up,
         )
 

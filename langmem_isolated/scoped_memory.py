@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from langmem_isolated._adapters.recall_tool_defaults import DESCRIPTION as RECALL_DESCRIPTION
 from langmem_isolated._adapters.recall_tool_defaults import SAID_IN_PERSON
@@ -215,6 +215,7 @@ class ScopedMemory(ScopedRetrieval):
         *,
         index: StoreIndexConfig | IndexConfig | None = None,
         ttl: TTLConfig | None = None,
+        integrity: Literal["counted"] | None = None,
     ) -> IsolatedStore:
         """LangGraph's long-term memory, bound to this scope; see :class:`IsolatedStore`."""
         from langmem_isolated.store import IsolatedStore
@@ -223,6 +224,7 @@ class ScopedMemory(ScopedRetrieval):
             lambda: self._records,
             index=index,
             ttl=ttl,
+            integrity=integrity,
             bound_to=self._scope,
             set_up=self._context.set_up,
         )

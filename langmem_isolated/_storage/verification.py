@@ -26,6 +26,7 @@ from langmem_isolated._storage.container_state import (
 )
 from langmem_isolated._storage.containers import LISTED, SCOPE_ID
 from langmem_isolated._storage.documents.blocks import Block
+from langmem_isolated._storage.items import counting
 from langmem_isolated._storage.items.addresses import RecordAddresses
 from langmem_isolated._storage.items.rows import items_in
 from langmem_isolated._storage.sessions.reading import alias_of, channel_tag, message_part
@@ -80,6 +81,7 @@ _RECORDS = (
     .limit(sa.literal_column(str(_PAGE)))
     .offset(sa.literal_column("0"))
 )
+_CONTAINING = (Kind.SESSION, Kind.THREAD, Kind.COLLECTION, Kind.ITEM)
 _BEFORE_ALL = _Record(0, b"", b"", b"", None, None, 0, 0, 0, None, None)
 
 
@@ -142,13 +144,13 @@ class _Verification:
 
     def _add_container(self, number: int, row: Row) -> None:
         *_, digest, sealed = row
-        if number not in (Kind.SESSION, Kind.THREAD, Kind.COLLECTION) or type(digest) is not bytes:
+        if number not in _CONTAINING or type(digest) is not bytes:
             raise RecordDoesNotOpen(Kind.SESSION.label, "its row is of no kind there is")
         kind = Kind(number)
         state = ContainerState.checked(kind, self._keys, digest, row)
         open_header(kind, self._keys, digest, state, sealed)
         self._containers[kind, digest] = _Container(kind, digest, state)
-        self.counts[kind] += 1
+        self.counts[kind] += kind is not Kind.ITEM
 
     def _page_behind(self, last: _Record) -> list[_Record]:
         behind = {f"behind_{name}": getattr(last, name) for name in ("kind", "parent", "key")}
@@ -234,6 +236,11 @@ class _Verification:
         address = (record.parent, record.key, record.sealed)
         times = (record.created_at, record.updated_at, record.expires_at, record.expiry_mac)
         items_in(self._items, [address + times])
+        if above := self._containers.get((Kind.ITEM, counting.digest_of(self._keys))):
+            place = record.parent, record.key
+            plaintext = self._items.items[record.parent](record.key, record.sealed)
+            above.total += counting.item_part(self._keys, place, *times[:2], plaintext)
+            above.counted += 1
 
     def _vector(self, record: _Record) -> None:
         self._opened(record)

@@ -1,6 +1,7 @@
 """Batch: a store's operations, checked and encoded, in one transaction."""
 
 import datetime as dt
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,13 +26,15 @@ from langgraph.store.base import (
     tokenize_path,
 )
 
+from langmem_isolated._codecs.headers import Header, encode_header
 from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime import clock
 from langmem_isolated._search import store_filters
 from langmem_isolated._search.vectors import VectorSpace
-from langmem_isolated._storage.items import reading, rows, writing
+from langmem_isolated._storage.container_state import BIRTH_BYTES
+from langmem_isolated._storage.items import counting, reading, rows, writing
 from langmem_isolated._storage.items.addresses import MAX_DEPTH, Address, Names
 from langmem_isolated._storage.items.rows import Filter, NewItem
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -41,6 +44,7 @@ Namespace = tuple[str, ...]
 Answer = tuple[Result, list[rows.Item]]
 Read = Callable[[Transaction, ScopeKeys, int], Answer]
 
+_COUNTED = encode_header(Header("items"))
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECONDS_A_MINUTE = 60_000_000
 # Longer does not fit into all columns and types of time; 1,000 years are for ever.
@@ -140,13 +144,20 @@ class Batch:
         self.documents = dict(zip(self.documents, map(pack, documents), strict=True))
         self.queries = dict(zip(self.queries, map(pack, queries), strict=True))
 
-    def perform(self, records: ScopedDatabase) -> list[Result]:
-        """Run it in one transaction; the results in the order of the operations."""
+    def perform(self, records: ScopedDatabase, *, is_counted: bool = False) -> list[Result]:
+        """Run it in one transaction; the results in the order of the operations.
+
+        Args:
+            records: Whose.
+            is_counted: Whether a row is to stand for the scope's items, if there is none yet.
+        """
         now = clock.now()
         if not self.answers:
             return []
+        if is_counted and any(self.puts.values()):
+            records.write(counting.begin, _COUNTED, os.urandom(BIRTH_BYTES), now)
         if any(self.puts.values()):
-            is_alone = len(self.answers) == 1 and self.index is None
+            is_alone = len(self.answers) == 1 and self.index is None and not is_counted
             if is_alone and records.write_once(_put_alone, False, self, now):
                 return self.answers
             return records.write(_written, self, now, with_vectors=self.index is not None)
@@ -229,7 +240,7 @@ def _written(
     if touched:
         writing.refresh(transaction, keys, touched, now)
     if gone := [address for address, put in batch.puts.items() if put is None]:
-        writing.remove(transaction, keys, gone)
+        writing.remove(transaction, keys, gone, now)
     if new := batch.new():
         writing.put(transaction, keys, new, now, with_vectors=with_vectors)
     return answers
@@ -237,8 +248,7 @@ def _written(
 
 def _put_alone(transaction: Transaction, keys: ScopeKeys, batch: Batch, now: int) -> bool:
     (item,) = batch.new()
-    writing.put_alone(transaction, keys, item, now)
-    return True
+    return writing.put_alone(transaction, keys, item, now)
 
 
 def _listing(op: ListNamespacesOp) -> Read:

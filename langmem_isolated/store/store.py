@@ -55,6 +55,9 @@ class IsolatedStore(DropIn, BaseStore):
             ``distance_type``. Without it queries and ``index=`` have no effect.
         ttl: ``default_ttl`` (minutes) and ``refresh_on_read`` as in LangGraph's `TTLConfig`.
             Nothing sweeps by itself: :meth:`sweep` only frees space.
+        integrity: ``"counted"`` has a row stand for all items of the scope from the first put on,
+            for every store of it: ``scope.verify()`` then notices an item that was removed or
+            rolled back. Writers of one scope wait for each other.
         bound_to: The scope that every call means; ``None`` where each call is led to its own.
         set_up: Makes or checks the tables, for :meth:`setup`.
 
@@ -72,11 +75,15 @@ class IsolatedStore(DropIn, BaseStore):
         *,
         index: StoreIndexConfig | IndexConfig | None = None,
         ttl: TTLConfig | None = None,
+        integrity: Literal["counted"] | None = None,
         bound_to: Scope | None = None,
         set_up: Callable[[], Ready],
     ) -> None:
         if ttl and ttl.get("omit_expired") is False:
             raise ValueError("omit_expired cannot be False: expired items are absent here.")
+        if integrity not in (None, "counted"):
+            raise ValueError("integrity must be 'counted' or None.")
+        self._is_counted = integrity == "counted"
         self._resolve = resolve
         self._set_up = set_up
         self.bound_to = bound_to
@@ -103,7 +110,7 @@ class IsolatedStore(DropIn, BaseStore):
                 model.embed_documents([*batch.documents]) if batch.documents else [],
                 [model.embed_query(text) for text in batch.queries],
             )
-        return batch.perform(records)
+        return batch.perform(records, is_counted=self._is_counted)
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """Run operations; see :meth:`batch`. If cancelled, writes may have been stored."""
@@ -114,7 +121,7 @@ class IsolatedStore(DropIn, BaseStore):
                 await model.aembed_documents([*batch.documents]) if batch.documents else [],
                 [await model.aembed_query(text) for text in batch.queries],
             )
-        return await records.arun(batch.perform, records)
+        return await records.arun(batch.perform, records, is_counted=self._is_counted)
 
     def sweep(self) -> int:
         """Remove the scope's expired items from the database; returns how many."""

@@ -13,7 +13,7 @@ from langmem_isolated._database.statements import InsertsByDialect
 from langmem_isolated._storage.containers import SCOPE_ID
 from langmem_isolated._storage.upserts import replace_at_address
 
-_records, _scopes = schema.records.c, schema.scopes.c
+_records, _scopes, _sessions = schema.records.c, schema.scopes.c, schema.sessions.c
 _NOW = bindparam("now", type_=sa.BigInteger)
 _ITEM: sa.ColumnElement[int] = sa.literal_column(str(int(Kind.ITEM)))
 _VECTOR: sa.ColumnElement[int] = sa.literal_column(str(int(Kind.VECTOR)))
@@ -70,7 +70,13 @@ AT = {
 }
 
 _SCOPE = sa.and_(_scopes.scope_id == SCOPE_ID, _scopes.birth == bindparam("scope_birth"))
-PROVE_SCOPE = select(_scopes.scope_id).where(_SCOPE)
+# A scope that is there and whose items no row counts.
+_UNCOUNTED = sa.and_(
+    _SCOPE,
+    ~sa.exists().where(_sessions.scope_id == SCOPE_ID, _sessions.kind == _ITEM),
+)
+PROVE_UNCOUNTED = select(_scopes.scope_id).where(_UNCOUNTED)
+LOCK_SCOPE = select(_scopes.scope_id).where(_SCOPE).with_for_update()
 _RECORD = (
     "kind",
     "parent",
@@ -84,8 +90,8 @@ _RECORD = (
 )
 _rows = _given(*_RECORD)
 # Where an erasure is under way these wait, and then find no row of the scope.
-_one = select(_scopes.scope_id, *(_ONE[name] for name in _RECORD)).where(_SCOPE)
-_all = select(_scopes.scope_id, *(_rows.c[name] for name in _RECORD)).where(_SCOPE)
+_one = select(_scopes.scope_id, *(_ONE[name] for name in _RECORD)).where(_UNCOUNTED)
+_all = select(_scopes.scope_id, *(_rows.c[name] for name in _RECORD)).where(_UNCOUNTED)
 
 
 def _put(insert: Any) -> Any:
@@ -120,7 +126,9 @@ _SPAN = sa.and_(
     _records.key < bindparam("span_end", type_=sa.LargeBinary),
 )
 _BOTH = _records.kind.in_([_ITEM, _VECTOR])
-REMOVE = delete(schema.records).where(_SPAN, _BOTH)
+REMOVE_COUNTED = delete(schema.records).where(_SPAN, _BOTH)
+_IS_COUNTED = sa.exists().where(_sessions.scope_id == SCOPE_ID, _sessions.kind == _ITEM)
+REMOVE = REMOVE_COUNTED.where(~_IS_COUNTED)
 REMOVE_VECTORS = delete(schema.records).where(_SPAN, _records.kind == _VECTOR)
 REFRESH = (
     update(schema.records)
@@ -132,6 +140,10 @@ REFRESH = (
         expiry_mac=bindparam("new_expiry_mac", type_=sa.LargeBinary),
     )
 )
+
+_EVERY_ITEM = sa.and_(_records.scope_id == SCOPE_ID, _records.kind == _ITEM)
+EVERY = select(*_COLUMNS).where(_EVERY_ITEM)
+STORED_AT = EVERY.where(_records.parent == _ONE["parent"], _records.key == _ONE["key"])
 
 _LOW, _HIGH = (bindparam(name, type_=sa.LargeBinary) for name in ("low", "high"))
 _BELOW = sa.and_(
@@ -184,8 +196,6 @@ SWEEP_VECTORS = delete(schema.records).where(
         == sa.func.substr(_records.key, _ONE_ROW, sa.literal_column(str(DIGEST_BYTES))),
     ),
 )
-SWEEP = (
-    delete(schema.records)
-    .where(_records.scope_id == SCOPE_ID, _BOTH, _records.expires_at <= _NOW)
-    .returning(_records.kind)
-)
+_EXPIRED = sa.and_(_records.scope_id == SCOPE_ID, _BOTH, _records.expires_at <= _NOW)
+EXPIRED = select(*_COLUMNS).where(_EXPIRED, _records.kind == _ITEM)
+SWEEP = delete(schema.records).where(_EXPIRED).returning(_records.kind)

@@ -1,12 +1,19 @@
 """Writes items: puts, refreshes their time to live, removes and sweeps."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.items import statements as sql
-from langmem_isolated._storage.items.addresses import Address, RecordAddresses, span
+from langmem_isolated._storage.items.addresses import (
+    Address,
+    RecordAddress,
+    RecordAddresses,
+    span,
+)
+from langmem_isolated._storage.items.counting import ItemCount
 from langmem_isolated._storage.items.rows import Item, NewItem, expiry, sealed_rows
 from langmem_isolated._storage.scoped_database import ScopeGone
 
@@ -41,30 +48,58 @@ def put(
     scope = {"scope_id": keys.scope_id, "scope_birth": keys.birth}
     if transaction.is_postgres:
         columns = {name: [row[name] for row in rows] for name in rows[0]}
-        proof = transaction.row(sql.PUT_ALL[True], **scope, **columns)
-    else:
-        proof = transaction.row(sql.PROVE_SCOPE, **scope)
+        is_put = transaction.row(sql.PUT_ALL[True], **scope, **columns) is not None
+    elif is_put := transaction.row(sql.PROVE_UNCOUNTED, **scope) is not None:
         transaction.execute_many(sql.PUT_EACH[False], [{**scope, **row} for row in rows])
-    if proof is None:
+    if not is_put:
+        _put_counted(transaction, keys, places, [place for place, _ in placed], rows, now)
+
+
+def _put_counted(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    places: RecordAddresses,
+    addresses: Sequence[RecordAddress],
+    rows: Sequence[dict[str, Any]],
+    now: int,
+) -> None:
+    count = ItemCount(transaction, keys, places, now)
+    state = count.locked()
+    if state is None:
         raise ScopeGone
+    count.take_out(count.at(addresses))
+    put = sql.PUT_EACH[transaction.is_postgres]
+    transaction.execute_many(put, [{"scope_id": keys.scope_id, **row} for row in rows])
+    # As they stand now: the database keeps when each was first put.
+    count.put_in(count.at(addresses))
+    count.store(state)
 
 
-def put_alone(transaction: Transaction, keys: ScopeKeys, item: NewItem, now: int) -> None:
+def put_alone(transaction: Transaction, keys: ScopeKeys, item: NewItem, now: int) -> bool:
     """Store one item without vectors, as :func:`put` does, in a single statement.
 
-    Raises:
-        ScopeGone: The scope was erased; nothing was written.
+    Returns:
+        Whether it was stored; if not, the scope was erased, or its items are counted.
     """
     (row,) = sealed_rows(keys, {}, RecordAddresses(keys).of(item.address), item, now)
     scope = {"scope_id": keys.scope_id, "scope_birth": keys.birth}
-    if transaction.row(sql.PUT_ALONE[transaction.is_postgres], **scope, **row) is None:
-        raise ScopeGone
+    return transaction.row(sql.PUT_ALONE[transaction.is_postgres], **scope, **row) is not None
 
 
-def remove(transaction: Transaction, keys: ScopeKeys, addresses: Sequence[Address]) -> None:
+def remove(
+    transaction: Transaction, keys: ScopeKeys, addresses: Sequence[Address], now: int
+) -> None:
     """Remove the items at ``addresses``, where there are any, and their vectors."""
-    places = sorted(map(RecordAddresses(keys).of, addresses))
-    transaction.execute_many(sql.REMOVE, [span(keys, place) for place in places])
+    places = RecordAddresses(keys)
+    unwanted = sorted(map(places.of, addresses))
+    spans = [span(keys, place) for place in unwanted]
+    count = ItemCount(transaction, keys, places, now)
+    if (state := count.locked()) is None:
+        transaction.execute_many(sql.REMOVE, spans)
+        return
+    count.take_out(count.at(unwanted))
+    transaction.execute_many(sql.REMOVE_COUNTED, spans)
+    count.store(state)
 
 
 def refresh(transaction: Transaction, keys: ScopeKeys, items: Sequence[Item], now: int) -> None:
@@ -87,6 +122,10 @@ def refresh(transaction: Transaction, keys: ScopeKeys, items: Sequence[Item], no
 
 def sweep(transaction: Transaction, keys: ScopeKeys, now: int) -> int:
     """Remove what has expired; returns how many items that were."""
+    count = ItemCount(transaction, keys, RecordAddresses(keys), now)
+    if (state := count.locked()) is not None:
+        count.take_out(transaction.rows(sql.EXPIRED, scope_id=keys.scope_id, now=now))
+        count.store(state)
     rows = transaction.rows(sql.SWEEP, scope_id=keys.scope_id, now=now)
     transaction.execute(sql.SWEEP_VECTORS, scope_id=keys.scope_id)
     return sum(kind == Kind.ITEM for (kind,) in rows)

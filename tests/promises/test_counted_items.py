@@ -1,0 +1,111 @@
+"""Counted items: where a row stands for them, a removed or restored item is noticed."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from langmem_isolated import IsolatedMemory, ScopedMemory
+from langmem_isolated.errors import KeyDestroyed, RecordDoesNotOpen
+from tests.conftest import Attacker, Door
+
+Attack = Callable[[Attacker, list[tuple[Any, ...]]], object]
+COLUMNS = "key, sealed, created_at, updated_at, size, expires_at, expiry_mac"
+
+
+@pytest.fixture
+def scoped(memory: IsolatedMemory) -> ScopedMemory:
+    return memory.scope(user_id="alice", module_id="tutor")
+
+
+def rows_of(attacker: Attacker) -> list[tuple[Any, ...]]:
+    return attacker(f"SELECT {COLUMNS} FROM records WHERE kind = 8 ORDER BY key")
+
+
+def put_back(attacker: Attacker, earlier: list[tuple[Any, ...]]) -> None:
+    for key, *others in earlier:
+        places = ", ".join(f"{name} = ?" for name in COLUMNS.split(", ")[1:])
+        attacker(f"UPDATE records SET {places} WHERE kind = 8 AND key = ?", *others, key)
+
+
+ATTACKS: dict[str, Attack] = {
+    "removed": lambda attacker, _: attacker("DELETE FROM records WHERE kind = 8"),
+    "rolled back": put_back,
+    "dated": lambda attacker, _: attacker("UPDATE records SET created_at = 1"),
+    "one removed": lambda attacker, earlier: attacker(
+        "DELETE FROM records WHERE key = ?", earlier[0][0]
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+async def test_a_removed_restored_or_dated_item_is_noticed(
+    scoped: ScopedMemory, door: Door, attacker: Attacker, attack: str
+):
+    store = scoped.store(integrity="counted")
+    for value in ("earlier", "later"):
+        earlier = rows_of(attacker)
+        await door(store, "put", ("facts",), "k", {"v": value})
+        await door(store, "put", ("facts",), "l", {"v": value})
+    assert (await door(scoped, "verify")).items == 2
+
+    ATTACKS[attack](attacker, earlier)
+
+    with pytest.raises(RecordDoesNotOpen):
+        await door(scoped, "verify")
+
+
+async def test_every_change_keeps_the_count_whichever_store_makes_it(
+    scoped: ScopedMemory, door: Door
+):
+    """Also stores that were not asked to count, and what was there before."""
+    plain = scoped.store()
+    await door(plain, "put", ("facts",), "before", {"v": 1})
+    counted = scoped.store(integrity="counted")
+    await door(counted, "put", ("facts",), "k", {"v": 1}, ttl=0.001)
+    for store in (plain, counted, scoped.store()):
+        await door(store, "put", ("facts",), "k", {"v": 2}, ttl=0.0001)
+        await door(store, "put", ("facts",), "l", {"v": 2})
+        await door(store, "put", ("facts",), "l", {"v": 3})
+        await door(store, "delete", ("facts",), "before")
+        await door(store, "delete", ("facts",), "absent")
+        await door(store, "put", ("facts", "more"), "m", {"v": 3}, ttl=60)
+        await door(store, "get", ("facts", "more"), "m", refresh_ttl=True)
+        await door(scoped, "verify")
+    await asyncio.sleep(0.05)
+    assert await door(plain, "sweep") == 1
+
+    assert (await door(scoped, "verify")).items == 2
+    assert (await door(counted, "get", ("facts",), "l")).value == {"v": 3}
+
+
+def test_counting_is_each_scopes_own(memory: IsolatedMemory, attacker: Attacker):
+    counted = memory.scope(user_id="alice", module_id="tutor")
+    other = memory.scope(user_id="bob", module_id="tutor")
+    counted.store(integrity="counted").put(("facts",), "k", {"v": 1})
+    other.store().put(("facts",), "k", {"v": 1})
+
+    assert attacker("SELECT kind, count FROM sessions") == [(8, 1)]
+    assert (counted.verify().items, other.verify().items) == (1, 1)
+    # A row for items is no session, no thread and no collection.
+    assert counted.sessions() == []
+    assert counted.checkpointer().threads() == []
+
+
+async def test_an_erased_scope_takes_no_counted_items(
+    scoped: ScopedMemory, door: Door, attacker: Attacker
+):
+    store = scoped.store(integrity="counted")
+    await door(store, "put", ("facts",), "k", {"v": 1})
+    attacker("DELETE FROM records")
+    attacker("DELETE FROM sessions")
+    attacker("UPDATE scopes SET birth = ?", bytes(16))
+
+    with pytest.raises(KeyDestroyed):
+        await door(store, "put", ("facts",), "k", {"v": 2})
+
+
+def test_another_integrity_is_refused(scoped: ScopedMemory):
+    with pytest.raises(ValueError, match="counted"):
+        scoped.store(integrity="signed")  # type: ignore[arg-type]
