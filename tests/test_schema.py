@@ -11,16 +11,19 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.checkpoint.base import empty_checkpoint
 from sqlalchemy.dialects import postgresql, sqlite
 
 import langmem_isolated
 from langmem_isolated import IsolatedMemory, LocalRootKey
+from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._database import schema
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.schema import POSTGRES_SCHEMA, metadata
 from langmem_isolated._database.statements import InsertsByDialect
 from langmem_isolated.errors import DatabaseError, SchemaTooNew, SchemaTooOld
 from tests.conftest import ROOT_KEY, Attacker
+from tests.embeddings import NGramEmbeddings
 from tests.postgres import PostgresServer
 from tests.processes import all_at_once
 
@@ -491,3 +494,34 @@ def test_memory_that_the_first_version_wrote_is_read_for_ever(
         again = tutor.chat_history("monday", idempotent=True)
         again.add_messages([HumanMessage("What is 7 times 6?", id="q-1"), AIMessage("Because.")])
         assert [message.content for message in again.messages][3:] == ["Because."]
+
+
+# Room for what comes
+
+EMPTY = {
+    "sessions": {"channels": None, "state": 1, "is_pinned": 0, "idle_lifetime": None,
+                 "absolute_lifetime": None},
+    "keys": {"kek": None, "second_wrapped": None, "second_parameters": None, "wrapping": 1},
+    "scopes": {"hold": None},
+}  # fmt: skip
+KINDS_IN_USE = {*range(Kind.SESSION, Kind.ENTRY + 1)}
+
+
+def test_columns_kinds_and_tables_that_nothing_writes_yet_are_empty(
+    memory: IsolatedMemory, attacker: Attacker
+):
+    remember(memory)
+    scoped = memory.scope(user_id="alice", module_id="tutor")
+    scoped.store().put(("facts",), "k", {"v": 1}, ttl=5)
+    scoped.vector_store(NGramEmbeddings()).add_texts(["one"])
+    scoped.byte_store().mset([("k", b"v")])
+    config: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+    scoped.checkpointer().put(config, empty_checkpoint(), {}, {})
+
+    for table, columns in EMPTY.items():
+        for name, value in columns.items():
+            assert set(attacker(f"SELECT DISTINCT {name} FROM {table}")) == {(value,)}, name
+    for table in ("usage", "tombstones", "audit"):
+        assert attacker(f"SELECT COUNT(*) FROM {table}") == [(0,)]
+    for table in ("records", "sessions"):
+        assert {kind for (kind,) in attacker(f"SELECT kind FROM {table}")} <= KINDS_IN_USE
