@@ -54,6 +54,7 @@ from langmem_isolated._codecs.checkpoints.layout import (
 )
 from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._crypto.sealing import digest
+from langmem_isolated._crypto.secret_bytes import SecretBytes
 from langmem_isolated.errors import RecordError, ValueNotStorable
 from tests.processes import in_child
 from tests.spellings import assert_shows_none_of
@@ -88,7 +89,7 @@ class Shelf:
 
     def store(self, value: Any) -> StoredBody:
         """Encode ``value`` as a body, and keep what is new of it."""
-        encoder = Encoder(self.known, lambda part: digest(bytes(32), part), self.serde)
+        encoder = Encoder(self.known, lambda part: digest(SecretBytes(bytes(32)), part), self.serde)
         packed = encoder.encode(encoder.replace_by_references(value))
         numbers = [number for ref in encoder.references for number in self._numbers(ref)]
         chunks = [number for ref in encoder.chunks for number in self._numbers(ref)]

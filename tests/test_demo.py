@@ -253,7 +253,7 @@ CALLS = {"role": "assistant", "content": SECRET}
         (json.dumps([{"messages": [GOOD, {"role": "user"}]}]), "message 2", "content to be text"),
         (json.dumps([{"messages": [{**GOOD, "content": 7}]}]), "message 1", "got int"),
         (json.dumps([{"messages": [{**CALLS, "tool_calls": [SECRET]}]}]), "message 1", "LangChain"),
-        ('[{"messages": [{"role": "user", "content": "\\ud800"}]}]', "message 1", "LangChain"),
+        (json.dumps([{"messages": [{**CALLS, "tool_calls": [7]}]}]), "message 1", "LangChain"),
         ('[{"messages": [{"role": "user", "content": "a", "x": NaN}]}]', "line 1", "number"),
         ("[" * 100_000, "line 1", "depth"),
         ("[\n" * 100_000, "the file", "depth"),

@@ -483,8 +483,8 @@ def test_an_element_of_another_thread_fails_the_search(tutor: ScopedMemory, rows
 
 
 def test_a_time_that_no_clock_shows_fails_the_search(tutor: ScopedMemory, rows: Attacker):
-    session = digest_of(tutor, Kind.SESSION, "monday")
-    rows("UPDATE records SET created_at = ? WHERE parent = ?", 2**62, session)
+    thread = digest_of(tutor, Kind.THREAD, "thread")
+    rows("UPDATE records SET created_at = ? WHERE parent = ?", 2**62, thread)
 
     with pytest.raises(RecordDoesNotOpen, match="no time"):
         tutor.recall("zebra")

@@ -19,6 +19,7 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.threads import reading
+from langmem_isolated._storage.threads.listing import ThreadRows
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 from langmem_isolated.checkpointer.addresses import thread_digest
 from tests.conftest import Attacker, Door
@@ -198,8 +199,9 @@ def elements_in_database(saver: IsolatedCheckpointSaver, thread_id: str) -> list
 
     def opened(transaction: Transaction, keys: ScopeKeys) -> list[bytes]:
         digest = thread_digest(keys, thread_id)
-        numbers = [one[0] for one in reading.stored_elements(transaction, keys, digest)]
-        return list(reading.elements(transaction, keys, digest, numbers).values())
+        life = ThreadRows(transaction, keys)[digest].life
+        numbers = [one.number for one in reading.stored_elements(transaction, keys, digest)]
+        return list(reading.elements(transaction, keys, life, numbers).values())
 
     return records.snapshot(opened, [])
 

@@ -471,7 +471,7 @@ def provoked(store: IsolatedVectorStore, attacker: Attacker) -> list[Callable[[]
         lambda: store.add_texts([Talkative()]),  # type: ignore[list-item]
         lambda: store.add_texts([canary("text")], [Talkative()]),  # type: ignore[list-item]
         lambda: store.add_texts([canary("text")], [{canary("key"): Talkative()}]),
-        lambda: store.add_texts([f"{canary('text')}\ud800"]),
+        lambda: store.add_texts([canary("text")], [{f"{canary('key')}\ud800": Talkative()}]),
         lambda: store.add_texts([canary("text")], ids=canary("id")),  # type: ignore[arg-type]
         lambda: store.delete(canary("id")),  # type: ignore[arg-type]
         lambda: store.similarity_search(canary("query"), k=canary("k")),  # type: ignore[arg-type]

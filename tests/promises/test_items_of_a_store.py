@@ -212,12 +212,12 @@ def provoked(store: IsolatedStore, attacker: Attacker) -> list[Callable[[], obje
         lambda: store.put(name * 60, key, value()),
         lambda: store.put(name, MarkedKey(), value()),  # type: ignore[arg-type]
         lambda: store.put(name, key, {canary("field"): Talkative()}),
-        lambda: store.put(name, key, {canary("field"): f"{canary('text')}\ud800"}),
+        lambda: store.put(name, key, {f"{canary('field')}\ud800": Talkative()}),
         lambda: store.put(name, key, [canary("text")]),  # type: ignore[arg-type]
         lambda: store.put(name, key, value(), ttl=-1),
         lambda: store.put(name, key, value(), index=["$"]),
         lambda: store.search((), filter={canary("field"): {f"${canary('operator')}": 1}}),
-        lambda: store.search((), filter={canary("field"): f"{canary('text')}\ud800"}),
+        lambda: store.search((), filter={f"{canary('field')}\ud800": {"$odd": canary("text")}}),
         lambda: store.search((), limit=-1, query=canary("query")),
         lambda: store.batch([GetOp(name, MarkedKey())]),  # type: ignore[arg-type]
         lambda: store.batch([canary("operation")]),  # type: ignore[list-item]

@@ -103,6 +103,8 @@ OPERATIONS: dict[str, Callable[[Door, IsolatedMemory, Sessions, Any], Awaitable[
 @pytest.mark.parametrize("entry", SCOPED)
 def test_no_entry_takes_what_is_not_an_id(untouched: IsolatedMemory, entry: str):
     for value in NOT_IDS:
+        if entry == "session_history(session_id)" and type(value) is int:
+            continue  # a thread's id, which LangGraph's own savers take as its text, too
         with pytest.raises(ScopeError) as refusal:
             SCOPED[entry](untouched, value)
 

@@ -21,7 +21,7 @@ from langmem_isolated import (
 from langmem_isolated._codecs.messages import encode_message
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._database import schema
-from langmem_isolated.errors import LangmemIsolatedError, RecordDoesNotOpen
+from langmem_isolated.errors import KeyDestroyed, LangmemIsolatedError, RecordDoesNotOpen
 from tests.conftest import ROOT_KEY, Attacker, Door, new_postgres_url
 from tests.containers import ROW
 
@@ -821,16 +821,15 @@ def test_a_row_that_a_first_use_left_behind_when_an_erasure_overtook_it_is_clear
 def test_a_cached_scope_that_began_anew_elsewhere_opens_nothing_of_its_other_life(
     scene: Scene, ground: tuple[IsolatedMemory, Attacker]
 ):
-    """Reads go on with the keys of the cache, and those are of the former birth."""
+    """The keys of the cache are of the former birth: what is there now is not theirs to open."""
     url = ground[0]._database.url.render_as_string(hide_password=False)
     with IsolatedMemory(url, root_key=LocalRootKey(ROOT_KEY)) as warm:
         history = warm.scope(scene.target.scoped.scope).chat_history("1")
         assert texts(history.messages) == SAID
         begin_anew(scene, ground[0], erased=False)
 
-        with pytest.raises(RecordDoesNotOpen):
+        with pytest.raises(KeyDestroyed):
             _ = history.messages
-        warm._keyring.forget(scene.target.scoped._records.owner)
         fresh = warm.scope(scene.target.scoped.scope).chat_history("1")
         assert texts(fresh.messages) == ["later life"]
 

@@ -150,7 +150,7 @@ def test_a_name_makes_one_of_the_four_kinds_or_leaves_plain_fields(
     packed = ormsgpack.packb(ormsgpack.Ext(OBJECT, ormsgpack.packb([kind, *name, fields, *more])))
     for decode in (
         decode_value,
-        lambda form: Decoder({}, None, Serde(is_strict=False)).decode([([], form)])[0],
+        lambda form: Decoder({}, None, Serde(is_strict=False)).decode([([], form, [])])[0],
     ):
         try:
             found = decode(packed)
@@ -195,7 +195,10 @@ def test_forms_of_langgraphs_serializer_run_nothing():
         call = ormsgpack.packb((HERE, "function", {"x": 1}, "make"))
         packed = ormsgpack.packb(ormsgpack.Ext(code, call))
         ran.clear()
-        for decode in (decode_value, lambda form: Decoder({}, None, Serde()).decode([([], form)])):
+        for decode in (
+            decode_value,
+            lambda form: Decoder({}, None, Serde()).decode([([], form, [])]),
+        ):
             with contextlib.suppress(RecordError):
                 decode(packed)
         assert ran == []
