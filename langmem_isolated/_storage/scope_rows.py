@@ -8,6 +8,7 @@ where anything of its scope is left.
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import cycle, islice
 from typing import NamedTuple
 
@@ -33,6 +34,7 @@ from langmem_isolated._crypto.scope_keys import BIRTH_BYTES
 from langmem_isolated._crypto.sealing import open_sealed, seal
 from langmem_isolated._database import schema
 from langmem_isolated._database.database import Database
+from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._database.statements import insert_if_absent
 from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._runtime.clock import now
@@ -156,8 +158,13 @@ class ScopeRows:
         return row
 
     def delete(self, row: ScopeRow) -> None:
-        """Remove the row, if it is still that of the same birth."""
-        self._database.write(Transaction.execute, _DELETE, scope_id=row.scope_id, birth=row.birth)
+        """Remove the row, if it is still that of the same birth and nothing is below it.
+
+        What others wrote below it while its keys lived goes with it when they are erased.
+        """
+        which = {"scope_id": row.scope_id, "birth": row.birth}
+        with suppress(Conflict):
+            self._database.write(Transaction.execute, _DELETE, **which)
 
     def of_principal(self, directory: DirectoryKey, principal: bytes) -> list[ScopeRow]:
         """The rows of every scope that a principal's keys seal, checked."""
