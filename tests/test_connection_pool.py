@@ -74,6 +74,24 @@ def test_a_pool_that_is_disposed_of_closes_idle_connections_too(database: Databa
         connection.execute("SELECT 1")
 
 
+def test_a_connection_given_back_after_the_close_is_closed(database: Database):
+    reading, go_on = threading.Event(), threading.Event()
+
+    def hold(transaction: Transaction) -> Any:
+        reading.set()
+        assert go_on.wait(5)
+        return raw(transaction)
+
+    with ThreadPoolExecutor(1) as threads:
+        held = threads.submit(database.read, hold)
+        assert reading.wait(5)
+        database.close()
+        go_on.set()
+
+        with pytest.raises(Exception, match="closed"):
+            held.result(5).execute("SELECT 1")
+
+
 def test_an_idle_connection_that_died_is_replaced(database: Database):
     if not database.is_postgres:
         pytest.skip("a file does not go away")

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -182,9 +182,9 @@ class Recorder:
         self, newest_first: Sequence[BaseMessage], is_end: Callable[[int, int], bool]
     ) -> Sequence[int | None]:
         """The sequence numbers of messages, up to where it ends."""
-        ids: Iterable[str] = (str(message.id) for message in newest_first)
+        ids = [str(message.id) for message in newest_first]
         # Each look-up stands for itself: what is added is looked up again under the lock.
-        found = self.records.read(reading.trace, None, self.session_id, ids, is_end)
+        found = self.records.read_apart(reading.trace, None, self.session_id, ids, is_end)
         return [None] * len(newest_first) if found is None else found
 
 

@@ -25,6 +25,7 @@ class ConnectionPool(QueuePool):
         super().__init__(*args, **kwargs)
         self._idle: deque[PoolProxiedConnection] = deque()
         self._wanted = 0
+        self._is_disposed = False
         self._lock = threading.Lock()
 
     def recreate(self) -> "ConnectionPool":
@@ -50,8 +51,11 @@ class ConnectionPool(QueuePool):
     def give_back(self, connection: PoolProxiedConnection) -> None:
         """Take back a connection that :meth:`connect` gave, clean and unbroken."""
         self._idle.append(connection)
-        # Who came to wait before this looks saw it there; who comes later lets go of it.
-        if self._wanted:
+        # Who came to wait, or disposed, before this looks saw it there; who waits later lets go of
+        # it. Nobody asks a pool that was disposed of any more: what is idle in it would stay open.
+        if self._is_disposed:
+            self.dispose()
+        elif self._wanted:
             self.release_idle()
 
     def release_idle(self) -> None:
@@ -69,7 +73,8 @@ class ConnectionPool(QueuePool):
         self.release_idle()
 
     def dispose(self) -> None:
-        """Close every connection that nobody uses."""
+        """Close every connection that nobody uses, and those in use once they are given back."""
+        self._is_disposed = True
         self.release_idle()
         super().dispose()
 

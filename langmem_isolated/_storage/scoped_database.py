@@ -1,6 +1,7 @@
 """Scoped database: one owner's operations, with its keys, retried after a key rotation."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from langmem_isolated._crypto.owners import Owner
@@ -111,6 +112,18 @@ class ScopedDatabase:
         if keys is None:
             return default
         return self.run_with_keys(keys, self.database.snapshot, operation, *args, **kwargs)
+
+    def read_apart(
+        self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run ``operation``, several queries that see one state unless others write between them.
+
+        What begins another life between two queries does not open: one state of both tells whether
+        it was that, or someone tampered.
+        """
+        with suppress(RecordDoesNotOpen):
+            return self.read(operation, default, *args, **kwargs)
+        return self.snapshot(operation, default, *args, **kwargs)
 
     def run_with_keys(
         self,

@@ -45,7 +45,7 @@ _ALL = select(
 _OF_ONE = _ALL.where(_records.parent == DIGEST)
 _LOCKS = {kind: select(*STATE).where(row_of(kind)).with_for_update() for kind in _BELOW}
 _EMBEDDINGS = (
-    select(_sessions.kind, _records.parent, _records.key, _records.sealed)
+    select(_sessions.kind, _records.parent, _records.key, _records.sealed, _sessions.birth)
     .select_from(
         sa.join(
             schema.sessions,
@@ -188,6 +188,8 @@ def embeddings(
 ) -> dict[tuple[Source, bytes], bytes]:
     """The embeddings below these sources, in plaintext, by source and key.
 
+    None of a source that has begun another life since its birth was read.
+
     Raises:
         RecordDoesNotOpen: One was changed, moved or exchanged.
     """
@@ -199,8 +201,8 @@ def embeddings(
     sources = {source: source for source in openers}
     return {
         (source, key): openers[source](key, sealed)
-        for kind, parent, key, sealed in rows
-        if (source := sources.get((kind, parent)))  # type: ignore[call-overload]
+        for kind, parent, key, sealed, birth in rows
+        if (source := sources.get((kind, parent))) and births[source] == birth  # type: ignore[call-overload]
     }
 
 

@@ -1,7 +1,8 @@
 """Integrity check: opens every record of a scope, and compares all with the rows they stand below.
 
 The multiset hash of a session, thread or collection tells of every record that was removed,
-exchanged or put back. Items, entries and their like have no such row: what is there is opened.
+exchanged or put back, and that of a store's items where they are counted. Other items, entries and
+their like have no such row: what is there is opened.
 """
 
 from collections import Counter
@@ -243,7 +244,9 @@ class _Verification:
             above.counted += 1
 
     def _vector(self, record: _Record) -> None:
-        self._opened(record)
+        # It begins with when its item was put.
+        if int.from_bytes(self._opened(record)[:8]) != record.updated_at:
+            raise RecordDoesNotOpen(Kind.VECTOR.label, "its time is not the one it was put at")
 
     def _entry(self, record: _Record) -> None:
         times = (record.tag, record.updated_at, record.expires_at)

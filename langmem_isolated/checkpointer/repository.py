@@ -50,7 +50,7 @@ from langmem_isolated.checkpointer.channel_versions import shortened
 from langmem_isolated.checkpointer.delta_history import History, walk
 from langmem_isolated.checkpointer.listing import ListCursor, page
 from langmem_isolated.checkpointer.new_bodies import new_body, run_of
-from langmem_isolated.checkpointer.operations import Asked, read_with_elements
+from langmem_isolated.checkpointer.operations import Asked, Read, read_with_elements
 from langmem_isolated.checkpointer.write_chain import WriteChain
 from langmem_isolated.errors import AddressTaken, DatabaseLocked, RecordDoesNotOpen
 
@@ -84,12 +84,7 @@ class ThreadRepository:
         parent = parent_of(keys, address)
         digest = parent[:DIGEST_BYTES]
         wanted = address.checkpoint_id and id_bytes(address.checkpoint_id)
-        run, database = self.records.run_with_keys, self.records.database
-        asked = Asked(digest, parent, wanted or None, now())
-        read = run(keys, database.read, read_with_elements, elements_of, asked)
-        if read and read.elements is None:
-            # A sweep came between the two, or someone tampered: one state of both will tell.
-            read = run(keys, database.snapshot, read_with_elements, required_elements, asked)
+        read = self._read(keys, Asked(digest, parent, wanted or None, now()))
         if not read or read.elements is None:
             return None
         found, bodies, elements = read.found, read.bodies, read.elements
@@ -97,6 +92,16 @@ class ThreadRepository:
         WriteChain.of(known).begin(found.state)
         decoder = Decoder(elements, known, self._serde)
         return snapshot_of(address.thread_id, found.slot, decoder, bodies)
+
+    def _read(self, keys: ScopeKeys, asked: Asked) -> Read | None:
+        run, database = self.records.run_with_keys, self.records.database
+        with suppress(RecordDoesNotOpen):
+            read = run(keys, database.read, read_with_elements, elements_of, asked)
+            if not read or read.elements is not None:
+                return read
+        # A sweep or another life of the thread came between the two, or someone tampered: one state
+        # of both will tell.
+        return run(keys, database.snapshot, read_with_elements, required_elements, asked)
 
     def page(self, listing: ListCursor) -> tuple[list[Snapshot], ListCursor]:
         """The next checkpoints of a listing, and the listing that goes on behind them."""

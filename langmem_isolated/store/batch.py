@@ -237,12 +237,8 @@ def _written(
     transaction: Transaction, keys: ScopeKeys, batch: Batch, now: int, *, with_vectors: bool
 ) -> list[Result]:
     answers, touched = _read(transaction, keys, batch, now)
-    if touched:
-        writing.refresh(transaction, keys, touched, now)
-    if gone := [address for address, put in batch.puts.items() if put is None]:
-        writing.remove(transaction, keys, gone, now)
-    if new := batch.new():
-        writing.put(transaction, keys, new, now, with_vectors=with_vectors)
+    gone = [address for address, put in batch.puts.items() if put is None]
+    writing.change(transaction, keys, touched, gone, batch.new(), now, with_vectors=with_vectors)
     return answers
 
 

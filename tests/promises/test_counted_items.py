@@ -1,12 +1,18 @@
 """Counted items: where a row stands for them, a removed or restored item is noticed."""
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from langchain_core.embeddings import DeterministicFakeEmbedding
+from langgraph.store.base import GetOp, PutOp
 
-from langmem_isolated import IsolatedMemory, ScopedMemory
+from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
+from langmem_isolated._database.transactions import Row
+from langmem_isolated._storage.items.counting import ItemCount
 from langmem_isolated.errors import KeyDestroyed, RecordDoesNotOpen
 from tests.conftest import Attacker, Door
 
@@ -109,3 +115,102 @@ async def test_an_erased_scope_takes_no_counted_items(
 def test_another_integrity_is_refused(scoped: ScopedMemory):
     with pytest.raises(ValueError, match="counted"):
         scoped.store(integrity="signed")  # type: ignore[arg-type]
+
+
+def put_with_vectors(scoped: ScopedMemory) -> None:
+    store = scoped.store(
+        index={"dims": 8, "embed": DeterministicFakeEmbedding(size=8), "fields": ["v"]}
+    )
+    store.put(("facts",), "new", {"v": "text"})
+
+
+CHANGES: dict[str, Callable[[ScopedMemory], object]] = {
+    "put": lambda scoped: scoped.store().put(("facts",), "new", {"v": 1}),
+    "put with vectors": put_with_vectors,
+    "remove": lambda scoped: scoped.store().delete(("facts",), "k"),
+    "sweep": lambda scoped: scoped.store().sweep(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_who_writes_while_others_begin_to_count_is_counted(
+    memory: IsolatedMemory,
+    database_url: str,
+    root_key: LocalRootKey,
+    monkeypatch: pytest.MonkeyPatch,
+    change: str,
+):
+    scoped = memory.scope(user_id="alice", module_id="tutor")
+    scoped.store().put(("facts",), "k", {"v": 1})
+    scoped.store().put(("facts",), "expired", {"v": 1}, ttl=0)
+    is_counting, goes_on = threading.Event(), threading.Event()
+    put_in = ItemCount.put_in
+
+    def slowly(self: ItemCount, rows: Iterable[Row]) -> None:
+        if not is_counting.is_set():
+            is_counting.set()
+            goes_on.wait(10)
+        put_in(self, rows)
+
+    monkeypatch.setattr(ItemCount, "put_in", slowly)
+    with (
+        IsolatedMemory(database_url, root_key=root_key) as other,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        counted = scoped.store(integrity="counted")
+        begun = threads.submit(counted.put, ("facts",), "l", {"v": 2})
+        assert is_counting.wait(10)
+        theirs = other.scope(user_id="alice", module_id="tutor")
+        changed = threads.submit(CHANGES[change], theirs)
+        # Long enough to come to where it waits.
+        assert not threading.Event().wait(0.2)
+        goes_on.set()
+        begun.result(10)
+        changed.result(10)
+
+        scoped.verify()
+
+
+def test_a_row_that_counts_nothing_keeps_no_item_from_being_removed(
+    scoped: ScopedMemory, attacker: Attacker
+):
+    store = scoped.store()
+    store.put(("facts",), "k", {"v": 1})
+    scoped.chat_history("s").add_user_message("hello")
+    attacker("UPDATE sessions SET kind = 8")
+
+    store.put(("facts",), "l", {"v": 1})
+    store.delete(("facts",), "k")
+
+    assert store.get(("facts",), "k") is None
+    with pytest.raises(RecordDoesNotOpen):
+        scoped.verify()
+
+
+@pytest.mark.parametrize("integrity", ["counted", None])
+def test_batches_that_change_the_same_items_wait_for_each_other(
+    scoped: ScopedMemory, integrity: Any
+):
+    def store() -> Any:
+        index = {"dims": 8, "embed": DeterministicFakeEmbedding(size=8), "fields": ["v[*]"]}
+        return scoped.store(index=index, ttl={"refresh_on_read": True}, integrity=integrity)
+
+    def put(key: str, number: int) -> PutOp:
+        return PutOp(("facts",), key, {"v": [str(n) for n in range(number % 4)]}, ttl=10)
+
+    def change(first: str, second: str) -> None:
+        mine = store()
+        for number in range(60):
+            mine.batch([put(first, number), PutOp(("facts",), second, None)])
+            mine.batch([put(first, number + 1), GetOp(("facts",), second)])
+            mine.batch([GetOp(("facts",), first), GetOp(("facts",), second)])
+            mine.put(("facts",), second, {"v": [str(n) for n in range(number % 3)]}, ttl=10)
+            mine.delete(("facts",), first)
+
+    store().put(("facts",), "k", {"v": []})
+    with ThreadPoolExecutor(4) as threads:
+        pairs = [("k", "l"), ("l", "k")] * 2
+        for changed in [threads.submit(change, *pair) for pair in pairs]:
+            changed.result(60)
+
+    scoped.verify()

@@ -44,7 +44,12 @@ class ItemCount:
         self._difference = self._count = self._size = 0
 
     def locked(self) -> ContainerState | None:
-        """The row's state, the row locked; ``None`` where items are not counted."""
+        """The row's state, the row locked; ``None`` where items are not counted.
+
+        Nobody begins to count them then before the transaction ends.
+        """
+        scope = {"scope_id": self._keys.scope_id, "scope_birth": self._keys.birth}
+        self._transaction.query(sql.SHARE_SCOPE, **scope)
         return ROWS.locked(self._transaction, self._keys, self._digest)
 
     def take_out(self, rows: Iterable[Row]) -> None:
@@ -94,12 +99,16 @@ def begin(transaction: Transaction, keys: ScopeKeys, header: bytes, birth: bytes
     Raises:
         ScopeGone: The scope was erased; nothing was written.
     """
-    counted = ItemCount(transaction, keys, RecordAddresses(keys), now)
-    if counted.locked() is not None:
+    digest = digest_of(keys)
+    if ROWS.locked(transaction, keys, digest) is not None:
         return
-    # Who is putting an item at this moment has the scope's row for share: it is waited for.
-    transaction.row(sql.LOCK_SCOPE, scope_id=keys.scope_id, scope_birth=keys.birth)
-    state = ROWS.get_or_create(transaction, keys, digest_of(keys), header, birth, now)
+    # Who is writing items at this moment has the scope's row for share: it is waited for. Who puts
+    # one without asking first, and waits for this, finds another version of the row.
+    scope = {"scope_id": keys.scope_id, "scope_birth": keys.birth}
+    transaction.row(sql.LOCK_SCOPE, **scope)
+    transaction.execute(sql.RENEW_SCOPE, **scope)
+    state = ROWS.get_or_create(transaction, keys, digest, header, birth, now)
     if state.birth == birth:
+        counted = ItemCount(transaction, keys, RecordAddresses(keys), now)
         counted.put_in(transaction.rows(sql.EVERY, scope_id=keys.scope_id))
         counted.store(state)

@@ -73,10 +73,19 @@ _SCOPE = sa.and_(_scopes.scope_id == SCOPE_ID, _scopes.birth == bindparam("scope
 # A scope that is there and whose items no row counts.
 _UNCOUNTED = sa.and_(
     _SCOPE,
-    ~sa.exists().where(_sessions.scope_id == SCOPE_ID, _sessions.kind == _ITEM),
+    ~sa.exists().where(
+        _sessions.scope_id == SCOPE_ID,
+        _sessions.kind == _ITEM,
+        _sessions.digest == bindparam("counted", type_=sa.LargeBinary),
+    ),
 )
 PROVE_UNCOUNTED = select(_scopes.scope_id).where(_UNCOUNTED)
 LOCK_SCOPE = select(_scopes.scope_id).where(_SCOPE).with_for_update()
+# Into another version of the row, with the same in it.
+RENEW_SCOPE = update(schema.scopes).where(_SCOPE).values(oldest_key=_scopes.oldest_key)
+# A statement sees what was there when it began, not when it got a lock: who writes items asks this
+# first, and what it asks next sees the row of whoever began to count meanwhile.
+SHARE_SCOPE = select(_scopes.scope_id).where(_SCOPE).with_for_update(read=True, key_share=True)
 _RECORD = (
     "kind",
     "parent",
@@ -110,7 +119,15 @@ def _put_from(rows: sa.Select[Any], insert: Any) -> Any:
     return _put(insert.from_select(["scope_id", *_RECORD], proved)).returning(_ONE_ROW)
 
 
-PUT_ALONE = InsertsByDialect(schema.records, partial(_put_from, _one))
+# PostgreSQL gives the newest version of a row that it waited for to what stands behind it: not one
+# that is not the version that the statement saw.
+_seen = schema.scopes.alias("seen")
+_is_as_seen = sa.and_(_seen.c.scope_id == _scopes.scope_id, sa.text("seen.xmin = scopes.xmin"))
+_unchanged = _one.where(_is_as_seen)
+PUT_ALONE = {
+    False: InsertsByDialect(schema.records, partial(_put_from, _one)),
+    True: InsertsByDialect(schema.records, partial(_put_from, _unchanged)),
+}
 # On SQLite each row by itself, on PostgreSQL all at once.
 PUT_EACH = InsertsByDialect(
     schema.records,
@@ -126,9 +143,7 @@ _SPAN = sa.and_(
     _records.key < bindparam("span_end", type_=sa.LargeBinary),
 )
 _BOTH = _records.kind.in_([_ITEM, _VECTOR])
-REMOVE_COUNTED = delete(schema.records).where(_SPAN, _BOTH)
-_IS_COUNTED = sa.exists().where(_sessions.scope_id == SCOPE_ID, _sessions.kind == _ITEM)
-REMOVE = REMOVE_COUNTED.where(~_IS_COUNTED)
+REMOVE = delete(schema.records).where(_SPAN, _BOTH)
 REMOVE_VECTORS = delete(schema.records).where(_SPAN, _records.kind == _VECTOR)
 REFRESH = (
     update(schema.records)
@@ -197,5 +212,11 @@ SWEEP_VECTORS = delete(schema.records).where(
     ),
 )
 _EXPIRED = sa.and_(_records.scope_id == SCOPE_ID, _BOTH, _records.expires_at <= _NOW)
-EXPIRED = select(*_COLUMNS).where(_EXPIRED, _records.kind == _ITEM)
+# In the order of puts, and locked: one that is read meanwhile lives on, or does not.
+EXPIRED = (
+    select(*_COLUMNS)
+    .where(_EXPIRED, _records.kind == _ITEM)
+    .order_by(_records.parent, _records.key)
+    .with_for_update()
+)
 SWEEP = delete(schema.records).where(_EXPIRED).returning(_records.kind)

@@ -1,6 +1,9 @@
 """Writes items: puts, refreshes their time to live, removes and sweeps."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from langmem_isolated._crypto.kinds import Kind
@@ -13,9 +16,39 @@ from langmem_isolated._storage.items.addresses import (
     RecordAddresses,
     span,
 )
-from langmem_isolated._storage.items.counting import ItemCount
+from langmem_isolated._storage.items.counting import ItemCount, digest_of
 from langmem_isolated._storage.items.rows import Item, NewItem, expiry, sealed_rows
 from langmem_isolated._storage.scoped_database import ScopeGone
+
+
+def change(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    read: Sequence[Item],
+    unwanted: Sequence[Address],
+    new: Sequence[NewItem],
+    now: int,
+    *,
+    with_vectors: bool,
+) -> None:
+    """:func:`refresh` what was ``read``, :func:`remove` what is ``unwanted``, :func:`put` the rest.
+
+    What is to be removed or put is not refreshed.
+    """
+    places = RecordAddresses(keys)
+    put_new = partial(put, with_vectors=with_vectors)
+    steps: dict[RecordAddress, tuple[Callable[..., None], Any]] = {
+        **{item.place: (refresh, item) for item in read},
+        **{places.of(address): (remove, address) for address in unwanted},
+        **{places.of(item.address): (put_new, item) for item in new},
+    }
+    if len({step for step, _ in steps.values()}) > 1:
+        # Before any item: others lock the items that they write behind it.
+        ItemCount(transaction, keys, places, now).locked()
+    # In one order everywhere: who write the same items wait for each other, and do not deadlock.
+    ordered = [steps[place] for place in sorted(steps)]
+    for step, run in groupby(ordered, key=itemgetter(0)):
+        step(transaction, keys, [what for _, what in run], now)
 
 
 def put(
@@ -38,21 +71,27 @@ def put(
         ScopeGone: The scope was erased; nothing was written.
     """
     places = RecordAddresses(keys)
-    # In one order everywhere: two who put the same items wait for each other, and do not deadlock.
+    # In the order that :func:`change` has, of each item itself before its vectors.
     placed = sorted((places.of(item.address), item) for item in items)
     starts: dict[bytes, bytes] = {}
     rows = [row for place, item in placed for row in sealed_rows(keys, starts, place, item, now)]
-    if with_vectors:
-        spans = [span(keys, place, first_vector=len(item.vectors)) for place, item in placed]
-        transaction.execute_many(sql.REMOVE_VECTORS, spans)
-    scope = {"scope_id": keys.scope_id, "scope_birth": keys.birth}
+    scope = _scope(keys)
     if transaction.is_postgres:
+        transaction.query(sql.SHARE_SCOPE, **scope)
         columns = {name: [row[name] for row in rows] for name in rows[0]}
         is_put = transaction.row(sql.PUT_ALL[True], **scope, **columns) is not None
     elif is_put := transaction.row(sql.PROVE_UNCOUNTED, **scope) is not None:
         transaction.execute_many(sql.PUT_EACH[False], [{**scope, **row} for row in rows])
     if not is_put:
         _put_counted(transaction, keys, places, [place for place, _ in placed], rows, now)
+    if with_vectors:
+        spans = [span(keys, place, first_vector=len(item.vectors)) for place, item in placed]
+        transaction.execute_many(sql.REMOVE_VECTORS, spans)
+
+
+def _scope(keys: ScopeKeys) -> dict[str, object]:
+    """What statements ask by that write nothing where the scope is gone, or its items counted."""
+    return {"scope_id": keys.scope_id, "scope_birth": keys.birth, "counted": digest_of(keys)}
 
 
 def _put_counted(
@@ -79,11 +118,13 @@ def put_alone(transaction: Transaction, keys: ScopeKeys, item: NewItem, now: int
     """Store one item without vectors, as :func:`put` does, in a single statement.
 
     Returns:
-        Whether it was stored; if not, the scope was erased, or its items are counted.
+        Whether it was stored; if not, the scope was erased, or its items are counted, or somebody
+        has begun to count them at this moment.
     """
     (row,) = sealed_rows(keys, {}, RecordAddresses(keys).of(item.address), item, now)
-    scope = {"scope_id": keys.scope_id, "scope_birth": keys.birth}
-    return transaction.row(sql.PUT_ALONE[transaction.is_postgres], **scope, **row) is not None
+    scope = _scope(keys)
+    put = sql.PUT_ALONE[transaction.is_postgres][transaction.is_postgres]
+    return transaction.row(put, **scope, **row) is not None
 
 
 def remove(
@@ -98,7 +139,7 @@ def remove(
         transaction.execute_many(sql.REMOVE, spans)
         return
     count.take_out(count.at(unwanted))
-    transaction.execute_many(sql.REMOVE_COUNTED, spans)
+    transaction.execute_many(sql.REMOVE, spans)
     count.store(state)
 
 
@@ -114,7 +155,7 @@ def refresh(transaction: Transaction, keys: ScopeKeys, items: Sequence[Item], no
                 "given_expires_at": now + item.lifetime,
                 **expiry(keys, item.place, item.updated, item.lifetime, prefix="new", since=now),
             }
-            for item in items
+            for item in sorted(items, key=lambda item: item.place)
             if item.lifetime is not None
         ],
     )
@@ -123,8 +164,10 @@ def refresh(transaction: Transaction, keys: ScopeKeys, items: Sequence[Item], no
 def sweep(transaction: Transaction, keys: ScopeKeys, now: int) -> int:
     """Remove what has expired; returns how many items that were."""
     count = ItemCount(transaction, keys, RecordAddresses(keys), now)
-    if (state := count.locked()) is not None:
-        count.take_out(transaction.rows(sql.EXPIRED, scope_id=keys.scope_id, now=now))
+    state = count.locked()
+    expired = transaction.rows(sql.EXPIRED, scope_id=keys.scope_id, now=now)
+    if state is not None:
+        count.take_out(expired)
         count.store(state)
     rows = transaction.rows(sql.SWEEP, scope_id=keys.scope_id, now=now)
     transaction.execute(sql.SWEEP_VECTORS, scope_id=keys.scope_id)

@@ -1,0 +1,86 @@
+"""Who reads while another removes and begins anew finds one life or the other, never damage."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from langchain_core.messages import HumanMessage
+
+from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
+from langmem_isolated._storage.sessions import reading as messages
+from langmem_isolated._storage.threads import reading as threads
+from tests.embeddings import NGramEmbeddings
+from tests.threads import at, put, values_at
+
+
+@pytest.fixture
+def scoped(memory: IsolatedMemory) -> ScopedMemory:
+    return memory.scope(user_id="alice", module_id="tutor")
+
+
+@pytest.fixture
+def other(database_url: str, root_key: LocalRootKey) -> Iterator[ScopedMemory]:
+    """The same user's memory in another process."""
+    with IsolatedMemory(database_url, root_key=root_key) as memory:
+        yield memory.scope(user_id="alice", module_id="tutor")
+
+
+def once(found: Callable[..., Any], happens: Callable[[], object]) -> Callable[..., Any]:
+    """``found``, behind whose first answer something happens."""
+    is_first = iter([True])
+
+    def answer(*args: Any, **named: Any) -> Any:
+        answered = found(*args, **named)
+        if next(is_first, False):
+            happens()
+        return answered
+
+    return answer
+
+
+def test_a_thread_is_deleted_and_begins_anew(
+    scoped: ScopedMemory, other: ScopedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    def again() -> None:
+        other.checkpointer().delete_thread("t")
+        put(other.checkpointer(), at("t"), {"messages": [HumanMessage("new", id="1")]})
+
+    saver = scoped.checkpointer()
+    put(saver, at("t"), {"messages": [HumanMessage("old", id="1")]})
+    monkeypatch.setattr(threads, "get", once(threads.get, again))
+
+    assert [m.text for m in values_at(saver, at("t"))["messages"]] == ["new"]
+
+
+def test_a_session_is_cleared_and_filled_again(
+    scoped: ScopedMemory, other: ScopedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    def again() -> None:
+        other.chat_history("s").clear()
+        other.chat_history("s").add_messages([HumanMessage(text, id=text) for text in "xba"])
+
+    scoped.chat_history("s").add_messages([HumanMessage(text, id=text) for text in "ab"])
+    monkeypatch.setattr(messages, "find_by_id", once(messages.find_by_id, again))
+
+    found = scoped._records.read_apart(messages.trace, None, "s", ["a", "b"], lambda *_: False)
+
+    assert found == [2, 1]
+
+
+def test_a_session_is_cleared_and_embedded_again(
+    scoped: ScopedMemory, other: ScopedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    embeddings = NGramEmbeddings()
+
+    def again() -> None:
+        other.chat_history("s").clear()
+        other.chat_history("s").add_user_message("the new garden")
+        other.recall("garden", embeddings=embeddings)
+
+    scoped.chat_history("s").add_user_message("the old garden")
+    monkeypatch.setattr(type(scoped.recall), "_read", once(type(scoped.recall)._read, again))
+
+    assert [found.text for found in scoped.recall("garden", embeddings=embeddings)] == [
+        "the old garden"
+    ]
+    scoped.verify()
