@@ -87,6 +87,7 @@ scopes = Table(
     Column("sealed", LargeBinary, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("mac", LargeBinary, nullable=False),
+    Column("renewals", Integer, nullable=False, server_default=text("0")),
     Index("scopes_principal", "principal"),
     # By project, too: it leads.
     Index("scopes_module", "project", "module"),

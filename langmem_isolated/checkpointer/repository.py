@@ -30,7 +30,7 @@ from langmem_isolated._storage.threads.addresses import Life, Slot, mac_of
 from langmem_isolated._storage.threads.listing import ThreadRows
 from langmem_isolated._storage.threads.reading import OpenBody
 from langmem_isolated._storage.threads.writing import NewBody, Stored
-from langmem_isolated.checkpointer import operations, pruning
+from langmem_isolated.checkpointer import attempts, operations, pruning
 from langmem_isolated.checkpointer.addresses import (
     Address,
     any_text,
@@ -52,11 +52,8 @@ from langmem_isolated.checkpointer.listing import ListCursor, page
 from langmem_isolated.checkpointer.new_bodies import new_body, run_of
 from langmem_isolated.checkpointer.operations import Asked, Read, read_with_elements
 from langmem_isolated.checkpointer.write_chain import WriteChain
-from langmem_isolated.errors import AddressTaken, DatabaseLocked, RecordDoesNotOpen
+from langmem_isolated.errors import AddressTaken, RecordDoesNotOpen
 
-# Between two steps of ours may come a sweep, or another that writes for the same task: each failed
-# attempt is one of those done.
-ATTEMPTS = 50
 # A statement is made for each number of rows: 100 take 160 ms to compile, and above 9,362 they have
 # more parameters than PostgreSQL takes.
 ONTO_ELEMENTS = 16
@@ -164,9 +161,9 @@ class ThreadRepository:
         tag = run_tag(keys, run_id) if isinstance(run_id, str) else None
         attempt = partial(self._store_once, keys, address.thread_id, slot, encode, tag)
         try:
-            _retry_until_stored(partial(attempt, None))
+            attempts.until_stored(partial(attempt, None))
         except Conflict:
-            _retry_until_stored(partial(attempt, writing.ANYTHING))
+            attempts.until_stored(partial(attempt, writing.ANYTHING))
 
     def put_writes(
         self,
@@ -195,7 +192,7 @@ class ThreadRepository:
         slot = Slot(Kind.WRITE, parent_of(keys, address), key)
         replaced: bytes | None = None
         merged: IndexedWrites = writes
-        for _ in range(ATTEMPTS):
+        for _ in range(attempts.MOST):
             with suppress(Conflict):
                 encode = encoding(merged)
                 if self._store_once(keys, address.thread_id, slot, encode, None, replaced):
@@ -203,7 +200,7 @@ class ThreadRepository:
             replaced, merged = self.records.snapshot(
                 self._merged_writes, (None, writes), slot, writes
             )
-        raise _busy()
+        raise attempts.busy()
 
     def _merged_writes(
         self,
@@ -389,17 +386,3 @@ class ThreadRepository:
         generation = os.urandom(GENERATION_BYTES)
         self.records.write_if_exists(operations.sweep, None, digest, generation, choose)
         self._known.forget(digest)
-
-
-def _retry_until_stored(attempt: Callable[[], bool]) -> None:
-    for _ in range(ATTEMPTS):
-        if attempt():
-            return
-    raise _busy()
-
-
-def _busy() -> DatabaseLocked:
-    return DatabaseLocked(
-        f"A thread was pruned or written by others {ATTEMPTS} times while it was being written. "
-        "Nothing was written; try again."
-    )

@@ -81,8 +81,7 @@ _UNCOUNTED = sa.and_(
 )
 PROVE_UNCOUNTED = select(_scopes.scope_id).where(_UNCOUNTED)
 LOCK_SCOPE = select(_scopes.scope_id).where(_SCOPE).with_for_update()
-# Into another version of the row, with the same in it.
-RENEW_SCOPE = update(schema.scopes).where(_SCOPE).values(oldest_key=_scopes.oldest_key)
+RENEW_SCOPE = update(schema.scopes).where(_SCOPE).values(renewals=_scopes.renewals + _ONE_ROW)
 # A statement sees what was there when it began, not when it got a lock: who writes items asks this
 # first, and what it asks next sees the row of whoever began to count meanwhile.
 SHARE_SCOPE = select(_scopes.scope_id).where(_SCOPE).with_for_update(read=True, key_share=True)
@@ -119,10 +118,10 @@ def _put_from(rows: sa.Select[Any], insert: Any) -> Any:
     return _put(insert.from_select(["scope_id", *_RECORD], proved)).returning(_ONE_ROW)
 
 
-# PostgreSQL gives the newest version of a row that it waited for to what stands behind it: not one
-# that is not the version that the statement saw.
+# PostgreSQL gives the newest version of a row that it waited for to what stands behind it: not
+# where that was renewed since the statement saw it.
 _seen = schema.scopes.alias("seen")
-_is_as_seen = sa.and_(_seen.c.scope_id == _scopes.scope_id, sa.text("seen.xmin = scopes.xmin"))
+_is_as_seen = sa.and_(_seen.c.scope_id == _scopes.scope_id, _seen.c.renewals == _scopes.renewals)
 _unchanged = _one.where(_is_as_seen)
 PUT_ALONE = {
     False: InsertsByDialect(schema.records, partial(_put_from, _one)),
