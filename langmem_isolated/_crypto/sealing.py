@@ -16,6 +16,7 @@ import hmac
 import os
 import zlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -90,7 +91,10 @@ class DigestKey:
     __slots__ = ("_state",)
 
     def __init__(self, key: SecretBytes) -> None:
-        self._state = hmac.new(key.reveal(), digestmod="sha256")
+        state: Any = hmac.new(key.reveal(), digestmod="sha256")
+        # OpenSSL's own state, where the standard library has it: its wrapper in Python takes 0.6 µs
+        # of 1.6 a digest, and there are seven of them in an append.
+        self._state: Any = getattr(state, "_hmac", None) or state
 
     def digest(self, *parts: bytes | None) -> bytes:
         """What :func:`digest` makes of ``parts`` with this key."""
@@ -100,7 +104,8 @@ class DigestKey:
         """All 32 bytes of it."""
         state = self._state.copy()
         state.update(framed(*parts))
-        return state.digest()
+        digest: bytes = state.digest()
+        return digest
 
     def __reduce__(self) -> str:
         raise TypeError("keys are not pickled")

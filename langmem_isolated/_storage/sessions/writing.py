@@ -129,18 +129,18 @@ def _put(
         updated_at=now,
     )
     new = new.authenticated(Kind.SESSION, keys, digest)
-    values = {
+    shared = {
         "scope_id": keys.scope_id,
         "digest": digest,
         "now": now,
-        **old.old(),
         "record_tag": None if channel is None else channel_of(keys, channel) + now.to_bytes(8),
-        **new.new(),
     }
+    states = {**old.old(), **new.new()}
     if transaction.is_postgres:
-        is_swapped = transaction.row(sql.SWAP_AND_INSERT, **values, **_as_arrays(rows)) is not None
-    elif is_swapped := transaction.changes(sql.COMPARE_AND_SWAP, **values):
-        transaction.execute_many(sql.INSERT_ONE, [{**values, **_as_values(row)} for row in rows])
+        swap = sql.SWAP_AND_INSERT
+        is_swapped = transaction.row(swap, **shared, **states, **_as_arrays(rows)) is not None
+    elif is_swapped := transaction.changes(sql.COMPARE_AND_SWAP, **shared, **states):
+        transaction.execute_many(sql.INSERT_ONE, [{**shared, **_as_values(row)} for row in rows])
     return new if is_swapped else None
 
 
