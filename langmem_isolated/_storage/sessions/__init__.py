@@ -1,7 +1,8 @@
 """Chat sessions: one container row each, and the messages below it in gapless order.
 
-The row's ``head`` is the tag of the newest message followed by a MAC over the row's counters, its
-expiry and that tag. Whoever removes, adds or exchanges messages in the database cannot make a head
-that fits, so every read notices, however few messages it reads. A chained MAC over all messages
-would notice the same only after reading all of them (1.4 µs each).
+The row's MAC is over its counters, its expiry, what stands for the newest message, and the multiset
+hash of all of them. Whoever removes, adds or exchanges messages in the database cannot make a row
+MAC that fits, so every read notices a gap or another newest message, however few messages it reads.
+That one amid others was exchanged for what once stood there is noticed by the multiset hash alone,
+which takes all messages (1.4 µs each): `_storage/verification.py` does.
 """
