@@ -92,9 +92,9 @@ def test_a_connection_given_back_after_the_close_is_closed(database: Database):
             held.result(5).execute("SELECT 1")
 
 
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 def test_an_idle_connection_that_died_is_replaced(database: Database):
-    if not database.is_postgres:
-        pytest.skip("a file does not go away")
+    """A file does not go away."""
     with ThreadPoolExecutor(2) as threads:
         together = threading.Barrier(2)
 

@@ -682,7 +682,24 @@ def scope_refusals(ground: tuple[IsolatedMemory, Attacker], of: Target) -> set[t
 
 
 CHANGED = {("scope", "its row is not as it was stored")}
-SCOPE_COLUMNS = [column.name for column in schema.scopes.columns if column.name != "scope_id"]
+# By how often the count was begun nothing is decided but that a put asks again.
+BESIDE_THE_MAC = {"scope_id", "renewals"}
+SCOPE_COLUMNS = [
+    column.name for column in schema.scopes.columns if column.name not in BESIDE_THE_MAC
+]
+
+
+def test_a_changed_number_of_renewals_changes_nothing(
+    scene: Scene, ground: tuple[IsolatedMemory, Attacker]
+):
+    scene.attacker("UPDATE scopes SET renewals = 7 WHERE scope_id = ?", scene.target.scope_id)
+
+    url = ground[0]._database.url.render_as_string(hide_password=False)
+    with IsolatedMemory(url, root_key=LocalRootKey(ROOT_KEY)) as fresh:
+        scoped = fresh.scope(scene.target.scoped.scope)
+        assert texts(scoped.chat_history("1").messages) == SAID
+        scoped.store().put(("facts",), "k", {"v": 1})
+        assert scoped.verify().items == 1
 
 
 @pytest.mark.parametrize("column", SCOPE_COLUMNS)
