@@ -205,7 +205,8 @@ def test_a_config_names_the_node_cache_of_a_graph_and_of_its_subgraphs(
     copied_graph(graph, asked.cache).invoke({"number": 1})
 
     assert theirs._cache == {}, "a subgraph asks its own node cache in spite of the config"
-    assert len(asked.keys) == 2
+    # Both nodes have one key: whichever asks second may find what the first has stored by then.
+    assert len([config for config in asked.configs if config is not None]) == 2
 
 
 @pytest.mark.parametrize("model", [FakeListChatModel, FakeListLLM])
