@@ -122,6 +122,18 @@ def compare_and_swap(kind: Kind) -> sa.Update:
     )
 
 
+def _begun(keys: ScopeKeys, birth: bytes, now: int) -> dict[str, Any]:
+    """The columns that say of a row's life that nothing is below it yet."""
+    return {
+        "birth": birth,
+        "generation": birth[:GENERATION_BYTES],
+        **dict.fromkeys(("next_sequence", "count", "size"), 0),
+        "members": keys.members.masked(0),
+        **dict.fromkeys(("newest", "channels")),
+        "updated_at": now,
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Listed:
     """A row as stored; ``header`` is ``None`` when the row was tampered with."""
@@ -252,7 +264,7 @@ class ContainerRows:
         for _ in range(_ATTEMPTS):
             if state := self.current(transaction, keys, digest, now):
                 return state
-            new = self.empty(keys, digest, birth, now)
+            new = self._new(keys, digest, birth, now)
             transaction.execute(
                 self._create[transaction.is_postgres],
                 scope_id=keys.scope_id,
@@ -263,28 +275,17 @@ class ContainerRows:
             )
         raise ScopeGone
 
-    def empty(
-        self, keys: ScopeKeys, digest: bytes, birth: bytes, now: int, expires_at: int | None = None
-    ) -> ContainerState:
-        """The state of a row that begins its life, with nothing below it."""
+    def _new(self, keys: ScopeKeys, digest: bytes, birth: bytes, now: int) -> ContainerState:
         new = ContainerState(
             row_mac=b"",
-            birth=birth,
-            generation=birth[:GENERATION_BYTES],
-            next_sequence=0,
-            count=0,
-            size=0,
-            members=keys.members.masked(0),
-            newest=None,
-            channels=None,
             state=_OPEN,
             is_pinned=0,
             idle_lifetime=None,
             absolute_lifetime=None,
             created_at=now,
-            updated_at=now,
-            expires_at=expires_at,
+            expires_at=None,
             revision=0,
+            **_begun(keys, birth, now),
         )
         return new.authenticated(self._kind, keys, digest)
 
@@ -307,23 +308,8 @@ class ContainerRows:
             header: Takes the former's place.
             birth: 16 random bytes.
         """
-        self.rewrite(
-            transaction,
-            keys,
-            digest,
-            state._replace(
-                birth=birth,
-                generation=birth[:GENERATION_BYTES],
-                next_sequence=0,
-                count=0,
-                size=0,
-                members=keys.members.masked(0),
-                newest=None,
-                channels=None,
-                updated_at=now,
-            ),
-            header,
-        )
+        begun = state._replace(**_begun(keys, birth, now))
+        self.rewrite(transaction, keys, digest, begun, header)
 
     def update(
         self, transaction: Transaction, keys: ScopeKeys, digest: bytes, state: ContainerState

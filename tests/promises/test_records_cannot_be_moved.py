@@ -325,6 +325,37 @@ def test_any_flipped_bit_of_a_message_is_noticed(scene: Scene):
     assert texts(scene.target.history.messages) == SAID
 
 
+def aliased(scene: Scene) -> tuple[IsolatedChatMessageHistory, list[Any]]:
+    """A session of two messages with ids, and their aliases in that order."""
+    history = scene.target.scoped.chat_history("aliased", idempotent=True)
+    history.add_messages([HumanMessage("one", id="1"), HumanMessage("two", id="2")])
+    digest = scene.target.scoped._records.keys().pseudonym(Kind.SESSION, b"aliased")
+    rows = scene.attacker("SELECT alias FROM records WHERE parent = ? ORDER BY key", digest)
+    return history, [alias for (alias,) in rows]
+
+
+async def test_a_message_under_another_ones_alias_is_not_taken_for_it(scene: Scene, door: Door):
+    """By its alias a message is found that an append must leave out."""
+    history, (one, two) = aliased(scene)
+    scene.attacker("UPDATE records SET alias = NULL WHERE alias = ?", one)
+    scene.attacker("UPDATE records SET alias = ? WHERE alias = ?", one, two)
+
+    with pytest.raises(RecordDoesNotOpen, match="alias"):
+        await door(history, "add_messages", [HumanMessage("one", id="1")])
+    with pytest.raises(RecordDoesNotOpen, match="alias"):
+        await door(scene.target.scoped, "verify")
+
+
+async def test_a_message_that_lost_its_alias_is_found_by_verifying(scene: Scene, door: Door):
+    _, (one, _) = aliased(scene)
+    await door(scene.target.scoped, "verify")
+
+    scene.attacker("UPDATE records SET alias = NULL WHERE alias = ?", one)
+
+    with pytest.raises(RecordDoesNotOpen):
+        await door(scene.target.scoped, "verify")
+
+
 # --- the session's row ----------------------------------------------------------------------------
 
 
