@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from langmem_isolated._runtime.limits import Limits
     from langmem_isolated.caches import IsolatedByteStore, IsolatedLLMCache
     from langmem_isolated.callbacks import IsolatedCallbackHandler
     from langmem_isolated.chat_history import IsolatedChatMessageHistory, Page
@@ -36,6 +37,7 @@ __all__ = [
     "IsolatedStore",
     "IsolatedVectorStore",
     "LangmemIsolatedError",
+    "Limits",
     "LocalRootKey",
     "Page",
     "Publisher",
@@ -51,6 +53,7 @@ __all__ = [
 
 # Where each public name is had from, when it is first asked for (PEP 562).
 _HOMES = {
+    "_runtime.limits": ("Limits",),
     "caches": (
         "IsolatedByteStore",
         "IsolatedLLMCache",

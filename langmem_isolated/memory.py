@@ -18,6 +18,7 @@ from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.dialects import Synchronous
 from langmem_isolated._runtime.environment import DATABASE_VARIABLE, KEY_STORE_VARIABLE
+from langmem_isolated._runtime.limits import DEFAULT_LIMITS, Limits
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated.errors import ScopeError
@@ -60,13 +61,17 @@ class IsolatedMemory(MemoryOfRun):
         config_keys: Under which names a config's ``configurable`` holds a scope, where they are not
             ``user_id``, ``module_id`` and ``project_id``: ``{"user_id": "memory_user"}`` where
             ``user_id`` is the application's own or the server's.
+        limits: How much one call may bring; see :class:`Limits`.
+        compress: Whether what is long is deflated before it is sealed. ``False`` where somebody may
+            see sizes in the database and also choose part of a text: see the threat model. What was
+            stored before opens in either case.
         auto_upgrade: Whether to make or upgrade the tables where needed; a role without that right
             wants ``False`` and ``langmem-isolated schema upgrade`` run by another.
 
     Raises:
         RootKeyMissing: No root key was given and none is in the environment.
         RootKeyInvalid: What was found is not a root key.
-        TypeError: ``config_keys`` is no dict of a scope's parts.
+        TypeError: ``config_keys`` is no dict of a scope's parts, or ``limits`` are no `Limits`.
         ScopeError: A name in ``config_keys`` is malformed, or stands for two parts.
         DatabaseError: The URL is not one of SQLite or PostgreSQL.
     """
@@ -85,9 +90,13 @@ class IsolatedMemory(MemoryOfRun):
         plaintext_cache_seconds: float = 0.0,
         plaintext_cache_bytes: int = 256 * 2**20,
         config_keys: Mapping[str, str] | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+        compress: bool = True,
         auto_upgrade: bool = True,
     ) -> None:
         keys = ConfigKeys.of(config_keys)
+        if not isinstance(limits, Limits):
+            raise TypeError(f"limits must be Limits(…), got {type(limits).__name__}.")
         key = LocalRootKey.from_environment() if root_key is None else root_key
 
         def opened(url: str) -> Database:
@@ -107,6 +116,7 @@ class IsolatedMemory(MemoryOfRun):
             key_store=self._key_store,
             cache_size=key_cache_size,
             cache_seconds=key_cache_seconds,
+            compress=compress,
         )
         plaintext_cache = None
         if plaintext_cache_seconds:
@@ -121,6 +131,7 @@ class IsolatedMemory(MemoryOfRun):
             WeakKeyDictionary(),
             keys,
             RunScopes(),
+            limits,
         )
         if keys != ConfigKeys():
             self.session_history = self._renamed_session_history()  # type: ignore[method-assign]

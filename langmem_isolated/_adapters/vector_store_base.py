@@ -15,6 +15,7 @@ from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
 from langmem_isolated._crypto.owners import Owner
+from langmem_isolated._runtime.limits import Limits
 from langmem_isolated._search.metadata_filters import Filter
 
 Query = str | list[float]
@@ -41,9 +42,11 @@ class ScopedVectorStore(VectorStore):
     Args:
         owner: Whose documents are written.
         arun: Runs a synchronous body in a worker thread.
+        limits: How much one call may bring.
     """
 
-    def __init__(self, owner: Owner, arun: Run) -> None:
+    def __init__(self, owner: Owner, arun: Run, limits: Limits) -> None:
+        self._limits = limits
         self._owner = owner
         self._arun = arun
 
@@ -102,10 +105,11 @@ class ScopedVectorStore(VectorStore):
 
         Raises:
             ValueError: ``ids`` is ``None``: removing everything is :meth:`clear`.
+            LimitExceeded: There are more ids than ``limits`` allow.
         """
         if ids is None:
             raise ValueError("delete() takes ids; clear() removes every document of this store.")
-        self._remove(checked_ids(ids))
+        self._remove(self._limits.checked_count("ids", checked_ids(ids)))
 
     @abstractmethod
     def _remove(self, names: list[str]) -> None:
@@ -128,7 +132,7 @@ class ScopedVectorStore(VectorStore):
 
         Where an id stands at several levels, the owner's document is given.
         """
-        names = checked_ids(ids)
+        names = self._limits.checked_count("ids", checked_ids(ids))
         found = self._at(names)
         return [found[name] for name in names if name in found]
 
@@ -153,9 +157,26 @@ class ScopedVectorStore(VectorStore):
 
     async def afind(self, query: Query, k: int = 4, *, filter: Filter | None = None) -> Found:
         """The nearest documents, and whether there are no more; see :meth:`find`."""
+        self._check_search(query, filter)
         asked = await self._aprepared(query)
         found: Found = await self._arun(self.find, asked, k, filter=filter)
         return found
+
+    def _check_search(self, query: Query, filter: Filter | None) -> None:
+        """Refuse what is too long or too deep to search for."""
+        self._limits.check_query(query)
+        self._limits.check_filter(filter)
+
+    def _named(
+        self, documents: Iterable[Document], ids: Sequence[str | None] | None
+    ) -> list[tuple[str, Document]]:
+        """As :func:`named`, unless a text, or all of them, are too long before they are encoded."""
+        new = named(documents, ids)
+        lengths = [len(document.page_content) for _, document in new]
+        self._limits.check("batch_items", len(new))
+        self._limits.check("document_bytes", max(lengths, default=0))
+        self._limits.check("batch_bytes", sum(lengths))
+        return new
 
     async def _aprepared(self, query: Query) -> Query:
         """What can be asked of a query without waiting in a worker thread."""
@@ -168,6 +189,7 @@ class ScopedVectorStore(VectorStore):
 
         Raises:
             ValueError: ``k`` is below 1, or the filter has no meaning.
+            LimitExceeded: The query or the filter are beyond ``limits``.
             RecordDoesNotOpen: A document was changed, moved, added or removed.
             IsolationViolation: A third-party store handed out what is not this scope's.
         """
@@ -236,6 +258,7 @@ class ScopedVectorStore(VectorStore):
         filter: Filter | None = None,
     ) -> list[Document]:
         """Documents near and unlike one another; see :meth:`max_marginal_relevance_search`."""
+        self._check_search(query, filter)
         asked = await self._aprepared(query)
         found: list[Document] = await self._arun(
             self._diverse, asked, k, fetch_k, lambda_mult, filter
