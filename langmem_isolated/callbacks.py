@@ -20,14 +20,13 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphInterrupt
 from langgraph.types import Command
 
+from langmem_isolated._adapters.message_ids import derived_id, named
 from langmem_isolated._adapters.recorder import (
     FindRecords,
     Recorder,
     as_text,
-    derived_id,
     events_of,
     interrupted,
-    named,
     session_of,
 )
 from langmem_isolated._adapters.run_scope import (
@@ -56,6 +55,8 @@ class _Tree:
         self.recorder: Recorder | None = None
         self.error: BaseException | None = None
         """The newest that was recorded."""
+        self.behind = -1
+        """The sequence number of the newest message when a model was asked last."""
 
 
 class _Run(NamedTuple):
@@ -170,8 +171,16 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
                 tree.recorder = self._recorder_by({**config})
 
     def _add(self, run: _Run, messages: Iterable[BaseMessage]) -> None:
-        place = str(run.tree.root)
-        self._recorder(run).add([named(message, place) for message in messages])
+        """Record what a model is asked."""
+        place, recorder = str(run.tree.root), self._recorder(run)
+        recorder.add([named(message, place) for message in messages])
+        run.tree.behind = max(run.tree.behind, recorder.behind)
+
+    def _add_said(self, run: _Run, run_id: UUID, messages: Iterable[BaseMessage]) -> None:
+        """Record what a model or tool answers."""
+        place, recorder = str(run.tree.root), self._recorder(run)
+        recorder.behind = run.tree.behind
+        recorder.add_said([named(message, place) for message in messages], str(run_id))
 
     def _note(self, run: _Run, run_id: UUID, error: BaseException) -> None:
         tree = run.tree
@@ -253,7 +262,7 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
         """Record the answer to each prompt."""
         if run := self._runs.pop(run_id, None):
             answers = (_answer(candidates[0]) for candidates in response.generations if candidates)
-            self._add(run, answers)
+            self._add_said(run, run_id, answers)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         """Record why a model did not answer."""
@@ -283,7 +292,7 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
     def on_tool_end(self, output: Any, *, run_id: UUID, **_: Any) -> None:
         """Record a tool's answer, and the call if no model made it."""
         if run := self._runs.pop(run_id, None):
-            self._add(run, _done(output, run, run_id))
+            self._add_said(run, run_id, _done(output, run, run_id))
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         """Record why a tool gave no answer."""

@@ -13,24 +13,22 @@ from langchain_core.messages import (
     HumanMessage,
 )
 
+from langmem_isolated._adapters.appending import Appender
 from langmem_isolated._adapters.compat import is_called_to_record
-from langmem_isolated._codecs.headers import Header, decode_header, encode_header
+from langmem_isolated._adapters.message_ids import left_out
+from langmem_isolated._codecs.headers import decode_header, encode_header
 from langmem_isolated._codecs.messages import (
-    MessageMetadata,
     decode_message,
     decode_message_with_metadata,
-    encode_message,
 )
 from langmem_isolated._codecs.storable import storable
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage.container_state import BIRTH_BYTES, ContainerState
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import reading, writing
 from langmem_isolated._storage.sessions.reading import LATEST, NOTHING, Recent
-from langmem_isolated._storage.sessions.writing import Message
-from langmem_isolated.errors import AddressTaken, RecordDoesNotOpen, ValueNotStorable
+from langmem_isolated.errors import RecordDoesNotOpen, ValueNotStorable
 from langmem_isolated.scope import checked_id
 
 if TYPE_CHECKING:
@@ -66,9 +64,10 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         session_id: 1 to 255 bytes, as :func:`~langmem_isolated.scope.checked_id` says. The same id
             in another scope is another session.
         channel: Of every message added through this object, unless the call names another.
-        idempotent: Whether to leave out messages whose ``id`` this session has already. By default
-            they are stored again, as LangChain's own histories do. Messages without id are always
-            stored.
+        idempotent: Whether to leave out messages that this session has already: those whose ``id``
+            it has, if they say the same. One that says something else, as from a server that
+            repeats its ids, is stored under an id made of both. By default all are stored again, as
+            LangChain's own histories do. Messages without id are always stored.
 
     Raises:
         ScopeError: ``session_id`` or ``channel`` is missing or malformed.
@@ -85,10 +84,8 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         self._records = records
         self._session_id = checked_id("session_id", session_id)
         self._channel = None if channel is None else checked_id("channel", channel)
-        self._header = encode_header(Header(session_id, channel=channel))
-        # How this object last saw the session; appending from it saves PostgreSQL a transaction.
-        self._state: ContainerState | None = None
-        self._idempotent = idempotent
+        self._appender = Appender(records, session_id, channel)
+        self._repeated = left_out if idempotent else None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(session_id=…)"
@@ -101,7 +98,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
             RecordDoesNotOpen: A message was changed, moved, exchanged, added or cut off.
         """
         opened = self._records.read(reading.load, NOTHING, self._session_id, now())
-        self._state = opened.state
+        self._appender.state = opened.state
         return [decode_message(plaintext) for plaintext in opened.messages]
 
     async def aget_messages(self) -> list[BaseMessage]:
@@ -126,55 +123,12 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
             DatabaseError: The database refused or failed.
         """
         channel = self._channel if channel is None else checked_id("channel", channel)
-        moment = now()
-        said = MessageMetadata(moment, channel)
         try:
-            encoded = [Message(encode_message(m, said), m.id) for m in messages]
+            self._appender.add(messages, channel, self._repeated)
         except ValueNotStorable:
             if not is_called_to_record():
                 raise
-            recorded = map(storable, messages)
-            encoded = [Message(encode_message(m, said), m.id) for m in recorded]
-        if not encoded:
-            return
-        placed = encoded, moment, None if channel is None else channel.encode()
-        try:
-            if self._idempotent or not self._append_optimistically(*placed):
-                self._append(*placed, look_first=self._idempotent)
-        except Conflict:
-            self._append_known(*placed)
-
-    def _append_optimistically(
-        self, encoded: list[Message], moment: int, channel: bytes | None
-    ) -> bool:
-        known = self._state
-        if known is None:
-            return False
-        self._state = self._records.write_once(
-            writing.append_optimistically, None, self._session_id, known, encoded, moment, channel
-        )
-        return self._state is not None
-
-    def _append_known(self, encoded: list[Message], moment: int, channel: bytes | None) -> None:
-        try:
-            self._append(encoded, moment, channel, look_first=True)
-        except Conflict:
-            raise AddressTaken(Kind.MESSAGE.label) from None
-
-    def _append(
-        self, encoded: list[Message], moment: int, channel: bytes | None, *, look_first: bool
-    ) -> None:
-        self._state = self._records.write(
-            writing.append,
-            self._session_id,
-            self._header,
-            encoded,
-            os.urandom(BIRTH_BYTES),
-            moment,
-            skip_stored=self._idempotent,
-            look_first=look_first,
-            channel=channel,
-        )
+            self._appender.add([*map(storable, messages)], channel, self._repeated)
 
     def _add(self, messages: Sequence[BaseMessage], is_recorded: bool, **named: str) -> None:
         try:
@@ -252,7 +206,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
             raise ValueError(f"limit and before must be 0 or more, got {limit} and {before}")
         end, limit = min(LATEST if before is None else before, LATEST), min(limit, LATEST)
         opened = self._records.read(reading.page, NOTHING, self._session_id, end, limit, now())
-        self._state = opened.state
+        self._appender.state = opened.state
         return Page([decode_message(plaintext) for plaintext in opened.messages], opened.before)
 
     async def apage(self, *, before: int | None = None, limit: int = 50) -> Page:
