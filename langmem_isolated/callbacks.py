@@ -47,6 +47,13 @@ else:
         GraphCallbackHandler = BaseCallbackHandler
 
 
+_NO_CHAIN = (
+    "A model or tool was invoked by itself, so no chat session is known: LangChain tells a handler "
+    "nothing of its config. Nothing was recorded. Invoke a chain that holds it, such as "
+    "prompt | model, or use the bound form, memory.scope(…).callback_handler(session_id)."
+)
+
+
 class _Tree:
     """One run of the application, with all that runs below it."""
 
@@ -87,7 +94,9 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
     Args:
         find: Finds the records of the scope from the config of what runs.
         session_id: The session; by default ``session_id`` or ``thread_id`` of the ``configurable``
-            of the chain around the model. A model that is invoked by itself has none.
+            of the chain around the model. A model that is invoked by itself has none, and LangChain
+            does not tell its config: then the call fails with a `ScopeError` that says so, and only
+            the bound form records.
         channel: Of the messages recorded.
 
     Raises:
@@ -155,6 +164,8 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
         return recorder
 
     def _recorder_by(self, config: RunnableConfig | None) -> Recorder:
+        if config is None and self._session_id is None:
+            raise ScopeError(_NO_CHAIN)
         session_id = session_of(config) if self._session_id is None else self._session_id
         return Recorder(self._find(config), session_id, self._channel)
 

@@ -351,6 +351,23 @@ async def test_a_model_by_itself_is_recorded_in_the_scope_around(
     assert texts(tutor) == ["human: hello", "ai: x"]
 
 
+async def test_a_model_without_a_chain_around_it_is_refused_and_told_what_to_do(
+    memory: IsolatedMemory, tutor: ScopedMemory, door: Door
+):
+    where = {"user_id": "alice", "module_id": "tutor", "session_id": "s"}
+    config: RunnableConfig = {"callbacks": [memory.callback_handler()], "configurable": where}
+
+    for alone, said in ((model("x"), "hello"), (add, {"a": 1, "b": 2})):
+        with pytest.raises(
+            ScopeError, match=r"invoked by itself.* prompt \| model, .*callback_handl"
+        ):
+            await door(alone, "invoke", said, config)
+    assert texts(tutor) == []
+
+    await door(RunnableLambda(lambda said: said) | model("x"), "invoke", "hello", config)
+    assert texts(tutor) == ["human: hello", "ai: x"]
+
+
 async def test_a_bound_handler_refuses_a_run_of_another_user(
     memory: IsolatedMemory, tutor: ScopedMemory, door: Door
 ):
