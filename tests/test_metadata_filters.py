@@ -1,7 +1,11 @@
 """Filters on documents' metadata mean the same everywhere, and what has no meaning is refused."""
 
+import datetime as dt
+import math
+
 import pytest
 
+from langmem_isolated._search import store_filters
 from langmem_isolated._search.metadata_filters import metadata_test
 
 LANTERN = {
@@ -11,6 +15,9 @@ LANTERN = {
     "draft": True,
     "tags": ["red", "lamp"],
     "place": {"town": "Husum", "pier": 4},
+    "numbers": [1, 2, 3],
+    "day": "2020-05-01",
+    "at": dt.datetime(2020, 5, 1, tzinfo=dt.UTC),
 }
 
 
@@ -38,6 +45,13 @@ LANTERN = {
         {"score": {"$gt": 0}},
         {"topic": {"$gt": "a"}},
         {"year": {"$not": {"$gt": 2020}}},
+        {"day": {"$gte": "2020-05-01"}},
+        {"at": {"$lt": dt.datetime(2021, 1, 1, tzinfo=dt.UTC)}},
+        {"tags": {"$contains": "red"}},
+        {"topic": {"$contains": "bou"}},
+        {"numbers": {"$contains": 2.0}},
+        {"tags": {"$not": {"$contains": "re"}}},
+        {"missing": {"$not": {"$contains": "x"}}},
         {"$and": [{"topic": "harbour"}, {"year": {"$gt": 2000}}]},
         {"$or": [{"topic": "airport"}, {"year": 2020}]},
         {"$not": {"topic": "airport"}},
@@ -70,6 +84,13 @@ def test_a_document_passes_a_filter_that_says_the_truth_of_it(wanted):
         {"draft": {"$gt": 0}},
         {"missing": {"$gt": 0}},
         {"year": {"$not": {"$gt": 2000}}},
+        {"tags": {"$contains": "re"}},
+        {"topic": {"$contains": "Harbour"}},
+        {"numbers": {"$contains": True}},
+        {"year": {"$contains": 2020}},
+        {"year": {"$contains": "20"}},
+        {"missing": {"$contains": "x"}},
+        {"place": {"$contains": "town"}},
         {"$and": [{"topic": "harbour"}, {"year": 1999}]},
         {"$or": [{"topic": "airport"}, {"year": 1999}]},
         {"$not": {"topic": "harbour"}},
@@ -104,6 +125,13 @@ def test_a_document_does_not_pass_a_filter_that_says_something_else(wanted):
         {"$and": ["SECRET"]},
         {"$not": {}},
         {"$not": [{"topic": "SECRET"}]},
+        {"tags": {"$contains": ["SECRET"]}},
+        {"tags": {"$contains": {"SECRET": 1}}},
+        {"tags": {"$contains": None}},
+        {"tags": {"$contains": ""}},
+        {"tags": {"$contains": len}},
+        {"day": {"$gte": {"date": "SECRET", "type": "date"}}},
+        {"$not": {"$or": [{"year": {"$lt": None}}]}},
     ],
 )
 def test_a_filter_without_meaning_is_refused_and_not_quoted(wanted):
@@ -130,3 +158,16 @@ def test_a_chain_of_operators_that_is_too_deep_is_refused():
 
     with pytest.raises(ValueError, match="32 levels deep"):
         metadata_test({"year": wanted})
+
+
+@pytest.mark.parametrize("operator", ["$gt", "$gte", "$lt", "$lte"])
+@pytest.mark.parametrize(
+    "limit",
+    [None, True, [2020], (2020,), {"date": "2021-01-01"}, {1}, b"x", 1j, math.nan, object()],
+)
+@pytest.mark.parametrize("compiles", [metadata_test, store_filters.compiled])
+def test_a_limit_without_an_order_is_refused_where_it_would_let_nothing_pass(
+    compiles, operator: str, limit: object
+):
+    with pytest.raises(ValueError, match=f"order: a number.* got {type(limit).__name__}"):
+        compiles({"year": {operator: limit}})
