@@ -1,12 +1,30 @@
 """Filters on documents' metadata mean the same everywhere, and what has no meaning is refused."""
 
 import datetime as dt
+import importlib
 import math
+import warnings
+from pathlib import Path
 
 import pytest
+from langchain_classic.retrievers import SelfQueryRetriever
+from langchain_core.runnables import RunnableLambda
+from langchain_core.structured_query import (
+    Comparator,
+    Comparison,
+    FilterDirective,
+    Operation,
+    Operator,
+    StructuredQuery,
+    Visitor,
+)
 
+from langmem_isolated import IsolatedMemory
 from langmem_isolated._search import store_filters
 from langmem_isolated._search.metadata_filters import metadata_test
+from tests.embeddings import NGramEmbeddings
+
+PROJECT = Path(__file__).parent.parent
 
 LANTERN = {
     "topic": "harbour",
@@ -171,3 +189,64 @@ def test_a_limit_without_an_order_is_refused_where_it_would_let_nothing_pass(
 ):
     with pytest.raises(ValueError, match=f"order: a number.* got {type(limit).__name__}"):
         compiles({"year": {operator: limit}})
+
+
+PARTS = {
+    "eq": ("year", 2020, 2021),
+    "ne": ("year", 2021, 2020),
+    "gt": ("year", 2019, 2020),
+    "gte": ("year", 2020, 2021),
+    "lt": ("year", 2021, 2020),
+    "lte": ("year", 2020, 2019),
+    "in": ("topic", ["harbour"], ["airport"]),
+    "nin": ("topic", ["airport"], ["harbour"]),
+}
+
+
+def translator(name: str) -> Visitor:
+    module, _, class_name = name.rpartition(".")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # it is no longer maintained
+        found = importlib.import_module(f"langchain_community.query_constructors.{module}")
+    made: Visitor = getattr(found, class_name)()
+    return made
+
+
+@pytest.mark.parametrize(
+    "name", ["pinecone.PineconeTranslator", "astradb.AstraDBTranslator", "chroma.ChromaTranslator"]
+)
+def test_translators_of_langchain_that_the_documentation_names_write_our_filters(name: str):
+    assert name.rpartition(".")[2] in (PROJECT / "docs/filters.md").read_text()
+    visitor = translator(name)
+    known = {one.value for one in visitor.allowed_comparators or []} & PARTS.keys()
+    assert known >= PARTS.keys() - ({"in", "nin"} if "Chroma" in name else set())
+
+    def passes(part: FilterDirective) -> bool:
+        query = StructuredQuery(query="x", filter=part, limit=None)
+        return metadata_test(visitor.visit_structured_query(query)[1]["filter"])(LANTERN)
+
+    for comparator in known:
+        key, truth, lie = PARTS[comparator]
+        true, false = (
+            Comparison(comparator=Comparator(comparator), attribute=key, value=value)
+            for value in (truth, lie)
+        )
+        assert passes(true)
+        assert not passes(false)
+        assert passes(Operation(operator=Operator.OR, arguments=[true, false]))
+        assert not passes(Operation(operator=Operator.AND, arguments=[true, false]))
+
+
+def test_a_model_asks_in_its_own_words_and_finds_what_its_filter_lets_pass(memory: IsolatedMemory):
+    notes = memory.scope(user_id="alice", module_id="m").vector_store(NGramEmbeddings())
+    notes.add_texts(["a lantern", "another lantern"], [{"year": 2020}, {"year": 2021}])
+    later = Comparison(comparator=Comparator.GT, attribute="year", value=2020)
+    retriever = SelfQueryRetriever(
+        vectorstore=notes,
+        query_constructor=RunnableLambda(
+            lambda _: StructuredQuery(query="lantern", filter=later, limit=None)
+        ),
+        structured_query_translator=translator("pinecone.PineconeTranslator"),
+    )
+
+    assert [found.page_content for found in retriever.invoke("later?")] == ["another lantern"]

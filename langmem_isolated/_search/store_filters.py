@@ -1,8 +1,9 @@
 """Store filters: which opened values pass, by the rules of LangGraph's `InMemoryStore`.
 
 A plain filter value must be equal; a mapping without operators must pass part by part, a list item
-by item; a missing key is ``None``. Where that store raises for values that cannot be ordered, here
-they do not pass: numbers are compared with numbers, texts with texts, times with times.
+by item; a missing key is ``None``. Where that store raises for stored values that cannot be
+ordered, here they do not pass: numbers are compared with numbers, texts with texts, times with
+times. A limit that nothing can be above or below is refused.
 """
 
 import datetime as dt
