@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -23,11 +24,11 @@ from langmem_isolated._codecs.messages import (
 )
 from langmem_isolated._codecs.storable import storable
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.clock import as_moment, now
 from langmem_isolated._storage.container_state import BIRTH_BYTES, ContainerState
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import reading, writing
-from langmem_isolated._storage.sessions.reading import LATEST, NOTHING, Recent
+from langmem_isolated._storage.sessions.reading import LATEST, NOTHING, Opened, Recent
 from langmem_isolated.errors import RecordDoesNotOpen, ValueNotStorable
 from langmem_isolated.scope import checked_id
 
@@ -38,6 +39,19 @@ else:
         from langchain_core.chat_history import BaseChatMessageHistory
     except ImportError:  # deprecated since langchain-core 1.6.4, to be removed in 2.0
         BaseChatMessageHistory = object
+
+
+class TimedMessage(NamedTuple):
+    """A message of a session, and what is sealed beside it."""
+
+    number: int
+    """Its place in the session, from 1 on."""
+    message: BaseMessage
+    said_at: datetime | None
+    """When it was stored, UTC."""
+    channel: str | None
+    """Where it was said."""
+
 
 TokenCounter = Callable[[list[BaseMessage]], int] | Callable[[BaseMessage], int]
 
@@ -191,6 +205,22 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         """The newest ``n`` messages; see :meth:`last`."""
         return await self._records.arun(self.last, n)
 
+    def timed(self, n: int | None = None) -> list[TimedMessage]:
+        """The newest ``n`` messages, or all, oldest first, with when and where they were said.
+
+        Raises:
+            ValueError: ``n`` is negative.
+            RecordDoesNotOpen: As for :attr:`messages`.
+        """
+        found = self._page(None, LATEST if n is None else n)
+        end = 0 if found.state is None else found.state.count
+        numbers = range(end - len(found.messages) + 1, end + 1)
+        return [_timed(*line) for line in zip(numbers, found.messages, strict=True)]
+
+    async def atimed(self, n: int | None = None) -> list[TimedMessage]:
+        """The newest messages with when they were said; see :meth:`timed`."""
+        return await self._records.arun(self.timed, n)
+
     def page(self, *, before: int | None = None, limit: int = 50) -> Page:
         """The newest ``limit`` messages older than ``before``, oldest first; reads only those.
 
@@ -202,12 +232,16 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
             ValueError: ``limit`` or ``before`` is negative.
             RecordDoesNotOpen: As for :attr:`messages`; the end is checked on every page.
         """
+        opened = self._page(before, limit)
+        return Page([decode_message(plaintext) for plaintext in opened.messages], opened.before)
+
+    def _page(self, before: int | None, limit: int) -> Opened:
         if limit < 0 or (before is not None and before < 0):
             raise ValueError(f"limit and before must be 0 or more, got {limit} and {before}")
         end, limit = min(LATEST if before is None else before, LATEST), min(limit, LATEST)
         opened = self._records.read(reading.page, NOTHING, self._session_id, end, limit, now())
         self._appender.state = opened.state
-        return Page([decode_message(plaintext) for plaintext in opened.messages], opened.before)
+        return opened
 
     async def apage(self, *, before: int | None = None, limit: int = 50) -> Page:
         """A page of messages; see :meth:`page`."""
@@ -299,6 +333,12 @@ def _named(channel: str | None) -> dict[str, str]:
 
 def _as_message(message_class: type[BaseMessage], message: BaseMessage | str) -> BaseMessage:
     return message_class(content=message) if isinstance(message, str) else message
+
+
+def _timed(number: int, plaintext: bytes) -> TimedMessage:
+    message, said = decode_message_with_metadata(plaintext)
+    said_at, channel = (None, None) if said is None else (as_moment(said.written), said.channel)
+    return TimedMessage(number, message, said_at, channel)
 
 
 def _without_summary(header: bytes, _: ContainerState) -> bytes:

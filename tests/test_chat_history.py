@@ -5,6 +5,7 @@ import sys
 import textwrap
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -490,6 +491,26 @@ def test_an_idempotent_history_has_each_id_with_each_text_once_and_what_has_no_i
     said = [pair for batch in batches for pair in batch]
     first = [pair for n, pair in enumerate(said) if pair[0] is None or pair not in said[:n]]
     assert texts(history.messages) == [text for _, text in first]
+
+
+async def test_messages_come_with_when_and_where_they_were_said(
+    history: IsolatedChatMessageHistory, door: Door
+):
+    before = datetime.now(UTC)
+    await door(history, "add_messages", numbered(2), channel="general")
+    await door(history, "add_messages", numbered(1, 2))
+    after = datetime.now(UTC)
+
+    said = await door(history, "timed")
+
+    assert [(line.number, line.message.content, line.channel) for line in said] == [
+        (1, "0", "general"), (2, "1", "general"), (3, "2", None),
+    ]  # fmt: skip
+    assert before <= said[0].said_at == said[1].said_at < said[2].said_at <= after
+    assert await door(history, "timed", 2) == said[1:]
+    assert await door(history, "timed", 0) == []
+    with pytest.raises(ValueError):
+        await door(history, "timed", -1)
 
 
 async def test_messages_without_id_are_stored_each_time(memory: IsolatedMemory, door: Door):
