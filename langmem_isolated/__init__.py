@@ -95,10 +95,23 @@ def __getattr__(name: str) -> Any:
 
         return version("langmem-isolated")
     if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise AttributeError(
+            f"module {__name__!r} has no attribute {name!r}. {_nearest(name)}", name=name
+        )
     found = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
     globals()[name] = found
     return found
+
+
+def _nearest(name: str) -> str:
+    """What is there instead of a name that is not."""
+    from difflib import get_close_matches
+
+    if name.startswith("_"):
+        return ""
+    near = get_close_matches(name, __all__, n=2, cutoff=0.5)
+    expected = f"Did you mean {' or '.join(near)}? " if near else ""
+    return f"{expected}All public names are in langmem_isolated.__all__."
 
 
 def __dir__() -> list[str]:

@@ -18,7 +18,9 @@ from langchain_core.stores import BaseStore
 from langmem_isolated._codecs.classes import tell_once, type_name
 from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.sealing import framed
-from langmem_isolated._runtime.clock import MICROSECOND, lifetime, now
+from langmem_isolated._runtime.arguments import kind_of, refuse_single, time_to_live
+from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
+from langmem_isolated._runtime.clock import lifetime, now
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -33,10 +35,12 @@ _GENERATIONS: dict[str, type[Generation]] = {
 }
 # How the id begins that LangChain gives a message whose model gave it none.
 _ID_OF_A_RUN = "lc_run-"
+_BYTES_ALONE = "it stores bytes alone; write text.encode()"
 # A page of embeddings of 1,536 numbers is 1.5 MB.
 _PAGE = 256
 
 
+@made_by(f"{ONE_SCOPE}.llm_cache()", "memory.llm_cache()", first=Callable)
 class IsolatedLLMCache(BaseCache):
     """LangChain's cache for models, in which nobody is given the answer to somebody else.
 
@@ -50,16 +54,15 @@ class IsolatedLLMCache(BaseCache):
         ttl: How long an answer is kept; for ever by default.
 
     Raises:
-        ValueError: ``ttl`` is shorter than a microsecond.
+        TypeError: ``ttl`` is no `timedelta`.
+        ValueError: It is shorter than a microsecond.
     """
 
     def __init__(
         self, resolve: Callable[[], ScopedDatabase], *, ttl: timedelta | None = None
     ) -> None:
-        if ttl is not None and ttl < MICROSECOND:
-            raise ValueError("ttl must be a microsecond or more.")
         self._resolve = resolve
-        self._lifetime = lifetime(ttl)
+        self._lifetime = lifetime(time_to_live(ttl))
 
     def lookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
         """What was answered to ``prompt``, or ``None``.
@@ -181,6 +184,7 @@ def _with_fresh_message_id(fields: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
+@made_by(f'{ONE_SCOPE}.byte_store("parents")', first=ScopedDatabase)
 class IsolatedByteStore(BaseStore[str, bytes]):
     """A scope's bytes under keys, for `CacheBackedEmbeddings`, `create_kv_docstore` and others.
 
@@ -206,6 +210,7 @@ class IsolatedByteStore(BaseStore[str, bytes]):
             RecordDoesNotOpen: A value was changed, moved or exchanged.
             DatabaseError: The database refused or failed.
         """
+        refuse_single("keys", keys, (), example='store.mget(["key"])')
         encoded = [*map(_key, keys)]
         nothing: list[bytes | None] = [None] * len(encoded)
         door = self._records.read if len(encoded) == 1 else self._records.snapshot
@@ -223,6 +228,7 @@ class IsolatedByteStore(BaseStore[str, bytes]):
             KeyDestroyed: The scope was erased.
             DatabaseError: The database refused or failed.
         """
+        refuse_single("pairs", key_value_pairs, (), example='store.mset([("key", b"value")])')
         new = [Entry(_key(key), _checked(value)) for key, value in key_value_pairs]
         if new:
             self._records.write(entries.put, self._names, new, now())
@@ -233,6 +239,7 @@ class IsolatedByteStore(BaseStore[str, bytes]):
 
     def mdelete(self, keys: Sequence[str]) -> None:
         """Remove the values under ``keys``, where there are any."""
+        refuse_single("keys", keys, (), example='store.mdelete(["key"])')
         encoded = [*map(_key, keys)]
         self._records.write_if_exists(entries.remove, None, self._names, encoded)
 
@@ -270,11 +277,11 @@ class IsolatedByteStore(BaseStore[str, bytes]):
 
 def _key(key: object) -> bytes:
     if not isinstance(key, str):
-        raise TypeError(f"A key must be a str, got {type(key).__name__}.")
+        raise TypeError(f"A key must be a str, got {kind_of(key)}. Write its text, str(…).")
     return encode_value(key, "a key of a byte store")
 
 
 def _checked(value: object) -> bytes:
     if not isinstance(value, bytes):
-        raise ValueNotStorable(type(value).__name__, "a byte store, which stores bytes alone")
+        raise ValueNotStorable(type(value).__name__, "a byte store", cause=_BYTES_ALONE)
     return value

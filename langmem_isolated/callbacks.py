@@ -1,6 +1,6 @@
 """Callback handler that records what chat models and tools say in chains."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
@@ -36,6 +36,7 @@ from langmem_isolated._adapters.run_scope import (
     is_told_otherwise,
     refuse_untold,
 )
+from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated.errors import IsolationViolation, ScopeError
 from langmem_isolated.scope import checked_id
 
@@ -68,6 +69,7 @@ class _Run(NamedTuple):
     inputs: object = None
 
 
+@made_by(f"{ONE_SCOPE}.callback_handler(session_id)", "memory.callback_handler()", first=Callable)
 class IsolatedCallbackHandler(GraphCallbackHandler):
     """Records a chain's questions, answers, tool calls and failures into a chat session.
 

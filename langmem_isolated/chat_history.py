@@ -24,6 +24,8 @@ from langmem_isolated._codecs.messages import (
 from langmem_isolated._codecs.storable import storable
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._database.dialects import Conflict
+from langmem_isolated._runtime.arguments import mapping, refuse_single, whole_number
+from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage.container_state import BIRTH_BYTES, ContainerState
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -55,6 +57,7 @@ class Page(NamedTuple):
     """Give this to :meth:`IsolatedChatMessageHistory.page`; ``None`` when nothing is older."""
 
 
+@made_by(f"{ONE_SCOPE}.chat_history(session_id)", first=ScopedDatabase)
 class IsolatedChatMessageHistory(BaseChatMessageHistory):
     """One session's messages: a drop-in `BaseChatMessageHistory` that belongs to one scope.
 
@@ -117,6 +120,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
                 default that of this object.
 
         Raises:
+            TypeError: ``messages`` is one message, or a text; it is a list.
             ValueNotStorable: A message holds a value without a stored form. From
                 `RunnableWithMessageHistory`, which would only log it and lose the turn, the message
                 is stored as far as it can be; see :func:`storable`.
@@ -125,6 +129,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
             KeyDestroyed: The scope was erased.
             DatabaseError: The database refused or failed.
         """
+        refuse_single("messages", messages, (BaseMessage,), example="add_messages([message])")
         channel = self._channel if channel is None else checked_id("channel", channel)
         moment = now()
         said = MessageMetadata(moment, channel)
@@ -246,11 +251,11 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
 
         Raises:
             ValueError: ``limit`` or ``before`` is negative.
+            TypeError: One is no number.
             RecordDoesNotOpen: As for :attr:`messages`; the end is checked on every page.
         """
-        if limit < 0 or (before is not None and before < 0):
-            raise ValueError(f"limit and before must be 0 or more, got {limit} and {before}")
-        end, limit = min(LATEST if before is None else before, LATEST), min(limit, LATEST)
+        limit = min(whole_number("limit", limit), LATEST)
+        end = LATEST if before is None else min(whole_number("before", before), LATEST)
         opened = self._records.read(reading.page, NOTHING, self._session_id, end, limit, now())
         self._state = opened.state
         return Page([decode_message(plaintext) for plaintext in opened.messages], opened.before)
@@ -286,6 +291,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
             options: Further options of `trim_messages` (``start_on``, ``end_on``, …); ``strategy``
                 is ``"last"``.
         """
+        whole_number("max_tokens", max_tokens)
         # It imports splitters of text, which few applications need.
         from langchain_core.messages import trim_messages
 
@@ -368,10 +374,9 @@ def recent(records: ScopedDatabase, limits: Mapping[str, int]) -> list[BaseMessa
         ValueError: A limit is negative.
         RecordDoesNotOpen: A message was changed, moved, or put into another channel or time.
     """
-    if any(limit < 0 for limit in limits.values()):
-        raise ValueError("a limit must be 0 or more")
+    mapping("limits", limits, advice='Write scope.recent({"general": 10}).')
     wanted = [
-        (checked_id("channel", channel).encode(), min(limit, LATEST))
+        (checked_id("channel", channel).encode(), min(whole_number("a limit", limit), LATEST))
         for channel, limit in limits.items()
     ]
     found = records.snapshot(reading.recent, [], wanted, now())

@@ -30,7 +30,11 @@ __all__ = [
 
 
 class LangmemIsolatedError(Exception):
-    """The root: every error this package raises on purpose is one of these."""
+    """The root of what this package raises about memory, keys, records and databases.
+
+    An argument of the wrong type is a `TypeError`, and one out of range a `ValueError`, as in
+    Python itself.
+    """
 
 
 class ScopeError(LangmemIsolatedError, ValueError):
@@ -171,7 +175,10 @@ class SessionNotFound(LangmemIsolatedError, KeyError):
     """This scope has no session of that id."""
 
     def __init__(self) -> None:
-        super().__init__("This scope has no session of that id. Nothing was changed.")
+        super().__init__(
+            "This scope has no session of that id. Nothing was changed. Expected one that "
+            "scope.sessions() lists; scope.sessions.create() and the first message make one."
+        )
 
     __str__ = Exception.__str__
 
@@ -185,10 +192,11 @@ class DatabaseError(LangmemIsolatedError):
 class DatabaseUnreachable(DatabaseError):
     """No connection to the database could be made, or it broke."""
 
-    advice = (
-        "Check the URL, and that the server runs or this user may open the file in its folder. "
+    advice = "Check the URL."
+    in_use: ClassVar[str] = (
         "If the connection broke while a write was being committed, it may have been stored."
     )
+    """Said besides of a connection that was made before."""
 
 
 class DatabaseLocked(DatabaseError):

@@ -9,6 +9,7 @@ from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.statements import NO_LIMIT
 from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._runtime.clock import SECOND, now
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry, Names
@@ -19,6 +20,7 @@ from langmem_isolated.scope import checked_id
 _LAST = 2**53
 
 
+@made_by(f"{ONE_SCOPE}.record_manager(name)", first=ScopedDatabase)
 class IsolatedRecordManager(RecordManager):
     """What one scope has indexed, for `index` and `aindex` with that scope's vector store.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._crypto.owners import Level, Owner
+from langmem_isolated._runtime.calls import made_by
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.scope import checked_id
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from langmem_isolated.wrapping import WrappedVectorStore
 
 
+@made_by("memory.publisher(module_id=…)", first=MemoryContext)
 class Publisher:
     """The right to write at one shared level, made by ``memory.publisher(…)``.
 
@@ -59,10 +61,14 @@ def published_owner(user_id: str | None, module_id: str | None, project_id: str 
         ScopeError: No id is given, or both a user's and a module's, or one is malformed.
     """
     if user_id is None and module_id is None and project_id is None:
-        raise ScopeError("publisher() needs user_id=, module_id= or project_id=.")
+        raise ScopeError(
+            "publisher() needs user_id=, module_id= or project_id=, got none: say who reads what "
+            "it writes. There is no default."
+        )
     if user_id is not None and module_id is not None:
         raise ScopeError(
-            "publisher() takes user_id= or module_id=: what both share is private to the scope."
+            "publisher() takes user_id= or module_id=, got both: what both share is private to the "
+            "scope. Write memory.scope(user_id=…, module_id=…).vector_store(…) for that."
         )
     project = checked_id("project_id", "default" if project_id is None else project_id)
     if user_id is not None:

@@ -19,6 +19,7 @@ from pydantic import PrivateAttr
 from langmem_isolated._adapters.compat import dismiss_tracers
 from langmem_isolated._adapters.document_tags import ResultGuard
 from langmem_isolated._codecs.documents import decode_document
+from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._search.bm25 import rank, terms, words
 from langmem_isolated._search.metadata_filters import Filter, metadata_test
 from langmem_isolated._storage.documents import collection as stored
@@ -28,6 +29,7 @@ from langmem_isolated.scope import checked_id
 FindRetriever = Callable[[RunnableConfig | None], BaseRetriever]
 
 
+@made_by(f"{ONE_SCOPE}.retriever(source)", "memory.retriever(source)", first=BaseRetriever)
 class IsolatedRetriever(BaseRetriever):
     """A retriever that returns documents of one scope, or raises.
 
@@ -140,6 +142,7 @@ def _silent() -> RunnableConfig:
     return {**ensure_config(), "callbacks": []}
 
 
+@made_by(f"{ONE_SCOPE}.bm25_retriever()", first=list, without=("from_texts", "from_documents"))
 class IsolatedBM25Retriever(BaseRetriever):
     """Ranks one scope's documents by the words they share with a query (BM25).
 

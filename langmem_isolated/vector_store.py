@@ -18,12 +18,14 @@ from langmem_isolated._adapters.vector_store_base import (
     Query,
     ScopedVectorStore,
     checked_count,
+    checked_query,
     named,
 )
 from langmem_isolated._codecs.documents import decode_document, encode_document
 from langmem_isolated._codecs.values import encode_value
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._search.metadata_filters import Filter, metadata_test
@@ -65,6 +67,7 @@ class MakesVectorStores(Protocol):
         """A vector store of its scope."""
 
 
+@made_by(f"{ONE_SCOPE}.vector_store(embeddings)", "memory.vector_store(embeddings)", first=list)
 class IsolatedVectorStore(ScopedVectorStore):
     """A scope's documents: a LangChain `VectorStore` that needs no server and leaks nothing.
 
@@ -244,10 +247,12 @@ class IsolatedVectorStore(ScopedVectorStore):
         return Found([(hit.document, hit.score) for hit in hits], exhausted=len(hits) < k)
 
     def _prepared(self, query: Query) -> list[float]:
-        return self._embeddings.embed_query(query) if isinstance(query, str) else query
+        asked = checked_query(query)
+        return self._embeddings.embed_query(asked) if isinstance(asked, str) else asked
 
     async def _aprepared(self, query: Query) -> list[float]:
-        return await self._embeddings.aembed_query(query) if isinstance(query, str) else query
+        asked = checked_query(query)
+        return await self._embeddings.aembed_query(asked) if isinstance(asked, str) else asked
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         # What points the other way is not relevant at all.

@@ -31,8 +31,10 @@ from langmem_isolated._adapters.drop_in import DropIn, Ready
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._codecs.compat import STRICT_MSGPACK_ENABLED
+from langmem_isolated._runtime.arguments import kind_of, time_to_live, whole_number
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.checkpointer.addresses import Address, refuse_text
+from langmem_isolated.checkpointer.allowed import allowed_names
 from langmem_isolated.checkpointer.channel_versions import next_version
 from langmem_isolated.checkpointer.listing import ListCursor
 from langmem_isolated.checkpointer.refusals import Refusals
@@ -81,13 +83,13 @@ class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
         config_keys: ConfigKeys = ConfigKeys(),  # noqa: B008 - an immutable tuple
         set_up: Callable[[], Ready],
     ) -> None:
-        names = [(one.__module__, one.__name__) if isinstance(one, type) else one for one in allow]
+        names = allowed_names(allow)
         self._serde = Serde(names, is_strict=strict or bool(names) or STRICT_MSGPACK_ENABLED)
         self._refusals = Refusals()
         super().__init__(serde=self._serde.plus)
         self._resolve = resolve
         self._known = known
-        self._ttl = ttl
+        self._ttl = time_to_live(ttl)
         self._set_up = set_up
         self.bound_to = bound_to
         self._tuples = Tuples(None if bound_to else config_keys)
@@ -316,11 +318,7 @@ class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
         await self._arun(None, lambda saver: saver.delete_for_runs(run_ids))
 
     def prune(
-        self,
-        thread_ids: Sequence[str],
-        *,
-        strategy: str = "keep_latest",
-        keep_last: int = 1,
+        self, thread_ids: Sequence[str], *, strategy: str = "keep_latest", keep_last: int = 1
     ) -> None:
         """Remove older checkpoints, their writes, and the elements nothing refers to any more.
 
@@ -332,13 +330,14 @@ class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
 
         Raises:
             ValueError: ``strategy`` is another, or ``keep_last`` is below 1.
-            TypeError: ``thread_ids`` is a text.
+            TypeError: ``thread_ids`` is a text, or ``keep_last`` no number.
         """
-        if strategy not in ("keep_latest", "delete") or keep_last < 1:
+        if strategy not in ("keep_latest", "delete"):
             raise ValueError(
-                f"strategy must be 'keep_latest' or 'delete', got {strategy!r}; keep_last must be "
-                f"1 or more, got {keep_last}."
+                f"strategy must be 'keep_latest' or 'delete', got another {kind_of(strategy)}. "
+                "Leave it out to keep the newest. Nothing was removed."
             )
+        whole_number("keep_last", keep_last, least=1, advice="Nothing was removed.")
         refuse_text("thread_ids", thread_ids)
         _, threads = self._threads(None)
         for thread_id in [checked_thread_id("thread_id", thread_id) for thread_id in thread_ids]:
@@ -348,11 +347,7 @@ class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
                 threads.prune(thread_id, keep_last)
 
     async def aprune(
-        self,
-        thread_ids: Sequence[str],
-        *,
-        strategy: str = "keep_latest",
-        keep_last: int = 1,
+        self, thread_ids: Sequence[str], *, strategy: str = "keep_latest", keep_last: int = 1
     ) -> None:
         """Remove older checkpoints; see :meth:`prune`."""
         await self._arun(

@@ -30,6 +30,7 @@ from langmem_isolated._adapters.vector_store_base import (
     checked_count,
     named,
 )
+from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._search.metadata_filters import Filter, metadata_test
 from langmem_isolated._search.vectors import VectorSpace, most_diverse
 from langmem_isolated.wrapping.adapters import Hit, PostFilterAdapter, Query, VectorStoreAdapter
@@ -47,6 +48,7 @@ class _Opened(NamedTuple):
     stored_id: str
 
 
+@made_by(f"{ONE_SCOPE}.vector_store(wrapping=store)", "memory.vector_store(wrapping=store)")
 class WrappedVectorStore(ScopedVectorStore):
     """A third-party vector store in which this scope finds its own documents, and no others.
 
