@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from operator import itemgetter
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from langchain_core.messages import (
@@ -18,21 +17,20 @@ from langmem_isolated._codecs.headers import Header, decode_header, encode_heade
 from langmem_isolated._codecs.messages import (
     MessageMetadata,
     decode_message,
-    decode_message_with_metadata,
     encode_message,
 )
 from langmem_isolated._codecs.storable import storable
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._database.dialects import Conflict
-from langmem_isolated._runtime.arguments import mapping, refuse_single, whole_number
+from langmem_isolated._runtime.arguments import kind_of, whole_number
 from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage.container_state import BIRTH_BYTES, ContainerState
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import reading, writing
-from langmem_isolated._storage.sessions.reading import LATEST, NOTHING, Recent
+from langmem_isolated._storage.sessions.reading import LATEST, NOTHING
 from langmem_isolated._storage.sessions.writing import Message
-from langmem_isolated.errors import AddressTaken, RecordDoesNotOpen, ValueNotStorable
+from langmem_isolated.errors import AddressTaken, ValueNotStorable
 from langmem_isolated.scope import checked_id
 
 if TYPE_CHECKING:
@@ -120,8 +118,8 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
                 default that of this object.
 
         Raises:
-            TypeError: ``messages`` is one message, or a text; it is a list.
-            ValueNotStorable: A message holds a value without a stored form. From
+            ValueNotStorable: ``messages`` is no list, or has something else in it; or a message
+                holds a value without a stored form. From
                 `RunnableWithMessageHistory`, which would only log it and lose the turn, the message
                 is stored as far as it can be; see :func:`storable`.
             ScopeError: ``channel`` is malformed.
@@ -129,7 +127,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
             KeyDestroyed: The scope was erased.
             DatabaseError: The database refused or failed.
         """
-        refuse_single("messages", messages, (BaseMessage,), example="add_messages([message])")
+        _refuse_one(messages)
         channel = self._channel if channel is None else checked_id("channel", channel)
         moment = now()
         said = MessageMetadata(moment, channel)
@@ -353,42 +351,11 @@ def _as_message(message_class: type[BaseMessage], message: BaseMessage | str) ->
     return message_class(content=message) if isinstance(message, str) else message
 
 
+def _refuse_one(messages: object) -> None:
+    if isinstance(messages, BaseMessage | str | Mapping) or not hasattr(messages, "__iter__"):
+        cause = "messages are given in a list; write add_messages([HumanMessage(text)])"
+        raise ValueNotStorable(kind_of(messages), "add_messages()", cause=cause)
+
+
 def _without_summary(header: bytes, _: ContainerState) -> bytes:
     return encode_header(decode_header(header)._replace(summary=None, summarized=None))
-
-
-def recent(records: ScopedDatabase, limits: Mapping[str, int]) -> list[BaseMessage]:
-    """The newest messages of some channels, over all sessions of the scope, oldest first.
-
-    Reads and opens those alone. They are ordered by the time they were written, which is sealed
-    with each, and by session and sequence where that is the same. What comes back was said in that
-    channel at that time; that someone with the database in hand removed a message, or took it out
-    of its channel, shows when its session is read, not here.
-
-    Args:
-        records: The scope's records.
-        limits: How many messages of each channel at most.
-
-    Raises:
-        ScopeError: The name of a channel is malformed.
-        ValueError: A limit is negative.
-        RecordDoesNotOpen: A message was changed, moved, or put into another channel or time.
-    """
-    mapping("limits", limits, advice='Write scope.recent({"general": 10}).')
-    wanted = [
-        (checked_id("channel", channel).encode(), min(whole_number("a limit", limit), LATEST))
-        for channel, limit in limits.items()
-    ]
-    found = records.snapshot(reading.recent, [], wanted, now())
-    said = [line for pair in zip(limits, found, strict=False) for line in _checked_channel(*pair)]
-    return [message for *_, message in sorted(said, key=itemgetter(slice(3)))]
-
-
-def _checked_channel(
-    channel: str, found: Sequence[Recent]
-) -> Iterator[tuple[int, bytes, int, BaseMessage]]:
-    for written, session, sequence, plaintext in found:
-        said = decode_message_with_metadata(plaintext)
-        if said.metadata is None or said.metadata[:2] != (written, channel):
-            raise RecordDoesNotOpen(Kind.MESSAGE.label, "it was put into another channel or time")
-        yield written, session, sequence, said.message

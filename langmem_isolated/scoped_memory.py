@@ -84,13 +84,13 @@ class ScopedMemory(ScopedRetrieval):
 
     def recent(self, limits: Mapping[str, int]) -> list[BaseMessage]:
         """The newest messages of some channels, oldest first; see :func:`recent`."""
-        from langmem_isolated.chat_history import recent
+        from langmem_isolated._adapters.channels import recent
 
         return recent(self._records, limits)
 
     async def arecent(self, limits: Mapping[str, int]) -> list[BaseMessage]:
         """The newest messages of some channels; see :func:`recent`."""
-        from langmem_isolated.chat_history import recent
+        from langmem_isolated._adapters.channels import recent
 
         return await self._records.arun(recent, self._records, limits)
 

@@ -170,7 +170,7 @@ class Sessions:
         checked_id("session_id", session_id)
 
         def with_summary(header: bytes, state: ContainerState) -> bytes:
-            end = state.next_sequence if until is None else whole_number("until", until)
+            end = state.next_sequence if until is None else until
             if not 0 <= end <= state.next_sequence:
                 raise ValueError(
                     f"until must be 0 to {state.next_sequence}, the number of messages so far, got "
