@@ -1,9 +1,38 @@
-"""Memory for LangChain and LangGraph that cannot leak between users: scoped and encrypted."""
+"""Memory for LangChain and LangGraph that cannot leak between users: scoped and encrypted.
+
+Make a root key once, outside the database; without it nothing can be read::
+
+    export LANGMEM_ISOLATED_ROOT_KEY=$(langmem-isolated keygen)
+
+Then one memory for the application, and a scope for each request. Everything made from a scope
+reads and writes that user's memory in that module, and no other:
+
+>>> from langgraph.graph import START, MessagesState, StateGraph
+>>> from langmem_isolated import IsolatedMemory
+>>> def answer(state):
+...     heard = [message.text for message in state["messages"] if message.type == "human"]
+...     return {"messages": [("ai", f"I have heard: {heard}")]}
+>>> builder = StateGraph(MessagesState).add_node("answer", answer).add_edge(START, "answer")
+>>> memory = IsolatedMemory("sqlite:///memory.db")  # or postgresql://user:password@host/name
+>>> tutor = memory.scope(user_id="alice", module_id="tutor")
+>>> config = {"configurable": {"thread_id": "chat-1"}}
+>>> state = tutor.bind(builder.compile()).invoke({"messages": [("human", "Hi")]}, config)
+>>> state["messages"][-1].text
+"I have heard: ['Hi']"
+>>> tutor.chat_history("monday").add_user_message("What is 6 times 7?")
+>>> tutor.store().put(("facts",), "school", {"level": 3})
+>>> memory.close()
+
+Where one graph serves everybody, `memory.checkpointer()` and its like find the scope of each call.
+What a scope makes is in `help(ScopedMemory)`, what a memory makes in `help(IsolatedMemory)`; guide,
+operations and threat model are in the repository's ``docs/``.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from langmem_isolated._adapters.recalled import Recalled
     from langmem_isolated.caches import IsolatedByteStore, IsolatedLLMCache
     from langmem_isolated.callbacks import IsolatedCallbackHandler
     from langmem_isolated.chat_history import IsolatedChatMessageHistory, Page
@@ -12,7 +41,6 @@ if TYPE_CHECKING:
     from langmem_isolated.indexing import IsolatedRecordManager
     from langmem_isolated.memory import IsolatedMemory
     from langmem_isolated.publisher import Publisher
-    from langmem_isolated.recall import Recalled
     from langmem_isolated.retriever import IsolatedBM25Retriever, IsolatedRetriever
     from langmem_isolated.root_keys import LocalRootKey, RootKey
     from langmem_isolated.scope import Scope

@@ -48,6 +48,11 @@ class IsolatedLLMCache(BaseCache):
     from the run that asks: LangChain has one cache for all, ``set_llm_cache``. One object serves
     any number of threads, tasks and event loops. Prompts are not kept, only digests of them.
 
+    >>> from langchain_core.language_models import FakeListChatModel
+    >>> model = FakeListChatModel(responses=["42", "43"], cache=scope.llm_cache())
+    >>> model.invoke("What is 6 times 7?").text, model.invoke("What is 6 times 7?").text
+    ('42', '42')
+
     Args:
         resolve: Whose records are meant; asked when an operation is called, in the caller's
             context.
@@ -190,6 +195,11 @@ class IsolatedByteStore(BaseStore[str, bytes]):
 
     Made by ``memory.scope(…).byte_store(name)``. Keys and values are sealed. One object serves any
     number of threads, tasks and event loops.
+
+    >>> parents = scope.byte_store("parents")
+    >>> parents.mset([("chapter-1", b"Fractions are parts.")])
+    >>> parents.mget(["chapter-1", "chapter-2"])
+    [b'Fractions are parts.', None]
 
     Args:
         records: The scope's records.

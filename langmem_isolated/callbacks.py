@@ -85,6 +85,15 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
     Agents are recorded by ``memory.middleware()``: use one of both. One object serves any number of
     runs at once.
 
+    >>> from langchain_core.language_models import FakeListChatModel
+    >>> from langchain_core.runnables import RunnableLambda
+    >>> chain = RunnableLambda(lambda text: text) | FakeListChatModel(responses=["42"])
+    >>> handler = scope.callback_handler("monday")
+    >>> chain.invoke("What is 6 times 7?", {"callbacks": [handler]}).text
+    '42'
+    >>> [message.text for message in scope.chat_history("monday").messages]
+    ['What is 6 times 7?', '42']
+
     Args:
         find: Finds the records of the scope from the config of what runs.
         session_id: The session; by default ``session_id`` or ``thread_id`` of the ``configurable``

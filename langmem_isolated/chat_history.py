@@ -48,7 +48,16 @@ _WINDOW_PAGE = 64
 
 
 class Page(NamedTuple):
-    """Some messages, oldest first, and where the next older page ends."""
+    """Some messages, oldest first, and where the next older page ends.
+
+    >>> history = scope.chat_history("monday")
+    >>> history.add_messages([HumanMessage("one"), HumanMessage("two"), HumanMessage("three")])
+    >>> page = history.page(limit=2)
+    >>> [message.text for message in page.messages]
+    ['two', 'three']
+    >>> [message.text for message in history.page(before=page.before).messages]
+    ['one']
+    """
 
     messages: list[BaseMessage]
     before: int | None
@@ -61,6 +70,13 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
 
     Made by ``memory.scope(…).chat_history(session_id)``. Nothing is read or written before the
     first call. One object serves any number of threads, tasks and event loops.
+
+    >>> history = scope.chat_history("monday")
+    >>> history.add_messages([HumanMessage("What is 6 times 7?"), AIMessage("42")])
+    >>> [message.text for message in history.last(1)]
+    ['42']
+    >>> scope.module("planner").chat_history("monday").messages
+    []
 
     Args:
         records: The scope's records.

@@ -32,6 +32,15 @@ class IsolatedRecordManager(RecordManager):
     ``time_at_least``, also where machines' clocks differ. A document just indexed would otherwise
     be taken for one that is out of date, and deleted.
 
+    >>> from langchain_core.indexing import index
+    >>> notes, manager = scope.vector_store(embeddings), scope.record_manager("notes")
+    >>> documents = [Document("Fractions are parts.", metadata={"source": "book"})]
+    >>> options = {"cleanup": "full", "source_id_key": "source", "key_encoder": "sha256"}
+    >>> index(documents, manager, notes, **options)["num_added"]
+    1
+    >>> index(documents, manager, notes, **options)["num_skipped"]
+    1
+
     Args:
         records: The scope's records.
         name: 1 to 255 bytes; one for each vector store. Those of other names, and of other scopes,

@@ -46,6 +46,12 @@ class IsolatedMemory(MemoryOfRun):
     on entering the context, whichever comes first. It serves threads, tasks and event loops at
     once, and goes on working in a forked child.
 
+    >>> with IsolatedMemory("sqlite://", root_key=root_key) as memory:
+    ...     history = memory.scope(user_id="alice", module_id="tutor").chat_history("monday")
+    ...     history.add_user_message("Hi")
+    ...     history.count()
+    1
+
     Args:
         url: An SQLAlchemy URL: ``sqlite:///memory.db`` or ``postgresql://…`` (extra ``postgres``).
         root_key: Any object with ``wrap``, ``unwrap`` and ``key_id``. By default a

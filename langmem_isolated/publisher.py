@@ -26,6 +26,11 @@ class Publisher:
 
     Who holds it may publish: keep it in the operator's code, away from requests and models. Scopes
     read what it wrote along with their own documents, and cannot change it.
+
+    >>> library = memory.publisher(module_id="tutor").vector_store(embeddings)
+    >>> ids = library.add_texts(["Percentages are fractions of 100."])
+    >>> [found.page_content for found in scope.vector_store(embeddings).similarity_search("100")]
+    ['Percentages are fractions of 100.']
     """
 
     def __init__(self, context: MemoryContext, owner: Owner) -> None:

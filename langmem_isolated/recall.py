@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from operator import attrgetter
 from sys import intern
@@ -10,6 +9,7 @@ from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
 from langchain_core.embeddings import Embeddings
 
+from langmem_isolated._adapters.recalled import Recalled
 from langmem_isolated._codecs.headers import decode_header
 from langmem_isolated._codecs.messages import MESSAGE_V1, decode_partially
 from langmem_isolated._crypto.kinds import Kind
@@ -35,25 +35,6 @@ _ROLES = {"user": "human", "assistant": "ai"}
 _NEAREST = 50
 # Of an opened message in memory, besides its text, and of each of its words.
 _OBJECT_BYTES, _WORD_BYTES = 700, 8
-
-
-@dataclass(frozen=True, slots=True)
-class Recalled:
-    """A message that was found again; what it says, who and where is left out of the ``repr``."""
-
-    text: str = field(repr=False)
-    role: str = field(repr=False)
-    """``"human"``, ``"ai"``, ``"system"`` or ``"tool"``; a `ChatMessage`'s own."""
-    time: datetime
-    """When it was stored, UTC. Sealed in messages with a channel of their own."""
-    source: Literal["session", "thread"]
-    source_id: str = field(repr=False)
-    """Of the chat session or the LangGraph thread."""
-    channel: str | None = field(repr=False)
-    """The message's own, or else its session's."""
-    message_id: str | None = field(repr=False)
-    score: float
-    """The higher, the better, within one answer."""
 
 
 class _Candidate:

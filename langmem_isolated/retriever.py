@@ -36,6 +36,10 @@ class IsolatedRetriever(BaseRetriever):
     Made by ``memory.scope(…).retriever(…)``: over that scope's vector store, or around any
     retriever, whose documents must then all carry the scope's valid owner stamp. What it stands on
     cannot be reached through it.
+
+    >>> ids = scope.vector_store(embeddings).add_texts(["Fractions are parts."])
+    >>> [document.page_content for document in scope.retriever(embeddings, k=1).invoke("parts")]
+    ['Fractions are parts.']
     """
 
     _source: BaseRetriever = PrivateAttr()
@@ -148,6 +152,10 @@ class IsolatedBM25Retriever(BaseRetriever):
 
     Made by ``memory.scope(…).bm25_retriever()``. How rare a word is, is counted among the documents
     that the scope may read, and nowhere else: others' documents move no rank.
+
+    >>> ids = scope.vector_store(embeddings).add_texts(["Fractions are parts.", "Ratios compare."])
+    >>> [document.page_content for document in scope.bm25_retriever(k=1).invoke("fractions")]
+    ['Fractions are parts.']
     """
 
     k: int = 4

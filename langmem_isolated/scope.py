@@ -90,6 +90,12 @@ def _expected(name: str, received: str) -> str:
 class Scope:
     """Whose memory: one user in one module, in one project.
 
+    >>> tutor = memory.scope(Scope("alice", "tutor"))
+    >>> tutor.scope == Scope(user_id="alice", module_id="tutor", project_id="default")
+    True
+    >>> Scope("alice", "tutor")  # ids are personal data: no log is to show them
+    Scope(user_id=…, module_id=…, project_id=…)
+
     Args:
         user_id: The person. Take it from your authentication, not from the client's request.
         module_id: The part of the application, for example ``"tutor"``; its memory is apart from

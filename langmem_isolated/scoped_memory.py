@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from langgraph.store.base import IndexConfig, TTLConfig
 
     from langmem_isolated._adapters.compat import Graph
+    from langmem_isolated._adapters.recalled import Recalled
     from langmem_isolated.caches import IsolatedByteStore, IsolatedLLMCache
     from langmem_isolated.callbacks import IsolatedCallbackHandler
     from langmem_isolated.chat_history import IsolatedChatMessageHistory
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from langmem_isolated.lifecycle import Verified
     from langmem_isolated.middleware import IsolatedMemoryMiddleware
     from langmem_isolated.node_cache import IsolatedNodeCache
-    from langmem_isolated.recall import Recall, Recalled
+    from langmem_isolated.recall import Recall
     from langmem_isolated.recall_tool import RecallTool
     from langmem_isolated.sessions import Sessions
     from langmem_isolated.store import IsolatedStore, StoreIndexConfig
@@ -43,7 +44,17 @@ if TYPE_CHECKING:
 @made_by(ONE_SCOPE, first=MemoryContext)
 @explains_calls
 class ScopedMemory(ScopedRetrieval):
-    """One scope's memory: everything made from it reads and writes that scope and no other."""
+    """One scope's memory: everything made from it reads and writes that scope and no other.
+
+    >>> tutor = memory.scope(user_id="alice", module_id="tutor")
+    >>> tutor.chat_history("monday").add_user_message("What is 6 times 7?")
+    >>> graph = tutor.bind(builder.compile())  # checkpointer, store and node cache of this scope
+    >>> tutor.store().put(("facts",), "school", {"level": 3})
+    >>> [item.value for item in tutor.store().search(("facts",))]
+    [{'level': 3}]
+    >>> tutor.verify().messages
+    1
+    """
 
     def __repr__(self) -> str:
         return f"ScopedMemory({self._scope!r})"

@@ -22,7 +22,13 @@ from langmem_isolated.scope import checked_id
 @made_by(f"{ONE_SCOPE}.sessions()", first=(str, NoneType))
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One chat session as a list shows it; its names are left out of the ``repr``."""
+    """One chat session as a list shows it; its names are left out of the ``repr``.
+
+    >>> session_id = scope.sessions.create(title="Fractions", channel="web")
+    >>> session = scope.sessions.get(session_id)
+    >>> session.title, session.channel, session.messages
+    ('Fractions', 'web', 0)
+    """
 
     id: str | None
     title: str | None
@@ -50,6 +56,12 @@ class Sessions:
     """The chat sessions of one scope, as ``memory.scope(…).sessions`` gives them.
 
     Calling it lists them: ``tutor.sessions()``.
+
+    >>> session_id = scope.sessions.create(title="Fractions")
+    >>> scope.sessions.rename(session_id, "Ratios")
+    >>> [session.title for session in scope.sessions(limit=10)]
+    ['Ratios']
+    >>> scope.sessions.delete(session_id)
     """
 
     def __init__(self, records: ScopedDatabase) -> None:

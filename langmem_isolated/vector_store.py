@@ -80,6 +80,14 @@ class IsolatedVectorStore(ScopedVectorStore):
     $gt $gte $lt $lte $and $or $not``. Keyword arguments that are not known are refused: one
     misspelt must not widen what is found.
 
+    >>> notes = scope.vector_store(embeddings)
+    >>> years = [{"year": 2025}, {"year": 2026}]
+    >>> notes.add_texts(["Fractions are parts.", "Ratios compare."], years, ids=["1", "2"])
+    ['1', '2']
+    >>> found = notes.similarity_search("parts", filter={"year": {"$gte": 2026}})
+    >>> [document.page_content for document in found]
+    ['Ratios compare.']
+
     Args:
         sources: Whose documents are read; those of the first are written.
         embeddings: Any LangChain embeddings.

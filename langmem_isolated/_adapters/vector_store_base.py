@@ -28,7 +28,14 @@ MAX_ID_BYTES = 1024
 
 
 class Found(NamedTuple):
-    """What a search found."""
+    """What a search found.
+
+    >>> notes = scope.vector_store(embeddings)
+    >>> ids = notes.add_texts(["Fractions are parts."])
+    >>> found = notes.find("parts", k=4)
+    >>> len(found.hits), found.exhausted
+    (1, True)
+    """
 
     hits: list[tuple[Document, float]]
     """Nearest first, each with its score."""

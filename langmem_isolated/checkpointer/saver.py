@@ -57,6 +57,11 @@ class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
     tasks and event loops at once. Messages and the larger parts of values are stored once in a
     thread, so a turn costs what is new in it.
 
+    >>> graph = builder.compile(checkpointer=scope.checkpointer())
+    >>> config = {"configurable": {"thread_id": "chat-1"}}
+    >>> graph.invoke({"messages": [("human", "Hi")]}, config)["messages"][-1].text
+    'I have heard 1.'
+
     Args:
         resolve: Leads a call's config to its scope and that scope's records.
         known: What this process knows of threads' elements, shared between savers.

@@ -18,6 +18,10 @@ from langmem_isolated.root_keys.texts import described
 class LocalRootKey:
     """A root key of 32 bytes held by this process, from the environment or a file.
 
+    >>> root_key = LocalRootKey.from_text(LocalRootKey.generate_text())
+    >>> root_key.key_id.startswith("local:")
+    True
+
     Raises:
         RootKeyInvalid: ``key`` is not 32 bytes.
     """

@@ -14,6 +14,9 @@ class RootKey(Protocol):
     ``wrap`` and ``unwrap`` are called from worker threads, never on an event loop and never inside
     a transaction; a call may take a network round trip. Both are tried once in each memory before
     anything is done with them, so a process needs the right to either.
+
+    >>> isinstance(LocalRootKey(bytes(32)), RootKey)
+    True
     """
 
     @property

@@ -49,6 +49,11 @@ class IsolatedStore(DropIn, BaseStore):
       several puts at one address the last counts.
     - An item whose time to live is over is absent at once, swept or not.
 
+    >>> store = scope.store()
+    >>> store.put(("facts", "school"), "fractions", {"level": 3})
+    >>> [item.key for item in store.search(("facts",), filter={"level": {"$gte": 2}})]
+    ['fractions']
+
     Args:
         resolve: Whose records are meant; asked when an operation is called, in the caller's
             context.

@@ -62,6 +62,12 @@ class WrappedVectorStore(ScopedVectorStore):
     that are not known are refused. A search returns ``k`` documents whenever ``k`` pass; an index
     that finds approximately may miss near ones, as it does without us.
 
+    >>> alice = scope.vector_store(wrapping=shared)
+    >>> ids = alice.add_texts(["Alice's draft"], ids=["draft"])
+    >>> bob = memory.scope(user_id="bob", module_id="tutor").vector_store(wrapping=shared)
+    >>> bob.similarity_search("draft")
+    []
+
     Args:
         store: The vector store; it may hold the documents of any number of scopes.
         records: Whose documents are read; those of the first are written.
