@@ -31,10 +31,10 @@ from langmem_isolated._adapters.drop_in import DropIn, Ready
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._codecs.compat import STRICT_MSGPACK_ENABLED
-from langmem_isolated._runtime.arguments import kind_of, time_to_live, whole_number
+from langmem_isolated._runtime.arguments import time_to_live
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.checkpointer.addresses import Address, refuse_text
-from langmem_isolated.checkpointer.allowed import allowed_names
+from langmem_isolated.checkpointer.arguments import allowed_names, check_pruning
 from langmem_isolated.checkpointer.channel_versions import next_version
 from langmem_isolated.checkpointer.listing import ListCursor
 from langmem_isolated.checkpointer.refusals import Refusals
@@ -335,14 +335,9 @@ class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
 
         Raises:
             ValueError: ``strategy`` is another, or ``keep_last`` is below 1.
-            TypeError: ``thread_ids`` is a text, or ``keep_last`` no number.
+            TypeError: ``thread_ids`` is a text.
         """
-        if strategy not in ("keep_latest", "delete"):
-            raise ValueError(
-                f"strategy must be 'keep_latest' or 'delete', got another {kind_of(strategy)}. "
-                "Leave it out to keep the newest. Nothing was removed."
-            )
-        whole_number("keep_last", keep_last, least=1, advice="Nothing was removed.")
+        check_pruning(strategy, keep_last)
         refuse_text("thread_ids", thread_ids)
         _, threads = self._threads(None)
         for thread_id in [checked_thread_id("thread_id", thread_id) for thread_id in thread_ids]:

@@ -1,4 +1,4 @@
-"""Allow-list: the names of the types that a saver may store besides LangGraph's safe ones."""
+"""Arguments of a saver: types that it may store besides LangGraph's safe ones, what is pruned."""
 
 from collections.abc import Iterable, Mapping
 
@@ -27,3 +27,19 @@ def _name_of(one: object) -> tuple[str, ...]:
             f"{_EXAMPLE}"
         )
     return tuple(one)
+
+
+def check_pruning(strategy: object, keep_last: object) -> None:
+    """Refuse what says of no checkpoint whether it is kept.
+
+    Raises:
+        ValueError: ``strategy`` is not known, or ``keep_last`` no number of 1 or more.
+    """
+    is_known = strategy in ("keep_latest", "delete")
+    if not is_known or not isinstance(keep_last, int) or keep_last < 1:
+        by = repr(strategy) if is_known else f"another {kind_of(strategy)}"
+        last = keep_last if isinstance(keep_last, int) else kind_of(keep_last)
+        raise ValueError(
+            f"strategy must be 'keep_latest' or 'delete', got {by}, and keep_last 1 or more, got "
+            f"{last}. Leave both out to keep the newest. Nothing was removed."
+        )
