@@ -32,7 +32,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from langmem_isolated._adapters.recalled import Recalled
+    from langmem_isolated._runtime.limits import Limits
     from langmem_isolated.caches import IsolatedByteStore, IsolatedLLMCache
     from langmem_isolated.callbacks import IsolatedCallbackHandler
     from langmem_isolated.chat_history import IsolatedChatMessageHistory, Page
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from langmem_isolated.indexing import IsolatedRecordManager
     from langmem_isolated.memory import IsolatedMemory
     from langmem_isolated.publisher import Publisher
+    from langmem_isolated.recall import Recalled
     from langmem_isolated.retriever import IsolatedBM25Retriever, IsolatedRetriever
     from langmem_isolated.root_keys import LocalRootKey, RootKey
     from langmem_isolated.scope import Scope
@@ -64,6 +65,7 @@ __all__ = [
     "IsolatedStore",
     "IsolatedVectorStore",
     "LangmemIsolatedError",
+    "Limits",
     "LocalRootKey",
     "Page",
     "Publisher",
@@ -79,6 +81,7 @@ __all__ = [
 
 # Where each public name is had from, when it is first asked for (PEP 562).
 _HOMES = {
+    "_runtime.limits": ("Limits",),
     "caches": (
         "IsolatedByteStore",
         "IsolatedLLMCache",

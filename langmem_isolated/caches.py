@@ -4,6 +4,7 @@ import hashlib
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
@@ -24,7 +25,7 @@ from langmem_isolated._runtime.clock import lifetime, now
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.scoped_database import ScopedDatabase
-from langmem_isolated.errors import RecordError, ValueNotStorable
+from langmem_isolated.errors import LimitExceeded, RecordError, ValueNotStorable
 from langmem_isolated.scope import checked_id
 
 _ANSWERS = (b"llm cache",)
@@ -108,6 +109,10 @@ class IsolatedLLMCache(BaseCache):
     ) -> None:
         try:
             entry = Entry(_digest(prompt, llm_string), _encoded(answer))
+            records.limits.check("value_bytes", len(entry.value))
+        except LimitExceeded:
+            tell_once("cached", "answer beyond value_bytes", "An %s was not cached.")
+            return
         except ValueNotStorable as refusal:
             tell_once("cached", refusal.type_name, "An answer with a %s was not cached.")
             return
@@ -218,10 +223,10 @@ class IsolatedByteStore(BaseStore[str, bytes]):
 
         Raises:
             RecordDoesNotOpen: A value was changed, moved or exchanged.
+            LimitExceeded: There are more keys than ``limits`` allow.
             DatabaseError: The database refused or failed.
         """
-        refuse_single("keys", keys, (), example='store.mget(["key"])')
-        encoded = [*map(_key, keys)]
+        encoded = self._checked_keys(keys)
         nothing: list[bytes | None] = [None] * len(encoded)
         door = self._records.read if len(encoded) == 1 else self._records.snapshot
         return door(entries.get, nothing, self._names, encoded, now())
@@ -235,11 +240,14 @@ class IsolatedByteStore(BaseStore[str, bytes]):
 
         Raises:
             ValueNotStorable: A value is not bytes, or a key is text with lone surrogates.
+            LimitExceeded: A value, or all of them together, are beyond ``limits``.
             KeyDestroyed: The scope was erased.
             DatabaseError: The database refused or failed.
         """
         refuse_single("pairs", key_value_pairs, (), example='store.mset([("key", b"value")])')
-        new = [Entry(_key(key), _checked(value)) for key, value in key_value_pairs]
+        checked = partial(self._records.limits.checked_size, "value_bytes")
+        new = [Entry(_key(key), checked(_checked(value))) for key, value in key_value_pairs]
+        self._records.limits.check_batch([entry.value for entry in new])
         if new:
             self._records.write(entries.put, self._names, new, now())
 
@@ -249,8 +257,7 @@ class IsolatedByteStore(BaseStore[str, bytes]):
 
     def mdelete(self, keys: Sequence[str]) -> None:
         """Remove the values under ``keys``, where there are any."""
-        refuse_single("keys", keys, (), example='store.mdelete(["key"])')
-        encoded = [*map(_key, keys)]
+        encoded = self._checked_keys(keys)
         self._records.write_if_exists(entries.remove, None, self._names, encoded)
 
     async def amdelete(self, keys: Sequence[str]) -> None:
@@ -278,6 +285,10 @@ class IsolatedByteStore(BaseStore[str, bytes]):
             found, behind = await self._records.arun(self._page, behind, prefix)
             for key in found:
                 yield key
+
+    def _checked_keys(self, keys: Sequence[str]) -> list[bytes]:
+        refuse_single("keys", keys, (), example='["key"]')
+        return self._records.limits.checked_count("ids", [*map(_key, keys)])
 
     def _page(self, behind: bytes, prefix: str | None) -> tuple[list[str], bytes]:
         """Keys of a page that begin with ``prefix``, and what the next page begins behind."""

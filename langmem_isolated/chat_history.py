@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from langchain_core.messages import (
@@ -138,6 +139,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
                 holds a value without a stored form. From
                 `RunnableWithMessageHistory`, which would only log it and lose the turn, the message
                 is stored as far as it can be; see :func:`storable`.
+            LimitExceeded: A message, or all of them together, are beyond ``limits``.
             ScopeError: ``channel`` is malformed.
             RecordDoesNotOpen: The session was tampered with.
             KeyDestroyed: The scope was erased.
@@ -148,12 +150,11 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         moment = now()
         said = MessageMetadata(moment, channel)
         try:
-            encoded = [Message(encode_message(m, said), m.id) for m in messages]
+            encoded = self._encoded(messages, said)
         except ValueNotStorable:
             if not is_called_to_record():
                 raise
-            recorded = map(storable, messages)
-            encoded = [Message(encode_message(m, said), m.id) for m in recorded]
+            encoded = self._encoded(map(storable, messages), said)
         if not encoded:
             return
         placed = encoded, moment, None if channel is None else channel.encode()
@@ -162,6 +163,12 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
                 self._append(*placed, look_first=self._idempotent)
         except Conflict:
             self._append_known(*placed)
+
+    def _encoded(self, messages: Iterable[BaseMessage], said: MessageMetadata) -> list[Message]:
+        checked = partial(self._records.limits.checked_size, "message_bytes")
+        encoded = [Message(checked(encode_message(m, said)), m.id) for m in messages]
+        self._records.limits.check_batch([message.plaintext for message in encoded])
+        return encoded
 
     def _append_optimistically(
         self, encoded: list[Message], moment: int, channel: bytes | None

@@ -16,6 +16,7 @@ __all__ = [
     "KeyNotFound",
     "KeyringError",
     "LangmemIsolatedError",
+    "LimitExceeded",
     "RecordDoesNotOpen",
     "RecordError",
     "RootKeyInvalid",
@@ -191,6 +192,30 @@ class ValueNotStorable(RecordError, TypeError):
             outermost=self.outermost,
             path=self.path,
         )
+
+
+class LimitExceeded(LangmemIsolatedError, ValueError):
+    """A call brought more than one call may; nothing of it was written, or read.
+
+    Args:
+        limit: The field of :class:`~langmem_isolated.Limits`.
+        allowed: Its value.
+        received: How much there was; of a nested filter at least so much.
+    """
+
+    def __init__(self, limit: str, allowed: int, received: int) -> None:
+        super().__init__(
+            f"The limit {limit} is {allowed:,}, and this call has {received:,}. Nothing of it was "
+            "written or read. Divide it, or allow more: "
+            f"IsolatedMemory(…, limits=Limits({limit}=…))."
+        )
+        self.limit = limit
+        self.allowed = allowed
+        self.received = received
+
+    def again(self) -> "LimitExceeded":
+        """The same without a traceback, whose frames would keep the value."""
+        return LimitExceeded(self.limit, self.allowed, self.received)
 
 
 class SessionNotFound(LangmemIsolatedError, KeyError):

@@ -11,6 +11,7 @@ from langmem_isolated._database.statements import NO_LIMIT
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._runtime.clock import SECOND, now
+from langmem_isolated._runtime.limits import checked_number
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry, Names
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -87,9 +88,11 @@ class IsolatedRecordManager(RecordManager):
 
         Raises:
             ValueError: There are not as many ``group_ids`` as ``keys``.
+            LimitExceeded: There are more keys than ``limits`` allow.
             KeyDestroyed: The scope was erased.
             DatabaseError: The database refused or failed.
         """
+        self._records.limits.check("batch_items", len(keys))
         groups = group_ids or [None] * len(keys)
         if len(groups) != len(keys):
             raise ValueError("There must be as many group_ids as keys. Nothing was written.")
@@ -119,7 +122,7 @@ class IsolatedRecordManager(RecordManager):
         Raises:
             RecordDoesNotOpen: A record was changed, moved or exchanged.
         """
-        encoded = [*map(_encoded, keys)]
+        encoded = self._checked(keys)
         nothing: list[bytes | None] = [None] * len(encoded)
         found = self._records.snapshot(entries.get, nothing, self._names, encoded, now())
         return [value is not None for value in found]
@@ -145,6 +148,7 @@ class IsolatedRecordManager(RecordManager):
             limit: At most so many.
 
         Raises:
+            ValueError: ``limit`` is negative.
             RecordDoesNotOpen: A record was changed, moved or exchanged.
         """
         found = self._records.snapshot(
@@ -153,8 +157,8 @@ class IsolatedRecordManager(RecordManager):
             self._names,
             after=-1 if after is None else math.floor(_microseconds(after)),
             before=_LAST + 1 if before is None else math.ceil(_microseconds(before)),
-            tags=None if group_ids is None else [*map(_encoded, group_ids)],
-            limit=NO_LIMIT if limit is None else limit,
+            tags=None if group_ids is None else self._checked(group_ids),
+            limit=NO_LIMIT if limit is None else checked_number("limit", limit),
             now=now(),
         )
         return [*map(decode_value, found)]
@@ -174,7 +178,10 @@ class IsolatedRecordManager(RecordManager):
 
     def delete_keys(self, keys: Sequence[str]) -> None:
         """Forget ``keys``, where they are recorded."""
-        self._records.write_if_exists(entries.remove, None, self._names, [*map(_encoded, keys)])
+        self._records.write_if_exists(entries.remove, None, self._names, self._checked(keys))
+
+    def _checked(self, names: Sequence[str]) -> list[bytes]:
+        return self._records.limits.checked_count("ids", [*map(_encoded, names)])
 
     async def adelete_keys(self, keys: Sequence[str]) -> None:
         """Forget ``keys``; see :meth:`delete_keys`."""

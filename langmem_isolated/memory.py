@@ -21,6 +21,7 @@ from langmem_isolated._database.urls import checked_url
 from langmem_isolated._runtime.arguments import kind_of, seconds, whole_number
 from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated._runtime.environment import DATABASE_VARIABLE, KEY_STORE_VARIABLE
+from langmem_isolated._runtime.limits import DEFAULT_LIMITS, Limits
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated.errors import DatabaseError, ScopeError
@@ -71,13 +72,18 @@ class IsolatedMemory(MemoryOfRun):
         config_keys: Under which names a config's ``configurable`` holds a scope, where they are not
             ``user_id``, ``module_id`` and ``project_id``: ``{"user_id": "memory_user"}`` where
             ``user_id`` is the application's own or the server's.
+        limits: How much one call may bring; see :class:`Limits`.
+        compress: Whether what is long is deflated before it is sealed. ``False`` where somebody may
+            see sizes in the database and also choose part of a text: see the threat model. What was
+            stored before opens in either case.
         auto_upgrade: Whether to make or upgrade the tables where needed; a role without that right
             wants ``False`` and ``langmem-isolated schema upgrade`` run by another.
 
     Raises:
         RootKeyMissing: No root key was given and none is in the environment.
         RootKeyInvalid: What was found is not a root key.
-        TypeError: An argument has another type; ``config_keys`` is no dict of a scope's parts.
+        TypeError: An argument has another type; ``config_keys`` is no dict of a scope's parts, or
+            ``limits`` are no `Limits`.
         ValueError: A number is out of its range.
         ScopeError: A name in ``config_keys`` is malformed, or stands for two parts.
         DatabaseError: The URL is not one of SQLite or PostgreSQL, or both are one.
@@ -97,10 +103,16 @@ class IsolatedMemory(MemoryOfRun):
         plaintext_cache_seconds: float = 0.0,
         plaintext_cache_bytes: int = 256 * 2**20,
         config_keys: Mapping[str, str] | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+        compress: bool = True,
         auto_upgrade: bool = True,
     ) -> None:
         checked_url(url)
         keys = ConfigKeys.of(config_keys)
+        if not isinstance(limits, Limits):
+            raise TypeError(
+                f"limits must be Limits(…), got {kind_of(limits)}. Write limits=Limits()."
+            )
         try:
             key = (
                 LocalRootKey.from_environment() if root_key is None else checked_provider(root_key)
@@ -135,6 +147,7 @@ class IsolatedMemory(MemoryOfRun):
             key_store=self._key_store,
             cache_size=key_cache_size,
             cache_seconds=key_cache_seconds,
+            compress=compress,
         )
         plaintext_cache = None
         if plaintext_cache_seconds:
@@ -149,6 +162,7 @@ class IsolatedMemory(MemoryOfRun):
             WeakKeyDictionary(),
             keys,
             RunScopes(),
+            limits,
         )
         if keys != ConfigKeys():
             self.session_history = self._renamed_session_history()  # type: ignore[method-assign]

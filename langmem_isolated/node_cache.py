@@ -19,6 +19,7 @@ from langmem_isolated._database.statements import NO_LIMIT
 from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._runtime.clock import SECOND, now
 from langmem_isolated._runtime.forking import renew_in_children
+from langmem_isolated._runtime.limits import Limits
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -130,7 +131,7 @@ class IsolatedNodeCache(BaseCache[Any]):
     def _set(self, records: ScopedDatabase, pairs: Pairs) -> None:
         for key, (value, seconds) in pairs.items():
             encoded = self._encoded(value)
-            if encoded is not None:
+            if encoded is not None and _fits(encoded, records.limits):
                 new = Entry(_name(key), encoded, _tag(key[0]))
                 lifetime = None if seconds is None else SECOND * seconds
                 records.write(entries.put, _SPACE, [new], now(), lifetime)
@@ -207,6 +208,13 @@ class _Tasks:
         with self._lock:
             begun = self._begun.pop(id(key[1]), None)
         return begun and begun[1]
+
+
+def _fits(encoded: bytes, limits: Limits) -> bool:
+    if len(encoded) <= limits.value_bytes:
+        return True
+    tell_once("cached", "value beyond value_bytes", "What a node wrote was not cached: %s.")
+    return False
 
 
 def _stored(records: ScopedDatabase, keys: Sequence[FullKey]) -> Iterable[tuple[FullKey, bytes]]:

@@ -20,8 +20,9 @@ from langmem_isolated._adapters.compat import dismiss_tracers
 from langmem_isolated._adapters.document_tags import ResultGuard
 from langmem_isolated._codecs.documents import decode_document
 from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
-from langmem_isolated._search.bm25 import rank, terms, words
+from langmem_isolated._search.bm25 import best_first, query_scores
 from langmem_isolated._search.metadata_filters import Filter, metadata_test
+from langmem_isolated._search.words import words
 from langmem_isolated._storage.documents import collection as stored
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.scope import checked_id
@@ -160,6 +161,8 @@ class IsolatedBM25Retriever(BaseRetriever):
 
     k: int = 4
     """How many documents are returned at most."""
+    language: str | None = None
+    """Of documents and queries, a code of ISO 639-1 or an English name; by default found."""
 
     _sources: Sequence[ScopedDatabase] = PrivateAttr()
     _collection: bytes = PrivateAttr()
@@ -188,7 +191,10 @@ class IsolatedBM25Retriever(BaseRetriever):
     ) -> list[Document]:
         passes = metadata_test(_narrowed(self._filter, {"filter": filter}).get("filter"))
         documents = [document for document in self._readable() if passes(document.metadata)]
-        found = rank(terms(query), [words(document.page_content) for document in documents])
+        most = self._sources[0].limits.recall_characters
+        self._sources[0].limits.check_query(query)
+        texts = [words(document.page_content[:most]) for document in documents]
+        found = best_first(query_scores(query, texts, self.language))
         return [documents[number] for number, _ in found[: self.k if k is None else k]]
 
     def _readable(self) -> Iterable[Document]:

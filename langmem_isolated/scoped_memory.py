@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from langgraph.store.base import IndexConfig, TTLConfig
 
     from langmem_isolated._adapters.compat import Graph
-    from langmem_isolated._adapters.recalled import Recalled
     from langmem_isolated.caches import IsolatedByteStore, IsolatedLLMCache
     from langmem_isolated.callbacks import IsolatedCallbackHandler
     from langmem_isolated.chat_history import IsolatedChatMessageHistory
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from langmem_isolated.lifecycle import Verified
     from langmem_isolated.middleware import IsolatedMemoryMiddleware
     from langmem_isolated.node_cache import IsolatedNodeCache
-    from langmem_isolated.recall import Recall
+    from langmem_isolated.recall import Recall, Recalled
     from langmem_isolated.recall_tool import RecallTool
     from langmem_isolated.sessions import Sessions
     from langmem_isolated.store import IsolatedStore, StoreIndexConfig

@@ -108,11 +108,12 @@ class Sessions:
 
         Raises:
             ScopeError: ``session_id`` is malformed.
+            LimitExceeded: Title and channel are beyond ``message_bytes``.
         """
         session_id = checked_id(
             "session_id", secrets.token_urlsafe(16) if session_id is None else session_id
         )
-        header = encode_header(Header(session_id, _text("title", title), _text("channel", channel)))
+        header = self._encoded(Header(session_id, _text("title", title), _text("channel", channel)))
         birth = os.urandom(BIRTH_BYTES)
         self._records.write(listing.create, session_id, header, birth, now())
         return session_id
@@ -136,7 +137,7 @@ class Sessions:
         checked_id("session_id", session_id)
 
         def with_title(header: bytes, _: ContainerState) -> bytes:
-            return encode_header(decode_header(header)._replace(title=_text("title", title)))
+            return self._encoded(decode_header(header)._replace(title=_text("title", title)))
 
         if not self._records.write_if_exists(listing.rewrite, False, session_id, with_title, now()):
             raise SessionNotFound
@@ -177,6 +178,7 @@ class Sessions:
 
         Raises:
             SessionNotFound: This scope has no such session.
+            LimitExceeded: The summary is beyond ``message_bytes``.
             ValueError: The session has no messages up to ``until``.
         """
         checked_id("session_id", session_id)
@@ -192,7 +194,7 @@ class Sessions:
             changed = decode_header(header)._replace(
                 summary=_text("summary", summary), summarized=summarized
             )
-            return encode_header(changed)
+            return self._encoded(changed)
 
         if not self._records.write_if_exists(
             listing.rewrite, False, session_id, with_summary, now()
@@ -214,6 +216,9 @@ class Sessions:
         checked_id("session_id", session_id)
         if not self._records.write_if_exists(listing.remove, False, session_id):
             raise SessionNotFound
+
+    def _encoded(self, header: Header) -> bytes:
+        return self._records.limits.checked_size("message_bytes", encode_header(header))
 
     async def adelete(self, session_id: str) -> None:
         """Remove the session and its messages; see :meth:`delete`."""

@@ -13,13 +13,12 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
+from langmem_isolated._adapters.vector_store_arguments import checked_query
 from langmem_isolated._adapters.vector_store_base import (
     Found,
     Query,
     ScopedVectorStore,
     checked_count,
-    checked_query,
-    named,
 )
 from langmem_isolated._codecs.documents import decode_document, encode_document
 from langmem_isolated._codecs.values import encode_value
@@ -108,7 +107,7 @@ class IsolatedVectorStore(ScopedVectorStore):
         plaintext_cache: PlaintextCache | None = None,
     ) -> None:
         check_installed()
-        super().__init__(sources[0].owner, sources[0].arun)
+        super().__init__(sources[0].owner, sources[0].arun, sources[0].limits)
         self._sources = sources
         self._own = sources[0]
         self._embeddings = embeddings
@@ -198,8 +197,9 @@ class IsolatedVectorStore(ScopedVectorStore):
                 embedding is not finite or has another length than the collection's.
             TypeError: An id is not a str.
             ValueNotStorable: Metadata hold a value without an exact stored form.
+            LimitExceeded: A document, or all of them together, are beyond ``limits``.
         """
-        if new := named(documents, ids):
+        if new := self._named(documents, ids):
             self._put(new, self._embeddings.embed_documents(_texts(new)))
         return [id_ for id_, _ in new]
 
@@ -211,7 +211,7 @@ class IsolatedVectorStore(ScopedVectorStore):
         batch_size: int | None = None,  # noqa: ARG002 - LangChain's index passes its own
     ) -> list[str]:
         """Store documents; see :meth:`add_documents`."""
-        if new := named(documents, ids):
+        if new := self._named(documents, ids):
             embeddings = await self._embeddings.aembed_documents(_texts(new))
             await self._arun(self._put, new, embeddings)
         return [id_ for id_, _ in new]
@@ -219,15 +219,19 @@ class IsolatedVectorStore(ScopedVectorStore):
     def _put(self, new: list[tuple[str, Document]], embeddings: list[list[float]]) -> None:
         # The last of one id counts.
         by_id = {
-            id_: NewDocument(id_.encode(), encode_document(id_, document), _packed(embedding))
+            id_: NewDocument(id_.encode(), self._encoded(id_, document), _packed(embedding))
             for (id_, document), embedding in zip(new, embeddings, strict=True)
         }
+        self._limits.check_batch([document.body for document in by_id.values()])
         if len({len(document.embedding) for document in by_id.values()}) > 1:
             raise ValueError("The embeddings of these documents have different lengths.")
         birth = os.urandom(BIRTH_BYTES)
         self._own.write(
             writing.put, self._collection, self._header, [*by_id.values()], birth, now()
         )
+
+    def _encoded(self, id_: str, document: Document) -> bytes:
+        return self._limits.checked_size("document_bytes", encode_document(id_, document))
 
     def _remove(self, names: list[str]) -> None:
         digested = [name.encode() for name in names]
@@ -251,6 +255,7 @@ class IsolatedVectorStore(ScopedVectorStore):
             k: How many.
             filter: As in :meth:`similarity_search`.
         """
+        self._check_search(query, filter)
         hits = self._nearest(self._prepared(query), k, filter)
         return Found([(hit.document, hit.score) for hit in hits], exhausted=len(hits) < k)
 
@@ -269,6 +274,7 @@ class IsolatedVectorStore(ScopedVectorStore):
     def _diverse(
         self, query: Query, k: int, fetch_k: int, lambda_mult: float, filter: Filter | None
     ) -> list[Document]:
+        self._check_search(query, filter)
         vector = self._prepared(query)
         hits = self._nearest(vector, max(checked_count(k), fetch_k), filter)
         candidates = [hit.embedding for hit in hits]

@@ -71,6 +71,7 @@ HOMES = {
     "langchain": {"middleware"},
     "ormsgpack": {"_codecs", "checkpointer"},
     "numpy": {"_search"},
+    "Stemmer": {"_search"},
     "pydantic": {"_codecs", "retriever", "recall_tool"},
     # Where its store is: the module imports it when it meets one.
     "qdrant_client": {"wrapping"},

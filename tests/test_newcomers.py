@@ -515,7 +515,7 @@ STORES = [
     M("scope.byte_store().mset({'a': b'1'})", TypeError, "one dict", "must be a list", "mset([("),
     M("scope.byte_store().mset([('a', 'canarySECRET7')])", ValueNotStorable, "type str",
         "it stores bytes alone", "text.encode()"),
-    M("scope.byte_store().mget('ab')", TypeError, "one str", "must be a list", "mget(["),
+    M("scope.byte_store().mget('ab')", TypeError, "one str", "must be a list", 'Write ["key"]'),
     M("scope.record_manager('')", ScopeError, "an empty string", f"name {ID}", NO_DEFAULT),
 ]  # fmt: skip
 

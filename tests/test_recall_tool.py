@@ -227,12 +227,13 @@ async def test_the_tools_of_two_users_and_modules_never_meet(memory: IsolatedMem
 
 
 def test_the_operators_options_bind_the_model(tutor: ScopedMemory):
-    say(tutor, "monday", "a zebra", AIMessage("my zebra"), "one more zebra")
-    say(tutor, "tuesday", "your zebra")
+    say(tutor, "monday", "a striped zebra", AIMessage("my striped zebra"), "one more zebra")
+    say(tutor, "tuesday", "your striped zebra")
 
     tool = tutor.recall_tool(sessions=["monday"], roles=["human"], limit=1, name="look_up")
 
-    assert [one["text"] for one in parsed(tool.invoke({"query": "your my a zebra"}))] == ["a zebra"]
+    [found] = parsed(tool.invoke({"query": "the striped zebra"}))
+    assert found["text"] == "a striped zebra"
     assert tool.name == "look_up"
 
 

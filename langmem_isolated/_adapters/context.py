@@ -18,6 +18,7 @@ from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._database.database import Database
 from langmem_isolated._runtime.arguments import kind_of
+from langmem_isolated._runtime.limits import Limits
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -49,6 +50,7 @@ class MemoryContext(NamedTuple):
     """Third-party stores that were found to keep owners apart, and with which options."""
     config_keys: ConfigKeys
     run_scopes: RunScopes
+    limits: Limits
 
     def open(self) -> None:
         """Make or check the tables, and prove that the root key fits."""
@@ -80,7 +82,7 @@ class MemoryContext(NamedTuple):
 
     def records(self, owner: Owner) -> ScopedDatabase:
         """One owner's records."""
-        return ScopedDatabase(self.database, self.keyring, owner)
+        return ScopedDatabase(self.database, self.keyring, owner, self.limits)
 
     def readable(self, scope: Scope, levels: Sequence[SharingLevel]) -> list[ScopedDatabase]:
         """The records that a scope reads at each of ``levels``.

@@ -19,6 +19,7 @@ from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import equal
+from langmem_isolated._runtime.limits import Limits
 from langmem_isolated._storage.scoped_database import Owned
 from langmem_isolated.errors import IsolationViolation, RecordDoesNotOpen
 
@@ -48,6 +49,10 @@ class OwnerKeys(Owned, Protocol):
 
     def rotated_keys(self, keys: ScopeKeys, key_id: bytes | None) -> ScopeKeys | None:
         """The owner's keys as they are now, if they have come to include ``key_id``."""
+
+    @property
+    def limits(self) -> Limits:
+        """How much one call may bring."""
 
     @property
     def arun(self) -> Callable[..., Awaitable[Any]]:

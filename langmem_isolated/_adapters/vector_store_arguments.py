@@ -1,6 +1,6 @@
 """Arguments of `vector_store` and `retriever`: embeddings, or another package's vector store."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from inspect import signature
 from typing import Any
 
@@ -83,3 +83,16 @@ def check_retrieved(source: object) -> None:
             "retriever() takes embeddings, a vector store or a retriever, got "
             f"{kind_of(source)}. Make an object of one of these first."
         )
+
+
+def checked_query(query: str | list[float]) -> str | list[float]:
+    """``query``, if it is a text or the numbers of a vector; else `TypeError`."""
+    if isinstance(query, str):
+        return query
+    numbers = hasattr(query, "__getitem__") and len(query) > 0 and not isinstance(query[0], str)
+    if isinstance(query, bytes | Mapping) or not numbers:
+        raise TypeError(
+            f"query must be a str, or a vector as a list of float, got {kind_of(query)}. "
+            "Ask for one text at a time. Nothing was read."
+        )
+    return query

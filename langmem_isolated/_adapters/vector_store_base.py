@@ -17,6 +17,7 @@ from langchain_core.vectorstores import VectorStore
 from langmem_isolated._adapters.vector_store_arguments import check_documents
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._runtime.arguments import kind_of, refuse_single
+from langmem_isolated._runtime.limits import Limits
 from langmem_isolated._search.metadata_filters import Filter
 
 Query = str | list[float]
@@ -50,9 +51,11 @@ class ScopedVectorStore(VectorStore):
     Args:
         owner: Whose documents are written.
         arun: Runs a synchronous body in a worker thread.
+        limits: How much one call may bring.
     """
 
-    def __init__(self, owner: Owner, arun: Run) -> None:
+    def __init__(self, owner: Owner, arun: Run, limits: Limits) -> None:
+        self._limits = limits
         self._owner = owner
         self._arun = arun
 
@@ -111,13 +114,14 @@ class ScopedVectorStore(VectorStore):
 
         Raises:
             ValueError: ``ids`` is ``None``: removing everything is :meth:`clear`.
+            LimitExceeded: There are more ids than ``limits`` allow.
         """
         if ids is None:
             raise ValueError(
                 "delete() takes ids, got None. Nothing was removed; clear() removes every document "
                 "of this store."
             )
-        self._remove(checked_ids(ids))
+        self._remove(self._limits.checked_count("ids", checked_ids(ids)))
 
     @abstractmethod
     def _remove(self, names: list[str]) -> None:
@@ -140,7 +144,7 @@ class ScopedVectorStore(VectorStore):
 
         Where an id stands at several levels, the owner's document is given.
         """
-        names = checked_ids(ids)
+        names = self._limits.checked_count("ids", checked_ids(ids))
         found = self._at(names)
         return [found[name] for name in names if name in found]
 
@@ -165,9 +169,26 @@ class ScopedVectorStore(VectorStore):
 
     async def afind(self, query: Query, k: int = 4, *, filter: Filter | None = None) -> Found:
         """The nearest documents, and whether there are no more; see :meth:`find`."""
+        self._check_search(query, filter)
         asked = await self._aprepared(query)
         found: Found = await self._arun(self.find, asked, k, filter=filter)
         return found
+
+    def _check_search(self, query: Query, filter: Filter | None) -> None:
+        """Refuse what is too long or too deep to search for."""
+        self._limits.check_query(query)
+        self._limits.check_filter(filter)
+
+    def _named(
+        self, documents: Iterable[Document], ids: Sequence[str | None] | None
+    ) -> list[tuple[str, Document]]:
+        """As :func:`named`, unless a text, or all of them, are too long before they are encoded."""
+        new = named(documents, ids)
+        lengths = [len(document.page_content) for _, document in new]
+        self._limits.check("batch_items", len(new))
+        self._limits.check("document_bytes", max(lengths, default=0))
+        self._limits.check("batch_bytes", sum(lengths))
+        return new
 
     async def _aprepared(self, query: Query) -> Query:
         """What can be asked of a query without waiting in a worker thread."""
@@ -180,6 +201,7 @@ class ScopedVectorStore(VectorStore):
 
         Raises:
             ValueError: ``k`` is below 1, or the filter has no meaning.
+            LimitExceeded: The query or the filter are beyond ``limits``.
             RecordDoesNotOpen: A document was changed, moved, added or removed.
             IsolationViolation: A third-party store handed out what is not this scope's.
         """
@@ -248,6 +270,7 @@ class ScopedVectorStore(VectorStore):
         filter: Filter | None = None,
     ) -> list[Document]:
         """Documents near and unlike one another; see :meth:`max_marginal_relevance_search`."""
+        self._check_search(query, filter)
         asked = await self._aprepared(query)
         found: list[Document] = await self._arun(
             self._diverse, asked, k, fetch_k, lambda_mult, filter
@@ -316,19 +339,6 @@ def _listed(ids: Iterable[T]) -> list[T]:
     if isinstance(ids, str | Mapping):
         raise TypeError(f"ids must be a list of str, got one {kind_of(ids)}. Write [id].")
     return list(ids)
-
-
-def checked_query(query: Query) -> Query:
-    """``query``, if it is a text or the numbers of a vector; else `TypeError`."""
-    if isinstance(query, str):
-        return query
-    numbers = hasattr(query, "__getitem__") and len(query) > 0 and not isinstance(query[0], str)
-    if isinstance(query, bytes | Mapping) or not numbers:
-        raise TypeError(
-            f"query must be a str, or a vector as a list of float, got {kind_of(query)}. "
-            "Ask for one text at a time. Nothing was read."
-        )
-    return query
 
 
 def checked_count(k: int) -> int:

@@ -130,12 +130,13 @@ class PartialMessage(NamedTuple):
     """``"human"``, ``"ai"``, ``"system"``, ``"tool"``, …; a `ChatMessage`'s own."""
     text: str
     message_id: str | None
+    name: str | None
     channel: str | None
     written: int | None
 
 
 def decode_partially(plaintext: bytes) -> PartialMessage:
-    """Role, text and id of what :func:`encode_message` was given.
+    """Role, text, id and name of what :func:`encode_message` was given.
 
     Raises:
         RecordError: A later version of this package wrote it.
@@ -145,9 +146,15 @@ def decode_partially(plaintext: bytes) -> PartialMessage:
     *beside, type_, fields = ormsgpack.unpackb(plaintext[1:], ext_hook=text_from_ext)
     role = type_.removesuffix("MessageChunk").lower()
     role = fields["role"] if role == "chat" else role
-    metadata = MessageMetadata.unpacked(*beside) if beside else None
-    channel, written = metadata[1::-1] if metadata else (None, None)
-    return PartialMessage(role, _text_of(fields["content"]), fields.get("id"), channel, written)
+    written, others = beside or (None, ())
+    return PartialMessage(
+        role,
+        _text_of(fields["content"]),
+        fields.get("id"),
+        fields.get("name"),
+        others[0] if others else None,
+        written,
+    )
 
 
 def _text_of(content: Any) -> str:
@@ -157,4 +164,5 @@ def _text_of(content: Any) -> str:
         part.get("text") if isinstance(part, dict) and part.get("type") == "text" else part
         for part in content
     )
-    return "\n".join(text for text in texts if isinstance(text, str))
+    # As `BaseMessage.text` joins them.
+    return "".join(text for text in texts if isinstance(text, str))

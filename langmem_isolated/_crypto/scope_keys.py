@@ -37,10 +37,11 @@ class ScopeKeys:
         naming: The principal's naming key; names are the same in every life of a scope.
         sealing: The principal's sealing keys; all open, the last one seals.
         counter: Counts what is sealed.
+        compress: Whether what is long is deflated before it is sealed.
     """
 
     __slots__ = (
-        *("_names", "_naming", "_prefix", "_rows"),
+        *("_compress", "_names", "_naming", "_prefix", "_rows"),
         *("birth", "incarnation", "members", "opening", "scope_id", "sealing"),
     )
 
@@ -53,7 +54,10 @@ class ScopeKeys:
         naming: SecretBytes,
         sealing: Sequence[SecretBytes],
         counter: SealCounter = UNCOUNTED,
+        *,
+        compress: bool = True,
     ) -> None:
+        self._compress = compress
         self._prefix = owner.framed() + framed(birth)
         self._naming = DigestKey(derive(naming, b"names", owner.framed()))
         self._rows = DigestKey(derive(naming, b"rows", self._prefix))
@@ -99,6 +103,7 @@ class ScopeKeys:
 
     def seal(self, prefix: bytes, key: bytes, plaintext: bytes, *, compress: bool = True) -> bytes:
         """Seal a record at ``key`` under :meth:`aad_prefix`."""
+        compress = compress and self._compress
         return seal(self.sealing, associated_data_of(prefix, key), plaintext, compress=compress)
 
     def open(self, prefix: bytes, key: bytes, sealed: bytes, kind: Kind) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,6 @@ if TYPE_CHECKING:
 
     Vectors = np.ndarray[Any, np.dtype[np.float32]]
     Scores = np.ndarray[Any, np.dtype[np.float32]]
-
-MODEL_BYTES = 16
 
 
 def is_available() -> bool:
@@ -168,13 +165,3 @@ def most_diverse(
     if not candidates:
         return []
     return maximal_marginal_relevance(opened[0], opened[1:], lambda_mult=lambda_mult, k=count)
-
-
-def model_digest(embeddings: object) -> bytes:
-    """16 bytes that stand for a model: LangChain gives it no name, but most classes do."""
-    kind = type(embeddings)
-    name = getattr(embeddings, "model", None) or getattr(embeddings, "model_name", None)
-    facts = (name, getattr(embeddings, "deployment", None), getattr(embeddings, "dimensions", None))
-    plain = [fact if isinstance(fact, str | int) else None for fact in facts]
-    text = f"{kind.__module__}.{kind.__qualname__} {plain}"
-    return hashlib.blake2b(text.encode(), digest_size=MODEL_BYTES).digest()

@@ -81,6 +81,7 @@ class Keyring:
         cache_seconds: For how long: an erasure in another process ends their use here at the
             latest then (writes are refused at once). What is over time leaves memory when anybody
             asks for keys, all of it at :meth:`close`; a process that does nothing keeps it.
+        compress: Whether records are deflated before they are sealed.
         clock: Seconds that only go forward.
     """
 
@@ -92,6 +93,7 @@ class Keyring:
         key_store: Database | None = None,
         cache_size: int = 1024,
         cache_seconds: float = 300.0,
+        compress: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         keys = key_store or database
@@ -101,6 +103,7 @@ class Keyring:
             database, keys, root_key, seconds=cache_seconds, clock=clock
         )
         self._uses = KeyUses(database)
+        self._compress = compress
         self._cache = LRUCache[Owner, ScopeKeys](
             entries=cache_size, seconds=cache_seconds, clock=clock
         )
@@ -230,7 +233,7 @@ class Keyring:
         counter = self._uses.counter(row.scope_id, version, seals if type(seals) is int else 0)
         keys = ScopeKeys(
             place.owner, row.scope_id, row.incarnation, row.birth,
-            principal.naming, principal.sealing, counter,
+            principal.naming, principal.sealing, counter, compress=self._compress,
         )  # fmt: skip
         self._cache.put(place.owner, keys)
         return keys

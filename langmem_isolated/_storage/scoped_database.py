@@ -9,6 +9,7 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._runtime.limits import DEFAULT_LIMITS, Limits
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated.errors import KeyDestroyed, RecordDoesNotOpen
 
@@ -40,10 +41,17 @@ class ScopedDatabase:
     has come back since.
     """
 
-    def __init__(self, database: Database, keyring: Keyring, owner: Owner) -> None:
+    def __init__(
+        self,
+        database: Database,
+        keyring: Keyring,
+        owner: Owner,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
         self.database = database
         self._keyring = keyring
         self.owner = owner
+        self.limits = limits
         self._birth: bytes | None = None
         self.arun = database.arun
         self.is_postgres = database.is_postgres

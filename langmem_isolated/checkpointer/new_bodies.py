@@ -4,13 +4,19 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from langmem_isolated._codecs.checkpoints.encoder import Element, Encoder, Reference
+from langmem_isolated._runtime.limits import Limits
 from langmem_isolated._storage.threads.addresses import Slot
 from langmem_isolated._storage.threads.writing import NewBody, NewElement
 from langmem_isolated.checkpointer.bodies import Body
 
 
 def new_body(
-    encoder: Encoder, packed: bytes, slot: Slot, tag: bytes | None, replaces: bytes | None
+    encoder: Encoder,
+    packed: bytes,
+    slot: Slot,
+    tag: bytes | None,
+    replaces: bytes | None,
+    limits: Limits,
 ) -> NewBody:
     """An encoded body with the elements in it that are new.
 
@@ -20,6 +26,10 @@ def new_body(
         slot: Where the body is to stand.
         tag: Of a checkpoint: what finds its run.
         replaces: See :class:`NewBody`.
+        limits: How much of it may be new.
+
+    Raises:
+        LimitExceeded: The body and its new elements have more bytes than a value may.
     """
     references, chunks = encoder.references, encoder.chunks
     new = {ref.mac: ref for ref in (*references, *chunks) if isinstance(ref, Element)}
@@ -29,6 +39,7 @@ def new_body(
         return Body.sealed_form(cast("list[range]", runs), packed, cast("list[range]", chunk_runs))
 
     elements = [NewElement(element.mac, element.plaintext) for element in new.values()]
+    limits.check("value_bytes", len(packed) + sum(len(one.plaintext) for one in elements))
     return NewBody(slot, tag, elements, plaintext, replaces)
 
 

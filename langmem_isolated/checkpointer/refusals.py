@@ -10,10 +10,12 @@ from langmem_isolated._adapters.compat import runtime_of
 from langmem_isolated._codecs.refusals import located
 from langmem_isolated._runtime.lru import LRUCache
 from langmem_isolated.checkpointer.addresses import Address
-from langmem_isolated.errors import ValueNotStorable
+from langmem_isolated.errors import LimitExceeded, ValueNotStorable
 from langmem_isolated.scope import Scope
 
 _log = logging.getLogger("langmem_isolated")
+
+Refusal = ValueNotStorable | LimitExceeded
 
 # Threads of which a refusal is still to be told; an older one was told in the log alone.
 _MOST = 1024
@@ -29,7 +31,7 @@ class Refusals:
     """
 
     def __init__(self) -> None:
-        self._untold = LRUCache[tuple[Scope, str], ValueNotStorable](entries=_MOST)
+        self._untold = LRUCache[tuple[Scope, str], Refusal](entries=_MOST)
 
     @contextmanager
     def told(self, scope: Scope, config: RunnableConfig, stored: object) -> Iterator[None]:
@@ -37,6 +39,7 @@ class Refusals:
 
         Raises:
             ValueNotStorable: Now, or in the same thread before; then what is done here was done.
+            LimitExceeded: The same.
         """
         try:
             yield
@@ -44,12 +47,16 @@ class Refusals:
             placed = located(refusal, stored, "a checkpoint")
             self._keep(scope, config, placed)
             raise placed from None
+        except LimitExceeded as refusal:
+            self._keep(scope, config, refusal)
+            raise
         self.raise_untold(scope, Address.of(config))
 
-    def _keep(self, scope: Scope, config: RunnableConfig, refusal: ValueNotStorable) -> None:
+    def _keep(self, scope: Scope, config: RunnableConfig, refusal: Refusal) -> None:
         if runtime_of(config.get("configurable", {})) is None:
             return
-        _log.error("A %s could not be stored in a checkpoint of a run.", refusal.type_name)
+        what = getattr(refusal, "type_name", "state beyond the limit value_bytes")
+        _log.error("A %s could not be stored in a checkpoint of a run.", what)
         address = Address.of(config)
         if address.namespace:
             # Without the traceback, whose frames hold the value.

@@ -53,6 +53,7 @@ from langmem_isolated.checkpointer.new_bodies import new_body, run_of
 from langmem_isolated.checkpointer.operations import Asked, Read, read_with_elements
 from langmem_isolated.checkpointer.write_chain import WriteChain
 from langmem_isolated.errors import AddressTaken, RecordDoesNotOpen
+from langmem_isolated.scope import checked_thread_id
 
 # A statement is made for each number of rows: 100 take 160 ms to compile, and above 9,362 they have
 # more parameters than PostgreSQL takes.
@@ -102,6 +103,7 @@ class ThreadRepository:
 
     def page(self, listing: ListCursor) -> tuple[list[Snapshot], ListCursor]:
         """The next checkpoints of a listing, and the listing that goes on behind them."""
+        self.records.limits.check_filter(listing.filter)
         nothing: tuple[list[Snapshot], ListCursor] = [], replace(listing, is_done=True)
         return self.records.snapshot(page, nothing, listing, self._serde, now())
 
@@ -239,7 +241,7 @@ class ThreadRepository:
         digest = slot.thread_digest
         known = self._known.last(digest)
         encoder = Encoder(known, lambda plaintext: mac_of(keys, digest, plaintext), self._serde)
-        body = new_body(encoder, encode(encoder), slot, tag, replaces)
+        body = new_body(encoder, encode(encoder), slot, tag, replaces, self.records.limits)
         moment = now()
         expires_at = None if self._lifetime is None else moment + self._lifetime
         stored = self._put_if_unchanged(keys, digest, body, known, moment, expires_at)
@@ -349,6 +351,11 @@ class ThreadRepository:
         for message, fingerprint, reference in encoder.seen:
             known.put(message, run_of(reference, stored.numbers).start, fingerprint)
 
+    def checked_ids(self, thread_ids: Iterable[str]) -> list[str]:
+        """Ids of threads that are well formed, and no more than one call may name."""
+        checked = [checked_thread_id("thread_id", thread_id) for thread_id in thread_ids]
+        return self.records.limits.checked_count("ids", checked)
+
     def delete(self, thread_id: str) -> None:
         """Remove a thread with all it has."""
         self.records.write_if_exists(operations.delete_thread, None, thread_id)
@@ -377,7 +384,7 @@ class ThreadRepository:
         keys = self.records.find_keys()
         if keys is None:
             return
-        for run_id in run_ids:
+        for run_id in self.records.limits.checked_count("ids", [*run_ids]):
             slots = self.records.read(reading.of_run, [], run_tag(keys, run_id))
             for digest in {slot.thread_digest for slot in slots}:
                 self._sweep(digest, partial(pruning.of_run, run_id=run_id))

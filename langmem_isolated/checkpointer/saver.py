@@ -155,6 +155,7 @@ class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
 
         Raises:
             ScopeError: The call names no scope, or an id is malformed.
+            ValueError: ``limit`` is negative, or ``filter`` too deep.
             RecordDoesNotOpen: What is stored was changed, moved or removed.
         """
         # Not a generator itself: the scope is that of the call, not of where it is consumed.
@@ -225,6 +226,7 @@ class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
         Raises:
             ScopeError: The call names no scope, or an id is malformed.
             ValueNotStorable: A value, here or before in a subgraph, is of a type that is refused.
+            LimitExceeded: More is new than ``value_bytes`` allow, here or before in a subgraph.
             KeyDestroyed: The scope was erased.
         """
         (scope, threads), address = self._threads(config), Address.of(config)
@@ -269,9 +271,7 @@ class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
             raise ScopeError("put_writes needs a checkpoint_id in config['configurable'].")
         if not writes:
             return
-        indexed: dict[int, tuple[str, Any]] = {}
-        for index, (channel, value) in enumerate(writes):
-            indexed[WRITES_IDX_MAP.get(channel, index)] = (channel, value)
+        indexed = {WRITES_IDX_MAP.get(write[0], at): write for at, write in enumerate(writes)}
         with self._refusals.told(scope, config, list(writes)):
             threads.put_writes(address, indexed, (task_id, task_path))
 
@@ -340,7 +340,7 @@ class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
         check_pruning(strategy, keep_last)
         refuse_text("thread_ids", thread_ids)
         _, threads = self._threads(None)
-        for thread_id in [checked_thread_id("thread_id", thread_id) for thread_id in thread_ids]:
+        for thread_id in threads.checked_ids(thread_ids):
             if strategy == "delete":
                 threads.delete(thread_id)
             else:

@@ -32,6 +32,7 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime import clock
 from langmem_isolated._runtime.arguments import kind_of, mapping
+from langmem_isolated._runtime.limits import Limits
 from langmem_isolated._search import store_filters
 from langmem_isolated._search.vectors import VectorSpace
 from langmem_isolated._storage.container_state import BIRTH_BYTES
@@ -103,30 +104,34 @@ class Batch:
     """Texts, with their vectors once they are embedded."""
 
     @classmethod
-    def of(cls, ops: Iterable[Op], index: Index | None) -> "Batch":
+    def of(cls, ops: Iterable[Op], index: Index | None, limits: Limits) -> "Batch":
         """What ``ops`` ask for.
 
         Raises:
             InvalidNamespaceError: A namespace is malformed or, for a put, reserved.
             ValueNotStorable: A value has no exact stored form.
+            LimitExceeded: A value, a query, a filter, or all together are beyond ``limits``.
         """
         batch = cls(index)
-        for number, op in enumerate(ops):
+        for number, op in enumerate(limits.checked_count("batch_items", [*ops])):
             batch.answers.append([] if isinstance(op, SearchOp | ListNamespacesOp) else None)
             if isinstance(op, GetOp):
                 batch.gets.append((number, op, _address(op.namespace, op.key)))
             elif isinstance(op, SearchOp):
+                limits.check_query(op.query)
+                limits.check_filter(op.filter)
                 batch.reads.append((number, _search(op, batch)))
             elif isinstance(op, ListNamespacesOp):
                 batch.reads.append((number, _listing(op)))
             elif isinstance(op, PutOp):
                 address = _address(op.namespace, op.key)
-                batch.puts[address] = _put(op, index)
+                batch.puts[address] = _put(op, index, limits)
             else:
                 raise TypeError(
                     f"Unknown operation {kind_of(op)}; a batch takes GetOp, PutOp, SearchOp and "
                     "ListNamespacesOp. Nothing was done."
                 )
+        limits.check_batch([put.body for put in batch.puts.values() if put])
         texts = (text for put in batch.puts.values() if put for text in put.texts)
         batch.documents = dict.fromkeys(texts, b"")
         return batch
@@ -172,7 +177,7 @@ class Batch:
         return answers
 
 
-def _put(op: PutOp, index: Index | None) -> _Put | None:
+def _put(op: PutOp, index: Index | None, limits: Limits) -> _Put | None:
     if op.value is None:
         return None
     if not op.namespace or op.namespace[0] == "langgraph":
@@ -187,6 +192,7 @@ def _put(op: PutOp, index: Index | None) -> _Put | None:
         )
     value = dict(op.value)
     body = encode_value([value, op.key, *op.namespace], "an item of a store")
+    limits.check("value_bytes", len(body))
     texts: list[str] = []
     if index and op.index is not False:
         texts = index.texts(value, op.index)

@@ -101,12 +101,14 @@ class IsolatedStore(DropIn, BaseStore):
         Raises:
             InvalidNamespaceError: A namespace is malformed or, for a put, reserved.
             ValueNotStorable: A value has no exact stored form; nothing was written.
+            LimitExceeded: A value, a query, a filter, or all together are beyond ``limits``.
             RecordDoesNotOpen: An item was changed, moved or exchanged.
             ScopeError: No scope is named where the scope comes from the run.
             KeyDestroyed: The scope was erased.
             DatabaseError: The database refused or failed.
         """
-        records, batch = self._resolve(), Batch.of(ops, self._index)
+        records = self._resolve()
+        batch = Batch.of(ops, self._index, records.limits)
         if self._index:
             model = self._index.embeddings
             batch.embed(
@@ -117,7 +119,8 @@ class IsolatedStore(DropIn, BaseStore):
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """Run operations; see :meth:`batch`. If cancelled, writes may have been stored."""
-        records, batch = self._resolve(), Batch.of(ops, self._index)
+        records = self._resolve()
+        batch = Batch.of(ops, self._index, records.limits)
         if self._index:
             model = self._index.embeddings
             batch.embed(

@@ -28,7 +28,6 @@ from langmem_isolated._adapters.vector_store_base import (
     Found,
     ScopedVectorStore,
     checked_count,
-    named,
 )
 from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._search.metadata_filters import Filter, metadata_test
@@ -94,7 +93,7 @@ class WrappedVectorStore(ScopedVectorStore):
         post_filter: bool = False,
         stamped: bool = False,
     ) -> None:
-        super().__init__(records[0].owner, records[0].arun)
+        super().__init__(records[0].owner, records[0].arun, records[0].limits)
         self._store = store
         self._records = records
         self._adapter = adapter or adapter_of(store) or _unfiltered(store, allowed=post_filter)
@@ -169,8 +168,9 @@ class WrappedVectorStore(ScopedVectorStore):
             ValueError: There are not as many ids as documents, an id is empty or too long, or
                 metadata hold a key that begins with ``langmem_``.
             TypeError: An id is not a str.
+            LimitExceeded: A text, or all of them together, are beyond ``limits``.
         """
-        new = [prepared(document, id_) for id_, document in named(documents, ids)]
+        new = [prepared(document, id_) for id_, document in self._named(documents, ids)]
         if new:
             # The last of one id counts.
             self._put([*{document.id: document for document in new}.values()])
@@ -228,6 +228,7 @@ class WrappedVectorStore(ScopedVectorStore):
             k: How many.
             filter: As in :meth:`similarity_search`.
         """
+        self._check_search(query, filter)
         opened, exhausted = self._nearest(query, k, filter)
         return Found([(one.document, one.score) for one in opened], exhausted)
 
@@ -239,6 +240,7 @@ class WrappedVectorStore(ScopedVectorStore):
     def _diverse(
         self, query: Query, k: int, fetch_k: int, lambda_mult: float, filter: Filter | None
     ) -> list[Document]:
+        self._check_search(query, filter)
         asked = self._prepared(query)
         vector = self._embedder().embed_query(asked) if isinstance(asked, str) else asked
         opened, _ = self._nearest(asked, max(checked_count(k), fetch_k), filter)

@@ -1,4 +1,4 @@
-"""Recalled message: what a search over a scope's messages finds."""
+"""What recall answers with."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
