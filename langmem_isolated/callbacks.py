@@ -1,6 +1,6 @@
 """Callback handler that records what chat models and tools say in chains."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
@@ -35,6 +35,7 @@ from langmem_isolated._adapters.run_scope import (
     is_told_otherwise,
     refuse_untold,
 )
+from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated.errors import IsolationViolation, ScopeError
 from langmem_isolated.scope import checked_id
 
@@ -76,6 +77,7 @@ class _Run(NamedTuple):
     inputs: object = None
 
 
+@made_by(f"{ONE_SCOPE}.callback_handler(session_id)", "memory.callback_handler()", first=Callable)
 class IsolatedCallbackHandler(GraphCallbackHandler):
     """Records a chain's questions, answers, tool calls and failures into a chat session.
 
@@ -90,6 +92,15 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
 
     Agents are recorded by ``memory.middleware()``: use one of both. One object serves any number of
     runs at once.
+
+    >>> from langchain_core.language_models import FakeListChatModel
+    >>> from langchain_core.runnables import RunnableLambda
+    >>> chain = RunnableLambda(lambda text: text) | FakeListChatModel(responses=["42"])
+    >>> handler = scope.callback_handler("monday")
+    >>> chain.invoke("What is 6 times 7?", {"callbacks": [handler]}).text
+    '42'
+    >>> [message.text for message in scope.chat_history("monday").messages]
+    ['What is 6 times 7?', '42']
 
     Args:
         find: Finds the records of the scope from the config of what runs.

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from langchain_core.messages import (
@@ -23,13 +22,14 @@ from langmem_isolated._codecs.messages import (
     decode_message_with_metadata,
 )
 from langmem_isolated._codecs.storable import storable
-from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._runtime.arguments import kind_of, whole_number
+from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._runtime.clock import as_moment, now
 from langmem_isolated._storage.container_state import BIRTH_BYTES, ContainerState
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import reading, writing
-from langmem_isolated._storage.sessions.reading import LATEST, NOTHING, Opened, Recent
-from langmem_isolated.errors import RecordDoesNotOpen, ValueNotStorable
+from langmem_isolated._storage.sessions.reading import LATEST, NOTHING, Opened
+from langmem_isolated.errors import ValueNotStorable
 from langmem_isolated.scope import checked_id
 
 if TYPE_CHECKING:
@@ -60,18 +60,35 @@ _WINDOW_PAGE = 64
 
 
 class Page(NamedTuple):
-    """Some messages, oldest first, and where the next older page ends."""
+    """Some messages, oldest first, and where the next older page ends.
+
+    >>> history = scope.chat_history("monday")
+    >>> history.add_messages([HumanMessage("one"), HumanMessage("two"), HumanMessage("three")])
+    >>> page = history.page(limit=2)
+    >>> [message.text for message in page.messages]
+    ['two', 'three']
+    >>> [message.text for message in history.page(before=page.before).messages]
+    ['one']
+    """
 
     messages: list[BaseMessage]
     before: int | None
     """Give this to :meth:`IsolatedChatMessageHistory.page`; ``None`` when nothing is older."""
 
 
+@made_by(f"{ONE_SCOPE}.chat_history(session_id)", first=ScopedDatabase)
 class IsolatedChatMessageHistory(BaseChatMessageHistory):
     """One session's messages: a drop-in `BaseChatMessageHistory` that belongs to one scope.
 
     Made by ``memory.scope(…).chat_history(session_id)``. Nothing is read or written before the
     first call. One object serves any number of threads, tasks and event loops.
+
+    >>> history = scope.chat_history("monday")
+    >>> history.add_messages([HumanMessage("What is 6 times 7?"), AIMessage("42")])
+    >>> [message.text for message in history.last(1)]
+    ['42']
+    >>> scope.module("planner").chat_history("monday").messages
+    []
 
     Args:
         records: The scope's records.
@@ -128,7 +145,8 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
                 default that of this object.
 
         Raises:
-            ValueNotStorable: A message holds a value without a stored form. From
+            ValueNotStorable: ``messages`` is no list, or has something else in it; or a message
+                holds a value without a stored form. From
                 `RunnableWithMessageHistory`, which would only log it and lose the turn, the message
                 is stored as far as it can be; see :func:`storable`.
             LimitExceeded: A message, or all of them together, are beyond ``limits``.
@@ -137,6 +155,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
             KeyDestroyed: The scope was erased.
             DatabaseError: The database refused or failed.
         """
+        _refuse_one(messages)
         channel = self._channel if channel is None else checked_id("channel", channel)
         try:
             self._appender.add(messages, channel, self._repeated)
@@ -231,15 +250,15 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
 
         Raises:
             ValueError: ``limit`` or ``before`` is negative.
+            TypeError: One is no number.
             RecordDoesNotOpen: As for :attr:`messages`; the end is checked on every page.
         """
         opened = self._page(before, limit)
         return Page([decode_message(plaintext) for plaintext in opened.messages], opened.before)
 
     def _page(self, before: int | None, limit: int) -> Opened:
-        if limit < 0 or (before is not None and before < 0):
-            raise ValueError(f"limit and before must be 0 or more, got {limit} and {before}")
-        end, limit = min(LATEST if before is None else before, LATEST), min(limit, LATEST)
+        limit = min(whole_number("limit", limit), LATEST)
+        end = LATEST if before is None else min(whole_number("before", before), LATEST)
         opened = self._records.read(reading.page, NOTHING, self._session_id, end, limit, now())
         self._appender.state = opened.state
         return opened
@@ -275,6 +294,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
             options: Further options of `trim_messages` (``start_on``, ``end_on``, …); ``strategy``
                 is ``"last"``.
         """
+        whole_number("max_tokens", max_tokens)
         # It imports splitters of text, which few applications need.
         from langchain_core.messages import trim_messages
 
@@ -342,43 +362,11 @@ def _timed(number: int, plaintext: bytes) -> TimedMessage:
     return TimedMessage(number, message, said_at, channel)
 
 
+def _refuse_one(messages: object) -> None:
+    if isinstance(messages, BaseMessage | str | Mapping) or not hasattr(messages, "__iter__"):
+        cause = "messages are given in a list; write add_messages([HumanMessage(text)])"
+        raise ValueNotStorable(kind_of(messages), "add_messages()", cause=cause)
+
+
 def _without_summary(header: bytes, _: ContainerState) -> bytes:
     return encode_header(decode_header(header)._replace(summary=None, summarized=None))
-
-
-def recent(records: ScopedDatabase, limits: Mapping[str, int]) -> list[BaseMessage]:
-    """The newest messages of some channels, over all sessions of the scope, oldest first.
-
-    Reads and opens those alone. They are ordered by the time they were written, which is sealed
-    with each, and by session and sequence where that is the same. What comes back was said in that
-    channel at that time; that someone with the database in hand removed a message, or took it out
-    of its channel, shows when its session is read, not here.
-
-    Args:
-        records: The scope's records.
-        limits: How many messages of each channel at most.
-
-    Raises:
-        ScopeError: The name of a channel is malformed.
-        ValueError: A limit is negative.
-        RecordDoesNotOpen: A message was changed, moved, or put into another channel or time.
-    """
-    if any(limit < 0 for limit in limits.values()):
-        raise ValueError("a limit must be 0 or more")
-    wanted = [
-        (checked_id("channel", channel).encode(), min(limit, LATEST))
-        for channel, limit in limits.items()
-    ]
-    found = records.snapshot(reading.recent, [], wanted, now())
-    said = [line for pair in zip(limits, found, strict=False) for line in _checked_channel(*pair)]
-    return [message for *_, message in sorted(said, key=itemgetter(slice(3)))]
-
-
-def _checked_channel(
-    channel: str, found: Sequence[Recent]
-) -> Iterator[tuple[int, bytes, int, BaseMessage]]:
-    for written, session, sequence, plaintext in found:
-        said = decode_message_with_metadata(plaintext)
-        if said.metadata is None or said.metadata[:2] != (written, channel):
-            raise RecordDoesNotOpen(Kind.MESSAGE.label, "it was put into another channel or time")
-        yield written, session, sequence, said.message

@@ -34,6 +34,8 @@ from langmem_isolated._adapters.recorder import (
 from langmem_isolated._adapters.run_scope import config_of_run, conversation_of
 from langmem_isolated._adapters.summaries import SUMMARIZING, summary_message, summary_prompt
 from langmem_isolated._codecs.headers import Header, decode_header
+from langmem_isolated._runtime.arguments import whole_number
+from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._storage.container_state import ContainerState
@@ -74,6 +76,7 @@ class _Options(NamedTuple):
     summarize_after: int
 
 
+@made_by(f"{ONE_SCOPE}.middleware()", "memory.middleware()", first=Callable)
 class IsolatedMemoryMiddleware(AgentMiddleware[Any, Any, Any]):
     """Records every message of every run of an agent into a chat session of the run's scope.
 
@@ -124,8 +127,14 @@ class IsolatedMemoryMiddleware(AgentMiddleware[Any, Any, Any]):
         summarize_after: int = 50,
     ) -> None:
         super().__init__()
-        if (recall is not None and recall < 1) or summarize_after < 1:
-            raise ValueError("recall and summarize_after must be 1 or more")
+        if recall is not None:
+            whole_number("recall", recall, least=1, advice="How many messages to recall, or None.")
+        whole_number("summarize_after", summarize_after, least=1)
+        if isinstance(summarize_with, str):
+            raise TypeError(
+                "summarize_with must be a chat model, got str. Write "
+                "summarize_with=init_chat_model(…), or the model that the agent has."
+            )
         self.tools = []
         self._find = find
         self._options = _Options(

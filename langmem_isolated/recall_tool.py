@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, PrivateAttr
 
 from langmem_isolated._adapters.recall_tool_defaults import DESCRIPTION, SAID_IN_PERSON
 from langmem_isolated._adapters.run_scope import conversation_of
+from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated.recall import Recall, Recalled
 
 _HEAD = (
@@ -37,6 +38,7 @@ class _Question(BaseModel):
     query: str = Field(description="What to look for: a few words, or a question.")
 
 
+@made_by(f"{ONE_SCOPE}.recall_tool()", "memory.recall_tool()", first=Callable)
 class RecallTool(BaseTool):
     """Search over one scope's messages for a model, which chooses the words and nothing else.
 
@@ -67,7 +69,10 @@ class RecallTool(BaseTool):
         **fields: Any,
     ) -> None:
         if unknown := set(fields) - set(type(self).model_fields):
-            raise TypeError(f"recall_tool() has no option {', '.join(sorted(unknown))}.")
+            raise TypeError(
+                f"recall_tool() has no option {', '.join(sorted(unknown))}; it has those of "
+                "ScopedMemory.recall_tool (limit=, max_characters=, since=, sessions=, …)."
+            )
         super().__init__(**fields)
         self._find = find
         self._options = {

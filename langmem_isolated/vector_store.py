@@ -13,6 +13,7 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
+from langmem_isolated._adapters.vector_store_arguments import checked_query
 from langmem_isolated._adapters.vector_store_base import (
     Found,
     Query,
@@ -23,6 +24,7 @@ from langmem_isolated._codecs.documents import decode_document, encode_document
 from langmem_isolated._codecs.values import encode_value
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._search.metadata_filters import Filter, metadata_test
@@ -64,6 +66,7 @@ class MakesVectorStores(Protocol):
         """A vector store of its scope."""
 
 
+@made_by(f"{ONE_SCOPE}.vector_store(embeddings)", "memory.vector_store(embeddings)", first=list)
 class IsolatedVectorStore(ScopedVectorStore):
     """A scope's documents: a LangChain `VectorStore` that needs no server and leaks nothing.
 
@@ -75,6 +78,14 @@ class IsolatedVectorStore(ScopedVectorStore):
     A filter is a mapping, ``{"year": {"$gte": 2020}, "$or": [{…}, {…}]}``, with ``$eq $ne $in $nin
     $gt $gte $lt $lte $and $or $not``. Keyword arguments that are not known are refused: one
     misspelt must not widen what is found.
+
+    >>> notes = scope.vector_store(embeddings)
+    >>> years = [{"year": 2025}, {"year": 2026}]
+    >>> notes.add_texts(["Fractions are parts.", "Ratios compare."], years, ids=["1", "2"])
+    ['1', '2']
+    >>> found = notes.similarity_search("parts", filter={"year": {"$gte": 2026}})
+    >>> [document.page_content for document in found]
+    ['Ratios compare.']
 
     Args:
         sources: Whose documents are read; those of the first are written.
@@ -249,10 +260,12 @@ class IsolatedVectorStore(ScopedVectorStore):
         return Found([(hit.document, hit.score) for hit in hits], exhausted=len(hits) < k)
 
     def _prepared(self, query: Query) -> list[float]:
-        return self._embeddings.embed_query(query) if isinstance(query, str) else query
+        asked = checked_query(query)
+        return self._embeddings.embed_query(asked) if isinstance(asked, str) else asked
 
     async def _aprepared(self, query: Query) -> list[float]:
-        return await self._embeddings.aembed_query(query) if isinstance(query, str) else query
+        asked = checked_query(query)
+        return await self._embeddings.aembed_query(asked) if isinstance(asked, str) else asked
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         # What points the other way is not relevant at all.

@@ -162,7 +162,7 @@ class TransactionRunner:
             pool: Any = self._engine.pool
             connection = pool.connect()
         except (exc.SQLAlchemyError, self.errors) as error:
-            self.raise_translated(error)
+            self.raise_translated(error, is_connected=False)
         raw: Any = connection.dbapi_connection
         try:
             return self._transact(raw, begin, operation, *args, **kwargs)
@@ -214,16 +214,28 @@ class TransactionRunner:
             clear_frames(error.__traceback__)
             self._dialect.roll_back(raw)
             if self._dialect.is_broken(raw) and not committing:
-                raise _StaleConnection(str(self._dialect.translate(error))) from None
+                raise _StaleConnection(str(_in_use(self._dialect.translate(error)))) from None
             raise
         return result
 
-    def raise_translated(self, error: Exception) -> NoReturn:
-        """The one door through which the driver's errors become ours."""
+    def raise_translated(self, error: Exception, *, is_connected: bool = True) -> NoReturn:
+        """The one door through which the driver's errors become ours.
+
+        Args:
+            error: The driver's, or SQLAlchemy's around it.
+            is_connected: Whether a connection had been made, on which something may be done.
+        """
         if isinstance(error, exc.TimeoutError):
             raise DatabaseLocked(self._pool_message) from None
         driver = error.orig if isinstance(error, exc.DBAPIError) else error
         if not isinstance(driver, self.errors):
             raise error
         # Drivers quote rows and parameters; what we say of them is in the translation.
-        raise self._dialect.translate(driver) from None
+        translated = self._dialect.translate(driver)
+        raise (_in_use(translated) if is_connected else translated) from None
+
+
+def _in_use(error: Exception) -> Exception:
+    """``error``, which says of a connection that broke what may have become of a write."""
+    is_broken = isinstance(error, DatabaseUnreachable)
+    return DatabaseUnreachable(f"{error} {DatabaseUnreachable.in_use}") if is_broken else error

@@ -9,7 +9,14 @@ from langmem_isolated._storage.containers import Listed
 
 @dataclass(frozen=True, slots=True)
 class Thread:
-    """One thread as a list shows it; its id is left out of the ``repr``."""
+    """One thread as a list shows it; its id is left out of the ``repr``.
+
+    >>> graph = scope.bind(builder.compile())
+    >>> config = {"configurable": {"thread_id": "chat-1"}}
+    >>> state = graph.invoke({"messages": [("human", "Hi")]}, config)
+    >>> [(thread.id, thread.checkpoints) for thread in scope.checkpointer().threads()]
+    [('chat-1', 3)]
+    """
 
     id: str | None
     checkpoints: int

@@ -7,7 +7,12 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """A message that was found again; what it says, who and where is left out of the ``repr``."""
+    """A message that was found again; what it says, who and where is left out of the ``repr``.
+
+    >>> scope.chat_history("monday").add_user_message("My exam is on Friday.")
+    >>> [(found.text, found.role, found.source_id) for found in scope.recall("exam")]
+    [('My exam is on Friday.', 'human', 'monday')]
+    """
 
     text: str = field(repr=False)
     role: str = field(repr=False)

@@ -84,6 +84,11 @@ class VectorStoreAdapterTests:
 
     A subclass has a fixture ``store``: a fresh, empty store, with embeddings that tell these texts
     apart. For a store that this package does not know, it overrides :meth:`adapter`, too.
+
+    >>> class TestMyStore(VectorStoreAdapterTests):
+    ...     @pytest.fixture
+    ...     def store(self):
+    ...         return InMemoryVectorStore(embeddings)
     """
 
     @pytest.fixture

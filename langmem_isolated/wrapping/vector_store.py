@@ -30,6 +30,7 @@ from langmem_isolated._adapters.vector_store_base import (
     ScopedVectorStore,
     checked_count,
 )
+from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._search.metadata_filters import Filter, metadata_test
 from langmem_isolated._search.vectors import VectorSpace, most_diverse
 from langmem_isolated.wrapping.adapters import Hit, PostFilterAdapter, Query, VectorStoreAdapter
@@ -54,6 +55,7 @@ class _Opened(NamedTuple):
     stored_id: str
 
 
+@made_by(f"{ONE_SCOPE}.vector_store(wrapping=store)", "memory.vector_store(wrapping=store)")
 class WrappedVectorStore(ScopedVectorStore):
     """A third-party vector store in which this scope finds its own documents, and no others.
 
@@ -66,6 +68,12 @@ class WrappedVectorStore(ScopedVectorStore):
     Filters are mappings as in `IsolatedVectorStore`, the same for every store. Keyword arguments
     that are not known are refused. A search returns ``k`` documents whenever ``k`` pass; an index
     that finds approximately may miss near ones, as it does without us.
+
+    >>> alice = scope.vector_store(wrapping=shared)
+    >>> ids = alice.add_texts(["Alice's draft"], ids=["draft"])
+    >>> bob = memory.scope(user_id="bob", module_id="tutor").vector_store(wrapping=shared)
+    >>> bob.similarity_search("draft")
+    []
 
     Args:
         store: The vector store; it may hold the documents of any number of scopes.
