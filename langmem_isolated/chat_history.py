@@ -26,6 +26,7 @@ from langmem_isolated._codecs.storable import storable
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.limits import checked_number
 from langmem_isolated._storage.container_state import BIRTH_BYTES, ContainerState
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import reading, writing
@@ -252,12 +253,11 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
             limit: At most this many messages, 0 or more.
 
         Raises:
-            ValueError: ``limit`` or ``before`` is negative.
+            ValueError: ``limit`` or ``before`` is negative, or no whole number.
             RecordDoesNotOpen: As for :attr:`messages`; the end is checked on every page.
         """
-        if limit < 0 or (before is not None and before < 0):
-            raise ValueError(f"limit and before must be 0 or more, got {limit} and {before}")
-        end, limit = min(LATEST if before is None else before, LATEST), min(limit, LATEST)
+        before = LATEST if before is None else checked_number("before", before)
+        end, limit = min(before, LATEST), min(checked_number("limit", limit), LATEST)
         opened = self._records.read(reading.page, NOTHING, self._session_id, end, limit, now())
         self._state = opened.state
         return Page([decode_message(plaintext) for plaintext in opened.messages], opened.before)
@@ -292,7 +292,11 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
                 ``"approximate"``.
             options: Further options of `trim_messages` (``start_on``, ``end_on``, …); ``strategy``
                 is ``"last"``.
+
+        Raises:
+            ValueError: ``max_tokens`` is negative.
         """
+        checked_number("max_tokens", max_tokens)
         # It imports splitters of text, which few applications need.
         from langchain_core.messages import trim_messages
 
@@ -375,10 +379,8 @@ def recent(records: ScopedDatabase, limits: Mapping[str, int]) -> list[BaseMessa
         ValueError: A limit is negative.
         RecordDoesNotOpen: A message was changed, moved, or put into another channel or time.
     """
-    if any(limit < 0 for limit in limits.values()):
-        raise ValueError("a limit must be 0 or more")
     wanted = [
-        (checked_id("channel", channel).encode(), min(limit, LATEST))
+        (checked_id("channel", channel).encode(), min(checked_number("a limit", limit), LATEST))
         for channel, limit in limits.items()
     ]
     found = records.snapshot(reading.recent, [], wanted, now())

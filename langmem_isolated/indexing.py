@@ -147,7 +147,7 @@ class IsolatedRecordManager(RecordManager):
             after=-1 if after is None else math.floor(_microseconds(after)),
             before=_LAST + 1 if before is None else math.ceil(_microseconds(before)),
             tags=None if group_ids is None else self._checked(group_ids),
-            limit=NO_LIMIT if limit is None else checked_number("limit", limit),
+            limit=NO_LIMIT if limit is None else min(checked_number("limit", limit), NO_LIMIT),
             now=now(),
         )
         return [*map(decode_value, found)]

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from langmem_isolated._codecs.headers import Header, decode_header, encode_header
 from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.limits import checked_number
 from langmem_isolated._storage.container_state import BIRTH_BYTES, ContainerState
 from langmem_isolated._storage.containers import Listed
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -60,10 +61,10 @@ class Sessions:
         Raises:
             ValueError: ``limit`` is negative.
         """
-        if limit < 0:
-            raise ValueError(f"limit must be 0 or more, got {limit}")
         position = (LATEST, b"") if before is None else before.position
-        listed = self._records.read(listing.list_sessions, [], position, min(limit, LATEST), now())
+        listed = self._records.read(
+            listing.list_sessions, [], position, min(checked_number("limit", limit), LATEST), now()
+        )
         return [_as_session(row) for row in listed]
 
     async def alist(self, *, limit: int = 100, before: Session | None = None) -> list[Session]:

@@ -15,7 +15,7 @@ from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
 from langmem_isolated._crypto.owners import Owner
-from langmem_isolated._runtime.limits import Limits
+from langmem_isolated._runtime.limits import Limits, checked_number
 from langmem_isolated._search.metadata_filters import Filter
 
 Query = str | list[float]
@@ -244,6 +244,7 @@ class ScopedVectorStore(VectorStore):
             filter: As in :meth:`similarity_search`.
 
         Raises:
+            ValueError: ``k`` or ``fetch_k`` is below 1, or ``lambda_mult`` not from 0 to 1.
             NotImplementedError: A third-party store has no embeddings.
         """
         return self._diverse(query, k, fetch_k, lambda_mult, filter)
@@ -324,6 +325,13 @@ def _listed(ids: Iterable[T]) -> list[T]:
     if isinstance(ids, str | Mapping):
         raise TypeError(f"ids must be a list of str, got one {type(ids).__name__}.")
     return list(ids)
+
+
+def check_diversity(fetch_k: int, lambda_mult: float) -> None:
+    """Refuse what :meth:`~ScopedVectorStore.max_marginal_relevance_search` cannot search by."""
+    checked_number("fetch_k", fetch_k, 1)
+    if not 0 <= lambda_mult <= 1:
+        raise ValueError("lambda_mult must be a number from 0 to 1.")
 
 
 def checked_count(k: int) -> int:

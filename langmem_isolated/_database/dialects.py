@@ -3,7 +3,7 @@
 import select
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib import import_module
 from importlib.util import find_spec
@@ -255,6 +255,13 @@ _UNREADABLE = "The database URL cannot be read; expected sqlite:///file or postg
 AnyDialect = Sqlite | Postgres
 
 
+def _hosts(url: URL) -> Iterator[str]:
+    """The names of the hosts that a URL has, but for folders of sockets."""
+    given = url.query.get("host", ())
+    for hosts in (url.host or "", *([given] if isinstance(given, str) else given)):
+        yield from (host for host in hosts.split(",") if not host.startswith("/"))
+
+
 def checked_url(url: str | URL) -> URL:
     """A database's URL with the driver that we use.
 
@@ -264,6 +271,10 @@ def checked_url(url: str | URL) -> URL:
     try:
         parsed = make_url(url)
         backend = parsed.get_backend_name()
+        for host in _hosts(parsed):
+            # What has no form as a name of the internet (a part of more than 63 letters) is refused
+            # now: the driver would raise an error that quotes it, at first use.
+            host.encode("idna")
     except (exc.ArgumentError, ValueError):
         # The message quotes the text, which may hold a password (that of a port, the end of one).
         raise DatabaseError(_UNREADABLE) from None

@@ -31,6 +31,7 @@ from langmem_isolated._adapters.drop_in import DropIn, Ready
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._codecs.compat import STRICT_MSGPACK_ENABLED
+from langmem_isolated._runtime.limits import checked_number
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.checkpointer.addresses import Address, refuse_text
 from langmem_isolated.checkpointer.channel_versions import next_version
@@ -334,11 +335,9 @@ class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
             ValueError: ``strategy`` is another, or ``keep_last`` is below 1.
             TypeError: ``thread_ids`` is a text.
         """
-        if strategy not in ("keep_latest", "delete") or keep_last < 1:
-            raise ValueError(
-                f"strategy must be 'keep_latest' or 'delete', got {strategy!r}; keep_last must be "
-                f"1 or more, got {keep_last}."
-            )
+        checked_number("keep_last", keep_last, 1)
+        if strategy not in ("keep_latest", "delete"):
+            raise ValueError(f"strategy must be 'keep_latest' or 'delete', got {strategy!r}.")
         refuse_text("thread_ids", thread_ids)
         _, threads = self._threads(None)
         for thread_id in threads.checked_ids(thread_ids):

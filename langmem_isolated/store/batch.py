@@ -31,7 +31,7 @@ from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime import clock
-from langmem_isolated._runtime.limits import Limits
+from langmem_isolated._runtime.limits import Limits, checked_number
 from langmem_isolated._search import store_filters
 from langmem_isolated._search.vectors import VectorSpace
 from langmem_isolated._storage.container_state import BIRTH_BYTES
@@ -325,8 +325,8 @@ def _labels(path: NamespacePath) -> Names:
 
 
 def _check_page(*numbers: int) -> None:
-    if min(numbers) < 0:
-        raise ValueError("limit, offset and max_depth must be 0 or more.")
+    for number in numbers:
+        checked_number("limit, offset and max_depth", number)
 
 
 def _lifetime(minutes: float | None) -> int | None:

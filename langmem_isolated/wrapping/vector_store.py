@@ -28,6 +28,7 @@ from langmem_isolated._adapters.document_tags import (
 from langmem_isolated._adapters.vector_store_base import (
     Found,
     ScopedVectorStore,
+    check_diversity,
     checked_count,
 )
 from langmem_isolated._search.metadata_filters import Filter, metadata_test
@@ -239,6 +240,7 @@ class WrappedVectorStore(ScopedVectorStore):
         self, query: Query, k: int, fetch_k: int, lambda_mult: float, filter: Filter | None
     ) -> list[Document]:
         self._check_search(query, filter)
+        check_diversity(fetch_k, lambda_mult)
         asked = self._prepared(query)
         vector = self._embedder().embed_query(asked) if isinstance(asked, str) else asked
         opened, _ = self._nearest(asked, max(checked_count(k), fetch_k), filter)
