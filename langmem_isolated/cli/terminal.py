@@ -1,29 +1,23 @@
 """Terminal output: stored text escaped so that it cannot act there."""
 
-import unicodedata
-
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-# Controls, format characters (they turn the direction of text, or are not seen), surrogates, and
-# separators of lines: what a hostile user may put into a message to rewrite the operator's screen.
-_ACTING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-# Joiners that Persian, Indic scripts and emoji are written with.
-_HARMLESS = frozenset("\n\u200c\u200d")
+from langmem_isolated._runtime.unseen_text import with_escapes
 
 
 def printable(text: str) -> str:
-    """``text`` with each character that steers a terminal shown as its escape; lines stay lines."""
-    if text.isprintable():
-        return text
-    return "".join(map(_shown, text.replace("\r\n", "\n").expandtabs(4)))
+    """``text`` with each character that steers a terminal, or is not seen, shown as its escape.
+
+    Lines stay lines. What a hostile user puts into a message to rewrite the operator's screen, or
+    to hide something on it, is seen.
+    """
+    return with_escapes(text.replace("\r\n", "\n").expandtabs(4), _as_escape, keep="\n")
 
 
-def _shown(character: str) -> str:
-    if character in _HARMLESS or unicodedata.category(character) not in _ACTING:
-        return character
+def _as_escape(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
