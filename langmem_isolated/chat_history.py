@@ -293,6 +293,9 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
                 ``"approximate"``.
             options: Further options of `trim_messages` (``start_on``, ``end_on``, …); ``strategy``
                 is ``"last"``.
+
+        Raises:
+            ValueError: ``max_tokens`` is negative.
         """
         whole_number("max_tokens", max_tokens)
         # It imports splitters of text, which few applications need.

@@ -9,9 +9,9 @@ from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.statements import NO_LIMIT
 from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._runtime.arguments import whole_number
 from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._runtime.clock import SECOND, now
-from langmem_isolated._runtime.limits import checked_number
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry, Names
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -158,7 +158,7 @@ class IsolatedRecordManager(RecordManager):
             after=-1 if after is None else math.floor(_microseconds(after)),
             before=_LAST + 1 if before is None else math.ceil(_microseconds(before)),
             tags=None if group_ids is None else self._checked(group_ids),
-            limit=NO_LIMIT if limit is None else checked_number("limit", limit),
+            limit=NO_LIMIT if limit is None else min(whole_number("limit", limit), NO_LIMIT),
             now=now(),
         )
         return [*map(decode_value, found)]

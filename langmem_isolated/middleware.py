@@ -12,12 +12,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import (
-    AnyMessage,
-    BaseMessage,
-    HumanMessage,
-    ToolMessage,
-)
+from langchain_core.messages import AnyMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.types import Command
 
@@ -343,10 +338,10 @@ class _Step:
         asked = _last_human(messages)
         if asked is None:
             return messages
-        recall = Recall(self._recorder.records, self._options.plaintext_cache)
-        found = recall(
-            messages[asked].text, limit=limit, roles=SAID_IN_PERSON, outside=self._current
-        )
+        records = self._recorder.records
+        query = messages[asked].text[: records.limits.query_characters]
+        recall = Recall(records, self._options.plaintext_cache)
+        found = recall(query, limit=limit, roles=SAID_IN_PERSON, outside=self._current)
         if not found:
             return messages
         context = HumanMessage(quoted(found, _RECALLED_CHARACTERS))

@@ -85,7 +85,9 @@ class Sessions:
                 "of the page before."
             )
         position = (LATEST, b"") if before is None else before.position
-        listed = self._records.read(listing.list_sessions, [], position, min(limit, LATEST), now())
+        listed = self._records.read(
+            listing.list_sessions, [], position, min(whole_number("limit", limit), LATEST), now()
+        )
         return [_as_session(row) for row in listed]
 
     async def alist(self, *, limit: int = 100, before: Session | None = None) -> list[Session]:

@@ -18,6 +18,7 @@ from langmem_isolated._adapters.vector_store_base import (
     Found,
     Query,
     ScopedVectorStore,
+    check_diversity,
     checked_count,
 )
 from langmem_isolated._codecs.documents import decode_document, encode_document
@@ -275,6 +276,7 @@ class IsolatedVectorStore(ScopedVectorStore):
         self, query: Query, k: int, fetch_k: int, lambda_mult: float, filter: Filter | None
     ) -> list[Document]:
         self._check_search(query, filter)
+        check_diversity(fetch_k, lambda_mult)
         vector = self._prepared(query)
         hits = self._nearest(vector, max(checked_count(k), fetch_k), filter)
         candidates = [hit.embedding for hit in hits]

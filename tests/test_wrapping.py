@@ -480,6 +480,22 @@ class TestQdrantByWordsAndMeaning:
         with pytest.raises(TypeError, match="cannot be sealed"):
             wrapped(store, seal=True)
 
+    def test_weights_that_count_what_others_wrote_are_refused(self, store: Any):
+        """Qdrant counts in the whole collection: a word's score tells whether others have it."""
+        from qdrant_client import models
+
+        store.client.delete_collection("test")
+        store.client.create_collection(
+            "test",
+            vectors_config={"dense": models.VectorParams(size=64, distance=models.Distance.COSINE)},
+            sparse_vectors_config={
+                "words": models.SparseVectorParams(modifier=models.Modifier.IDF)
+            },
+        )
+
+        with pytest.raises(IsolationViolation, match="IDF"):
+            wrapped(store)
+
 
 class TestStamps:
     """For retrievers that are not ours: what they return is checked."""

@@ -16,7 +16,7 @@ from langchain_core.vectorstores import VectorStore
 
 from langmem_isolated._adapters.vector_store_arguments import check_documents
 from langmem_isolated._crypto.owners import Owner
-from langmem_isolated._runtime.arguments import kind_of, refuse_single
+from langmem_isolated._runtime.arguments import kind_of, refuse_single, whole_number
 from langmem_isolated._runtime.limits import Limits
 from langmem_isolated._search.metadata_filters import Filter
 
@@ -256,6 +256,7 @@ class ScopedVectorStore(VectorStore):
             filter: As in :meth:`similarity_search`.
 
         Raises:
+            ValueError: ``k`` or ``fetch_k`` is below 1, or ``lambda_mult`` not from 0 to 1.
             NotImplementedError: A third-party store has no embeddings.
         """
         return self._diverse(query, k, fetch_k, lambda_mult, filter)
@@ -339,6 +340,13 @@ def _listed(ids: Iterable[T]) -> list[T]:
     if isinstance(ids, str | Mapping):
         raise TypeError(f"ids must be a list of str, got one {kind_of(ids)}. Write [id].")
     return list(ids)
+
+
+def check_diversity(fetch_k: int, lambda_mult: float) -> None:
+    """Refuse what :meth:`~ScopedVectorStore.max_marginal_relevance_search` cannot search by."""
+    whole_number("fetch_k", fetch_k, least=1)
+    if not 0 <= lambda_mult <= 1:
+        raise ValueError("lambda_mult must be a number from 0 to 1.")
 
 
 def checked_count(k: int) -> int:

@@ -1,6 +1,7 @@
 """URLs of databases: read, checked, and given the driver that we use."""
 
 import os
+from collections.abc import Iterator
 from importlib.util import find_spec
 
 from sqlalchemy import exc, make_url
@@ -91,4 +92,20 @@ def _with_psycopg(parsed: URL) -> URL:
             "PostgreSQL needs a driver that is not installed, psycopg, an extra: run "
             "pip install 'langmem-isolated[postgres]'."
         )
+    for host in _hosts(parsed):
+        try:
+            # The driver would do so at first use, and raise an error that quotes it.
+            host.encode("idna")
+        except UnicodeError:
+            raise DatabaseError(
+                "The database URL names a host that is none: a name has parts of 1 to 63 letters "
+                f"(RFC 1035), got {len(host)} characters. Nothing was written."
+            ) from None
     return parsed.set(drivername="postgresql+psycopg")
+
+
+def _hosts(url: URL) -> Iterator[str]:
+    """The names of the hosts that a URL has, but for folders of sockets."""
+    given = url.query.get("host", ())
+    for hosts in (url.host or "", *([given] if isinstance(given, str) else given)):
+        yield from (host for host in hosts.split(",") if not host.startswith("/"))

@@ -132,15 +132,3 @@ def _parts(whole: Any) -> Sequence[Any]:
 
 
 DEFAULT_LIMITS = Limits()
-
-
-def checked_number(name: str, number: int, least: int = 0) -> int:
-    """``number``, if it is a whole one of ``least`` or more.
-
-    Raises:
-        ValueError: It is not.
-    """
-    if type(number) is not int or number < least:
-        received = number if type(number) is int else type(number).__name__
-        raise ValueError(f"{name} must be a whole number of {least} or more, got {received}.")
-    return number

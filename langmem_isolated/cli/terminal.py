@@ -2,7 +2,6 @@
 
 import json
 import sys
-import unicodedata
 from datetime import UTC, datetime
 
 from rich.box import SIMPLE_HEAD
@@ -10,26 +9,22 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from langmem_isolated._runtime.unseen_text import with_escapes
+
 DAMAGED = "(damaged: it does not open)"
 """Stands where a row that was tampered with has no name."""
 
-# Controls, format characters (they turn the direction of text, or are not seen), surrogates, and
-# separators of lines: what a hostile user may put into a message to rewrite the operator's screen.
-_ACTING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-# Joiners that Persian, Indic scripts and emoji are written with.
-_HARMLESS = frozenset("\n\u200c\u200d")
-
 
 def printable(text: str) -> str:
-    """``text`` with each character that steers a terminal shown as its escape; lines stay lines."""
-    if text.isprintable():
-        return text
-    return "".join(map(_shown, text.replace("\r\n", "\n").expandtabs(4)))
+    """``text`` with each character that steers a terminal, or is not seen, shown as its escape.
+
+    Lines stay lines. What a hostile user puts into a message to rewrite the operator's screen, or
+    to hide something on it, is seen.
+    """
+    return with_escapes(text.replace("\r\n", "\n").expandtabs(4), _as_escape, keep="\n")
 
 
-def _shown(character: str) -> str:
-    if character in _HARMLESS or unicodedata.category(character) not in _ACTING:
-        return character
+def _as_escape(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 

@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
@@ -28,6 +29,7 @@ from langmem_isolated._adapters.document_tags import (
 from langmem_isolated._adapters.vector_store_base import (
     Found,
     ScopedVectorStore,
+    check_diversity,
     checked_count,
 )
 from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
@@ -47,6 +49,10 @@ _UNOWNED = (
 # How many more than wanted are asked for where some of them may not pass.
 _MORE = 4
 _AT_ONCE = 256
+# Stores refuse more ids than they have parameters for: Chroma 5,461, PostgreSQL 65,535.
+_MOST_AT_ONCE = 1_000
+
+T = TypeVar("T")
 
 
 class _Opened(NamedTuple):
@@ -189,7 +195,7 @@ class WrappedVectorStore(ScopedVectorStore):
         Args:
             documents: What to store. Metadata may be what the store takes, when sealed anything.
             ids: One for each document; by default its own ``id``, or a new UUID. 1 to 1,024 bytes.
-            batch_size: No effect: they are handed to the store at once.
+            batch_size: No effect: they are handed to the store 1,000 at a time.
 
         Returns:
             The ids.
@@ -201,9 +207,9 @@ class WrappedVectorStore(ScopedVectorStore):
             LimitExceeded: A text, or all of them together, are beyond ``limits``.
         """
         new = [prepared(document, id_) for id_, document in self._named(documents, ids)]
-        if new:
-            # The last of one id counts.
-            self._put([*{document.id: document for document in new}.values()])
+        # The last of one id counts.
+        for part in _parts([*{document.id: document for document in new}.values()]):
+            self._put(part)
         return [str(document.id) for document in new]
 
     def _put(self, documents: list[Document]) -> None:
@@ -218,9 +224,11 @@ class WrappedVectorStore(ScopedVectorStore):
 
     def _remove(self, names: list[str]) -> None:
         keys = self._records[0].find_keys()
-        if names and keys:
-            tags = self._kind(self._records[0], keys)
-            self._adapter.delete([*{tags.stored_id(name): None for name in names}])
+        if keys is None:
+            return
+        tags = self._kind(self._records[0], keys)
+        for part in _parts([*{tags.stored_id(name): None for name in names}]):
+            self._adapter.delete(part)
 
     def clear(self) -> None:
         """Remove every document of this owner, as far as searches find them."""
@@ -243,8 +251,7 @@ class WrappedVectorStore(ScopedVectorStore):
         found: dict[str, Document] = {}
         for tags in reversed(self.readable_tags().values()):
             wanted = {tags.stored_id(name): name for name in names}
-            stored = self._adapter.get([*wanted]) if wanted else []
-            for document in stored:
+            for document in chain.from_iterable(map(self._adapter.get, _parts([*wanted]))):
                 if document.id not in wanted:
                     raise violation()
                 found[wanted[document.id]] = self._untagged(document, tags)
@@ -271,6 +278,7 @@ class WrappedVectorStore(ScopedVectorStore):
         self, query: Query, k: int, fetch_k: int, lambda_mult: float, filter: Filter | None
     ) -> list[Document]:
         self._check_search(query, filter)
+        check_diversity(fetch_k, lambda_mult)
         asked = self._prepared(query)
         vector = self._embedder().embed_query(asked) if isinstance(asked, str) else asked
         opened, _ = self._nearest(asked, max(checked_count(k), fetch_k), filter)
@@ -345,6 +353,10 @@ def _unfiltered(store: VectorStore, *, allowed: bool) -> VectorStoreAdapter:
         "one (langmem_isolated.wrapping.StandardAdapter) and pass adapter=…, or pass "
         "post_filter=True: then what is another's is dropped after each search."
     )
+
+
+def _parts(items: list[T]) -> Iterator[list[T]]:
+    return (items[start : start + _MOST_AT_ONCE] for start in range(0, len(items), _MOST_AT_ONCE))
 
 
 def _stored_at(tagged: Document, tags: OwnerTags) -> Document:
