@@ -11,7 +11,11 @@ MOST = 10_000
 
 
 class Unowned(NamedTuple):
-    """How many documents of a store bear no owner."""
+    """How many documents of a store bear no owner.
+
+    >>> shared.add_texts(["from before"]) and scope.vector_store(wrapping=shared).unowned()
+    Unowned(documents=1, is_exact=True)
+    """
 
     documents: int
     is_exact: bool
