@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from langchain_core.messages import (
@@ -13,25 +13,23 @@ from langchain_core.messages import (
     HumanMessage,
 )
 
+from langmem_isolated._adapters.appending import Appender
 from langmem_isolated._adapters.compat import is_called_to_record
-from langmem_isolated._codecs.headers import Header, decode_header, encode_header
+from langmem_isolated._adapters.message_ids import left_out
+from langmem_isolated._codecs.headers import decode_header, encode_header
 from langmem_isolated._codecs.messages import (
-    MessageMetadata,
     decode_message,
-    encode_message,
+    decode_message_with_metadata,
 )
 from langmem_isolated._codecs.storable import storable
-from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._runtime.arguments import kind_of, whole_number
 from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
-from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.clock import as_moment, now
 from langmem_isolated._storage.container_state import BIRTH_BYTES, ContainerState
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import reading, writing
-from langmem_isolated._storage.sessions.reading import LATEST, NOTHING
-from langmem_isolated._storage.sessions.writing import Message
-from langmem_isolated.errors import AddressTaken, ValueNotStorable
+from langmem_isolated._storage.sessions.reading import LATEST, NOTHING, Opened
+from langmem_isolated.errors import ValueNotStorable
 from langmem_isolated.scope import checked_id
 
 if TYPE_CHECKING:
@@ -41,6 +39,19 @@ else:
         from langchain_core.chat_history import BaseChatMessageHistory
     except ImportError:  # deprecated since langchain-core 1.6.4, to be removed in 2.0
         BaseChatMessageHistory = object
+
+
+class TimedMessage(NamedTuple):
+    """A message of a session, and what is sealed beside it."""
+
+    number: int
+    """Its place in the session, from 1 on."""
+    message: BaseMessage
+    said_at: datetime | None
+    """When it was stored, UTC."""
+    channel: str | None
+    """Where it was said."""
+
 
 TokenCounter = Callable[[list[BaseMessage]], int] | Callable[[BaseMessage], int]
 
@@ -84,9 +95,10 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         session_id: 1 to 255 bytes, as :func:`~langmem_isolated.scope.checked_id` says. The same id
             in another scope is another session.
         channel: Of every message added through this object, unless the call names another.
-        idempotent: Whether to leave out messages whose ``id`` this session has already. By default
-            they are stored again, as LangChain's own histories do. Messages without id are always
-            stored.
+        idempotent: Whether to leave out messages that this session has already: those whose ``id``
+            it has, if they say the same. One that says something else, as from a server that
+            repeats its ids, is stored under an id made of both. By default all are stored again, as
+            LangChain's own histories do. Messages without id are always stored.
 
     Raises:
         ScopeError: ``session_id`` or ``channel`` is missing or malformed.
@@ -103,10 +115,8 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         self._records = records
         self._session_id = checked_id("session_id", session_id)
         self._channel = None if channel is None else checked_id("channel", channel)
-        self._header = encode_header(Header(session_id, channel=channel))
-        # How this object last saw the session; appending from it saves PostgreSQL a transaction.
-        self._state: ContainerState | None = None
-        self._idempotent = idempotent
+        self._appender = Appender(records, session_id, channel)
+        self._repeated = left_out if idempotent else None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(session_id=…)"
@@ -119,7 +129,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
             RecordDoesNotOpen: A message was changed, moved, exchanged, added or cut off.
         """
         opened = self._records.read(reading.load, NOTHING, self._session_id, now())
-        self._state = opened.state
+        self._appender.state = opened.state
         return [decode_message(plaintext) for plaintext in opened.messages]
 
     async def aget_messages(self) -> list[BaseMessage]:
@@ -147,60 +157,12 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         """
         _refuse_one(messages)
         channel = self._channel if channel is None else checked_id("channel", channel)
-        moment = now()
-        said = MessageMetadata(moment, channel)
         try:
-            encoded = self._encoded(messages, said)
+            self._appender.add(messages, channel, self._repeated)
         except ValueNotStorable:
             if not is_called_to_record():
                 raise
-            encoded = self._encoded(map(storable, messages), said)
-        if not encoded:
-            return
-        placed = encoded, moment, None if channel is None else channel.encode()
-        try:
-            if self._idempotent or not self._append_optimistically(*placed):
-                self._append(*placed, look_first=self._idempotent)
-        except Conflict:
-            self._append_known(*placed)
-
-    def _encoded(self, messages: Iterable[BaseMessage], said: MessageMetadata) -> list[Message]:
-        checked = partial(self._records.limits.checked_size, "message_bytes")
-        encoded = [Message(checked(encode_message(m, said)), m.id) for m in messages]
-        self._records.limits.check_batch([message.plaintext for message in encoded])
-        return encoded
-
-    def _append_optimistically(
-        self, encoded: list[Message], moment: int, channel: bytes | None
-    ) -> bool:
-        known = self._state
-        if known is None:
-            return False
-        self._state = self._records.write_once(
-            writing.append_optimistically, None, self._session_id, known, encoded, moment, channel
-        )
-        return self._state is not None
-
-    def _append_known(self, encoded: list[Message], moment: int, channel: bytes | None) -> None:
-        try:
-            self._append(encoded, moment, channel, look_first=True)
-        except Conflict:
-            raise AddressTaken(Kind.MESSAGE.label) from None
-
-    def _append(
-        self, encoded: list[Message], moment: int, channel: bytes | None, *, look_first: bool
-    ) -> None:
-        self._state = self._records.write(
-            writing.append,
-            self._session_id,
-            self._header,
-            encoded,
-            os.urandom(BIRTH_BYTES),
-            moment,
-            skip_stored=self._idempotent,
-            look_first=look_first,
-            channel=channel,
-        )
+            self._appender.add([*map(storable, messages)], channel, self._repeated)
 
     def _add(self, messages: Sequence[BaseMessage], is_recorded: bool, **named: str) -> None:
         try:
@@ -263,6 +225,22 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         """The newest ``n`` messages; see :meth:`last`."""
         return await self._records.arun(self.last, n)
 
+    def timed(self, n: int | None = None) -> list[TimedMessage]:
+        """The newest ``n`` messages, or all, oldest first, with when and where they were said.
+
+        Raises:
+            ValueError: ``n`` is negative.
+            RecordDoesNotOpen: As for :attr:`messages`.
+        """
+        found = self._page(None, LATEST if n is None else n)
+        end = 0 if found.state is None else found.state.count
+        numbers = range(end - len(found.messages) + 1, end + 1)
+        return [_timed(*line) for line in zip(numbers, found.messages, strict=True)]
+
+    async def atimed(self, n: int | None = None) -> list[TimedMessage]:
+        """The newest messages with when they were said; see :meth:`timed`."""
+        return await self._records.arun(self.timed, n)
+
     def page(self, *, before: int | None = None, limit: int = 50) -> Page:
         """The newest ``limit`` messages older than ``before``, oldest first; reads only those.
 
@@ -275,11 +253,15 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
             TypeError: One is no number.
             RecordDoesNotOpen: As for :attr:`messages`; the end is checked on every page.
         """
+        opened = self._page(before, limit)
+        return Page([decode_message(plaintext) for plaintext in opened.messages], opened.before)
+
+    def _page(self, before: int | None, limit: int) -> Opened:
         limit = min(whole_number("limit", limit), LATEST)
         end = LATEST if before is None else min(whole_number("before", before), LATEST)
         opened = self._records.read(reading.page, NOTHING, self._session_id, end, limit, now())
-        self._state = opened.state
-        return Page([decode_message(plaintext) for plaintext in opened.messages], opened.before)
+        self._appender.state = opened.state
+        return opened
 
     async def apage(self, *, before: int | None = None, limit: int = 50) -> Page:
         """A page of messages; see :meth:`page`."""
@@ -372,6 +354,12 @@ def _named(channel: str | None) -> dict[str, str]:
 
 def _as_message(message_class: type[BaseMessage], message: BaseMessage | str) -> BaseMessage:
     return message_class(content=message) if isinstance(message, str) else message
+
+
+def _timed(number: int, plaintext: bytes) -> TimedMessage:
+    message, said = decode_message_with_metadata(plaintext)
+    said_at, channel = (None, None) if said is None else (as_moment(said.written), said.channel)
+    return TimedMessage(number, message, said_at, channel)
 
 
 def _refuse_one(messages: object) -> None:

@@ -1,11 +1,17 @@
 """Terminal output: stored text escaped so that it cannot act there."""
 
+import json
+import sys
 import unicodedata
+from datetime import UTC, datetime
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+DAMAGED = "(damaged: it does not open)"
+"""Stands where a row that was tampered with has no name."""
 
 # Controls, format characters (they turn the direction of text, or are not seen), surrogates, and
 # separators of lines: what a hostile user may put into a message to rewrite the operator's screen.
@@ -48,3 +54,26 @@ def table(*headings: str) -> Table:
 def print_table(shown: Table) -> None:
     """Print a table as wide as the terminal is."""
     Console().print(shown)
+
+
+def minute(moment: datetime) -> str:
+    """A moment as tables show it."""
+    return f"{moment:%Y-%m-%d %H:%M}"
+
+
+def second(moment: datetime | None) -> str:
+    """A moment to the second; nothing for one that is not known."""
+    return "" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S}"
+
+
+def print_json(value: object) -> None:
+    """Print a value as one document of JSON, in ASCII: nothing in it acts on a terminal."""
+    # `\x7f` is ASCII, and JSON leaves it as it is.
+    text = json.dumps(value, indent=2, default=_plain).replace("\x7f", "\\u007f")
+    sys.stdout.write(f"{text}\n")
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return str(value)

@@ -12,6 +12,10 @@ from langchain_core.vectorstores import VectorStore
 
 from langmem_isolated._adapters.compat import relevance_of
 from langmem_isolated._search.metadata_filters import Filter
+from langmem_isolated.wrapping.unowned import Unowned, counted
+
+# What any store hands out at once.
+_LOOKED_AT = 256
 
 Vector = list[float]
 Query = str | Vector
@@ -96,6 +100,9 @@ class VectorStoreAdapter(Protocol):
     def relevance(self) -> Callable[[float], float]:
         """What turns the store's scores into relevance, from 0 to 1."""
 
+    def unowned(self) -> Unowned:
+        """How many documents have no ``langmem_owner``: they were written past this package."""
+
 
 class StandardAdapter:
     """An adapter by LangChain's interface alone; a subclass writes :meth:`where`, and no more.
@@ -176,6 +183,11 @@ class StandardAdapter:
     def relevance(self) -> Callable[[float], float]:
         """The store's own."""
         return relevance_of(self.store)
+
+    def unowned(self) -> Unowned:
+        """How many documents have no owner, of the 256 that are nearest to some text."""
+        nearest = self.nearest(self.prepared("document"), _LOOKED_AT + 1)
+        return counted((hit.document.metadata for hit in nearest), _LOOKED_AT)
 
 
 class PostFilterAdapter(StandardAdapter):

@@ -10,6 +10,7 @@ from langmem_isolated._adapters.document_tags import OWNER
 from langmem_isolated._search.metadata_filters import Filter
 from langmem_isolated.wrapping.adapters import Hit, Query, StandardAdapter, Vector, VectorRows
 from langmem_isolated.wrapping.filter_conditions import Condition, OneOf, Within, conditions
+from langmem_isolated.wrapping.unowned import Unowned
 
 
 class QdrantAdapter(StandardAdapter):
@@ -76,6 +77,13 @@ class QdrantAdapter(StandardAdapter):
         return [
             Hit(_as_put(hit.document), hit.score) for hit in super().nearest(query, k, **options)
         ]
+
+    def unowned(self) -> Unowned:
+        """How many documents have no owner: Qdrant counts them."""
+        field = self._models.PayloadField(key=f"{self.store.metadata_payload_key}.{OWNER}")
+        without = self._models.Filter(must=[self._models.IsEmptyCondition(is_empty=field)])
+        found = self.store.client.count(self.store.collection_name, without, exact=True)
+        return Unowned(found.count, is_exact=True)
 
     def vectors(self, ids: list[str]) -> list[Vector] | None:
         """The stored vectors; those of the dense mode can be compared."""

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -35,6 +36,13 @@ from langmem_isolated._search.vectors import VectorSpace, most_diverse
 from langmem_isolated.wrapping.adapters import Hit, PostFilterAdapter, Query, VectorStoreAdapter
 from langmem_isolated.wrapping.probe import ThrowawayOwner, probe
 from langmem_isolated.wrapping.registry import adapter_of
+from langmem_isolated.wrapping.unowned import Unowned
+
+_log = logging.getLogger("langmem_isolated")
+_UNOWNED = (
+    "This %s holds documents that bear no owner: %s. They were written past this package, and no "
+    "scope finds them. Add them again, each by the vector store of the scope it belongs to."
+)
 
 # How many more than wanted are asked for where some of them may not pass.
 _MORE = 4
@@ -73,7 +81,8 @@ class WrappedVectorStore(ScopedVectorStore):
         adapter: What knows the store; by default found by its class.
         seal: Encrypt text and metadata with the owner's key. Filters are then applied to what came
             back, so selective ones ask for many documents.
-        probe: Try the store with two owners who do not exist, and remove what they wrote.
+        probe: Try the store with two owners who do not exist, and remove what they wrote. The log
+            then tells of documents that were in it before and bear no owner, see :meth:`unowned`.
         post_filter: Take a store that has no adapter, drop what is another's after the search.
         stamped: Hand documents out with their stamps, for a retriever that checks them again.
 
@@ -129,7 +138,7 @@ class WrappedVectorStore(ScopedVectorStore):
         cls.from_texts()
 
     def probe(self) -> None:
-        """Try the store with two owners who do not exist.
+        """Try the store with two owners who do not exist; the log tells of documents without owner.
 
         Raises:
             IsolationViolation: One of them met the other, or a document lost its tags.
@@ -142,6 +151,27 @@ class WrappedVectorStore(ScopedVectorStore):
             )
 
         probe(of_no_one(), of_no_one())
+        self._tell_of_unowned()
+
+    def _tell_of_unowned(self) -> None:
+        try:
+            found = self.unowned()
+        except Exception:  # noqa: BLE001 - of a store that was tried: it works without being counted
+            return
+        if found.documents:
+            _log.warning(_UNOWNED, type(self._store).__name__, found)
+
+    def unowned(self) -> Unowned:
+        """How many documents of the store bear no owner, as it was filled past this package.
+
+        No scope finds, replaces or removes them. Whoever has the store itself reads them.
+        """
+        return self._adapter.unowned()
+
+    async def aunowned(self) -> Unowned:
+        """How many documents bear no owner; see :meth:`unowned`."""
+        found: Unowned = await self._arun(self.unowned)
+        return found
 
     async def aprobe(self) -> None:
         """Try the store; see :meth:`probe`."""
