@@ -11,7 +11,12 @@ MOST = 10_000
 
 
 class Unowned(NamedTuple):
-    """How many documents of a store bear no owner."""
+    """How many documents of a store bear no owner.
+
+    >>> ids = shared.add_texts(["Stored before it was wrapped."])
+    >>> print(scope.vector_store(wrapping=shared, probe=False).unowned())
+    1
+    """
 
     documents: int
     is_exact: bool
