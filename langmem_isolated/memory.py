@@ -275,11 +275,13 @@ class IsolatedMemory(MemoryOfRun):
         """Make or check the tables; see :meth:`open`."""
         return await self._database.arun(self.open)
 
-    def __getattr__(self, name: str) -> NoReturn:
-        text = f"{type(self).__name__} has no attribute {name!r}."
-        if not name.startswith("_") and hasattr(ScopedMemory, name):
-            text += f" It is one user's: memory.scope(user_id=…, module_id=…).{name}"
-        raise AttributeError(text, name=name, obj=self)
+    if not TYPE_CHECKING:  # where a checker saw it, it would take any name for one that is there
+
+        def __getattr__(self, name: str) -> NoReturn:
+            text = f"{type(self).__name__} has no attribute {name!r}."
+            if not name.startswith("_") and hasattr(ScopedMemory, name):
+                text += f" It is one user's: memory.scope(user_id=…, module_id=…).{name}"
+            raise AttributeError(text, name=name, obj=self)
 
     def close(self) -> None:
         """Finish what runs, let go of all keys, close every connection. Closing twice is fine."""

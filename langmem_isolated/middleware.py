@@ -27,9 +27,13 @@ from langmem_isolated._adapters.recorder import (
     session_of,
 )
 from langmem_isolated._adapters.run_scope import config_of_run, conversation_of
-from langmem_isolated._adapters.summaries import SUMMARIZING, summary_message, summary_prompt
+from langmem_isolated._adapters.summaries import (
+    SUMMARIZING,
+    check_options,
+    summary_message,
+    summary_prompt,
+)
 from langmem_isolated._codecs.headers import Header, decode_header
-from langmem_isolated._runtime.arguments import whole_number
 from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
@@ -122,14 +126,7 @@ class IsolatedMemoryMiddleware(AgentMiddleware[Any, Any, Any]):
         summarize_after: int = 50,
     ) -> None:
         super().__init__()
-        if recall is not None:
-            whole_number("recall", recall, least=1, advice="How many messages to recall, or None.")
-        whole_number("summarize_after", summarize_after, least=1)
-        if isinstance(summarize_with, str):
-            raise TypeError(
-                "summarize_with must be a chat model, got str. Write "
-                "summarize_with=init_chat_model(…), or the model that the agent has."
-            )
+        check_options(recall, summarize_with, summarize_after)
         self.tools = []
         self._find = find
         self._options = _Options(

@@ -359,6 +359,6 @@ class ScopedMemory(ScopedRetrieval):
 def _no_graph(graph: object) -> str:
     advice = " Write bind(builder.compile())." if hasattr(graph, "compile") else ""
     return (
-        "bind() takes a compiled graph, as StateGraph.compile() and create_agent() make it, got "
-        f"{kind_of(graph)}.{advice} Nothing was bound."
+        f"bind() takes a compiled graph, got {kind_of(graph)}.{advice} StateGraph.compile() and "
+        "create_agent() make one. Nothing was bound."
     )

@@ -351,6 +351,8 @@ CONSTRUCTORS = [
         ("Publisher()", "", "memory.publisher(module_id=…)"),
         ("Sessions()", "", f"{OF_SCOPE}.sessions"),
         ("Session()", "", f"{OF_SCOPE}.sessions()"),
+        ("Thread()", "", f"{OF_SCOPE}.checkpointer().threads()"),
+        ("Recalled()", "", f"{OF_SCOPE}.recall(query)"),
     ]
 ] + [
     M("IsolatedCheckpointSaver.from_conn_string(url)", ScopeError, "names no scope",

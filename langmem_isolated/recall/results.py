@@ -4,7 +4,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 
+
+@made_by(f"{ONE_SCOPE}.recall(query)", first=str)
 @dataclass(frozen=True, slots=True)
 class Recalled:
     """A message that was found again; what it says, who and where is left out of the ``repr``.

@@ -13,8 +13,9 @@ MOST = 10_000
 class Unowned(NamedTuple):
     """How many documents of a store bear no owner.
 
-    >>> shared.add_texts(["from before"]) and scope.vector_store(wrapping=shared).unowned()
-    Unowned(documents=1, is_exact=True)
+    >>> ids = shared.add_texts(["Stored before it was wrapped."])
+    >>> print(scope.vector_store(wrapping=shared, probe=False).unowned())
+    1
     """
 
     documents: int
