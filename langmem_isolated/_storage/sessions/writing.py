@@ -6,6 +6,7 @@ from typing import NamedTuple
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._runtime.clock import SECOND
 from langmem_isolated._storage.container_state import ContainerState
 from langmem_isolated._storage.sessions import statements as sql
 from langmem_isolated._storage.sessions.listing import ROWS, session_digest
@@ -46,6 +47,7 @@ def append(
     *,
     repeated: Repeated,
     look_first: bool,
+    retimed: Callable[[int], Sequence[Message]],
     channel: bytes | None = None,
 ) -> ContainerState:
     """Add ``messages`` behind the session's newest, all or none, and make the session if absent.
@@ -56,6 +58,8 @@ def append(
         repeated: Asked about each message whose id the session has already.
         look_first: Look up which ids are stored. Ids are new nearly always, so the first attempt
             goes without, and the constraint on aliases tells when one is not.
+        retimed: Gives the messages with another time sealed in them, asked where the session has
+            one of ``now`` or later: those who wait for its row each took their time before.
         channel: Under which :func:`recent` finds the messages; it must be sealed in them, and
             ``now``, too.
 
@@ -69,6 +73,10 @@ def append(
     """
     digest = session_digest(keys, session_id)
     state = ROWS.get_or_create(transaction, keys, digest, header, birth, now)
+    # One set back, or ahead, by more is believed, as in the process's own clock.
+    if state.next_sequence and 0 <= state.updated_at - now < SECOND:
+        now = state.updated_at + 1
+        messages = retimed(now)
 
     def find(message_id: str) -> Known | None:
         return find_by_id(transaction, keys, digest, state, message_id)
