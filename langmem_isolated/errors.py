@@ -10,6 +10,9 @@ __all__ = [
     "DatabaseLocked",
     "DatabaseReadOnly",
     "DatabaseUnreachable",
+    "EmbeddingModelChanged",
+    "EmbeddingModelWarning",
+    "EmbeddingRefused",
     "IsolationViolation",
     "KeyDestroyed",
     "KeyExhausted",
@@ -216,6 +219,64 @@ class LimitExceeded(LangmemIsolatedError, ValueError):
     def again(self) -> "LimitExceeded":
         """The same without a traceback, whose frames would keep the value."""
         return LimitExceeded(self.limit, self.allowed, self.received)
+
+
+class EmbeddingModelChanged(LangmemIsolatedError, ValueError):
+    """A collection was embedded by another model; nothing was written or found.
+
+    Vectors of two models cannot be compared: what is near to what would be chance.
+
+    Args:
+        what: Which collection has what, and what was given: names of models, or lengths.
+        stored: The name of the model that the collection is embedded by, if it is known.
+        given: The name of the one that was given, if it is known.
+    """
+
+    def __init__(self, what: str, stored: str | None = None, given: str | None = None) -> None:
+        super().__init__(
+            f"{what} Nothing was written or found. If it is the same model, in another class or "
+            "behind another provider, give the stored name: vector_store(…, embedding_name=…). If "
+            "it is another, take another collection=…, or embed this one anew: reembed()."
+        )
+        self.stored = stored
+        self.given = given
+
+
+class EmbeddingRefused(LangmemIsolatedError, ValueError):
+    """Embeddings fail for one text, and not for others of the same call; nothing was written.
+
+    Args:
+        position: Which document's text, from 0.
+        count: How many documents the call has.
+        cause: Module and name of the provider's error, whose message may quote the text.
+    """
+
+    def __init__(self, position: int, count: int, cause: str) -> None:
+        super().__init__(
+            f"The embeddings fail for the document at position {position} of {count}, counted from "
+            f"0, and not for others: {cause}. Nothing was written. Leave it out or shorten it; to "
+            "see what the provider says, embed its text alone."
+        )
+        self.position = position
+        self.count = count
+        self.cause = cause
+
+
+class EmbeddingModelWarning(UserWarning):
+    """Some items of a store have vectors of another model: a search by meaning ranks them last.
+
+    Args:
+        count: How many items that a search looked at.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__(
+            f"{count} items below this namespace have vectors of another embedding model, or of "
+            "another length: a search ranks them behind all others. Put them again to embed them "
+            "anew; or, if it is the same model in another class, give index= the name that they "
+            'were put with: "embedding_name".'
+        )
+        self.count = count
 
 
 class SessionNotFound(LangmemIsolatedError, KeyError):

@@ -41,6 +41,7 @@ class ScopedRetrieval:
         /,
         *,
         collection: str = ...,
+        embedding_name: str | None = ...,
         levels: Sequence[SharingLevel] = ...,
     ) -> IsolatedVectorStore: ...
 
@@ -78,8 +79,9 @@ class ScopedRetrieval:
             wrapping: A vector store of another package; see :mod:`langmem_isolated.wrapping`.
             levels: What is read: the scope's own documents (``"private"``, where it also writes),
                 and what publishers shared with the user, the module and the project.
-            options: ``collection``, a name that keeps documents apart from another collection's; or
-                those of :class:`WrappedVectorStore`. It is probed once with each adapter.
+            options: ``collection``, a name that keeps documents apart from another collection's,
+                and ``embedding_name``, which names the model where its class and settings do not;
+                or those of :class:`WrappedVectorStore`. It is probed once with each adapter.
 
         Raises:
             ScopeError: A level has another name, or ``"private"`` is not the first.
@@ -103,6 +105,7 @@ class ScopedRetrieval:
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - as vector stores call it
         search_type: Literal["similarity", "mmr", "similarity_score_threshold"] = "similarity",
         search_kwargs: Mapping[str, Any] | None = None,
+        embedding_name: str | None = None,
         **options: Any,
     ) -> IsolatedRetriever:
         """A retriever that returns documents of this scope, or raises.
@@ -115,11 +118,13 @@ class ScopedRetrieval:
             filter: Which documents count; a filter of the call narrows further.
             search_type: As LangChain's `VectorStoreRetriever` has it.
             search_kwargs: Further options of the search, such as ``fetch_k``.
+            embedding_name: Names the model of embeddings, as in :meth:`vector_store`.
             options: ``tags``, ``metadata`` and ``name``, as every retriever has them.
 
         Raises:
             ScopeError: The vector store is another scope's.
-            TypeError: A retriever is given, and options of a search beside it.
+            TypeError: A retriever is given, and options of a search beside it; or a name of a
+                model without embeddings.
         """
         from langchain_core.retrievers import BaseRetriever
         from langchain_core.vectorstores import VectorStore
@@ -131,6 +136,8 @@ class ScopedRetrieval:
         from langmem_isolated.wrapping import WrappedVectorStore
 
         check_retrieved(source)
+        if embedding_name is not None and isinstance(source, BaseRetriever | VectorStore):
+            raise TypeError("embedding_name belongs to embeddings, or to the vector store given.")
         if isinstance(source, BaseRetriever):
             if k is not None or filter is not None or search_kwargs is not None:
                 raise TypeError(
@@ -140,7 +147,9 @@ class ScopedRetrieval:
             stamps = ResultGuard(self._context.readable(self._scope, SHARING_LEVELS))
             return IsolatedRetriever(source, stamps=stamps, **options)
         store: VectorStore = (
-            source if isinstance(source, VectorStore) else self.vector_store(source)
+            source
+            if isinstance(source, VectorStore)
+            else self.vector_store(source, embedding_name=embedding_name)
         )
         if not isinstance(store, IsolatedVectorStore | WrappedVectorStore):
             store = self.vector_store(wrapping=store)

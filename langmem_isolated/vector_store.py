@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol, Self
+from functools import cached_property
+from typing import Any, Protocol, Self
 
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
+from langmem_isolated._adapters.embedding_calls import aembedded, embedded, packed
+from langmem_isolated._adapters.nearest_documents import Asked, Hit, nearest
+from langmem_isolated._adapters.reembedding import Reembedding
 from langmem_isolated._adapters.vector_store_arguments import checked_query
 from langmem_isolated._adapters.vector_store_base import (
     Found,
@@ -22,42 +26,26 @@ from langmem_isolated._adapters.vector_store_base import (
     checked_count,
 )
 from langmem_isolated._codecs.documents import decode_document, encode_document
-from langmem_isolated._codecs.values import encode_value
+from langmem_isolated._codecs.headers import CollectionHeader
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._runtime.arguments import whole_number
 from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
+from langmem_isolated._search.embedding_models import embedding_model_name
 from langmem_isolated._search.metadata_filters import Filter, metadata_test
-from langmem_isolated._search.vectors import Ranking, VectorSpace, check_installed, most_diverse
+from langmem_isolated._search.vectors import check_installed, most_diverse
 from langmem_isolated._storage.container_state import BIRTH_BYTES
 from langmem_isolated._storage.documents import collection as stored
 from langmem_isolated._storage.documents import writing
-from langmem_isolated._storage.documents.collection import Collection
 from langmem_isolated._storage.documents.writing import NewDocument
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.scope import checked_id
 
-# Bytes that a document's place in a cached table takes beside its vector.
-_PLACE_BYTES = 100
-
-
-class Hit(NamedTuple):
-    """A document that was found."""
-
-    document: Document
-    score: float
-    """Cosine similarity, from -1 to 1."""
-    embedding: bytes
-
-
-class _Table(NamedTuple):
-    """A collection's embeddings, opened: row by row the block, the document and its vector."""
-
-    blocks: list[int]
-    digests: list[bytes]
-    ranking: Ranking
+# Texts that are embedded at once when a collection is embedded anew.
+_BATCH = 64
 
 
 class MakesVectorStores(Protocol):
@@ -92,10 +80,14 @@ class IsolatedVectorStore(ScopedVectorStore):
         sources: Whose documents are read; those of the first are written.
         embeddings: Any LangChain embeddings.
         collection: A name, 1 to 255 bytes; the documents of one are apart from another's.
+        embedding_name: Names the model; by default its class and settings do. It is kept, sealed,
+            with the collection, which takes texts and queries of no other model.
         plaintext_cache: Keeps opened vectors; by default they are opened for each search.
 
     Raises:
         ScopeError: ``collection`` is missing or malformed.
+        TypeError: ``embedding_name`` is no text.
+        ValueError: ``embedding_name`` is empty.
         ImportError: NumPy is not installed.
     """
 
@@ -105,6 +97,7 @@ class IsolatedVectorStore(ScopedVectorStore):
         embeddings: Embeddings,
         collection: str = "default",
         *,
+        embedding_name: str | None = None,
         plaintext_cache: PlaintextCache | None = None,
     ) -> None:
         check_installed()
@@ -112,9 +105,11 @@ class IsolatedVectorStore(ScopedVectorStore):
         self._sources = sources
         self._own = sources[0]
         self._embeddings = embeddings
-        self._collection = checked_id("collection", collection).encode()
-        self._header = encode_value({"collection": collection}, "a collection's header")
+        self._name = checked_id("collection", collection)
+        self._collection = collection.encode()
         self._plaintext_cache = plaintext_cache
+        if embedding_name is not None:
+            self._model = embedding_model_name(embeddings, embedding_name)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(collection=…)"
@@ -123,6 +118,15 @@ class IsolatedVectorStore(ScopedVectorStore):
     def embeddings(self) -> Embeddings:
         """What turns texts into vectors."""
         return self._embeddings
+
+    @cached_property
+    def _model(self) -> str:
+        # 0.2 ms for a model of pydantic; many a store only reads by id.
+        return embedding_model_name(self._embeddings)
+
+    @property
+    def _header(self) -> CollectionHeader:
+        return CollectionHeader(self._name, self._model)
 
     @classmethod
     def from_texts(
@@ -194,14 +198,17 @@ class IsolatedVectorStore(ScopedVectorStore):
             The ids.
 
         Raises:
-            ValueError: There are not as many ids as documents, an id is empty or too long, or an
-                embedding is not finite or has another length than the collection's.
+            ValueError: There are not as many ids or embeddings as documents, an id is empty or too
+                long, or an embedding is not finite.
+            EmbeddingModelChanged: The collection is embedded by another model.
+            EmbeddingRefused: The embeddings fail for one document, and not for others; what else
+                they raise is their own.
             TypeError: An id is not a str.
             ValueNotStorable: Metadata hold a value without an exact stored form.
             LimitExceeded: A document, or all of them together, are beyond ``limits``.
         """
         if new := self._named(documents, ids):
-            self._put(new, self._embeddings.embed_documents(_texts(new)))
+            self._put(new, embedded(self._embeddings, _texts(new)))
         return [id_ for id_, _ in new]
 
     async def aadd_documents(
@@ -213,19 +220,17 @@ class IsolatedVectorStore(ScopedVectorStore):
     ) -> list[str]:
         """Store documents; see :meth:`add_documents`."""
         if new := self._named(documents, ids):
-            embeddings = await self._embeddings.aembed_documents(_texts(new))
-            await self._arun(self._put, new, embeddings)
+            vectors = await aembedded(self._embeddings, _texts(new), self._arun)
+            await self._arun(self._put, new, vectors)
         return [id_ for id_, _ in new]
 
-    def _put(self, new: list[tuple[str, Document]], embeddings: list[list[float]]) -> None:
+    def _put(self, new: list[tuple[str, Document]], vectors: list[list[float]]) -> None:
         # The last of one id counts.
         by_id = {
-            id_: NewDocument(id_.encode(), self._encoded(id_, document), _packed(embedding))
-            for (id_, document), embedding in zip(new, embeddings, strict=True)
+            id_: NewDocument(id_.encode(), self._encoded(id_, document), embedding)
+            for (id_, document), embedding in zip(new, packed(vectors, len(new)), strict=True)
         }
         self._limits.check_batch([document.body for document in by_id.values()])
-        if len({len(document.embedding) for document in by_id.values()}) > 1:
-            raise ValueError("The embeddings of these documents have different lengths.")
         birth = os.urandom(BIRTH_BYTES)
         self._own.write(
             writing.put, self._collection, self._header, [*by_id.values()], birth, now()
@@ -237,6 +242,40 @@ class IsolatedVectorStore(ScopedVectorStore):
     def _remove(self, names: list[str]) -> None:
         digested = [name.encode() for name in names]
         self._own.write_if_exists(writing.remove, None, self._collection, digested, now())
+
+    def reembed(self, *, batch_size: int = _BATCH) -> int:
+        """Embed the scope's documents in this collection anew, and keep this model's name with it.
+
+        All or none: until every document has its new vector, the collection is that of the model
+        before, which may go on to be written and searched. What others store meanwhile is embedded,
+        too. If the embeddings fail nothing has changed; a `CacheBackedEmbeddings` keeps what was
+        made for the next attempt.
+
+        Args:
+            batch_size: At most so many texts are given to the embeddings at once, 1 or more.
+
+        Returns:
+            How many documents have another vector.
+
+        Raises:
+            ValueError: The embeddings are too many or too few, not finite, or of several lengths.
+            RecordDoesNotOpen: A document was changed, moved, added, removed or restored.
+        """
+        work = self._reembedding(batch_size)
+        while texts := work.next_texts():
+            work.take(texts, self._embeddings.embed_documents(texts))
+        return work.count
+
+    async def areembed(self, *, batch_size: int = _BATCH) -> int:
+        """Embed the documents anew; see :meth:`reembed`."""
+        work = self._reembedding(batch_size)
+        while texts := await self._arun(work.next_texts):
+            await self._arun(work.take, texts, await self._embeddings.aembed_documents(texts))
+        return work.count
+
+    def _reembedding(self, batch_size: int) -> Reembedding:
+        batch = whole_number("batch_size", batch_size, least=1)
+        return Reembedding(self._own, self._collection, self._header, batch)
 
     def clear(self) -> None:
         """Remove every document of the scope in this collection."""
@@ -260,13 +299,19 @@ class IsolatedVectorStore(ScopedVectorStore):
         hits = self._nearest(self._prepared(query), k, filter)
         return Found([(hit.document, hit.score) for hit in hits], exhausted=len(hits) < k)
 
-    def _prepared(self, query: Query) -> list[float]:
+    def _prepared(self, query: Query | Asked) -> Asked:
+        if isinstance(query, Asked):
+            return query
         asked = checked_query(query)
-        return self._embeddings.embed_query(asked) if isinstance(asked, str) else asked
+        if isinstance(asked, str):
+            return Asked.of(self._embeddings.embed_query(asked), self._model)
+        return Asked.of(asked)
 
-    async def _aprepared(self, query: Query) -> list[float]:
+    async def _aprepared(self, query: Query) -> Asked:
         asked = checked_query(query)
-        return await self._embeddings.aembed_query(asked) if isinstance(asked, str) else asked
+        if isinstance(asked, str):
+            return Asked.of(await self._embeddings.aembed_query(asked), self._model)
+        return Asked.of(asked)
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         # What points the other way is not relevant at all.
@@ -277,10 +322,10 @@ class IsolatedVectorStore(ScopedVectorStore):
     ) -> list[Document]:
         self._check_search(query, filter)
         check_diversity(fetch_k, lambda_mult)
-        vector = self._prepared(query)
-        hits = self._nearest(vector, max(checked_count(k), fetch_k), filter)
+        asked = self._prepared(query)
+        hits = self._nearest(asked, max(checked_count(k), fetch_k), filter)
         candidates = [hit.embedding for hit in hits]
-        chosen = most_diverse(_packed(vector), candidates, k, lambda_mult)
+        chosen = most_diverse(asked.vector, candidates, k, lambda_mult)
         return [hits[place].document for place in chosen]
 
     def documents(self) -> list[Document]:
@@ -298,8 +343,8 @@ class IsolatedVectorStore(ScopedVectorStore):
     def _readable(self) -> list[ScopedDatabase]:
         return self._own.having_records(self._sources)
 
-    def _nearest(self, embedding: list[float], k: int, filter: Filter | None) -> list[Hit]:
-        passes, query, count = metadata_test(filter), _packed(embedding), checked_count(k)
+    def _nearest(self, asked: Asked, k: int, filter: Filter | None) -> list[Hit]:
+        passes, count = metadata_test(filter), checked_count(k)
 
         def accept(body: bytes) -> Document | None:
             document = decode_document(body)
@@ -309,56 +354,11 @@ class IsolatedVectorStore(ScopedVectorStore):
             hit
             for source in self._readable()
             for hit in source.snapshot(
-                _nearest, [], self._collection, query, accept, count, self._plaintext_cache
+                nearest, [], self._collection, asked, accept, count, self._plaintext_cache
             )
         ]
         # Sorting is stable: of two that are as near, the own one comes first.
         return sorted(found, key=lambda hit: hit.score, reverse=True)[:count]
-
-
-def _nearest(
-    transaction: Transaction,
-    keys: ScopeKeys,
-    name: bytes,
-    query: bytes,
-    accept: Callable[[bytes], Document | None],
-    count: int,
-    plaintext_cache: PlaintextCache | None,
-) -> list[Hit]:
-    collection = stored.find(transaction, keys, name)
-    if collection is None or not collection.state.count:
-        return []
-    table = _table(collection, len(query), plaintext_cache)
-    ranked = (
-        (table.blocks[row], table.digests[row], (row, score))
-        for row, score in table.ranking.nearest(query)
-    )
-    return [
-        Hit(document, score, table.ranking.row(row))
-        for document, (row, score) in collection.first(ranked, accept, count)
-    ]
-
-
-def _table(collection: Collection, length: int, plaintext_cache: PlaintextCache | None) -> _Table:
-    keys = collection.keys
-    key = keys.scope_id, keys.birth, ("embeddings", collection.digest)
-    table: _Table | None = plaintext_cache.get(key, collection.state) if plaintext_cache else None
-    if table is None:
-        blocks = collection.blocks()
-        digests = [digest for block in blocks.values() for digest in block.digests]
-        packed = b"".join(block.embeddings for block in blocks.values())
-        numbers = [number for number, block in blocks.items() for _ in block.digests]
-        table = _Table(numbers, digests, Ranking(packed, len(packed) // len(digests)))
-        if plaintext_cache:
-            plaintext_cache.put(
-                key, collection.state, table, len(packed) + _PLACE_BYTES * len(digests)
-            )
-    if table.ranking.length != length:
-        raise ValueError(
-            f"The query's embedding has {length // 4} numbers, those of this collection "
-            f"{table.ranking.length // 4}. Use the embeddings it was filled with."
-        )
-    return table
 
 
 def _at(
@@ -374,7 +374,3 @@ def _at(
 
 def _texts(new: Iterable[tuple[str, Document]]) -> list[str]:
     return [document.page_content for _, document in new]
-
-
-def _packed(embedding: list[float]) -> bytes:
-    return VectorSpace(len(embedding)).pack(embedding)

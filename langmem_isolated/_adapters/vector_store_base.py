@@ -190,7 +190,7 @@ class ScopedVectorStore(VectorStore):
         self._limits.check("batch_bytes", sum(lengths))
         return new
 
-    async def _aprepared(self, query: Query) -> Query:
+    async def _aprepared(self, query: Query) -> Any:
         """What can be asked of a query without waiting in a worker thread."""
         return query
 

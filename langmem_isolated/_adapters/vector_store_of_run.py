@@ -19,7 +19,7 @@ from langmem_isolated.retriever import RetrieverOfRun
 FindStore = Callable[[RunnableConfig | None], ScopedVectorStore]
 
 _LED = (
-    *("add_documents", "add_texts", "delete", "clear", "get_by_ids", "find"),
+    *("add_documents", "add_texts", "delete", "clear", "reembed", "get_by_ids", "find"),
     *("similarity_search_by_vector", "similarity_search_with_score"),
     *("max_marginal_relevance_search", "max_marginal_relevance_search_by_vector"),
 )

@@ -1,4 +1,4 @@
-"""Header codec: what sessions and threads seal of themselves, as versioned bytes."""
+"""Header codec: what sessions, threads and collections seal of themselves, as versioned bytes."""
 
 from typing import NamedTuple
 
@@ -6,6 +6,8 @@ from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._codecs.versions import later_form
 
 HEADER_V1 = b"\x01"
+# Of a map with one pair: collections began without a version.
+_WITHOUT_VERSION = b"\x81"
 
 
 class Header(NamedTuple):
@@ -39,3 +41,30 @@ def decode_header(plaintext: bytes) -> Header:
         raise later_form("session's header", plaintext[:1], HEADER_V1)
     fields = decode_value(plaintext[1:])
     return Header(**{name: fields.get(name) for name in Header._fields})
+
+
+class CollectionHeader(NamedTuple):
+    """What a collection's row seals: its own name, and by which model it is embedded."""
+
+    collection: str
+    embedding_name: str | None = None
+    """``None`` until a store that knows it writes."""
+
+
+def encode_collection(header: CollectionHeader) -> bytes:
+    """A collection's header as versioned bytes."""
+    kept = {name: value for name, value in header._asdict().items() if value is not None}
+    return HEADER_V1 + encode_value(kept, "a collection's header")
+
+
+def decode_collection(plaintext: bytes) -> CollectionHeader:
+    """What :func:`encode_collection` was given; later fields are left out.
+
+    Raises:
+        RecordError: A later version of this package wrote it in another form.
+    """
+    version = plaintext[:1]
+    if version not in (HEADER_V1, _WITHOUT_VERSION):
+        raise later_form("collection's header", version, HEADER_V1)
+    fields = decode_value(plaintext[1:] if version == HEADER_V1 else plaintext)
+    return CollectionHeader(**{name: fields.get(name) for name in CollectionHeader._fields})

@@ -2,7 +2,7 @@
 
 import datetime as dt
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -26,6 +26,7 @@ from langgraph.store.base import (
     tokenize_path,
 )
 
+from langmem_isolated._adapters.embedding_calls import counted
 from langmem_isolated._codecs.headers import Header, encode_header
 from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.scope_keys import ScopeKeys
@@ -34,6 +35,7 @@ from langmem_isolated._runtime import clock
 from langmem_isolated._runtime.arguments import kind_of, mapping
 from langmem_isolated._runtime.limits import Limits
 from langmem_isolated._search import store_filters
+from langmem_isolated._search.embedding_models import embedding_model_name, model_digest
 from langmem_isolated._search.vectors import VectorSpace
 from langmem_isolated._storage.container_state import BIRTH_BYTES
 from langmem_isolated._storage.items import counting, reading, rows, writing
@@ -52,10 +54,12 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 class StoreIndexConfig(IndexConfig, total=False):
-    """LangGraph's `IndexConfig`, and how vectors are compared."""
+    """LangGraph's `IndexConfig`, how vectors are compared, and which may be."""
 
     distance_type: Literal["cosine", "l2", "inner_product"]
     """``"cosine"`` if not given. The score of ``"l2"`` is the negative distance."""
+    embedding_name: str | None
+    """Names the model, if its class and settings do not; vectors of another are ranked last."""
 
 
 class Index:
@@ -64,7 +68,17 @@ class Index:
     def __init__(self, config: StoreIndexConfig) -> None:
         self.space = VectorSpace(config.get("dims", 0), config.get("distance_type", "cosine"))
         self.embeddings: Embeddings = ensure_embeddings(config.get("embed"))
+        name = embedding_model_name(self.embeddings, config.get("embedding_name"))
+        self._model = model_digest(name)
         self._paths = [_tokens(path) for path in config.get("fields") or ["$"]]
+
+    def vectors(self, texts: Collection[str], made: Sequence[Sequence[float]]) -> list[bytes]:
+        """What is stored of the embeddings of ``texts``: behind 16 bytes for the model."""
+        return [self._model + self.space.pack(vector) for vector in counted(made, len(texts))]
+
+    def meaning(self, query: bytes) -> reading.Meaning:
+        """How near vectors are to a query, packed, if they are of this model."""
+        return reading.Meaning(self._model, partial(self.space.scores, query))
 
     def texts(self, value: dict[str, Any], fields: list[str] | None) -> list[str]:
         """The texts of ``value`` to embed, in ``fields`` or those of the index."""
@@ -102,6 +116,8 @@ class Batch:
     documents: dict[str, bytes] = field(default_factory=dict)
     queries: dict[str, bytes] = field(default_factory=dict)
     """Texts, with their vectors once they are embedded."""
+    strangers: int = 0
+    """Of how many items at least the vectors are of another model than a query's."""
 
     @classmethod
     def of(cls, ops: Iterable[Op], index: Index | None, limits: Limits) -> "Batch":
@@ -147,9 +163,10 @@ class Batch:
     def embed(self, documents: Sequence[list[float]], queries: Sequence[list[float]]) -> None:
         """Take the embeddings of its texts, in their order."""
         assert self.index is not None
-        pack = self.index.space.pack
-        self.documents = dict(zip(self.documents, map(pack, documents), strict=True))
-        self.queries = dict(zip(self.queries, map(pack, queries), strict=True))
+        made = self.index.vectors(self.documents, documents)
+        self.documents = dict(zip(self.documents, made, strict=True))
+        packed = map(self.index.space.pack, queries)
+        self.queries = dict(zip(self.queries, packed, strict=True))
 
     def perform(self, records: ScopedDatabase, *, is_counted: bool = False) -> list[Result]:
         """Run it in one transaction; the results in the order of the operations.
@@ -210,7 +227,8 @@ def _search(op: SearchOp, batch: Batch) -> Read:
         what = transaction, keys, prefix, wanted, op.offset + op.limit, now
         found: list[tuple[rows.Item, float | None]]
         if index and query:
-            found = reading.nearest(*what, partial(index.space.scores, batch.queries[query]))
+            found, strangers = reading.nearest(*what, index.meaning(batch.queries[query]))
+            batch.strangers = max(batch.strangers, strangers)
         else:
             found = [(item, None) for item in reading.newest(*what)]
         page = found[op.offset :]

@@ -1,5 +1,6 @@
 """LangGraph `BaseStore`, isolated and encrypted."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, cast
 
@@ -25,6 +26,7 @@ from langmem_isolated._adapters.drop_in import DropIn, Ready
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage.items import writing
 from langmem_isolated._storage.scoped_database import ScopedDatabase
+from langmem_isolated.errors import EmbeddingModelWarning
 from langmem_isolated.scope import Scope
 from langmem_isolated.store.arguments import check_options
 from langmem_isolated.store.batch import Batch, Index, Namespace, StoreIndexConfig
@@ -42,7 +44,8 @@ class IsolatedStore(DropIn, BaseStore):
     - Values are mappings of JSON values, and whatever else has an exact stored form: bytes, tuples,
       sets, times, UUIDs, Decimals, messages and documents come back as they were.
     - ``search`` returns the items put last first; with a query and an ``index`` the nearest first,
-      ranked exactly, and behind them items without vectors.
+      ranked exactly, and behind them items without vectors of the index's model; that there are
+      vectors of another is told once by an `EmbeddingModelWarning`.
     - Filters follow `InMemoryStore`, on the opened values: a missing key is ``None``; ``$gt`` and
       its like compare numbers with numbers and texts with texts, and nothing else passes.
     - A batch reads, then writes, in one transaction: reads see what was there before it, and of
@@ -58,7 +61,8 @@ class IsolatedStore(DropIn, BaseStore):
         resolve: Whose records are meant; asked when an operation is called, in the caller's
             context.
         index: ``dims``, ``embed``, ``fields`` as in LangGraph's `IndexConfig`, and
-            ``distance_type``. Without it queries and ``index=`` have no effect.
+            ``distance_type`` and ``embedding_name``. Without it queries and ``index=`` have no
+            effect.
         ttl: ``default_ttl`` (minutes) and ``refresh_on_read`` as in LangGraph's `TTLConfig`.
             Nothing sweeps by itself: :meth:`sweep` only frees space.
         integrity: ``"counted"`` has a row stand for all items of the scope from the first put on,
@@ -87,6 +91,7 @@ class IsolatedStore(DropIn, BaseStore):
     ) -> None:
         check_options(index, ttl, integrity)
         self._is_counted = integrity == "counted"
+        self._has_told = False
         self._resolve = resolve
         self._set_up = set_up
         self.bound_to = bound_to
@@ -115,7 +120,9 @@ class IsolatedStore(DropIn, BaseStore):
                 model.embed_documents([*batch.documents]) if batch.documents else [],
                 [model.embed_query(text) for text in batch.queries],
             )
-        return batch.perform(records, is_counted=self._is_counted)
+        results = batch.perform(records, is_counted=self._is_counted)
+        self._tell(batch.strangers)
+        return results
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """Run operations; see :meth:`batch`. If cancelled, writes may have been stored."""
@@ -127,7 +134,17 @@ class IsolatedStore(DropIn, BaseStore):
                 await model.aembed_documents([*batch.documents]) if batch.documents else [],
                 [await model.aembed_query(text) for text in batch.queries],
             )
-        return await records.arun(batch.perform, records, is_counted=self._is_counted)
+        results: list[Result] = await records.arun(
+            batch.perform, records, is_counted=self._is_counted
+        )
+        self._tell(batch.strangers)
+        return results
+
+    def _tell(self, strangers: int) -> None:
+        """Warn once of vectors that no query of this store is compared with."""
+        if strangers and not self._has_told:
+            self._has_told = True
+            warnings.warn(EmbeddingModelWarning(strangers), stacklevel=4)
 
     def sweep(self) -> int:
         """Remove the scope's expired items from the database; returns how many."""

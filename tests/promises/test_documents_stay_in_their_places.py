@@ -486,9 +486,29 @@ async def test_what_can_be_done_unnoticed_is_to_turn_back_time(scene: Scene, doo
 
 async def test_clear_columns_that_nobody_reads_may_say_anything(scene: Scene, door: Door):
     scene.attacker("UPDATE records SET created_at = 7, updated_at = 7, size = 7")
-    scene.set_collection("sealed = ?", b"changed")
 
     await assert_seen(scene.store, door, search=IDS, get=IDS, documents=IDS)
+
+
+@pytest.mark.parametrize("others", [None, ("bob",), ("alice", "planner")])
+async def test_a_changed_or_exchanged_header_is_refused_by_who_needs_the_name_of_the_model(
+    scene: Scene, door: Door, others: Sequence[str] | None
+):
+    sealed = b"changed"
+    if others is not None:
+        scene.fill(scene.store_of(*others))
+        ((sealed,),) = scene.attacker(
+            "SELECT sealed FROM sessions WHERE scope_id = ? AND digest = ?",
+            *scene.collection(*others),
+        )
+    scene.set_collection("sealed = ?", sealed)
+
+    await assert_seen(scene.store, door, search=REFUSED, get=IDS, documents=IDS)
+    vector = EMBEDDINGS.embed_query("text")
+    assert await seen(scene.store, door, "similarity_search_by_vector", vector, k=9) == IDS
+    with pytest.raises(RecordDoesNotOpen):
+        await door(scene.store, "add_texts", ["new"])
+    await assert_seen(scene.store, door, search=REFUSED, get=IDS, documents=IDS)
 
 
 def test_a_document_of_a_later_form_says_so(scene: Scene):

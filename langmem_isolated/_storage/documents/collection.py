@@ -6,12 +6,19 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
+from langmem_isolated._codecs.headers import decode_collection
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._storage.container_state import ContainerState, member_part
+from langmem_isolated._storage.container_state import (
+    ContainerState,
+    is_member_sum,
+    member_part,
+    open_header,
+)
 from langmem_isolated._storage.documents import statements as sql
 from langmem_isolated._storage.documents.blocks import NUMBER_BYTES, Block, number_of, refused
+from langmem_isolated.errors import EmbeddingModelChanged
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -34,6 +41,7 @@ class Collection:
     keys: ScopeKeys
     digest: bytes
     state: ContainerState
+    sealed_header: bytes = b""
     _openers: dict[Kind, Callable[[bytes, bytes], bytes]] = field(default_factory=dict)
 
     @property
@@ -107,6 +115,41 @@ class Collection:
             raise refused("it has not the documents that it counts")
         return [self.document(key, sealed).body for key, sealed in rows]
 
+    def everything_proved(self) -> dict[bytes, bytes]:
+        """Every document in plaintext by its digest, once it is proved that these were stored.
+
+        Who stores them anew vouches for them: no older one may be among them.
+
+        Raises:
+            RecordDoesNotOpen: A document or an embedding was changed, added, removed or restored.
+        """
+        found: dict[bytes, bytes] = {}
+        total = 0
+        for kind, key, sealed, stored_at in self.transaction.rows(sql.EVERYTHING, **self.shared):
+            plaintext = self.open(Kind(kind), key, sealed)
+            if kind == Kind.DOCUMENT:
+                found[key] = self.stored(plaintext).body
+                total += self.part(Kind.DOCUMENT, key, stored_at, plaintext)
+            else:
+                total += self.part(Kind(kind), key, stored_at, Block.unpacked(plaintext).version)
+        if len(found) != self.state.count or not is_member_sum(self.keys, self.state, total):
+            raise refused("it has not the documents that it stands for")
+        return found
+
+    def check_model(self, given: str) -> None:
+        """Refuse a query of another model than the collection's; one without a name takes any.
+
+        Raises:
+            EmbeddingModelChanged: It is another's.
+            RecordDoesNotOpen: The collection's header was changed or exchanged.
+        """
+        header = open_header(
+            Kind.COLLECTION, self.keys, self.digest, self.state, self.sealed_header
+        )
+        stored = decode_collection(header).embedding_name
+        if stored is not None and stored != given:
+            raise model_changed(stored, given)
+
     def first(
         self,
         ranked: Iterable[tuple[int, bytes, R]],
@@ -145,6 +188,14 @@ def _growing_batches(ranked: Iterable[T], count: int) -> Iterator[list[T]]:
         size = 4 * size if 4 * size <= _MOST_ASKED_FOR else sys.maxsize
 
 
+def model_changed(stored: str, given: str) -> EmbeddingModelChanged:
+    return EmbeddingModelChanged(
+        f"This collection is embedded by {stored!r}, and these embeddings are {given!r}.",
+        stored,
+        given,
+    )
+
+
 def find(transaction: Transaction, keys: ScopeKeys, name: bytes) -> Collection | None:
     """The collection of that name, to be read; ``None`` when nothing was stored in it.
 
@@ -152,10 +203,10 @@ def find(transaction: Transaction, keys: ScopeKeys, name: bytes) -> Collection |
         RecordDoesNotOpen: Its row was changed, moved or removed.
     """
     digest = keys.pseudonym(Kind.COLLECTION, name)
-    row = transaction.row(sql.STATE_OF_COLLECTION, scope_id=keys.scope_id, digest=digest)
+    row = transaction.row(sql.ROW_OF_COLLECTION, scope_id=keys.scope_id, digest=digest)
     if row is not None:
         state = ContainerState.checked(Kind.COLLECTION, keys, digest, row)
-        return Collection(transaction, keys, digest, state)
+        return Collection(transaction, keys, digest, state, row[-1])
     expect_no_records(transaction, keys, digest)
     return None
 

@@ -20,9 +20,13 @@ def _its(*kinds: Kind) -> sa.ColumnElement[bool]:
     )
 
 
-STATE_OF_COLLECTION = select(*STATE).where(row_of(Kind.COLLECTION))
+ROW_OF_COLLECTION = select(*STATE, _sessions.sealed).where(row_of(Kind.COLLECTION))
 BLOCKS = select(_records.key, _records.sealed).where(_its(Kind.EMBEDDING)).order_by(_records.key)
 DOCUMENTS = select(_records.key, _records.sealed).where(_its(Kind.DOCUMENT))
+# With what each adds to the collection's multiset hash.
+EVERYTHING = select(_records.kind, _records.key, _records.sealed, _records.updated_at).where(
+    _its(Kind.DOCUMENT, Kind.EMBEDDING)
+)
 DOCUMENT = DOCUMENTS.add_columns(_records.updated_at).where(_records.key == _KEY)
 BLOCK = select(_records.sealed, _records.updated_at).where(
     _its(Kind.EMBEDDING), _records.key == _KEY

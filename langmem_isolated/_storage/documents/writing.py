@@ -2,10 +2,15 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
+from langmem_isolated._codecs.headers import (
+    CollectionHeader,
+    decode_collection,
+    encode_collection,
+)
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
@@ -18,7 +23,12 @@ from langmem_isolated._storage.documents.blocks import (
     number_of,
     refused,
 )
-from langmem_isolated._storage.documents.collection import Collection, expect_no_records
+from langmem_isolated._storage.documents.collection import (
+    Collection,
+    expect_no_records,
+    model_changed,
+)
+from langmem_isolated.errors import EmbeddingModelChanged
 
 _ROWS = ContainerRows(Kind.COLLECTION, sql.REMOVE_ALL)
 
@@ -42,6 +52,7 @@ class _UnitOfWork:
         self._count = collection.state.count
         self._added_size = 0
         self._difference = 0
+        self._header: CollectionHeader | None = None
 
     def _block(self, number: int) -> Block:
         """A block as it is after what was done so far; without embeddings if it is not there."""
@@ -86,13 +97,28 @@ class _UnitOfWork:
         """Prepare for embeddings of ``length`` bytes.
 
         Raises:
-            ValueError: Those that stay have another length.
+            EmbeddingModelChanged: Those that stay have another length.
         """
         if self._count and self._length() != length:
-            raise ValueError(
+            raise EmbeddingModelChanged(
                 f"Embeddings of {length // 4} numbers do not fit into this collection: its own "
-                f"have {self._length() // 4}. Use the embeddings it was filled with, or clear()."
+                f"have {self._length() // 4}."
             )
+
+    def take_model(self, header: CollectionHeader) -> None:
+        """Prepare for embeddings of the model that ``header`` names.
+
+        Raises:
+            EmbeddingModelChanged: Those that stay are of another model.
+        """
+        of = self._of
+        stored = decode_collection(_header(of.transaction, of.keys, of.digest)).embedding_name
+        given = header.embedding_name
+        if stored == given:
+            return
+        if self._count and stored is not None and given is not None:
+            raise model_changed(stored, given)
+        self._header = header
 
     def _length(self) -> int:
         """Bytes of an embedding that stays."""
@@ -151,7 +177,11 @@ class _UnitOfWork:
             size=self._of.state.size + self._added_size + sum(row["new_size"] for row in rows),
             updated_at=now,
         )
-        _ROWS.update(self._of.transaction, self._of.keys, self._of.digest, state)
+        row = self._of.transaction, self._of.keys, self._of.digest, state
+        if self._header is None:
+            _ROWS.update(*row)
+        else:
+            _ROWS.rewrite(*row, encode_collection(self._header))
 
     def _row(self, kind: Kind, key: bytes, plaintext: bytes) -> dict[str, Any]:
         # Numbers of embeddings hardly shrink.
@@ -166,11 +196,18 @@ class _UnitOfWork:
         }
 
 
+def _header(transaction: Transaction, keys: ScopeKeys, digest: bytes) -> bytes:
+    """The header of a row that is locked."""
+    found = _ROWS.header(transaction, keys, digest)
+    assert found is not None
+    return found[1]
+
+
 def put(
     transaction: Transaction,
     keys: ScopeKeys,
     name: bytes,
-    header: bytes,
+    header: CollectionHeader,
     documents: Sequence[NewDocument],
     birth: bytes,
     now: int,
@@ -179,17 +216,18 @@ def put(
 
     Args:
         name: The collection's.
-        header: The sealed part of a new collection's row, in plaintext.
+        header: What the collection's row seals: by which model its documents are embedded.
         documents: One or more, with embeddings of one length.
         birth: 16 random bytes for a new collection's row.
 
     Raises:
         ScopeGone: The scope was erased; nothing was written.
-        ValueError: The collection's embeddings have another length; nothing was written.
+        EmbeddingModelChanged: The collection's embeddings are of another model, or have another
+            length; nothing was written.
         RecordDoesNotOpen: The collection's row, or what is to be replaced, was tampered with.
     """
     digest = keys.pseudonym(Kind.COLLECTION, name)
-    state = _ROWS.get_or_create(transaction, keys, digest, header, birth, now)
+    state = _ROWS.get_or_create(transaction, keys, digest, encode_collection(header), birth, now)
     if not state.next_sequence:
         expect_no_records(transaction, keys, digest)
     collection = Collection(transaction, keys, digest, state)
@@ -198,8 +236,56 @@ def put(
     change.remove_documents(digests)
     length = len(documents[0].embedding)
     change.check_length(length)
+    change.take_model(header)
     change.insert(dict(zip(digests, documents, strict=True)), length)
     change.flush(now)
+
+
+def reembed(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    name: bytes,
+    header: CollectionHeader,
+    vector_of: Callable[[bytes], bytes | None],
+    birth: bytes,
+    now: int,
+) -> tuple[int, list[bytes]]:
+    """Give every document of a collection another embedding; all or none.
+
+    The collection begins another life: no embedding of the former one opens any more.
+
+    Args:
+        name: The collection's.
+        header: Takes the place of the row's.
+        vector_of: The embedding of a document, by its plaintext, all of one length; ``None`` where
+            there is none yet, because the document was stored a moment ago.
+        birth: 16 random bytes.
+
+    Returns:
+        How many documents have another embedding now, and those that still need one: if there are
+        any, nothing was written.
+
+    Raises:
+        RecordDoesNotOpen: A document was changed, added, removed or restored.
+    """
+    digest = keys.pseudonym(Kind.COLLECTION, name)
+    state = _ROWS.locked(transaction, keys, digest)
+    if state is None or not state.count:
+        return 0, []
+    documents = Collection(transaction, keys, digest, state).everything_proved()
+    vectors = {at: vector_of(body) for at, body in documents.items()}
+    if missing := [documents[at] for at, vector in vectors.items() if vector is None]:
+        return 0, missing
+    _ROWS.delete_children(transaction, keys, digest, has_row=True)
+    sealed_header = encode_collection(header)
+    _ROWS.begin_again(transaction, keys, digest, state, sealed_header, birth, now)
+    begun = _ROWS.locked(transaction, keys, digest)
+    assert begun is not None
+    change = _UnitOfWork(Collection(transaction, keys, digest, begun))
+    new = {at: NewDocument(b"", body, vectors[at] or b"") for at, body in documents.items()}
+    change.insert(new, len(next(iter(new.values())).embedding))
+    change.flush(now)
+    return len(documents), []
 
 
 def remove(
