@@ -809,6 +809,19 @@ async def test_a_question_sent_again_with_its_id_is_recorded_if_it_says_somethin
     assert texts(recorded(tutor)) == said
 
 
+async def test_an_answer_to_such_a_question_is_recorded_whatever_ids_both_repeat(
+    memory: IsolatedMemory, tutor: ScopedMemory, door: Door
+):
+    says = always("resp_1", lambda _: AIMessage("OK."))
+    agent = create_agent(Scripted(says=says), middleware=[memory.middleware()])
+
+    for text in ("one", "two", "three", "three"):
+        await door(agent, "invoke", {"messages": [HumanMessage(text, id="1")]}, at())
+
+    said = ["human: one", "ai: OK.", "human: two", "ai: OK.", "human: three", "ai: OK."]
+    assert texts(recorded(tutor)) == [*said, "ai: OK."]
+
+
 async def test_a_question_put_in_the_place_of_an_earlier_one_is_recorded(
     memory: IsolatedMemory, tutor: ScopedMemory, door: Door
 ):

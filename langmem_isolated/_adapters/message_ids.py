@@ -54,6 +54,12 @@ def _said_in(message: BaseMessage) -> bytes:
     return encode_value([str(message.text), others, made, answers], "a message")
 
 
+def repeated_id(message: BaseMessage, place: str = "") -> str:
+    """The id under which a message is stored whose own stands for another."""
+    said = _said_in(decode_message(stored_form(message)))
+    return derived_id(place, str(message.id), said.hex())
+
+
 def left_out(
     message: Message, known: Known, *, place: str = "", behind: int = -1
 ) -> Message | None:
@@ -69,8 +75,7 @@ def left_out(
         behind: The sequence number behind which a message must stand to be the same.
     """
     new, metadata = decode_message_with_metadata(message.plaintext)
-    said = _said_in(new)
-    if known.sequence > behind and said == _said_in(decode_message(known.plaintext)):
+    if known.sequence > behind and _said_in(new) == _said_in(decode_message(known.plaintext)):
         return None
-    again = new.model_copy(update={"id": derived_id(place, str(new.id), said.hex())})
+    again = new.model_copy(update={"id": repeated_id(new, place)})
     return Message(encode_message(again, metadata), again.id)

@@ -15,7 +15,7 @@ from langgraph.errors import GraphBubbleUp, GraphInterrupt
 from langgraph.types import Interrupt
 
 from langmem_isolated._adapters.appending import Appender
-from langmem_isolated._adapters.message_ids import derived_id, left_out, says_the_same
+from langmem_isolated._adapters.message_ids import derived_id, left_out, repeated_id, says_the_same
 from langmem_isolated._adapters.run_scope import session_named_in
 from langmem_isolated._codecs.storable import storable
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -187,7 +187,7 @@ class Recorder:
         ]
         walk = _Walk(newest_first, is_start)
         found = self.trace(newest_first, walk.is_end)
-        self.behind = max(self.behind, walk.newest)
+        self.behind = max(self.behind, walk.newest, self._sequence_of_edited(newest_first, walk))
         new = [
             message
             for number, (message, sequence) in enumerate(zip(newest_first, found, strict=False))
@@ -195,6 +195,20 @@ class Recorder:
         ]
         if new:
             self.add(new[::-1])
+
+    def _sequence_of_edited(self, newest_first: Sequence[BaseMessage], walk: "_Walk") -> int:
+        """Where the newest is recorded, if that is under an id made of its own and what it says."""
+        if 0 not in walk.different:
+            return -1
+        found: list[int] = []
+
+        def note(_: int, known: Known) -> bool:
+            found.append(known.sequence)
+            return True
+
+        ids = [repeated_id(newest_first[0])]
+        self.records.read_apart(reading.trace, None, self.session_id, ids, note)
+        return max(found, default=-1)
 
     def trace(
         self, newest_first: Sequence[BaseMessage], is_end: Callable[[int, Known], bool]
@@ -216,27 +230,31 @@ class _Walk:
         self._has_answer = False
         self.newest = -1
         """The highest sequence number seen."""
+        self.different: set[int] = set()
+        """Which questions say something else than what is recorded under their id."""
         self.edited: set[int] = set()
-        """Which of them say something else than what is recorded under their id."""
+        """Which of those are new."""
 
     def is_end(self, number: int, known: Known) -> bool:
         """Whether nothing older can be new."""
         message = self._messages[number]
         self.newest = max(self.newest, known.sequence)
-        if isinstance(message, HumanMessage) and self._is_edited(message, known):
-            self.edited.add(number)
-            return False
+        if isinstance(message, HumanMessage) and self._is_different(message, known):
+            self.different.add(number)
+            if self._is_start:
+                self.edited.add(number)
+                return False
         if self._is_deep and number < _REACH:
             self._has_answer |= isinstance(message, AIMessage)
             return self._has_answer and isinstance(message, HumanMessage)
         return not isinstance(message, ToolMessage)
 
-    def _is_edited(self, message: HumanMessage, known: Known) -> bool:
+    def _is_different(self, message: HumanMessage, known: Known) -> bool:
         # What was answered, other middleware may have edited since; unless the run begins with an
         # answer, as when LangGraph puts a question that was sent again in the place of the first.
         begins_with_question = not isinstance(self._messages[0], AIMessage)
-        is_asked = self._is_start and not (self._has_answer and begins_with_question)
-        return is_asked and not says_the_same(message, known.plaintext)
+        is_answered = self._has_answer and begins_with_question
+        return not is_answered and not says_the_same(message, known.plaintext)
 
 
 def _is_summary(message: BaseMessage) -> bool:
