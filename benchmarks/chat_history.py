@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import threading
 import time
+import warnings
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -31,6 +32,7 @@ import psycopg
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from langchain_community.chat_message_histories import SQLChatMessageHistory
+from langchain_core.chat_history import InMemoryChatMessageHistory
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, message_to_dict
 from langchain_postgres import PostgresChatMessageHistory
 
@@ -51,6 +53,7 @@ from tests.postgres import PostgresServer
 C = TypeVar("C")
 
 OURS, FLOOR, LIST = "ours", "floor", "plain list"
+IN_MEMORY = "InMemoryChatMessageHistory"
 COMMUNITY, LANGCHAIN_POSTGRES = "SQLChatMessageHistory", "langchain-postgres"
 SQLITE, POSTGRES = "SQLite", "PostgreSQL"
 Synchronous = Literal["FULL", "NORMAL"]
@@ -60,6 +63,8 @@ ROOT_KEY = LocalRootKey(bytes(32))
 SESSIONS_PER_USER = 100
 MESSAGES_PER_SESSION = 10
 SAMPLE = 20
+# Of the applications that keep some messages back and write them together.
+BUFFER = 3
 
 
 class Session(NamedTuple):
@@ -159,6 +164,21 @@ def kind_of(url: str) -> str:
 def plain_list() -> Iterator[Driver]:
     kept: dict[str, list[BaseMessage]] = defaultdict(list)
     yield Driver(LIST, "", "", lambda _, name: Session(kept[name].extend, kept[name].copy))
+
+
+@contextmanager
+def in_memory() -> Iterator[Driver]:
+    """LangChain's own history, in which everything goes with the process."""
+    kept: dict[str, InMemoryChatMessageHistory] = {}
+
+    def session(_: str, name: str) -> Session:
+        with warnings.catch_warnings():
+            # Deprecated in langchain-core, and still what people begin with.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            history = kept.setdefault(name, InMemoryChatMessageHistory())
+        return Session(history.add_messages, lambda: history.messages)
+
+    yield Driver(IN_MEMORY, "", "", session)
 
 
 @contextmanager
@@ -375,7 +395,8 @@ class Places:
 def all_drivers(places: Places) -> Iterator[list[Driver]]:
     with ExitStack() as stack:
         enter = stack.enter_context
-        drivers = [enter(plain_list()), enter(community(places.url(SQLITE, worn_in=False)))]
+        drivers = [enter(plain_list()), enter(in_memory())]
+        drivers.append(enter(community(places.url(SQLITE, worn_in=False))))
         for synchronous in SETTINGS:
             drivers += [
                 enter(community(places.url(SQLITE), synchronous)),
@@ -416,6 +437,32 @@ def append_and_load(report: Report, places: Places, lengths: Sequence[int]) -> N
             for length, value in zip(lengths, found, strict=True):
                 _judge(report, measure, mine, other, length, value)
         report.table(f"{measure}: ours takes so many times as long as", ["", *header], rows)
+
+
+def each_at_once(report: Report, places: Places, messages: int = 300) -> None:
+    """What it costs to store each message as it is said, and what a buffer of three would save."""
+    said = turns(BUFFER)
+    rows = []
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        drivers = [enter(in_memory())]
+        drivers += [enter(ours(places.url(SQLITE), synchronous)) for synchronous in SETTINGS]
+        if POSTGRES in places.kinds:
+            drivers.append(enter(ours(places.url(POSTGRES))))
+        actions: dict[str, list[Callable[[int], object]]] = {}
+        for driver in drivers:
+            one, together = (driver.session("alice", str(uuid4())) for _ in range(2))
+            actions[driver.label] = [
+                lambda _, one=one: [one.append([message]) for message in said],
+                lambda _, together=together: together.append(said),
+            ]
+        taken = in_turn(actions, messages // BUFFER)
+    for label, (singly, buffered) in taken.items():
+        each, three = microseconds(singly) / BUFFER, microseconds(buffered) / BUFFER
+        rows.append((label, each, three, each - three))
+        report.measured("each at once", label, each_us=each, buffered_us=three)
+    header = ["", "each at once", f"{BUFFER} at once", "saved by the buffer"]
+    report.table("a message stored: µs", header, rows)
 
 
 def _at_length(drivers: list[Driver], length: int) -> dict[tuple[str, str], Seconds]:
@@ -671,7 +718,7 @@ def _judge_crowds(report: Report, mine: list[Crowd], other: list[Crowd]) -> None
     report.targets.append(Target(what, failed, 0, unit="turns"))
 
 
-PARTS = ("append-load", "opening", "sessions", "users")
+PARTS = ("each-at-once", "append-load", "opening", "sessions", "users")
 
 
 def main() -> None:
@@ -697,6 +744,8 @@ def main() -> None:
         server = None if options.sqlite_only else stack.enter_context(PostgresServer(fsync=True))
         places = Places(Path(folder), server)
         stack.callback(places.close)
+        if "each-at-once" in options.parts:
+            each_at_once(report, places)
         if "append-load" in options.parts:
             append_and_load(report, places, options.lengths)
         if "opening" in options.parts:

@@ -1,4 +1,32 @@
-"""Memory for LangChain and LangGraph that cannot leak between users: scoped and encrypted."""
+"""Memory for LangChain and LangGraph that cannot leak between users: scoped and encrypted.
+
+Make a root key once, outside the database; without it nothing can be read::
+
+    export LANGMEM_ISOLATED_ROOT_KEY=$(langmem-isolated keygen)
+
+Then one memory for the application, and a scope for each request. Everything made from a scope
+reads and writes that user's memory in that module, and no other:
+
+>>> from langgraph.graph import START, MessagesState, StateGraph
+>>> from langmem_isolated import IsolatedMemory
+>>> def answer(state):
+...     heard = [message.text for message in state["messages"] if message.type == "human"]
+...     return {"messages": [("ai", f"I have heard: {heard}")]}
+>>> builder = StateGraph(MessagesState).add_node("answer", answer).add_edge(START, "answer")
+>>> memory = IsolatedMemory("sqlite:///memory.db")  # or postgresql://user:password@host/name
+>>> tutor = memory.scope(user_id="alice", module_id="tutor")
+>>> config = {"configurable": {"thread_id": "chat-1"}}
+>>> state = tutor.bind(builder.compile()).invoke({"messages": [("human", "Hi")]}, config)
+>>> state["messages"][-1].text
+"I have heard: ['Hi']"
+>>> tutor.chat_history("monday").add_user_message("What is 6 times 7?")
+>>> tutor.store().put(("facts",), "school", {"level": 3})
+>>> memory.close()
+
+Where one graph serves everybody, `memory.checkpointer()` and its like find the scope of each call.
+What a scope makes is in `help(ScopedMemory)`, what a memory makes in `help(IsolatedMemory)`; guide,
+operations and threat model are in the repository's ``docs/``.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -98,10 +126,23 @@ def __getattr__(name: str) -> Any:
 
         return version("langmem-isolated")
     if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise AttributeError(
+            f"module {__name__!r} has no attribute {name!r}. {_nearest(name)}", name=name
+        )
     found = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
     globals()[name] = found
     return found
+
+
+def _nearest(name: str) -> str:
+    """What is there instead of a name that is not."""
+    from difflib import get_close_matches
+
+    if name.startswith("_"):
+        return ""
+    near = get_close_matches(name, __all__, n=2, cutoff=0.5)
+    expected = f"Did you mean {' or '.join(near)}? " if near else ""
+    return f"{expected}All public names are in langmem_isolated.__all__."
 
 
 def __dir__() -> list[str]:

@@ -19,7 +19,9 @@ from langchain_core.stores import BaseStore
 from langmem_isolated._codecs.classes import tell_once, type_name
 from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.sealing import framed
-from langmem_isolated._runtime.clock import MICROSECOND, lifetime, now
+from langmem_isolated._runtime.arguments import kind_of, refuse_single, time_to_live
+from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
+from langmem_isolated._runtime.clock import lifetime, now
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -34,10 +36,12 @@ _GENERATIONS: dict[str, type[Generation]] = {
 }
 # How the id begins that LangChain gives a message whose model gave it none.
 _ID_OF_A_RUN = "lc_run-"
+_BYTES_ALONE = "it stores bytes alone; write text.encode()"
 # A page of embeddings of 1,536 numbers is 1.5 MB.
 _PAGE = 256
 
 
+@made_by(f"{ONE_SCOPE}.llm_cache()", "memory.llm_cache()", first=Callable)
 class IsolatedLLMCache(BaseCache):
     """LangChain's cache for models, in which nobody is given the answer to somebody else.
 
@@ -45,22 +49,26 @@ class IsolatedLLMCache(BaseCache):
     from the run that asks: LangChain has one cache for all, ``set_llm_cache``. One object serves
     any number of threads, tasks and event loops. Prompts are not kept, only digests of them.
 
+    >>> from langchain_core.language_models import FakeListChatModel
+    >>> model = FakeListChatModel(responses=["42", "43"], cache=scope.llm_cache())
+    >>> model.invoke("What is 6 times 7?").text, model.invoke("What is 6 times 7?").text
+    ('42', '42')
+
     Args:
         resolve: Whose records are meant; asked when an operation is called, in the caller's
             context.
         ttl: How long an answer is kept; for ever by default.
 
     Raises:
-        ValueError: ``ttl`` is shorter than a microsecond.
+        TypeError: ``ttl`` is no `timedelta`.
+        ValueError: It is shorter than a microsecond.
     """
 
     def __init__(
         self, resolve: Callable[[], ScopedDatabase], *, ttl: timedelta | None = None
     ) -> None:
-        if ttl is not None and ttl < MICROSECOND:
-            raise ValueError("ttl must be a microsecond or more.")
         self._resolve = resolve
-        self._lifetime = lifetime(ttl)
+        self._lifetime = lifetime(time_to_live(ttl))
 
     def lookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
         """What was answered to ``prompt``, or ``None``.
@@ -186,11 +194,17 @@ def _with_fresh_message_id(fields: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
+@made_by(f'{ONE_SCOPE}.byte_store("parents")', first=ScopedDatabase)
 class IsolatedByteStore(BaseStore[str, bytes]):
     """A scope's bytes under keys, for `CacheBackedEmbeddings`, `create_kv_docstore` and others.
 
     Made by ``memory.scope(…).byte_store(name)``. Keys and values are sealed. One object serves any
     number of threads, tasks and event loops.
+
+    >>> parents = scope.byte_store("parents")
+    >>> parents.mset([("chapter-1", b"Fractions are parts.")])
+    >>> parents.mget(["chapter-1", "chapter-2"])
+    [b'Fractions are parts.', None]
 
     Args:
         records: The scope's records.
@@ -230,6 +244,7 @@ class IsolatedByteStore(BaseStore[str, bytes]):
             KeyDestroyed: The scope was erased.
             DatabaseError: The database refused or failed.
         """
+        refuse_single("pairs", key_value_pairs, (), example='store.mset([("key", b"value")])')
         checked = partial(self._records.limits.checked_size, "value_bytes")
         new = [Entry(_key(key), checked(_checked(value))) for key, value in key_value_pairs]
         self._records.limits.check_batch([entry.value for entry in new])
@@ -272,6 +287,7 @@ class IsolatedByteStore(BaseStore[str, bytes]):
                 yield key
 
     def _checked_keys(self, keys: Sequence[str]) -> list[bytes]:
+        refuse_single("keys", keys, (), example='["key"]')
         return self._records.limits.checked_count("ids", [*map(_key, keys)])
 
     def _page(self, behind: bytes, prefix: str | None) -> tuple[list[str], bytes]:
@@ -282,11 +298,11 @@ class IsolatedByteStore(BaseStore[str, bytes]):
 
 def _key(key: object) -> bytes:
     if not isinstance(key, str):
-        raise TypeError(f"A key must be a str, got {type(key).__name__}.")
+        raise TypeError(f"A key must be a str, got {kind_of(key)}. Write its text, str(…).")
     return encode_value(key, "a key of a byte store")
 
 
 def _checked(value: object) -> bytes:
     if not isinstance(value, bytes):
-        raise ValueNotStorable(type(value).__name__, "a byte store, which stores bytes alone")
+        raise ValueNotStorable(type(value).__name__, "a byte store", cause=_BYTES_ALONE)
     return value

@@ -1,6 +1,6 @@
 """Callback handler that records what chat models and tools say in chains."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
@@ -20,14 +20,13 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphInterrupt
 from langgraph.types import Command
 
+from langmem_isolated._adapters.message_ids import derived_id, named
 from langmem_isolated._adapters.recorder import (
     FindRecords,
     Recorder,
     as_text,
-    derived_id,
     events_of,
     interrupted,
-    named,
     session_of,
 )
 from langmem_isolated._adapters.run_scope import (
@@ -36,6 +35,7 @@ from langmem_isolated._adapters.run_scope import (
     is_told_otherwise,
     refuse_untold,
 )
+from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated.errors import IsolationViolation, ScopeError
 from langmem_isolated.scope import checked_id
 
@@ -48,6 +48,13 @@ else:
         GraphCallbackHandler = BaseCallbackHandler
 
 
+_NO_CHAIN = (
+    "A model or tool was invoked by itself, so no chat session is known: LangChain tells a handler "
+    "nothing of its config. Nothing was recorded. Invoke a chain that holds it, such as "
+    "prompt | model, or use the bound form, memory.scope(…).callback_handler(session_id)."
+)
+
+
 class _Tree:
     """One run of the application, with all that runs below it."""
 
@@ -56,6 +63,8 @@ class _Tree:
         self.recorder: Recorder | None = None
         self.error: BaseException | None = None
         """The newest that was recorded."""
+        self.behind = -1
+        """The sequence number of the newest message when a model was asked last."""
 
 
 class _Run(NamedTuple):
@@ -68,6 +77,7 @@ class _Run(NamedTuple):
     inputs: object = None
 
 
+@made_by(f"{ONE_SCOPE}.callback_handler(session_id)", "memory.callback_handler()", first=Callable)
 class IsolatedCallbackHandler(GraphCallbackHandler):
     """Records a chain's questions, answers, tool calls and failures into a chat session.
 
@@ -83,10 +93,21 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
     Agents are recorded by ``memory.middleware()``: use one of both. One object serves any number of
     runs at once.
 
+    >>> from langchain_core.language_models import FakeListChatModel
+    >>> from langchain_core.runnables import RunnableLambda
+    >>> chain = RunnableLambda(lambda text: text) | FakeListChatModel(responses=["42"])
+    >>> handler = scope.callback_handler("monday")
+    >>> chain.invoke("What is 6 times 7?", {"callbacks": [handler]}).text
+    '42'
+    >>> [message.text for message in scope.chat_history("monday").messages]
+    ['What is 6 times 7?', '42']
+
     Args:
         find: Finds the records of the scope from the config of what runs.
         session_id: The session; by default ``session_id`` or ``thread_id`` of the ``configurable``
-            of the chain around the model. A model that is invoked by itself has none.
+            of the chain around the model. A model that is invoked by itself has none, and LangChain
+            does not tell its config: then the call fails with a `ScopeError` that says so, and only
+            the bound form records.
         channel: Of the messages recorded.
 
     Raises:
@@ -154,6 +175,8 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
         return recorder
 
     def _recorder_by(self, config: RunnableConfig | None) -> Recorder:
+        if config is None and self._session_id is None:
+            raise ScopeError(_NO_CHAIN)
         session_id = session_of(config) if self._session_id is None else self._session_id
         return Recorder(self._find(config), session_id, self._channel)
 
@@ -170,8 +193,16 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
                 tree.recorder = self._recorder_by({**config})
 
     def _add(self, run: _Run, messages: Iterable[BaseMessage]) -> None:
-        place = str(run.tree.root)
-        self._recorder(run).add([named(message, place) for message in messages])
+        """Record what a model is asked."""
+        place, recorder = str(run.tree.root), self._recorder(run)
+        recorder.add([named(message, place) for message in messages])
+        run.tree.behind = max(run.tree.behind, recorder.behind)
+
+    def _add_said(self, run: _Run, run_id: UUID, messages: Iterable[BaseMessage]) -> None:
+        """Record what a model or tool answers."""
+        place, recorder = str(run.tree.root), self._recorder(run)
+        recorder.behind = run.tree.behind
+        recorder.add_said([named(message, place) for message in messages], str(run_id))
 
     def _note(self, run: _Run, run_id: UUID, error: BaseException) -> None:
         tree = run.tree
@@ -253,7 +284,7 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
         """Record the answer to each prompt."""
         if run := self._runs.pop(run_id, None):
             answers = (_answer(candidates[0]) for candidates in response.generations if candidates)
-            self._add(run, answers)
+            self._add_said(run, run_id, answers)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         """Record why a model did not answer."""
@@ -283,7 +314,7 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
     def on_tool_end(self, output: Any, *, run_id: UUID, **_: Any) -> None:
         """Record a tool's answer, and the call if no model made it."""
         if run := self._runs.pop(run_id, None):
-            self._add(run, _done(output, run, run_id))
+            self._add_said(run, run_id, _done(output, run, run_id))
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         """Record why a tool gave no answer."""

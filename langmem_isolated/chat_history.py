@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from operator import itemgetter
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from langchain_core.messages import (
@@ -14,24 +13,23 @@ from langchain_core.messages import (
     HumanMessage,
 )
 
+from langmem_isolated._adapters.appending import Appender
 from langmem_isolated._adapters.compat import is_called_to_record
-from langmem_isolated._codecs.headers import Header, decode_header, encode_header
+from langmem_isolated._adapters.message_ids import left_out
+from langmem_isolated._codecs.headers import decode_header, encode_header
 from langmem_isolated._codecs.messages import (
-    MessageMetadata,
     decode_message,
     decode_message_with_metadata,
-    encode_message,
 )
 from langmem_isolated._codecs.storable import storable
-from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._database.dialects import Conflict
-from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.arguments import kind_of, whole_number
+from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
+from langmem_isolated._runtime.clock import as_moment, now
 from langmem_isolated._storage.container_state import BIRTH_BYTES, ContainerState
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import reading, writing
-from langmem_isolated._storage.sessions.reading import LATEST, NOTHING, Recent
-from langmem_isolated._storage.sessions.writing import Message
-from langmem_isolated.errors import AddressTaken, RecordDoesNotOpen, ValueNotStorable
+from langmem_isolated._storage.sessions.reading import LATEST, NOTHING, Opened
+from langmem_isolated.errors import ValueNotStorable
 from langmem_isolated.scope import checked_id
 
 if TYPE_CHECKING:
@@ -42,6 +40,19 @@ else:
     except ImportError:  # deprecated since langchain-core 1.6.4, to be removed in 2.0
         BaseChatMessageHistory = object
 
+
+class TimedMessage(NamedTuple):
+    """A message of a session, and what is sealed beside it."""
+
+    number: int
+    """Its place in the session, from 1 on."""
+    message: BaseMessage
+    said_at: datetime | None
+    """When it was stored, UTC."""
+    channel: str | None
+    """Where it was said."""
+
+
 TokenCounter = Callable[[list[BaseMessage]], int] | Callable[[BaseMessage], int]
 
 # Messages read at a time while a token budget fills; most budgets fill within one.
@@ -49,27 +60,45 @@ _WINDOW_PAGE = 64
 
 
 class Page(NamedTuple):
-    """Some messages, oldest first, and where the next older page ends."""
+    """Some messages, oldest first, and where the next older page ends.
+
+    >>> history = scope.chat_history("monday")
+    >>> history.add_messages([HumanMessage("one"), HumanMessage("two"), HumanMessage("three")])
+    >>> page = history.page(limit=2)
+    >>> [message.text for message in page.messages]
+    ['two', 'three']
+    >>> [message.text for message in history.page(before=page.before).messages]
+    ['one']
+    """
 
     messages: list[BaseMessage]
     before: int | None
     """Give this to :meth:`IsolatedChatMessageHistory.page`; ``None`` when nothing is older."""
 
 
+@made_by(f"{ONE_SCOPE}.chat_history(session_id)", first=ScopedDatabase)
 class IsolatedChatMessageHistory(BaseChatMessageHistory):
     """One session's messages: a drop-in `BaseChatMessageHistory` that belongs to one scope.
 
     Made by ``memory.scope(…).chat_history(session_id)``. Nothing is read or written before the
     first call. One object serves any number of threads, tasks and event loops.
 
+    >>> history = scope.chat_history("monday")
+    >>> history.add_messages([HumanMessage("What is 6 times 7?"), AIMessage("42")])
+    >>> [message.text for message in history.last(1)]
+    ['42']
+    >>> scope.module("planner").chat_history("monday").messages
+    []
+
     Args:
         records: The scope's records.
         session_id: 1 to 255 bytes, as :func:`~langmem_isolated.scope.checked_id` says. The same id
             in another scope is another session.
         channel: Of every message added through this object, unless the call names another.
-        idempotent: Whether to leave out messages whose ``id`` this session has already. By default
-            they are stored again, as LangChain's own histories do. Messages without id are always
-            stored.
+        idempotent: Whether to leave out messages that this session has already: those whose ``id``
+            it has, if they say the same. One that says something else, as from a server that
+            repeats its ids, is stored under an id made of both. By default all are stored again, as
+            LangChain's own histories do. Messages without id are always stored.
 
     Raises:
         ScopeError: ``session_id`` or ``channel`` is missing or malformed.
@@ -86,10 +115,8 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         self._records = records
         self._session_id = checked_id("session_id", session_id)
         self._channel = None if channel is None else checked_id("channel", channel)
-        self._header = encode_header(Header(session_id, channel=channel))
-        # How this object last saw the session; appending from it saves PostgreSQL a transaction.
-        self._state: ContainerState | None = None
-        self._idempotent = idempotent
+        self._appender = Appender(records, session_id, channel)
+        self._repeated = left_out if idempotent else None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(session_id=…)"
@@ -102,7 +129,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
             RecordDoesNotOpen: A message was changed, moved, exchanged, added or cut off.
         """
         opened = self._records.read(reading.load, NOTHING, self._session_id, now())
-        self._state = opened.state
+        self._appender.state = opened.state
         return [decode_message(plaintext) for plaintext in opened.messages]
 
     async def aget_messages(self) -> list[BaseMessage]:
@@ -118,7 +145,8 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
                 default that of this object.
 
         Raises:
-            ValueNotStorable: A message holds a value without a stored form. From
+            ValueNotStorable: ``messages`` is no list, or has something else in it; or a message
+                holds a value without a stored form. From
                 `RunnableWithMessageHistory`, which would only log it and lose the turn, the message
                 is stored as far as it can be; see :func:`storable`.
             LimitExceeded: A message, or all of them together, are beyond ``limits``.
@@ -127,61 +155,14 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
             KeyDestroyed: The scope was erased.
             DatabaseError: The database refused or failed.
         """
+        _refuse_one(messages)
         channel = self._channel if channel is None else checked_id("channel", channel)
-        moment = now()
-        said = MessageMetadata(moment, channel)
         try:
-            encoded = self._encoded(messages, said)
+            self._appender.add(messages, channel, self._repeated)
         except ValueNotStorable:
             if not is_called_to_record():
                 raise
-            encoded = self._encoded(map(storable, messages), said)
-        if not encoded:
-            return
-        placed = encoded, moment, None if channel is None else channel.encode()
-        try:
-            if self._idempotent or not self._append_optimistically(*placed):
-                self._append(*placed, look_first=self._idempotent)
-        except Conflict:
-            self._append_known(*placed)
-
-    def _encoded(self, messages: Iterable[BaseMessage], said: MessageMetadata) -> list[Message]:
-        checked = partial(self._records.limits.checked_size, "message_bytes")
-        encoded = [Message(checked(encode_message(m, said)), m.id) for m in messages]
-        self._records.limits.check_batch([message.plaintext for message in encoded])
-        return encoded
-
-    def _append_optimistically(
-        self, encoded: list[Message], moment: int, channel: bytes | None
-    ) -> bool:
-        known = self._state
-        if known is None:
-            return False
-        self._state = self._records.write_once(
-            writing.append_optimistically, None, self._session_id, known, encoded, moment, channel
-        )
-        return self._state is not None
-
-    def _append_known(self, encoded: list[Message], moment: int, channel: bytes | None) -> None:
-        try:
-            self._append(encoded, moment, channel, look_first=True)
-        except Conflict:
-            raise AddressTaken(Kind.MESSAGE.label) from None
-
-    def _append(
-        self, encoded: list[Message], moment: int, channel: bytes | None, *, look_first: bool
-    ) -> None:
-        self._state = self._records.write(
-            writing.append,
-            self._session_id,
-            self._header,
-            encoded,
-            os.urandom(BIRTH_BYTES),
-            moment,
-            skip_stored=self._idempotent,
-            look_first=look_first,
-            channel=channel,
-        )
+            self._appender.add([*map(storable, messages)], channel, self._repeated)
 
     def _add(self, messages: Sequence[BaseMessage], is_recorded: bool, **named: str) -> None:
         try:
@@ -244,6 +225,22 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         """The newest ``n`` messages; see :meth:`last`."""
         return await self._records.arun(self.last, n)
 
+    def timed(self, n: int | None = None) -> list[TimedMessage]:
+        """The newest ``n`` messages, or all, oldest first, with when and where they were said.
+
+        Raises:
+            ValueError: ``n`` is negative.
+            RecordDoesNotOpen: As for :attr:`messages`.
+        """
+        found = self._page(None, LATEST if n is None else n)
+        end = 0 if found.state is None else found.state.count
+        numbers = range(end - len(found.messages) + 1, end + 1)
+        return [_timed(*line) for line in zip(numbers, found.messages, strict=True)]
+
+    async def atimed(self, n: int | None = None) -> list[TimedMessage]:
+        """The newest messages with when they were said; see :meth:`timed`."""
+        return await self._records.arun(self.timed, n)
+
     def page(self, *, before: int | None = None, limit: int = 50) -> Page:
         """The newest ``limit`` messages older than ``before``, oldest first; reads only those.
 
@@ -253,14 +250,18 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
 
         Raises:
             ValueError: ``limit`` or ``before`` is negative.
+            TypeError: One is no number.
             RecordDoesNotOpen: As for :attr:`messages`; the end is checked on every page.
         """
-        if limit < 0 or (before is not None and before < 0):
-            raise ValueError(f"limit and before must be 0 or more, got {limit} and {before}")
-        end, limit = min(LATEST if before is None else before, LATEST), min(limit, LATEST)
-        opened = self._records.read(reading.page, NOTHING, self._session_id, end, limit, now())
-        self._state = opened.state
+        opened = self._page(before, limit)
         return Page([decode_message(plaintext) for plaintext in opened.messages], opened.before)
+
+    def _page(self, before: int | None, limit: int) -> Opened:
+        limit = min(whole_number("limit", limit), LATEST)
+        end = LATEST if before is None else min(whole_number("before", before), LATEST)
+        opened = self._records.read(reading.page, NOTHING, self._session_id, end, limit, now())
+        self._appender.state = opened.state
+        return opened
 
     async def apage(self, *, before: int | None = None, limit: int = 50) -> Page:
         """A page of messages; see :meth:`page`."""
@@ -292,7 +293,11 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
                 ``"approximate"``.
             options: Further options of `trim_messages` (``start_on``, ``end_on``, …); ``strategy``
                 is ``"last"``.
+
+        Raises:
+            ValueError: ``max_tokens`` is negative.
         """
+        whole_number("max_tokens", max_tokens)
         # It imports splitters of text, which few applications need.
         from langchain_core.messages import trim_messages
 
@@ -354,43 +359,17 @@ def _as_message(message_class: type[BaseMessage], message: BaseMessage | str) ->
     return message_class(content=message) if isinstance(message, str) else message
 
 
+def _timed(number: int, plaintext: bytes) -> TimedMessage:
+    message, said = decode_message_with_metadata(plaintext)
+    said_at, channel = (None, None) if said is None else (as_moment(said.written), said.channel)
+    return TimedMessage(number, message, said_at, channel)
+
+
+def _refuse_one(messages: object) -> None:
+    if isinstance(messages, BaseMessage | str | Mapping) or not hasattr(messages, "__iter__"):
+        cause = "messages are given in a list; write add_messages([HumanMessage(text)])"
+        raise ValueNotStorable(kind_of(messages), "add_messages()", cause=cause)
+
+
 def _without_summary(header: bytes, _: ContainerState) -> bytes:
     return encode_header(decode_header(header)._replace(summary=None, summarized=None))
-
-
-def recent(records: ScopedDatabase, limits: Mapping[str, int]) -> list[BaseMessage]:
-    """The newest messages of some channels, over all sessions of the scope, oldest first.
-
-    Reads and opens those alone. They are ordered by the time they were written, which is sealed
-    with each, and by session and sequence where that is the same. What comes back was said in that
-    channel at that time; that someone with the database in hand removed a message, or took it out
-    of its channel, shows when its session is read, not here.
-
-    Args:
-        records: The scope's records.
-        limits: How many messages of each channel at most.
-
-    Raises:
-        ScopeError: The name of a channel is malformed.
-        ValueError: A limit is negative.
-        RecordDoesNotOpen: A message was changed, moved, or put into another channel or time.
-    """
-    if any(limit < 0 for limit in limits.values()):
-        raise ValueError("a limit must be 0 or more")
-    wanted = [
-        (checked_id("channel", channel).encode(), min(limit, LATEST))
-        for channel, limit in limits.items()
-    ]
-    found = records.snapshot(reading.recent, [], wanted, now())
-    said = [line for pair in zip(limits, found, strict=False) for line in _checked_channel(*pair)]
-    return [message for *_, message in sorted(said, key=itemgetter(slice(3)))]
-
-
-def _checked_channel(
-    channel: str, found: Sequence[Recent]
-) -> Iterator[tuple[int, bytes, int, BaseMessage]]:
-    for written, session, sequence, plaintext in found:
-        said = decode_message_with_metadata(plaintext)
-        if said.metadata is None or said.metadata[:2] != (written, channel):
-            raise RecordDoesNotOpen(Kind.MESSAGE.label, "it was put into another channel or time")
-        yield written, session, sequence, said.message

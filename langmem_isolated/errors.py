@@ -34,15 +34,36 @@ __all__ = [
 
 
 class LangmemIsolatedError(Exception):
-    """The root: every error this package raises on purpose is one of these."""
+    """The root of what this package raises about memory, keys, records and databases.
+
+    An argument of the wrong type is a `TypeError`, and one out of range a `ValueError`, as in
+    Python itself.
+
+    >>> try:
+    ...     memory.scope(user_id="", module_id="tutor")
+    ... except LangmemIsolatedError as error:
+    ...     print(type(error).__name__)
+    ScopeError
+    """
 
 
 class ScopeError(LangmemIsolatedError, ValueError):
-    """A scope or a name in it is missing or malformed; raised before any I/O."""
+    """A scope or a name in it is missing or malformed; raised before any I/O.
+
+    >>> memory.scope(user_id=7, module_id="tutor")
+    Traceback (most recent call last):
+    langmem_isolated.errors.ScopeError: user_id must be a non-empty str of ..., got int; ...
+    """
 
 
 class IsolationViolation(LangmemIsolatedError):
-    """Something that belongs to another scope was about to be handed out; it was not."""
+    """Something that belongs to another scope was about to be handed out; it was not.
+
+    >>> config = {"thread_id": "1", "user_id": "bob", "module_id": "tutor"}
+    >>> scope.bind(builder.compile()).invoke({"messages": []}, {"configurable": config})
+    Traceback (most recent call last):
+    langmem_isolated.errors.IsolationViolation: This call's config and the scope ...
+    """
 
 
 class KeyringError(LangmemIsolatedError):
@@ -61,7 +82,12 @@ class RootKeyMissing(KeyringError):
 
 
 class RootKeyInvalid(KeyringError):
-    """What was given as root key is not one, or others can read it."""
+    """What was given as root key is not one, or others can read it.
+
+    >>> LocalRootKey(b"too short")
+    Traceback (most recent call last):
+    langmem_isolated.errors.RootKeyInvalid: A root key must be 32 bytes, got 9. ...
+    """
 
 
 class RootKeyMismatch(KeyringError):
@@ -254,16 +280,29 @@ class EmbeddingModelWarning(UserWarning):
 
 
 class SessionNotFound(LangmemIsolatedError, KeyError):
-    """This scope has no session of that id."""
+    """This scope has no session of that id.
+
+    >>> scope.sessions.rename("nowhere", "Fractions")
+    Traceback (most recent call last):
+    langmem_isolated.errors.SessionNotFound: This scope has no session of that id. ...
+    """
 
     def __init__(self) -> None:
-        super().__init__("This scope has no session of that id. Nothing was changed.")
+        super().__init__(
+            "This scope has no session of that id. Nothing was changed. Expected one that "
+            "scope.sessions() lists; scope.sessions.create() and the first message make one."
+        )
 
     __str__ = Exception.__str__
 
 
 class DatabaseError(LangmemIsolatedError):
-    """The database refused or failed; the transaction was rolled back."""
+    """The database refused or failed; the transaction was rolled back.
+
+    >>> IsolatedMemory("mysql://localhost/app")
+    Traceback (most recent call last):
+    langmem_isolated.errors.DatabaseError: The database URL must be for sqlite or postgresql, ...
+    """
 
     advice: ClassVar[str] = "Nothing was written."
 
@@ -271,10 +310,11 @@ class DatabaseError(LangmemIsolatedError):
 class DatabaseUnreachable(DatabaseError):
     """No connection to the database could be made, or it broke."""
 
-    advice = (
-        "Check the URL, and that the server runs or this user may open the file in its folder. "
+    advice = "Check the URL."
+    in_use: ClassVar[str] = (
         "If the connection broke while a write was being committed, it may have been stored."
     )
+    """Said besides of a connection that was made before."""
 
 
 class DatabaseLocked(DatabaseError):

@@ -9,8 +9,9 @@ from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.statements import NO_LIMIT
 from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._runtime.arguments import whole_number
+from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._runtime.clock import SECOND, now
-from langmem_isolated._runtime.limits import checked_number
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry, Names
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -20,6 +21,7 @@ from langmem_isolated.scope import checked_id
 _LAST = 2**53
 
 
+@made_by(f"{ONE_SCOPE}.record_manager(name)", first=ScopedDatabase)
 class IsolatedRecordManager(RecordManager):
     """What one scope has indexed, for `index` and `aindex` with that scope's vector store.
 
@@ -30,6 +32,15 @@ class IsolatedRecordManager(RecordManager):
     Its clock never goes back: what is recorded is later than what was recorded before and than any
     ``time_at_least``, also where machines' clocks differ. A document just indexed would otherwise
     be taken for one that is out of date, and deleted.
+
+    >>> from langchain_core.indexing import index
+    >>> notes, manager = scope.vector_store(embeddings), scope.record_manager("notes")
+    >>> documents = [Document("Fractions are parts.", metadata={"source": "book"})]
+    >>> options = {"cleanup": "full", "source_id_key": "source", "key_encoder": "sha256"}
+    >>> index(documents, manager, notes, **options)["num_added"]
+    1
+    >>> index(documents, manager, notes, **options)["num_skipped"]
+    1
 
     Args:
         records: The scope's records.
@@ -147,7 +158,7 @@ class IsolatedRecordManager(RecordManager):
             after=-1 if after is None else math.floor(_microseconds(after)),
             before=_LAST + 1 if before is None else math.ceil(_microseconds(before)),
             tags=None if group_ids is None else self._checked(group_ids),
-            limit=NO_LIMIT if limit is None else checked_number("limit", limit),
+            limit=NO_LIMIT if limit is None else min(whole_number("limit", limit), NO_LIMIT),
             now=now(),
         )
         return [*map(decode_value, found)]

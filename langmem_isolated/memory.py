@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, overload
+from typing import TYPE_CHECKING, NoReturn, Self, overload
 from weakref import WeakKeyDictionary
 
 from langmem_isolated._adapters.config_keys import ConfigKeys
@@ -17,13 +17,16 @@ from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.dialects import Synchronous
+from langmem_isolated._database.urls import checked_url
+from langmem_isolated._runtime.arguments import kind_of, seconds, whole_number
+from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated._runtime.environment import DATABASE_VARIABLE, KEY_STORE_VARIABLE
 from langmem_isolated._runtime.limits import DEFAULT_LIMITS, Limits
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._storage.keyring import Keyring
-from langmem_isolated.errors import ScopeError
+from langmem_isolated.errors import DatabaseError, ScopeError
 from langmem_isolated.memory_of_run import MemoryOfRun
-from langmem_isolated.root_keys import LocalRootKey, RootKey
+from langmem_isolated.root_keys import LocalRootKey, RootKey, checked_provider
 from langmem_isolated.scope import Scope, checked_id
 from langmem_isolated.scoped_memory import ScopedMemory
 
@@ -33,14 +36,22 @@ if TYPE_CHECKING:
     from langmem_isolated.publisher import Publisher
 
 _NO_NAMES = (None, None, "default")
+_OWNERS = "It is how many owners' keys are kept, 1,024 if you leave it out."
 
 
+@explains_calls
 class IsolatedMemory(MemoryOfRun):
     """The memory of an application: one database, one root key, any number of users.
 
     Constructing it opens nothing but the root key. The tables are made, or checked, at first use or
     on entering the context, whichever comes first. It serves threads, tasks and event loops at
     once, and goes on working in a forked child.
+
+    >>> with IsolatedMemory("sqlite://", root_key=root_key) as memory:
+    ...     history = memory.scope(user_id="alice", module_id="tutor").chat_history("monday")
+    ...     history.add_user_message("Hi")
+    ...     history.count()
+    1
 
     Args:
         url: An SQLAlchemy URL: ``sqlite:///memory.db`` or ``postgresql://…`` (extra ``postgres``).
@@ -71,9 +82,11 @@ class IsolatedMemory(MemoryOfRun):
     Raises:
         RootKeyMissing: No root key was given and none is in the environment.
         RootKeyInvalid: What was found is not a root key.
-        TypeError: ``config_keys`` is no dict of a scope's parts, or ``limits`` are no `Limits`.
+        TypeError: An argument has another type; ``config_keys`` is no dict of a scope's parts, or
+            ``limits`` are no `Limits`.
+        ValueError: A number is out of its range.
         ScopeError: A name in ``config_keys`` is malformed, or stands for two parts.
-        DatabaseError: The URL is not one of SQLite or PostgreSQL.
+        DatabaseError: The URL is not one of SQLite or PostgreSQL, or both are one.
     """
 
     def __init__(
@@ -94,10 +107,23 @@ class IsolatedMemory(MemoryOfRun):
         compress: bool = True,
         auto_upgrade: bool = True,
     ) -> None:
+        checked_url(url)
         keys = ConfigKeys.of(config_keys)
         if not isinstance(limits, Limits):
-            raise TypeError(f"limits must be Limits(…), got {type(limits).__name__}.")
-        key = LocalRootKey.from_environment() if root_key is None else root_key
+            raise TypeError(
+                f"limits must be Limits(…), got {kind_of(limits)}. Write limits=Limits()."
+            )
+        try:
+            key = (
+                LocalRootKey.from_environment() if root_key is None else checked_provider(root_key)
+            )
+        finally:
+            # Error reporters print the variables of every frame: it may be the text of a key.
+            del root_key
+        whole_number("key_cache_size", key_cache_size, advice=_OWNERS)
+        seconds("key_cache_seconds", key_cache_seconds, or_none=True)
+        seconds("plaintext_cache_seconds", plaintext_cache_seconds, or_none=True)
+        whole_number("plaintext_cache_bytes", plaintext_cache_bytes, least=1)
 
         def opened(url: str) -> Database:
             return Database(
@@ -109,7 +135,12 @@ class IsolatedMemory(MemoryOfRun):
             )
 
         self._database = opened(url)
-        self._key_store = opened(key_store) if key_store else None
+        self._key_store = None if key_store is None else opened(key_store)
+        if self._key_store and self._key_store.url == self._database.url:
+            raise DatabaseError(
+                "key_store= names the database itself: backups of it would carry the keys. "
+                "Expected another one; give its URL, or leave key_store out."
+            )
         self._keyring = Keyring(
             self._database,
             key,
@@ -156,7 +187,7 @@ class IsolatedMemory(MemoryOfRun):
         """The memory that ``LANGMEM_ISOLATED_DATABASE`` and its siblings describe."""
         return cls(
             os.environ.get(DATABASE_VARIABLE, "sqlite:///langmem-isolated.db"),
-            key_store=os.environ.get(KEY_STORE_VARIABLE),
+            key_store=os.environ.get(KEY_STORE_VARIABLE) or None,
         )
 
     @overload
@@ -169,7 +200,7 @@ class IsolatedMemory(MemoryOfRun):
         self,
         scope: Scope | None = None,
         /,
-        *,
+        *more: object,
         user_id: str | None = None,
         module_id: str | None = None,
         project_id: str = "default",
@@ -179,13 +210,15 @@ class IsolatedMemory(MemoryOfRun):
         Raises:
             ScopeError: ``user_id`` or ``module_id`` is missing, empty or malformed.
         """
-        if scope is None:
+        if scope is None and not more:
             # The checks in Scope refuse None, too.
             scope = Scope(user_id, module_id, project_id=project_id)  # type: ignore[arg-type]
-        elif type(scope) is not Scope or (user_id, module_id, project_id) != _NO_NAMES:
+        elif type(scope) is not Scope or more or (user_id, module_id, project_id) != _NO_NAMES:
+            given = ", ".join(kind_of(one) for one in (scope, *more))
             raise ScopeError(
-                "scope() takes a Scope alone, or user_id= and module_id=, got "
-                f"{type(scope).__name__}."
+                f"scope() takes a Scope alone, or user_id= and module_id=, got {given}. Write "
+                "memory.scope(user_id=…, module_id=…): by position the two could be exchanged. "
+                "There is no default."
             )
         return ScopedMemory(self._context, scope)
 
@@ -241,6 +274,14 @@ class IsolatedMemory(MemoryOfRun):
     async def aopen(self) -> Self:
         """Make or check the tables; see :meth:`open`."""
         return await self._database.arun(self.open)
+
+    if not TYPE_CHECKING:  # where a checker saw it, it would take any name for one that is there
+
+        def __getattr__(self, name: str) -> NoReturn:
+            text = f"{type(self).__name__} has no attribute {name!r}."
+            if not name.startswith("_") and hasattr(ScopedMemory, name):
+                text += f" It is one user's: memory.scope(user_id=…, module_id=…).{name}"
+            raise AttributeError(text, name=name, obj=self)
 
     def close(self) -> None:
         """Finish what runs, let go of all keys, close every connection. Closing twice is fine."""

@@ -15,6 +15,8 @@ from langmem_isolated._adapters.run_scope import (
     refuse_untold,
 )
 from langmem_isolated._adapters.using import Using
+from langmem_isolated._runtime.arguments import kind_of
+from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.scope import Scope, checked_thread_id
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from langmem_isolated.store import IsolatedStore, StoreIndexConfig
 
 
+@explains_calls
 class MemoryOfRun:
     """What an :class:`IsolatedMemory` gives to runs of everybody."""
 
@@ -60,7 +63,8 @@ class MemoryOfRun:
             scope = scope.scope
         if type(scope) is not Scope:
             raise ScopeError(
-                f"using() takes a Scope or memory.scope(…), got {type(scope).__name__}."
+                f"using() takes a Scope or memory.scope(…), got {kind_of(scope)}. Write "
+                "`with memory.using(memory.scope(user_id=…, module_id=…)):`."
             )
         return Using(scope)
 
@@ -302,10 +306,10 @@ class MemoryOfRun:
         Raises:
             TypeError: Embeddings and a store are given, or neither.
         """
+        from langmem_isolated._adapters.vector_store_arguments import check_source
         from langmem_isolated._adapters.vector_store_of_run import VectorStoreOfRun
 
-        if (embeddings is None) == (wrapping is None):
-            raise TypeError("vector_store() takes embeddings, or wrapping=…, and not both.")
+        check_source(embeddings, wrapping)
         given = () if embeddings is None else (embeddings,)
         more = options if wrapping is None else {"wrapping": wrapping, **options}
         find = self._memory_by(scope_resolver)
@@ -337,18 +341,11 @@ class MemoryOfRun:
         Raises:
             TypeError: ``source`` is none of these.
         """
-        from langchain_core.embeddings import Embeddings
-        from langchain_core.retrievers import BaseRetriever
-        from langchain_core.vectorstores import VectorStore
-
+        from langmem_isolated._adapters.vector_store_arguments import check_retrieved
         from langmem_isolated._adapters.vector_store_of_run import VectorStoreOfRun
         from langmem_isolated.retriever import RetrieverOfRun
 
-        if not isinstance(source, Embeddings | VectorStore | BaseRetriever):
-            raise TypeError(
-                "retriever() takes embeddings, a vector store or a retriever, got "
-                f"{type(source).__name__}."
-            )
+        check_retrieved(source)
         find = self._memory_by(scope_resolver)
 
         def made(config: RunnableConfig | None) -> IsolatedRetriever:

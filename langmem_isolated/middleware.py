@@ -12,15 +12,11 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import (
-    AnyMessage,
-    BaseMessage,
-    HumanMessage,
-    ToolMessage,
-)
+from langchain_core.messages import AnyMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.types import Command
 
+from langmem_isolated._adapters.message_ids import named
 from langmem_isolated._adapters.recall_tool_defaults import SAID_IN_PERSON
 from langmem_isolated._adapters.recorder import (
     ENDINGS,
@@ -28,12 +24,17 @@ from langmem_isolated._adapters.recorder import (
     Recorder,
     events_of,
     is_event,
-    named,
     session_of,
 )
 from langmem_isolated._adapters.run_scope import config_of_run, conversation_of
-from langmem_isolated._adapters.summaries import SUMMARIZING, summary_message, summary_prompt
+from langmem_isolated._adapters.summaries import (
+    SUMMARIZING,
+    check_options,
+    summary_message,
+    summary_prompt,
+)
 from langmem_isolated._codecs.headers import Header, decode_header
+from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._storage.container_state import ContainerState
@@ -74,6 +75,7 @@ class _Options(NamedTuple):
     summarize_after: int
 
 
+@made_by(f"{ONE_SCOPE}.middleware()", "memory.middleware()", first=Callable)
 class IsolatedMemoryMiddleware(AgentMiddleware[Any, Any, Any]):
     """Records every message of every run of an agent into a chat session of the run's scope.
 
@@ -83,9 +85,12 @@ class IsolatedMemoryMiddleware(AgentMiddleware[Any, Any, Any]):
 
     The session is ``session_id`` in the run's ``configurable``, or else ``thread_id``. Human, AI
     and tool messages are recorded as they come about, before the agent goes on, each once by its
-    id: also when the run then fails, is cancelled, streamed or resumed. A message stays as it was
-    first recorded, before other middleware edits it; one that is passed in without id is a new one
-    in every run. Failures and cancellations of the model and of
+    id: also when the run then fails, is cancelled, streamed or resumed. An answer whose id the
+    session has already, as from a server that repeats its ids, is recorded under an id of its own,
+    and so is a question that a run begins with and that says something else. A message stays as it
+    was first recorded, before other middleware edits it; one that is passed in without id is a new
+    one in every run. What other middleware inserts is recorded where the run is then, summaries in
+    place of what was recorded aside. Failures and cancellations of the model and of
     tools, and interrupts in tools, are recorded as `ChatMessage` with role ``"error"`` or
     ``"interrupt"`` in the channel ``"events"``; those of other middleware need :meth:`around`.
     What cannot be stored exactly is recorded as far as it can be: its ``response_metadata`` has the
@@ -121,8 +126,7 @@ class IsolatedMemoryMiddleware(AgentMiddleware[Any, Any, Any]):
         summarize_after: int = 50,
     ) -> None:
         super().__init__()
-        if (recall is not None and recall < 1) or summarize_after < 1:
-            raise ValueError("recall and summarize_after must be 1 or more")
+        check_options(recall, summarize_with, summarize_after)
         self.tools = []
         self._find = find
         self._options = _Options(
@@ -179,14 +183,14 @@ class IsolatedMemoryMiddleware(AgentMiddleware[Any, Any, Any]):
     def before_agent(self, state: Any, runtime: Any) -> None:  # noqa: ARG002
         """Record what the run begins with; sum up what is old, if it is time."""
         step = self._step()
-        step.catch_up(state)
+        step.begin(state)
         if (due := step.due()) and (model := self._options.summarize_with):
             step.summarize(due, model.invoke(due.prompt, SUMMARIZING))
 
     async def abefore_agent(self, state: Any, runtime: Any) -> None:  # noqa: ARG002
         """Record what the run begins with; see :meth:`before_agent`."""
         step = self._step()
-        await step.arun(step.catch_up, state)
+        await step.arun(step.begin, state)
         if (due := await step.arun(step.due)) and (model := self._options.summarize_with):
             summary = await model.ainvoke(due.prompt, SUMMARIZING)
             await step.arun(step.summarize, due, summary)
@@ -232,7 +236,7 @@ class IsolatedMemoryMiddleware(AgentMiddleware[Any, Any, Any]):
         except ENDINGS as error:
             step.note(error, request.tool_call["id"])
             raise
-        return step.done(result)
+        return step.done(result, request.state)
 
     async def awrap_tool_call(
         self,
@@ -247,7 +251,7 @@ class IsolatedMemoryMiddleware(AgentMiddleware[Any, Any, Any]):
         except ENDINGS as error:
             await step.arun(step.note, error, request.tool_call["id"])
             raise
-        return await step.arun(step.done, result)
+        return await step.arun(step.done, result, request.state)
 
     def after_agent(self, state: Any, runtime: Any) -> None:  # noqa: ARG002
         """Record what other middleware added last."""
@@ -278,6 +282,10 @@ class _Step:
         self._current = conversation_of(config or {})
         self.arun = self._recorder.arun
 
+    def begin(self, state: Any) -> None:
+        """Record what the run begins with."""
+        self._recorder.catch_up(_messages_of(state), is_start=True)
+
     def catch_up(self, state: Any) -> None:
         """Record the messages of the state that are new."""
         self._recorder.catch_up(_messages_of(state))
@@ -290,23 +298,27 @@ class _Step:
         """The model's response, recorded."""
         return replace(response, result=self._kept(response.result))
 
-    def done(self, result: _ToolResult) -> _ToolResult:
+    def done(self, result: _ToolResult, state: Any) -> _ToolResult:
         """A tool's result, recorded; what it changes in the state otherwise is left alone."""
         if isinstance(result, list):
-            return [self.done(one) for one in result]  # type: ignore[return-value]
+            return [self.done(one, state) for one in result]  # type: ignore[return-value]
         if isinstance(result, ToolMessage):
             kept: ToolMessage = self._kept([result])[0]
             return kept
         update = result.update
         if isinstance(update, dict) and isinstance(update.get("messages"), list):
-            return replace(result, update={**update, "messages": self._kept(update["messages"])})
+            kept_all = self._kept(update["messages"], _messages_of(state))
+            return replace(result, update={**update, "messages": kept_all})
         return result
 
-    def _kept(self, messages: Sequence[Any]) -> list[Any]:
-        """The messages with ids, recorded."""
+    def _kept(self, messages: Sequence[Any], old: Sequence[BaseMessage] = ()) -> list[Any]:
+        """The messages with ids, recorded as said just now, but for those that were there."""
         kept = [named(m, self._place) if isinstance(m, BaseMessage) else m for m in messages]
         # What is written as a pair or dict becomes a message in the state, and is seen there.
-        self._recorder.add([m for m in kept if isinstance(m, BaseMessage) and m.type != "remove"])
+        self._recorder.add_said(
+            [m for m in kept if isinstance(m, BaseMessage) and m.type != "remove" and m not in old],
+            self._place,
+        )
         return kept
 
     def prepared(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
@@ -323,10 +335,10 @@ class _Step:
         asked = _last_human(messages)
         if asked is None:
             return messages
-        recall = Recall(self._recorder.records, self._options.plaintext_cache)
-        found = recall(
-            messages[asked].text, limit=limit, roles=SAID_IN_PERSON, outside=self._current
-        )
+        records = self._recorder.records
+        query = messages[asked].text[: records.limits.query_characters]
+        recall = Recall(records, self._options.plaintext_cache)
+        found = recall(query, limit=limit, roles=SAID_IN_PERSON, outside=self._current)
         if not found:
             return messages
         context = HumanMessage(quoted(found, _RECALLED_CHARACTERS))
@@ -338,7 +350,7 @@ class _Step:
         if header is None or header.summary is None:
             return messages
         start = header.summarized or 0
-        newer = self._recorder.trace(messages[::-1], lambda _, sequence: sequence < start)
+        newer = self._recorder.trace(messages[::-1], lambda _, known: known.sequence < start)
         return [summary_message(header.summary), *messages[-len(newer) :]]
 
     def due(self) -> _Due | None:

@@ -16,6 +16,7 @@ from langmem_isolated._codecs.classes import tell_once
 from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.sealing import framed
 from langmem_isolated._database.statements import NO_LIMIT
+from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._runtime.clock import SECOND, now
 from langmem_isolated._runtime.forking import renew_in_children
 from langmem_isolated._runtime.limits import Limits
@@ -38,6 +39,7 @@ _END_OF_TIME = 2**53
 _MOST_TASKS = 16_384
 
 
+@made_by(f"{ONE_SCOPE}.node_cache()", "memory.node_cache()", first=Callable)
 class IsolatedNodeCache(BaseCache[Any]):
     """What nodes with a `CachePolicy` and tasks have written, sealed, for the same scope alone.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._crypto.owners import Level, Owner
+from langmem_isolated._runtime.calls import made_by
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.scope import checked_id
 
@@ -19,11 +20,17 @@ if TYPE_CHECKING:
     from langmem_isolated.wrapping import WrappedVectorStore
 
 
+@made_by("memory.publisher(module_id=…)", first=MemoryContext)
 class Publisher:
     """The right to write at one shared level, made by ``memory.publisher(…)``.
 
     Who holds it may publish: keep it in the operator's code, away from requests and models. Scopes
     read what it wrote along with their own documents, and cannot change it.
+
+    >>> library = memory.publisher(module_id="tutor").vector_store(embeddings)
+    >>> ids = library.add_texts(["Percentages are fractions of 100."])
+    >>> [found.page_content for found in scope.vector_store(embeddings).similarity_search("100")]
+    ['Percentages are fractions of 100.']
     """
 
     def __init__(self, context: MemoryContext, owner: Owner) -> None:
@@ -59,10 +66,14 @@ def published_owner(user_id: str | None, module_id: str | None, project_id: str 
         ScopeError: No id is given, or both a user's and a module's, or one is malformed.
     """
     if user_id is None and module_id is None and project_id is None:
-        raise ScopeError("publisher() needs user_id=, module_id= or project_id=.")
+        raise ScopeError(
+            "publisher() needs user_id=, module_id= or project_id=, got none: say who reads what "
+            "it writes. There is no default."
+        )
     if user_id is not None and module_id is not None:
         raise ScopeError(
-            "publisher() takes user_id= or module_id=: what both share is private to the scope."
+            "publisher() takes user_id= or module_id=, got both: what both share is private to the "
+            "scope. Write memory.scope(user_id=…, module_id=…).vector_store(…) for that."
         )
     project = checked_id("project_id", "default" if project_id is None else project_id)
     if user_id is not None:

@@ -14,6 +14,8 @@ from pydantic import BaseModel, Field, PrivateAttr
 
 from langmem_isolated._adapters.recall_tool_defaults import DESCRIPTION, SAID_IN_PERSON
 from langmem_isolated._adapters.run_scope import conversation_of
+from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
+from langmem_isolated._runtime.unseen_text import with_escapes
 from langmem_isolated.recall import Recall, Recalled
 
 _HEAD = (
@@ -24,11 +26,8 @@ _FOOT = "</recalled>"
 _NOTHING = "Nothing was found."
 _CUT = "…"
 _FEWEST_CHARACTERS = 1_000
-# What ends a line or a quotation somewhere, turns the direction of text, or is not seen: a text may
-# say with tags (U+E0000…) what no person reads. JSON itself escapes quotes and control characters.
-_UNSAFE = re.compile(
-    "[<>&\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e0fff]"
-)
+# What ends a quotation somewhere. JSON itself escapes quotes.
+_MARKUP = re.compile("[<>&]")
 
 FindRecall = Callable[[RunnableConfig | None], Recall]
 
@@ -37,6 +36,7 @@ class _Question(BaseModel):
     query: str = Field(description="What to look for: a few words, or a question.")
 
 
+@made_by(f"{ONE_SCOPE}.recall_tool()", "memory.recall_tool()", first=Callable)
 class RecallTool(BaseTool):
     """Search over one scope's messages for a model, which chooses the words and nothing else.
 
@@ -67,7 +67,10 @@ class RecallTool(BaseTool):
         **fields: Any,
     ) -> None:
         if unknown := set(fields) - set(type(self).model_fields):
-            raise TypeError(f"recall_tool() has no option {', '.join(sorted(unknown))}.")
+            raise TypeError(
+                f"recall_tool() has no option {', '.join(sorted(unknown))}; it has those of "
+                "ScopedMemory.recall_tool (limit=, max_characters=, since=, sessions=, …)."
+            )
         super().__init__(**fields)
         self._find = find
         self._options = {
@@ -129,10 +132,14 @@ def _line(message: Recalled, most: int) -> str:
 
 
 def as_json_line(said: dict[str, str]) -> str:
-    """JSON on one line in which nothing can end the quotation or act on a terminal."""
-    return _UNSAFE.sub(_as_units, json.dumps(said, ensure_ascii=False)) + "\n"
+    """JSON on one line in which nothing ends the quotation, acts on a terminal, or is not seen.
+
+    A text may say with tags (U+E0000…) or variation selectors what no person reads.
+    """
+    quoted = with_escapes(json.dumps(said, ensure_ascii=False), _as_units)
+    return _MARKUP.sub(lambda found: _as_units(found[0]), quoted) + "\n"
 
 
-def _as_units(found: re.Match[str]) -> str:
-    units = found[0].encode("utf-16-be").hex()
+def _as_units(character: str) -> str:
+    units = character.encode("utf-16-be", errors="surrogatepass").hex()
     return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))

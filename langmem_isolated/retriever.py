@@ -19,6 +19,7 @@ from pydantic import PrivateAttr
 from langmem_isolated._adapters.compat import dismiss_tracers
 from langmem_isolated._adapters.document_tags import ResultGuard
 from langmem_isolated._codecs.documents import decode_document
+from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._search.bm25 import best_first, query_scores
 from langmem_isolated._search.metadata_filters import Filter, metadata_test
 from langmem_isolated._search.words import words
@@ -29,12 +30,17 @@ from langmem_isolated.scope import checked_id
 FindRetriever = Callable[[RunnableConfig | None], BaseRetriever]
 
 
+@made_by(f"{ONE_SCOPE}.retriever(source)", "memory.retriever(source)", first=BaseRetriever)
 class IsolatedRetriever(BaseRetriever):
     """A retriever that returns documents of one scope, or raises.
 
     Made by ``memory.scope(…).retriever(…)``: over that scope's vector store, or around any
     retriever, whose documents must then all carry the scope's valid owner stamp. What it stands on
     cannot be reached through it.
+
+    >>> ids = scope.vector_store(embeddings).add_texts(["Fractions are parts."])
+    >>> [document.page_content for document in scope.retriever(embeddings, k=1).invoke("parts")]
+    ['Fractions are parts.']
     """
 
     _source: BaseRetriever = PrivateAttr()
@@ -141,11 +147,16 @@ def _silent() -> RunnableConfig:
     return {**ensure_config(), "callbacks": []}
 
 
+@made_by(f"{ONE_SCOPE}.bm25_retriever()", first=list, without=("from_texts", "from_documents"))
 class IsolatedBM25Retriever(BaseRetriever):
     """Ranks one scope's documents by the words they share with a query (BM25).
 
     Made by ``memory.scope(…).bm25_retriever()``. How rare a word is, is counted among the documents
     that the scope may read, and nowhere else: others' documents move no rank.
+
+    >>> ids = scope.vector_store(embeddings).add_texts(["Fractions are parts.", "Ratios compare."])
+    >>> [document.page_content for document in scope.bm25_retriever(k=1).invoke("fractions")]
+    ['Fractions are parts.']
     """
 
     k: int = 4

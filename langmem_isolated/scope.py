@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Self, TypeVar
 from uuid import UUID
 
+from langmem_isolated._runtime.arguments import kind_of
+from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated.errors import ScopeError
 
 MAX_ID_BYTES = 255
@@ -32,7 +34,7 @@ def checked_id(name: str, value: object) -> str:
     if type(value) is ScopedThreadId:
         value = str(value)
     if type(value) is not str:
-        raise ScopeError(_expected(name, f"got {type(value).__name__}"))
+        raise ScopeError(_expected(name, f"got {kind_of(value)}{_as_text(name, value)}"))
     if not value:
         raise ScopeError(_expected(name, "got an empty string"))
     if len(value) > MAX_ID_BYTES:
@@ -69,6 +71,13 @@ def checked_thread_id(name: str, value: object) -> str:
     return checked_id(name, as_thread_id(value))
 
 
+def _as_text(name: str, value: object) -> str:
+    """How ids that applications have in other forms are written."""
+    if not isinstance(value, int | UUID) or isinstance(value, bool):
+        return ""
+    return "; write str(user.id)" if name == "user_id" else "; write its text, str(…)"
+
+
 def _expected(name: str, received: str) -> str:
     return (
         f"{name} must be a non-empty str of at most {MAX_ID_BYTES} bytes of UTF-8 in NFC without "
@@ -76,9 +85,16 @@ def _expected(name: str, received: str) -> str:
     )
 
 
+@explains_calls
 @dataclass(frozen=True, slots=True, repr=False)
 class Scope:
     """Whose memory: one user in one module, in one project.
+
+    >>> tutor = memory.scope(Scope("alice", "tutor"))
+    >>> tutor.scope == Scope(user_id="alice", module_id="tutor", project_id="default")
+    True
+    >>> Scope("alice", "tutor")  # ids are personal data: no log is to show them
+    Scope(user_id=…, module_id=…, project_id=…)
 
     Args:
         user_id: The person. Take it from your authentication, not from the client's request.

@@ -7,11 +7,14 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
+from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._adapters.recall_tool_defaults import DESCRIPTION as RECALL_DESCRIPTION
 from langmem_isolated._adapters.recall_tool_defaults import SAID_IN_PERSON
+from langmem_isolated._runtime.arguments import kind_of
+from langmem_isolated._runtime.calls import ONE_SCOPE, explains_calls, made_by
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import IsolationViolation
-from langmem_isolated.scope import Scope
+from langmem_isolated.scope import Scope, checked_id
 from langmem_isolated.scoped_retrieval import ScopedRetrieval
 
 if TYPE_CHECKING:
@@ -37,8 +40,20 @@ if TYPE_CHECKING:
     from langmem_isolated.store import IsolatedStore, StoreIndexConfig
 
 
+@made_by(ONE_SCOPE, first=MemoryContext)
+@explains_calls
 class ScopedMemory(ScopedRetrieval):
-    """One scope's memory: everything made from it reads and writes that scope and no other."""
+    """One scope's memory: everything made from it reads and writes that scope and no other.
+
+    >>> tutor = memory.scope(user_id="alice", module_id="tutor")
+    >>> tutor.chat_history("monday").add_user_message("What is 6 times 7?")
+    >>> graph = tutor.bind(builder.compile())  # checkpointer, store and node cache of this scope
+    >>> tutor.store().put(("facts",), "school", {"level": 3})
+    >>> [item.value for item in tutor.store().search(("facts",))]
+    [{'level': 3}]
+    >>> tutor.verify().messages
+    1
+    """
 
     def __repr__(self) -> str:
         return f"ScopedMemory({self._scope!r})"
@@ -79,13 +94,13 @@ class ScopedMemory(ScopedRetrieval):
 
     def recent(self, limits: Mapping[str, int]) -> list[BaseMessage]:
         """The newest messages of some channels, oldest first; see :func:`recent`."""
-        from langmem_isolated.chat_history import recent
+        from langmem_isolated._adapters.channels import recent
 
         return recent(self._records, limits)
 
     async def arecent(self, limits: Mapping[str, int]) -> list[BaseMessage]:
         """The newest messages of some channels; see :func:`recent`."""
-        from langmem_isolated.chat_history import recent
+        from langmem_isolated._adapters.channels import recent
 
         return await self._records.arun(recent, self._records, limits)
 
@@ -147,9 +162,14 @@ class ScopedMemory(ScopedRetrieval):
         )
 
     def callback_handler(self, session_id: str, *, channel: str = "ai") -> IsolatedCallbackHandler:
-        """What records chains to a chat session; see :class:`IsolatedCallbackHandler`."""
+        """What records chains to a chat session; see :class:`IsolatedCallbackHandler`.
+
+        Raises:
+            ScopeError: ``session_id`` or ``channel`` is malformed.
+        """
         from langmem_isolated.callbacks import IsolatedCallbackHandler
 
+        session_id = checked_id("session_id", session_id)
         return IsolatedCallbackHandler(self._records_of_config, session_id, channel=channel)
 
     def _records_of_config(self, config: RunnableConfig | None) -> ScopedDatabase:
@@ -185,11 +205,12 @@ class ScopedMemory(ScopedRetrieval):
         from langmem_isolated._adapters.compat import copied_graph, has_node_cache
 
         if not isinstance(graph, Pregel):
-            raise TypeError(f"bind() takes a compiled graph, got {type(graph).__name__}.")
+            raise TypeError(_no_graph(graph))
         for part in (checkpointer, store, cache):
             if part is not None and getattr(part, "bound_to", None) != self._scope:
                 raise IsolationViolation(
-                    f"bind() takes parts made by this scope, got {type(part).__name__} of another."
+                    f"bind() takes parts made by this scope, got {kind_of(part)} of another. Make "
+                    "them from this scope, such as scope.checkpointer(ttl=…), or leave them out."
                 )
         if cache is None and has_node_cache(graph):
             cache = self.node_cache()
@@ -333,3 +354,11 @@ class ScopedMemory(ScopedRetrieval):
         """
         scope = Scope(self._scope.user_id, module_id, project_id=self._scope.project_id)
         return ScopedMemory(self._context, scope)
+
+
+def _no_graph(graph: object) -> str:
+    advice = " Write bind(builder.compile())." if hasattr(graph, "compile") else ""
+    return (
+        f"bind() takes a compiled graph, got {kind_of(graph)}.{advice} StateGraph.compile() and "
+        "create_agent() make one. Nothing was bound."
+    )

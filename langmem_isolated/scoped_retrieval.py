@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from langmem_isolated._adapters.context import SHARING_LEVELS, MemoryContext, SharingLevel
 from langmem_isolated._crypto.owners import Owner
+from langmem_isolated._runtime.arguments import kind_of, mapping, whole_number
+from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.scope import Scope
 
@@ -20,7 +22,10 @@ if TYPE_CHECKING:
     from langmem_isolated.vector_store import IsolatedVectorStore
     from langmem_isolated.wrapping import VectorStoreAdapter, WrappedVectorStore
 
+_SEARCHES = ("similarity", "mmr", "similarity_score_threshold")
 
+
+@explains_calls
 class ScopedRetrieval:
     """The part of one scope's memory that keeps and finds documents."""
 
@@ -86,7 +91,10 @@ class ScopedRetrieval:
         """
         sources = self._context.readable(self._scope, levels)
         if levels[0] != SHARING_LEVELS[0]:
-            raise ScopeError('levels must begin with "private", where the scope writes.')
+            raise ScopeError(
+                'levels must begin with "private", where the scope writes, got another first. '
+                'Write levels=["private", …]; an operator writes by memory.publisher(…).'
+            )
         return self._context.vector_store(sources, embeddings, wrapping, **options)
 
     def retriever(
@@ -122,15 +130,20 @@ class ScopedRetrieval:
         from langchain_core.vectorstores import VectorStore
 
         from langmem_isolated._adapters.document_tags import ResultGuard
+        from langmem_isolated._adapters.vector_store_arguments import check_retrieved
         from langmem_isolated.retriever import IsolatedRetriever
         from langmem_isolated.vector_store import IsolatedVectorStore
         from langmem_isolated.wrapping import WrappedVectorStore
 
+        check_retrieved(source)
         if embedding_name is not None and isinstance(source, BaseRetriever | VectorStore):
             raise TypeError("embedding_name belongs to embeddings, or to the vector store given.")
         if isinstance(source, BaseRetriever):
             if k is not None or filter is not None or search_kwargs is not None:
-                raise TypeError("k, filter and search_kwargs belong to the retriever given.")
+                raise TypeError(
+                    "k, filter and search_kwargs belong to the retriever given, got one of them "
+                    "beside it. Give them where that retriever is made."
+                )
             stamps = ResultGuard(self._context.readable(self._scope, SHARING_LEVELS))
             return IsolatedRetriever(source, stamps=stamps, **options)
         store: VectorStore = (
@@ -141,7 +154,11 @@ class ScopedRetrieval:
         if not isinstance(store, IsolatedVectorStore | WrappedVectorStore):
             store = self.vector_store(wrapping=store)
         if not store.belongs_to(self._records.owner):
-            raise ScopeError("This vector store was made for another scope. Make one from this.")
+            raise ScopeError(
+                "This vector store was made for another scope, and a retriever takes one of its "
+                "own. Make one from this: scope.vector_store(…). Nothing was read."
+            )
+        _check_search(k, search_type, search_kwargs)
         asked = {**(search_kwargs or {}), "k": 4 if k is None else k}
         found = store.as_retriever(search_type=search_type, search_kwargs=asked)
         return IsolatedRetriever(found, filter=filter, **options)
@@ -180,5 +197,18 @@ class ScopedRetrieval:
         """
         from langmem_isolated.retriever import IsolatedBM25Retriever
 
+        whole_number("k", k, least=1, advice="Leave it out for 4.")
         sources = self._context.readable(self._scope, levels)
         return IsolatedBM25Retriever(sources, collection, k=k, filter=filter, **options)
+
+
+def _check_search(k: object, search_type: object, search_kwargs: object) -> None:
+    if k is not None:
+        whole_number("k", k, least=1, advice="Leave it out for 4.")
+    if search_type not in _SEARCHES:
+        raise ValueError(
+            f"search_type must be one of {', '.join(_SEARCHES)}, got another "
+            f"{kind_of(search_type)}. For a ranking by words use scope.bm25_retriever()."
+        )
+    if search_kwargs is not None:
+        mapping("search_kwargs", search_kwargs, advice='Write search_kwargs={"fetch_k": 20}.')

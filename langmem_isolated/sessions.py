@@ -4,8 +4,11 @@ import os
 import secrets
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import NoneType
 
 from langmem_isolated._codecs.headers import Header, decode_header, encode_header
+from langmem_isolated._runtime.arguments import kind_of, whole_number
+from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage.container_state import BIRTH_BYTES, ContainerState
 from langmem_isolated._storage.containers import Listed
@@ -16,9 +19,16 @@ from langmem_isolated.errors import SessionNotFound, ValueNotStorable
 from langmem_isolated.scope import checked_id
 
 
+@made_by(f"{ONE_SCOPE}.sessions()", first=(str, NoneType))
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One chat session as a list shows it; its names are left out of the ``repr``."""
+    """One chat session as a list shows it; its names are left out of the ``repr``.
+
+    >>> session_id = scope.sessions.create(title="Fractions", channel="web")
+    >>> session = scope.sessions.get(session_id)
+    >>> session.title, session.channel, session.messages
+    ('Fractions', 'web', 0)
+    """
 
     id: str | None
     title: str | None
@@ -41,10 +51,17 @@ class Session:
         return f"Session(messages={self.messages}, size={self.size}, damaged={self.damaged})"
 
 
+@made_by(f"{ONE_SCOPE}.sessions", first=ScopedDatabase)
 class Sessions:
     """The chat sessions of one scope, as ``memory.scope(…).sessions`` gives them.
 
     Calling it lists them: ``tutor.sessions()``.
+
+    >>> session_id = scope.sessions.create(title="Fractions")
+    >>> scope.sessions.rename(session_id, "Ratios")
+    >>> [session.title for session in scope.sessions(limit=10)]
+    ['Ratios']
+    >>> scope.sessions.delete(session_id)
     """
 
     def __init__(self, records: ScopedDatabase) -> None:
@@ -59,11 +76,18 @@ class Sessions:
 
         Raises:
             ValueError: ``limit`` is negative.
+            TypeError: ``limit`` is no number, or ``before`` no session.
         """
-        if limit < 0:
-            raise ValueError(f"limit must be 0 or more, got {limit}")
+        limit = whole_number("limit", limit)
+        if not isinstance(before, Session | None):
+            raise TypeError(
+                f"before must be a Session or None, got {kind_of(before)}. Give the last session "
+                "of the page before."
+            )
         position = (LATEST, b"") if before is None else before.position
-        listed = self._records.read(listing.list_sessions, [], position, min(limit, LATEST), now())
+        listed = self._records.read(
+            listing.list_sessions, [], position, min(whole_number("limit", limit), LATEST), now()
+        )
         return [_as_session(row) for row in listed]
 
     async def alist(self, *, limit: int = 100, before: Session | None = None) -> list[Session]:
@@ -164,7 +188,10 @@ class Sessions:
         def with_summary(header: bytes, state: ContainerState) -> bytes:
             end = state.next_sequence if until is None else until
             if not 0 <= end <= state.next_sequence:
-                raise ValueError(f"until must be 0 to {state.next_sequence}, got {end}")
+                raise ValueError(
+                    f"until must be 0 to {state.next_sequence}, the number of messages so far, got "
+                    f"{end}. Leave it out for all of them. Nothing was changed."
+                )
             summarized = None if summary is None else end
             changed = decode_header(header)._replace(
                 summary=_text("summary", summary), summarized=summarized
@@ -203,7 +230,9 @@ class Sessions:
 def _text(name: str, value: object) -> str | None:
     if value is None or type(value) is str:
         return value
-    raise ValueNotStorable(type(value).__name__, f"a session's {name}, which is a str or None")
+    raise ValueNotStorable(
+        type(value).__name__, f"a session's {name}", cause="it must be a str or None"
+    )
 
 
 def _as_session(row: Listed) -> Session:

@@ -17,18 +17,21 @@ from langchain_core.vectorstores import VectorStore
 from langmem_isolated._adapters.embedding_calls import aembedded, embedded, packed
 from langmem_isolated._adapters.nearest_documents import Asked, Hit, nearest
 from langmem_isolated._adapters.reembedding import Reembedding
+from langmem_isolated._adapters.vector_store_arguments import checked_query
 from langmem_isolated._adapters.vector_store_base import (
     Found,
     Query,
     ScopedVectorStore,
+    check_diversity,
     checked_count,
 )
 from langmem_isolated._codecs.documents import decode_document, encode_document
 from langmem_isolated._codecs.headers import CollectionHeader
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._runtime.arguments import whole_number
+from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._runtime.clock import now
-from langmem_isolated._runtime.limits import checked_number
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._search.embedding_models import embedding_model_name
 from langmem_isolated._search.metadata_filters import Filter, metadata_test
@@ -52,6 +55,7 @@ class MakesVectorStores(Protocol):
         """A vector store of its scope."""
 
 
+@made_by(f"{ONE_SCOPE}.vector_store(embeddings)", "memory.vector_store(embeddings)", first=list)
 class IsolatedVectorStore(ScopedVectorStore):
     """A scope's documents: a LangChain `VectorStore` that needs no server and leaks nothing.
 
@@ -63,6 +67,14 @@ class IsolatedVectorStore(ScopedVectorStore):
     A filter is a mapping, ``{"year": {"$gte": 2020}, "$or": [{…}, {…}]}``, with ``$eq $ne $in $nin
     $gt $gte $lt $lte $and $or $not``. Keyword arguments that are not known are refused: one
     misspelt must not widen what is found.
+
+    >>> notes = scope.vector_store(embeddings)
+    >>> years = [{"year": 2025}, {"year": 2026}]
+    >>> notes.add_texts(["Fractions are parts.", "Ratios compare."], years, ids=["1", "2"])
+    ['1', '2']
+    >>> found = notes.similarity_search("parts", filter={"year": {"$gte": 2026}})
+    >>> [document.page_content for document in found]
+    ['Ratios compare.']
 
     Args:
         sources: Whose documents are read; those of the first are written.
@@ -262,7 +274,7 @@ class IsolatedVectorStore(ScopedVectorStore):
         return work.count
 
     def _reembedding(self, batch_size: int) -> Reembedding:
-        batch = checked_number("batch_size", batch_size, least=1)
+        batch = whole_number("batch_size", batch_size, least=1)
         return Reembedding(self._own, self._collection, self._header, batch)
 
     def clear(self) -> None:
@@ -288,14 +300,18 @@ class IsolatedVectorStore(ScopedVectorStore):
         return Found([(hit.document, hit.score) for hit in hits], exhausted=len(hits) < k)
 
     def _prepared(self, query: Query | Asked) -> Asked:
-        if isinstance(query, str):
-            return Asked.of(self._embeddings.embed_query(query), self._model)
-        return query if isinstance(query, Asked) else Asked.of(query)
+        if isinstance(query, Asked):
+            return query
+        asked = checked_query(query)
+        if isinstance(asked, str):
+            return Asked.of(self._embeddings.embed_query(asked), self._model)
+        return Asked.of(asked)
 
     async def _aprepared(self, query: Query) -> Asked:
-        if isinstance(query, str):
-            return Asked.of(await self._embeddings.aembed_query(query), self._model)
-        return Asked.of(query)
+        asked = checked_query(query)
+        if isinstance(asked, str):
+            return Asked.of(await self._embeddings.aembed_query(asked), self._model)
+        return Asked.of(asked)
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         # What points the other way is not relevant at all.
@@ -305,6 +321,7 @@ class IsolatedVectorStore(ScopedVectorStore):
         self, query: Query, k: int, fetch_k: int, lambda_mult: float, filter: Filter | None
     ) -> list[Document]:
         self._check_search(query, filter)
+        check_diversity(fetch_k, lambda_mult)
         asked = self._prepared(query)
         hits = self._nearest(asked, max(checked_count(k), fetch_k), filter)
         candidates = [hit.embedding for hit in hits]

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from langchain_core.language_models import FakeListLLM, GenericFakeChatModel
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, ToolMessage
 from langchain_core.output_parsers import JsonOutputParser, StrOutputParser
@@ -18,6 +20,9 @@ from langgraph.types import Command, interrupt
 from langmem_isolated import IsolatedMemory, ScopedMemory
 from langmem_isolated.errors import DatabaseError, IsolationViolation, ScopeError
 from tests.conftest import Attacker, Door
+from tests.lasting import lasting, lasting_url, newcomer
+
+FIXTURES = (lasting, lasting_url)
 
 PROMPT = ChatPromptTemplate.from_messages(
     [("system", "You teach."), MessagesPlaceholder("history", optional=True), ("human", "{said}")]
@@ -110,6 +115,49 @@ async def test_a_model_in_place_of_another_does_not_repeat_the_question(
     await door(chain, "invoke", {"said": "hello"}, of(tutor))
 
     assert texts(tutor) == ["human: hello", "error: no route", "ai: here"]
+
+
+@given(
+    turns=st.lists(
+        st.tuples(st.sampled_from("ab"), st.sampled_from(["resp_1", "resp_2", None])), max_size=6
+    )
+)
+@settings(max_examples=25, deadline=None)
+def test_every_turn_of_a_chain_is_recorded_whatever_ids_the_server_gives(
+    lasting: IsolatedMemory, turns: list[tuple[str, str | None]]
+):
+    alice = newcomer(lasting)
+    chain = PROMPT | model(*(AIMessage(text, id=id_) for text, id_ in turns))
+
+    for _ in turns:
+        chain.invoke({"said": "again?"}, of(alice))
+
+    assert texts(alice) == [said for text, _ in turns for said in ("human: again?", f"ai: {text}")]
+
+
+async def test_two_models_of_one_chain_that_say_the_same_are_both_recorded(
+    tutor: ScopedMemory, door: Door
+):
+    said = AIMessage("same", id="resp_1")
+    chain = PROMPT | model(said) | RunnableLambda(lambda m: m.text) | model(said)
+
+    await door(chain, "invoke", {"said": "hello"}, of(tutor))
+
+    assert texts(tutor) == ["human: hello", "ai: same", "human: same", "ai: same"]
+
+
+async def test_two_handlers_of_one_session_record_each_message_once(
+    tutor: ScopedMemory, door: Door
+):
+    config: RunnableConfig = {
+        "callbacks": [tutor.callback_handler("s"), tutor.callback_handler("s")]
+    }
+    chain = PROMPT | model(*(AIMessage("same", id="resp_1") for _ in range(2)))
+
+    for _ in range(2):
+        await door(chain, "invoke", {"said": "hello"}, config)
+
+    assert texts(tutor) == ["human: hello", "ai: same"] * 2
 
 
 async def test_each_input_of_a_batch_is_recorded(tutor: ScopedMemory, door: Door):
@@ -300,6 +348,23 @@ async def test_a_model_by_itself_is_recorded_in_the_scope_around(
         await door(model("x"), "invoke", "hello", config)
 
     await door(model("x"), "invoke", "hello", of(tutor))
+    assert texts(tutor) == ["human: hello", "ai: x"]
+
+
+async def test_a_model_without_a_chain_around_it_is_refused_and_told_what_to_do(
+    memory: IsolatedMemory, tutor: ScopedMemory, door: Door
+):
+    where = {"user_id": "alice", "module_id": "tutor", "session_id": "s"}
+    config: RunnableConfig = {"callbacks": [memory.callback_handler()], "configurable": where}
+
+    for alone, said in ((model("x"), "hello"), (add, {"a": 1, "b": 2})):
+        with pytest.raises(
+            ScopeError, match=r"invoked by itself.* prompt \| model, .*callback_handl"
+        ):
+            await door(alone, "invoke", said, config)
+    assert texts(tutor) == []
+
+    await door(RunnableLambda(lambda said: said) | model("x"), "invoke", "hello", config)
     assert texts(tutor) == ["human: hello", "ai: x"]
 
 

@@ -5,6 +5,7 @@ import sys
 import textwrap
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -29,6 +30,11 @@ from langmem_isolated._storage.sessions import statements
 from langmem_isolated._storage.sessions.reading import LATEST
 from langmem_isolated.errors import ValueNotStorable
 from tests.conftest import Attacker, Door
+from tests.lasting import lasting, lasting_url, newcomer
+
+FIXTURES = (lasting, lasting_url)
+
+CALL = {"name": "add", "args": {"a": 1}, "id": "call-0", "type": "tool_call"}
 
 
 @pytest.fixture
@@ -444,6 +450,67 @@ async def test_an_idempotent_history_stores_an_id_once(memory: IsolatedMemory, d
 
     assert texts(await door(history, "messages")) == ["1", "2", "3", "4", "5"]
     assert await door(history, "count") == 5
+
+
+async def test_an_idempotent_history_stores_what_an_id_says_once(
+    memory: IsolatedMemory, door: Door
+):
+    scoped = memory.scope(user_id="alice", module_id="tutor")
+    history = scoped.chat_history("monday", idempotent=True)
+    said = [AIMessage("one", id="1"), AIMessage("two", id="1")]
+    counted = AIMessage([{"type": "text", "text": "two"}], id="1", response_metadata={"ms": 7})
+
+    for _ in range(2):
+        await door(history, "add_messages", said)
+        await door(history, "add_messages", [counted, said[1]])
+    await door(history, "add_messages", [call := AIMessage("two", id="1", tool_calls=[CALL])])
+    await door(history, "add_messages", [call, said[0]])
+
+    found = await door(history, "messages")
+    assert texts(found) == ["one", "two", "two"]
+    assert found[0].id == "1"
+    assert len({message.id for message in found}) == 3
+    scoped.verify()
+
+
+@given(
+    batches=st.lists(
+        st.lists(st.tuples(st.sampled_from(["1", "2", None]), st.sampled_from("ab")), max_size=4),
+        max_size=4,
+    )
+)
+@settings(max_examples=40, deadline=None)
+def test_an_idempotent_history_has_each_id_with_each_text_once_and_what_has_no_id_always(
+    lasting: IsolatedMemory, batches: list[list[tuple[str | None, str]]]
+):
+    history = newcomer(lasting).chat_history("monday", idempotent=True)
+
+    for batch in batches:
+        history.add_messages([HumanMessage(text, id=id_) for id_, text in batch])
+
+    said = [pair for batch in batches for pair in batch]
+    first = [pair for n, pair in enumerate(said) if pair[0] is None or pair not in said[:n]]
+    assert texts(history.messages) == [text for _, text in first]
+
+
+async def test_messages_come_with_when_and_where_they_were_said(
+    history: IsolatedChatMessageHistory, door: Door
+):
+    before = datetime.now(UTC)
+    await door(history, "add_messages", numbered(2), channel="general")
+    await door(history, "add_messages", numbered(1, 2))
+    after = datetime.now(UTC)
+
+    said = await door(history, "timed")
+
+    assert [(line.number, line.message.content, line.channel) for line in said] == [
+        (1, "0", "general"), (2, "1", "general"), (3, "2", None),
+    ]  # fmt: skip
+    assert before <= said[0].said_at == said[1].said_at < said[2].said_at <= after
+    assert await door(history, "timed", 2) == said[1:]
+    assert await door(history, "timed", 0) == []
+    with pytest.raises(ValueError):
+        await door(history, "timed", -1)
 
 
 async def test_messages_without_id_are_stored_each_time(memory: IsolatedMemory, door: Door):

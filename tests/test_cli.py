@@ -1,5 +1,8 @@
+import json
 import os
+import re
 import resource
+import shlex
 import sqlite3
 import stat
 import subprocess
@@ -13,7 +16,9 @@ import psycopg
 import pytest
 import typer
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langgraph.checkpoint.base import empty_checkpoint
 
+import langmem_isolated
 from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated._database import schema
 from langmem_isolated.cli import app
@@ -25,6 +30,17 @@ from tests.postgres import PostgresServer
 ANN = ("--user", "ann", "--module", "tutor")
 HOSTILE = "[bold red]x[/]\x1b[2J\x1b]0;owned\x07\x9b31m\u202eevil\u2028:smile:\r\x00"
 ACTING = {"\x1b", "\x07", "\x9b", "\u202e", "\u2028", "\r", "\x00"}
+
+
+SECOND = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
+
+
+def answer(*command: object) -> Any:
+    """What a command answers a program."""
+    done = run(*command, "--json")
+    assert done.exit_code == 0, done.output
+    assert done.stderr == ""
+    return json.loads(done.stdout)
 
 
 @pytest.fixture
@@ -62,14 +78,44 @@ def test_every_command_explains_itself_and_its_options(name: str):
         assert parameter.name == "help" or parameter.help, f"{name} {parameter.name}"
 
 
+@pytest.mark.parametrize("name", [name for name, _ in commands()])
+def test_every_command_shows_examples_that_can_be_typed(name: str):
+    known = dict(commands())
+    shown = words(run(*name.split(), "--help").stdout)
+    lines = known[name].epilog.split("\n\n")
+    examples = [line for line in lines if line.startswith("langmem-isolated ")]
+
+    assert examples
+    for example in examples:
+        assert words(example) in shown
+        _, *typed = shlex.split(example)
+        assert name in " ".join(typed)
+        if typed == ["--version"]:
+            continue
+        count = 2 if typed[0] == "schema" else 1
+        # Parses, and refuses what is not an option, without running anything.
+        known[" ".join(typed[:count])].make_context("example", typed[count:])
+
+
+def test_it_says_its_version():
+    assert run("--version").stdout == f"langmem-isolated {langmem_isolated.__version__}\n"
+
+
+@pytest.mark.parametrize("wrong", [["nothing"], ["sessions"], ["sessions", *ANN, "--limit", "0"]])
+def test_a_command_that_is_written_wrong_ends_with_2(wrong: list[str]):
+    assert run(*wrong).exit_code == 2
+
+
 def test_it_has_the_commands_that_operators_know():
     assert {name for name, command in commands() if not hasattr(command, "commands")} == {
         "keygen",
         "demo",
         "doctor",
+        "modules",
         "schema upgrade",
         "sessions",
         "show",
+        "threads",
     }
 
 
@@ -176,12 +222,79 @@ def test_a_session_is_shown_with_its_numbers(said: IsolatedMemory):
     shown = run("show", "monday", *ANN, "--database", url_of(said))
 
     assert shown.exit_code == 0
-    assert "1 human What is 7 times 6? 2 ai 42" in words(shown.stdout)
+    lines = rf"1 {SECOND} human What is 7 times 6\? 2 {SECOND} ai 42"
+    assert re.search(lines, words(shown.stdout))
     assert "Hi!" not in shown.stdout
 
     last = words(run("show", "monday", *ANN, "--last", 1, "--database", url_of(said)).stdout)
-    assert "2 ai 42" in last
+    assert re.search(rf"2 {SECOND} ai 42", last)
     assert "7 times" not in last
+
+
+def test_a_session_is_shown_with_when_each_message_was_said(said: IsolatedMemory):
+    history = said.scope(user_id="ann", module_id="tutor").chat_history("monday")
+    history.add_messages([HumanMessage("And 8?")], channel="general")
+    times = [line.said_at for line in history.timed()]
+    assert times == sorted(times)
+    assert None not in times
+
+    shown = words(run("show", "monday", *ANN, "--database", url_of(said)).stdout)
+    read = answer("show", "monday", *ANN, "--last", 1, "--database", url_of(said))
+
+    assert all(f"{moment:%Y-%m-%d %H:%M:%S}" in shown for moment in times)
+    moment = times[-1].isoformat().replace("+00:00", "Z")
+    assert read == [
+        {"number": 3, "time": moment, "channel": "general", "role": "human", "id": None,
+         "content": "And 8?", "tool_calls": []}
+    ]  # fmt: skip
+
+
+def test_sessions_threads_and_modules_are_listed_for_programs_too(said: IsolatedMemory):
+    ann, url = said.scope(user_id="ann", module_id="tutor"), url_of(said)
+    said.scope(user_id="ann", module_id="planner").store().put(("facts",), "1", {"x": 1})
+    for thread_id in ("early", "late"):
+        config = {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
+        ann.checkpointer().put(config, empty_checkpoint(), {}, {})
+
+    sessions = answer("sessions", *ANN, "--database", url)
+    threads = answer("threads", *ANN, "--database", url)
+    assert [(one["id"], one["messages"], one["damaged"]) for one in sessions] == [
+        ("tuesday", 1, False), ("monday", 2, False),
+    ]  # fmt: skip
+    assert [(one["id"], one["checkpoints"]) for one in threads] == [("late", 1), ("early", 1)]
+    assert all(re.fullmatch(r"[\d-]+T[\d:.]+Z", one["last_activity"]) for one in sessions + threads)
+    assert len(answer("threads", *ANN, "--limit", 1, "--database", url)) == 1
+    assert answer("modules", "--user", "ann", "--database", url) == ["planner", "tutor"]
+
+    assert "late 1 " in words(run("threads", *ANN, "--database", url).stdout)
+    assert "planner tutor" in words(run("modules", "--user", "ann", "--database", url).stdout)
+
+
+def test_who_has_nothing_is_told_so_and_programs_get_an_empty_list(said: IsolatedMemory):
+    carol, url = ("--user", "carol"), url_of(said)
+    for command in (
+        ("sessions", *carol, "--module", "tutor"),
+        ("threads", *carol, "--module", "tutor"),
+        ("modules", *carol),
+    ):
+        assert re.fullmatch(
+            r"This (scope|user) has no .*\.\n", run(*command, "--database", url).stdout
+        )
+        assert answer(*command, "--database", url) == []
+    assert answer("modules", "--user", "ann", "--project", "other", "--database", url) == []
+
+
+def test_checks_answer_programs_with_the_same_status(said: IsolatedMemory):
+    url = url_of(said)
+
+    found = answer("doctor", "--database", url)
+    assert {"check": "root key fits", "state": "ok"}.items() <= found[-1].items()
+    failed = run("doctor", "--json", "--database", url, key=OTHER_KEY)
+    assert failed.exit_code == 1
+    assert json.loads(failed.stdout)[-1]["state"] == "fail"
+    (upgraded,) = answer("schema", "upgrade", "--database", url)
+    assert upgraded["name"] == "database"
+    assert upgraded["before"] == upgraded["version"] >= 1
 
 
 def test_parts_and_tool_calls_are_shown_too(memory: IsolatedMemory):
@@ -196,9 +309,10 @@ def test_parts_and_tool_calls_are_shown_too(memory: IsolatedMemory):
 
     text = words(run("show", "monday", *ANN, "--database", url_of(memory)).stdout)
 
-    assert '1 human {"type": "text", "text": "look"} "here"' in text
-    assert '2 ai {"name": "add", "args": {"a": "fünf"}' in text
-    assert "3 tool done" in text
+    text = re.sub(SECOND, "at", text)
+    assert '1 at human {"type": "text", "text": "look"} "here"' in text
+    assert '2 at ai {"name": "add", "args": {"a": "fünf"}' in text
+    assert "3 at tool done" in text
 
 
 def test_a_session_of_somebody_else_is_not_there(said: IsolatedMemory):
@@ -241,6 +355,12 @@ def test_stored_text_does_not_act_on_the_terminal(memory: IsolatedMemory):
 
     for result in (listed, shown):
         assert result.exit_code == 0, result.output
+    for command in (("sessions",), ("show", "[red]monday[/red]")):
+        read = run(*command, *ANN, "--json", "--database", url_of(memory)).stdout
+        assert read.isascii()
+        assert not ACTING & set(read)
+        assert HOSTILE in json.loads(read)[0].values()
+    for result in (listed, shown):
         assert not ACTING & set(result.output)
         assert "[bold" in result.stdout
     assert "[red]monday[/red]" in words(listed.stdout)
@@ -248,9 +368,15 @@ def test_stored_text_does_not_act_on_the_terminal(memory: IsolatedMemory):
 
 
 def test_text_that_people_write_stays_as_it_is():
-    for text in ("Zürich", "日本語\nعربي", "می\u200cخو", "👩\u200d💻 ok", "a\u00a0b"):
+    for text in ("Zürich", "日本語\nعربي", "👩💻 ok", "a\u00a0b"):
         assert printable(text) == text
     assert printable("a\tb\r\nc") == "a   b\nc"
+
+
+def test_joiners_are_shown_though_persian_and_emoji_are_written_with_them():
+    """Between any two letters they say something that nobody sees."""
+    assert printable("می\u200cخو") == "می\\u200cخو"
+    assert printable("👩\u200d💻 ok") == "👩\\u200d💻 ok"
 
 
 def test_asking_makes_no_database(tmp_path: Path):

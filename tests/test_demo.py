@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -252,6 +253,16 @@ CALLS = {"role": "assistant", "content": SECRET}
         (json.dumps([{"messages": [{"content": SECRET}]}]), "message 1", "role to be text"),
         (json.dumps([{"messages": [GOOD, {"role": "user"}]}]), "message 2", "content to be text"),
         (json.dumps([{"messages": [{**GOOD, "content": 7}]}]), "message 1", "got int"),
+        (json.dumps({"messages": [GOOD, SECRET]}, indent=2), "message 2", "an object, got str"),
+        (f"{json.dumps([GOOD])}\n{json.dumps([SECRET])}", "line 2, message 1", "got str"),
+        (f'{{"messages": []}}\n{{"messages": "{SECRET}"}}', "line 2", "a list, got str"),
+        (
+            f'{{"messages": [\n{{"role": "user", "content": "{SECRET}"\n',
+            "line 3, column 1",
+            "not JSON",
+        ),
+        (f'{{"messages": "{SECRET}\n{{"messages": []}}', "line 1, column 14", "not JSON"),
+        (json.dumps(SECRET), "conversation 1", "expected an object, got str"),
         (json.dumps([{"messages": [{**CALLS, "tool_calls": [SECRET]}]}]), "message 1", "LangChain"),
         (json.dumps([{"messages": [{**CALLS, "tool_calls": [7]}]}]), "message 1", "LangChain"),
         ('[{"messages": [{"role": "user", "content": "a", "x": NaN}]}]', "line 1", "number"),
@@ -380,9 +391,7 @@ def test_rows_are_put_back_after_each_attack(played: Run):
     }
 
 
-def test_a_search_that_finds_nothing_because_it_looks_for_nothing_is_noticed(
-    database_url: str, root_key: LocalRootKey
-):
+def test_a_search_that_looks_for_nothing_claims_nothing(database_url: str, root_key: LocalRootKey):
     place = Place(Scope("ann", "tutor"), "monday")
     short = Conversation(place, [HumanMessage("hi", id="1")])
     with IsolatedMemory(database_url, root_key=root_key) as memory:
@@ -390,8 +399,89 @@ def test_a_search_that_finds_nothing_because_it_looks_for_nothing_is_noticed(
 
         section = sections.what_a_thief_reads(played)
 
-    assert claims(section) == [True, False]
-    assert "6 shorter than 8 bytes are not counted" in str(section.claims)
+    assert claims(section) == []
+    assert "nothing is claimed" in str(section.tables[-1].caption)
+
+
+def test_a_search_that_finds_less_than_it_should_is_noticed(
+    played: Run, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(attack, "unprotected", lambda _: b"")
+
+    assert claims(sections.what_a_thief_reads(played)) == [True, False]
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/1.png"}}
+HELLO = {"role": "assistant", "content": "Hello!"}
+REFUSED = {"role": "assistant", "content": None, "refusal": "No."}
+
+
+@pytest.mark.parametrize(
+    "conversations",
+    [
+        [[HELLO]],
+        [[HELLO], [HELLO]],
+        [[{"role": "user", "content": None}]],
+        [[{"role": "user", "content": [IMAGE]}, {"role": "assistant", "content": [IMAGE]}]],
+        [[{"role": "user", "content": "Hi"}, REFUSED], [REFUSED]],
+        [[{"role": "user", "content": "?"}], [{"role": "user", "content": "?"}]],
+        [[{"role": "system", "content": "Be kind."}]],
+        [[{"role": "user", "content": ""}, {"role": "tool", "content": None}], [HELLO]],
+        [[{"role": "user", "content": "Hi", "id": "1"}, {**HELLO, "id": "1"}] * 2],
+    ],
+    ids=str,
+)
+def test_conversations_that_can_show_little_fail_no_claim(
+    tmp_path: Path, conversations: list[list[Any]]
+):
+    shown = run("demo", "--conversations", as_file(tmp_path, conversations))
+
+    assert shown.exit_code == 0, shown.output
+    assert "✗" not in shown.stdout
+
+
+def test_one_shape_is_as_good_as_another(tmp_path: Path):
+    one, two = [[{"role": "user", "content": f"This is {n}"}, HELLO] for n in range(2)]
+    objects = [{"messages": one}, {"messages": two}]
+    both = [["This is 0", "Hello!"], ["This is 1", "Hello!"]]
+    shapes: list[tuple[str, list[list[str]]]] = [
+        (json.dumps(objects), both),
+        (json.dumps(objects, indent=2), both),
+        (json.dumps([one, two], indent=2), both),
+        ("\n".join(map(json.dumps, objects)), both),
+        ("\r\n".join(map(json.dumps, objects)), both),
+        ("\n".join(map(json.dumps, [one, two])), both),
+        (json.dumps(objects[0]), both[:1]),
+        (json.dumps(objects[0], indent=4), both[:1]),
+        (json.dumps(one), both[:1]),
+        (json.dumps(one, indent=1), both[:1]),
+        (json.dumps({"tools": [], **objects[0]}), both[:1]),
+        (json.dumps(said("ann-0001", "Hi"), indent=2), [["Hi"]]),
+    ]
+    for text, expected in shapes:
+        file = tmp_path / "conversations"
+        file.write_text(text)
+
+        read = read_conversations(file)
+
+        assert [[m.content for m in one.messages] for one in read] == expected, text
+
+
+def test_content_that_is_null_is_empty_and_keeps_what_stands_beside_it(tmp_path: Path):
+    ((conversation),) = read_conversations(as_file(tmp_path, [[REFUSED]]))
+
+    (message,) = conversation.messages
+    assert message.content == ""
+    assert message.additional_kwargs == {"refusal": "No."}
+
+
+def test_help_and_refusals_say_which_shapes_are_taken(tmp_path: Path):
+    told = re.sub(r"[│\s]+", " ", run("demo", "--help").stdout)
+    refused = error_line(run("demo", "--conversations", as_file(tmp_path, [7])))
+
+    for text in (told, refused):
+        for shape in ('{"messages": ', "OpenAI", "list", "JSON lines", "user_id, module_id"):
+            assert shape in text
 
 
 @given(

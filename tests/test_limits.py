@@ -13,7 +13,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.store.base import PutOp
 
 from langmem_isolated import IsolatedMemory, LangmemIsolatedError, Limits, LocalRootKey
-from langmem_isolated.errors import LimitExceeded
+from langmem_isolated.errors import DatabaseError, LimitExceeded
 from tests.conftest import Attacker, Door
 
 EMBEDDINGS = DeterministicFakeEmbedding(size=4)
@@ -256,3 +256,64 @@ def test_without_compression_a_record_has_the_length_of_what_is_in_it(
         assert min(sizes(memory, database_url)) < 500
         history = memory.scope(user_id="alice", module_id="tutor").chat_history("s")
         assert [len(message.text) for message in history.messages] == [5_000, 5_000]
+
+
+COUNTS: list[Callable[[Any, Any], Any]] = [
+    lambda s, n: s.chat_history("s").last(n),
+    lambda s, n: s.chat_history("s").page(before=n),
+    lambda s, n: s.chat_history("s").window(max_tokens=n),
+    lambda s, n: s.recent({"ai": n}),
+    lambda s, n: s.sessions(limit=n),
+    lambda s, n: [*s.checkpointer().list(config(), limit=n)],
+    lambda s, n: s.checkpointer().prune(["t"], keep_last=n),
+    lambda s, n: s.store().search(("a",), limit=n),
+    lambda s, n: s.store().search(("a",), offset=n),
+    lambda s, n: s.store().list_namespaces(limit=n),
+    lambda s, n: s.store().list_namespaces(offset=n),
+    lambda s, n: s.store().list_namespaces(max_depth=n),
+    lambda s, n: documents(s).similarity_search("x", k=n),
+    lambda s, n: documents(s).max_marginal_relevance_search("x", k=n),
+    lambda s, n: documents(s).max_marginal_relevance_search("x", fetch_k=n),
+    lambda s, n: documents(s).max_marginal_relevance_search("x", lambda_mult=n),
+    lambda s, n: s.retriever(EMBEDDINGS, k=n).invoke("x"),
+    lambda s, n: s.record_manager().list_keys(limit=n),
+]
+
+
+@pytest.mark.parametrize("number", [-1, -(2**70), float("nan"), "5"])
+@pytest.mark.parametrize("call", COUNTS)
+def test_what_is_no_count_is_refused(small: Any, call: Any, number: Any):
+    small.chat_history("s").add_messages([said(1)])
+    documents(small).add_texts(["x"])
+
+    with pytest.raises(ValueError if isinstance(number, int) else (ValueError, TypeError)):
+        call(small, number)
+
+
+@pytest.mark.parametrize("call", COUNTS)
+def test_a_count_beyond_64_bits_is_as_many_as_there_are(small: Any, call: Any):
+    small.chat_history("s").add_messages([said(1)])
+    documents(small).add_texts(["x"])
+    try:
+        call(small, 2**70)
+    except ValueError as refusal:
+        assert "lambda_mult" in str(refusal)  # noqa: PT017 - it has an upper end, the others not
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://{'x' * 300}/memory",
+        f"postgresql://{'x' * 300}.example/memory",
+        f"postgresql://localhost,{'x' * 300}/memory",
+        f"postgresql:///memory?host={'x' * 300}",
+        f"postgresql:///memory?host=localhost&host={'x' * 300}",
+    ],
+)
+def test_a_host_that_is_no_name_is_refused_without_being_quoted(url: str, root_key: LocalRootKey):
+    """Each part of a name has at most 63 letters (RFC 1035): the codec's own error quotes it."""
+    with pytest.raises(DatabaseError, match="URL names a host that is none") as refusal:
+        IsolatedMemory(url, root_key=root_key)
+
+    assert "xxx" not in str(refusal.value)
+    assert refusal.value.__suppress_context__

@@ -5,15 +5,20 @@ import itertools
 import re
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from langchain.agents import create_agent
 from langchain.agents.middleware import (
     AgentMiddleware,
     HumanInTheLoopMiddleware,
     ModelRetryMiddleware,
+    PIIMiddleware,
+    SummarizationMiddleware,
 )
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import (
@@ -21,12 +26,15 @@ from langchain_core.messages import (
     BaseMessage,
     ChatMessage,
     HumanMessage,
+    RemoveMessage,
     ToolMessage,
 )
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph.message import REMOVE_ALL_MESSAGES
+from langgraph.prebuilt import InjectedState
 from langgraph.types import Command, interrupt
 from pydantic import Field
 
@@ -34,6 +42,9 @@ from langmem_isolated import IsolatedMemory, Scope, ScopedMemory
 from langmem_isolated._codecs.storable import NOT_STORED
 from langmem_isolated.errors import DatabaseError, IsolationViolation, ScopeError
 from tests.conftest import Attacker, Door
+from tests.lasting import lasting, lasting_url
+
+FIXTURES = (lasting, lasting_url)
 
 Says = Callable[[list[BaseMessage]], AIMessage]
 
@@ -628,10 +639,14 @@ async def test_failures_of_other_middleware_are_recorded_around_it(
 
 
 class DyingSaver(InMemorySaver):
-    """Keeps nothing once a tool has answered, as if the process had died there."""
+    """Keeps nothing once it is told of an answer, as if the process had died there."""
 
-    is_dying = True
     is_dead = False
+
+    def __init__(self, answer: str) -> None:
+        super().__init__()
+        self.is_dying = True
+        self.answer = answer
 
     # LangGraph hands writes to other threads: which of the two comes first is not said.
     def put_writes(self, config: RunnableConfig, *args: Any) -> None:
@@ -643,7 +658,7 @@ class DyingSaver(InMemorySaver):
         return super().put(*args)
 
     def _live(self, stored: Any) -> None:
-        self.is_dead |= self.is_dying and "ToolMessage" in repr(stored)
+        self.is_dead |= self.is_dying and self.answer in repr(stored)
         if self.is_dead:
             raise OSError("died")
 
@@ -651,7 +666,7 @@ class DyingSaver(InMemorySaver):
 async def test_a_tool_run_again_because_the_process_died_is_recorded_once(
     memory: IsolatedMemory, tutor: ScopedMemory, door: Door
 ):
-    saver = DyingSaver()
+    saver = DyingSaver("ToolMessage")
     agent = create_agent(
         Scripted(says=calls_once(("add", {"a": 1, "b": 2}))),
         [add],
@@ -714,6 +729,200 @@ async def test_a_thread_sent_whole_by_the_client_is_recorded_once(
         sent = (await door(agent, "invoke", {"messages": sent}, at()))["messages"]
 
     assert recorded(tutor) == sent
+
+
+def always(id_: str, says: Says) -> Says:
+    """As a server that gives every answer one id."""
+    return lambda messages: says(messages).model_copy(update={"id": id_})
+
+
+async def test_answers_whose_id_repeats_are_recorded_with_what_they_say(
+    memory: IsolatedMemory, tutor: ScopedMemory, door: Door
+):
+    agent = create_agent(
+        Scripted(says=always("resp_1", calls_once(("add", {"a": 1, "b": 2})))),
+        [add],
+        middleware=[memory.middleware()],
+    )
+
+    for _ in range(2):
+        await run(door, agent, "1+2")
+
+    said = recorded(tutor)
+    assert texts(said) == ["human: 1+2", "ai: ", "tool: 3", "ai: 3"] * 2
+    assert len({m.id for m in said}) == 8
+    tutor.verify()
+
+
+@pytest.mark.parametrize("is_stateful", [True, False])
+@given(
+    turns=st.lists(
+        st.tuples(st.sampled_from("ab"), st.sampled_from(["resp_1", "resp_2", None])), max_size=7
+    )
+)
+@settings(max_examples=25, deadline=None)
+def test_every_turn_is_recorded_whatever_ids_the_server_gives(
+    lasting: IsolatedMemory, is_stateful: bool, turns: list[tuple[str, str | None]]
+):
+    thread_id = str(uuid.uuid4())
+    script = says_in_turn(*(AIMessage(text, id=id_) for text, id_ in turns))
+    agent = create_agent(
+        Scripted(says=script),
+        middleware=[lasting.middleware()],
+        checkpointer=InMemorySaver() if is_stateful else None,
+    )
+
+    for _ in turns:
+        agent.invoke({"messages": [("user", "again?")]}, at(thread_id=thread_id))
+
+    expected = [said for text, _ in turns for said in ("human: again?", f"ai: {text}")]
+    found = recorded(lasting.scope(user_id="alice", module_id="tutor"), thread_id)
+    assert texts(found) == expected
+
+
+async def test_a_model_asked_again_because_the_process_died_is_recorded_once_for_each_answer(
+    memory: IsolatedMemory, tutor: ScopedMemory, door: Door
+):
+    saver = DyingSaver("re: two")
+    agent = create_agent(
+        Scripted(says=always("resp_1", echo)), middleware=[memory.middleware()], checkpointer=saver
+    )
+    await run(door, agent, "one")
+    with pytest.raises(OSError, match="died"):
+        await door(agent, "invoke", {"messages": [("user", "two")]}, at(), durability="sync")
+
+    saver.is_dying = saver.is_dead = False
+    await run(door, agent, None)
+
+    assert texts(recorded(tutor)) == ["human: one", "ai: re: one", "human: two", "ai: re: two"]
+
+
+async def test_a_question_sent_again_with_its_id_is_recorded_if_it_says_something_else(
+    memory: IsolatedMemory, tutor: ScopedMemory, door: Door
+):
+    agent = create_agent(Scripted(says=echo), middleware=[memory.middleware()])
+
+    for text in ("one", "one", "two"):
+        await door(agent, "invoke", {"messages": [HumanMessage(text, id="1")]}, at())
+
+    said = ["human: one", "ai: re: one", "ai: re: one", "human: two", "ai: re: two"]
+    assert texts(recorded(tutor)) == said
+
+
+async def test_a_question_put_in_the_place_of_an_earlier_one_is_recorded(
+    memory: IsolatedMemory, tutor: ScopedMemory, door: Door
+):
+    agent = create_agent(
+        Scripted(says=lambda messages: AIMessage(f"re: {messages[0].text}")),
+        middleware=[memory.middleware()],
+        checkpointer=InMemorySaver(),
+    )
+
+    for text in ("one", "two"):
+        await door(agent, "invoke", {"messages": [HumanMessage(text, id="1")]}, at())
+
+    assert texts(recorded(tutor)) == ["human: one", "ai: re: one", "human: two", "ai: re: two"]
+
+
+async def test_a_message_stays_as_it_was_said_before_other_middleware_edits_it(
+    memory: IsolatedMemory, tutor: ScopedMemory, door: Door
+):
+    agent = create_agent(
+        Scripted(says=lambda messages: AIMessage(f"{len(messages)}: mail bob@example.com")),
+        middleware=[
+            memory.middleware(),
+            PIIMiddleware("email", apply_to_input=True, apply_to_output=True),
+        ],
+        checkpointer=InMemorySaver(),
+    )
+
+    for text in ("I am al@example.com", "and cy@example.com"):
+        await run(door, agent, text)
+
+    assert texts(recorded(tutor)) == [
+        "human: I am al@example.com",
+        "ai: 1: mail bob@example.com",
+        "human: and cy@example.com",
+        "ai: 3: mail bob@example.com",
+    ]
+
+
+async def test_a_message_put_between_older_ones_is_recorded(
+    memory: IsolatedMemory, tutor: ScopedMemory, door: Door
+):
+    class Closes(AgentMiddleware):
+        """Answers calls that nobody answered, where models want it."""
+
+        def before_agent(self, state: Any, runtime: Any) -> dict[str, Any]:  # noqa: ARG002
+            *old, newest = state["messages"]
+            answers = [
+                ToolMessage("cancelled", tool_call_id=made["id"])
+                for message in old[-1:]
+                if isinstance(message, AIMessage)
+                for made in message.tool_calls
+            ]
+            return {"messages": [RemoveMessage(REMOVE_ALL_MESSAGES), *old, *answers, newest]}
+
+    agent = create_agent(
+        Scripted(says=echo),
+        middleware=[memory.middleware(), Closes()],
+        checkpointer=InMemorySaver(),
+    )
+    old = [HumanMessage("1+2"), call(("add", {"a": 1, "b": 2}))]
+    agent.update_state(at(), {"messages": old}, as_node="__start__")
+
+    await run(door, agent, "never mind")
+    await run(door, agent, "thanks")
+
+    said = ["human: 1+2", "ai: ", "human: never mind", "tool: cancelled", "ai: re: never mind"]
+    assert texts(recorded(tutor)) == [*said, "human: thanks", "ai: re: thanks"]
+
+
+async def test_a_summary_in_place_of_messages_is_nothing_that_was_said(
+    memory: IsolatedMemory, tutor: ScopedMemory, door: Door
+):
+    summing = SummarizationMiddleware(
+        Scripted(says=lambda _: AIMessage("they counted")),
+        trigger=("messages", 3),
+        keep=("messages", 1),
+    )
+    agent = create_agent(
+        Scripted(says=echo),
+        middleware=[memory.middleware(), summing],
+        checkpointer=InMemorySaver(),
+    )
+
+    for text in "123":
+        await run(door, agent, text)
+
+    said = [f"{who}{n}" for n in "123" for who in ("human: ", "ai: re: ")]
+    assert texts(recorded(tutor)) == said
+
+
+async def test_a_tool_that_hands_the_whole_state_on_repeats_none_of_it(
+    memory: IsolatedMemory, tutor: ScopedMemory, door: Door
+):
+    @tool
+    def hand_over(state: Annotated[Any, InjectedState]) -> Command[Any]:
+        """Hand over."""
+        answer = ToolMessage("handed over", tool_call_id="call-0")
+        return Command(update={"messages": [*state["messages"], answer]})
+
+    agent = create_agent(
+        Scripted(says=calls_once(("hand_over", {}))),
+        [hand_over],
+        middleware=[memory.middleware()],
+        checkpointer=InMemorySaver(),
+    )
+
+    await run(door, agent, "x")
+    await run(door, agent, "y")
+
+    assert texts(recorded(tutor)) == [
+        line
+        for q in "xy"
+        for line in (f"human: {q}", "ai: ", "tool: handed over", "ai: handed over")
+    ]
 
 
 @pytest.mark.parametrize("length", [10, 400])

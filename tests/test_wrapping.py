@@ -212,6 +212,44 @@ def test_a_store_is_probed_once_with_each_adapter(memory: IsolatedMemory):
     alice.vector_store(wrapping=store, adapter=Overlooking(store), probe=False)
 
 
+async def test_the_log_tells_once_how_many_documents_bear_no_owner(
+    memory: IsolatedMemory, caplog: pytest.LogCaptureFixture
+):
+    store = in_memory(NGramEmbeddings())
+    store.add_texts(["SECRET"] * 12, [{"SECRET": 1}] * 12)
+
+    for user in ("alice", "bob"):
+        notes = memory.scope(user_id=user, module_id="m").vector_store(wrapping=store)
+        assert await notes.aunowned() == (12, True)
+        assert notes.similarity_search("SECRET") == []
+
+    assert caplog.text.count("holds documents that bear no owner: 12.") == 1
+    assert "SECRET" not in caplog.text
+
+
+def test_a_store_that_cannot_count_says_at_least_how_many_bear_no_owner():
+    store = Unknown()
+    store.inner.add_texts([TEXT] * 300)
+
+    found = wrapped(store, post_filter=True).unowned()
+
+    assert str(found) == "at least 256"
+
+
+def test_a_store_that_fails_to_count_is_used_all_the_same(caplog: pytest.LogCaptureFixture):
+    class Uncountable(StandardAdapter):
+        def where(self, owners: list[str], _: Any) -> Any:
+            return lambda document: document.metadata["langmem_owner"] in owners
+
+        def unowned(self) -> Any:
+            raise ConnectionError("gone")
+
+    store = in_memory(NGramEmbeddings())
+
+    assert wrapped(store, adapter=Uncountable(store)).add_texts([TEXT], ids=["a"]) == ["a"]
+    assert caplog.text == ""
+
+
 async def test_the_probe_can_be_run_later():
     await wrapped(in_memory(NGramEmbeddings()), probe=False).aprobe()
     with pytest.raises(IsolationViolation):
@@ -442,6 +480,22 @@ class TestQdrantByWordsAndMeaning:
         with pytest.raises(TypeError, match="cannot be sealed"):
             wrapped(store, seal=True)
 
+    def test_weights_that_count_what_others_wrote_are_refused(self, store: Any):
+        """Qdrant counts in the whole collection: a word's score tells whether others have it."""
+        from qdrant_client import models
+
+        store.client.delete_collection("test")
+        store.client.create_collection(
+            "test",
+            vectors_config={"dense": models.VectorParams(size=64, distance=models.Distance.COSINE)},
+            sparse_vectors_config={
+                "words": models.SparseVectorParams(modifier=models.Modifier.IDF)
+            },
+        )
+
+        with pytest.raises(IsolationViolation, match="IDF"):
+            wrapped(store)
+
 
 class TestStamps:
     """For retrievers that are not ours: what they return is checked."""
@@ -522,9 +576,14 @@ class TestStamps:
 _values = st.one_of(
     st.sampled_from(["a", "b", "1"]), st.booleans(), st.integers(-2, 2), st.floats(-2, 2), st.none()
 )
+_limits = st.one_of(st.sampled_from(["a", "b", "1"]), st.integers(-2, 2), st.floats(-2, 2))
 _operators = st.one_of(
-    st.dictionaries(
-        st.sampled_from(["$eq", "$ne", "$gt", "$gte", "$lt", "$lte"]), _values, min_size=1
+    st.dictionaries(st.sampled_from(["$eq", "$ne"]), _values, min_size=1),
+    st.dictionaries(st.sampled_from(["$gt", "$gte", "$lt", "$lte"]), _limits, min_size=1),
+    st.builds(
+        lambda *pairs: dict(pairs),
+        st.tuples(st.just("$eq"), _values),
+        st.tuples(st.sampled_from(["$gt", "$contains"]), _limits),
     ),
     st.dictionaries(st.sampled_from(["$in", "$nin"]), st.lists(_values), min_size=1),
 )

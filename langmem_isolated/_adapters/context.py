@@ -17,6 +17,7 @@ from langmem_isolated._adapters.run_scope import (
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._database.database import Database
+from langmem_isolated._runtime.arguments import kind_of
 from langmem_isolated._runtime.limits import Limits
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._storage.keyring import Keyring
@@ -93,7 +94,11 @@ class MemoryContext(NamedTuple):
             level in SHARING_LEVELS for level in levels
         )
         if not known or not levels:
-            raise ScopeError(f"levels must be a list of some of {', '.join(SHARING_LEVELS)}.")
+            got = "another in it" if isinstance(levels, list | tuple) else kind_of(levels)
+            raise ScopeError(
+                f"levels must be a list of some of {', '.join(SHARING_LEVELS)}, got {got}. "
+                "Leave it out for all of them. There is no other sharing."
+            )
         once = dict.fromkeys(levels)
         return [self.records(Owner.at(Level[level.upper()], scope)) for level in once]
 
@@ -102,6 +107,7 @@ class MemoryContext(NamedTuple):
         sources: Sequence[ScopedDatabase],
         embeddings: Embeddings | None,
         wrapping: VectorStore | None,
+        /,
         **options: Any,
     ) -> IsolatedVectorStore | WrappedVectorStore:
         """A vector store over ``sources``: our own, or one around another.
@@ -109,15 +115,17 @@ class MemoryContext(NamedTuple):
         Raises:
             TypeError: Embeddings and a store are given, or neither; or an option is not known.
         """
+        from langmem_isolated._adapters.vector_store_arguments import check_options, check_source
         from langmem_isolated.vector_store import IsolatedVectorStore
         from langmem_isolated.wrapping import WrappedVectorStore
 
-        if wrapping is None and embeddings is not None:
+        check_source(embeddings, wrapping)
+        check_options(options, of=WrappedVectorStore if embeddings is None else IsolatedVectorStore)
+        if embeddings is not None:
             return IsolatedVectorStore(
                 sources, embeddings, plaintext_cache=self.plaintext_cache, **options
             )
-        if wrapping is None or embeddings is not None:
-            raise TypeError("vector_store() takes embeddings, or wrapping=…, and not both.")
+        assert wrapping is not None
         # Once is enough: to probe writes and removes documents.
         tried = self.probed.setdefault(wrapping, set())
         how = type(options.get("adapter")), options.get("seal"), options.get("post_filter")

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from langchain_core.documents import Document
 
+from langmem_isolated._adapters.vector_store_arguments import check_documents
 from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
@@ -172,7 +173,7 @@ class ResultGuard:
             ValueError: Metadata hold a key that begins with ``langmem_``.
         """
         tags = OwnerTags(self._records[0], self._records[0].keys())
-        return [tags.tagged(prepared(document)) for document in documents]
+        return [tags.tagged(prepared(document)) for document in check_documents(documents)]
 
     def checked(self, documents: Iterable[Document]) -> list[Document]:
         """The documents without their stamps.

@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import Any, ClassVar, NoReturn, Self
 
+from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated.errors import ScopeError
 
 
@@ -40,6 +41,12 @@ class DropIn:
 
     _made_by: ClassVar[str]
     _set_up: Callable[[], Ready]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            call = f"{cls._made_by}()"
+            made_by(f"{ONE_SCOPE}.{call}", f"memory.{call}", first=Callable)(cls)
 
     def setup(self) -> Ready:
         """Make or check the tables, and prove that the root key fits; also done at first use.

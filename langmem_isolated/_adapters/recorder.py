@@ -6,17 +6,22 @@ import logging
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
-from langchain_core.messages import BaseMessage, ChatMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphBubbleUp, GraphInterrupt
 from langgraph.types import Interrupt
 
+from langmem_isolated._adapters.appending import Appender
+from langmem_isolated._adapters.message_ids import derived_id, left_out, says_the_same
 from langmem_isolated._adapters.run_scope import session_named_in
-from langmem_isolated._codecs.storable import storable, stored_form
+from langmem_isolated._codecs.storable import storable
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import reading
+from langmem_isolated._storage.sessions.reading import Known
+from langmem_isolated._storage.sessions.writing import Repeated
 from langmem_isolated.chat_history import IsolatedChatMessageHistory
 from langmem_isolated.errors import ScopeError, ValueNotStorable
 
@@ -29,9 +34,10 @@ ERROR, INTERRUPT = "error", "interrupt"
 # What ends a run, as far as a coroutine may still wait: not `GeneratorExit`.
 ENDINGS = (Exception, asyncio.CancelledError, KeyboardInterrupt, SystemExit)
 
-FindRecords = Callable[[RunnableConfig | None], ScopedDatabase]
+# Through so many messages that are known it is looked for new ones: a room may say more in a turn.
+_REACH = 200
 
-_NAMES = uuid.UUID("0a5d9c2e-6f0b-4d0e-9a3b-3b1d0a1f7c55")
+FindRecords = Callable[[RunnableConfig | None], ScopedDatabase]
 
 
 def session_of(config: RunnableConfig | None) -> str:
@@ -48,20 +54,6 @@ def session_of(config: RunnableConfig | None) -> str:
         )
     # What is no id is refused by the history.
     return session_id  # type: ignore[no-any-return]
-
-
-def derived_id(*parts: str) -> str:
-    """An id that the same parts always have."""
-    # Some of Python's text has no form in UTF-8, and this function takes no other.
-    return str(uuid.uuid5(_NAMES, "\0".join(parts).encode(errors="backslashreplace").decode()))
-
-
-def named(message: BaseMessage, place: str) -> BaseMessage:
-    """The message with an id: its own, or one that it has whenever it is made at ``place``."""
-    if message.id:
-        return message
-    # A copy: tools may return one object again and again, to anyone.
-    return message.model_copy(update={"id": derived_id(place, stored_form(message).hex())})
 
 
 def event(role: str, text: str, type_: str, id_: str, **more: Any) -> ChatMessage:
@@ -136,20 +128,35 @@ class Recorder:
         self.session_id = session_id
         self.records = records
         self.arun = records.arun
-        self.history = IsolatedChatMessageHistory(
-            records, session_id, channel=channel, idempotent=True
-        )
+        self.history = IsolatedChatMessageHistory(records, session_id, channel=channel)
+        self.behind = -1
+        """The sequence number of the newest message that what is said now answers."""
+        self._channel = channel
+        self._appender = Appender(records, session_id, channel)
 
     def add(self, messages: Sequence[BaseMessage]) -> None:
         """Record messages that have ids, except those recorded before.
 
         One that cannot be stored exactly is recorded as far as it can be; see :func:`storable`.
         """
+        self._add(messages, left_out)
+        if self._appender.state is not None:
+            self.behind = self._appender.state.next_sequence - 1
+
+    def add_said(self, messages: Sequence[BaseMessage], place: str) -> None:
+        """Record messages that came about just now, at ``place``; see :meth:`add`.
+
+        Servers repeat ids: one is known only if the session has it, word for word, behind what it
+        answers, as when a step is taken again. Every other is recorded, under an id of its own.
+        """
+        self._add(messages, partial(left_out, place=place, behind=self.behind))
+
+    def _add(self, messages: Sequence[BaseMessage], repeated: Repeated) -> None:
         try:
-            self.history.add_messages(messages)
+            self._appender.add(messages, self._channel, repeated)
         except ValueNotStorable:
             # The run goes on: what it answers was paid for.
-            self.history.add_messages([*map(storable, messages)])
+            self._appender.add([*map(storable, messages)], self._channel, repeated)
 
     def add_events(self, events: Sequence[ChatMessage]) -> None:
         """Record errors and interrupts, except those recorded before.
@@ -157,35 +164,84 @@ class Recorder:
         What fails here is told in the log: it must not take the place of what is recorded.
         """
         try:
-            self.history.add_messages(events, channel=EVENTS)
+            self._appender.add(events, EVENTS, left_out)
         except Exception as failure:  # noqa: BLE001 - of the database, of keys, of damaged records
             kind = type(failure).__name__
             _log.error("An error or interrupt of a run was not recorded: %s.", kind)
 
-    def catch_up(self, messages: Sequence[BaseMessage]) -> None:
-        """Record those at the end of ``messages`` that are new.
+    def catch_up(self, messages: Sequence[BaseMessage], *, is_start: bool = False) -> None:
+        """Record those of ``messages`` that are new.
 
-        Looks them up from the newest back to the first that is known and no tool's: those that
-        tools answer side by side come in any order. Before any other message is recorded, all
-        before it were.
+        Looks them up from the newest back, past what tools answered: those that answer side by side
+        come in any order. Before any other message is recorded, all before it were. While tools
+        answer it ends at the first that is known; otherwise it goes on through the turn before, for
+        other middleware puts messages where they belong, such as answers to calls that have none.
+
+        Args:
+            messages: Of the state of a run.
+            is_start: Whether the run begins: then a question of a known id that says something else
+                is new. Later other middleware may have edited it.
         """
-        newest_first = [m if m.id else _with_id(m) for m in reversed(messages)]
-
-        def is_known(index: int, _: int) -> bool:
-            return not isinstance(newest_first[index], ToolMessage)
-
-        found = self.trace(newest_first, is_known)
-        new = [m for m, sequence in zip(newest_first, found, strict=False) if sequence is None]
-        self.add(new[::-1])
+        newest_first = [
+            m if m.id else _with_id(m) for m in reversed(messages) if not _is_summary(m)
+        ]
+        walk = _Walk(newest_first, is_start)
+        found = self.trace(newest_first, walk.is_end)
+        self.behind = max(self.behind, walk.newest)
+        new = [
+            message
+            for number, (message, sequence) in enumerate(zip(newest_first, found, strict=False))
+            if sequence is None or number in walk.edited
+        ]
+        if new:
+            self.add(new[::-1])
 
     def trace(
-        self, newest_first: Sequence[BaseMessage], is_end: Callable[[int, int], bool]
+        self, newest_first: Sequence[BaseMessage], is_end: Callable[[int, Known], bool]
     ) -> Sequence[int | None]:
         """The sequence numbers of messages, up to where it ends."""
         ids = [str(message.id) for message in newest_first]
         # Each look-up stands for itself: what is added is looked up again under the lock.
         found = self.records.read_apart(reading.trace, None, self.session_id, ids, is_end)
         return [None] * len(newest_first) if found is None else found
+
+
+class _Walk:
+    """The way back through a run's messages, until all that may be new was seen."""
+
+    def __init__(self, newest_first: Sequence[BaseMessage], is_start: bool) -> None:
+        self._messages = newest_first
+        self._is_start = is_start
+        self._is_deep = bool(newest_first) and not isinstance(newest_first[0], ToolMessage)
+        self._has_answer = False
+        self.newest = -1
+        """The highest sequence number seen."""
+        self.edited: set[int] = set()
+        """Which of them say something else than what is recorded under their id."""
+
+    def is_end(self, number: int, known: Known) -> bool:
+        """Whether nothing older can be new."""
+        message = self._messages[number]
+        self.newest = max(self.newest, known.sequence)
+        if isinstance(message, HumanMessage) and self._is_edited(message, known):
+            self.edited.add(number)
+            return False
+        if self._is_deep and number < _REACH:
+            self._has_answer |= isinstance(message, AIMessage)
+            return self._has_answer and isinstance(message, HumanMessage)
+        return not isinstance(message, ToolMessage)
+
+    def _is_edited(self, message: HumanMessage, known: Known) -> bool:
+        # What was answered, other middleware may have edited since; unless the run begins with an
+        # answer, as when LangGraph puts a question that was sent again in the place of the first.
+        begins_with_question = not isinstance(self._messages[0], AIMessage)
+        is_asked = self._is_start and not (self._has_answer and begins_with_question)
+        return is_asked and not says_the_same(message, known.plaintext)
+
+
+def _is_summary(message: BaseMessage) -> bool:
+    """Whether LangChain's middleware wrote it in place of messages that were recorded."""
+    return message.additional_kwargs.get("lc_source") == "summarization"
 
 
 def _with_id(message: BaseMessage) -> BaseMessage:

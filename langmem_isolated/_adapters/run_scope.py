@@ -121,7 +121,7 @@ class ScopeFinder:
             ScopeError: No scope is named, or a part of it is missing or malformed.
             IsolationViolation: What speaks for the call disagrees, or `using` with it.
         """
-        own: Configurable = (config or {}).get("configurable") or _NOTHING
+        own = _named_in(config)
         runtime = runtime_of(own)
         known = self._runs.get(runtime) or (self._resolver and self._answers.get(runtime))
         scope = self._spoken(own, known, config) or self._filled(of_loop=of_loop)
@@ -195,12 +195,23 @@ def refuse_another(scope: Scope, keys: ConfigKeys, config: RunnableConfig | None
     Raises:
         IsolationViolation: It does.
     """
-    own: Configurable = (config or {}).get("configurable") or _NOTHING
+    own = _named_in(config)
     if parts := keys.parts(own):
         _check_parts(parts, scope, _BOUND)
     handed_out = _handed_out(own)
     if handed_out is not None:
         _check(scope, _BOUND, handed_out, _THREAD)
+
+
+def _named_in(config: RunnableConfig | None) -> Configurable:
+    try:
+        return (config or {}).get("configurable") or _NOTHING
+    except AttributeError:
+        kind = type(config).__name__
+    raise TypeError(
+        f"A config must be a dict, got {kind}. Write "
+        '{"configurable": {"thread_id": …}}. Nothing was read or written.'
+    )
 
 
 def _check(one: Scope | None, by: str, other: Scope, other_by: str) -> None:

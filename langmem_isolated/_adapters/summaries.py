@@ -3,6 +3,7 @@
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import RunnableConfig
 
+from langmem_isolated._runtime.arguments import whole_number
 from langmem_isolated.recall_tool import as_json_line
 
 _SUMMARY = (
@@ -19,6 +20,23 @@ _INSTRUCTION = SystemMessage(
 
 # The summary is no answer to the user: neither streamed as one nor recorded as one.
 SUMMARIZING: RunnableConfig = {"tags": ["nostream"], "metadata": {"lc_source": "summarization"}}
+
+
+def check_options(recall: object, summarize_with: object, summarize_after: object) -> None:
+    """Refuse what recalls or summarizes nothing.
+
+    Raises:
+        TypeError: A number is none, or the model is named by a text.
+        ValueError: A number is below 1.
+    """
+    if recall is not None:
+        whole_number("recall", recall, least=1, advice="How many messages to recall, or None.")
+    whole_number("summarize_after", summarize_after, least=1)
+    if isinstance(summarize_with, str):
+        raise TypeError(
+            "summarize_with must be a chat model, got str. Write "
+            "summarize_with=init_chat_model(…), or the model that the agent has."
+        )
 
 
 def summary_message(summary: str) -> HumanMessage:

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple, TypeVar
 from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
+from langmem_isolated._adapters.vector_store_arguments import check_documents
 from langmem_isolated._crypto.owners import Owner
+from langmem_isolated._runtime.arguments import kind_of, refuse_single, whole_number
 from langmem_isolated._runtime.limits import Limits
 from langmem_isolated._search.metadata_filters import Filter
 
@@ -27,7 +29,14 @@ MAX_ID_BYTES = 1024
 
 
 class Found(NamedTuple):
-    """What a search found."""
+    """What a search found.
+
+    >>> notes = scope.vector_store(embeddings)
+    >>> ids = notes.add_texts(["Fractions are parts."])
+    >>> found = notes.find("parts", k=4)
+    >>> len(found.hits), found.exhausted
+    (1, True)
+    """
 
     hits: list[tuple[Document, float]]
     """Nearest first, each with its score."""
@@ -108,7 +117,10 @@ class ScopedVectorStore(VectorStore):
             LimitExceeded: There are more ids than ``limits`` allow.
         """
         if ids is None:
-            raise ValueError("delete() takes ids; clear() removes every document of this store.")
+            raise ValueError(
+                "delete() takes ids, got None. Nothing was removed; clear() removes every document "
+                "of this store."
+            )
         self._remove(self._limits.checked_count("ids", checked_ids(ids)))
 
     @abstractmethod
@@ -244,6 +256,7 @@ class ScopedVectorStore(VectorStore):
             filter: As in :meth:`similarity_search`.
 
         Raises:
+            ValueError: ``k`` or ``fetch_k`` is below 1, or ``lambda_mult`` not from 0 to 1.
             NotImplementedError: A third-party store has no embeddings.
         """
         return self._diverse(query, k, fetch_k, lambda_mult, filter)
@@ -306,10 +319,13 @@ def named(
         ValueError: There are not as many ids as documents, or an id is empty or too long.
         TypeError: An id is not a str.
     """
-    documents = list(documents)
+    documents = check_documents(documents)
     given = [None] * len(documents) if ids is None else _listed(ids)
     if len(given) != len(documents):
-        raise ValueError(f"There are {len(given)} ids for {len(documents)} documents.")
+        raise ValueError(
+            f"There are {len(given)} ids for {len(documents)} documents; each needs one, or leave "
+            "ids out to have them made. Nothing was written."
+        )
     own = (doc.id if id_ is None else id_ for id_, doc in zip(given, documents, strict=True))
     checked = checked_ids([str(uuid.uuid4()) if id_ is None else id_ for id_ in own])
     return list(zip(checked, documents, strict=True))
@@ -322,37 +338,61 @@ def checked_ids(ids: Iterable[str]) -> list[str]:
 
 def _listed(ids: Iterable[T]) -> list[T]:
     if isinstance(ids, str | Mapping):
-        raise TypeError(f"ids must be a list of str, got one {type(ids).__name__}.")
+        raise TypeError(f"ids must be a list of str, got one {kind_of(ids)}. Write [id].")
     return list(ids)
+
+
+def check_diversity(fetch_k: int, lambda_mult: float) -> None:
+    """Refuse what :meth:`~ScopedVectorStore.max_marginal_relevance_search` cannot search by."""
+    whole_number("fetch_k", fetch_k, least=1)
+    if not 0 <= lambda_mult <= 1:
+        raise ValueError("lambda_mult must be a number from 0 to 1.")
 
 
 def checked_count(k: int) -> int:
     """``k``, if it is a whole number above 0."""
     if type(k) is not int or k < 1:
-        raise ValueError("k must be a whole number above 0.")
+        got = k if type(k) is int else kind_of(k)
+        raise ValueError(f"k must be a whole number above 0, got {got}. Leave it out for 4.")
     return k
 
 
 def _made(texts: Iterable[str], metadatas: Iterable[dict[str, Any]] | None) -> list[Document]:
     """Documents without ids."""
+    refuse_single("texts", texts, (), example="[text]")
+    refuse_single("metadatas", [] if metadatas is None else metadatas, (), example="[metadata]")
     texts = list(texts)
     given: list[dict[str, Any]] = list(metadatas or [{} for _ in texts])
     if len(given) != len(texts):
-        raise ValueError(f"There are {len(given)} metadatas for {len(texts)} texts.")
+        raise ValueError(
+            f"There are {len(given)} metadatas for {len(texts)} texts; give one for each, or none "
+            "at all. Nothing was written."
+        )
     pairs = list(zip(texts, given, strict=True))
     if not all(isinstance(t, str) and isinstance(m, dict) for t, m in pairs):
         # LangChain's own refusal would quote them.
-        raise TypeError("A text must be a str, and its metadata a dict.")
+        got = next(
+            kind_of(t if not isinstance(t, str) else m)
+            for t, m in pairs
+            if not (isinstance(t, str) and isinstance(m, dict))
+        )
+        raise TypeError(
+            f"A text must be a str, and its metadata a dict, got {got}. Documents go to "
+            "add_documents(). Nothing was written."
+        )
     return [Document(text, metadata={**metadata}) for text, metadata in pairs]
 
 
 def _checked(id_: object) -> str:
     if type(id_) is not str:
-        raise TypeError(f"A document's id must be a str, got {type(id_).__name__}.")
+        raise TypeError(f"A document's id must be a str, got {kind_of(id_)}. Write str(…).")
     try:
         length = len(id_.encode())
     except UnicodeEncodeError:
         length = 0
     if not 0 < length <= MAX_ID_BYTES:
-        raise ValueError(f"A document's id must have 1 to {MAX_ID_BYTES} bytes of UTF-8.")
+        raise ValueError(
+            f"A document's id must have 1 to {MAX_ID_BYTES} bytes of UTF-8, got {length}. Leave "
+            "ids out to have them made."
+        )
     return id_

@@ -18,6 +18,8 @@ MESSAGE_V1 = b"\x01"
 # As the first, behind what was sealed beside the message.
 MESSAGE_V2 = b"\x02"
 
+_NO_MESSAGE = "each must be a message of langchain-core, such as HumanMessage(text)"
+
 
 class MessageMetadata(NamedTuple):
     """What is sealed beside a message of a session."""
@@ -70,7 +72,7 @@ def encode_message(
     """
     fields = fields_of(message)
     if fields is None:
-        raise ValueNotStorable(type_name(message), "a list of messages")
+        raise ValueNotStorable(type_name(message), "a list of messages", cause=_NO_MESSAGE)
     beside = metadata.packed() if metadata else ()
     try:
         packed = encode_value([*beside, *fields], "", types)

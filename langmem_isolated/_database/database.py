@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
 
 from sqlalchemy import Connection, create_engine, event, exc
 from sqlalchemy.engine import URL
@@ -22,10 +22,12 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from langmem_isolated._database import schema
 from langmem_isolated._database.connection_pool import ConnectionPool
-from langmem_isolated._database.dialects import Postgres, Sqlite, Synchronous, checked_url
+from langmem_isolated._database.dialects import Postgres, Sqlite, Synchronous
 from langmem_isolated._database.files import make_private
 from langmem_isolated._database.transactions import Transaction, TransactionRunner
+from langmem_isolated._database.urls import checked_url
 from langmem_isolated._database.write_queue import CommitDelay, WriteQueue
+from langmem_isolated._runtime.arguments import kind_of, seconds, whole_number
 from langmem_isolated._runtime.forking import pause_for_forks, renew_in_children
 from langmem_isolated.errors import DatabaseError
 
@@ -55,6 +57,7 @@ class Database:
         auto_upgrade: bool = True,
     ) -> None:
         self.url = checked_url(url)
+        _check_options(synchronous, pool_size, timeout, auto_upgrade)
         self.is_postgres = self.url.get_backend_name() == "postgresql"
         self._dialect = (
             Postgres(timeout) if self.is_postgres else Sqlite(self.url, synchronous, timeout)
@@ -247,7 +250,7 @@ class Database:
             with self._engine.connect() as connection:
                 return work(connection)
         except (exc.DBAPIError, exc.TimeoutError) as error:
-            self._transactions.raise_translated(error)
+            self._transactions.raise_translated(error, is_connected=False)
 
     def inspect(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` on an SQLAlchemy connection outside a transaction, for diagnosis."""
@@ -262,4 +265,29 @@ class Database:
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
-            raise DatabaseError("This memory was closed. Nothing was read or written.")
+            raise DatabaseError(
+                "This memory was closed. Nothing was read or written. Use it before close(), or "
+                "inside its `with` block; to go on, make a new IsolatedMemory."
+            )
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "An IsolatedMemory and what was made from it cannot be pickled or copied: it stands on "
+            "open connections and on keys. Make one in each process, from the same URL and root "
+            "key; threads, tasks and forked children share one."
+        )
+
+
+def _check_options(synchronous: str, pool_size: int, timeout: float, auto_upgrade: bool) -> None:
+    whole_number("pool_size", pool_size, least=1, advice="It is the number of connections.")
+    seconds("timeout", timeout, advice="Give seconds to wait for a lock or the server.")
+    if synchronous not in ("FULL", "NORMAL"):
+        raise ValueError(
+            f'synchronous must be "FULL" or "NORMAL", got another {kind_of(synchronous)}. Leave it '
+            "out for FULL, which survives loss of power."
+        )
+    if not isinstance(auto_upgrade, bool):
+        raise TypeError(
+            f"auto_upgrade must be True or False, got {kind_of(auto_upgrade)}. Give False where "
+            "this role may not make tables."
+        )

@@ -6,13 +6,13 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, Literal, cast
 
-from sqlalchemy import Connection, Dialect, exc, make_url
+from sqlalchemy import Connection, Dialect, exc
 from sqlalchemy.engine import URL
 
 from langmem_isolated._database import schema
+from langmem_isolated._database.files import path_of, why_it_cannot_be_opened
 from langmem_isolated.errors import (
     DatabaseCorrupt,
     DatabaseError,
@@ -56,6 +56,9 @@ _POSTGRES_ERRORS: dict[str, type[DatabaseError]] = {
 }
 
 
+_NO_SERVER = "Are host, port, user, password and database right, and does the server run?"
+
+
 class Conflict(DatabaseError):
     """A unique constraint or foreign key refused a row; for the operation's caller to explain."""
 
@@ -78,6 +81,7 @@ class Sqlite:
 
     def __init__(self, url: URL, synchronous: Synchronous, timeout: float) -> None:
         self.timeout = timeout
+        self._path = path_of(url.database, is_uri=bool(url.query.get("uri")))
         self.in_memory = url.database in (None, "", ":memory:") or "mode=memory" in str(url)
         self.settings = (
             f"PRAGMA busy_timeout = {int(timeout * 1000)}",
@@ -144,7 +148,10 @@ class Sqlite:
         if name == "SQLITE_ERROR" and str(error).startswith(("no such table", "no such column")):
             return _explained(DatabaseCorrupt, f"SQLite: {error}")
         kind = next((_SQLITE_ERRORS[key] for key in _SQLITE_ERRORS if name.startswith(key)), None)
-        return _explained(kind, f"SQLite: {error} ({name or type(error).__name__})")
+        told = f"SQLite: {error} ({name or type(error).__name__})"
+        if name.startswith("SQLITE_CANTOPEN"):
+            told += f": {why_it_cannot_be_opened(self._path)}"
+        return _explained(kind, told)
 
 
 class Postgres:
@@ -229,7 +236,8 @@ class Postgres:
         return bool(connection.closed)
 
     def translate(self, error: BaseException) -> Exception:
-        state: str = getattr(error, "sqlstate", None) or "08000"
+        told: str | None = getattr(error, "sqlstate", None)
+        state = told or "08000"
         if state in ("23505", "23503"):
             return Conflict(foreign_key=state == "23503")
         kind = next(
@@ -237,7 +245,13 @@ class Postgres:
         )
         # The detail line of a server error quotes rows; the primary line does not.
         primary = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
-        return _explained(kind, f"PostgreSQL: {primary} (SQLSTATE {state})")
+        # Without the driver's own advice, a question: ours follows.
+        met = "; ".join(
+            line for line in primary.splitlines() if "Is the server running" not in line
+        )
+        explained = _explained(kind, f"PostgreSQL: {met}{f' (SQLSTATE {told})' if told else ''}")
+        # A state that the driver itself knows none for: no connection was made.
+        return explained if told else type(explained)(f"{explained} {_NO_SERVER}")
 
 
 def _is_readable(socket: int) -> bool:
@@ -249,32 +263,4 @@ def _is_readable(socket: int) -> bool:
     return bool(poll.poll(0))
 
 
-_UNREADABLE = "The database URL cannot be read; expected sqlite:///file or postgresql://…"
-
-
 AnyDialect = Sqlite | Postgres
-
-
-def checked_url(url: str | URL) -> URL:
-    """A database's URL with the driver that we use.
-
-    Raises:
-        DatabaseError: It cannot be read, or is for another database.
-    """
-    try:
-        parsed = make_url(url)
-        backend = parsed.get_backend_name()
-    except (exc.ArgumentError, ValueError):
-        # The message quotes the text, which may hold a password (that of a port, the end of one).
-        raise DatabaseError(_UNREADABLE) from None
-    if backend == "postgresql":
-        if find_spec("psycopg") is None:
-            raise DatabaseError(
-                "PostgreSQL needs an extra: run pip install 'langmem-isolated[postgres]'."
-            )
-        return parsed.set(drivername="postgresql+psycopg")
-    if backend == "sqlite":
-        if parsed.host or "\0" in (parsed.database or ""):
-            raise DatabaseError(_UNREADABLE)
-        return parsed.set(drivername="sqlite+pysqlite")
-    raise DatabaseError(f"The database URL must be for sqlite or postgresql, got {backend!r}.")

@@ -34,6 +34,21 @@ def make_private(
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
+def why_it_cannot_be_opened(path: Path | None) -> str:
+    """What stands in the way of a database file, without its name."""
+    if path is None:
+        return "the URL names no file"
+    if path.is_dir():
+        return "a folder stands in its place; name a file in it"
+    if not path.parent.exists():
+        return (
+            "its folder is not there, and SQLite makes the file alone; make the folder first, with "
+            "Path(…).parent.mkdir(parents=True), or name another. Three slashes begin a path from "
+            "the working folder, four an absolute one"
+        )
+    return "this user may not open it there"
+
+
 def mode_for_others(path: Path) -> int:
     """A file's mode if users besides its owner may use it; 0 if they may not."""
     mode = stat.S_IMODE(path.stat().st_mode)

@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 
-from langmem_isolated.errors import DatabaseError, SchemaTooNew, SchemaTooOld
+from langmem_isolated.errors import DatabaseCorrupt, DatabaseError, SchemaTooNew, SchemaTooOld
 
 # On PostgreSQL the tables live in a schema of their own: an application may well have `sessions`.
 POSTGRES_SCHEMA = "langmem_isolated"
@@ -251,7 +251,13 @@ def version_of(connection: Connection) -> int:
     columns = {column["name"] for column in inspector.get_columns("installation", schema=schema)}
     if not columns.issuperset(installation.c.keys()):
         return 0  # other software's: making ours will refuse
-    return connection.scalar(installation.select().with_only_columns(installation.c.version)) or 0
+    found = connection.scalar(installation.select().with_only_columns(installation.c.version)) or 0
+    if type(found) is not int:
+        raise DatabaseCorrupt(
+            f"The schema version in the database is no whole number, it is {type(found).__name__}. "
+            f"{DatabaseCorrupt.advice}"
+        )
+    return found
 
 
 def check_version(found: int) -> None:

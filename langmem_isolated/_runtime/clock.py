@@ -1,4 +1,4 @@
-"""Wall clock: times as the tables hold them, and as people read them."""
+"""Clock: times as the tables hold them, and as people read them."""
 
 import threading
 import time
@@ -37,6 +37,15 @@ class _Clock:
             self._last = moment
             return moment
 
+    def witness(self, moment: int, wall: int) -> None:
+        """Give times later than ``moment``, which another process gave, from now on.
+
+        What is a second or more ahead of this clock is not believed.
+        """
+        with self._lock:
+            if self._last < moment < wall + SECOND:
+                self._last = moment
+
 
 _clock = _Clock()
 
@@ -44,6 +53,15 @@ _clock = _Clock()
 def now() -> int:
     """Microseconds since 1970, UTC; each later than the one before in this process."""
     return _clock.tick(time.time_ns() // 1000)
+
+
+def witness(moment: int) -> None:
+    """Give times later than ``moment`` from now on: what follows something seen is later than it.
+
+    So machines whose clocks differ by less than a second agree on the order of what one did after
+    it saw what the other did (a hybrid logical clock, Kulkarni et al. 2014).
+    """
+    _clock.witness(moment, time.time_ns() // 1000)
 
 
 def lifetime(ttl: timedelta | None) -> int | None:

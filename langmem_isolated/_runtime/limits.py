@@ -16,6 +16,13 @@ class Limits:
     Each is a whole number of 1 or more. A breach raises
     :class:`~langmem_isolated.errors.LimitExceeded`, which names the limit.
 
+    >>> small = IsolatedMemory("sqlite://", root_key=root_key, limits=Limits(message_bytes=1_000))
+    >>> history = small.scope(user_id="alice", module_id="tutor").chat_history("monday")
+    >>> history.add_user_message("long " * 1_000)
+    Traceback (most recent call last):
+    langmem_isolated.errors.LimitExceeded: The limit message_bytes is 1,000, ...
+    >>> small.close()
+
     Args:
         message_bytes: One message of a chat history in its stored form. The default, 1 MB, is 200
             pages of text; to seal and store it takes one writer about 20 ms.
@@ -125,15 +132,3 @@ def _parts(whole: Any) -> Sequence[Any]:
 
 
 DEFAULT_LIMITS = Limits()
-
-
-def checked_number(name: str, number: int, least: int = 0) -> int:
-    """``number``, if it is a whole one of ``least`` or more.
-
-    Raises:
-        ValueError: It is not.
-    """
-    if type(number) is not int or number < least:
-        received = number if type(number) is int else type(number).__name__
-        raise ValueError(f"{name} must be a whole number of {least} or more, got {received}.")
-    return number

@@ -2,14 +2,13 @@
 
 ``{"year": 2020, "topic": {"$in": ["a", "b"]}, "$or": [{…}, {…}]}``: what stands side by side must
 all pass. A missing key is ``None``. ``True`` is not 1; numbers are compared with numbers, texts
-with texts, and nothing else is ordered.
+with texts, times with times, and nothing else is ordered.
 """
 
-import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from langmem_isolated._search.store_filters import when_comparable
+from langmem_isolated._search.store_filters import ORDERING, checked_limit
 
 Filter = Mapping[str, Any]
 MetadataTest = Callable[[Mapping[str, Any]], bool]
@@ -24,7 +23,9 @@ def metadata_test(wanted: Filter | None) -> MetadataTest:
     """A test of metadata; ``None`` and ``{}`` let everything pass.
 
     Plain values must be equal, a mapping without operators must pass part by part. Operators of a
-    value: ``$eq $ne $in $nin $gt $gte $lt $lte $not``; of filters: ``$and $or`` (lists), ``$not``.
+    value: ``$eq $ne $in $nin $gt $gte $lt $lte $contains $not``; of filters: ``$and $or`` (lists),
+    ``$not``. ``$contains`` passes a list that has the element, and a text that has the text in it,
+    case and all.
 
     Raises:
         ValueError: The filter has no meaning; the message has none of its content.
@@ -126,13 +127,29 @@ def _one_of(limits: Any) -> Test:
     return lambda value: any(test(value) for test in tests)
 
 
+def _ordering(compare: Callable[[Any, Any], bool]) -> Callable[[Any], Test]:
+    build = _comparing(compare)
+    return lambda limit: build(checked_limit(limit))
+
+
+def _containing(part: Any) -> Test:
+    if part == "" or not isinstance(part, str | int | float):
+        raise _malformed(
+            "$contains takes one element of a list, or some text: a str that is not empty, a "
+            f"number, True or False; got {'an empty' if part == '' else 'a'} {type(part).__name__}."
+        )
+    return lambda value: (
+        any(_same(element, part) for element in value)
+        if isinstance(value, _LISTS)
+        else isinstance(value, str) and isinstance(part, str) and part in value
+    )
+
+
 _OPERATORS: Mapping[str, Callable[[Any], Test]] = {
     "$eq": _comparing(_same),
     "$ne": _comparing(lambda value, limit: not _same(value, limit)),
     "$in": _one_of,
     "$nin": lambda limits: _not(_one_of(limits)),
-    "$gt": _comparing(when_comparable(operator.gt)),
-    "$gte": _comparing(when_comparable(operator.ge)),
-    "$lt": _comparing(when_comparable(operator.lt)),
-    "$lte": _comparing(when_comparable(operator.le)),
+    "$contains": _containing,
+    **{name: _ordering(compare) for name, compare in ORDERING.items()},
 }

@@ -8,7 +8,7 @@ import threading
 import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from functools import cache
-from itertools import chain
+from itertools import chain, filterfalse
 
 import Stemmer
 
@@ -45,9 +45,9 @@ def forms(words: Collection[str], languages: Sequence[str]) -> Iterator[tuple[st
             In one that is not known, a word is its own form.
     """
     known = [language for language in languages if language in _algorithms()]
-    plain = [word for word in words if word.isascii()]
+    plain = [*filter(str.isascii, words)]
     stems = [_stems(language, plain) for language in known] or [plain]
-    others = (word for word in words if not word.isascii())
+    others = filterfalse(str.isascii, words)
     return chain(
         chain.from_iterable(zip(plain, of_one, strict=True) for of_one in stems),
         ((word, form) for word in others for form in _forms_beyond_ascii(word, known)),

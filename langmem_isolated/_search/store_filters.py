@@ -1,8 +1,9 @@
 """Store filters: which opened values pass, by the rules of LangGraph's `InMemoryStore`.
 
 A plain filter value must be equal; a mapping without operators must pass part by part, a list item
-by item; a missing key is ``None``. Where that store raises for values that cannot be ordered, here
-they do not pass: numbers are compared with numbers, texts with texts, times with times.
+by item; a missing key is ``None``. Where that store raises for stored values that cannot be
+ordered, here they do not pass: numbers are compared with numbers, texts with texts, times with
+times. A limit that nothing can be above or below is refused.
 """
 
 import datetime as dt
@@ -35,13 +36,32 @@ def when_comparable(compare: Compare) -> Compare:
     return passes
 
 
-_OPERATORS: Mapping[str, Compare] = {
-    "$eq": operator.eq,
-    "$ne": operator.ne,
+def checked_limit(limit: Any) -> Any:
+    """``limit``, if anything can be above or below it.
+
+    Raises:
+        ValueError: It has no order: a filter with it would never let anything pass.
+    """
+    is_number = isinstance(limit, _NUMBERS) and not isinstance(limit, bool)
+    if (is_number and limit == limit) or isinstance(limit, _ORDERED):  # noqa: PLR0124 - not NaN
+        return limit
+    raise ValueError(
+        "$gt, $gte, $lt and $lte take what has an order: a number, a text, a date or time or "
+        f"duration; got {type(limit).__name__}. A date may be given as text, as in '2021-01-31', "
+        "if it is stored so."
+    )
+
+
+ORDERING: Mapping[str, Compare] = {
     "$gt": when_comparable(operator.gt),
     "$gte": when_comparable(operator.ge),
     "$lt": when_comparable(operator.lt),
     "$lte": when_comparable(operator.le),
+}
+_OPERATORS: Mapping[str, Compare] = {
+    "$eq": operator.eq,
+    "$ne": operator.ne,
+    **ORDERING,
 }
 
 
@@ -49,7 +69,8 @@ def compiled(wanted: Mapping[str, Any]) -> Test:
     """A test of values.
 
     Raises:
-        ValueError: An operator is not one of those above, or stands beside plain keys.
+        ValueError: An operator is not one of those above, or stands beside plain keys, or what
+            others are compared with has no order.
     """
     tests = [(key, _test(part)) for key, part in wanted.items()]
 
@@ -69,6 +90,8 @@ def _of_operators(wanted: Mapping[str, Any]) -> Test:
         raise ValueError(
             f"A filter has an unsupported operator; supported are {', '.join(_OPERATORS)}."
         )
+    for name in wanted.keys() & ORDERING.keys():
+        checked_limit(wanted[name])
     tests = [(_OPERATORS[name], limit) for name, limit in wanted.items()]
     return lambda value: all(test(value, limit) for test, limit in tests)
 

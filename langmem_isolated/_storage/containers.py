@@ -352,7 +352,9 @@ class ContainerRows:
             header = self._opened(keys, digest, row, sealed)[1]
         except RecordDoesNotOpen:
             header = None
-        return Listed(digest, header, state.count, state.size, state.created_at, state.updated_at)
+        # SQLite keeps any type in any column.
+        count, size = (n if type(n) is int else 0 for n in (state.count, state.size))
+        return Listed(digest, header, count, size, state.created_at, state.updated_at)
 
     def _opened(
         self, keys: ScopeKeys, digest: bytes, row: Row, sealed: bytes

@@ -209,11 +209,10 @@ def get(
         RecordDoesNotOpen: An entry was changed, moved or exchanged.
     """
     space, size = _Namespace(keys, names), 1 if len(wanted) == 1 else _AT_ONCE
-    asked = [
-        transaction.query(_AT[size], **space.here, **chunk, now=now)
-        for chunk in _chunks(map(space.key, wanted), size)
-    ]
-    found = {entry.key: entry.value for answer in asked for entry in space.opened(answer)}
+    shared = {**space.here, "now": now}
+    asked = ({**shared, **chunk} for chunk in _chunks(map(space.key, wanted), size))
+    answers = transaction.rows_of_each(_AT[size], asked)
+    found = {entry.key: entry.value for rows in answers for entry in space.opened(rows)}
     return [found.get(key) for key in wanted]
 
 

@@ -41,7 +41,9 @@ def refuse_text(name: str, ids: object) -> None:
         TypeError: It is one.
     """
     if isinstance(ids, str):
-        raise TypeError(f"{name} must be a list of ids, got a str. Nothing was changed.")
+        raise TypeError(
+            f"{name} must be a list of ids, got a str. Write [thread_id]. Nothing was changed."
+        )
 
 
 def checked_namespace(value: object) -> str | None:

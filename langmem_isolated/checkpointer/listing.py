@@ -10,7 +10,7 @@ from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._codecs.headers import decode_header
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._runtime.limits import checked_number
+from langmem_isolated._runtime.arguments import whole_number
 from langmem_isolated._storage.threads import reading
 from langmem_isolated._storage.threads.addresses import END, Bounds, Slot
 from langmem_isolated._storage.threads.listing import ThreadRow, ThreadRows
@@ -54,7 +54,7 @@ class ListCursor:
             ValueError: ``limit`` is negative.
         """
         if limit is not None:
-            checked_number("limit", limit)
+            whole_number("limit", limit)
         configurable = (config or {}).get("configurable", {})
         thread_id = configurable.get("thread_id")
         only = configurable.get("checkpoint_id")

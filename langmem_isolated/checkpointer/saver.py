@@ -31,8 +31,10 @@ from langmem_isolated._adapters.drop_in import DropIn, Ready
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._codecs.compat import STRICT_MSGPACK_ENABLED
+from langmem_isolated._runtime.arguments import time_to_live
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.checkpointer.addresses import Address, refuse_text
+from langmem_isolated.checkpointer.arguments import allowed_names, check_pruning
 from langmem_isolated.checkpointer.channel_versions import next_version
 from langmem_isolated.checkpointer.listing import ListCursor
 from langmem_isolated.checkpointer.refusals import Refusals
@@ -54,6 +56,11 @@ class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
     ``memory.checkpointer()``, which finds the scope of each call in its config. Serves threads,
     tasks and event loops at once. Messages and the larger parts of values are stored once in a
     thread, so a turn costs what is new in it.
+
+    >>> graph = builder.compile(checkpointer=scope.checkpointer())
+    >>> config = {"configurable": {"thread_id": "chat-1"}}
+    >>> graph.invoke({"messages": [("human", "Hi")]}, config)["messages"][-1].text
+    'I have heard 1.'
 
     Args:
         resolve: Leads a call's config to its scope and that scope's records.
@@ -81,13 +88,13 @@ class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
         config_keys: ConfigKeys = ConfigKeys(),  # noqa: B008 - an immutable tuple
         set_up: Callable[[], Ready],
     ) -> None:
-        names = [(one.__module__, one.__name__) if isinstance(one, type) else one for one in allow]
+        names = allowed_names(allow)
         self._serde = Serde(names, is_strict=strict or bool(names) or STRICT_MSGPACK_ENABLED)
         self._refusals = Refusals()
         super().__init__(serde=self._serde.plus)
         self._resolve = resolve
         self._known = known
-        self._ttl = ttl
+        self._ttl = time_to_live(ttl)
         self._set_up = set_up
         self.bound_to = bound_to
         self._tuples = Tuples(None if bound_to else config_keys)
@@ -316,11 +323,7 @@ class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
         await self._arun(None, lambda saver: saver.delete_for_runs(run_ids))
 
     def prune(
-        self,
-        thread_ids: Sequence[str],
-        *,
-        strategy: str = "keep_latest",
-        keep_last: int = 1,
+        self, thread_ids: Sequence[str], *, strategy: str = "keep_latest", keep_last: int = 1
     ) -> None:
         """Remove older checkpoints, their writes, and the elements nothing refers to any more.
 
@@ -334,11 +337,7 @@ class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
             ValueError: ``strategy`` is another, or ``keep_last`` is below 1.
             TypeError: ``thread_ids`` is a text.
         """
-        if strategy not in ("keep_latest", "delete") or keep_last < 1:
-            raise ValueError(
-                f"strategy must be 'keep_latest' or 'delete', got {strategy!r}; keep_last must be "
-                f"1 or more, got {keep_last}."
-            )
+        check_pruning(strategy, keep_last)
         refuse_text("thread_ids", thread_ids)
         _, threads = self._threads(None)
         for thread_id in threads.checked_ids(thread_ids):
@@ -348,11 +347,7 @@ class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
                 threads.prune(thread_id, keep_last)
 
     async def aprune(
-        self,
-        thread_ids: Sequence[str],
-        *,
-        strategy: str = "keep_latest",
-        keep_last: int = 1,
+        self, thread_ids: Sequence[str], *, strategy: str = "keep_latest", keep_last: int = 1
     ) -> None:
         """Remove older checkpoints; see :meth:`prune`."""
         await self._arun(

@@ -2,14 +2,24 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from types import NoneType
 
 from langmem_isolated._codecs.headers import decode_header
+from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._storage.containers import Listed
 
 
+@made_by(f"{ONE_SCOPE}.checkpointer().threads()", first=(str, NoneType))
 @dataclass(frozen=True, slots=True)
 class Thread:
-    """One thread as a list shows it; its id is left out of the ``repr``."""
+    """One thread as a list shows it; its id is left out of the ``repr``.
+
+    >>> graph = scope.bind(builder.compile())
+    >>> config = {"configurable": {"thread_id": "chat-1"}}
+    >>> state = graph.invoke({"messages": [("human", "Hi")]}, config)
+    >>> [(thread.id, thread.checkpoints) for thread in scope.checkpointer().threads()]
+    [('chat-1', 3)]
+    """
 
     id: str | None
     checkpoints: int

@@ -10,9 +10,12 @@ from typer.core import TyperGroup
 from langmem_isolated import __version__
 from langmem_isolated.cli import demo, schema
 from langmem_isolated.cli.doctor import doctor
+from langmem_isolated.cli.examples import shown
 from langmem_isolated.cli.keys import keygen
+from langmem_isolated.cli.modules import modules
 from langmem_isolated.cli.sessions import sessions, show
 from langmem_isolated.cli.terminal import one_line
+from langmem_isolated.cli.threads import threads
 from langmem_isolated.errors import LangmemIsolatedError
 
 
@@ -30,16 +33,40 @@ class _OneLineErrors(TyperGroup):
 app = typer.Typer(
     cls=_OneLineErrors,
     help="Memory for LangChain and LangGraph that cannot leak between users.",
+    epilog=(
+        f"{shown('demo', '--version')}\n\n"
+        "The status is 0 when all is done, 1 when something is refused or does not hold, and 2 "
+        "when a command is not written as --help says."
+    ),
     no_args_is_help=True,
     add_completion=False,
     # Its tracebacks show local variables, and those hold messages and keys.
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
 )
-for command in (keygen, demo.demo, sessions, show):
-    app.command()(command)
+for command, examples in (
+    (keygen, ("keygen", "keygen --file root.key")),
+    (demo.demo, ("demo", "demo --conversations exported.jsonl")),
+    (modules, ("modules --user ann",)),
+    (
+        sessions,
+        (
+            "sessions --user ann --module tutor",
+            "sessions --user ann --module tutor --limit 5 --json",
+        ),
+    ),
+    (
+        show,
+        (
+            "show monday --user ann --module tutor",
+            "show monday --user ann --module tutor --last 20 --json",
+        ),
+    ),
+    (threads, ("threads --user ann --module tutor --json",)),
+    (doctor, ("doctor", "doctor --database postgresql://service@host/memory --json")),
+):
+    app.command(epilog=shown(*examples))(command)
 app.add_typer(schema.commands, name="schema")
-app.command()(doctor)
 
 
 def _print_version(is_wanted: bool) -> None:

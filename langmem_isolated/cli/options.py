@@ -25,5 +25,9 @@ KeyStoreOption = Annotated[
     ),
 ]
 UserOption = Annotated[str, typer.Option("--user", help="The user's id.")]
+LimitOption = Annotated[int, typer.Option("--limit", min=1, help="At most this many.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print JSON, in ASCII, with times in UTC as ISO 8601.")
+]
 ModuleOption = Annotated[str, typer.Option("--module", help="The module's id.")]
 ProjectOption = Annotated[str, typer.Option("--project", help="The project's id.")]

@@ -8,23 +8,40 @@ import typer
 from langmem_isolated.cli.options import (
     DEFAULT_DATABASE,
     DatabaseOption,
+    JsonOption,
     KeyStoreOption,
+    LimitOption,
     ModuleOption,
     ProjectOption,
     UserOption,
 )
-from langmem_isolated.cli.terminal import cell, print_table, table
+from langmem_isolated.cli.terminal import (
+    DAMAGED,
+    cell,
+    minute,
+    print_json,
+    print_table,
+    second,
+    table,
+)
 from langmem_isolated.errors import SessionNotFound
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
+    from langmem_isolated.chat_history import TimedMessage
+    from langmem_isolated.sessions import Session
+
+_FIELDS = ("id", "title", "channel", "messages", "size", "created", "last_activity", "damaged")
+
 
 def sessions(
+    *,
     user: UserOption,
     module: ModuleOption,
     project: ProjectOption = "default",
-    limit: Annotated[int, typer.Option("--limit", min=1, help="At most this many.")] = 100,
+    limit: LimitOption = 100,
+    as_json: JsonOption = False,
     database: DatabaseOption = DEFAULT_DATABASE,
     key_store: KeyStoreOption = None,
 ) -> None:
@@ -34,16 +51,21 @@ def sessions(
     with existing_memory(database, key_store) as memory:
         scope = memory.scope(user_id=user, module_id=module, project_id=project)
         listed = scope.sessions(limit=limit)
-    if not listed:
+    if as_json:
+        print_json([{name: getattr(session, name) for name in _FIELDS} for session in listed])
+    elif listed:
+        _print_sessions(listed)
+    else:
         typer.echo("This scope has no sessions.")
-        return
+
+
+def _print_sessions(listed: "list[Session]") -> None:
     shown = table("session", "title", "channel", "messages", "bytes", "created", "last, UTC")
     for session in listed:
-        name = "(damaged: it does not open)" if session.damaged else session.id
+        name = DAMAGED if session.damaged else session.id
         names = (cell(text or "") for text in (name, session.title, session.channel))
         numbers = (f"{number:,}" for number in (session.messages, session.size))
-        moments = (f"{when:%Y-%m-%d %H:%M}" for when in (session.created, session.last_activity))
-        shown.add_row(*names, *numbers, *moments)
+        shown.add_row(*names, *numbers, *map(minute, (session.created, session.last_activity)))
     print_table(shown)
 
 
@@ -51,12 +73,14 @@ def show(
     session: Annotated[
         str, typer.Argument(help="The session's id. Write -- before one that begins with a dash.")
     ],
+    *,
     user: UserOption,
     module: ModuleOption,
     project: ProjectOption = "default",
     last: Annotated[
         int | None, typer.Option("--last", min=1, help="Only the newest messages, this many.")
     ] = None,
+    as_json: JsonOption = False,
     database: DatabaseOption = DEFAULT_DATABASE,
     key_store: KeyStoreOption = None,
 ) -> None:
@@ -66,15 +90,33 @@ def show(
 
     with existing_memory(database, key_store) as memory:
         scope = memory.scope(user_id=user, module_id=module, project_id=project)
-        history = scope.chat_history(session)
-        count = history.count()
-        messages = history.messages if last is None else history.last(last)
-        if not messages and session not in (listed.id for listed in scope.sessions(limit=NO_LIMIT)):
+        said = scope.chat_history(session).timed(last)
+        if not said and session not in (listed.id for listed in scope.sessions(limit=NO_LIMIT)):
             raise SessionNotFound
-    shown = table("no.", "role", "content")
-    for number, message in enumerate(messages, count - len(messages) + 1):
-        shown.add_row(str(number), cell(message.type), cell(_content(message)))
+    if as_json:
+        print_json([_as_fields(line) for line in said])
+    else:
+        _print_messages(said)
+
+
+def _print_messages(said: "list[TimedMessage]") -> None:
+    shown = table("no.", "time, UTC", "role", "content")
+    for number, message, moment, _ in said:
+        shown.add_row(str(number), second(moment), cell(message.type), cell(_content(message)))
     print_table(shown)
+
+
+def _as_fields(line: "TimedMessage") -> dict[str, object]:
+    message = line.message
+    return {
+        "number": line.number,
+        "time": line.said_at,
+        "channel": line.channel,
+        "role": message.type,
+        "id": message.id,
+        "content": message.content,
+        "tool_calls": getattr(message, "tool_calls", []),
+    }
 
 
 def _content(message: "BaseMessage") -> str:

@@ -1,29 +1,30 @@
 """Terminal output: stored text escaped so that it cannot act there."""
 
-import unicodedata
+import json
+import sys
+from datetime import UTC, datetime
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-# Controls, format characters (they turn the direction of text, or are not seen), surrogates, and
-# separators of lines: what a hostile user may put into a message to rewrite the operator's screen.
-_ACTING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-# Joiners that Persian, Indic scripts and emoji are written with.
-_HARMLESS = frozenset("\n\u200c\u200d")
+from langmem_isolated._runtime.unseen_text import with_escapes
+
+DAMAGED = "(damaged: it does not open)"
+"""Stands where a row that was tampered with has no name."""
 
 
 def printable(text: str) -> str:
-    """``text`` with each character that steers a terminal shown as its escape; lines stay lines."""
-    if text.isprintable():
-        return text
-    return "".join(map(_shown, text.replace("\r\n", "\n").expandtabs(4)))
+    """``text`` with each character that steers a terminal, or is not seen, shown as its escape.
+
+    Lines stay lines. What a hostile user puts into a message to rewrite the operator's screen, or
+    to hide something on it, is seen.
+    """
+    return with_escapes(text.replace("\r\n", "\n").expandtabs(4), _as_escape, keep="\n")
 
 
-def _shown(character: str) -> str:
-    if character in _HARMLESS or unicodedata.category(character) not in _ACTING:
-        return character
+def _as_escape(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
@@ -48,3 +49,26 @@ def table(*headings: str) -> Table:
 def print_table(shown: Table) -> None:
     """Print a table as wide as the terminal is."""
     Console().print(shown)
+
+
+def minute(moment: datetime) -> str:
+    """A moment as tables show it."""
+    return f"{moment:%Y-%m-%d %H:%M}"
+
+
+def second(moment: datetime | None) -> str:
+    """A moment to the second; nothing for one that is not known."""
+    return "" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S}"
+
+
+def print_json(value: object) -> None:
+    """Print a value as one document of JSON, in ASCII: nothing in it acts on a terminal."""
+    # `\x7f` is ASCII, and JSON leaves it as it is.
+    text = json.dumps(value, indent=2, default=_plain).replace("\x7f", "\\u007f")
+    sys.stdout.write(f"{text}\n")
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return str(value)

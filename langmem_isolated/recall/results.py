@@ -4,10 +4,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 
+
+@made_by(f"{ONE_SCOPE}.recall(query)", first=str)
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """A message that was found again; what it says, who and where is left out of the ``repr``."""
+    """A message that was found again; what it says, who and where is left out of the ``repr``.
+
+    >>> scope.chat_history("monday").add_user_message("My exam is on Friday.")
+    >>> [(found.text, found.role, found.source_id) for found in scope.recall("exam")]
+    [('My exam is on Friday.', 'human', 'monday')]
+    """
 
     text: str = field(repr=False)
     role: str = field(repr=False)

@@ -8,13 +8,19 @@ from pathlib import Path
 
 from langmem_isolated._crypto.sealing import SealingKey, derive, open_sealed, seal
 from langmem_isolated._crypto.secret_bytes import KEY_BYTES, SecretBytes
+from langmem_isolated._runtime.arguments import kind_of
 from langmem_isolated._runtime.environment import ROOT_KEY_VARIABLE
 from langmem_isolated.errors import RootKeyInvalid, RootKeyMissing
 from langmem_isolated.root_keys.files import refusal
+from langmem_isolated.root_keys.texts import described
 
 
 class LocalRootKey:
     """A root key of 32 bytes held by this process, from the environment or a file.
+
+    >>> root_key = LocalRootKey.from_text(LocalRootKey.generate_text())
+    >>> root_key.key_id.startswith("local:")
+    True
 
     Raises:
         RootKeyInvalid: ``key`` is not 32 bytes.
@@ -23,10 +29,10 @@ class LocalRootKey:
     __slots__ = ("_key", "key_id")
 
     def __init__(self, key: bytes) -> None:
-        if len(key) != KEY_BYTES:
+        if not isinstance(key, bytes) or len(key) != KEY_BYTES:
             # Error reporters print the variables of every frame: it may be most of a key.
-            length, key = len(key), b""
-            raise RootKeyInvalid(f"A root key must be {KEY_BYTES} bytes, got {length}.")
+            received, key = _received(key), b""
+            raise RootKeyInvalid(f"A root key must be {KEY_BYTES} bytes, got {received}")
         self._key = SealingKey(derive(SecretBytes(key), b"root key"))
         self.key_id = f"local:{self._key.id.hex()}"
 
@@ -42,12 +48,12 @@ class LocalRootKey:
         Raises:
             RootKeyInvalid: The text is anything else.
         """
-        key = _decoded(text)
+        key = _decoded(text) if isinstance(text, str) else None
         # As above: the text may be a key mistyped.
-        length, text = len(text), ""
-        if key is None:
+        received, text = described(text), ""
+        if key is None or len(key) != KEY_BYTES:
             raise RootKeyInvalid(
-                f"A root key must be 32 bytes in base64, got {length} characters that are not. "
+                f"A root key must be 32 bytes in base64, 44 characters, got {received} "
                 "`langmem-isolated keygen` makes one."
             )
         return cls(key.reveal())
@@ -63,15 +69,28 @@ class LocalRootKey:
             RootKeyInvalid: The file is another user's, others may read it, or it holds no key.
             RootKeyMissing: There is no such file.
         """
+        if not _is_path(path):
+            # As above: it may be a key.
+            kind, path = kind_of(path), ""
+            raise RootKeyInvalid(
+                f"The root key file must be named by a path, a str or Path, got {kind}. "
+                "`langmem-isolated keygen --file root.key` makes one."
+            )
         try:
             # As bytes: an error of decoding would carry what the file holds.
             with Path(path).open("rb") as file:
                 reason = refusal(file.fileno())
                 content = SecretBytes(b"" if reason else file.read(1024))
         except FileNotFoundError:
-            raise RootKeyMissing(ROOT_KEY_VARIABLE, "The root key file is not there") from None
+            is_home, path = str(path).startswith("~"), ""
+            reason = "The root key file is not there"
+            reason += " (~ is not expanded: give Path(…).expanduser())" if is_home else ""
+            raise RootKeyMissing(ROOT_KEY_VARIABLE, reason) from None
         except OSError as error:
-            raise RootKeyInvalid(f"The root key file cannot be read: {error.strerror}.") from None
+            raise RootKeyInvalid(
+                f"The root key file cannot be read: {error.strerror}. Expected a file that its "
+                "owner can read; `langmem-isolated keygen --file root.key` makes one."
+            ) from None
         if reason:
             raise RootKeyInvalid(reason)
         return cls.from_text(content.reveal().decode("ascii", "replace"))
@@ -103,6 +122,18 @@ class LocalRootKey:
 
     def __reduce__(self) -> str:
         raise TypeError("keys are not pickled")
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str | os.PathLike)
+
+
+def _received(key: object) -> str:
+    if isinstance(key, bytes):
+        return f"{len(key)}. `langmem-isolated keygen` makes one as text, for from_text(text)."
+    if isinstance(key, str):
+        return f"a str of {len(key)} characters. Use LocalRootKey.from_text(text)."
+    return f"{kind_of(key)}. Use LocalRootKey.from_text(text), or from_file(path)."
 
 
 def _decoded(text: str) -> SecretBytes | None:

@@ -1,6 +1,10 @@
 """What every provider of a root key must do."""
 
+import os
 from typing import Protocol, runtime_checkable
+
+from langmem_isolated._runtime.arguments import kind_of
+from langmem_isolated.errors import RootKeyInvalid
 
 
 @runtime_checkable
@@ -10,6 +14,9 @@ class RootKey(Protocol):
     ``wrap`` and ``unwrap`` are called from worker threads, never on an event loop and never inside
     a transaction; a call may take a network round trip. Both are tried once in each memory before
     anything is done with them, so a process needs the right to either.
+
+    >>> isinstance(LocalRootKey(bytes(32)), RootKey)
+    True
     """
 
     @property
@@ -24,3 +31,33 @@ class RootKey(Protocol):
 
     def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
         """Return the 32 ``bytes`` that ``wrap`` took; raise for another context, key or bit."""
+
+
+def checked_provider(root_key: RootKey) -> RootKey:
+    """``root_key``, if it has what a provider has; what it does is tried at its first use.
+
+    Raises:
+        RootKeyInvalid: It is the key itself, a path, a class, or anything else without ``wrap``.
+    """
+    kind, advice, is_class = kind_of(root_key), _advice(root_key), isinstance(root_key, type)
+    # A provider's `key_id` may ask a service: it is not read here.
+    names = ("wrap", "unwrap", "key_id")
+    has_all = all(hasattr(type(root_key), name) or hasattr(root_key, name) for name in names)
+    if is_class or not has_all:
+        # Error reporters print the variables of every frame.
+        del root_key
+        raise RootKeyInvalid(
+            "root_key must be a LocalRootKey, or another object with wrap, unwrap and key_id, got "
+            f"{kind}. {advice}"
+        )
+    return root_key
+
+
+def _advice(given: object) -> str:
+    if isinstance(given, str):
+        return "Write root_key=LocalRootKey.from_text(text), or from_file(path)."
+    if isinstance(given, bytes | bytearray):
+        return "Write root_key=LocalRootKey(key) for 32 raw bytes."
+    if isinstance(given, os.PathLike):
+        return "Write root_key=LocalRootKey.from_file(path)."
+    return "Write root_key=LocalRootKey.from_file(path), or leave it out to use the environment."

@@ -32,6 +32,7 @@ from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime import clock
+from langmem_isolated._runtime.arguments import kind_of, mapping
 from langmem_isolated._runtime.limits import Limits
 from langmem_isolated._search import store_filters
 from langmem_isolated._search.embedding_models import embedding_model_name, model_digest
@@ -42,6 +43,7 @@ from langmem_isolated._storage.items.addresses import MAX_DEPTH, Address, Names
 from langmem_isolated._storage.items.rows import Filter, NewItem
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import ValueNotStorable
+from langmem_isolated.store.arguments import check_page, lifetime
 
 Namespace = tuple[str, ...]
 Answer = tuple[Result, list[rows.Item]]
@@ -49,9 +51,6 @@ Read = Callable[[Transaction, ScopeKeys, int], Answer]
 
 _COUNTED = encode_header(Header("items"))
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_MICROSECONDS_A_MINUTE = 60_000_000
-# Longer does not fit into all columns and types of time; 1,000 years are for ever.
-_MOST_MINUTES = 1000 * 366 * 24 * 60
 
 
 class StoreIndexConfig(IndexConfig, total=False):
@@ -144,7 +143,10 @@ class Batch:
                 address = _address(op.namespace, op.key)
                 batch.puts[address] = _put(op, index, limits)
             else:
-                raise TypeError(f"Unknown operation {type(op).__name__}.")
+                raise TypeError(
+                    f"Unknown operation {kind_of(op)}; a batch takes GetOp, PutOp, SearchOp and "
+                    "ListNamespacesOp. Nothing was done."
+                )
         limits.check_batch([put.body for put in batch.puts.values() if put])
         texts = (text for put in batch.puts.values() if put for text in put.texts)
         batch.documents = dict.fromkeys(texts, b"")
@@ -197,21 +199,25 @@ def _put(op: PutOp, index: Index | None, limits: Limits) -> _Put | None:
         return None
     if not op.namespace or op.namespace[0] == "langgraph":
         raise InvalidNamespaceError(
-            "A namespace must have at least one label, and its first must not be 'langgraph'."
+            "A namespace must have at least one label, and its first must not be 'langgraph', got "
+            f'{len(op.namespace)} labels. Write one of your own, ("facts",). Nothing was written.'
         )
     if not isinstance(op.value, Mapping):
-        raise TypeError(f"A value must be a mapping, got {type(op.value).__name__}.")
+        raise TypeError(
+            f'A value must be a mapping, got {kind_of(op.value)}. Write {{"text": …}}. Nothing was '
+            "written."
+        )
     value = dict(op.value)
     body = encode_value([value, op.key, *op.namespace], "an item of a store")
     limits.check("value_bytes", len(body))
     texts: list[str] = []
     if index and op.index is not False:
         texts = index.texts(value, op.index)
-    return _Put(body, texts, _lifetime(op.ttl))
+    return _Put(body, texts, lifetime(op.ttl))
 
 
 def _search(op: SearchOp, batch: Batch) -> Read:
-    _check_page(op.limit, op.offset)
+    check_page(op.limit, op.offset)
     prefix, wanted = _labels(op.namespace_prefix), _filter(op.filter)
     index, query = batch.index, op.query
     if index and query:
@@ -272,7 +278,7 @@ def _put_alone(transaction: Transaction, keys: ScopeKeys, batch: Batch, now: int
 
 
 def _listing(op: ListNamespacesOp) -> Read:
-    _check_page(op.limit, op.offset, op.max_depth or 0)
+    check_page(op.limit, op.offset, op.max_depth or 0)
     conditions = op.match_conditions or ()
     start: Names = ()
     for kind, path in conditions:
@@ -306,7 +312,7 @@ def _matches(namespace: Namespace, condition: MatchCondition) -> bool:
 
 def _address(namespace: Namespace, key: object) -> Address:
     if not isinstance(key, str):
-        raise TypeError(f"A key must be a str, got {type(key).__name__}.")
+        raise TypeError(f"A key must be a str, got {kind_of(key)}. Write its text, str(…).")
     try:
         return Address(_labels(namespace), key.encode())
     except UnicodeEncodeError:
@@ -326,12 +332,12 @@ def _labels(path: NamespacePath) -> Names:
     for label in path:
         if not isinstance(label, str):
             raise InvalidNamespaceError(
-                f"A namespace label must be a str, got {type(label).__name__}."
+                f"A namespace label must be a str, got {kind_of(label)}. Write its text, str(…)."
             )
         if not label or "." in label or "\x00" in label:
             raise InvalidNamespaceError(
                 "A namespace label must not be empty nor hold a period or NUL, got one of "
-                f"{len(label)} characters."
+                f"{len(label)} characters. Replace them where the label is made."
             )
         try:
             labels.append(label.encode())
@@ -342,22 +348,10 @@ def _labels(path: NamespacePath) -> Names:
     return tuple(labels)
 
 
-def _check_page(*numbers: int) -> None:
-    if min(numbers) < 0:
-        raise ValueError("limit, offset and max_depth must be 0 or more.")
-
-
-def _lifetime(minutes: float | None) -> int | None:
-    if minutes is None:
-        return None
-    if not 0 <= minutes <= _MOST_MINUTES:
-        raise ValueError(f"A time to live must be 0 to {_MOST_MINUTES} minutes.")
-    return round(minutes * _MICROSECONDS_A_MINUTE)
-
-
 def _filter(wanted: dict[str, Any] | None) -> Filter | None:
     if not wanted:
         return None
+    mapping("filter", wanted, advice='Write filter={"level": {"$gte": 2}}. Nothing was read.')
     passes = store_filters.compiled(wanted)
     # A mapping that holds a text under a key holds both encoded, one behind the other.
     texts = {key: part for key, part in wanted.items() if type(key) is type(part) is str}

@@ -28,6 +28,7 @@ from langmem_isolated._storage.items import writing
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import EmbeddingModelWarning
 from langmem_isolated.scope import Scope
+from langmem_isolated.store.arguments import check_options
 from langmem_isolated.store.batch import Batch, Index, Namespace, StoreIndexConfig
 
 __all__ = ["IsolatedStore", "Namespace", "StoreIndexConfig"]
@@ -50,6 +51,11 @@ class IsolatedStore(DropIn, BaseStore):
     - A batch reads, then writes, in one transaction: reads see what was there before it, and of
       several puts at one address the last counts.
     - An item whose time to live is over is absent at once, swept or not.
+
+    >>> store = scope.store()
+    >>> store.put(("facts", "school"), "fractions", {"level": 3})
+    >>> [item.key for item in store.search(("facts",), filter={"level": {"$gte": 2}})]
+    ['fractions']
 
     Args:
         resolve: Whose records are meant; asked when an operation is called, in the caller's
@@ -83,10 +89,7 @@ class IsolatedStore(DropIn, BaseStore):
         bound_to: Scope | None = None,
         set_up: Callable[[], Ready],
     ) -> None:
-        if ttl and ttl.get("omit_expired") is False:
-            raise ValueError("omit_expired cannot be False: expired items are absent here.")
-        if integrity not in (None, "counted"):
-            raise ValueError("integrity must be 'counted' or None.")
+        check_options(index, ttl, integrity)
         self._is_counted = integrity == "counted"
         self._has_told = False
         self._resolve = resolve

@@ -9,6 +9,7 @@ from langmem_isolated.wrapping.adapters import (
     VectorStoreAdapter,
 )
 from langmem_isolated.wrapping.filter_conditions import AnyOf, Condition, OneOf, Within, conditions
+from langmem_isolated.wrapping.unowned import Unowned
 from langmem_isolated.wrapping.vector_store import WrappedVectorStore
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "OneOf",
     "PostFilterAdapter",
     "StandardAdapter",
+    "Unowned",
     "VectorRows",
     "VectorStoreAdapter",
     "Within",

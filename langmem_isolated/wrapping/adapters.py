@@ -12,20 +12,33 @@ from langchain_core.vectorstores import VectorStore
 
 from langmem_isolated._adapters.compat import relevance_of
 from langmem_isolated._search.metadata_filters import Filter
+from langmem_isolated.wrapping.unowned import Unowned, counted
+
+# What any store hands out at once.
+_LOOKED_AT = 256
 
 Vector = list[float]
 Query = str | Vector
 
 
 class Hit(NamedTuple):
-    """A document as it is stored, with the store's own score."""
+    """A document as it is stored, with the store's own score.
+
+    >>> hit = Hit(Document("Fractions are parts."), score=0.9)
+    >>> hit.document.page_content, hit.score
+    ('Fractions are parts.', 0.9)
+    """
 
     document: Document
     score: float
 
 
 class VectorRows(NamedTuple):
-    """Documents on their way into a store, with their vectors, column by column."""
+    """Documents on their way into a store, with their vectors, column by column.
+
+    >>> VectorRows.of([Document("Fractions are parts.", id="1")], [[0.5, 0.5]]).vectors
+    [[0.5, 0.5]]
+    """
 
     texts: list[str]
     vectors: list[Vector]
@@ -47,6 +60,10 @@ class VectorStoreAdapter(Protocol):
     that are returned have the id they are stored under, and the text and the keys
     ``langmem_owner``, ``langmem_id`` and ``langmem_stamp`` in their metadata exactly as they were
     put.
+
+    >>> adapter: VectorStoreAdapter = PostFilterAdapter(shared)
+    >>> adapter.filters, adapter.seals
+    (False, False)
     """
 
     filters: bool
@@ -83,9 +100,20 @@ class VectorStoreAdapter(Protocol):
     def relevance(self) -> Callable[[float], float]:
         """What turns the store's scores into relevance, from 0 to 1."""
 
+    def unowned(self) -> Unowned:
+        """How many documents have no ``langmem_owner``: they were written past this package."""
+
 
 class StandardAdapter:
     """An adapter by LangChain's interface alone; a subclass writes :meth:`where`, and no more.
+
+    >>> class Adapter(StandardAdapter):
+    ...     def where(self, owners, wanted):  # of a store that filters by a function
+    ...         return lambda document: document.metadata["langmem_owner"] in owners
+    >>> notes = scope.vector_store(wrapping=shared, adapter=Adapter(shared))
+    >>> ids = notes.add_texts(["Fractions are parts."])
+    >>> [document.page_content for document in notes.similarity_search("parts")]
+    ['Fractions are parts.']
 
     Args:
         store: The vector store.
@@ -156,11 +184,23 @@ class StandardAdapter:
         """The store's own."""
         return relevance_of(self.store)
 
+    def unowned(self) -> Unowned:
+        """How many documents have no owner, of the 256 that are nearest to some text."""
+        nearest = self.nearest(self.prepared("document"), _LOOKED_AT + 1)
+        return counted((hit.document.metadata for hit in nearest), _LOOKED_AT)
+
 
 class PostFilterAdapter(StandardAdapter):
     """Any store with ids, unfiltered: what is another's is dropped after it was returned.
 
     Slow where many share a store: a search asks for more until it has enough.
+
+    >>> notes = scope.vector_store(wrapping=shared, adapter=PostFilterAdapter(shared))
+    >>> ids = notes.add_texts(["Fractions are parts."])
+    >>> scope.module("planner").vector_store(
+    ...     wrapping=shared, adapter=PostFilterAdapter(shared)
+    ... ).similarity_search("parts")
+    []
     """
 
     filters = False

@@ -18,6 +18,7 @@ from langmem_isolated.wrapping.adapters import (
 )
 from langmem_isolated.wrapping.filter_conditions import OneOf, Within, conditions
 from langmem_isolated.wrapping.pushdown import filter_of
+from langmem_isolated.wrapping.unowned import MOST, Unowned, counted
 
 
 def _l2(vectors: Any, query: Vector) -> Any:
@@ -99,6 +100,10 @@ class ChromaAdapter(StandardAdapter):
         self.store._collection.upsert(
             ids=rows.ids, embeddings=rows.vectors, documents=rows.texts, metadatas=rows.metadatas
         )
+
+    def unowned(self) -> Unowned:
+        """How many documents have no owner, of the first 10,000: Chroma has no filter for it."""
+        return counted(self.store.get(limit=MOST + 1, include=["metadatas"])["metadatas"])
 
     def vectors(self, ids: list[str]) -> list[Vector] | None:
         """The stored vectors."""

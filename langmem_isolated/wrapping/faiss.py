@@ -18,6 +18,7 @@ from langmem_isolated.wrapping.adapters import (
     ids_of,
 )
 from langmem_isolated.wrapping.pushdown import owner_test
+from langmem_isolated.wrapping.unowned import Unowned, counted
 
 
 class FAISSAdapter(StandardAdapter):
@@ -81,6 +82,13 @@ class FAISSAdapter(StandardAdapter):
                     break
                 fetch_k *= 4
         return hits
+
+    def unowned(self) -> Unowned:
+        """How many documents have no owner, of the first 10,000."""
+        with self._lock:
+            ids = self.store.index_to_docstore_id.values()
+            found = (self.store.docstore.search(id_) for id_ in ids)
+            return counted(one.metadata for one in found if isinstance(one, Document))
 
     def vectors(self, ids: list[str]) -> list[Vector] | None:
         """The stored vectors, if this kind of index gives them back."""

@@ -17,14 +17,22 @@ _LARGEST = 2**53
 
 
 class OneOf(NamedTuple):
-    """The value of ``key`` is one of ``values``: texts, numbers, or one truth value."""
+    """The value of ``key`` is one of ``values``: texts, numbers, or one truth value.
+
+    >>> conditions({"topic": {"$in": ["fractions", "ratios"]}})
+    [OneOf(key='topic', values=['fractions', 'ratios'])]
+    """
 
     key: str
     values: list[Any]
 
 
 class Within(NamedTuple):
-    """The value of ``key`` is a number beyond ``limit``; ``operator`` is ``$gt`` or the like."""
+    """The value of ``key`` is a number beyond ``limit``; ``operator`` is ``$gt`` or the like.
+
+    >>> conditions({"year": {"$gte": 2026}})
+    [Within(key='year', operator='$gte', limit=2026)]
+    """
 
     key: str
     operator: str
@@ -32,7 +40,11 @@ class Within(NamedTuple):
 
 
 class AnyOf(NamedTuple):
-    """All conditions of one of ``branches`` hold."""
+    """All conditions of one of ``branches`` hold.
+
+    >>> conditions({"$or": [{"year": 2026}, {"draft": True}]})
+    [AnyOf(branches=[[OneOf(key='year', values=[2026])], [OneOf(key='draft', values=[True])]])]
+    """
 
     branches: "list[list[Condition]]"
 
@@ -44,6 +56,9 @@ def conditions(wanted: Mapping[str, Any] | None) -> list[Condition]:
     """What all documents have in common that pass ``wanted``, a filter that is known to be valid.
 
     Each condition holds for every document that passes; others may satisfy them, too.
+
+    >>> conditions({"year": {"$gte": 2026}, "topic": {"$ne": "ratios"}})  # `$ne` stays here
+    [Within(key='year', operator='$gte', limit=2026)]
     """
     found: list[Condition] = []
     for key, part in (wanted or {}).items():

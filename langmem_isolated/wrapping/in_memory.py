@@ -7,6 +7,7 @@ from langchain_core.documents import Document
 from langmem_isolated._search.metadata_filters import Filter
 from langmem_isolated.wrapping.adapters import StandardAdapter, Vector, VectorRows
 from langmem_isolated.wrapping.pushdown import owner_test
+from langmem_isolated.wrapping.unowned import Unowned, counted
 
 
 class InMemoryAdapter(StandardAdapter):
@@ -30,6 +31,10 @@ class InMemoryAdapter(StandardAdapter):
     def vectors(self, ids: list[str]) -> list[Vector] | None:
         """The stored vectors."""
         return [self.store.store[id_]["vector"] for id_ in ids]
+
+    def unowned(self) -> Unowned:
+        """How many documents have no owner, of the first 10,000."""
+        return counted(row["metadata"] for row in [*self.store.store.values()])
 
     def relevance(self) -> Callable[[float], float]:
         """The score: a cosine, and what points the other way is not relevant at all."""

@@ -12,6 +12,7 @@ from langmem_isolated._search.metadata_filters import Filter
 from langmem_isolated.wrapping.adapters import Hit, Query, StandardAdapter, Vector, VectorRows
 from langmem_isolated.wrapping.filter_conditions import OneOf, Within, conditions
 from langmem_isolated.wrapping.pushdown import filter_of
+from langmem_isolated.wrapping.unowned import MOST, Unowned
 
 # From here on JSON shows floats with an exponent.
 _LARGEST_PLAIN = 10**15
@@ -86,6 +87,11 @@ class PGVectorStoreAdapter(StandardAdapter):
         weights = {**shared.fusion_function_parameters}
         own = replace(shared, fts_query=query, fusion_function_parameters=weights)
         return {"hybrid_search_config": own}
+
+    def unowned(self) -> Unowned:
+        """How many documents have no owner, up to 10,000."""
+        found = self.store.get(where={OWNER: {"$exists": False}}, limit=MOST, include=[])
+        return Unowned(len(found["ids"]), len(found["ids"]) < MOST)
 
     def vectors(self, ids: list[str]) -> list[Vector] | None:
         """The stored vectors."""

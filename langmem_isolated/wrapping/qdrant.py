@@ -8,12 +8,16 @@ from langchain_core.vectorstores import VectorStore
 
 from langmem_isolated._adapters.document_tags import OWNER
 from langmem_isolated._search.metadata_filters import Filter
+from langmem_isolated.errors import IsolationViolation
 from langmem_isolated.wrapping.adapters import Hit, Query, StandardAdapter, Vector, VectorRows
 from langmem_isolated.wrapping.filter_conditions import Condition, OneOf, Within, conditions
+from langmem_isolated.wrapping.unowned import Unowned
 
 
 class QdrantAdapter(StandardAdapter):
     """`QdrantVectorStore` of langchain-qdrant; sealed in its dense mode only.
+
+    Sparse vectors that the collection weights by IDF are refused: `IsolationViolation`.
 
     On a server, give ``metadata.langmem_owner`` a payload index with ``is_tenant``.
     """
@@ -22,6 +26,25 @@ class QdrantAdapter(StandardAdapter):
         super().__init__(store)
         self._models: Any = importlib.import_module("qdrant_client.models")
         self.seals = self._is_dense = self.store.retrieval_mode == "dense"
+        if not self._is_dense:
+            self._refuse_idf()
+
+    def _refuse_idf(self) -> None:
+        """Refuse sparse vectors whose scores depend on how many documents have a word.
+
+        Qdrant counts those of the whole collection, the filter notwithstanding: a rare word of
+        one's own scores less once somebody else has written it.
+        """
+        config = self.store.client.get_collection(self.store.collection_name).config.params
+        sparse = (config.sparse_vectors or {}).get(self.store.sparse_vector_name)
+        if sparse is not None and sparse.modifier == self._models.Modifier.IDF:
+            raise IsolationViolation(
+                "The sparse vectors of this Qdrant collection are weighted by IDF, which counts "
+                "the documents of all owners: scores would tell one user which words others "
+                "write. Nothing was read or written. Make the collection without "
+                "modifier=Modifier.IDF, use the dense mode, or search by words with "
+                "IsolatedBM25Retriever."
+            )
 
     def where(self, owners: list[str], wanted: Filter | None) -> Any:
         """A `models.Filter`."""
@@ -76,6 +99,13 @@ class QdrantAdapter(StandardAdapter):
         return [
             Hit(_as_put(hit.document), hit.score) for hit in super().nearest(query, k, **options)
         ]
+
+    def unowned(self) -> Unowned:
+        """How many documents have no owner: Qdrant counts them."""
+        field = self._models.PayloadField(key=f"{self.store.metadata_payload_key}.{OWNER}")
+        without = self._models.Filter(must=[self._models.IsEmptyCondition(is_empty=field)])
+        found = self.store.client.count(self.store.collection_name, without, exact=True)
+        return Unowned(found.count, is_exact=True)
 
     def vectors(self, ids: list[str]) -> list[Vector] | None:
         """The stored vectors; those of the dense mode can be compared."""

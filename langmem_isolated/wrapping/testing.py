@@ -4,6 +4,7 @@
 
 import asyncio
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from langchain_core.documents import Document
@@ -83,6 +84,11 @@ class VectorStoreAdapterTests:
 
     A subclass has a fixture ``store``: a fresh, empty store, with embeddings that tell these texts
     apart. For a store that this package does not know, it overrides :meth:`adapter`, too.
+
+    >>> class TestMyStore(VectorStoreAdapterTests):
+    ...     @pytest.fixture
+    ...     def store(self):
+    ...         return InMemoryVectorStore(embeddings)
     """
 
     @pytest.fixture
@@ -115,6 +121,18 @@ class VectorStoreAdapterTests:
             WrappedVectorStore(store, [ThrowawayOwner()], adapter=adapter, seal=seal)
 
         assert store.similarity_search("langmem-isolated", k=10) == []
+
+    def test_documents_without_an_owner_are_counted_and_found_by_no_one(
+        self, users: Any, store: VectorStore
+    ) -> None:
+        alice, _ = users
+        assert alice.unowned() == (0, True)
+        alice.add_texts([_TEXT, "boats"])
+
+        store.add_texts([_TEXT] * 3, [{"year": 2020}] * 3, ids=[str(uuid4()) for _ in range(3)])
+
+        assert alice.unowned().documents == 3
+        assert len(alice.similarity_search(_TEXT, 9)) == 2
 
     def test_documents_come_back_as_they_were_put(self, users: Any) -> None:
         alice, _ = users

@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
@@ -27,17 +29,30 @@ from langmem_isolated._adapters.document_tags import (
 from langmem_isolated._adapters.vector_store_base import (
     Found,
     ScopedVectorStore,
+    check_diversity,
     checked_count,
 )
+from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._search.metadata_filters import Filter, metadata_test
 from langmem_isolated._search.vectors import VectorSpace, most_diverse
 from langmem_isolated.wrapping.adapters import Hit, PostFilterAdapter, Query, VectorStoreAdapter
 from langmem_isolated.wrapping.probe import ThrowawayOwner, probe
 from langmem_isolated.wrapping.registry import adapter_of
+from langmem_isolated.wrapping.unowned import Unowned
+
+_log = logging.getLogger("langmem_isolated")
+_UNOWNED = (
+    "This %s holds documents that bear no owner: %s. They were written past this package, and no "
+    "scope finds them. Add them again, each by the vector store of the scope it belongs to."
+)
 
 # How many more than wanted are asked for where some of them may not pass.
 _MORE = 4
 _AT_ONCE = 256
+# Stores refuse more ids than they have parameters for: Chroma 5,461, PostgreSQL 65,535.
+_MOST_AT_ONCE = 1_000
+
+T = TypeVar("T")
 
 
 class _Opened(NamedTuple):
@@ -46,6 +61,7 @@ class _Opened(NamedTuple):
     stored_id: str
 
 
+@made_by(f"{ONE_SCOPE}.vector_store(wrapping=store)", "memory.vector_store(wrapping=store)")
 class WrappedVectorStore(ScopedVectorStore):
     """A third-party vector store in which this scope finds its own documents, and no others.
 
@@ -59,13 +75,20 @@ class WrappedVectorStore(ScopedVectorStore):
     that are not known are refused. A search returns ``k`` documents whenever ``k`` pass; an index
     that finds approximately may miss near ones, as it does without us.
 
+    >>> alice = scope.vector_store(wrapping=shared)
+    >>> ids = alice.add_texts(["Alice's draft"], ids=["draft"])
+    >>> bob = memory.scope(user_id="bob", module_id="tutor").vector_store(wrapping=shared)
+    >>> bob.similarity_search("draft")
+    []
+
     Args:
         store: The vector store; it may hold the documents of any number of scopes.
         records: Whose documents are read; those of the first are written.
         adapter: What knows the store; by default found by its class.
         seal: Encrypt text and metadata with the owner's key. Filters are then applied to what came
             back, so selective ones ask for many documents.
-        probe: Try the store with two owners who do not exist, and remove what they wrote.
+        probe: Try the store with two owners who do not exist, and remove what they wrote. The log
+            then tells of documents that were in it before and bear no owner, see :meth:`unowned`.
         post_filter: Take a store that has no adapter, drop what is another's after the search.
         stamped: Hand documents out with their stamps, for a retriever that checks them again.
 
@@ -121,7 +144,7 @@ class WrappedVectorStore(ScopedVectorStore):
         cls.from_texts()
 
     def probe(self) -> None:
-        """Try the store with two owners who do not exist.
+        """Try the store with two owners who do not exist; the log tells of documents without owner.
 
         Raises:
             IsolationViolation: One of them met the other, or a document lost its tags.
@@ -134,6 +157,27 @@ class WrappedVectorStore(ScopedVectorStore):
             )
 
         probe(of_no_one(), of_no_one())
+        self._tell_of_unowned()
+
+    def _tell_of_unowned(self) -> None:
+        try:
+            found = self.unowned()
+        except Exception:  # noqa: BLE001 - of a store that was tried: it works without being counted
+            return
+        if found.documents:
+            _log.warning(_UNOWNED, type(self._store).__name__, found)
+
+    def unowned(self) -> Unowned:
+        """How many documents of the store bear no owner, as it was filled past this package.
+
+        No scope finds, replaces or removes them. Whoever has the store itself reads them.
+        """
+        return self._adapter.unowned()
+
+    async def aunowned(self) -> Unowned:
+        """How many documents bear no owner; see :meth:`unowned`."""
+        found: Unowned = await self._arun(self.unowned)
+        return found
 
     async def aprobe(self) -> None:
         """Try the store; see :meth:`probe`."""
@@ -151,7 +195,7 @@ class WrappedVectorStore(ScopedVectorStore):
         Args:
             documents: What to store. Metadata may be what the store takes, when sealed anything.
             ids: One for each document; by default its own ``id``, or a new UUID. 1 to 1,024 bytes.
-            batch_size: No effect: they are handed to the store at once.
+            batch_size: No effect: they are handed to the store 1,000 at a time.
 
         Returns:
             The ids.
@@ -163,9 +207,9 @@ class WrappedVectorStore(ScopedVectorStore):
             LimitExceeded: A text, or all of them together, are beyond ``limits``.
         """
         new = [prepared(document, id_) for id_, document in self._named(documents, ids)]
-        if new:
-            # The last of one id counts.
-            self._put([*{document.id: document for document in new}.values()])
+        # The last of one id counts.
+        for part in _parts([*{document.id: document for document in new}.values()]):
+            self._put(part)
         return [str(document.id) for document in new]
 
     def _put(self, documents: list[Document]) -> None:
@@ -180,9 +224,11 @@ class WrappedVectorStore(ScopedVectorStore):
 
     def _remove(self, names: list[str]) -> None:
         keys = self._records[0].find_keys()
-        if names and keys:
-            tags = self._kind(self._records[0], keys)
-            self._adapter.delete([*{tags.stored_id(name): None for name in names}])
+        if keys is None:
+            return
+        tags = self._kind(self._records[0], keys)
+        for part in _parts([*{tags.stored_id(name): None for name in names}]):
+            self._adapter.delete(part)
 
     def clear(self) -> None:
         """Remove every document of this owner, as far as searches find them."""
@@ -205,8 +251,7 @@ class WrappedVectorStore(ScopedVectorStore):
         found: dict[str, Document] = {}
         for tags in reversed(self.readable_tags().values()):
             wanted = {tags.stored_id(name): name for name in names}
-            stored = self._adapter.get([*wanted]) if wanted else []
-            for document in stored:
+            for document in chain.from_iterable(map(self._adapter.get, _parts([*wanted]))):
                 if document.id not in wanted:
                     raise violation()
                 found[wanted[document.id]] = self._untagged(document, tags)
@@ -233,6 +278,7 @@ class WrappedVectorStore(ScopedVectorStore):
         self, query: Query, k: int, fetch_k: int, lambda_mult: float, filter: Filter | None
     ) -> list[Document]:
         self._check_search(query, filter)
+        check_diversity(fetch_k, lambda_mult)
         asked = self._prepared(query)
         vector = self._embedder().embed_query(asked) if isinstance(asked, str) else asked
         opened, _ = self._nearest(asked, max(checked_count(k), fetch_k), filter)
@@ -307,6 +353,10 @@ def _unfiltered(store: VectorStore, *, allowed: bool) -> VectorStoreAdapter:
         "one (langmem_isolated.wrapping.StandardAdapter) and pass adapter=…, or pass "
         "post_filter=True: then what is another's is dropped after each search."
     )
+
+
+def _parts(items: list[T]) -> Iterator[list[T]]:
+    return (items[start : start + _MOST_AT_ONCE] for start in range(0, len(items), _MOST_AT_ONCE))
 
 
 def _stored_at(tagged: Document, tags: OwnerTags) -> Document:

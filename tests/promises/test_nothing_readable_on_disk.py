@@ -25,9 +25,11 @@ from langchain_core.messages import (
 )
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
+from langmem_isolated._adapters.appending import _Said
 from langmem_isolated._codecs.messages import MESSAGE_V1
 from langmem_isolated._database.database import Database
-from langmem_isolated._storage.sessions.writing import Message
+from langmem_isolated._runtime.clock import now
+from langmem_isolated._storage.sessions.writing import Message, without_alias
 from langmem_isolated.errors import (
     DatabaseError,
     DatabaseLocked,
@@ -325,7 +327,8 @@ def provoked(
     def stored_as(plaintext: bytes) -> Callable[[], object]:
         """What a later version of this package may have written."""
         other = scoped.chat_history(canary("session"))
-        other._append([Message(plaintext, None)], 0, None, look_first=False)
+        later = _Said([], None, now(), [Message(plaintext, None)])
+        other._appender._append(later, without_alias, look_first=False)
         return lambda: other.messages
 
     def tampered(sql: str) -> Callable[[], object]:

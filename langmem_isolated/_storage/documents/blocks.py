@@ -8,6 +8,7 @@ The version is random and new with every change: it stands for the block in the 
 multiset hash, which takes 1 µs instead of 20 for a MAC of 32 KiB.
 """
 
+from collections.abc import Container, Iterable, Sequence
 from typing import NamedTuple
 
 from langmem_isolated._crypto.kinds import Kind
@@ -47,16 +48,19 @@ class Block(NamedTuple):
         """Bytes of an embedding."""
         return len(self.embeddings) // len(self.digests)
 
-    def has_room_for(self, embedding: bytes) -> bool:
-        return not self.digests or len(self.embeddings) + len(embedding) <= BLOCK_BYTES
+    def room(self, length: int) -> int:
+        """How many more embeddings of ``length`` bytes go in; one always does in an empty block."""
+        room = (BLOCK_BYTES - len(self.embeddings)) // length
+        return max(room, 0 if self.digests else 1)
 
-    def with_one(self, digest: bytes, embedding: bytes) -> "Block":
-        return Block([*self.digests, digest], self.embeddings + embedding)
+    def with_more(self, digests: Sequence[bytes], embeddings: Iterable[bytes]) -> "Block":
+        return Block([*self.digests, *digests], b"".join((self.embeddings, *embeddings)))
 
-    def without(self, digest: bytes) -> "Block":
-        place, length = self.digests.index(digest), self.length
-        rest = self.embeddings[: place * length] + self.embeddings[(place + 1) * length :]
-        return Block(self.digests[:place] + self.digests[place + 1 :], rest)
+    def without(self, digests: Container[bytes]) -> "Block":
+        length = self.length
+        kept = [at for at, digest in enumerate(self.digests) if digest not in digests]
+        rest = b"".join(self.embeddings[at * length : (at + 1) * length] for at in kept)
+        return Block([self.digests[at] for at in kept], rest)
 
 
 def number_of(key: object) -> int:

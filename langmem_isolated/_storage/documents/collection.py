@@ -83,11 +83,9 @@ class Collection:
             )
             rows = (everything.get(digest) for digest in digests)
         else:
-            asked = [
-                self.transaction.query(sql.DOCUMENT, **self.shared, key=key) for key in digests
-            ]
-            answers = [answer.fetchone() for answer in asked]
-            rows = (answer and answer[1] for answer in answers)
+            asked = ({**self.shared, "key": key} for key in digests)
+            answers = self.transaction.rows_of_each(sql.DOCUMENT, asked)
+            rows = (found[0][1] if found else None for found in answers)
         for digest, sealed in zip(digests, rows, strict=True):
             yield None if sealed is None else self.document(digest, sealed)
 

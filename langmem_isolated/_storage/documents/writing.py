@@ -1,7 +1,9 @@
 """Writes a collection: replaces, removes and clears documents."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from langmem_isolated._codecs.headers import (
@@ -67,25 +69,29 @@ class _UnitOfWork:
 
     def remove_documents(self, digests: Iterable[bytes]) -> None:
         """Take out what there is of these documents."""
-        asked = [
-            (digest, self._of.transaction.query(sql.DOCUMENT, **self._of.shared, key=digest))
-            for digest in digests
-        ]
-        for digest, answer in asked:
-            if row := answer.fetchone():
-                self._remove_document(digest, *row[1:])
+        asked = ({**self._of.shared, "key": digest} for digest in digests)
+        found = self._of.transaction.rows_of_each(sql.DOCUMENT, asked)
+        by_block: dict[int, set[bytes]] = defaultdict(set)
+        for row in chain.from_iterable(found):
+            by_block[self._take_out(*row)].add(row[0])
+        for number, gone in by_block.items():
+            self._remove_embeddings(number, gone)
+        rows = [{**self._of.shared, "key": digest} for gone in by_block.values() for digest in gone]
+        self._of.transaction.execute_many(sql.REMOVE_DOCUMENT, rows)
 
-    def _remove_document(self, digest: bytes, sealed: bytes, stored_at: object) -> None:
+    def _take_out(self, digest: bytes, sealed: bytes, stored_at: object) -> int:
+        """Count a document no more; the number of the block that has its embedding."""
         plaintext = self._of.open(Kind.DOCUMENT, digest, sealed)
-        number = self._of.stored(plaintext).block
-        block = self._block(number)
-        if digest not in block.digests:
-            raise refused("a document has no embedding", Kind.EMBEDDING)
-        self._blocks[number] = block.without(digest)
         self._added_size -= len(sealed)
         self._difference -= self._of.part(Kind.DOCUMENT, digest, stored_at, plaintext)
         self._count -= 1
-        self._of.transaction.execute(sql.REMOVE_DOCUMENT, **self._of.shared, key=digest)
+        return self._of.stored(plaintext).block
+
+    def _remove_embeddings(self, number: int, digests: set[bytes]) -> None:
+        block = self._block(number)
+        if not digests.issubset(block.digests):
+            raise refused("a document has no embedding", Kind.EMBEDDING)
+        self._blocks[number] = block.without(digests)
 
     def check_length(self, length: int) -> None:
         """Prepare for embeddings of ``length`` bytes.
@@ -124,21 +130,30 @@ class _UnitOfWork:
                 return block.length
         raise refused("it has not the documents that it counts")
 
-    def insert(self, digest: bytes, document: NewDocument) -> None:
-        """Put in a document that is not there, after :meth:`expect`."""
-        newest = self._next - 1
-        if not self._next or not self._block(newest).has_room_for(document.embedding):
-            newest, self._next = self._next, self._next + 1
-            self._blocks[newest] = Block([], b"")
-        self._blocks[newest] = self._blocks[newest].with_one(digest, document.embedding)
-        self._new[digest] = newest, document.body
-        self._count += 1
+    def insert(self, documents: Mapping[bytes, NewDocument], length: int) -> None:
+        """Put in documents that are not there, after :meth:`check_length`."""
+        rest = iter(documents.items())
+        room = self._block(self._next - 1).room(length) if self._next else 0
+        while part := list(islice(rest, room or 1)):
+            if not room:
+                self._blocks[self._next] = Block([], b"")
+                self._next += 1
+            room = self._fill(self._next - 1, part, length)
+
+    def _fill(self, number: int, part: list[tuple[bytes, NewDocument]], length: int) -> int:
+        """Put documents into a block; how many more go in."""
+        digests = [digest for digest, _ in part]
+        block = self._blocks[number].with_more(digests, (new.embedding for _, new in part))
+        self._blocks[number] = block
+        self._new |= {digest: (number, new.body) for digest, new in part}
+        self._count += len(part)
+        return block.room(length)
 
     def flush(self, now: int) -> None:
         """Store what was changed, and what the collection's row says of it."""
         if not self._blocks:
             return
-        rows = []
+        rows, empty = [], []
         for number, block in self._blocks.items():
             key = number.to_bytes(NUMBER_BYTES)
             if block.digests:
@@ -146,7 +161,8 @@ class _UnitOfWork:
                 rows.append(self._row(Kind.EMBEDDING, key, block.packed(version)))
                 self._difference += self._of.part(Kind.EMBEDDING, key, now, version)
             else:
-                self._of.transaction.execute(sql.REMOVE_BLOCK, **self._of.shared, key=key)
+                empty.append({**self._of.shared, "key": key})
+        self._of.transaction.execute_many(sql.REMOVE_BLOCK, empty)
         for digest, (number, body) in self._new.items():
             plaintext = number.to_bytes(NUMBER_BYTES) + body
             rows.append(self._row(Kind.DOCUMENT, digest, plaintext))
@@ -218,10 +234,10 @@ def put(
     change = _UnitOfWork(collection)
     digests = [collection.document_digest(document.name) for document in documents]
     change.remove_documents(digests)
-    change.check_length(len(documents[0].embedding))
+    length = len(documents[0].embedding)
+    change.check_length(length)
     change.take_model(header)
-    for digest, document in zip(digests, documents, strict=True):
-        change.insert(digest, document)
+    change.insert(dict(zip(digests, documents, strict=True)), length)
     change.flush(now)
 
 
@@ -266,8 +282,8 @@ def reembed(
     begun = _ROWS.locked(transaction, keys, digest)
     assert begun is not None
     change = _UnitOfWork(Collection(transaction, keys, digest, begun))
-    for at, body in documents.items():
-        change.insert(at, NewDocument(b"", body, vectors[at] or b""))
+    new = {at: NewDocument(b"", body, vectors[at] or b"") for at, body in documents.items()}
+    change.insert(new, len(next(iter(new.values())).embedding))
     change.flush(now)
     return len(documents), []
 

@@ -72,14 +72,12 @@ class ItemCount:
 
     def at(self, places: Sequence[RecordAddress]) -> list[Row]:
         """What stands at ``places``, expired or not."""
-        scope_id = self._keys.scope_id
-        asked = [
-            self._transaction.query(
-                sql.STORED_AT, scope_id=scope_id, given_parent=parent, given_key=key
-            )
+        asked = (
+            {"scope_id": self._keys.scope_id, "given_parent": parent, "given_key": key}
             for parent, key in places
-        ]
-        return [row for answer in asked if (row := answer.fetchone())]
+        )
+        found = self._transaction.rows_of_each(sql.STORED_AT, asked)
+        return [row for rows in found for row in rows]
 
     def store(self, state: ContainerState) -> None:
         """Store what the row stands for now."""

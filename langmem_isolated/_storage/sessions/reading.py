@@ -134,14 +134,21 @@ def alias_of(keys: ScopeKeys, digest: bytes, message_id: str) -> bytes:
     return keys.pseudonym(Kind.MESSAGE, digest, message_id.encode(errors="surrogatepass"))
 
 
+class Known(NamedTuple):
+    """A message that an id finds in its session."""
+
+    sequence: int
+    plaintext: bytes
+
+
 def find_by_id(
     transaction: Transaction,
     keys: ScopeKeys,
     digest: bytes,
     state: ContainerState,
     message_id: str,
-) -> int | None:
-    """The sequence number of the message of that id; ``None`` if the session has none.
+) -> Known | None:
+    """The message of that id; ``None`` if the session has none.
 
     Raises:
         RecordDoesNotOpen: What its alias finds is not that message.
@@ -153,9 +160,10 @@ def find_by_id(
     key, sealed = row
     opener = keys.opener(message_aad_prefix(keys, digest, state), Kind.MESSAGE)
     # Nothing but the message itself proves that it is where its alias says.
-    if decode_partially(opener(key, sealed)).message_id != message_id:
+    plaintext = opener(key, sealed)
+    if decode_partially(plaintext).message_id != message_id:
         raise RecordDoesNotOpen(Kind.MESSAGE.label, "its alias is another's")
-    return int.from_bytes(key)
+    return Known(int.from_bytes(key), plaintext)
 
 
 def trace(
@@ -163,14 +171,14 @@ def trace(
     keys: ScopeKeys,
     session_id: str,
     message_ids: Iterable[str],
-    is_end: Callable[[int, int], bool],
+    is_end: Callable[[int, Known], bool],
 ) -> list[int | None]:
     """The sequence number of each message, ``None`` for one that the session has not.
 
     Args:
         message_ids: Looked up one by one.
-        is_end: Told how many came before and a sequence number, says that the search is over; that
-            message is not among those returned.
+        is_end: Told how many came before and which message was found, says that the search is
+            over; that message is not among those returned.
     """
     digest = session_digest(keys, session_id)
     row = transaction.row(sql.COUNT, scope_id=keys.scope_id, digest=digest)
@@ -179,10 +187,10 @@ def trace(
     state = ContainerState.checked(Kind.SESSION, keys, digest, row)
     found: list[int | None] = []
     for message_id in message_ids:
-        sequence = find_by_id(transaction, keys, digest, state, message_id)
-        if sequence is not None and is_end(len(found), sequence):
+        known = find_by_id(transaction, keys, digest, state, message_id)
+        if known is not None and is_end(len(found), known):
             break
-        found.append(sequence)
+        found.append(None if known is None else known.sequence)
     return found
 
 

@@ -6,10 +6,12 @@ from typing import NamedTuple
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._runtime.clock import SECOND
 from langmem_isolated._storage.container_state import ContainerState
 from langmem_isolated._storage.sessions import statements as sql
 from langmem_isolated._storage.sessions.listing import ROWS, session_digest
 from langmem_isolated._storage.sessions.reading import (
+    Known,
     alias_of,
     channel_of,
     find_by_id,
@@ -29,6 +31,11 @@ class Message(NamedTuple):
     message_id: str | None
 
 
+Repeated = Callable[[Message, Known], Message | None]
+"""Says what is added for a message whose id the session has already, told what it has under it:
+nothing, one of another id (looked up again), or one without, which no id finds."""
+
+
 def append(
     transaction: Transaction,
     keys: ScopeKeys,
@@ -38,8 +45,9 @@ def append(
     birth: bytes,
     now: int,
     *,
-    skip_stored: bool,
+    repeated: Repeated,
     look_first: bool,
+    retimed: Callable[[int], Sequence[Message]],
     channel: bytes | None = None,
 ) -> ContainerState:
     """Add ``messages`` behind the session's newest, all or none, and make the session if absent.
@@ -47,10 +55,11 @@ def append(
     Args:
         header: The sealed part of a new session's row, in plaintext.
         birth: 16 random bytes for a new session's row.
-        skip_stored: Leave out messages whose id the session has already. Otherwise they are added
-            again; the id then finds the first.
+        repeated: Asked about each message whose id the session has already.
         look_first: Look up which ids are stored. Ids are new nearly always, so the first attempt
             goes without, and the constraint on aliases tells when one is not.
+        retimed: Gives the messages with another time sealed in them, asked where the session has
+            one of ``now`` or later: those who wait for its row each took their time before.
         channel: Under which :func:`recent` finds the messages; it must be sealed in them, and
             ``now``, too.
 
@@ -64,12 +73,17 @@ def append(
     """
     digest = session_digest(keys, session_id)
     state = ROWS.get_or_create(transaction, keys, digest, header, birth, now)
+    # One set back, or ahead, by more is believed, as in the process's own clock.
+    if state.next_sequence and 0 <= state.updated_at - now < SECOND:
+        now = state.updated_at + 1
+        messages = retimed(now)
 
-    def is_stored(message_id: str) -> bool:
-        return find_by_id(transaction, keys, digest, state, message_id) is not None
+    def find(message_id: str) -> Known | None:
+        return find_by_id(transaction, keys, digest, state, message_id)
 
-    is_taken = is_stored if look_first else lambda _: False
-    added = _with_aliases(keys, digest, messages, skip_stored, is_taken)
+    added = _with_aliases(
+        keys, digest, state, messages, repeated, find if look_first else _find_nothing
+    )
     if not added:
         return state
     moved = _put(transaction, keys, digest, state, added, now, channel)
@@ -97,7 +111,7 @@ def append_optimistically(
     if state.is_expired(now):
         return None
     digest = session_digest(keys, session_id)
-    added = _with_aliases(keys, digest, messages, skip_stored=False, is_taken=lambda _: False)
+    added = _with_aliases(keys, digest, state, messages, without_alias, _find_nothing)
     return _put(transaction, keys, digest, state, added, now, channel)
 
 
@@ -165,24 +179,37 @@ def _as_arrays(rows: Sequence[_NewRow]) -> dict[str, object]:
     }
 
 
+def without_alias(message: Message, _: Known) -> Message:
+    """The message as it is; its id finds the one that was first."""
+    return Message(message.plaintext, None)
+
+
+def _find_nothing(_: str) -> None:
+    """Nothing is stored, as far as one knows who has not looked."""
+
+
 def _with_aliases(
     keys: ScopeKeys,
     digest: bytes,
+    state: ContainerState,
     messages: Sequence[Message],
-    skip_stored: bool,
-    is_taken: Callable[[str], bool],
+    repeated: Repeated,
+    find: Callable[[str], Known | None],
 ) -> list[tuple[bytes, bytes | None]]:
     """The plaintext and alias of each message to add; an alias stands once in a session."""
     added: list[tuple[bytes, bytes | None]] = []
-    seen: set[bytes] = set()
-    for plaintext, message_id in messages:
-        alias = alias_of(keys, digest, message_id) if message_id else None
-        if not message_id or not (alias in seen or is_taken(message_id)):
-            added.append((plaintext, alias))
-        elif not skip_stored:
-            added.append((plaintext, None))
-        if alias:
-            seen.add(alias)
+    seen: dict[str, Known] = {}
+    for message in messages:
+        new: Message | None = message
+        while new and new.message_id:
+            known = seen.get(new.message_id) or find(new.message_id)
+            if known is None:
+                seen[new.message_id] = Known(state.next_sequence + len(added), new.plaintext)
+                break
+            new = repeated(new, known)
+        if new:
+            alias = alias_of(keys, digest, new.message_id) if new.message_id else None
+            added.append((new.plaintext, alias))
     return added
 
 

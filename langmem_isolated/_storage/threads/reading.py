@@ -200,6 +200,10 @@ def bodies(transaction: Transaction, keys: ScopeKeys, life: Life) -> list[OpenBo
     return sorted(opened, key=lambda body: body.slot)
 
 
+# Of a record: what the column takes on every database.
+_MOST_BYTES = 2**31 - 1
+
+
 class StoredElement(NamedTuple):
     """An element as its row names it, unopened."""
 
@@ -215,9 +219,11 @@ def stored_elements(
 ) -> list[StoredElement]:
     """Every element of a thread, unopened."""
     rows = transaction.rows(sql.ELEMENT_KEYS, scope_id=keys.scope_id, digest=digest)
-    for key, _, mac, _ in rows:
+    for key, size, mac, _ in rows:
         checked_bytes(Kind.ELEMENT, key)
         checked_bytes(Kind.ELEMENT, mac)
+        if type(size) is not int or not 0 <= size <= _MOST_BYTES:
+            raise RecordDoesNotOpen(Kind.ELEMENT.label, "its size is none that a record has")
     return [StoredElement(int.from_bytes(row[0]), *row) for row in rows]
 
 

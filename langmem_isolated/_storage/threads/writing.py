@@ -187,21 +187,14 @@ def _stored_numbers(
     transaction: Transaction, keys: ScopeKeys, life: Life, elements: Sequence[NewElement]
 ) -> dict[bytes, int]:
     """The numbers of those elements that the thread has already."""
-    asked = [
-        (
-            mac,
-            transaction.query(sql.BY_ALIAS, scope_id=keys.scope_id, digest=life.digest, alias=mac),
-        )
-        for mac, _ in elements
-    ]
-    plaintexts = dict(elements)
+    shared = {"scope_id": keys.scope_id, "digest": life.digest}
+    found = transaction.rows_of_each(sql.BY_ALIAS, ({**shared, "alias": e.mac} for e in elements))
     numbers = {}
-    for mac, answer in asked:
-        if row := answer.fetchone():
-            key, sealed = row
+    for (mac, plaintext), rows in zip(elements, found, strict=True):
+        for key, sealed in rows:
             # Nothing but the element itself proves that it is where its alias says.
             slot = Slot(Kind.ELEMENT, life.digest, key)
-            if open_at(keys, slot, life.birth, sealed) != plaintexts[mac]:
+            if open_at(keys, slot, life.birth, sealed) != plaintext:
                 raise RecordDoesNotOpen(Kind.ELEMENT.label, "its alias is another's")
             numbers[mac] = int.from_bytes(key)
     return numbers
@@ -247,14 +240,9 @@ def _without_body(
     )
 
 
-def _delete_one(transaction: Transaction, keys: ScopeKeys, slot: Slot) -> None:
-    transaction.execute(
-        sql.DELETE_ONE,
-        scope_id=keys.scope_id,
-        kind=int(slot.kind),
-        parent=slot.parent,
-        key=slot.key,
-    )
+def _delete(transaction: Transaction, keys: ScopeKeys, slots: Iterable[Slot]) -> None:
+    rows = ({"kind": int(slot.kind), "parent": slot.parent, "key": slot.key} for slot in slots)
+    transaction.execute_many(sql.DELETE_ONE, [{"scope_id": keys.scope_id, **row} for row in rows])
 
 
 def sweep(
@@ -286,8 +274,9 @@ def sweep(
     used = {number for body in kept for number in references(life, body.plaintext)}
     removed = [body for body in stored if body.slot in gone]
     unused = [e for e in stored_elements(transaction, keys, digest) if e.number not in used]
-    for slot in (*gone, *(Slot(Kind.ELEMENT, digest, element.key) for element in unused)):
-        _delete_one(transaction, keys, slot)
+    _delete(
+        transaction, keys, (*gone, *(Slot(Kind.ELEMENT, digest, element.key) for element in unused))
+    )
     transaction.execute(sql.DELETE_LEFT_EMBEDDINGS, scope_id=keys.scope_id, digest=digest)
     parts = [part_of_body(keys, body) for body in removed]
     parts += [element_part(keys, digest, e.key, e.stored_at, e.mac) for e in unused]

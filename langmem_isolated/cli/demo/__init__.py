@@ -20,14 +20,18 @@ def demo(
         Path | None,
         typer.Option(
             "--conversations",
-            help="JSON, a list of objects with messages of role and content; or JSON lines with "
+            help="A file of conversations, read in any of these shapes. "
+            'A conversation is {"messages": …}, a list of objects with role and content, as '
+            "OpenAI's files have it, or that list alone. The file is JSON, one conversation or a "
+            "list of them; or JSON lines with a conversation each, or with a message each that has "
             "user_id, module_id, session_id, role and content. Else conversations that come along.",
         ),
     ] = None,
 ) -> None:
     """Play conversations of several users into one database and show what each of them sees.
 
-    Every claim is checked; the status is 1 if one does not hold.
+    Every claim is checked; the status is 1 if one does not hold. What the conversations cannot show
+    is not claimed.
     """
     from langmem_isolated.cli.demo.player import run
 

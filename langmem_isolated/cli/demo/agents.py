@@ -76,10 +76,10 @@ def an_agent_with_tools(run: Run) -> Section:
 
 
 def _questions(run: Run, place: Place) -> list[str]:
-    """What this user said, over and over until there are enough turns."""
+    """What this user said, over and over until there are enough turns; a greeting without that."""
     messages = next(c.messages for c in run.conversations if c.place == place)
-    texts = [str(m.text) for m in messages if isinstance(m, HumanMessage)] or ["Hello!"]
-    return list(itertools.islice(itertools.cycle(texts), TURNS))
+    texts = [str(m.text) for m in messages if isinstance(m, HumanMessage) and m.text]
+    return list(itertools.islice(itertools.cycle(texts or ["Hello!"]), TURNS))
 
 
 def _talk(graph: Any, texts: list[str], config: dict[str, Any]) -> list[str]:

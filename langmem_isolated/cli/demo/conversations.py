@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -23,13 +24,22 @@ _ROLES = {"user", "human", "assistant", "ai", "system", "developer", "tool", "fu
 _REQUIRED = {"tool": {"tool_call_id": ""}, "function": {"name": ""}}
 
 
+SHAPES = (
+    'A conversation is {"messages": [{"role": …, "content": …}, …]}, as in OpenAI\'s files, or the '
+    "list of messages alone. A file is JSON, one conversation or a list of them, or JSON lines "
+    "with a conversation each, or with a message each that has user_id, module_id, session_id, "
+    "role and content."
+)
+"""What a file of conversations may look like."""
+
+
 class ConversationsUnusable(LangmemIsolatedError):
     """A file of conversations is malformed; it was read to here and nothing was written."""
 
-    def __init__(self, where: str, problem: str) -> None:
+    def __init__(self, where: str, problem: str, hint: str = SHAPES) -> None:
         super().__init__(
             f"The conversations cannot be used: {where}: {problem.rstrip('.')}. "
-            "Nothing was written."
+            f"Nothing was written. {hint}".rstrip()
         )
         self.where = where
 
@@ -82,16 +92,16 @@ def read_conversations(file: Path | None) -> list[Conversation]:
     """The conversations in ``file``, or those that ship with the package.
 
     Args:
-        file: JSON, ``[{"messages": [{"role", "content"}, …]}, …]``, which is distributed over two
-            users and two modules so that they use the same session ids; or JSON lines with
-            ``user_id``, ``module_id``, ``session_id``, ``role`` and ``content``. Further fields of
-            a message are kept as langchain-core keeps them.
+        file: In one of the shapes that :data:`SHAPES` names. Conversations that do not say whose
+            they are are distributed over two users and two modules so that they use the same
+            session ids. Content may be text, a list of parts, or null, which is empty text. Further
+            fields of a message are kept as langchain-core keeps them.
 
     Raises:
         ConversationsUnusable: The file cannot be read, is malformed, or holds no message.
     """
     text = _text_of(file) if file else _shipped()
-    read = _from_json(text) if text.lstrip().startswith("[") else _from_lines(text)
+    read = _from_json(text) if _is_one_document(text) else _from_lines(text)
     conversations = [conversation for conversation in read if conversation.messages]
     if not conversations:
         raise ConversationsUnusable("the whole file", "there is no message in it")
@@ -125,7 +135,8 @@ def _text_of(file: Path) -> str:
     try:
         read = file.read_bytes()
     except OSError as error:
-        raise ConversationsUnusable("the file", error.strerror or type(error).__name__) from None
+        problem = error.strerror or type(error).__name__
+        raise ConversationsUnusable("the file", problem, hint="") from None
     try:
         return read.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -133,16 +144,45 @@ def _text_of(file: Path) -> str:
         raise ConversationsUnusable(f"line {line}", "a byte that is not UTF-8") from None
 
 
+def _is_one_document(text: str) -> bool:
+    """Whether a file is one JSON document, as far as it is any; else it is read line by line."""
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        return not (error.msg.startswith("Extra data") or _are_lines(text))
+    except (ValueError, RecursionError):
+        return True
+    return True
+
+
+def _are_lines(text: str) -> bool:
+    """Whether a malformed file was meant to hold an object in each line, or is empty."""
+    first, second, *_ = [*islice(filter(str.strip, text.split("\n")), 2), "", ""]
+    return not first or (second.startswith("{") and not first.rstrip().endswith(("[", "{", ",")))
+
+
 def _from_json(text: str) -> list[Conversation]:
-    found = []
-    for number, entry in enumerate(_parsed(text), 1):
-        where = f"conversation {number}"
-        messages = _mapping(entry, where).get("messages")
-        if not isinstance(messages, list):
-            raise ConversationsUnusable(where, _expected("messages to be a list", messages))
-        read = [_message(m, f"{where}, message {n}") for n, m in enumerate(messages, 1)]
-        found.append(Conversation(_place_by_turns(number - 1), read))
-    return found
+    document = _parsed(text)
+    if isinstance(document, dict) and "messages" not in document:
+        return _from_messages([(document, "line 1")])
+    is_list = isinstance(document, list) and not (document and _is_message(document[0]))
+    entries = document if is_list else [document]
+    return [
+        _conversation(entry, f"conversation {number}", number - 1)
+        for number, entry in enumerate(entries, 1)
+    ]
+
+
+def _is_message(value: object) -> bool:
+    return isinstance(value, dict) and "role" in value and "messages" not in value
+
+
+def _conversation(entry: object, where: str, index: int) -> Conversation:
+    messages = entry if isinstance(entry, list) else _mapping(entry, where).get("messages")
+    if not isinstance(messages, list):
+        raise ConversationsUnusable(where, _expected("messages to be a list", messages))
+    read = [_message(m, f"{where}, message {n}") for n, m in enumerate(messages, 1)]
+    return Conversation(_place_by_turns(index), read)
 
 
 def _place_by_turns(index: int) -> Place:
@@ -152,13 +192,23 @@ def _place_by_turns(index: int) -> Place:
 
 
 def _from_lines(text: str) -> list[Conversation]:
-    by_place: dict[Place, list[BaseMessage]] = {}
     # Not splitlines(): it also splits at characters that may stand inside a JSON string.
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            where = f"line {number}"
-            entry = _mapping(_parsed(line, number), where)
-            by_place.setdefault(_place(entry, where), []).append(_message(entry, where))
+    entries = [
+        (_parsed(line, number), f"line {number}")
+        for number, line in enumerate(text.split("\n"), 1)
+        if line.strip()
+    ]
+    if entries and (isinstance(entries[0][0], list) or "messages" in _mapping(*entries[0])):
+        return [_conversation(*entry, index) for index, entry in enumerate(entries)]
+    return _from_messages(entries)
+
+
+def _from_messages(entries: list[tuple[Any, str]]) -> list[Conversation]:
+    """Conversations of messages that say themselves whose they are."""
+    by_place: dict[Place, list[BaseMessage]] = {}
+    for value, where in entries:
+        entry = _mapping(value, where)
+        by_place.setdefault(_place(entry, where), []).append(_message(entry, where))
     return [Conversation(place, messages) for place, messages in by_place.items()]
 
 
@@ -175,11 +225,13 @@ def _place(entry: dict[str, Any], where: str) -> Place:
 
 def _message(entry: object, where: str) -> BaseMessage:
     fields = dict(_mapping(entry, where))
-    role, content = fields.get("role"), fields.setdefault("content", None)
+    role, is_missing = fields.get("role"), "content" not in fields and not fields.get("tool_calls")
     if not isinstance(role, str) or not role:
         raise ConversationsUnusable(where, _expected("role to be text", role))
-    if not isinstance(content, str | list) and not fields.get("tool_calls"):
-        raise ConversationsUnusable(where, _expected("content to be text or a list", content))
+    content = fields["content"] = "" if fields.get("content") is None else fields["content"]
+    if is_missing or not isinstance(content, str | list):
+        got = None if is_missing else content
+        raise ConversationsUnusable(where, _expected("content to be text, a list or null", got))
     try:
         message = _as_langchain(role, fields)
         encode_message(message)

@@ -8,6 +8,7 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.messages import HumanMessage
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
+from rich.table import Table
 
 from langmem_isolated._search import vectors
 from langmem_isolated.cli.demo.sections import Run, Section
@@ -51,6 +52,8 @@ class Asked(NamedTuple):
 def looking_for_what_was_said(run: Run) -> Section:
     """The same questions to a bare vector store without its filter, and to ours."""
     said = _said(run)
+    if not said:
+        return Section("Users who look for what was said", [_nothing_said()], {})
     recalled = _recalled(run, said)
     stores = _by_meaning(run, said) if vectors.is_available() else ()
     shown = table("asked of", "users", "found", "of them another's")
@@ -60,6 +63,13 @@ def looking_for_what_was_said(run: Run) -> Section:
         shown.caption = cell("Vector stores need NumPy: pip install 'langmem-isolated[vector]'.")
         shown.caption_justify = "left"
     return Section("Users who look for what was said", [shown], _claims(said, recalled, *stores))
+
+
+def _nothing_said() -> Table:
+    shown = table("asked of", "users", "found")
+    shown.caption = cell("No user said anything in words, so there is nothing to look for.")
+    shown.caption_justify = "left"
+    return shown
 
 
 def _claims(
@@ -73,9 +83,13 @@ def _claims(
     if stores:
         bare, *isolated = stores
         whole = [Asked(len(texts), 0) for texts in said.values()]
+        if len(said) > 1:
+            # A store in which one user alone has anything has nothing to give away.
+            claims[
+                f"a bare store hands out {_foreign(bare)} of {_found(bare)} documents to the wrong "
+                "user"
+            ] = _foreign(bare) > 0
         claims |= {
-            f"a bare store hands out {_foreign(bare)} of {_found(bare)} documents to the wrong "
-            "user": _foreign(bare) > 0,
             f"wrapped, and in this package's own, {sum(map(_foreign, isolated))}, and every user "
             "gets all of their own": all(asked == whole for asked in isolated),
         }

@@ -230,15 +230,19 @@ def what_a_thief_reads(run: Run) -> Section:
         shown.add_row(cell(name), f"{len(kept):,}", str(len(hits)))
     plain = f"{len(unprotected)} of {len(pieces)}"
     shown.add_row("the same texts in a plain SQLite file", "", plain)
+    if not pieces:
+        shown.caption = cell("No text is long enough to be searched for, so nothing is claimed.")
+        shown.caption_justify = "left"
     not_searched = _not_searched(len(texts) - len(searched), len(run.before.pieces))
+    claims = {
+        f"{len(searched)} texts (contents and all ids, in {len(pieces)} pieces and spellings) "
+        f"are found {len(found)} times{not_searched}": not found,
+        f"the search finds what is not protected: {plain}": len(unprotected) == len(pieces),
+    }
     return Section(
         "What somebody reads who has the database but not the key",
         [*_raw_rows(database), shown],
-        {
-            f"{len(searched)} texts (contents and all ids, in {len(pieces)} pieces and spellings) "
-            f"are found {len(found)} times{not_searched}": not found,
-            f"the search finds what is not protected: {plain}": len(unprotected) == len(pieces) > 0,
-        },
+        claims if pieces else {},
     )
 
 

@@ -1,0 +1,139 @@
+"""Appender: adds messages to one chat session, optimistically where it can."""
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from langchain_core.messages import BaseMessage
+
+from langmem_isolated._codecs.headers import Header, encode_header
+from langmem_isolated._codecs.messages import MessageMetadata, encode_message
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._database.dialects import Conflict
+from langmem_isolated._runtime.clock import now, witness
+from langmem_isolated._storage.container_state import BIRTH_BYTES, ContainerState
+from langmem_isolated._storage.scoped_database import ScopedDatabase
+from langmem_isolated._storage.sessions import writing
+from langmem_isolated._storage.sessions.writing import Message, Repeated
+from langmem_isolated.errors import AddressTaken
+
+
+class Appender:
+    """Adds messages to one session of a scope.
+
+    Args:
+        records: The scope's records.
+        session_id: Which session; it is made with its first message.
+        channel: Of the session, if it is made here.
+    """
+
+    def __init__(self, records: ScopedDatabase, session_id: str, channel: str | None) -> None:
+        self._records = records
+        self._session_id = session_id
+        self._header = encode_header(Header(session_id, channel=channel))
+        self._state: ContainerState | None = None
+
+    @property
+    def state(self) -> ContainerState | None:
+        """How the session was seen last; appending from it saves PostgreSQL a transaction."""
+        return self._state
+
+    @state.setter
+    def state(self, seen: ContainerState | None) -> None:
+        # What is said from now on follows what was seen, whatever this machine's clock shows.
+        if seen is not None:
+            witness(seen.updated_at)
+        self._state = seen
+
+    def add(
+        self, messages: Sequence[BaseMessage], channel: str | None, repeated: Repeated | None
+    ) -> None:
+        """Add ``messages`` in their order, all or none.
+
+        Args:
+            messages: Any of langchain-core's.
+            channel: Where they were said, sealed with them.
+            repeated: Asked about each whose id the session has; by default it is stored again.
+
+        Raises:
+            ValueNotStorable: A message holds a value without a stored form; nothing was added.
+            LimitExceeded: One is too large, or all together are; nothing was added.
+            RecordDoesNotOpen: The session was tampered with.
+            KeyDestroyed: The scope was erased.
+            DatabaseError: The database refused or failed.
+        """
+        if not messages:
+            return
+        said = _Said.now(messages, channel)
+        self._check_limits(said.encoded)
+        try:
+            if repeated is not None:
+                self._append(said, repeated, look_first=True)
+            elif not self._append_optimistically(said):
+                self._append(said, writing.without_alias, look_first=False)
+        except Conflict:
+            self._append_known(said, repeated or writing.without_alias)
+
+    def _check_limits(self, encoded: Sequence[Message]) -> None:
+        limits, plaintexts = self._records.limits, [message.plaintext for message in encoded]
+        for plaintext in plaintexts:
+            limits.check("message_bytes", len(plaintext))
+        limits.check_batch(plaintexts)
+
+    def _append_optimistically(self, said: "_Said") -> bool:
+        known = self.state
+        if known is None:
+            return False
+        self.state = self._records.write_once(
+            writing.append_optimistically, None, self._session_id, known,
+            said.encoded, said.moment, said.channel_bytes,
+        )  # fmt: skip
+        return self.state is not None
+
+    def _append_known(self, said: "_Said", repeated: Repeated) -> None:
+        try:
+            self._append(said, repeated, look_first=True)
+        except Conflict:
+            raise AddressTaken(Kind.MESSAGE.label) from None
+
+    def _append(self, said: "_Said", repeated: Repeated, *, look_first: bool) -> None:
+        self.state = self._records.write(
+            writing.append,
+            self._session_id,
+            self._header,
+            said.encoded,
+            os.urandom(BIRTH_BYTES),
+            said.moment,
+            repeated=repeated,
+            look_first=look_first,
+            retimed=said.at,
+            channel=said.channel_bytes,
+        )
+
+
+class _Said(NamedTuple):
+    """Messages with one time and channel sealed in each."""
+
+    messages: Sequence[BaseMessage]
+    channel: str | None
+    moment: int
+    encoded: list[Message]
+
+    @classmethod
+    def now(cls, messages: Sequence[BaseMessage], channel: str | None) -> "_Said":
+        """Messages that are said now."""
+        moment = now()
+        return cls(messages, channel, moment, _encoded(messages, MessageMetadata(moment, channel)))
+
+    def at(self, moment: int) -> list[Message]:
+        """The same messages, said at another time."""
+        return _encoded(self.messages, MessageMetadata(moment, self.channel))
+
+    @property
+    def channel_bytes(self) -> bytes | None:
+        """The channel as it is digested."""
+        return None if self.channel is None else self.channel.encode()
+
+
+def _encoded(messages: Sequence[BaseMessage], said: MessageMetadata) -> list[Message]:
+    return [Message(encode_message(message, said), message.id) for message in messages]

@@ -1,0 +1,111 @@
+"""URLs of databases: read, checked, and given the driver that we use."""
+
+import os
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+from sqlalchemy import exc, make_url
+from sqlalchemy.engine import URL
+
+from langmem_isolated._runtime.arguments import kind_of
+from langmem_isolated.errors import DatabaseError
+
+_EXPECTED = "expected sqlite:///memory.db or postgresql://user:password@host/name"
+_SLASHES = (
+    "A file takes three slashes, sqlite:///memory.db, and an absolute path four, "
+    "sqlite:////var/lib/memory.db."
+)
+# By backend, the drivers that a URL may name: those that are used in any case.
+_DRIVERS = {"sqlite": ("pysqlite",), "postgresql": ("psycopg", "psycopg_async")}
+
+
+def checked_url(url: object) -> URL:
+    """A database's URL with the driver that we use; ``postgres://`` is ``postgresql://``.
+
+    Raises:
+        DatabaseError: It cannot be read, or is for another database or driver. The message quotes
+            nothing of it but the scheme, since the rest may hold a password.
+    """
+    parsed = url if isinstance(url, URL) else _parsed(url)
+    backend, _, driver = parsed.drivername.partition("+")
+    backend = "postgresql" if backend == "postgres" else backend
+    if backend not in _DRIVERS:
+        raise DatabaseError(
+            f"The database URL must be for sqlite or postgresql, got {backend!r}: {_EXPECTED}. "
+            "SQLite needs no server; servers of PostgreSQL's kind take several processes."
+        )
+    if driver and driver not in _DRIVERS[backend]:
+        used = "psycopg" if backend == "postgresql" else "sqlite3"
+        raise DatabaseError(
+            f"The database URL names the driver {driver!r}; {_EXPECTED}. Write {backend}:// alone: "
+            f"{used} is used, for sync and async calls alike, and no other driver is needed."
+        )
+    return _with_sqlite_path(parsed) if backend == "sqlite" else _with_psycopg(parsed)
+
+
+def _parsed(url: object) -> URL:
+    if not isinstance(url, str):
+        advice = 'Write f"sqlite:///{path}".' if isinstance(url, os.PathLike) else "Write a str."
+        raise DatabaseError(
+            f"The database URL must be a str, got {kind_of(url)}: {_EXPECTED}. {advice}"
+        )
+    try:
+        return make_url(url)
+    except (exc.ArgumentError, ValueError):
+        # The message quotes the text, which may hold a password (that of a port, the end of one).
+        received = _received(url)
+    raise DatabaseError(f"The database URL cannot be read: {_EXPECTED}, got {received}")
+
+
+def _received(url: str) -> str:
+    if not url:
+        return "an empty str. Is the variable that it comes from set?"
+    scheme, found, _ = url.partition("://")
+    if not found:
+        return f"{len(url)} characters without ://. For a file write sqlite:///memory.db."
+    if scheme.partition("+")[0] in ("postgres", "postgresql"):
+        return (
+            f"{len(url)} characters. A port is a number, and @ : / in a password are written "
+            "%40 %3A %2F (urllib.parse.quote_plus)."
+        )
+    return f"{len(url)} characters. {_SLASHES}"
+
+
+def _with_sqlite_path(parsed: URL) -> URL:
+    path = parsed.database or ""
+    if parsed.host or "\0" in path:
+        what = "a host" if parsed.host else "NUL in its path"
+        raise DatabaseError(
+            f"The database URL cannot be read: {_EXPECTED}, got one with {what}. {_SLASHES}"
+        )
+    if path.startswith("~"):
+        raise DatabaseError(
+            f"The database URL has a path that begins with ~, not expanded: {_EXPECTED}. "
+            "Write f\"sqlite:///{Path('~/memory.db').expanduser()}\"."
+        )
+    return parsed.set(drivername="sqlite+pysqlite")
+
+
+def _with_psycopg(parsed: URL) -> URL:
+    if find_spec("psycopg") is None:
+        raise DatabaseError(
+            "PostgreSQL needs a driver that is not installed, psycopg, an extra: run "
+            "pip install 'langmem-isolated[postgres]'."
+        )
+    for host in _hosts(parsed):
+        try:
+            # The driver would do so at first use, and raise an error that quotes it.
+            host.encode("idna")
+        except UnicodeError:
+            raise DatabaseError(
+                "The database URL names a host that is none: a name has parts of 1 to 63 letters "
+                f"(RFC 1035), got {len(host)} characters. Nothing was written."
+            ) from None
+    return parsed.set(drivername="postgresql+psycopg")
+
+
+def _hosts(url: URL) -> Iterator[str]:
+    """The names of the hosts that a URL has, but for folders of sockets."""
+    given = url.query.get("host", ())
+    for hosts in (url.host or "", *([given] if isinstance(given, str) else given)):
+        yield from (host for host in hosts.split(",") if not host.startswith("/"))

@@ -1,0 +1,32 @@
+"""Unowned documents: those of a third-party store that bear no owner, and that no scope finds."""
+
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import Any, NamedTuple
+
+from langmem_isolated._adapters.document_tags import OWNER
+
+MOST = 10_000
+"""At most so many documents are looked at one by one: a first use is to take no minutes."""
+
+
+class Unowned(NamedTuple):
+    """How many documents of a store bear no owner.
+
+    >>> ids = shared.add_texts(["Stored before it was wrapped."])
+    >>> print(scope.vector_store(wrapping=shared, probe=False).unowned())
+    1
+    """
+
+    documents: int
+    is_exact: bool
+    """Whether all were looked at; otherwise there are at least so many."""
+
+    def __str__(self) -> str:
+        return f"{self.documents}" if self.is_exact else f"at least {self.documents}"
+
+
+def counted(metadatas: Iterable[Mapping[str, Any] | None], most: int = MOST) -> Unowned:
+    """How many metadata have no owner, of the first ``most``."""
+    seen = [OWNER in (metadata or {}) for metadata in islice(metadatas, most + 1)]
+    return Unowned(seen[:most].count(False), len(seen) <= most)
