@@ -335,9 +335,8 @@ class _Step:
         asked = _last_human(messages)
         if asked is None:
             return messages
-        records = self._recorder.records
-        query = messages[asked].text[: records.limits.query_characters]
-        recall = Recall(records, self._options.plaintext_cache)
+        recall = Recall(self._recorder.records, self._options.plaintext_cache)
+        query = recall.cut(messages[asked].text)
         found = recall(query, limit=limit, roles=SAID_IN_PERSON, outside=self._current)
         if not found:
             return messages

@@ -4,7 +4,7 @@ import json
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 from langchain_core.embeddings import Embeddings
@@ -60,7 +60,9 @@ class RecallTool(BaseTool):
         find: FindRecall,
         *,
         embeddings: Embeddings | None = None,
-        since: datetime | None = None,
+        embedding_name: str | None = None,
+        language: str | None = None,
+        since: date | datetime | None = None,
         sessions: Collection[str] | None = None,
         channel: str | None = None,
         roles: Collection[str] | None = SAID_IN_PERSON,
@@ -75,6 +77,8 @@ class RecallTool(BaseTool):
         self._find = find
         self._options = {
             "embeddings": embeddings,
+            "embedding_name": embedding_name,
+            "language": language,
             "since": since,
             "sessions": sessions,
             "channel": channel,
@@ -82,12 +86,13 @@ class RecallTool(BaseTool):
         }
 
     def _run(self, query: str, config: RunnableConfig) -> str:
-        found = self._find(config)(query, limit=self.limit, **self._asked(config))
+        recall = self._find(config)
+        found = recall(recall.cut(query), limit=self.limit, **self._asked(config))
         return quoted(found, self.max_characters)
 
     async def _arun(self, query: str, config: RunnableConfig) -> str:
         recall = self._find(config)
-        found = await recall.arecall(query, limit=self.limit, **self._asked(config))
+        found = await recall.arecall(recall.cut(query), limit=self.limit, **self._asked(config))
         return quoted(found, self.max_characters)
 
     def _asked(self, config: RunnableConfig) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -285,11 +285,13 @@ class ScopedMemory(ScopedRetrieval):
         *,
         limit: int = 5,
         max_characters: int = 4_000,
-        since: datetime | None = None,
+        since: date | datetime | None = None,
         sessions: Collection[str] | None = None,
         channel: str | None = None,
         roles: Collection[str] | None = SAID_IN_PERSON,
+        language: str | None = None,
         embeddings: Embeddings | None = None,
+        embedding_name: str | None = None,
         include_current: bool = False,
         name: str = "recall",
         description: str = RECALL_DESCRIPTION,
@@ -303,7 +305,8 @@ class ScopedMemory(ScopedRetrieval):
         Args:
             limit: How many messages an answer has at most.
             max_characters: How long an answer is at most, 1,000 or more; long messages are cut.
-            since: As in `recall`, as are ``sessions``, ``channel`` and ``embeddings``.
+            since: As in `recall`, as are ``sessions``, ``channel``, ``language``, ``embeddings``
+                and ``embedding_name``.
             roles: As in `recall`, which searches all with ``None``. By default what the user
                 and the model said: what a tool answered may come from anywhere.
             include_current: Whether also what is in the session and thread from which the tool is
@@ -321,7 +324,9 @@ class ScopedMemory(ScopedRetrieval):
             sessions=sessions,
             channel=channel,
             roles=roles,
+            language=language,
             embeddings=embeddings,
+            embedding_name=embedding_name,
             include_current=include_current,
             name=name,
             description=description,

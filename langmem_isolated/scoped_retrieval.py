@@ -193,7 +193,8 @@ class ScopedRetrieval:
             collection: As in :meth:`vector_store`.
             levels: As in :meth:`vector_store`.
             filter: Which documents count; a filter of the call narrows further.
-            options: ``tags``, ``metadata`` and ``name``, as every retriever has them.
+            options: ``language``, of documents and queries (a code of ISO 639-1 or an English name;
+                by default found); ``tags``, ``metadata`` and ``name``, as every retriever has them.
         """
         from langmem_isolated.retriever import IsolatedBM25Retriever
 

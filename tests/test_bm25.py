@@ -36,6 +36,28 @@ def ranked(query: str, *texts: str) -> list[int]:
         ("typescript", "TypeScriptで書いた"),
         ("user_id", "set user_id=7"),
         ("42", "the answer is 42."),
+        ("42", "الجواب ٤٢"),
+        ("٤٢", "the answer is 42."),
+        ("Zoe", "Zoé vient demain"),
+        ("Zoé", "Zoe vient demain"),
+        ("istanbul", "İstanbul'da ya\u015f\u0131yorum"),
+        ("ISPARTA", "\u0131sparta'da gül"),
+        ("Lodz", "Byłem w Łodzi, in Łódź"),
+        ("محمد", "اسمي مُحَمَّد"),
+        ("שלום", "שָׁלוֹם"),
+        ("알레르기", "저는 땅콩 알레르기가 있어요"),
+        ("학교에서", "학교는 멀어요"),
+        ("虾能吃吗", "我女儿对虾过敏"),
+        ("🎂", "my mood today: 🎂!"),
+        ("👍🏿", "👍"),
+        ("❤️", "with \u2764 from"),
+        ("🇫🇷", "back in 🇫🇷"),
+        ("softhyphen", "soft\u00adhyphen"),
+        ("zerowidth", "zero\u200bwidth\u2060"),
+        ("peanut allergies?", "I am allergic to peanuts"),
+        ("when did you adopt a kitten", "We adopted two kittens"),
+        ("Which wolf did she see?", "And then she saw the wolves."),
+        ("Where did they go by train?", "They went by bike"),
     ],
 )
 def test_a_word_is_found_in_every_script_and_spelling(query: str, text: str):
@@ -87,6 +109,30 @@ def test_scores_are_those_of_the_library_bm25s():
         expected = library.get_scores(asked)
         matches = Matches({word: number for number, word in enumerate(asked)}, len(asked))
         assert bm25(matches, texts) == pytest.approx(expected.tolist(), rel=1e-5)
+
+
+def test_a_language_is_found_in_texts_or_given_and_an_unknown_one_is_no_error():
+    german = "Meine beiden Katzen haben sich auf dem Sofa versteckt."
+
+    assert ranked("Katze", "Der Hund ist nicht hier.", german) == [1]
+    assert ranked("Was hat die Katze gemacht?", "a dog", german) == [1]
+    for language in ("de", "de-AT", "German"):
+        scores = query_scores("Katze", [words("Hund"), words("Katzen")], language)
+        assert [score > 0 for score in scores] == [False, True]
+    assert query_scores("cats", [words("cat"), words("cats")], "tlh")[0] == 0
+
+
+def test_function_words_count_only_where_a_query_has_no_others():
+    texts = "Who are you?", "A zebra was there."
+
+    assert ranked("who was the zebra", *texts) == [1]
+    assert ranked("who are you", *texts) == [0]
+
+
+def test_words_of_one_stem_in_a_query_are_one():
+    once = query_scores("zebra", [words("a zebra"), words("a horse")])
+
+    assert query_scores("zebra zebras", [words("a zebra"), words("a horse")]) == once
 
 
 @given(st.text(), st.text())

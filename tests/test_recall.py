@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from langchain_classic.embeddings import CacheBackedEmbeddings
 from langchain_core.embeddings import Embeddings
 from langchain_core.messages import (
     AIMessage,
@@ -20,10 +21,19 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
-from langmem_isolated import IsolatedMemory, LocalRootKey, Recalled, ScopedMemory
-from langmem_isolated._codecs.messages import decode_partially
+from langmem_isolated import IsolatedMemory, Limits, LocalRootKey, Recalled, ScopedMemory
+from langmem_isolated._codecs.messages import decode_partially, encode_message
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated.errors import KeyDestroyed, RecordDoesNotOpen, RecordError, ScopeError
+from langmem_isolated._storage.transcripts import Source
+from langmem_isolated.errors import (
+    KeyDestroyed,
+    LimitExceeded,
+    RecordDoesNotOpen,
+    RecordError,
+    ScopeError,
+)
+from langmem_isolated.recall.candidates import Candidate, Candidates, SourceNames
+from langmem_isolated.recall.embedding import EmbeddingWork
 from tests.conftest import Attacker, Door
 from tests.test_keyring import ALICE, erase, opened_anew
 from tests.threads import at, count, put
@@ -189,6 +199,71 @@ def test_since_leaves_out_what_is_older(tutor: ScopedMemory):
     assert texts(tutor.recall("zebra", since=moment)) == ["a new zebra"]
     with pytest.raises(ValueError, match="time zone"):
         tutor.recall("zebra", since=datetime(2026, 1, 1))  # noqa: DTZ001
+
+
+def test_a_date_begins_at_midnight_utc(tutor: ScopedMemory):
+    say(tutor, "monday", "a zebra")
+    today = datetime.now(UTC).date()
+
+    assert texts(tutor.recall("zebra", since=today)) == ["a zebra"]
+    assert tutor.recall("zebra", since=today + timedelta(days=2)) == []
+    with pytest.raises(
+        TypeError, match="since must be a date, or a datetime with a time zone, got"
+    ):
+        tutor.recall("zebra", since="2026-01-01")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("role", ["Human", "humann", "asistant", "USER", "tools"])
+def test_a_misspelt_role_is_refused_and_not_quoted(tutor: ScopedMemory, role: str):
+    with pytest.raises(ValueError, match="did you mean") as refusal:
+        tutor.recall("zebra", roles=[role])
+
+    assert f'"{role}"' not in str(refusal.value)
+    with pytest.raises(TypeError, match="A role must be a str, got int"):
+        tutor.recall("zebra", roles=[5])  # type: ignore[list-item]
+
+
+def test_what_answers_a_question_is_found_beside_what_shares_its_words(tutor: ScopedMemory):
+    say(tutor, "monday", "Good morning!", "What is your sister's name?", "Miriam.", *["Well."] * 9)
+    say(tutor, "tuesday", "Miriam is a name.", "Unlike others.")
+
+    found = texts(tutor.recall("the name of my sister", sessions=["monday"]))
+
+    assert found[:2] == ["What is your sister's name?", "Miriam."]
+    assert "Unlike others." not in found
+    assert len(found) == 5
+
+
+def test_who_said_it_and_the_title_of_its_session_are_searched(tutor: ScopedMemory):
+    tutor.sessions.create("monday", title="Holidays in Norway")
+    say(tutor, "monday", HumanMessage("We were there in May.", name="Ingrid"))
+    say(tutor, "tuesday", HumanMessage("I stayed at home.", name="Olaf"), AIMessage("I see."))
+
+    assert texts(tutor.recall("what did Olaf say")) == ["I stayed at home.", "I see."]
+    assert texts(tutor.recall("Norwegian holiday Norway")) == ["We were there in May."]
+    assert texts(tutor.recall("what said the assistant"))[0] == "I see."
+
+
+def test_the_language_may_be_given(tutor: ScopedMemory):
+    say(tutor, "monday", "Katzen")
+
+    assert texts(tutor.recall("Katze", language="de")) == ["Katzen"]
+    assert tutor.recall("Katze", language="tlh") == []
+    with pytest.raises(TypeError, match="language must be a str, got int"):
+        tutor.recall("Katze", language=7)  # type: ignore[arg-type]
+
+
+def test_a_long_text_is_searched_in_its_beginning(database_url: str, root_key: LocalRootKey):
+    limits = Limits(recall_characters=20, query_characters=10)
+    with IsolatedMemory(database_url, root_key=root_key, limits=limits) as memory:
+        tutor = memory.scope(user_id="alice", module_id="tutor")
+        say(tutor, "monday", "a zebra " + "and so on " * 9 + "a horse")
+
+        assert len(tutor.recall("zebra")) == 1
+        assert tutor.recall("horse") == []
+        with pytest.raises(LimitExceeded, match="query_characters"):
+            tutor.recall("a long question")
+        assert "zebra" in tutor.recall_tool().invoke({"query": "a zebra, I ask at length"})
 
 
 async def test_sessions_names_sessions_and_threads_to_search(tutor: ScopedMemory, door: Door):
@@ -605,6 +680,176 @@ def test_an_empty_query_embeds_nothing(tutor: ScopedMemory):
 
     assert tutor.recall("  ", embeddings=model) == []
     assert model.embedded == []
+
+
+class Provider(Topics):
+    """Refuses texts that are too long, or everything, as providers do."""
+
+    def __init__(self, *topics: tuple[str, ...]) -> None:
+        super().__init__(*topics)
+        self.calls: list[int] = []
+        self.is_away = False
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        self.calls.append(len(texts))
+        if self.is_away or any(len(text) > 1_000 for text in texts):
+            raise ConnectionError("400: too long, or 503")
+        return super().embed_documents(texts)
+
+    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        return self.embed_documents(texts)
+
+
+async def test_a_text_that_a_provider_refuses_costs_that_text_alone(
+    tutor: ScopedMemory, door: Door
+):
+    puppies = [f"My puppy sleeps, {number}." for number in range(20)]
+    say(tutor, "monday", *puppies[:10], "log " * 1_000, *puppies[10:])
+    model = Provider(*PETS_AND_CARS)
+
+    found = await door(tutor, "recall", "animal", embeddings=model, limit=20)
+
+    assert sorted(texts(found)) == sorted(puppies)
+    assert sorted(model.embedded) == sorted(puppies)
+    asked = len(model.calls)
+    assert asked < 12
+    assert len(await door(tutor, "recall", "animal", embeddings=model, limit=20)) == 20
+    assert len(model.calls) == asked
+
+
+async def test_words_stand_in_for_a_provider_that_is_away(
+    tutor: ScopedMemory, door: Door, caplog: pytest.LogCaptureFixture
+):
+    say(tutor, "monday", *[f"My puppy sleeps, {number}." for number in range(300)], "a zebra")
+    model = Provider(*PETS_AND_CARS)
+    model.is_away = True
+
+    found = await door(tutor, "recall", "zebra", embeddings=model, limit=1)
+
+    assert texts(found) == ["a zebra"]
+    assert len(model.calls) < 20
+    assert "ConnectionError" in caplog.text
+    assert "503" not in caplog.text
+    model.is_away = False
+    assert len(await door(tutor, "recall", "animal", embeddings=model, limit=400)) == 300
+    assert len(model.embedded) == 301
+
+
+async def test_words_stand_in_where_the_query_cannot_be_embedded(tutor: ScopedMemory, door: Door):
+    class Mute(Topics):
+        def embed_query(self, text: str) -> list[float]:  # noqa: ARG002 - LangChain gives it
+            raise TimeoutError
+
+    say(tutor, "monday", "a zebra")
+
+    assert texts(await door(tutor, "recall", "zebra", embeddings=Mute())) == ["a zebra"]
+
+
+async def test_what_was_embedded_before_a_search_was_interrupted_is_kept(
+    tutor: ScopedMemory, door: Door
+):
+    class Interrupted(BaseException):
+        """As Ctrl-C."""
+
+    class Impatient(Provider):
+        most = 3
+
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            if len(self.calls) == self.most:
+                raise Interrupted
+            return super().embed_documents(texts)
+
+    say(tutor, "monday", *[f"My puppy sleeps, {number}." for number in range(10)])
+    with pytest.raises(Interrupted):
+        await door(
+            tutor, "recall", "animal", embeddings=Impatient(*PETS_AND_CARS), embedding_batch=2
+        )
+    model = Impatient(*PETS_AND_CARS)
+    await door(tutor, "recall", "animal", embeddings=model, embedding_batch=3)
+
+    assert model.calls == [3, 1]
+    with pytest.raises(ValueError, match="embedding_batch must be 1 or more"):
+        tutor.recall("animal", embeddings=model, embedding_batch=0)
+
+
+@pytest.mark.parametrize(
+    "vector", [[1.0, 2.0, 3.0], [float("nan"), 1.0], [float("inf"), 1.0]], ids=repr
+)
+def test_a_vector_that_is_none_costs_its_text_alone(tutor: ScopedMemory, vector: list[float]):
+    class Broken(Topics):
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            return [vector if "truck" in text else self.embed_query(text) for text in texts]
+
+    say(tutor, "monday", "My puppy sleeps.")
+    say(tutor, "tuesday", "The truck is red.")
+
+    found = tutor.recall("animal", embeddings=Broken(*PETS_AND_CARS))
+    assert texts(found) == ["My puppy sleeps."]
+
+
+def test_a_provider_that_returns_too_few_vectors_is_as_one_that_is_away(tutor: ScopedMemory):
+    class Short(Topics):
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            return super().embed_documents(texts)[1:]
+
+    say(tutor, "monday", "a zebra", "My puppy sleeps.")
+
+    assert texts(tutor.recall("zebra", embeddings=Short(*PETS_AND_CARS), limit=1)) == ["a zebra"]
+
+
+def test_a_model_is_known_through_its_wrappers_and_by_a_name_given(tutor: ScopedMemory):
+    say(tutor, "monday", "My puppy sleeps.")
+
+    def cached(model: Embeddings, namespace: str) -> Embeddings:
+        return CacheBackedEmbeddings.from_bytes_store(
+            model, tutor.byte_store("cache"), namespace=namespace, key_encoder="sha256"
+        )
+
+    first, same = Topics(*PETS_AND_CARS), Topics(*PETS_AND_CARS)
+    tutor.recall("animal", embeddings=first)
+    tutor.recall("animal", embeddings=cached(same, "same"))
+    assert same.embedded == []
+
+    other = Topics(("puppy", "zebra"), ("x",))
+    other.model = "others"
+    assert texts(tutor.recall("zebra", embeddings=cached(other, "other"))) == ["My puppy sleeps."]
+    assert other.embedded == ["My puppy sleeps."]
+
+    named, renamed = Topics(*PETS_AND_CARS), Topics(*PETS_AND_CARS)
+    renamed.model = "its name at another provider"
+    tutor.recall("animal", embeddings=named, embedding_name="topics of 2026")
+    tutor.recall("animal", embeddings=renamed, embedding_name="topics of 2026")
+    assert (named.embedded, renamed.embedded) == (["My puppy sleeps."], [])
+
+
+def test_vectors_of_another_length_are_made_anew(tutor: ScopedMemory):
+    say(tutor, "monday", "My puppy sleeps.")
+    tutor.recall("animal", embeddings=Topics(*PETS_AND_CARS))
+    longer = Topics(*PETS_AND_CARS, ("sleeps",))
+
+    assert texts(tutor.recall("sleeps", embeddings=longer)) == ["My puppy sleeps."]
+    assert longer.embedded == ["My puppy sleeps."]
+
+
+def test_a_refused_text_is_sent_again_after_a_day():
+    source = Source(Kind.SESSION, bytes(16))
+    message = Candidate(source, (b"k", encode_message(HumanMessage("a zebra")), 5))
+    found = Candidates([message], {source: SourceNames("monday", None, None, bytes(16))})
+    day = 86_400_000_000
+
+    def parts(kept: dict[Any, bytes], now: int) -> list[list[Candidate]]:
+        return [*EmbeddingWork(found, kept, bytes(16), [1.0], 99, 8, now)]
+
+    work = EmbeddingWork(found, {}, bytes(16), [1.0], 99, 8, day)
+    assert [*work] == [[message]]
+    work.failed([message])
+    assert work.refusals() == []
+    work.made([], [])
+    [refusal] = work.refusals()
+    kept = {(source, b"k"): refusal.plaintext}
+
+    assert parts(kept, 2 * day - 1) == []
+    assert parts(kept, 2 * day) == [[message]]
 
 
 # --- kept opened ----------------------------------------------------------------------------------

@@ -83,9 +83,10 @@ class EmbeddingWork:
         Raises:
             ValueError: There are more or fewer than texts.
         """
+        pairs = [*zip(part, vectors, strict=True)]
         self._failures, self._has_succeeded = 0, True
         packed = []
-        for one, vector in zip(part, vectors, strict=True):
+        for one, vector in pairs:
             try:
                 packed.append((one, self._space.pack(vector)))
             except ValueError:

@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime, time
 from difflib import get_close_matches
 from typing import NamedTuple, TypedDict
 
+from langmem_isolated._runtime.arguments import whole_number
 from langmem_isolated._runtime.clock import EPOCH, MICROSECOND
 from langmem_isolated.scope import checked_id
 
@@ -67,11 +68,9 @@ class Search(NamedTuple):
         for name, given in (("query", query), ("language", "" if language is None else language)):
             if not isinstance(given, str):
                 raise TypeError(f"{name} must be a str, got {type(given).__name__}")
-        if type(limit) is not int or limit < 0:
-            raise ValueError(f"limit must be 0 or more, got {limit}")
         return cls(
             query=query,
-            limit=limit,
+            limit=whole_number("limit", limit),
             since=_microseconds(since),
             sessions=_each(sessions, lambda name: checked_id("session_id", name)),
             channel=channel,

@@ -10,6 +10,7 @@ from langchain_core.embeddings import Embeddings
 
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._runtime.arguments import checked_embeddings, whole_number
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._search.bm25 import query_scores
@@ -114,6 +115,10 @@ class Recall:
         steps = self._steps(query, options, model, embedding_batch)
         return await aperform(steps, embeddings, self.arun)
 
+    def cut(self, text: str) -> str:
+        """What of a text that nobody bounded, a model's or a message, is a query."""
+        return text[: self._records.limits.query_characters]
+
     def _steps(
         self, query: str, options: RecallOptions, model: bytes | None, batch: int
     ) -> Steps[list[Recalled]]:
@@ -139,12 +144,12 @@ class Recall:
         work = yield lambda: self._work(found, model, asked, batch)
         for part in work:
             try:
-                vectors = yield Embed("embed_documents", work.texts(part))
+                made = work.made(part, (yield Embed("embed_documents", work.texts(part))))
             except Exception as error:  # noqa: BLE001 - providers raise anything
                 _told(error, "%d texts were not embedded", len(part))
                 work.failed(part)
             else:
-                yield partial(self._store, work.made(part, vectors))
+                yield partial(self._store, made)
         yield lambda: self._store(work.refusals())
         scores: list[float | None] = yield work.scores
         return scores
@@ -197,12 +202,8 @@ class Recall:
 def _model(embeddings: object, name: str | None, batch: int) -> bytes | None:
     if embeddings is None:
         return None
-    if not isinstance(embeddings, Embeddings):
-        raise TypeError(
-            f"embeddings must be LangChain embeddings, got {type(embeddings).__name__}."
-        )
-    if type(batch) is not int or batch < 1:
-        raise ValueError(f"embedding_batch must be 1 or more, got {batch}")
+    checked_embeddings(embeddings)
+    whole_number("embedding_batch", batch, least=1)
     return model_digest(embedding_model_name(embeddings, name))
 
 
