@@ -28,8 +28,10 @@ from langmem_isolated._database.transactions import Transaction, TransactionRunn
 from langmem_isolated._database.urls import checked_url
 from langmem_isolated._database.write_queue import CommitDelay, WriteQueue
 from langmem_isolated._runtime.arguments import kind_of, seconds, whole_number
+from langmem_isolated._runtime.budgets import Budgets
+from langmem_isolated._runtime.callers import FairExecutor, Share, current_owner
 from langmem_isolated._runtime.forking import pause_for_forks, renew_in_children
-from langmem_isolated.errors import DatabaseError
+from langmem_isolated.errors import DatabaseError, DatabaseLocked
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -94,9 +96,16 @@ class Database:
         pause_for_forks(self)
 
     def _renew(self) -> None:
-        self._executor = ThreadPoolExecutor(self._workers, thread_name_prefix="langmem_isolated")
+        # Of each owner half: the other half is there for whoever comes next.
+        most = max(1, self._workers // 2)
+        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="langmem_isolated")
+        self._executor = FairExecutor(pool, most)
+        self._budgets = Budgets()
+        self._share = Share(most, self._timeout, self._no_turn, self._budgets)
         self._writes = WriteQueue(
-            partial(self._transactions.run, self._dialect.begin_write), self._timeout
+            partial(self._transactions.run, self._dialect.begin_write),
+            self._timeout,
+            self._budgets,
         )
         self._opening = threading.Lock()
         self._opened = self._closed = False
@@ -146,7 +155,8 @@ class Database:
         self._open_at_first_use()
         if self.is_postgres:
             begin = self._dialect.begin_write
-            return self._transactions.run(begin, operation, *args, **kwargs)
+            with self._share:
+                return self._transactions.run(begin, operation, *args, **kwargs)
         return self._writes.write(operation, *args, **kwargs)
 
     def write_once(
@@ -160,7 +170,8 @@ class Database:
         if not self.is_postgres:
             return self._writes.write(operation, *args, **kwargs)
         # Not tried again if the connection breaks: it may have been done.
-        return self._transactions.run_once(None, operation, *args, **kwargs)
+        with self._share:
+            return self._transactions.run_once(None, operation, *args, **kwargs)
 
     def write_delayed(
         self,
@@ -185,17 +196,27 @@ class Database:
     ) -> T:
         """Run ``operation``, which makes a single query, without the cost of a transaction."""
         self._open_at_first_use()
-        return self._transactions.run(None, operation, *args, **kwargs)
+        with self._share:
+            return self._transactions.run(None, operation, *args, **kwargs)
 
     def snapshot(
         self, operation: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run ``operation``, which makes several queries that must see one state."""
         self._open_at_first_use()
-        return self._transactions.run(self._dialect.begin_snapshot, operation, *args, **kwargs)
+        with self._share:
+            return self._transactions.run(self._dialect.begin_snapshot, operation, *args, **kwargs)
+
+    def _no_turn(self) -> DatabaseLocked:
+        return DatabaseLocked(
+            f"No turn within {self._timeout} s: this user's other calls are still running. Nothing "
+            "was read or written."
+        )
 
     async def arun(self, body: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run one of our synchronous bodies in a worker thread.
+
+        For whom this thread works is for whom it runs: of one owner a half of the threads at once.
 
         When the caller is cancelled, a body that has begun still runs to its end: its outcome is
         unknown to the caller, and its connection goes back clean.
@@ -205,7 +226,8 @@ class Database:
     def submit(self, body: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Begin one of our synchronous bodies in a worker thread, whether or not anyone waits."""
         self._refuse_if_closed()
-        return self._executor.submit(partial(copy_context().run, body, *args, **kwargs))
+        owner, call = current_owner(), partial(copy_context().run, body, *args, **kwargs)
+        return self._executor.submit(owner, call)
 
     def _open_at_first_use(self) -> None:
         if not self._opened:

@@ -13,6 +13,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
+from langmem_isolated._database.write_order import WriteOrder
+from langmem_isolated._runtime.budgets import Budgets
+from langmem_isolated._runtime.callers import current_owner
 from langmem_isolated.errors import DatabaseLocked
 
 P = ParamSpec("P")
@@ -20,6 +23,8 @@ T = TypeVar("T")
 
 # More would make those who wait for the first wait for the last.
 MAX_BATCH = 64
+# For so long the leader writes for others; a message takes 0.1 ms.
+_GROUP_SECONDS = 0.005
 # How soon the lead is taken up that somebody was interrupted in passing on.
 _LOOK_AGAIN_SECONDS = 1.0
 # Before the lead is handed over, for other processes, which poll: three threads that wrote on
@@ -79,10 +84,16 @@ class Transaction(Protocol):
 class _Write:
     """One write in the queue."""
 
-    __slots__ = ("_call", "_ready", "_transaction", "by_itself", "has_run", "is_delayed", "result")
+    __slots__ = (
+        *("_call", "_ready", "_transaction", "by_itself", "has_run", "is_delayed", "result"),
+        *("owner", "seconds", "since"),
+    )
 
     def __init__(self, operation: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> None:
         self._call = operation, args, kwargs
+        self.owner = current_owner()
+        self.since = time.monotonic()
+        self.seconds = 0.0
         self.is_delayed = False
         # Signals interrupt the main thread: it writes for nobody else.
         self.by_itself = threading.current_thread() is threading.main_thread()
@@ -96,7 +107,9 @@ class _Write:
         """Run it in its own thread, which leads."""
         operation, args, kwargs = self._call
         self._transaction, self.has_run = transaction, False
+        begin = time.thread_time()
         self.result = operation(transaction, *args, **kwargs)
+        self.seconds = time.thread_time() - begin
         self.has_run = True
 
     def run_for_follower(self, transaction: Transaction) -> None:
@@ -133,10 +146,14 @@ class WriteQueue:
     Args:
         run: Runs an operation in a transaction of its own.
         timeout: Seconds to wait for a write to begin.
+        budgets: Who has to rest.
     """
 
     def __init__(
-        self, run: Callable[[Callable[[Transaction], None]], None], timeout: float
+        self,
+        run: Callable[[Callable[[Transaction], None]], None],
+        timeout: float,
+        budgets: Budgets,
     ) -> None:
         self._run = run
         self._timeout = timeout
@@ -144,6 +161,8 @@ class WriteQueue:
         # with a lock in the process 27 ms. One that knows its owner: nobody gives back another's.
         self._lead = threading.RLock()
         self._waiting: deque[_Write] = deque()
+        self._order = WriteOrder()
+        self._budgets = budgets
 
     def write(
         self, operation: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs
@@ -173,17 +192,20 @@ class WriteQueue:
         deadline = time.monotonic() + self._timeout
         try:
             may_lead = True
-            if delay is None and not self._waiting and self._lead.acquire(blocking=False):
+            rest = self._budgets.rest(mine.owner)
+            is_alone = delay is None and not self._waiting and not rest
+            if is_alone and self._lead.acquire(blocking=False):
                 # Most writes are alone, and need no place in the queue.
                 self._lead_batch(mine)
             else:
                 may_lead = self._enter(mine, delay)
             while not mine.is_done:
                 left = self._time_left(mine, deadline)
-                if may_lead and self._lead.acquire(blocking=False):
+                rest = self._budgets.rest(mine.owner)
+                if may_lead and not rest and self._lead.acquire(blocking=False):
                     self._lead_batch(mine)
                 else:
-                    mine.wait(min(left, _LOOK_AGAIN_SECONDS))
+                    mine.wait(min(left, rest or _LOOK_AGAIN_SECONDS))
                 may_lead = True
         except BaseException:
             self._withdraw(mine)
@@ -196,7 +218,7 @@ class WriteQueue:
     def _enter(self, mine: _Write, delay: CommitDelay | None) -> bool:
         """Enter the queue; whether it may lead at once."""
         mine.is_delayed = delay is not None and not mine.by_itself
-        self._waiting.append(mine)
+        self._place(mine)
         if delay and mine.is_delayed:
             self._wait_for_company(mine, delay)
         # Who comes when others wait does not overtake them.
@@ -217,7 +239,7 @@ class WriteQueue:
         for write in list(self._waiting):
             if write is mine:
                 return True
-            if not write.is_delayed:
+            if not write.is_delayed and not self._budgets.rest(write.owner):
                 return False
         return True
 
@@ -226,6 +248,8 @@ class WriteQueue:
         try:
             if not mine.is_done:
                 self._commit(mine, self._take_followers(mine))
+                self._budgets.spend(mine.owner, mine.seconds)
+                self._order.learn(mine.owner, mine.seconds)
         finally:
             self._lead.release()
             if self._waiting and self._next() is not None:
@@ -235,8 +259,10 @@ class WriteQueue:
     def _commit(self, mine: _Write, followers: list[_Write]) -> None:
         def write_all(transaction: Transaction) -> None:
             mine.run(transaction)
+            end = time.monotonic() + _GROUP_SECONDS if followers else 0
             for follower in followers:
-                follower.run_for_follower(transaction)
+                if time.monotonic() < end:
+                    follower.run_for_follower(transaction)
 
         try:
             self._run(write_all)
@@ -256,7 +282,10 @@ class WriteQueue:
             self._finish(followers)
 
     def _take_followers(self, mine: _Write) -> list[_Write]:
-        """Take ``mine`` and those that wait with it from the queue; only the leader does."""
+        """Take ``mine`` and those that wait with it from the queue; only the leader does.
+
+        Not those that take long: ``mine`` would wait for them.
+        """
         if not self._waiting:
             return []
         with suppress(ValueError):
@@ -264,18 +293,25 @@ class WriteQueue:
         followers: list[_Write] = []
         with suppress(IndexError):
             while not mine.by_itself and len(followers) + 1 < MAX_BATCH:
-                if self._waiting[0].by_itself:
+                following = self._waiting[0]
+                if following.by_itself or self._order.is_long(following.owner):
                     break
                 followers.append(self._waiting.popleft())
         return followers
 
     def _finish(self, followers: list[_Write]) -> None:
-        """Wake those that are stored, and put back those that failed."""
+        """Wake those that are stored, and put back those that failed or were not begun."""
         if not followers:
             return
-        self._requeue([write for write in followers if not write.has_run])
+        self._requeue([write for write in followers if not write.has_run and write.by_itself])
+        for write in followers:
+            if not write.has_run and not write.by_itself:
+                self._place(write)
         for write in followers:
             write.wake()
+
+    def _place(self, write: _Write) -> None:
+        self._waiting.insert(self._order.place([*self._waiting], write), write)
 
     def _requeue(self, writes: list[_Write]) -> None:
         self._waiting.extendleft(reversed(writes))
@@ -299,7 +335,14 @@ class WriteQueue:
 
     def _next(self) -> _Write | None:
         """The first that waits for its turn, not for company."""
-        return next((write for write in list(self._waiting) if not write.is_delayed), None)
+        return next(
+            (
+                write
+                for write in list(self._waiting)
+                if not write.is_delayed and not self._budgets.rest(write.owner)
+            ),
+            None,
+        )
 
     def _wake_next(self) -> None:
         if (write := self._next()) is not None:

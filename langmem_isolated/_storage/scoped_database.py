@@ -1,5 +1,6 @@
 """Scoped database: one owner's operations, with its keys, retried after a key rotation."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
@@ -9,12 +10,15 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._runtime.callers import OnBehalfOf
 from langmem_isolated._runtime.limits import DEFAULT_LIMITS, Limits
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated.errors import KeyDestroyed, RecordDoesNotOpen
 
 P = ParamSpec("P")
 T = TypeVar("T")
+A = ParamSpec("A")
+R = TypeVar("R")
 Operation = Callable[Concatenate[Transaction, ScopeKeys, P], T]
 
 
@@ -53,8 +57,15 @@ class ScopedDatabase:
         self.owner = owner
         self.limits = limits
         self._birth: bytes | None = None
-        self.arun = database.arun
+        # The same for all modules of a user.
+        self._principal = owner.principal()
         self.is_postgres = database.is_postgres
+
+    async def arun(self, body: Callable[A, R], *args: A.args, **kwargs: A.kwargs) -> R:
+        """Run one of our synchronous bodies in a worker thread, for this owner."""
+        with OnBehalfOf(self._principal):
+            running = self.database.submit(body, *args, **kwargs)
+        return await asyncio.wrap_future(running)
 
     def keys(self) -> ScopeKeys:
         """The owner's keys, made at first use, for what is encoded before a transaction begins.
@@ -154,6 +165,17 @@ class ScopedDatabase:
         Raises:
             KeyDestroyed: The owner was erased; nothing was written.
         """
+        with OnBehalfOf(self._principal):
+            return self._run_with_keys(keys, door, operation, *args, **kwargs)
+
+    def _run_with_keys(
+        self,
+        keys: ScopeKeys,
+        door: Callable[..., T],
+        operation: Operation[P, T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
         try:
             try:
                 return door(operation, self._of_same_life(keys), *args, **kwargs)

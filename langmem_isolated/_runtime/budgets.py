@@ -1,0 +1,72 @@
+"""Budgets: how much time one owner's calls may take while others call, too.
+
+A token bucket. Everybody may take a burst at once; who goes on and on, and lets others wait, rests
+between calls, so that most of theirs meet nobody. Who is alone never rests.
+"""
+
+import threading
+import time
+from collections.abc import Hashable
+
+from langmem_isolated._runtime.forking import renew_in_children
+
+Owner = Hashable
+
+# Seconds that an owner may take at once: 100 messages of 1 MB, or 50 searches of 10,000 documents.
+_BURST_SECONDS = 0.5
+# What comes back in each second. With 5 %, one in twenty of others' calls meets a long one.
+_RATE = 0.05
+# The longest rest. A call that took longer than it stands for is not made up for.
+_MOST_REST_SECONDS = 5.0
+# Others count as calling for so long after a call: longer than a long call keeps them waiting.
+_COMPANY_SECONDS = 10.0
+# What is shorter is not counted: nobody waits for it.
+_SHORT_SECONDS = 0.001
+# Owners who have taken some of their burst.
+_MOST_OWNERS = 1024
+
+
+class Budgets:
+    """What owners have left."""
+
+    def __init__(self) -> None:
+        self.renew_after_fork()
+        renew_in_children(self)
+
+    def renew_after_fork(self) -> None:
+        """Begin anew, with a lock that no thread of a parent holds."""
+        self._lock = threading.Lock()
+        # What is left, and when that was so.
+        self._left: dict[Owner, tuple[float, float]] = {}
+        self._last: tuple[Owner, float] = (None, 0.0)
+        self._last_other: tuple[Owner, float] = (None, 0.0)
+
+    def spend(self, owner: Owner, seconds: float) -> None:
+        """Take note of a call of ``owner``, which took ``seconds``."""
+        now = time.monotonic()
+        if owner != self._last[0]:
+            self._last_other = self._last
+        self._last = owner, now
+        if owner is None or seconds < _SHORT_SECONDS:
+            return
+        with self._lock:
+            left = self._of(owner, now) - seconds
+            if owner not in self._left and len(self._left) >= _MOST_OWNERS:
+                self._left.clear()
+            self._left[owner] = max(left, -_MOST_REST_SECONDS * _RATE), now
+
+    def rest(self, owner: Owner) -> float:
+        """For how many seconds the next call of ``owner`` is not begun; 0 for nearly all."""
+        if owner not in self._left:
+            return 0
+        now = time.monotonic()
+        _, last_of_others = self._last if self._last[0] != owner else self._last_other
+        with self._lock:
+            left = self._of(owner, now)
+            if left >= _BURST_SECONDS:
+                self._left.pop(owner, None)
+        return 0 if left >= 0 or now - last_of_others > _COMPANY_SECONDS else -left / _RATE
+
+    def _of(self, owner: Owner, now: float) -> float:
+        left, then = self._left.get(owner, (_BURST_SECONDS, now))
+        return min(_BURST_SECONDS, left + (now - then) * _RATE)

@@ -1,0 +1,197 @@
+"""Callers: for whom a thread works at the moment, and how many of one owner's calls run at once.
+
+One user who sends hundreds of calls must not take every connection and every worker thread: the
+others would wait until all of these are done.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any, TypeVar
+
+from langmem_isolated._runtime.budgets import Budgets, Owner
+
+T = TypeVar("T")
+
+_local = threading.local()
+
+
+def current_owner() -> Owner:
+    """For whom this thread works; ``None`` where it was not said."""
+    return getattr(_local, "owner", None)
+
+
+class OnBehalfOf:
+    """A context in which this thread works for ``owner``."""
+
+    __slots__ = ("_before", "_owner")
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+
+    def __enter__(self) -> None:
+        self._before = current_owner()
+        _local.owner = self._owner
+
+    def __exit__(self, *_: object) -> None:
+        _local.owner = self._before
+
+
+class Share:
+    """So many calls of one owner at once; those beyond wait in a line of their own.
+
+    Args:
+        most: How many.
+        timeout: Seconds that one waits at most.
+        refuse: Makes the error for one that waited so long.
+        budgets: Who has to rest before the next call.
+    """
+
+    def __init__(
+        self, most: int, timeout: float, refuse: Callable[[], Exception], budgets: Budgets
+    ) -> None:
+        self._budgets = budgets
+        self._most = most
+        self._timeout = timeout
+        self._refuse = refuse
+        self._lock = threading.Lock()
+        self._inside: dict[Owner, int] = {}
+        self._waiting: dict[Owner, deque[threading.Lock]] = {}
+
+    def __enter__(self) -> None:
+        owner = current_owner()
+        self._enter(owner)
+        if rest := self._budgets.rest(owner):
+            time.sleep(rest)
+        _local.begin = time.thread_time()
+
+    def __exit__(self, *_: object) -> None:
+        owner = current_owner()
+        self._budgets.spend(owner, time.thread_time() - _local.begin)
+        self._leave(owner)
+
+    def _enter(self, owner: Owner) -> None:
+        with self._lock:
+            inside = self._inside.get(owner, 0)
+            if owner is None or (inside < self._most_of(owner) and owner not in self._waiting):
+                self._inside[owner] = inside + 1
+                return
+            place = threading.Lock()
+            place.acquire()
+            self._waiting.setdefault(owner, deque()).append(place)
+        try:
+            is_in = place.acquire(timeout=self._timeout)
+        except BaseException:
+            self._withdraw(owner, place)
+            raise
+        if not is_in:
+            self._withdraw(owner, place)
+            raise self._refuse()
+
+    def _most_of(self, owner: Owner) -> int:
+        # Who has to rest, and does it in several threads at once, does not.
+        return 1 if self._budgets.rest(owner) else self._most
+
+    def _withdraw(self, owner: Owner, place: threading.Lock) -> None:
+        """Leave the line; or the place, if it was handed over meanwhile."""
+        with self._lock:
+            waiting = self._waiting.get(owner, deque())
+            if place in waiting:
+                waiting.remove(place)
+                if not waiting:
+                    del self._waiting[owner]
+                return
+        self._leave(owner)
+
+    def _leave(self, owner: Owner) -> None:
+        with self._lock:
+            inside, most = self._inside.pop(owner) - 1, self._most_of(owner)
+            waiting = self._waiting.pop(owner, deque())
+            while waiting and inside < most:
+                waiting.popleft().release()
+                inside += 1
+            if inside:
+                self._inside[owner] = inside
+            if waiting:
+                self._waiting[owner] = waiting
+
+
+class FairExecutor:
+    """Runs calls in the threads of ``pool``, of one owner at most ``most`` at once.
+
+    A pool takes calls in the order they came. Here those of one owner that are beyond its share are
+    not given to the pool yet, so that another's stand behind few of them.
+
+    Args:
+        pool: The threads.
+        most: How many of them one owner may have.
+    """
+
+    def __init__(self, pool: Executor, most: int) -> None:
+        self._pool = pool
+        self._most = most
+        self._lock = threading.Lock()
+        self._running: dict[Owner, int] = {}
+        self._waiting: dict[Owner, deque[Callable[[], None]]] = {}
+
+    def submit(self, owner: Owner, call: Callable[[], T]) -> Future[T]:
+        """Run ``call`` when it is its turn."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            if future.set_running_or_notify_cancel():
+                _settle(future, call)
+
+        with self._lock:
+            running = self._running.get(owner, 0)
+            if running >= self._most:
+                self._waiting.setdefault(owner, deque()).append(run)
+                return future
+            self._running[owner] = running + 1
+        self._start(owner, run)
+        return future
+
+    def _start(self, owner: Owner, run: Callable[[], None]) -> None:
+        try:
+            self._pool.submit(self._run, owner, run)
+        except BaseException:
+            self._end(owner)
+            raise
+
+    def _run(self, owner: Owner, run: Callable[[], None]) -> None:
+        run()
+        while (following := self._end(owner)) is not None:
+            try:
+                # At the end of the line: those of others come first.
+                self._pool.submit(self._run, owner, following)
+            except RuntimeError:
+                # The pool is being shut down, and finishes what it was given: this, too.
+                following()
+            else:
+                return
+
+    def _end(self, owner: Owner) -> Callable[[], None] | None:
+        """Take note that a call has ended; the next of its owner, which has its place now."""
+        with self._lock:
+            if waiting := self._waiting.get(owner):
+                return waiting.popleft()
+            self._waiting.pop(owner, None)
+            self._running[owner] -= 1
+            if not self._running[owner]:
+                del self._running[owner]
+            return None
+
+    def shutdown(self) -> None:
+        """Finish all that was submitted."""
+        self._pool.shutdown()
+
+
+def _settle(future: Future[Any], call: Callable[[], Any]) -> None:
+    try:
+        result = call()
+    except BaseException as error:  # noqa: BLE001 - as the standard library's executors do
+        future.set_exception(error)
+    else:
+        future.set_result(result)

@@ -1,0 +1,156 @@
+"""Owners share threads, connections and the writer's turn; who takes too much of them rests."""
+
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from langmem_isolated import IsolatedMemory
+from langmem_isolated._database.write_order import WriteOrder
+from langmem_isolated._runtime.budgets import Budgets
+from langmem_isolated._runtime.callers import FairExecutor, OnBehalfOf, Share, current_owner
+from langmem_isolated.errors import DatabaseLocked
+
+
+@dataclass
+class Write:
+    owner: str | None
+    since: float = field(default_factory=time.monotonic)
+
+
+def queue_of(order: WriteOrder, owners: str) -> str:
+    """In which order the writes of these owners stand, who came one behind the other."""
+    waiting: list[Any] = []
+    for owner in owners:
+        write = Write(owner)
+        waiting.insert(order.place(waiting, write), write)
+    return "".join(write.owner for write in waiting)
+
+
+def test_owners_take_turns_and_the_writes_of_one_stay_in_their_order():
+    assert queue_of(WriteOrder(), "aaaabbc") == "abcabaa"
+    assert queue_of(WriteOrder(), "aaa") == "aaa"
+
+
+def test_writes_that_take_long_come_behind_unless_they_waited_long():
+    order = WriteOrder()
+    order.learn("a", 0.1)
+
+    assert queue_of(order, "aabcb") == "bcbaa"
+    assert order.place([Write("a", time.monotonic() - 5)], Write("b")) == 1
+
+    for _ in range(9):
+        order.learn("a", 0.0001)
+    assert queue_of(order, "ab") == "ab"
+
+
+def test_who_takes_more_than_a_burst_rests_while_others_call_and_not_alone():
+    budgets = Budgets()
+    budgets.spend("a", 10)
+    assert budgets.rest("a") == 0
+
+    budgets.spend("b", 0.01)
+    assert 0 < budgets.rest("a") <= 5
+    assert budgets.rest("b") == 0
+
+
+def test_short_calls_and_a_burst_cost_nothing():
+    budgets = Budgets()
+    budgets.spend("b", 0)
+    for _ in range(10_000):
+        budgets.spend("a", 0.0005)
+    budgets.spend("a", 0.4)
+
+    assert budgets.rest("a") == 0
+
+
+def test_threads_of_the_pool_are_left_for_others():
+    """Hundreds of calls of one owner do not stand before one of another."""
+    go_on, pool = threading.Event(), ThreadPoolExecutor(4)
+    executor = FairExecutor(pool, 2)
+    blocked = [executor.submit("a", lambda: go_on.wait(10)) for _ in range(100)]
+
+    assert executor.submit("b", lambda: "done").result(5) == "done"
+    assert sum(future.running() for future in blocked) == 2
+
+    go_on.set()
+    executor.shutdown()
+    assert all(future.result(0) for future in blocked)
+
+
+def test_a_call_that_was_cancelled_while_it_waited_is_not_run():
+    go_on, ran, pool = threading.Event(), [], ThreadPoolExecutor(1)
+    executor = FairExecutor(pool, 1)
+    first: Future[Any] = executor.submit("a", lambda: go_on.wait(10))
+    second = executor.submit("a", lambda: ran.append(2))
+    third = executor.submit("a", lambda: ran.append(3))
+
+    assert second.cancel()
+    go_on.set()
+    third.result(5)
+    executor.shutdown()
+
+    assert first.result(0)
+    assert ran == [3]
+
+
+def test_what_a_call_raises_is_its_callers():
+    executor = FairExecutor(ThreadPoolExecutor(1), 1)
+
+    def fail() -> None:
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        executor.submit("a", fail).result(5)
+    assert executor.submit("a", lambda: 1).result(5) == 1
+    executor.shutdown()
+
+
+def test_one_owner_has_a_share_and_its_next_waits_for_it():
+    share = Share(1, 0.05, lambda: DatabaseLocked("no turn"), Budgets())
+    entered: list[str] = []
+
+    def enter(owner: str) -> None:
+        with OnBehalfOf(owner), share:
+            entered.append(owner)
+
+    with OnBehalfOf("a"), share:
+        with pytest.raises(DatabaseLocked):
+            ThreadPoolExecutor(1).submit(enter, "a").result(5)
+        ThreadPoolExecutor(1).submit(enter, "b").result(5)
+    ThreadPoolExecutor(1).submit(enter, "a").result(5)
+
+    assert entered == ["b", "a"]
+
+
+def test_it_is_said_for_whom_a_thread_works_and_no_longer_than_it_does():
+    with OnBehalfOf("a"):
+        with OnBehalfOf("b"):
+            assert current_owner() == "b"
+        assert current_owner() == "a"
+    assert current_owner() is None
+
+
+def test_a_user_with_many_slow_calls_leaves_connections_for_others(memory: IsolatedMemory):
+    """Both through threads of the application and through those of the memory."""
+    alice, bob = (memory.scope(user_id=u, module_id="m") for u in ("alice", "bob"))
+    for scope in (alice, bob):
+        scope.chat_history("s").add_user_message("hello")
+    go_on = threading.Event()
+
+    def slow() -> None:
+        alice.recall._records.snapshot(lambda *_: go_on.wait(20), None)
+
+    with ThreadPoolExecutor(16) as threads:
+        calls = [threads.submit(slow) for _ in range(16)]
+        try:
+            begin = time.monotonic()
+            assert bob.chat_history("s").count() == 1
+            assert time.monotonic() - begin < 5
+        finally:
+            go_on.set()
+        for call in calls:
+            call.result(20)
