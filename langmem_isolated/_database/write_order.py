@@ -11,7 +11,7 @@ from typing import Protocol
 # Of the processor, in one write. A message takes 0.1 ms; one of 1 MB takes 5.
 _LONG_SECONDS = 0.002
 # A long write that waited so long comes first all the same.
-_OVERDUE_SECONDS = 1.0
+_OVERDUE_SECONDS = 10.0
 # Owners of whose writes is known that they take long.
 _MOST_OWNERS = 1024
 

@@ -248,7 +248,7 @@ class WriteQueue:
         try:
             if not mine.is_done:
                 self._commit(mine, self._take_followers(mine))
-                self._budgets.spend(mine.owner, mine.seconds)
+                self._budgets.spend(mine.owner, mine.seconds, is_exclusive=True)
                 self._order.learn(mine.owner, mine.seconds)
         finally:
             self._lead.release()

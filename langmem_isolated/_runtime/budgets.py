@@ -12,16 +12,19 @@ from langmem_isolated._runtime.forking import renew_in_children
 
 Owner = Hashable
 
-# Seconds that an owner may take at once: 100 messages of 1 MB, or 50 searches of 10,000 documents.
-_BURST_SECONDS = 0.5
-# What comes back in each second. With 5 %, one in twenty of others' calls meets a long one.
-_RATE = 0.05
+# Seconds that an owner may take at once: 30 messages of 1 MB, or 20 searches of 10,000 documents.
+_BURST_SECONDS = 1.0
+# What comes back in each second: with 10 %, nine in ten of others' calls meet no long one.
+_RATE = 0.1
 # The longest rest. A call that took longer than it stands for is not made up for.
-_MOST_REST_SECONDS = 5.0
+_MOST_REST_SECONDS = 2.0
 # Others count as calling for so long after a call: longer than a long call keeps them waiting.
 _COMPANY_SECONDS = 10.0
-# What is shorter is not counted: nobody waits for it.
-_SHORT_SECONDS = 0.001
+# What is shorter is not counted, however often: a turn's calls take a millisecond each, and who
+# makes nothing but those in a loop leaves others their share.
+_SHORT_SECONDS = 0.02
+# Of what nobody else can do meanwhile, as write to SQLite. A message takes 0.1 ms, one of 1 MB 10.
+_SHORT_EXCLUSIVE_SECONDS = 0.002
 # Owners who have taken some of their burst.
 _MOST_OWNERS = 1024
 
@@ -41,13 +44,15 @@ class Budgets:
         self._last: tuple[Owner, float] = (None, 0.0)
         self._last_other: tuple[Owner, float] = (None, 0.0)
 
-    def spend(self, owner: Owner, seconds: float) -> None:
-        """Take note of a call of ``owner``, which took ``seconds``."""
+    def spend(self, owner: Owner, seconds: float, *, is_exclusive: bool = False) -> None:
+        """Take note of a call of ``owner``, which took ``seconds`` and may have kept others out."""
         now = time.monotonic()
         if owner != self._last[0]:
             self._last_other = self._last
         self._last = owner, now
-        if owner is None or seconds < _SHORT_SECONDS:
+        if owner is None or seconds < (
+            _SHORT_EXCLUSIVE_SECONDS if is_exclusive else _SHORT_SECONDS
+        ):
             return
         with self._lock:
             left = self._of(owner, now) - seconds
