@@ -154,3 +154,26 @@ def test_a_user_with_many_slow_calls_leaves_connections_for_others(memory: Isola
             go_on.set()
         for call in calls:
             call.result(20)
+
+
+def test_a_call_within_another_takes_no_second_place():
+    share = Share(1, 0.2, lambda: DatabaseLocked("no turn"), Budgets())
+
+    with OnBehalfOf("a"), share, share:
+        pass
+    with OnBehalfOf("a"), share:
+        pass
+
+
+def test_who_is_interrupted_while_resting_gives_the_place_back(monkeypatch: pytest.MonkeyPatch):
+    share = Share(1, 0.2, lambda: DatabaseLocked("no turn"), Budgets())
+
+    def interrupted(_: float) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "sleep", interrupted)
+        with pytest.raises(KeyboardInterrupt), OnBehalfOf("a"), share:
+            raise AssertionError
+    with OnBehalfOf("a"), share:
+        pass

@@ -14,10 +14,11 @@ Owner = Hashable
 
 # Seconds that an owner may take at once: 30 messages of 1 MB, or 20 searches of 10,000 documents.
 _BURST_SECONDS = 1.0
-# What comes back in each second: with 10 %, nine in ten of others' calls meet no long one.
-_RATE = 0.1
+# What comes back in each second: with 25 %, three in four of others' calls meet no long one, and
+# who has a long job to do while others call, such as an import, takes four times as long.
+_RATE = 0.25
 # The longest rest. A call that took longer than it stands for is not made up for.
-_MOST_REST_SECONDS = 2.0
+_MOST_REST_SECONDS = 1.0
 # Others count as calling for so long after a call: longer than a long call keeps them waiting.
 _COMPANY_SECONDS = 10.0
 # What is shorter is not counted, however often: a turn's calls take a millisecond each, and who

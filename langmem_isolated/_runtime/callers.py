@@ -42,6 +42,8 @@ class OnBehalfOf:
 class Share:
     """So many calls of one owner at once; those beyond wait in a line of their own.
 
+    Reentrant: a call that a thread makes within another has the place of that one.
+
     Args:
         most: How many.
         timeout: Seconds that one waits at most.
@@ -59,18 +61,27 @@ class Share:
         self._lock = threading.Lock()
         self._inside: dict[Owner, int] = {}
         self._waiting: dict[Owner, deque[threading.Lock]] = {}
+        self._outermost = threading.local()
 
     def __enter__(self) -> None:
-        owner = current_owner()
-        self._enter(owner)
-        if rest := self._budgets.rest(owner):
-            time.sleep(rest)
-        _local.begin = time.thread_time()
+        depth = getattr(self._outermost, "depth", 0)
+        if not depth:
+            owner = current_owner()
+            self._enter(owner)
+            self._outermost.owner, self._outermost.begin = owner, time.thread_time()
+            try:
+                time.sleep(self._budgets.rest(owner))
+            except BaseException:
+                self._leave(owner)
+                raise
+        self._outermost.depth = depth + 1
 
     def __exit__(self, *_: object) -> None:
-        owner = current_owner()
-        self._budgets.spend(owner, time.thread_time() - _local.begin)
-        self._leave(owner)
+        self._outermost.depth -= 1
+        if not self._outermost.depth:
+            owner = self._outermost.owner
+            self._budgets.spend(owner, time.thread_time() - self._outermost.begin)
+            self._leave(owner)
 
     def _enter(self, owner: Owner) -> None:
         with self._lock:
