@@ -166,7 +166,10 @@ def test_a_call_within_another_takes_no_second_place():
 
 
 def test_who_is_interrupted_while_resting_gives_the_place_back(monkeypatch: pytest.MonkeyPatch):
-    share = Share(1, 0.2, lambda: DatabaseLocked("no turn"), Budgets())
+    budgets = Budgets()
+    budgets.spend("a", 10)
+    budgets.spend("b", 0.01)
+    share = Share(1, 0.2, lambda: DatabaseLocked("no turn"), budgets)
 
     def interrupted(_: float) -> None:
         raise KeyboardInterrupt

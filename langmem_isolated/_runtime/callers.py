@@ -69,11 +69,8 @@ class Share:
             owner = current_owner()
             self._enter(owner)
             self._outermost.owner, self._outermost.begin = owner, time.thread_time()
-            try:
-                time.sleep(self._budgets.rest(owner))
-            except BaseException:
-                self._leave(owner)
-                raise
+            if rest := self._budgets.rest(owner):
+                self._rest(owner, rest)
         self._outermost.depth = depth + 1
 
     def __exit__(self, *_: object) -> None:
@@ -82,6 +79,13 @@ class Share:
             owner = self._outermost.owner
             self._budgets.spend(owner, time.thread_time() - self._outermost.begin)
             self._leave(owner)
+
+    def _rest(self, owner: Owner, seconds: float) -> None:
+        try:
+            time.sleep(seconds)
+        except BaseException:
+            self._leave(owner)
+            raise
 
     def _enter(self, owner: Owner) -> None:
         with self._lock:
