@@ -9,12 +9,12 @@ in the thread whose it is: there it meets its own error.
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
 from langmem_isolated._database.write_order import WriteOrder
-from langmem_isolated._runtime.budgets import Budgets
+from langmem_isolated._runtime.budgets import Budgets, Timer
 from langmem_isolated._runtime.callers import current_owner
 from langmem_isolated.errors import DatabaseLocked
 
@@ -86,14 +86,13 @@ class _Write:
 
     __slots__ = (
         *("_call", "_ready", "_transaction", "by_itself", "has_run", "is_delayed", "result"),
-        *("owner", "seconds", "since"),
+        *("owner", "since"),
     )
 
     def __init__(self, operation: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> None:
         self._call = operation, args, kwargs
         self.owner = current_owner()
         self.since = time.monotonic()
-        self.seconds = 0.0
         self.is_delayed = False
         # Signals interrupt the main thread: it writes for nobody else.
         self.by_itself = threading.current_thread() is threading.main_thread()
@@ -107,9 +106,7 @@ class _Write:
         """Run it in its own thread, which leads."""
         operation, args, kwargs = self._call
         self._transaction, self.has_run = transaction, False
-        begin = time.thread_time()
         self.result = operation(transaction, *args, **kwargs)
-        self.seconds = time.thread_time() - begin
         self.has_run = True
 
     def run_for_follower(self, transaction: Transaction) -> None:
@@ -248,8 +245,6 @@ class WriteQueue:
         try:
             if not mine.is_done:
                 self._commit(mine, self._take_followers(mine))
-                self._budgets.spend(mine.owner, mine.seconds, is_exclusive=True)
-                self._order.learn(mine.owner, mine.seconds)
         finally:
             self._lead.release()
             if self._waiting and self._next() is not None:
@@ -258,7 +253,9 @@ class WriteQueue:
 
     def _commit(self, mine: _Write, followers: list[_Write]) -> None:
         def write_all(transaction: Transaction) -> None:
+            timer = self._budgets.timer(mine.owner)
             mine.run(transaction)
+            self._learn(mine.owner, timer)
             end = time.monotonic() + _GROUP_SECONDS if followers else 0
             for follower in followers:
                 if time.monotonic() < end:
@@ -280,6 +277,12 @@ class WriteQueue:
             self._requeue([mine, *followers])
         else:
             self._finish(followers)
+
+    def _learn(self, owner: Hashable, timer: Timer) -> None:
+        seconds, is_exact = timer.seconds(), timer.is_exact
+        self._budgets.spend(owner, seconds, is_exclusive=True, is_exact=is_exact)
+        if is_exact:
+            self._order.learn(owner, seconds)
 
     def _take_followers(self, mine: _Write) -> list[_Write]:
         """Take ``mine`` and those that wait with it from the queue; only the leader does.

@@ -27,7 +27,8 @@ def whole_number(name: str, value: object, *, least: int = 0, advice: str = "") 
         TypeError: It is no whole number.
         ValueError: It is below ``least``.
     """
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+    # The protocol takes 5 µs to look for, and nearly all numbers are of this very type.
+    if type(value) is not int and (isinstance(value, bool) or not isinstance(value, SupportsIndex)):
         raise TypeError(
             f"{name} must be a whole number of {least} or more, got {kind_of(value)}. "
             f"{advice or 'Give an int.'}"

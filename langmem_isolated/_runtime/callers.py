@@ -11,16 +11,23 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
-from langmem_isolated._runtime.budgets import Budgets, Owner
+from langmem_isolated._runtime.budgets import Budgets, Owner, Timer
 
 T = TypeVar("T")
 
-_local = threading.local()
+
+class _Thread(threading.local):
+    """For whom a thread works."""
+
+    owner: Owner = None
+
+
+_thread = _Thread()
 
 
 def current_owner() -> Owner:
     """For whom this thread works; ``None`` where it was not said."""
-    return getattr(_local, "owner", None)
+    return _thread.owner
 
 
 class OnBehalfOf:
@@ -32,17 +39,26 @@ class OnBehalfOf:
         self._owner = owner
 
     def __enter__(self) -> None:
-        self._before = current_owner()
-        _local.owner = self._owner
+        self._before = _thread.owner
+        _thread.owner = self._owner
 
     def __exit__(self, *_: object) -> None:
-        _local.owner = self._before
+        _thread.owner = self._before
+
+
+class _Outermost(threading.local):
+    """The call of a thread that has the place; others within have none of their own."""
+
+    depth: int = 0
+    owner: Owner = None
+    timer: Timer
 
 
 class Share:
     """So many calls of one owner at once; those beyond wait in a line of their own.
 
-    Reentrant: a call that a thread makes within another has the place of that one.
+    Reentrant: a call that a thread makes within another has the place of that one. A call that
+    meets nobody pays 3 µs.
 
     Args:
         most: How many.
@@ -61,23 +77,24 @@ class Share:
         self._lock = threading.Lock()
         self._inside: dict[Owner, int] = {}
         self._waiting: dict[Owner, deque[threading.Lock]] = {}
-        self._outermost = threading.local()
+        self._outermost = _Outermost()
 
     def __enter__(self) -> None:
-        depth = getattr(self._outermost, "depth", 0)
-        if not depth:
-            owner = current_owner()
+        outermost = self._outermost
+        if not outermost.depth:
+            owner = _thread.owner
             self._enter(owner)
-            self._outermost.owner, self._outermost.begin = owner, time.thread_time()
             if rest := self._budgets.rest(owner):
                 self._rest(owner, rest)
-        self._outermost.depth = depth + 1
+            outermost.owner, outermost.timer = owner, self._budgets.timer(owner)
+        outermost.depth += 1
 
     def __exit__(self, *_: object) -> None:
-        self._outermost.depth -= 1
-        if not self._outermost.depth:
-            owner = self._outermost.owner
-            self._budgets.spend(owner, time.thread_time() - self._outermost.begin)
+        outermost = self._outermost
+        outermost.depth -= 1
+        if not outermost.depth:
+            owner, timer = outermost.owner, outermost.timer
+            self._budgets.spend(owner, timer.seconds(), is_exact=timer.is_exact)
             self._leave(owner)
 
     def _rest(self, owner: Owner, seconds: float) -> None:

@@ -57,13 +57,13 @@ class ScopedDatabase:
         self.owner = owner
         self.limits = limits
         self._birth: bytes | None = None
-        # The same for all modules of a user.
-        self._principal = owner.principal()
+        # The same for all modules of a user; publishers of a project are one.
+        self._caller = owner.project, owner.user, owner.guest
         self.is_postgres = database.is_postgres
 
     async def arun(self, body: Callable[A, R], *args: A.args, **kwargs: A.kwargs) -> R:
         """Run one of our synchronous bodies in a worker thread, for this owner."""
-        with OnBehalfOf(self._principal):
+        with OnBehalfOf(self._caller):
             running = self.database.submit(body, *args, **kwargs)
         return await asyncio.wrap_future(running)
 
@@ -165,7 +165,7 @@ class ScopedDatabase:
         Raises:
             KeyDestroyed: The owner was erased; nothing was written.
         """
-        with OnBehalfOf(self._principal):
+        with OnBehalfOf(self._caller):
             return self._run_with_keys(keys, door, operation, *args, **kwargs)
 
     def _run_with_keys(
