@@ -1,6 +1,8 @@
 """Words of any script, and how texts rank by them."""
 
 import random
+import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -146,3 +148,42 @@ def test_a_query_of_ten_thousand_characters_is_ranked_like_any_other():
     query = " ".join(f"word{number}" for number in range(1_100))
 
     assert ranked(query, "nothing", "word7 and word9", "word8") == [1, 2]
+
+
+HOSTILE = {
+    "marks out of order": "a" + "\u0301\u0327" * 50_000,
+    "marks out of order, invisible between": "a" + ("\u0301\u0327" * 10 + "\u200b") * 4_700,
+    "half-width marks": "a" + "\uff9e\u0327" * 50_000,
+    "characters that stand for eighteen": "\ufdfa" * 100_000,
+    "a word that an Arabic stemmer goes through again and again": "\u0647\u0627" * 50_000,
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_no_text_keeps_other_threads_waiting(text: str):
+    query_scores("zebra", [words("é")])  # Reads the tables.
+    done, worst, before = threading.Event(), 0.0, time.process_time()
+
+    def search() -> None:
+        query_scores(text[:10_000], [words(text)])
+        done.set()
+
+    thread = threading.Thread(target=search)
+    thread.start()
+    while not done.is_set():
+        begin = time.perf_counter()
+        time.sleep(0.001)
+        worst = max(worst, time.perf_counter() - begin)
+    thread.join()
+
+    assert worst < 0.25
+    assert time.process_time() - before < 5
+
+
+def test_a_text_with_many_marks_or_of_many_pieces_is_found_by_its_words():
+    zalgo = "zebra".replace("b", "b" + "\u0301\u0327" * 20)
+    long = "слово " * 20_000 + "zébra"
+
+    assert ranked(zalgo, "other", zalgo) == [1]
+    assert words(long) == ["слово"] * 20_000 + ["zébra"]
+    assert words("é" + "漢" * 20_000).count("漢漢") > 19_900
