@@ -152,7 +152,7 @@ def test_a_query_of_ten_thousand_characters_is_ranked_like_any_other():
 
 HOSTILE = {
     "marks out of order": "a" + "\u0301\u0327" * 50_000,
-    "marks out of order, invisible between": "a" + ("\u0301\u0327" * 10 + "\u200b") * 4_700,
+    "marks out of order, invisible between": "a" + ("\u0301\u0327" * 30 + "\u200b") * 1_600,
     "half-width marks": "a" + "\uff9e\u0327" * 50_000,
     "characters that stand for eighteen": "\ufdfa" * 100_000,
     "a word that an Arabic stemmer goes through again and again": "\u0647\u0627" * 50_000,
@@ -181,7 +181,7 @@ def test_no_text_keeps_other_threads_waiting(text: str):
 
 
 def test_a_text_with_many_marks_or_of_many_pieces_is_found_by_its_words():
-    zalgo = "zebra".replace("b", "b" + "\u0301\u0327" * 20)
+    zalgo = "zebra".replace("b", "b" + "\u0301\u0327" * 50)
     long = "слово " * 20_000 + "zébra"
 
     assert ranked(zalgo, "other", zalgo) == [1]
