@@ -772,19 +772,55 @@ async def test_what_was_embedded_before_a_search_was_interrupted_is_kept(
         tutor.recall("animal", embeddings=model, embedding_batch=0)
 
 
-@pytest.mark.parametrize(
-    "vector", [[1.0, 2.0, 3.0], [float("nan"), 1.0], [float("inf"), 1.0]], ids=repr
-)
-def test_a_vector_that_is_none_costs_its_text_alone(tutor: ScopedMemory, vector: list[float]):
-    class Broken(Topics):
-        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+NO_VECTORS = [
+    *([], [1.0, 2.0, 3.0], [float("nan"), 1.0], [float("inf"), 1.0], [10**400, 1], [1j, 1.0]),
+    *(None, 1.0, "ab", {"embedding": [1.0, 1.0]}, [[1.0, 1.0]], [[1.0], [1.0, 2.0]]),
+]
+
+
+@pytest.mark.parametrize("vector", NO_VECTORS, ids=map(str, range(len(NO_VECTORS))))
+def test_a_vector_that_is_none_costs_its_text_alone(tutor: ScopedMemory, vector: Any):
+    class Broken(Provider):
+        def embed_documents(self, texts: list[str]) -> list[Any]:
+            self.calls.append(len(texts))
             return [vector if "truck" in text else self.embed_query(text) for text in texts]
 
     say(tutor, "monday", "My puppy sleeps.")
     say(tutor, "tuesday", "The truck is red.")
+    model = Broken(*PETS_AND_CARS)
 
-    found = tutor.recall("animal", embeddings=Broken(*PETS_AND_CARS))
+    found = tutor.recall("animal", embeddings=model)
     assert texts(found) == ["My puppy sleeps."]
+    assert model.calls == [2]
+    tutor.recall("animal", embeddings=model)
+    assert model.calls == [2]
+
+
+@pytest.mark.parametrize("vector", NO_VECTORS, ids=map(str, range(len(NO_VECTORS))))
+async def test_words_stand_in_where_the_querys_vector_is_none(
+    tutor: ScopedMemory, door: Door, vector: Any, caplog: pytest.LogCaptureFixture
+):
+    class Broken(Topics):
+        def embed_query(self, text: str) -> Any:
+            return vector if text == "animal zebra" else super().embed_query(text)
+
+    say(tutor, "monday", "a zebra")
+
+    found = await door(tutor, "recall", "animal zebra", embeddings=Broken(*PETS_AND_CARS))
+    assert texts(found) == ["a zebra"]
+    if vector != [1.0, 2.0, 3.0]:
+        assert "the query was not embedded" in caplog.text
+
+
+def test_a_provider_that_answers_with_no_vectors_at_all_is_asked_again(tutor: ScopedMemory):
+    class Empty(Topics):
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            return [[] for _ in texts]
+
+    say(tutor, "monday", "My puppy sleeps.")
+    assert tutor.recall("animal", embeddings=Empty(*PETS_AND_CARS)) == []
+
+    assert texts(tutor.recall("animal", embeddings=Topics(*PETS_AND_CARS))) == ["My puppy sleeps."]
 
 
 def test_a_provider_that_returns_too_few_vectors_is_as_one_that_is_away(tutor: ScopedMemory):
@@ -844,7 +880,8 @@ def test_a_refused_text_is_sent_again_after_a_day():
     assert [*work] == [[message]]
     work.failed([message])
     assert work.refusals() == []
-    work.made([], [])
+    other = Candidate(source, (b"l", encode_message(HumanMessage("a horse")), 5))
+    work.made([other], [[1.0]])
     [refusal] = work.refusals()
     kept = {(source, b"k"): refusal.plaintext}
 
