@@ -330,6 +330,43 @@ def test_a_message_that_was_changed_in_a_thread_counts_once_as_it_is_now(tutor: 
     assert texts(tutor.recall("zebra")) == ["a new zebra"]
 
 
+@pytest.mark.parametrize(
+    ("now", "options"),
+    [
+        (HumanMessage("", id="m1"), {}),
+        (HumanMessage([{"type": "image_url", "image_url": "x"}], id="m1"), {}),
+        (AIMessage("a horse", id="m1"), {"roles": ["user"]}),
+    ],
+    ids=["emptied", "a picture", "of another role"],
+)
+async def test_the_past_of_a_message_that_is_not_found_now_is_not_found(
+    warm: IsolatedMemory, door: Door, now: BaseMessage, options: Any
+):
+    tutor = warm.scope(user_id="alice", module_id="tutor")
+    saver = tutor.checkpointer()
+    config = put(saver, at("thread"), {"messages": [HumanMessage("an old zebra", id="m1")]})
+    put(saver, config, {"messages": [now]})
+
+    for _ in range(2):
+        assert await door(tutor, "recall", "zebra", **options) == []
+
+
+def test_a_copy_that_a_filter_leaves_out_does_not_stand_for_another(tutor: ScopedMemory):
+    message = HumanMessage("a zebra", id="m1")
+    say(tutor, "monday", message, channel="web")
+    put(tutor.checkpointer(), at("thread"), {"messages": [message]})
+
+    assert texts(tutor.recall("zebra", channel="web")) == ["a zebra"]
+
+
+def test_outside_are_whole_ids(tutor: ScopedMemory):
+    say(tutor, "mon", "one zebra")
+    say(tutor, "monday", "another zebra")
+
+    assert texts(tutor.recall("zebra", outside="monday")) == ["one zebra"]
+    assert texts(tutor.recall("zebra", outside=iter(["monday"]))) == ["one zebra"]
+
+
 def test_a_message_in_a_session_and_a_thread_of_one_name_counts_once(tutor: ScopedMemory):
     message = HumanMessage("a zebra", id="m1")
     put(tutor.checkpointer(), at("monday"), {"messages": [message]})
