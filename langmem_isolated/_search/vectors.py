@@ -48,7 +48,7 @@ def _numbers(vector: object) -> Vectors:
         numbers = np.empty(())
     if numbers.ndim != 1:
         raise ValueError(
-            f"An embedding must be a list of numbers, got {type(vector).__name__}. See what "
+            f"An embedding must have numbers in a list, got one {type(vector).__name__}. See what "
             "embed_query and embed_documents of the embeddings return."
         )
     return numbers
