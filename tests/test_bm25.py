@@ -49,7 +49,13 @@ def ranked(query: str, *texts: str) -> list[int]:
         ("שלום", "שָׁלוֹם"),
         ("알레르기", "저는 땅콩 알레르기가 있어요"),
         ("학교에서", "학교는 멀어요"),
+        ("API", "API를 써 보세요"),
+        ("stories", "story는 재미있다"),
+        ("42", "42는 답이다"),
+        ("zoé", "Zoe가 온다"),
         ("虾能吃吗", "我女儿对虾过敏"),
+        ("п'ять", "п\u02bcять років"),
+        ("o\u02bbzbek", "o\u2018zbek tili"),
         ("🎂", "my mood today: 🎂!"),
         ("👍🏿", "👍"),
         ("❤️", "with \u2764 from"),
@@ -148,6 +154,19 @@ def test_a_query_of_ten_thousand_characters_is_ranked_like_any_other():
     query = " ".join(f"word{number}" for number in range(1_100))
 
     assert ranked(query, "nothing", "word7 and word9", "word8") == [1, 2]
+
+
+def test_a_long_query_takes_no_longer_per_text_than_the_text_is_long():
+    texts = [[f"word{number}" for number in range(16_000)] for _ in range(10)]
+    matches = Matches({f"word{number}": number for number in range(1_500)}, 1_500)
+    begin = time.process_time()
+
+    scores = bm25(matches, texts)
+
+    assert time.process_time() - begin < 0.5
+    assert scores == pytest.approx([scores[0]] * 10)
+    few, many = (Matches(dict.fromkeys("a" + others, 0), 1) for others in ("", "bcdefghijklmno"))
+    assert bm25(few, [[*"axa"], ["x"]]) == bm25(many, [[*"bxo"], ["x"]])
 
 
 HOSTILE = {
