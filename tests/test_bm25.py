@@ -50,7 +50,7 @@ def ranked(query: str, *texts: str) -> list[int]:
         ("알레르기", "저는 땅콩 알레르기가 있어요"),
         ("학교에서", "학교는 멀어요"),
         ("API", "API를 써 보세요"),
-        ("stories", "story는 재미있다"),
+        ("tell us the stories", "story는 재미있다"),
         ("42", "42는 답이다"),
         ("zoé", "Zoe가 온다"),
         ("虾能吃吗", "我女儿对虾过敏"),

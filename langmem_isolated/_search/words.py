@@ -26,6 +26,8 @@ _VOWEL_MARKS = [
     *range(0x0591, 0x05C8),  # Hebrew
     *(*range(0x0610, 0x061B), *range(0x064B, 0x0660), 0x0640, 0x0670, *range(0x06D6, 0x06ED)),
 ]
+# These are letters, and written as often with the other apostrophes, which are none.
+_APOSTROPHES = (0x02BB, 0x02BC)
 _SKIN_TONES = range(0x1F3FB, 0x1F400)
 _VARIATION_SELECTORS = [*range(0xFE00, 0xFE10), *range(0x180B, 0x180E)]
 # Of more marks in a row those behind do not count: to put them in order takes time by the square of
@@ -61,6 +63,7 @@ def _tables() -> _Tables:
         elif category == "Nd":
             translation[code] = str(unicodedata.decimal(character))
     translation.update(dict.fromkeys(_VOWEL_MARKS, ""))
+    translation.update(dict.fromkeys(_APOSTROPHES, " "))
     of_words = "".join(marks)
     all_marks = of_words + _HALF_WIDTH_MARKS
     return _Tables(
