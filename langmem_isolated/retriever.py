@@ -19,6 +19,7 @@ from pydantic import PrivateAttr
 from langmem_isolated._adapters.compat import dismiss_tracers
 from langmem_isolated._adapters.document_tags import ResultGuard
 from langmem_isolated._codecs.documents import decode_document
+from langmem_isolated._runtime.arguments import whole_number
 from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._search.bm25 import best_first, query_scores
 from langmem_isolated._search.metadata_filters import Filter, metadata_test
@@ -26,6 +27,8 @@ from langmem_isolated._search.words import words
 from langmem_isolated._storage.documents import collection as stored
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.scope import checked_id
+
+_FOR_K = "Leave it out for 4."
 
 FindRetriever = Callable[[RunnableConfig | None], BaseRetriever]
 
@@ -189,13 +192,14 @@ class IsolatedBM25Retriever(BaseRetriever):
         k: int | None = None,
         filter: Filter | None = None,  # noqa: A002 - as vector stores call it
     ) -> list[Document]:
+        most_found = whole_number("k", self.k if k is None else k, least=1, advice=_FOR_K)
         passes = metadata_test(_narrowed(self._filter, {"filter": filter}).get("filter"))
         documents = [document for document in self._readable() if passes(document.metadata)]
         most = self._sources[0].limits.recall_characters
         self._sources[0].limits.check_query(query)
         texts = [words(document.page_content[:most]) for document in documents]
         found = best_first(query_scores(query, texts, self.language))
-        return [documents[number] for number, _ in found[: self.k if k is None else k]]
+        return [documents[number] for number, _ in found[:most_found]]
 
     def _readable(self) -> Iterable[Document]:
         for source in self._sources[0].having_records(self._sources):

@@ -1,6 +1,8 @@
 """Words of any script, and how texts rank by them."""
 
 import random
+import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -47,7 +49,13 @@ def ranked(query: str, *texts: str) -> list[int]:
         ("שלום", "שָׁלוֹם"),
         ("알레르기", "저는 땅콩 알레르기가 있어요"),
         ("학교에서", "학교는 멀어요"),
+        ("API", "API를 써 보세요"),
+        ("tell us the stories", "story는 재미있다"),
+        ("42", "42는 답이다"),
+        ("zoé", "Zoe가 온다"),
         ("虾能吃吗", "我女儿对虾过敏"),
+        ("п'ять", "п\u02bcять років"),
+        ("o\u02bbzbek", "o\u2018zbek tili"),
         ("🎂", "my mood today: 🎂!"),
         ("👍🏿", "👍"),
         ("❤️", "with \u2764 from"),
@@ -146,3 +154,55 @@ def test_a_query_of_ten_thousand_characters_is_ranked_like_any_other():
     query = " ".join(f"word{number}" for number in range(1_100))
 
     assert ranked(query, "nothing", "word7 and word9", "word8") == [1, 2]
+
+
+def test_a_long_query_takes_no_longer_per_text_than_the_text_is_long():
+    texts = [[f"word{number}" for number in range(16_000)] for _ in range(10)]
+    matches = Matches({f"word{number}": number for number in range(1_500)}, 1_500)
+    begin = time.process_time()
+
+    scores = bm25(matches, texts)
+
+    assert time.process_time() - begin < 0.5
+    assert scores == pytest.approx([scores[0]] * 10)
+    few, many = (Matches(dict.fromkeys("a" + others, 0), 1) for others in ("", "bcdefghijklmno"))
+    assert bm25(few, [[*"axa"], ["x"]]) == bm25(many, [[*"bxo"], ["x"]])
+
+
+HOSTILE = {
+    "marks out of order": "a" + "\u0301\u0327" * 50_000,
+    "marks out of order, invisible between": "a" + ("\u0301\u0327" * 30 + "\u200b") * 1_600,
+    "half-width marks": "a" + "\uff9e\u0327" * 50_000,
+    "characters that stand for eighteen": "\ufdfa" * 100_000,
+    "a word that an Arabic stemmer goes through again and again": "\u0647\u0627" * 50_000,
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_no_text_keeps_other_threads_waiting(text: str):
+    query_scores("zebra", [words("é")])  # Reads the tables.
+    done, worst, before = threading.Event(), 0.0, time.process_time()
+
+    def search() -> None:
+        query_scores(text[:10_000], [words(text)])
+        done.set()
+
+    thread = threading.Thread(target=search)
+    thread.start()
+    while not done.is_set():
+        begin = time.perf_counter()
+        time.sleep(0.001)
+        worst = max(worst, time.perf_counter() - begin)
+    thread.join()
+
+    assert worst < 0.25
+    assert time.process_time() - before < 5
+
+
+def test_a_text_with_many_marks_or_of_many_pieces_is_found_by_its_words():
+    zalgo = "zebra".replace("b", "b" + "\u0301\u0327" * 50)
+    long = "слово " * 20_000 + "zébra"
+
+    assert ranked(zalgo, "other", zalgo) == [1]
+    assert words(long) == ["слово"] * 20_000 + ["zébra"]
+    assert words("é" + "漢" * 20_000).count("漢漢") > 19_900

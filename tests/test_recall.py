@@ -330,6 +330,43 @@ def test_a_message_that_was_changed_in_a_thread_counts_once_as_it_is_now(tutor: 
     assert texts(tutor.recall("zebra")) == ["a new zebra"]
 
 
+@pytest.mark.parametrize(
+    ("now", "options"),
+    [
+        (HumanMessage("", id="m1"), {}),
+        (HumanMessage([{"type": "image_url", "image_url": "x"}], id="m1"), {}),
+        (AIMessage("a horse", id="m1"), {"roles": ["user"]}),
+    ],
+    ids=["emptied", "a picture", "of another role"],
+)
+async def test_the_past_of_a_message_that_is_not_found_now_is_not_found(
+    warm: IsolatedMemory, door: Door, now: BaseMessage, options: Any
+):
+    tutor = warm.scope(user_id="alice", module_id="tutor")
+    saver = tutor.checkpointer()
+    config = put(saver, at("thread"), {"messages": [HumanMessage("an old zebra", id="m1")]})
+    put(saver, config, {"messages": [now]})
+
+    for _ in range(2):
+        assert await door(tutor, "recall", "zebra", **options) == []
+
+
+def test_a_copy_that_a_filter_leaves_out_does_not_stand_for_another(tutor: ScopedMemory):
+    message = HumanMessage("a zebra", id="m1")
+    say(tutor, "monday", message, channel="web")
+    put(tutor.checkpointer(), at("thread"), {"messages": [message]})
+
+    assert texts(tutor.recall("zebra", channel="web")) == ["a zebra"]
+
+
+def test_outside_are_whole_ids(tutor: ScopedMemory):
+    say(tutor, "mon", "one zebra")
+    say(tutor, "monday", "another zebra")
+
+    assert texts(tutor.recall("zebra", outside="monday")) == ["one zebra"]
+    assert texts(tutor.recall("zebra", outside=iter(["monday"]))) == ["one zebra"]
+
+
 def test_a_message_in_a_session_and_a_thread_of_one_name_counts_once(tutor: ScopedMemory):
     message = HumanMessage("a zebra", id="m1")
     put(tutor.checkpointer(), at("monday"), {"messages": [message]})
@@ -772,19 +809,55 @@ async def test_what_was_embedded_before_a_search_was_interrupted_is_kept(
         tutor.recall("animal", embeddings=model, embedding_batch=0)
 
 
-@pytest.mark.parametrize(
-    "vector", [[1.0, 2.0, 3.0], [float("nan"), 1.0], [float("inf"), 1.0]], ids=repr
-)
-def test_a_vector_that_is_none_costs_its_text_alone(tutor: ScopedMemory, vector: list[float]):
-    class Broken(Topics):
-        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+NO_VECTORS = [
+    *([], [1.0, 2.0, 3.0], [float("nan"), 1.0], [float("inf"), 1.0], [10**400, 1], [1j, 1.0]),
+    *(None, 1.0, "ab", {"embedding": [1.0, 1.0]}, [[1.0, 1.0]], [[1.0], [1.0, 2.0]]),
+]
+
+
+@pytest.mark.parametrize("vector", NO_VECTORS, ids=map(str, range(len(NO_VECTORS))))
+def test_a_vector_that_is_none_costs_its_text_alone(tutor: ScopedMemory, vector: Any):
+    class Broken(Provider):
+        def embed_documents(self, texts: list[str]) -> list[Any]:
+            self.calls.append(len(texts))
             return [vector if "truck" in text else self.embed_query(text) for text in texts]
 
     say(tutor, "monday", "My puppy sleeps.")
     say(tutor, "tuesday", "The truck is red.")
+    model = Broken(*PETS_AND_CARS)
 
-    found = tutor.recall("animal", embeddings=Broken(*PETS_AND_CARS))
+    found = tutor.recall("animal", embeddings=model)
     assert texts(found) == ["My puppy sleeps."]
+    assert model.calls == [2]
+    tutor.recall("animal", embeddings=model)
+    assert model.calls == [2]
+
+
+@pytest.mark.parametrize("vector", NO_VECTORS, ids=map(str, range(len(NO_VECTORS))))
+async def test_words_stand_in_where_the_querys_vector_is_none(
+    tutor: ScopedMemory, door: Door, vector: Any, caplog: pytest.LogCaptureFixture
+):
+    class Broken(Topics):
+        def embed_query(self, text: str) -> Any:
+            return vector if text == "animal zebra" else super().embed_query(text)
+
+    say(tutor, "monday", "a zebra")
+
+    found = await door(tutor, "recall", "animal zebra", embeddings=Broken(*PETS_AND_CARS))
+    assert texts(found) == ["a zebra"]
+    if vector != [1.0, 2.0, 3.0]:
+        assert "the query was not embedded" in caplog.text
+
+
+def test_a_provider_that_answers_with_no_vectors_at_all_is_asked_again(tutor: ScopedMemory):
+    class Empty(Topics):
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            return [[] for _ in texts]
+
+    say(tutor, "monday", "My puppy sleeps.")
+    assert tutor.recall("animal", embeddings=Empty(*PETS_AND_CARS)) == []
+
+    assert texts(tutor.recall("animal", embeddings=Topics(*PETS_AND_CARS))) == ["My puppy sleeps."]
 
 
 def test_a_provider_that_returns_too_few_vectors_is_as_one_that_is_away(tutor: ScopedMemory):
@@ -844,7 +917,8 @@ def test_a_refused_text_is_sent_again_after_a_day():
     assert [*work] == [[message]]
     work.failed([message])
     assert work.refusals() == []
-    work.made([], [])
+    other = Candidate(source, (b"l", encode_message(HumanMessage("a horse")), 5))
+    work.made([other], [[1.0]])
     [refusal] = work.refusals()
     kept = {(source, b"k"): refusal.plaintext}
 

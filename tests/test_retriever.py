@@ -78,6 +78,15 @@ def contents(documents: list[Document]) -> list[str]:
     return [document.page_content for document in documents]
 
 
+@pytest.mark.parametrize("k", [-1, 0, "2", True])
+async def test_a_number_of_documents_that_has_no_meaning_is_refused(
+    alice: ScopedMemory, door: Door, k: Any
+):
+    for retriever in each(alice):
+        with pytest.raises((TypeError, ValueError), match="k must be"):
+            await door(retriever, "invoke", "apple", k=k)
+
+
 async def test_each_finds_its_users_documents_and_no_others(
     alice: ScopedMemory, bob: ScopedMemory, door: Door
 ):

@@ -78,8 +78,8 @@ def _stems(language: str, words: Sequence[str]) -> list[str]:
 
 
 def _forms_beyond_ascii(word: str, latin: Sequence[str]) -> set[str]:
-    if _FIRST_SYLLABLE <= word[0] <= _LAST_SYLLABLE:
-        return {word, _without_particle(word)}
+    if _is_syllable(word[-1]):
+        return _korean_forms(word, latin)
     own = next((names for first, last, names in _SCRIPTS if first <= word[0] <= last), latin)
     folded = _fold(word)
     # Stemmers need the marks, and who leaves them out is understood as well.
@@ -93,11 +93,30 @@ def _fold(word: str) -> str:
     return unicodedata.normalize("NFC", apart).translate(_PLAIN)
 
 
+def _is_syllable(character: str) -> bool:
+    return _FIRST_SYLLABLE <= character <= _LAST_SYLLABLE
+
+
+def _korean_forms(word: str, latin: Sequence[str]) -> set[str]:
+    noun = _without_particle(word)
+    if _is_syllable(noun[-1]):
+        return {word, noun}
+    # A particle stands behind words in other letters, and numbers, as well: API를.
+    return {word, *(form for _, form in forms([noun], latin))}
+
+
 def _without_particle(word: str) -> str:
     particles = listed("korean_particles.txt")
     for length in range(min(_LONGEST_PARTICLE, len(word) - 1), 0, -1):
         noun, particle = word[:-length], word[-length:]
-        is_open = (ord(noun[-1]) - ord(_FIRST_SYLLABLE)) % _FINALS == 0
-        if particle in particles["either"] | particles["vowel" if is_open else "consonant"]:
+        if particle in particles["either"].union(*(particles[end] for end in _endings(noun))):
             return noun
     return word
+
+
+def _endings(noun: str) -> Sequence[str]:
+    """What a noun may end in; how one in other letters is said is not known."""
+    if not _is_syllable(noun[-1]):
+        return "vowel", "consonant"
+    is_open = (ord(noun[-1]) - ord(_FIRST_SYLLABLE)) % _FINALS == 0
+    return ("vowel",) if is_open else ("consonant",)

@@ -34,6 +34,26 @@ def check_installed() -> None:
     _numpy()
 
 
+def _numbers(vector: object) -> Vectors:
+    """A vector as float32, whatever a provider took for one.
+
+    Raises:
+        ValueError: It is no list of numbers.
+    """
+    np = _numpy()
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            numbers: Vectors = np.asarray(vector, dtype="<f4")
+    except (TypeError, ValueError, OverflowError):
+        numbers = np.empty(())
+    if numbers.ndim != 1:
+        raise ValueError(
+            f"An embedding must have numbers in a list, got one {type(vector).__name__}. See what "
+            "embed_query and embed_documents of the embeddings return."
+        )
+    return numbers
+
+
 def _cosine(query: Vectors, vectors: Vectors) -> Scores:
     np = _numpy()
     norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors)) * np.linalg.norm(query)
@@ -85,18 +105,30 @@ class VectorSpace:
         self.dimensions = dimensions
         self._distance = _DISTANCES[distance]
 
+    @classmethod
+    def of(cls, vector: Sequence[float]) -> VectorSpace:
+        """The space that a vector is in, by cosine.
+
+        Raises:
+            ValueError: :meth:`pack` refuses it, or it is empty.
+        """
+        space = cls(len(_numbers(vector)))
+        space.pack(vector)
+        return space
+
     def pack(self, vector: Sequence[float]) -> bytes:
         """A vector as little-endian float32, 4 bytes a number.
 
         Raises:
-            ValueError: It has another length, or its square is not finite as a float32.
+            ValueError: It is no list of numbers, has another length, or its square is not finite as
+                a float32.
         """
+        numbers = _numbers(vector)
+        if numbers.shape != (self.dimensions,):
+            raise ValueError(
+                f"An embedding must have {self.dimensions} numbers (dims), got {len(numbers)}."
+            )
         with self._np.errstate(over="ignore", invalid="ignore"):
-            numbers = self._np.asarray(vector, dtype="<f4")
-            if numbers.shape != (self.dimensions,):
-                raise ValueError(
-                    f"An embedding must have {self.dimensions} numbers (dims), got {len(vector)}."
-                )
             # Then every score is a number, and ranks are well defined.
             if not self._np.isfinite(numbers @ numbers):
                 raise ValueError("An embedding must have finite numbers of ordinary size.")

@@ -135,12 +135,14 @@ class Candidates(NamedTuple):
 
 
 def candidates_in(source: Source, lines: Iterable[Line]) -> list[Candidate]:
-    """The messages among a source's lines that say something."""
+    """The messages among a source's lines that say something, of a thread as they are now."""
     if source.kind is Kind.THREAD:
         # Besides messages, a thread keeps values there, and that a message was removed.
         lines = (line for line in lines if line[1][:1] == MESSAGE_V1)
-    candidates = (Candidate(source, line) for line in lines)
-    return [one for one in candidates if one.text and one.role != "remove"]
+    candidates = [one for line in lines if (one := Candidate(source, line)).role != "remove"]
+    if source.kind is Kind.THREAD:
+        candidates = _as_they_are_now(candidates)
+    return [one for one in candidates if one.text]
 
 
 def _admits(search: Search, one: Candidate, places: Mapping[Source, SourceNames]) -> bool:
@@ -153,33 +155,24 @@ def _admits(search: Search, one: Candidate, places: Mapping[Source, SourceNames]
     )
 
 
-def _each_once(candidates: list[Candidate]) -> list[Candidate]:
-    """Of messages with one id in a thread only the newest: the others are its past.
+def _as_they_are_now(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Of a thread's messages with one id only the newest: the others are its past."""
+    in_order = sorted(candidates, key=attrgetter("time"))
+    return _newest((one.message_id or one, one) for one in in_order)
 
-    Of messages with the same id, role and text anywhere, too. Those without id are kept, and those
-    of a session with one id that say different things: servers repeat ids.
+
+def _each_once(candidates: list[Candidate]) -> list[Candidate]:
+    """Of messages with the same id, role and text only the newest.
+
+    Those without id are kept, and those of a session with one id that say different things: servers
+    repeat ids.
     """
     named = [one.message_id for one in candidates if one.message_id]
     if len(named) == len(set(named)):
         return candidates
-    as_they_are_now = _newest(
-        (
-            (one.source, one.message_id)
-            if one.message_id and one.source.kind is Kind.THREAD
-            else one,
-            one,
-        )
-        for one in candidates
-    )
     return _newest(
-        ((one.message_id, one.role, one.text) if one.message_id else one, one)
-        for one in as_they_are_now
+        ((one.message_id, one.role, one.text) if one.message_id else one, one) for one in candidates
     )
-
-
-def _identity(one: Candidate) -> object:
-    is_of_thread = one.message_id and one.source.kind is Kind.THREAD
-    return (one.source, one.message_id) if is_of_thread else one
 
 
 def _newest(keyed: Iterable[tuple[object, Candidate]]) -> list[Candidate]:

@@ -47,7 +47,7 @@ class EmbeddingWork:
         self._messages = found.messages
         self._births = {source: place.birth for source, place in found.places.items()}
         self._model, self._most, self._now = model, most, now
-        self._space = VectorSpace(len(query))
+        self._space = VectorSpace.of(query)
         self._query = self._space.pack(query)
         self._known = {
             address: plaintext[MODEL_BYTES:]
@@ -78,19 +78,21 @@ class EmbeddingWork:
     def made(self, part: Sequence[Candidate], vectors: Sequence[Sequence[float]]) -> list[Embedded]:
         """Take a part's embeddings; returns what of them is to be stored.
 
-        A vector that is of another length, or not finite, is none: its text is as one refused.
+        What is no list of finite numbers, or of another length, is no vector: its text is as one
+        refused.
 
         Raises:
             ValueError: There are more or fewer than texts.
         """
         pairs = [*zip(part, vectors, strict=True)]
-        self._failures, self._has_succeeded = 0, True
+        self._failures = 0
         packed = []
         for one, vector in pairs:
             try:
                 packed.append((one, self._space.pack(vector)))
             except ValueError:
                 self._refused.append(one)
+        self._has_succeeded |= bool(packed)
         return self._stored(packed)
 
     def failed(self, part: Sequence[Candidate]) -> None:

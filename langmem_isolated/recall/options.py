@@ -43,7 +43,7 @@ class Search(NamedTuple):
     sessions: frozenset[str] | None
     channel: str | None
     roles: frozenset[str] | None
-    outside: Collection[str]
+    outside: frozenset[str]
     language: str | None
 
     @classmethod
@@ -75,7 +75,7 @@ class Search(NamedTuple):
             sessions=_each(sessions, lambda name: checked_id("session_id", name)),
             channel=channel,
             roles=_each(roles, _role),
-            outside=outside,
+            outside=_every(outside, str),
             language=language,
         )
 
@@ -95,8 +95,11 @@ def _microseconds(since: date | datetime | None) -> int:
 
 
 def _each(given: Collection[str] | None, make: Callable[[str], str]) -> frozenset[str] | None:
-    if given is None:
-        return None
+    return None if given is None else _every(given, make)
+
+
+def _every(given: Collection[str], make: Callable[[str], str]) -> frozenset[str]:
+    # A text is one name, not its letters.
     return frozenset(map(make, [given] if isinstance(given, str) else given))
 
 

@@ -22,6 +22,7 @@ from langmem_isolated._search.fusion import (
     standardised,
     with_neighbours,
 )
+from langmem_isolated._search.vectors import VectorSpace
 from langmem_isolated._search.words import words
 from langmem_isolated._storage import transcripts
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -139,6 +140,11 @@ class Recall:
         try:
             asked = yield Embed("embed_query", query)
         except Exception as error:  # noqa: BLE001 - providers raise anything
+            _told(error, "the query was not embedded")
+            return []
+        try:
+            yield partial(VectorSpace.of, asked)
+        except ValueError as error:
             _told(error, "the query was not embedded")
             return []
         work = yield lambda: self._work(found, model, asked, batch)
