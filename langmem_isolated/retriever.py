@@ -19,6 +19,7 @@ from pydantic import PrivateAttr
 from langmem_isolated._adapters.compat import dismiss_tracers
 from langmem_isolated._adapters.document_tags import ResultGuard
 from langmem_isolated._codecs.documents import decode_document
+from langmem_isolated._runtime.arguments import kind_of
 from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._search.bm25 import best_first, query_scores
 from langmem_isolated._search.metadata_filters import Filter, metadata_test
@@ -189,6 +190,11 @@ class IsolatedBM25Retriever(BaseRetriever):
         k: int | None = None,
         filter: Filter | None = None,  # noqa: A002 - as vector stores call it
     ) -> list[Document]:
+        if not isinstance(query, str):
+            raise TypeError(
+                f"query must be a str, got {kind_of(query)}. Ask for one text at a time. "
+                "Nothing was read."
+            )
         passes = metadata_test(_narrowed(self._filter, {"filter": filter}).get("filter"))
         documents = [document for document in self._readable() if passes(document.metadata)]
         most = self._sources[0].limits.recall_characters
