@@ -368,8 +368,12 @@ def _timed(number: int, plaintext: bytes) -> TimedMessage:
 
 def _refuse_one(messages: object) -> None:
     if isinstance(messages, BaseMessage | str | Mapping) or not hasattr(messages, "__iter__"):
-        cause = "messages are given in a list; write add_messages([HumanMessage(text)])"
-        raise ValueNotStorable(kind_of(messages), "add_messages()", cause=cause)
+        raise ValueNotStorable(
+            kind_of(messages),
+            "add_messages()",
+            cause="messages are given in a list",
+            advice="Write add_messages([HumanMessage(text)]).",
+        )
 
 
 def _without_summary(header: bytes, _: ContainerState) -> bytes:

@@ -232,7 +232,10 @@ def _text(name: str, value: object) -> str | None:
     if value is None or type(value) is str:
         return value
     raise ValueNotStorable(
-        type(value).__name__, f"a session's {name}", cause="it must be a str or None"
+        type(value).__name__,
+        f"a session's {name}",
+        cause="it must be a str or None",
+        advice="Give its text, or leave it out.",
     )
 
 

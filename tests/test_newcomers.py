@@ -775,6 +775,50 @@ def test_an_extra_that_is_missing_is_named_with_the_command_that_installs_it(mis
     assert f"pip install 'langmem-isolated[{missing.extra}]'" in told
 
 
+def command(*arguments: str, key: str = KEY) -> str:
+    """What the command line says, in one line."""
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "LANGMEM_ISOLATED_ROOT_KEY": key}
+    ran = subprocess.run(
+        [sys.executable, "-m", "langmem_isolated", *arguments],
+        capture_output=True,
+        check=False,
+        env=environment,
+        text=True,
+    )
+    return " ".join((ran.stdout + ran.stderr).split())
+
+
+def test_the_command_line_says_where_it_looked_and_what_to_ask_instead(names: dict[str, Any]):
+    url = "--database=sqlite:///memory.db"
+    asked = ("--user", USER, "--module", "tutor")
+    names["scope"].bind(names["graph"]).invoke(
+        names["hi"], {"configurable": {"thread_id": "chat-1"}}
+    )
+
+    unset = command("threads", *asked)
+    assert "langmem-isolated.db in this folder, where it is looked for by default" in unset
+    assert "--database or LANGMEM_ISOLATED_DATABASE" in unset
+    assert "langmem-isolated threads" in command("sessions", *asked, url)
+    assert "langmem-isolated sessions" in command("threads", "--user=x", "--module=y", url)
+    assert "A LangGraph thread has it" in command("show", "chat-1", *asked, url)
+    assert "`langmem-isolated sessions` lists" in command("show", "monday", *asked, url)
+    other = base64.b64encode(OTHER_KEY).decode()
+    assert "keygen` makes another" in command("modules", "--user=x", url, key=other)
+    for at in ("doctor", "modules --user=x"):
+        told = command(*at.split(), url, "--key-store=sqlite:///keys.db")
+        assert "--key-store or LANGMEM_ISOLATED_KEY_STORE" in told
+
+
+def test_what_must_be_a_message_is_not_advised_to_be_something_else(names: dict[str, Any]):
+    for given in ({"role": "user", "content": SECRET}, ("user", SECRET), SECRET, 7):
+        with pytest.raises(ValueNotStorable) as caught:
+            names["history"].add_message(given)
+        told = str(caught.value)
+        assert told.endswith("langchain_core.messages.convert_to_messages(…).")
+        assert "JSON values" not in told
+        assert SECRET not in told
+
+
 def test_the_table_has_a_newcomers_mistakes_of_every_kind():
     kinds = (URLS, KEYS, OPTIONS, SCOPES, CONSTRUCTORS, GRAPHS, HISTORIES, STORES, RETRIEVAL)
 
