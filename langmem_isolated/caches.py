@@ -36,7 +36,7 @@ _GENERATIONS: dict[str, type[Generation]] = {
 }
 # How the id begins that LangChain gives a message whose model gave it none.
 _ID_OF_A_RUN = "lc_run-"
-_BYTES_ALONE = "it stores bytes alone; write text.encode()"
+_BYTES_ALONE = "it stores bytes alone"
 # A page of embeddings of 1,536 numbers is 1.5 MB.
 _PAGE = 256
 
@@ -304,5 +304,7 @@ def _key(key: object) -> bytes:
 
 def _checked(value: object) -> bytes:
     if not isinstance(value, bytes):
-        raise ValueNotStorable(type(value).__name__, "a byte store", cause=_BYTES_ALONE)
+        raise ValueNotStorable(
+            type(value).__name__, "a byte store", cause=_BYTES_ALONE, advice="Write text.encode()."
+        )
     return value

@@ -23,7 +23,7 @@ from langmem_isolated._codecs.messages import (
 )
 from langmem_isolated._codecs.storable import storable
 from langmem_isolated._runtime.arguments import kind_of, whole_number
-from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
+from langmem_isolated._runtime.calls import ONE_SCOPE, explains_calls, made_by
 from langmem_isolated._runtime.clock import as_moment, now
 from langmem_isolated._storage.container_state import BIRTH_BYTES, ContainerState
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -77,6 +77,7 @@ class Page(NamedTuple):
 
 
 @made_by(f"{ONE_SCOPE}.chat_history(session_id)", first=ScopedDatabase)
+@explains_calls
 class IsolatedChatMessageHistory(BaseChatMessageHistory):
     """One session's messages: a drop-in `BaseChatMessageHistory` that belongs to one scope.
 
@@ -367,8 +368,12 @@ def _timed(number: int, plaintext: bytes) -> TimedMessage:
 
 def _refuse_one(messages: object) -> None:
     if isinstance(messages, BaseMessage | str | Mapping) or not hasattr(messages, "__iter__"):
-        cause = "messages are given in a list; write add_messages([HumanMessage(text)])"
-        raise ValueNotStorable(kind_of(messages), "add_messages()", cause=cause)
+        raise ValueNotStorable(
+            kind_of(messages),
+            "add_messages()",
+            cause="messages are given in a list",
+            advice="Write add_messages([HumanMessage(text)]).",
+        )
 
 
 def _without_summary(header: bytes, _: ContainerState) -> bytes:

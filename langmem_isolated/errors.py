@@ -96,7 +96,8 @@ class RootKeyMismatch(KeyringError):
     def __init__(self, expected: str, received: str) -> None:
         super().__init__(
             f"The keys in this database were wrapped by root key {expected}, the one given is "
-            f"{received}. Nothing was opened or written; give the key this database began with."
+            f"{received}. Nothing was opened or written; give the key this database began with: "
+            "each `langmem-isolated keygen` makes another."
         )
         self.expected = expected
         self.received = received
@@ -153,6 +154,12 @@ class AddressTaken(RecordError):
         self.kind = kind
 
 
+_STORABLE = (
+    "Store JSON values, bytes, tuples, sets, dates, UUIDs, Decimals, models, dataclasses, enums, "
+    "named tuples, or langchain-core messages and documents; or convert it first."
+)
+
+
 class ValueNotStorable(RecordError, TypeError):
     """A value has no stored form, or its type is not allowed; nothing of the call was written.
 
@@ -162,6 +169,7 @@ class ValueNotStorable(RecordError, TypeError):
         cause: Why it is refused.
         outermost: Module and name of the outermost class around it; empty if it is in none.
         path: Where it stands inside of that: names of fields, and ``[…]`` for the keys of dicts.
+        advice: What to store instead.
     """
 
     def __init__(
@@ -172,19 +180,19 @@ class ValueNotStorable(RecordError, TypeError):
         cause: str = "",
         outermost: str = "",
         path: str = "",
+        advice: str = _STORABLE,
     ) -> None:
         place = f" It stands at {path} of a {outermost}." if outermost and path else ""
         super().__init__(
             f"A value of type {type_name} in {where} cannot be stored and read back"
-            f"{': ' + cause if cause else ' exactly'}.{place} Nothing was written. Store JSON "
-            "values, bytes, tuples, sets, dates, UUIDs, Decimals, models, dataclasses, enums, "
-            "named tuples, or langchain-core messages and documents; or convert it first."
+            f"{': ' + cause if cause else ' exactly'}.{place} Nothing was written. {advice}"
         )
         self.type_name = type_name
         self.where = where
         self.cause = cause
         self.outermost = outermost
         self.path = path
+        self.advice = advice
 
     def again(self) -> "ValueNotStorable":
         """The same without a traceback, whose frames would keep the value."""
@@ -194,6 +202,7 @@ class ValueNotStorable(RecordError, TypeError):
             cause=self.cause,
             outermost=self.outermost,
             path=self.path,
+            advice=self.advice,
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from langchain_core.embeddings import Embeddings
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool
-from pydantic import BaseModel, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from langmem_isolated._adapters.recall_tool_defaults import DESCRIPTION, SAID_IN_PERSON
 from langmem_isolated._adapters.run_scope import conversation_of
@@ -33,6 +33,9 @@ FindRecall = Callable[[RunnableConfig | None], Recall]
 
 
 class _Question(BaseModel):
+    # Its errors reach logs, and a model's question may quote anybody.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     query: str = Field(description="What to look for: a few words, or a question.")
 
 

@@ -19,7 +19,7 @@ from pydantic import PrivateAttr
 from langmem_isolated._adapters.compat import dismiss_tracers
 from langmem_isolated._adapters.document_tags import ResultGuard
 from langmem_isolated._codecs.documents import decode_document
-from langmem_isolated._runtime.arguments import whole_number
+from langmem_isolated._runtime.arguments import kind_of, whole_number
 from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._search.bm25 import best_first, query_scores
 from langmem_isolated._search.metadata_filters import Filter, metadata_test
@@ -193,6 +193,11 @@ class IsolatedBM25Retriever(BaseRetriever):
         filter: Filter | None = None,  # noqa: A002 - as vector stores call it
     ) -> list[Document]:
         most_found = whole_number("k", self.k if k is None else k, least=1, advice=_FOR_K)
+        if not isinstance(query, str):
+            raise TypeError(
+                f"query must be a str, got {kind_of(query)}. Ask for one text at a time. "
+                "Nothing was read."
+            )
         passes = metadata_test(_narrowed(self._filter, {"filter": filter}).get("filter"))
         documents = [document for document in self._readable() if passes(document.metadata)]
         most = self._sources[0].limits.recall_characters

@@ -8,7 +8,7 @@ from types import NoneType
 
 from langmem_isolated._codecs.headers import Header, decode_header, encode_header
 from langmem_isolated._runtime.arguments import kind_of, whole_number
-from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
+from langmem_isolated._runtime.calls import ONE_SCOPE, explains_calls, made_by
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage.container_state import BIRTH_BYTES, ContainerState
 from langmem_isolated._storage.containers import Listed
@@ -52,6 +52,7 @@ class Session:
 
 
 @made_by(f"{ONE_SCOPE}.sessions", first=ScopedDatabase)
+@explains_calls
 class Sessions:
     """The chat sessions of one scope, as ``memory.scope(…).sessions`` gives them.
 
@@ -231,7 +232,10 @@ def _text(name: str, value: object) -> str | None:
     if value is None or type(value) is str:
         return value
     raise ValueNotStorable(
-        type(value).__name__, f"a session's {name}", cause="it must be a str or None"
+        type(value).__name__,
+        f"a session's {name}",
+        cause="it must be a str or None",
+        advice="Give its text, or leave it out.",
     )
 
 

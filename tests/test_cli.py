@@ -189,14 +189,14 @@ def test_sessions_are_listed_newest_first(said: IsolatedMemory):
 def test_a_scope_that_holds_nothing_is_told_so_and_not_made(said: IsolatedMemory):
     shown = run("sessions", "--user", "carol", "--module", "tutor", "--database", url_of(said))
 
-    assert (shown.exit_code, shown.stdout) == (0, "This scope has no sessions.\n")
+    assert (shown.exit_code, shown.stdout.partition(".")[0]) == (0, "This scope has no sessions")
     assert said.modules(user_id="carol") == []
 
 
 def test_projects_are_apart(said: IsolatedMemory):
     shown = run("sessions", *ANN, "--project", "other", "--database", url_of(said))
 
-    assert shown.stdout == "This scope has no sessions.\n"
+    assert shown.stdout.startswith("This scope has no sessions. ")
 
 
 def test_a_damaged_session_is_listed_beside_the_others(said: IsolatedMemory):

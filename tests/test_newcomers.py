@@ -16,6 +16,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.vectorstores import InMemoryVectorStore
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.store.base import InvalidNamespaceError
+from pydantic import ValidationError
 
 from langmem_isolated import (
     IsolatedMemory,
@@ -42,7 +43,7 @@ PROJECT = Path(__file__).parent.parent
 # What a newcomer has imported.
 IMPORTED = """
 import base64, copy, os, pickle, uuid
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 import langmem_isolated
 from langchain_core.documents import Document
@@ -475,6 +476,25 @@ HISTORIES = [
         ValueError, "got 9", "0 to 1", "Leave it out for all"),
     M("memory.session_history('monday')", TypeError, "2 were given", "takes 1",
         "session_history(*, user_id, module_id, session_id)"),
+    M("history.last()", TypeError, "missing 1", "'n'", "called as last(n)"),
+    M("history.page(0)", TypeError, "2 were given", "takes 1", "page(*, before=None, limit=50)"),
+    M("history.window(100)", TypeError, "2 were given", "takes 1", "window(*, max_tokens"),
+    M("scope.sessions(5)", TypeError, "2 were given", "takes 1", "sessions(*, limit=100"),
+    M("scope.recall()", TypeError, "missing 1", "'query'", "called as recall(query"),
+    M("scope.recall(None)", TypeError, "got NoneType", "query must be a str", "a few words"),
+    M("scope.recall('canarySECRET7', k=3)", TypeError, "'k'", "it takes query, limit", "roles"),
+    M("await scope.recall.arecall('canarySECRET7', k=3)", TypeError, "'k'", "it takes query",
+        "limit"),
+    M("scope.recall('x', since='canarySECRET7')", TypeError, "got str", "must be a date",
+        "date.fromisoformat(text)"),
+    M("scope.recall('x', since=datetime(2026, 1, 31))", ValueError, "without",
+        "must have a time zone", "since.astimezone()"),
+    M("scope.recall('x', since=timedelta(days=7))", TypeError, "got timedelta", "must be a date",
+        "datetime.now(UTC) - span"),
+    M("scope.recall('x', sessions=history)", TypeError, "got IsolatedChatMessageHistory",
+        "must be a list of str", 'sessions=["monday"]'),
+    M("scope.recall('x', channel=7)", TypeError, "got int", "must be a str", "leave it out"),
+    M("scope.bm25_retriever().invoke(7)", TypeError, "got int", "must be a str", "one text"),
     M("memory.session_history(user_id='canaryUSER7', module_id='m', session_id=None)", ScopeError,
         "NoneType", f"session_id {ID}", NO_DEFAULT),
 ]  # fmt: skip
@@ -755,6 +775,50 @@ def test_an_extra_that_is_missing_is_named_with_the_command_that_installs_it(mis
     assert f"pip install 'langmem-isolated[{missing.extra}]'" in told
 
 
+def command(*arguments: str, key: str = KEY) -> str:
+    """What the command line says, in one line."""
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "LANGMEM_ISOLATED_ROOT_KEY": key}
+    ran = subprocess.run(
+        [sys.executable, "-m", "langmem_isolated", *arguments],
+        capture_output=True,
+        check=False,
+        env=environment,
+        text=True,
+    )
+    return " ".join((ran.stdout + ran.stderr).split())
+
+
+def test_the_command_line_says_where_it_looked_and_what_to_ask_instead(names: dict[str, Any]):
+    url = "--database=sqlite:///memory.db"
+    asked = ("--user", USER, "--module", "tutor")
+    names["scope"].bind(names["graph"]).invoke(
+        names["hi"], {"configurable": {"thread_id": "chat-1"}}
+    )
+
+    unset = command("threads", *asked)
+    assert "langmem-isolated.db in this folder, where it is looked for by default" in unset
+    assert "--database or LANGMEM_ISOLATED_DATABASE" in unset
+    assert "langmem-isolated threads" in command("sessions", *asked, url)
+    assert "langmem-isolated sessions" in command("threads", "--user=x", "--module=y", url)
+    assert "A LangGraph thread has it" in command("show", "chat-1", *asked, url)
+    assert "`langmem-isolated sessions` lists" in command("show", "monday", *asked, url)
+    other = base64.b64encode(OTHER_KEY).decode()
+    assert "keygen` makes another" in command("modules", "--user=x", url, key=other)
+    for at in ("doctor", "modules --user=x"):
+        told = command(*at.split(), url, "--key-store=sqlite:///keys.db")
+        assert "--key-store or LANGMEM_ISOLATED_KEY_STORE" in told
+
+
+def test_what_must_be_a_message_is_not_advised_to_be_something_else(names: dict[str, Any]):
+    for given in ({"role": "user", "content": SECRET}, ("user", SECRET), SECRET, 7):
+        with pytest.raises(ValueNotStorable) as caught:
+            names["history"].add_message(given)
+        told = str(caught.value)
+        assert told.endswith("langchain_core.messages.convert_to_messages(…).")
+        assert "JSON values" not in told
+        assert SECRET not in told
+
+
 def test_the_table_has_a_newcomers_mistakes_of_every_kind():
     kinds = (URLS, KEYS, OPTIONS, SCOPES, CONSTRUCTORS, GRAPHS, HISTORIES, STORES, RETRIEVAL)
 
@@ -798,3 +862,13 @@ def test_a_wrong_port_is_told_without_a_word_of_writes():
 
     assert "stored" not in str(caught.value)
     assert "committed" not in str(caught.value)
+
+
+def test_a_wrong_question_of_a_model_is_refused_without_being_quoted(memory: IsolatedMemory):
+    tool = memory.scope(user_id=USER, module_id="tutor").recall_tool()
+
+    with pytest.raises(ValidationError) as caught:
+        tool.invoke({"question": SECRET})
+
+    assert "query\n  Field required" in str(caught.value)
+    assert SECRET not in str(caught.value)

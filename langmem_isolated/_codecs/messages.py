@@ -19,6 +19,7 @@ MESSAGE_V1 = b"\x01"
 MESSAGE_V2 = b"\x02"
 
 _NO_MESSAGE = "each must be a message of langchain-core, such as HumanMessage(text)"
+_CONVERT = "Dicts and tuples of a role and content: langchain_core.messages.convert_to_messages(…)."
 
 
 class MessageMetadata(NamedTuple):
@@ -72,7 +73,9 @@ def encode_message(
     """
     fields = fields_of(message)
     if fields is None:
-        raise ValueNotStorable(type_name(message), "a list of messages", cause=_NO_MESSAGE)
+        raise ValueNotStorable(
+            type_name(message), "a list of messages", cause=_NO_MESSAGE, advice=_CONVERT
+        )
     beside = metadata.packed() if metadata else ()
     try:
         packed = encode_value([*beside, *fields], "", types)

@@ -15,7 +15,12 @@ def located(refusal: ValueNotStorable, value: object, where: str) -> ValueNotSto
     """``refusal`` with the place of what was refused in ``value``, by names of fields alone."""
     outermost, path = next(_places(refusal.type_name, value, [], set()), ("", ""))
     return ValueNotStorable(
-        refusal.type_name, where, cause=refusal.cause, outermost=outermost, path=path
+        refusal.type_name,
+        where,
+        cause=refusal.cause,
+        outermost=outermost,
+        path=path,
+        advice=refusal.advice,
     )
 
 

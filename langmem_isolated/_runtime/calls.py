@@ -77,8 +77,9 @@ def _refuse(
 def explains_calls(cls: T) -> T:
     """A class decorator: a call with wrong names or numbers of arguments is told the right ones."""
     for name, member in [*vars(cls).items()]:
-        if isfunction(member) and (name == "__init__" or not name.startswith("_")):
-            setattr(cls, name, _explained(cls.__name__ if name == "__init__" else name, member))
+        if isfunction(member) and (name in ("__init__", "__call__") or not name.startswith("_")):
+            shown = {"__init__": cls.__name__, "__call__": cls.__name__.lower()}.get(name, name)
+            setattr(cls, name, _explained(shown, member))
     return cls
 
 

@@ -11,9 +11,11 @@ from langmem_isolated._database.database import Database
 from langmem_isolated._database.files import mode_for_others, path_of
 from langmem_isolated._storage.key_uses import most_seals
 from langmem_isolated._storage.keyring import Keyring
-from langmem_isolated.cli.databases import existing_database
+from langmem_isolated.cli.databases import DATABASE, KEY_STORE, existing_database
 from langmem_isolated.errors import LangmemIsolatedError
 from langmem_isolated.root_keys import LocalRootKey
+
+_KEY_STORE = "key store"
 
 
 class Finding(NamedTuple):
@@ -27,7 +29,7 @@ class Finding(NamedTuple):
 def examine(url: str, key_store: str | None) -> Iterator[Finding]:
     """What there is to say of root key, databases, settings and roles."""
     findings = [_attempt("root key", _root_key)]
-    for name, place in (("database", url), ("key store", key_store)):
+    for name, place in (("database", url), (_KEY_STORE, key_store)):
         if place:
             findings += _examine_database(name, place)
     yield from findings
@@ -59,7 +61,7 @@ def _fits(url: str, key_store: str | None) -> tuple[str, str]:
 
 def _examine_database(name: str, url: str) -> Iterator[Finding]:
     try:
-        database = existing_database(url)
+        database = existing_database(url, given_as=KEY_STORE if name == _KEY_STORE else DATABASE)
     except LangmemIsolatedError as error:
         yield Finding(name, "fail", str(error))
         return

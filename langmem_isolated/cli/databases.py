@@ -7,23 +7,28 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from langmem_isolated._database.database import Database
-from langmem_isolated._runtime.environment import DATABASE_VARIABLE
+from langmem_isolated._runtime.environment import DATABASE_VARIABLE, KEY_STORE_VARIABLE
+from langmem_isolated.cli.options import DEFAULT_DATABASE
 from langmem_isolated.errors import DatabaseUnreachable
 
 if TYPE_CHECKING:
     from langmem_isolated.memory import IsolatedMemory
+
+DATABASE = f"--database or {DATABASE_VARIABLE}"
+KEY_STORE = f"--key-store or {KEY_STORE_VARIABLE}"
 
 
 def existing_memory(url: str, key_store: str | None) -> IsolatedMemory:
     """A memory over databases that are there; asking must not make one."""
     from langmem_isolated.memory import IsolatedMemory
 
-    for place in filter(None, (url, key_store)):
-        existing_database(place).close()
+    existing_database(url).close()
+    if key_store:
+        existing_database(key_store, given_as=KEY_STORE).close()
     return IsolatedMemory(url, key_store=key_store, auto_upgrade=False)
 
 
-def existing_database(url: str) -> Database:
+def existing_database(url: str, *, given_as: str = DATABASE) -> Database:
     """A database that is there, its tables left as they are.
 
     Raises:
@@ -33,8 +38,11 @@ def existing_database(url: str) -> Database:
     name = database.url.database or ""
     path = unquote(urlsplit(name).path) if name.startswith("file:") else name
     if not database.is_postgres and not Path(path).is_file():
+        place = "at the place given"
+        if url == DEFAULT_DATABASE:
+            place = f"{path} in this folder, where it is looked for by default"
         raise DatabaseUnreachable(
-            "There is no database file at the place given, and nothing was made there. "
-            f"Give --database or {DATABASE_VARIABLE}."
+            f"There is no database file {place}, and nothing was made there. "
+            f"Give the URL of the application: {given_as}."
         )
     return database

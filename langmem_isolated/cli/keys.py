@@ -40,7 +40,7 @@ def _write_new(path: Path, key: str) -> None:
     except OSError as error:
         raise KeyringError(
             f"The key file cannot be made: {error.strerror}. Nothing was written; a file that "
-            "exists is never overwritten."
+            "exists is never overwritten. Name a new one."
         ) from None
     try:
         with os.fdopen(descriptor, "w") as stream:

@@ -24,7 +24,7 @@ from langmem_isolated.cli.terminal import (
     second,
     table,
 )
-from langmem_isolated.errors import SessionNotFound
+from langmem_isolated.errors import LangmemIsolatedError
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
@@ -33,6 +33,21 @@ if TYPE_CHECKING:
     from langmem_isolated.sessions import Session
 
 _FIELDS = ("id", "title", "channel", "messages", "size", "created", "last_activity", "damaged")
+
+
+class _NotShown(LangmemIsolatedError):
+    """There is nothing that `show` could print."""
+
+    def __init__(self, *, is_thread: bool) -> None:
+        super().__init__(
+            "This scope has no session of that id. Nothing was read. "
+            + (
+                "A LangGraph thread has it, and threads are not shown: `langmem-isolated threads` "
+                "lists them, graph.get_state(config) reads one."
+                if is_thread
+                else "Expected one that `langmem-isolated sessions` lists."
+            )
+        )
 
 
 def sessions(
@@ -56,7 +71,10 @@ def sessions(
     elif listed:
         _print_sessions(listed)
     else:
-        typer.echo("This scope has no sessions.")
+        typer.echo(
+            "This scope has no sessions. LangGraph's threads: langmem-isolated threads; the user's "
+            "modules: langmem-isolated modules."
+        )
 
 
 def _print_sessions(listed: "list[Session]") -> None:
@@ -92,7 +110,8 @@ def show(
         scope = memory.scope(user_id=user, module_id=module, project_id=project)
         said = scope.chat_history(session).timed(last)
         if not said and session not in (listed.id for listed in scope.sessions(limit=NO_LIMIT)):
-            raise SessionNotFound
+            is_thread = session in (thread.id for thread in scope.checkpointer().threads())
+            raise _NotShown(is_thread=is_thread)
     if as_json:
         print_json([_as_fields(line) for line in said])
     else:

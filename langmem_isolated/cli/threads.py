@@ -36,7 +36,10 @@ def threads(
         print_json([{name: getattr(thread, name) for name in names} for thread in listed])
         return
     if not listed:
-        typer.echo("This scope has no threads.")
+        typer.echo(
+            "This scope has no threads. Chat sessions: langmem-isolated sessions; the user's "
+            "modules: langmem-isolated modules."
+        )
         return
     shown = table("thread", "checkpoints", "bytes", "created", "last, UTC")
     for thread in listed:

@@ -1,17 +1,18 @@
 """Options of a search, checked."""
 
 from collections.abc import Callable, Collection
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from difflib import get_close_matches
 from typing import NamedTuple, TypedDict
 
-from langmem_isolated._runtime.arguments import whole_number
+from langmem_isolated._runtime.arguments import kind_of, whole_number
 from langmem_isolated._runtime.clock import EPOCH, MICROSECOND
 from langmem_isolated.scope import checked_id
 
 # As the makers of models call them.
 _ROLES = {"user": "human", "assistant": "ai"}
 _KNOWN_ROLES = ("human", "ai", "system", "tool", "function", *_ROLES)
+_EXAMPLES = {"sessions": '"monday"', "outside": '"monday"', "roles": '"human"'}
 
 
 class RecallOptions(TypedDict, total=False):
@@ -31,6 +32,13 @@ class RecallOptions(TypedDict, total=False):
     """Ids of sessions and threads that are not searched."""
     language: str | None
     """Of what was said and is asked, a code of ISO 639-1 or an English name; by default found."""
+
+
+# What a caller may write; `outside` is for our own tools, whose present session is not searched.
+_OPTIONS = (
+    *(name for name in RecallOptions.__annotations__ if name != "outside"),
+    *("embeddings", "embedding_name", "embedding_batch"),
+)
 
 
 class Search(NamedTuple):
@@ -57,25 +65,36 @@ class Search(NamedTuple):
         roles: Collection[str] | None = None,
         outside: Collection[str] = (),
         language: str | None = None,
+        **unknown: object,
     ) -> "Search":
         """A search by these options.
 
         Raises:
-            TypeError: The query is no text, ``since`` no date, or ``language`` no text.
+            TypeError: The query is no text, ``since`` no date, ``channel`` or ``language`` no text,
+                ``sessions`` or ``roles`` no texts, or an option is unknown.
             ValueError: ``limit`` is negative, ``since`` has no time zone, or a role is misspelt.
             ScopeError: An id among ``sessions`` is malformed.
         """
-        for name, given in (("query", query), ("language", "" if language is None else language)):
-            if not isinstance(given, str):
-                raise TypeError(f"{name} must be a str, got {type(given).__name__}")
+        if unknown:
+            raise TypeError(
+                f"recall() got an unexpected keyword argument {next(iter(unknown))!r}; it takes "
+                f"query, {', '.join(_OPTIONS)}. Nothing was read."
+            )
+        _check_text("query", query, "Write what to look for, as a few words.")
+        if channel is not None:
+            _check_text("channel", channel, "Write its name, or leave it out for all.")
+        if language is not None:
+            _check_text(
+                "language", language, 'Write language="de", or leave it out to have it found.'
+            )
         return cls(
             query=query,
             limit=whole_number("limit", limit),
             since=_microseconds(since),
-            sessions=_each(sessions, lambda name: checked_id("session_id", name)),
+            sessions=_each("sessions", sessions, lambda name: checked_id("session_id", name)),
             channel=channel,
-            roles=_each(roles, _role),
-            outside=_every(outside, str),
+            roles=_each("roles", roles, _role),
+            outside=_each("outside", outside, str) or frozenset(),
             language=language,
         )
 
@@ -85,21 +104,41 @@ def _microseconds(since: date | datetime | None) -> int:
         return 0
     if not isinstance(since, date):
         raise TypeError(
-            f"since must be a date, or a datetime with a time zone, got {type(since).__name__}"
+            "since must be a date, or a datetime with a time zone, got "
+            f"{kind_of(since)}. {_advice_for(since)}"
         )
     if not isinstance(since, datetime):
         since = datetime.combine(since, time(), UTC)
     if since.tzinfo is None:
-        raise ValueError("since must have a time zone, as datetime.now(UTC) has, or be a date")
+        raise ValueError(
+            "since must have a time zone, as datetime.now(UTC) has, or be a date, got a datetime "
+            "without. Write since.astimezone() if it is local time."
+        )
     return (since - EPOCH) // MICROSECOND
 
 
-def _each(given: Collection[str] | None, make: Callable[[str], str]) -> frozenset[str] | None:
-    return None if given is None else _every(given, make)
+def _advice_for(since: object) -> str:
+    if isinstance(since, str):
+        return "Write date.fromisoformat(text)."
+    if isinstance(since, timedelta):
+        return "Write datetime.now(UTC) - span."
+    return "Write date(2026, 1, 31), or datetime.now(UTC) - timedelta(days=7)."
 
 
-def _every(given: Collection[str], make: Callable[[str], str]) -> frozenset[str]:
-    # A text is one name, not its letters.
+def _check_text(name: str, value: object, advice: str) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, got {kind_of(value)}. {advice} Nothing was read.")
+
+
+def _each(
+    name: str, given: Collection[str] | None, make: Callable[[str], str]
+) -> frozenset[str] | None:
+    if given is None:
+        return None
+    if not hasattr(given, "__iter__"):
+        raise TypeError(
+            f"{name} must be a list of str, got {kind_of(given)}. Write {name}=[{_EXAMPLES[name]}]."
+        )
     return frozenset(map(make, [given] if isinstance(given, str) else given))
 
 

@@ -11,6 +11,7 @@ from langchain_core.embeddings import Embeddings
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.arguments import checked_embeddings, whole_number
+from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._search.bm25 import query_scores
@@ -50,6 +51,7 @@ _OF_TITLE = 0.5
 _BATCH = 64
 
 
+@explains_calls
 class Recall:
     """Search over everything that was said in one scope: ``memory.scope(…).recall("fractions")``.
 
