@@ -20,6 +20,8 @@ reads and writes that user's memory in that module, and no other:
 >>> state["messages"][-1].text
 "I have heard: ['Hi']"
 >>> tutor.chat_history("monday").add_user_message("What is 6 times 7?")
+>>> [said.text for said in tutor.recall("6 times what?", limit=1)]
+['What is 6 times 7?']
 >>> tutor.store().put(("facts",), "school", {"level": 3})
 >>> memory.close()
 

@@ -23,7 +23,7 @@ from langmem_isolated._codecs.messages import (
 )
 from langmem_isolated._codecs.storable import storable
 from langmem_isolated._runtime.arguments import kind_of, whole_number
-from langmem_isolated._runtime.calls import ONE_SCOPE, explains_calls, made_by
+from langmem_isolated._runtime.calls import ONE_SCOPE, explains_call, made_by
 from langmem_isolated._runtime.clock import as_moment, now
 from langmem_isolated._storage.container_state import BIRTH_BYTES, ContainerState
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -77,7 +77,6 @@ class Page(NamedTuple):
 
 
 @made_by(f"{ONE_SCOPE}.chat_history(session_id)", first=ScopedDatabase)
-@explains_calls
 class IsolatedChatMessageHistory(BaseChatMessageHistory):
     """One session's messages: a drop-in `BaseChatMessageHistory` that belongs to one scope.
 
@@ -218,6 +217,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         """Remove every message; see :meth:`clear`."""
         await self._records.arun(self.clear)
 
+    @explains_call
     def last(self, n: int) -> list[BaseMessage]:
         """The newest ``n`` messages, oldest first; reads only those."""
         return self.page(limit=n).messages
@@ -242,6 +242,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         """The newest messages with when they were said; see :meth:`timed`."""
         return await self._records.arun(self.timed, n)
 
+    @explains_call
     def page(self, *, before: int | None = None, limit: int = 50) -> Page:
         """The newest ``limit`` messages older than ``before``, oldest first; reads only those.
 
@@ -276,6 +277,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         """How many messages the session has."""
         return await self._records.arun(self.count)
 
+    @explains_call
     def window(
         self,
         *,

@@ -272,6 +272,14 @@ CALLS = {"role": "assistant", "content": SECRET}
         (json.dumps(said("", SECRET)), "line 1", "user_id must be"),
         (json.dumps({**said("ann-0001", SECRET), "session_id": 7}), "line 1", "session_id must be"),
         (json.dumps(GOOD), "line 1", "user_id must be"),
+        (json.dumps({"conversations": [GOOD]}), "line 1", "an object with messages or role"),
+        (json.dumps([said("ann-0001", "one"), GOOD]), "message 2", "user_id must be"),
+        (json.dumps({"messages": [GOOD], "user_id": "ann"}), "conversation 1", "module_id must be"),
+        (
+            "\n".join(json.dumps({"messages": [GOOD]}, indent=2) for _ in "ab"),
+            "line 9",
+            "another JSON value begins; put them into one list, or each into one line",
+        ),
         (f"{json.dumps(said('ann-0001', 'one'))}\n7", "line 2", "expected an object, got int"),
     ],
 )
@@ -465,6 +473,23 @@ def test_one_shape_is_as_good_as_another(tmp_path: Path):
         read = read_conversations(file)
 
         assert [[m.content for m in one.messages] for one in read] == expected, text
+
+
+def test_whose_messages_are_is_read_in_a_list_and_beside_a_conversation_too(tmp_path: Path):
+    rows = [said(user, f"{user} {n}") for n in (1, 2) for user in ("ann-0001", "bob-0001")]
+    beside = [
+        {
+            **{name: row.pop(name) for name in ("user_id", "module_id", "session_id")},
+            "messages": [row],
+        }
+        for row in json.loads(json.dumps(rows))
+    ]
+
+    for document in (rows, beside):
+        read = read_conversations(as_file(tmp_path, document))
+        assert {c.place.scope.user_id: [m.text for m in c.messages] for c in read} == {
+            user: [f"{user} 1", f"{user} 2"] for user in ("ann-0001", "bob-0001")
+        }
 
 
 def test_content_that_is_null_is_empty_and_keeps_what_stands_beside_it(tmp_path: Path):

@@ -81,6 +81,7 @@ KEYGEN = "langmem-isolated keygen"
 PROVIDER = "root_key must be a LocalRootKey, or another object with wrap, unwrap and key_id"
 ID = "must be a non-empty str of at most 255 bytes"
 NO_DEFAULT = "There is no default"
+IN_CONFIG = "thread_id in config['configurable']"
 OF_SCOPE = "memory.scope(user_id=…, module_id=…)"
 CLOSED = M("", DatabaseError, "was closed", "inside its `with` block", "make a new IsolatedMemory")
 
@@ -381,9 +382,9 @@ GRAPHS = [
     M("scope.bind(graph, checkpointer=InMemorySaver())", IsolationViolation,
         "InMemorySaver of another", "parts made by this scope", "scope.checkpointer(ttl=…)"),
     M("scope.bind(graph).invoke(hi, {'configurable': {'thread_id': ''}})", ScopeError,
-        "an empty string", f"thread_id {ID}", NO_DEFAULT),
+        "an empty string", f"{IN_CONFIG} {ID}", NO_DEFAULT),
     M("scope.bind(graph).invoke(hi, {'configurable': {'thread_id': None}})", ScopeError,
-        "got NoneType", f"thread_id {ID}", NO_DEFAULT),
+        "got NoneType", f"{IN_CONFIG} {ID}", NO_DEFAULT),
     M("scope.bind(graph).invoke(hi, {'configurable': {'thread_id': '1', 'user_id': 'bob', "
         "'module_id': 'tutor'}})", IsolationViolation, "name different scopes", "Nothing was read",
         "Do not let clients"),
@@ -400,13 +401,13 @@ GRAPHS = [
     M("memory.checkpointer().delete_thread('1')", ScopeError, "names no scope", "user_id",
         "memory.scope(…).checkpointer()"),
     M("memory.checkpointer(scope_resolver='canaryUSER7')", TypeError, "got str",
-        "a function of a config", "returns a Scope or None"),
+        "a function of a config", "Write scope_resolver=lambda config: Scope"),
     M("builder.compile(checkpointer=memory.checkpointer(scope_resolver=lambda c: 'canaryUSER7'))"
         ".invoke(hi, {'configurable': {'thread_id': '1'}})", ScopeError, "got str",
-        "must return a Scope or None", "scope_resolver"),
+        "must return a Scope or None", "Write return Scope(user, module)"),
     M("saver.get_tuple('thread-1')", TypeError, "got str", "A config must be a dict",
         '{"configurable": {"thread_id": …}}'),
-    M("saver.get_tuple({})", ScopeError, "got NoneType", f"thread_id {ID}", NO_DEFAULT),
+    M("saver.get_tuple({})", ScopeError, "got NoneType", f"{IN_CONFIG} {ID}", NO_DEFAULT),
     M("saver.delete_thread(None)", ScopeError, "got NoneType", f"thread_id {ID}", NO_DEFAULT),
     M("saver.prune('thread-1')", TypeError, "got a str", "a list of ids", "Write [thread_id]"),
     M("saver.prune(['t'], keep_last=0)", ValueError, "got 0", "1 or more", "Leave both out"),
@@ -556,8 +557,8 @@ RETRIEVAL = [
     M("memory.vector_store(DeterministicFakeEmbedding)", TypeError, "the class Determ", EMBEDS,
         "Make an instance"),
     M("scope.vector_store('text-embedding-3')", TypeError, "got str", EMBEDS, "OpenAIEmbeddings("),
-    M("scope.vector_store(embeddings=embeddings)", TypeError, "got neither", "takes embeddings",
-        "vector_store(embeddings)"),
+    M("scope.vector_store(embeddings=embeddings)", TypeError, "'embeddings'", "here it has",
+        "given by position"),
     M("scope.vector_store(embeddings, collection_name='notes')", TypeError, "'collection_name'",
         "here it has collection", "Embeddings are given by position"),
     M("scope.vector_store(embeddings, collection=7)", ScopeError, "got int", f"collection {ID}",
@@ -607,6 +608,16 @@ RETRIEVAL = [
         '{"fetch_k": 20}'),
     M("scope.retriever(scope.module('x').vector_store(embeddings))", ScopeError,
         "for another scope", "one of its own", "scope.vector_store(…)"),
+    M("scope.vector_store(embedding=embeddings)", TypeError, "'embedding'", "here it has",
+        "given by position"),
+    M("scope.vector_store(wrapping=documents)", TypeError, "got IsolatedVectorStore",
+        "another package's vector store", "Use it as it is"),
+    M("documents.similarity_search('x', filter='canarySECRET7')", ValueError, "got str",
+        "must be a mapping", 'filter={"year": 2026}'),
+    M("scope.vector_store(wrapping=shared).add_texts(['x'], [{'langmem_owner': 1}])", ValueError,
+        "begin with 'langmem_'", "reserved", "Rename them"),
+    M("shared.add_texts(['canarySECRET7']); scope.retriever(shared.as_retriever()).invoke('x')",
+        IsolationViolation, "no valid mark", "this scope", "scope.stamped(documents)"),
     M("scope.bm25_retriever(k=0)", ValueError, "got 0", "1 or more", "Leave it out"),
     M("scope.bm25_retriever(embeddings)", TypeError, "2 were given", "takes 1",
         "bm25_retriever(*, k=4"),

@@ -119,8 +119,9 @@ class MemoryContext(NamedTuple):
         from langmem_isolated.vector_store import IsolatedVectorStore
         from langmem_isolated.wrapping import WrappedVectorStore
 
+        # First: embeddings under another name are an option that is not known.
+        check_options(options, of=IsolatedVectorStore if wrapping is None else WrappedVectorStore)
         check_source(embeddings, wrapping)
-        check_options(options, of=WrappedVectorStore if embeddings is None else IsolatedVectorStore)
         if embeddings is not None:
             return IsolatedVectorStore(
                 sources, embeddings, plaintext_cache=self.plaintext_cache, **options

@@ -224,7 +224,10 @@ def refuse_reserved(value: Any, *, nested: bool) -> None:
     """Raise `ValueError` if a key begins with ``langmem_``: only our own code writes those."""
     if isinstance(value, Mapping):
         if any(isinstance(key, str) and key.startswith(RESERVED) for key in value):
-            raise ValueError(f"Metadata keys that begin with {RESERVED!r} are reserved.")
+            raise ValueError(
+                f"Metadata keys that begin with {RESERVED!r} are reserved. Rename them. Nothing "
+                "was written."
+            )
         value = value.values()
     elif not isinstance(value, list | tuple):
         return
@@ -237,7 +240,9 @@ def violation() -> IsolationViolation:
     """What is raised instead of handing a document out; it quotes nothing."""
     return IsolationViolation(
         "A document came back that bears no valid mark of an owner this scope may read: it is "
-        "another's, was changed, or was written past this package. Nothing was handed out."
+        "another's, was changed, or was written past this package. Nothing was handed out. What is "
+        "this scope's is written through scope.vector_store(wrapping=…), with the same seal=, or "
+        "with what scope.stamped(documents) gives."
     )
 
 

@@ -97,7 +97,8 @@ class ScopeFinder:
         if resolver is not None and not callable(resolver):
             raise TypeError(
                 "scope_resolver must be a function of a config that returns a Scope or None, got "
-                f"{type(resolver).__name__}."
+                f"{type(resolver).__name__}. Write "
+                "scope_resolver=lambda config: Scope(user, module)."
             )
         self.keys = keys
         self._runs = runs
@@ -161,7 +162,8 @@ class ScopeFinder:
         scope = self._resolver(_with_surroundings(config))
         if scope is not None and type(scope) is not Scope:
             raise ScopeError(
-                f"scope_resolver must return a Scope or None, got {type(scope).__name__}."
+                f"scope_resolver must return a Scope or None, got {type(scope).__name__}. Write "
+                "return Scope(user, module)."
             )
         return scope
 

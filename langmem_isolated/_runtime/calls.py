@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from functools import wraps
 from inspect import Parameter, isfunction, signature, unwrap
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 from langmem_isolated._runtime.arguments import kind_of
 
 T = TypeVar("T", bound=type)
+F = TypeVar("F", bound=Callable[..., Any])
 
 ONE_SCOPE = "memory.scope(user_id=…, module_id=…)"
 """What makes everything that belongs to one scope, for messages."""
@@ -81,6 +82,11 @@ def explains_calls(cls: T) -> T:
             shown = {"__init__": cls.__name__, "__call__": cls.__name__.lower()}.get(name, name)
             setattr(cls, name, _explained(shown, member))
     return cls
+
+
+def explains_call(function: F) -> F:
+    """The same for one method, where others of its class are called too often to be wrapped."""
+    return cast("F", _explained(function.__name__, function))
 
 
 def _explained(name: str, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -35,7 +35,10 @@ def metadata_test(wanted: Filter | None) -> MetadataTest:
 
 def _of_keys(wanted: Any, depth: int) -> Test:
     if not isinstance(wanted, Mapping):
-        raise _malformed(f"A filter must be a mapping, got {type(wanted).__name__}.")
+        raise _malformed(
+            f"A filter must be a mapping, got {type(wanted).__name__}. Write "
+            'filter={"year": 2026}, or {"year": {"$gte": 2026}}.'
+        )
     _check(depth)
     tests = [_of_key(key, part, depth + 1) for key, part in wanted.items()]
     return lambda value: isinstance(value, Mapping) and all(test(value) for test in tests)

@@ -10,6 +10,7 @@ from langmem_isolated.errors import ScopeError
 from langmem_isolated.scope import checked_thread_id
 
 ID_BYTES = 16
+_IN_CONFIG = "thread_id in config['configurable']"
 
 
 class Address(NamedTuple):
@@ -28,7 +29,7 @@ class Address(NamedTuple):
         """
         configurable = config.get("configurable", {})
         return cls(
-            checked_thread_id("thread_id", configurable.get("thread_id")),
+            checked_thread_id(_IN_CONFIG, configurable.get("thread_id")),
             checked_namespace(configurable.get("checkpoint_ns")) or "",
             configurable.get("checkpoint_id") or None,
         )

@@ -348,6 +348,11 @@ class WrappedVectorStore(ScopedVectorStore):
 def _unfiltered(store: VectorStore, *, allowed: bool) -> VectorStoreAdapter:
     if allowed:
         return PostFilterAdapter(store)
+    if isinstance(store, ScopedVectorStore):
+        raise TypeError(
+            f"wrapping= takes another package's vector store, got {type(store).__name__}, which is "
+            "one scope's already. Use it as it is, or wrap the store that all share."
+        )
     raise TypeError(
         f"No adapter is known for {type(store).__name__}, so nothing says how it filters. Write "
         "one (langmem_isolated.wrapping.StandardAdapter) and pass adapter=…, or pass "

@@ -23,8 +23,9 @@ def demo(
             help="A file of conversations, read in any of these shapes. "
             'A conversation is {"messages": …}, a list of objects with role and content, as '
             "OpenAI's files have it, or that list alone. The file is JSON, one conversation or a "
-            "list of them; or JSON lines with a conversation each, or with a message each that has "
-            "user_id, module_id, session_id, role and content. Else conversations that come along.",
+            "list of them; or JSON lines with a conversation each. A conversation may have "
+            "user_id, module_id and session_id. Or the file is a list or lines of messages that "
+            "each have them. Else conversations that come along.",
         ),
     ] = None,
 ) -> None:

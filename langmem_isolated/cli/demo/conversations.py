@@ -22,13 +22,15 @@ MODULES = ("study-tutor", "trip-planner")
 _ROLES = {"user", "human", "assistant", "ai", "system", "developer", "tool", "function"}
 # Without these langchain-core cannot make the message; conversations often come without them.
 _REQUIRED = {"tool": {"tool_call_id": ""}, "function": {"name": ""}}
+# What says whose a message or a conversation is.
+_ADDRESS = {"user_id", "module_id", "session_id"}
 
 
 SHAPES = (
     'A conversation is {"messages": [{"role": …, "content": …}, …]}, as in OpenAI\'s files, or the '
     "list of messages alone. A file is JSON, one conversation or a list of them, or JSON lines "
-    "with a conversation each, or with a message each that has user_id, module_id, session_id, "
-    "role and content."
+    "with a conversation each; a conversation may have user_id, module_id and session_id. Or it is "
+    "a list or lines of messages that each have user_id, module_id, session_id, role and content."
 )
 """What a file of conversations may look like."""
 
@@ -92,8 +94,8 @@ def read_conversations(file: Path | None) -> list[Conversation]:
     """The conversations in ``file``, or those that ship with the package.
 
     Args:
-        file: In one of the shapes that :data:`SHAPES` names. Conversations that do not say whose
-            they are are distributed over two users and two modules so that they use the same
+        file: In one of the shapes that :data:`SHAPES` names. Conversations without a ``user_id``
+            are distributed over two users and two modules so that they use the same
             session ids. Content may be text, a list of parts, or null, which is empty text. Further
             fields of a message are kept as langchain-core keeps them.
 
@@ -102,7 +104,10 @@ def read_conversations(file: Path | None) -> list[Conversation]:
     """
     text = _text_of(file) if file else _shipped()
     read = _from_json(text) if _is_one_document(text) else _from_lines(text)
-    conversations = [conversation for conversation in read if conversation.messages]
+    by_place: dict[Place, list[BaseMessage]] = {}
+    for conversation in read:
+        by_place.setdefault(conversation.place, []).extend(conversation.messages)
+    conversations = [Conversation(*one) for one in by_place.items() if one[1]]
     if not conversations:
         raise ConversationsUnusable("the whole file", "there is no message in it")
     return conversations
@@ -149,10 +154,21 @@ def _is_one_document(text: str) -> bool:
     try:
         json.loads(text)
     except json.JSONDecodeError as error:
-        return not (error.msg.startswith("Extra data") or _are_lines(text))
+        if error.msg.startswith("Extra data"):
+            _check_first_line(text, error.lineno)
+            return False
+        return not _are_lines(text)
     except (ValueError, RecursionError):
         return True
     return True
+
+
+def _check_first_line(text: str, another: int) -> None:
+    try:
+        json.loads(next(filter(str.strip, text.split("\n"))))
+    except ValueError:
+        problem = "another JSON value begins; put them into one list, or each into one line"
+        raise ConversationsUnusable(f"line {another}", problem) from None
 
 
 def _are_lines(text: str) -> bool:
@@ -165,6 +181,8 @@ def _from_json(text: str) -> list[Conversation]:
     document = _parsed(text)
     if isinstance(document, dict) and "messages" not in document:
         return _from_messages([(document, "line 1")])
+    if isinstance(document, list) and any(map(_says_whose, document)):
+        return _from_messages([(m, f"message {n}") for n, m in enumerate(document, 1)])
     is_list = isinstance(document, list) and not (document and _is_message(document[0]))
     entries = document if is_list else [document]
     return [
@@ -177,11 +195,17 @@ def _is_message(value: object) -> bool:
     return isinstance(value, dict) and "role" in value and "messages" not in value
 
 
+def _says_whose(value: object) -> bool:
+    return isinstance(value, dict) and "messages" not in value and "user_id" in value
+
+
 def _conversation(entry: object, where: str, index: int) -> Conversation:
     messages = entry if isinstance(entry, list) else _mapping(entry, where).get("messages")
     if not isinstance(messages, list):
         raise ConversationsUnusable(where, _expected("messages to be a list", messages))
     read = [_message(m, f"{where}, message {n}") for n, m in enumerate(messages, 1)]
+    if isinstance(entry, dict) and "user_id" in entry:
+        return Conversation(_place(entry, where), read)
     return Conversation(_place_by_turns(index), read)
 
 
@@ -208,6 +232,10 @@ def _from_messages(entries: list[tuple[Any, str]]) -> list[Conversation]:
     by_place: dict[Place, list[BaseMessage]] = {}
     for value, where in entries:
         entry = _mapping(value, where)
+        if not _is_message(entry) and _ADDRESS.isdisjoint(entry):
+            raise ConversationsUnusable(
+                where, "expected an object with messages or role, got neither"
+            )
         by_place.setdefault(_place(entry, where), []).append(_message(entry, where))
     return [Conversation(place, messages) for place, messages in by_place.items()]
 
