@@ -212,6 +212,13 @@ def test_ten_thousand_long_texts_keep_no_other_thread_waiting():
     assert worst_pause(lambda: query_scores("word7 word8", texts)) < 0.25
 
 
+def test_texts_of_words_that_all_differ_keep_no_other_thread_waiting():
+    query_scores("what is the zebra", [words("where is the zebra that was in the house")])
+    texts = [[*(f"w{at + n}ing" for n in range(300)), "the", "is"] for at in range(0, 600_000, 300)]
+
+    assert worst_pause(lambda: query_scores("what is the zebra", texts)) < 0.25
+
+
 def test_a_text_with_many_marks_or_of_many_pieces_is_found_by_its_words():
     zalgo = "zebra".replace("b", "b" + "\u0301\u0327" * 50)
     long = "слово " * 20_000 + "zébra"
