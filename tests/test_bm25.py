@@ -3,6 +3,7 @@
 import random
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -178,25 +179,44 @@ HOSTILE = {
 }
 
 
+def worst_pause(work: Callable[[], object]) -> float:
+    """For how many seconds this thread waited at most while another did its work."""
+    thread = threading.Thread(target=work)
+    worst, before = 0.0, time.perf_counter()
+    thread.start()
+    is_over = False
+    while not is_over:
+        is_over = not thread.is_alive()
+        time.sleep(0.001)
+        now = time.perf_counter()
+        worst, before = max(worst, now - before), now
+    return worst
+
+
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_no_text_keeps_other_threads_waiting(text: str):
     query_scores("zebra", [words("é")])  # Reads the tables.
-    done, worst, before = threading.Event(), 0.0, time.process_time()
+    before = time.process_time()
 
-    def search() -> None:
-        query_scores(text[:10_000], [words(text)])
-        done.set()
-
-    thread = threading.Thread(target=search)
-    thread.start()
-    while not done.is_set():
-        begin = time.perf_counter()
-        time.sleep(0.001)
-        worst = max(worst, time.perf_counter() - begin)
-    thread.join()
-
-    assert worst < 0.25
+    assert worst_pause(lambda: query_scores(text[:10_000], [words(text)])) < 0.25
     assert time.process_time() - before < 5
+
+
+def test_ten_thousand_long_texts_keep_no_other_thread_waiting():
+    query_scores("zebra", [words("é")])
+    chosen = random.Random(1)
+    texts = [
+        [f"word{number}" for number in chosen.choices(range(50_000), k=300)] for _ in range(10_000)
+    ]
+
+    assert worst_pause(lambda: query_scores("word7 word8", texts)) < 0.25
+
+
+def test_texts_of_words_that_all_differ_keep_no_other_thread_waiting():
+    query_scores("what is the zebra", [words("where is the zebra that was in the house")])
+    texts = [[*(f"w{at + n}ing" for n in range(300)), "the", "is"] for at in range(0, 600_000, 300)]
+
+    assert worst_pause(lambda: query_scores("what is the zebra", texts)) < 0.25
 
 
 def test_a_text_with_many_marks_or_of_many_pieces_is_found_by_its_words():

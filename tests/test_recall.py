@@ -860,6 +860,40 @@ def test_a_provider_that_answers_with_no_vectors_at_all_is_asked_again(tutor: Sc
     assert texts(tutor.recall("animal", embeddings=Topics(*PETS_AND_CARS))) == ["My puppy sleeps."]
 
 
+async def test_an_object_that_embeds_and_has_no_async_methods_is_used(tutor: ScopedMemory):
+    class Plain:
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            return Topics(*PETS_AND_CARS).embed_documents(texts)
+
+        def embed_query(self, text: str) -> list[float]:
+            return Topics(*PETS_AND_CARS).embed_query(text)
+
+    say(tutor, "monday", "My puppy sleeps.")
+
+    found = await tutor.recall.arecall("animal", embeddings=Plain())  # type: ignore[arg-type]
+    assert texts(found) == ["My puppy sleeps."]
+
+
+async def test_vectors_are_taken_in_a_thread_and_not_on_the_event_loop(tutor: ScopedMemory):
+    where: list[int] = []
+
+    class Vectors(list[list[float]]):
+        def __iter__(self) -> Iterator[list[float]]:
+            where.append(threading.get_ident())
+            return super().__iter__()
+
+    class Told(Topics):
+        async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+            return Vectors(self.embed_documents(texts))
+
+    say(tutor, "monday", "My puppy sleeps.")
+    found = await tutor.recall.arecall("animal", embeddings=Told(*PETS_AND_CARS))
+
+    assert texts(found) == ["My puppy sleeps."]
+    assert where
+    assert threading.get_ident() not in where
+
+
 def test_a_provider_that_returns_too_few_vectors_is_as_one_that_is_away(tutor: ScopedMemory):
     class Short(Topics):
         def embed_documents(self, texts: list[str]) -> list[list[float]]:

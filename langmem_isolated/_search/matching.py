@@ -36,7 +36,10 @@ def matching(query: str, texts: Sequence[Sequence[str]], language: str | None = 
     asked = query_words(query)
     if not asked:
         return Matches({}, 0)
-    vocabulary: set[str] = set().union(*texts)
+    vocabulary: set[str] = set()
+    # One by one: all at once keep other threads waiting for a second, if there are 10,000.
+    for text in texts:
+        vocabulary.update(text)
     spoken = _spoken(asked, texts, language)
     chosen = _without_stop_words(_with_fallbacks(asked, vocabulary), spoken)
     terms = _terms(chosen, spoken)

@@ -31,6 +31,8 @@ _LONGEST_PARTICLE = 3
 _PLAIN = str.maketrans(
     {"ł": "l", "ø": "o", "đ": "d", "\u0131": "i", "ħ": "h", "æ": "ae", "œ": "oe"}
 )
+# Words that are stemmed while no other thread runs: 3 ms.
+_AT_ONCE = 10_000
 _DIACRITICS = dict.fromkeys([*range(0x0300, 0x0370), *range(0x0653, 0x0656)])
 
 _per_thread = threading.local()
@@ -45,7 +47,7 @@ def forms(words: Collection[str], languages: Sequence[str]) -> Iterator[tuple[st
             In one that is not known, a word is its own form.
     """
     known = [language for language in languages if language in _algorithms()]
-    plain = [*filter(str.isascii, words)]
+    plain = [word for word in words if word.isascii()]
     stems = [_stems(language, plain) for language in known] or [plain]
     others = filterfalse(str.isascii, words)
     return chain(
@@ -73,7 +75,9 @@ def _stems(language: str, words: Sequence[str]) -> list[str]:
     if language == "english":
         irregular = _irregular()
         words = [irregular.get(word, word) for word in words]
-    stems: list[str] = stemmers[language].stemWords(words)
+    stems: list[str] = []
+    for start in range(0, len(words), _AT_ONCE):
+        stems += stemmers[language].stemWords(words[start : start + _AT_ONCE])
     return stems
 
 

@@ -152,7 +152,8 @@ class Recall:
         work = yield lambda: self._work(found, model, asked, batch)
         for part in work:
             try:
-                made = work.made(part, (yield Embed("embed_documents", work.texts(part))))
+                vectors = yield Embed("embed_documents", work.texts(part))
+                made = yield partial(work.made, part, vectors)
             except Exception as error:  # noqa: BLE001 - providers raise anything
                 _told(error, "%d texts were not embedded", len(part))
                 work.failed(part)

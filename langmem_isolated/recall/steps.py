@@ -1,6 +1,7 @@
 """Steps of a search, performed by a thread or by a task: one body for both."""
 
 from collections.abc import Awaitable, Callable, Generator
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from langchain_core.embeddings import Embeddings
@@ -47,7 +48,7 @@ async def aperform(
         while True:
             try:
                 if isinstance(step, Embed):
-                    answer = await _of_model(step, embeddings, "a")
+                    answer = await _aof_model(step, embeddings)
                 else:
                     answer = await arun(step)
             except Exception as error:  # noqa: BLE001 - raised again inside the steps
@@ -59,5 +60,13 @@ async def aperform(
         return result
 
 
-def _of_model(step: Embed, embeddings: Embeddings | None, prefix: str = "") -> Any:
-    return getattr(embeddings, prefix + step.method)(step.texts)
+def _of_model(step: Embed, embeddings: Embeddings | None) -> Any:
+    return getattr(embeddings, step.method)(step.texts)
+
+
+def _aof_model(step: Embed, embeddings: Embeddings | None) -> Awaitable[Any]:
+    """The model's answer; by LangChain's own way to a thread where a model has no async method."""
+    method = f"a{step.method}"
+    own = getattr(embeddings, method, None) or partial(getattr(Embeddings, method), embeddings)
+    answer: Awaitable[Any] = own(step.texts)
+    return answer
