@@ -79,7 +79,9 @@ class Recall:
         once, as it is newest. Words are compared by their stems, in the languages of the messages;
         names of speakers and titles of sessions count as words. Found is what shares a word with
         the query, and what was said up to three messages before or after it: a question shares its
-        words with the question of then rather than with the answer.
+        words with the question of then rather than with the answer. What ``options`` leave out is
+        not looked at: it finds no message beside it, and the next one that is not left out counts
+        as beside.
 
         Args:
             query: Words, or a question. Never a pattern.
