@@ -182,6 +182,7 @@ class Recall:
         self, transaction: Transaction, keys: ScopeKeys, names: frozenset[str] | None, now: int
     ) -> tuple[list[Transcript], dict[Source, list[Candidate]]]:
         by_source: dict[Source, list[Candidate]] = {}
+        shared: dict[str, str] = {}
 
         def is_known(source: Source, row_mac: bytes) -> bool:
             if self._plaintext_cache:
@@ -203,7 +204,7 @@ class Recall:
                 )
                 if self._plaintext_cache:
                     key = keys.scope_id, keys.birth, transcript.source
-                    size = sum(candidate.keep_words(self._most) for candidate in new)
+                    size = sum(candidate.keep_words(self._most, shared) for candidate in new)
                     self._plaintext_cache.put(key, transcript.row_mac, new, size)
         return found, by_source
 
