@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -1012,6 +1013,22 @@ def test_kept_messages_are_not_opened_again(warm: IsolatedMemory, monkeypatch: p
     say(tutor, "monday", "one more zebra")
     assert len(tutor.recall("zebra")) == 3
     assert len(opened) == 2
+
+
+def test_kept_words_are_kept_once_and_not_for_as_long_as_the_process():
+    """Up to Python 3.12.6, an interned text stays until the process ends."""
+    source, shared = Source(Kind.SESSION, bytes(16)), {}
+    kept = [
+        Candidate(source, (key, encode_message(HumanMessage("a zebra-crossing")), 5))
+        for key in (b"k", b"l")
+    ]
+    for one in kept:
+        one.keep_words(99, shared)
+
+    first, second = (one.words or [] for one in kept)
+    assert first == ["user", "a", "zebra", "crossing"]
+    assert [*map(id, first)] == [*map(id, second)]
+    assert sys.intern("crossing") is not first[-1]
 
 
 def test_closing_lets_go_of_kept_messages(warm: IsolatedMemory):

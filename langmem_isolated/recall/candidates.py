@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
-from sys import intern
 from typing import Literal, NamedTuple
 
 from langmem_isolated._codecs.headers import decode_header
@@ -48,10 +47,15 @@ class Candidate:
         speaker = self.name or _SPEAKERS.get(self.role, "")
         return words(f"{speaker} {self.text[:most]}")
 
-    def keep_words(self, most: int) -> int:
-        """Keep its words; about how many bytes it has then."""
-        # Interned: the words of many messages take a sixth of the memory.
-        self.words = [*map(intern, self.split(most))]
+    def keep_words(self, most: int, shared: dict[str, str]) -> int:
+        """Keep its words; about how many bytes it has then.
+
+        Args:
+            most: As in :meth:`split`.
+            shared: Words kept so far, each once: those of many messages take a sixth of the memory.
+                Not interned, for up to Python 3.12.6 that would be until the process ends.
+        """
+        self.words = [shared.setdefault(word, word) for word in self.split(most)]
         return _OBJECT_BYTES + 2 * len(self.text) + _WORD_BYTES * len(self.words)
 
     def for_embedding(self, most: int) -> str:

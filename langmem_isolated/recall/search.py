@@ -81,7 +81,9 @@ class Recall:
         once, as it is newest. Words are compared by their stems, in the languages of the messages;
         names of speakers and titles of sessions count as words. Found is what shares a word with
         the query, and what was said up to three messages before or after it: a question shares its
-        words with the question of then rather than with the answer.
+        words with the question of then rather than with the answer. What ``options`` leave out is
+        not looked at: it finds no message beside it, and the next one that is not left out counts
+        as beside.
 
         Args:
             query: Words, or a question. Never a pattern.
@@ -182,6 +184,7 @@ class Recall:
         self, transaction: Transaction, keys: ScopeKeys, names: frozenset[str] | None, now: int
     ) -> tuple[list[Transcript], dict[Source, list[Candidate]]]:
         by_source: dict[Source, list[Candidate]] = {}
+        shared: dict[str, str] = {}
 
         def is_known(source: Source, row_mac: bytes) -> bool:
             if self._plaintext_cache:
@@ -203,7 +206,7 @@ class Recall:
                 )
                 if self._plaintext_cache:
                     key = keys.scope_id, keys.birth, transcript.source
-                    size = sum(candidate.keep_words(self._most) for candidate in new)
+                    size = sum(candidate.keep_words(self._most, shared) for candidate in new)
                     self._plaintext_cache.put(key, transcript.row_mac, new, size)
         return found, by_source
 
