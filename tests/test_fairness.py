@@ -4,6 +4,7 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from langchain_core.embeddings import DeterministicFakeEmbedding
 from langmem_isolated import IsolatedMemory
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._database.write_order import WriteOrder
+from langmem_isolated._database.write_queue import WriteQueue
+from langmem_isolated._runtime import budgets as budgets_module
 from langmem_isolated._runtime.budgets import Budgets
 from langmem_isolated._runtime.callers import FairExecutor, OnBehalfOf, Share, current_owner
 from langmem_isolated.errors import DatabaseLocked
@@ -206,3 +209,29 @@ def test_what_is_first_in_a_collection_is_not_looked_up(
     notes.add_texts(texts, ids=texts)
     assert len(asked) == 20
     assert len(notes.similarity_search("text", k=30)) == 20
+
+
+def test_a_long_write_counts_for_as_long_as_it_keeps_others_out(monkeypatch: pytest.MonkeyPatch):
+    """Most of a message of 1 MB is the wait for the disk, in which nobody else writes."""
+    monkeypatch.setattr(budgets_module, "_BURST_SECONDS", 0.1)
+    budgets = Budgets()
+
+    def run(operation: Any) -> None:
+        transaction = SimpleNamespace(is_stored=False)
+        operation(transaction)
+        time.sleep(0.3)
+        transaction.is_stored = True
+
+    def work(_: Any, seconds: float) -> None:
+        end = time.thread_time() + seconds
+        while time.thread_time() < end:
+            pass
+
+    queue = WriteQueue(run, 5, budgets)
+    with OnBehalfOf("long"):
+        queue.write(work, 0.005)
+    with OnBehalfOf("short"):
+        queue.write(work, 0)
+
+    assert budgets.rest("long") > 0
+    assert budgets.rest("short") == 0
