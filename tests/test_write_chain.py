@@ -66,6 +66,25 @@ def test_a_task_writes_in_the_commit_of_the_checkpoint_that_follows(
     assert saver.verify_thread("t") == 3
 
 
+def test_who_is_known_for_long_writes_writes_in_one_commit_as_well(
+    on_sqlite: ScopedMemory, monkeypatch: Any
+):
+    saver = on_sqlite.checkpointer()
+    config = put(saver, at("t"), {})
+    records = saver._resolve(None)[1]
+    for _ in range(9):
+        records.database._writes._order.learn(records._caller, 1)
+    commits = commits_of(saver, monkeypatch)
+
+    with ThreadPoolExecutor(2) as threads:
+        written = threads.submit(saver.put_writes, config, [("a", LARGE)], "task")
+        until_it_waits(on_sqlite)
+        new = threads.submit(put, saver, config, {"a": [LARGE, LARGE]})
+        written.result(10), new.result(10)
+
+    assert len(commits) == 1
+
+
 def until_it_waits(scoped: ScopedMemory) -> None:
     queue = scoped.checkpointer()._resolve(None)[1].database._writes
     deadline = time.monotonic() + 10

@@ -102,6 +102,10 @@ class _Write:
         self._ready = threading.Lock()
         self._ready.acquire()
 
+    def belongs_to(self, leading: "_Write") -> bool:
+        """Whether it waits to be committed with its owner's next write."""
+        return self.is_delayed and self.owner == leading.owner
+
     def run(self, transaction: Transaction) -> None:
         """Run it in its own thread, which leads."""
         operation, args, kwargs = self._call
@@ -258,7 +262,7 @@ class WriteQueue:
             self._learn(mine.owner, timer)
             end = time.monotonic() + _GROUP_SECONDS if followers else 0
             for follower in followers:
-                if time.monotonic() < end:
+                if time.monotonic() < end or follower.belongs_to(mine):
                     follower.run_for_follower(transaction)
 
         try:
@@ -287,7 +291,7 @@ class WriteQueue:
     def _take_followers(self, mine: _Write) -> list[_Write]:
         """Take ``mine`` and those that wait with it from the queue; only the leader does.
 
-        Not those that take long: ``mine`` would wait for them.
+        Not those that take long, unless they wait for ``mine``: it would wait for them.
         """
         if not self._waiting:
             return []
@@ -297,7 +301,8 @@ class WriteQueue:
         with suppress(IndexError):
             while not mine.by_itself and len(followers) + 1 < MAX_BATCH:
                 following = self._waiting[0]
-                if following.by_itself or self._order.is_long(following.owner):
+                is_long = self._order.is_long(following.owner)
+                if following.by_itself or (is_long and not following.belongs_to(mine)):
                     break
                 followers.append(self._waiting.popleft())
         return followers

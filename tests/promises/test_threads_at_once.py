@@ -398,7 +398,7 @@ async def test_storms_of_cancelled_runs_leave_no_half_used_connection_and_no_for
                 await saver.averify_thread(str(thread.id))
                 stored = (await graphs[user].aget_state(at(str(thread.id)))).values
                 assert {f"{user} " in text for text in map(str, stored["messages"])} == {True}
-        memory._database._executor.submit(int).result()
+        memory._database.submit(int).result()
         await asyncio.sleep(0.05)
         assert connections_in_use(memory) == 0
         assert pooled_connections_are_idle(memory)

@@ -352,7 +352,7 @@ def test_cancelled_threads_of_work_do_not_block_those_that_come_after(memory: Is
     async def scene() -> None:
         workers = memory._database._workers
         blocking = [
-            asyncio.create_task(memory._database.arun(release.wait)) for _ in range(workers)
+            asyncio.create_task(history._records.arun(release.wait)) for _ in range(workers)
         ]
         await asyncio.sleep(0.01)
         waiting = asyncio.create_task(history.aadd_messages([HumanMessage("never")]))
