@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable
 
 import pytest
+import Stemmer
 from hypothesis import given
 from hypothesis import strategies as st
 
 from langmem_isolated._search.bm25 import best_first, bm25, query_scores
 from langmem_isolated._search.matching import Matches
+from langmem_isolated._search.stemming import forms
 from langmem_isolated._search.words import words
 
 
@@ -136,6 +138,21 @@ def test_function_words_count_only_where_a_query_has_no_others():
 
     assert ranked("who was the zebra", *texts) == [1]
     assert ranked("who are you", *texts) == [0]
+
+
+@pytest.mark.parametrize("language", sorted(Stemmer.algorithms()))
+def test_to_look_for_forms_by_their_first_letters_overlooks_none(language: str):
+    chosen = random.Random(language)
+    beginnings = ["ge", "ber", "me", "di", "un", "cx", "dj", "", "", ""]
+    vocabulary = {
+        chosen.choice(beginnings) + "".join(chosen.choices("abcdeginrstuy", k=chosen.randint(1, 6)))
+        for _ in range(3_000)
+    } | {"went", "goes", "children", "ran"}
+    every = set(forms(vocabulary, [language]))
+
+    for initials in ("g", "cr", "abc"):
+        found = set(forms(vocabulary, [language], initials))
+        assert {(word, form) for word, form in every if form and form[0] in initials} <= found
 
 
 def test_words_of_one_stem_in_a_query_are_one():

@@ -43,7 +43,8 @@ def matching(query: str, texts: Sequence[Sequence[str]], language: str | None = 
     spoken = _spoken(asked, texts, language)
     chosen = _without_stop_words(_with_fallbacks(asked, vocabulary), spoken)
     terms = _terms(chosen, spoken)
-    term_of = {word: terms[form] for word, form in forms(vocabulary, spoken) if form in terms}
+    found = forms(vocabulary, spoken, {form[:1] for form in terms})
+    term_of = {word: terms[form] for word, form in found if form in terms}
     return Matches(term_of, len(chosen))
 
 

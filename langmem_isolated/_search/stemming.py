@@ -35,25 +35,44 @@ _PLAIN = str.maketrans(
 _AT_ONCE = 10_000
 _DIACRITICS = dict.fromkeys([*range(0x0300, 0x0370), *range(0x0653, 0x0656)])
 
+# Stemmers that take away prefixes, or write initials in another way.
+_CHANGE_INITIALS = frozenset(
+    ["dutch", "esperanto", "indonesian", "irish", "porter", "serbian", "sesotho", "turkish"]
+)
+
 _per_thread = threading.local()
 
 
-def forms(words: Collection[str], languages: Sequence[str]) -> Iterator[tuple[str, str]]:
+def forms(
+    words: Collection[str], languages: Sequence[str], initials: Collection[str] | None = None
+) -> Iterator[tuple[str, str]]:
     """Every word with each form under which it is found: its stems, without diacritics.
 
     Args:
         words: As :func:`~.words.words` makes them.
         languages: Of words in Latin letters, and of others if they are not told by their letters.
             In one that is not known, a word is its own form.
+        initials: The first letters of the forms that are looked for, if not all are.
     """
     known = [language for language in languages if language in _algorithms()]
     plain = [word for word in words if word.isascii()]
-    stems = [_stems(language, plain) for language in known] or [plain]
+    asked = [(language, _may_begin(plain, language, initials)) for language in known]
+    stems = [zip(some, _stems(one, some), strict=True) for one, some in asked] or [
+        zip(plain, plain, strict=True)
+    ]
     others = filterfalse(str.isascii, words)
     return chain(
-        chain.from_iterable(zip(plain, of_one, strict=True) for of_one in stems),
+        chain.from_iterable(stems),
         ((word, form) for word in others for form in _forms_beyond_ascii(word, known)),
     )
+
+
+def _may_begin(words: list[str], language: str, initials: Collection[str] | None) -> list[str]:
+    """The words that may have a form that begins with one of some letters: a third of the work."""
+    if initials is None or language in _CHANGE_INITIALS:
+        return words
+    irregular = _irregular() if language == "english" else ()
+    return [word for word in words if word[:1] in initials or word in irregular]
 
 
 @cache
