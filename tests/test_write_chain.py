@@ -66,6 +66,23 @@ def test_a_task_writes_in_the_commit_of_the_checkpoint_that_follows(
     assert saver.verify_thread("t") == 3
 
 
+def test_it_does_so_for_one_whose_writes_take_long(on_sqlite: ScopedMemory, monkeypatch: Any):
+    """No other is kept out longer by it: both are the same owner's."""
+    saver = on_sqlite.checkpointer()
+    config = put(saver, at("t"), {})
+    commits = commits_of(saver, monkeypatch)
+    records = saver._resolve(None)[1]
+    records.database._writes._order.learn(records.owner.principal(), 60.0)
+
+    with ThreadPoolExecutor(2) as threads:
+        written = threads.submit(saver.put_writes, config, [("a", LARGE)], "task")
+        until_it_waits(on_sqlite)
+        new = threads.submit(put, saver, config, {"a": [LARGE]})
+        written.result(10), new.result(10)
+
+    assert len(commits) == 1
+
+
 def until_it_waits(scoped: ScopedMemory) -> None:
     queue = scoped.checkpointer()._resolve(None)[1].database._writes
     deadline = time.monotonic() + 10
