@@ -86,13 +86,13 @@ class _Write:
 
     __slots__ = (
         *("_call", "_ready", "_transaction", "by_itself", "has_run", "is_delayed", "result"),
-        *("owner", "seconds", "since"),
+        *("begun", "owner", "seconds", "since"),
     )
 
     def __init__(self, operation: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> None:
         self._call = operation, args, kwargs
         self.owner = current_owner()
-        self.since = time.monotonic()
+        self.since = self.begun = time.monotonic()
         self.seconds = 0.0
         self.is_delayed = False
         # Signals interrupt the main thread: it writes for nobody else.
@@ -107,7 +107,7 @@ class _Write:
         """Run it in its own thread, which leads."""
         operation, args, kwargs = self._call
         self._transaction, self.has_run = transaction, False
-        begin = time.thread_time()
+        self.begun, begin = time.monotonic(), time.thread_time()
         self.result = operation(transaction, *args, **kwargs)
         self.seconds = time.thread_time() - begin
         self.has_run = True
@@ -248,7 +248,8 @@ class WriteQueue:
         try:
             if not mine.is_done:
                 self._commit(mine, self._take_followers(mine))
-                self._budgets.spend(mine.owner, mine.seconds, is_exclusive=True)
+                held = time.monotonic() - mine.begun
+                self._budgets.spend(mine.owner, mine.seconds, held=held)
                 self._order.learn(mine.owner, mine.seconds)
         finally:
             self._lead.release()

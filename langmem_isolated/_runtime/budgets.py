@@ -14,9 +14,9 @@ Owner = Hashable
 
 # Seconds that an owner may take at once: 30 messages of 1 MB, or 20 searches of 10,000 documents.
 _BURST_SECONDS = 1.0
-# What comes back in each second: with 25 %, three in four of others' calls meet no long one, and
-# who has a long job to do while others call, such as an import, takes four times as long.
-_RATE = 0.25
+# What comes back in each second: with a third, two in three of others' calls meet no long one, and
+# who has a long job to do while others call, such as an import, takes three times as long.
+_RATE = 0.33
 # The longest rest. A call that took longer than it stands for is not made up for.
 _MOST_REST_SECONDS = 1.0
 # Others count as calling for so long after a call: longer than a long call keeps them waiting.
@@ -45,18 +45,25 @@ class Budgets:
         self._last: tuple[Owner, float] = (None, 0.0)
         self._last_other: tuple[Owner, float] = (None, 0.0)
 
-    def spend(self, owner: Owner, seconds: float, *, is_exclusive: bool = False) -> None:
-        """Take note of a call of ``owner``, which took ``seconds`` and may have kept others out."""
+    def spend(self, owner: Owner, seconds: float, *, held: float | None = None) -> None:
+        """Take note of a call of ``owner``.
+
+        Args:
+            owner: Whose.
+            seconds: What it took of the processor: by this it is short or not.
+            held: How long it kept all others out, where it did, the wait for the disk included.
+                That is what counts then.
+        """
         now = time.monotonic()
         if owner != self._last[0]:
             self._last_other = self._last
         self._last = owner, now
         if owner is None or seconds < (
-            _SHORT_EXCLUSIVE_SECONDS if is_exclusive else _SHORT_SECONDS
+            _SHORT_SECONDS if held is None else _SHORT_EXCLUSIVE_SECONDS
         ):
             return
         with self._lock:
-            left = self._of(owner, now) - seconds
+            left = self._of(owner, now) - (seconds if held is None else held)
             if owner not in self._left and len(self._left) >= _MOST_OWNERS:
                 self._left.clear()
             self._left[owner] = max(left, -_MOST_REST_SECONDS * _RATE), now
