@@ -285,7 +285,8 @@ class WriteQueue:
     def _take_followers(self, mine: _Write) -> list[_Write]:
         """Take ``mine`` and those that wait with it from the queue; only the leader does.
 
-        Not those that take long: ``mine`` would wait for them.
+        Not those that take long: ``mine`` would wait for them. But of its own owner what waits for
+        company, which it is.
         """
         if not self._waiting:
             return []
@@ -295,7 +296,9 @@ class WriteQueue:
         with suppress(IndexError):
             while not mine.by_itself and len(followers) + 1 < MAX_BATCH:
                 following = self._waiting[0]
-                if following.by_itself or self._order.is_long(following.owner):
+                is_own = following.is_delayed and following.owner == mine.owner
+                is_long = self._order.is_long(following.owner) and not is_own
+                if following.by_itself or is_long:
                     break
                 followers.append(self._waiting.popleft())
         return followers
