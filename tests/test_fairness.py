@@ -232,3 +232,22 @@ def test_a_long_write_counts_for_as_long_as_it_keeps_others_out(monkeypatch: pyt
 
     assert budgets.rest("long") > 0
     assert budgets.rest("short") == 0
+
+
+def test_a_call_that_came_while_the_pool_was_shut_down_is_not_forgotten():
+    """It was put behind one that the pool did not take any more, and nobody would have run it."""
+    behind: list[Future[Any]] = []
+
+    class ShutDown(ThreadPoolExecutor):
+        def submit(self, *_: Any, **__: Any) -> Any:
+            behind.append(executor.submit("a", lambda: "done"))
+            raise RuntimeError("cannot schedule new futures after shutdown")
+
+    executor = FairExecutor(ShutDown(1), 1)
+    with pytest.raises(RuntimeError):
+        executor.submit("a", lambda: "not run")
+
+    with pytest.raises(RuntimeError):
+        behind[0].result(1)
+    assert not executor._running
+    assert not executor._waiting
