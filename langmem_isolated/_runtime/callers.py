@@ -168,7 +168,9 @@ class FairExecutor:
         try:
             self._pool.submit(self._run, owner, run)
         except BaseException:
-            self._end(owner)
+            # What was put behind it meanwhile was accepted.
+            while (following := self._end(owner)) is not None:
+                following()
             raise
 
     def _run(self, owner: Owner, run: Callable[[], None]) -> None:
