@@ -77,7 +77,7 @@ def test_short_calls_and_a_burst_cost_nothing():
 def test_threads_of_the_pool_are_left_for_others():
     """Hundreds of calls of one owner do not stand before one of another."""
     go_on, pool = threading.Event(), ThreadPoolExecutor(4)
-    executor = FairExecutor(pool, 2)
+    executor = FairExecutor(pool, 2, Budgets())
     blocked = [executor.submit("a", lambda: go_on.wait(10)) for _ in range(100)]
 
     assert executor.submit("b", lambda: "done").result(5) == "done"
@@ -90,7 +90,7 @@ def test_threads_of_the_pool_are_left_for_others():
 
 def test_a_call_that_was_cancelled_while_it_waited_is_not_run():
     go_on, ran, pool = threading.Event(), [], ThreadPoolExecutor(1)
-    executor = FairExecutor(pool, 1)
+    executor = FairExecutor(pool, 1, Budgets())
     first: Future[Any] = executor.submit("a", lambda: go_on.wait(10))
     second = executor.submit("a", lambda: ran.append(2))
     third = executor.submit("a", lambda: ran.append(3))
@@ -105,7 +105,7 @@ def test_a_call_that_was_cancelled_while_it_waited_is_not_run():
 
 
 def test_what_a_call_raises_is_its_callers():
-    executor = FairExecutor(ThreadPoolExecutor(1), 1)
+    executor = FairExecutor(ThreadPoolExecutor(1), 1, Budgets())
 
     def fail() -> None:
         raise KeyError("x")
@@ -235,3 +235,40 @@ def test_a_long_write_counts_for_as_long_as_it_keeps_others_out(monkeypatch: pyt
 
     assert budgets.rest("long") > 0
     assert budgets.rest("short") == 0
+
+
+def test_a_call_that_came_while_the_pool_was_shut_down_is_not_forgotten():
+    """It was put behind one that the pool did not take any more, and nobody would have run it."""
+    behind: list[Future[Any]] = []
+
+    class ShutDown(ThreadPoolExecutor):
+        def submit(self, *_: Any, **__: Any) -> Any:
+            behind.append(executor.submit("a", lambda: "done"))
+            raise RuntimeError("cannot schedule new futures after shutdown")
+
+    executor = FairExecutor(ShutDown(1), 1, Budgets())
+    with pytest.raises(RuntimeError):
+        executor.submit("a", lambda: "not run")
+
+    assert behind[0].result(1) == "done"
+    assert not executor._running
+    assert not executor._waiting
+
+
+def test_who_has_to_rest_does_it_in_one_thread_of_the_pool():
+    """Two who did it in half of the threads each left none for anybody else."""
+    budgets, go_on, pool = Budgets(), threading.Event(), ThreadPoolExecutor(4)
+    executor = FairExecutor(pool, 2, budgets)
+    for owner in ("a", "b", "c"):
+        budgets.spend(owner, 10 if owner != "c" else 0)
+    blocked = [executor.submit(owner, lambda: go_on.wait(10)) for owner in "ab" * 50]
+
+    assert executor.submit("c", lambda: "done").result(5) == "done"
+    assert sum(future.running() for future in blocked) == 2
+
+    budgets.renew_after_fork()
+    go_on.set()
+    assert all(future.result(5) for future in blocked)
+    executor.shutdown()
+    assert not executor._running
+    assert not executor._waiting

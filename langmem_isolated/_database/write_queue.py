@@ -9,7 +9,7 @@ in the thread whose it is: there it meets its own error.
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
@@ -86,13 +86,14 @@ class _Write:
 
     __slots__ = (
         *("_call", "_ready", "_transaction", "by_itself", "has_run", "is_delayed", "result"),
-        *("owner", "since"),
+        *("begun", "owner", "since", "timer"),
     )
 
     def __init__(self, operation: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> None:
         self._call = operation, args, kwargs
         self.owner = current_owner()
-        self.since = time.monotonic()
+        self.since = self.begun = time.monotonic()
+        self.timer: Timer | None = None
         self.is_delayed = False
         # Signals interrupt the main thread: it writes for nobody else.
         self.by_itself = threading.current_thread() is threading.main_thread()
@@ -249,6 +250,7 @@ class WriteQueue:
         try:
             if not mine.is_done:
                 self._commit(mine, self._take_followers(mine))
+                self._learn(mine)
         finally:
             self._lead.release()
             if self._waiting and self._next() is not None:
@@ -257,9 +259,10 @@ class WriteQueue:
 
     def _commit(self, mine: _Write, followers: list[_Write]) -> None:
         def write_all(transaction: Transaction) -> None:
-            timer = self._budgets.timer(mine.owner)
+            mine.begun, timer = time.monotonic(), self._budgets.timer(mine.owner)
             mine.run(transaction)
-            self._learn(mine.owner, timer)
+            timer.stop()
+            mine.timer = timer
             end = time.monotonic() + _GROUP_SECONDS if followers else 0
             for follower in followers:
                 if time.monotonic() < end or follower.belongs_to(mine):
@@ -282,11 +285,14 @@ class WriteQueue:
         else:
             self._finish(followers)
 
-    def _learn(self, owner: Hashable, timer: Timer) -> None:
-        seconds, is_exact = timer.seconds(), timer.is_exact
-        self._budgets.spend(owner, seconds, is_exclusive=True, is_exact=is_exact)
-        if is_exact:
-            self._order.learn(owner, seconds)
+    def _learn(self, mine: _Write) -> None:
+        timer = mine.timer
+        if timer is None:
+            return
+        held = time.monotonic() - mine.begun
+        self._budgets.spend(mine.owner, timer.seconds, held=held, is_exact=timer.is_exact)
+        if timer.is_exact:
+            self._order.learn(mine.owner, timer.seconds)
 
     def _take_followers(self, mine: _Write) -> list[_Write]:
         """Take ``mine`` and those that wait with it from the queue; only the leader does.

@@ -14,9 +14,9 @@ Owner = Hashable
 
 # Seconds that an owner may take at once: 30 messages of 1 MB, or 20 searches of 10,000 documents.
 _BURST_SECONDS = 1.0
-# What comes back in each second: with 25 %, three in four of others' calls meet no long one, and
-# who has a long job to do while others call, such as an import, takes four times as long.
-_RATE = 0.25
+# What comes back in each second: with a third, two in three of others' calls meet no long one, and
+# who has a long job to do while others call, such as an import, takes three times as long.
+_RATE = 0.33
 # The longest rest. A call that took longer than it stands for is not made up for.
 _MOST_REST_SECONDS = 1.0
 # Others count as calling for so long after a call: longer than a long call keeps them waiting.
@@ -36,10 +36,12 @@ class Timer:
     To ask the system for that takes 1 to 4 µs, twice: all others are timed by the wall.
     """
 
-    __slots__ = ("_begin", "_clock")
+    __slots__ = ("_begin", "_clock", "seconds")
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
+        self.seconds = 0.0
+        """Between its making and :meth:`stop`."""
         self._begin = clock()
 
     @property
@@ -47,9 +49,9 @@ class Timer:
         """Whether nothing but the processor's time counts."""
         return self._clock is time.thread_time
 
-    def seconds(self) -> float:
-        """Since it was made, in the same thread."""
-        return self._clock() - self._begin
+    def stop(self) -> None:
+        """Take the time, in the thread in which it was made."""
+        self.seconds = self._clock() - self._begin
 
 
 class Budgets:
@@ -74,24 +76,26 @@ class Budgets:
         return Timer(time.thread_time if owner in self._timed else time.perf_counter)
 
     def spend(
-        self, owner: Owner, seconds: float, *, is_exclusive: bool = False, is_exact: bool = True
+        self, owner: Owner, seconds: float, *, held: float | None = None, is_exact: bool = True
     ) -> None:
         """Take note of a call of ``owner``.
 
         Args:
             owner: Whose it was.
-            seconds: What it took of the processor; or by the wall, where not ``is_exact``: then the
-                next one is timed exactly, if that was long.
-            is_exclusive: Whether it kept others out.
+            seconds: What it took of the processor: by this it is short or not. Or by the wall,
+                where not ``is_exact``: then the next one is timed exactly, if this was long.
+            held: How long it kept all others out, where it did, the wait for the disk included.
+                That is what counts then.
             is_exact: See ``seconds``.
         """
         now = time.monotonic()
         if owner != self._last[0]:
             self._last_other = self._last
         self._last = owner, now
-        least = _SHORT_EXCLUSIVE_SECONDS if is_exclusive else _SHORT_SECONDS
+        least = _SHORT_SECONDS if held is None else _SHORT_EXCLUSIVE_SECONDS
         if owner is not None and seconds >= least:
-            self._take(owner, seconds if is_exact else 0, now)
+            counted = seconds if held is None else held
+            self._take(owner, counted if is_exact else 0, now)
         elif is_exact:
             self._timed.discard(owner)
 

@@ -94,7 +94,8 @@ class Share:
         outermost.depth -= 1
         if not outermost.depth:
             owner, timer = outermost.owner, outermost.timer
-            self._budgets.spend(owner, timer.seconds(), is_exact=timer.is_exact)
+            timer.stop()
+            self._budgets.spend(owner, timer.seconds, is_exact=timer.is_exact)
             self._leave(owner)
 
     def _rest(self, owner: Owner, seconds: float) -> None:
@@ -189,7 +190,9 @@ class FairExecutor:
         try:
             self._pool.submit(self._run, owner, run)
         except BaseException:
-            self._end(owner)
+            # What was put behind it meanwhile was accepted.
+            while (following := self._end(owner)) is not None:
+                following()
             raise
 
     def _run(self, owner: Owner, run: Callable[[], None]) -> None:
