@@ -99,8 +99,8 @@ class Database:
         # Of each owner half: the other half is there for whoever comes next.
         most = max(1, self._workers // 2)
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="langmem_isolated")
-        self._executor = FairExecutor(pool, most)
         self._budgets = Budgets()
+        self._executor = FairExecutor(pool, most, self._budgets)
         self._share = Share(most, self._timeout, self._no_turn, self._budgets)
         self._writes = WriteQueue(
             partial(self._transactions.run, self._dialect.begin_write),

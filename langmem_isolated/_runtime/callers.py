@@ -160,11 +160,13 @@ class FairExecutor:
     Args:
         pool: The threads.
         most: How many of them one owner may have.
+        budgets: Who has to rest, and does that in one of them.
     """
 
-    def __init__(self, pool: Executor, most: int) -> None:
+    def __init__(self, pool: Executor, most: int, budgets: Budgets) -> None:
         self._pool = pool
         self._most = most
+        self._budgets = budgets
         self._lock = threading.Lock()
         self._running: dict[Owner, int] = {}
         self._waiting: dict[Owner, deque[Callable[[], None]]] = {}
@@ -179,44 +181,54 @@ class FairExecutor:
 
         with self._lock:
             running = self._running.get(owner, 0)
-            if running >= self._most:
+            if running >= self._most_of(owner):
                 self._waiting.setdefault(owner, deque()).append(run)
                 return future
             self._running[owner] = running + 1
         self._start(owner, run)
         return future
 
+    def _most_of(self, owner: Owner) -> int:
+        return 1 if self._budgets.rest(owner) else self._most
+
     def _start(self, owner: Owner, run: Callable[[], None]) -> None:
         try:
             self._pool.submit(self._run, owner, run)
         except BaseException:
             # What was put behind it meanwhile was accepted.
-            while (following := self._end(owner)) is not None:
-                following()
+            self._go_on(owner)
             raise
 
     def _run(self, owner: Owner, run: Callable[[], None]) -> None:
         run()
-        while (following := self._end(owner)) is not None:
+        self._go_on(owner)
+
+    def _go_on(self, owner: Owner) -> None:
+        """After a call has ended: begin those of its owner that have a place now."""
+        following = self._end(owner)
+        while following:
+            run = following.pop(0)
             try:
                 # At the end of the line: those of others come first.
-                self._pool.submit(self._run, owner, following)
+                self._pool.submit(self._run, owner, run)
             except RuntimeError:
                 # The pool is being shut down, and finishes what it was given: this, too.
-                following()
-            else:
-                return
+                run()
+                following += self._end(owner)
 
-    def _end(self, owner: Owner) -> Callable[[], None] | None:
-        """Take note that a call has ended; the next of its owner, which has its place now."""
+    def _end(self, owner: Owner) -> list[Callable[[], None]]:
+        """Take note that a call has ended; the next of its owner, which have their places now."""
         with self._lock:
-            if waiting := self._waiting.get(owner):
-                return waiting.popleft()
-            self._waiting.pop(owner, None)
-            self._running[owner] -= 1
-            if not self._running[owner]:
-                del self._running[owner]
-            return None
+            running, most = self._running.pop(owner) - 1, self._most_of(owner)
+            waiting, following = self._waiting.pop(owner, deque()), []
+            while waiting and running < most:
+                following.append(waiting.popleft())
+                running += 1
+            if running:
+                self._running[owner] = running
+            if waiting:
+                self._waiting[owner] = waiting
+            return following
 
     def shutdown(self) -> None:
         """Finish all that was submitted."""
