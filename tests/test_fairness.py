@@ -275,3 +275,14 @@ def test_who_has_to_rest_does_it_in_one_thread_of_the_pool():
     executor.shutdown()
     assert not executor._running
     assert not executor._waiting
+
+
+def test_a_place_that_an_interrupt_kept_is_the_threads_next_one():
+    share = Share(1, 0.2, lambda: DatabaseLocked("no turn"), Budgets())
+    with OnBehalfOf("a"):
+        share._enter("a")
+
+    with OnBehalfOf("a"), share:
+        pass
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(share._enter, "a").result()

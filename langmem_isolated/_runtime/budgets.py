@@ -6,7 +6,7 @@ between calls, so that most of theirs meet nobody. Who is alone never rests.
 
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Container, Hashable
 
 from langmem_isolated._runtime.forking import renew_in_children
 
@@ -70,6 +70,11 @@ class Budgets:
         self._last_other: tuple[Owner, float] = (None, 0.0)
         # Who has taken long by the wall, and may have waited only.
         self._timed: set[Owner] = set()
+
+    @property
+    def debtors(self) -> Container[Owner]:
+        """Who may have to rest: all others do not."""
+        return self._left
 
     def timer(self, owner: Owner) -> Timer:
         """Begin to time a call of ``owner``."""

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from langmem_isolated._runtime.budgets import Budgets, Owner, Timer
 
@@ -75,8 +75,9 @@ class Share:
         self._timeout = timeout
         self._refuse = refuse
         self._lock = threading.Lock()
-        self._inside: dict[Owner, int] = {}
-        self._waiting: dict[Owner, deque[threading.Lock]] = {}
+        # By thread: a place that an interrupt kept from being given back is its thread's next one.
+        self._inside: dict[Owner, set[int]] = {}
+        self._waiting: dict[Owner, deque[_Place]] = {}
         self._outermost = _Outermost()
 
     def __enter__(self) -> None:
@@ -84,8 +85,8 @@ class Share:
         if not outermost.depth:
             owner = _thread.owner
             self._enter(owner)
-            if rest := self._budgets.rest(owner):
-                self._rest(owner, rest)
+            if owner in self._budgets.debtors:
+                self._rest(owner, self._budgets.rest(owner))
             outermost.owner, outermost.timer = owner, self._budgets.timer(owner)
         outermost.depth += 1
 
@@ -106,16 +107,21 @@ class Share:
             raise
 
     def _enter(self, owner: Owner) -> None:
+        thread = threading.get_ident()
         with self._lock:
-            inside = self._inside.get(owner, 0)
-            if owner is None or (inside < self._most_of(owner) and owner not in self._waiting):
-                self._inside[owner] = inside + 1
+            inside = self._inside.get(owner)
+            if inside is None:
+                self._inside[owner] = {thread}
                 return
-            place = threading.Lock()
-            place.acquire()
+            is_free = len(inside) < self._most_of(owner) and owner not in self._waiting
+            if owner is None or is_free or thread in inside:
+                inside.add(thread)
+                return
+            place = _Place(thread, threading.Lock())
+            place.turn.acquire()
             self._waiting.setdefault(owner, deque()).append(place)
         try:
-            is_in = place.acquire(timeout=self._timeout)
+            is_in = place.turn.acquire(timeout=self._timeout)
         except BaseException:
             self._withdraw(owner, place)
             raise
@@ -127,7 +133,7 @@ class Share:
         # Who has to rest, and does it in several threads at once, does not.
         return 1 if self._budgets.rest(owner) else self._most
 
-    def _withdraw(self, owner: Owner, place: threading.Lock) -> None:
+    def _withdraw(self, owner: Owner, place: "_Place") -> None:
         """Leave the line; or the place, if it was handed over meanwhile."""
         with self._lock:
             waiting = self._waiting.get(owner, deque())
@@ -140,15 +146,24 @@ class Share:
 
     def _leave(self, owner: Owner) -> None:
         with self._lock:
-            inside, most = self._inside.pop(owner) - 1, self._most_of(owner)
-            waiting = self._waiting.pop(owner, deque())
-            while waiting and inside < most:
-                waiting.popleft().release()
-                inside += 1
-            if inside:
-                self._inside[owner] = inside
-            if waiting:
-                self._waiting[owner] = waiting
+            inside = self._inside.get(owner, set())
+            inside.discard(threading.get_ident())
+            if waiting := self._waiting.get(owner):
+                while waiting and len(inside) < self._most_of(owner):
+                    following = waiting.popleft()
+                    inside.add(following.thread)
+                    following.turn.release()
+                if not waiting:
+                    del self._waiting[owner]
+            if not inside:
+                self._inside.pop(owner, None)
+
+
+class _Place(NamedTuple):
+    """In the line of an owner's calls: whose thread, and what it waits for."""
+
+    thread: int
+    turn: threading.Lock
 
 
 class FairExecutor:
