@@ -26,6 +26,7 @@ EMBEDDINGS = DeterministicFakeEmbedding(size=4)
 class Write:
     owner: str | None
     since: float = field(default_factory=time.monotonic)
+    is_deferred: bool = False
 
 
 def queue_of(order: WriteOrder, owners: str) -> str:

@@ -4,7 +4,6 @@ SQLite has one writer. Who sends hundreds of writes has one turn, then everybody
 """
 
 import time
-from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import Protocol
 
@@ -17,10 +16,11 @@ _MOST_OWNERS = 1024
 
 
 class Waiting(Protocol):
-    """A write in the queue: whose, and since when."""
+    """A write in the queue: whose, since when, and whether others may overtake it."""
 
     owner: Hashable
     since: float
+    is_deferred: bool
 
 
 class WriteOrder:
@@ -31,14 +31,19 @@ class WriteOrder:
 
     def place(self, waiting: Sequence[Waiting], mine: Waiting) -> int:
         """Behind how many of those that wait ``mine`` comes."""
-        now, turns = time.monotonic(), Counter[Hashable]()
-        ranks: dict[int, tuple[bool, int, float]] = {}
-        for write in sorted((*waiting, mine), key=lambda write: write.since):
-            ranks[id(write)] = self._is_behind(write, now), turns[write.owner], write.since
-            turns[write.owner] += 1
-        own = ranks[id(mine)]
-        later = (at for at, write in enumerate(waiting) if ranks[id(write)] > own)
-        return next(later, len(waiting))
+        now = time.monotonic()
+        own = self._is_behind(mine, now), sum(write.owner == mine.owner for write in waiting)
+        mine.is_deferred = any(own)
+        if not waiting or not waiting[-1].is_deferred:
+            # As nearly always: nobody waits whom it could overtake.
+            return len(waiting)
+        turns: dict[Hashable, int] = {}
+        for at, write in enumerate(waiting):
+            turn = turns.get(write.owner, 0)
+            if (self._is_behind(write, now), turn) > own:
+                return at
+            turns[write.owner] = turn + 1
+        return len(waiting)
 
     def is_long(self, owner: Hashable) -> bool:
         """Whether its writes take long."""

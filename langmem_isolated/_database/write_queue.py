@@ -86,7 +86,7 @@ class _Write:
 
     __slots__ = (
         *("_call", "_ready", "_transaction", "by_itself", "has_run", "is_delayed", "result"),
-        *("begun", "owner", "since", "timer"),
+        *("begun", "is_deferred", "owner", "since", "timer"),
     )
 
     def __init__(self, operation: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> None:
@@ -94,7 +94,7 @@ class _Write:
         self.owner = current_owner()
         self.since = self.begun = time.monotonic()
         self.timer: Timer | None = None
-        self.is_delayed = False
+        self.is_delayed = self.is_deferred = False
         # Signals interrupt the main thread: it writes for nobody else.
         self.by_itself = threading.current_thread() is threading.main_thread()
         self.has_run = False
@@ -220,7 +220,7 @@ class WriteQueue:
     def _enter(self, mine: _Write, delay: CommitDelay | None) -> bool:
         """Enter the queue; whether it may lead at once."""
         mine.is_delayed = delay is not None and not mine.by_itself
-        self._place(mine)
+        self._waiting.insert(self._order.place([*self._waiting], mine), mine)
         if delay and mine.is_delayed:
             self._wait_for_company(mine, delay)
         # Who comes when others wait does not overtake them.
@@ -317,15 +317,9 @@ class WriteQueue:
         """Wake those that are stored, and put back those that failed or were not begun."""
         if not followers:
             return
-        self._requeue([write for write in followers if not write.has_run and write.by_itself])
-        for write in followers:
-            if not write.has_run and not write.by_itself:
-                self._place(write)
+        self._requeue([write for write in followers if not write.has_run])
         for write in followers:
             write.wake()
-
-    def _place(self, write: _Write) -> None:
-        self._waiting.insert(self._order.place([*self._waiting], write), write)
 
     def _requeue(self, writes: list[_Write]) -> None:
         self._waiting.extendleft(reversed(writes))
