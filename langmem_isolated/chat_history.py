@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -155,14 +155,14 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
             KeyDestroyed: The scope was erased.
             DatabaseError: The database refused or failed.
         """
-        _refuse_one(messages)
+        listed = _listed(messages)
         channel = self._channel if channel is None else checked_id("channel", channel)
         try:
-            self._appender.add(messages, channel, self._repeated)
+            self._appender.add(listed, channel, self._repeated)
         except ValueNotStorable:
             if not is_called_to_record():
                 raise
-            self._appender.add([*map(storable, messages)], channel, self._repeated)
+            self._appender.add([*map(storable, listed)], channel, self._repeated)
 
     def _add(self, messages: Sequence[BaseMessage], is_recorded: bool, **named: str) -> None:
         try:
@@ -368,7 +368,8 @@ def _timed(number: int, plaintext: bytes) -> TimedMessage:
     return TimedMessage(number, message, said_at, channel)
 
 
-def _refuse_one(messages: object) -> None:
+def _listed(messages: Iterable[BaseMessage]) -> list[BaseMessage]:
+    """What may be gone through once, such as a generator, as what may be gone through again."""
     if isinstance(messages, BaseMessage | str | Mapping) or not hasattr(messages, "__iter__"):
         raise ValueNotStorable(
             kind_of(messages),
@@ -376,6 +377,7 @@ def _refuse_one(messages: object) -> None:
             cause="messages are given in a list",
             advice="Write add_messages([HumanMessage(text)]).",
         )
+    return [*messages]
 
 
 def _without_summary(header: bytes, _: ContainerState) -> bytes:

@@ -25,7 +25,9 @@ from langchain_core.messages import (
 from langchain_core.messages.utils import count_tokens_approximately
 
 from langmem_isolated import IsolatedChatMessageHistory, IsolatedMemory, Page, chat_history
+from langmem_isolated._adapters import appending
 from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._runtime import clock
 from langmem_isolated._storage.sessions import statements
 from langmem_isolated._storage.sessions.reading import LATEST
 from langmem_isolated.errors import ValueNotStorable
@@ -652,3 +654,21 @@ async def test_what_is_no_message_is_refused_and_nothing_is_stored(
             await door(history, "add_messages", wrong)
 
     assert await door(history, "messages") == []
+
+
+def test_messages_of_a_generator_are_stored_also_where_the_session_is_ahead_of_the_clock(
+    memory: IsolatedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    """They are encoded twice then, for their time follows the session's."""
+    scope = memory.scope(user_id="alice", module_id="m")
+    scope.chat_history("s").add_messages([HumanMessage("first")])
+    behind = clock.now() - 300_000
+    monkeypatch.setattr(appending, "now", lambda: behind)
+
+    scope.chat_history("s").add_messages(HumanMessage(text) for text in ("second", "third"))  # type: ignore[arg-type]
+
+    assert [message.text for message in scope.chat_history("s").messages] == [
+        "first",
+        "second",
+        "third",
+    ]

@@ -1045,3 +1045,23 @@ def test_closing_lets_go_of_kept_messages(warm: IsolatedMemory):
 
 def test_nothing_is_kept_unless_the_operator_asks_for_it(memory: IsolatedMemory):
     assert memory._context.plaintext_cache is None
+
+
+async def test_what_was_not_embedded_because_a_provider_went_away_is_sent_with_the_next_search(
+    tutor: ScopedMemory, door: Door
+):
+    class Leaving(Provider):
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            answer = super().embed_documents(texts)
+            self.is_away = len(self.embedded) == 8
+            return answer
+
+    say(tutor, "monday", *[f"My puppy sleeps, {number}." for number in range(40)])
+    model = Leaving(*PETS_AND_CARS)
+    await door(tutor, "recall", "animal", embeddings=model, embedding_batch=8)
+    assert len(model.embedded) == 8
+
+    model.is_away = False
+    await door(tutor, "recall", "animal", embeddings=model, embedding_batch=8)
+
+    assert len(model.embedded) == 40

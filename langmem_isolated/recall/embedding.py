@@ -59,6 +59,8 @@ class EmbeddingWork:
         self._failures = 0
         self._has_succeeded = False
         self._refused: list[Candidate] = []
+        # Of those, how many were refused before the model last answered.
+        self._settled = 0
 
     def _is_valid(self, stored: bytes) -> bool:
         """Whether a vector has the query's length, or a refusal is not yet over."""
@@ -85,7 +87,7 @@ class EmbeddingWork:
             ValueError: There are more or fewer than texts.
         """
         pairs = [*zip(part, vectors, strict=True)]
-        self._failures = 0
+        self._failures, self._settled = 0, len(self._refused)
         packed = []
         for one, vector in pairs:
             try:
@@ -105,11 +107,16 @@ class EmbeddingWork:
             self._refused += part
 
     def refusals(self) -> list[Embedded]:
-        """What is to be stored of the texts that were refused; nothing if every text was."""
+        """What is to be stored of the texts that were refused.
+
+        Nothing if every text was, and none since the model, which answered before, went away.
+        """
         if not self._has_succeeded:
             return []
+        is_away = self._failures >= _MOST_FAILURES_IN_A_ROW
+        refused = self._refused[: self._settled] if is_away else self._refused
         mark = _REFUSAL.pack(self._now)
-        return self._stored([(one, mark) for one in self._refused])
+        return self._stored([(one, mark) for one in refused])
 
     def _stored(self, packed: Sequence[tuple[Candidate, bytes]]) -> list[Embedded]:
         self._known.update({(one.source, one.key): vector for one, vector in packed})
