@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, Self, overload
 from weakref import WeakKeyDictionary
@@ -122,25 +122,16 @@ class IsolatedMemory(MemoryOfRun):
             del root_key
         whole_number("key_cache_size", key_cache_size, advice=_OWNERS)
         seconds("key_cache_seconds", key_cache_seconds, or_none=True)
-        seconds("plaintext_cache_seconds", plaintext_cache_seconds, or_none=True)
-        whole_number("plaintext_cache_bytes", plaintext_cache_bytes, least=1)
-
-        def opened(url: str) -> Database:
-            return Database(
-                url,
-                synchronous=synchronous,
-                pool_size=pool_size,
-                timeout=timeout,
-                auto_upgrade=auto_upgrade,
-            )
-
+        opened = partial(
+            Database,
+            synchronous=synchronous,
+            pool_size=pool_size,
+            timeout=timeout,
+            auto_upgrade=auto_upgrade,
+        )
         self._database = opened(url)
         self._key_store = None if key_store is None else opened(key_store)
-        if self._key_store and self._key_store.url == self._database.url:
-            raise DatabaseError(
-                "key_store= names the database itself: backups of it would carry the keys. "
-                "Expected another one; give its URL, or leave key_store out."
-            )
+        _refuse_own_key_store(self._database, self._key_store)
         self._keyring = Keyring(
             self._database,
             key,
@@ -149,16 +140,11 @@ class IsolatedMemory(MemoryOfRun):
             cache_seconds=key_cache_seconds,
             compress=compress,
         )
-        plaintext_cache = None
-        if plaintext_cache_seconds:
-            plaintext_cache = PlaintextCache(
-                seconds=plaintext_cache_seconds, size=plaintext_cache_bytes
-            )
         self._context = MemoryContext(
             self._database,
             self._keyring,
             ElementCaches(),
-            plaintext_cache,
+            _plaintext_cache(plaintext_cache_seconds, plaintext_cache_bytes),
             WeakKeyDictionary(),
             keys,
             RunScopes(),
@@ -326,3 +312,18 @@ class IsolatedMemory(MemoryOfRun):
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+
+def _plaintext_cache(span: float, size: int) -> PlaintextCache | None:
+    """A cache of ``size`` bytes that keeps for ``span`` seconds; none for 0."""
+    seconds("plaintext_cache_seconds", span, or_none=True)
+    whole_number("plaintext_cache_bytes", size, least=1)
+    return PlaintextCache(seconds=span, size=size) if span else None
+
+
+def _refuse_own_key_store(database: Database, key_store: Database | None) -> None:
+    if key_store and key_store.url == database.url:
+        raise DatabaseError(
+            "key_store= names the database itself: backups of it would carry the keys. Expected "
+            "another one; give its URL, or leave key_store out."
+        )

@@ -53,11 +53,7 @@ def test_a_task_writes_in_the_commit_of_the_checkpoint_that_follows(
     config = put(saver, at("t"), {})
     commits = commits_of(saver, monkeypatch)
 
-    with ThreadPoolExecutor(2) as threads:
-        written = threads.submit(saver.put_writes, config, [("a", LARGE)], "task")
-        until_it_waits(on_sqlite)
-        new = threads.submit(put, saver, config, {"a": [LARGE, LARGE]})
-        written.result(10), new.result(10)
+    write_and_follow(on_sqlite, config)
 
     assert len(commits) == 1
     assert values_at(saver, at("t")) == {"a": [LARGE, LARGE]}
@@ -76,13 +72,19 @@ def test_who_is_known_for_long_writes_writes_in_one_commit_as_well(
         records.database._writes._order.learn(records._caller, 1)
     commits = commits_of(saver, monkeypatch)
 
-    with ThreadPoolExecutor(2) as threads:
-        written = threads.submit(saver.put_writes, config, [("a", LARGE)], "task")
-        until_it_waits(on_sqlite)
-        new = threads.submit(put, saver, config, {"a": [LARGE, LARGE]})
-        written.result(10), new.result(10)
+    write_and_follow(on_sqlite, config)
 
     assert len(commits) == 1
+
+
+def write_and_follow(scoped: ScopedMemory, config: Any) -> None:
+    """A task's writes, and while they wait for company the checkpoint that follows."""
+    saver = scoped.checkpointer()
+    with ThreadPoolExecutor(2) as threads:
+        written = threads.submit(saver.put_writes, config, [("a", LARGE)], "task")
+        until_it_waits(scoped)
+        new = threads.submit(put, saver, config, {"a": [LARGE, LARGE]})
+        written.result(10), new.result(10)
 
 
 def until_it_waits(scoped: ScopedMemory) -> None:

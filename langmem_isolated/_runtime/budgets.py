@@ -126,6 +126,13 @@ class Budgets:
                 self._left.pop(owner, None)
         return 0 if left >= 0 or now - last_of_others > _COMPANY_SECONDS else -left / _RATE
 
+    def at_once(self, owner: Owner, most: int) -> int:
+        """How many of at most ``most`` calls run at once: one of an owner who has to rest.
+
+        Who rests in several threads at once does not rest.
+        """
+        return 1 if self.rest(owner) else most
+
     def _of(self, owner: Owner, now: float) -> float:
         left, then = self._left.get(owner, (_BURST_SECONDS, now))
         return min(_BURST_SECONDS, left + (now - then) * _RATE)

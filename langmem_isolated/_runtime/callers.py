@@ -113,7 +113,10 @@ class Share:
             if inside is None:
                 self._inside[owner] = {thread}
                 return
-            is_free = len(inside) < self._most_of(owner) and owner not in self._waiting
+            is_free = (
+                len(inside) < self._budgets.at_once(owner, self._most)
+                and owner not in self._waiting
+            )
             if owner is None or is_free or thread in inside:
                 inside.add(thread)
                 return
@@ -128,10 +131,6 @@ class Share:
         if not is_in:
             self._withdraw(owner, place)
             raise self._refuse()
-
-    def _most_of(self, owner: Owner) -> int:
-        # Who has to rest, and does it in several threads at once, does not.
-        return 1 if self._budgets.rest(owner) else self._most
 
     def _withdraw(self, owner: Owner, place: "_Place") -> None:
         """Leave the line; or the place, if it was handed over meanwhile."""
@@ -149,7 +148,7 @@ class Share:
             inside = self._inside.get(owner, set())
             inside.discard(threading.get_ident())
             if waiting := self._waiting.get(owner):
-                while waiting and len(inside) < self._most_of(owner):
+                while waiting and len(inside) < self._budgets.at_once(owner, self._most):
                     following = waiting.popleft()
                     inside.add(following.thread)
                     following.turn.release()
@@ -196,15 +195,12 @@ class FairExecutor:
 
         with self._lock:
             running = self._running.get(owner, 0)
-            if running >= self._most_of(owner):
+            if running >= self._budgets.at_once(owner, self._most):
                 self._waiting.setdefault(owner, deque()).append(run)
                 return future
             self._running[owner] = running + 1
         self._start(owner, run)
         return future
-
-    def _most_of(self, owner: Owner) -> int:
-        return 1 if self._budgets.rest(owner) else self._most
 
     def _start(self, owner: Owner, run: Callable[[], None]) -> None:
         try:
@@ -234,7 +230,7 @@ class FairExecutor:
     def _end(self, owner: Owner) -> list[Callable[[], None]]:
         """Take note that a call has ended; the next of its owner, which have their places now."""
         with self._lock:
-            running, most = self._running.pop(owner) - 1, self._most_of(owner)
+            running, most = self._running.pop(owner) - 1, self._budgets.at_once(owner, self._most)
             waiting, following = self._waiting.pop(owner, deque()), []
             while waiting and running < most:
                 following.append(waiting.popleft())
