@@ -174,14 +174,23 @@ def test_a_query_of_ten_thousand_characters_is_ranked_like_any_other():
     assert ranked(query, "nothing", "word7 and word9", "word8") == [1, 2]
 
 
+class CountedSearches(list[str]):
+    """A text that tells how often it was gone through for one word."""
+
+    searches = 0
+
+    def count(self, word: str) -> int:
+        self.searches += 1
+        return super().count(word)
+
+
 def test_a_long_query_takes_no_longer_per_text_than_the_text_is_long():
-    texts = [[f"word{number}" for number in range(16_000)] for _ in range(10)]
+    texts = [CountedSearches(f"word{number}" for number in range(16_000)) for _ in range(10)]
     matches = Matches({f"word{number}": number for number in range(1_500)}, 1_500)
-    begin = time.process_time()
 
     scores = bm25(matches, texts)
 
-    assert time.process_time() - begin < 0.5
+    assert max(text.searches for text in texts) < 10
     assert scores == pytest.approx([scores[0]] * 10)
     few, many = (Matches(dict.fromkeys("a" + others, 0), 1) for others in ("", "bcdefghijklmno"))
     assert bm25(few, [[*"axa"], ["x"]]) == bm25(many, [[*"bxo"], ["x"]])
@@ -197,7 +206,14 @@ HOSTILE = {
 
 
 def worst_pause(work: Callable[[], object]) -> float:
-    """For how many seconds this thread waited at most while another did its work."""
+    """For how many seconds this thread waited at most while another did its work.
+
+    The least of some tries: a machine that has other work makes it longer, never shorter.
+    """
+    return min(_worst_pause(work) for _ in range(3))
+
+
+def _worst_pause(work: Callable[[], object]) -> float:
     thread = threading.Thread(target=work)
     worst, before = 0.0, time.perf_counter()
     thread.start()

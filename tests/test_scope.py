@@ -86,12 +86,14 @@ def test_an_id_has_at_most_255_bytes_of_utf8(part: str, character: str):
 
 
 def test_a_very_long_id_is_refused_without_looking_through_it():
-    began = time.perf_counter()
-    with pytest.raises(ScopeError, match="got 50000000 characters"):
-        checked_id("user_id", "a" * 50_000_000)
+    def seconds() -> float:
+        began = time.thread_time()
+        with pytest.raises(ScopeError, match="got 50000000 characters"):
+            checked_id("user_id", "a" * 50_000_000)
+        return time.thread_time() - began
 
-    # Looking at each character takes 2 s.
-    assert time.perf_counter() - began < 0.5
+    # Looking at each character takes 2 s; the least of some tries, as machines have other work.
+    assert min(seconds() for _ in range(3)) < 0.5
 
 
 @given(st.text(st.characters(exclude_categories=()), max_size=300))

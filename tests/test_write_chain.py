@@ -150,7 +150,7 @@ def test_many_who_write_to_one_thread_at_once_lose_nothing(scoped: ScopedMemory)
 def test_who_writes_alone_waits_for_nobody_before_long(
     sqlite_url: str, root_key: LocalRootKey, monkeypatch: Any
 ):
-    monkeypatch.setattr(write_chain, "_COMPANY_SECONDS", 0.2)
+    monkeypatch.setattr(write_chain, "_COMPANY_SECONDS", 1.0)
     with IsolatedMemory(sqlite_url, root_key=root_key) as memory:
         saver = memory.scope(ALICE).checkpointer()
         config = put(saver, at("t"), {})
@@ -166,7 +166,7 @@ def test_who_writes_alone_waits_for_nobody_before_long(
         thread.join()
 
         # Two delays in vain, and no more of twelve.
-        assert 0.3 < time.monotonic() - begin < 1.2
+        assert 1.5 < time.monotonic() - begin < 8
 
 
 def test_a_delay_is_tried_again_now_and_then_and_kept_while_it_pays():
