@@ -25,6 +25,7 @@ from langmem_isolated._runtime.limits import DEFAULT_LIMITS, Limits
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated.errors import DatabaseError, ScopeError
+from langmem_isolated.lifecycle import MemoryLifecycle
 from langmem_isolated.memory_of_run import MemoryOfRun
 from langmem_isolated.root_keys import LocalRootKey, RootKey, checked_provider
 from langmem_isolated.scope import Scope, checked_id
@@ -40,7 +41,7 @@ _OWNERS = "It is how many owners' keys are kept, 1,024 if you leave it out."
 
 
 @explains_calls
-class IsolatedMemory(MemoryOfRun):
+class IsolatedMemory(MemoryOfRun, MemoryLifecycle):
     """The memory of an application: one database, one root key, any number of users.
 
     Constructing it opens nothing but the root key. The tables are made, or checked, at first use or

@@ -14,6 +14,7 @@ from langmem_isolated._runtime.arguments import kind_of
 from langmem_isolated._runtime.calls import ONE_SCOPE, explains_calls, made_by
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import IsolationViolation
+from langmem_isolated.lifecycle import ScopeLifecycle
 from langmem_isolated.scope import Scope, checked_id
 from langmem_isolated.scoped_retrieval import ScopedRetrieval
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from langmem_isolated.chat_history import IsolatedChatMessageHistory
     from langmem_isolated.checkpointer import IsolatedCheckpointSaver
     from langmem_isolated.indexing import IsolatedRecordManager
-    from langmem_isolated.lifecycle import Verified
     from langmem_isolated.middleware import IsolatedMemoryMiddleware
     from langmem_isolated.node_cache import IsolatedNodeCache
     from langmem_isolated.recall import Recall, Recalled
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 @made_by(ONE_SCOPE, first=MemoryContext)
 @explains_calls
-class ScopedMemory(ScopedRetrieval):
+class ScopedMemory(ScopedRetrieval, ScopeLifecycle):
     """One scope's memory: everything made from it reads and writes that scope and no other.
 
     >>> tutor = memory.scope(user_id="alice", module_id="tutor")
@@ -331,25 +331,6 @@ class ScopedMemory(ScopedRetrieval):
             name=name,
             description=description,
         )
-
-    def verify(self) -> Verified:
-        """Open all that the scope has, and find nothing missing that is counted.
-
-        Not told: that an item of a store or an entry of a cache was removed or rolled back, nor
-        that a whole older state was put back with the rows that count it.
-
-        Raises:
-            RecordDoesNotOpen: Something was changed, moved, exchanged, restored or removed.
-            RecordError: A later version of this package wrote something.
-            DatabaseError: The database refused or failed.
-        """
-        from langmem_isolated.lifecycle import verified
-
-        return verified(self._records)
-
-    async def averify(self) -> Verified:
-        """Open all that the scope has; see :meth:`verify`."""
-        return await self._records.arun(self.verify)
 
     def module(self, module_id: str) -> ScopedMemory:
         """The same user's memory in another module.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -83,6 +83,13 @@ class MemoryContext(NamedTuple):
     def records(self, owner: Owner) -> ScopedDatabase:
         """One owner's records."""
         return ScopedDatabase(self.database, self.keyring, owner, self.limits)
+
+    def walk(
+        self, *, project: str | None = None, module: str | None = None
+    ) -> Iterator[ScopedDatabase]:
+        """The records of every owner that has any, of all projects or one, or of its module."""
+        for _, owner in self.keyring.walk(project=project, module=module):
+            yield self.records(owner)
 
     def readable(self, scope: Scope, levels: Sequence[SharingLevel]) -> list[ScopedDatabase]:
         """The records that a scope reads at each of ``levels``.

@@ -1,5 +1,8 @@
 """Key-value entries of a scope, in namespaces of their own, with expiry.
 
+Those of caches, byte stores and indexes have the kind *entry*; grants, profiles, policies, claims
+and receipts are entries of a kind of their own.
+
 An entry's ``parent`` is a keyed digest of its space's names, its ``key`` one of its key below that,
 and its ``tag``, where it has one, of what it is found by besides. The sealed plaintext is, in
 bytes::
@@ -32,6 +35,10 @@ from langmem_isolated.errors import RecordDoesNotOpen, RecordError
 
 Names = Sequence[bytes]
 
+# The kinds whose records are entries.
+ENTRY_KINDS = frozenset(
+    {Kind.ENTRY, Kind.GRANT, Kind.PROFILE, Kind.POLICY, Kind.CLAIM, Kind.RECEIPT}
+)
 _FORM = 1
 _HEAD = struct.Struct(">BQQIII")
 # Digests asked for by one statement. Fewer are repeated: a statement is compiled once.
@@ -45,9 +52,7 @@ _NOW = bindparam("now", type_=sa.BigInteger)
 # SQLite would be asked for a parameter.
 _FROM_THE_FIRST: sa.ColumnElement[int] = sa.literal_column("0")
 
-_OF_SCOPE = sa.and_(
-    _records.scope_id == _SCOPE_ID, _records.kind == sa.literal_column(str(int(Kind.ENTRY)))
-)
+_OF_SCOPE = sa.and_(_records.scope_id == _SCOPE_ID, _records.kind == bindparam("kind"))
 _HERE = _records.parent == _PARENT
 _IN_SPACE = sa.and_(_OF_SCOPE, _HERE)
 _ALIVE = sa.or_(_records.expires_at.is_(None), _records.expires_at > _NOW)
@@ -72,6 +77,7 @@ def _first(entries: sa.Select[Any]) -> sa.Select[Any]:
 
 _AT = {n: _ENTRIES.where(_HERE, _among(_records.key, n)) for n in (1, _AT_ONCE)}
 _PAGE = _first(_ENTRIES.where(_HERE, _records.key > _KEY).order_by(_records.key))
+_ALL = _ENTRIES.where(_HERE).order_by(_records.created_at, _records.key)
 _NEWEST = _first(_ENTRIES.where(_HERE).order_by(_records.updated_at.desc()))
 _BETWEEN = _ENTRIES.where(
     _records.updated_at > bindparam("after", type_=sa.BigInteger),
@@ -105,19 +111,20 @@ class Entry(NamedTuple):
 class _Namespace:
     """One scope's space: where its entries stand, and what seals and opens them."""
 
-    def __init__(self, keys: ScopeKeys, names: Names) -> None:
+    def __init__(self, keys: ScopeKeys, names: Names, kind: Kind = Kind.ENTRY) -> None:
         self._keys = keys
         self._names = framed(*names)
-        self.parent = keys.pseudonym(Kind.ENTRY, b"space", *names)
-        self._place = keys.aad_prefix(Kind.ENTRY, self.parent)
-        self._open = keys.opener(self._place, Kind.ENTRY)
-        self.here = {"scope_id": keys.scope_id, "parent": self.parent}
+        self._kind = kind
+        self.parent = keys.pseudonym(kind, b"space", *names)
+        self._place = keys.aad_prefix(kind, self.parent)
+        self._open = keys.opener(self._place, kind)
+        self.here = {"scope_id": keys.scope_id, "kind": int(kind), "parent": self.parent}
 
     def key(self, key: bytes) -> bytes:
-        return self._keys.pseudonym(Kind.ENTRY, b"key", self.parent, key)
+        return self._keys.pseudonym(self._kind, b"key", self.parent, key)
 
     def tag(self, tag: bytes) -> bytes:
-        return self._keys.pseudonym(Kind.ENTRY, b"tag", self.parent, tag)
+        return self._keys.pseudonym(self._kind, b"tag", self.parent, tag)
 
     def row(self, entry: Entry, now: int, expires_at: int | None) -> dict[str, Any]:
         """The row of an entry."""
@@ -128,7 +135,6 @@ class _Namespace:
         sealed = self._keys.seal(self._place, key, plaintext)
         return {
             **self.here,
-            "kind": int(Kind.ENTRY),
             "key": key,
             "tag": self.tag(tag) if tag else None,
             "sealed": sealed,
@@ -141,7 +147,7 @@ class _Namespace:
 
     def expiry_mac(self, key: bytes, updated_at: int, expires_at: int) -> bytes:
         address = self.parent, key
-        return expiry_mac(self._keys, Kind.ENTRY, address, updated_at, expires_at)
+        return expiry_mac(self._keys, self._kind, address, updated_at, expires_at)
 
     def opened(self, rows: Iterable[Row]) -> list[Entry]:
         """The entries of rows.
@@ -157,8 +163,8 @@ class _Namespace:
         plaintext = self._open(digest, sealed)
         if plaintext[0] != _FORM:
             raise RecordError(
-                f"An entry is stored in form {plaintext[0]}, this version knows {_FORM}. Nothing "
-                "was changed; install a later langmem-isolated."
+                f"A record of kind {self._kind.label} is stored in form {plaintext[0]}, this "
+                f"version knows {_FORM}. Nothing was changed; install a later langmem-isolated."
             )
         _, updated, expires, names, key, tag = _HEAD.unpack_from(plaintext)
         key_at = _HEAD.size + names
@@ -168,27 +174,27 @@ class _Namespace:
         )
         if columns != [self.tag(entry.tag) if entry.tag else None, updated, expires or None]:
             raise RecordDoesNotOpen(
-                Kind.ENTRY.label, "its times or its tag are not those it was put with"
+                self._kind.label, "its times or its tag are not those it was put with"
             )
         return entry
 
 
-def check(keys: ScopeKeys, parent: bytes, row: Row, mac: bytes | None) -> None:
-    """Open an entry of any space, by its row as the statements have it, and its expiry's MAC.
+def check(keys: ScopeKeys, kind: Kind, parent: bytes, row: Row, mac: bytes | None) -> None:
+    """Open an entry of any space of a kind, by its row as in the statements and its expiry's MAC.
 
     Raises:
         RecordDoesNotOpen: It was changed, moved or exchanged.
         RecordError: A later version of this package wrote it.
     """
     digest, sealed, _, updated_at, expires_at = row
-    plaintext = keys.open(keys.aad_prefix(Kind.ENTRY, parent), digest, sealed, Kind.ENTRY)
+    plaintext = keys.open(keys.aad_prefix(kind, parent), digest, sealed, kind)
     names = _HEAD.unpack_from(plaintext)[3]
-    space = _Namespace(keys, unframed(plaintext[_HEAD.size : _HEAD.size + names]))
+    space = _Namespace(keys, unframed(plaintext[_HEAD.size : _HEAD.size + names]), kind)
     (entry,) = space.opened([row])
     if (space.parent, space.key(entry.key)) != (parent, digest):
-        raise RecordDoesNotOpen(Kind.ENTRY.label, "it stands at another's address")
+        raise RecordDoesNotOpen(kind.label, "it stands at another's address")
     is_expected, expiry = expires_at is not None, (expires_at, mac)
-    check_expiry(keys, Kind.ENTRY, (parent, digest), updated_at, expiry, is_expected=is_expected)
+    check_expiry(keys, kind, (parent, digest), updated_at, expiry, is_expected=is_expected)
 
 
 def _chunks(digests: Iterable[bytes], size: int = _AT_ONCE) -> list[dict[str, bytes]]:
@@ -201,14 +207,20 @@ def _chunks(digests: Iterable[bytes], size: int = _AT_ONCE) -> list[dict[str, by
 
 
 def get(
-    transaction: Transaction, keys: ScopeKeys, names: Names, wanted: Sequence[bytes], now: int
+    transaction: Transaction,
+    keys: ScopeKeys,
+    names: Names,
+    wanted: Sequence[bytes],
+    now: int,
+    *,
+    kind: Kind = Kind.ENTRY,
 ) -> list[bytes | None]:
     """The value under each key of ``wanted``, or ``None``: one query for one key.
 
     Raises:
         RecordDoesNotOpen: An entry was changed, moved or exchanged.
     """
-    space, size = _Namespace(keys, names), 1 if len(wanted) == 1 else _AT_ONCE
+    space, size = _Namespace(keys, names, kind), 1 if len(wanted) == 1 else _AT_ONCE
     shared = {**space.here, "now": now}
     asked = ({**shared, **chunk} for chunk in _chunks(map(space.key, wanted), size))
     answers = transaction.rows_of_each(_AT[size], asked)
@@ -223,6 +235,8 @@ def put(
     entries: Iterable[Entry],
     now: int,
     lifetime: int | None = None,
+    *,
+    kind: Kind = Kind.ENTRY,
 ) -> None:
     """Store ``entries`` in place of what stands under their keys; the last of each key counts.
 
@@ -231,11 +245,12 @@ def put(
         entries: One or more.
         now: The time, in µs, that they were put at.
         lifetime: How long they live, in µs; for ever by default.
+        kind: One of ``ENTRY_KINDS``.
 
     Raises:
         ScopeGone: The scope was erased; nothing was written.
     """
-    space, expires_at = _Namespace(keys, names), None if lifetime is None else now + lifetime
+    space, expires_at = _Namespace(keys, names, kind), None if lifetime is None else now + lifetime
     rows = {entry.key: space.row(entry, now, expires_at) for entry in entries}
     proof = transaction.query(_PROVE_SCOPE, scope_id=keys.scope_id, scope_birth=keys.birth)
     # In one order everywhere: two who put the same keys wait for each other, and do not deadlock.
@@ -246,17 +261,36 @@ def put(
 
 
 def remove(
-    transaction: Transaction, keys: ScopeKeys, names: Names, unwanted: Iterable[bytes]
+    transaction: Transaction,
+    keys: ScopeKeys,
+    names: Names,
+    unwanted: Iterable[bytes],
+    *,
+    kind: Kind = Kind.ENTRY,
 ) -> None:
     """Remove the entries under the keys of ``unwanted``, where there are any."""
-    space = _Namespace(keys, names)
+    space = _Namespace(keys, names, kind)
     digests = sorted(map(space.key, unwanted))
     transaction.execute_many(_REMOVE, [{**space.here, "key": digest} for digest in digests])
 
 
-def clear(transaction: Transaction, keys: ScopeKeys, names: Names) -> None:
+def clear(
+    transaction: Transaction, keys: ScopeKeys, names: Names, *, kind: Kind = Kind.ENTRY
+) -> None:
     """Remove every entry of a space."""
-    transaction.execute(_CLEAR, **_Namespace(keys, names).here)
+    transaction.execute(_CLEAR, **_Namespace(keys, names, kind).here)
+
+
+def all_of(
+    transaction: Transaction, keys: ScopeKeys, names: Names, now: int, *, kind: Kind = Kind.ENTRY
+) -> list[Entry]:
+    """Every entry of a space, by when it was first put.
+
+    Raises:
+        RecordDoesNotOpen: An entry was changed, moved or exchanged.
+    """
+    space = _Namespace(keys, names, kind)
+    return space.opened(transaction.rows(_ALL, **space.here, now=now))
 
 
 def page(
@@ -309,12 +343,13 @@ def updated_between(
         rows = transaction.rows(_DATED, **space.here, **span, limit=limit)
         return [entry.key for entry in space.opened(rows)]
     found: list[bytes] = []
+    of_scope = {"scope_id": keys.scope_id, "kind": int(Kind.ENTRY)}
     for chunk in _chunks(map(space.tag, tags)):
-        left = {"limit": limit - len(found), "scope_id": keys.scope_id}
+        left = {"limit": limit - len(found), **of_scope}
         found += [e.key for e in space.opened(transaction.rows(_TAGGED, **left, **span, **chunk))]
     return found
 
 
 def sweep(transaction: Transaction, keys: ScopeKeys, now: int) -> int:
     """Remove a scope's expired entries; returns how many."""
-    return len(transaction.rows(_SWEEP, scope_id=keys.scope_id, now=now))
+    return len(transaction.rows(_SWEEP, scope_id=keys.scope_id, kind=int(Kind.ENTRY), now=now))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from langmem_isolated._crypto.directory import DirectoryKey
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._crypto.owners import Owner
+from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.database import Database
 from langmem_isolated._runtime.clock import now
@@ -181,6 +181,50 @@ class Keyring:
         principal = place.keys.unwrapped(self._sets.read(place.principal, place.directory))
         rows = self._scopes.of_principal(place.directory, place.principal) if principal else []
         return [owner_of(row, principal) for row in rows if principal]
+
+    def walk(
+        self, *, project: str | None = None, module: str | None = None
+    ) -> Iterator[tuple[ScopeRow, Owner]]:
+        """Every scope that has memory, and whose it is; for operators' jobs.
+
+        An owner that is erased meanwhile is left out.
+
+        Args:
+            project: Only this project's; by default all.
+            module: Only this module's of it.
+
+        Raises:
+            KeyringError: A key cannot be had, or belongs to another root key.
+            RecordDoesNotOpen: The keys or a scope's row are not as they were stored.
+        """
+        opened = self._installation.open(create=False)
+        if opened is None:
+            return
+        directory, keys = opened
+        digests = {}
+        if project is not None:
+            digests["project"] = directory.project_of(Owner(Level.PROJECT, project))
+            if module is not None:
+                in_module = Owner(Level.MODULE, project, module=module)
+                digests["module"] = directory.module_of(in_module) or b""
+        for row in self._scopes.walk(directory, **digests):
+            principal = keys.unwrapped(self._sets.read(row.principal, directory))
+            if principal is not None and principal.incarnation == row.incarnation:
+                yield row, owner_of(row, principal)
+
+    def owner_of(self, scope_id: bytes) -> Owner | None:
+        """Whose scope it is by which tables know it; ``None`` for one that has no memory.
+
+        Raises:
+            KeyringError: A key cannot be had, or belongs to another root key.
+            RecordDoesNotOpen: The keys or the scope's row are not as they were stored.
+        """
+        opened = self._installation.open(create=False)
+        row = opened and self._scopes.by_id(opened.directory, scope_id)
+        if not opened or not row:
+            return None
+        principal = opened.keys.unwrapped(self._sets.read(row.principal, opened.directory))
+        return None if principal is None else owner_of(row, principal)
 
     def change_keys(self, owner: Owner, change: Callable[[KeySet, WrappedKeys], KeySet]) -> None:
         """Change the key set of the owner's principal: the one way in which a set ever changes.

@@ -7,21 +7,23 @@ where anything of its scope is left.
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import cycle, islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BindParameter,
     ColumnElement,
     Exists,
     LargeBinary,
+    Select,
     bindparam,
     case,
     delete,
     exists,
     func,
+    literal_column,
     or_,
     select,
     union_all,
@@ -65,6 +67,8 @@ class ScopeRow(NamedTuple):
     seals: int | None = None
 
 
+# Rows that a walk over all scopes reads at once.
+PAGE = 500
 _STORED = ScopeRow._fields[:-2]
 # How many columns, from the first on, stand under the MAC: all but itself.
 _AUTHENTICATED = len(_STORED) - 1
@@ -83,6 +87,25 @@ _COLUMNS = [_scopes[name] for name in _STORED]
 _SCOPE_ID = bindparam("scope_id", type_=LargeBinary)
 
 _SELECT_OF_PRINCIPAL = select(*_COLUMNS).where(_scopes.principal == bindparam("principal"))
+_SELECT_BY_ID = select(*_COLUMNS).where(_scopes.scope_id == _SCOPE_ID)
+
+
+def _page(*columns: str) -> Select[Any]:
+    """The rows behind one, in order, that have these columns."""
+    return (
+        select(*_COLUMNS)
+        .where(
+            _scopes.scope_id > bindparam("behind", type_=LargeBinary),
+            *(_scopes[name] == bindparam(name, type_=LargeBinary) for name in columns),
+        )
+        .order_by(_scopes.scope_id)
+        .limit(literal_column(str(PAGE)))
+        .offset(literal_column("0"))
+    )
+
+
+_WALKED: list[tuple[str, ...]] = [(), ("project",), ("project", "module")]
+_PAGES = {names: _page(*names) for names in _WALKED}
 _INSERT = insert_if_absent(schema.scopes, *_STORED)
 _DELETE = delete(schema.scopes).where(
     _scopes.scope_id == bindparam("scope_id"), _scopes.birth == bindparam("birth")
@@ -170,6 +193,23 @@ class ScopeRows:
         """The rows of every scope that a principal's keys seal, checked."""
         rows = self._database.read(Transaction.rows, _SELECT_OF_PRINCIPAL, principal=principal)
         return [checked(row, directory) for row in rows]
+
+    def by_id(self, directory: DirectoryKey, scope_id: bytes) -> ScopeRow | None:
+        """A scope's row, checked; ``None`` if it has none."""
+        row = self._database.read(Transaction.row, _SELECT_BY_ID, scope_id=scope_id)
+        return None if row is None else checked(row, directory)
+
+    def walk(self, directory: DirectoryKey, **digests: bytes) -> Iterator[ScopeRow]:
+        """Every scope's row, checked, in the order of their ids, a page in one state each.
+
+        Args:
+            directory: Checks them.
+            digests: ``project``, or ``project`` and ``module``, of those that are asked for.
+        """
+        statement, behind = _PAGES[tuple(digests)], b""
+        while rows := self._database.read(Transaction.rows, statement, behind=behind, **digests):
+            yield from (checked(row, directory) for row in rows)
+            behind = rows[-1][0]
 
     def traces(self, scope_id: bytes, principal: bytes) -> Traces:
         """What there is of a scope, asked where its row or its keys were not found."""

@@ -64,11 +64,14 @@ class _Record(NamedTuple):
 
     def has_only_its_columns(self) -> bool:
         """Whether the columns that its kind does not use say nothing."""
-        is_immutable = self.kind in _COUNTED
+        is_immutable, is_entry = self.kind in _COUNTED, self.kind in entries.ENTRY_KINDS
         return (
             (self.alias is None or self.kind in (Kind.MESSAGE, Kind.ELEMENT))
-            and (self.tag is None or self.kind in (Kind.MESSAGE, Kind.CHECKPOINT, Kind.ENTRY))
-            and (self.expires_at is None or self.kind in (Kind.ITEM, Kind.ENTRY))
+            and (
+                self.tag is None
+                or self.kind in (Kind.MESSAGE, Kind.CHECKPOINT, *entries.ENTRY_KINDS)
+            )
+            and (self.expires_at is None or is_entry or self.kind == Kind.ITEM)
             and (self.expiry_mac is None or self.expires_at is not None)
             and (self.created_at == self.updated_at or not is_immutable)
         )
@@ -127,7 +130,7 @@ class _Verification:
             Kind.EMBEDDING: self._embedding,
             Kind.ITEM: self._item,
             Kind.VECTOR: self._vector,
-            Kind.ENTRY: self._entry,
+            **dict.fromkeys(entries.ENTRY_KINDS, self._entry),
         }
 
     def run(self) -> Counter[Kind]:
@@ -251,7 +254,7 @@ class _Verification:
     def _entry(self, record: _Record) -> None:
         times = (record.tag, record.updated_at, record.expires_at)
         row = (record.key, record.sealed, *times)
-        entries.check(self._keys, record.parent, row, record.expiry_mac)
+        entries.check(self._keys, Kind(record.kind), record.parent, row, record.expiry_mac)
 
 
 def verify(transaction: Transaction, keys: ScopeKeys) -> Counter[Kind]:
