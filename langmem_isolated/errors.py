@@ -19,7 +19,9 @@ __all__ = [
     "KeyNotFound",
     "KeyringError",
     "LangmemIsolatedError",
+    "LegalHold",
     "LimitExceeded",
+    "PolicyNotFound",
     "RecordDoesNotOpen",
     "RecordError",
     "RootKeyInvalid",
@@ -300,6 +302,32 @@ class SessionNotFound(LangmemIsolatedError, KeyError):
         super().__init__(
             "This scope has no session of that id. Nothing was changed. Expected one that "
             "scope.sessions() lists; scope.sessions.create() and the first message make one."
+        )
+
+    __str__ = Exception.__str__
+
+
+class LegalHold(LangmemIsolatedError):
+    """A user's memory is on legal hold: nothing of it is cleared, swept or erased."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This user's memory is on legal hold. Nothing was removed. Whoever ordered it can end "
+            "it: memory.retention.release(user_id); memory.retention.holds() says who and why."
+        )
+
+
+class PolicyNotFound(LangmemIsolatedError, KeyError):
+    """There is no such retention policy, or no such legal hold.
+
+    Args:
+        what: What was looked for.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"There is no {what} there. Nothing was changed. memory.retention.list() and holds() "
+            "say which there are."
         )
 
     __str__ = Exception.__str__

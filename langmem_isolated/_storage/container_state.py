@@ -22,6 +22,8 @@ _NUMBERS = struct.Struct(">QQQHHQQQQQQ")
 _ABSENT = 2**64 - 1
 BIRTH_BYTES = 16
 GENERATION_BYTES = 8
+# When a row expired whose records are being removed in batches; no clock gives this time.
+GONE = 0
 
 
 class ContainerState(NamedTuple):
@@ -100,6 +102,11 @@ class ContainerState(NamedTuple):
         """The state with other records below it, whose parts differ by so much in sum."""
         total = keys.members.unmasked(self.members) + difference
         return self._replace(members=keys.members.masked(total))
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether its records are being removed: to readers it is absent, and stands for none."""
+        return self.expires_at == GONE
 
     def is_expired(self, now: int) -> bool:
         """Whether its time was up at ``now``."""

@@ -226,6 +226,15 @@ class Keyring:
         principal = opened.keys.unwrapped(self._sets.read(row.principal, opened.directory))
         return None if principal is None else owner_of(row, principal)
 
+    def directory(self) -> DirectoryKey | None:
+        """What makes the digests by which tables know owners; ``None`` before the first use.
+
+        Raises:
+            KeyringError: A key cannot be had, or belongs to another root key.
+        """
+        opened = self._installation.open(create=False)
+        return opened and opened.directory
+
     def change_keys(self, owner: Owner, change: Callable[[KeySet, WrappedKeys], KeySet]) -> None:
         """Change the key set of the owner's principal: the one way in which a set ever changes.
 

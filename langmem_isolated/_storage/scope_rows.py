@@ -112,6 +112,22 @@ _DELETE = delete(schema.scopes).where(
 )
 
 
+_ROW_LOCK = select(_scopes.scope_id).where(_scopes.scope_id == _SCOPE_ID)
+_FOR_SHARE = _ROW_LOCK.with_for_update(read=True)
+# Not for update in full: whoever writes below the row refers to it.
+_FOR_UPDATE = _ROW_LOCK.with_for_update(key_share=True)
+
+
+def lock_for_share(transaction: Transaction, scope_id: bytes) -> None:
+    """Keep others from :func:`lock_for_update` until the transaction ends; any number may."""
+    transaction.row(_FOR_SHARE, scope_id=scope_id)
+
+
+def lock_for_update(transaction: Transaction, scope_id: bytes) -> None:
+    """Wait for all who have the row for share, and keep others from it."""
+    transaction.row(_FOR_UPDATE, scope_id=scope_id)
+
+
 def _row_of(scope_id: BindParameter[bytes]) -> Exists:
     return exists().where(_scopes.scope_id == scope_id)
 

@@ -103,7 +103,7 @@ class _Container:
 
     def check(self, keys: ScopeKeys) -> None:
         """Refuse a row that stands for other records than were found."""
-        is_whole = (
+        is_whole = self.state.is_gone or (
             self.counted == self.state.count
             and is_member_sum(keys, self.state, self.total)
             and self.unaliased <= self.aliased

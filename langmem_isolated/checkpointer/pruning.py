@@ -1,5 +1,6 @@
 """Pruning: chooses the checkpoints that go when a thread is pruned or a run is removed."""
 
+from collections import Counter
 from collections.abc import Mapping
 
 from langmem_isolated._crypto.kinds import Kind
@@ -22,22 +23,26 @@ def of_run(bodies: list[OpenBody], run_id: str) -> set[Slot]:
     )
 
 
-def older(bodies: list[OpenBody], keep_last: int) -> set[Slot]:
+def older(bodies: list[OpenBody], keep_last: int, until: int | None = None) -> set[Slot]:
     """The checkpoints behind the newest of each namespace, with their writes.
+
+    Those stored after ``until``, in µs, stay as well, where it is given.
 
     A delta channel is rebuilt from its ancestors' writes, back to the nearest that holds its value:
     those ancestors stay. A call of a subgraph, which has a namespace of its own, goes with the root
     checkpoint that it started from.
     """
     by_parent: dict[bytes, dict[bytes, Outline]] = {}
+    newer: Counter[bytes] = Counter()
     for body in bodies:
         if body.slot.kind is Kind.CHECKPOINT:
             outlines = by_parent.setdefault(body.slot.parent, {})
             outlines[body.slot.key] = Outline.of(body.plaintext)
+            newer[body.slot.parent] += until is not None and body.stored_at > until
     kept_of = {
         parent: {
             kept
-            for head in sorted(outlines, reverse=True)[:keep_last]
+            for head in sorted(outlines, reverse=True)[: max(keep_last, newer[parent])]
             for kept in _foundations(head, outlines)
         }
         for parent, outlines in by_parent.items()

@@ -36,6 +36,13 @@ _ONE: sa.ColumnElement[int] = sa.literal_column("1")
 _NONE: sa.ColumnElement[int] = sa.literal_column("0")
 # For SQLite, SQLAlchemy makes a parameter of an offset that is not given.
 ANY_RECORD = select(_ONE).where(_its(Kind.DOCUMENT, Kind.EMBEDDING)).limit(_ONE).offset(_NONE)
+_is_older = sa.and_(
+    _its(Kind.DOCUMENT), _records.updated_at <= bindparam("until", type_=sa.BigInteger)
+)
+COUNT_OLDER = select(sa.func.count()).where(_is_older)
+OLDER = (
+    select(_records.key).where(_is_older).limit(bindparam("limit", type_=sa.Integer)).offset(_NONE)
+)
 REMOVE_DOCUMENT = delete(schema.records).where(_its(Kind.DOCUMENT), _records.key == _KEY)
 REMOVE_BLOCK = delete(schema.records).where(_its(Kind.EMBEDDING), _records.key == _KEY)
 REMOVE_ALL = delete(schema.records).where(_its(Kind.DOCUMENT, Kind.EMBEDDING))

@@ -272,7 +272,7 @@ def reembed(
     """
     digest = keys.pseudonym(Kind.COLLECTION, name)
     state = _ROWS.locked(transaction, keys, digest)
-    if state is None or not state.count:
+    if state is None or state.is_gone or not state.count:
         return 0, []
     documents = Collection(transaction, keys, digest, state).everything_proved()
     vectors = {at: vector_of(body) for at, body in documents.items()}
@@ -295,11 +295,43 @@ def remove(
 ) -> None:
     """Remove the documents that have these ids."""
     digest = keys.pseudonym(Kind.COLLECTION, name)
-    if state := _ROWS.locked(transaction, keys, digest):
+    state = _ROWS.locked(transaction, keys, digest)
+    if state is not None and not state.is_gone:
         collection = Collection(transaction, keys, digest, state)
         change = _UnitOfWork(collection)
         change.remove_documents(dict.fromkeys(map(collection.document_digest, names)))
         change.flush(now)
+
+
+def remove_older(
+    transaction: Transaction, keys: ScopeKeys, digest: bytes, until: int, most: int, now: int
+) -> int:
+    """Remove up to ``most`` documents that were stored at ``until`` or before; returns how many.
+
+    Args:
+        digest: The collection's.
+        until: In µs.
+        most: How many at once.
+        now: The time, in µs.
+
+    Raises:
+        RecordDoesNotOpen: The collection's row, or what is to be removed, was tampered with.
+    """
+    state = _ROWS.locked(transaction, keys, digest)
+    if state is None or state.is_gone:
+        return 0
+    collection = Collection(transaction, keys, digest, state)
+    rows = transaction.rows(sql.OLDER, **collection.shared, until=until, limit=most)
+    change = _UnitOfWork(collection)
+    change.remove_documents(key for (key,) in rows)
+    change.flush(now)
+    return len(rows)
+
+
+def count_older(transaction: Transaction, keys: ScopeKeys, digest: bytes, until: int) -> int:
+    """How many documents of a collection were stored at ``until`` or before, in µs."""
+    row = transaction.row(sql.COUNT_OLDER, scope_id=keys.scope_id, digest=digest, until=until)
+    return row[0] if row else 0
 
 
 def clear(transaction: Transaction, keys: ScopeKeys, name: bytes) -> None:

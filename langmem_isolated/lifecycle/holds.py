@@ -1,0 +1,207 @@
+"""Legal hold: a user whose memory nothing may remove, by whom and why.
+
+A hold is an entry of kind *policy* under the project's owner, so that it counts for modules that
+the user begins later, too. Whoever removes a user's memory asks in the transaction that does it,
+with the row of the project's scope locked for share; to place a hold locks it for update. So from
+the moment in which a hold is placed, nothing of the user is removed any more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.owners import Level, Owner
+from langmem_isolated._runtime.arguments import kind_of
+from langmem_isolated._runtime.clock import EPOCH, MICROSECOND, as_moment, now
+from langmem_isolated._storage import entries
+from langmem_isolated._storage.entries import Entry
+from langmem_isolated._storage.scope_rows import lock_for_share, lock_for_update
+from langmem_isolated.errors import LegalHold, PolicyNotFound
+from langmem_isolated.scope import checked_id
+
+if TYPE_CHECKING:
+    from langmem_isolated._adapters.context import MemoryContext
+    from langmem_isolated._crypto.scope_keys import ScopeKeys
+    from langmem_isolated._database.transactions import Transaction
+
+_SPACE = (b"hold",)
+_KIND = Kind.POLICY
+_LONGEST_TEXT = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A user's legal hold; ids and texts are left out of the ``repr``."""
+
+    user_id: str
+    project_id: str
+    reason: str
+    by: str
+    since: datetime
+    until: datetime | None
+
+    def __repr__(self) -> str:
+        return f"Hold(since={self.since:%Y-%m-%d}, until={self.until and f'{self.until:%Y-%m-%d}'})"
+
+    def encoded(self) -> bytes:
+        """What is sealed of it."""
+        told = [self.reason, self.by, _microseconds(self.since)]
+        return json.dumps([*told, self.until and _microseconds(self.until)]).encode()
+
+    @classmethod
+    def decoded(cls, project_id: str, entry: Entry) -> Hold:
+        """What :meth:`encoded` was given."""
+        reason, by, since, until, *_ = json.loads(entry.value)
+        ends = None if until is None else as_moment(until)
+        return cls(entry.key.decode(), project_id, reason, by, as_moment(since) or EPOCH, ends)
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - EPOCH) // MICROSECOND
+
+
+def _project_of(project_id: str) -> Owner:
+    return Owner(Level.PROJECT, project_id)
+
+
+def place(
+    context: MemoryContext,
+    user_id: object,
+    project_id: object,
+    reason: object,
+    by: object,
+    until: object,
+) -> Hold:
+    """Place a hold, in place of one that the user has; it is kept when this returns.
+
+    Raises:
+        ScopeError: An id is malformed.
+        TypeError: ``reason`` or ``by`` is no text, or ``until`` no `datetime` with a time zone.
+        ValueError: One is empty, or too long, or the time is over.
+    """
+    user, project = checked_id("user_id", user_id), checked_id("project_id", project_id)
+    moment = now()
+    ends = _checked_end(until, moment)
+    since = as_moment(moment) or EPOCH
+    hold = Hold(user, project, _text("reason", reason), _text("by", by), since, ends)
+    lifetime = None if ends is None else _microseconds(ends) - moment
+
+    def put(transaction: Transaction, keys: ScopeKeys) -> None:
+        lock_for_update(transaction, keys.scope_id)
+        entry = Entry(user.encode(), hold.encoded())
+        entries.put(transaction, keys, _SPACE, [entry], moment, lifetime, kind=_KIND)
+
+    context.records(_project_of(project)).write(put)
+    return hold
+
+
+def _checked_end(until: object, moment: int) -> datetime | None:
+    if until is None:
+        return None
+    if not isinstance(until, datetime) or until.tzinfo is None:
+        raise TypeError(
+            f"until must be a datetime with a time zone, or None for no end, got {kind_of(until)}. "
+            "Write datetime(2030, 1, 1, tzinfo=UTC). Nothing was changed."
+        )
+    if _microseconds(until) <= moment:
+        raise ValueError(
+            "until must lie in the future. Nothing was changed; to end a hold, release it."
+        )
+    return until.astimezone(UTC)
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, got {kind_of(value)}. Nothing was changed.")
+    if not 0 < len(value) <= _LONGEST_TEXT:
+        raise ValueError(
+            f"{name} must have 1 to {_LONGEST_TEXT:,} characters, got {len(value):,}. Say "
+            "who is to be asked, and what for. Nothing was changed."
+        )
+    return value
+
+
+def release(context: MemoryContext, user_id: object, project_id: object) -> None:
+    """End a hold.
+
+    Raises:
+        PolicyNotFound: The user has none.
+    """
+    user, project = checked_id("user_id", user_id), checked_id("project_id", project_id)
+    moment, names = now(), [user.encode()]
+
+    def remove(transaction: Transaction, keys: ScopeKeys) -> bool:
+        lock_for_update(transaction, keys.scope_id)
+        (found,) = entries.get(transaction, keys, _SPACE, names, moment, kind=_KIND)
+        entries.remove(transaction, keys, _SPACE, names, kind=_KIND)
+        return found is not None
+
+    if not context.records(_project_of(project)).write_if_exists(remove, False):
+        raise PolicyNotFound("legal hold of this user")
+
+
+def holds_of(context: MemoryContext, project_id: str) -> list[Hold]:
+    """The holds of a project, by when they were placed."""
+    records = context.records(_project_of(project_id))
+    found: list[Entry] = records.read(entries.all_of, [], _SPACE, now(), kind=_KIND)
+    return [Hold.decoded(project_id, entry) for entry in found]
+
+
+def held_among(
+    transaction: Transaction, keys: ScopeKeys | None, users: Collection[str]
+) -> set[str]:
+    """Those of a project's users who are on hold, until the transaction ends.
+
+    Args:
+        transaction: One that writes, before it removes anything.
+        keys: Those of the project's owner; ``None`` where it has none.
+        users: Whose memory is to be removed.
+    """
+    if keys is None or not users:
+        return set()
+    lock_for_share(transaction, keys.scope_id)
+    names = sorted(users)
+    found = entries.get(
+        transaction, keys, _SPACE, [name.encode() for name in names], now(), kind=_KIND
+    )
+    return {name for name, hold in zip(names, found, strict=True) if hold is not None}
+
+
+def refuse_held(transaction: Transaction, keys: ScopeKeys | None, user: str | None) -> None:
+    """Refuse to remove anything of a user who is on hold; in the transaction that removes it.
+
+    Args:
+        transaction: One that writes.
+        keys: :func:`project_keys` of the user's project, asked for before the transaction.
+        user: Whose memory it is; ``None`` for what is no user's, which no hold is about.
+
+    Raises:
+        LegalHold: The user is on hold.
+    """
+    if user is not None and held_among(transaction, keys, [user]):
+        raise LegalHold
+
+
+def project_keys(context: MemoryContext, project_id: str) -> ScopeKeys:
+    """The keys that a project's holds are found with, made at first use.
+
+    Made, so that a first hold and a removal that runs at the same moment meet at one row.
+    """
+    return context.records(_project_of(project_id)).keys()
+
+
+def check(context: MemoryContext, user_id: str, project_id: str) -> None:
+    """Refuse before anything is begun; whoever removes asks again: see :func:`refuse_held`.
+
+    Raises:
+        LegalHold: The user is on hold.
+    """
+    names = [user_id.encode()]
+    records = context.records(_project_of(project_id))
+    if any(records.read(entries.get, [None], _SPACE, names, now(), kind=_KIND)):
+        raise LegalHold

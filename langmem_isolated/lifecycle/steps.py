@@ -1,0 +1,194 @@
+"""Steps of a removal: what one batch does to one container, or to some records, of one scope."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.owners import Owner
+from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._runtime.clock import now
+from langmem_isolated._storage import removal
+from langmem_isolated._storage.documents import writing as documents
+from langmem_isolated._storage.removal import BATCH, Due, Removed
+from langmem_isolated._storage.sessions.dropping import Kept, drop_oldest
+from langmem_isolated.errors import RecordDoesNotOpen
+from langmem_isolated.lifecycle.holds import held_among
+
+
+class Step(Protocol):
+    """What is to be removed of one scope."""
+
+    @property
+    def looks_first(self) -> bool:
+        """Whether to try it dry, outside of the write, since to look takes long."""
+
+    def run(self, transaction: Transaction, keys: ScopeKeys, room: int, *, is_dry: bool) -> Removed:
+        """Remove up to ``room`` records of it; where it is dry, say how many there are in all.
+
+        Raises:
+            RecordDoesNotOpen: Something was tampered with; nothing was removed.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveContainer:
+    """A session, thread or collection goes with all that is below it."""
+
+    kind: Kind
+    digest: bytes
+    due: Due
+    looks_first: bool = False
+
+    def run(self, transaction: Transaction, keys: ScopeKeys, room: int, *, is_dry: bool) -> Removed:
+        where = transaction, keys, self.kind, self.digest, self.due
+        if is_dry:
+            return removal.count_container(*where)
+        return removal.remove_container(*where, room)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveRecords:
+    """Items or entries go."""
+
+    kind: Kind
+    addresses: Sequence[tuple[bytes, bytes]]
+    due: Due
+    looks_first: bool = False
+
+    def run(self, transaction: Transaction, keys: ScopeKeys, room: int, *, is_dry: bool) -> Removed:
+        del room
+        where = transaction, keys, self.kind, self.addresses, self.due
+        return removal.remove_records(*where, is_dry=is_dry)
+
+
+@dataclass(frozen=True, slots=True)
+class DropMessages:
+    """A session loses messages from its oldest end."""
+
+    digest: bytes
+    kept: Kept
+    looks_first: bool = False
+
+    def run(self, transaction: Transaction, keys: ScopeKeys, room: int, *, is_dry: bool) -> Removed:
+        most = _ALL if is_dry else room
+        return drop_oldest(transaction, keys, self.digest, self.kept, most, now(), is_dry=is_dry)
+
+
+_ALL = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveDocuments:
+    """A collection loses the documents that were stored at a time or before."""
+
+    digest: bytes
+    until: int
+    looks_first: bool = True
+
+    def run(self, transaction: Transaction, keys: ScopeKeys, room: int, *, is_dry: bool) -> Removed:
+        where = transaction, keys, self.digest, self.until
+        if is_dry:
+            count = documents.count_older(*where)
+            return Removed(Counter({Kind.DOCUMENT: count}))
+        # Each with its embedding, whose block is sealed anew.
+        most = max(room // 2, 1)
+        count = documents.remove_older(*where, most, now())
+        return Removed(Counter({Kind.DOCUMENT: count}), is_whole=count < most)
+
+
+@dataclass(frozen=True, slots=True)
+class PruneThread:
+    """A thread loses checkpoints, as its checkpointer prunes them."""
+
+    digest: bytes
+    keep_last: int
+    until: int | None
+    looks_first: bool = True
+
+    def run(self, transaction: Transaction, keys: ScopeKeys, room: int, *, is_dry: bool) -> Removed:
+        from langmem_isolated.checkpointer import prune_thread
+
+        limits = self.keep_last, self.until, room
+        counts, is_whole = prune_thread(transaction, keys, self.digest, *limits, is_dry=is_dry)
+        return Removed(counts, is_whole)
+
+
+class Task(NamedTuple):
+    """A step, whose it is, and with which keys."""
+
+    owner: Owner
+    keys: ScopeKeys
+    step: Step
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a batch has done."""
+
+    counts: Counter[Kind] = field(default_factory=Counter)
+    rest: list[Task] = field(default_factory=list)
+    """What is left of its tasks, in their order."""
+    held: list[Task] = field(default_factory=list)
+    """Those of users on legal hold."""
+    damaged: list[tuple[Task, RecordDoesNotOpen]] = field(default_factory=list)
+    locked: int = 0
+    """Of how many somebody else had the row."""
+
+    def add(self, task: Task, removed: Removed) -> None:
+        """Take note of what a task has done."""
+        self.counts += removed.counts
+        self.locked += removed.was_locked
+        if not removed.is_whole:
+            self.rest.append(task)
+
+
+def run_batch(
+    transaction: Transaction, tasks: Sequence[Task], projects: dict[str, ScopeKeys], *, is_dry: bool
+) -> Outcome:
+    """Do as many of ``tasks`` as one batch has room for.
+
+    A step raises before it writes: what one task meets does not undo the others.
+
+    Args:
+        transaction: A write; where it is dry, a snapshot.
+        tasks: Those that it does not come to are among the rest.
+        projects: By project, the keys with which its holds are found.
+        is_dry: Remove nothing, and count all.
+    """
+    outcome, room = Outcome(), BATCH
+    held = _held(transaction, tasks, projects)
+    for number, task in enumerate(tasks):
+        if room <= 0:
+            outcome.rest += tasks[number:]
+            break
+        if (task.owner.project, task.owner.user) in held:
+            outcome.held.append(task)
+            continue
+        try:
+            removed = task.step.run(transaction, task.keys, room, is_dry=is_dry)
+        except RecordDoesNotOpen as error:
+            outcome.damaged.append((task, error))
+            continue
+        outcome.add(task, removed)
+        room -= 0 if is_dry else max(removed.counts.total(), 1)
+    return outcome
+
+
+def _held(
+    transaction: Transaction, tasks: Sequence[Task], projects: dict[str, ScopeKeys]
+) -> set[tuple[str, str | None]]:
+    users: dict[str, set[str]] = {}
+    for task in tasks:
+        if task.owner.user is not None:
+            users.setdefault(task.owner.project, set()).add(task.owner.user)
+    return {
+        (project, user)
+        # In one order everywhere: the rows of projects are locked.
+        for project, named in sorted(users.items())
+        for user in held_among(transaction, projects.get(project), named)
+    }
