@@ -272,6 +272,7 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle):
 
     def close(self) -> None:
         """Finish what runs, let go of all keys, close every connection. Closing twice is fine."""
+        self._end_lifecycle()
         if self._context.plaintext_cache:
             self._context.plaintext_cache.clear()
         self._keyring.close()

@@ -33,6 +33,8 @@ from langmem_isolated._runtime.callers import FairExecutor, Share, current_owner
 from langmem_isolated._runtime.forking import pause_for_forks, renew_in_children
 from langmem_isolated.errors import DatabaseError, DatabaseLocked
 
+_CHECKPOINT = "PRAGMA wal_checkpoint(PASSIVE)"
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -206,6 +208,15 @@ class Database:
         self._open_at_first_use()
         with self._share:
             return self._transactions.run(self._dialect.begin_snapshot, operation, *args, **kwargs)
+
+    def checkpoint_log(self) -> None:
+        """SQLite: move what its log holds into the file, as far as nobody has to wait for it.
+
+        Between the batches of a long job, outside of any write: a commit that finds 1,000 pages in
+        the log does it itself, and took 276 ms instead of 24. Nothing is done on PostgreSQL.
+        """
+        if not self.is_postgres:
+            self.inspect(lambda connection: connection.exec_driver_sql(_CHECKPOINT).fetchall())
 
     def _no_turn(self) -> DatabaseLocked:
         return DatabaseLocked(

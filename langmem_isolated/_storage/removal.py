@@ -27,6 +27,7 @@ from langmem_isolated._storage.expiry import check_expiry
 from langmem_isolated._storage.items import statements as item_sql
 from langmem_isolated._storage.items.addresses import RecordAddresses, span
 from langmem_isolated._storage.items.counting import ItemCount
+from langmem_isolated.errors import RecordDoesNotOpen
 
 # Of records and rows, in one transaction. Measured with SQLite's secure_delete: 500 take 8 to 20
 # ms, 1,000 up to 24 and once 276.
@@ -41,6 +42,7 @@ BELOW: dict[Kind, tuple[Kind, ...]] = {
 }
 _records = schema.records.c
 _BEHIND = b"\xff" * (DIGEST_BYTES + 1)
+_ALL = 2**31 - 1
 _NONE: sa.ColumnElement[int] = sa.literal_column("0")
 
 
@@ -113,7 +115,12 @@ def _span(keys: ScopeKeys, digest: bytes) -> dict[str, Any]:
 
 
 def remove_container(
-    transaction: Transaction, keys: ScopeKeys, kind: Kind, digest: bytes, due: Due, room: int
+    transaction: Transaction,
+    keys: ScopeKeys,
+    kind: Kind,
+    digest: bytes,
+    due: Due,
+    room: int,
 ) -> Removed:
     """Remove a container that is ``due``, or as many of its records as there is ``room`` for.
 
@@ -144,12 +151,23 @@ def remove_container(
     return Removed(counts, is_whole)
 
 
+def state_of(
+    transaction: Transaction, keys: ScopeKeys, kind: Kind, digest: bytes
+) -> ContainerState | None:
+    """The state of a container, which is not locked.
+
+    Raises:
+        RecordDoesNotOpen: Its row was tampered with.
+    """
+    row = transaction.row(_OF[kind].state, **_span(keys, digest))
+    return None if row is None else ContainerState.checked(kind, keys, digest, row)
+
+
 def count_container(
     transaction: Transaction, keys: ScopeKeys, kind: Kind, digest: bytes, due: Due
 ) -> Removed:
     """What :func:`remove_container` would remove in all; locks and changes nothing."""
-    row = transaction.row(_OF[kind].state, **_span(keys, digest))
-    state = None if row is None else ContainerState.checked(kind, keys, digest, row)
+    state = state_of(transaction, keys, kind, digest)
     if state is None or not due.meets(state.created_at, state.updated_at, state.expires_at):
         return Removed(Counter())
     rows = transaction.rows(_OF[kind].count, **_span(keys, digest))
@@ -158,17 +176,26 @@ def count_container(
 
 def hide_container(
     transaction: Transaction, keys: ScopeKeys, kind: Kind, digest: bytes, due: Due
-) -> bool:
-    """Have a container that is ``due`` be absent to readers; ``False`` where it has to stay.
+) -> Removed:
+    """Have a container that is ``due`` be absent to readers; :func:`remove_container` goes on.
 
-    Raises:
-        RecordDoesNotOpen: Its row was tampered with.
+    Who has its row is waited for. One that was tampered with is removed at once: whose it is wants
+    it gone, and no row of it can be made that opens.
     """
-    state = _OF[kind].rows.locked(transaction, keys, digest)
-    if state is None or not due.meets(state.created_at, state.updated_at, state.expires_at):
-        return False
-    _OF[kind].rows.update(transaction, keys, digest, state._replace(expires_at=GONE))
-    return True
+    of, asked = _OF[kind], _span(keys, digest)
+    row = of.rows.lock(transaction, keys, digest)
+    if row is None:
+        return Removed(Counter())
+    try:
+        state = ContainerState.checked(kind, keys, digest, row)
+    except RecordDoesNotOpen:
+        below = transaction.rows(of.below, **asked, limit=_ALL)
+        _delete(transaction, keys, below)
+        of.rows.remove(transaction, keys, digest)
+        return Removed(Counter(Kind(number) for number, _, _ in below) + Counter({kind: 1}))
+    if due.meets(state.created_at, state.updated_at, state.expires_at) and not state.is_gone:
+        of.rows.update(transaction, keys, digest, state._replace(expires_at=GONE))
+    return Removed(Counter())
 
 
 def _delete(transaction: Transaction, keys: ScopeKeys, addresses: Sequence[Row]) -> None:

@@ -26,7 +26,7 @@ def of_run(bodies: list[OpenBody], run_id: str) -> set[Slot]:
 def older(bodies: list[OpenBody], keep_last: int, until: int | None = None) -> set[Slot]:
     """The checkpoints behind the newest of each namespace, with their writes.
 
-    Those stored after ``until``, in µs, stay as well, where it is given.
+    With ``until``, in µs, only the newest stays of those that were stored then or before.
 
     A delta channel is rebuilt from its ancestors' writes, back to the nearest that holds its value:
     those ancestors stay. A call of a subgraph, which has a namespace of its own, goes with the root
@@ -39,10 +39,14 @@ def older(bodies: list[OpenBody], keep_last: int, until: int | None = None) -> s
             outlines = by_parent.setdefault(body.slot.parent, {})
             outlines[body.slot.key] = Outline.of(body.plaintext)
             newer[body.slot.parent] += until is not None and body.stored_at > until
+    most = {
+        parent: keep_last if until is None else max(1, min(keep_last, newer[parent]))
+        for parent in by_parent
+    }
     kept_of = {
         parent: {
             kept
-            for head in sorted(outlines, reverse=True)[: max(keep_last, newer[parent])]
+            for head in sorted(outlines, reverse=True)[: most[parent]]
             for kept in _foundations(head, outlines)
         }
         for parent, outlines in by_parent.items()

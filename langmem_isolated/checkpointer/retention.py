@@ -30,8 +30,9 @@ def prune_thread(
 
     Args:
         digest: The thread's.
-        keep_last: So many checkpoints of each namespace stay,
-        until: and those stored after this, in µs, where it is given.
+        keep_last: So many checkpoints of each namespace stay.
+        until: Those stored at this time or before go as well, in µs, but for the newest of a
+            namespace; ``None`` for none.
         room: At most about so many records, beside the elements that nothing refers to any more.
         is_dry: Say what would be removed in all, and change nothing.
 

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated._storage.scoped_database import ScopedDatabase
-from langmem_isolated.scope import Scope
+from langmem_isolated._storage.sessions.listing import session_digest
+from langmem_isolated.errors import SessionNotFound
+from langmem_isolated.scope import Scope, checked_id
 
 if TYPE_CHECKING:
+    from langmem_isolated.lifecycle.sweeping import Progress
     from langmem_isolated.lifecycle.verification import Verified
 
 
@@ -39,3 +42,52 @@ class ScopeLifecycle:
     async def averify(self) -> Verified:
         """Open all that the scope has; see :meth:`verify`."""
         return await self._records.arun(self.verify)
+
+    # --- clear
+
+    def clear(self, *, progress: Progress | None = None) -> dict[str, int]:
+        """Remove all that the scope has, and say how much of each kind; keys and scope stay.
+
+        Readers find each session, thread and collection whole or absent. What is stored meanwhile
+        stays. In batches of at most 500 rows.
+
+        >>> scope.chat_history("monday").add_user_message("Hi")
+        >>> scope.clear()
+        {'session': 1, 'message': 1}
+
+        Args:
+            progress: Called after each batch with the number of records removed so far.
+
+        Raises:
+            LegalHold: The user is on legal hold; nothing was removed.
+            RecordDoesNotOpen: An item or entry was tampered with, and stays; all others are removed.
+            DatabaseError: The database refused or failed; to call again goes on.
+        """
+        from langmem_isolated.lifecycle.clearing import Clearing
+
+        return Clearing(self._context, progress).owners([self._records.owner])
+
+    async def aclear(self, *, progress: Progress | None = None) -> dict[str, int]:
+        """Remove all that the scope has; see :meth:`clear`."""
+        return await self._records.arun(self.clear, progress=progress)
+
+    def clear_session(self, session_id: str) -> dict[str, int]:
+        """Remove a chat session with its messages, and say how many; in batches.
+
+        Raises:
+            SessionNotFound: This scope has no such session.
+            LegalHold: The user is on legal hold; nothing was removed.
+        """
+        from langmem_isolated.lifecycle.clearing import Clearing
+
+        checked_id("session_id", session_id)
+        keys = self._records.find_keys()
+        digest = keys and session_digest(keys, session_id)
+        counts = digest and Clearing(self._context).session(self._records.owner, digest)
+        if not counts:
+            raise SessionNotFound
+        return counts
+
+    async def aclear_session(self, session_id: str) -> dict[str, int]:
+        """Remove a chat session with its messages; see :meth:`clear_session`."""
+        return await self._records.arun(self.clear_session, session_id)

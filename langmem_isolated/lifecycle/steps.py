@@ -14,7 +14,7 @@ from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage import removal
 from langmem_isolated._storage.documents import writing as documents
-from langmem_isolated._storage.removal import BATCH, Due, Removed
+from langmem_isolated._storage.removal import BATCH, NEVER, Due, Removed
 from langmem_isolated._storage.sessions.dropping import Kept, drop_oldest
 from langmem_isolated.errors import RecordDoesNotOpen
 from langmem_isolated.lifecycle.holds import held_among
@@ -45,10 +45,26 @@ class RemoveContainer:
     looks_first: bool = False
 
     def run(self, transaction: Transaction, keys: ScopeKeys, room: int, *, is_dry: bool) -> Removed:
+        """Remove up to ``room`` records; see :meth:`Step.run`."""
         where = transaction, keys, self.kind, self.digest, self.due
         if is_dry:
             return removal.count_container(*where)
         return removal.remove_container(*where, room)
+
+
+@dataclass(frozen=True, slots=True)
+class HideContainer:
+    """A container becomes absent to readers, whatever is below it."""
+
+    kind: Kind
+    digest: bytes
+    due: Due
+    looks_first: bool = False
+
+    def run(self, transaction: Transaction, keys: ScopeKeys, room: int, *, is_dry: bool) -> Removed:
+        """Hide it; see :meth:`Step.run`."""
+        del room, is_dry
+        return removal.hide_container(transaction, keys, self.kind, self.digest, self.due)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +77,7 @@ class RemoveRecords:
     looks_first: bool = False
 
     def run(self, transaction: Transaction, keys: ScopeKeys, room: int, *, is_dry: bool) -> Removed:
+        """Remove up to ``room`` records; see :meth:`Step.run`."""
         del room
         where = transaction, keys, self.kind, self.addresses, self.due
         return removal.remove_records(*where, is_dry=is_dry)
@@ -75,6 +92,7 @@ class DropMessages:
     looks_first: bool = False
 
     def run(self, transaction: Transaction, keys: ScopeKeys, room: int, *, is_dry: bool) -> Removed:
+        """Remove up to ``room`` records; see :meth:`Step.run`."""
         most = _ALL if is_dry else room
         return drop_oldest(transaction, keys, self.digest, self.kept, most, now(), is_dry=is_dry)
 
@@ -91,6 +109,7 @@ class RemoveDocuments:
     looks_first: bool = True
 
     def run(self, transaction: Transaction, keys: ScopeKeys, room: int, *, is_dry: bool) -> Removed:
+        """Remove up to ``room`` records; see :meth:`Step.run`."""
         where = transaction, keys, self.digest, self.until
         if is_dry:
             count = documents.count_older(*where)
@@ -103,17 +122,32 @@ class RemoveDocuments:
 
 @dataclass(frozen=True, slots=True)
 class PruneThread:
-    """A thread loses checkpoints, as its checkpointer prunes them."""
+    """A thread loses checkpoints, as its checkpointer prunes them.
+
+    Args:
+        digest: The thread's.
+        keep_last: So many of each namespace stay; ``None`` for any number.
+        until: Those stored at this time or before go, in µs; ``None`` for none.
+        keep_idle: So many stay where nothing was done to the thread
+        idle: since this time.
+    """
 
     digest: bytes
-    keep_last: int
+    keep_last: int | None
     until: int | None
+    keep_idle: int | None = None
+    idle: int = NEVER
     looks_first: bool = True
 
     def run(self, transaction: Transaction, keys: ScopeKeys, room: int, *, is_dry: bool) -> Removed:
+        """Remove up to ``room`` records; see :meth:`Step.run`."""
         from langmem_isolated.checkpointer import prune_thread
 
-        limits = self.keep_last, self.until, room
+        state = removal.state_of(transaction, keys, Kind.THREAD, self.digest)
+        if state is None or state.is_expired(now()):
+            return Removed(Counter())
+        most = self.keep_idle if state.updated_at <= self.idle else self.keep_last
+        limits = _ALL if most is None else most, self.until, room
         counts, is_whole = prune_thread(transaction, keys, self.digest, *limits, is_dry=is_dry)
         return Removed(counts, is_whole)
 

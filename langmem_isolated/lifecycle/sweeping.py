@@ -1,0 +1,280 @@
+"""Sweep: removes what has expired, and what policies keep no longer, in batches.
+
+Pages of what is due are found without a lock, and removed in batches of at most 500 rows, each a
+transaction of its own. To come to an end between two of them, however it happens, loses nothing:
+the next sweep finds what is left. Several may run at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
+
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.owners import Level, Owner
+from langmem_isolated._runtime.callers import OnBehalfOf
+from langmem_isolated._runtime.clock import now
+from langmem_isolated._storage import due
+from langmem_isolated._storage.due import Pages
+from langmem_isolated._storage.entries import ENTRY_KINDS
+from langmem_isolated._storage.removal import BELOW, Due
+from langmem_isolated.errors import RecordDoesNotOpen
+from langmem_isolated.lifecycle.holds import project_keys
+from langmem_isolated.lifecycle.plans import plans_of, stored_policies
+from langmem_isolated.lifecycle.steps import (
+    Outcome,
+    RemoveContainer,
+    RemoveRecords,
+    Step,
+    Task,
+    run_batch,
+)
+
+if TYPE_CHECKING:
+    from langmem_isolated._adapters.context import MemoryContext
+    from langmem_isolated._crypto.scope_keys import ScopeKeys
+    from langmem_isolated._database.transactions import Row
+
+# What is told of; embeddings, vectors, writes and elements go with what they belong to.
+TOLD = frozenset(
+    {
+        *(Kind.SESSION, Kind.MESSAGE, Kind.THREAD, Kind.CHECKPOINT),
+        *(Kind.COLLECTION, Kind.DOCUMENT, Kind.ITEM, *ENTRY_KINDS),
+    }
+)
+# Whose budget of writes a sweep takes: while others write, it rests for two thirds of the time.
+_CALLER = ("langmem_isolated", "sweep")
+# What somebody else had locked is looked at so often.
+_LOOKS = 3
+_MOST_REMEMBERED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep has removed, or where it was dry, would remove."""
+
+    counts: Mapping[str, int]
+    """How many of each kind; a session's messages and its row are told apart."""
+    is_done: bool
+    """Whether nothing more was due; where not, the next sweep goes on."""
+    held: int = 0
+    """Of how many users something was due and stays, because they are on legal hold."""
+    damaged: int = 0
+    """How many sessions, threads, collections or scopes stay because they do not open."""
+    is_dry_run: bool = False
+
+    @property
+    def total(self) -> int:
+        """How many of all kinds."""
+        return sum(self.counts.values())
+
+
+Progress = Callable[[int], None]
+"""Told after each batch how many records have been removed so far."""
+
+WHOLE_OWNERS: dict[tuple[Kind, Level], Callable[[MemoryContext, Owner], None]] = {}
+"""What removes an owner with all it has when its record of a kind expires: a guest's, with its
+claim. Whoever knows owners of such a level puts one here."""
+
+
+class _Found(NamedTuple):
+    """An owner by which tables know it, and its keys."""
+
+    owner: Owner
+    keys: ScopeKeys
+
+
+class Owners:
+    """Finds whose a scope is, and its keys, outside of transactions; remembers some."""
+
+    def __init__(self, context: MemoryContext) -> None:
+        self._context = context
+        self._found: dict[bytes, _Found | None] = {}
+        self.damaged: set[bytes] = set()
+
+    def of(self, scope_id: bytes) -> _Found | None:
+        """The owner of a scope; ``None`` where it was erased, or does not open."""
+        if len(self._found) > _MOST_REMEMBERED:
+            self._found.clear()
+        if scope_id not in self._found:
+            self._found[scope_id] = self._look(scope_id)
+        return self._found[scope_id]
+
+    def _look(self, scope_id: bytes) -> _Found | None:
+        try:
+            owner = self._context.keyring.owner_of(scope_id)
+            keys = owner and self._context.keyring.find(owner)
+        except RecordDoesNotOpen:
+            self.damaged.add(scope_id)
+            return None
+        return _Found(owner, keys) if owner and keys else None
+
+
+@dataclass(slots=True)
+class Removal:
+    """Removes what it is given, batch by batch, and knows when to end.
+
+    Args:
+        context: Whose memory.
+        max_seconds: It begins no batch after so many.
+        is_dry: It only counts.
+        is_stopped: Asked between batches.
+        progress: Told between batches.
+    """
+
+    context: MemoryContext
+    max_seconds: float | None = None
+    is_dry: bool = False
+    is_stopped: Callable[[], bool] = lambda: False
+    progress: Progress = lambda _: None
+    counts: Counter[Kind] = field(default_factory=Counter)
+    held: set[tuple[str, str | None]] = field(default_factory=set)
+    damaged: int = 0
+    locked: int = 0
+    is_over: bool = False
+    _since: float = field(default_factory=time.monotonic)
+
+    def run(self, tasks: Sequence[Task]) -> None:
+        """Do all tasks, unless it is over before."""
+        left = [*tasks]
+        while left and not self.is_over:
+            left = self._batch(self._worth_it(left))
+
+    def _worth_it(self, tasks: list[Task]) -> list[Task]:
+        """Without those that are found, outside of a write, to have nothing to do."""
+        if self.is_dry or not any(task.step.looks_first for task in tasks):
+            return tasks
+        return [task for task in tasks if not task.step.looks_first or self._has_more(task)]
+
+    def _has_more(self, task: Task) -> bool:
+        snapshot = self.context.database.snapshot
+        found = snapshot(run_batch, [task], {}, is_dry=True)
+        return bool(found.counts.total() or found.damaged)
+
+    def _batch(self, tasks: list[Task]) -> list[Task]:
+        projects = self._projects(tasks)
+        door = self.context.database.snapshot if self.is_dry else self.context.database.write
+        with OnBehalfOf(_CALLER):
+            outcome: Outcome = door(run_batch, tasks, projects, is_dry=self.is_dry)
+        left = outcome.rest + self._with_fresh_keys(outcome)
+        self.counts += outcome.counts
+        self.locked += outcome.locked
+        self.held |= {(task.owner.project, task.owner.user) for task in outcome.held}
+        self._after_batch()
+        return left
+
+    def _projects(self, tasks: list[Task]) -> dict[str, ScopeKeys]:
+        named = {task.owner.project for task in tasks if task.owner.user is not None}
+        if self.is_dry:
+            owners = (Owner(Level.PROJECT, name) for name in named)
+            found = ((owner.project, self.context.keyring.find(owner)) for owner in owners)
+            return {name: keys for name, keys in found if keys is not None}
+        return {name: project_keys(self.context, name) for name in named}
+
+    def _with_fresh_keys(self, outcome: Outcome) -> list[Task]:
+        """Those tasks that failed for a key that another process has made meanwhile."""
+        again = []
+        for task, error in outcome.damaged:
+            fresh = self.context.records(task.owner).rotated_keys(task.keys, error.key_id)
+            if fresh is None:
+                self.damaged += 1
+            else:
+                again.append(task._replace(keys=fresh))
+        return again
+
+    def _after_batch(self) -> None:
+        if not self.is_dry:
+            self.context.database.checkpoint_log()
+        self.progress(self.told.total())
+        is_late = (
+            self.max_seconds is not None and time.monotonic() - self._since >= self.max_seconds
+        )
+        self.is_over = self.is_over or is_late or self.is_stopped()
+
+    @property
+    def told(self) -> Counter[Kind]:
+        """How many of those kinds that are told of."""
+        return Counter({kind: count for kind, count in self.counts.items() if kind in TOLD})
+
+    def by_label(self) -> dict[str, int]:
+        """The same by the names of kinds, sorted."""
+        return {kind.label: count for kind, count in sorted(self.told.items()) if count}
+
+
+class Sweep:
+    """One sweep over all that a memory has."""
+
+    def __init__(self, removal: Removal) -> None:
+        self._removal = removal
+        self._context = removal.context
+        self._owners = Owners(removal.context)
+
+    def run(self) -> Swept:
+        """Sweep until nothing is due any more, or it is over."""
+        for _ in range(_LOOKS):
+            self._removal.locked = 0
+            self._pass()
+            if self._removal.is_over or not self._removal.locked or self._removal.is_dry:
+                break
+        removal = self._removal
+        return Swept(
+            counts=removal.by_label(),
+            is_done=not removal.is_over and not removal.locked,
+            held=len(removal.held),
+            damaged=removal.damaged + len(self._owners.damaged),
+            is_dry_run=removal.is_dry,
+        )
+
+    def _pass(self) -> None:
+        moment = now()
+        self._go_through(due.expired_containers(moment), lambda rows: _containers(rows, moment))
+        self._go_through(due.expired_records(moment), lambda rows: self._records(rows, moment))
+        policies = stored_policies(self._context, self._owners.of)
+        directory = self._context.keyring.directory()
+        for plan in plans_of(policies, directory, moment) if directory else ():
+            self._go_through(plan.pages, partial(plan.steps, find=self._owners.of))
+
+    def _go_through(
+        self, pages: Pages, steps: Callable[[list[Row]], Iterable[tuple[bytes, Step]]]
+    ) -> None:
+        read = self._context.database.read
+        while not self._removal.is_over and (rows := read(pages.rows)):
+            self._removal.run([*self._tasks(steps(rows))])
+            pages = pages.after(rows[-1])
+
+    def _tasks(self, steps: Iterable[tuple[bytes, Step]]) -> Iterator[Task]:
+        for scope_id, step in steps:
+            if found := self._owners.of(scope_id):
+                yield Task(found.owner, found.keys, step)
+
+    def _records(self, rows: list[Row], moment: int) -> Iterator[tuple[bytes, Step]]:
+        """Items and entries by scope and kind; an owner as a whole is removed here."""
+        groups = groupby(sorted(row[1:] for row in rows), key=lambda row: (row[0], row[1]))
+        for (scope_id, number), group in groups:
+            kind, found = Kind(number), self._owners.of(scope_id)
+            remove = found and WHOLE_OWNERS.get((kind, found.owner.level))
+            if found and remove:
+                self._remove_whole(found.owner, kind, remove)
+            elif found and (kind in ENTRY_KINDS or kind is Kind.ITEM):
+                addresses = [(parent, key) for _, _, parent, key in group]
+                yield scope_id, RemoveRecords(kind, addresses, Due(expired=moment))
+
+    def _remove_whole(
+        self, owner: Owner, kind: Kind, remove: Callable[[MemoryContext, Owner], None]
+    ) -> None:
+        if not self._removal.is_dry:
+            with suppress(RecordDoesNotOpen):
+                remove(self._context, owner)
+        self._removal.counts[kind] += 1
+
+
+def _containers(rows: list[Row], moment: int) -> Iterator[tuple[bytes, Step]]:
+    for _, scope_id, kind, digest in rows:
+        if kind in BELOW:
+            yield scope_id, RemoveContainer(Kind(kind), digest, Due(expired=moment))
