@@ -12,6 +12,7 @@ it, and later writes pay nothing. Nothing here is authenticated: rows are added 
 """
 
 from collections.abc import Callable, Iterable
+from enum import IntEnum
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
@@ -39,30 +40,31 @@ _ADDRESS = [column.name for column in schema.usage.primary_key]
 _COUNTS = ("count", "input_tokens", "output_tokens")
 
 
-_ZERO: sa.ColumnElement[int] = sa.literal_column("0")
+ZERO: sa.ColumnElement[int] = sa.literal_column("0")
 
 
-def number(kind: Kind) -> sa.ColumnElement[int]:
-    """A kind in a statement."""
+def number(kind: IntEnum) -> sa.ColumnElement[int]:
+    """A kind or level in a statement."""
     return sa.literal_column(str(int(kind)))
 
 
 def total(column: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
     """The sum of a column as an integer of eight bytes, 0 for no rows."""
-    return sa.cast(sa.func.coalesce(sa.func.sum(column), _ZERO), sa.BigInteger)
+    return sa.cast(sa.func.coalesce(sa.func.sum(column), ZERO), sa.BigInteger)
 
 
-_MESSAGES = sa.case((_sessions.kind == number(Kind.SESSION), _sessions.count), else_=_ZERO)
+# Of a row of any kind.
+MESSAGES = sa.case((_sessions.kind == number(Kind.SESSION), _sessions.count), else_=ZERO)
 # What the rows of a scope's sessions, threads and collections stand for: no record is looked at.
 _BEFORE: dict[str, Any] = {
     "scope_id": _SCOPE_ID,
     "day": sa.cast(bindparam("day"), sa.Integer),
     "kind": number(Kind.SCOPE),
     "model": sa.cast(bindparam("nobody", type_=sa.LargeBinary), sa.LargeBinary),
-    "count": total(_MESSAGES),
+    "count": total(MESSAGES),
     "size": total(_sessions.size),
-    "input_tokens": _ZERO,
-    "output_tokens": _ZERO,
+    "input_tokens": ZERO,
+    "output_tokens": ZERO,
 }
 # SQLite's grammar wants a condition between a SELECT and ON CONFLICT.
 _STOOD = select(*(value.label(name) for name, value in _BEFORE.items())).where(
@@ -175,7 +177,7 @@ _PRINCIPAL = select(_scopes.principal).where(_scopes.scope_id == _SCOPE_ID).scal
 _BY_PEOPLE = _usage.model == bindparam("nobody", type_=sa.LargeBinary)
 _SPENT = select(
     total(_usage.input_tokens + _usage.output_tokens),
-    total(sa.case((_BY_PEOPLE, _usage.count), else_=_ZERO)),
+    total(sa.case((_BY_PEOPLE, _usage.count), else_=ZERO)),
 ).where(
     _usage.kind == number(Kind.MESSAGE),
     _usage.day >= bindparam("day", type_=sa.Integer),

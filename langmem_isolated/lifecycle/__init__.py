@@ -2,6 +2,31 @@
 
 from langmem_isolated.lifecycle.of_memory import MemoryLifecycle
 from langmem_isolated.lifecycle.of_scope import ScopeLifecycle
+from langmem_isolated.lifecycle.statistics import (
+    COUNTED,
+    NOT_COUNTED,
+    Day,
+    ModuleStats,
+    ScopeStats,
+    Stats,
+    Tokens,
+    Totals,
+    digest_of,
+)
 from langmem_isolated.lifecycle.verification import Verified, verified
 
-__all__ = ["MemoryLifecycle", "ScopeLifecycle", "Verified", "verified"]
+__all__ = [
+    "COUNTED",
+    "NOT_COUNTED",
+    "Day",
+    "MemoryLifecycle",
+    "ModuleStats",
+    "ScopeLifecycle",
+    "ScopeStats",
+    "Stats",
+    "Tokens",
+    "Totals",
+    "Verified",
+    "digest_of",
+    "verified",
+]
