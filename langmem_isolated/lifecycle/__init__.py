@@ -1,7 +1,9 @@
 """The life of memory: what its owners and operators do with it over time."""
 
+from langmem_isolated._adapters.quota import Quota
 from langmem_isolated.lifecycle.of_memory import MemoryLifecycle
 from langmem_isolated.lifecycle.of_scope import ScopeLifecycle
+from langmem_isolated.lifecycle.quotas import Quotas
 from langmem_isolated.lifecycle.statistics import (
     COUNTED,
     NOT_COUNTED,
@@ -21,6 +23,8 @@ __all__ = [
     "Day",
     "MemoryLifecycle",
     "ModuleStats",
+    "Quota",
+    "Quotas",
     "ScopeLifecycle",
     "ScopeStats",
     "Stats",

@@ -8,6 +8,7 @@ from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._runtime.calls import explains_calls
 
 if TYPE_CHECKING:
+    from langmem_isolated.lifecycle.quotas import Quotas
     from langmem_isolated.lifecycle.statistics import Stats
 
 
@@ -67,3 +68,10 @@ class MemoryLifecycle:
         return await self._context.database.arun(
             self.stats, project_id=project_id, module_id=module_id, days=days, largest=largest
         )
+
+    @property
+    def quotas(self) -> Quotas:
+        """How much each user may ask of models; see :class:`~langmem_isolated.lifecycle.Quotas`."""
+        from langmem_isolated.lifecycle.quotas import Quotas
+
+        return Quotas(self._context)
