@@ -21,6 +21,7 @@ from langgraph.errors import GraphInterrupt
 from langgraph.types import Command
 
 from langmem_isolated._adapters.message_ids import derived_id, named
+from langmem_isolated._adapters.quota import check_quotas
 from langmem_isolated._adapters.recorder import (
     FindRecords,
     Recorder,
@@ -88,7 +89,8 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
     tried again, or another in its place, does not repeat the question. Failures and interrupts are
     `ChatMessage` of role ``"error"`` or ``"interrupt"`` in the channel ``"events"``. When recording
     fails, the run fails. In a ``batch`` inside of a run LangChain does not tell whose a part is:
-    what runs there is refused, or recorded by a handler that is bound.
+    what runs there is refused, or recorded by a handler that is bound. Who has used up a quota is
+    refused with `QuotaExceeded` before a model is asked.
 
     Agents are recorded by ``memory.middleware()``: use one of both. One object serves any number of
     runs at once.
@@ -196,6 +198,7 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
         """Record what a model is asked."""
         place, recorder = str(run.tree.root), self._recorder(run)
         recorder.add([named(message, place) for message in messages])
+        check_quotas(recorder.records)
         run.tree.behind = max(run.tree.behind, recorder.behind)
 
     def _add_said(self, run: _Run, run_id: UUID, messages: Iterable[BaseMessage]) -> None:

@@ -1,5 +1,6 @@
 """Exceptions: one root and a tree below it."""
 
+from datetime import datetime
 from typing import ClassVar
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "LegalHold",
     "LimitExceeded",
     "PolicyNotFound",
+    "QuotaExceeded",
     "RecordDoesNotOpen",
     "RecordError",
     "RootKeyInvalid",
@@ -66,6 +68,17 @@ class IsolationViolation(LangmemIsolatedError):
     Traceback (most recent call last):
     langmem_isolated.errors.IsolationViolation: This call's config and the scope ...
     """
+
+
+class QuotaExceeded(LangmemIsolatedError):
+    """The user has used up a quota; the model was not asked."""
+
+    def __init__(self, measure: str, limit: int, per: str, until: datetime) -> None:
+        super().__init__(
+            f"The quota of {limit:,} {measure} a {per} is used up. The model was not asked. The "
+            f"next {per} begins {until:%Y-%m-%d %H:%M} UTC; memory.quotas.set(…) raises it."
+        )
+        self.measure, self.limit, self.per, self.until = measure, limit, per, until
 
 
 class KeyringError(LangmemIsolatedError):

@@ -17,6 +17,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.types import Command
 
 from langmem_isolated._adapters.message_ids import named
+from langmem_isolated._adapters.quota import check_quotas
 from langmem_isolated._adapters.recall_tool_defaults import SAID_IN_PERSON
 from langmem_isolated._adapters.recorder import (
     ENDINGS,
@@ -96,6 +97,7 @@ class IsolatedMemoryMiddleware(AgentMiddleware[Any, Any, Any]):
     What cannot be stored exactly is recorded as far as it can be: its ``response_metadata`` has the
     types that are missing under ``"langmem_isolated_not_stored"``, and the log names them. When
     recording fails otherwise, the run fails; a failure or interrupt of its own is never replaced.
+    Who has used up a quota is refused with `QuotaExceeded` before a model is asked.
 
     One object serves any number of runs at once and keeps nothing of them.
 
@@ -285,6 +287,7 @@ class _Step:
     def begin(self, state: Any) -> None:
         """Record what the run begins with."""
         self._recorder.catch_up(_messages_of(state), is_start=True)
+        check_quotas(self._recorder.records)
 
     def catch_up(self, state: Any) -> None:
         """Record the messages of the state that are new."""
@@ -324,6 +327,7 @@ class _Step:
     def prepared(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
         """The request with what was said before, the state's messages recorded."""
         self.catch_up(request.state)
+        check_quotas(self._recorder.records)
         messages = request.messages
         if self._options.summarize_with is not None:
             messages = self._summarized(messages)

@@ -1,11 +1,13 @@
 """Appender: adds messages to one chat session, optimistically where it can."""
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from langchain_core.messages import BaseMessage
 
+from langmem_isolated._adapters.token_use import use_of
 from langmem_isolated._codecs.headers import Header, encode_header
 from langmem_isolated._codecs.messages import MessageMetadata, encode_message
 from langmem_isolated._crypto.kinds import Kind
@@ -15,7 +17,10 @@ from langmem_isolated._storage.container_state import BIRTH_BYTES, ContainerStat
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import writing
 from langmem_isolated._storage.sessions.writing import Message, Repeated
+from langmem_isolated._storage.usage import Use
 from langmem_isolated.errors import AddressTaken
+
+_log = logging.getLogger("langmem_isolated.sessions")
 
 
 class Appender:
@@ -32,6 +37,8 @@ class Appender:
         self._session_id = session_id
         self._header = encode_header(Header(session_id, channel=channel))
         self._state: ContainerState | None = None
+        self.counts_people = False
+        """Whether what people say is counted: a quota limits it."""
 
     @property
     def state(self) -> ContainerState | None:
@@ -64,7 +71,7 @@ class Appender:
         """
         if not messages:
             return
-        said = _Said.now(messages, channel)
+        said = _Said.now(messages, channel, self._use_of)
         self._check_limits(said.encoded)
         try:
             if repeated is not None:
@@ -73,6 +80,9 @@ class Appender:
                 self._append(said, writing.without_alias, look_first=False)
         except Conflict:
             self._append_known(said, repeated or writing.without_alias)
+
+    def _use_of(self, message: BaseMessage) -> Use | None:
+        return use_of(message, self._records.model_digest, counts_people=self.counts_people)
 
     def _check_limits(self, encoded: Sequence[Message]) -> None:
         limits, plaintexts = self._records.limits, [message.plaintext for message in encoded]
@@ -84,7 +94,9 @@ class Appender:
         known = self.state
         if known is None:
             return False
-        self.state = self._records.write_once(
+        # What is counted besides is another statement.
+        door = self._records.write_once if said.is_free else self._records.write_if_exists
+        self.state = door(
             writing.append_optimistically, None, self._session_id, known,
             said.encoded, said.moment, said.channel_bytes,
         )  # fmt: skip
@@ -97,18 +109,21 @@ class Appender:
             raise AddressTaken(Kind.MESSAGE.label) from None
 
     def _append(self, said: "_Said", repeated: Repeated, *, look_first: bool) -> None:
-        self.state = self._records.write(
+        birth = os.urandom(BIRTH_BYTES)
+        state = self.state = self._records.write(
             writing.append,
             self._session_id,
             self._header,
             said.encoded,
-            os.urandom(BIRTH_BYTES),
+            birth,
             said.moment,
             repeated=repeated,
             look_first=look_first,
             retimed=said.at,
             channel=said.channel_bytes,
         )
+        if state.birth == birth:
+            _log.info("A session was begun in scope %s.", self._records.keys().scope_id.hex())
 
 
 class _Said(NamedTuple):
@@ -117,17 +132,29 @@ class _Said(NamedTuple):
     messages: Sequence[BaseMessage]
     channel: str | None
     moment: int
+    uses: list[Use | None]
     encoded: list[Message]
 
     @classmethod
-    def now(cls, messages: Sequence[BaseMessage], channel: str | None) -> "_Said":
-        """Messages that are said now."""
-        moment = now()
-        return cls(messages, channel, moment, _encoded(messages, MessageMetadata(moment, channel)))
+    def now(
+        cls,
+        messages: Sequence[BaseMessage],
+        channel: str | None,
+        use: Callable[[BaseMessage], Use | None],
+    ) -> "_Said":
+        """Messages that are said now, and what each counts for."""
+        moment, uses = now(), [*map(use, messages)]
+        encoded = _encoded(messages, uses, MessageMetadata(moment, channel))
+        return cls(messages, channel, moment, uses, encoded)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether no message counts for anything."""
+        return not any(self.uses)
 
     def at(self, moment: int) -> list[Message]:
         """The same messages, said at another time."""
-        return _encoded(self.messages, MessageMetadata(moment, self.channel))
+        return _encoded(self.messages, self.uses, MessageMetadata(moment, self.channel))
 
     @property
     def channel_bytes(self) -> bytes | None:
@@ -135,5 +162,10 @@ class _Said(NamedTuple):
         return None if self.channel is None else self.channel.encode()
 
 
-def _encoded(messages: Sequence[BaseMessage], said: MessageMetadata) -> list[Message]:
-    return [Message(encode_message(message, said), message.id) for message in messages]
+def _encoded(
+    messages: Sequence[BaseMessage], uses: Sequence[Use | None], said: MessageMetadata
+) -> list[Message]:
+    return [
+        Message(encode_message(message, said), message.id, use)
+        for message, use in zip(messages, uses, strict=True)
+    ]

@@ -89,7 +89,7 @@ class MemoryContext(NamedTuple):
     ) -> Iterator[ScopedDatabase]:
         """The records of every owner that has any, of all projects or one, or of its module."""
         for _, owner in self.keyring.walk(project=project, module=module):
-            yield self.records(owner)
+            yield ScopedDatabase(self.database, self.keyring, owner, self.limits, is_owners=False)
 
     def readable(self, scope: Scope, levels: Sequence[SharingLevel]) -> list[ScopedDatabase]:
         """The records that a scope reads at each of ``levels``.

@@ -78,4 +78,4 @@ def left_out(
     if known.sequence > behind and _said_in(new) == _said_in(decode_message(known.plaintext)):
         return None
     again = new.model_copy(update={"id": repeated_id(new, place)})
-    return Message(encode_message(again, metadata), again.id)
+    return Message(encode_message(again, metadata), again.id, message.use)

@@ -16,6 +16,7 @@ from langgraph.types import Interrupt
 
 from langmem_isolated._adapters.appending import Appender
 from langmem_isolated._adapters.message_ids import derived_id, left_out, repeated_id, says_the_same
+from langmem_isolated._adapters.quota import counts_messages
 from langmem_isolated._adapters.run_scope import session_named_in
 from langmem_isolated._codecs.storable import storable
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -152,6 +153,7 @@ class Recorder:
         self._add(messages, partial(left_out, place=place, behind=self.behind))
 
     def _add(self, messages: Sequence[BaseMessage], repeated: Repeated) -> None:
+        self._appender.counts_people = counts_messages(self.records)
         try:
             self._appender.add(messages, self._channel, repeated)
         except ValueNotStorable:

@@ -39,6 +39,10 @@ class DirectoryKey:
             return None
         return self._digests.digest(b"module", owner.project.encode(), owner.module.encode())
 
+    def model_of(self, name: str) -> bytes:
+        """By which the tables know a language model, the same for every owner that uses it."""
+        return self._digests.digest(b"model", name.encode(errors="backslashreplace"))
+
     def key_set_mac(self, *columns: object) -> bytes:
         """16 bytes that authenticate a principal's key set."""
         return row_mac(self._key_sets, *columns)

@@ -29,6 +29,8 @@ class Kind(IntEnum):
     CLAIM = 20
     RECEIPT = 21
     NODE_CACHE = 22
+    # No record: what a row of the table of usage has sealed.
+    USAGE = 23
 
     def __init__(self, number: int) -> None:
         # Attributes, not properties: every record opened asks for them.

@@ -42,7 +42,7 @@ class ScopeKeys:
 
     __slots__ = (
         *("_compress", "_names", "_naming", "_prefix", "_rows"),
-        *("birth", "incarnation", "members", "opening", "scope_id", "sealing"),
+        *("active_day", "birth", "incarnation", "members", "opening", "scope_id", "sealing"),
     )
 
     def __init__(
@@ -63,6 +63,8 @@ class ScopeKeys:
         self._rows = DigestKey(derive(naming, b"rows", self._prefix))
         self.members = MultisetHash(derive(naming, b"members", self._prefix))
         self._names: dict[tuple[bytes, ...], bytes] = {}
+        self.active_day = -1
+        """The last day, counted from 1970, of which the database knows that the owner wrote."""
         self.scope_id = scope_id
         self.incarnation = incarnation
         self.birth = birth

@@ -167,23 +167,36 @@ records = Table(
     Index("records_alias", "scope_id", "kind", "parent", "alias", unique=True),
     Index("records_tag", "scope_id", "kind", "tag"),
     Index("records_expiry", "expires_at"),
+    # What no row counts is counted by this index alone, without a look at the records. It costs a
+    # put of an item one page more of SQLite's log, 5 % of its time, and nothing that can be
+    # measured on PostgreSQL; a row of counters made 8 writers wait, 524 puts a second for 4,554.
+    Index("records_uncounted", "scope_id", "kind", "expires_at", "size"),
     sqlite_with_rowid=False,
 )
 
-# What follows is filled by statistics, erasure and audit; the columns stand now, so that the first
-# version's databases have them.
+# What a scope did on a day: that it wrote (kind 1, with what it had before), what it asked of
+# models (kind 3, by model). Rows go with their scope.
 usage = Table(
     "usage",
     metadata,
-    _scope_id(),
+    Column(
+        "scope_id",
+        LargeBinary,
+        ForeignKey("scopes.scope_id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
     Column("day", Integer, primary_key=True, autoincrement=False),
     Column("kind", SmallInteger, primary_key=True, autoincrement=False),
+    Column("model", LargeBinary, primary_key=True),
     Column("count", BigInteger, nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("input_tokens", BigInteger, nullable=False),
     Column("output_tokens", BigInteger, nullable=False),
+    Column("sealed", LargeBinary),
     sqlite_with_rowid=False,
 )
+# What follows is filled by erasure and audit; the columns stand now, so that the first version's
+# databases have them.
 tombstones = Table(
     "tombstones",
     metadata,
@@ -210,22 +223,27 @@ audit = Table(
 )
 
 
-# Few rows have one of these: their indexes leave out those that have not.
+# Items, vectors, entries, grants, profiles, policies, claims and receipts: the kinds of records
+# that no row of `sessions` counts. A query that says just this is answered by the index.
+UNCOUNTED = "kind IN (8, 10, 13, 14, 15, 19, 20, 21)"
+
+# Few rows have what these are for: the indexes leave out those that have not.
 _PARTIAL_INDEXES = {
-    "records_alias": "alias",
-    "records_tag": "tag",
-    "records_expiry": "expires_at",
-    "sessions_expiry": "expires_at",
-    "tombstones_expiry": "expires_at",
-    "audit_scope": "scope_id",
+    "records_alias": "alias IS NOT NULL",
+    "records_tag": "tag IS NOT NULL",
+    "records_expiry": "expires_at IS NOT NULL",
+    "records_uncounted": UNCOUNTED,
+    "sessions_expiry": "expires_at IS NOT NULL",
+    "tombstones_expiry": "expires_at IS NOT NULL",
+    "audit_scope": "scope_id IS NOT NULL",
 }
 
 
 def _make_partial(dialect: str) -> None:
     # Said when the tables are made: to say it with the table imports both dialects, 25 ms.
     for index in chain.from_iterable(table.indexes for table in metadata.tables.values()):
-        if column := _PARTIAL_INDEXES.get(str(index.name)):
-            index.dialect_options[dialect]["where"] = text(f"{column} IS NOT NULL")
+        if condition := _PARTIAL_INDEXES.get(str(index.name)):
+            index.dialect_options[dialect]["where"] = text(condition)
 
 
 def _create_all(connection: Connection) -> None:

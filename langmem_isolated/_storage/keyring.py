@@ -201,12 +201,7 @@ class Keyring:
         if opened is None:
             return
         directory, keys = opened
-        digests = {}
-        if project is not None:
-            digests["project"] = directory.project_of(Owner(Level.PROJECT, project))
-            if module is not None:
-                in_module = Owner(Level.MODULE, project, module=module)
-                digests["module"] = directory.module_of(in_module) or b""
+        digests = _digests(directory, project, module)
         for row in self._scopes.walk(directory, **digests):
             principal = keys.unwrapped(self._sets.read(row.principal, directory))
             if principal is not None and principal.incarnation == row.incarnation:
@@ -234,6 +229,28 @@ class Keyring:
         """
         opened = self._installation.open(create=False)
         return opened and opened.directory
+
+    def digests(self, project: str | None, module: str | None) -> dict[str, bytes] | None:
+        """By which digests the tables know a project and its module, as far as they are given.
+
+        ``None`` when nothing was ever stored.
+        """
+        opened = self._installation.open(create=False)
+        return opened and _digests(opened.directory, project, module)
+
+    def scope_id_of(self, owner: Owner) -> bytes | None:
+        """By which the tables know an owner, whether or not it has memory.
+
+        ``None`` when nothing was ever stored.
+        """
+        opened = self._installation.open(create=False)
+        return opened and opened.directory.scope_id_of(owner)
+
+    def model_digest(self, name: str) -> bytes:
+        """By which the tables know a language model."""
+        opened = self._installation.open(create=True)
+        assert opened is not None
+        return opened.directory.model_of(name)
 
     def change_keys(self, owner: Owner, change: Callable[[KeySet, WrappedKeys], KeySet]) -> None:
         """Change the key set of the owner's principal: the one way in which a set ever changes.
@@ -348,6 +365,16 @@ class Keyring:
         traces = self._scopes.traces(place.scope_id, place.principal)
         _refuse_orphans(traces)
         return traces
+
+
+def _digests(directory: DirectoryKey, project: str | None, module: str | None) -> dict[str, bytes]:
+    digests = {}
+    if project is not None:
+        digests["project"] = directory.project_of(Owner(Level.PROJECT, project))
+        if module is not None:
+            in_module = Owner(Level.MODULE, project, module=module)
+            digests["module"] = directory.module_of(in_module) or b""
+    return digests
 
 
 def _refuse_orphans(traces: Traces) -> None:

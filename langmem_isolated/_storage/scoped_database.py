@@ -1,6 +1,8 @@
 """Scoped database: one owner's operations, with its keys, retried after a key rotation."""
 
 import asyncio
+import logging
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
@@ -13,7 +15,10 @@ from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.callers import OnBehalfOf
 from langmem_isolated._runtime.limits import DEFAULT_LIMITS, Limits
 from langmem_isolated._storage.keyring import Keyring
-from langmem_isolated.errors import KeyDestroyed, RecordDoesNotOpen
+from langmem_isolated._storage.usage import DAY, first_of_day
+from langmem_isolated.errors import DatabaseError, KeyDestroyed, RecordDoesNotOpen
+
+_log = logging.getLogger("langmem_isolated.database")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,6 +37,9 @@ class Owned(Protocol):
 
 S = TypeVar("S", bound=Owned)
 
+_DAY = DAY * 1000
+"""Nanoseconds."""
+
 
 class ScopeGone(Exception):
     """The row of the scope's life is not there; for `ScopedDatabase` to explain."""
@@ -43,6 +51,14 @@ class ScopedDatabase:
     Keys are fetched, and if need be unwrapped, before the transaction begins. The first life
     met is kept: after an erasure this object opens and writes nothing any more, even if the user
     has come back since.
+
+    Args:
+        database: Holds the records.
+        keyring: Has the owner's keys.
+        owner: Whose.
+        limits: How much one call may bring.
+        is_owners: Whether who writes is the owner, who then counts as active on that day; not an
+            operator's job.
     """
 
     def __init__(
@@ -51,6 +67,8 @@ class ScopedDatabase:
         keyring: Keyring,
         owner: Owner,
         limits: Limits = DEFAULT_LIMITS,
+        *,
+        is_owners: bool = True,
     ) -> None:
         self.database = database
         self._keyring = keyring
@@ -60,6 +78,16 @@ class ScopedDatabase:
         # The same for all modules of a user; publishers of a project are one.
         self._caller = owner.project, owner.user, owner.guest
         self.is_postgres = database.is_postgres
+        self._is_owners = is_owners
+        self._reads = frozenset((database.read, database.snapshot))
+
+    def of(self, owner: Owner) -> "ScopedDatabase":
+        """Another owner's records in the same database."""
+        return ScopedDatabase(self.database, self._keyring, owner, self.limits)
+
+    def model_digest(self, name: str) -> bytes:
+        """By which the tables know a language model."""
+        return self._keyring.model_digest(name)
 
     async def arun(self, body: Callable[A, R], *args: A.args, **kwargs: A.kwargs) -> R:
         """Run one of our synchronous bodies in a worker thread, for this owner."""
@@ -166,7 +194,25 @@ class ScopedDatabase:
             KeyDestroyed: The owner was erased; nothing was written.
         """
         with OnBehalfOf(self._caller):
+            if self._is_owners and door not in self._reads:
+                today = time.time_ns() // _DAY
+                if keys.active_day != today:
+                    return self._run_first_of_day(today, keys, operation, *args, **kwargs)
             return self._run_with_keys(keys, door, operation, *args, **kwargs)
+
+    def _run_first_of_day(
+        self,
+        today: int,
+        keys: ScopeKeys,
+        operation: Operation[P, T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run ``operation``, which writes, and store in its transaction that the owner did."""
+        noted = first_of_day(today, operation)
+        result = self._run_with_keys(keys, self.database.write, noted, *args, **kwargs)
+        keys.active_day = today
+        return result
 
     def _run_with_keys(
         self,
@@ -190,6 +236,10 @@ class ScopedDatabase:
                 raise
             self._keyring.forget(self.owner)
             raise KeyDestroyed from None
+        except DatabaseError as error:
+            kind = type(error).__name__
+            _log.error("The database failed scope %s: %s.", keys.scope_id.hex(), kind)
+            raise
 
     def rotated_keys(self, keys: ScopeKeys, key_id: bytes | None) -> ScopeKeys | None:
         """The owner's keys as they are now, if they have come to include ``key_id``."""

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from langmem_isolated.lifecycle.retention import Retention
     from langmem_isolated.lifecycle.sweeping import Progress, Swept
 
+if TYPE_CHECKING:
+    from langmem_isolated.lifecycle.quotas import Quotas
+    from langmem_isolated.lifecycle.statistics import Stats
+
 
 @explains_calls
 class MemoryLifecycle:
@@ -135,3 +139,61 @@ class MemoryLifecycle:
         """End what runs in the background, as closing the memory does first."""
         if "retention" in self.__dict__:
             self.retention.stop()
+
+    def stats(
+        self,
+        *,
+        project_id: str | None = None,
+        module_id: str | None = None,
+        days: int = 30,
+        largest: int = 0,
+    ) -> Stats:
+        """How much there is, by project, module and day; for operators.
+
+        Counted from the rows of sessions, threads and collections, from an index, and from what was
+        noted when it was written, without opening a record: 0.3 s at a million records. Projects,
+        modules and models are named, users never. All of it is of one state of the database, and
+        taken as it stands there: ``scope.verify()`` finds what was tampered with.
+
+        >>> memory.stats().total.users
+        1
+
+        Args:
+            project_id: Only this project; by default all. With ``module_id`` alone ``"default"``.
+            module_id: Only this module of it.
+            days: Of how many days, today's the last, UTC, to tell what happened: 1 to 36,500.
+            largest: How many scopes to tell of by themselves, by their digests, those with the
+                most bytes first.
+
+        Raises:
+            TypeError: ``days`` or ``largest`` is no whole number.
+            ValueError: One is negative, or ``days`` is 0 or above 36,500.
+            ScopeError: An id is malformed.
+            KeyringError: A key cannot be had, or belongs to another root key.
+            DatabaseError: The database refused or failed.
+        """
+        from langmem_isolated.lifecycle.statistics import stats
+
+        return stats(
+            self._context, project_id=project_id, module_id=module_id, days=days, largest=largest
+        )
+
+    async def astats(
+        self,
+        *,
+        project_id: str | None = None,
+        module_id: str | None = None,
+        days: int = 30,
+        largest: int = 0,
+    ) -> Stats:
+        """How much there is; see :meth:`stats`."""
+        return await self._context.database.arun(
+            self.stats, project_id=project_id, module_id=module_id, days=days, largest=largest
+        )
+
+    @property
+    def quotas(self) -> Quotas:
+        """How much each user may ask of models; see :class:`~langmem_isolated.lifecycle.Quotas`."""
+        from langmem_isolated.lifecycle.quotas import Quotas
+
+        return Quotas(self._context)

@@ -12,6 +12,7 @@ from langmem_isolated.errors import SessionNotFound
 from langmem_isolated.scope import Scope, checked_id
 
 if TYPE_CHECKING:
+    from langmem_isolated.lifecycle.statistics import Stats
     from langmem_isolated.lifecycle.sweeping import Progress
     from langmem_isolated.lifecycle.verification import Verified
 
@@ -91,3 +92,27 @@ class ScopeLifecycle:
     async def aclear_session(self, session_id: str) -> dict[str, int]:
         """Remove a chat session with its messages; see :meth:`clear_session`."""
         return await self._records.arun(self.clear_session, session_id)
+
+    def stats(self, *, days: int = 30) -> Stats:
+        """How much this scope has, what happened in it by day, and what its models were asked.
+
+        See :meth:`IsolatedMemory.stats`; below 1 ms for thousands of records.
+
+        >>> scope.stats().total.sessions
+        0
+
+        Args:
+            days: Of how many days, today's the last, UTC: 1 to 36,500.
+
+        Raises:
+            TypeError: ``days`` is no whole number.
+            ValueError: It is 0 or less, or above 36,500.
+            DatabaseError: The database refused or failed.
+        """
+        from langmem_isolated.lifecycle.statistics import stats_of
+
+        return stats_of(self._context, self._records.owner, days=days)
+
+    async def astats(self, *, days: int = 30) -> Stats:
+        """How much this scope has; see :meth:`stats`."""
+        return await self._records.arun(self.stats, days=days)

@@ -7,6 +7,7 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import SECOND
+from langmem_isolated._storage import usage
 from langmem_isolated._storage.container_state import ContainerState
 from langmem_isolated._storage.sessions import statements as sql
 from langmem_isolated._storage.sessions.listing import ROWS, session_digest
@@ -19,6 +20,7 @@ from langmem_isolated._storage.sessions.reading import (
     message_part,
     newest_of,
 )
+from langmem_isolated._storage.usage import Use
 from langmem_isolated.errors import RecordDoesNotOpen
 
 _NewRow = tuple[bytes, bytes | None, bytes]
@@ -29,6 +31,16 @@ class Message(NamedTuple):
 
     plaintext: bytes
     message_id: str | None
+    use: Use | None = None
+    """What it counts for, once it is stored."""
+
+
+class _Added(NamedTuple):
+    """A message that is added, and its alias if it has one."""
+
+    plaintext: bytes
+    alias: bytes | None
+    use: Use | None
 
 
 Repeated = Callable[[Message, Known], Message | None]
@@ -103,7 +115,8 @@ def append_optimistically(
 ) -> ContainerState | None:
     """Add ``messages`` if the session is still in ``state``; ``None``, and nothing, if it is not.
 
-    On PostgreSQL a single statement, on SQLite part of a write transaction.
+    On PostgreSQL a single statement, unless a message counts for something, on SQLite part of a
+    write transaction.
 
     Raises:
         Conflict: An id is stored already; nothing was written.
@@ -120,7 +133,7 @@ def _put(
     keys: ScopeKeys,
     digest: bytes,
     old: ContainerState,
-    added: Sequence[tuple[bytes, bytes | None]],
+    added: Sequence[_Added],
     now: int,
     channel: bytes | None,
 ) -> ContainerState | None:
@@ -129,11 +142,11 @@ def _put(
     numbered = [number.to_bytes(8) for number in range(first, first + len(added))]
     rows = [
         (key, alias, keys.seal(place, key, plaintext))
-        for key, (plaintext, alias) in zip(numbered, added, strict=True)
+        for key, (plaintext, alias, _) in zip(numbered, added, strict=True)
     ]
     parts = [
         message_part(keys, digest, key, now, plaintext)
-        for key, (plaintext, _) in zip(numbered, added, strict=True)
+        for key, (plaintext, *_) in zip(numbered, added, strict=True)
     ]
     new = old.with_members(keys, sum(parts))._replace(
         next_sequence=old.next_sequence + len(rows),
@@ -155,6 +168,8 @@ def _put(
         is_swapped = transaction.row(swap, **shared, **states, **_as_arrays(rows)) is not None
     elif is_swapped := transaction.changes(sql.COMPARE_AND_SWAP, **shared, **states):
         transaction.execute_many(sql.INSERT_ONE, [{**shared, **_as_values(row)} for row in rows])
+    if is_swapped and (uses := [one.use for one in added if one.use]):
+        usage.add(transaction, keys, uses, now)
     return new if is_swapped else None
 
 
@@ -180,7 +195,7 @@ def _as_arrays(rows: Sequence[_NewRow]) -> dict[str, object]:
 
 
 def without_alias(message: Message, _: Known) -> Message:
-    """The message as it is; its id finds the one that was first."""
+    """The message as it is; its id finds the one that was first, which alone counts."""
     return Message(message.plaintext, None)
 
 
@@ -195,9 +210,9 @@ def _with_aliases(
     messages: Sequence[Message],
     repeated: Repeated,
     find: Callable[[str], Known | None],
-) -> list[tuple[bytes, bytes | None]]:
-    """The plaintext and alias of each message to add; an alias stands once in a session."""
-    added: list[tuple[bytes, bytes | None]] = []
+) -> list[_Added]:
+    """The messages to add; an alias stands once in a session."""
+    added: list[_Added] = []
     seen: dict[str, Known] = {}
     for message in messages:
         new: Message | None = message
@@ -209,7 +224,7 @@ def _with_aliases(
             new = repeated(new, known)
         if new:
             alias = alias_of(keys, digest, new.message_id) if new.message_id else None
-            added.append((new.plaintext, alias))
+            added.append(_Added(new.plaintext, alias, new.use))
     return added
 
 
