@@ -10,6 +10,7 @@ from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.scope import Scope
 
 if TYPE_CHECKING:
+    from langmem_isolated.lifecycle.shared_memory import SharedMemory
     from langmem_isolated.lifecycle.verification import Verified
 
 
@@ -39,3 +40,16 @@ class ScopeLifecycle:
     async def averify(self) -> Verified:
         """Open all that the scope has; see :meth:`verify`."""
         return await self._records.arun(self.verify)
+
+    def shared_from(self, module_id: str) -> SharedMemory:
+        """What another module of the same user lets this one read; see :class:`SharedMemory`.
+
+        Args:
+            module_id: Whose memory is read. Without a grant in force every call raises `NotShared`.
+
+        Raises:
+            ScopeError: ``module_id`` is missing or malformed, or this scope's own.
+        """
+        from langmem_isolated.lifecycle.shared_memory import SharedMemory
+
+        return SharedMemory(self._context, self._scope, module_id)
