@@ -10,6 +10,7 @@ from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.scope import Scope
 
 if TYPE_CHECKING:
+    from langmem_isolated.lifecycle.profile import Profile
     from langmem_isolated.lifecycle.verification import Verified
 
 
@@ -39,3 +40,24 @@ class ScopeLifecycle:
     async def averify(self) -> Verified:
         """Open all that the scope has; see :meth:`verify`."""
         return await self._records.arun(self.verify)
+
+    def profile(self) -> Profile:
+        """What this module knows of the user: facts, interests, attributes; see :class:`Profile`.
+
+        Reads nothing until it is asked for something. Another module has another.
+        """
+        from langmem_isolated.lifecycle.profile import Profile
+
+        return Profile(self._records)
+
+    def cross_module(self) -> Profile:
+        """The notebook that all modules of this user share, one for each user and project.
+
+        A :class:`Profile` like the module's own, but every module of the user reads and writes it.
+        Nothing gets there unless a module writes it there.
+        """
+        from langmem_isolated._crypto.owners import Level, Owner
+        from langmem_isolated.lifecycle.profile import Profile
+
+        shared = self._context.records(Owner.at(Level.USER, self._scope))
+        return Profile(shared, self._scope.module_id)
