@@ -22,6 +22,7 @@ from langmem_isolated.lifecycle.profile_forms import (
     tag_of,
     together,
 )
+from langmem_isolated.lifecycle.profile_reader import facts_of
 from langmem_isolated.lifecycle.profile_values import (
     Fact,
     FactSource,
@@ -52,8 +53,9 @@ class Edits(NamedTuple):
         for one in new:
             tag = tag_of(one.text)
             there = known.get(tag) or _same(found, tag)
+            # In a batch, each stands behind the one before.
+            known[tag] = _learned(there, one, _moment(found), found.now + added)
             added += there is None
-            known[tag] = _learned(there, one, _moment(found))
         self._refuse_too_many(found, added)
         self._put(found, Part.FACTS, *map(fact_entry, known.values()))
         return [known[tag_of(one.text)] for one in new]
@@ -77,8 +79,7 @@ class Edits(NamedTuple):
     def fold(self, found: ProfileEntries) -> int:
         """Make one fact of each group that says the same; returns how many went."""
         groups: dict[bytes, list[Fact]] = {}
-        for entry in found.all_of(Part.FACTS):
-            fact = fact_of(entry.key, entry.value)
+        for fact in facts_of(found):
             groups.setdefault(tag_of(fact.text), []).append(fact)
         alike = [group for group in groups.values() if len(group) > 1]
         others = [bytes.fromhex(fact.id) for group in alike for fact in group[1:]]
@@ -149,9 +150,9 @@ def _same(found: ProfileEntries, tag: bytes) -> Fact | None:
     return fact_of(there[0].key, there[0].value) if there else None
 
 
-def _learned(there: Fact | None, new: NewFact, moment: datetime) -> Fact:
+def _learned(there: Fact | None, new: NewFact, moment: datetime, position: int) -> Fact:
     if there is None:
-        return Fact(new.id, new.text, new.source.time, moment, 0, (new.source,))
+        return Fact(new.id, new.text, new.source.time, moment, 0, (new.source,), position)
     return replace(
         there,
         time=min(there.time, new.source.time),

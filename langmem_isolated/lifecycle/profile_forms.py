@@ -136,6 +136,7 @@ def fact_entry(fact: Fact) -> Entry:
         "time": _microseconds(fact.time),
         "updated": _microseconds(fact.updated),
         "revision": fact.revision,
+        "position": fact.position,
         "sources": [
             [s.kind, _microseconds(s.time), s.module_id, s.session_id, s.message_id]
             for s in fact.sources
@@ -154,6 +155,7 @@ def fact_of(key: bytes, value: bytes) -> Fact:
         _moment(found["updated"]),
         found["revision"],
         tuple(FactSource(kind, _moment(time), *ids) for kind, time, *ids in found["sources"]),
+        found["position"],
     )
 
 

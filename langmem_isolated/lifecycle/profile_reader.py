@@ -96,7 +96,8 @@ def attribute(found: ProfileEntries, name: str) -> bytes | None:
 
 def facts_of(found: ProfileEntries) -> list[Fact]:
     """The facts, by when they were first stored."""
-    return [fact_of(entry.key, entry.value) for entry in found.all_of(Part.FACTS)]
+    there = (fact_of(entry.key, entry.value) for entry in found.all_of(Part.FACTS))
+    return sorted(there, key=lambda fact: fact.position)
 
 
 def interests_of(found: ProfileEntries) -> list[Interest]:

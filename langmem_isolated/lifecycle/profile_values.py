@@ -83,6 +83,8 @@ class Fact:
     """How often it was changed since."""
     sources: tuple[FactSource, ...] = field(repr=False)
     """The first, and the newest others, eight at most."""
+    position: int = field(repr=False)
+    """Where it stands in the list."""
 
 
 @made_by(f"{MADE_BY}.add_interest(name)", first=str)
