@@ -27,7 +27,7 @@ from tests.conftest import ROOT_KEY, Attacker, Door
 
 EMBEDDINGS = DeterministicFakeEmbedding(size=8)
 BETWEEN = {"user_id": "alice", "from_module": "tutor", "to_module": "planner"}
-ALL = ["message", "item", "document"]
+ALL = ["message", "item", "document", "profile"]
 
 
 def scope(memory: IsolatedMemory, module: str, user: str = "alice") -> ScopedMemory:
@@ -47,6 +47,12 @@ def tutor(memory: IsolatedMemory) -> ScopedMemory:
     tutor.store().put(("facts", "school"), "level", {"level": 3})
     tutor.store().put(("diary",), "today", {"mood": "sad"})
     tutor.vector_store(EMBEDDINGS).add_texts(["Fractions are parts."])
+    profile = tutor.profile()
+    profile.add_fact("Has a test on Friday.")
+    profile.add_interest("cats")
+    profile.set_attribute("level", 3)
+    profile.set_attribute("diagnosis", "dyscalculia")
+    profile.set_summary("Works hard.")
     return tutor
 
 
@@ -66,6 +72,11 @@ def reads(memory: IsolatedMemory, module: str = "planner") -> dict[str, Callable
         "all documents": lambda: shared.documents(EMBEDDINGS).documents(),
         "retriever": lambda: shared.retriever(EMBEDDINGS).invoke("parts"),
         "words": lambda: shared.bm25_retriever().invoke("fractions"),
+        "profile": lambda: shared.profile().contents(),
+        "facts": lambda: shared.profile().facts(),
+        "interests": lambda: shared.profile().interests(),
+        "attributes": lambda: shared.profile().attributes(),
+        "summary": lambda: shared.profile().summary(),
     }
 
 
@@ -122,6 +133,7 @@ def test_a_grant_of_one_kind_opens_no_other(memory: IsolatedMemory, tutor: Scope
         "message": {"sessions", "messages", "recall", "recall by meaning"},
         "item": {"get", "search", "namespaces"},
         "document": {"documents", "all documents", "retriever", "words"},
+        "profile": {"profile", "facts", "interests", "attributes", "summary"},
     }[kind]
 
     for name, read in reads(memory).items():
@@ -217,6 +229,34 @@ def test_collections_narrow_documents(memory: IsolatedMemory, tutor: ScopedMemor
         shared.documents(EMBEDDINGS).similarity_search("test")
     with pytest.raises(NotShared):
         shared.bm25_retriever().invoke("test")
+
+
+async def test_parts_and_attributes_narrow_the_profile(
+    memory: IsolatedMemory, tutor: ScopedMemory, door: Door
+):
+    fields = {"parts": ["attributes", "summary"], "attributes": ["level"]}
+    memory.grants.allow(**BETWEEN, kinds=["profile"], fields=fields)
+    profile = scope(memory, "planner").shared_from("tutor").profile()
+
+    contents = await door(profile, "contents")
+    assert (contents.summary, contents.facts, contents.interests) == ("Works hard.", (), ())
+    assert contents.attributes == {"level": 3}
+    assert await door(profile, "attributes") == {"level": 3}
+    assert await door(profile, "summary") == "Works hard."
+    for part in ("facts", "interests"):
+        with pytest.raises(NotShared):
+            await door(profile, part)
+    assert not hasattr(profile, "add_fact")
+
+
+def test_the_notebook_of_all_modules_is_not_shared_by_a_grant(
+    memory: IsolatedMemory, tutor: ScopedMemory
+):
+    tutor.cross_module().add_fact("Of all modules.")
+    memory.grants.allow(**BETWEEN, kinds=["profile"])
+
+    facts = scope(memory, "planner").shared_from("tutor").profile().facts()
+    assert [fact.text for fact in facts] == ["Has a test on Friday."]
 
 
 def test_documents_that_a_publisher_shares_are_not_shared_on(
@@ -635,6 +675,7 @@ def test_a_grant_is_read_by_keys_that_another_process_has_rotated(
         ({"kinds": ["message"], "fields": ["monday"]}, TypeError),
         ({"kinds": ["item"], "fields": {"namespaces": [()]}}, TypeError),
         ({"kinds": ["item"], "fields": {"namespaces": [("a", 1)]}}, ScopeError),
+        ({"kinds": ["profile"], "fields": {"parts": ["fact"]}}, ValueError),
         ({"kinds": ["item"], "until": 3600}, TypeError),
         ({"kinds": ["item"], "until": datetime(2100, 1, 1)}, ValueError),  # noqa: DTZ001
     ],

@@ -104,8 +104,9 @@ class Grants:
             user_id: Whose modules.
             from_module: Which module's memory is read.
             to_module: Which module reads it.
-            kinds: ``"message"`` (chat sessions, and what recall finds, of threads too), ``"item"``
-                (the store), ``"document"`` (the module's own collections); one or more.
+            kinds: One or more of ``"message"`` (chat sessions, and what recall finds, of threads
+                too), ``"item"`` (the store), ``"document"`` (the module's own collections) and
+                ``"profile"``.
             fields: What narrows them: see :class:`SharedFields`.
             until: A moment with a time zone, or how long from now; by the database's clock. For as
                 long as it is not revoked if left out.

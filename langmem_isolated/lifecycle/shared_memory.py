@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
     from langgraph.store.base import IndexConfig
 
+    from langmem_isolated.lifecycle.shared_profile import SharedProfile
     from langmem_isolated.lifecycle.shared_store import SharedStore
     from langmem_isolated.recall import Recall, Recalled, RecallOptions
     from langmem_isolated.retriever import IsolatedBM25Retriever, IsolatedRetriever
@@ -241,6 +242,12 @@ class SharedMemory:
         whole_number("k", k, least=1, advice="Leave it out for 4.")
         sources = [self._documents(collection).records]
         return IsolatedBM25Retriever(sources, collection, k=k, filter=filter)
+
+    def profile(self) -> SharedProfile:
+        """What the other module knows of the user, to be read; see :class:`SharedProfile`."""
+        from langmem_isolated.lifecycle.shared_profile import SharedProfile
+
+        return SharedProfile(self._way)
 
     def _documents(self, collection: str) -> SharedReading:
         checked_id("collection", collection)

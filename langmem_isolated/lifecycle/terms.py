@@ -10,10 +10,12 @@ from langmem_isolated._runtime.arguments import kind_of, mapping, refuse_single
 from langmem_isolated.errors import NotShared
 from langmem_isolated.scope import checked_id
 
-SharedKind = Literal["message", "item", "document"]
-"""What can be shared: what was said, the store's items, documents."""
+SharedKind = Literal["message", "item", "document", "profile"]
+"""What can be shared: what was said, the store's items, documents, what is known of the user."""
 
 KINDS: tuple[SharedKind, ...] = get_args(SharedKind)
+PARTS = ("facts", "interests", "attributes", "summary")
+"""Of a profile."""
 _VERSION = 1
 
 
@@ -28,6 +30,10 @@ class SharedFields(TypedDict, total=False):
     """Of items: namespaces, with all that is below them. A text is one of a single label."""
     collections: Collection[str]
     """Of documents: names of collections."""
+    parts: Collection[str]
+    """Of the profile: some of ``"facts"``, ``"interests"``, ``"attributes"``, ``"summary"``."""
+    attributes: Collection[str]
+    """Of the profile's attributes: names. They leave its other parts as they are."""
 
 
 class Terms(NamedTuple):
@@ -38,6 +44,8 @@ class Terms(NamedTuple):
     channels: frozenset[str] | None = None
     namespaces: frozenset[tuple[str, ...]] | None = None
     collections: frozenset[str] | None = None
+    parts: frozenset[str] | None = None
+    attributes: frozenset[str] | None = None
 
     @classmethod
     def checked(cls, kinds: Collection[SharedKind], fields: SharedFields | None) -> Terms:
@@ -105,6 +113,33 @@ class Terms(NamedTuple):
         self.check_kind("item")
         if not self.has_namespace(namespace):
             raise NotShared("these items")
+
+    def check_part(self, part: str) -> None:
+        """Refuse a part of the profile that is not among those shared.
+
+        Raises:
+            NotShared: It is none of them, or the profile is not shared.
+        """
+        self.check_kind("profile")
+        _check(self.parts, part, "this part of the profile")
+
+    def check_whole_profile(self) -> None:
+        """Refuse where the profile is not shared with all its parts.
+
+        Raises:
+            NotShared: It is not.
+        """
+        self.check_kind("profile")
+        if self.parts is not None or self.attributes is not None:
+            raise NotShared("the whole profile")
+
+    def has_part(self, part: str) -> bool:
+        """Whether a part of the profile is shared."""
+        return self.parts is None or part in self.parts
+
+    def has_attribute(self, name: str) -> bool:
+        """Whether an attribute of the profile is shared, if its attributes are."""
+        return self.attributes is None or name in self.attributes
 
     def has_namespace(self, namespace: tuple[str, ...]) -> bool:
         """Whether a namespace stands in one of those shared."""
@@ -181,9 +216,19 @@ def _namespace(value: object) -> tuple[str, ...]:
     return tuple(checked_id("namespace", label) for label in labels)
 
 
+def _part(value: object) -> str:
+    if value not in PARTS:
+        raise ValueError(
+            f"parts may have {', '.join(PARTS)}, got another {kind_of(value)}. Nothing was granted."
+        )
+    return str(value)
+
+
 _FIELDS: dict[str, tuple[SharedKind, Callable[[object], Any]]] = {
     "sessions": ("message", _named("session_id")),
     "channels": ("message", _named("channel")),
     "namespaces": ("item", _namespace),
     "collections": ("document", _named("collection")),
+    "parts": ("profile", _part),
+    "attributes": ("profile", _named("name")),
 }
