@@ -22,6 +22,7 @@ __all__ = [
     "LangmemIsolatedError",
     "LegalHold",
     "LimitExceeded",
+    "NotShared",
     "PolicyNotFound",
     "QuotaExceeded",
     "RecordDoesNotOpen",
@@ -79,6 +80,20 @@ class QuotaExceeded(LangmemIsolatedError):
             f"next {per} begins {until:%Y-%m-%d %H:%M} UTC; memory.quotas.set(…) raises it."
         )
         self.measure, self.limit, self.per, self.until = measure, limit, per, until
+
+
+class NotShared(IsolationViolation):
+    """No grant in force lets the one module read this of the other: never, no more, or not so far.
+
+    Which of these is told to nobody: it would tell of the other's memory.
+    """
+
+    def __init__(self, what: str = "") -> None:
+        super().__init__(
+            f"No grant in force lets the one module read {what or 'anything'} of the other. "
+            "Nothing was handed out or changed. memory.grants.list(user_id=…) shows what is "
+            "granted, memory.grants.allow(…) grants."
+        )
 
 
 class KeyringError(LangmemIsolatedError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._crypto.owners import Level, Owner
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 if TYPE_CHECKING:
     from langmem_isolated.lifecycle.quotas import Quotas
     from langmem_isolated.lifecycle.statistics import Stats
+
+if TYPE_CHECKING:
+    from langmem_isolated._adapters.run_scope import ResolveScope
+    from langmem_isolated.lifecycle.grants import Grants
+    from langmem_isolated.lifecycle.profile_tool import ProfileTool
 
 
 @explains_calls
@@ -118,7 +123,7 @@ class MemoryLifecycle:
         Raises:
             ScopeError: An id is malformed.
             LegalHold: The user is on legal hold; nothing was removed.
-            RecordDoesNotOpen: An item or entry was tampered with, and stays; all others are removed.
+            RecordDoesNotOpen: An item or entry was tampered with, and stays; all others went.
             DatabaseError: The database refused or failed; to call again goes on.
         """
         from langmem_isolated.lifecycle.clearing import Clearing
@@ -197,3 +202,27 @@ class MemoryLifecycle:
         from langmem_isolated.lifecycle.quotas import Quotas
 
         return Quotas(self._context)
+
+    def profile_tool(
+        self, *, scope_resolver: ResolveScope | None = None, **options: Any
+    ) -> ProfileTool:
+        """A profile's tool for the model of whoever runs; see :meth:`ScopedMemory.profile_tool`.
+
+        Args:
+            scope_resolver: As for :meth:`checkpointer`.
+            options: Those of :meth:`ScopedMemory.profile_tool`.
+
+        Raises:
+            TypeError: An option is not known.
+        """
+        from langmem_isolated.lifecycle.profile_tool import ProfileTool
+
+        finder = self._context.finder(scope_resolver)
+        return ProfileTool(lambda config: self._context.private(finder.of_call(config)), **options)
+
+    @cached_property
+    def grants(self) -> Grants:
+        """What modules of one user let each other read, for operators; see :class:`Grants`."""
+        from langmem_isolated.lifecycle.grants import Grants
+
+        return Grants(self._context)
