@@ -114,7 +114,7 @@ class MemoryLifecycle:
         Raises:
             ScopeError: An id is malformed.
             LegalHold: The user is on legal hold; nothing was removed.
-            RecordDoesNotOpen: An item or entry was tampered with, and stays; all others are removed.
+            RecordDoesNotOpen: An item or entry was tampered with, and stays; all others went.
             DatabaseError: The database refused or failed; to call again goes on.
         """
         from langmem_isolated.lifecycle.clearing import Clearing
