@@ -153,7 +153,11 @@ def holds_of(context: MemoryContext, project_id: str) -> list[Hold]:
 
 
 def held_among(
-    transaction: Transaction, keys: ScopeKeys | None, users: Collection[str]
+    transaction: Transaction,
+    keys: ScopeKeys | None,
+    users: Collection[str],
+    *,
+    is_dry: bool = False,
 ) -> set[str]:
     """Those of a project's users who are on hold, until the transaction ends.
 
@@ -161,10 +165,12 @@ def held_among(
         transaction: One that writes, before it removes anything.
         keys: Those of the project's owner; ``None`` where it has none.
         users: Whose memory is to be removed.
+        is_dry: Nothing is removed, and so nobody is kept from placing a hold.
     """
     if keys is None or not users:
         return set()
-    lock_for_share(transaction, keys.scope_id)
+    if not is_dry:
+        lock_for_share(transaction, keys.scope_id)
     names = sorted(users)
     found = entries.get(
         transaction, keys, _SPACE, [name.encode() for name in names], now(), kind=_KIND

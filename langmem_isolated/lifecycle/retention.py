@@ -291,17 +291,17 @@ class _Background(threading.Thread):
         super().__init__(name="langmem_isolated_sweep", daemon=True)
         self._memory = context
         self._pause = pause
-        self._is_stopped = threading.Event()
+        self._ended = threading.Event()
 
     def run(self) -> None:
         """Sweep until it is stopped."""
-        while not self._is_stopped.is_set():
+        while not self._ended.is_set():
             self._sweep()
-            self._is_stopped.wait(self._pause)
+            self._ended.wait(self._pause)
 
     def _sweep(self) -> None:
         try:
-            Sweep(Removal(self._memory, is_stopped=self._is_stopped.is_set)).run()
+            Sweep(Removal(self._memory, is_stopped=self._ended.is_set)).run()
         except LangmemIsolatedError as error:
             _log.warning("A sweep failed and is tried again: %s", type(error).__name__)
         except Exception as error:  # noqa: BLE001 - the next sweep is to come whatever happens
@@ -309,6 +309,6 @@ class _Background(threading.Thread):
 
     def stop(self) -> None:
         """Wait for the batch that runs, and end."""
-        self._is_stopped.set()
+        self._ended.set()
         if self.is_alive() and self is not threading.current_thread():
             self.join()

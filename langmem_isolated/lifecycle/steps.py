@@ -195,7 +195,7 @@ def run_batch(
         is_dry: Remove nothing, and count all.
     """
     outcome, room = Outcome(), BATCH
-    held = _held(transaction, tasks, projects)
+    held = _held(transaction, tasks, projects, is_dry=is_dry)
     for number, task in enumerate(tasks):
         if room <= 0:
             outcome.rest += tasks[number:]
@@ -214,7 +214,7 @@ def run_batch(
 
 
 def _held(
-    transaction: Transaction, tasks: Sequence[Task], projects: dict[str, ScopeKeys]
+    transaction: Transaction, tasks: Sequence[Task], projects: dict[str, ScopeKeys], *, is_dry: bool
 ) -> set[tuple[str, str | None]]:
     users: dict[str, set[str]] = {}
     for task in tasks:
@@ -224,5 +224,5 @@ def _held(
         (project, user)
         # In one order everywhere: the rows of projects are locked.
         for project, named in sorted(users.items())
-        for user in held_among(transaction, projects.get(project), named)
+        for user in held_among(transaction, projects.get(project), named, is_dry=is_dry)
     }

@@ -1,0 +1,620 @@
+"""A sweep removes what is due and nothing else, however it ends and whoever runs beside it."""
+
+import asyncio
+import logging
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from langchain_core.documents import Document
+from langchain_core.messages import HumanMessage
+from langchain_core.outputs import Generation
+from langgraph.store.base import PutOp
+
+from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
+from langmem_isolated._crypto.owners import Level, Owner
+from langmem_isolated._storage import entries
+from langmem_isolated._storage.entries import Entry
+from langmem_isolated.errors import LegalHold, PolicyNotFound
+from langmem_isolated.lifecycle import sweeping
+from tests.conftest import ROOT_KEY, Attacker, Door
+from tests.embeddings import NGramEmbeddings
+from tests.processes import Child
+from tests.threads import at, put
+
+AT_ONCE = 6e-8  # minutes: 4 µs
+SHORT = timedelta(microseconds=1)
+
+
+def tutor(memory: IsolatedMemory, user: str = "alice", module: str = "tutor") -> ScopedMemory:
+    return memory.scope(user_id=user, module_id=module)
+
+
+def put_items(scoped: ScopedMemory, count: int, *, ttl: float | None = AT_ONCE) -> None:
+    puts = [PutOp(("notes",), f"{number}", {"n": number}, ttl=ttl) for number in range(count)]
+    for begin in range(0, count, 500):
+        scoped.store().batch(puts[begin : begin + 500])
+
+
+def say(scoped: ScopedMemory, session: str, count: int, channel: str | None = None) -> None:
+    history = scoped.chat_history(session, channel=channel)
+    history.add_messages([HumanMessage(f"{number}") for number in range(count)])
+
+
+def put_checkpoints(
+    scoped: ScopedMemory, thread: str, count: int, ttl: timedelta | None = None
+) -> None:
+    saver, config = scoped.checkpointer(ttl=ttl), at(thread)
+    for number in range(count):
+        config = put(saver, config, {"n": number})
+
+
+def said(scoped: ScopedMemory, session: str = "monday") -> list[Any]:
+    return [message.content for message in scoped.chat_history(session).messages]
+
+
+# --- what has expired -----------------------------------------------------------------------------
+
+
+async def test_a_sweep_removes_what_has_expired_and_leaves_the_rest(
+    memory: IsolatedMemory, attacker: Attacker, door: Door
+):
+    scoped = tutor(memory)
+    put_items(scoped, 3)
+    scoped.store().put(("notes",), "lasting", {"n": 1})
+    scoped.llm_cache(ttl=SHORT).update("prompt", "model", [Generation(text="a")])
+    put_checkpoints(scoped, "1", 1, ttl=SHORT)
+    put_checkpoints(scoped, "2", 1)
+
+    swept = await door(memory, "sweep")
+
+    assert swept.counts == {"thread": 1, "checkpoint": 1, "item": 3, "entry": 1}
+    assert (swept.is_done, swept.held, swept.damaged) == (True, 0, 0)
+    assert attacker("SELECT count(*) FROM records WHERE expires_at IS NOT NULL") == [(0,)]
+    found = scoped.verify()
+    assert (found.items, found.threads, found.entries) == (1, 1, 0)
+    assert memory.sweep().counts == {}
+
+
+async def test_a_dry_run_counts_the_same_and_touches_nothing(
+    memory: IsolatedMemory, attacker: Attacker, door: Door
+):
+    scoped = tutor(memory)
+    put_items(scoped, 3)
+    put_checkpoints(scoped, "1", 1, ttl=SHORT)
+    say(scoped, "monday", 7)
+    memory.retention.keep("message", keep_latest=2)
+    before = [
+        attacker(f"SELECT * FROM {table} ORDER BY 1, 2, 3, 4") for table in ("records", "sessions")
+    ]
+
+    would = await door(memory, "sweep", dry_run=True)
+
+    after = [
+        attacker(f"SELECT * FROM {table} ORDER BY 1, 2, 3, 4") for table in ("records", "sessions")
+    ]
+    assert after == before
+    assert would.is_dry_run
+    assert would.counts == memory.sweep().counts
+
+
+def test_a_large_thread_goes_in_batches_and_no_reader_meets_a_part_of_it(
+    memory: IsolatedMemory, attacker: Attacker
+):
+    scoped = tutor(memory)
+    saver = scoped.checkpointer()
+    put_checkpoints(scoped, "1", 700)
+    memory.retention.keep("thread", age=SHORT)
+    seen = []
+
+    def look(_: int) -> None:
+        seen.append((saver.get_tuple(at("1")), len(saver.threads())))
+        scoped.verify()
+
+    swept = memory.sweep(progress=look)
+
+    assert swept.counts == {"thread": 1, "checkpoint": 700}
+    assert len(seen) > 1
+    assert set(seen) == {(None, 0)}
+    assert attacker("SELECT count(*) FROM records WHERE kind IN (5, 6, 7)") == [(0,)]
+
+
+def test_what_an_interrupted_sweep_left_is_absent_and_goes_with_the_next(
+    memory: IsolatedMemory, attacker: Attacker
+):
+    scoped = tutor(memory)
+    say(scoped, "monday", 700)
+    memory.retention.keep("session", age=SHORT)
+
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        memory.sweep(progress=interrupt)
+
+    assert attacker("SELECT count(*) FROM records WHERE kind = 3") == [(200,)]
+    assert scoped.sessions() == []
+    assert said(scoped) == []
+    scoped.verify()
+    memory.retention.remove("session")
+    assert memory.sweep().counts == {"session": 1, "message": 200}
+
+
+def test_a_session_that_is_begun_again_amid_its_removal_begins_with_nothing(
+    memory: IsolatedMemory,
+):
+    scoped = tutor(memory)
+    say(scoped, "monday", 700)
+    memory.retention.keep("session", age=SHORT)
+
+    def write(_: int) -> None:
+        if not written:
+            written.append(scoped.chat_history("monday").add_user_message("again"))
+
+    written: list[None] = []
+    memory.sweep(progress=write)
+
+    assert said(scoped) == ["again"]
+    assert scoped.verify().messages == 1
+
+
+def test_a_sweep_ends_in_time_and_says_that_it_is_not_done(memory: IsolatedMemory):
+    put_items(tutor(memory), 1200)
+
+    first = memory.sweep(0)
+
+    assert first.counts == {"item": 500}
+    assert not first.is_done
+    assert memory.sweep().counts == {"item": 700}
+
+
+async def test_a_cancelled_sweep_ends_behind_a_batch(memory: IsolatedMemory, attacker: Attacker):
+    put_items(tutor(memory), 3000)
+    begun = threading.Event()
+
+    def note(_: int) -> None:
+        begun.set()
+        time.sleep(0.05)
+
+    sweep = asyncio.create_task(memory.asweep(progress=note))
+    await asyncio.to_thread(begun.wait)
+    sweep.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sweep
+    await asyncio.sleep(0.3)
+
+    (left,) = attacker("SELECT count(*) FROM records WHERE kind = 8")[0]
+    assert left % 500 == 0
+    assert left > 0
+    tutor(memory).verify()
+
+
+def test_several_processes_sweep_at_once_and_none_removes_or_counts_twice(
+    database_url: str, root_key: LocalRootKey
+):
+    with IsolatedMemory(database_url, root_key=root_key) as memory:
+        put_items(tutor(memory), 2000)
+        say(tutor(memory), "monday", 1100)
+        memory.retention.keep("session", age=SHORT)
+
+        def sweep() -> dict[str, int]:
+            with IsolatedMemory(database_url, root_key=LocalRootKey(ROOT_KEY)) as other:
+                return dict(other.sweep().counts)
+
+        children = [Child(sweep) for _ in range(3)]
+        results = [child.result() for child in children]
+
+        totals = {
+            kind: sum(r.get(kind, 0) for r in results) for kind in ("item", "message", "session")
+        }
+        assert totals == {"item": 2000, "message": 1100, "session": 1}
+        assert memory.sweep().counts == {}
+
+
+def test_a_sweep_that_is_killed_leaves_what_the_next_one_ends(
+    database_url: str, root_key: LocalRootKey
+):
+    with IsolatedMemory(database_url, root_key=root_key) as memory:
+        put_items(tutor(memory), 1500)
+        say(tutor(memory), "monday", 1500)
+        memory.retention.keep("session", age=SHORT)
+
+        def sweep() -> None:
+            with IsolatedMemory(database_url, root_key=LocalRootKey(ROOT_KEY)) as other:
+                other.sweep(progress=lambda removed: time.sleep(30 if removed >= 2000 else 0))
+
+        child = Child(sweep)
+        scoped, deadline = tutor(memory), time.monotonic() + 20
+        while scoped.sessions() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        child.kill()
+
+        assert said(scoped) == []
+        scoped.verify()
+        memory.sweep()
+        assert scoped.verify().items == 0
+
+
+def test_items_that_are_counted_go_with_what_counts_them_and_their_vectors(
+    memory: IsolatedMemory, attacker: Attacker
+):
+    scoped = tutor(memory)
+    index: Any = {"dims": 64, "embed": NGramEmbeddings()}
+    store = scoped.store(integrity="counted", index=index)
+    store.put(("notes",), "a", {"text": "short"}, ttl=AT_ONCE)
+    store.put(("notes",), "b", {"text": "long"})
+
+    assert memory.sweep().counts == {"item": 1}
+
+    assert attacker("SELECT count(*) FROM records WHERE kind IN (8, 10)") == [(2,)]
+    assert scoped.verify().items == 1
+
+
+def test_an_item_that_was_refreshed_since_it_was_found_stays(memory: IsolatedMemory):
+    scoped = tutor(memory)
+    put_items(scoped, 1)
+    pages = sweeping.due.expired_records(sweeping.now())
+    (row,) = memory._context.database.read(pages.rows)
+    put_items(scoped, 1, ttl=None)
+
+    swept = sweeping.Sweep(sweeping.Removal(memory._context))
+    tasks = [*swept._tasks(swept._records([row], sweeping.now()))]
+    swept._removal.run(tasks)
+
+    assert swept._removal.counts.total() == 0
+    assert scoped.store().get(("notes",), "0") is not None
+
+
+# --- who tampers ----------------------------------------------------------------------------------
+
+
+def test_an_expiry_that_somebody_wrote_removes_nothing_and_stops_nobody(
+    memory: IsolatedMemory, attacker: Attacker
+):
+    ann, bob = tutor(memory, "ann"), tutor(memory, "bob")
+    put_items(ann, 1, ttl=60)
+    say(ann, "monday", 1)
+    put_items(bob, 1)
+    attacker("UPDATE records SET expires_at = 1 WHERE kind = 8 AND expires_at > ?", 2 * 10**12)
+    attacker("UPDATE sessions SET expires_at = 1")
+
+    swept = memory.sweep()
+
+    assert swept.damaged == 2 + (swept.counts == {})
+    assert attacker("SELECT count(*) FROM records WHERE kind = 3") == [(1,)]
+    assert attacker("SELECT count(*) FROM records WHERE kind = 8")[0][0] >= 1
+
+
+def test_another_users_scope_that_does_not_open_stops_nobody(
+    memory: IsolatedMemory, attacker: Attacker
+):
+    put_items(tutor(memory, "ann"), 1)
+    (ann,) = attacker("SELECT scope_id FROM scopes")[0]
+    put_items(tutor(memory, "bob"), 1)
+    attacker("UPDATE scopes SET renewals = renewals, mac = ? WHERE scope_id = ?", bytes(16), ann)
+
+    swept = memory.sweep()
+
+    assert (swept.counts, swept.damaged) == ({"item": 1}, 1)
+
+
+# --- policies -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "limits", "counts"),
+    [
+        ("message", {"age": SHORT}, {"message": 5}),
+        ("message", {"keep_latest": 2}, {"message": 3}),
+        ("session", {"age": SHORT}, {"session": 1, "message": 5}),
+        ("session", {"idle": SHORT}, {"session": 1, "message": 5}),
+        ("thread", {"age": SHORT}, {"thread": 1, "checkpoint": 3}),
+        ("thread", {"idle": SHORT}, {"thread": 1, "checkpoint": 3}),
+        ("checkpoint", {"keep_latest": 2}, {"checkpoint": 1}),
+        ("checkpoint", {"idle": SHORT}, {"checkpoint": 2}),
+        ("checkpoint", {"age": SHORT}, {"checkpoint": 2}),
+        ("checkpoint", {"age": timedelta(days=1)}, {}),
+        ("checkpoint", {"idle": timedelta(days=1), "keep_latest": 1}, {}),
+        ("item", {"age": SHORT}, {"item": 4}),
+        ("item", {"days": 1}, {}),
+        ("document", {"age": SHORT}, {"document": 2}),
+        ("entry", {"age": SHORT}, {"entry": 1}),
+    ],
+)
+def test_a_policy_reaches_what_is_there(
+    memory: IsolatedMemory, kind: str, limits: dict[str, Any], counts: dict[str, int]
+):
+    scoped = tutor(memory)
+    say(scoped, "monday", 5)
+    put_checkpoints(scoped, "1", 3)
+    put_items(scoped, 4, ttl=None)
+    documents = [Document("one"), Document("two")]
+    scoped.vector_store(NGramEmbeddings()).add_documents(documents)
+    scoped.llm_cache().update("prompt", "model", [Generation(text="a")])
+
+    memory.retention.keep(kind, **limits)
+
+    assert memory.sweep(dry_run=True).counts == counts
+    assert memory.sweep().counts == counts
+    assert memory.sweep().counts == {}
+    assert memory.sweep(dry_run=True).counts == {}
+    scoped.verify()
+
+
+def test_old_messages_leave_from_the_oldest_end_and_the_session_goes_on(memory: IsolatedMemory):
+    scoped = tutor(memory)
+    say(scoped, "monday", 1300)
+    memory.retention.keep("message", keep_latest=3)
+
+    assert memory.sweep().counts == {"message": 1297}
+
+    assert said(scoped) == ["1297", "1298", "1299"]
+    say(scoped, "monday", 1)
+    assert said(scoped) == ["1297", "1298", "1299", "0"]
+    assert scoped.sessions()[0].messages == 4
+    assert scoped.verify().messages == 4
+
+
+def test_a_session_whose_messages_all_went_takes_new_ones(memory: IsolatedMemory):
+    scoped = tutor(memory)
+    say(scoped, "monday", 2)
+    memory.retention.keep("message", age=SHORT)
+    memory.sweep()
+    memory.retention.remove("message")
+
+    scoped.chat_history("monday").add_user_message("new")
+
+    assert said(scoped) == ["new"]
+    assert scoped.verify().messages == 1
+
+
+def test_a_message_taken_out_behind_a_sweep_is_noticed(memory: IsolatedMemory, attacker: Attacker):
+    scoped = tutor(memory)
+    say(scoped, "monday", 5)
+    rows = attacker("SELECT * FROM records WHERE kind = 3 ORDER BY key")
+    memory.retention.keep("message", keep_latest=2)
+    memory.sweep()
+    marks = ", ".join("?" * len(rows[0]))
+    attacker(f"INSERT INTO records VALUES ({marks})", *rows[0])
+
+    from langmem_isolated.errors import RecordDoesNotOpen
+
+    with pytest.raises(RecordDoesNotOpen):
+        said(scoped)
+
+
+def test_the_narrowest_policy_counts_alone(memory: IsolatedMemory):
+    for user in ("ann", "bob"):
+        for module in ("tutor", "chat"):
+            say(tutor(memory, user, module), "monday", 5)
+    keep = memory.retention.keep
+    keep("message", keep_latest=1)
+    keep("message", module_id="chat", keep_latest=2)
+    keep("message", user_id="bob", keep_latest=4)
+    keep("message", user_id="bob", module_id="chat", days=1)
+
+    memory.sweep()
+
+    left = [
+        len(said(tutor(memory, user, module)))
+        for user in ("ann", "bob")
+        for module in ("tutor", "chat")
+    ]
+    assert left == [1, 2, 4, 5]
+
+
+def test_a_policy_of_one_project_says_nothing_of_another(memory: IsolatedMemory):
+    other = memory.scope(user_id="alice", module_id="tutor", project_id="other")
+    say(tutor(memory), "monday", 2)
+    say(other, "monday", 2)
+
+    memory.retention.keep("message", project_id="other", age=SHORT)
+    memory.sweep()
+
+    assert (len(said(tutor(memory))), len(said(other))) == (2, 0)
+
+
+async def test_policies_are_listed_replaced_and_removed(memory: IsolatedMemory, door: Door):
+    retention = memory.retention
+    await door(retention, "keep", "message", days=90)
+    await door(retention, "keep", "message", days=30)
+    narrow = await door(retention, "keep", "item", user_id="ann", module_id="tutor", days=7)
+
+    listed = await door(retention, "list")
+
+    assert [policy.age for policy in listed] == [timedelta(days=30), timedelta(days=7)]
+    assert listed[1] == narrow
+    await door(retention, "remove", "message")
+    assert await door(retention, "list") == [narrow]
+    with pytest.raises(PolicyNotFound):
+        await door(retention, "remove", "message")
+
+
+def test_policies_count_in_another_process(database_url: str, root_key: LocalRootKey):
+    with IsolatedMemory(database_url, root_key=root_key) as memory:
+        say(tutor(memory), "monday", 5)
+        memory.retention.keep("message", keep_latest=1)
+    with IsolatedMemory(database_url, root_key=root_key) as memory:
+        assert memory.sweep().counts == {"message": 4}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"kind": "memo", "days": 1}, "kind must be one of"),
+        ({"kind": "message"}, "none of them"),
+        ({"kind": "item", "keep_latest": 1}, "takes age"),
+        ({"kind": "session", "channel": "ai", "days": 1}, "Only messages have a channel"),
+        ({"kind": "message", "channel": "ai", "keep_latest": 1}, "of all channels"),
+        ({"kind": "message", "days": 0}, "days must be 1 or more"),
+        ({"kind": "message", "days": 1, "age": SHORT}, "give one of them"),
+        ({"kind": "message", "age": timedelta(0)}, "age must be above 0"),
+        ({"kind": "message", "age": 7}, "age must be a timedelta"),
+        ({"kind": "message", "user_id": "", "days": 1}, "user_id must be"),
+    ],
+)
+def test_a_policy_that_cannot_be_meant_is_refused_and_nothing_is_kept(
+    memory: IsolatedMemory, arguments: dict[str, Any], told: str
+):
+    with pytest.raises((ValueError, TypeError), match=told):
+        memory.retention.keep(**arguments)
+
+    assert memory.retention.list() == []
+
+
+def test_no_id_is_shown_by_a_policy_or_a_hold(memory: IsolatedMemory):
+    policy = memory.retention.keep("message", user_id="canary", module_id="canary", days=1)
+    hold = memory.retention.hold("canary", reason="canary", by="canary")
+
+    assert "canary" not in f"{policy!r} {hold!r}"
+
+
+# --- legal hold -----------------------------------------------------------------------------------
+
+
+async def test_a_hold_suspends_every_module_of_the_user_and_says_so(
+    memory: IsolatedMemory, door: Door
+):
+    say(tutor(memory, "ann"), "monday", 2)
+    say(tutor(memory, "bob"), "monday", 2)
+    hold = await door(memory.retention, "hold", "ann", reason="court order 7", by="counsel")
+    say(tutor(memory, "ann", "begun later"), "monday", 2)
+    put_items(tutor(memory, "ann"), 2)
+    memory.retention.keep("session", age=SHORT)
+
+    swept = memory.sweep()
+
+    assert swept.counts == {"session": 1, "message": 2}
+    assert (swept.held, swept.is_done) == (1, True)
+    assert len(said(tutor(memory, "ann", "begun later"))) == 2
+    assert await door(memory.retention, "holds") == [hold]
+    await door(memory.retention, "release", "ann")
+    assert memory.sweep().counts == {"session": 2, "message": 4, "item": 2}
+    with pytest.raises(PolicyNotFound):
+        memory.retention.release("ann")
+
+
+def test_a_hold_ends_at_its_time(memory: IsolatedMemory):
+    put_items(tutor(memory), 1)
+    until = datetime.now(UTC) + timedelta(seconds=0.4)
+    memory.retention.hold("alice", reason="r", by="b", until=until)
+    assert memory.sweep().held == 1
+    time.sleep(0.5)
+
+    assert memory.sweep().counts["item"] == 1
+    assert memory.retention.holds() == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"reason": "", "by": "b"},
+        {"reason": "r", "by": None},
+        {"reason": "r", "by": "b", "until": datetime(2030, 1, 1)},  # noqa: DTZ001 - what is refused
+        {"reason": "r", "by": "b", "until": datetime(2020, 1, 1, tzinfo=UTC)},
+    ],
+)
+def test_a_hold_without_reason_or_with_an_impossible_end_is_refused(
+    memory: IsolatedMemory, arguments: dict[str, Any]
+):
+    with pytest.raises((ValueError, TypeError)):
+        memory.retention.hold("ann", **arguments)
+
+    assert memory.retention.holds() == []
+
+
+def test_a_hold_placed_amid_a_sweep_ends_it_for_the_user(memory: IsolatedMemory):
+    put_items(tutor(memory), 1200)
+
+    def place(removed: int) -> None:
+        if removed == 500:
+            memory.retention.hold("alice", reason="r", by="b")
+
+    swept = memory.sweep(progress=place)
+
+    assert swept.counts == {"item": 500}
+    assert swept.held == 1
+
+
+async def test_what_is_on_hold_is_not_cleared(memory: IsolatedMemory, door: Door):
+    scoped = tutor(memory)
+    say(scoped, "monday", 2)
+    memory.retention.hold("alice", reason="r", by="b")
+
+    for target, name, *arguments in (
+        (scoped, "clear"),
+        (scoped, "clear_session", "monday"),
+        (memory, "clear_user", "alice"),
+    ):
+        with pytest.raises(LegalHold, match="release"):
+            await door(target, name, *arguments)
+    assert len(said(scoped)) == 2
+
+
+# --- anonymous owners, background -----------------------------------------------------------------
+
+
+def test_an_owner_whose_claim_expired_is_removed_as_a_whole(
+    memory: IsolatedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    guest = Owner.anonymous("guest-1", project="default")
+    records = memory._context.records(guest)
+    claim = sweeping.Kind.CLAIM
+    records.write(entries.put, (b"x",), [Entry(b"k", b"v")], 1, 1, kind=claim)
+    removed: list[Owner] = []
+    whole = {(claim, Level.ANONYMOUS): lambda _, owner: removed.append(owner)}
+    monkeypatch.setattr(sweeping, "WHOLE_OWNERS", whole)
+
+    assert memory.sweep(dry_run=True).counts == {"claim": 1}
+    assert removed == []
+    assert memory.sweep().counts == {"claim": 1}
+    assert removed == [guest]
+
+
+async def test_the_background_sweeps_again_and_again_and_ends_with_the_memory(
+    database_url: str, root_key: LocalRootKey, door: Door
+):
+    memory = IsolatedMemory(database_url, root_key=root_key)
+    await door(memory.retention, "start", every=0.02)
+    for _ in range(2):
+        put_items(tutor(memory), 1)
+        deadline = time.monotonic() + 10
+        while memory.sweep(dry_run=True).counts and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        assert memory.sweep(dry_run=True).counts == {}
+    memory.close()
+
+    assert [t for t in threading.enumerate() if t.name == "langmem_isolated_sweep"] == []
+
+
+async def test_the_background_stops_when_it_is_told(memory: IsolatedMemory, door: Door):
+    memory.retention.start(every=timedelta(seconds=30))
+    memory.retention.start(every=30)
+    await door(memory.retention, "stop")
+    memory.retention.stop()
+
+    assert [t for t in threading.enumerate() if t.name == "langmem_isolated_sweep"] == []
+
+
+def test_a_sweep_that_fails_in_the_background_is_logged_without_content_and_tried_again(
+    memory: IsolatedMemory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    calls = []
+
+    def fail(_: object) -> None:
+        calls.append(1)
+        raise ValueError("canary")
+
+    monkeypatch.setattr(sweeping.Sweep, "run", fail)
+    with caplog.at_level(logging.WARNING):
+        memory.retention.start(every=0.01)
+        deadline = time.monotonic() + 10
+        while len(calls) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        memory.retention.stop()
+
+    assert len(calls) >= 3
+    assert "ValueError" in caplog.text
+    assert "canary" not in caplog.text
