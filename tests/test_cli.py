@@ -92,7 +92,7 @@ def test_every_command_shows_examples_that_can_be_typed(name: str):
         assert name in " ".join(typed)
         if typed == ["--version"]:
             continue
-        count = 2 if typed[0] == "schema" else 1
+        count = 2 if typed[0] in ("profile", "schema") else 1
         # Parses, and refuses what is not an option, without running anything.
         known[" ".join(typed[:count])].make_context("example", typed[count:])
 
@@ -112,6 +112,8 @@ def test_it_has_the_commands_that_operators_know():
         "demo",
         "doctor",
         "modules",
+        "profile compare",
+        "profile show",
         "schema upgrade",
         "sessions",
         "show",

@@ -9,10 +9,27 @@ from langmem_isolated.lifecycle.verification import Verified, verified
 
 if TYPE_CHECKING:
     from langmem_isolated._adapters.quota import Quota
+    from langmem_isolated.lifecycle.comparison import (
+        ComparedRow,
+        ModuleComparison,
+        ModuleKnowledge,
+        SessionSummary,
+    )
     from langmem_isolated.lifecycle.grants import Grant, Grants
     from langmem_isolated.lifecycle.holds import Hold
+    from langmem_isolated.lifecycle.overview import Overview
     from langmem_isolated.lifecycle.policies import Policy
     from langmem_isolated.lifecycle.profile import Profile
+    from langmem_isolated.lifecycle.profile_reader import ProfileReader
+    from langmem_isolated.lifecycle.profile_values import (
+        Fact,
+        FactSource,
+        Interest,
+        ProfileCleared,
+        ProfileContents,
+        ProfileEntryChanged,
+        ProfileEntryNotFound,
+    )
     from langmem_isolated.lifecycle.quotas import Quotas
     from langmem_isolated.lifecycle.retention import Retention
     from langmem_isolated.lifecycle.shared_memory import SharedMemory
@@ -33,19 +50,32 @@ if TYPE_CHECKING:
 __all__ = [
     "COUNTED",
     "NOT_COUNTED",
+    "ComparedRow",
     "Day",
+    "Fact",
+    "FactSource",
     "Grant",
     "Grants",
     "Hold",
+    "Interest",
     "MemoryLifecycle",
+    "ModuleComparison",
+    "ModuleKnowledge",
     "ModuleStats",
+    "Overview",
     "Policy",
     "Profile",
+    "ProfileCleared",
+    "ProfileContents",
+    "ProfileEntryChanged",
+    "ProfileEntryNotFound",
+    "ProfileReader",
     "Quota",
     "Quotas",
     "Retention",
     "ScopeLifecycle",
     "ScopeStats",
+    "SessionSummary",
     "SharedFields",
     "SharedKind",
     "SharedMemory",
@@ -59,23 +89,47 @@ __all__ = [
 ]
 
 # What operators ask for is loaded when they do.
-_STATISTICS = ("COUNTED", "NOT_COUNTED", "Day", "ModuleStats", "ScopeStats", "Stats", "Tokens",
-               "Totals", "digest_of")  # fmt: skip
-_HOMES = {
-    "Grant": "lifecycle.grants",
-    "Grants": "lifecycle.grants",
-    "Hold": "lifecycle.holds",
-    "Policy": "lifecycle.policies",
-    "Profile": "lifecycle.profile",
-    "Quota": "_adapters.quota",
-    "Quotas": "lifecycle.quotas",
-    "Retention": "lifecycle.retention",
-    "SharedFields": "lifecycle.terms",
-    "SharedKind": "lifecycle.terms",
-    "SharedMemory": "lifecycle.shared_memory",
-    "Swept": "lifecycle.sweeping",
-    **dict.fromkeys(_STATISTICS, "lifecycle.statistics"),
+_NAMES = {
+    "_adapters.quota": ("Quota",),
+    "lifecycle.comparison": (
+        "ComparedRow",
+        "ModuleComparison",
+        "ModuleKnowledge",
+        "SessionSummary",
+    ),
+    "lifecycle.grants": ("Grant", "Grants"),
+    "lifecycle.holds": ("Hold",),
+    "lifecycle.overview": ("Overview",),
+    "lifecycle.policies": ("Policy",),
+    "lifecycle.profile": ("Profile",),
+    "lifecycle.profile_reader": ("ProfileReader",),
+    "lifecycle.profile_values": (
+        "Fact",
+        "FactSource",
+        "Interest",
+        "ProfileCleared",
+        "ProfileContents",
+        "ProfileEntryChanged",
+        "ProfileEntryNotFound",
+    ),
+    "lifecycle.quotas": ("Quotas",),
+    "lifecycle.retention": ("Retention",),
+    "lifecycle.shared_memory": ("SharedMemory",),
+    "lifecycle.statistics": (
+        "COUNTED",
+        "Day",
+        "ModuleStats",
+        "NOT_COUNTED",
+        "ScopeStats",
+        "Stats",
+        "Tokens",
+        "Totals",
+        "digest_of",
+    ),
+    "lifecycle.sweeping": ("Swept",),
+    "lifecycle.terms": ("SharedFields", "SharedKind"),
 }
+_HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 if TYPE_CHECKING:
     from langmem_isolated._adapters.run_scope import ResolveScope
+    from langmem_isolated.lifecycle.comparison import ModuleComparison
     from langmem_isolated.lifecycle.grants import Grants
     from langmem_isolated.lifecycle.profile_tool import ProfileTool
 
@@ -226,3 +227,40 @@ class MemoryLifecycle:
         from langmem_isolated.lifecycle.grants import Grants
 
         return Grants(self._context)
+
+    def compare_modules(
+        self,
+        *,
+        user_id: str,
+        project_id: str = "default",
+        modules: Iterable[str] | None = None,
+    ) -> ModuleComparison:
+        """What a user's modules know of them, side by side; for operators.
+
+        Args:
+            user_id: The user.
+            project_id: The project.
+            modules: Which modules, in this order; by default all in which the user has memory.
+
+        Raises:
+            ScopeError: An id is missing or malformed.
+            TypeError: ``modules`` is no list.
+            RecordDoesNotOpen: An entry of a profile was changed, moved or exchanged.
+        """
+        from langmem_isolated.lifecycle.comparison import compared
+
+        return compared(self._context, user_id, project_id, modules)
+
+    async def acompare_modules(
+        self,
+        *,
+        user_id: str,
+        project_id: str = "default",
+        modules: Iterable[str] | None = None,
+    ) -> ModuleComparison:
+        """What a user's modules know of them; see :meth:`compare_modules`."""
+        from langmem_isolated.lifecycle.comparison import compared
+
+        return await self._context.database.arun(
+            compared, self._context, user_id, project_id, modules
+        )
