@@ -49,7 +49,7 @@ COUNTED = {
 NOT_COUNTED = {
     Kind.WRITE: "in the bytes of its thread",
     Kind.ELEMENT: "in the bytes of its thread",
-    Kind.EMBEDDING: "made of documents and messages, and made again where it is missing",
+    Kind.EMBEDDING: "in the bytes of its collection; one of a message is made again at need",
     Kind.INBOX: "nothing writes it yet",
     Kind.BLIND_INDEX: "nothing writes it yet",
     Kind.AUDIT: "nothing writes it yet",
@@ -83,7 +83,7 @@ class Totals:
     claims: int = 0
     receipts: int = 0
     bytes: int = 0
-    """Sealed, as they stand in the tables, without embeddings, indexes and rows themselves."""
+    """Of records, sealed, without embeddings of messages."""
     last_activity: datetime | None = None
     """In a session, thread or collection, UTC."""
 
