@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from types import NoneType
 
+from langmem_isolated._adapters.appending import tell_begun
 from langmem_isolated._codecs.headers import Header, decode_header, encode_header
 from langmem_isolated._runtime.arguments import kind_of, whole_number
 from langmem_isolated._runtime.calls import ONE_SCOPE, explains_calls, made_by
@@ -122,7 +123,8 @@ class Sessions:
         )
         header = self._encoded(Header(session_id, _text("title", title), _text("channel", channel)))
         birth = os.urandom(BIRTH_BYTES)
-        self._records.write(listing.create, session_id, header, birth, now())
+        if self._records.write(listing.create, session_id, header, birth, now()):
+            tell_begun(self._records)
         return session_id
 
     async def acreate(

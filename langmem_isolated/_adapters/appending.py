@@ -23,6 +23,11 @@ from langmem_isolated.errors import AddressTaken
 _log = logging.getLogger("langmem_isolated.sessions")
 
 
+def tell_begun(records: ScopedDatabase) -> None:
+    """Log that a session was begun, and in which scope."""
+    _log.info("A session was begun: scope %s.", records.keys().scope_id.hex())
+
+
 class Appender:
     """Adds messages to one session of a scope.
 
@@ -123,7 +128,7 @@ class Appender:
             channel=said.channel_bytes,
         )
         if state.birth == birth:
-            _log.info("A session was begun in scope %s.", self._records.keys().scope_id.hex())
+            tell_begun(self._records)
 
 
 class _Said(NamedTuple):

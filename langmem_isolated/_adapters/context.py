@@ -13,6 +13,7 @@ from langmem_isolated._adapters.run_scope import (
     RunScopes,
     ScopeFinder,
     refuse_another,
+    tell_refusal,
 )
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._crypto.owners import Level, Owner
@@ -22,7 +23,7 @@ from langmem_isolated._runtime.limits import Limits
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated._storage.scoped_database import ScopedDatabase
-from langmem_isolated.errors import ScopeError
+from langmem_isolated.errors import IsolationViolation, ScopeError
 from langmem_isolated.scope import Scope
 
 if TYPE_CHECKING:
@@ -70,11 +71,20 @@ class MemoryContext(NamedTuple):
         Raises:
             TypeError: ``resolver`` cannot be called.
         """
-        return ScopeFinder(self.config_keys, self.run_scopes, resolver)
+        return ScopeFinder(self.config_keys, self.run_scopes, resolver, self.known_digest)
+
+    def known_digest(self, scope: Scope) -> str | None:
+        """By which tables and logs know a scope, if that takes no I/O to say."""
+        directory = self.keyring.directory_at_hand
+        return None if directory is None else directory.scope_id_of(Owner.private(scope)).hex()
 
     def refuse_another(self, scope: Scope, config: RunnableConfig | None) -> None:
         """Refuse a config that names another scope than ``scope``."""
-        refuse_another(scope, self.config_keys, config)
+        try:
+            refuse_another(scope, self.config_keys, config)
+        except IsolationViolation as refusal:
+            tell_refusal(refusal, [scope], self.known_digest)
+            raise
 
     def private(self, scope: Scope) -> ScopedDatabase:
         """A scope's own records."""

@@ -8,8 +8,10 @@ Where nothing speaks, the config of the surrounding run fills the gap, then `usi
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -29,7 +31,10 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
 
+_log = logging.getLogger("langmem_isolated.isolation")
+
 ResolveScope = Callable[["RunnableConfig"], Scope | None]
+DigestOf = Callable[[Scope], str | None]
 
 # Two for each of the runs that may go on at once; of one that is forgotten, parallel nodes cannot
 # store.
@@ -86,13 +91,18 @@ class ScopeFinder:
         keys: Under which names configs hold a scope.
         runs: What was found for runs, shared by the adapters of one memory.
         resolver: Names the scope from the config, or has no opinion (``None``).
+        digest_of: By which digest the log names a scope; ``None`` where that is not known.
 
     Raises:
         TypeError: ``resolver`` cannot be called.
     """
 
     def __init__(
-        self, keys: ConfigKeys, runs: RunScopes, resolver: ResolveScope | None = None
+        self,
+        keys: ConfigKeys,
+        runs: RunScopes,
+        resolver: ResolveScope | None = None,
+        digest_of: DigestOf = lambda _: None,
     ) -> None:
         if resolver is not None and not callable(resolver):
             raise TypeError(
@@ -103,6 +113,7 @@ class ScopeFinder:
         self.keys = keys
         self._runs = runs
         self._resolver = resolver
+        self._digest_of = digest_of
         # In a run's tasks: others who have no resolver must not depend on whether it was asked.
         self._answers = RunScopes()
 
@@ -122,6 +133,22 @@ class ScopeFinder:
             ScopeError: No scope is named, or a part of it is missing or malformed.
             IsolationViolation: What speaks for the call disagrees, or `using` with it.
         """
+        try:
+            return self._found(config, of_loop=of_loop)
+        except (IsolationViolation, ScopeError) as refusal:
+            tell_refusal(refusal, self._named(config), self._digest_of)
+            raise
+
+    def _named(self, config: RunnableConfig | None) -> list[Scope]:
+        """The scopes that are named around a call that was refused."""
+        own, around = _named_in(config), surrounding_scope()
+        named = [scope for scope in (_handed_out(own), around) if scope]
+        for parts in map(self.keys.parts, (own, _configurable_of_run())):
+            with suppress(ScopeError):
+                named += [self.keys.scope(parts)] if parts else []
+        return named
+
+    def _found(self, config: RunnableConfig | None, *, of_loop: bool) -> Scope:
         own = _named_in(config)
         runtime = runtime_of(own)
         known = self._runs.get(runtime) or (self._resolver and self._answers.get(runtime))
@@ -189,6 +216,13 @@ class ScopeFinder:
         """Refuse what was found in the context, where LangChain was told another's config."""
         for own in configurables_of_callers():
             _check_parts(self.keys.parts(own), scope, _CALLER)
+
+
+def tell_refusal(refusal: Exception, named: Iterable[Scope], digest_of: DigestOf) -> None:
+    """Log that a call was refused, and which scopes were named, by their digests."""
+    known = {digest for digest in map(digest_of, named) if digest}
+    scopes = ", ".join(sorted(known)) or "of no known digest"
+    _log.warning("A call was refused (%s); scopes named: %s.", type(refusal).__name__, scopes)
 
 
 def refuse_another(scope: Scope, keys: ConfigKeys, config: RunnableConfig | None) -> None:

@@ -1,7 +1,7 @@
 """Directory key: the keyed digests by which tables know owners, and MACs of what lists them."""
 
 from langmem_isolated._crypto.columns import is_authentic, row_mac
-from langmem_isolated._crypto.owners import Owner
+from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._crypto.sealing import DIGEST_BYTES, DigestKey, derive
 from langmem_isolated._crypto.secret_bytes import SecretBytes
 
@@ -38,6 +38,15 @@ class DirectoryKey:
         if owner.module is None:
             return None
         return self._digests.digest(b"module", owner.project.encode(), owner.module.encode())
+
+    def digests_of(self, project: str | None, module: str | None) -> dict[str, bytes]:
+        """Those of a project and of its module, as far as they are given, by their columns."""
+        digests = {}
+        if project is not None:
+            digests["project"] = self.project_of(Owner(Level.PROJECT, project))
+            if module is not None:
+                digests["module"] = self.module_of(Owner(Level.MODULE, project, module=module))
+        return {name: digest for name, digest in digests.items() if digest is not None}
 
     def model_of(self, name: str) -> bytes:
         """By which the tables know a language model, the same for every owner that uses it."""

@@ -82,6 +82,12 @@ class Installation:
         self._kept = (self._clock() + self._seconds, found) if found else None
         return found
 
+    @property
+    def kept(self) -> OpenInstallation | None:
+        """The directory key, if it is at hand."""
+        kept = self._kept
+        return kept[1] if kept and kept[0] >= self._clock() else None
+
     def forget(self) -> None:
         """Let go of the directory key; it is read again."""
         self._kept = None

@@ -6,13 +6,14 @@ bytes, stored wrapped. HKDF gives every scope its own subkeys. Destroying a prin
 every record sealed with them unreadable, in backups too.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from langmem_isolated._crypto.directory import DirectoryKey
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._crypto.owners import Level, Owner
+from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.database import Database
 from langmem_isolated._runtime.clock import now
@@ -24,6 +25,8 @@ from langmem_isolated._storage.scope_rows import ScopeRow, ScopeRows, Traces, ow
 from langmem_isolated._storage.wrapped_keys import OWNED, WrappedKeys, incarnation_of
 from langmem_isolated.errors import KeyDestroyed, KeyNotFound, RecordDoesNotOpen
 from langmem_isolated.root_keys import RootKey
+
+_log = logging.getLogger("langmem_isolated.scopes")
 
 # What does not fit at so many looks, with pauses between the later ones, is no change that came
 # between them. Three were not enough for four processes that erased and began at once.
@@ -128,6 +131,8 @@ class Keyring:
         place, made = _Place.of(owner, opened), None
         for sight in self._looks(place):
             if sight.fits:
+                if made and sight.row and sight.row.birth == made.birth:
+                    _log.info("Memory was made: scope %s.", place.scope_id.hex())
                 return self._remember(place, sight)
             if made:
                 # An erasure came between: the row has outlived its keys.
@@ -201,7 +206,7 @@ class Keyring:
         if opened is None:
             return
         directory, keys = opened
-        digests = _digests(directory, project, module)
+        digests = directory.digests_of(project, module)
         for row in self._scopes.walk(directory, **digests):
             principal = keys.unwrapped(self._sets.read(row.principal, directory))
             if principal is not None and principal.incarnation == row.incarnation:
@@ -221,36 +226,19 @@ class Keyring:
         principal = opened.keys.unwrapped(self._sets.read(row.principal, opened.directory))
         return None if principal is None else owner_of(row, principal)
 
-    def directory(self) -> DirectoryKey | None:
-        """What makes the digests by which tables know owners; ``None`` before the first use.
+    def directory(self, *, create: bool = False) -> DirectoryKey | None:
+        """What makes the digests by which tables know owners.
 
-        Raises:
-            KeyringError: A key cannot be had, or belongs to another root key.
+        ``None`` when nothing was ever stored, unless it is to be made.
         """
-        opened = self._installation.open(create=False)
+        opened = self._installation.open(create=create)
         return opened and opened.directory
 
-    def digests(self, project: str | None, module: str | None) -> dict[str, bytes] | None:
-        """By which digests the tables know a project and its module, as far as they are given.
-
-        ``None`` when nothing was ever stored.
-        """
-        opened = self._installation.open(create=False)
-        return opened and _digests(opened.directory, project, module)
-
-    def scope_id_of(self, owner: Owner) -> bytes | None:
-        """By which the tables know an owner, whether or not it has memory.
-
-        ``None`` when nothing was ever stored.
-        """
-        opened = self._installation.open(create=False)
-        return opened and opened.directory.scope_id_of(owner)
-
-    def model_digest(self, name: str) -> bytes:
-        """By which the tables know a language model."""
-        opened = self._installation.open(create=True)
-        assert opened is not None
-        return opened.directory.model_of(name)
+    @property
+    def directory_at_hand(self) -> DirectoryKey | None:
+        """The same without any I/O, where it was read before."""
+        kept = self._installation.kept
+        return kept and kept.directory
 
     def change_keys(self, owner: Owner, change: Callable[[KeySet, WrappedKeys], KeySet]) -> None:
         """Change the key set of the owner's principal: the one way in which a set ever changes.
@@ -365,16 +353,6 @@ class Keyring:
         traces = self._scopes.traces(place.scope_id, place.principal)
         _refuse_orphans(traces)
         return traces
-
-
-def _digests(directory: DirectoryKey, project: str | None, module: str | None) -> dict[str, bytes]:
-    digests = {}
-    if project is not None:
-        digests["project"] = directory.project_of(Owner(Level.PROJECT, project))
-        if module is not None:
-            in_module = Owner(Level.MODULE, project, module=module)
-            digests["module"] = directory.module_of(in_module) or b""
-    return digests
 
 
 def _refuse_orphans(traces: Traces) -> None:

@@ -45,6 +45,11 @@ class ScopeGone(Exception):
     """The row of the scope's life is not there; for `ScopedDatabase` to explain."""
 
 
+def _tell(error: DatabaseError, scope: str) -> None:
+    # Its text quotes no row; its class is what a watcher counts.
+    _log.error("The database failed (%s): scope %s.", type(error).__name__, scope)
+
+
 class ScopedDatabase:
     """One owner's records; an operation run through it gets that owner's keys and no others.
 
@@ -87,7 +92,9 @@ class ScopedDatabase:
 
     def model_digest(self, name: str) -> bytes:
         """By which the tables know a language model."""
-        return self._keyring.model_digest(name)
+        directory = self._keyring.directory(create=True)
+        assert directory is not None
+        return directory.model_of(name)
 
     async def arun(self, body: Callable[A, R], *args: A.args, **kwargs: A.kwargs) -> R:
         """Run one of our synchronous bodies in a worker thread, for this owner."""
@@ -101,12 +108,30 @@ class ScopedDatabase:
         Raises:
             KeyDestroyed: The owner was erased.
         """
-        return self._of_same_life(self._keyring.obtain(self.owner))
+        return self._of_same_life(self._obtained())
 
     def find_keys(self) -> ScopeKeys | None:
         """The owner's keys, or ``None`` when it has stored nothing."""
-        keys = self._keyring.find(self.owner)
+        keys = self._found()
         return keys and self._of_same_life(keys)
+
+    def _obtained(self) -> ScopeKeys:
+        try:
+            return self._keyring.obtain(self.owner)
+        except DatabaseError as error:
+            _tell(error, self._known_id())
+            raise
+
+    def _found(self) -> ScopeKeys | None:
+        try:
+            return self._keyring.find(self.owner)
+        except DatabaseError as error:
+            _tell(error, self._known_id())
+            raise
+
+    def _known_id(self) -> str:
+        directory = self._keyring.directory_at_hand
+        return "unknown" if directory is None else directory.scope_id_of(self.owner).hex()
 
     def having_records(self, sources: Sequence[S]) -> list[S]:
         """Those of ``sources``, one for each level of sharing, that have stored anything."""
@@ -120,14 +145,14 @@ class ScopedDatabase:
             KeyDestroyed: The owner was erased; nothing was written.
             Conflict: A row stands where one was to be inserted; nothing was written.
         """
-        keys = self._keyring.obtain(self.owner)
+        keys = self._obtained()
         return self.run_with_keys(keys, self.database.write, operation, *args, **kwargs)
 
     def write_if_exists(
         self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run ``operation`` in one write transaction, unless the owner has stored nothing."""
-        keys = self._keyring.find(self.owner)
+        keys = self._found()
         if keys is None:
             return default
         return self.run_with_keys(keys, self.database.write, operation, *args, **kwargs)
@@ -139,14 +164,14 @@ class ScopedDatabase:
 
         As :meth:`write_if_exists`, without the round trips of a transaction.
         """
-        keys = self._keyring.find(self.owner)
+        keys = self._found()
         if keys is None:
             return default
         return self.run_with_keys(keys, self.database.write_once, operation, *args, **kwargs)
 
     def read(self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``operation``, a single query; ``default`` when the owner has stored nothing."""
-        keys = self._keyring.find(self.owner)
+        keys = self._found()
         if keys is None:
             return default
         return self.run_with_keys(keys, self.database.read, operation, *args, **kwargs)
@@ -155,7 +180,7 @@ class ScopedDatabase:
         self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run ``operation``, several queries that see one state; ``default`` as in :meth:`read`."""
-        keys = self._keyring.find(self.owner)
+        keys = self._found()
         if keys is None:
             return default
         return self.run_with_keys(keys, self.database.snapshot, operation, *args, **kwargs)
@@ -237,8 +262,7 @@ class ScopedDatabase:
             self._keyring.forget(self.owner)
             raise KeyDestroyed from None
         except DatabaseError as error:
-            kind = type(error).__name__
-            _log.error("The database failed scope %s: %s.", keys.scope_id.hex(), kind)
+            _tell(error, keys.scope_id.hex())
             raise
 
     def rotated_keys(self, keys: ScopeKeys, key_id: bytes | None) -> ScopeKeys | None:
@@ -247,7 +271,7 @@ class ScopedDatabase:
             return None
         # Another thread may have read them again already.
         for _ in range(2):
-            fresh = self._keyring.find(self.owner)
+            fresh = self._found()
             if fresh and key_id in fresh.opening:
                 return fresh
             self._keyring.forget(self.owner)
@@ -260,7 +284,7 @@ class ScopedDatabase:
             KeyDestroyed: The owner was erased, whether or not it has come back since.
         """
         self._keyring.forget(self.owner)
-        now = self._keyring.find(self.owner)
+        now = self._found()
         if now is None or now.birth != keys.birth:
             raise KeyDestroyed
 

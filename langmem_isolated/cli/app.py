@@ -14,6 +14,7 @@ from langmem_isolated.cli.examples import shown
 from langmem_isolated.cli.keys import keygen
 from langmem_isolated.cli.modules import modules
 from langmem_isolated.cli.sessions import sessions, show
+from langmem_isolated.cli.stats import digest, stats
 from langmem_isolated.cli.terminal import one_line
 from langmem_isolated.cli.threads import threads
 from langmem_isolated.errors import LangmemIsolatedError
@@ -63,6 +64,8 @@ for command, examples in (
         ),
     ),
     (threads, ("threads --user ann --module tutor --json",)),
+    (stats, ("stats", "stats --project shop --days 7", "stats --user ann --module tutor --json")),
+    (digest, ("digest --user ann --module tutor",)),
     (doctor, ("doctor", "doctor --database postgresql://service@host/memory --json")),
 ):
     app.command(epilog=shown(*examples))(command)

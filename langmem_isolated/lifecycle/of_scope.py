@@ -197,3 +197,21 @@ class ScopeLifecycle:
         from langmem_isolated.lifecycle.shared_memory import SharedMemory
 
         return SharedMemory(self._context, self._scope, module_id)
+
+    def digest(self) -> str | None:
+        """By which tables and logs know this scope, in 32 hexadecimal digits.
+
+        A keyed digest: it tells neither user nor module to who has not the root key. ``None`` as
+        long as nothing was ever stored in the database: then there is no key to make it with.
+
+        Raises:
+            KeyringError: A key cannot be had, or belongs to another root key.
+            DatabaseError: The database refused or failed.
+        """
+        from langmem_isolated.lifecycle.statistics import digest_of
+
+        return digest_of(self._context, self._records.owner)
+
+    async def adigest(self) -> str | None:
+        """By which tables and logs know this scope; see :meth:`digest`."""
+        return await self._records.arun(self.digest)

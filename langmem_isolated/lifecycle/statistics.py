@@ -49,7 +49,7 @@ COUNTED = {
 NOT_COUNTED = {
     Kind.WRITE: "in the bytes of its thread",
     Kind.ELEMENT: "in the bytes of its thread",
-    Kind.EMBEDDING: "made of documents and messages, and made again where it is missing",
+    Kind.EMBEDDING: "in the bytes of its collection; one of a message is made again at need",
     Kind.INBOX: "nothing writes it yet",
     Kind.BLIND_INDEX: "nothing writes it yet",
     Kind.AUDIT: "nothing writes it yet",
@@ -83,7 +83,7 @@ class Totals:
     claims: int = 0
     receipts: int = 0
     bytes: int = 0
-    """Sealed, as they stand in the tables, without embeddings, indexes and rows themselves."""
+    """Of records, sealed, without embeddings of messages."""
     last_activity: datetime | None = None
     """In a session, thread or collection, UTC."""
 
@@ -174,8 +174,8 @@ class Stats:
 
 def digest_of(context: MemoryContext, owner: Owner) -> str | None:
     """By which tables and logs know an owner's scope; ``None`` when nothing was ever stored."""
-    scope_id = context.keyring.scope_id_of(owner)
-    return None if scope_id is None else scope_id.hex()
+    directory = context.keyring.directory()
+    return None if directory is None else directory.scope_id_of(owner).hex()
 
 
 def stats(
@@ -198,17 +198,20 @@ def stats(
     module = None if module_id is None else checked_id("module_id", module_id)
     if module is not None and project is None:
         project = "default"
-    return _counted(context, context.keyring.digests(project, module), days, largest)
+    directory = context.keyring.directory()
+    asked = None if directory is None else directory.digests_of(project, module)
+    return _counted(context, asked, days, largest)
 
 
 def stats_of(context: MemoryContext, owner: Owner, *, days: int = 30) -> Stats:
     """How much one owner has; see :func:`stats`."""
-    scope_id = context.keyring.scope_id_of(owner)
-    return _counted(context, scope_id and {"scope_id": scope_id}, days, 0)
+    directory = context.keyring.directory()
+    asked = None if directory is None else {"scope_id": directory.scope_id_of(owner)}
+    return _counted(context, asked, days, 0)
 
 
 def _counted(
-    context: MemoryContext, asked: Mapping[str, bytes] | bytes | None, days: int, largest: int
+    context: MemoryContext, asked: Mapping[str, bytes] | None, days: int, largest: int
 ) -> Stats:
     whole_number("days", days, least=1, advice="It is how many days are told of.")
     whole_number("largest", largest, advice="It is how many scopes are told of by themselves.")
@@ -217,7 +220,7 @@ def _counted(
     moment = now()
     today = moment // usage.DAY
     span = [Day(_date(day)) for day in range(today - days + 1, today + 1)]
-    if not isinstance(asked, Mapping):
+    if asked is None:
         return Stats(Totals(), {}, [], [], span)
     rows = context.database.snapshot(statistics.counted, asked, today - days + 1, largest, moment)
     return _told(_Names(context), rows, span)

@@ -25,13 +25,14 @@ def create(
     header: bytes,
     birth: bytes,
     now: int,
-) -> None:
-    """Insert the session's row if it is absent; ``birth`` is 16 random bytes.
+) -> bool:
+    """Insert the session's row if it is absent, which is told; ``birth`` is 16 random bytes.
 
     Raises:
         ScopeGone: The scope was erased meanwhile; nothing was written.
     """
-    ROWS.get_or_create(transaction, keys, session_digest(keys, session_id), header, birth, now)
+    digest = session_digest(keys, session_id)
+    return ROWS.get_or_create(transaction, keys, digest, header, birth, now).birth == birth
 
 
 def remove(transaction: Transaction, keys: ScopeKeys, session_id: str) -> bool:
