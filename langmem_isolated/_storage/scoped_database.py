@@ -14,6 +14,7 @@ from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.callers import OnBehalfOf
 from langmem_isolated._runtime.limits import DEFAULT_LIMITS, Limits
+from langmem_isolated._runtime.session_rules import NO_RULES, SessionRules
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated._storage.usage import DAY, first_of_day
 from langmem_isolated.errors import DatabaseError, KeyDestroyed, RecordDoesNotOpen
@@ -72,6 +73,7 @@ class ScopedDatabase:
         keyring: Keyring,
         owner: Owner,
         limits: Limits = DEFAULT_LIMITS,
+        session_rules: SessionRules = NO_RULES,
         *,
         is_owners: bool = True,
     ) -> None:
@@ -79,6 +81,7 @@ class ScopedDatabase:
         self._keyring = keyring
         self.owner = owner
         self.limits = limits
+        self.session_rules = session_rules
         self._birth: bytes | None = None
         # The same for all modules of a user; publishers of a project are one.
         self._caller = owner.project, owner.user, owner.guest
@@ -88,7 +91,7 @@ class ScopedDatabase:
 
     def of(self, owner: Owner) -> "ScopedDatabase":
         """Another owner's records in the same database."""
-        return ScopedDatabase(self.database, self._keyring, owner, self.limits)
+        return ScopedDatabase(self.database, self._keyring, owner, self.limits, self.session_rules)
 
     def model_digest(self, name: str) -> bytes:
         """By which the tables know a language model."""
