@@ -1,4 +1,4 @@
-"""Sessions that keep so many messages of a channel: what drops out, and what is noticed all the same."""
+"""Sessions that keep so many messages of a channel: what drops out, and what is noticed still."""
 
 import multiprocessing
 import random
@@ -10,9 +10,10 @@ import pytest
 from langchain_core.messages import BaseMessage, HumanMessage
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory, SessionRules
-from langmem_isolated._storage.sessions import channel_limits
-from langmem_isolated.errors import RecordDoesNotOpen
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated.errors import RecordDoesNotOpen, RecordError
 from tests.conftest import ROOT_KEY, Attacker, Door
+from tests.containers import state_of
 
 LIMITS = {"general": 10, "ai": 20}
 
@@ -391,10 +392,22 @@ def test_limits_that_somebody_wrote_into_the_row_are_refused(
         gapped.chat_history("monday").add_messages(said(12), channel="general")
 
 
-def test_a_later_form_of_the_column_is_said_so():
-    packed = channel_limits.ChannelLimits(True, 0, {}).packed()
+def test_a_later_form_of_the_column_is_said_so(tutor: ScopedMemory, attacker: Attacker):
+    """As whoever has a later version, and the keys, may write it."""
+    tutor.sessions.create("monday", channel_limits={"general": 2})
+    keys = tutor._records.keys()
+    digest = keys.pseudonym(Kind.SESSION, b"monday")
+    state = state_of(tutor, attacker, Kind.SESSION, "monday")
+    state = state._replace(channels=bytes([2]) + state.channels[1:])
+    attacker(
+        "UPDATE sessions SET channels = ?, row_mac = ?",
+        state.channels, state.computed_mac(Kind.SESSION, keys, digest),
+    )  # fmt: skip
 
-    assert packed == bytes([1, 1, *bytes(8)])
+    with pytest.raises(RecordError, match="form 2"):
+        tutor.chat_history("monday").add_messages(said(1), channel="general")
+    with pytest.raises(RecordError, match="form 2"):
+        _ = tutor.chat_history("monday").messages
 
 
 async def test_a_session_without_limits_says_nothing_of_channels(
