@@ -92,7 +92,7 @@ def test_every_command_shows_examples_that_can_be_typed(name: str):
         assert name in " ".join(typed)
         if typed == ["--version"]:
             continue
-        count = 2 if typed[0] in ("profile", "schema") else 1
+        count = 2 if typed[0] in ("profile", "schema", "session", "thread") else 1
         # Parses, and refuses what is not an option, without running anything.
         known[" ".join(typed[:count])].make_context("example", typed[count:])
 
@@ -107,6 +107,7 @@ def test_a_command_that_is_written_wrong_ends_with_2(wrong: list[str]):
 
 
 def test_it_has_the_commands_that_operators_know():
+    of_both = ("rename", "archive", "unarchive", "pin", "unpin", "delete")
     assert {name for name, command in commands() if not hasattr(command, "commands")} == {
         "keygen",
         "demo",
@@ -118,6 +119,8 @@ def test_it_has_the_commands_that_operators_know():
         "sessions",
         "show",
         "threads",
+        *(f"session {verb}" for verb in (*of_both, "close", "reopen")),
+        *(f"thread {verb}" for verb in of_both),
     }
 
 
@@ -270,6 +273,74 @@ def test_sessions_threads_and_modules_are_listed_for_programs_too(said: Isolated
 
     assert "late 1 " in words(run("threads", *ANN, "--database", url).stdout)
     assert "planner tutor" in words(run("modules", "--user", "ann", "--database", url).stdout)
+
+
+def test_sessions_are_found_by_title_by_page_and_archived(said: IsolatedMemory):
+    ann, at = said.scope(user_id="ann", module_id="tutor"), ("--database", url_of(said))
+    ann.sessions.create("wednesday", title="Brüche")
+    ann.sessions.archive("tuesday")
+    ann.sessions.pin("monday")
+
+    def ids(*options: str) -> list[str]:
+        return [one["id"] for one in answer("sessions", *ANN, *options, *at)]
+
+    assert ids() == ["monday", "wednesday"]
+    assert ids("--before", "monday") == ["wednesday"]
+    assert ids("--search", "bruch") == ["wednesday"]
+    assert ids("--archived") == ["tuesday"]
+    assert "pinned" in run("sessions", *ANN, *at).stdout
+    assert run("sessions", *ANN, "--search", "physics", *at).stdout == (
+        "This scope has no such sessions.\n"
+    )
+    assert "no session of that id" in error_line(run("sessions", *ANN, "--before", "x", *at))
+    assert [one["content"] for one in answer("show", "tuesday", *ANN, *at)] == ["Still there?"]
+
+
+def test_a_session_is_changed_and_nobody_elses(said: IsolatedMemory):
+    ann, at = said.scope(user_id="ann", module_id="tutor"), ("--database", url_of(said))
+    bob = said.scope(user_id="bob", module_id="tutor")
+    of_bob = bob.sessions.get("monday")
+
+    assert answer("session", "rename", "monday", "Ratios", *ANN, *at) == {"renamed": 1}
+    for verb in ("close", "archive", "pin"):
+        shown = run("session", verb, "monday", *ANN, *at)
+        assert shown.stdout == f"The session is {verb.removesuffix('e')}ed.\n".replace(
+            "pined", "pinned"
+        )
+    monday = ann.sessions.get("monday")
+    assert (monday.title, monday.closed, monday.archived, monday.pinned) == (
+        "Ratios", True, True, True,
+    )  # fmt: skip
+    for verb in ("reopen", "unarchive", "unpin"):
+        assert run("session", verb, "monday", *ANN, *at).exit_code == 0
+    monday = ann.sessions.get("monday")
+    assert (monday.closed, monday.archived, monday.pinned) == (False, False, False)
+    assert answer("session", "delete", "monday", *ANN, *at) == {"deleted": 1}
+    assert ann.chat_history("monday").count() == 0
+    assert "no session of that id" in error_line(run("session", "pin", "monday", *ANN, *at))
+    assert bob.sessions.get("monday") == of_bob
+
+
+def test_a_thread_is_changed_found_by_title_and_deleted(said: IsolatedMemory):
+    ann, at = said.scope(user_id="ann", module_id="tutor"), ("--database", url_of(said))
+    for thread_id in ("early", "late"):
+        config = {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
+        ann.checkpointer().put(config, empty_checkpoint(), {}, {})
+
+    assert answer("thread", "rename", "early", "Fractions", *ANN, *at) == {"renamed": 1}
+    assert answer("thread", "pin", "early", *ANN, *at) == {"pinned": 1}
+    assert [one["id"] for one in answer("threads", *ANN, *at)] == ["early", "late"]
+    assert [one["title"] for one in answer("threads", *ANN, "--search", "FRAC", *at)] == [
+        "Fractions"
+    ]
+    shown = words(run("threads", *ANN, *at).stdout)
+    assert "Fractions" in shown
+    assert "pinned" in shown
+    assert answer("thread", "archive", "early", *ANN, *at) == {"archived": 1}
+    assert [one["id"] for one in answer("threads", *ANN, *at)] == ["late"]
+    assert answer("thread", "delete", "late", *ANN, *at) == {"deleted": 1}
+    assert "no thread of that id" in error_line(run("thread", "delete", "late", *ANN, *at))
+    assert [one["id"] for one in answer("threads", *ANN, "--archived", *at)] == ["early"]
 
 
 def test_who_has_nothing_is_told_so_and_programs_get_an_empty_list(said: IsolatedMemory):

@@ -9,6 +9,8 @@ from typer.core import TyperGroup
 
 from langmem_isolated import __version__
 from langmem_isolated.cli import demo, profile, schema
+from langmem_isolated.cli import sessions as session
+from langmem_isolated.cli import threads as thread
 from langmem_isolated.cli.doctor import doctor
 from langmem_isolated.cli.examples import shown
 from langmem_isolated.cli.keys import keygen
@@ -54,6 +56,7 @@ for command, examples in (
         (
             "sessions --user ann --module tutor",
             "sessions --user ann --module tutor --limit 5 --json",
+            "sessions --user ann --module tutor --search fractions --archived",
         ),
     ),
     (
@@ -70,6 +73,8 @@ for command, examples in (
 ):
     app.command(epilog=shown(*examples))(command)
 app.add_typer(profile.commands, name="profile")
+app.add_typer(session.commands, name="session")
+app.add_typer(thread.commands, name="thread")
 app.add_typer(schema.commands, name="schema")
 
 

@@ -31,3 +31,12 @@ JsonOption = Annotated[
 ]
 ModuleOption = Annotated[str, typer.Option("--module", help="The module's id.")]
 ProjectOption = Annotated[str, typer.Option("--project", help="The project's id.")]
+SearchOption = Annotated[
+    str | None, typer.Option("--search", help="Only those whose title has these words.")
+]
+ArchivedOption = Annotated[
+    bool, typer.Option("--archived", help="Those that are archived, in place of the others.")
+]
+BeforeOption = Annotated[
+    str | None, typer.Option("--before", help="The next page: the id of the last one of this.")
+]

@@ -1,18 +1,23 @@
-"""`sessions` and `show`: list chat sessions, print the messages of one."""
+"""`sessions`, `session` and `show`: list chat sessions, change one, print its messages."""
 
 import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from langmem_isolated.cli.containers import add_change, add_rename, marks
+from langmem_isolated.cli.examples import shown
 from langmem_isolated.cli.options import (
     DEFAULT_DATABASE,
+    ArchivedOption,
+    BeforeOption,
     DatabaseOption,
     JsonOption,
     KeyStoreOption,
     LimitOption,
     ModuleOption,
     ProjectOption,
+    SearchOption,
     UserOption,
 )
 from langmem_isolated.cli.terminal import (
@@ -24,15 +29,36 @@ from langmem_isolated.cli.terminal import (
     second,
     table,
 )
-from langmem_isolated.errors import LangmemIsolatedError
+from langmem_isolated.errors import LangmemIsolatedError, SessionNotFound
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
+    from langmem_isolated import ScopedMemory
     from langmem_isolated.chat_history import TimedMessage
     from langmem_isolated.sessions import Session
 
-_FIELDS = ("id", "title", "channel", "messages", "size", "created", "last_activity", "damaged")
+_FIELDS = (
+    *("id", "title", "channel", "messages", "size", "created", "last_activity", "expires"),
+    *("pinned", "archived", "closed", "damaged"),
+)
+
+commands = typer.Typer(
+    help="Rename, close, archive, pin or delete a chat session.",
+    no_args_is_help=True,
+    epilog=shown("session rename monday Fractions --user ann --module tutor"),
+)
+add_rename(commands, "session", lambda scope, name, title: scope.sessions.rename(name, title))
+for _verb, _done, _change in (
+    ("close", "closed", lambda scope, name: scope.sessions.close(name)),
+    ("reopen", "reopened", lambda scope, name: scope.sessions.reopen(name)),
+    ("archive", "archived", lambda scope, name: scope.sessions.archive(name)),
+    ("unarchive", "unarchived", lambda scope, name: scope.sessions.unarchive(name)),
+    ("pin", "pinned", lambda scope, name: scope.sessions.pin(name)),
+    ("unpin", "unpinned", lambda scope, name: scope.sessions.unpin(name)),
+    ("delete", "deleted", lambda scope, name: scope.sessions.delete(name)),
+):
+    add_change(commands, "session", _verb, _done, _change)
 
 
 class _NotShown(LangmemIsolatedError):
@@ -56,20 +82,29 @@ def sessions(
     module: ModuleOption,
     project: ProjectOption = "default",
     limit: LimitOption = 100,
+    before: BeforeOption = None,
+    search: SearchOption = None,
+    archived: ArchivedOption = False,
     as_json: JsonOption = False,
     database: DatabaseOption = DEFAULT_DATABASE,
     key_store: KeyStoreOption = None,
 ) -> None:
-    """List the chat sessions of one user in one module, newest first. Needs the root key."""
+    """List the chat sessions of one user in one module, newest first. Needs the root key.
+
+    Pinned ones come first.
+    """
     from langmem_isolated.cli.databases import existing_memory
 
     with existing_memory(database, key_store) as memory:
         scope = memory.scope(user_id=user, module_id=module, project_id=project)
-        listed = scope.sessions(limit=limit)
+        last = None if before is None else scope.sessions.get(before)
+        listed = scope.sessions(limit=limit, before=last, archived=archived, search=search)
     if as_json:
         print_json([{name: getattr(session, name) for name in _FIELDS} for session in listed])
     elif listed:
         _print_sessions(listed)
+    elif before or search or archived:
+        typer.echo("This scope has no such sessions.")
     else:
         typer.echo(
             "This scope has no sessions. LangGraph's threads: langmem-isolated threads; the user's "
@@ -78,13 +113,16 @@ def sessions(
 
 
 def _print_sessions(listed: "list[Session]") -> None:
-    shown = table("session", "title", "channel", "messages", "bytes", "created", "last, UTC")
+    headings = ("session", "title", "channel", "messages", "bytes", "created", "last, UTC")
+    is_marked = any(map(marks, listed))
+    rows = table(*headings, *(["is"] * is_marked))
     for session in listed:
         name = DAMAGED if session.damaged else session.id
         names = (cell(text or "") for text in (name, session.title, session.channel))
         numbers = (f"{number:,}" for number in (session.messages, session.size))
-        shown.add_row(*names, *numbers, *map(minute, (session.created, session.last_activity)))
-    print_table(shown)
+        moments = map(minute, (session.created, session.last_activity))
+        rows.add_row(*names, *numbers, *moments, *([marks(session)] * is_marked))
+    print_table(rows)
 
 
 def show(
@@ -103,26 +141,33 @@ def show(
     key_store: KeyStoreOption = None,
 ) -> None:
     """Print the messages of one session of one user in one module. Needs the root key."""
-    from langmem_isolated._database.statements import NO_LIMIT
     from langmem_isolated.cli.databases import existing_memory
 
     with existing_memory(database, key_store) as memory:
         scope = memory.scope(user_id=user, module_id=module, project_id=project)
         said = scope.chat_history(session).timed(last)
-        if not said and session not in (listed.id for listed in scope.sessions(limit=NO_LIMIT)):
-            is_thread = session in (thread.id for thread in scope.checkpointer().threads())
-            raise _NotShown(is_thread=is_thread)
+        if not said:
+            _expect(scope, session)
     if as_json:
         print_json([_as_fields(line) for line in said])
     else:
         _print_messages(said)
 
 
+def _expect(scope: "ScopedMemory", session: str) -> None:
+    """Refuse the id of a session that is not there, and say where a thread of this id is shown."""
+    try:
+        scope.sessions.get(session)
+    except SessionNotFound:
+        threads = scope.checkpointer().threads(archived=None)
+        raise _NotShown(is_thread=session in (thread.id for thread in threads)) from None
+
+
 def _print_messages(said: "list[TimedMessage]") -> None:
-    shown = table("no.", "time, UTC", "role", "content")
+    rows = table("no.", "time, UTC", "role", "content")
     for number, message, moment, _ in said:
-        shown.add_row(str(number), second(moment), cell(message.type), cell(_content(message)))
-    print_table(shown)
+        rows.add_row(str(number), second(moment), cell(message.type), cell(_content(message)))
+    print_table(rows)
 
 
 def _as_fields(line: "TimedMessage") -> dict[str, object]:
