@@ -210,6 +210,11 @@ def test_the_middleware_quotes_the_profile_in_the_request_alone(
     assert "zebras" not in str(recorded(tutor))
 
 
+def test_a_profile_in_the_place_of_yes_or_no_is_refused(tutor: ScopedMemory):
+    with pytest.raises(TypeError, match="profile must be True or False, got Profile"):
+        tutor.middleware(profile=tutor.profile())
+
+
 async def test_the_middleware_quotes_the_profile_in_asynchronous_runs(tutor: ScopedMemory):
     model = Scripted(says=echo)
     tutor.profile().add_fact("Likes zebras.")
