@@ -41,7 +41,7 @@ class DirectoryKey:
 
     def digests_of(self, project: str | None, module: str | None) -> dict[str, bytes]:
         """Those of a project and of its module, as far as they are given, by their columns."""
-        digests = {}
+        digests: dict[str, bytes | None] = {}
         if project is not None:
             digests["project"] = self.project_of(Owner(Level.PROJECT, project))
             if module is not None:

@@ -1,6 +1,7 @@
 """The life of memory: what its owners and operators do with it over time."""
 
 from langmem_isolated._adapters.quota import Quota
+from langmem_isolated.lifecycle.isolation import ModuleIsolation
 from langmem_isolated.lifecycle.of_memory import MemoryLifecycle
 from langmem_isolated.lifecycle.of_scope import ScopeLifecycle
 from langmem_isolated.lifecycle.quotas import Quotas
@@ -22,6 +23,7 @@ __all__ = [
     "NOT_COUNTED",
     "Day",
     "MemoryLifecycle",
+    "ModuleIsolation",
     "ModuleStats",
     "Quota",
     "Quotas",
