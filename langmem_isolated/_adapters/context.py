@@ -96,12 +96,16 @@ class MemoryContext(NamedTuple):
         """One owner's records."""
         return ScopedDatabase(self.database, self.keyring, owner, self.limits, self.session_rules)
 
+    def operators(self, owner: Owner) -> ScopedDatabase:
+        """One owner's records, for a job that does not count as the owner's own doing."""
+        return ScopedDatabase(self.database, self.keyring, owner, self.limits, is_owners=False)
+
     def walk(
         self, *, project: str | None = None, module: str | None = None
     ) -> Iterator[ScopedDatabase]:
         """The records of every owner that has any, of all projects or one, or of its module."""
         for _, owner in self.keyring.walk(project=project, module=module):
-            yield ScopedDatabase(self.database, self.keyring, owner, self.limits, is_owners=False)
+            yield self.operators(owner)
 
     def readable(self, scope: Scope, levels: Sequence[SharingLevel]) -> list[ScopedDatabase]:
         """The records that a scope reads at each of ``levels``.

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     )
     from langmem_isolated.lifecycle.grants import Grant, Grants
     from langmem_isolated.lifecycle.holds import Hold
+    from langmem_isolated.lifecycle.isolation import ModuleIsolation
     from langmem_isolated.lifecycle.overview import Overview
     from langmem_isolated.lifecycle.policies import Policy
     from langmem_isolated.lifecycle.profile import Profile
@@ -60,6 +61,7 @@ __all__ = [
     "Interest",
     "MemoryLifecycle",
     "ModuleComparison",
+    "ModuleIsolation",
     "ModuleKnowledge",
     "ModuleStats",
     "Overview",
@@ -99,6 +101,7 @@ _NAMES = {
     ),
     "lifecycle.grants": ("Grant", "Grants"),
     "lifecycle.holds": ("Hold",),
+    "lifecycle.isolation": ("ModuleIsolation",),
     "lifecycle.overview": ("Overview",),
     "lifecycle.policies": ("Policy",),
     "lifecycle.profile": ("Profile",),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from langmem_isolated.lifecycle.sweeping import Progress, Swept
 
 if TYPE_CHECKING:
+    from langmem_isolated.lifecycle.isolation import ModuleIsolation
     from langmem_isolated.lifecycle.quotas import Quotas
     from langmem_isolated.lifecycle.statistics import Stats
 
@@ -263,4 +264,36 @@ class MemoryLifecycle:
 
         return await self._context.database.arun(
             compared, self._context, user_id, project_id, modules
+        )
+
+    def verify_module_isolation(
+        self, *, user_id: str, project_id: str = "default"
+    ) -> ModuleIsolation:
+        """Verify on what is stored that one user's modules are apart; for operators.
+
+        No module has a key, a digest of a name, or the birth of a session, thread or collection of
+        another; no record in one was sealed with a key of another, and of each 64 are tried with
+        the keys of every other. Then all that each module has is opened with its own keys, as
+        ``scope.verify()`` does: every session, message, answer and item.
+
+        >>> memory.verify_module_isolation(user_id="alice").pairs
+        0
+
+        Raises:
+            IsolationViolation: Something of one module stands in another. It names both by their
+                digests.
+            RecordDoesNotOpen: Something was changed, exchanged, restored or removed within one.
+            ScopeError: An id is malformed.
+            DatabaseError: The database refused or failed.
+        """
+        from langmem_isolated.lifecycle.isolation import verify_module_isolation
+
+        return verify_module_isolation(self._context, user_id=user_id, project_id=project_id)
+
+    async def averify_module_isolation(
+        self, *, user_id: str, project_id: str = "default"
+    ) -> ModuleIsolation:
+        """Verify that one user's modules are apart; see :meth:`verify_module_isolation`."""
+        return await self._context.database.arun(
+            self.verify_module_isolation, user_id=user_id, project_id=project_id
         )
