@@ -99,6 +99,8 @@ class Candidates(NamedTuple):
             one.source: SourceNames(header.session_id, header.title, header.channel, one.birth)
             for one in transcripts
             if (header := decode_header(one.header)).session_id not in search.outside
+            # What was claimed may have been said by anybody, until its owner confirms it.
+            and not header.is_untrusted
         }
         found = [
             one for source in places for one in by_source[source] if _admits(search, one, places)
