@@ -45,6 +45,9 @@ class ScopedDatabase:
     has come back since.
     """
 
+    beside: "Sequence[ScopedDatabase]" = ()
+    """What recall searches besides: nothing, but where an ephemeral memory reads another."""
+
     def __init__(
         self,
         database: Database,

@@ -62,7 +62,10 @@ class EphemeralContext(MemoryContext):
 
     def private(self, scope: Scope) -> ScopedDatabase:
         """A scope's own records in memory; a guest's as well."""
-        return self.records(Owner.private(scope))
+        records = self.records(Owner.private(scope))
+        if self.long_term is not None:
+            records.beside = (self.long_term.private(scope),)
+        return records
 
     def readable(self, scope: Scope, levels: Sequence[SharingLevel]) -> list[ScopedDatabase]:
         """What is in memory and, if it is read besides, what the scope reads at these levels."""
