@@ -361,6 +361,18 @@ class PolicyNotFound(LangmemIsolatedError, KeyError):
     __str__ = Exception.__str__
 
 
+class AnonymousNotFound(LangmemIsolatedError, KeyError):
+    """There is no anonymous session of that id; why is not told."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "There is no anonymous session of that id: it has expired, was claimed, or never was. "
+            "Nothing was read or written. memory.anonymous(module_id=…) begins another."
+        )
+
+    __str__ = Exception.__str__
+
+
 class ThreadNotFound(LangmemIsolatedError, KeyError):
     """This scope has no LangGraph thread of that id."""
 

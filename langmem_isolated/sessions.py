@@ -274,6 +274,22 @@ class Sessions(SessionLifecycle):
         """Seal a summary beside the session's messages; see :meth:`set_summary`."""
         await self._records.arun(self.set_summary, session_id, summary, until=until)
 
+    def confirm(self, session_id: str) -> None:
+        """Confirm, for the user, a session that was claimed: it is recalled into prompts, too.
+
+        Raises:
+            SessionNotFound: This scope has no such session.
+        """
+
+        def confirmed(header: Header, state: ContainerState) -> tuple[Header, ContainerState]:
+            return header._replace(is_untrusted=None), state
+
+        self._catalogue.change(checked_id("session_id", session_id), confirmed)
+
+    async def aconfirm(self, session_id: str) -> None:
+        """Confirm a session that was claimed; see :meth:`confirm`."""
+        await self._records.arun(self.confirm, session_id)
+
     def delete(self, session_id: str) -> None:
         """Remove the session and its messages.
 

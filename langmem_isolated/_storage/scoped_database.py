@@ -67,6 +67,9 @@ class ScopedDatabase:
             operator's job.
     """
 
+    beside: "Sequence[ScopedDatabase]" = ()
+    """What recall searches besides: nothing, but where an ephemeral memory reads another."""
+
     def __init__(
         self,
         database: Database,
@@ -111,21 +114,21 @@ class ScopedDatabase:
         Raises:
             KeyDestroyed: The owner was erased.
         """
-        return self._of_same_life(self._obtained())
+        return self._of_same_life(self._obtain())
 
     def find_keys(self) -> ScopeKeys | None:
         """The owner's keys, or ``None`` when it has stored nothing."""
-        keys = self._found()
+        keys = self._find()
         return keys and self._of_same_life(keys)
 
-    def _obtained(self) -> ScopeKeys:
+    def _obtain(self) -> ScopeKeys:
         try:
             return self._keyring.obtain(self.owner)
         except DatabaseError as error:
             _tell(error, self._known_id())
             raise
 
-    def _found(self) -> ScopeKeys | None:
+    def _find(self) -> ScopeKeys | None:
         try:
             return self._keyring.find(self.owner)
         except DatabaseError as error:
@@ -148,14 +151,14 @@ class ScopedDatabase:
             KeyDestroyed: The owner was erased; nothing was written.
             Conflict: A row stands where one was to be inserted; nothing was written.
         """
-        keys = self._obtained()
+        keys = self._obtain()
         return self.run_with_keys(keys, self.database.write, operation, *args, **kwargs)
 
     def write_if_exists(
         self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run ``operation`` in one write transaction, unless the owner has stored nothing."""
-        keys = self._found()
+        keys = self._find()
         if keys is None:
             return default
         return self.run_with_keys(keys, self.database.write, operation, *args, **kwargs)
@@ -167,14 +170,14 @@ class ScopedDatabase:
 
         As :meth:`write_if_exists`, without the round trips of a transaction.
         """
-        keys = self._found()
+        keys = self._find()
         if keys is None:
             return default
         return self.run_with_keys(keys, self.database.write_once, operation, *args, **kwargs)
 
     def read(self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``operation``, a single query; ``default`` when the owner has stored nothing."""
-        keys = self._found()
+        keys = self._find()
         if keys is None:
             return default
         return self.run_with_keys(keys, self.database.read, operation, *args, **kwargs)
@@ -183,7 +186,7 @@ class ScopedDatabase:
         self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run ``operation``, several queries that see one state; ``default`` as in :meth:`read`."""
-        keys = self._found()
+        keys = self._find()
         if keys is None:
             return default
         return self.run_with_keys(keys, self.database.snapshot, operation, *args, **kwargs)
@@ -274,7 +277,7 @@ class ScopedDatabase:
             return None
         # Another thread may have read them again already.
         for _ in range(2):
-            fresh = self._found()
+            fresh = self._find()
             if fresh and key_id in fresh.opening:
                 return fresh
             self._keyring.forget(self.owner)
@@ -287,7 +290,7 @@ class ScopedDatabase:
             KeyDestroyed: The owner was erased, whether or not it has come back since.
         """
         self._keyring.forget(self.owner)
-        now = self._found()
+        now = self._find()
         if now is None or now.birth != keys.birth:
             raise KeyDestroyed
 

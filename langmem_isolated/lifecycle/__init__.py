@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from langmem_isolated.lifecycle.ephemeral import EphemeralContext, EphemeralLife
+from langmem_isolated.lifecycle.of_guests import AnonymousSessions
 from langmem_isolated.lifecycle.of_memory import MemoryLifecycle
 from langmem_isolated.lifecycle.of_scope import ScopeLifecycle
 from langmem_isolated.lifecycle.verification import Verified, verified
@@ -47,12 +49,16 @@ if TYPE_CHECKING:
     )
     from langmem_isolated.lifecycle.sweeping import Swept
     from langmem_isolated.lifecycle.terms import SharedFields, SharedKind
+    from langmem_isolated.lifecycle.transferred import NewName, Transferred
 
 __all__ = [
     "COUNTED",
     "NOT_COUNTED",
+    "AnonymousSessions",
     "ComparedRow",
     "Day",
+    "EphemeralContext",
+    "EphemeralLife",
     "Fact",
     "FactSource",
     "Grant",
@@ -64,6 +70,7 @@ __all__ = [
     "ModuleIsolation",
     "ModuleKnowledge",
     "ModuleStats",
+    "NewName",
     "Overview",
     "Policy",
     "Profile",
@@ -85,6 +92,7 @@ __all__ = [
     "Swept",
     "Tokens",
     "Totals",
+    "Transferred",
     "Verified",
     "digest_of",
     "verified",
@@ -131,6 +139,7 @@ _NAMES = {
     ),
     "lifecycle.sweeping": ("Swept",),
     "lifecycle.terms": ("SharedFields", "SharedKind"),
+    "lifecycle.transferred": ("NewName", "Transferred"),
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 

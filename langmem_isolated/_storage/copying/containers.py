@@ -17,14 +17,14 @@ from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.container_state import ContainerState, is_member_sum
 from langmem_isolated._storage.containers import DIGEST, SCOPE_ID, ContainerRows
 from langmem_isolated._storage.sessions import listing as sessions
-from langmem_isolated._storage.sessions.reading import (
-    LATEST,
+from langmem_isolated._storage.sessions.channel_limits import NamedLimits
+from langmem_isolated._storage.sessions.messages import (
     alias_of,
     channel_tag,
     message_part,
     newest_of,
-    opened,
 )
+from langmem_isolated._storage.sessions.reading import opened
 from langmem_isolated._storage.threads import listing as threads
 from langmem_isolated._storage.threads.addresses import (
     Slot,
@@ -82,6 +82,8 @@ class OpenContainer(NamedTuple):
     state: ContainerState
     header: Header
     lines: list[Line]
+    limits: NamedLimits | None = None
+    """Of a session's channels."""
 
 
 class Addressed(NamedTuple):
@@ -117,17 +119,21 @@ def open_container(
     if found is None or found[0].is_expired(now):
         return None
     state, header = found
-    below = _messages if source.kind is Kind.SESSION else _bodies_and_elements
+    is_session = source.kind is Kind.SESSION
+    below = _messages if is_session else _bodies_and_elements
     lines = below(transaction, keys, source.digest, state, now)
-    return OpenContainer(source.kind, state, decode_header(header), lines)
+    channels = {decode_partially(line.plaintext).channel for line in lines} if is_session else ()
+    limits = NamedLimits.of(keys, state, filter(None, channels))
+    return OpenContainer(source.kind, state, decode_header(header), lines, limits)
 
 
 def _messages(
     transaction: Transaction, keys: ScopeKeys, digest: bytes, state: ContainerState, now: int
 ) -> list[Line]:
     rows = sorted(transaction.rows(_MESSAGES, scope_id=keys.scope_id, digest=digest))
-    sealed = [row[:2] for row in rows]
-    plaintexts = opened(keys, digest, state, sealed, now, LATEST, LATEST).messages
+    dated = [(key, sealed, stored_at) for key, sealed, _, stored_at in rows]
+    found = opened(keys, digest, state, dated, now, is_dated=True)
+    plaintexts = found.messages if found else []
     lines = [
         Line(Kind.MESSAGE, key, plaintext, stored_at, has_alias=alias is not None)
         for (key, _, alias, stored_at), plaintext in zip(rows, plaintexts, strict=True)

@@ -148,6 +148,7 @@ def _create(
     first = source.next_sequence - (source.count if place.kind is Kind.SESSION else 0)
     unseen = made._replace(
         next_sequence=first,
+        channels=container.limits and container.limits.packed(keys),
         state=source.state,
         is_pinned=source.is_pinned,
         idle_lifetime=source.idle_lifetime,

@@ -13,7 +13,7 @@ none is missing besides.
 """
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from langmem_isolated._codecs.messages import decode_partially
@@ -90,6 +90,33 @@ class ChannelLimits(NamedTuple):
     def emptied(self) -> "ChannelLimits":
         """The same limits, when nothing is there any more."""
         return ChannelLimits(self.is_own, 0, {d: Kept(of.limit) for d, of in self.kept.items()})
+
+
+class NamedLimits(NamedTuple):
+    """Limits by the names of the channels, which another owner has other digests for."""
+
+    is_own: bool
+    dense_from: int
+    kept: Mapping[str, Kept]
+
+    @classmethod
+    def of(
+        cls, keys: ScopeKeys, state: ContainerState, names: Iterable[str]
+    ) -> "NamedLimits | None":
+        """A session's limits, of those channels whose names are known."""
+        limits = ChannelLimits.of(state)
+        if limits is None:
+            return None
+        digests = {name: channel_of(keys, name.encode()) for name in names}
+        kept = {
+            name: limits.kept[digest] for name, digest in digests.items() if digest in limits.kept
+        }
+        return cls(limits.is_own, limits.dense_from, kept)
+
+    def packed(self, keys: ScopeKeys) -> bytes:
+        """The column of an owner's session that has these limits."""
+        kept = {channel_of(keys, name.encode()): of for name, of in self.kept.items()}
+        return ChannelLimits(self.is_own, self.dense_from, kept).packed()
 
 
 class Room(NamedTuple):
