@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from langmem_isolated._runtime.limits import Limits
+    from langmem_isolated._runtime.session_rules import SessionRules
     from langmem_isolated.caches import IsolatedByteStore, IsolatedLLMCache
     from langmem_isolated.callbacks import IsolatedCallbackHandler
     from langmem_isolated.chat_history import IsolatedChatMessageHistory, Page
@@ -76,6 +77,7 @@ __all__ = [
     "Scope",
     "ScopedMemory",
     "Session",
+    "SessionRules",
     "Sessions",
     "Thread",
     "__version__",
@@ -84,6 +86,7 @@ __all__ = [
 # Where each public name is had from, when it is first asked for (PEP 562).
 _HOMES = {
     "_runtime.limits": ("Limits",),
+    "_runtime.session_rules": ("SessionRules",),
     "caches": (
         "IsolatedByteStore",
         "IsolatedLLMCache",

@@ -151,6 +151,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
                 is stored as far as it can be; see :func:`storable`.
             LimitExceeded: A message, or all of them together, are beyond ``limits``.
             ScopeError: ``channel`` is malformed.
+            SessionClosed: The session was closed.
             RecordDoesNotOpen: The session was tampered with.
             KeyDestroyed: The scope was erased.
             DatabaseError: The database refused or failed.

@@ -333,6 +333,28 @@ class PolicyNotFound(LangmemIsolatedError, KeyError):
     __str__ = Exception.__str__
 
 
+class ThreadNotFound(LangmemIsolatedError, KeyError):
+    """This scope has no LangGraph thread of that id."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This scope has no thread of that id. Nothing was changed. Expected one that "
+            "checkpointer.threads() lists; the first run of a graph makes one."
+        )
+
+    __str__ = Exception.__str__
+
+
+class SessionClosed(LangmemIsolatedError):
+    """The session was closed: it is read as before, and takes no more messages."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The session is closed and takes no more messages. Nothing was written. "
+            "scope.sessions.reopen(session_id) opens it again."
+        )
+
+
 class DatabaseError(LangmemIsolatedError):
     """The database refused or failed; the transaction was rolled back.
 

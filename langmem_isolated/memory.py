@@ -23,6 +23,7 @@ from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated._runtime.environment import DATABASE_VARIABLE, KEY_STORE_VARIABLE
 from langmem_isolated._runtime.limits import DEFAULT_LIMITS, Limits
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
+from langmem_isolated._runtime.session_rules import NO_RULES, SessionRules
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated.errors import DatabaseError, ScopeError
 from langmem_isolated.lifecycle import MemoryLifecycle
@@ -74,6 +75,8 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle):
             ``user_id``, ``module_id`` and ``project_id``: ``{"user_id": "memory_user"}`` where
             ``user_id`` is the application's own or the server's.
         limits: How much one call may bring; see :class:`Limits`.
+        session_rules: How long chat sessions live, and how many messages and sessions are kept; see
+            :class:`SessionRules`. By default all are, for ever.
         compress: Whether what is long is deflated before it is sealed. ``False`` where somebody may
             see sizes in the database and also choose part of a text: see the threat model. What was
             stored before opens in either case.
@@ -84,7 +87,7 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle):
         RootKeyMissing: No root key was given and none is in the environment.
         RootKeyInvalid: What was found is not a root key.
         TypeError: An argument has another type; ``config_keys`` is no dict of a scope's parts, or
-            ``limits`` are no `Limits`.
+            ``limits`` are no `Limits`, ``session_rules`` no `SessionRules`.
         ValueError: A number is out of its range.
         ScopeError: A name in ``config_keys`` is malformed, or stands for two parts.
         DatabaseError: The URL is not one of SQLite or PostgreSQL, or both are one.
@@ -105,6 +108,7 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle):
         plaintext_cache_bytes: int = 256 * 2**20,
         config_keys: Mapping[str, str] | None = None,
         limits: Limits = DEFAULT_LIMITS,
+        session_rules: SessionRules = NO_RULES,
         compress: bool = True,
         auto_upgrade: bool = True,
     ) -> None:
@@ -113,6 +117,11 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle):
         if not isinstance(limits, Limits):
             raise TypeError(
                 f"limits must be Limits(…), got {kind_of(limits)}. Write limits=Limits()."
+            )
+        if not isinstance(session_rules, SessionRules):
+            raise TypeError(
+                f"session_rules must be SessionRules(…), got {kind_of(session_rules)}. Write "
+                "session_rules=SessionRules(max_sessions=100)."
             )
         try:
             key = (
@@ -150,6 +159,7 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle):
             keys,
             RunScopes(),
             limits,
+            session_rules,
         )
         if keys != ConfigKeys():
             self.session_history = self._renamed_session_history()  # type: ignore[method-assign]

@@ -87,6 +87,7 @@ class MemoryOfRun:
         allow: Iterable[type | tuple[str, ...]] = (),
         strict: bool = False,
         ttl: timedelta | None = None,
+        absolute: timedelta | None = None,
         scope_resolver: ResolveScope | None = None,
     ) -> IsolatedCheckpointSaver:
         """A LangGraph checkpointer that finds the scope of each call.
@@ -102,6 +103,7 @@ class MemoryOfRun:
                 then. By default every class is stored that LangGraph's savers store.
             strict: Refuse what ``allow`` does not name, and what would come back as something else.
             ttl: How long a thread is kept after it was last written; for ever by default.
+            absolute: How long one that is begun here is kept after that, whatever is written.
             scope_resolver: Finds the scope from the config, for servers that must not trust a
                 client's ``configurable``: scope keys in it are refused unless they agree. Asked
                 once a run, and at every call outside of one, with what config there is; ``None``
@@ -124,6 +126,7 @@ class MemoryOfRun:
             allow=allow,
             strict=strict,
             ttl=ttl,
+            absolute=absolute,
             config_keys=self._context.config_keys,
             set_up=self._context.set_up,
         )

@@ -32,13 +32,14 @@ from langmem_isolated._adapters.summaries import (
     check_options,
     summary_message,
     summary_prompt,
+    unsummarized,
 )
 from langmem_isolated._codecs.headers import Header, decode_header
 from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._storage.container_state import ContainerState
-from langmem_isolated._storage.sessions import listing
+from langmem_isolated._storage.sessions.listing import LISTING
 from langmem_isolated.errors import SessionNotFound
 from langmem_isolated.recall import Recall
 from langmem_isolated.recall_tool import quoted
@@ -364,12 +365,12 @@ class _Step:
             return None
         # A session that was long before is summed up a part at a time: a prompt has its bounds.
         end = min(state.next_sequence, start + _PARTS * after)
-        tail = self._recorder.history.page(before=end, limit=end - start).messages
+        numbers, tail = unsummarized(self._recorder.records, self._recorder.session_id, start, end)
         asked = _last_human(tail) if end == state.next_sequence else len(tail)
         if not asked:
             return None
         said = [message for message in tail[:asked] if not is_event(message)]
-        return _Due(summary_prompt(header.summary, said), end - len(tail) + asked)
+        return _Due(summary_prompt(header.summary, said), numbers[asked - 1] + 1)
 
     def summarize(self, due: _Due, summary: BaseMessage) -> None:
         """Seal the summary beside the session; it is of no use if the messages went meanwhile."""
@@ -380,7 +381,7 @@ class _Step:
 
     def _session(self) -> tuple[ContainerState, Header] | None:
         session_id = self._recorder.session_id
-        found = self._recorder.records.read(listing.header, None, session_id, now())
+        found = self._recorder.records.read(LISTING.header, None, session_id, now())
         return found and (found[0], decode_header(found[1]))
 
 

@@ -110,6 +110,7 @@ class ScopedMemory(ScopedRetrieval, ScopeLifecycle):
         allow: Iterable[type | tuple[str, ...]] = (),
         strict: bool = False,
         ttl: timedelta | None = None,
+        absolute: timedelta | None = None,
     ) -> IsolatedCheckpointSaver:
         """A LangGraph checkpointer bound to this scope.
 
@@ -118,6 +119,7 @@ class ScopedMemory(ScopedRetrieval, ScopeLifecycle):
                 then. By default every class is stored that LangGraph's savers store.
             strict: Refuse what ``allow`` does not name, and what would come back as something else.
             ttl: How long a thread is kept after it was last written; for ever by default.
+            absolute: How long one that is begun here is kept after that, whatever is written.
         """
         from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 
@@ -133,6 +135,7 @@ class ScopedMemory(ScopedRetrieval, ScopeLifecycle):
             allow=allow,
             strict=strict,
             ttl=ttl,
+            absolute=absolute,
             bound_to=self._scope,
             set_up=self._context.set_up,
         )

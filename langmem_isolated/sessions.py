@@ -1,21 +1,23 @@
-"""Chat sessions of a scope: list, create, rename, summarize, remove."""
+"""Chat sessions of a scope: list, create, rename, close, archive, pin, summarize, remove."""
 
 import os
 import secrets
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from types import NoneType
 
-from langmem_isolated._codecs.headers import Header, decode_header, encode_header
-from langmem_isolated._runtime.arguments import kind_of, whole_number
+from langmem_isolated._adapters.session_lifecycle import SessionLifecycle
+from langmem_isolated._codecs.headers import Header, decode_header
+from langmem_isolated._runtime.arguments import kind_of
 from langmem_isolated._runtime.calls import ONE_SCOPE, explains_calls, made_by
 from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.session_rules import SessionRules, checked_channel_limits
+from langmem_isolated._storage.container_listing import Listed, Position
 from langmem_isolated._storage.container_state import BIRTH_BYTES, ContainerState
-from langmem_isolated._storage.containers import Listed
 from langmem_isolated._storage.scoped_database import ScopedDatabase
-from langmem_isolated._storage.sessions import listing
-from langmem_isolated._storage.sessions.reading import LATEST
-from langmem_isolated.errors import SessionNotFound, ValueNotStorable
+from langmem_isolated._storage.sessions import beginning
+from langmem_isolated._storage.sessions.beginning import NewSession
 from langmem_isolated.scope import checked_id
 
 
@@ -41,10 +43,16 @@ class Session:
     """Bytes of the sealed messages."""
     created: datetime
     last_activity: datetime
+    expires: datetime | None
+    """When it is gone, if nothing is said in it before; ``None`` for never."""
+    pinned: bool
+    archived: bool
+    closed: bool
+    """Whether it takes no more messages."""
     damaged: bool
     """Whether the row was tampered with; then ``id`` and all that people wrote are ``None``, and a
     time that cannot be is 1970."""
-    position: tuple[int, bytes] = field(repr=False)
+    position: Position = field(repr=False)
     """Where it stands in the list."""
 
     def __repr__(self) -> str:
@@ -53,7 +61,7 @@ class Session:
 
 @made_by(f"{ONE_SCOPE}.sessions", first=ScopedDatabase)
 @explains_calls
-class Sessions:
+class Sessions(SessionLifecycle):
     """The chat sessions of one scope, as ``memory.scope(…).sessions`` gives them.
 
     Calling it lists them: ``tutor.sessions()``.
@@ -65,35 +73,71 @@ class Sessions:
     >>> scope.sessions.delete(session_id)
     """
 
-    def __init__(self, records: ScopedDatabase) -> None:
-        self._records = records
+    def __call__(
+        self,
+        *,
+        limit: int = 100,
+        before: Session | None = None,
+        archived: bool | None = False,
+        search: str | None = None,
+    ) -> list[Session]:
+        """The sessions, pinned ones first, then by last activity, newest first.
 
-    def __call__(self, *, limit: int = 100, before: Session | None = None) -> list[Session]:
-        """The sessions by last activity, newest first.
+        >>> monday = scope.sessions.create(title="Équations du second degré")
+        >>> [session.title for session in scope.sessions(search="equation")]
+        ['Équations du second degré']
 
         Args:
             limit: At most this many.
             before: For the next page, the last session of this one.
+            archived: Whether those that are archived, or those that are not; ``None`` for both.
+            search: Only those whose title has these words, or words of which these are parts; upper
+                and lower case and diacritics make no difference. Titles are sealed: all are opened,
+                500 at a time.
 
         Raises:
             ValueError: ``limit`` is negative.
-            TypeError: ``limit`` is no number, or ``before`` no session.
+            TypeError: ``limit`` is no number, ``before`` no session, ``archived`` no bool, or
+                ``search`` no text.
+            LimitExceeded: ``search`` is beyond ``query_characters``.
         """
-        limit = whole_number("limit", limit)
         if not isinstance(before, Session | None):
             raise TypeError(
                 f"before must be a Session or None, got {kind_of(before)}. Give the last session "
                 "of the page before."
             )
-        position = (LATEST, b"") if before is None else before.position
-        listed = self._records.read(
-            listing.list_sessions, [], position, min(whole_number("limit", limit), LATEST), now()
-        )
-        return [_as_session(row) for row in listed]
+        position = None if before is None else before.position
+        return [
+            as_session(row) for row in self._catalogue.listed(position, limit, archived, search)
+        ]
 
-    async def alist(self, *, limit: int = 100, before: Session | None = None) -> list[Session]:
+    async def alist(
+        self,
+        *,
+        limit: int = 100,
+        before: Session | None = None,
+        archived: bool | None = False,
+        search: str | None = None,
+    ) -> list[Session]:
         """The sessions, newest first; see :meth:`__call__`."""
-        return await self._records.arun(self, limit=limit, before=before)
+        return await self._records.arun(
+            self, limit=limit, before=before, archived=archived, search=search
+        )
+
+    def count(self, *, archived: bool | None = None) -> int:
+        """How many sessions there are, without opening any.
+
+        Args:
+            archived: Of those that are archived, or those that are not; by default of both.
+
+        Raises:
+            TypeError: ``archived`` is no bool.
+        """
+        return self._catalogue.count(archived)
+
+    async def acount(self, *, archived: bool | None = None) -> int:
+        """How many sessions there are; see :meth:`count`."""
+        return await self._records.arun(self.count, archived=archived)
 
     def create(
         self,
@@ -101,24 +145,43 @@ class Sessions:
         *,
         title: str | None = None,
         channel: str | None = None,
+        idle: timedelta | None = None,
+        absolute: timedelta | None = None,
+        channel_limits: Mapping[str, int] | None = None,
     ) -> str:
         """Make an empty session and return its id; one that exists already is left as it is.
+
+        >>> hour, day = timedelta(hours=1), timedelta(days=1)
+        >>> session_id = scope.sessions.create(idle=hour, absolute=day, channel_limits={"ai": 20})
 
         Args:
             session_id: 1 to 255 bytes; by default 128 random bits, 22 characters.
             title: What people call it; sealed.
             channel: Where it takes place, for example ``"general"``; sealed.
+            idle: How long it lives after the last message, a microsecond or more; by default what
+                ``session_rules`` of the memory say, and if they do not, for ever. What expired is
+                absent; the next message begins a session of the same id, under these rules.
+            absolute: How long it lives after it was made, whatever is said in it.
+            channel_limits: How many messages of each channel it keeps, in place of those that
+                ``session_rules`` keep; see :meth:`set_channel_limits`.
 
         Raises:
-            ScopeError: ``session_id`` is malformed.
+            ScopeError: ``session_id`` or a channel is malformed.
             LimitExceeded: Title and channel are beyond ``message_bytes``.
+            TypeError: A lifetime is no `timedelta`, ``channel_limits`` no dict of whole numbers.
+            ValueError: A lifetime is below a microsecond, or a limit below 1.
         """
         session_id = checked_id(
             "session_id", secrets.token_urlsafe(16) if session_id is None else session_id
         )
-        header = self._encoded(Header(session_id, _text("title", title), _text("channel", channel)))
-        birth = os.urandom(BIRTH_BYTES)
-        self._records.write(listing.create, session_id, header, birth, now())
+        text = self._catalogue.text
+        header = self._catalogue.encoded(
+            Header(session_id, text("title", title), text("channel", channel))
+        )
+        limits = None if channel_limits is None else checked_channel_limits(channel_limits)
+        rules = _with_lifetimes(self._records.session_rules, idle, absolute)
+        new = NewSession(header, os.urandom(BIRTH_BYTES), rules, limits)
+        self._records.write(beginning.create, session_id, new, now())
         return session_id
 
     async def acreate(
@@ -127,9 +190,20 @@ class Sessions:
         *,
         title: str | None = None,
         channel: str | None = None,
+        idle: timedelta | None = None,
+        absolute: timedelta | None = None,
+        channel_limits: Mapping[str, int] | None = None,
     ) -> str:
         """Make an empty session; see :meth:`create`."""
-        return await self._records.arun(self.create, session_id, title=title, channel=channel)
+        return await self._records.arun(
+            self.create,
+            session_id,
+            title=title,
+            channel=channel,
+            idle=idle,
+            absolute=absolute,
+            channel_limits=channel_limits,
+        )
 
     def rename(self, session_id: str, title: str | None) -> None:
         """Give the session another title.
@@ -137,13 +211,7 @@ class Sessions:
         Raises:
             SessionNotFound: This scope has no such session.
         """
-        checked_id("session_id", session_id)
-
-        def with_title(header: bytes, _: ContainerState) -> bytes:
-            return self._encoded(decode_header(header)._replace(title=_text("title", title)))
-
-        if not self._records.write_if_exists(listing.rewrite, False, session_id, with_title, now()):
-            raise SessionNotFound
+        self._catalogue.rename(checked_id("session_id", session_id), title)
 
     async def arename(self, session_id: str, title: str | None) -> None:
         """Give the session another title; see :meth:`rename`."""
@@ -155,11 +223,7 @@ class Sessions:
         Raises:
             SessionNotFound: This scope has no such session.
         """
-        checked_id("session_id", session_id)
-        row = self._records.read(listing.find, None, session_id, now())
-        if row is None:
-            raise SessionNotFound
-        return _as_session(row)
+        return as_session(self._catalogue.get(checked_id("session_id", session_id)))
 
     async def aget(self, session_id: str) -> Session:
         """One session; see :meth:`get`."""
@@ -184,25 +248,19 @@ class Sessions:
             LimitExceeded: The summary is beyond ``message_bytes``.
             ValueError: The session has no messages up to ``until``.
         """
-        checked_id("session_id", session_id)
+        text = self._catalogue.text("summary", summary)
 
-        def with_summary(header: bytes, state: ContainerState) -> bytes:
+        def with_summary(header: Header, state: ContainerState) -> tuple[Header, ContainerState]:
             end = state.next_sequence if until is None else until
             if not 0 <= end <= state.next_sequence:
                 raise ValueError(
                     f"until must be 0 to {state.next_sequence}, the number of messages so far, got "
                     f"{end}. Leave it out for all of them. Nothing was changed."
                 )
-            summarized = None if summary is None else end
-            changed = decode_header(header)._replace(
-                summary=_text("summary", summary), summarized=summarized
-            )
-            return self._encoded(changed)
+            summarized = None if text is None else end
+            return header._replace(summary=text, summarized=summarized), state
 
-        if not self._records.write_if_exists(
-            listing.rewrite, False, session_id, with_summary, now()
-        ):
-            raise SessionNotFound
+        self._catalogue.change(checked_id("session_id", session_id), with_summary)
 
     async def aset_summary(
         self, session_id: str, summary: str | None, *, until: int | None = None
@@ -216,30 +274,27 @@ class Sessions:
         Raises:
             SessionNotFound: This scope has no such session.
         """
-        checked_id("session_id", session_id)
-        if not self._records.write_if_exists(listing.remove, False, session_id):
-            raise SessionNotFound
-
-    def _encoded(self, header: Header) -> bytes:
-        return self._records.limits.checked_size("message_bytes", encode_header(header))
+        self._catalogue.remove(checked_id("session_id", session_id))
 
     async def adelete(self, session_id: str) -> None:
         """Remove the session and its messages; see :meth:`delete`."""
         await self._records.arun(self.delete, session_id)
 
 
-def _text(name: str, value: object) -> str | None:
-    if value is None or type(value) is str:
-        return value
-    raise ValueNotStorable(
-        type(value).__name__,
-        f"a session's {name}",
-        cause="it must be a str or None",
-        advice="Give its text, or leave it out.",
+def _with_lifetimes(
+    rules: SessionRules, idle: timedelta | None, absolute: timedelta | None
+) -> SessionRules:
+    if idle is None and absolute is None:
+        return rules
+    return replace(
+        rules,
+        idle=rules.idle if idle is None else idle,
+        absolute=rules.absolute if absolute is None else absolute,
     )
 
 
-def _as_session(row: Listed) -> Session:
+def as_session(row: Listed) -> Session:
+    """A session's row as a list shows it."""
     header = None if row.sound_header is None else decode_header(row.sound_header)
     return Session(
         id=header and header.session_id,
@@ -251,6 +306,10 @@ def _as_session(row: Listed) -> Session:
         size=row.size,
         created=row.created,
         last_activity=row.last_activity,
+        expires=row.expires,
+        pinned=row.is_pinned == 1,
+        archived=row.is_archived,
+        closed=row.is_closed,
         damaged=header is None,
-        position=(row.updated_at, row.digest),
+        position=row.position,
     )

@@ -229,7 +229,9 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("langmem_isolated.checkpointer.repository.now", clock)
+    for module in ("checkpointer.repository", "checkpointer.thread_methods"):
+        monkeypatch.setattr(f"langmem_isolated.{module}.now", clock)
+    monkeypatch.setattr("langmem_isolated._adapters.container_catalogue.now", clock)
     return clock
 
 

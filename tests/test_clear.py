@@ -36,8 +36,14 @@ def fill(scoped: ScopedMemory) -> None:
 
 
 FILLED = {
-    "session": 2, "message": 4, "thread": 1, "checkpoint": 1,
-    "item": 3, "document": 2, "collection": 1, "entry": 1,
+    "session": 2,
+    "message": 4,
+    "thread": 1,
+    "checkpoint": 1,
+    "item": 3,
+    "document": 2,
+    "collection": 1,
+    "entry": 1,
 }
 
 
@@ -91,6 +97,21 @@ async def test_one_session_is_cleared_with_its_messages(memory: IsolatedMemory, 
     scoped.verify()
     with pytest.raises(SessionNotFound):
         await door(scoped, "clear_session", "monday")
+
+
+async def test_a_channel_is_cleared_in_every_session(memory: IsolatedMemory, door: Door):
+    scoped = tutor(memory)
+    for session, channel in (("both", "ai"), ("both", "general"), ("one", "ai"), ("two", None)):
+        scoped.chat_history(session, channel=channel).add_user_message(f"{channel}")
+    tutor(memory, "bob").chat_history("one", channel="ai").add_user_message("ai")
+
+    assert await door(scoped, "clear", channel="ai") == {"session": 1, "message": 2}
+
+    assert {session.id for session in scoped.sessions()} == {"both", "two"}
+    assert [message.content for message in scoped.chat_history("both").messages] == ["general"]
+    assert scoped.verify().messages == 2
+    assert tutor(memory, "bob").verify().messages == 1
+    assert await door(scoped, "clear", channel="ai") == {}
 
 
 def test_who_has_nothing_clears_nothing_and_is_not_made(memory: IsolatedMemory, attacker: Attacker):

@@ -14,6 +14,7 @@ from langmem_isolated._runtime.clock import now, witness
 from langmem_isolated._storage.container_state import BIRTH_BYTES, ContainerState
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import writing
+from langmem_isolated._storage.sessions.beginning import NewSession
 from langmem_isolated._storage.sessions.writing import Message, Repeated
 from langmem_isolated.errors import AddressTaken
 
@@ -58,6 +59,7 @@ class Appender:
         Raises:
             ValueNotStorable: A message holds a value without a stored form; nothing was added.
             LimitExceeded: One is too large, or all together are; nothing was added.
+            SessionClosed: The session takes no more messages; nothing was added.
             RecordDoesNotOpen: The session was tampered with.
             KeyDestroyed: The scope was erased.
             DatabaseError: The database refused or failed.
@@ -82,7 +84,7 @@ class Appender:
 
     def _append_optimistically(self, said: "_Said") -> bool:
         known = self.state
-        if known is None:
+        if known is None or (known.channels is None and self._records.session_rules.channel_limits):
             return False
         self.state = self._records.write_once(
             writing.append_optimistically, None, self._session_id, known,
@@ -100,9 +102,8 @@ class Appender:
         self.state = self._records.write(
             writing.append,
             self._session_id,
-            self._header,
+            NewSession(self._header, os.urandom(BIRTH_BYTES), self._records.session_rules),
             said.encoded,
-            os.urandom(BIRTH_BYTES),
             said.moment,
             repeated=repeated,
             look_first=look_first,

@@ -20,6 +20,7 @@ from langmem_isolated._database.database import Database
 from langmem_isolated._runtime.arguments import kind_of
 from langmem_isolated._runtime.limits import Limits
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
+from langmem_isolated._runtime.session_rules import NO_RULES, SessionRules
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import ScopeError
@@ -51,6 +52,7 @@ class MemoryContext(NamedTuple):
     config_keys: ConfigKeys
     run_scopes: RunScopes
     limits: Limits
+    session_rules: SessionRules = NO_RULES
 
     def open(self) -> None:
         """Make or check the tables, and prove that the root key fits."""
@@ -82,7 +84,7 @@ class MemoryContext(NamedTuple):
 
     def records(self, owner: Owner) -> ScopedDatabase:
         """One owner's records."""
-        return ScopedDatabase(self.database, self.keyring, owner, self.limits)
+        return ScopedDatabase(self.database, self.keyring, owner, self.limits, self.session_rules)
 
     def walk(
         self, *, project: str | None = None, module: str | None = None

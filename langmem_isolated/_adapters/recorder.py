@@ -18,6 +18,7 @@ from langmem_isolated._adapters.appending import Appender
 from langmem_isolated._adapters.message_ids import derived_id, left_out, repeated_id, says_the_same
 from langmem_isolated._adapters.run_scope import session_named_in
 from langmem_isolated._codecs.storable import storable
+from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import reading
 from langmem_isolated._storage.sessions.reading import Known
@@ -207,7 +208,7 @@ class Recorder:
             return True
 
         ids = [repeated_id(newest_first[0])]
-        self.records.read_apart(reading.trace, None, self.session_id, ids, note)
+        self.records.read_apart(reading.trace, None, self.session_id, ids, note, now())
         return max(found, default=-1)
 
     def trace(
@@ -216,7 +217,7 @@ class Recorder:
         """The sequence numbers of messages, up to where it ends."""
         ids = [str(message.id) for message in newest_first]
         # Each look-up stands for itself: what is added is looked up again under the lock.
-        found = self.records.read_apart(reading.trace, None, self.session_id, ids, is_end)
+        found = self.records.read_apart(reading.trace, None, self.session_id, ids, is_end, now())
         return [None] * len(newest_first) if found is None else found
 
 

@@ -1,9 +1,16 @@
 """Prompts by which a session is summed up, and by which a model is told its summary."""
 
+from bisect import bisect_left
+from collections.abc import Sequence
+
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import RunnableConfig
 
+from langmem_isolated._codecs.messages import decode_message
 from langmem_isolated._runtime.arguments import whole_number
+from langmem_isolated._runtime.clock import now
+from langmem_isolated._storage.scoped_database import ScopedDatabase
+from langmem_isolated._storage.sessions import reading
 from langmem_isolated.recall_tool import as_json_line
 
 _SUMMARY = (
@@ -37,6 +44,18 @@ def check_options(recall: object, summarize_with: object, summarize_after: objec
             "summarize_with must be a chat model, got str. Write "
             "summarize_with=init_chat_model(…), or the model that the agent has."
         )
+
+
+def unsummarized(
+    records: ScopedDatabase, session_id: str, start: int, end: int
+) -> tuple[Sequence[int], list[BaseMessage]]:
+    """The messages of a session from sequence number ``start`` to below ``end``, and the numbers.
+
+    Where messages dropped out between them, there are fewer.
+    """
+    found = records.read(reading.page, reading.NOTHING, session_id, end, end - start, now())
+    first = bisect_left(found.numbers, start)
+    return found.numbers[first:], [decode_message(one) for one in found.messages[first:]]
 
 
 def summary_message(summary: str) -> HumanMessage:

@@ -60,7 +60,7 @@ def seconds(name: str, value: object, *, or_none: bool = False, advice: str = ""
     return value
 
 
-def time_to_live(value: object) -> timedelta | None:
+def time_to_live(value: object, *, name: str = "ttl") -> timedelta | None:
     """``value`` as the time that something is kept, a microsecond or more; ``None`` is for ever.
 
     Raises:
@@ -69,13 +69,13 @@ def time_to_live(value: object) -> timedelta | None:
     """
     if value is not None and not isinstance(value, timedelta):
         raise TypeError(
-            f"ttl must be a timedelta or None (for ever), got {kind_of(value)}. "
-            "Write ttl=timedelta(seconds=3600) for an hour."
+            f"{name} must be a timedelta or None (for ever), got {kind_of(value)}. "
+            f"Write {name}=timedelta(seconds=3600) for an hour."
         )
     if value is not None and value < _MICROSECOND:
         raise ValueError(
-            "ttl must be a microsecond or more, got a timedelta of 0 or below. "
-            "Leave ttl out to keep it for ever."
+            f"{name} must be a microsecond or more, got a timedelta of 0 or below. "
+            f"Leave {name} out to keep it for ever."
         )
     return value
 

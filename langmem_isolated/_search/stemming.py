@@ -104,13 +104,13 @@ def _forms_beyond_ascii(word: str, latin: Sequence[str]) -> set[str]:
     if _is_syllable(word[-1]):
         return _korean_forms(word, latin)
     own = next((names for first, last, names in _SCRIPTS if first <= word[0] <= last), latin)
-    folded = _fold(word)
+    plain = folded(word)
     # Stemmers need the marks, and who leaves them out is understood as well.
-    stems = {_fold(stem) for name in own for stem in _stems(name, [word, folded])}
-    return stems or {folded}
+    stems = {folded(stem) for name in own for stem in _stems(name, [word, plain])}
+    return stems or {plain}
 
 
-def _fold(word: str) -> str:
+def folded(word: str) -> str:
     """A word without diacritics; marks that are vowels or change a consonant stay."""
     apart = unicodedata.normalize("NFKD", word).translate(_DIACRITICS)
     return unicodedata.normalize("NFC", apart).translate(_PLAIN)

@@ -21,6 +21,9 @@ _NUMBERS = struct.Struct(">QQQHHQQQQQQ")
 # In place of a number that is not there; no column holds it.
 _ABSENT = 2**64 - 1
 BIRTH_BYTES = 16
+OPEN = 1
+CLOSED_STATES = (2, 4)
+ARCHIVED_STATES = (3, 4)
 GENERATION_BYTES = 8
 # When a row expired whose records are being removed in batches; no clock gives this time.
 GONE = 0
@@ -39,9 +42,9 @@ class ContainerState(NamedTuple):
     newest: bytes | None
     """What stands for the newest record below it, where these have an order."""
     channels: bytes | None
-    """Counts by channel; nothing writes it yet."""
+    """How many messages of which channels are kept; see `_storage/sessions/channel_limits.py`."""
     state: int
-    """1 open, 2 closed, 3 archived."""
+    """1 open, 2 closed, 3 archived, 4 closed and archived."""
     is_pinned: int
     idle_lifetime: int | None
     absolute_lifetime: int | None
@@ -111,6 +114,40 @@ class ContainerState(NamedTuple):
     def is_expired(self, now: int) -> bool:
         """Whether its time was up at ``now``."""
         return self.expires_at is not None and self.expires_at <= now
+
+    def expiry_after(self, activity: int, *, otherwise: int | None = None) -> int | None:
+        """When its time is up, if nothing is done to it after ``activity``; ``None`` for never.
+
+        Args:
+            activity: Microseconds since 1970, UTC.
+            otherwise: When it is up for another reason, if that is earlier.
+        """
+        idle, absolute = self.idle_lifetime, self.absolute_lifetime
+        ends = (
+            otherwise,
+            None if idle is None else activity + idle,
+            None if absolute is None else self.created_at + absolute,
+        )
+        return min((end for end in ends if end is not None), default=None)
+
+    @property
+    def has_lifetime(self) -> bool:
+        """Whether it says itself how long it lives."""
+        return self.idle_lifetime is not None or self.absolute_lifetime is not None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it takes no more messages."""
+        return self.state in CLOSED_STATES
+
+    @property
+    def is_archived(self) -> bool:
+        """Whether lists leave it out, unless they are asked for it."""
+        return self.state in ARCHIVED_STATES
+
+    def marked(self, *, is_closed: bool, is_archived: bool) -> "ContainerState":
+        """The state with these marks, and no others."""
+        return self._replace(state=OPEN + is_closed + 2 * is_archived)
 
     def old(self) -> dict[str, object]:
         """Every column by the name of its parameter: what :func:`compare_and_swap` begins from."""

@@ -1,8 +1,6 @@
 """Container rows: those of sessions, threads and collections, locked, made, changed and removed."""
 
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam, delete, select, update
@@ -13,16 +11,15 @@ from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database import schema
 from langmem_isolated._database.statements import InsertsByDialect
 from langmem_isolated._database.transactions import Row, Transaction
-from langmem_isolated._runtime.clock import EPOCH, as_moment
 from langmem_isolated._storage.container_state import (
     GENERATION_BYTES,
+    OPEN,
     STATE,
     ContainerState,
     header_key,
     open_header,
 )
 from langmem_isolated._storage.scoped_database import ScopeGone
-from langmem_isolated.errors import RecordDoesNotOpen
 
 _sessions = schema.sessions.c
 SCOPE_ID = bindparam("scope_id", type_=sa.LargeBinary)
@@ -31,7 +28,6 @@ DIGEST = bindparam("digest", type_=sa.LargeBinary)
 _ATTEMPTS = 5
 # Behind every digest that follows a row's own.
 _BEHIND = b"\xff" * (DIGEST_BYTES + 1)
-_OPEN = 1
 
 
 LISTED = (*STATE, _sessions.digest, _sessions.sealed)
@@ -44,6 +40,7 @@ _COUNTERS = (
     "size",
     "members",
     "newest",
+    "channels",
     "updated_at",
     "expires_at",
 )
@@ -122,6 +119,14 @@ def compare_and_swap(kind: Kind) -> sa.Update:
     )
 
 
+class Beginning(NamedTuple):
+    """What a new row says besides: lifetimes in microseconds, and how much it keeps."""
+
+    idle_lifetime: int | None = None
+    absolute_lifetime: int | None = None
+    channels: bytes | None = None
+
+
 def _begun(keys: ScopeKeys, birth: bytes, now: int) -> dict[str, Any]:
     """The columns that say of a row's life that nothing is below it yet."""
     return {
@@ -129,37 +134,9 @@ def _begun(keys: ScopeKeys, birth: bytes, now: int) -> dict[str, Any]:
         "generation": birth[:GENERATION_BYTES],
         **dict.fromkeys(("next_sequence", "count", "size"), 0),
         "members": keys.members.masked(0),
-        **dict.fromkeys(("newest", "channels")),
+        "newest": None,
         "updated_at": now,
     }
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A row as stored; ``header`` is ``None`` when the row was tampered with."""
-
-    digest: bytes
-    header: bytes | None
-    count: int
-    size: int
-    created_at: int
-    updated_at: int
-
-    @property
-    def created(self) -> datetime:
-        """When it was made; 1970 for what no clock shows, as tampering leaves."""
-        return as_moment(self.created_at) or EPOCH
-
-    @property
-    def last_activity(self) -> datetime:
-        """When something was last done to it; 1970 as for :attr:`created`."""
-        return as_moment(self.updated_at) or EPOCH
-
-    @property
-    def sound_header(self) -> bytes | None:
-        """The header of a row in which nothing is found to be tampered with."""
-        moments = as_moment(self.created_at), as_moment(self.updated_at)
-        return None if None in moments else self.header
 
 
 class ContainerRows:
@@ -251,12 +228,14 @@ class ContainerRows:
         header: bytes,
         birth: bytes,
         now: int,
+        beginning: Beginning = Beginning(),  # noqa: B008 - an immutable tuple
     ) -> ContainerState:
         """The row's state, the row locked, and inserted before if it is absent.
 
         Args:
             header: The sealed part of a new row, in plaintext.
             birth: 16 random bytes for a new row.
+            beginning: What else a new row says.
 
         Raises:
             ScopeGone: The scope was erased meanwhile; nothing was written.
@@ -264,7 +243,7 @@ class ContainerRows:
         for _ in range(_ATTEMPTS):
             if state := self.current(transaction, keys, digest, now):
                 return state
-            new = self._new(keys, digest, birth, now)
+            new = self._new(keys, digest, birth, now, beginning)
             transaction.execute(
                 self._create[transaction.is_postgres],
                 scope_id=keys.scope_id,
@@ -275,18 +254,20 @@ class ContainerRows:
             )
         raise ScopeGone
 
-    def _new(self, keys: ScopeKeys, digest: bytes, birth: bytes, now: int) -> ContainerState:
+    def _new(
+        self, keys: ScopeKeys, digest: bytes, birth: bytes, now: int, beginning: Beginning
+    ) -> ContainerState:
         new = ContainerState(
             row_mac=b"",
-            state=_OPEN,
+            state=OPEN,
             is_pinned=0,
-            idle_lifetime=None,
-            absolute_lifetime=None,
             created_at=now,
             expires_at=None,
             revision=0,
+            **beginning._asdict(),
             **_begun(keys, birth, now),
         )
+        new = new._replace(expires_at=new.expiry_after(now))
         return new.authenticated(self._kind, keys, digest)
 
     def begin_again(
@@ -298,6 +279,7 @@ class ContainerRows:
         header: bytes,
         birth: bytes,
         now: int,
+        channels: bytes | None = None,
     ) -> None:
         """Begin another life of the row, with nothing below it; the row must be locked.
 
@@ -307,8 +289,11 @@ class ContainerRows:
             state: As it is.
             header: Takes the former's place.
             birth: 16 random bytes.
+            channels: Of the row from now on.
         """
-        begun = state._replace(**_begun(keys, birth, now))
+        begun = state._replace(**_begun(keys, birth, now), channels=channels)
+        if begun.has_lifetime:
+            begun = begun._replace(expires_at=begun.expiry_after(now))
         self.rewrite(transaction, keys, digest, begun, header)
 
     def update(
@@ -342,23 +327,16 @@ class ContainerRows:
     ) -> tuple[ContainerState, bytes] | None:
         """The row's state and its header in plaintext."""
         row = transaction.row(self._header, scope_id=keys.scope_id, digest=digest)
-        return None if row is None else self._opened(keys, digest, row, row[-1])
+        return None if row is None else self.opened(keys, digest, row, row[-1])
 
-    def listed(self, keys: ScopeKeys, row: Row) -> Listed:
-        """A row as ``LISTED`` has it; one that was tampered with does not fail the others."""
-        *columns, digest, sealed = row
-        state = ContainerState._make(columns)
-        try:
-            header = self._opened(keys, digest, row, sealed)[1]
-        except RecordDoesNotOpen:
-            header = None
-        # SQLite keeps any type in any column.
-        count, size = (n if type(n) is int else 0 for n in (state.count, state.size))
-        return Listed(digest, header, count, size, state.created_at, state.updated_at)
-
-    def _opened(
+    def opened(
         self, keys: ScopeKeys, digest: bytes, row: Row, sealed: bytes
     ) -> tuple[ContainerState, bytes]:
+        """The state and the header in plaintext of a row, as ``STATE`` and its ``sealed`` say.
+
+        Raises:
+            RecordDoesNotOpen: The row was tampered with.
+        """
         state = ContainerState.checked(self._kind, keys, digest, row)
         return state, open_header(self._kind, keys, digest, state, sealed)
 

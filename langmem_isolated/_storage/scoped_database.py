@@ -12,6 +12,7 @@ from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.callers import OnBehalfOf
 from langmem_isolated._runtime.limits import DEFAULT_LIMITS, Limits
+from langmem_isolated._runtime.session_rules import NO_RULES, SessionRules
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated.errors import KeyDestroyed, RecordDoesNotOpen
 
@@ -51,11 +52,13 @@ class ScopedDatabase:
         keyring: Keyring,
         owner: Owner,
         limits: Limits = DEFAULT_LIMITS,
+        session_rules: SessionRules = NO_RULES,
     ) -> None:
         self.database = database
         self._keyring = keyring
         self.owner = owner
         self.limits = limits
+        self.session_rules = session_rules
         self._birth: bytes | None = None
         # The same for all modules of a user; publishers of a project are one.
         self._caller = owner.project, owner.user, owner.guest

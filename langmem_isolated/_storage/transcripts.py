@@ -19,7 +19,7 @@ from langmem_isolated._database import schema
 from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._storage.container_state import STATE, ContainerState, open_header
 from langmem_isolated._storage.containers import DIGEST, LISTED, SCOPE_ID, row_of
-from langmem_isolated._storage.sessions.reading import LATEST, opened
+from langmem_isolated._storage.sessions.reading import opened
 from langmem_isolated._storage.upserts import upserts
 from langmem_isolated.errors import RecordDoesNotOpen
 
@@ -160,8 +160,9 @@ def _lines(
     keys: ScopeKeys, source: Source, state: ContainerState, records: list[Row], now: int
 ) -> list[Line]:
     if source.kind is Kind.SESSION:
-        sealed = [row[:2] for row in records]
-        messages = opened(keys, source.digest, state, sealed, now, LATEST, LATEST).messages
+        # A message has one time, at which it was stored.
+        found = opened(keys, source.digest, state, records, now, is_dated=True)
+        messages = [] if found is None else found.messages
         records.sort(key=_key)
     else:
         place = keys.aad_prefix(Kind.ELEMENT, source.digest, state.birth)

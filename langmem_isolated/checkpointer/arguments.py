@@ -1,8 +1,11 @@
-"""Arguments of a saver: types that it may store besides LangGraph's safe ones, what is pruned."""
+"""Arguments of a saver: types that it may store, what is pruned, how long threads live."""
 
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import NamedTuple
 
-from langmem_isolated._runtime.arguments import kind_of
+from langmem_isolated._runtime.arguments import kind_of, time_to_live
+from langmem_isolated._runtime.clock import lifetime
 
 _EXAMPLE = 'Write allow=[Order] or allow=[("app.models", "Order")].'
 
@@ -43,3 +46,20 @@ def check_pruning(strategy: object, keep_last: object) -> None:
             f"strategy must be 'keep_latest' or 'delete', got {by}, and keep_last 1 or more, got "
             f"{last}. Leave both out to keep the newest. Nothing was removed."
         )
+
+
+class Lifetimes(NamedTuple):
+    """How long threads live, in microseconds: after a write, and after they were begun."""
+
+    idle: int | None
+    absolute: int | None
+
+    @classmethod
+    def of(cls, ttl: timedelta | None, absolute: timedelta | None) -> "Lifetimes":
+        """Those that callers gave.
+
+        Raises:
+            TypeError: One is no `timedelta`.
+            ValueError: One is below a microsecond.
+        """
+        return cls(lifetime(time_to_live(ttl)), lifetime(time_to_live(absolute, name="absolute")))

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
 from functools import partial
 from typing import Any, cast
 
@@ -21,9 +20,8 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._runtime.clock import lifetime, now
+from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage.container_state import BIRTH_BYTES, GENERATION_BYTES
-from langmem_isolated._storage.containers import Listed
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.threads import listing, reading, writing
 from langmem_isolated._storage.threads.addresses import Life, Slot, mac_of
@@ -39,6 +37,7 @@ from langmem_isolated.checkpointer.addresses import (
     run_tag,
     thread_digest,
 )
+from langmem_isolated.checkpointer.arguments import Lifetimes
 from langmem_isolated.checkpointer.bodies import (
     Body,
     Snapshot,
@@ -67,12 +66,12 @@ class ThreadRepository:
     """The threads of one scope."""
 
     def __init__(
-        self, records: ScopedDatabase, known: ElementCaches, serde: Serde, ttl: timedelta | None
+        self, records: ScopedDatabase, known: ElementCaches, serde: Serde, lifetimes: Lifetimes
     ) -> None:
         self.records = records
         self._known = known
         self._serde = serde
-        self._lifetime = lifetime(ttl)
+        self._lifetimes = lifetimes
 
     def get(self, address: Address) -> Snapshot | None:
         """The checkpoint at ``address``."""
@@ -113,18 +112,6 @@ class ThreadRepository:
         if channels:
             self.records.snapshot(walk, None, address, histories, self._serde, now())
         return {channel: history.result() for channel, history in histories.items()}
-
-    def list_threads(self) -> list[Listed]:
-        """The scope's threads by last activity, newest first."""
-        return self.records.read(listing.list_threads, [], now())
-
-    def size(self, thread_id: str) -> int:
-        """Bytes of a thread's sealed records."""
-        keys = self.records.find_keys()
-        listed = [] if keys is None else self.list_threads()
-        return sum(
-            one.size for one in listed if keys and one.digest == thread_digest(keys, thread_id)
-        )
 
     def verify(self, thread_id: str) -> int:
         """Open everything of a thread, resolve every reference, count; the number of bodies."""
@@ -243,7 +230,8 @@ class ThreadRepository:
         encoder = Encoder(known, lambda plaintext: mac_of(keys, digest, plaintext), self._serde)
         body = new_body(encoder, encode(encoder), slot, tag, replaces, self.records.limits)
         moment = now()
-        expires_at = None if self._lifetime is None else moment + self._lifetime
+        idle = self._lifetimes.idle
+        expires_at = None if idle is None else moment + idle
         stored = self._put_if_unchanged(keys, digest, body, known, moment, expires_at)
         is_chained = stored is not None
         if stored is None:
@@ -283,6 +271,7 @@ class ThreadRepository:
                 os.urandom(BIRTH_BYTES),
                 now,
                 expires_at,
+                self._lifetimes.absolute,
             )
         except Conflict:
             if body.replaces is None:

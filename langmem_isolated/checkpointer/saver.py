@@ -1,7 +1,5 @@
 """Checkpoint saver: a LangGraph `BaseCheckpointSaver`, isolated and encrypted."""
 
-import builtins
-import copy
 from collections.abc import (
     AsyncIterator,
     Callable,
@@ -12,7 +10,7 @@ from collections.abc import (
     Sequence,
 )
 from datetime import timedelta
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -31,25 +29,19 @@ from langmem_isolated._adapters.drop_in import DropIn, Ready
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._codecs.compat import STRICT_MSGPACK_ENABLED
-from langmem_isolated._runtime.arguments import time_to_live
-from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.checkpointer.addresses import Address, refuse_text
-from langmem_isolated.checkpointer.arguments import allowed_names, check_pruning
+from langmem_isolated.checkpointer.arguments import Lifetimes, allowed_names, check_pruning
 from langmem_isolated.checkpointer.channel_versions import next_version
 from langmem_isolated.checkpointer.listing import ListCursor
 from langmem_isolated.checkpointer.refusals import Refusals
 from langmem_isolated.checkpointer.repository import ThreadRepository
-from langmem_isolated.checkpointer.thread import Thread, as_thread
+from langmem_isolated.checkpointer.thread_methods import Resolve, ThreadMethods
 from langmem_isolated.checkpointer.tuples import Tuples
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.scope import Scope, checked_thread_id
 
-T = TypeVar("T")
 
-Resolve = Callable[[RunnableConfig | None], tuple[Scope, ScopedDatabase]]
-
-
-class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
+class IsolatedCheckpointSaver(ThreadMethods, DropIn, BaseCheckpointSaver[Any]):
     """A LangGraph checkpointer that reads and writes the threads of one scope, sealed.
 
     Made by ``memory.scope(…).checkpointer()``, bound to that scope, or by
@@ -69,6 +61,7 @@ class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
         strict: Refuse others, and what would come back as something else; so does ``allow``, and
             ``LANGGRAPH_STRICT_MSGPACK``. Otherwise what LangGraph's savers store is stored.
         ttl: How long a thread is kept after it was last written; for ever by default.
+        absolute: How long a thread that is begun here is kept after that, whatever is written.
         bound_to: The scope that every call means; ``None`` where each call is led to its own.
         config_keys: Under which names the configs handed out then name their scope.
         set_up: Makes or checks the tables, for :meth:`setup`.
@@ -84,6 +77,7 @@ class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
         allow: Iterable[type | tuple[str, ...]] = (),
         strict: bool = False,
         ttl: timedelta | None = None,
+        absolute: timedelta | None = None,
         bound_to: Scope | None = None,
         config_keys: ConfigKeys = ConfigKeys(),  # noqa: B008 - an immutable tuple
         set_up: Callable[[], Ready],
@@ -94,7 +88,7 @@ class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
         super().__init__(serde=self._serde.plus)
         self._resolve = resolve
         self._known = known
-        self._ttl = time_to_live(ttl)
+        self._lifetimes = Lifetimes.of(ttl, absolute)
         self._set_up = set_up
         self.bound_to = bound_to
         self._tuples = Tuples(None if bound_to else config_keys)
@@ -106,11 +100,6 @@ class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
         """A strict copy that may store further types; LangGraph's strict mode names its graph's."""
         serde = Serde(self._serde.allowed | {tuple(name) for name in extra_allowlist})
         return self._copied(_serde=serde, serde=serde.plus)
-
-    def _copied(self, **attributes: Any) -> Self:
-        clone = copy.copy(self)
-        vars(clone).update(attributes)
-        return clone
 
     def get_next_version(self, current: int | str | None, channel: None) -> int | str:
         """The next version of a channel, one that LangGraph's own savers can go on with."""
@@ -354,22 +343,6 @@ class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
             None, lambda saver: saver.prune(thread_ids, strategy=strategy, keep_last=keep_last)
         )
 
-    def threads(self) -> builtins.list[Thread]:
-        """The scope's threads by last activity, newest first."""
-        return [as_thread(listed) for listed in self._threads(None)[1].list_threads()]
-
-    async def athreads(self) -> builtins.list[Thread]:
-        """The scope's threads; see :meth:`threads`."""
-        return await self._arun(None, lambda saver: saver.threads())
-
-    def thread_size(self, thread_id: str) -> int:
-        """Bytes of a thread's sealed records; 0 for an unknown one."""
-        return self._threads(None)[1].size(checked_thread_id("thread_id", thread_id))
-
-    async def athread_size(self, thread_id: str) -> int:
-        """Bytes of a thread's sealed records; see :meth:`thread_size`."""
-        return await self._arun(None, lambda saver: saver.thread_size(thread_id))
-
     def verify_thread(self, thread_id: str) -> int:
         """Open everything of a thread and resolve every reference to an element.
 
@@ -387,9 +360,4 @@ class IsolatedCheckpointSaver(DropIn, BaseCheckpointSaver[Any]):
 
     def _threads(self, config: RunnableConfig | None) -> tuple[Scope, ThreadRepository]:
         scope, records = self._resolve(config)
-        return scope, ThreadRepository(records, self._known, self._serde, self._ttl)
-
-    async def _arun(self, config: RunnableConfig | None, body: Callable[[Self], T]) -> T:
-        # Asked once, before the caller's context is left: in the worker only this scope is meant.
-        found = self._resolve(config)
-        return await found[1].arun(body, self._copied(_resolve=lambda _: found))
+        return scope, ThreadRepository(records, self._known, self._serde, self._lifetimes)

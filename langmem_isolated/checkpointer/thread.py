@@ -1,18 +1,18 @@
 """Thread summary: a thread as a list shows it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from types import NoneType
 
 from langmem_isolated._codecs.headers import decode_header
 from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
-from langmem_isolated._storage.containers import Listed
+from langmem_isolated._storage.container_listing import Listed, Position
 
 
 @made_by(f"{ONE_SCOPE}.checkpointer().threads()", first=(str, NoneType))
 @dataclass(frozen=True, slots=True)
 class Thread:
-    """One thread as a list shows it; its id is left out of the ``repr``.
+    """One thread as a list shows it; its names are left out of the ``repr``.
 
     >>> graph = scope.bind(builder.compile())
     >>> config = {"configurable": {"thread_id": "chat-1"}}
@@ -22,13 +22,21 @@ class Thread:
     """
 
     id: str | None
+    title: str | None
+    """What people call it, as :meth:`IsolatedCheckpointSaver.rename_thread` was told."""
     checkpoints: int
     size: int
     """Bytes of its sealed records."""
     created: datetime
     last_activity: datetime
+    expires: datetime | None
+    """When it is gone, if nothing is written to it before; ``None`` for never."""
+    pinned: bool
+    archived: bool
     damaged: bool
-    """Whether the row was tampered with; then ``id`` is ``None``."""
+    """Whether the row was tampered with; then ``id`` and ``title`` are ``None``."""
+    position: Position = field(repr=False)
+    """Where it stands in the list."""
 
     def __repr__(self) -> str:
         return f"Thread(checkpoints={self.checkpoints}, size={self.size}, damaged={self.damaged})"
@@ -39,9 +47,14 @@ def as_thread(listed: Listed) -> Thread:
     header = None if listed.sound_header is None else decode_header(listed.sound_header)
     return Thread(
         id=header and header.session_id,
+        title=header and header.title,
         checkpoints=listed.count,
         size=listed.size,
         created=listed.created,
         last_activity=listed.last_activity,
+        expires=listed.expires,
+        pinned=listed.is_pinned == 1,
+        archived=listed.is_archived,
         damaged=header is None,
+        position=listed.position,
     )

@@ -15,7 +15,7 @@ from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage import removal
 from langmem_isolated._storage.documents import writing as documents
 from langmem_isolated._storage.removal import BATCH, NEVER, Due, Removed
-from langmem_isolated._storage.sessions.dropping import Kept, drop_oldest
+from langmem_isolated._storage.sessions.dropping import Kept, drop
 from langmem_isolated.errors import RecordDoesNotOpen
 from langmem_isolated.lifecycle.holds import held_among
 
@@ -93,15 +93,19 @@ class RemoveRecords(Step):
 
 @dataclass(frozen=True, slots=True)
 class DropMessages(Step):
-    """A session loses messages from its oldest end."""
+    """A session loses messages, and goes as well ``with_empty`` where it has none then."""
 
     digest: bytes
     kept: Kept
+    with_empty: bool = False
 
     def run(self, transaction: Transaction, keys: ScopeKeys, room: int, *, is_dry: bool) -> Removed:
         """Remove up to ``room`` records; see :meth:`Step.run`."""
         most = _ALL if is_dry else room
-        return drop_oldest(transaction, keys, self.digest, self.kept, most, now(), is_dry=is_dry)
+        return drop(
+            transaction, keys, self.digest, self.kept, most, now(),
+            with_empty=self.with_empty, is_dry=is_dry,
+        )  # fmt: skip
 
 
 _ALL = 2**31 - 1

@@ -1,19 +1,30 @@
 """Reads messages: all of a session, a page, or the newest of a channel."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from langmem_isolated._codecs.messages import decode_partially
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Row, Transaction
-from langmem_isolated._storage.container_state import ContainerState, member_part
+from langmem_isolated._storage.container_state import ContainerState, is_member_sum
 from langmem_isolated._storage.sessions import statements as sql
+from langmem_isolated._storage.sessions.channel_limits import dense_from
 from langmem_isolated._storage.sessions.listing import session_digest
+from langmem_isolated._storage.sessions.messages import (
+    alias_of,
+    channel_of,
+    message_aad_prefix,
+    message_part,
+    newest_of,
+)
 from langmem_isolated.errors import RecordDoesNotOpen
 
 LATEST = 2**63 - 1
+T = TypeVar("T", bound=tuple[Any, ...])
 _GENERATION = ContainerState._fields.index("generation")
+# Behind the generation, in the place of a number.
+_STORED_AT = _GENERATION + 1
 _Opener = Callable[[bytes, bytes], bytes]
 
 
@@ -25,38 +36,11 @@ class Opened(NamedTuple):
     """The sequence number of the first, if there are older ones."""
     state: ContainerState | None
     """The session's state when they were read; ``None`` for a session that is not there."""
+    numbers: Sequence[int] = ()
+    """Their sequence numbers."""
 
 
 NOTHING = Opened([], None, None)
-
-
-def channel_of(keys: ScopeKeys, channel: bytes) -> bytes:
-    """What the tags of a channel's messages begin with."""
-    return keys.pseudonym(Kind.MESSAGE, b"channel", channel)
-
-
-def channel_tag(keys: ScopeKeys, channel: str | None, written: int | None) -> bytes | None:
-    """The tag of a message written to a channel at a time; ``None`` without a channel."""
-    if channel is None or written is None:
-        return None
-    return channel_of(keys, channel.encode()) + written.to_bytes(8)
-
-
-def message_aad_prefix(keys: ScopeKeys, digest: bytes, state: ContainerState) -> bytes:
-    """Where a session's messages stand; those of another life do not open there."""
-    return keys.aad_prefix(Kind.MESSAGE, digest, state.birth)
-
-
-def message_part(
-    keys: ScopeKeys, digest: bytes, key: bytes, stored_at: object, plaintext: bytes
-) -> int:
-    """What a message adds to its session's ``members``."""
-    return member_part(keys, Kind.MESSAGE, (digest, key), stored_at, plaintext)
-
-
-def newest_of(keys: ScopeKeys, digest: bytes, key: bytes, plaintext: bytes) -> bytes:
-    """What stands for a message, as its session's newest: 16 bytes."""
-    return keys.row_mac(b"newest", digest, key, plaintext)
 
 
 def load(transaction: Transaction, keys: ScopeKeys, session_id: str, now: int) -> Opened:
@@ -65,60 +49,97 @@ def load(transaction: Transaction, keys: ScopeKeys, session_id: str, now: int) -
     Raises:
         RecordDoesNotOpen: A message was changed, moved, exchanged, reordered, added or removed.
     """
-    digest = session_digest(keys, session_id)
-    rows = transaction.rows(sql.LOAD, scope_id=keys.scope_id, digest=digest)
-    return _opened_below(keys, digest, rows, now, LATEST, LATEST)
+    return page(transaction, keys, session_id, LATEST, LATEST, now)
 
 
 def page(
     transaction: Transaction, keys: ScopeKeys, session_id: str, before: int, limit: int, now: int
 ) -> Opened:
-    """The newest ``limit`` messages with a sequence number below ``before``."""
+    """The newest ``limit`` messages with a sequence number below ``before``.
+
+    Where others dropped out between them, all that the session has are read and summed up: nothing
+    else tells that none is missing besides.
+
+    Raises:
+        RecordDoesNotOpen: A message was changed, moved, exchanged, reordered, added or removed.
+    """
     digest = session_digest(keys, session_id)
-    rows = transaction.rows(
-        sql.PAGE, scope_id=keys.scope_id, digest=digest, before=before.to_bytes(8), limit=limit
-    )
-    return _opened_below(keys, digest, rows, now, before, limit)
+    here = {"scope_id": keys.scope_id, "digest": digest}
+    bounds = Bounds(before, limit)
+    if bounds == ALL:
+        rows = transaction.rows(sql.LOAD, **here)
+    else:
+        rows = transaction.rows(sql.PAGE, **here, before=before.to_bytes(8), limit=limit)
+    found = _opened_below(keys, digest, rows, now, bounds)
+    if found is None:
+        rows = transaction.rows(sql.LOAD_DATED, **here)
+        found = _opened_below(keys, digest, rows, now, bounds, is_dated=True)
+    return found or NOTHING
+
+
+class Bounds(NamedTuple):
+    """Which messages are read: the newest ``limit`` with a sequence number below ``before``."""
+
+    before: int
+    limit: int
+
+
+ALL = Bounds(LATEST, LATEST)
 
 
 def _opened_below(
-    keys: ScopeKeys, digest: bytes, rows: list[Row], now: int, before: int, limit: int
-) -> Opened:
+    keys: ScopeKeys,
+    digest: bytes,
+    rows: list[Row],
+    now: int,
+    bounds: Bounds,
+    *,
+    is_dated: bool = False,
+) -> Opened | None:
     if not rows:
         return NOTHING
     # A message's row is padded with nulls; no row of a session has one there.
     states = [row for row in rows if row[_GENERATION] is not None]
     if len(states) != 1:
         raise RecordDoesNotOpen(Kind.SESSION.label, "its row is missing")
-    messages = [row[:2] for row in rows if row[_GENERATION] is None]
-    return opened(keys, digest, states[0], messages, now, before, limit)
+    messages = [row for row in rows if row[_GENERATION] is None]
+    if is_dated:
+        messages = [(*row[:2], row[_STORED_AT]) for row in messages]
+    return opened(keys, digest, states[0], messages, now, bounds, is_dated=is_dated)
 
 
 def opened(
     keys: ScopeKeys,
     digest: bytes,
     row: Row,
-    messages: list[tuple[bytes, bytes]],
+    messages: Sequence[Row],
     now: int,
-    before: int,
-    limit: int,
-) -> Opened:
-    """The messages of a session, by key and sealed bytes, in plaintext.
+    bounds: Bounds = ALL,
+    *,
+    is_dated: bool,
+) -> Opened | None:
+    """The messages of a session in plaintext; ``None`` where it takes dated ones to tell.
 
     Args:
         row: The session's, as ``STATE`` has it.
+        messages: Rows that begin with key and sealed bytes.
+        is_dated: Whether they go on with when they were stored, and are all there are.
 
     Raises:
         RecordDoesNotOpen: A message was changed, moved, exchanged, reordered, added or removed.
     """
-    if [key for key, body in messages if type(key) is not bytes or type(body) is not bytes]:
+    if [row for row in messages if type(row[0]) is not bytes or type(row[1]) is not bytes]:
         raise RecordDoesNotOpen(Kind.MESSAGE.label, "a column holds another type")
     state = ContainerState.checked(Kind.SESSION, keys, digest, row)
     if state.is_expired(now):
         return NOTHING
-    oldest, end = state.next_sequence - state.count, min(before, state.next_sequence)
-    start = max(oldest, end - limit)
-    ordered = sorted(messages)
+    oldest, end = state.next_sequence - state.count, min(bounds.before, state.next_sequence)
+    start = max(oldest, end - bounds.limit)
+    if state.channels is not None and dense_from(state) > start:
+        return _summed_up(keys, digest, state, messages, bounds) if is_dated else None
+    ordered = sorted((row[0], row[1]) for row in messages)
+    if is_dated:
+        ordered = _within(ordered, bounds)
     if [key for key, _ in ordered] != [number.to_bytes(8) for number in range(start, end)]:
         raise RecordDoesNotOpen(Kind.SESSION.label, "messages are missing or too many")
     opener = keys.opener(message_aad_prefix(keys, digest, state), Kind.MESSAGE)
@@ -126,12 +147,37 @@ def opened(
     has_newest = bool(plaintexts) and end == state.next_sequence
     if has_newest and newest_of(keys, digest, ordered[-1][0], plaintexts[-1]) != state.newest:
         raise RecordDoesNotOpen(Kind.SESSION.label, "its newest message was exchanged")
-    return Opened(plaintexts, start if start > oldest else None, state)
+    return Opened(plaintexts, start if start > oldest else None, state, range(start, end))
 
 
-def alias_of(keys: ScopeKeys, digest: bytes, message_id: str) -> bytes:
-    """What finds a message in its session by its id."""
-    return keys.pseudonym(Kind.MESSAGE, digest, message_id.encode(errors="surrogatepass"))
+def _within(ordered: list[T], bounds: Bounds) -> list[T]:
+    """Those of all messages, oldest first, that are asked for."""
+    behind = bounds.before.to_bytes(8)
+    older = [line for line in ordered if line[0] < behind]
+    return older[max(0, len(older) - bounds.limit) :]
+
+
+def _summed_up(
+    keys: ScopeKeys,
+    digest: bytes,
+    state: ContainerState,
+    messages: Sequence[Row],
+    bounds: Bounds,
+) -> Opened:
+    """Some messages of a session with gaps, when all together are those that it stands for."""
+    opener = keys.opener(message_aad_prefix(keys, digest, state), Kind.MESSAGE)
+    ordered = sorted((key, opener(key, body), stored_at) for key, body, stored_at in messages)
+    parts = [
+        message_part(keys, digest, key, stored_at, plaintext)
+        for key, plaintext, stored_at in ordered
+    ]
+    if len(parts) != state.count or not is_member_sum(keys, state, sum(parts)):
+        raise RecordDoesNotOpen(Kind.SESSION.label, "messages are missing or too many")
+    found = _within(ordered, bounds)
+    numbers = [int.from_bytes(key) for key, *_ in found]
+    has_older = bool(found) and found[0] is not ordered[0]
+    plaintexts = [plaintext for _, plaintext, _ in found]
+    return Opened(plaintexts, numbers[0] if has_older else None, state, numbers)
 
 
 class Known(NamedTuple):
@@ -172,6 +218,7 @@ def trace(
     session_id: str,
     message_ids: Iterable[str],
     is_end: Callable[[int, Known], bool],
+    now: int,
 ) -> list[int | None]:
     """The sequence number of each message, ``None`` for one that the session has not.
 
@@ -185,6 +232,8 @@ def trace(
     if row is None:
         return [None for _ in message_ids]
     state = ContainerState.checked(Kind.SESSION, keys, digest, row)
+    if state.is_expired(now):
+        return [None for _ in message_ids]
     found: list[int | None] = []
     for message_id in message_ids:
         known = find_by_id(transaction, keys, digest, state, message_id)

@@ -10,7 +10,6 @@ from langmem_isolated._database import schema
 from langmem_isolated._storage.container_state import STATE
 from langmem_isolated._storage.containers import (
     DIGEST,
-    LISTED,
     SCOPE_ID,
     compare_and_swap,
     in_scope,
@@ -95,6 +94,29 @@ def _below_state(messages: Any) -> sa.CompoundSelect[Any]:
 
 
 LOAD = _below_state(select(*_MESSAGE).where(_ITS_MESSAGES).subquery())
+# With when each was stored, in the place of a number.
+LOAD_DATED = sa.union_all(
+    select(*STATE).where(_THIS_SESSION),
+    select(
+        *_MESSAGE,
+        sa.cast(sa.null(), sa.LargeBinary),
+        _records.updated_at,
+        *padded_state(len(_MESSAGE) + 2),
+    ).where(_ITS_MESSAGES),
+)
+TAGS = select(_records.tag).where(_ITS_MESSAGES)
+OLDEST_OF_CHANNEL = (
+    select(_records.key, _records.sealed, _records.tag, _records.updated_at)
+    .where(
+        _ITS_MESSAGES,
+        _records.key >= bindparam("first"),
+        _records.tag.between(bindparam("lowest"), bindparam("highest")),
+    )
+    .order_by(_records.key)
+    .limit(bindparam("limit", type_=sa.BigInteger))
+    .offset(sa.literal_column("0"))
+)
+REMOVE_ONE = REMOVE_MESSAGES.where(_records.key == bindparam("key"))
 PAGE = _below_state(
     select(*_MESSAGE)
     .where(_ITS_MESSAGES, _records.key < bindparam("before"))
@@ -134,20 +156,27 @@ ANY_MESSAGE = (
     .limit(sa.literal_column("1"))
     .offset(sa.literal_column("0"))
 )
-FIND = select(*LISTED).where(_THIS_SESSION, _IS_THERE)
-LIST = (
-    select(*LISTED)
+_SCOPES_SESSIONS = in_scope(Kind.SESSION)
+# Others wait who would make a session, too; not those who write to one.
+LOCK_SCOPE = (
+    select(schema.scopes.c.birth)
+    .where(schema.scopes.c.scope_id == SCOPE_ID)
+    .with_for_update(key_share=True)
+)
+COUNT_SESSIONS = (
+    select(sa.func.count()).select_from(schema.sessions).where(_SCOPES_SESSIONS, _IS_THERE)
+)
+# Who writes to a session is not waited for: it is not the least recent one for long.
+LEAST_RECENT = (
+    select(*STATE, _sessions.digest)
     .where(
-        in_scope(Kind.SESSION),
-        sa.or_(
-            _sessions.updated_at < bindparam("until"),
-            sa.and_(
-                _sessions.updated_at == bindparam("until"), _sessions.digest > bindparam("behind")
-            ),
-        ),
+        _SCOPES_SESSIONS,
         _IS_THERE,
+        _sessions.is_pinned == sa.literal_column("0"),
+        _sessions.digest != DIGEST,
     )
-    .order_by(_sessions.updated_at.desc(), _sessions.digest)
+    .order_by(_sessions.updated_at, _sessions.digest)
     .limit(bindparam("limit", type_=sa.BigInteger))
     .offset(sa.literal_column("0"))
+    .with_for_update(skip_locked=True)
 )

@@ -1,25 +1,35 @@
 """Appends messages to sessions, optimistically or under a lock, and clears them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import SECOND
+from langmem_isolated._runtime.session_rules import SessionRules
 from langmem_isolated._storage.container_state import ContainerState
 from langmem_isolated._storage.sessions import statements as sql
-from langmem_isolated._storage.sessions.listing import ROWS, session_digest
-from langmem_isolated._storage.sessions.reading import (
-    Known,
+from langmem_isolated._storage.sessions.beginning import NewSession, get_or_begin
+from langmem_isolated._storage.sessions.channel_limits import (
+    MOST_AT_ONCE,
+    ChannelLimits,
+    counted,
+    digests_of,
+    in_force,
+    taken_out,
+    with_room,
+)
+from langmem_isolated._storage.sessions.listing import LISTING, ROWS, session_digest
+from langmem_isolated._storage.sessions.messages import (
     alias_of,
     channel_of,
-    find_by_id,
     message_aad_prefix,
     message_part,
     newest_of,
 )
-from langmem_isolated.errors import RecordDoesNotOpen
+from langmem_isolated._storage.sessions.reading import Known, find_by_id
+from langmem_isolated.errors import RecordDoesNotOpen, SessionClosed
 
 _NewRow = tuple[bytes, bytes | None, bytes]
 
@@ -40,9 +50,8 @@ def append(
     transaction: Transaction,
     keys: ScopeKeys,
     session_id: str,
-    header: bytes,
+    new: NewSession,
     messages: Sequence[Message],
-    birth: bytes,
     now: int,
     *,
     repeated: Repeated,
@@ -53,8 +62,7 @@ def append(
     """Add ``messages`` behind the session's newest, all or none, and make the session if absent.
 
     Args:
-        header: The sealed part of a new session's row, in plaintext.
-        birth: 16 random bytes for a new session's row.
+        new: What the session is made of, and the rules that hold for it.
         repeated: Asked about each message whose id the session has already.
         look_first: Look up which ids are stored. Ids are new nearly always, so the first attempt
             goes without, and the constraint on aliases tells when one is not.
@@ -68,11 +76,14 @@ def append(
 
     Raises:
         ScopeGone: The scope was erased meanwhile.
+        SessionClosed: It takes no more messages; nothing was written.
         RecordDoesNotOpen: The session's row was tampered with.
         Conflict: An id is stored already and ``look_first`` was off; nothing was written.
     """
     digest = session_digest(keys, session_id)
-    state = ROWS.get_or_create(transaction, keys, digest, header, birth, now)
+    state = get_or_begin(transaction, keys, digest, new, now)
+    if state.is_closed:
+        raise SessionClosed
     # One set back, or ahead, by more is believed, as in the process's own clock.
     if state.next_sequence and 0 <= state.updated_at - now < SECOND:
         now = state.updated_at + 1
@@ -86,7 +97,8 @@ def append(
     )
     if not added:
         return state
-    moved = _put(transaction, keys, digest, state, added, now, channel)
+    limits = in_force(transaction, keys, digest, state, new.rules)
+    moved = _put(transaction, keys, digest, state, added, now, channel, limits)
     if moved is None:
         raise RecordDoesNotOpen(Kind.SESSION.label, "its row changed under a lock")
     return moved
@@ -103,12 +115,15 @@ def append_optimistically(
 ) -> ContainerState | None:
     """Add ``messages`` if the session is still in ``state``; ``None``, and nothing, if it is not.
 
+    ``None`` as well for one that is closed, or in which channels are limited: :func:`append` tells.
+
     On PostgreSQL a single statement, on SQLite part of a write transaction.
 
     Raises:
         Conflict: An id is stored already; nothing was written.
     """
-    if state.is_expired(now):
+    # What drops out is looked up, under the lock.
+    if state.is_expired(now) or state.is_closed or state.channels is not None:
         return None
     digest = session_digest(keys, session_id)
     added = _with_aliases(keys, digest, state, messages, without_alias, _find_nothing)
@@ -123,10 +138,14 @@ def _put(
     added: Sequence[tuple[bytes, bytes | None]],
     now: int,
     channel: bytes | None,
+    limits: ChannelLimits | None = None,
 ) -> ContainerState | None:
     place = message_aad_prefix(keys, digest, old)
-    first = old.next_sequence
-    numbered = [number.to_bytes(8) for number in range(first, first + len(added))]
+    state, behind = old, old.next_sequence + len(added)
+    if limits is not None:
+        room = with_room(transaction, keys, digest, old, limits, channel, len(added))
+        state, added = room.state._replace(channels=room.limits.packed()), added[room.skipped :]
+    numbered = [number.to_bytes(8) for number in range(behind - len(added), behind)]
     rows = [
         (key, alias, keys.seal(place, key, plaintext))
         for key, (plaintext, alias) in zip(numbered, added, strict=True)
@@ -135,13 +154,15 @@ def _put(
         message_part(keys, digest, key, now, plaintext)
         for key, (plaintext, _) in zip(numbered, added, strict=True)
     ]
-    new = old.with_members(keys, sum(parts))._replace(
-        next_sequence=old.next_sequence + len(rows),
-        count=old.count + len(rows),
-        size=old.size + sum(len(sealed) for _, _, sealed in rows),
+    new = state.with_members(keys, sum(parts))._replace(
+        next_sequence=behind,
+        count=state.count + len(rows),
+        size=state.size + sum(len(sealed) for _, _, sealed in rows),
         newest=newest_of(keys, digest, numbered[-1], added[-1][0]),
         updated_at=now,
     )
+    if new.has_lifetime:
+        new = new._replace(expires_at=new.expiry_after(now))
     new = new.authenticated(Kind.SESSION, keys, digest)
     shared = {
         "scope_id": keys.scope_id,
@@ -230,5 +251,39 @@ def clear(
     ROWS.delete_children(transaction, keys, digest, has_row=has_row)
     if has_row and (found := ROWS.header(transaction, keys, digest)):
         state, header = found
-        again = change(header, state)
-        ROWS.begin_again(transaction, keys, digest, state, again, birth, now)
+        again, limits = change(header, state), ChannelLimits.of(state)
+        channels = None if limits is None else limits.emptied().packed()
+        ROWS.begin_again(transaction, keys, digest, state, again, birth, now, channels)
+
+
+def limit_channels(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    session_id: str,
+    wanted: Mapping[str, int] | None,
+    rules: SessionRules,
+    now: int,
+) -> bool | None:
+    """Give the session limits of its own, or with ``None`` those of ``rules``, and apply them.
+
+    Returns:
+        Whether as much is left as is kept: one call takes out so many messages of each channel as
+        one transaction should. ``None`` without such a session.
+
+    Raises:
+        RecordDoesNotOpen: A message was changed, moved, removed, or put into another channel.
+    """
+    digest = session_digest(keys, session_id)
+    if ROWS.lock(transaction, keys, digest) is None:
+        return None
+    found = LISTING.header(transaction, keys, session_id, now)
+    if found is None:
+        return None
+    state, header = found
+    named = digests_of(keys, rules.channel_limits if wanted is None else wanted)
+    limits = counted(transaction, keys, digest, state, named, is_own=wanted is not None)
+    for channel, kept in limits.kept.items():
+        gone = min(kept.excess, MOST_AT_ONCE)
+        state, limits = taken_out(transaction, keys, digest, state, limits, channel, gone)
+    ROWS.rewrite(transaction, keys, digest, state._replace(channels=limits.packed()), header)
+    return not any(kept.excess for kept in limits.kept.values())

@@ -1,17 +1,19 @@
-"""Lists threads, reads their headers, and removes them."""
+"""Threads as rows: how they are listed, and their headers."""
 
 from typing import NamedTuple
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._storage.container_listing import ContainerListing
 from langmem_isolated._storage.container_state import ContainerState
-from langmem_isolated._storage.containers import ContainerRows, Listed
+from langmem_isolated._storage.containers import ContainerRows
 from langmem_isolated._storage.threads import statements as sql
 from langmem_isolated._storage.threads.addresses import Life
 from langmem_isolated.errors import RecordDoesNotOpen
 
 ROWS = ContainerRows(Kind.THREAD, sql.DELETE_BODIES, sql.DELETE_ELEMENTS)
+LISTING = ContainerListing(Kind.THREAD, ROWS)
 
 
 class ThreadRow(NamedTuple):
@@ -41,9 +43,3 @@ class ThreadRows(dict[bytes, ThreadRow]):
         state, header = found
         row = self[digest] = ThreadRow(Life(digest, state.birth), state, header)
         return row
-
-
-def list_threads(transaction: Transaction, keys: ScopeKeys, now: int) -> list[Listed]:
-    """The scope's threads by last activity, newest first."""
-    rows = transaction.rows(sql.LIST_THREADS, scope_id=keys.scope_id, now=now)
-    return [ROWS.listed(keys, row) for row in rows]

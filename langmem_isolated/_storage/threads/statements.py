@@ -11,10 +11,8 @@ from langmem_isolated._database import schema
 from langmem_isolated._storage.container_state import STATE
 from langmem_isolated._storage.containers import (
     DIGEST,
-    LISTED,
     SCOPE_ID,
     compare_and_swap,
-    in_scope,
     padded_state,
     row_of,
 )
@@ -190,12 +188,4 @@ DELETE_LEFT_EMBEDDINGS = delete(schema.records).where(
 )
 OF_RUN = select(_records.parent, _records.key).where(
     _is(Kind.CHECKPOINT), _records.tag == bindparam("tag")
-)
-LIST_THREADS = (
-    select(*LISTED)
-    .where(
-        in_scope(Kind.THREAD),
-        sa.or_(_sessions.expires_at.is_(None), _sessions.expires_at > bindparam("now")),
-    )
-    .order_by(_sessions.updated_at.desc(), _sessions.digest)
 )

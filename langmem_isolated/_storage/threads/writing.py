@@ -10,6 +10,7 @@ from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.container_state import ContainerState
+from langmem_isolated._storage.containers import Beginning
 from langmem_isolated._storage.threads import statements as sql
 from langmem_isolated._storage.threads.addresses import Life, Slot, mac_of
 from langmem_isolated._storage.threads.listing import ROWS
@@ -69,6 +70,7 @@ def put(
     birth: bytes,
     now: int,
     expires_at: int | None,
+    absolute_lifetime: int | None = None,
 ) -> Stored | None:
     """Store a body and its new elements.
 
@@ -79,6 +81,8 @@ def put(
         found_in: The generation in which the body's references were found; empty when it has none
             that could be stale.
         birth: 16 random bytes for a new thread's row.
+        expires_at: When the thread is absent, unless its row has an earlier end.
+        absolute_lifetime: Of a new thread, in microseconds.
 
     Returns:
         What it was stored with, or ``None``.
@@ -87,7 +91,8 @@ def put(
         ScopeGone: The scope was erased meanwhile.
         Conflict: A body stands there already, and none was to be replaced; nothing was written.
     """
-    state = ROWS.get_or_create(transaction, keys, digest, header, birth, now)
+    begun = Beginning(absolute_lifetime=absolute_lifetime)
+    state = ROWS.get_or_create(transaction, keys, digest, header, birth, now, begun)
     if found_in not in (b"", state.generation):
         return None
     slot = body.slot
@@ -173,7 +178,7 @@ def _build_rows(
         count=state.count + (body.slot.kind is Kind.CHECKPOINT),
         size=state.size + sum(row["record_size"] for row in rows),
         updated_at=now,
-        expires_at=expires_at,
+        expires_at=state.expiry_after(now, otherwise=expires_at),
     )
     return rows, Stored(new, numbers)
 
