@@ -13,7 +13,7 @@ from langchain_core.messages import HumanMessage
 from langchain_core.outputs import Generation
 from langgraph.store.base import PutOp
 
-from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
+from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory, SessionRules
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry
@@ -270,21 +270,21 @@ def test_an_item_that_was_refreshed_since_it_was_found_stays(memory: IsolatedMem
 # --- who tampers ----------------------------------------------------------------------------------
 
 
-def test_an_expiry_that_somebody_wrote_removes_nothing_and_stops_nobody(
+def test_an_expiry_that_somebody_wrote_removes_nothing_and_stops_nothing_else(
     memory: IsolatedMemory, attacker: Attacker
 ):
-    ann, bob = tutor(memory, "ann"), tutor(memory, "bob")
-    put_items(ann, 1, ttl=60)
-    say(ann, "monday", 1)
-    put_items(bob, 1)
-    attacker("UPDATE records SET expires_at = 1 WHERE kind = 8 AND expires_at > ?", 2 * 10**12)
+    scoped = tutor(memory)
+    put_items(scoped, 1, ttl=60)
+    say(scoped, "monday", 1)
+    attacker("UPDATE records SET expires_at = 1 WHERE kind = 8")
     attacker("UPDATE sessions SET expires_at = 1")
+    expired = [PutOp(("notes",), f"more {number}", {"n": 1}, ttl=AT_ONCE) for number in range(3)]
+    scoped.store().batch(expired)
 
     swept = memory.sweep()
 
-    assert swept.damaged == 2 + (swept.counts == {})
-    assert attacker("SELECT count(*) FROM records WHERE kind = 3") == [(1,)]
-    assert attacker("SELECT count(*) FROM records WHERE kind = 8")[0][0] >= 1
+    assert (swept.counts, swept.damaged) == ({"item": 3}, 2)
+    assert attacker("SELECT count(*) FROM records WHERE kind IN (3, 8)") == [(2,)]
 
 
 def test_another_users_scope_that_does_not_open_stops_nobody(
@@ -414,6 +414,83 @@ def test_a_policy_of_one_project_says_nothing_of_another(memory: IsolatedMemory)
     memory.sweep()
 
     assert (len(said(tutor(memory))), len(said(other))) == (2, 0)
+
+
+def test_a_policy_of_a_channel_counts_for_its_messages_and_for_no_others(memory: IsolatedMemory):
+    scoped = tutor(memory)
+    for number in range(3):
+        for channel in ("ai", "general", None):
+            history = scoped.chat_history("monday", channel=channel)
+            history.add_user_message(f"{channel} {number}")
+    memory.retention.keep("message", channel="ai", age=SHORT)
+
+    assert memory.sweep(dry_run=True).counts == {"message": 3}
+    assert memory.sweep().counts == {"message": 3}
+
+    left = ["general 0", "None 0", "general 1", "None 1", "general 2", "None 2"]
+    assert said(scoped) == left
+    scoped.chat_history("monday").add_user_message("new")
+    assert said(scoped) == [*left, "new"]
+    assert scoped.verify().messages == 7
+    memory.retention.keep("message", age=SHORT)
+    memory.retention.keep("message", channel="general", days=1)
+    memory.sweep()
+    assert said(scoped) == ["general 0", "general 1", "general 2"]
+    scoped.verify()
+    assert len(scoped.recent({"general": 9, "ai": 9})) == 3
+
+
+def test_a_channels_messages_leave_a_long_session_in_batches(memory: IsolatedMemory):
+    scoped = tutor(memory)
+    for number in range(12):
+        say(scoped, "monday", 100, channel="ai" if number % 2 else "general")
+    memory.retention.keep("message", channel="ai", age=SHORT)
+
+    seen = []
+    swept = memory.sweep(progress=lambda _: seen.append(len(said(scoped))))
+
+    assert swept.counts == {"message": 600}
+    assert seen[:2] == [700, 600]
+    assert scoped.verify().messages == 600
+
+
+def test_a_sweep_and_channel_limits_leave_a_session_that_is_right(
+    database_url: str, root_key: LocalRootKey
+):
+    rules = SessionRules(channel_limits={"ai": 4})
+    with IsolatedMemory(database_url, root_key=root_key, session_rules=rules) as memory:
+        scoped = tutor(memory)
+        for _ in range(6):
+            say(scoped, "monday", 1, channel="ai")
+            say(scoped, "monday", 1, channel="general")
+        memory.retention.keep("message", keep_latest=5)
+        assert memory.sweep().counts == {"message": 5}
+        scoped.verify()
+        say(scoped, "monday", 3, channel="ai")
+        assert len(scoped.recent({"ai": 10})) == 4
+        assert scoped.verify().messages == len(said(scoped))
+        memory.retention.keep("message", channel="ai", age=SHORT)
+        memory.sweep()
+        assert scoped.recent({"ai": 10}) == []
+        say(scoped, "monday", 6, channel="ai")
+        assert len(scoped.recent({"ai": 10})) == 4
+        scoped.verify()
+
+
+def test_a_message_that_was_put_into_a_channel_stays_as_evidence(
+    memory: IsolatedMemory, attacker: Attacker
+):
+    scoped = tutor(memory)
+    say(scoped, "monday", 1, channel="ai")
+    say(scoped, "tuesday", 1, channel="general")
+    (tag,) = attacker("SELECT tag FROM records ORDER BY created_at LIMIT 1")[0]
+    attacker("UPDATE records SET tag = ? WHERE kind = 3", tag)
+    memory.retention.keep("message", channel="ai", age=SHORT)
+
+    swept = memory.sweep()
+
+    assert (swept.counts, swept.damaged) == ({"message": 1}, 1)
+    assert len(said(scoped, "tuesday")) == 1
 
 
 async def test_policies_are_listed_replaced_and_removed(memory: IsolatedMemory, door: Door):

@@ -21,6 +21,7 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database import schema
 from langmem_isolated._database.transactions import Row, Transaction
+from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage.container_state import GONE, STATE, ContainerState
 from langmem_isolated._storage.containers import SCOPE_ID, ContainerRows, row_of
 from langmem_isolated._storage.expiry import check_expiry
@@ -228,7 +229,7 @@ def remove_records(
     Raises:
         RecordDoesNotOpen: The expiry of one was tampered with: all stay, as evidence.
     """
-    count = ItemCount(transaction, keys, RecordAddresses(keys), due.expired)
+    count = ItemCount(transaction, keys, RecordAddresses(keys), now())
     # Before the items: others lock the items that they write behind the row that counts them.
     state = count.locked() if kind is Kind.ITEM and not is_dry else None
     asked = [

@@ -19,9 +19,11 @@ from langmem_isolated._storage import due
 from langmem_isolated._storage.due import Pages, Reach
 from langmem_isolated._storage.entries import ENTRY_KINDS
 from langmem_isolated._storage.removal import BELOW, Due
+from langmem_isolated._storage.sessions.dropping import Kept
 from langmem_isolated.errors import LegalHold, RecordDoesNotOpen
 from langmem_isolated.lifecycle import holds
 from langmem_isolated.lifecycle.steps import (
+    DropMessages,
     HideContainer,
     RemoveContainer,
     RemoveRecords,
@@ -40,6 +42,7 @@ _RECORDS = sorted({Kind.ITEM, *ENTRY_KINDS} - {Kind.POLICY, Kind.CLAIM})
 # What somebody else has locked is looked at so often, with pauses.
 _LOOKS = 100
 _PAUSE_SECONDS = 0.01
+_MANY = 2**31 - 1
 
 
 class Clearing:
@@ -83,6 +86,18 @@ class Clearing:
             self._removal.run([of.task(hide)])
             remove = RemoveContainer(Kind.SESSION, digest, Due())
             self._until_none_is_locked(lambda: self._removal.run([of.task(remove)]))
+        return self._result()
+
+    def channel(self, owner: Owner, channel: str) -> dict[str, int]:
+        """Remove the messages of a channel, and the sessions that have no others; as above."""
+        self._refuse_held(owner)
+        if keys := self._context.keyring.find(owner):
+            until = self._before.created
+            kept = Kept(channels={channel.encode(): until})
+            reach = Reach(scope_id=keys.scope_id)
+            pages = due.with_older(Kind.SESSION, Kind.MESSAGE, reach, until, _MANY)
+            drop = partial(self._go_through, _Of(owner, keys), pages, partial(_drop, kept))
+            self._until_none_is_locked(drop)
         return self._result()
 
     def _refuse_held(self, owner: Owner) -> None:
@@ -148,6 +163,10 @@ def _hide(kind: Kind, before: Due, rows: list[Row]) -> list[Step]:
 def _remove(kind: Kind, rows: list[Row]) -> list[Step]:
     # Those that are hidden meet it, and no others.
     return [RemoveContainer(kind, digest, Due()) for _, digest in rows]
+
+
+def _drop(kept: Kept, rows: list[Row]) -> list[Step]:
+    return [DropMessages(digest, kept, with_empty=True) for _, digest in rows]
 
 
 def _remove_records(kind: Kind, before: Due, rows: list[Row]) -> list[Step]:

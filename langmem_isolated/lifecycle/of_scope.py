@@ -69,8 +69,12 @@ class ScopeLifecycle:
 
     # --- clear
 
-    def clear(self, *, progress: Progress | None = None) -> dict[str, int]:
+    def clear(
+        self, *, channel: str | None = None, progress: Progress | None = None
+    ) -> dict[str, int]:
         """Remove all that the scope has, and say how much of each kind; keys and scope stay.
+
+        With ``channel`` only the messages of that channel, and the sessions that have no others.
 
         Readers find each session, thread and collection whole or absent. What is stored meanwhile
         stays. In batches of at most 500 rows.
@@ -80,20 +84,27 @@ class ScopeLifecycle:
         {'session': 1, 'message': 1}
 
         Args:
+            channel: Which channel's.
             progress: Called after each batch with the number of records removed so far.
 
         Raises:
+            ScopeError: ``channel`` is malformed.
             LegalHold: The user is on legal hold; nothing was removed.
             RecordDoesNotOpen: An item or entry was tampered with, and stays; all others went.
             DatabaseError: The database refused or failed; to call again goes on.
         """
         from langmem_isolated.lifecycle.clearing import Clearing
 
-        return Clearing(self._context, progress).owners([self._records.owner])
+        clearing, owner = Clearing(self._context, progress), self._records.owner
+        if channel is not None:
+            return clearing.channel(owner, checked_id("channel", channel))
+        return clearing.owners([owner])
 
-    async def aclear(self, *, progress: Progress | None = None) -> dict[str, int]:
+    async def aclear(
+        self, *, channel: str | None = None, progress: Progress | None = None
+    ) -> dict[str, int]:
         """Remove all that the scope has; see :meth:`clear`."""
-        return await self._records.arun(self.clear, progress=progress)
+        return await self._records.arun(self.clear, channel=channel, progress=progress)
 
     def clear_session(self, session_id: str) -> dict[str, int]:
         """Remove a chat session with its messages, and say how many; in batches.

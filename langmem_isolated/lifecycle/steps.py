@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, NamedTuple
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.owners import Owner
@@ -15,17 +15,21 @@ from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage import removal
 from langmem_isolated._storage.documents import writing as documents
 from langmem_isolated._storage.removal import BATCH, NEVER, Due, Removed
-from langmem_isolated._storage.sessions.dropping import Kept, drop_oldest
+from langmem_isolated._storage.sessions.dropping import Kept, drop
 from langmem_isolated.errors import RecordDoesNotOpen
 from langmem_isolated.lifecycle.holds import held_among
 
 
-class Step(Protocol):
+class Step:
     """What is to be removed of one scope."""
 
-    @property
-    def looks_first(self) -> bool:
-        """Whether to try it dry, outside of the write, since to look takes long."""
+    __slots__ = ()
+    looks_first: ClassVar[bool] = False
+    """Whether to try it dry, outside of the write, since to look takes long."""
+
+    def parts(self) -> Sequence[Step]:
+        """Smaller steps that do the same, where one is tampered with; none of one thing."""
+        return ()
 
     def run(self, transaction: Transaction, keys: ScopeKeys, room: int, *, is_dry: bool) -> Removed:
         """Remove up to ``room`` records of it; where it is dry, say how many there are in all.
@@ -33,16 +37,16 @@ class Step(Protocol):
         Raises:
             RecordDoesNotOpen: Something was tampered with; nothing was removed.
         """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
-class RemoveContainer:
+class RemoveContainer(Step):
     """A session, thread or collection goes with all that is below it."""
 
     kind: Kind
     digest: bytes
     due: Due
-    looks_first: bool = False
 
     def run(self, transaction: Transaction, keys: ScopeKeys, room: int, *, is_dry: bool) -> Removed:
         """Remove up to ``room`` records; see :meth:`Step.run`."""
@@ -53,13 +57,12 @@ class RemoveContainer:
 
 
 @dataclass(frozen=True, slots=True)
-class HideContainer:
+class HideContainer(Step):
     """A container becomes absent to readers, whatever is below it."""
 
     kind: Kind
     digest: bytes
     due: Due
-    looks_first: bool = False
 
     def run(self, transaction: Transaction, keys: ScopeKeys, room: int, *, is_dry: bool) -> Removed:
         """Hide it; see :meth:`Step.run`."""
@@ -68,13 +71,18 @@ class HideContainer:
 
 
 @dataclass(frozen=True, slots=True)
-class RemoveRecords:
+class RemoveRecords(Step):
     """Items or entries go."""
 
     kind: Kind
     addresses: Sequence[tuple[bytes, bytes]]
     due: Due
-    looks_first: bool = False
+
+    def parts(self) -> Sequence[Step]:
+        """Each record by itself; see :meth:`Step.parts`."""
+        if len(self.addresses) == 1:
+            return ()
+        return [replace(self, addresses=[address]) for address in self.addresses]
 
     def run(self, transaction: Transaction, keys: ScopeKeys, room: int, *, is_dry: bool) -> Removed:
         """Remove up to ``room`` records; see :meth:`Step.run`."""
@@ -84,29 +92,32 @@ class RemoveRecords:
 
 
 @dataclass(frozen=True, slots=True)
-class DropMessages:
-    """A session loses messages from its oldest end."""
+class DropMessages(Step):
+    """A session loses messages, and goes as well ``with_empty`` where it has none then."""
 
     digest: bytes
     kept: Kept
-    looks_first: bool = False
+    with_empty: bool = False
 
     def run(self, transaction: Transaction, keys: ScopeKeys, room: int, *, is_dry: bool) -> Removed:
         """Remove up to ``room`` records; see :meth:`Step.run`."""
         most = _ALL if is_dry else room
-        return drop_oldest(transaction, keys, self.digest, self.kept, most, now(), is_dry=is_dry)
+        return drop(
+            transaction, keys, self.digest, self.kept, most, now(),
+            with_empty=self.with_empty, is_dry=is_dry,
+        )  # fmt: skip
 
 
 _ALL = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class RemoveDocuments:
+class RemoveDocuments(Step):
     """A collection loses the documents that were stored at a time or before."""
 
     digest: bytes
     until: int
-    looks_first: bool = True
+    looks_first: ClassVar[bool] = True
 
     def run(self, transaction: Transaction, keys: ScopeKeys, room: int, *, is_dry: bool) -> Removed:
         """Remove up to ``room`` records; see :meth:`Step.run`."""
@@ -121,7 +132,7 @@ class RemoveDocuments:
 
 
 @dataclass(frozen=True, slots=True)
-class PruneThread:
+class PruneThread(Step):
     """A thread loses checkpoints, as its checkpointer prunes them.
 
     Args:
@@ -137,7 +148,7 @@ class PruneThread:
     until: int | None
     keep_idle: int | None = None
     idle: int = NEVER
-    looks_first: bool = True
+    looks_first: ClassVar[bool] = True
 
     def run(self, transaction: Transaction, keys: ScopeKeys, room: int, *, is_dry: bool) -> Removed:
         """Remove up to ``room`` records; see :meth:`Step.run`."""

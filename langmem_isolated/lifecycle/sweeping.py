@@ -66,7 +66,8 @@ class Swept:
     held: int = 0
     """Of how many users something was due and stays, because they are on legal hold."""
     damaged: int = 0
-    """How many sessions, threads, collections or scopes stay because they do not open."""
+    """How many sessions, threads, collections, items, entries or scopes stay because they were
+    tampered with."""
     is_dry_run: bool = False
 
     @property
@@ -162,7 +163,7 @@ class Removal:
         door = self.context.database.snapshot if self.is_dry else self.context.database.write
         with OnBehalfOf(_CALLER):
             outcome: Outcome = door(run_batch, tasks, projects, is_dry=self.is_dry)
-        left = outcome.rest + self._with_fresh_keys(outcome)
+        left = outcome.rest + self._again(outcome)
         self.counts += outcome.counts
         self.locked += outcome.locked
         self.held |= {(task.owner.project, task.owner.user) for task in outcome.held}
@@ -177,15 +178,21 @@ class Removal:
             return {name: keys for name, keys in found if keys is not None}
         return {name: project_keys(self.context, name) for name in named}
 
-    def _with_fresh_keys(self, outcome: Outcome) -> list[Task]:
-        """Those tasks that failed for a key that another process has made meanwhile."""
-        again = []
+    def _again(self, outcome: Outcome) -> list[Task]:
+        """What to try again of what does not open.
+
+        That of which another process has made the key meanwhile; and of several records together
+        each by itself: one that was tampered with keeps no other from being removed.
+        """
+        again: list[Task] = []
         for task, error in outcome.damaged:
             fresh = self.context.records(task.owner).rotated_keys(task.keys, error.key_id)
-            if fresh is None:
-                self.damaged += 1
-            else:
+            if fresh is not None:
                 again.append(task._replace(keys=fresh))
+            elif parts := task.step.parts():
+                again += [task._replace(step=part) for part in parts]
+            else:
+                self.damaged += 1
         return again
 
     def _after_batch(self) -> None:

@@ -1,12 +1,14 @@
-"""Drops the oldest messages of a session: those beyond a count, and those from before a time."""
+"""Drops messages of a session: those beyond a count, and those from before a time."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import sqlalchemy as sa
-from sqlalchemy import bindparam, delete, select
+from sqlalchemy import bindparam, select
 
+from langmem_isolated._codecs.messages import decode_partially
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
@@ -15,30 +17,43 @@ from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._storage.container_state import STATE, ContainerState
 from langmem_isolated._storage.containers import DIGEST, SCOPE_ID, row_of
 from langmem_isolated._storage.removal import NEVER, Removed
+from langmem_isolated._storage.sessions import statements as sql
+from langmem_isolated._storage.sessions.channel_limits import ChannelLimits, dense_from
 from langmem_isolated._storage.sessions.listing import ROWS
-from langmem_isolated._storage.sessions.reading import channel_of, message_aad_prefix, message_part
+from langmem_isolated._storage.sessions.messages import (
+    channel_of,
+    channel_tag,
+    message_aad_prefix,
+    message_part,
+)
+from langmem_isolated.errors import RecordDoesNotOpen
 
 _records = schema.records.c
 _STATE = select(*STATE).where(row_of(Kind.SESSION))
 _LOCK = _STATE.with_for_update(skip_locked=True)
-_OLDEST = (
-    select(_records.key, _records.sealed, _records.updated_at, _records.tag)
+_ITS_MESSAGES = sa.and_(
+    _records.scope_id == SCOPE_ID,
+    _records.kind == sa.literal_column(str(int(Kind.MESSAGE))),
+    _records.parent == DIGEST,
+)
+_KEY = bindparam("key", type_=sa.LargeBinary)
+# Without what is sealed: most of a page may stay.
+_PAGE_SIZE = 500
+_PAGE = (
+    select(_records.key, _records.updated_at, _records.tag)
     .where(
-        _records.scope_id == SCOPE_ID,
-        _records.kind == sa.literal_column(str(int(Kind.MESSAGE))),
-        _records.parent == DIGEST,
+        _ITS_MESSAGES,
+        _records.key > _KEY,
+        _records.updated_at <= bindparam("latest", type_=sa.BigInteger),
     )
     .order_by(_records.key)
-    .limit(bindparam("limit", type_=sa.Integer))
+    .limit(sa.literal_column(str(_PAGE_SIZE)))
     .offset(sa.literal_column("0"))
 )
-# And the embedding that a search made of it.
-_DELETE = delete(schema.records).where(
-    _records.scope_id == SCOPE_ID,
-    _records.kind.in_([sa.literal_column(str(int(k))) for k in (Kind.MESSAGE, Kind.EMBEDDING)]),
-    _records.parent == DIGEST,
-    _records.key == bindparam("key", type_=sa.LargeBinary),
+_MESSAGE = select(_records.key, _records.sealed, _records.updated_at, _records.tag).where(
+    _ITS_MESSAGES, _records.key == _KEY
 )
+_ANY_TIME = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +75,7 @@ class Kept:
         return max(self.until, *(self.channels or {}).values(), NEVER)
 
 
-def drop_oldest(
+def drop(
     transaction: Transaction,
     keys: ScopeKeys,
     digest: bytes,
@@ -68,11 +83,18 @@ def drop_oldest(
     room: int,
     now: int,
     *,
+    with_empty: bool = False,
     is_dry: bool = False,
 ) -> Removed:
-    """Remove from the oldest end of a session what does not stay, up to ``room`` messages.
+    """Remove what does not stay of a session, the oldest first, up to ``room`` messages.
 
-    The first message that stays ends it: the messages of a session have no gaps.
+    Args:
+        digest: The session's.
+        kept: What stays.
+        room: At most so many go at once.
+        now: The time, in µs.
+        with_empty: The session goes as well when its last message has gone.
+        is_dry: Say what would be removed, and change nothing.
 
     Raises:
         RecordDoesNotOpen: The session's row, or a message that is to go, was tampered with;
@@ -85,42 +107,80 @@ def drop_oldest(
     state = ContainerState.checked(Kind.SESSION, keys, digest, row)
     if state.is_expired(now):
         return Removed(Counter())
-    oldest = transaction.rows(_OLDEST, scope_id=keys.scope_id, digest=digest, limit=room)
-    dropped = _dropped(keys, state, oldest, kept)
-    if dropped and not is_dry:
-        _remove(transaction, keys, digest, state, dropped)
-    return Removed(Counter({Kind.MESSAGE: len(dropped)}), is_whole=len(dropped) < room)
+    going = [*islice(_going(transaction, keys, digest, state, kept), room)]
+    counts = Counter({Kind.MESSAGE: len(going)})
+    if going and not is_dry:
+        state = _removed(transaction, keys, digest, state, going)
+    if going and with_empty and not state.count and not is_dry:
+        ROWS.remove(transaction, keys, digest)
+        counts[Kind.SESSION] += 1
+    return Removed(counts, is_whole=len(going) < room)
 
 
-def _dropped(keys: ScopeKeys, state: ContainerState, oldest: list[Row], kept: Kept) -> list[Row]:
-    excess = 0 if kept.at_most is None else state.count - kept.at_most
+def _going(
+    transaction: Transaction, keys: ScopeKeys, digest: bytes, state: ContainerState, kept: Kept
+) -> Iterator[bytes]:
+    """The keys of the messages that have to go, the oldest first."""
+    excess = 0 if kept.at_most is None else max(0, state.count - kept.at_most)
     until = {channel_of(keys, name): at for name, at in (kept.channels or {}).items()}
-    dropped: list[Row] = []
-    for row in oldest:
-        channel = (row[3] or b"")[:DIGEST_BYTES]
-        if row[2] > until.get(channel, kept.until) and len(dropped) >= excess:
-            break
-        dropped.append(row)
-    return dropped
+    latest = _ANY_TIME if excess else kept.latest()
+    asked = {"scope_id": keys.scope_id, "digest": digest, "latest": latest}
+    number, behind = 0, b""
+    while rows := transaction.rows(_PAGE, **asked, key=behind):
+        for key, stored_at, tag in rows:
+            channel = (tag or b"")[:DIGEST_BYTES]
+            is_beyond = number < excess and channel not in until
+            if is_beyond or stored_at <= until.get(channel, kept.until):
+                yield key
+            number += 1
+        behind = rows[-1][0]
 
 
-def _remove(
+def _removed(
     transaction: Transaction,
     keys: ScopeKeys,
     digest: bytes,
     state: ContainerState,
-    dropped: list[Row],
-) -> None:
-    opener = keys.opener(message_aad_prefix(keys, digest, state), Kind.MESSAGE)
-    parts = [
-        message_part(keys, digest, key, stored_at, opener(key, sealed))
-        for key, sealed, stored_at, _ in dropped
-    ]
-    transaction.execute_many(
-        _DELETE, [{"scope_id": keys.scope_id, "digest": digest, "key": row[0]} for row in dropped]
-    )
+    going: Sequence[bytes],
+) -> ContainerState:
+    """Delete messages, and have the session's row stand for those that are left."""
+    here = {"scope_id": keys.scope_id, "digest": digest}
+    answers = transaction.rows_of_each(_MESSAGE, ({**here, "key": key} for key in going))
+    rows = [row for found in answers for row in found]
+    parts = _parts(keys, digest, state, rows)
+    transaction.execute_many(sql.REMOVE_ONE, [{**here, "key": key} for key in going])
     left = state.with_members(keys, -sum(parts))._replace(
-        count=state.count - len(dropped),
-        size=state.size - sum(len(sealed) for _, sealed, *_ in dropped),
+        count=state.count - len(rows),
+        size=state.size - sum(len(sealed) for _, sealed, *_ in rows),
+        channels=_channels(state, rows),
     )
-    ROWS.update(transaction, keys, digest, left)
+    return ROWS.update(transaction, keys, digest, left)
+
+
+def _parts(keys: ScopeKeys, digest: bytes, state: ContainerState, rows: Sequence[Row]) -> list[int]:
+    """What messages, each found to be of its channel, add to the session's ``members``."""
+    opener = keys.opener(message_aad_prefix(keys, digest, state), Kind.MESSAGE)
+    parts = []
+    for key, sealed, stored_at, tag in rows:
+        plaintext = opener(key, sealed)
+        if tag is not None:
+            said = decode_partially(plaintext)
+            if tag != channel_tag(keys, said.channel, said.written):
+                reason = "it was put into another channel or time"
+                raise RecordDoesNotOpen(Kind.MESSAGE.label, reason)
+        parts.append(message_part(keys, digest, key, stored_at, plaintext))
+    return parts
+
+
+def _channels(state: ContainerState, gone: Sequence[Row]) -> bytes | None:
+    """The column that says which messages are missing, and how many there are of each channel."""
+    limits = ChannelLimits.of(state)
+    oldest, behind = dense_from(state), int.from_bytes(gone[-1][0]) + 1
+    is_end = behind - oldest == len(gone) and int.from_bytes(gone[0][0]) == oldest
+    if limits is None and is_end:
+        # The oldest of a session without gaps: it has none now either.
+        return None
+    limits = limits or ChannelLimits(is_own=False, dense_from=oldest, kept={})
+    counts = Counter((tag or b"")[:DIGEST_BYTES] for *_, tag in gone)
+    kept = {d: of._replace(count=of.count - counts[d]) for d, of in limits.kept.items()}
+    return limits._replace(dense_from=max(limits.dense_from, behind), kept=kept).packed()
