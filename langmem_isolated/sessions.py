@@ -36,6 +36,10 @@ class Session:
     summary: str | None
     summarized: int | None
     """The summary stands for the messages with a sequence number below this."""
+    origin: str | None
+    """Where it came from, if it did not begin here: ``"anonymous"`` for one that was claimed."""
+    is_untrusted: bool
+    """Whether it came from elsewhere and nobody has confirmed it: it is not recalled."""
     messages: int
     size: int
     """Bytes of the sealed messages."""
@@ -247,6 +251,8 @@ def _as_session(row: Listed) -> Session:
         channel=header and header.channel,
         summary=header and header.summary,
         summarized=header and header.summarized,
+        origin=header and header.origin,
+        is_untrusted=bool(header and header.is_untrusted),
         messages=row.count,
         size=row.size,
         created=row.created,

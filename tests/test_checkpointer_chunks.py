@@ -15,9 +15,9 @@ from langmem_isolated._codecs.checkpoints.chunks import (
     is_fragmented,
     stretches,
 )
+from langmem_isolated._codecs.checkpoints.stored_bodies import Body
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver
-from langmem_isolated.checkpointer.bodies import Body
 from langmem_isolated.errors import RecordDoesNotOpen
 from tests.conftest import Attacker, Door
 from tests.threads import at, count, put, values_at

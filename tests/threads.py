@@ -19,9 +19,9 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.threads import reading
+from langmem_isolated._storage.threads.addresses import thread_digest
 from langmem_isolated._storage.threads.listing import ThreadRows
 from langmem_isolated.checkpointer import IsolatedCheckpointSaver
-from langmem_isolated.checkpointer.addresses import thread_digest
 from tests.conftest import Attacker, Door
 
 

@@ -17,6 +17,23 @@ def encode_document(id_: str, document: Document) -> bytes:
     return DOCUMENT_V1 + encode_value([id_, document.page_content, document.metadata], "a document")
 
 
+def document_id(plaintext: bytes) -> str:
+    """The id that :func:`encode_document` was given.
+
+    Raises:
+        RecordError: A later version of this package wrote it.
+    """
+    if plaintext[:1] != DOCUMENT_V1:
+        raise later_form("document", plaintext[:1], DOCUMENT_V1)
+    id_: str = decode_value(plaintext[1:])[0]
+    return id_
+
+
+def with_id(plaintext: bytes, id_: str) -> bytes:
+    """The document under another id."""
+    return encode_document(id_, decode_document(plaintext))
+
+
 def decode_document(plaintext: bytes) -> Document:
     """What :func:`encode_document` was given.
 

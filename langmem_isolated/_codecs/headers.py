@@ -19,6 +19,10 @@ class Header(NamedTuple):
     summary: str | None = None
     summarized: int | None = None
     """The summary stands for the messages with a sequence number below this."""
+    origin: str | None = None
+    """Where it came from, if it did not begin here."""
+    is_untrusted: bool | None = None
+    """Whether it came from elsewhere, and nobody has confirmed it; ``None`` if not."""
 
 
 # The fields of the first version; headers without later ones keep their bytes.

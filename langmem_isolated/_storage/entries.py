@@ -183,20 +183,35 @@ class _Namespace:
         return entry
 
 
-def check(keys: ScopeKeys, kind: Kind, parent: bytes, row: Row, mac: bytes | None) -> None:
-    """Open an entry of any space of a kind, by its row as in the statements and its expiry's MAC.
+def opened_anywhere(
+    keys: ScopeKeys, kind: Kind, parent: bytes, row: Row
+) -> tuple[list[bytes], Entry]:
+    """An entry of any space of a kind, by its row as in the statements, and the space's names.
 
     Raises:
         RecordDoesNotOpen: It was changed, moved or exchanged.
         RecordError: A later version of this package wrote it.
     """
-    digest, sealed, _, updated_at, expires_at = row
+    digest, sealed, *_ = row
     plaintext = keys.open(keys.aad_prefix(kind, parent), digest, sealed, kind)
-    names = _HEAD.unpack_from(plaintext)[3]
-    space = _Namespace(keys, unframed(plaintext[_HEAD.size : _HEAD.size + names]), kind)
+    length = _HEAD.unpack_from(plaintext)[3]
+    names = unframed(plaintext[_HEAD.size : _HEAD.size + length])
+    space = _Namespace(keys, names, kind)
     (entry,) = space.opened([row])
     if (space.parent, space.key(entry.key)) != (parent, digest):
         raise RecordDoesNotOpen(kind.label, "it stands at another's address")
+    return names, entry
+
+
+def check(keys: ScopeKeys, kind: Kind, parent: bytes, row: Row, mac: bytes | None) -> None:
+    """Open an entry as :func:`opened_anywhere` does, and check the MAC of its expiry.
+
+    Raises:
+        RecordDoesNotOpen: It was changed, moved or exchanged.
+        RecordError: A later version of this package wrote it.
+    """
+    opened_anywhere(keys, kind, parent, row)
+    digest, _, _, updated_at, expires_at = row
     is_expected, expiry = expires_at is not None, (expires_at, mac)
     check_expiry(keys, kind, (parent, digest), updated_at, expiry, is_expected=is_expected)
 

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from langchain_core.runnables import RunnableConfig
 
-from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._storage.threads.addresses import namespace_parent, thread_digest
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.scope import checked_thread_id
 
@@ -84,22 +84,6 @@ def id_text(found: bytes) -> str:
     return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
-def thread_digest(keys: ScopeKeys, thread_id: str) -> bytes:
-    """The digest by which tables know a thread."""
-    return keys.pseudonym_of_name(Kind.THREAD, thread_id.encode())
-
-
 def parent_of(keys: ScopeKeys, address: Address) -> bytes:
     """Under what the checkpoints of a namespace stand."""
-    namespace = keys.pseudonym_of_name(Kind.CHECKPOINT, b"namespace", address.namespace.encode())
-    return thread_digest(keys, address.thread_id) + namespace
-
-
-def any_text(text: str) -> bytes:
-    """Text of a caller's choice as bytes; some of Python's has no form in UTF-8."""
-    return text.encode(errors="surrogatepass")
-
-
-def run_tag(keys: ScopeKeys, run_id: str) -> bytes:
-    """What finds a run's checkpoints in its scope."""
-    return keys.pseudonym(Kind.CHECKPOINT, b"run", any_text(run_id))
+    return namespace_parent(keys, thread_digest(keys, address.thread_id), address.namespace)

@@ -3,17 +3,12 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-import ormsgpack
 from langgraph.checkpoint.base import PendingWrite, writes_sort_key
 
 from langmem_isolated._codecs.checkpoints.chunks import decode_chunk
 from langmem_isolated._codecs.checkpoints.decoder import Decoder
-from langmem_isolated._codecs.checkpoints.layout import (
-    run_length_decode,
-    run_length_encode,
-    structure,
-)
 from langmem_isolated._codecs.checkpoints.serializer import Serde
+from langmem_isolated._codecs.checkpoints.stored_bodies import Body
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
@@ -23,9 +18,7 @@ from langmem_isolated._storage.threads.listing import ThreadRows
 from langmem_isolated._storage.threads.reading import Found
 from langmem_isolated.checkpointer.addresses import Address, id_text
 from langmem_isolated.checkpointer.channel_versions import restored
-from langmem_isolated.errors import RecordDoesNotOpen, RecordError
-
-BODY_V1 = b"\x01"
+from langmem_isolated.errors import RecordDoesNotOpen
 
 
 class Snapshot(NamedTuple):
@@ -36,53 +29,6 @@ class Snapshot(NamedTuple):
     checkpoint: dict[str, Any]
     metadata: dict[str, Any]
     writes: list[PendingWrite]
-
-
-class Body(NamedTuple):
-    """A stored body whose references are still numbers."""
-
-    numbers: list[int]
-    packed: bytes
-    chunks: list[int]
-    """The numbers of elements that list the numbers of others."""
-
-    @classmethod
-    def of(cls, plaintext: bytes) -> "Body":
-        """A body as it was sealed.
-
-        Raises:
-            RecordError: A later version stored it.
-        """
-        if plaintext[:1] != BODY_V1:
-            raise RecordError(
-                f"A checkpoint is stored in form {plaintext[0]}, this version knows {BODY_V1[0]}. "
-                "Nothing was changed; install a later langmem-isolated."
-            )
-        runs, packed, *chunks = ormsgpack.unpackb(plaintext[1:])
-        return cls(run_length_decode(runs), packed, run_length_decode(chunks[0]) if chunks else [])
-
-    @staticmethod
-    def sealed_form(runs: Iterable[range], packed: bytes, chunks: Iterable[range] = ()) -> bytes:
-        """The plaintext that :meth:`of` reads."""
-        parts = [run_length_encode(runs), packed]
-        if encoded := run_length_encode(chunks):
-            parts.append(encoded)
-        return BODY_V1 + ormsgpack.packb(parts)
-
-
-class Outline(NamedTuple):
-    """What a checkpoint's body tells without its elements."""
-
-    parent: bytes | None
-    namespace: str
-    envelope: dict[str, Any]
-    metadata: dict[str, Any]
-    values: dict[str, Any]
-
-    @classmethod
-    def of(cls, plaintext: bytes) -> "Outline":
-        """The outline of a checkpoint as it was sealed."""
-        return cls(*structure(Body.of(plaintext).packed))
 
 
 def bodies_of(found: Found) -> list[Body]:

@@ -7,13 +7,14 @@ from typing import Any
 from langgraph.checkpoint.base import DeltaChannelHistory, PendingWrite
 
 from langmem_isolated._codecs.checkpoints.serializer import Serde
+from langmem_isolated._codecs.checkpoints.stored_bodies import Body, Outline
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.threads import reading
-from langmem_isolated._storage.threads.addresses import Bounds, Slot
+from langmem_isolated._storage.threads.addresses import Bounds, Slot, thread_digest
 from langmem_isolated._storage.threads.listing import ThreadRows
-from langmem_isolated.checkpointer.addresses import Address, id_bytes, parent_of, thread_digest
-from langmem_isolated.checkpointer.bodies import Body, Outline, decoders, snapshot_of
+from langmem_isolated.checkpointer.addresses import Address, id_bytes, parent_of
+from langmem_isolated.checkpointer.bodies import decoders, snapshot_of
 from langmem_isolated.checkpointer.listing import PAGE
 
 

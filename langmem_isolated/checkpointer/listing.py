@@ -7,21 +7,21 @@ from typing import Any, cast
 from langchain_core.runnables import RunnableConfig
 
 from langmem_isolated._codecs.checkpoints.serializer import Serde
+from langmem_isolated._codecs.checkpoints.stored_bodies import Body, Outline
 from langmem_isolated._codecs.headers import decode_header
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.arguments import whole_number
 from langmem_isolated._storage.threads import reading
-from langmem_isolated._storage.threads.addresses import END, Bounds, Slot
+from langmem_isolated._storage.threads.addresses import END, Bounds, Slot, thread_digest
 from langmem_isolated._storage.threads.listing import ThreadRow, ThreadRows
 from langmem_isolated.checkpointer.addresses import (
     Address,
     checked_namespace,
     id_bytes,
     parent_of,
-    thread_digest,
 )
-from langmem_isolated.checkpointer.bodies import Body, Outline, Snapshot, decoders, snapshot_of
+from langmem_isolated.checkpointer.bodies import Snapshot, decoders, snapshot_of
 from langmem_isolated.scope import checked_thread_id
 
 PAGE = 100

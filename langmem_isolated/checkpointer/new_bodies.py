@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from langmem_isolated._codecs.checkpoints.encoder import Element, Encoder, Reference
+from langmem_isolated._codecs.checkpoints.stored_bodies import Body
 from langmem_isolated._runtime.limits import Limits
 from langmem_isolated._storage.threads.addresses import Slot
 from langmem_isolated._storage.threads.writing import NewBody, NewElement
-from langmem_isolated.checkpointer.bodies import Body
 
 
 def new_body(

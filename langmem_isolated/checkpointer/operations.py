@@ -5,15 +5,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+from langmem_isolated._codecs.checkpoints.stored_bodies import Body
 from langmem_isolated._codecs.headers import Header, encode_header
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.container_state import BIRTH_BYTES
 from langmem_isolated._storage.threads import listing, reading, writing
-from langmem_isolated._storage.threads.addresses import Life, Slot
+from langmem_isolated._storage.threads.addresses import Life, Slot, thread_digest
 from langmem_isolated._storage.threads.reading import Found, OpenBody
-from langmem_isolated.checkpointer.addresses import thread_digest
-from langmem_isolated.checkpointer.bodies import Body, bodies_of, references_of
+from langmem_isolated.checkpointer.bodies import bodies_of, references_of
 
 
 class Asked(NamedTuple):

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
+from langmem_isolated._codecs.checkpoints.stored_bodies import Outline
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._storage.threads.addresses import Slot
 from langmem_isolated._storage.threads.reading import OpenBody
 from langmem_isolated.checkpointer.addresses import id_text
-from langmem_isolated.checkpointer.bodies import Outline
 
 
 def of_run(bodies: list[OpenBody], run_id: str) -> set[Slot]:

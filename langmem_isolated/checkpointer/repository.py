@@ -15,6 +15,7 @@ from langmem_isolated._codecs.checkpoints.decoder import Decoder
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCache, ElementCaches
 from langmem_isolated._codecs.checkpoints.encoder import Encoder
 from langmem_isolated._codecs.checkpoints.serializer import Serde
+from langmem_isolated._codecs.checkpoints.stored_bodies import Body
 from langmem_isolated._codecs.headers import Header, encode_header
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
@@ -26,21 +27,20 @@ from langmem_isolated._storage.container_state import BIRTH_BYTES, GENERATION_BY
 from langmem_isolated._storage.containers import Listed
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.threads import listing, reading, writing
-from langmem_isolated._storage.threads.addresses import Life, Slot, mac_of
+from langmem_isolated._storage.threads.addresses import (
+    Life,
+    Slot,
+    mac_of,
+    run_tag,
+    thread_digest,
+    write_key,
+)
 from langmem_isolated._storage.threads.listing import ThreadRows
 from langmem_isolated._storage.threads.reading import OpenBody
 from langmem_isolated._storage.threads.writing import NewBody, Stored
 from langmem_isolated.checkpointer import attempts, operations, pruning
-from langmem_isolated.checkpointer.addresses import (
-    Address,
-    any_text,
-    id_bytes,
-    parent_of,
-    run_tag,
-    thread_digest,
-)
+from langmem_isolated.checkpointer.addresses import Address, id_bytes, parent_of
 from langmem_isolated.checkpointer.bodies import (
-    Body,
     Snapshot,
     elements_of,
     required_elements,
@@ -190,7 +190,7 @@ class ThreadRepository:
 
         keys = self.records.keys()
         checkpoint = id_bytes(cast("str", address.checkpoint_id))
-        key = checkpoint + keys.pseudonym(Kind.WRITE, checkpoint, any_text(task[0]))
+        key = write_key(keys, checkpoint, task[0])
         slot = Slot(Kind.WRITE, parent_of(keys, address), key)
         replaced: bytes | None = None
         merged: IndexedWrites = writes

@@ -198,6 +198,21 @@ def _of_first(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
 ONE_OF_EACH = select(_namespaces.c.parent, *map(_of_first, _COLUMNS[1:])).where(
     _namespaces.c.parent.is_not(None)
 )
+# A page of items in the order of their addresses, and what vectors they have.
+PAGE = (
+    _ITEMS.where(
+        sa.tuple_(_records.parent, _records.key)
+        > sa.tuple_(bindparam("behind", type_=sa.LargeBinary), _ONE["key"])
+    )
+    .order_by(_records.parent, _records.key)
+    .limit(bindparam("limit", type_=sa.Integer))
+    .offset(_FROM_THE_FIRST)
+)
+VECTORS = (
+    select(_records.key, _records.sealed)
+    .where(_SPAN, _records.kind == _VECTOR)
+    .order_by(_records.key)
+)
 _put_here = schema.records.alias()
 SWEEP_VECTORS = delete(schema.records).where(
     _records.scope_id == SCOPE_ID,

@@ -75,6 +75,31 @@ def put(
     placed = sorted((places.of(item.address), item) for item in items)
     starts: dict[bytes, bytes] = {}
     rows = [row for place, item in placed for row in sealed_rows(keys, starts, place, item, now)]
+    put_rows(transaction, keys, places, [place for place, _ in placed], rows, now)
+    if with_vectors:
+        spans = [span(keys, place, first_vector=len(item.vectors)) for place, item in placed]
+        transaction.execute_many(sql.REMOVE_VECTORS, spans)
+
+
+def put_rows(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    places: RecordAddresses,
+    addresses: Sequence[RecordAddress],
+    rows: Sequence[dict[str, Any]],
+    now: int,
+) -> None:
+    """Store rows of items and their vectors, in the order of :func:`change`.
+
+    Args:
+        places: The scope's.
+        addresses: Of the items.
+        rows: One or more, as :func:`sealed_rows` makes them.
+        now: The time, in µs.
+
+    Raises:
+        ScopeGone: The scope was erased; nothing was written.
+    """
     scope = _scope(keys)
     if transaction.is_postgres:
         transaction.query(sql.SHARE_SCOPE, **scope)
@@ -83,10 +108,7 @@ def put(
     elif is_put := transaction.row(sql.PROVE_UNCOUNTED, **scope) is not None:
         transaction.execute_many(sql.PUT_EACH[False], [{**scope, **row} for row in rows])
     if not is_put:
-        _put_counted(transaction, keys, places, [place for place, _ in placed], rows, now)
-    if with_vectors:
-        spans = [span(keys, place, first_vector=len(item.vectors)) for place, item in placed]
-        transaction.execute_many(sql.REMOVE_VECTORS, spans)
+        _put_counted(transaction, keys, places, addresses, rows, now)
 
 
 def _scope(keys: ScopeKeys) -> dict[str, object]:

@@ -263,21 +263,34 @@ def verified(
     if found is None:
         expect_nothing_below(transaction, keys, digest)
         return []
-    state, _ = found
+    stored, _ = whole(transaction, keys, digest, found[0])
+    return stored
+
+
+def whole(
+    transaction: Transaction, keys: ScopeKeys, digest: bytes, state: ContainerState
+) -> tuple[list[OpenBody], list[tuple[StoredElement, bytes]]]:
+    """Every body and every element of a thread in ``state``, in plaintext.
+
+    Raises:
+        RecordDoesNotOpen: Something was changed, moved, exchanged, restored or removed.
+    """
     life = Life(digest, state.birth)
     stored = bodies(transaction, keys, life)
     named = {one.number: one for one in stored_elements(transaction, keys, digest)}
-    opened = elements(transaction, keys, life, named)
+    opened = [
+        (named[number], plaintext)
+        for number, plaintext in elements(transaction, keys, life, named).items()
+    ]
     parts = [part_of_body(keys, body) for body in stored]
-    for number, plaintext in opened.items():
+    for element, plaintext in opened:
         mac = mac_of(keys, digest, plaintext)
-        element = named[number]
         if mac != element.mac:
             raise RecordDoesNotOpen(Kind.ELEMENT.label, "its alias is another's")
         parts.append(element_part(keys, digest, element.key, element.stored_at, mac))
     if state.count != count(stored) or not is_member_sum(keys, state, sum(parts)):
         raise RecordDoesNotOpen(Kind.THREAD.label, "it has not the records that it stands for")
-    return stored
+    return stored, opened
 
 
 def expect_nothing_below(transaction: Transaction, keys: ScopeKeys, digest: bytes) -> None:

@@ -1,0 +1,215 @@
+"""One copy from an owner to another: staged in batches, and published all at once or in batches."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._database.dialects import Conflict
+from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._runtime.clock import now
+from langmem_isolated._storage.copying import documents, entries, items, staging
+from langmem_isolated._storage.copying.containers import (
+    OpenContainer,
+    Source,
+    open_container,
+    sources,
+)
+from langmem_isolated._storage.copying.options import BATCH, NO_MARK, Conflicts, Copied, Mark
+from langmem_isolated._storage.copying.staging import Step
+from langmem_isolated._storage.scoped_database import ScopedDatabase
+from langmem_isolated.errors import AddressTaken, DatabaseLocked
+
+# Others may change the source, or go on with the same copy, between two looks.
+_ATTEMPTS = 64
+_FIRST = (b"", b"")
+Behind = tuple[bytes, bytes]
+_NO_SOURCES: list[Source] = []
+
+# What copies a page of what has no row above it.
+_PAGES: tuple[Callable[..., Behind | None], ...] = (
+    items.copy_page,
+    *(partial(entries.copy_page, kind=kind) for kind in entries.KINDS),
+)
+
+Finish = Callable[[Transaction, ScopeKeys, ScopeKeys, Copied], None]
+"""What belongs into the transaction that publishes; told the target's keys and the source's."""
+
+
+class _Changed(Exception):
+    """The source, or what was staged, is not what it was; nothing was published."""
+
+
+@dataclass
+class _Staged:
+    """A session or thread of the source, and how far its copy has come."""
+
+    source: Source
+    container: OpenContainer
+    step: Step | None
+    """``None`` for one that is left out."""
+
+
+@dataclass
+class Copy:
+    """A copy of everything that one owner has to another, in the same database.
+
+    Args:
+        source: Who has it; nothing of it is changed.
+        target: Who gets it.
+        token: 16 random bytes, the same when a copy that was interrupted is begun again.
+        conflicts: What happens to names that the target has.
+        mark: What the headers of copied sessions and threads say besides.
+    """
+
+    source: ScopedDatabase
+    target: ScopedDatabase
+    token: bytes
+    conflicts: Conflicts = "rename"
+    mark: Mark = NO_MARK
+    _staged: dict[tuple[Kind, bytes], _Staged] = field(default_factory=dict)
+    _copied: Copied = field(default_factory=Copied)
+
+    def run(self, *, at_once: bool = False, finish: Finish | None = None) -> Copied:
+        """Copy everything, and say what.
+
+        Killed at any point, it goes on when it is run again with the same token.
+
+        Args:
+            at_once: Whether nothing is seen of it before all is; then one transaction puts in all
+                that has no row above it: items, documents and entries. Otherwise at most 500 rows
+                a transaction, and what was put in is seen.
+            finish: Run in the last transaction.
+
+        Raises:
+            AddressTaken: A name is taken, and that is refused; what was put in at once stays out.
+            RecordDoesNotOpen: Something of the source is not as it was stored.
+            KeyDestroyed: The source or the target was erased.
+            DatabaseLocked: The source changed whenever it was compared.
+        """
+        for _ in range(_ATTEMPTS):
+            self._copied = Copied()
+            source_keys = self.source.find_keys()
+            if source_keys is None:
+                return self._copied
+            try:
+                self._stage()
+                self._publish(source_keys, at_once=at_once, finish=finish)
+            except _Changed:
+                continue
+            except AddressTaken:
+                self._discard()
+                raise
+            return self._copied
+        raise DatabaseLocked("What is copied was changed by others whenever it was compared.")
+
+    def _stage(self) -> None:
+        """Bring what stands below sessions and threads up to what the source has now."""
+        there = self.source.read(sources, _NO_SOURCES, now())
+        for source in there:
+            known = self._staged.get(source[:2])
+            if known is None or known.source != source:
+                self._stage_one(source)
+        for gone in self._staged.keys() - {source[:2] for source in there}:
+            self._drop(self._staged.pop(gone))
+
+    def _stage_one(self, source: Source) -> None:
+        container = self.source.snapshot(open_container, None, source, now())
+        if container is None:
+            return
+        opened_as = source._replace(row_mac=container.state.row_mac)
+        step = None
+        while step is None:
+            begun = self._begin(container)
+            if begun is None:
+                break
+            step = self._filled(begun)
+        self._staged[source[:2]] = _Staged(opened_as, container, step)
+
+    def _begin(self, container: OpenContainer) -> Step | None:
+        scratch = Copied()
+        return self.target.write(
+            staging.begin, container, self.token, self.mark, self.conflicts, scratch, now()
+        )
+
+    def _filled(self, step: Step) -> Step | None:
+        while step.missing:
+            try:
+                # Its own row is one, too.
+                put = self.target.write(staging.put, step, BATCH - 1)
+            except Conflict:
+                return None
+            if put is None:
+                return None
+            step = put
+        return step
+
+    def _publish(self, source_keys: ScopeKeys, *, at_once: bool, finish: Finish | None) -> None:
+        if at_once:
+            self.target.write(self._publish_all, source_keys, finish)
+            return
+        self.target.write(self._publish_containers, source_keys)
+        self._copy_others_in_batches(source_keys)
+        if finish is not None:
+            self.target.write(finish, source_keys, self._copied)
+
+    def _publish_all(
+        self, transaction: Transaction, keys: ScopeKeys, source: ScopeKeys, finish: Finish | None
+    ) -> None:
+        self._publish_containers(transaction, keys, source)
+        moment = now()
+        for page in _PAGES:
+            behind: Behind | None = _FIRST
+            while behind is not None:
+                behind = page(
+                    transaction, keys, source, behind, self.conflicts, self._copied, moment
+                )
+        for part in documents.batches(documents.open_collections(transaction, source)):
+            documents.copy_batch(transaction, keys, part, self.conflicts, self._copied, moment)
+        if finish is not None:
+            finish(transaction, keys, source, self._copied)
+
+    def _copy_others_in_batches(self, source: ScopeKeys) -> None:
+        for page in _PAGES:
+            behind: Behind | None = _FIRST
+            while behind is not None:
+                behind = self.target.write(
+                    page, source, behind, self.conflicts, self._copied, now()
+                )
+        opened = self.source.snapshot(documents.open_collections, [])
+        for part in documents.batches(opened):
+            self.target.write(documents.copy_batch, part, self.conflicts, self._copied, now())
+
+    def _publish_containers(
+        self, transaction: Transaction, keys: ScopeKeys, source: ScopeKeys
+    ) -> None:
+        """Show the sessions and threads, if they are what the source has now."""
+        self._copied, moment = Copied(), now()
+        there = {one[:2]: one for one in sources(transaction, source, moment, locked=True)}
+        if there != {place: staged.source for place, staged in self._staged.items()}:
+            raise _Changed
+        for one in self._staged.values():
+            self._show(transaction, keys, one, moment)
+
+    def _show(self, transaction: Transaction, keys: ScopeKeys, one: _Staged, moment: int) -> None:
+        container, step, copied = one.container, one.step, self._copied
+        if step is None:
+            copied.skipped[container.kind] += 1
+            return
+        if not staging.publish(transaction, keys, container, step, self.mark, moment):
+            del self._staged[one.source[:2]]
+            raise _Changed
+        copied.counts[container.kind] += 1
+        copied.counts.update(line.kind for line in container.lines)
+        copied.replaced[container.kind] += step.place.is_late
+        copied.note_name(container.kind, container.header.session_id, step.place.name)
+
+    def _discard(self) -> None:
+        for one in self._staged.values():
+            self._drop(one)
+        self._staged.clear()
+
+    def _drop(self, one: _Staged) -> None:
+        if one.step is not None:
+            self.target.write_if_exists(staging.discard, None, one.step.place)

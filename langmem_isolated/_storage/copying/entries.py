@@ -1,0 +1,89 @@
+"""Copies key-value entries: those of byte stores, caches and indexes, and profiles."""
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam, select
+
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._database import schema
+from langmem_isolated._database.transactions import Row, Transaction
+from langmem_isolated._storage import entries
+from langmem_isolated._storage.containers import SCOPE_ID
+from langmem_isolated._storage.copying.options import BATCH, Conflicts, Copied
+
+# Not what was decided for the source: grants, policies, claims and receipts stay there.
+KINDS = (Kind.ENTRY, Kind.PROFILE)
+Behind = tuple[bytes, bytes]
+
+_records = schema.records.c
+_PAGE = (
+    select(
+        _records.parent,
+        _records.key,
+        _records.sealed,
+        _records.tag,
+        _records.updated_at,
+        _records.expires_at,
+    )
+    .where(
+        _records.scope_id == SCOPE_ID,
+        _records.kind == bindparam("kind", type_=sa.SmallInteger),
+        sa.or_(_records.expires_at.is_(None), _records.expires_at > bindparam("now")),
+        sa.tuple_(_records.parent, _records.key)
+        > sa.tuple_(
+            bindparam("parent", type_=sa.LargeBinary), bindparam("key", type_=sa.LargeBinary)
+        ),
+    )
+    .order_by(_records.parent, _records.key)
+    .limit(sa.literal_column(str(BATCH)))
+    .offset(sa.literal_column("0"))
+)
+
+
+def copy_page(
+    transaction: Transaction,
+    target: ScopeKeys,
+    source: ScopeKeys,
+    behind: Behind,
+    conflicts: Conflicts,
+    copied: Copied,
+    now: int,
+    *,
+    kind: Kind,
+) -> Behind | None:
+    """Copy the next entries, and say behind which the others begin, if there are any.
+
+    Their keys are what others look them up by, so none is renamed: the target's own stays.
+
+    Raises:
+        AddressTaken: A key is taken, and that is refused.
+        RecordDoesNotOpen: An entry was changed, moved or exchanged.
+        ScopeGone: The target was erased; nothing was written.
+    """
+    asked = {"scope_id": source.scope_id, "kind": int(kind), "now": now}
+    rows = transaction.rows(_PAGE, **asked, parent=behind[0], key=behind[1])
+    policy: Conflicts = "skip" if conflicts == "rename" else conflicts
+    for parent, *row in rows:
+        _copy(transaction, target, source, kind, parent, tuple(row), policy, copied)
+    return rows[-1][:2] if len(rows) == BATCH else None
+
+
+def _copy(
+    transaction: Transaction,
+    target: ScopeKeys,
+    source: ScopeKeys,
+    kind: Kind,
+    parent: bytes,
+    row: Row,
+    conflicts: Conflicts,
+    copied: Copied,
+) -> None:
+    names, entry = entries.opened_anywhere(source, kind, parent, row)
+    *_, updated_at, expires_at = row
+    (there,) = entries.get(transaction, target, names, [entry.key], updated_at, kind=kind)
+    is_taken = there is not None and there != entry.value
+    if there == entry.value or (is_taken and copied.resolve(conflicts, kind) == "skip"):
+        return
+    lifetime = None if expires_at is None else expires_at - updated_at
+    entries.put(transaction, target, names, [entry], updated_at, lifetime, kind=kind)
+    copied.counts[kind] += 1

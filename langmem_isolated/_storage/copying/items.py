@@ -1,0 +1,122 @@
+"""Copies the items of a store, with their vectors, their times and what is left of their lives."""
+
+from typing import Any, NamedTuple
+
+from langmem_isolated._codecs.item_names import item_names, with_key
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._database.transactions import Row, Transaction
+from langmem_isolated._storage.copying.options import BATCH, Conflicts, Copied, names_for
+from langmem_isolated._storage.items import reading, writing
+from langmem_isolated._storage.items import statements as sql
+from langmem_isolated._storage.items.addresses import Address, RecordAddresses, span
+from langmem_isolated._storage.items.rows import (
+    TIME_BYTES,
+    Item,
+    NewItem,
+    expiry,
+    items_in,
+    sealed_rows,
+)
+
+Behind = tuple[bytes, bytes]
+_EXPIRES_AT = 5
+
+
+class _Found(NamedTuple):
+    """An item of the source."""
+
+    item: Item
+    vectors: list[bytes]
+    expires_at: int | None
+
+
+class _Items:
+    """One transaction's view of both owners."""
+
+    def __init__(self, transaction: Transaction, source: ScopeKeys, target: ScopeKeys) -> None:
+        self._transaction, self._source, self._target = transaction, source, target
+        self._from, self.to = RecordAddresses(source), RecordAddresses(target)
+
+    def page(self, behind: Behind, limit: int, now: int) -> tuple[list[_Found], Behind | None]:
+        parent, key = behind
+        below = self._from.below((), now)
+        rows = self._transaction.rows(sql.PAGE, **below, behind=parent, given_key=key, limit=limit)
+        found = [
+            _Found(item, self._vectors(item), row[_EXPIRES_AT])
+            for row, item in zip(rows, items_in(self._from, rows), strict=True)
+        ]
+        return found, rows[-1][:2] if len(rows) == limit else None
+
+    def _vectors(self, item: Item) -> list[bytes]:
+        rows = self._transaction.rows(sql.VECTORS, **span(self._source, item.place))
+        opener = self._from.vectors[item.place[0]]
+        opened = (opener(key, sealed) for key, sealed in rows)
+        put_at = item.updated.to_bytes(TIME_BYTES)
+        return [one[TIME_BYTES:] for one in opened if one.startswith(put_at)]
+
+    def place(
+        self, body: bytes, conflicts: Conflicts, copied: Copied, now: int
+    ) -> tuple[Address, bytes] | None:
+        """Where an item goes, and its body there; ``None`` for one that is left out.
+
+        Raises:
+            AddressTaken: Something stands there, and that is refused.
+        """
+        names, resolved = item_names(body), False
+        namespace = tuple(label.encode() for label in names.namespace)
+        for key in names_for(names.key):
+            address, renamed = Address(namespace, key.encode()), with_key(body, key)
+            (there,) = reading.get(self._transaction, self._target, [address], now)
+            if there is None:
+                copied.note_name(Kind.ITEM, names.key, key)
+                return address, renamed
+            if there.body == renamed:
+                return None
+            if not resolved and copied.resolve(conflicts, Kind.ITEM) != "rename":
+                break
+            resolved = True
+        return None if conflicts == "skip" else (address, body)
+
+    def rows(self, found: _Found, address: Address, body: bytes) -> list[dict[str, Any]]:
+        item, place = found.item, self.to.of(address)
+        new = NewItem(address, body, found.vectors, item.lifetime)
+        first, *others = sealed_rows(self._target, {}, place, new, item.updated)
+        lives = item.lifetime is not None and found.expires_at is not None
+        since = found.expires_at - item.lifetime if lives else None  # type: ignore[operator]
+        first |= expiry(
+            self._target, place, item.updated, item.lifetime, prefix="given", since=since
+        )
+        return [{**first, "given_created_at": item.created}, *others]
+
+
+def copy_page(
+    transaction: Transaction,
+    target: ScopeKeys,
+    source: ScopeKeys,
+    behind: Behind,
+    conflicts: Conflicts,
+    copied: Copied,
+    now: int,
+) -> Behind | None:
+    """Copy the next items, and say behind which the others begin, if there are any.
+
+    One that stands there just so is left alone: the copy was begun before.
+
+    Raises:
+        AddressTaken: A name is taken, and that is refused.
+        RecordDoesNotOpen: An item was changed, moved or exchanged.
+        ScopeGone: The target was erased; nothing was written.
+    """
+    items = _Items(transaction, source, target)
+    found, rest = items.page(behind, BATCH // 2, now)
+    placed: dict[Row, list[dict[str, Any]]] = {}
+    for one in found:
+        where = items.place(one.item.body, conflicts, copied, now)
+        if where is not None:
+            placed[items.to.of(where[0])] = items.rows(one, *where)
+    addresses = sorted(placed)
+    if rows := [row for address in addresses for row in placed[address]]:
+        writing.put_rows(transaction, target, items.to, addresses, rows, now)
+        copied.counts[Kind.ITEM] += len(addresses)
+    return rest
