@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._runtime.calls import explains_calls
+from langmem_isolated.lifecycle.module_merges import ModuleMerges
 
 if TYPE_CHECKING:
     from langmem_isolated._adapters.run_scope import ResolveScope
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @explains_calls
-class MemoryLifecycle:
+class MemoryLifecycle(ModuleMerges):
     """The life of everybody's memory, as :class:`IsolatedMemory` has it."""
 
     _context: MemoryContext

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
@@ -16,10 +17,20 @@ from langmem_isolated._storage.copying.containers import (
     open_container,
     sources,
 )
-from langmem_isolated._storage.copying.options import BATCH, NO_MARK, Conflicts, Copied, Mark
+from langmem_isolated._storage.copying.options import (
+    BATCH,
+    NO_MARK,
+    Added,
+    Conflicts,
+    Copied,
+    Mark,
+    Renamed,
+)
 from langmem_isolated._storage.copying.staging import Step
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import AddressTaken, DatabaseLocked
+
+T = TypeVar("T")
 
 # Others may change the source, or go on with the same copy, between two looks.
 _ATTEMPTS = 64
@@ -35,6 +46,10 @@ _PAGES: tuple[Callable[..., Behind | None], ...] = (
 
 Finish = Callable[[Transaction, ScopeKeys, ScopeKeys, Copied], None]
 """What belongs into the transaction that publishes; told the target's keys and the source's."""
+
+
+Journal = Callable[[Transaction, ScopeKeys, list[Added], list[Renamed]], None]
+"""Keeps what a transaction put in, as a part of it; told the target's keys."""
 
 
 class _Changed(Exception):
@@ -61,6 +76,7 @@ class Copy:
         token: 16 random bytes, the same when a copy that was interrupted is begun again.
         conflicts: What happens to names that the target has.
         mark: What the headers of copied sessions and threads say besides.
+        journal: Run in every transaction that puts something in, unless all is put in at once.
     """
 
     source: ScopedDatabase
@@ -68,6 +84,7 @@ class Copy:
     token: bytes
     conflicts: Conflicts = "rename"
     mark: Mark = NO_MARK
+    journal: Journal | None = None
     _staged: dict[tuple[Kind, bytes], _Staged] = field(default_factory=dict)
     _copied: Copied = field(default_factory=Copied)
 
@@ -149,7 +166,7 @@ class Copy:
         if at_once:
             self.target.write(self._publish_all, source_keys, finish)
             return
-        self.target.write(self._publish_containers, source_keys)
+        self.target.write(self._publish_containers_alone, source_keys)
         self._copy_others_in_batches(source_keys)
         if finish is not None:
             self.target.write(finish, source_keys, self._copied)
@@ -174,12 +191,34 @@ class Copy:
         for page in _PAGES:
             behind: Behind | None = _FIRST
             while behind is not None:
-                behind = self.target.write(
-                    page, source, behind, self.conflicts, self._copied, now()
-                )
+                behind = self._write_batch(page, source, behind)
         opened = self.source.snapshot(documents.open_collections, [])
         for part in documents.batches(opened):
-            self.target.write(documents.copy_batch, part, self.conflicts, self._copied, now())
+            self._write_batch(documents.copy_batch, part)
+
+    def _write_batch(self, put_in: Callable[..., T], *what: object) -> T:
+        rest, batch = self.target.write(self._put_in_batch, put_in, *what)
+        self._copied.update(batch)
+        return rest
+
+    def _put_in_batch(
+        self, transaction: Transaction, keys: ScopeKeys, put_in: Callable[..., T], *what: object
+    ) -> tuple[T, Copied]:
+        # Of its own: a transaction may be run again.
+        batch = Copied()
+        rest = put_in(transaction, keys, *what, self.conflicts, batch, now())
+        self._keep(transaction, keys, batch)
+        return rest, batch
+
+    def _keep(self, transaction: Transaction, keys: ScopeKeys, put_in: Copied) -> None:
+        if self.journal and put_in.added:
+            self.journal(transaction, keys, put_in.added, put_in.renamed)
+
+    def _publish_containers_alone(
+        self, transaction: Transaction, keys: ScopeKeys, source: ScopeKeys
+    ) -> None:
+        self._publish_containers(transaction, keys, source)
+        self._keep(transaction, keys, self._copied)
 
     def _publish_containers(
         self, transaction: Transaction, keys: ScopeKeys, source: ScopeKeys
@@ -204,6 +243,7 @@ class Copy:
         copied.counts.update(line.kind for line in container.lines)
         copied.replaced[container.kind] += step.place.is_late
         copied.note_name(container.kind, container.header.session_id, step.place.name)
+        copied.note_added(container.kind, step.place.name.encode())
 
     def _discard(self) -> None:
         for one in self._staged.values():
