@@ -408,13 +408,11 @@ def test_a_module_neither_grants_to_itself_nor_reads_itself_by_a_grant(memory: I
 def test_a_grant_ends_by_the_databases_clock_whatever_this_process_takes_for_the_time(
     memory: IsolatedMemory, tutor: ScopedMemory, monkeypatch: pytest.MonkeyPatch
 ):
-    real = time.time_ns
-    shared = scope(memory, "planner").shared_from("tutor")
-    year = 365 * 24 * 3600 * 10**9
+    real, year = time.time_ns, 365 * 24 * 3600 * 10**9
+    memory.grants.allow(**BETWEEN, kinds=ALL, until=timedelta(milliseconds=400))
     monkeypatch.setattr(time, "time_ns", lambda: real() - year)
     assert clock.now() < (real() - year) // 1000 + 10**6
-    memory.grants.allow(**BETWEEN, kinds=ALL, until=timedelta(milliseconds=400))
-    assert len(shared.messages("monday")) == 3
+    assert len(scope(memory, "planner").shared_from("tutor").messages("monday")) == 3
 
     time.sleep(0.5)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from langmem_isolated.lifecycle.grants import Grant, Grants
     from langmem_isolated.lifecycle.holds import Hold
     from langmem_isolated.lifecycle.isolation import ModuleIsolation
+    from langmem_isolated.lifecycle.merge_values import MergeConflicts, MergePlan, Receipt, Undone
     from langmem_isolated.lifecycle.overview import Overview
     from langmem_isolated.lifecycle.policies import Policy
     from langmem_isolated.lifecycle.profile import Profile
@@ -66,6 +67,8 @@ __all__ = [
     "Hold",
     "Interest",
     "MemoryLifecycle",
+    "MergeConflicts",
+    "MergePlan",
     "ModuleComparison",
     "ModuleIsolation",
     "ModuleKnowledge",
@@ -81,6 +84,7 @@ __all__ = [
     "ProfileReader",
     "Quota",
     "Quotas",
+    "Receipt",
     "Retention",
     "ScopeLifecycle",
     "ScopeStats",
@@ -93,6 +97,7 @@ __all__ = [
     "Tokens",
     "Totals",
     "Transferred",
+    "Undone",
     "Verified",
     "digest_of",
     "verified",
@@ -110,6 +115,7 @@ _NAMES = {
     "lifecycle.grants": ("Grant", "Grants"),
     "lifecycle.holds": ("Hold",),
     "lifecycle.isolation": ("ModuleIsolation",),
+    "lifecycle.merge_values": ("MergeConflicts", "MergePlan", "Receipt", "Undone"),
     "lifecycle.overview": ("Overview",),
     "lifecycle.policies": ("Policy",),
     "lifecycle.profile": ("Profile",),

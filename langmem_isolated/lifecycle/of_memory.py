@@ -11,6 +11,7 @@ from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.arguments import seconds
 from langmem_isolated._runtime.calls import explains_calls
+from langmem_isolated.lifecycle.module_merges import ModuleMerges
 from langmem_isolated.scope import checked_id
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @explains_calls
-class MemoryLifecycle:
+class MemoryLifecycle(ModuleMerges):
     """The life of everybody's memory, as :class:`IsolatedMemory` has it."""
 
     _context: MemoryContext
