@@ -92,7 +92,7 @@ def test_every_command_shows_examples_that_can_be_typed(name: str):
         assert name in " ".join(typed)
         if typed == ["--version"]:
             continue
-        count = 2 if typed[0] == "schema" else 1
+        count = 2 if typed[0] in ("schema", "retention", "hold") else 1
         # Parses, and refuses what is not an option, without running anything.
         known[" ".join(typed[:count])].make_context("example", typed[count:])
 
@@ -108,13 +108,21 @@ def test_a_command_that_is_written_wrong_ends_with_2(wrong: list[str]):
 
 def test_it_has_the_commands_that_operators_know():
     assert {name for name, command in commands() if not hasattr(command, "commands")} == {
+        "clear",
+        "hold add",
+        "hold list",
+        "hold release",
         "keygen",
         "demo",
         "doctor",
         "modules",
+        "retention keep",
+        "retention list",
+        "retention remove",
         "schema upgrade",
         "sessions",
         "show",
+        "sweep",
         "threads",
     }
 
