@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -641,7 +642,12 @@ def test_an_owner_whose_claim_expired_is_removed_as_a_whole(
     claim = sweeping.Kind.CLAIM
     records.write(entries.put, (b"x",), [Entry(b"k", b"v")], 1, 1, kind=claim)
     removed: list[Owner] = []
-    whole = {(claim, Level.ANONYMOUS): lambda _, owner: removed.append(owner)}
+
+    def remove(_: object, owner: Owner) -> Counter[sweeping.Kind]:
+        removed.append(owner)
+        return Counter({claim: 1})
+
+    whole = {(claim, Level.ANONYMOUS): remove}
     monkeypatch.setattr(sweeping, "WHOLE_OWNERS", whole)
 
     assert memory.sweep(dry_run=True).counts == {"claim": 1}

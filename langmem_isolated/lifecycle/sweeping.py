@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
@@ -21,9 +20,9 @@ from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.callers import OnBehalfOf
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage import due
+from langmem_isolated._storage.batch_removal import BELOW, Due
 from langmem_isolated._storage.due import Pages
 from langmem_isolated._storage.entries import ENTRY_KINDS
-from langmem_isolated._storage.removal import BELOW, Due
 from langmem_isolated.errors import RecordDoesNotOpen
 from langmem_isolated.lifecycle.holds import project_keys
 from langmem_isolated.lifecycle.plans import plans_of, stored_policies
@@ -79,9 +78,9 @@ class Swept:
 Progress = Callable[[int], None]
 """Told after each batch how many records have been removed so far."""
 
-WHOLE_OWNERS: dict[tuple[Kind, Level], Callable[[MemoryContext, Owner], None]] = {}
-"""What removes an owner with all it has when its record of a kind expires: a guest's, with its
-claim. Whoever knows owners of such a level puts one here."""
+RemoveOwner = Callable[["MemoryContext", Owner], Counter[Kind]]
+WHOLE_OWNERS: dict[tuple[Kind, Level], RemoveOwner] = {}
+"""What removes an owner with all it has, and counts that, when its record of a kind expires."""
 
 
 class _Found(NamedTuple):
@@ -267,18 +266,20 @@ class Sweep:
             kind, found = Kind(number), self._owners.of(scope_id)
             remove = found and WHOLE_OWNERS.get((kind, found.owner.level))
             if found and remove:
-                self._remove_whole(found.owner, kind, remove)
+                self._remove_whole(scope_id, found.owner, kind, remove)
             elif found and (kind in ENTRY_KINDS or kind is Kind.ITEM):
                 addresses = [(parent, key) for _, _, parent, key in group]
                 yield scope_id, RemoveRecords(kind, addresses, Due(expired=moment))
 
-    def _remove_whole(
-        self, owner: Owner, kind: Kind, remove: Callable[[MemoryContext, Owner], None]
-    ) -> None:
+    def _remove_whole(self, scope_id: bytes, owner: Owner, kind: Kind, remove: RemoveOwner) -> None:
+        counts = Counter({kind: 1})
         if not self._removal.is_dry:
-            with suppress(RecordDoesNotOpen):
-                remove(self._context, owner)
-        self._removal.counts[kind] += 1
+            try:
+                counts = remove(self._context, owner)
+            except RecordDoesNotOpen:
+                self._owners.damaged.add(scope_id)
+                return
+        self._removal.counts += counts
 
 
 def _containers(rows: list[Row], moment: int) -> Iterator[tuple[bytes, Step]]:

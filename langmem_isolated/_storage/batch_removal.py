@@ -22,7 +22,7 @@ from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database import schema
 from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._runtime.clock import now
-from langmem_isolated._storage.container_state import GONE, STATE, ContainerState
+from langmem_isolated._storage.container_state import GONE, STATE, UNSEEN, ContainerState
 from langmem_isolated._storage.containers import SCOPE_ID, ContainerRows, row_of
 from langmem_isolated._storage.expiry import check_expiry
 from langmem_isolated._storage.items import statements as item_sql
@@ -141,6 +141,8 @@ def remove_container(
     state = ContainerState.checked(kind, keys, digest, row)
     if not due.meets(state.created_at, state.updated_at, state.expires_at):
         return Removed(Counter())
+    # A copy that goes on finds all of what it has made, or nothing.
+    room = _ALL if state.expires_at == UNSEEN else room
     below = transaction.rows(of.below, **asked, limit=room)
     counts = Counter(Kind(number) for number, _, _ in below)
     _delete(transaction, keys, below)
@@ -194,7 +196,8 @@ def hide_container(
         _delete(transaction, keys, below)
         of.rows.remove(transaction, keys, digest)
         return Removed(Counter(Kind(number) for number, _, _ in below) + Counter({kind: 1}))
-    if due.meets(state.created_at, state.updated_at, state.expires_at) and not state.is_gone:
+    is_due = due.meets(state.created_at, state.updated_at, state.expires_at)
+    if is_due and state.expires_at not in (GONE, UNSEEN):
         of.rows.update(transaction, keys, digest, state._replace(expires_at=GONE))
     return Removed(Counter())
 
