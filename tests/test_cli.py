@@ -92,7 +92,8 @@ def test_every_command_shows_examples_that_can_be_typed(name: str):
         assert name in " ".join(typed)
         if typed == ["--version"]:
             continue
-        count = 2 if typed[0] in ("profile", "schema", "session", "thread") else 1
+        groups = ("profile", "schema", "session", "thread", "retention", "hold")
+        count = 2 if typed[0] in groups else 1
         # Parses, and refuses what is not an option, without running anything.
         known[" ".join(typed[:count])].make_context("example", typed[count:])
 
@@ -109,15 +110,23 @@ def test_a_command_that_is_written_wrong_ends_with_2(wrong: list[str]):
 def test_it_has_the_commands_that_operators_know():
     of_both = ("rename", "archive", "unarchive", "pin", "unpin", "delete")
     assert {name for name, command in commands() if not hasattr(command, "commands")} == {
+        "clear",
+        "hold add",
+        "hold list",
+        "hold release",
         "keygen",
         "demo",
         "doctor",
         "modules",
         "profile compare",
         "profile show",
+        "retention keep",
+        "retention list",
+        "retention remove",
         "schema upgrade",
         "sessions",
         "show",
+        "sweep",
         "threads",
         *(f"session {verb}" for verb in (*of_both, "close", "reopen")),
         *(f"thread {verb}" for verb in of_both),

@@ -14,10 +14,7 @@ from langchain_core.outputs import Generation
 from langgraph.store.base import PutOp
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory, SessionRules
-from langmem_isolated._crypto.owners import Level, Owner
-from langmem_isolated._storage import entries
-from langmem_isolated._storage.entries import Entry
-from langmem_isolated.errors import LegalHold, PolicyNotFound
+from langmem_isolated.errors import AnonymousNotFound, LegalHold, PolicyNotFound
 from langmem_isolated.lifecycle import sweeping
 from tests.conftest import ROOT_KEY, Attacker, Door
 from tests.embeddings import NGramEmbeddings
@@ -633,21 +630,36 @@ async def test_what_is_on_hold_is_not_cleared(memory: IsolatedMemory, door: Door
 # --- anonymous owners, background -----------------------------------------------------------------
 
 
-def test_an_owner_whose_claim_expired_is_removed_as_a_whole(
-    memory: IsolatedMemory, monkeypatch: pytest.MonkeyPatch
+def test_a_guest_whose_time_is_over_is_removed_with_all_it_has(
+    memory: IsolatedMemory, attacker: Attacker
 ):
-    guest = Owner.anonymous("guest-1", project="default")
-    records = memory._context.records(guest)
-    claim = sweeping.Kind.CLAIM
-    records.write(entries.put, (b"x",), [Entry(b"k", b"v")], 1, 1, kind=claim)
-    removed: list[Owner] = []
-    whole = {(claim, Level.ANONYMOUS): lambda _, owner: removed.append(owner)}
-    monkeypatch.setattr(sweeping, "WHOLE_OWNERS", whole)
+    guest = memory.anonymous(module_id="tutor", absolute=timedelta(seconds=0.3))
+    say(guest, "monday", 2)
+    user = tutor(memory)
+    say(user, "monday", 1)
+    assert memory.sweep(dry_run=True).counts == {}
+    time.sleep(0.35)
 
     assert memory.sweep(dry_run=True).counts == {"claim": 1}
-    assert removed == []
-    assert memory.sweep().counts == {"claim": 1}
-    assert removed == [guest]
+    assert memory.sweep().counts == {"claim": 1, "message": 2, "session": 1}
+
+    assert attacker("SELECT scope_id FROM scopes WHERE level = 5") == []
+    assert said(user) == ["0"]
+    with pytest.raises(AnonymousNotFound):
+        memory.recover(guest.id)
+
+
+def test_a_guest_whose_time_somebody_else_has_set_stays(memory: IsolatedMemory, attacker: Attacker):
+    guest = memory.anonymous(module_id="tutor")
+    say(guest, "monday", 1)
+    ((before,),) = attacker("SELECT expires_at FROM records WHERE kind = 20")
+    attacker("UPDATE records SET expires_at = 1 WHERE kind = 20")
+
+    swept = memory.sweep()
+
+    assert (swept.counts, swept.damaged) == ({}, 1)
+    attacker("UPDATE records SET expires_at = ? WHERE kind = 20", before)
+    assert said(memory.recover(guest.id)) == ["0"]
 
 
 async def test_the_background_sweeps_again_and_again_and_ends_with_the_memory(

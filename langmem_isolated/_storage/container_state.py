@@ -27,6 +27,8 @@ ARCHIVED_STATES = (3, 4)
 GENERATION_BYTES = 8
 # When a row expired whose records are being removed in batches; no clock gives this time.
 GONE = 0
+# When a row expired that nobody has seen yet: a copy that is not whole.
+UNSEEN = 1
 
 
 class ContainerState(NamedTuple):

@@ -8,9 +8,10 @@ import typer
 from typer.core import TyperGroup
 
 from langmem_isolated import __version__
-from langmem_isolated.cli import demo, profile, schema
+from langmem_isolated.cli import demo, profile, retention, schema
 from langmem_isolated.cli import sessions as session
 from langmem_isolated.cli import threads as thread
+from langmem_isolated.cli.clearing import clear
 from langmem_isolated.cli.doctor import doctor
 from langmem_isolated.cli.examples import shown
 from langmem_isolated.cli.keys import keygen
@@ -38,8 +39,8 @@ app = typer.Typer(
     help="Memory for LangChain and LangGraph that cannot leak between users.",
     epilog=(
         f"{shown('demo', '--version')}\n\n"
-        "The status is 0 when all is done, 1 when something is refused or does not hold, and 2 "
-        "when a command is not written as --help says."
+        "The status is 0 when all is done, 1 when something is refused or does not hold, 2 "
+        "when a command is not written as --help says, and 3 when a sweep has more to do."
     ),
     no_args_is_help=True,
     add_completion=False,
@@ -69,6 +70,8 @@ for command, examples in (
     (threads, ("threads --user ann --module tutor --json",)),
     (stats, ("stats", "stats --project shop --days 7", "stats --user ann --module tutor --json")),
     (digest, ("digest --user ann --module tutor",)),
+    (retention.sweep, ("sweep --dry-run", "sweep --max-seconds 60 --json")),
+    (clear, ("clear --user ann --module tutor", "clear --user ann --yes --json")),
     (doctor, ("doctor", "doctor --database postgresql://service@host/memory --json")),
 ):
     app.command(epilog=shown(*examples))(command)
@@ -76,6 +79,8 @@ app.add_typer(profile.commands, name="profile")
 app.add_typer(session.commands, name="session")
 app.add_typer(thread.commands, name="thread")
 app.add_typer(schema.commands, name="schema")
+app.add_typer(retention.retention, name="retention")
+app.add_typer(retention.hold, name="hold")
 
 
 def _print_version(is_wanted: bool) -> None:

@@ -2,14 +2,20 @@
 
 import json
 import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
+from typer import BadParameter
 
 from langmem_isolated._runtime.unseen_text import with_escapes
+from langmem_isolated.errors import LangmemIsolatedError
 
 DAMAGED = "(damaged: it does not open)"
 """Stands where a row that was tampered with has no name."""
@@ -59,6 +65,54 @@ def minute(moment: datetime) -> str:
 def second(moment: datetime | None) -> str:
     """A moment to the second; nothing for one that is not known."""
     return "" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S}"
+
+
+def print_counts(counts: Mapping[str, int], *, nothing: str) -> None:
+    """Print how many there were of each kind, or ``nothing``."""
+    if not counts:
+        sys.stdout.write(f"{nothing}\n")
+        return
+    shown = table("kind", "removed")
+    for kind, count in counts.items():
+        shown.add_row(cell(kind), f"{count:,}")
+    print_table(shown)
+
+
+@contextmanager
+def as_usage() -> Iterator[None]:
+    """Shows what cannot be meant as other commands that are written wrong."""
+    try:
+        yield
+    except LangmemIsolatedError:
+        raise
+    except ValueError as error:
+        raise BadParameter(one_line(str(error))) from None
+
+
+# What is over sooner shows no bar.
+_PATIENCE_SECONDS = 1.0
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int], None]]:
+    """Shows on a terminal how many there are by now, once that has taken more than a second.
+
+    It is told by a call; beside standard output, which is for results.
+    """
+    console, since = Console(stderr=True), time.monotonic()
+    columns = SpinnerColumn(), TextColumn("{task.completed:,} " + what), TimeElapsedColumn()
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    task = bar.add_task(what, total=None)
+
+    def count(number: int) -> None:
+        if time.monotonic() - since > _PATIENCE_SECONDS:
+            bar.start()
+            bar.update(task, completed=number)
+
+    try:
+        yield count
+    finally:
+        bar.stop()
 
 
 def print_json(value: object) -> None:

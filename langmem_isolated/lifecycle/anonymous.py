@@ -11,7 +11,7 @@ from langmem_isolated._runtime.arguments import kind_of
 from langmem_isolated._runtime.clock import lifetime, now
 from langmem_isolated._storage import guests
 from langmem_isolated._storage.guests import Life
-from langmem_isolated._storage.scope_removal import remove_rows
+from langmem_isolated._storage.removal import remove_rows
 from langmem_isolated.errors import AnonymousNotFound, KeyDestroyed
 from langmem_isolated.scope import AnonymousScope, checked_id
 

@@ -16,9 +16,9 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage import due
+from langmem_isolated._storage.batch_removal import BELOW, Due
 from langmem_isolated._storage.due import Pages, Reach
 from langmem_isolated._storage.entries import ENTRY_KINDS
-from langmem_isolated._storage.removal import BELOW, Due
 from langmem_isolated._storage.sessions.dropping import Kept
 from langmem_isolated.errors import LegalHold, RecordDoesNotOpen
 from langmem_isolated.lifecycle import holds

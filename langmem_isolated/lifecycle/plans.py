@@ -13,8 +13,8 @@ from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.clock import MICROSECOND
 from langmem_isolated._runtime.clock import now as moment_now
 from langmem_isolated._storage import due, entries
+from langmem_isolated._storage.batch_removal import NEVER, Due
 from langmem_isolated._storage.due import Pages, Reach
-from langmem_isolated._storage.removal import NEVER, Due
 from langmem_isolated._storage.sessions.dropping import Kept
 from langmem_isolated.lifecycle.policies import SPACE, Policy, narrowest
 from langmem_isolated.lifecycle.steps import (

@@ -12,9 +12,9 @@ from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import now
-from langmem_isolated._storage import removal
+from langmem_isolated._storage import batch_removal as removal
+from langmem_isolated._storage.batch_removal import BATCH, NEVER, Due, Removed
 from langmem_isolated._storage.documents import writing as documents
-from langmem_isolated._storage.removal import BATCH, NEVER, Due, Removed
 from langmem_isolated._storage.sessions.dropping import Kept, drop
 from langmem_isolated.errors import RecordDoesNotOpen
 from langmem_isolated.lifecycle.holds import held_among

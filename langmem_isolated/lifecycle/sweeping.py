@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
@@ -21,10 +20,11 @@ from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.callers import OnBehalfOf
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage import due
+from langmem_isolated._storage.batch_removal import BELOW, Due, Removed
 from langmem_isolated._storage.due import Pages
 from langmem_isolated._storage.entries import ENTRY_KINDS
-from langmem_isolated._storage.removal import BELOW, Due
 from langmem_isolated.errors import RecordDoesNotOpen
+from langmem_isolated.lifecycle.anonymous import remove as remove_guest
 from langmem_isolated.lifecycle.holds import project_keys
 from langmem_isolated.lifecycle.plans import plans_of, stored_policies
 from langmem_isolated.lifecycle.steps import (
@@ -78,10 +78,6 @@ class Swept:
 
 Progress = Callable[[int], None]
 """Told after each batch how many records have been removed so far."""
-
-WHOLE_OWNERS: dict[tuple[Kind, Level], Callable[[MemoryContext, Owner], None]] = {}
-"""What removes an owner with all it has when its record of a kind expires: a guest's, with its
-claim. Whoever knows owners of such a level puts one here."""
 
 
 class _Found(NamedTuple):
@@ -265,20 +261,26 @@ class Sweep:
         groups = groupby(sorted(row[1:] for row in rows), key=lambda row: (row[0], row[1]))
         for (scope_id, number), group in groups:
             kind, found = Kind(number), self._owners.of(scope_id)
-            remove = found and WHOLE_OWNERS.get((kind, found.owner.level))
-            if found and remove:
-                self._remove_whole(found.owner, kind, remove)
-            elif found and (kind in ENTRY_KINDS or kind is Kind.ITEM):
-                addresses = [(parent, key) for _, _, parent, key in group]
-                yield scope_id, RemoveRecords(kind, addresses, Due(expired=moment))
+            if not found or (kind not in ENTRY_KINDS and kind is not Kind.ITEM):
+                continue
+            addresses = [(parent, key) for _, _, parent, key in group]
+            expired = RemoveRecords(kind, addresses, Due(expired=moment))
+            if kind is Kind.CLAIM and found.owner.level is Level.ANONYMOUS:
+                self._remove_guest(scope_id, found, expired)
+            else:
+                yield scope_id, expired
 
-    def _remove_whole(
-        self, owner: Owner, kind: Kind, remove: Callable[[MemoryContext, Owner], None]
-    ) -> None:
-        if not self._removal.is_dry:
-            with suppress(RecordDoesNotOpen):
-                remove(self._context, owner)
-        self._removal.counts[kind] += 1
+    def _remove_guest(self, scope_id: bytes, found: _Found, expired: RemoveRecords) -> None:
+        """Remove an anonymous owner with all it has, if it is authentic that its time is over."""
+        snapshot = self._context.database.snapshot
+        try:
+            seen: Removed = snapshot(expired.run, found.keys, len(expired.addresses), is_dry=True)
+            if not self._removal.is_dry and seen.counts:
+                seen = Removed(remove_guest(self._context, found.owner))
+        except RecordDoesNotOpen:
+            self._owners.damaged.add(scope_id)
+            return
+        self._removal.counts += seen.counts
 
 
 def _containers(rows: list[Row], moment: int) -> Iterator[tuple[bytes, Step]]:

@@ -14,9 +14,9 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database import schema
 from langmem_isolated._database.transactions import Row, Transaction
+from langmem_isolated._storage.batch_removal import NEVER, Removed
 from langmem_isolated._storage.container_state import STATE, ContainerState
 from langmem_isolated._storage.containers import DIGEST, SCOPE_ID, row_of
-from langmem_isolated._storage.removal import NEVER, Removed
 from langmem_isolated._storage.sessions import statements as sql
 from langmem_isolated._storage.sessions.channel_limits import ChannelLimits, dense_from
 from langmem_isolated._storage.sessions.listing import ROWS
