@@ -9,7 +9,7 @@ from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.arguments import kind_of
-from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.clock import SECOND, now
 from langmem_isolated._storage import confirmation, entries, guests
 from langmem_isolated._storage.copying.copy import Copy
 from langmem_isolated._storage.copying.options import (
@@ -32,6 +32,8 @@ ORIGIN = "anonymous"
 _RECEIPTS = (b"claimed",)
 _CLAIM = b"claim"
 _TOKEN_BYTES = 16
+# For so long a claim that is told again, by a browser or a queue, answers as it did.
+_RECEIPT_DAYS = 30
 
 
 def claimed(
@@ -102,7 +104,8 @@ class _Receipt:
         self, transaction: Transaction, keys: ScopeKeys, done: Transferred, moment: int
     ) -> None:
         entry = Entry(self._key, done.packed())
-        entries.put(transaction, keys, _RECEIPTS, [entry], moment, kind=Kind.CLAIM)
+        lifetime = _RECEIPT_DAYS * 86_400 * SECOND
+        entries.put(transaction, keys, _RECEIPTS, [entry], moment, lifetime, kind=Kind.CLAIM)
 
 
 def _copied(
