@@ -189,8 +189,8 @@ async def test_a_message_that_dropped_out_is_stored_when_it_is_sent_again(
 def test_an_id_that_was_said_twice_is_no_damage_when_the_first_dropped_out(tutor: ScopedMemory):
     tutor.sessions.create("monday", channel_limits={"general": 2})
     history = tutor.chat_history("monday", channel="general")
-    for text in ("one", "two", "three"):
-        history.add_messages([HumanMessage(text, id="same")])
+    for text, message_id in (("one", "same"), ("two", "same"), ("three", "other")):
+        history.add_messages([HumanMessage(text, id=message_id)])
 
     assert texts(history.messages) == ["two", "three"]
     assert tutor.verify().messages == 2
@@ -299,7 +299,10 @@ def test_the_end_of_a_session_with_gaps_cannot_be_cut_off(gapped: ScopedMemory, 
             gapped.chat_history("monday").page(limit=limit)
 
 
-def test_a_message_that_dropped_out_cannot_be_put_back(tutor: ScopedMemory, attacker: Attacker):
+@pytest.mark.parametrize("instead_of", [None, 1, 3])
+def test_a_message_that_dropped_out_cannot_be_put_back(
+    tutor: ScopedMemory, attacker: Attacker, instead_of: int | None
+):
     columns = "scope_id, kind, parent, key, alias, tag, sealed, size, created_at, updated_at"
     tutor.sessions.create("monday", channel_limits={"general": 2})
     history = tutor.chat_history("monday")
@@ -308,6 +311,8 @@ def test_a_message_that_dropped_out_cannot_be_put_back(tutor: ScopedMemory, atta
         if number == 3:
             [row] = attacker(f"SELECT {columns} FROM records WHERE key = ?", key(2))
     assert "2" not in texts(history.messages)
+    if instead_of is not None:
+        attacker("DELETE FROM records WHERE key = ?", key(instead_of))
 
     attacker(f"INSERT INTO records ({columns}) VALUES ({', '.join('?' * 10)})", *row)
 
