@@ -11,6 +11,7 @@ from langchain_core.messages import BaseMessage, HumanMessage
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory, SessionRules
 from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._storage.transcripts import Embedded, Source, put_embeddings
 from langmem_isolated.errors import RecordDoesNotOpen, RecordError
 from tests.conftest import ROOT_KEY, Attacker, Door
 from tests.containers import state_of
@@ -208,6 +209,25 @@ async def test_what_recall_finds_is_what_a_session_keeps(tutor: ScopedMemory, do
         ["plums", "pears"],
     )
     assert tutor.recall("apples") == []
+
+
+def test_what_dropped_out_while_it_was_embedded_leaves_no_vector(
+    tutor: ScopedMemory, attacker: Attacker
+):
+    tutor.sessions.create("monday", channel_limits={"general": 1})
+    tutor.chat_history("monday").add_messages(said(1), channel="general")
+    keys = tutor._records.keys()
+    source = Source(Kind.SESSION, keys.pseudonym(Kind.SESSION, b"monday"))
+    birth = state_of(tutor, attacker, Kind.SESSION, "monday").birth
+    tutor.chat_history("monday").add_messages(said(2), channel="general")
+
+    embedded = [Embedded(source, birth, key(number), b"vector") for number in range(2)]
+    tutor._records.write(put_embeddings, embedded, 1)
+
+    found = attacker("SELECT key FROM records WHERE kind = ?", int(Kind.EMBEDDING))
+    assert [bytes(one) for (one,) in found] == [key(1)]
+    tutor.chat_history("monday").add_messages(said(3), channel="general")
+    assert attacker("SELECT key FROM records WHERE kind = ?", int(Kind.EMBEDDING)) == []
 
 
 # --- at once --------------------------------------------------------------------------------------
