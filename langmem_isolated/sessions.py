@@ -317,7 +317,8 @@ def _with_lifetimes(
 
 def as_session(row: Listed) -> Session:
     """A session's row as a list shows it."""
-    header = None if row.sound_header is None else decode_header(row.sound_header)
+    sound = row.sound_header
+    header = None if sound is None else decode_header(sound)
     return Session(
         id=header and header.session_id,
         title=header and header.title,

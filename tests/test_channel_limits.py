@@ -11,6 +11,7 @@ from langchain_core.messages import BaseMessage, HumanMessage
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory, SessionRules
 from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._storage.transcripts import Embedded, Source, put_embeddings
 from langmem_isolated.errors import RecordDoesNotOpen, RecordError
 from tests.conftest import ROOT_KEY, Attacker, Door
 from tests.containers import state_of
@@ -189,8 +190,8 @@ async def test_a_message_that_dropped_out_is_stored_when_it_is_sent_again(
 def test_an_id_that_was_said_twice_is_no_damage_when_the_first_dropped_out(tutor: ScopedMemory):
     tutor.sessions.create("monday", channel_limits={"general": 2})
     history = tutor.chat_history("monday", channel="general")
-    for text in ("one", "two", "three"):
-        history.add_messages([HumanMessage(text, id="same")])
+    for text, message_id in (("one", "same"), ("two", "same"), ("three", "other")):
+        history.add_messages([HumanMessage(text, id=message_id)])
 
     assert texts(history.messages) == ["two", "three"]
     assert tutor.verify().messages == 2
@@ -208,6 +209,25 @@ async def test_what_recall_finds_is_what_a_session_keeps(tutor: ScopedMemory, do
         ["plums", "pears"],
     )
     assert tutor.recall("apples") == []
+
+
+def test_what_dropped_out_while_it_was_embedded_leaves_no_vector(
+    tutor: ScopedMemory, attacker: Attacker
+):
+    tutor.sessions.create("monday", channel_limits={"general": 1})
+    tutor.chat_history("monday").add_messages(said(1), channel="general")
+    keys = tutor._records.keys()
+    source = Source(Kind.SESSION, keys.pseudonym(Kind.SESSION, b"monday"))
+    birth = state_of(tutor, attacker, Kind.SESSION, "monday").birth
+    tutor.chat_history("monday").add_messages(said(2), channel="general")
+
+    embedded = [Embedded(source, birth, key(number), b"vector") for number in range(2)]
+    tutor._records.write(put_embeddings, embedded, 1)
+
+    found = attacker("SELECT key FROM records WHERE kind = ?", int(Kind.EMBEDDING))
+    assert [bytes(one) for (one,) in found] == [key(1)]
+    tutor.chat_history("monday").add_messages(said(3), channel="general")
+    assert attacker("SELECT key FROM records WHERE kind = ?", int(Kind.EMBEDDING)) == []
 
 
 # --- at once --------------------------------------------------------------------------------------
@@ -299,7 +319,10 @@ def test_the_end_of_a_session_with_gaps_cannot_be_cut_off(gapped: ScopedMemory, 
             gapped.chat_history("monday").page(limit=limit)
 
 
-def test_a_message_that_dropped_out_cannot_be_put_back(tutor: ScopedMemory, attacker: Attacker):
+@pytest.mark.parametrize("instead_of", [None, 1, 3])
+def test_a_message_that_dropped_out_cannot_be_put_back(
+    tutor: ScopedMemory, attacker: Attacker, instead_of: int | None
+):
     columns = "scope_id, kind, parent, key, alias, tag, sealed, size, created_at, updated_at"
     tutor.sessions.create("monday", channel_limits={"general": 2})
     history = tutor.chat_history("monday")
@@ -308,6 +331,8 @@ def test_a_message_that_dropped_out_cannot_be_put_back(tutor: ScopedMemory, atta
         if number == 3:
             [row] = attacker(f"SELECT {columns} FROM records WHERE key = ?", key(2))
     assert "2" not in texts(history.messages)
+    if instead_of is not None:
+        attacker("DELETE FROM records WHERE key = ?", key(instead_of))
 
     attacker(f"INSERT INTO records ({columns}) VALUES ({', '.join('?' * 10)})", *row)
 

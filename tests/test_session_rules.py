@@ -2,15 +2,19 @@
 
 import asyncio
 import multiprocessing
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from langchain_core.messages import HumanMessage
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory, SessionRules
 from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._storage.sessions import beginning
 from langmem_isolated.errors import (
     RecordDoesNotOpen,
     ScopeError,
@@ -412,6 +416,28 @@ def test_however_many_make_sessions_at_once_no_more_are_kept(kept_three: Isolate
     assert tutor.sessions.count() == 3
     assert len(tutor.sessions()) == 3
     assert tutor.verify().messages == 3
+
+
+def test_two_who_make_a_session_at_the_same_moment_count_each_others(
+    kept_three: IsolatedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    """Each is made before the other is counted, where the database lets both write at once."""
+    tutor = kept_three.scope(user_id="alice", module_id="tutor")
+    for name in ("1", "2"):
+        tutor.sessions.create(name)
+    both, drop_excess = threading.Barrier(2), beginning._drop_excess
+
+    def dropped_together(*arguments: Any) -> None:
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.5)
+        drop_excess(*arguments)
+
+    monkeypatch.setattr(beginning, "_drop_excess", dropped_together)
+    with ThreadPoolExecutor(2) as threads:
+        for made in [threads.submit(tutor.sessions.create, name) for name in "34"]:
+            made.result()
+
+    assert tutor.sessions.count() == 3
 
 
 def _make_sessions(url: str, start: int) -> None:

@@ -267,7 +267,8 @@ class ContainerRows:
             **beginning._asdict(),
             **_begun(keys, birth, now),
         )
-        new = new._replace(expires_at=new.expiry_after(now))
+        if new.has_lifetime:
+            new = new._replace(expires_at=new.expiry_after(now))
         return new.authenticated(self._kind, keys, digest)
 
     def begin_again(

@@ -43,6 +43,11 @@ _ALL = select(
     _records.kind, _records.parent, _records.key, _records.sealed, _records.created_at
 ).where(_records.scope_id == SCOPE_ID, _records.kind.in_(_numbers(_ROWS_OF)))
 _OF_ONE = _ALL.where(_records.parent == DIGEST)
+_KEYS = select(_records.key).where(
+    _records.scope_id == SCOPE_ID,
+    _records.kind.in_(_numbers([Kind.MESSAGE])),
+    _records.parent == DIGEST,
+)
 _LOCKS = {kind: select(*STATE).where(row_of(kind)).with_for_update() for kind in _BELOW}
 _EMBEDDINGS = (
     select(_sessions.kind, _records.parent, _records.key, _records.sealed, _sessions.birth)
@@ -212,7 +217,8 @@ def put_embeddings(
 ) -> None:
     """Store embeddings, in place of older ones, below those sources that are still what they were.
 
-    A session or thread that was removed or cleared meanwhile gets none.
+    A session or thread that was removed or cleared meanwhile gets none, and neither does a message
+    that dropped out.
     """
     groups: dict[tuple[Source, bytes], list[Embedded]] = defaultdict(list)
     for one in embedded:
@@ -221,11 +227,14 @@ def put_embeddings(
     for (source, birth), members in sorted(groups.items()):
         shared = {"scope_id": keys.scope_id, "digest": source.digest}
         row = transaction.row(_LOCKS[source.kind], **shared)
-        if row and ContainerState.checked(source.kind, keys, source.digest, row).birth == birth:
+        if row is None:
+            continue
+        state = ContainerState.checked(source.kind, keys, source.digest, row)
+        if state.birth == birth:
+            there = _still_there(transaction, keys, source, state, members)
             place = keys.aad_prefix(Kind.EMBEDDING, source.digest, birth)
             sealed = (
-                (one.key, keys.seal(place, one.key, one.plaintext, compress=False))
-                for one in members
+                (one.key, keys.seal(place, one.key, one.plaintext, compress=False)) for one in there
             )
             transaction.execute_many(
                 _PUT_EMBEDDING[transaction.is_postgres],
@@ -240,3 +249,18 @@ def put_embeddings(
                     for key, body in sealed
                 ],
             )
+
+
+def _still_there(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    source: Source,
+    state: ContainerState,
+    members: list[Embedded],
+) -> list[Embedded]:
+    """Those whose message did not drop out of its channel while it was embedded."""
+    if state.channels is None:
+        return members
+    found = transaction.rows(_KEYS, scope_id=keys.scope_id, digest=source.digest)
+    there = {key for (key,) in found}
+    return [one for one in members if one.key in there]

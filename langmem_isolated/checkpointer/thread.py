@@ -44,7 +44,8 @@ class Thread:
 
 def as_thread(listed: Listed) -> Thread:
     """A thread's row as a list shows it."""
-    header = None if listed.sound_header is None else decode_header(listed.sound_header)
+    sound = listed.sound_header
+    header = None if sound is None else decode_header(sound)
     return Thread(
         id=header and header.session_id,
         title=header and header.title,
