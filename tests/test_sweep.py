@@ -13,12 +13,13 @@ from langchain_core.messages import HumanMessage
 from langchain_core.outputs import Generation
 from langgraph.store.base import PutOp
 
-from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory, SessionRules
+from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory, SessionRules, lifecycle
 from langmem_isolated.errors import AnonymousNotFound, LegalHold, PolicyNotFound
 from langmem_isolated.lifecycle import sweeping
 from tests.conftest import ROOT_KEY, Attacker, Door
 from tests.embeddings import NGramEmbeddings
 from tests.processes import Child
+from tests.test_docstrings import examples_of, failures_of
 from tests.threads import at, put
 
 AT_ONCE = 6e-8  # minutes: 4 µs
@@ -707,3 +708,14 @@ def test_a_sweep_that_fails_in_the_background_is_logged_without_content_and_trie
     assert len(calls) >= 3
     assert "ValueError" in caplog.text
     assert "canary" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "documented", [lifecycle.Retention, lifecycle.Policy, IsolatedMemory.sweep, ScopedMemory.clear]
+)
+def test_examples_of_retention_run(memory: IsolatedMemory, documented: Any):
+    names = {"memory": memory, "scope": tutor(memory)}
+    tests = examples_of(documented, documented.__name__, names)
+
+    assert tests
+    assert failures_of(tests) == ""
