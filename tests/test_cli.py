@@ -1,3 +1,4 @@
+import base64
 import json
 import os
 import re
@@ -116,6 +117,7 @@ def test_it_has_the_commands_that_operators_know():
         "hold release",
         "keygen",
         "demo",
+        "digest",
         "doctor",
         "modules",
         "profile compare",
@@ -127,6 +129,7 @@ def test_it_has_the_commands_that_operators_know():
         "sessions",
         "show",
         "sweep",
+        "stats",
         "threads",
         *(f"session {verb}" for verb in (*of_both, "close", "reopen")),
         *(f"thread {verb}" for verb in of_both),
@@ -364,6 +367,41 @@ def test_who_has_nothing_is_told_so_and_programs_get_an_empty_list(said: Isolate
         )
         assert answer(*command, "--database", url) == []
     assert answer("modules", "--user", "ann", "--project", "other", "--database", url) == []
+
+
+def test_how_much_there_is_is_told_without_naming_a_user(said: IsolatedMemory):
+    url = url_of(said)
+    usage = {"input_tokens": 7, "output_tokens": 9, "total_tokens": 16}
+    answered = AIMessage("42", usage_metadata=usage, response_metadata={"model": "[red]small"})
+    said.scope(user_id="bob", module_id="tutor").chat_history("monday").add_messages([answered])
+
+    found = answer("stats", "--largest", 1, "--days", 2, "--database", url)
+    ann = answer("stats", *ANN, "--database", url)
+    shown = run("stats", "--largest", 1, "--database", url).stdout
+
+    assert (found["total"]["users"], found["total"]["messages"]) == (2, 5)
+    assert [(one["project"], one["module"]) for one in found["modules"]] == [("default", "tutor")]
+    assert [day["active_users"] for day in found["days"]] == [0, 2]
+    assert found["tokens"][0]["model"] == "[red]small"
+    assert ann["total"]["sessions"] == 2
+    assert "default tutor 2 3 5 " in words(shown)
+    assert "[red]small 1 7 9" in words(shown)
+    assert "bob" not in shown + json.dumps(found)
+    assert "--module" in error_line(run("stats", "--user", "ann", "--database", url))
+
+
+def test_the_digest_of_a_scope_is_the_one_in_the_tables(
+    said: IsolatedMemory, attacker: Attacker, tmp_path: Path
+):
+    url = url_of(said)
+    told = answer("digest", *ANN, "--database", url)
+
+    assert base64.b64decode(told["base64"]).hex() == told["hex"]
+    assert (bytes.fromhex(told["hex"]),) in attacker("SELECT scope_id FROM scopes")
+    assert f"hex {told['hex']}" in words(run("digest", *ANN, "--database", url).stdout)
+    with IsolatedMemory(f"sqlite:///{tmp_path}/empty.db", root_key=LocalRootKey.from_text(KEY)):
+        empty = run("digest", *ANN, "--database", f"sqlite:///{tmp_path}/empty.db")
+    assert "Nothing was ever stored" in error_line(empty)
 
 
 def test_checks_answer_programs_with_the_same_status(said: IsolatedMemory):

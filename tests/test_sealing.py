@@ -276,7 +276,7 @@ def test_kinds_keep_their_numbers():
     later = {"collection": 11, "embedding": 12, "entry": 13}
     reserved = (
         *("grant", "profile", "inbox", "blind_index", "audit", "policy", "claim", "receipt"),
-        "node_cache",
+        *("node_cache", "usage"),
     )
     later |= {name: number for number, name in enumerate(reserved, start=14)}
 

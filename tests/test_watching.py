@@ -1,6 +1,7 @@
 """Watching without reading: log records by digests, and modules verified against each other."""
 
 import logging
+import re
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -205,3 +206,32 @@ def test_what_was_changed_within_a_module_is_refused_as_damage(
 
     with pytest.raises(RecordDoesNotOpen):
         memory.verify_module_isolation(user_id="alice")
+
+
+def counting_sql() -> list[str]:
+    """The statements that the documentation counts with."""
+    page = Path(__file__).parent.parent / "docs" / "operations.md"
+    return re.findall(r"```sql\n(.*?)\n```", page.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(len(counting_sql())))
+def test_the_sql_of_the_documentation_counts_what_there_is(
+    memory: IsolatedMemory, attacker: Attacker, number: int
+):
+    for name in ("tutor", "notes"):
+        module(memory, name)
+    usage = {"input_tokens": 7, "output_tokens": 9, "total_tokens": 16}
+    answered = AIMessage("42", usage_metadata=usage, response_metadata={"model": "small"})
+    memory.scope(user_id="bob", module_id="tutor").chat_history("s").add_messages([answered])
+
+    rows = attacker(counting_sql()[number])
+
+    numbers = [sorted(int(n) for n in row if not isinstance(n, bytes)) for row in rows]
+    counted = [
+        lambda: sorted(row[2:4] for row in rows) == [(1, 1), (2, 2)],
+        lambda: sorted(row[2:4] for row in rows) == [(1, 1), (1, 2), (1, 2)],
+        lambda: [row[1:3] for row in rows] == [(8, 1), (8, 1)],
+        lambda: [row[1] for row in rows] == [2],
+        lambda: [row[2:] for row in rows] == [(1, 7, 9)],
+    ]
+    assert counted[number](), numbers
