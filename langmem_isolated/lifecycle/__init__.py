@@ -19,6 +19,7 @@ from langmem_isolated.lifecycle.profile_values import (
     ProfileContents,
     ProfileEntryChanged,
     ProfileEntryNotFound,
+    ProfileFull,
 )
 from langmem_isolated.lifecycle.verification import Verified, verified
 
@@ -36,6 +37,7 @@ __all__ = [
     "ProfileContents",
     "ProfileEntryChanged",
     "ProfileEntryNotFound",
+    "ProfileFull",
     "ProfileReader",
     "ScopeLifecycle",
     "SessionSummary",
