@@ -31,7 +31,8 @@ OBJECTS = {path: found for path, found in PUBLIC.items() if found[1] not in NO_O
 MET = ["ScopeError", "IsolationViolation", "RootKeyInvalid", "SessionNotFound", "DatabaseError"]
 OBJECTS |= {f"errors.{name}": (errors, name) for name in MET}
 # Of what the life of memory gives, beside what the package exports itself.
-GIVEN = ["FactSource", "Interest", "ModuleComparison", "ProfileCleared", "ProfileEntryNotFound"]
+GIVEN = ["FactSource", "Interest", "ModuleComparison", "ProfileCleared"]
+GIVEN += ["ProfileEntryNotFound", "ProfileFull"]
 OBJECTS |= {f"lifecycle.{name}": (lifecycle, name) for name in GIVEN}
 OPTIONS = doctest.ELLIPSIS
 

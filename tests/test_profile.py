@@ -1,10 +1,13 @@
 """A profile keeps what one module knows of a user: typed, bounded, and no change of others lost."""
 
 import asyncio
+import itertools
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +20,7 @@ from langmem_isolated import (
     ScopedMemory,
 )
 from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._storage import profiles
 from langmem_isolated.errors import (
     KeyDestroyed,
     LimitExceeded,
@@ -274,6 +278,19 @@ def test_a_repr_shows_no_content(profile: Profile):
     assert "alice" not in shown
 
 
+def test_a_profile_is_loaded_when_it_is_first_asked_for(tmp_path: Path, root_key: LocalRootKey):
+    scope = IsolatedMemory(f"sqlite:///{tmp_path}/never.db", root_key=root_key).scope(
+        user_id="alice", module_id="tutor"
+    )
+
+    for module in (scope, scope.module("planner")):
+        module.profile()
+        module.cross_module()
+        module.profile_tool()
+
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_two_modules_know_two_things_of_one_user(memory: IsolatedMemory, tutor: ScopedMemory):
     planner = tutor.module("planner")
     tutor.profile().add_fact("Likes chess.")
@@ -371,6 +388,34 @@ def test_writers_at_once_do_not_pass_the_bound_together(database_url: str, root_
         assert sum(stored) == len(profile.facts()) == 10
 
 
+def test_who_appends_does_not_wait_for_who_changes_the_profile(
+    postgres_url: str, root_key: LocalRootKey
+):
+    """On PostgreSQL; SQLite has one writer."""
+    with IsolatedMemory(postgres_url, root_key=root_key, timeout=5) as memory:
+        scope = memory.scope(user_id="alice", module_id="tutor")
+        history, profile = scope.chat_history("monday"), scope.profile()
+        history.add_user_message("one")
+        scope.store().put(("facts",), "1", {})
+        is_in, may_end = threading.Event(), threading.Event()
+
+        def held(found: profiles.ProfileEntries) -> None:
+            is_in.set()
+            assert may_end.wait(20)
+
+        with ThreadPoolExecutor(1) as pool:
+            editing = pool.submit(profile._records.write, profiles.edit, held, 1)
+            assert is_in.wait(20)
+            history.add_user_message("two")
+            scope.store().put(("facts",), "1", {"x": 1})
+            scope.byte_store().mset([("k", b"v")])
+            assert profile.contents().facts == ()
+            assert not editing.done()
+            may_end.set()
+            editing.result()
+        assert history.count() == 2
+
+
 def test_a_correction_and_a_removal_at_once_do_not_bring_a_fact_back(tutor: ScopedMemory):
     profile = tutor.profile()
     for _ in range(20):
@@ -398,6 +443,27 @@ def test_processes_at_once_lose_nothing(database_url: str, tutor: ScopedMemory):
         child.result()
 
     assert len(tutor.profile().facts()) == 21
+
+
+def add_until_killed(url: str) -> None:
+    with IsolatedMemory(url, root_key=LocalRootKey(bytes(range(32)))) as memory:
+        profile = memory.scope(user_id="alice", module_id="tutor").profile()
+        for batch in itertools.count():
+            profile.add_facts([f"fact {batch} {number}" for number in range(10)])
+            profile.merge(*profile.facts()[-2:], text=f"two of {batch}")
+
+
+def test_a_process_that_is_killed_leaves_whole_changes(database_url: str, tutor: ScopedMemory):
+    child = Child(add_until_killed, database_url)
+    while len(tutor.profile().facts()) < 40:
+        time.sleep(0.01)
+    child.kill()
+
+    facts = tutor.profile().facts()
+    merged = sum(fact.text.startswith("two of") for fact in facts)
+    # Each batch has ten facts, and nine when two are merged; the last may not be yet.
+    assert len(facts) - 9 * merged in (0, 10)
+    tutor.verify()
 
 
 async def test_a_cancelled_write_is_whole_or_absent(profile: Profile):

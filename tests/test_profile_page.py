@@ -90,6 +90,7 @@ async def test_two_modules_are_compared_side_by_side(
     (summary,) = found.modules[1].session_summaries
     assert (summary.session_id, summary.summary) == ("monday", "They greeted.")
     assert found.modules[1].overview.facts == 2
+    assert [fact.text for fact in found.notebook.facts] == ["Shared."]
 
 
 def test_only_the_modules_asked_for_are_compared_in_their_order(
@@ -139,6 +140,7 @@ def url(tmp_path: Path) -> str:
         scope.profile().add_fact("Likes \x1b[2Jchess.", source="user")
         scope.profile().set_attribute("[red]level", [3])
         scope.profile().add_interest("Go")
+        scope.cross_module().add_fact("Shared.")
         scope.chat_history("monday").add_user_message("Hi")
         memory.scope(user_id="ann", module_id="[bold]plan").profile().set_summary("Busy.")
     return url
@@ -161,6 +163,8 @@ def test_modules_are_shown_side_by_side(url: str):
     assert shown.exit_code == 0, shown.output
     assert "what [bold]plan tutor" in words(shown.stdout)
     assert "summary Busy." in words(shown.stdout)
+    shared = words(shown.stdout).partition("The notebook that all modules share:")[2]
+    assert "Shared." in shared
     nobody = run("profile", "compare", "--user", "bob", "--database", url)
     assert nobody.stdout == "This user has no memory in this project.\n"
 
@@ -178,6 +182,7 @@ def test_profiles_are_printed_for_programs(url: str):
     assert set(fact) == {"id", "text", "time", "updated", "revision", "sources"}
     assert (fact["sources"][0]["kind"], one["attributes"]) == ("user", {"[red]level": [3]})
     assert one["overview"]["conversations"] == 1
-    assert [module["module"] for module in both] == ["[bold]plan", "tutor"]
-    assert both[0]["summary"] == "Busy."
-    assert [m["module"] for m in answer("compare", "--module", "tutor")] == ["tutor"]
+    assert [module["module"] for module in both["modules"]] == ["[bold]plan", "tutor"]
+    assert both["modules"][0]["summary"] == "Busy."
+    assert [fact["text"] for fact in both["notebook"]["facts"]] == ["Shared."]
+    assert [m["module"] for m in answer("compare", "--module", "tutor")["modules"]] == ["tutor"]

@@ -86,8 +86,9 @@ def compare(
     with existing_memory(database, key_store) as memory:
         found = memory.compare_modules(user_id=user, project_id=project, modules=module)
     if as_json:
-        print_json([_module_as_fields(one) for one in found.modules])
-    elif found.modules:
+        modules = [_module_as_fields(one) for one in found.modules]
+        print_json({"modules": modules, "notebook": _as_fields(found.notebook)})
+    elif found.modules or found.notebook:
         _print_comparison(found)
     else:
         typer.echo("This user has no memory in this project.")
@@ -119,6 +120,9 @@ def _print_comparison(found: "ModuleComparison") -> None:
     for aspect, name, values in found.rows():
         compared.add_row(cell(f"{aspect} {name}".strip()), *map(cell, map(_shown, values)))
     print_table(compared)
+    if found.notebook:
+        typer.echo("The notebook that all modules share:")
+        _print_contents(found.notebook)
 
 
 def _heading(module_id: str) -> str:

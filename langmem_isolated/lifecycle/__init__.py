@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         ProfileContents,
         ProfileEntryChanged,
         ProfileEntryNotFound,
+        ProfileFull,
     )
     from langmem_isolated.lifecycle.quotas import Quotas
     from langmem_isolated.lifecycle.retention import Retention
@@ -81,6 +82,7 @@ __all__ = [
     "ProfileContents",
     "ProfileEntryChanged",
     "ProfileEntryNotFound",
+    "ProfileFull",
     "ProfileReader",
     "Quota",
     "Quotas",
@@ -128,6 +130,7 @@ _NAMES = {
         "ProfileContents",
         "ProfileEntryChanged",
         "ProfileEntryNotFound",
+        "ProfileFull",
     ),
     "lifecycle.quotas": ("Quotas",),
     "lifecycle.retention": ("Retention",),

@@ -73,6 +73,8 @@ class ModuleComparison:
 
     modules: tuple[ModuleKnowledge, ...]
     """By id, or in the order that was asked for."""
+    notebook: ProfileContents
+    """What all modules share; see :meth:`ScopedMemory.cross_module`."""
 
     @property
     def module_ids(self) -> tuple[str, ...]:
@@ -118,7 +120,8 @@ def compared(
         modules = sorted(o.module for o in owners if o.level is Level.PRIVATE and o.module)
     refuse_single("modules", modules, (), example=_EXAMPLE)
     scopes = [Scope(user_id, module, project_id=project_id) for module in dict.fromkeys(modules)]
-    return ModuleComparison(tuple(_known(scope, context.private(scope)) for scope in scopes))
+    known = tuple(_known(scope, context.private(scope)) for scope in scopes)
+    return ModuleComparison(known, ProfileReader(context.records(user)).contents())
 
 
 def _known(scope: Scope, records: ScopedDatabase) -> ModuleKnowledge:

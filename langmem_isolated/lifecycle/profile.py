@@ -54,7 +54,8 @@ class Profile(ProfileReader):
     attribute is an entry of its own: writers of two never meet, those of one wait for each other.
 
     How much it may hold is in ``Limits.profile_entries`` and ``profile_bytes``; what is beyond
-    raises :class:`~langmem_isolated.errors.LimitExceeded`, and nothing is written.
+    raises `ProfileFull` or another :class:`~langmem_isolated.errors.LimitExceeded`, and nothing is
+    written.
 
     >>> profile = scope.profile()
     >>> fact = profile.add_fact("Has a test on Friday.", source="user", session_id="monday")

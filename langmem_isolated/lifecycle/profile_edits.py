@@ -30,6 +30,7 @@ from langmem_isolated.lifecycle.profile_values import (
     ProfileCleared,
     ProfileEntryChanged,
     ProfileEntryNotFound,
+    ProfileFull,
 )
 
 
@@ -120,8 +121,9 @@ class Edits(NamedTuple):
 
     def _refuse_too_many(self, found: ProfileEntries, added: int) -> None:
         if added:
-            there = sum(map(found.count, BOUNDED))
-            self.limits.check("profile_entries", there + added)
+            wanted = sum(map(found.count, BOUNDED)) + added
+            if wanted > self.limits.profile_entries:
+                raise ProfileFull(self.limits.profile_entries, wanted)
 
 
 def remove(found: ProfileEntries, part: Part, key: bytes) -> int:
