@@ -17,7 +17,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.types import Command
 
 from langmem_isolated._adapters.message_ids import named
-from langmem_isolated._adapters.profile_prompt import with_profile
+from langmem_isolated._adapters.profile_prompt import checked_profile, with_profile
 from langmem_isolated._adapters.recall_prompt import last_human, with_recalled
 from langmem_isolated._adapters.recorder import (
     ENDINGS,
@@ -115,6 +115,7 @@ class IsolatedMemoryMiddleware(AgentMiddleware[Any, Any, Any]):
 
     Raises:
         ScopeError: ``channel`` is malformed.
+        TypeError: ``profile`` is no ``bool``.
         ValueError: ``recall`` or ``summarize_after`` is less than 1.
     """
 
@@ -136,7 +137,7 @@ class IsolatedMemoryMiddleware(AgentMiddleware[Any, Any, Any]):
         self._options = _Options(
             checked_id("channel", channel),
             recall,
-            profile,
+            checked_profile(profile),
             plaintext_cache,
             summarize_with,
             summarize_after,

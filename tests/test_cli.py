@@ -119,6 +119,8 @@ def test_it_has_the_commands_that_operators_know():
         "merge run",
         "merge undo",
         "modules",
+        "profile compare",
+        "profile show",
         "schema upgrade",
         "sessions",
         "show",

@@ -24,8 +24,7 @@ from langmem_isolated.errors import (
     ScopeError,
     ValueNotStorable,
 )
-from langmem_isolated.lifecycle import Profile
-from langmem_isolated.lifecycle.profile_values import ProfileEntryChanged, ProfileEntryNotFound
+from langmem_isolated.lifecycle import Profile, ProfileEntryChanged, ProfileEntryNotFound
 from tests.conftest import Attacker, Door
 from tests.processes import Child
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from langchain_core.messages import AnyMessage, HumanMessage
 
+from langmem_isolated._runtime.arguments import kind_of
 from langmem_isolated.recall_tool import as_json_line, line_within
 
 PROFILE_CHARACTERS = 4_000
@@ -28,6 +29,20 @@ class Quotable(Protocol):
 
     def quotable(self) -> Iterable[Mapping[str, Any]]:
         """Its entries as dicts, the most telling first, each with a ``text``."""
+
+
+def checked_profile(profile: object) -> bool:
+    """Whether the profile is wanted.
+
+    Raises:
+        TypeError: It is no ``bool``.
+    """
+    if not isinstance(profile, bool):
+        raise TypeError(
+            f"profile must be True or False, got {kind_of(profile)}. The middleware finds the "
+            "profile itself: it is that of each run's user and module."
+        )
+    return profile
 
 
 def with_profile(messages: Sequence[AnyMessage], contents: Quotable) -> list[AnyMessage]:

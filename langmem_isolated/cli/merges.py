@@ -20,12 +20,12 @@ from langmem_isolated.cli.options import (
 from langmem_isolated.cli.terminal import cell, minute, print_json, print_table, table
 
 if TYPE_CHECKING:
-    from langmem_isolated.lifecycle.merge_values import (
+    from langmem_isolated.lifecycle import (
         MergeConflicts,
         MergePlan,
+        MergeReceipt,
         Named,
         NewName,
-        Receipt,
         Undone,
     )
 
@@ -135,7 +135,7 @@ def undo(
 ) -> None:
     """Take out what was put in and not changed since, and say what was left."""
     from langmem_isolated.cli.databases import existing_memory
-    from langmem_isolated.lifecycle.merge_values import ReceiptNotFound
+    from langmem_isolated.lifecycle import ReceiptNotFound
 
     with existing_memory(database, key_store) as memory, _pulse("Undoing"):
         found = memory.receipts(user_id=user, project_id=project)
@@ -167,7 +167,7 @@ def _as_fields(named: Named) -> dict[str, object]:
     return {"kind": named.kind, "names": [*named.names]}
 
 
-def _as_receipt(receipt: Receipt) -> dict[str, object]:
+def _as_receipt(receipt: MergeReceipt) -> dict[str, object]:
     names = ("id", "what", "from_module", "into_module", "begun", "finished", "counts")
     renamed = [new._asdict() for new in receipt.renamed]
     return {**{name: getattr(receipt, name) for name in names}, "renamed": renamed}
@@ -201,7 +201,7 @@ def _print_named(heading: str, found: tuple[Named, ...]) -> None:
         print_table(rows)
 
 
-def _print_receipts(receipts: list[Receipt]) -> None:
+def _print_receipts(receipts: list[MergeReceipt]) -> None:
     rows = table("receipt", "what", "from", "into", "begun, UTC", "put in", "renamed")
     for one in receipts:
         counts = ", ".join(f"{count:,} {kind}" for kind, count in one.counts.items())

@@ -60,7 +60,7 @@ class MergePlan:
 
 @made_by("memory.merge_modules(…, dry_run=False)", first=str)
 @dataclass(frozen=True, slots=True)
-class Receipt:
+class MergeReceipt:
     """What a merge or a copy did, and by which it is undone; names are left out of the ``repr``.
 
     It is kept, sealed, with the module that was copied into, for 30 days.

@@ -12,6 +12,7 @@ from langmem_isolated.scope import Scope
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
+    from langmem_isolated.lifecycle.overview import Overview
     from langmem_isolated.lifecycle.profile import Profile
     from langmem_isolated.lifecycle.profile_tool import ProfileTool
     from langmem_isolated.lifecycle.shared_memory import SharedMemory
@@ -65,6 +66,23 @@ class ScopeLifecycle:
 
         shared = self._context.records(Owner.at(Level.USER, self._scope))
         return Profile(shared, self._scope.module_id)
+
+    def overview(self) -> Overview:
+        """What a profile page shows: conversations, messages, first and last activity.
+
+        From rows that count, without reading messages: as quick with a million as with ten. The
+        numbers are as the rows say; :meth:`verify` finds out whether somebody changed them.
+
+        Raises:
+            DatabaseError: The database refused or failed.
+        """
+        from langmem_isolated.lifecycle.overview import overview_of
+
+        return overview_of(self._records)
+
+    async def aoverview(self) -> Overview:
+        """What a profile page shows; see :meth:`overview`."""
+        return await self._records.arun(self.overview)
 
     def profile_tool(self, **options: Any) -> ProfileTool:
         """:meth:`profile` as a tool for a model, which chooses action and text and nothing else.

@@ -142,7 +142,7 @@ class ProfileContents:
             yield {"kind": "summary", "text": self.summary}
         for name, value in self.attributes.items():
             yield {"kind": "attribute", "name": name, "text": value}
-        for fact in sorted(self.facts, key=lambda fact: fact.updated, reverse=True):
+        for fact in sorted(self.facts, key=lambda fact: (fact.updated, fact.position))[::-1]:
             yield {"kind": "fact", "id": fact.id, "time": fact.time, "text": fact.text}
         for interest in self.interests:
             yield {"kind": "interest", "text": interest.name}
