@@ -204,7 +204,7 @@ def test_calls_without_a_meaning_are_refused(memory: IsolatedMemory, tutor: Scop
         memory.merge_modules(user_id="alice", from_module="tutor", into_module="tutor")
     with pytest.raises(ValueError, match="conflicts must be one of"):
         memory.merge_modules(**BETWEEN, conflicts="replace")  # type: ignore[call-overload]
-    with pytest.raises(TypeError, match="takes a Receipt"):
+    with pytest.raises(TypeError, match="takes a MergeReceipt"):
         memory.undo("receipt")  # type: ignore[arg-type]
 
 

@@ -96,7 +96,6 @@ _SWEEP = (
     delete(schema.records).where(_OF_SCOPE, _records.expires_at <= _NOW).returning(_records.key)
 )
 
-
 # By whether it is PostgreSQL.
 _PUT = upserts(
     {c.name: bindparam(c.name) for c in schema.records.columns if c.name != "alias"},

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from langmem_isolated import __version__
-from langmem_isolated.cli import demo, profile, retention, schema
+from langmem_isolated.cli import demo, grants, merges, profile, retention, schema
 from langmem_isolated.cli import sessions as session
 from langmem_isolated.cli import threads as thread
 from langmem_isolated.cli.clearing import clear
@@ -75,6 +75,8 @@ for command, examples in (
     (doctor, ("doctor", "doctor --database postgresql://service@host/memory --json")),
 ):
     app.command(epilog=shown(*examples))(command)
+app.add_typer(grants.commands, name="grants")
+app.add_typer(merges.commands, name="merge")
 app.add_typer(profile.commands, name="profile")
 app.add_typer(session.commands, name="session")
 app.add_typer(thread.commands, name="thread")

@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     from langmem_isolated.lifecycle.grants import Grant, Grants
     from langmem_isolated.lifecycle.holds import Hold
     from langmem_isolated.lifecycle.isolation import ModuleIsolation
-    from langmem_isolated.lifecycle.merge_values import MergeConflicts, MergePlan, Receipt, Undone
+    from langmem_isolated.lifecycle.merge_values import (
+        MergeConflicts,
+        MergePlan,
+        MergeReceipt,
+        Named,
+        ReceiptNotFound,
+        Undone,
+    )
     from langmem_isolated.lifecycle.overview import Overview
     from langmem_isolated.lifecycle.policies import Policy
     from langmem_isolated.lifecycle.profile import Profile
@@ -70,10 +77,12 @@ __all__ = [
     "MemoryLifecycle",
     "MergeConflicts",
     "MergePlan",
+    "MergeReceipt",
     "ModuleComparison",
     "ModuleIsolation",
     "ModuleKnowledge",
     "ModuleStats",
+    "Named",
     "NewName",
     "Overview",
     "Policy",
@@ -86,7 +95,7 @@ __all__ = [
     "ProfileReader",
     "Quota",
     "Quotas",
-    "Receipt",
+    "ReceiptNotFound",
     "Retention",
     "ScopeLifecycle",
     "ScopeStats",
@@ -117,7 +126,14 @@ _NAMES = {
     "lifecycle.grants": ("Grant", "Grants"),
     "lifecycle.holds": ("Hold",),
     "lifecycle.isolation": ("ModuleIsolation",),
-    "lifecycle.merge_values": ("MergeConflicts", "MergePlan", "Receipt", "Undone"),
+    "lifecycle.merge_values": (
+        "MergeConflicts",
+        "MergePlan",
+        "MergeReceipt",
+        "Named",
+        "ReceiptNotFound",
+        "Undone",
+    ),
     "lifecycle.overview": ("Overview",),
     "lifecycle.policies": ("Policy",),
     "lifecycle.profile": ("Profile",),

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from langmem_isolated._runtime.calls import made_by
 from langmem_isolated.errors import LangmemIsolatedError
+from langmem_isolated.lifecycle.transferred import NewName
 
 MergeConflicts = Literal["rename", "skip", "refuse"]
 """For a name under which the target has something else: ``"rename"`` gives what comes the next free
@@ -25,14 +26,6 @@ class Named(NamedTuple):
 
     kind: str
     names: tuple[str, ...]
-
-
-class NewName(NamedTuple):
-    """What stands under another name than it had."""
-
-    kind: str
-    old: str
-    new: str
 
 
 class ReceiptNotFound(LangmemIsolatedError, KeyError):
@@ -60,7 +53,7 @@ class MergePlan:
 
 @made_by("memory.merge_modules(…, dry_run=False)", first=str)
 @dataclass(frozen=True, slots=True)
-class Receipt:
+class MergeReceipt:
     """What a merge or a copy did, and by which it is undone; names are left out of the ``repr``.
 
     It is kept, sealed, with the module that was copied into, for 30 days.

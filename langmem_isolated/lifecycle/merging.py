@@ -25,9 +25,9 @@ from langmem_isolated.errors import AddressTaken, ScopeError
 from langmem_isolated.lifecycle.merge_values import (
     MergeConflicts,
     MergePlan,
+    MergeReceipt,
     Named,
     NewName,
-    Receipt,
     ReceiptNotFound,
     Undone,
     by_kind,
@@ -65,7 +65,7 @@ class ModulePair:
         """What a merge would put in, as both modules are now."""
         return _as_plan(plan(self.source, self.target, now()))
 
-    def merge(self, conflicts: MergeConflicts) -> Receipt:
+    def merge(self, conflicts: MergeConflicts) -> MergeReceipt:
         """Put everything of the one module into the other."""
         if conflicts == "refuse" and (taken := self.plan().conflicts):
             raise AddressTaken(taken[0].kind)
@@ -83,7 +83,7 @@ class ModulePair:
             planned.counts[Kind.PROFILE] += len(wanted)
         return _as_plan(planned)
 
-    def copy_facts(self, facts: Collection[Fact | str]) -> Receipt:
+    def copy_facts(self, facts: Collection[Fact | str]) -> MergeReceipt:
         """Put facts of the one module's profile into the other's."""
         wanted = self._facts(facts)
         edits, from_module = Edits(self.target.limits), self._ids[1][0]
@@ -99,10 +99,10 @@ class ModulePair:
             raise ProfileEntryNotFound.of("fact")
         return [there[one] for one in wanted]
 
-    def _receipt(self, stored: journal.Receipt) -> Receipt:
+    def _receipt(self, stored: journal.Receipt) -> MergeReceipt:
         parts = self.target.snapshot(journal.all_parts, _NO_PARTS, stored.token)
         user_id, (from_module, into_module), project_id = self._ids
-        return Receipt(
+        return MergeReceipt(
             stored.token.hex(),
             stored.what,
             user_id,
@@ -131,7 +131,7 @@ def checked_conflicts(conflicts: object) -> None:
         )
 
 
-def receipts(context: MemoryContext, user_id: str, project_id: str) -> list[Receipt]:
+def receipts(context: MemoryContext, user_id: str, project_id: str) -> list[MergeReceipt]:
     """What was merged and copied between modules of a user in the last 30 days, oldest first.
 
     Raises:
@@ -155,7 +155,7 @@ def _modules(
             yield owner.module, context.records(owner)
 
 
-def undo(context: MemoryContext, receipt: Receipt) -> Undone:
+def undo(context: MemoryContext, receipt: MergeReceipt) -> Undone:
     """Take out what a merge or copy put in, as far as nobody changed it since.
 
     Raises:
@@ -163,10 +163,10 @@ def undo(context: MemoryContext, receipt: Receipt) -> Undone:
         ReceiptNotFound: It was undone before, or is older than 30 days.
         RecordDoesNotOpen: What was put in, or the receipt, was changed, moved or exchanged.
     """
-    if not isinstance(receipt, Receipt):
+    if not isinstance(receipt, MergeReceipt):
         raise TypeError(
-            f"undo() takes a Receipt, got {kind_of(receipt)}. memory.receipts(user_id=…) lists "
-            "them. Nothing was changed."
+            f"undo() takes a MergeReceipt, got {kind_of(receipt)}. memory.receipts(user_id=…) "
+            "lists them. Nothing was changed."
         )
     scope = Scope(receipt.user_id, receipt.into_module, project_id=receipt.project_id)
     target, token = context.private(scope), bytes.fromhex(receipt.id)

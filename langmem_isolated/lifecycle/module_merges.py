@@ -10,7 +10,12 @@ from langmem_isolated._runtime.calls import explains_calls
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from langmem_isolated.lifecycle.merge_values import MergeConflicts, MergePlan, Receipt, Undone
+    from langmem_isolated.lifecycle.merge_values import (
+        MergeConflicts,
+        MergePlan,
+        MergeReceipt,
+        Undone,
+    )
     from langmem_isolated.lifecycle.profile_values import Fact
 
 
@@ -42,7 +47,7 @@ class ModuleMerges:
         dry_run: Literal[False],
         conflicts: MergeConflicts = ...,
         project_id: str = ...,
-    ) -> Receipt: ...
+    ) -> MergeReceipt: ...
 
     def merge_modules(
         self,
@@ -53,7 +58,7 @@ class ModuleMerges:
         dry_run: bool = True,
         conflicts: MergeConflicts = "rename",
         project_id: str = "default",
-    ) -> MergePlan | Receipt:
+    ) -> MergePlan | MergeReceipt:
         """Put all that a user has in one module into another, too; by default only say what.
 
         Sessions, threads, items, documents, profile and the entries of caches and indexes, with
@@ -107,7 +112,7 @@ class ModuleMerges:
         dry_run: bool = True,
         conflicts: MergeConflicts = "rename",
         project_id: str = "default",
-    ) -> MergePlan | Receipt:
+    ) -> MergePlan | MergeReceipt:
         """Put all that a user has in one module into another; see :meth:`merge_modules`."""
         return await self._context.database.arun(
             self.merge_modules,  # type: ignore[arg-type]
@@ -128,7 +133,7 @@ class ModuleMerges:
         facts: Collection[Fact | str],
         dry_run: bool = False,
         project_id: str = "default",
-    ) -> MergePlan | Receipt:
+    ) -> MergePlan | MergeReceipt:
         """Put some facts of one module's profile into another's, all or none.
 
         A fact that the other has, or that says the same as one of its, is left out. Each keeps its
@@ -172,7 +177,7 @@ class ModuleMerges:
         facts: Collection[Fact | str],
         dry_run: bool = False,
         project_id: str = "default",
-    ) -> MergePlan | Receipt:
+    ) -> MergePlan | MergeReceipt:
         """Put some facts of one module's profile into another's; see :meth:`copy_facts`."""
         return await self._context.database.arun(
             self.copy_facts,
@@ -184,7 +189,7 @@ class ModuleMerges:
             project_id=project_id,
         )
 
-    def receipts(self, *, user_id: str, project_id: str = "default") -> list[Receipt]:
+    def receipts(self, *, user_id: str, project_id: str = "default") -> list[MergeReceipt]:
         """What was merged and copied between a user's modules in 30 days, the oldest first.
 
         Raises:
@@ -195,13 +200,13 @@ class ModuleMerges:
 
         return receipts(self._context, user_id, project_id)
 
-    async def areceipts(self, *, user_id: str, project_id: str = "default") -> list[Receipt]:
+    async def areceipts(self, *, user_id: str, project_id: str = "default") -> list[MergeReceipt]:
         """What was merged and copied between a user's modules; see :meth:`receipts`."""
         return await self._context.database.arun(
             self.receipts, user_id=user_id, project_id=project_id
         )
 
-    def undo(self, receipt: Receipt) -> Undone:
+    def undo(self, receipt: MergeReceipt) -> Undone:
         """Take out what a merge or copy put in; what was changed since is left, and told.
 
         It is done in transactions of at most 500 rows, and a session at a time: interrupted, the
@@ -216,6 +221,6 @@ class ModuleMerges:
 
         return undo(self._context, receipt)
 
-    async def aundo(self, receipt: Receipt) -> Undone:
+    async def aundo(self, receipt: MergeReceipt) -> Undone:
         """Take out what a merge or copy put in; see :meth:`undo`."""
         return await self._context.database.arun(self.undo, receipt)

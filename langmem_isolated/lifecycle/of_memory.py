@@ -223,13 +223,6 @@ class MemoryLifecycle(ModuleMerges):
         finder = self._context.finder(scope_resolver)
         return ProfileTool(lambda config: self._context.private(finder.of_call(config)), **options)
 
-    @cached_property
-    def grants(self) -> Grants:
-        """What modules of one user let each other read, for operators; see :class:`Grants`."""
-        from langmem_isolated.lifecycle.grants import Grants
-
-        return Grants(self._context)
-
     def compare_modules(
         self,
         *,
@@ -298,3 +291,10 @@ class MemoryLifecycle(ModuleMerges):
         return await self._context.database.arun(
             self.verify_module_isolation, user_id=user_id, project_id=project_id
         )
+
+    @cached_property
+    def grants(self) -> Grants:
+        """What modules of one user let each other read, for operators; see :class:`Grants`."""
+        from langmem_isolated.lifecycle.grants import Grants
+
+        return Grants(self._context)
