@@ -29,10 +29,10 @@ PUBLIC = {
 OBJECTS = {path: found for path, found in PUBLIC.items() if found[1] not in NO_OBJECTS}
 # Of errors those that a newcomer meets; the others are met by tampering.
 MET = ["ScopeError", "IsolationViolation", "RootKeyInvalid", "SessionNotFound", "DatabaseError"]
+MET += ["ProfileEntryNotFound", "ProfileFull"]
 OBJECTS |= {f"errors.{name}": (errors, name) for name in MET}
 # Of what the life of memory gives, beside what the package exports itself.
 GIVEN = ["FactSource", "Interest", "ModuleComparison", "ProfileCleared"]
-GIVEN += ["ProfileEntryNotFound", "ProfileFull"]
 OBJECTS |= {f"lifecycle.{name}": (lifecycle, name) for name in GIVEN}
 OPTIONS = doctest.ELLIPSIS
 

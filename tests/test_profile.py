@@ -24,11 +24,13 @@ from langmem_isolated._storage import profiles
 from langmem_isolated.errors import (
     KeyDestroyed,
     LimitExceeded,
+    ProfileEntryChanged,
+    ProfileEntryNotFound,
     RecordDoesNotOpen,
     ScopeError,
     ValueNotStorable,
 )
-from langmem_isolated.lifecycle import Profile, ProfileEntryChanged, ProfileEntryNotFound
+from langmem_isolated.lifecycle import Profile
 from tests.conftest import Attacker, Door
 from tests.processes import Child
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
         MergePlan,
         MergeReceipt,
         Named,
-        ReceiptNotFound,
         Undone,
     )
     from langmem_isolated.lifecycle.overview import Overview
@@ -38,9 +37,6 @@ if TYPE_CHECKING:
         Interest,
         ProfileCleared,
         ProfileContents,
-        ProfileEntryChanged,
-        ProfileEntryNotFound,
-        ProfileFull,
     )
     from langmem_isolated.lifecycle.quotas import Quotas
     from langmem_isolated.lifecycle.retention import Retention
@@ -89,13 +85,9 @@ __all__ = [
     "Profile",
     "ProfileCleared",
     "ProfileContents",
-    "ProfileEntryChanged",
-    "ProfileEntryNotFound",
-    "ProfileFull",
     "ProfileReader",
     "Quota",
     "Quotas",
-    "ReceiptNotFound",
     "Retention",
     "ScopeLifecycle",
     "ScopeStats",
@@ -126,14 +118,7 @@ _NAMES = {
     "lifecycle.grants": ("Grant", "Grants"),
     "lifecycle.holds": ("Hold",),
     "lifecycle.isolation": ("ModuleIsolation",),
-    "lifecycle.merge_values": (
-        "MergeConflicts",
-        "MergePlan",
-        "MergeReceipt",
-        "Named",
-        "ReceiptNotFound",
-        "Undone",
-    ),
+    "lifecycle.merge_values": ("MergeConflicts", "MergePlan", "MergeReceipt", "Named", "Undone"),
     "lifecycle.overview": ("Overview",),
     "lifecycle.policies": ("Policy",),
     "lifecycle.profile": ("Profile",),
@@ -144,9 +129,6 @@ _NAMES = {
         "Interest",
         "ProfileCleared",
         "ProfileContents",
-        "ProfileEntryChanged",
-        "ProfileEntryNotFound",
-        "ProfileFull",
     ),
     "lifecycle.quotas": ("Quotas",),
     "lifecycle.retention": ("Retention",),

@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Literal, NamedTuple
 
 from langmem_isolated._runtime.calls import made_by
-from langmem_isolated.errors import LangmemIsolatedError
 from langmem_isolated.lifecycle.transferred import NewName
 
 MergeConflicts = Literal["rename", "skip", "refuse"]
@@ -26,18 +25,6 @@ class Named(NamedTuple):
 
     kind: str
     names: tuple[str, ...]
-
-
-class ReceiptNotFound(LangmemIsolatedError, KeyError):
-    """There is no such receipt: it was undone, or is older than 30 days, or is another's."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "There is no such receipt: what it stands for was undone, or is older than 30 days. "
-            "Nothing was changed. memory.receipts(user_id=…) lists those that are there."
-        )
-
-    __str__ = Exception.__str__
 
 
 @made_by("memory.merge_modules(…, dry_run=True)", first=dict)

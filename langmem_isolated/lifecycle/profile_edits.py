@@ -13,6 +13,7 @@ from langmem_isolated._runtime.clock import EPOCH, MICROSECOND
 from langmem_isolated._runtime.limits import Limits
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.profiles import BOUNDED, Part, ProfileEntries
+from langmem_isolated.errors import ProfileEntryChanged, ProfileEntryNotFound, ProfileFull
 from langmem_isolated.lifecycle.profile_forms import (
     fact_entry,
     fact_of,
@@ -23,15 +24,7 @@ from langmem_isolated.lifecycle.profile_forms import (
     together,
 )
 from langmem_isolated.lifecycle.profile_reader import facts_of
-from langmem_isolated.lifecycle.profile_values import (
-    Fact,
-    FactSource,
-    Interest,
-    ProfileCleared,
-    ProfileEntryChanged,
-    ProfileEntryNotFound,
-    ProfileFull,
-)
+from langmem_isolated.lifecycle.profile_values import Fact, FactSource, Interest, ProfileCleared
 
 
 class NewFact(NamedTuple):

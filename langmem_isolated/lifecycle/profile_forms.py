@@ -11,13 +11,8 @@ from langmem_isolated._codecs.profiles import decode_profile_entry, encode_profi
 from langmem_isolated._runtime.arguments import kind_of
 from langmem_isolated._runtime.clock import EPOCH, MICROSECOND
 from langmem_isolated._storage.entries import Entry
-from langmem_isolated.errors import ValueNotStorable
-from langmem_isolated.lifecycle.profile_values import (
-    Fact,
-    FactSource,
-    Interest,
-    ProfileEntryNotFound,
-)
+from langmem_isolated.errors import ProfileEntryNotFound, ValueNotStorable
+from langmem_isolated.lifecycle.profile_values import Fact, FactSource, Interest
 from langmem_isolated.scope import checked_id
 
 _MOST_SOURCES = 8

@@ -4,68 +4,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import NoneType
-from typing import Any, Self
+from typing import Any
 
 from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
-from langmem_isolated.errors import LangmemIsolatedError, LimitExceeded
 
 MADE_BY = f"{ONE_SCOPE}.profile()"
-
-
-class ProfileEntryNotFound(LangmemIsolatedError, KeyError):
-    """This profile has no such fact, interest or attribute.
-
-    >>> scope.profile().remove("0123456789abcdef")
-    Traceback (most recent call last):
-    langmem_isolated.lifecycle.profile_values.ProfileEntryNotFound: This profile has no such fact...
-    """
-
-    def __init__(self, told: str) -> None:
-        super().__init__(
-            f"{told} Nothing was changed. Read profile().contents() again: it lists what is there."
-        )
-
-    __str__ = Exception.__str__
-
-    @classmethod
-    def of(cls, what: str) -> Self:
-        """For a ``what`` that is not there."""
-        return cls(f"This profile has no such {what}.")
-
-
-class ProfileEntryChanged(ProfileEntryNotFound):
-    """Somebody else has changed a fact or attribute since it was read; theirs was kept."""
-
-    @classmethod
-    def of(cls, what: str) -> Self:
-        """For a ``what`` that is another now."""
-        return cls(f"This {what} was changed by somebody else since it was read.")
-
-
-class ProfileFull(LimitExceeded):
-    """A profile has no room for what was to be added.
-
-    >>> small = IsolatedMemory("sqlite://", root_key=root_key, limits=Limits(profile_entries=1))
-    >>> small.scope(user_id="alice", module_id="tutor").profile().add_facts(["Likes chess."])
-    [Fact(...)]
-    >>> small.scope(user_id="alice", module_id="tutor").profile().add_interest("Chess")
-    Traceback (most recent call last):
-    langmem_isolated.lifecycle.profile_values.ProfileFull: A profile has room for 1 ...
-    >>> small.close()
-    """
-
-    def __init__(self, allowed: int, received: int) -> None:
-        super().__init__("profile_entries", allowed, received)
-        told = (
-            f"A profile has room for {allowed:,} facts, interests and attributes together, and "
-            f"this call would have made it {received:,}. Nothing of it was written. Remove or "
-            "merge some, or allow more: IsolatedMemory(…, limits=Limits(profile_entries=…))."
-        )
-        self.args = (told,)
-
-    def again(self) -> "ProfileFull":
-        """The same without a traceback, whose frames would keep the value."""
-        return ProfileFull(self.allowed, self.received)
 
 
 @made_by(f"{MADE_BY}.facts()", first=str)

@@ -1,41 +1,6 @@
-"""Exceptions: one root and a tree below it."""
+"""Errors about scopes, keys, records and databases."""
 
-from datetime import datetime
 from typing import ClassVar
-
-__all__ = [
-    "AddressTaken",
-    "DatabaseCorrupt",
-    "DatabaseError",
-    "DatabaseFull",
-    "DatabaseLocked",
-    "DatabaseReadOnly",
-    "DatabaseUnreachable",
-    "EmbeddingModelChanged",
-    "EmbeddingModelWarning",
-    "EmbeddingRefused",
-    "IsolationViolation",
-    "KeyDestroyed",
-    "KeyExhausted",
-    "KeyNotFound",
-    "KeyringError",
-    "LangmemIsolatedError",
-    "LegalHold",
-    "LimitExceeded",
-    "NotShared",
-    "PolicyNotFound",
-    "QuotaExceeded",
-    "RecordDoesNotOpen",
-    "RecordError",
-    "RootKeyInvalid",
-    "RootKeyMismatch",
-    "RootKeyMissing",
-    "SchemaTooNew",
-    "SchemaTooOld",
-    "ScopeError",
-    "SessionNotFound",
-    "ValueNotStorable",
-]
 
 
 class LangmemIsolatedError(Exception):
@@ -69,31 +34,6 @@ class IsolationViolation(LangmemIsolatedError):
     Traceback (most recent call last):
     langmem_isolated.errors.IsolationViolation: This call's config and the scope ...
     """
-
-
-class QuotaExceeded(LangmemIsolatedError):
-    """The user has used up a quota; the model was not asked."""
-
-    def __init__(self, measure: str, limit: int, per: str, until: datetime) -> None:
-        super().__init__(
-            f"The quota of {limit:,} {measure} a {per} is used up. The model was not asked. The "
-            f"next {per} begins {until:%Y-%m-%d %H:%M} UTC; memory.quotas.set(…) raises it."
-        )
-        self.measure, self.limit, self.per, self.until = measure, limit, per, until
-
-
-class NotShared(IsolationViolation):
-    """No grant in force lets the one module read this of the other: never, no more, or not so far.
-
-    Which of these is told to nobody: it would tell of the other's memory.
-    """
-
-    def __init__(self, what: str = "") -> None:
-        super().__init__(
-            f"No grant in force lets the one module read {what or 'anything'} of the other. "
-            "Nothing was handed out or changed. memory.grants.list(user_id=…) shows what is "
-            "granted, memory.grants.allow(…) grants."
-        )
 
 
 class KeyringError(LangmemIsolatedError):
@@ -333,66 +273,6 @@ class SessionNotFound(LangmemIsolatedError, KeyError):
         )
 
     __str__ = Exception.__str__
-
-
-class LegalHold(LangmemIsolatedError):
-    """A user's memory is on legal hold: nothing of it is cleared, swept or erased."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "This user's memory is on legal hold. Nothing was removed. Whoever ordered it can end "
-            "it: memory.retention.release(user_id); memory.retention.holds() says who and why."
-        )
-
-
-class PolicyNotFound(LangmemIsolatedError, KeyError):
-    """There is no such retention policy, or no such legal hold.
-
-    Args:
-        what: What was looked for.
-    """
-
-    def __init__(self, what: str) -> None:
-        super().__init__(
-            f"There is no {what} there. Nothing was changed. memory.retention.list() and holds() "
-            "say which there are."
-        )
-
-    __str__ = Exception.__str__
-
-
-class AnonymousNotFound(LangmemIsolatedError, KeyError):
-    """There is no anonymous session of that id; why is not told."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "There is no anonymous session of that id: it has expired, was claimed, or never was. "
-            "Nothing was read or written. memory.anonymous(module_id=…) begins another."
-        )
-
-    __str__ = Exception.__str__
-
-
-class ThreadNotFound(LangmemIsolatedError, KeyError):
-    """This scope has no LangGraph thread of that id."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "This scope has no thread of that id. Nothing was changed. Expected one that "
-            "checkpointer.threads() lists; the first run of a graph makes one."
-        )
-
-    __str__ = Exception.__str__
-
-
-class SessionClosed(LangmemIsolatedError):
-    """The session was closed: it is read as before, and takes no more messages."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "The session is closed and takes no more messages. Nothing was written. "
-            "scope.sessions.reopen(session_id) opens it again."
-        )
 
 
 class DatabaseError(LangmemIsolatedError):

@@ -1,0 +1,159 @@
+"""Errors about the life of memory: what has ended, is held, shared or full."""
+
+from datetime import datetime
+from typing import Self
+
+from langmem_isolated.errors.core import IsolationViolation, LangmemIsolatedError, LimitExceeded
+
+
+class QuotaExceeded(LangmemIsolatedError):
+    """The user has used up a quota; the model was not asked."""
+
+    def __init__(self, measure: str, limit: int, per: str, until: datetime) -> None:
+        super().__init__(
+            f"The quota of {limit:,} {measure} a {per} is used up. The model was not asked. The "
+            f"next {per} begins {until:%Y-%m-%d %H:%M} UTC; memory.quotas.set(…) raises it."
+        )
+        self.measure, self.limit, self.per, self.until = measure, limit, per, until
+
+
+class NotShared(IsolationViolation):
+    """No grant in force lets the one module read this of the other: never, no more, or not so far.
+
+    Which of these is told to nobody: it would tell of the other's memory.
+    """
+
+    def __init__(self, what: str = "") -> None:
+        super().__init__(
+            f"No grant in force lets the one module read {what or 'anything'} of the other. "
+            "Nothing was handed out or changed. memory.grants.list(user_id=…) shows what is "
+            "granted, memory.grants.allow(…) grants."
+        )
+
+
+class LegalHold(LangmemIsolatedError):
+    """A user's memory is on legal hold: nothing of it is cleared, swept or erased."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This user's memory is on legal hold. Nothing was removed. Whoever ordered it can end "
+            "it: memory.retention.release(user_id); memory.retention.holds() says who and why."
+        )
+
+
+class PolicyNotFound(LangmemIsolatedError, KeyError):
+    """There is no such retention policy, or no such legal hold.
+
+    Args:
+        what: What was looked for.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"There is no {what} there. Nothing was changed. memory.retention.list() and holds() "
+            "say which there are."
+        )
+
+    __str__ = Exception.__str__
+
+
+class AnonymousNotFound(LangmemIsolatedError, KeyError):
+    """There is no anonymous session of that id; why is not told."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "There is no anonymous session of that id: it has expired, was claimed, or never was. "
+            "Nothing was read or written. memory.anonymous(module_id=…) begins another."
+        )
+
+    __str__ = Exception.__str__
+
+
+class ThreadNotFound(LangmemIsolatedError, KeyError):
+    """This scope has no LangGraph thread of that id."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This scope has no thread of that id. Nothing was changed. Expected one that "
+            "checkpointer.threads() lists; the first run of a graph makes one."
+        )
+
+    __str__ = Exception.__str__
+
+
+class SessionClosed(LangmemIsolatedError):
+    """The session was closed: it is read as before, and takes no more messages."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The session is closed and takes no more messages. Nothing was written. "
+            "scope.sessions.reopen(session_id) opens it again."
+        )
+
+
+class ProfileEntryNotFound(LangmemIsolatedError, KeyError):
+    """This profile has no such fact, interest or attribute.
+
+    >>> scope.profile().remove("0123456789abcdef")
+    Traceback (most recent call last):
+    langmem_isolated.errors.ProfileEntryNotFound: This profile has no such fact...
+    """
+
+    def __init__(self, told: str) -> None:
+        super().__init__(
+            f"{told} Nothing was changed. Read profile().contents() again: it lists what is there."
+        )
+
+    __str__ = Exception.__str__
+
+    @classmethod
+    def of(cls, what: str) -> Self:
+        """For a ``what`` that is not there."""
+        return cls(f"This profile has no such {what}.")
+
+
+class ProfileEntryChanged(ProfileEntryNotFound):
+    """Somebody else has changed a fact or attribute since it was read; theirs was kept."""
+
+    @classmethod
+    def of(cls, what: str) -> Self:
+        """For a ``what`` that is another now."""
+        return cls(f"This {what} was changed by somebody else since it was read.")
+
+
+class ProfileFull(LimitExceeded):
+    """A profile has no room for what was to be added.
+
+    >>> small = IsolatedMemory("sqlite://", root_key=root_key, limits=Limits(profile_entries=1))
+    >>> small.scope(user_id="alice", module_id="tutor").profile().add_facts(["Likes chess."])
+    [Fact(...)]
+    >>> small.scope(user_id="alice", module_id="tutor").profile().add_interest("Chess")
+    Traceback (most recent call last):
+    langmem_isolated.errors.ProfileFull: A profile has room for 1 ...
+    >>> small.close()
+    """
+
+    def __init__(self, allowed: int, received: int) -> None:
+        super().__init__("profile_entries", allowed, received)
+        told = (
+            f"A profile has room for {allowed:,} facts, interests and attributes together, and "
+            f"this call would have made it {received:,}. Nothing of it was written. Remove or "
+            "merge some, or allow more: IsolatedMemory(…, limits=Limits(profile_entries=…))."
+        )
+        self.args = (told,)
+
+    def again(self) -> "ProfileFull":
+        """The same without a traceback, whose frames would keep the value."""
+        return ProfileFull(self.allowed, self.received)
+
+
+class ReceiptNotFound(LangmemIsolatedError, KeyError):
+    """There is no such receipt: it was undone, or is older than 30 days, or is another's."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "There is no such receipt: what it stands for was undone, or is older than 30 days. "
+            "Nothing was changed. memory.receipts(user_id=…) lists those that are there."
+        )
+
+    __str__ = Exception.__str__
