@@ -247,6 +247,8 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
     def page(self, *, before: int | None = None, limit: int = 50) -> Page:
         """The newest ``limit`` messages older than ``before``, oldest first; reads only those.
 
+        All of a session, where others dropped out of their channels between them.
+
         Args:
             before: The ``before`` of the page after this one; ``None`` for the newest page.
             limit: At most this many messages, 0 or more.

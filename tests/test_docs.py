@@ -207,7 +207,7 @@ QUESTIONS = [
         "Where does a page of sessions begin?",
         G,
         "keyset pagination",
-        "_storage/sessions/listing.py",
+        "_storage/container_listing.py",
     ),
     Question(
         "Where does a record expire?",
