@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from langmem_isolated.checkpointer import IsolatedCheckpointSaver, Thread
     from langmem_isolated.errors import LangmemIsolatedError
     from langmem_isolated.indexing import IsolatedRecordManager
+    from langmem_isolated.lifecycle import Fact, Overview, Profile, ProfileContents
     from langmem_isolated.memory import IsolatedMemory
     from langmem_isolated.publisher import Publisher
     from langmem_isolated.recall import Recalled
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 __version__: str
 
 __all__ = [
+    "Fact",
     "IsolatedBM25Retriever",
     "IsolatedByteStore",
     "IsolatedCallbackHandler",
@@ -69,7 +71,10 @@ __all__ = [
     "LangmemIsolatedError",
     "Limits",
     "LocalRootKey",
+    "Overview",
     "Page",
+    "Profile",
+    "ProfileContents",
     "Publisher",
     "Recalled",
     "RootKey",
@@ -99,6 +104,12 @@ _HOMES = {
     ),
     "errors": ("LangmemIsolatedError",),
     "indexing": ("IsolatedRecordManager",),
+    "lifecycle": (
+        "Fact",
+        "Overview",
+        "Profile",
+        "ProfileContents",
+    ),
     "memory": ("IsolatedMemory",),
     "publisher": ("Publisher",),
     "recall": ("Recalled",),

@@ -20,6 +20,7 @@ __all__ = [
     "KeyringError",
     "LangmemIsolatedError",
     "LimitExceeded",
+    "NotShared",
     "RecordDoesNotOpen",
     "RecordError",
     "RootKeyInvalid",
@@ -64,6 +65,20 @@ class IsolationViolation(LangmemIsolatedError):
     Traceback (most recent call last):
     langmem_isolated.errors.IsolationViolation: This call's config and the scope ...
     """
+
+
+class NotShared(IsolationViolation):
+    """No grant in force lets the one module read this of the other: never, no more, or not so far.
+
+    Which of these is told to nobody: it would tell of the other's memory.
+    """
+
+    def __init__(self, what: str = "") -> None:
+        super().__init__(
+            f"No grant in force lets the one module read {what or 'anything'} of the other. "
+            "Nothing was handed out or changed. memory.grants.list(user_id=…) shows what is "
+            "granted, memory.grants.allow(…) grants."
+        )
 
 
 class KeyringError(LangmemIsolatedError):

@@ -181,6 +181,7 @@ class MemoryOfRun:
         *,
         channel: str = "ai",
         recall: int | None = None,
+        profile: bool = False,
         summarize_with: BaseChatModel | None = None,
         summarize_after: int = 50,
         scope_resolver: ResolveScope | None = None,
@@ -200,6 +201,7 @@ class MemoryOfRun:
             plaintext_cache=self._context.plaintext_cache,
             channel=channel,
             recall=recall,
+            profile=profile,
             summarize_with=summarize_with,
             summarize_after=summarize_after,
         )

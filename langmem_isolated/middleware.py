@@ -12,12 +12,13 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AnyMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AnyMessage, BaseMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.types import Command
 
 from langmem_isolated._adapters.message_ids import named
-from langmem_isolated._adapters.recall_tool_defaults import SAID_IN_PERSON
+from langmem_isolated._adapters.profile_prompt import checked_profile, with_profile
+from langmem_isolated._adapters.recall_prompt import last_human, with_recalled
 from langmem_isolated._adapters.recorder import (
     ENDINGS,
     FindRecords,
@@ -40,8 +41,8 @@ from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._storage.container_state import ContainerState
 from langmem_isolated._storage.sessions import listing
 from langmem_isolated.errors import SessionNotFound
+from langmem_isolated.lifecycle import Profile
 from langmem_isolated.recall import Recall
-from langmem_isolated.recall_tool import quoted
 from langmem_isolated.scope import checked_id
 from langmem_isolated.sessions import Sessions
 
@@ -56,7 +57,6 @@ except ImportError:
 
 _ToolResult = ToolMessage | Command[Any]
 
-_RECALLED_CHARACTERS = 4_000
 # At most so many times `summarize_after` messages are summed up at once.
 _PARTS = 4
 _HOOKS = (
@@ -70,6 +70,7 @@ class _Options(NamedTuple):
 
     channel: str
     recall: int | None
+    profile: bool
     plaintext_cache: PlaintextCache | None
     summarize_with: BaseChatModel | None
     summarize_after: int
@@ -105,6 +106,8 @@ class IsolatedMemoryMiddleware(AgentMiddleware[Any, Any, Any]):
         recall: How many messages of the scope's other sessions and threads that fit the newest
             question are quoted before it, in the request to the model only; none by default. What
             tools answered is not among them: it may come from anywhere.
+        profile: Whether what the module knows of the user is quoted before the messages, in the
+            request to the model only; see :class:`Profile`. The newest facts, in 4,000 characters.
         plaintext_cache: For recall, see :class:`Recall`.
         summarize_with: A model that sums up the older part of the session; its summary is sealed
             beside the session, and stands before the newer part in requests.
@@ -112,6 +115,7 @@ class IsolatedMemoryMiddleware(AgentMiddleware[Any, Any, Any]):
 
     Raises:
         ScopeError: ``channel`` is malformed.
+        TypeError: ``profile`` is no ``bool``.
         ValueError: ``recall`` or ``summarize_after`` is less than 1.
     """
 
@@ -121,6 +125,7 @@ class IsolatedMemoryMiddleware(AgentMiddleware[Any, Any, Any]):
         *,
         channel: str = "ai",
         recall: int | None = None,
+        profile: bool = False,
         plaintext_cache: PlaintextCache | None = None,
         summarize_with: BaseChatModel | None = None,
         summarize_after: int = 50,
@@ -130,7 +135,12 @@ class IsolatedMemoryMiddleware(AgentMiddleware[Any, Any, Any]):
         self.tools = []
         self._find = find
         self._options = _Options(
-            checked_id("channel", channel), recall, plaintext_cache, summarize_with, summarize_after
+            checked_id("channel", channel),
+            recall,
+            checked_profile(profile),
+            plaintext_cache,
+            summarize_with,
+            summarize_after,
         )
 
     def around(
@@ -328,20 +338,11 @@ class _Step:
         if self._options.summarize_with is not None:
             messages = self._summarized(messages)
         if self._options.recall is not None:
-            messages = self._with_recalled(messages, self._options.recall)
+            recall = Recall(self._recorder.records, self._options.plaintext_cache)
+            messages = with_recalled(messages, recall, self._options.recall, self._current)
+        if self._options.profile:
+            messages = with_profile(messages, Profile(self._recorder.records).contents())
         return request if messages is request.messages else request.override(messages=messages)
-
-    def _with_recalled(self, messages: list[AnyMessage], limit: int) -> list[AnyMessage]:
-        asked = _last_human(messages)
-        if asked is None:
-            return messages
-        recall = Recall(self._recorder.records, self._options.plaintext_cache)
-        query = recall.cut(messages[asked].text)
-        found = recall(query, limit=limit, roles=SAID_IN_PERSON, outside=self._current)
-        if not found:
-            return messages
-        context = HumanMessage(quoted(found, _RECALLED_CHARACTERS))
-        return [*messages[:asked], context, *messages[asked:]]
 
     def _summarized(self, messages: list[AnyMessage]) -> list[AnyMessage]:
         """The summary in place of the messages for which it stands."""
@@ -365,7 +366,7 @@ class _Step:
         # A session that was long before is summed up a part at a time: a prompt has its bounds.
         end = min(state.next_sequence, start + _PARTS * after)
         tail = self._recorder.history.page(before=end, limit=end - start).messages
-        asked = _last_human(tail) if end == state.next_sequence else len(tail)
+        asked = last_human(tail) if end == state.next_sequence else len(tail)
         if not asked:
             return None
         said = [message for message in tail[:asked] if not is_event(message)]
@@ -387,8 +388,3 @@ class _Step:
 def _messages_of(state: Any) -> list[BaseMessage]:
     messages: list[BaseMessage] = state["messages"]
     return messages
-
-
-def _last_human(messages: Sequence[BaseMessage]) -> int | None:
-    numbers = range(len(messages) - 1, -1, -1)
-    return next((n for n in numbers if isinstance(messages[n], HumanMessage)), None)

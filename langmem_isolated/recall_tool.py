@@ -3,7 +3,7 @@
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
 
@@ -25,7 +25,7 @@ _HEAD = (
 _FOOT = "</recalled>"
 _NOTHING = "Nothing was found."
 _CUT = "…"
-_FEWEST_CHARACTERS = 1_000
+FEWEST_CHARACTERS = 1_000
 # What ends a quotation somewhere. JSON itself escapes quotes.
 _MARKUP = re.compile("[<>&]")
 
@@ -53,7 +53,7 @@ class RecallTool(BaseTool):
     args_schema: type[BaseModel] = _Question
     # The model's choice is the query alone: these are the operator's.
     limit: int = Field(default=5, ge=1)
-    max_characters: int = Field(default=4_000, ge=_FEWEST_CHARACTERS)
+    max_characters: int = Field(default=4_000, ge=FEWEST_CHARACTERS)
     include_current: bool = False
     _find: FindRecall = PrivateAttr()
     _options: dict[str, Any] = PrivateAttr()
@@ -127,11 +127,17 @@ def _line(message: Recalled, most: int) -> str:
         **({} if message.channel is None else {"channel": message.channel}),
     }
 
-    def line(kept: int) -> str:
-        text = message.text if kept == len(message.text) else message.text[:kept] + _CUT
-        return as_json_line({**said, "text": text})
+    return line_within(said, message.text, most)
 
-    whole = len(message.text)
+
+def line_within(said: Mapping[str, Any], text: str, most: int) -> str:
+    """``said`` and ``text`` as JSON on a line, the text cut to fit ``most``; or nothing."""
+
+    def line(kept: int) -> str:
+        shown = text if kept == len(text) else text[:kept] + _CUT
+        return as_json_line({**said, "text": shown})
+
+    whole = len(text)
     if whole <= most and len(line(whole)) <= most:
         return line(whole)
     # Each character takes one to twelve.
@@ -139,7 +145,7 @@ def _line(message: Recalled, most: int) -> str:
     return line(kept) if kept >= 0 else ""
 
 
-def as_json_line(said: dict[str, str]) -> str:
+def as_json_line(said: Mapping[str, Any]) -> str:
     """JSON on one line in which nothing ends the quotation, acts on a terminal, or is not seen.
 
     A text may say with tags (U+E0000…) or variation selectors what no person reads.

@@ -143,6 +143,7 @@ class ScopedMemory(ScopedRetrieval, ScopeLifecycle):
         *,
         channel: str = "ai",
         recall: int | None = None,
+        profile: bool = False,
         summarize_with: BaseChatModel | None = None,
         summarize_after: int = 50,
     ) -> IsolatedMemoryMiddleware:
@@ -158,6 +159,7 @@ class ScopedMemory(ScopedRetrieval, ScopeLifecycle):
             plaintext_cache=self._context.plaintext_cache,
             channel=channel,
             recall=recall,
+            profile=profile,
             summarize_with=summarize_with,
             summarize_after=summarize_after,
         )
@@ -172,10 +174,6 @@ class ScopedMemory(ScopedRetrieval, ScopeLifecycle):
 
         session_id = checked_id("session_id", session_id)
         return IsolatedCallbackHandler(self._records_of_config, session_id, channel=channel)
-
-    def _records_of_config(self, config: RunnableConfig | None) -> ScopedDatabase:
-        self._context.refuse_another(self._scope, config)
-        return self._records
 
     def bind(
         self,

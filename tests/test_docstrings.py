@@ -16,7 +16,7 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from langgraph.graph import START, MessagesState, StateGraph
 
 import langmem_isolated
-from langmem_isolated import IsolatedMemory, LocalRootKey, errors, wrapping
+from langmem_isolated import IsolatedMemory, LocalRootKey, errors, lifecycle, wrapping
 from langmem_isolated.wrapping import testing
 
 # A union of other public names, which has no docstring of its own, and a text.
@@ -30,6 +30,9 @@ OBJECTS = {path: found for path, found in PUBLIC.items() if found[1] not in NO_O
 # Of errors those that a newcomer meets; the others are met by tampering.
 MET = ["ScopeError", "IsolationViolation", "RootKeyInvalid", "SessionNotFound", "DatabaseError"]
 OBJECTS |= {f"errors.{name}": (errors, name) for name in MET}
+# Of what the life of memory gives, beside what the package exports itself.
+GIVEN = ["FactSource", "Interest", "ModuleComparison", "ProfileCleared", "ProfileEntryNotFound"]
+OBJECTS |= {f"lifecycle.{name}": (lifecycle, name) for name in GIVEN}
 OPTIONS = doctest.ELLIPSIS
 
 

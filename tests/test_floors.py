@@ -72,7 +72,7 @@ HOMES = {
     "ormsgpack": {"_codecs", "checkpointer"},
     "numpy": {"_search"},
     "Stemmer": {"_search"},
-    "pydantic": {"_codecs", "retriever", "recall_tool"},
+    "pydantic": {"_codecs", "retriever", "recall_tool", "lifecycle"},
     # Where its store is: the module imports it when it meets one.
     "qdrant_client": {"wrapping"},
     # A suite that authors of adapters run.

@@ -21,6 +21,7 @@ FIELDS = [field.name for field in dataclasses.fields(Limits)]
 SMALL = Limits(
     message_bytes=1_000, value_bytes=2_000, document_bytes=1_000, batch_items=10,
     batch_bytes=5_000, ids=10, query_characters=100, filter_depth=6, filter_values=50,
+    profile_entries=3, profile_bytes=500,
 )  # fmt: skip
 
 
@@ -99,6 +100,10 @@ BREACHES: list[tuple[str, Callable[[Any], Any]]] = [
         "filter_depth",
         lambda s: list(s.checkpointer().list(config(), filter=nested(100_000))),
     ),
+    ("profile_bytes", lambda s: s.profile().add_fact("x" * 500)),
+    ("profile_bytes", lambda s: s.profile().set_attribute("x", "x" * 500)),
+    ("profile_bytes", lambda s: s.profile().set_summary("x" * 500)),
+    ("profile_entries", lambda s: s.profile().add_facts([str(n) for n in range(4)])),
     ("value_bytes", lambda s: s.byte_store().mset([("k", b"x" * 2_001)])),
     ("batch_items", lambda s: s.byte_store().mset([(str(n), b"") for n in range(11)])),
     ("batch_bytes", lambda s: s.byte_store().mset([(str(n), b"x" * 1_900) for n in range(3)])),

@@ -39,6 +39,10 @@ class Limits:
         query_characters: The text of a query. The default, 10,000, is beyond what models of
             embeddings read.
         recall_characters: How much of one text recall searches: of a longer one its first so many.
+        profile_entries: Facts, interests and attributes of one profile together. Of the default,
+            1,000, to read all takes about 10 ms.
+        profile_bytes: One of them, or a profile's summary, in its stored form. The default, 16 KB,
+            is three pages of text.
         filter_depth: Levels of dicts and lists in a filter. Each takes up to four frames of the
             interpreter's stack, which has 1,000; in a filter of documents conditions stand in at
             most 32 of each other, whatever this allows.
@@ -57,6 +61,8 @@ class Limits:
     ids: int = 100_000
     query_characters: int = 10_000
     recall_characters: int = 100_000
+    profile_entries: int = 1_000
+    profile_bytes: int = 16_000
     filter_depth: int = 64
     filter_values: int = 10_000
 

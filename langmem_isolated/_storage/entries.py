@@ -78,6 +78,10 @@ def _first(entries: sa.Select[Any]) -> sa.Select[Any]:
 _AT = {n: _ENTRIES.where(_HERE, _among(_records.key, n)) for n in (1, _AT_ONCE)}
 _PAGE = _first(_ENTRIES.where(_HERE, _records.key > _KEY).order_by(_records.key))
 _ALL = _ENTRIES.where(_HERE).order_by(_records.created_at, _records.key)
+_BY_TAG = _ENTRIES.where(_HERE, _records.tag == bindparam("digest", type_=sa.LargeBinary)).order_by(
+    _records.created_at, _records.key
+)
+_COUNT = select(sa.func.count()).where(_IN_SPACE, _ALIVE)
 _NEWEST = _first(_ENTRIES.where(_HERE).order_by(_records.updated_at.desc()))
 _BETWEEN = _ENTRIES.where(
     _records.updated_at > bindparam("after", type_=sa.BigInteger),
@@ -91,7 +95,6 @@ _CLEAR = delete(schema.records).where(_IN_SPACE)
 _SWEEP = (
     delete(schema.records).where(_OF_SCOPE, _records.expires_at <= _NOW).returning(_records.key)
 )
-
 
 # By whether it is PostgreSQL.
 _PUT = upserts(
@@ -306,6 +309,33 @@ def all_of(
     """
     space = _Namespace(keys, names, kind)
     return space.opened(transaction.rows(_ALL, **space.here, now=now))
+
+
+def tagged(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    names: Names,
+    tag: bytes,
+    now: int,
+    *,
+    kind: Kind = Kind.ENTRY,
+) -> list[Entry]:
+    """The entries of a space that are found by ``tag`` besides, by when they were first put.
+
+    Raises:
+        RecordDoesNotOpen: An entry was changed, moved or exchanged.
+    """
+    space = _Namespace(keys, names, kind)
+    return space.opened(transaction.rows(_BY_TAG, **space.here, digest=space.tag(tag), now=now))
+
+
+def count(
+    transaction: Transaction, keys: ScopeKeys, names: Names, now: int, *, kind: Kind = Kind.ENTRY
+) -> int:
+    """How many entries a space has; none is opened."""
+    row = transaction.row(_COUNT, **_Namespace(keys, names, kind).here, now=now)
+    assert row is not None
+    return int(row[0])
 
 
 def page(

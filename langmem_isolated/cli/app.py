@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from langmem_isolated import __version__
-from langmem_isolated.cli import demo, schema
+from langmem_isolated.cli import demo, grants, merges, profile, schema
 from langmem_isolated.cli.doctor import doctor
 from langmem_isolated.cli.examples import shown
 from langmem_isolated.cli.keys import keygen
@@ -66,6 +66,9 @@ for command, examples in (
     (doctor, ("doctor", "doctor --database postgresql://service@host/memory --json")),
 ):
     app.command(epilog=shown(*examples))(command)
+app.add_typer(grants.commands, name="grants")
+app.add_typer(merges.commands, name="merge")
+app.add_typer(profile.commands, name="profile")
 app.add_typer(schema.commands, name="schema")
 
 

@@ -5,14 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Literal, NamedTuple
 
-from langmem_isolated._codecs.headers import decode_header
+from langmem_isolated._codecs.headers import Header, decode_header
 from langmem_isolated._codecs.messages import MESSAGE_V1, decode_partially
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._runtime.clock import as_moment
 from langmem_isolated._search.words import words
 from langmem_isolated._storage.transcripts import Line, Source, Transcript
 from langmem_isolated.errors import RecordDoesNotOpen
-from langmem_isolated.recall.options import Search
+from langmem_isolated.recall.options import EVERYTHING, Part, Search
 from langmem_isolated.recall.results import Recalled
 
 KINDS: dict[Kind, Literal["session", "thread"]] = {Kind.SESSION: "session", Kind.THREAD: "thread"}
@@ -93,17 +93,22 @@ class Candidates(NamedTuple):
         search: Search,
         transcripts: Iterable[Transcript],
         by_source: Mapping[Source, Sequence[Candidate]],
+        part: Part = EVERYTHING,
     ) -> "Candidates":
-        """The messages that a search may find."""
+        """The messages that a search may find, in a part of the scope."""
         places = {
-            one.source: SourceNames(header.session_id, header.title, header.channel, one.birth)
+            one.source: _names(header, one.birth, part)
             for one in transcripts
             if (header := decode_header(one.header)).session_id not in search.outside
             # What was claimed may have been said by anybody, until its owner confirms it.
             and not header.is_untrusted
+            and (part.sessions is None or header.session_id in part.sessions)
         }
         found = [
-            one for source in places for one in by_source[source] if _admits(search, one, places)
+            one
+            for source in places
+            for one in by_source[source]
+            if _admits(search, one, places, part)
         ]
         found.sort(key=attrgetter("time"))
         return cls(_each_once(found), places)
@@ -151,14 +156,20 @@ def candidates_in(source: Source, lines: Iterable[Line]) -> list[Candidate]:
     return [one for one in candidates if one.text]
 
 
-def _admits(search: Search, one: Candidate, places: Mapping[Source, SourceNames]) -> bool:
-    return (
-        one.time >= search.since
-        and (search.roles is None or one.role in search.roles)
-        and (
-            search.channel is None or (one.channel or places[one.source].channel) == search.channel
-        )
-    )
+def _names(header: Header, birth: bytes, part: Part) -> SourceNames:
+    title = header.title if part.has_channel(header.channel) else None
+    return SourceNames(header.session_id, title, header.channel, birth)
+
+
+def _admits(
+    search: Search, one: Candidate, places: Mapping[Source, SourceNames], part: Part
+) -> bool:
+    if one.time < search.since or (search.roles is not None and one.role not in search.roles):
+        return False
+    if search.channel is None and part.channels is None:
+        return True
+    channel = one.channel or places[one.source].channel
+    return search.channel in (None, channel) and part.has_channel(channel)
 
 
 def _as_they_are_now(candidates: Iterable[Candidate]) -> list[Candidate]:

@@ -41,6 +41,22 @@ _OPTIONS = (
 )
 
 
+class Part(NamedTuple):
+    """What of a scope's conversations another may search; ``None`` for all of them."""
+
+    sessions: frozenset[str] | None
+    """Ids of chat sessions and threads."""
+    channels: frozenset[str] | None
+    """What was said elsewhere is not looked at, nor are titles of sessions held elsewhere."""
+
+    def has_channel(self, channel: str | None) -> bool:
+        """Whether what was said in a channel may be searched."""
+        return self.channels is None or channel in self.channels
+
+
+EVERYTHING = Part(None, None)
+
+
 class Search(NamedTuple):
     """What is asked for, once it was found to make sense."""
 

@@ -1,7 +1,7 @@
 """Search over everything that was said in one scope."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from operator import add
 from typing import Unpack
@@ -37,7 +37,7 @@ from langmem_isolated.recall.candidates import (
     candidates_in,
 )
 from langmem_isolated.recall.embedding import EmbeddingWork
-from langmem_isolated.recall.options import RecallOptions, Search
+from langmem_isolated.recall.options import EVERYTHING, Part, RecallOptions, Search
 from langmem_isolated.recall.results import Recalled
 from langmem_isolated.recall.steps import Embed, Steps, aperform, perform
 
@@ -58,10 +58,19 @@ class Recall:
     Args:
         records: The scope's records.
         plaintext_cache: Keeps opened messages; by default they are opened for every search.
+        part: What of it may be searched, asked once the conversations were read; then embeddings
+            are not kept, either.
     """
 
-    def __init__(self, records: ScopedDatabase, plaintext_cache: PlaintextCache | None) -> None:
+    def __init__(
+        self,
+        records: ScopedDatabase,
+        plaintext_cache: PlaintextCache | None,
+        *,
+        part: Callable[[], Part] | None = None,
+    ) -> None:
         self._records = records
+        self._part = part
         self._plaintext_cache = plaintext_cache
         self._most = records.limits.recall_characters
         self.arun = records.arun
@@ -175,7 +184,7 @@ class Recall:
         return EmbeddingWork(found, kept, model, asked, self._most, batch, now())
 
     def _store(self, embedded: list[Embedded]) -> None:
-        if embedded:
+        if embedded and self._part is None:
             self._records.write_if_exists(transcripts.put_embeddings, None, embedded, now())
 
     def _found(self, search: Search) -> Candidates:
@@ -184,7 +193,8 @@ class Recall:
             # Names are digested under keys of their own: none of both are the same.
             more, messages = records.snapshot(self._read, ([], {}), search.sessions, now())
             read, by_source = [*read, *more], {**by_source, **messages}
-        return Candidates.admitted(search, read, by_source)
+        part = EVERYTHING if self._part is None else self._part()
+        return Candidates.admitted(search, read, by_source, part)
 
     def _read(
         self, transaction: Transaction, keys: ScopeKeys, names: frozenset[str] | None, now: int

@@ -22,20 +22,24 @@ from langmem_isolated import (
     IsolatedChatMessageHistory,
     IsolatedMemory,
     LocalRootKey,
+    Profile,
     ScopedMemory,
     Sessions,
 )
 from langmem_isolated.errors import SessionNotFound
+from langmem_isolated.lifecycle import ProfileReader
 from tests.conftest import ROOT_KEY, Attacker
 
 # The asynchronous door of what has not simply an `a` before its name.
 TWINS = {"messages": "aget_messages", "__call__": "alist", "__enter__": "__aenter__",
          "__exit__": "__aexit__"}  # fmt: skip
 WITH_IO = [
-    (IsolatedMemory, name) for name in ("open", "close", "modules", "__enter__", "__exit__")
+    *((IsolatedMemory, n) for n in ("open", "close", "modules", "__enter__", "__exit__")),
+    (IsolatedMemory, "compare_modules"),
+    (ScopedMemory, "overview"),
 ] + [
     (cls, name)
-    for cls in (IsolatedChatMessageHistory, Sessions)
+    for cls in (IsolatedChatMessageHistory, Sessions, Profile, ProfileReader)
     for name, member in vars(cls).items()
     if (not name.startswith("_") or name in TWINS) and not inspect.iscoroutinefunction(member)
 ]

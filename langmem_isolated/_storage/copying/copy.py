@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
@@ -19,14 +20,18 @@ from langmem_isolated._storage.copying.containers import (
 from langmem_isolated._storage.copying.options import (
     BATCH,
     NO_MARK,
+    Added,
     Conflicts,
     Copied,
     Mark,
     Reader,
+    Renamed,
 )
 from langmem_isolated._storage.copying.staging import Step
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import AddressTaken, DatabaseLocked
+
+T = TypeVar("T")
 
 # Others may change the source, or go on with the same copy, between two looks.
 _ATTEMPTS = 64
@@ -42,6 +47,10 @@ _PAGES: tuple[Callable[..., Behind | None], ...] = (
 
 Finish = Callable[[Transaction, ScopeKeys, Reader, Copied], None]
 """What belongs into the last transaction; told the target's keys and the source."""
+
+
+Journal = Callable[[Transaction, ScopeKeys, list[Added], list[Renamed]], None]
+"""Keeps what a transaction put in, as a part of it; told the target's keys."""
 
 
 class _Changed(Exception):
@@ -68,6 +77,7 @@ class Copy:
         token: 16 random bytes, the same when a copy that was interrupted is begun again.
         conflicts: What happens to names that the target has.
         mark: What the headers of copied sessions and threads say besides.
+        journal: Run in every transaction that puts something in, unless all is put in at once.
     """
 
     source: ScopedDatabase
@@ -75,6 +85,7 @@ class Copy:
     token: bytes
     conflicts: Conflicts = "rename"
     mark: Mark = NO_MARK
+    journal: Journal | None = None
     _staged: dict[tuple[Kind, bytes], _Staged] = field(default_factory=dict)
     _copied: Copied = field(default_factory=Copied)
 
@@ -169,7 +180,7 @@ class Copy:
         if at_once:
             self.target.write(self._publish_all, reader, finish)
             return
-        self.target.write(self._publish_containers, reader)
+        self.target.write(self._publish_containers_alone, reader)
         self._copy_others_in_batches(reader)
         if finish is not None:
             self.target.write(finish, reader, self._copied)
@@ -195,16 +206,38 @@ class Copy:
         for page in _PAGES:
             behind: Behind | None = _FIRST
             while behind is not None:
-                behind = self.target.write(
-                    page, source, behind, self.conflicts, self._copied, now()
-                )
+                behind = self._write_batch(page, source, behind)
         opened: list[documents.OpenCollection] = (
             documents.open_collections(source.transaction, source.keys)
             if source.transaction
             else self.source.snapshot(documents.open_collections, [])
         )
         for part in documents.batches(opened):
-            self.target.write(documents.copy_batch, part, self.conflicts, self._copied, now())
+            self._write_batch(documents.copy_batch, part)
+
+    def _write_batch(self, put_in: Callable[..., T], *what: object) -> T:
+        rest, batch = self.target.write(self._put_in_batch, put_in, *what)
+        self._copied.update(batch)
+        return rest
+
+    def _put_in_batch(
+        self, transaction: Transaction, keys: ScopeKeys, put_in: Callable[..., T], *what: object
+    ) -> tuple[T, Copied]:
+        # Of its own: a transaction may be run again.
+        batch = Copied()
+        rest = put_in(transaction, keys, *what, self.conflicts, batch, now())
+        self._keep(transaction, keys, batch)
+        return rest, batch
+
+    def _keep(self, transaction: Transaction, keys: ScopeKeys, put_in: Copied) -> None:
+        if self.journal and put_in.added:
+            self.journal(transaction, keys, put_in.added, put_in.renamed)
+
+    def _publish_containers_alone(
+        self, transaction: Transaction, keys: ScopeKeys, source: Reader
+    ) -> None:
+        self._publish_containers(transaction, keys, source)
+        self._keep(transaction, keys, self._copied)
 
     def _publish_containers(
         self, transaction: Transaction, keys: ScopeKeys, source: Reader
@@ -230,6 +263,7 @@ class Copy:
         copied.counts.update(line.kind for line in container.lines)
         copied.replaced[container.kind] += step.place.is_late
         copied.note_name(container.kind, container.header.session_id, step.place.name)
+        copied.note_added(container.kind, step.place.name.encode())
 
     def _discard(self) -> None:
         for one in self._staged.values():

@@ -142,6 +142,8 @@ def copy_batch(
         birth = os.urandom(BIRTH_BYTES)
         writing.put(transaction, target, into.name, header, new, birth, now)
         copied.counts[Kind.DOCUMENT] += len(new)
+        for document in new:
+            copied.note_added(Kind.DOCUMENT, into.name, document.name)
 
 
 def _into(

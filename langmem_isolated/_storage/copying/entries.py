@@ -1,5 +1,7 @@
 """Copies key-value entries: those of byte stores, caches and indexes, and profiles."""
 
+from collections.abc import Iterator
+
 import sqlalchemy as sa
 from sqlalchemy import bindparam, select
 
@@ -10,6 +12,7 @@ from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.containers import SCOPE_ID
 from langmem_isolated._storage.copying.options import BATCH, Conflicts, Copied, Reader
+from langmem_isolated._storage.entries import Entry
 
 # Not what was decided for the source: grants, policies, claims and receipts stay there.
 KINDS = (Kind.ENTRY, Kind.PROFILE)
@@ -87,3 +90,21 @@ def _copy(
     lifetime = None if expires_at is None else expires_at - updated_at
     entries.put(transaction, target, names, [entry], updated_at, lifetime, kind=kind)
     copied.counts[kind] += 1
+    copied.note_added(kind, entry.key, *names)
+
+
+def opened_entries(
+    transaction: Transaction, source: ScopeKeys, kind: Kind, now: int
+) -> Iterator[tuple[list[bytes], Entry]]:
+    """A source's entries of a kind, each behind the names of its space.
+
+    Raises:
+        RecordDoesNotOpen: An entry was changed, moved or exchanged.
+    """
+    asked = {"scope_id": source.scope_id, "kind": int(kind), "now": now}
+    behind: Behind | None = (b"", b"")
+    while behind is not None:
+        rows = transaction.rows(_PAGE, **asked, parent=behind[0], key=behind[1])
+        for parent, *row in rows:
+            yield entries.opened_anywhere(source, kind, parent, tuple(row))
+        behind = rows[-1][:2] if len(rows) == BATCH else None

@@ -1,5 +1,6 @@
 """Copies the items of a store, with their vectors, their times and what is left of their lives."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from langmem_isolated._codecs.item_names import item_names, with_key
@@ -122,8 +123,22 @@ def copy_page(
         where = items.place(one.item.body, conflicts, copied, now)
         if where is not None:
             placed[items.to.of(where[0])] = items.rows(one, *where)
+            copied.note_added(Kind.ITEM, where[0].key, *where[0].namespace)
     addresses = sorted(placed)
     if rows := [row for address in addresses for row in placed[address]]:
         writing.put_rows(transaction, target, items.to, addresses, rows, now)
         copied.counts[Kind.ITEM] += len(addresses)
     return rest
+
+
+def opened_items(transaction: Transaction, source: ScopeKeys, now: int) -> Iterator[list[bytes]]:
+    """The bodies of a source's items, page by page.
+
+    Raises:
+        RecordDoesNotOpen: An item was changed, moved or exchanged.
+    """
+    items = _Items(transaction, Reader(source), source)
+    behind: Behind | None = (b"", b"")
+    while behind is not None:
+        found, behind = items.page(behind, BATCH, now)
+        yield [one.item.body for one in found]

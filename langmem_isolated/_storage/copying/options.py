@@ -70,6 +70,13 @@ class Renamed(NamedTuple):
     new: str
 
 
+class Added(NamedTuple):
+    """What a copy put in, by the names that find it, such as key and namespace."""
+
+    kind: Kind
+    names: tuple[bytes, ...]
+
+
 @dataclass
 class Copied:
     """What a copy did, by kinds: records, sessions and threads; messages count as such."""
@@ -80,6 +87,19 @@ class Copied:
     replaced: Counter[Kind] = field(default_factory=Counter)
     """Of the target's."""
     renamed: list[Renamed] = field(default_factory=list)
+    added: list[Added] = field(default_factory=list)
+
+    def update(self, more: "Copied") -> None:
+        """Take in what another part of the same copy did."""
+        self.counts.update(more.counts)
+        self.skipped.update(more.skipped)
+        self.replaced.update(more.replaced)
+        self.renamed += more.renamed
+        self.added += more.added
+
+    def note_added(self, kind: Kind, *names: bytes) -> None:
+        """Remember what was put in."""
+        self.added.append(Added(kind, names))
 
     def resolve(self, conflicts: Conflicts, kind: Kind) -> Conflicts:
         """What happens to one name that is taken, counted.
