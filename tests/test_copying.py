@@ -9,13 +9,19 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langgraph.graph import START, StateGraph
 from langgraph.graph.message import add_messages
+from sqlalchemy import and_, bindparam, delete, select
 from typing_extensions import TypedDict
 
 from langmem_isolated import IsolatedMemory, ScopedMemory
 from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._database import schema
+from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.copying import copy, staging
 from langmem_isolated._storage.copying.copy import Copy
 from langmem_isolated._storage.copying.options import Copied, Mark
+from langmem_isolated._storage.sessions.listing import ROWS, session_digest
+from langmem_isolated._storage.sessions.reading import message_aad_prefix, message_part
 from langmem_isolated.errors import AddressTaken
 from tests.conftest import Attacker
 from tests.embeddings import NGramEmbeddings
@@ -338,3 +344,44 @@ def test_another_token_is_another_copy(guest: ScopedMemory, alice: ScopedMemory)
 
     assert names(alice) == {"main", "main-2"}
     alice.verify()
+
+
+def drop_out(scope: ScopedMemory, session_id: str, number: int) -> None:
+    """Take one message out between others, as a limit on another channel leaves a session."""
+
+    def without(transaction: Transaction, keys: ScopeKeys) -> None:
+        digest, key = session_digest(keys, session_id), number.to_bytes(8)
+        state = ROWS.locked(transaction, keys, digest)
+        assert state is not None
+        records = schema.records.c
+        at = and_(records.kind == bindparam("kind"), records.key == bindparam("key"))
+        here = {"kind": int(Kind.MESSAGE), "key": key}
+        row = transaction.row(select(records.sealed, records.updated_at).where(at), **here)
+        assert row is not None
+        place = message_aad_prefix(keys, digest, state)
+        plaintext = keys.open(place, key, row[0], Kind.MESSAGE)
+        part = message_part(keys, digest, key, row[1], plaintext)
+        fewer = state.with_members(keys, -part)._replace(count=state.count - 1)
+        ROWS.update(transaction, keys, digest, fewer)
+        transaction.execute(delete(schema.records).where(at), **here)
+
+    scope._records.write(without)
+
+
+def test_a_session_with_gaps_is_whole_without_them(guest: ScopedMemory, alice: ScopedMemory):
+    history = guest.chat_history("main")
+    history.add_messages([HumanMessage(f"{n}", id="twice" if n < 6 else None) for n in range(9)])
+    guest.sessions.set_summary("main", "up to five", until=5)
+    for number in (0, 3):
+        drop_out(guest, "main", number)
+
+    copied(guest, alice)
+
+    assert texts(alice) == ["1", "2", "4", "5", "6", "7", "8"]
+    assert alice.verify().messages == 7
+    # The three before it of those that are left.
+    page = alice.chat_history("main").page(limit=4)
+    assert alice.sessions.get("main").summarized == page.before
+    again = alice.chat_history("main", idempotent=True)
+    again.add_messages([HumanMessage("1", id="twice")])
+    assert again.count() == 7

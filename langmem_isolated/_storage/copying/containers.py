@@ -13,7 +13,7 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database import schema
-from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._storage.container_state import ContainerState, is_member_sum
 from langmem_isolated._storage.containers import DIGEST, SCOPE_ID, ContainerRows
 from langmem_isolated._storage.sessions import listing as sessions
@@ -21,10 +21,10 @@ from langmem_isolated._storage.sessions.channel_limits import NamedLimits
 from langmem_isolated._storage.sessions.messages import (
     alias_of,
     channel_tag,
+    message_aad_prefix,
     message_part,
     newest_of,
 )
-from langmem_isolated._storage.sessions.reading import opened
 from langmem_isolated._storage.threads import listing as threads
 from langmem_isolated._storage.threads.addresses import (
     Slot,
@@ -118,36 +118,62 @@ def open_container(
     found = ROWS[source.kind].header(transaction, keys, source.digest)
     if found is None or found[0].is_expired(now):
         return None
-    state, header = found
-    is_session = source.kind is Kind.SESSION
-    below = _messages if is_session else _bodies_and_elements
-    lines = below(transaction, keys, source.digest, state, now)
-    channels = {decode_partially(line.plaintext).channel for line in lines} if is_session else ()
-    limits = NamedLimits.of(keys, state, filter(None, channels))
-    return OpenContainer(source.kind, state, decode_header(header), lines, limits)
+    state, sealed_header = found
+    header = decode_header(sealed_header)
+    if source.kind is Kind.SESSION:
+        return _session(transaction, keys, source.digest, state, header)
+    lines = _bodies_and_elements(transaction, keys, source.digest, state)
+    return OpenContainer(source.kind, state, header, lines)
 
 
-def _messages(
-    transaction: Transaction, keys: ScopeKeys, digest: bytes, state: ContainerState, now: int
-) -> list[Line]:
+def _session(
+    transaction: Transaction, keys: ScopeKeys, digest: bytes, state: ContainerState, header: Header
+) -> OpenContainer:
+    """A session, its messages numbered without gaps where some have dropped out between them."""
     rows = sorted(transaction.rows(_MESSAGES, scope_id=keys.scope_id, digest=digest))
-    dated = [(key, sealed, stored_at) for key, sealed, _, stored_at in rows]
-    found = opened(keys, digest, state, dated, now, is_dated=True)
-    plaintexts = found.messages if found else []
+    lines = _messages(keys, digest, state, rows)
+    start = state.next_sequence - len(lines)
+    if header.summarized is not None:
+        before = sum(row[0] < header.summarized.to_bytes(8) for row in rows)
+        header = header._replace(summarized=start + before)
+    numbered = [line._replace(key=number.to_bytes(8)) for number, line in enumerate(lines, start)]
+    channels = {decode_partially(line.plaintext).channel for line in lines}
+    limits = NamedLimits.of(keys, state, filter(None, channels))
+    return OpenContainer(Kind.SESSION, state, header, numbered, limits)
+
+
+def _messages(keys: ScopeKeys, digest: bytes, state: ContainerState, rows: list[Row]) -> list[Line]:
+    """The messages of a session: that these are all, and as they were, their multiset hash tells.
+
+    Raises:
+        RecordDoesNotOpen: One was changed, moved, exchanged, added, removed or restored.
+    """
+    opener = keys.opener(message_aad_prefix(keys, digest, state), Kind.MESSAGE)
     lines = [
-        Line(Kind.MESSAGE, key, plaintext, stored_at, has_alias=alias is not None)
-        for (key, _, alias, stored_at), plaintext in zip(rows, plaintexts, strict=True)
+        Line(Kind.MESSAGE, key, opener(key, sealed), stored_at, has_alias=alias is not None)
+        for key, sealed, alias, stored_at in rows
     ]
     parts = (message_part(keys, digest, one.key, one.stored_at, one.plaintext) for one in lines)
-    if not is_member_sum(keys, state, sum(parts)):
+    if len(lines) != state.count or not is_member_sum(keys, state, sum(parts)):
         raise RecordDoesNotOpen(Kind.SESSION.label, "it has not the messages that it stands for")
-    return lines
+    return [*_each_id_found(lines)]
+
+
+def _each_id_found(lines: list[Line]) -> Iterator[Line]:
+    """Messages of which each id finds one, though the one that it found has dropped out."""
+    ids = [decode_partially(line.plaintext).message_id for line in lines]
+    found = {id_ for id_, line in zip(ids, lines, strict=True) if line.has_alias}
+    for id_, line in zip(ids, lines, strict=True):
+        if not id_ or id_ in found:
+            yield line
+        else:
+            found.add(id_)
+            yield line._replace(has_alias=True)
 
 
 def _bodies_and_elements(
-    transaction: Transaction, keys: ScopeKeys, digest: bytes, state: ContainerState, now: int
+    transaction: Transaction, keys: ScopeKeys, digest: bytes, state: ContainerState
 ) -> list[Line]:
-    del now
     bodies, elements = whole(transaction, keys, digest, state)
     lines = [Line(Kind.ELEMENT, one.key, plaintext, one.stored_at) for one, plaintext in elements]
     outlines = {

@@ -39,6 +39,9 @@ class _Items:
         self._transaction, self._reading = transaction, source.within(transaction)
         self._source, self._target = source.keys, target
         self._from, self.to = RecordAddresses(source.keys), RecordAddresses(target)
+        # Few stores have any: a question for each item takes as long as sealing it.
+        there = self._reading.row(sql.ANY_VECTOR, scope_id=source.keys.scope_id)
+        self._has_vectors = there is not None
 
     def page(self, behind: Behind, limit: int, now: int) -> tuple[list[_Found], Behind | None]:
         parent, key = behind
@@ -51,6 +54,8 @@ class _Items:
         return found, rows[-1][:2] if len(rows) == limit else None
 
     def _vectors(self, item: Item) -> list[bytes]:
+        if not self._has_vectors:
+            return []
         rows = self._reading.rows(sql.VECTORS, **span(self._source, item.place))
         opener = self._from.vectors[item.place[0]]
         opened = (opener(key, sealed) for key, sealed in rows)
@@ -68,7 +73,8 @@ class _Items:
         names, resolved = item_names(body), False
         namespace = tuple(label.encode() for label in names.namespace)
         for key in names_for(names.key):
-            address, renamed = Address(namespace, key.encode()), with_key(body, key)
+            address = Address(namespace, key.encode())
+            renamed = body if key == names.key else with_key(body, key)
             (there,) = reading.get(self._transaction, self._target, [address], now)
             if there is None:
                 copied.note_name(Kind.ITEM, names.key, key)

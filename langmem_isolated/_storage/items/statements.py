@@ -213,6 +213,12 @@ VECTORS = (
     .where(_SPAN, _records.kind == _VECTOR)
     .order_by(_records.key)
 )
+ANY_VECTOR = (
+    select(_ONE_ROW)
+    .where(_records.scope_id == SCOPE_ID, _records.kind == _VECTOR)
+    .limit(_ONE_ROW)
+    .offset(_FROM_THE_FIRST)
+)
 _put_here = schema.records.alias()
 SWEEP_VECTORS = delete(schema.records).where(
     _records.scope_id == SCOPE_ID,

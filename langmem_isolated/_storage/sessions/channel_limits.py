@@ -96,7 +96,6 @@ class NamedLimits(NamedTuple):
     """Limits by the names of the channels, which another owner has other digests for."""
 
     is_own: bool
-    dense_from: int
     kept: Mapping[str, Kept]
 
     @classmethod
@@ -111,12 +110,12 @@ class NamedLimits(NamedTuple):
         kept = {
             name: limits.kept[digest] for name, digest in digests.items() if digest in limits.kept
         }
-        return cls(limits.is_own, limits.dense_from, kept)
+        return cls(limits.is_own, kept)
 
     def packed(self, keys: ScopeKeys) -> bytes:
-        """The column of an owner's session that has these limits."""
-        kept = {channel_of(keys, name.encode()): of for name, of in self.kept.items()}
-        return ChannelLimits(self.is_own, self.dense_from, kept).packed()
+        """The column of an owner's session that has these limits, and no gaps."""
+        kept = {channel_of(keys, n.encode()): of._replace(first=0) for n, of in self.kept.items()}
+        return ChannelLimits(self.is_own, 0, kept).packed()
 
 
 class Room(NamedTuple):
