@@ -173,23 +173,29 @@ def test_a_sweep_ends_in_time_and_says_that_it_is_not_done(memory: IsolatedMemor
 
 
 async def test_a_cancelled_sweep_ends_behind_a_batch(memory: IsolatedMemory, attacker: Attacker):
-    put_items(tutor(memory), 3000)
+    put_items(tutor(memory), 4000)
     begun = threading.Event()
 
     def note(_: int) -> None:
         begun.set()
-        time.sleep(0.05)
+        time.sleep(0.2)
+
+    def left() -> int:
+        (count,) = attacker("SELECT count(*) FROM records WHERE kind = 8")[0]
+        return int(count)
 
     sweep = asyncio.create_task(memory.asweep(progress=note))
     await asyncio.to_thread(begun.wait)
     sweep.cancel()
     with pytest.raises(asyncio.CancelledError):
         await sweep
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(0.4)
+    first = left()
+    await asyncio.sleep(0.5)
 
-    (left,) = attacker("SELECT count(*) FROM records WHERE kind = 8")[0]
-    assert left % 500 == 0
-    assert left > 0
+    assert left() == first
+    assert first > 0
+    assert first % 500 == 0
     tutor(memory).verify()
 
 
