@@ -211,10 +211,11 @@ def run_batch(
         is_dry: Remove nothing, and count all.
     """
     outcome, room = Outcome(), BATCH
-    end = math.inf if is_dry else time.monotonic() + _MOST_SECONDS
     held = _held(transaction, tasks, projects, is_dry=is_dry)
+    end = math.inf if is_dry else time.monotonic() + _MOST_SECONDS
     for number, task in enumerate(tasks):
-        if room <= 0 or time.monotonic() > end:
+        # One step at least: however slow the machine is, a sweep gets on.
+        if number and (room <= 0 or time.monotonic() > end):
             outcome.rest += tasks[number:]
             break
         if (task.owner.project, task.owner.user) in held:
