@@ -167,9 +167,9 @@ def test_a_sweep_ends_in_time_and_says_that_it_is_not_done(memory: IsolatedMemor
 
     first = memory.sweep(0)
 
-    assert first.counts == {"item": 500}
+    assert 0 < first.counts["item"] <= 500
     assert not first.is_done
-    assert memory.sweep().counts == {"item": 700}
+    assert memory.sweep().counts == {"item": 1200 - first.counts["item"]}
 
 
 async def test_a_cancelled_sweep_ends_behind_a_batch(memory: IsolatedMemory, attacker: Attacker):
@@ -195,7 +195,7 @@ async def test_a_cancelled_sweep_ends_behind_a_batch(memory: IsolatedMemory, att
 
     assert left() == first
     assert first > 0
-    assert first % 500 == 0
+    assert first % 100 == 0
     tutor(memory).verify()
 
 
@@ -613,13 +613,13 @@ def test_a_hold_without_reason_or_with_an_impossible_end_is_refused(
 def test_a_hold_placed_amid_a_sweep_ends_it_for_the_user(memory: IsolatedMemory):
     put_items(tutor(memory), 1200)
 
-    def place(removed: int) -> None:
-        if removed == 500:
+    def place(_: int) -> None:
+        if not memory.retention.holds():
             memory.retention.hold("alice", reason="r", by="b")
 
     swept = memory.sweep(progress=place)
 
-    assert swept.counts == {"item": 500}
+    assert 0 < swept.counts["item"] <= 500
     assert swept.held == 1
 
 
