@@ -163,29 +163,35 @@ def test_a_sweep_ends_in_time_and_says_that_it_is_not_done(memory: IsolatedMemor
 
     first = memory.sweep(0)
 
-    assert first.counts == {"item": 500}
+    assert 0 < first.counts["item"] <= 500
     assert not first.is_done
-    assert memory.sweep().counts == {"item": 700}
+    assert memory.sweep().counts == {"item": 1200 - first.counts["item"]}
 
 
 async def test_a_cancelled_sweep_ends_behind_a_batch(memory: IsolatedMemory, attacker: Attacker):
-    put_items(tutor(memory), 3000)
+    put_items(tutor(memory), 4000)
     begun = threading.Event()
 
     def note(_: int) -> None:
         begun.set()
-        time.sleep(0.05)
+        time.sleep(0.2)
+
+    def left() -> int:
+        (count,) = attacker("SELECT count(*) FROM records WHERE kind = 8")[0]
+        return int(count)
 
     sweep = asyncio.create_task(memory.asweep(progress=note))
     await asyncio.to_thread(begun.wait)
     sweep.cancel()
     with pytest.raises(asyncio.CancelledError):
         await sweep
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(0.4)
+    first = left()
+    await asyncio.sleep(0.5)
 
-    (left,) = attacker("SELECT count(*) FROM records WHERE kind = 8")[0]
-    assert left % 500 == 0
-    assert left > 0
+    assert left() == first
+    assert first > 0
+    assert first % 100 == 0
     tutor(memory).verify()
 
 
@@ -603,13 +609,13 @@ def test_a_hold_without_reason_or_with_an_impossible_end_is_refused(
 def test_a_hold_placed_amid_a_sweep_ends_it_for_the_user(memory: IsolatedMemory):
     put_items(tutor(memory), 1200)
 
-    def place(removed: int) -> None:
-        if removed == 500:
+    def place(_: int) -> None:
+        if not memory.retention.holds():
             memory.retention.hold("alice", reason="r", by="b")
 
     swept = memory.sweep(progress=place)
 
-    assert swept.counts == {"item": 500}
+    assert 0 < swept.counts["item"] <= 500
     assert swept.held == 1
 
 

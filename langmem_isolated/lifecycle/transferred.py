@@ -2,13 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from langmem_isolated._codecs.values import decode_value, encode_value
-from langmem_isolated.lifecycle.merge_values import NewName
 
 if TYPE_CHECKING:
     from langmem_isolated._storage.copying.options import Copied
+
+
+class NewName(NamedTuple):
+    """What got another name, because something of the name it had was there."""
+
+    kind: str
+    """``"session"``, ``"thread"``, ``"item"``, ``"document"`` or ``"collection"``."""
+    old: str
+    new: str
 
 
 @dataclass(frozen=True, slots=True)
