@@ -88,9 +88,10 @@ scopes = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("mac", LargeBinary, nullable=False),
     Column("renewals", Integer, nullable=False, server_default=text("0")),
-    Index("scopes_principal", "principal"),
+    # What statistics count of scopes is in these two: a scope is inserted once.
+    Index("scopes_principal", "principal", "project", "level"),
     # By project, too: it leads.
-    Index("scopes_module", "project", "module"),
+    Index("scopes_module", "project", "module", "level", "principal"),
     sqlite_with_rowid=False,
 )
 
@@ -193,6 +194,9 @@ usage = Table(
     Column("input_tokens", BigInteger, nullable=False),
     Column("output_tokens", BigInteger, nullable=False),
     Column("sealed", LargeBinary),
+    # Of a user who wrote; active users are counted by the index alone.
+    Column("principal", LargeBinary),
+    Index("usage_active", "day", "principal"),
     sqlite_with_rowid=False,
 )
 # What follows is filled by erasure and audit; the columns stand now, so that the first version's
@@ -235,6 +239,7 @@ _PARTIAL_INDEXES = {
     "records_uncounted": UNCOUNTED,
     "sessions_expiry": "expires_at IS NOT NULL",
     "tombstones_expiry": "expires_at IS NOT NULL",
+    "usage_active": "principal IS NOT NULL",
     "audit_scope": "scope_id IS NOT NULL",
 }
 
