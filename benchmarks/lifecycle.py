@@ -38,7 +38,8 @@ ROOT_KEY = LocalRootKey(bytes(32))
 # Of each user: sessions of 16 messages, entries that live on, entries that have expired.
 SESSIONS, MESSAGES, LIVING, EXPIRED = 5, 16, 10, 10
 EACH = SESSIONS * MESSAGES + LIVING + EXPIRED
-DAYS = 30
+# Over which all of it came about.
+DAYS = 360
 MODULES = ("tutor", "planner", "notes", "shop", "help")
 MOST_COUNTS, MOST_EMPTY = 10.0, 1.5
 SOMEONE = 77

@@ -17,14 +17,13 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.owners import Level
 from langmem_isolated._database import schema
 from langmem_isolated._database.transactions import Row, Transaction
-from langmem_isolated._storage.usage import DAY, MESSAGES, PEOPLE, ZERO, number, total
+from langmem_isolated._storage.usage import HELD, PEOPLE, ZERO, number, total
 
 _scopes, _sessions, _records, _usage = (
     table.c for table in (schema.scopes, schema.sessions, schema.records, schema.usage)
 )
 _NOW = bindparam("now", type_=sa.BigInteger)
 _SINCE = bindparam("since", type_=sa.Integer)
-_DAY: sa.ColumnElement[int] = sa.literal_column(str(DAY))
 Where = tuple[str, ...]
 """Of which columns of `scopes` the values are given: some of scope_id, project and module."""
 
@@ -42,9 +41,9 @@ def _of_scope(column: sa.ColumnElement[bytes], where: Where) -> list[sa.ColumnEl
     return [column == bindparam("scope_id", type_=sa.LargeBinary)] if "scope_id" in where else []
 
 
-def _by_scope(where: Where) -> sa.CTE:
-    """What each scope has of each kind: both tables are led by the scope, so nothing is sorted."""
-    rows = (
+def _held_below(where: Where) -> sa.Select[Any]:
+    """What each scope has below rows of each kind: led by the scope, so nothing is sorted."""
+    return (
         select(
             _sessions.scope_id,
             _sessions.kind,
@@ -54,11 +53,15 @@ def _by_scope(where: Where) -> sa.CTE:
             sa.func.max(_sessions.updated_at).label("last"),
         )
         .where(_alive(_sessions.expires_at), *_of_scope(_sessions.scope_id, where))
-        # What counts a store's items has their kind, and they are counted below.
+        # What counts a store's items has their kind, and they are counted by themselves.
         .where(_sessions.kind != number(Kind.ITEM))
         .group_by(_sessions.scope_id, _sessions.kind)
     )
-    others = (
+
+
+def _held_singly(where: Where) -> sa.Select[Any]:
+    """What each scope has that no row counts, in the same columns: in the order of the index."""
+    return (
         select(
             _records.scope_id,
             _records.kind,
@@ -71,11 +74,9 @@ def _by_scope(where: Where) -> sa.CTE:
         .where(*_of_scope(_records.scope_id, where))
         .group_by(_records.scope_id, _records.kind)
     )
-    return sa.union_all(rows, others).cte("held")
 
 
-def _sums(where: Where) -> sa.Select[Any]:
-    held = _by_scope(where)
+def _summed(held: sa.FromClause, where: Where) -> sa.Select[Any]:
     return (
         select(
             _scopes.project,
@@ -86,15 +87,23 @@ def _sums(where: Where) -> sa.Select[Any]:
             total(held.c.size),
             sa.func.max(held.c.last),
         )
-        .select_from(sa.join(schema.scopes, held, _scopes.scope_id == held.c.scope_id))
+        .select_from(sa.join(held, schema.scopes, _scopes.scope_id == held.c.scope_id))
         .where(*_asked(where))
         .group_by(_scopes.project, _scopes.module, held.c.kind)
     )
 
 
+def _below(where: Where) -> sa.Select[Any]:
+    return _summed(_held_below(where).subquery("held"), where)
+
+
+def _singly(where: Where) -> sa.Select[Any]:
+    return _summed(_held_singly(where).subquery("held"), where)
+
+
 def _largest(where: Where) -> sa.Select[Any]:
     """The scopes that have the most bytes, and what they have of each kind."""
-    held = _by_scope(where)
+    held = sa.union_all(_held_below(where), _held_singly(where)).cte("held")
     largest = (
         select(held.c.scope_id, total(held.c.size).label("bytes"))
         .select_from(sa.join(held, schema.scopes, _scopes.scope_id == held.c.scope_id))
@@ -112,67 +121,59 @@ def _largest(where: Where) -> sa.Select[Any]:
     )
 
 
-def _counting(level: Level) -> sa.ColumnElement[int]:
-    is_of_level = _scopes.level == number(level)
-    return sa.func.count(sa.distinct(sa.case((is_of_level, _scopes.principal))))
-
-
 def _owners(where: Where) -> sa.Select[Any]:
-    """Scopes, users and guests of each module."""
+    """Scopes of each module."""
     return (
-        select(
-            _scopes.project,
-            _scopes.module,
-            sa.func.count(),
-            _counting(Level.PRIVATE),
-            _counting(Level.ANONYMOUS),
-        )
+        select(_scopes.project, _scopes.module, sa.func.count())
         .where(*_asked(where))
         .group_by(_scopes.project, _scopes.module)
     )
 
 
+# Those of the other levels are nobody's, or not in a module.
+_OF_PEOPLE = _scopes.level.in_([number(Level.PRIVATE), number(Level.ANONYMOUS)])
+
+
 def _people(where: Where) -> sa.Select[Any]:
-    """Users and guests of each project: one may be in several modules."""
-    return (
-        select(_scopes.project, _counting(Level.PRIVATE), _counting(Level.ANONYMOUS))
-        .where(*_asked(where))
-        .group_by(_scopes.project)
+    """Users and guests of each module, each once: straight from an index, as DISTINCT is."""
+    each = (
+        select(_scopes.project, _scopes.module, _scopes.level, _scopes.principal)
+        .where(_OF_PEOPLE, *_asked(where))
+        .distinct()
+        .subquery()
     )
+    by = (each.c.project, each.c.module, each.c.level)
+    return select(*by, sa.func.count()).group_by(*by)
+
+
+def _people_of_projects(where: Where) -> sa.Select[Any]:
+    """Users and guests of each project, each once: one may be in several modules."""
+    each = (
+        select(_scopes.principal, _scopes.project, _scopes.level)
+        .where(_OF_PEOPLE, *_asked(where))
+        .distinct()
+        .subquery()
+    )
+    by = (each.c.project, each.c.level)
+    return select(*by, sa.func.count()).group_by(*by)
 
 
 _SCOPE_OF_USAGE = sa.join(schema.usage, schema.scopes, _usage.scope_id == _scopes.scope_id)
-_WROTE = sa.and_(_usage.kind == number(Kind.SCOPE), _usage.day >= _SINCE)
 
 
 def _active(where: Where) -> sa.Select[Any]:
-    """Users who wrote, by day."""
-    return (
-        select(_usage.day, _counting(Level.PRIVATE))
-        .select_from(_SCOPE_OF_USAGE)
-        .where(_WROTE, *_asked(where))
-        .group_by(_usage.day)
+    """Users who wrote, by day, each once."""
+    each = (
+        select(_usage.day, _usage.principal)
+        .where(_usage.day >= _SINCE, _usage.principal.is_not(None), *_asked(where))
+        .distinct()
     )
-
-
-def _begun(where: Where) -> sa.Select[Any]:
-    """Sessions and threads that are there, by the day on which they were begun."""
-    day = _sessions.created_at // _DAY
-    rows = (
-        select(day, _sessions.kind, sa.func.count())
-        .where(_sessions.created_at >= bindparam("since_time", type_=sa.BigInteger))
-        .where(_sessions.kind.in_([number(Kind.SESSION), number(Kind.THREAD)]))
-        .where(_alive(_sessions.expires_at))
-        .group_by(day, _sessions.kind)
-    )
-    if where:
-        joined = sa.join(schema.sessions, schema.scopes, _sessions.scope_id == _scopes.scope_id)
-        rows = rows.select_from(joined).where(*_asked(where))
-    return rows
+    each_once = (each.select_from(_SCOPE_OF_USAGE) if where else each).subquery()
+    return select(each_once.c.day, sa.func.count()).group_by(each_once.c.day)
 
 
 def _grown(where: Where) -> sa.Select[Any]:
-    """Messages and bytes that each day added, less what it removed.
+    """Messages, bytes, sessions and threads that each day added, less what it removed.
 
     A scope's row of a day has what was there before: the difference to its next row, or to what is
     there now, is the day's.
@@ -181,33 +182,30 @@ def _grown(where: Where) -> sa.Select[Any]:
     def following(column: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
         return sa.func.lead(column).over(partition_by=_usage.scope_id, order_by=_usage.day)
 
-    before = (
+    stood = (
         select(
             _usage.scope_id,
             _usage.day,
-            _usage.count,
-            _usage.size,
-            following(_usage.count).label("next_count"),
-            following(_usage.size).label("next_size"),
+            *(_usage[name] for name in HELD),
+            *(following(_usage[name]).label(f"next_{name}") for name in HELD),
         )
         .select_from(_SCOPE_OF_USAGE if where else schema.usage)
-        .where(_WROTE, *_asked(where))
+        .where(_usage.kind == number(Kind.SCOPE), _usage.day >= _SINCE, *_asked(where))
         .cte("stood")
     )
+    newest = select(stood.c.scope_id).where(stood.c.next_count.is_(None))
     now = (
-        select(
-            _sessions.scope_id, total(MESSAGES).label("count"), total(_sessions.size).label("size")
-        )
-        .where(*_of_scope(_sessions.scope_id, where))
+        select(_sessions.scope_id, *(column.label(name) for name, column in HELD.items()))
+        .where(_sessions.scope_id.in_(newest))
         .group_by(_sessions.scope_id)
         .cte("now")
     )
     added = [
-        total(sa.func.coalesce(before.c[f"next_{name}"], now.c[name], ZERO) - before.c[name])
-        for name in ("count", "size")
+        total(sa.func.coalesce(stood.c[f"next_{name}"], now.c[name], ZERO) - stood.c[name])
+        for name in HELD
     ]
-    joined = before.outerjoin(now, before.c.scope_id == now.c.scope_id)
-    return select(before.c.day, *added).select_from(joined).group_by(before.c.day)
+    joined = stood.outerjoin(now, stood.c.scope_id == now.c.scope_id)
+    return select(stood.c.day, *added).select_from(joined).group_by(stood.c.day)
 
 
 def _tokens(where: Where) -> sa.Select[Any]:
@@ -224,16 +222,17 @@ def _tokens(where: Where) -> sa.Select[Any]:
 
 
 class _Statements(NamedTuple):
-    sums: sa.Select[Any]
+    below: sa.Select[Any]
+    singly: sa.Select[Any]
     owners: sa.Select[Any]
     people: sa.Select[Any]
+    people_of_projects: sa.Select[Any]
     active: sa.Select[Any]
-    begun: sa.Select[Any]
     grown: sa.Select[Any]
     tokens: sa.Select[Any]
 
 
-_MAKERS = (_sums, _owners, _people, _active, _begun, _grown, _tokens)
+_MAKERS = (_below, _singly, _owners, _people, _people_of_projects, _active, _grown, _tokens)
 
 
 @cache
@@ -248,18 +247,20 @@ _largest_of = cache(_largest)
 class Counted(NamedTuple):
     """What was counted, as rows."""
 
-    sums: list[Row]
+    below: list[Row]
     """Project, module, kind, rows, what is below them, bytes, last activity (µs)."""
+    singly: list[Row]
+    """The same of what no row counts."""
     owners: list[Row]
-    """Project, module, scopes, users, guests."""
+    """Project, module, scopes."""
     people: list[Row]
-    """Project, users, guests."""
+    """Project, module, level, how many."""
+    people_of_projects: list[Row]
+    """Project, level, how many."""
     active: list[Row]
     """Day, users."""
-    begun: list[Row]
-    """Day, kind, how many."""
     grown: list[Row]
-    """Day, messages, bytes."""
+    """Day, messages, bytes, sessions, threads."""
     tokens: list[Row]
     """Day, project, module, model, answers, input and output tokens."""
     largest: list[Row]
@@ -278,7 +279,7 @@ def counted(
         now: Microseconds since 1970, UTC: what expired by then is absent.
     """
     where = tuple(sorted(asked))
-    given = {**asked, "now": now, "since": since, "since_time": since * DAY, "nobody": PEOPLE}
+    given = {**asked, "now": now, "since": since, "nobody": PEOPLE}
     rows = [transaction.rows(statement, **given) for statement in _statements(where)]
     scopes = transaction.rows(_largest_of(where), largest=largest, **given) if largest else []
     return Counted._make([*rows, scopes])

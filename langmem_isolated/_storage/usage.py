@@ -2,8 +2,10 @@
 
 A row of the table is one scope's, of one day (UTC, counted from 1970), and of a kind:
 
-- *scope*: it wrote on this day. ``count`` and ``size`` are its messages and bytes in sessions,
-  threads and collections before that, so that the difference to the next row is what the day added;
+- *scope*: it wrote on this day, and whose principal's it is if it is a user's. ``count`` and
+  ``size`` are its messages and bytes in sessions, threads and collections before that, and in the
+  place of tokens stand its sessions and threads, so that the difference to the next row is what the
+  day added;
 - *message*: what models were asked, by the digest of the model, whose name is sealed beside it:
   answers and tokens. Under the empty digest: what people said while a quota of messages held.
 
@@ -21,6 +23,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam, select
 
 from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.owners import Level
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database import schema
 from langmem_isolated._database.statements import InsertsByDialect
@@ -55,16 +58,27 @@ def total(column: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
 
 # Of a row of any kind.
 MESSAGES = sa.case((_sessions.kind == number(Kind.SESSION), _sessions.count), else_=ZERO)
+_SESSIONS, _THREADS = (
+    sa.case((_sessions.kind == number(kind), sa.literal_column("1")), else_=ZERO)
+    for kind in (Kind.SESSION, Kind.THREAD)
+)
+HELD: dict[str, sa.ColumnElement[int]] = {
+    "count": total(MESSAGES),
+    "size": total(_sessions.size),
+    "input_tokens": total(_SESSIONS),
+    "output_tokens": total(_THREADS),
+}
+"""What a scope has, in the columns of its row of a day, from the rows of its sessions."""
 # What the rows of a scope's sessions, threads and collections stand for: no record is looked at.
 _BEFORE: dict[str, Any] = {
     "scope_id": _SCOPE_ID,
     "day": sa.cast(bindparam("day"), sa.Integer),
     "kind": number(Kind.SCOPE),
     "model": sa.cast(bindparam("nobody", type_=sa.LargeBinary), sa.LargeBinary),
-    "count": total(MESSAGES),
-    "size": total(_sessions.size),
-    "input_tokens": ZERO,
-    "output_tokens": ZERO,
+    **HELD,
+    "principal": select(_scopes.principal)
+    .where(_scopes.scope_id == _SCOPE_ID, _scopes.level == number(Level.PRIVATE))
+    .scalar_subquery(),
 }
 # SQLite's grammar wants a condition between a SELECT and ON CONFLICT.
 _STOOD = select(*(value.label(name) for name, value in _BEFORE.items())).where(
@@ -140,6 +154,7 @@ def add(transaction: Transaction, keys: ScopeKeys, uses: Iterable[Use], now: int
                 "input_tokens": sum(one.input_tokens for one in same),
                 "output_tokens": sum(one.output_tokens for one in same),
                 "sealed": keys.seal(place, digest, name) if digest else None,
+                "principal": None,
             }
         )
     transaction.execute_many(_ADD[transaction.is_postgres], rows)

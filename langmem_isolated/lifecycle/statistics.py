@@ -11,7 +11,7 @@ from typing import Any
 
 from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._crypto.owners import Owner
+from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.arguments import whole_number
 from langmem_isolated._runtime.clock import EPOCH, as_moment, now
 from langmem_isolated._storage import statistics, usage
@@ -100,6 +100,10 @@ class Totals:
         if moment and (self.last_activity is None or moment > self.last_activity):
             self.last_activity = moment
 
+    def add_people(self, level: int, count: int) -> None:
+        """Count users or guests."""
+        self._count("users" if level == Level.PRIVATE else "guests", count)
+
     def _count(self, name: str, more: int) -> None:
         setattr(self, name, getattr(self, name) + more)
 
@@ -132,13 +136,11 @@ class Day:
     active_users: int = 0
     """Who wrote anything, each once."""
     sessions: int = 0
-    """Begun on it, and still there."""
     threads: int = 0
-    """Begun on it, and still there."""
     messages: int = 0
-    """Added to sessions, less those that were removed until the owner next wrote."""
     bytes: int = 0
-    """Added to sessions, threads and collections, less those that were removed likewise."""
+    """Of sessions, threads and collections. These four are what was added on the day, less what was
+    removed until the owner wrote on another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,18 +252,17 @@ def _totals(
     total = Totals()
     projects: dict[bytes, Totals] = defaultdict(Totals)
     modules: dict[tuple[bytes, bytes | None], Totals] = defaultdict(Totals)
-    for project, module, *numbers in rows.sums:
+    for project, module, *numbers in (*rows.below, *rows.singly):
         for totals in (total, projects[project], modules[project, module]):
             totals.add(*numbers)
-    for project, module, scopes, users, guests in rows.owners:
-        here = modules[project, module]
-        here.scopes, here.users, here.guests = scopes, users, guests
-        projects[project].scopes += scopes
-        total.scopes += scopes
-    for project, users, guests in rows.people:
+    for project, module, scopes in rows.owners:
+        for totals in (total, projects[project], modules[project, module]):
+            totals.scopes += scopes
+    for project, module, level, count in rows.people:
+        modules[project, module].add_people(level, count)
+    for project, level, count in rows.people_of_projects:
         for totals in (total, projects[project]):
-            totals.users += users
-            totals.guests += guests
+            totals.add_people(level, count)
     return total, projects, modules
 
 
@@ -277,12 +278,9 @@ def _days(rows: Counted, span: list[Day]) -> list[Day]:
     for number, users in rows.active:
         if found := days.get(_date(number)):
             found.active_users = users
-    for number, kind, count in rows.begun:
+    for number, *added in rows.grown:
         if found := days.get(_date(number)):
-            setattr(found, _CONTAINERS[kind][0], count)
-    for number, messages, size in rows.grown:
-        if found := days.get(_date(number)):
-            found.messages, found.bytes = messages, size
+            found.messages, found.bytes, found.sessions, found.threads = added
     return span
 
 
