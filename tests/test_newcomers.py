@@ -626,6 +626,7 @@ RETRIEVAL = [
     M("scope.stamped(['canarySECRET7'])", TypeError, "a str among", "Documents", "Document(text)"),
     M("scope.recall_tool(k=3)", TypeError, "'k'", "is called as recall_tool", "limit=5"),
     M("memory.recall_tool(k=3)", TypeError, "no option k", "limit=", "ScopedMemory.recall_tool"),
+    M("scope.profile_tool(k=3)", TypeError, "no option k", "max_characters=", "writes="),
     M("memory.recall_tool().invoke('x')", ScopeError, "names no scope", "user_id", "using(scope)"),
 ]  # fmt: skip
 

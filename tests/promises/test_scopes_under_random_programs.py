@@ -92,6 +92,7 @@ class Program:
         self.documents = memory.vector_store(embeddings)
         self.retriever = memory.retriever(embeddings)
         self.tool = memory.recall_tool()
+        self.profile = memory.profile_tool()
 
     def _logged_in(self, _: RunnableConfig) -> Scope | None:
         return who.get()
@@ -132,6 +133,7 @@ class Program:
             found += [scoped.chat_history(one.id).messages for one in scoped.sessions()]
             found += [scoped.store().search((), limit=1000)]
             found += [scoped.vector_store(DeterministicFakeEmbedding(size=4)).documents()]
+            found += [[fact.text for fact in scoped.profile().facts()]]
             self.see(found, user)
         assert self.problems == []
 
@@ -349,6 +351,7 @@ class Program:
         def body(word: str) -> Any:
             self.documents.add_texts([word])
             self.memory.of_run().chat_history("s").add_messages([HumanMessage(word)])
+            self.profile.invoke({"action": "add", "text": word})
             return [self.documents.similarity_search("word"), self.tool.invoke({"query": word})]
 
         self.call(meant, body)
