@@ -20,7 +20,6 @@ __all__ = [
     "KeyringError",
     "LangmemIsolatedError",
     "LimitExceeded",
-    "NotShared",
     "RecordDoesNotOpen",
     "RecordError",
     "RootKeyInvalid",
@@ -65,20 +64,6 @@ class IsolationViolation(LangmemIsolatedError):
     Traceback (most recent call last):
     langmem_isolated.errors.IsolationViolation: This call's config and the scope ...
     """
-
-
-class NotShared(IsolationViolation):
-    """No grant in force lets the one module read this of the other: never, no more, or not so far.
-
-    Which of these is told to nobody: it would tell of the other's memory.
-    """
-
-    def __init__(self, what: str = "") -> None:
-        super().__init__(
-            f"No grant in force lets the one module read {what or 'anything'} of the other. "
-            "Nothing was handed out or changed. memory.grants.list(user_id=…) shows what is "
-            "granted, memory.grants.allow(…) grants."
-        )
 
 
 class KeyringError(LangmemIsolatedError):
@@ -315,6 +300,18 @@ class SessionNotFound(LangmemIsolatedError, KeyError):
         super().__init__(
             "This scope has no session of that id. Nothing was changed. Expected one that "
             "scope.sessions() lists; scope.sessions.create() and the first message make one."
+        )
+
+    __str__ = Exception.__str__
+
+
+class AnonymousNotFound(LangmemIsolatedError, KeyError):
+    """There is no anonymous session of that id; why is not told."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "There is no anonymous session of that id: it has expired, was claimed, or never was. "
+            "Nothing was read or written. memory.anonymous(module_id=…) begins another."
         )
 
     __str__ = Exception.__str__

@@ -25,10 +25,10 @@ from langmem_isolated._runtime.limits import DEFAULT_LIMITS, Limits
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated.errors import DatabaseError, ScopeError
-from langmem_isolated.lifecycle import MemoryLifecycle
+from langmem_isolated.lifecycle import AnonymousSessions, MemoryLifecycle
 from langmem_isolated.memory_of_run import MemoryOfRun
 from langmem_isolated.root_keys import LocalRootKey, RootKey, checked_provider
-from langmem_isolated.scope import Scope, checked_id
+from langmem_isolated.scope import AnonymousScope, Scope, checked_id
 from langmem_isolated.scoped_memory import ScopedMemory
 
 if TYPE_CHECKING:
@@ -40,8 +40,34 @@ _NO_NAMES = (None, None, "default")
 _OWNERS = "It is how many owners' keys are kept, 1,024 if you leave it out."
 
 
+class AnonymousMemory(ScopedMemory):
+    """The memory of somebody who has not logged in, as ``memory.anonymous(…)`` gives it.
+
+    All that a scope has works on it. It raises `AnonymousNotFound` once it has expired or was
+    claimed, whoever did that.
+    """
+
+    _scope: AnonymousScope
+
+    @property
+    def id(self) -> str:
+        """128 random bits, 22 characters: who has them has this memory. Never log it."""
+        return self._scope.guest
+
+    def module(self, module_id: str) -> NoReturn:
+        """Refuse: an anonymous session takes place in one module.
+
+        Raises:
+            ScopeError: Always.
+        """
+        raise ScopeError(
+            f"An anonymous session has one module, got {kind_of(module_id)} for another. Begin one "
+            "there: memory.anonymous(module_id=…)."
+        )
+
+
 @explains_calls
-class IsolatedMemory(MemoryOfRun, MemoryLifecycle):
+class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMemory]):
     """The memory of an application: one database, one root key, any number of users.
 
     Constructing it opens nothing but the root key. The tables are made, or checked, at first use or
@@ -208,6 +234,9 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle):
                 "There is no default."
             )
         return ScopedMemory(self._context, scope)
+
+    def _of_guest(self, scope: AnonymousScope) -> AnonymousMemory:
+        return AnonymousMemory(self._context, scope)
 
     def publisher(
         self,

@@ -121,6 +121,47 @@ class Scope:
         return "Scope(user_id=…, module_id=…, project_id=…)"
 
 
+class _Nobody(str):
+    """In place of a user's id, where there is no user: no id equals it."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __ne__(self, other: object) -> bool:
+        return self is not other
+
+    __hash__ = str.__hash__
+
+
+_NOBODY = _Nobody()
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class AnonymousScope(Scope):
+    """Whose memory: somebody's who has not said who it is, in one module of one project.
+
+    No config that names a user names it: ``user_id`` equals no id.
+    """
+
+    guest: str = field(kw_only=True)
+    """The random id, possession of which is the only access: as secret as a password."""
+
+    @classmethod
+    def of(cls, guest: str, module_id: str, project_id: str) -> Self:
+        """The scope of a guest."""
+        return cls(_NOBODY, module_id, project_id=project_id, guest=guest)
+
+    def __post_init__(self) -> None:
+        checked_id("module_id", self.module_id)
+        checked_id("project_id", self.project_id)
+        checked_id("guest", self.guest)
+
+    def __repr__(self) -> str:
+        return "AnonymousScope(module_id=…, project_id=…)"
+
+
 class ScopedThreadId(str):
     """A thread's id that our saver handed out: the plain id, which also knows whose it is.
 

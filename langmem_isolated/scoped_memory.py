@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from datetime import date, datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._adapters.recall_tool_defaults import DESCRIPTION as RECALL_DESCRIPTION
@@ -14,7 +14,7 @@ from langmem_isolated._runtime.arguments import kind_of
 from langmem_isolated._runtime.calls import ONE_SCOPE, explains_calls, made_by
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import IsolationViolation
-from langmem_isolated.lifecycle import ScopeLifecycle
+from langmem_isolated.lifecycle import EphemeralContext, EphemeralLife, ScopeLifecycle
 from langmem_isolated.scope import Scope, checked_id
 from langmem_isolated.scoped_retrieval import ScopedRetrieval
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
     from langchain_core.messages import BaseMessage
     from langchain_core.runnables import RunnableConfig
+    from langchain_core.vectorstores import VectorStore
     from langgraph.checkpoint.serde.base import SerializerProtocol
     from langgraph.store.base import IndexConfig, TTLConfig
 
@@ -56,7 +57,7 @@ class ScopedMemory(ScopedRetrieval, ScopeLifecycle):
     """
 
     def __repr__(self) -> str:
-        return f"ScopedMemory({self._scope!r})"
+        return f"{type(self).__name__}({self._scope!r})"
 
     @cached_property
     def sessions(self) -> Sessions:
@@ -330,6 +331,17 @@ class ScopedMemory(ScopedRetrieval, ScopeLifecycle):
             description=description,
         )
 
+    def ephemeral(self, *, read_long_term: bool = False) -> EphemeralMemory:
+        """This scope's memory off the record: in the memory of the process alone.
+
+        Everything made from it works as what this scope makes, and nothing of it reaches a disk or
+        a server, unless it is kept; see :class:`EphemeralMemory`.
+
+        Args:
+            read_long_term: Whether recall and retrieval find what this scope has stored, too.
+        """
+        return EphemeralMemory(self, read_long_term=read_long_term)
+
     def module(self, module_id: str) -> ScopedMemory:
         """The same user's memory in another module.
 
@@ -338,6 +350,37 @@ class ScopedMemory(ScopedRetrieval, ScopeLifecycle):
         """
         scope = Scope(self._scope.user_id, module_id, project_id=self._scope.project_id)
         return ScopedMemory(self._context, scope)
+
+
+class EphemeralMemory(EphemeralLife, ScopedMemory):
+    """A scope's memory off the record, as ``scope.ephemeral()`` gives it: closed, it is forgotten.
+
+    >>> with scope.ephemeral() as off_the_record:
+    ...     off_the_record.chat_history("draft").add_user_message("Between you and me")
+    >>> scope.chat_history("draft").count()
+    0
+    """
+
+    def __init__(self, lasting: ScopedMemory, *, read_long_term: bool) -> None:
+        self._lasting = lasting
+        self._kept_in = lasting._records  # noqa: SLF001 - of the same scope
+        context = EphemeralContext.beside(lasting._context, read_long_term=read_long_term)  # noqa: SLF001
+        super().__init__(context, lasting.scope)
+
+    def vector_store(
+        self, *sources: Any, wrapping: VectorStore | None = None, **options: Any
+    ) -> Any:
+        """A vector store in memory; see :meth:`ScopedMemory.vector_store`.
+
+        Raises:
+            ValueError: ``wrapping`` is given: what is written there stays.
+        """
+        if wrapping is not None:
+            raise ValueError(
+                "An ephemeral memory wraps no vector store: what is written there stays. Give "
+                "embeddings, vector_store(embeddings). Nothing was written."
+            )
+        return super().vector_store(*sources, **options)
 
 
 def _no_graph(graph: object) -> str:

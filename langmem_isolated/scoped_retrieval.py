@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from langmem_isolated._adapters.context import SHARING_LEVELS, MemoryContext, SharingLevel
-from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._runtime.arguments import kind_of, mapping, whole_number
 from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated.errors import ScopeError
@@ -32,7 +31,7 @@ class ScopedRetrieval:
     def __init__(self, context: MemoryContext, scope: Scope) -> None:
         self._context = context
         self._scope = scope
-        self._records = context.records(Owner.private(scope))
+        self._records = context.private(scope)
 
     @overload
     def vector_store(

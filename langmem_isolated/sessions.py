@@ -214,6 +214,24 @@ class Sessions:
         """Seal a summary beside the session's messages; see :meth:`set_summary`."""
         await self._records.arun(self.set_summary, session_id, summary, until=until)
 
+    def confirm(self, session_id: str) -> None:
+        """Confirm, for the user, a session that was claimed: it is recalled into prompts, too.
+
+        Raises:
+            SessionNotFound: This scope has no such session.
+        """
+        checked_id("session_id", session_id)
+
+        def confirmed(header: bytes, _: ContainerState) -> bytes:
+            return encode_header(decode_header(header)._replace(is_untrusted=None))
+
+        if not self._records.write_if_exists(listing.rewrite, False, session_id, confirmed, now()):
+            raise SessionNotFound
+
+    async def aconfirm(self, session_id: str) -> None:
+        """Confirm a session that was claimed; see :meth:`confirm`."""
+        await self._records.arun(self.confirm, session_id)
+
     def delete(self, session_id: str) -> None:
         """Remove the session and its messages.
 

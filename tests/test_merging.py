@@ -12,8 +12,9 @@ from langmem_isolated import IsolatedMemory, ScopedMemory
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._storage.copying import copy, journal
 from langmem_isolated.errors import AddressTaken, RecordDoesNotOpen, ScopeError
-from langmem_isolated.lifecycle.merge_values import Named, NewName, ReceiptNotFound
+from langmem_isolated.lifecycle.merge_values import Named, ReceiptNotFound
 from langmem_isolated.lifecycle.profile_values import ProfileEntryNotFound
+from langmem_isolated.lifecycle.transferred import NewName
 from tests.conftest import Attacker, Door
 from tests.embeddings import NGramEmbeddings
 

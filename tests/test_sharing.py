@@ -19,10 +19,10 @@ from langmem_isolated._runtime import clock
 from langmem_isolated.errors import (
     IsolationViolation,
     KeyDestroyed,
-    NotShared,
     RecordDoesNotOpen,
     ScopeError,
 )
+from langmem_isolated.lifecycle import NotShared
 from tests.conftest import ROOT_KEY, Attacker, Door
 
 EMBEDDINGS = DeterministicFakeEmbedding(size=8)

@@ -78,7 +78,12 @@ class MemoryContext(NamedTuple):
 
     def private(self, scope: Scope) -> ScopedDatabase:
         """A scope's own records."""
-        return self.records(Owner.private(scope))
+        owner = Owner.private(scope)
+        if owner.level is Level.ANONYMOUS:
+            from langmem_isolated._storage.guests import GuestDatabase
+
+            return GuestDatabase(self.database, self.keyring, owner, self.limits)
+        return self.records(owner)
 
     def records(self, owner: Owner) -> ScopedDatabase:
         """One owner's records."""
@@ -107,7 +112,12 @@ class MemoryContext(NamedTuple):
                 "Leave it out for all of them. There is no other sharing."
             )
         once = dict.fromkeys(levels)
-        return [self.records(Owner.at(Level[level.upper()], scope)) for level in once]
+        return [
+            self.private(scope)
+            if level == "private"
+            else self.records(Owner.at(Level[level.upper()], scope))
+            for level in once
+        ]
 
     def vector_store(
         self,

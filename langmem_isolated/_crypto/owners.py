@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from langmem_isolated._crypto.sealing import framed
-from langmem_isolated.scope import Scope, checked_id
+from langmem_isolated.scope import AnonymousScope, Scope, checked_id
 
 
 class Level(IntEnum):
@@ -67,9 +67,18 @@ class Owner:
     @classmethod
     def at(cls, level: Level, scope: Scope) -> "Owner":
         """The owner of what a scope reads at a level."""
+        if isinstance(scope, AnonymousScope):
+            return cls._of_guest(level, scope)
         user = scope.user_id if level in (Level.PRIVATE, Level.USER) else None
         module = scope.module_id if level in (Level.PRIVATE, Level.MODULE) else None
         return cls(level, scope.project_id, user, module)
+
+    @classmethod
+    def _of_guest(cls, level: Level, scope: AnonymousScope) -> "Owner":
+        module = scope.module_id if level in (Level.PRIVATE, Level.MODULE) else None
+        if level in (Level.PRIVATE, Level.USER):
+            return cls.anonymous(scope.guest, module=module, project=scope.project_id)
+        return cls(level, scope.project_id, module=module)
 
     @classmethod
     def anonymous(cls, guest: str, *, module: str | None = None, project: str) -> "Owner":

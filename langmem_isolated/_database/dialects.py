@@ -91,6 +91,8 @@ class Sqlite:
             # Deleted content is overwritten with zeros: erased bytes do not linger in free pages.
             "PRAGMA secure_delete = ON",
             "PRAGMA trusted_schema = OFF",
+            # What sorting and savepoints spill must not reach the disk where nothing else does.
+            *(("PRAGMA temp_store = MEMORY",) if self.in_memory else ()),
         )
 
     def engine_options(self, pool_size: int) -> dict[str, Any]:

@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import NamedTuple
 
-from sqlalchemy import LargeBinary, bindparam, select, update
+from sqlalchemy import LargeBinary, bindparam, delete, select, update
 
 from langmem_isolated._crypto.directory import DirectoryKey
 from langmem_isolated._database import schema
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.statements import InsertsByDialect, insert_if_absent
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated.errors import RecordDoesNotOpen
+from langmem_isolated.errors import KeyNotFound, RecordDoesNotOpen
 
 
 class Purpose(IntEnum):
@@ -141,6 +141,10 @@ _SWAP_SET = (
     .values(revision=bindparam("revision"), mac=bindparam("mac"))
 )
 _SELECT_MAC = select(_sets.mac).where(_sets.principal == bindparam("principal"))
+_DELETE_SET = delete(schema.key_sets).where(
+    _sets.principal == bindparam("principal"), _sets.mac == bindparam("mac")
+)
+_DELETE_KEYS = delete(schema.keys).where(_keys.principal == bindparam("principal"))
 _PUT_KEY = InsertsByDialect(
     schema.keys,
     lambda insert: (
@@ -187,6 +191,18 @@ class KeySets:
         changed = [key for key in new.keys if key not in old.keys]
         return self._database.write(_swap, old, replace(new, mac=mac), changed)
 
+    def remove(self, principal: bytes, directory: DirectoryKey) -> None:
+        """Remove a set all of whose keys are destroyed.
+
+        Raises:
+            KeyNotFound: One is not; nothing was removed.
+            RecordDoesNotOpen: The set is not as it was made.
+        """
+        found = self.read(principal, directory)
+        if any(key.state != State.DESTROYED for key in found.keys):
+            raise KeyNotFound("Keys that are in use are not removed. Destroy them first.")
+        self._database.write(_remove, found)
+
 
 def check(found: KeySet, directory: DirectoryKey) -> None:
     """Refuse a set that is not as it was made; one that was never made is as it should be.
@@ -197,6 +213,11 @@ def check(found: KeySet, directory: DirectoryKey) -> None:
     is_absent = not found.keys and found.mac is None
     if not is_absent and not directory.has_key_set(found.mac, *found.columns()):
         raise RecordDoesNotOpen("key", "the keys of its owner are not the set that was stored")
+
+
+def _remove(transaction: Transaction, found: KeySet) -> None:
+    if transaction.changes(_DELETE_SET, principal=found.principal, mac=found.mac):
+        transaction.execute(_DELETE_KEYS, principal=found.principal)
 
 
 def _swap(transaction: Transaction, old: KeySet, new: KeySet, changed: Sequence[StoredKey]) -> bool:

@@ -182,6 +182,13 @@ class Keyring:
         rows = self._scopes.of_principal(place.directory, place.principal) if principal else []
         return [owner_of(row, principal) for row in rows if principal]
 
+    def scopes_of(self, owner: Owner) -> list[ScopeRow]:
+        """The row of every scope that is left of the owner's principal, erased or not."""
+        opened = self._installation.open(create=False)
+        if opened is None:
+            return []
+        return self._scopes.of_principal(opened.directory, opened.directory.principal_of(owner))
+
     def walk(
         self, *, project: str | None = None, module: str | None = None
     ) -> Iterator[tuple[ScopeRow, Owner]]:
@@ -251,6 +258,16 @@ class Keyring:
     def destroy(self, owner: Owner) -> None:
         """Destroy all keys of the owner's principal."""
         self.change_keys(owner, lambda found, _: found.destroyed(now()))
+
+    def remove_destroyed(self, owner: Owner) -> None:
+        """Remove the destroyed keys of a principal that has nothing left and cannot come back.
+
+        Raises:
+            KeyNotFound: Some of its keys are not destroyed; nothing was removed.
+        """
+        opened = self._installation.open(create=False)
+        if opened is not None:
+            self._sets.remove(opened.directory.principal_of(owner), opened.directory)
 
     def check(self) -> bool:
         """Prove that the root key opens this installation; ``False`` when it has no keys yet."""

@@ -45,6 +45,9 @@ class ScopedDatabase:
     has come back since.
     """
 
+    beside: "Sequence[ScopedDatabase]" = ()
+    """What recall searches besides: nothing, but where an ephemeral memory reads another."""
+
     def __init__(
         self,
         database: Database,
@@ -73,12 +76,18 @@ class ScopedDatabase:
         Raises:
             KeyDestroyed: The owner was erased.
         """
-        return self._of_same_life(self._keyring.obtain(self.owner))
+        return self._of_same_life(self._obtain())
 
     def find_keys(self) -> ScopeKeys | None:
         """The owner's keys, or ``None`` when it has stored nothing."""
-        keys = self._keyring.find(self.owner)
+        keys = self._find()
         return keys and self._of_same_life(keys)
+
+    def _obtain(self) -> ScopeKeys:
+        return self._keyring.obtain(self.owner)
+
+    def _find(self) -> ScopeKeys | None:
+        return self._keyring.find(self.owner)
 
     def having_records(self, sources: Sequence[S]) -> list[S]:
         """Those of ``sources``, one for each level of sharing, that have stored anything."""
@@ -92,14 +101,14 @@ class ScopedDatabase:
             KeyDestroyed: The owner was erased; nothing was written.
             Conflict: A row stands where one was to be inserted; nothing was written.
         """
-        keys = self._keyring.obtain(self.owner)
+        keys = self._obtain()
         return self.run_with_keys(keys, self.database.write, operation, *args, **kwargs)
 
     def write_if_exists(
         self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run ``operation`` in one write transaction, unless the owner has stored nothing."""
-        keys = self._keyring.find(self.owner)
+        keys = self._find()
         if keys is None:
             return default
         return self.run_with_keys(keys, self.database.write, operation, *args, **kwargs)
@@ -111,14 +120,14 @@ class ScopedDatabase:
 
         As :meth:`write_if_exists`, without the round trips of a transaction.
         """
-        keys = self._keyring.find(self.owner)
+        keys = self._find()
         if keys is None:
             return default
         return self.run_with_keys(keys, self.database.write_once, operation, *args, **kwargs)
 
     def read(self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``operation``, a single query; ``default`` when the owner has stored nothing."""
-        keys = self._keyring.find(self.owner)
+        keys = self._find()
         if keys is None:
             return default
         return self.run_with_keys(keys, self.database.read, operation, *args, **kwargs)
@@ -127,7 +136,7 @@ class ScopedDatabase:
         self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run ``operation``, several queries that see one state; ``default`` as in :meth:`read`."""
-        keys = self._keyring.find(self.owner)
+        keys = self._find()
         if keys is None:
             return default
         return self.run_with_keys(keys, self.database.snapshot, operation, *args, **kwargs)

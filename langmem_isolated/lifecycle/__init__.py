@@ -6,16 +6,17 @@ from langmem_isolated.lifecycle.comparison import (
     ModuleKnowledge,
     SessionSummary,
 )
+from langmem_isolated.lifecycle.ephemeral import EphemeralContext, EphemeralLife
 from langmem_isolated.lifecycle.grants import Grant, Grants
 from langmem_isolated.lifecycle.merge_values import (
     MergeConflicts,
     MergePlan,
     MergeReceipt,
     Named,
-    NewName,
     ReceiptNotFound,
     Undone,
 )
+from langmem_isolated.lifecycle.of_guests import AnonymousSessions
 from langmem_isolated.lifecycle.of_memory import MemoryLifecycle
 from langmem_isolated.lifecycle.of_scope import ScopeLifecycle
 from langmem_isolated.lifecycle.overview import Overview
@@ -31,11 +32,15 @@ from langmem_isolated.lifecycle.profile_values import (
     ProfileEntryNotFound,
 )
 from langmem_isolated.lifecycle.shared_memory import SharedMemory
-from langmem_isolated.lifecycle.terms import SharedFields, SharedKind
+from langmem_isolated.lifecycle.terms import NotShared, SharedFields, SharedKind
+from langmem_isolated.lifecycle.transferred import NewName, Transferred
 from langmem_isolated.lifecycle.verification import Verified, verified
 
 __all__ = [
+    "AnonymousSessions",
     "ComparedRow",
+    "EphemeralContext",
+    "EphemeralLife",
     "Fact",
     "FactSource",
     "Grant",
@@ -49,6 +54,7 @@ __all__ = [
     "ModuleKnowledge",
     "Named",
     "NewName",
+    "NotShared",
     "Overview",
     "Profile",
     "ProfileCleared",
@@ -62,6 +68,7 @@ __all__ = [
     "SharedFields",
     "SharedKind",
     "SharedMemory",
+    "Transferred",
     "Undone",
     "Verified",
     "verified",

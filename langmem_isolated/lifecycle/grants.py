@@ -14,8 +14,8 @@ from langmem_isolated._runtime.clock import EPOCH, MICROSECOND, as_moment, lifet
 from langmem_isolated._storage import grants as stored
 from langmem_isolated._storage.grants import StoredGrant
 from langmem_isolated._storage.scoped_database import ScopedDatabase
-from langmem_isolated.errors import NotShared, ScopeError
-from langmem_isolated.lifecycle.terms import Terms
+from langmem_isolated.errors import ScopeError
+from langmem_isolated.lifecycle.terms import NotShared, Terms
 from langmem_isolated.scope import Scope, checked_id
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from langmem_isolated._runtime.calls import made_by
 from langmem_isolated.errors import LangmemIsolatedError
+from langmem_isolated.lifecycle.transferred import NewName
 
 MergeConflicts = Literal["rename", "skip", "refuse"]
 """For a name under which the target has something else: ``"rename"`` gives what comes the next free
@@ -25,14 +26,6 @@ class Named(NamedTuple):
 
     kind: str
     names: tuple[str, ...]
-
-
-class NewName(NamedTuple):
-    """What stands under another name than it had."""
-
-    kind: str
-    old: str
-    new: str
 
 
 class ReceiptNotFound(LangmemIsolatedError, KeyError):

@@ -27,7 +27,6 @@ from langmem_isolated.lifecycle.merge_values import (
     MergePlan,
     MergeReceipt,
     Named,
-    NewName,
     ReceiptNotFound,
     Undone,
     by_kind,
@@ -36,6 +35,7 @@ from langmem_isolated.lifecycle.profile_edits import Edits
 from langmem_isolated.lifecycle.profile_forms import fact_entry, fact_id, tag_of
 from langmem_isolated.lifecycle.profile_reader import ProfileReader
 from langmem_isolated.lifecycle.profile_values import Fact, ProfileEntryNotFound
+from langmem_isolated.lifecycle.transferred import NewName
 from langmem_isolated.scope import Scope, checked_id
 
 _CONFLICTS = get_args(MergeConflicts)

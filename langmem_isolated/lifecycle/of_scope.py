@@ -42,6 +42,23 @@ class ScopeLifecycle:
 
         return verified(self._records)
 
+    def confirm_claimed(self) -> int:
+        """Confirm, for the user, all that was claimed: from now on it is recalled into prompts.
+
+        Returns:
+            How many sessions and threads were confirmed.
+
+        Raises:
+            RecordDoesNotOpen: A session's or thread's row was tampered with.
+        """
+        from langmem_isolated.lifecycle.claims import confirm_all
+
+        return confirm_all(self._records)
+
+    async def aconfirm_claimed(self) -> int:
+        """Confirm all that was claimed; see :meth:`confirm_claimed`."""
+        return await self._records.arun(self.confirm_claimed)
+
     async def averify(self) -> Verified:
         """Open all that the scope has; see :meth:`verify`."""
         return await self._records.arun(self.verify)

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._runtime.arguments import kind_of, mapping, refuse_single
-from langmem_isolated.errors import NotShared
+from langmem_isolated.errors import IsolationViolation
 from langmem_isolated.scope import checked_id
 
 SharedKind = Literal["message", "item", "document", "profile"]
@@ -17,6 +17,20 @@ KINDS: tuple[SharedKind, ...] = get_args(SharedKind)
 PARTS = ("facts", "interests", "attributes", "summary")
 """Of a profile."""
 _VERSION = 1
+
+
+class NotShared(IsolationViolation):
+    """No grant in force lets the one module read this of the other: never, no more, or not so far.
+
+    Which of these is told to nobody: it would tell of the other's memory.
+    """
+
+    def __init__(self, what: str = "") -> None:
+        super().__init__(
+            f"No grant in force lets the one module read {what or 'anything'} of the other. "
+            "Nothing was handed out or changed. memory.grants.list(user_id=…) shows what is "
+            "granted, memory.grants.allow(…) grants."
+        )
 
 
 class SharedFields(TypedDict, total=False):

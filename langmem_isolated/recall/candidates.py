@@ -101,6 +101,8 @@ class Candidates(NamedTuple):
             for one in transcripts
             if (header := decode_header(one.header)).session_id not in search.outside
             and (part.sessions is None or header.session_id in part.sessions)
+            # What was claimed may have been said by anybody, until its owner confirms it.
+            and not header.is_untrusted
         }
         found = [
             one

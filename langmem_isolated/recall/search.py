@@ -178,7 +178,9 @@ class Recall:
         self, found: Candidates, model: bytes, asked: Sequence[float], batch: int
     ) -> EmbeddingWork:
         births = {source: place.birth for source, place in found.places.items()}
-        kept = self._records.read(transcripts.embeddings, {}, births)
+        kept: dict[tuple[Source, bytes], bytes] = {}
+        for records in (self._records, *self._records.beside):
+            kept |= records.read(transcripts.embeddings, {}, births)
         return EmbeddingWork(found, kept, model, asked, self._most, batch, now())
 
     def _store(self, embedded: list[Embedded]) -> None:
@@ -187,6 +189,10 @@ class Recall:
 
     def _found(self, search: Search) -> Candidates:
         read, by_source = self._records.snapshot(self._read, ([], {}), search.sessions, now())
+        for records in self._records.beside:
+            # Names are digested under keys of their own: none of both are the same.
+            more, messages = records.snapshot(self._read, ([], {}), search.sessions, now())
+            read, by_source = [*read, *more], {**by_source, **messages}
         part = EVERYTHING if self._part is None else self._part()
         return Candidates.admitted(search, read, by_source, part)
 

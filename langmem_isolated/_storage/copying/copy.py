@@ -24,6 +24,7 @@ from langmem_isolated._storage.copying.options import (
     Conflicts,
     Copied,
     Mark,
+    Reader,
     Renamed,
 )
 from langmem_isolated._storage.copying.staging import Step
@@ -44,8 +45,8 @@ _PAGES: tuple[Callable[..., Behind | None], ...] = (
     *(partial(entries.copy_page, kind=kind) for kind in entries.KINDS),
 )
 
-Finish = Callable[[Transaction, ScopeKeys, ScopeKeys, Copied], None]
-"""What belongs into the transaction that publishes; told the target's keys and the source's."""
+Finish = Callable[[Transaction, ScopeKeys, Reader, Copied], None]
+"""What belongs into the last transaction; told the target's keys and the source."""
 
 
 Journal = Callable[[Transaction, ScopeKeys, list[Added], list[Renamed]], None]
@@ -68,7 +69,7 @@ class _Staged:
 
 @dataclass
 class Copy:
-    """A copy of everything that one owner has to another, in the same database.
+    """A copy of everything that one owner has to another, in this database or another.
 
     Args:
         source: Who has it; nothing of it is changed.
@@ -112,7 +113,7 @@ class Copy:
                 return self._copied
             try:
                 self._stage()
-                self._publish(source_keys, at_once=at_once, finish=finish)
+                self._publish(source_keys, at_once, finish)
             except _Changed:
                 continue
             except AddressTaken:
@@ -162,17 +163,30 @@ class Copy:
             step = put
         return step
 
-    def _publish(self, source_keys: ScopeKeys, *, at_once: bool, finish: Finish | None) -> None:
+    def _publish(self, source: ScopeKeys, at_once: bool, finish: Finish | None) -> None:
+        if self.source.database is self.target.database:
+            self._publish_from(None, source, at_once, finish)
+        else:
+            self.source.snapshot(self._publish_from, None, at_once, finish)
+
+    def _publish_from(
+        self,
+        reading: Transaction | None,
+        source: ScopeKeys,
+        at_once: bool,
+        finish: Finish | None,
+    ) -> None:
+        reader = Reader(source, reading)
         if at_once:
-            self.target.write(self._publish_all, source_keys, finish)
+            self.target.write(self._publish_all, reader, finish)
             return
-        self.target.write(self._publish_containers_alone, source_keys)
-        self._copy_others_in_batches(source_keys)
+        self.target.write(self._publish_containers_alone, reader)
+        self._copy_others_in_batches(reader)
         if finish is not None:
-            self.target.write(finish, source_keys, self._copied)
+            self.target.write(finish, reader, self._copied)
 
     def _publish_all(
-        self, transaction: Transaction, keys: ScopeKeys, source: ScopeKeys, finish: Finish | None
+        self, transaction: Transaction, keys: ScopeKeys, source: Reader, finish: Finish | None
     ) -> None:
         self._publish_containers(transaction, keys, source)
         moment = now()
@@ -182,17 +196,22 @@ class Copy:
                 behind = page(
                     transaction, keys, source, behind, self.conflicts, self._copied, moment
                 )
-        for part in documents.batches(documents.open_collections(transaction, source)):
+        opened = documents.open_collections(source.within(transaction), source.keys)
+        for part in documents.batches(opened):
             documents.copy_batch(transaction, keys, part, self.conflicts, self._copied, moment)
         if finish is not None:
             finish(transaction, keys, source, self._copied)
 
-    def _copy_others_in_batches(self, source: ScopeKeys) -> None:
+    def _copy_others_in_batches(self, source: Reader) -> None:
         for page in _PAGES:
             behind: Behind | None = _FIRST
             while behind is not None:
                 behind = self._write_batch(page, source, behind)
-        opened = self.source.snapshot(documents.open_collections, [])
+        opened: list[documents.OpenCollection] = (
+            documents.open_collections(source.transaction, source.keys)
+            if source.transaction
+            else self.source.snapshot(documents.open_collections, [])
+        )
         for part in documents.batches(opened):
             self._write_batch(documents.copy_batch, part)
 
@@ -215,17 +234,18 @@ class Copy:
             self.journal(transaction, keys, put_in.added, put_in.renamed)
 
     def _publish_containers_alone(
-        self, transaction: Transaction, keys: ScopeKeys, source: ScopeKeys
+        self, transaction: Transaction, keys: ScopeKeys, source: Reader
     ) -> None:
         self._publish_containers(transaction, keys, source)
         self._keep(transaction, keys, self._copied)
 
     def _publish_containers(
-        self, transaction: Transaction, keys: ScopeKeys, source: ScopeKeys
+        self, transaction: Transaction, keys: ScopeKeys, source: Reader
     ) -> None:
         """Show the sessions and threads, if they are what the source has now."""
         self._copied, moment = Copied(), now()
-        there = {one[:2]: one for one in sources(transaction, source, moment, locked=True)}
+        found = sources(source.within(transaction), source.keys, moment, locked=True)
+        there = {one[:2]: one for one in found}
         if there != {place: staged.source for place, staged in self._staged.items()}:
             raise _Changed
         for one in self._staged.values():

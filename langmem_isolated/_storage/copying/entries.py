@@ -11,7 +11,7 @@ from langmem_isolated._database import schema
 from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.containers import SCOPE_ID
-from langmem_isolated._storage.copying.options import BATCH, Conflicts, Copied
+from langmem_isolated._storage.copying.options import BATCH, Conflicts, Copied, Reader
 from langmem_isolated._storage.entries import Entry
 
 # Not what was decided for the source: grants, policies, claims and receipts stay there.
@@ -46,7 +46,7 @@ _PAGE = (
 def copy_page(
     transaction: Transaction,
     target: ScopeKeys,
-    source: ScopeKeys,
+    source: Reader,
     behind: Behind,
     conflicts: Conflicts,
     copied: Copied,
@@ -63,11 +63,11 @@ def copy_page(
         RecordDoesNotOpen: An entry was changed, moved or exchanged.
         ScopeGone: The target was erased; nothing was written.
     """
-    asked = {"scope_id": source.scope_id, "kind": int(kind), "now": now}
-    rows = transaction.rows(_PAGE, **asked, parent=behind[0], key=behind[1])
+    asked = {"scope_id": source.keys.scope_id, "kind": int(kind), "now": now}
+    rows = source.within(transaction).rows(_PAGE, **asked, parent=behind[0], key=behind[1])
     policy: Conflicts = "skip" if conflicts == "rename" else conflicts
     for parent, *row in rows:
-        _copy(transaction, target, source, kind, parent, tuple(row), policy, copied)
+        _copy(transaction, target, source.keys, kind, parent, tuple(row), policy, copied)
     return rows[-1][:2] if len(rows) == BATCH else None
 
 

@@ -7,7 +7,7 @@ from langmem_isolated._codecs.item_names import item_names, with_key
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Row, Transaction
-from langmem_isolated._storage.copying.options import BATCH, Conflicts, Copied, names_for
+from langmem_isolated._storage.copying.options import BATCH, Conflicts, Copied, Reader, names_for
 from langmem_isolated._storage.items import reading, writing
 from langmem_isolated._storage.items import statements as sql
 from langmem_isolated._storage.items.addresses import Address, RecordAddresses, span
@@ -35,14 +35,15 @@ class _Found(NamedTuple):
 class _Items:
     """One transaction's view of both owners."""
 
-    def __init__(self, transaction: Transaction, source: ScopeKeys, target: ScopeKeys) -> None:
-        self._transaction, self._source, self._target = transaction, source, target
-        self._from, self.to = RecordAddresses(source), RecordAddresses(target)
+    def __init__(self, transaction: Transaction, source: Reader, target: ScopeKeys) -> None:
+        self._transaction, self._reading = transaction, source.within(transaction)
+        self._source, self._target = source.keys, target
+        self._from, self.to = RecordAddresses(source.keys), RecordAddresses(target)
 
     def page(self, behind: Behind, limit: int, now: int) -> tuple[list[_Found], Behind | None]:
         parent, key = behind
         below = self._from.below((), now)
-        rows = self._transaction.rows(sql.PAGE, **below, behind=parent, given_key=key, limit=limit)
+        rows = self._reading.rows(sql.PAGE, **below, behind=parent, given_key=key, limit=limit)
         found = [
             _Found(item, self._vectors(item), row[_EXPIRES_AT])
             for row, item in zip(rows, items_in(self._from, rows), strict=True)
@@ -50,7 +51,7 @@ class _Items:
         return found, rows[-1][:2] if len(rows) == limit else None
 
     def _vectors(self, item: Item) -> list[bytes]:
-        rows = self._transaction.rows(sql.VECTORS, **span(self._source, item.place))
+        rows = self._reading.rows(sql.VECTORS, **span(self._source, item.place))
         opener = self._from.vectors[item.place[0]]
         opened = (opener(key, sealed) for key, sealed in rows)
         put_at = item.updated.to_bytes(TIME_BYTES)
@@ -94,7 +95,7 @@ class _Items:
 def copy_page(
     transaction: Transaction,
     target: ScopeKeys,
-    source: ScopeKeys,
+    source: Reader,
     behind: Behind,
     conflicts: Conflicts,
     copied: Copied,
@@ -130,7 +131,7 @@ def opened_items(transaction: Transaction, source: ScopeKeys, now: int) -> Itera
     Raises:
         RecordDoesNotOpen: An item was changed, moved or exchanged.
     """
-    items = _Items(transaction, source, source)
+    items = _Items(transaction, Reader(source), source)
     behind: Behind | None = (b"", b"")
     while behind is not None:
         found, behind = items.page(behind, BATCH, now)

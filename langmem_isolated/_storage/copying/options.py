@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
 from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._runtime.arguments import kind_of
 from langmem_isolated.errors import AddressTaken
 
 Conflicts = Literal["rename", "skip", "replace", "refuse"]
@@ -14,6 +17,23 @@ Conflicts = Literal["rename", "skip", "replace", "refuse"]
 copies nothing at all."""
 
 CONFLICTS: tuple[Conflicts, ...] = get_args(Conflicts)
+
+
+def checked_conflicts(value: object) -> Conflicts:
+    """``value``, if it is a policy for names that are taken.
+
+    Raises:
+        ValueError: It is none.
+    """
+    for known in CONFLICTS:
+        if value == known:
+            return known
+    raise ValueError(
+        f"conflicts must be one of {', '.join(CONFLICTS)}, got another {kind_of(value)}. Leave it "
+        'out for "rename". Nothing was stored.'
+    )
+
+
 BATCH = 500
 """Rows that one transaction writes at most: 8 to 20 ms on SQLite, above 1,000 up to 276."""
 
@@ -28,6 +48,18 @@ class Mark(NamedTuple):
 
 
 NO_MARK = Mark()
+
+
+class Reader(NamedTuple):
+    """The owner that is copied from, as the transaction sees it that writes."""
+
+    keys: ScopeKeys
+    transaction: Transaction | None = None
+    """Of its own, where it is in another database."""
+
+    def within(self, transaction: Transaction) -> Transaction:
+        """What reads it within a transaction that writes."""
+        return self.transaction or transaction
 
 
 class Renamed(NamedTuple):
