@@ -55,7 +55,7 @@ class SharedMemory:
     ['I have a test on Friday.']
     >>> shared.documents(embeddings).similarity_search("test")
     Traceback (most recent call last):
-    langmem_isolated.errors.NotShared: No grant in force lets the one module read a document ...
+    langmem_isolated.errors.NotShared: No grant in force lets the one module ...
 
     Args:
         context: The memory's.
