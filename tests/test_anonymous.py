@@ -26,7 +26,7 @@ from langmem_isolated.errors import (
     RecordDoesNotOpen,
     ScopeError,
 )
-from langmem_isolated.lifecycle.anonymous import remove
+from langmem_isolated.lifecycle.guests.anonymous import remove
 from langmem_isolated.memory import AnonymousMemory
 from tests.conftest import ROOT_KEY, Attacker, Door
 from tests.embeddings import NGramEmbeddings

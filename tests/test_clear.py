@@ -15,7 +15,7 @@ from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated.errors import LegalHold, SessionNotFound
-from langmem_isolated.lifecycle.clearing import Clearing
+from langmem_isolated.lifecycle.retention.clearing import Clearing
 from tests.conftest import Attacker, Door
 from tests.embeddings import NGramEmbeddings
 from tests.threads import at, put

@@ -18,7 +18,7 @@ from langmem_isolated.errors import (
     RecordDoesNotOpen,
     ScopeError,
 )
-from langmem_isolated.lifecycle.merge_values import Named, NewName
+from langmem_isolated.lifecycle.sharing.merge_values import Named, NewName
 from tests.conftest import Attacker, Door
 from tests.embeddings import NGramEmbeddings
 

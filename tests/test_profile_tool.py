@@ -17,7 +17,7 @@ from langchain_tests.unit_tests import ToolsUnitTests
 from langmem_isolated import IsolatedMemory, Limits, LocalRootKey, ScopedMemory
 from langmem_isolated._adapters.profile_prompt import quoted_profile
 from langmem_isolated.errors import IsolationViolation, ScopeError
-from langmem_isolated.lifecycle.profile_tool import ProfileTool
+from langmem_isolated.lifecycle.profiles.tool import ProfileTool
 from tests.conftest import ROOT_KEY
 from tests.test_middleware import Scripted, at, call, calls_once, echo, recorded, says_in_turn
 

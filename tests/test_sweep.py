@@ -15,7 +15,7 @@ from langgraph.store.base import PutOp
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory, SessionRules, lifecycle
 from langmem_isolated.errors import AnonymousNotFound, LegalHold, PolicyNotFound
-from langmem_isolated.lifecycle import sweeping
+from langmem_isolated.lifecycle.retention import sweeping
 from tests.conftest import ROOT_KEY, Attacker, Door
 from tests.embeddings import NGramEmbeddings
 from tests.processes import Child

@@ -4,34 +4,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from langmem_isolated.lifecycle.ephemeral import EphemeralContext, EphemeralLife
-from langmem_isolated.lifecycle.of_guests import AnonymousSessions
+from langmem_isolated.lifecycle.guests.of_memory import AnonymousSessions
 from langmem_isolated.lifecycle.of_memory import MemoryLifecycle
 from langmem_isolated.lifecycle.of_scope import ScopeLifecycle
 from langmem_isolated.lifecycle.verification import Verified, verified
 
 if TYPE_CHECKING:
     from langmem_isolated._adapters.quota import Quota
-    from langmem_isolated.lifecycle.comparison import (
+    from langmem_isolated.lifecycle.guests.transferred import NewName, Transferred
+    from langmem_isolated.lifecycle.isolation import ModuleIsolation
+    from langmem_isolated.lifecycle.profiles.comparison import (
         ComparedRow,
         ModuleComparison,
         ModuleKnowledge,
         SessionSummary,
     )
-    from langmem_isolated.lifecycle.grants import Grant, Grants
-    from langmem_isolated.lifecycle.holds import Hold
-    from langmem_isolated.lifecycle.isolation import ModuleIsolation
-    from langmem_isolated.lifecycle.merge_values import (
-        MergeConflicts,
-        MergePlan,
-        MergeReceipt,
-        Named,
-        Undone,
-    )
-    from langmem_isolated.lifecycle.overview import Overview
-    from langmem_isolated.lifecycle.policies import Policy
-    from langmem_isolated.lifecycle.profile import Profile
-    from langmem_isolated.lifecycle.profile_reader import ProfileReader
-    from langmem_isolated.lifecycle.profile_values import (
+    from langmem_isolated.lifecycle.profiles.overview import Overview
+    from langmem_isolated.lifecycle.profiles.profile import Profile
+    from langmem_isolated.lifecycle.profiles.reader import ProfileReader
+    from langmem_isolated.lifecycle.profiles.values import (
         Fact,
         FactSource,
         Interest,
@@ -39,8 +30,20 @@ if TYPE_CHECKING:
         ProfileContents,
     )
     from langmem_isolated.lifecycle.quotas import Quotas
-    from langmem_isolated.lifecycle.retention import Retention
-    from langmem_isolated.lifecycle.shared_memory import SharedMemory
+    from langmem_isolated.lifecycle.retention.holds import Hold
+    from langmem_isolated.lifecycle.retention.policies import Policy
+    from langmem_isolated.lifecycle.retention.retention import Retention
+    from langmem_isolated.lifecycle.retention.sweeping import Swept
+    from langmem_isolated.lifecycle.sharing.grants import Grant, Grants
+    from langmem_isolated.lifecycle.sharing.merge_values import (
+        MergeConflicts,
+        MergePlan,
+        MergeReceipt,
+        Named,
+        Undone,
+    )
+    from langmem_isolated.lifecycle.sharing.shared_memory import SharedMemory
+    from langmem_isolated.lifecycle.sharing.terms import SharedFields, SharedKind
     from langmem_isolated.lifecycle.statistics import (
         COUNTED,
         NOT_COUNTED,
@@ -52,9 +55,6 @@ if TYPE_CHECKING:
         Totals,
         digest_of,
     )
-    from langmem_isolated.lifecycle.sweeping import Swept
-    from langmem_isolated.lifecycle.terms import SharedFields, SharedKind
-    from langmem_isolated.lifecycle.transferred import NewName, Transferred
 
 __all__ = [
     "COUNTED",
@@ -109,21 +109,18 @@ __all__ = [
 # What operators ask for is loaded when they do.
 _NAMES = {
     "_adapters.quota": ("Quota",),
-    "lifecycle.comparison": (
+    "lifecycle.guests.transferred": ("NewName", "Transferred"),
+    "lifecycle.isolation": ("ModuleIsolation",),
+    "lifecycle.profiles.comparison": (
         "ComparedRow",
         "ModuleComparison",
         "ModuleKnowledge",
         "SessionSummary",
     ),
-    "lifecycle.grants": ("Grant", "Grants"),
-    "lifecycle.holds": ("Hold",),
-    "lifecycle.isolation": ("ModuleIsolation",),
-    "lifecycle.merge_values": ("MergeConflicts", "MergePlan", "MergeReceipt", "Named", "Undone"),
-    "lifecycle.overview": ("Overview",),
-    "lifecycle.policies": ("Policy",),
-    "lifecycle.profile": ("Profile",),
-    "lifecycle.profile_reader": ("ProfileReader",),
-    "lifecycle.profile_values": (
+    "lifecycle.profiles.overview": ("Overview",),
+    "lifecycle.profiles.profile": ("Profile",),
+    "lifecycle.profiles.reader": ("ProfileReader",),
+    "lifecycle.profiles.values": (
         "Fact",
         "FactSource",
         "Interest",
@@ -131,8 +128,20 @@ _NAMES = {
         "ProfileContents",
     ),
     "lifecycle.quotas": ("Quotas",),
-    "lifecycle.retention": ("Retention",),
-    "lifecycle.shared_memory": ("SharedMemory",),
+    "lifecycle.retention.holds": ("Hold",),
+    "lifecycle.retention.policies": ("Policy",),
+    "lifecycle.retention.retention": ("Retention",),
+    "lifecycle.retention.sweeping": ("Swept",),
+    "lifecycle.sharing.grants": ("Grant", "Grants"),
+    "lifecycle.sharing.merge_values": (
+        "MergeConflicts",
+        "MergePlan",
+        "MergeReceipt",
+        "Named",
+        "Undone",
+    ),
+    "lifecycle.sharing.shared_memory": ("SharedMemory",),
+    "lifecycle.sharing.terms": ("SharedFields", "SharedKind"),
     "lifecycle.statistics": (
         "COUNTED",
         "Day",
@@ -144,9 +153,6 @@ _NAMES = {
         "Totals",
         "digest_of",
     ),
-    "lifecycle.sweeping": ("Swept",),
-    "lifecycle.terms": ("SharedFields", "SharedKind"),
-    "lifecycle.transferred": ("NewName", "Transferred"),
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 

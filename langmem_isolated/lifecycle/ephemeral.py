@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from langmem_isolated._storage.copying.options import Conflicts
-    from langmem_isolated.lifecycle.transferred import Transferred
+    from langmem_isolated.lifecycle.guests.transferred import Transferred
 
 _TOKEN_BYTES = 16
 
@@ -97,7 +97,7 @@ class EphemeralLife:
         """
         from langmem_isolated._storage.copying.copy import Copy
         from langmem_isolated._storage.copying.options import checked_conflicts
-        from langmem_isolated.lifecycle.transferred import Transferred
+        from langmem_isolated.lifecycle.guests.transferred import Transferred
 
         checked_conflicts(conflicts)
         token = os.urandom(_TOKEN_BYTES)

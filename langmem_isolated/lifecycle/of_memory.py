@@ -11,12 +11,12 @@ from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.arguments import seconds
 from langmem_isolated._runtime.calls import explains_calls
-from langmem_isolated.lifecycle.module_merges import ModuleMerges
+from langmem_isolated.lifecycle.sharing.of_memory import ModuleMerges
 from langmem_isolated.scope import checked_id
 
 if TYPE_CHECKING:
-    from langmem_isolated.lifecycle.retention import Retention
-    from langmem_isolated.lifecycle.sweeping import Progress, Swept
+    from langmem_isolated.lifecycle.retention.retention import Retention
+    from langmem_isolated.lifecycle.retention.sweeping import Progress, Swept
 
 if TYPE_CHECKING:
     from langmem_isolated.lifecycle.isolation import ModuleIsolation
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 if TYPE_CHECKING:
     from langmem_isolated._adapters.run_scope import ResolveScope
-    from langmem_isolated.lifecycle.comparison import ModuleComparison
-    from langmem_isolated.lifecycle.grants import Grants
-    from langmem_isolated.lifecycle.profile_tool import ProfileTool
+    from langmem_isolated.lifecycle.profiles.comparison import ModuleComparison
+    from langmem_isolated.lifecycle.profiles.tool import ProfileTool
+    from langmem_isolated.lifecycle.sharing.grants import Grants
 
 
 @explains_calls
@@ -44,7 +44,7 @@ class MemoryLifecycle(ModuleMerges):
 
         See :class:`~langmem_isolated.lifecycle.Retention`.
         """
-        from langmem_isolated.lifecycle.retention import Retention
+        from langmem_isolated.lifecycle.retention.retention import Retention
 
         return Retention(self._context)
 
@@ -104,7 +104,7 @@ class MemoryLifecycle(ModuleMerges):
         progress: Progress | None,
         is_stopped: Callable[[], bool],
     ) -> Swept:
-        from langmem_isolated.lifecycle.sweeping import Removal, Sweep
+        from langmem_isolated.lifecycle.retention.sweeping import Removal, Sweep
 
         if max_seconds is not None:
             seconds("max_seconds", max_seconds, or_none=True)
@@ -129,7 +129,7 @@ class MemoryLifecycle(ModuleMerges):
             RecordDoesNotOpen: An item or entry was tampered with, and stays; all others went.
             DatabaseError: The database refused or failed; to call again goes on.
         """
-        from langmem_isolated.lifecycle.clearing import Clearing
+        from langmem_isolated.lifecycle.retention.clearing import Clearing
 
         project = checked_id("project_id", project_id)
         user = Owner(Level.USER, project, checked_id("user_id", user_id))
@@ -218,7 +218,7 @@ class MemoryLifecycle(ModuleMerges):
         Raises:
             TypeError: An option is not known.
         """
-        from langmem_isolated.lifecycle.profile_tool import ProfileTool
+        from langmem_isolated.lifecycle.profiles.tool import ProfileTool
 
         finder = self._context.finder(scope_resolver)
         return ProfileTool(lambda config: self._context.private(finder.of_call(config)), **options)
@@ -242,7 +242,7 @@ class MemoryLifecycle(ModuleMerges):
             TypeError: ``modules`` is no list.
             RecordDoesNotOpen: An entry of a profile was changed, moved or exchanged.
         """
-        from langmem_isolated.lifecycle.comparison import compared
+        from langmem_isolated.lifecycle.profiles.comparison import compared
 
         return compared(self._context, user_id, project_id, modules)
 
@@ -254,7 +254,7 @@ class MemoryLifecycle(ModuleMerges):
         modules: Iterable[str] | None = None,
     ) -> ModuleComparison:
         """What a user's modules know of them; see :meth:`compare_modules`."""
-        from langmem_isolated.lifecycle.comparison import compared
+        from langmem_isolated.lifecycle.profiles.comparison import compared
 
         return await self._context.database.arun(
             compared, self._context, user_id, project_id, modules
@@ -295,6 +295,6 @@ class MemoryLifecycle(ModuleMerges):
     @cached_property
     def grants(self) -> Grants:
         """What modules of one user let each other read, for operators; see :class:`Grants`."""
-        from langmem_isolated.lifecycle.grants import Grants
+        from langmem_isolated.lifecycle.sharing.grants import Grants
 
         return Grants(self._context)

@@ -14,12 +14,12 @@ from langmem_isolated.scope import Scope, checked_id
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
-    from langmem_isolated.lifecycle.overview import Overview
-    from langmem_isolated.lifecycle.profile import Profile
-    from langmem_isolated.lifecycle.profile_tool import ProfileTool
-    from langmem_isolated.lifecycle.shared_memory import SharedMemory
+    from langmem_isolated.lifecycle.profiles.overview import Overview
+    from langmem_isolated.lifecycle.profiles.profile import Profile
+    from langmem_isolated.lifecycle.profiles.tool import ProfileTool
+    from langmem_isolated.lifecycle.retention.sweeping import Progress
+    from langmem_isolated.lifecycle.sharing.shared_memory import SharedMemory
     from langmem_isolated.lifecycle.statistics import Stats
-    from langmem_isolated.lifecycle.sweeping import Progress
     from langmem_isolated.lifecycle.verification import Verified
 
 
@@ -55,7 +55,7 @@ class ScopeLifecycle:
         Raises:
             RecordDoesNotOpen: A session's or thread's row was tampered with.
         """
-        from langmem_isolated.lifecycle.claims import confirm_all
+        from langmem_isolated.lifecycle.guests.claims import confirm_all
 
         return confirm_all(self._records)
 
@@ -93,7 +93,7 @@ class ScopeLifecycle:
             RecordDoesNotOpen: An item or entry was tampered with, and stays; all others went.
             DatabaseError: The database refused or failed; to call again goes on.
         """
-        from langmem_isolated.lifecycle.clearing import Clearing
+        from langmem_isolated.lifecycle.retention.clearing import Clearing
 
         clearing, owner = Clearing(self._context, progress), self._records.owner
         if channel is not None:
@@ -113,7 +113,7 @@ class ScopeLifecycle:
             SessionNotFound: This scope has no such session.
             LegalHold: The user is on legal hold; nothing was removed.
         """
-        from langmem_isolated.lifecycle.clearing import Clearing
+        from langmem_isolated.lifecycle.retention.clearing import Clearing
 
         checked_id("session_id", session_id)
         keys = self._records.find_keys()
@@ -156,7 +156,7 @@ class ScopeLifecycle:
 
         Reads nothing until it is asked for something. Another module has another.
         """
-        from langmem_isolated.lifecycle.profile import Profile
+        from langmem_isolated.lifecycle.profiles.profile import Profile
 
         return Profile(self._records)
 
@@ -167,7 +167,7 @@ class ScopeLifecycle:
         Nothing gets there unless a module writes it there.
         """
         from langmem_isolated._crypto.owners import Level, Owner
-        from langmem_isolated.lifecycle.profile import Profile
+        from langmem_isolated.lifecycle.profiles.profile import Profile
 
         shared = self._context.records(Owner.at(Level.USER, self._scope))
         return Profile(shared, self._scope.module_id)
@@ -181,7 +181,7 @@ class ScopeLifecycle:
         Raises:
             DatabaseError: The database refused or failed.
         """
-        from langmem_isolated.lifecycle.overview import overview_of
+        from langmem_isolated.lifecycle.profiles.overview import overview_of
 
         return overview_of(self._records)
 
@@ -204,7 +204,7 @@ class ScopeLifecycle:
         Raises:
             TypeError: An option is not known.
         """
-        from langmem_isolated.lifecycle.profile_tool import ProfileTool
+        from langmem_isolated.lifecycle.profiles.tool import ProfileTool
 
         return ProfileTool(self._records_of_config, **options)
 
@@ -222,7 +222,7 @@ class ScopeLifecycle:
         Raises:
             ScopeError: ``module_id`` is missing or malformed, or this scope's own.
         """
-        from langmem_isolated.lifecycle.shared_memory import SharedMemory
+        from langmem_isolated.lifecycle.sharing.shared_memory import SharedMemory
 
         return SharedMemory(self._context, self._scope, module_id)
 

@@ -15,13 +15,13 @@ from langmem_isolated._storage import grants as stored
 from langmem_isolated._storage.grants import StoredGrant
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import NotShared, ScopeError
-from langmem_isolated.lifecycle.terms import Terms
+from langmem_isolated.lifecycle.sharing.terms import Terms
 from langmem_isolated.scope import Scope, checked_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from langmem_isolated.lifecycle.terms import SharedFields, SharedKind
+    from langmem_isolated.lifecycle.sharing.terms import SharedFields, SharedKind
 
 
 @dataclass(frozen=True, slots=True)

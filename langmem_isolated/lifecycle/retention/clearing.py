@@ -21,8 +21,8 @@ from langmem_isolated._storage.due import Pages, Reach
 from langmem_isolated._storage.entries import ENTRY_KINDS
 from langmem_isolated._storage.sessions.dropping import Kept
 from langmem_isolated.errors import LegalHold, RecordDoesNotOpen
-from langmem_isolated.lifecycle import holds
-from langmem_isolated.lifecycle.steps import (
+from langmem_isolated.lifecycle.retention import holds
+from langmem_isolated.lifecycle.retention.steps import (
     DropMessages,
     HideContainer,
     RemoveContainer,
@@ -30,7 +30,7 @@ from langmem_isolated.lifecycle.steps import (
     Step,
     Task,
 )
-from langmem_isolated.lifecycle.sweeping import Progress, Removal
+from langmem_isolated.lifecycle.retention.sweeping import Progress, Removal
 
 if TYPE_CHECKING:
     from langmem_isolated._adapters.context import MemoryContext

@@ -24,10 +24,10 @@ from langmem_isolated._storage.batch_removal import BELOW, Due, Removed
 from langmem_isolated._storage.due import Pages
 from langmem_isolated._storage.entries import ENTRY_KINDS
 from langmem_isolated.errors import RecordDoesNotOpen
-from langmem_isolated.lifecycle.anonymous import remove as remove_guest
-from langmem_isolated.lifecycle.holds import project_keys
-from langmem_isolated.lifecycle.plans import plans_of, stored_policies
-from langmem_isolated.lifecycle.steps import (
+from langmem_isolated.lifecycle.guests.anonymous import remove as remove_guest
+from langmem_isolated.lifecycle.retention.holds import project_keys
+from langmem_isolated.lifecycle.retention.plans import plans_of, stored_policies
+from langmem_isolated.lifecycle.retention.steps import (
     Outcome,
     RemoveContainer,
     RemoveRecords,

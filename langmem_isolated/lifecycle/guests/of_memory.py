@@ -10,7 +10,7 @@ from langmem_isolated._runtime.calls import explains_calls
 
 if TYPE_CHECKING:
     from langmem_isolated._storage.copying.options import Conflicts
-    from langmem_isolated.lifecycle.transferred import Transferred
+    from langmem_isolated.lifecycle.guests.transferred import Transferred
     from langmem_isolated.scope import AnonymousScope, Scope
 
 A = TypeVar("A")
@@ -58,7 +58,7 @@ class AnonymousSessions(Generic[A]):
             TypeError: A limit is no `timedelta`.
             ValueError: A limit is shorter than a microsecond.
         """
-        from langmem_isolated.lifecycle.anonymous import begun
+        from langmem_isolated.lifecycle.guests.anonymous import begun
 
         return self._of_guest(begun(self._context, module_id, project_id, idle, absolute))
 
@@ -83,7 +83,7 @@ class AnonymousSessions(Generic[A]):
                 told. From then on every operation of what was got before raises the same.
             ScopeError: ``project_id`` is malformed.
         """
-        from langmem_isolated.lifecycle.anonymous import recovered
+        from langmem_isolated.lifecycle.guests.anonymous import recovered
 
         return self._of_guest(recovered(self._context, anonymous_id, project_id))
 
@@ -127,7 +127,7 @@ class AnonymousSessions(Generic[A]):
             AddressTaken: A name is taken, and that is refused.
             RecordDoesNotOpen: Something of it was tampered with; nothing was claimed.
         """
-        from langmem_isolated.lifecycle.claims import claimed
+        from langmem_isolated.lifecycle.guests.claims import claimed
 
         return claimed(self._context, anonymous_id, scope, confirmed=confirmed, conflicts=conflicts)
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Literal, NamedTuple
 
 from langmem_isolated._runtime.calls import made_by
-from langmem_isolated.lifecycle.transferred import NewName
+from langmem_isolated.lifecycle.guests.transferred import NewName
 
 MergeConflicts = Literal["rename", "skip", "refuse"]
 """For a name under which the target has something else: ``"rename"`` gives what comes the next free

@@ -10,13 +10,13 @@ from langmem_isolated._runtime.calls import explains_calls
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from langmem_isolated.lifecycle.merge_values import (
+    from langmem_isolated.lifecycle.profiles.values import Fact
+    from langmem_isolated.lifecycle.sharing.merge_values import (
         MergeConflicts,
         MergePlan,
         MergeReceipt,
         Undone,
     )
-    from langmem_isolated.lifecycle.profile_values import Fact
 
 
 @explains_calls
@@ -97,7 +97,7 @@ class ModuleMerges:
             KeyDestroyed: The user was erased meanwhile.
             DatabaseError: The database refused or failed; the same call goes on.
         """
-        from langmem_isolated.lifecycle.merging import ModulePair, checked_conflicts
+        from langmem_isolated.lifecycle.sharing.merging import ModulePair, checked_conflicts
 
         checked_conflicts(conflicts)
         pair = ModulePair(self._context, user_id, (from_module, into_module), project_id)
@@ -163,7 +163,7 @@ class ModuleMerges:
             RecordDoesNotOpen: Something of either profile is not as it was stored.
             KeyDestroyed: The user was erased meanwhile.
         """
-        from langmem_isolated.lifecycle.merging import ModulePair
+        from langmem_isolated.lifecycle.sharing.merging import ModulePair
 
         pair = ModulePair(self._context, user_id, (from_module, to_module), project_id)
         return pair.plan_facts(facts) if dry_run else pair.copy_facts(facts)
@@ -196,7 +196,7 @@ class ModuleMerges:
             ScopeError: An id is missing or malformed.
             RecordDoesNotOpen: A receipt was changed, moved or exchanged.
         """
-        from langmem_isolated.lifecycle.merging import receipts
+        from langmem_isolated.lifecycle.sharing.merging import receipts
 
         return receipts(self._context, user_id, project_id)
 
@@ -217,7 +217,7 @@ class ModuleMerges:
             TypeError: ``receipt`` is no receipt.
             RecordDoesNotOpen: What was put in, or the receipt, was changed, moved or exchanged.
         """
-        from langmem_isolated.lifecycle.merging import undo
+        from langmem_isolated.lifecycle.sharing.merging import undo
 
         return undo(self._context, receipt)
 

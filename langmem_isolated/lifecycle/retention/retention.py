@@ -17,11 +17,11 @@ from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage import due, entries
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated.errors import LangmemIsolatedError, PolicyNotFound
-from langmem_isolated.lifecycle import holds, policies
-from langmem_isolated.lifecycle.holds import Hold
-from langmem_isolated.lifecycle.plans import stored_policies
-from langmem_isolated.lifecycle.policies import Policy
-from langmem_isolated.lifecycle.sweeping import Owners, Removal, Sweep
+from langmem_isolated.lifecycle.retention import holds, policies
+from langmem_isolated.lifecycle.retention.holds import Hold
+from langmem_isolated.lifecycle.retention.plans import stored_policies
+from langmem_isolated.lifecycle.retention.policies import Policy
+from langmem_isolated.lifecycle.retention.sweeping import Owners, Removal, Sweep
 
 if TYPE_CHECKING:
     from langmem_isolated._crypto.scope_keys import ScopeKeys

@@ -14,8 +14,8 @@ from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.profiles import Part, ProfileEntries
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import ProfileEntryChanged, ProfileEntryNotFound
-from langmem_isolated.lifecycle import profile_edits as edits
-from langmem_isolated.lifecycle.profile_forms import (
+from langmem_isolated.lifecycle.profiles import edits
+from langmem_isolated.lifecycle.profiles.forms import (
     ID_BYTES,
     SUMMARY_KEY,
     as_microseconds,
@@ -27,8 +27,8 @@ from langmem_isolated.lifecycle.profile_forms import (
     value_entry,
     value_of,
 )
-from langmem_isolated.lifecycle.profile_reader import ProfileReader, attribute
-from langmem_isolated.lifecycle.profile_values import MADE_BY, Fact, Interest, ProfileCleared
+from langmem_isolated.lifecycle.profiles.reader import ProfileReader, attribute
+from langmem_isolated.lifecycle.profiles.values import MADE_BY, Fact, Interest, ProfileCleared
 from langmem_isolated.scope import checked_id
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from langmem_isolated._runtime.limits import Limits
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.profiles import BOUNDED, Part, ProfileEntries
 from langmem_isolated.errors import ProfileEntryChanged, ProfileEntryNotFound, ProfileFull
-from langmem_isolated.lifecycle.profile_forms import (
+from langmem_isolated.lifecycle.profiles.forms import (
     fact_entry,
     fact_of,
     interest_entry,
@@ -23,8 +23,8 @@ from langmem_isolated.lifecycle.profile_forms import (
     tag_of,
     together,
 )
-from langmem_isolated.lifecycle.profile_reader import facts_of
-from langmem_isolated.lifecycle.profile_values import Fact, FactSource, Interest, ProfileCleared
+from langmem_isolated.lifecycle.profiles.reader import facts_of
+from langmem_isolated.lifecycle.profiles.values import Fact, FactSource, Interest, ProfileCleared
 
 
 class NewFact(NamedTuple):

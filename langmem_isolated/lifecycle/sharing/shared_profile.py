@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from langmem_isolated.lifecycle.profile_reader import ProfileReader
-from langmem_isolated.lifecycle.profile_values import Fact, Interest, ProfileContents
-from langmem_isolated.lifecycle.shared_reading import WayIn
-from langmem_isolated.lifecycle.terms import Terms
+from langmem_isolated.lifecycle.profiles.reader import ProfileReader
+from langmem_isolated.lifecycle.profiles.values import Fact, Interest, ProfileContents
+from langmem_isolated.lifecycle.sharing.reading import WayIn
+from langmem_isolated.lifecycle.sharing.terms import Terms
 
 
 class SharedProfile(ProfileReader):

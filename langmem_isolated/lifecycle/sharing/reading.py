@@ -10,7 +10,7 @@ from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._storage.grants import StoredGrant
 from langmem_isolated._storage.shared_database import SharedDatabase
 from langmem_isolated.errors import NotShared
-from langmem_isolated.lifecycle.terms import Terms
+from langmem_isolated.lifecycle.sharing.terms import Terms
 from langmem_isolated.scope import Scope
 
 Demand = Callable[[Terms], None]

@@ -22,7 +22,12 @@ from langmem_isolated._storage.copying.planning import Planned, plan
 from langmem_isolated._storage.profiles import Part, ProfileEntries
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import AddressTaken, ProfileEntryNotFound, ReceiptNotFound, ScopeError
-from langmem_isolated.lifecycle.merge_values import (
+from langmem_isolated.lifecycle.guests.transferred import NewName
+from langmem_isolated.lifecycle.profiles.edits import Edits
+from langmem_isolated.lifecycle.profiles.forms import fact_entry, fact_id, tag_of
+from langmem_isolated.lifecycle.profiles.reader import ProfileReader
+from langmem_isolated.lifecycle.profiles.values import Fact
+from langmem_isolated.lifecycle.sharing.merge_values import (
     MergeConflicts,
     MergePlan,
     MergeReceipt,
@@ -30,11 +35,6 @@ from langmem_isolated.lifecycle.merge_values import (
     Undone,
     by_kind,
 )
-from langmem_isolated.lifecycle.profile_edits import Edits
-from langmem_isolated.lifecycle.profile_forms import fact_entry, fact_id, tag_of
-from langmem_isolated.lifecycle.profile_reader import ProfileReader
-from langmem_isolated.lifecycle.profile_values import Fact
-from langmem_isolated.lifecycle.transferred import NewName
 from langmem_isolated.scope import Scope, checked_id
 
 _CONFLICTS = get_args(MergeConflicts)

@@ -10,9 +10,9 @@ from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.arguments import refuse_single
 from langmem_isolated._runtime.calls import made_by
 from langmem_isolated._storage.scoped_database import ScopedDatabase
-from langmem_isolated.lifecycle.overview import Overview, overview_of
-from langmem_isolated.lifecycle.profile_reader import ProfileReader
-from langmem_isolated.lifecycle.profile_values import ProfileContents
+from langmem_isolated.lifecycle.profiles.overview import Overview, overview_of
+from langmem_isolated.lifecycle.profiles.reader import ProfileReader
+from langmem_isolated.lifecycle.profiles.values import ProfileContents
 from langmem_isolated.scope import Scope, checked_id
 from langmem_isolated.sessions import Sessions
 

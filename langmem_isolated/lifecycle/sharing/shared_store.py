@@ -21,8 +21,8 @@ from langgraph.store.base import (
 from langmem_isolated._database.statements import NO_LIMIT
 from langmem_isolated._runtime.arguments import whole_number
 from langmem_isolated._storage.shared_database import read_only
-from langmem_isolated.lifecycle.shared_reading import SharedReading, WayIn
-from langmem_isolated.lifecycle.terms import Terms
+from langmem_isolated.lifecycle.sharing.reading import SharedReading, WayIn
+from langmem_isolated.lifecycle.sharing.terms import Terms
 from langmem_isolated.store import IsolatedStore, StoreIndexConfig
 
 

@@ -16,8 +16,8 @@ from langmem_isolated._storage import due, entries
 from langmem_isolated._storage.batch_removal import NEVER, Due
 from langmem_isolated._storage.due import Pages, Reach
 from langmem_isolated._storage.sessions.dropping import Kept
-from langmem_isolated.lifecycle.policies import SPACE, Policy, narrowest
-from langmem_isolated.lifecycle.steps import (
+from langmem_isolated.lifecycle.retention.policies import SPACE, Policy, narrowest
+from langmem_isolated.lifecycle.retention.steps import (
     DropMessages,
     PruneThread,
     RemoveContainer,

@@ -7,8 +7,8 @@ from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage import profiles
 from langmem_isolated._storage.profiles import Part, ProfileEntries
 from langmem_isolated._storage.scoped_database import ScopedDatabase
-from langmem_isolated.lifecycle.profile_forms import SUMMARY_KEY, fact_of, interest_of, value_of
-from langmem_isolated.lifecycle.profile_values import Fact, Interest, ProfileContents
+from langmem_isolated.lifecycle.profiles.forms import SUMMARY_KEY, fact_of, interest_of, value_of
+from langmem_isolated.lifecycle.profiles.values import Fact, Interest, ProfileContents
 
 _NOTHING = ProfileContents(None, (), (), {})
 

@@ -12,7 +12,7 @@ from langmem_isolated._runtime.arguments import kind_of
 from langmem_isolated._runtime.clock import EPOCH, MICROSECOND
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated.errors import ProfileEntryNotFound, ValueNotStorable
-from langmem_isolated.lifecycle.profile_values import Fact, FactSource, Interest
+from langmem_isolated.lifecycle.profiles.values import Fact, FactSource, Interest
 from langmem_isolated.scope import checked_id
 
 _MOST_SOURCES = 8

@@ -19,7 +19,7 @@ from langmem_isolated._storage.batch_removal import BATCH, NEVER, Due, Removed
 from langmem_isolated._storage.documents import writing as documents
 from langmem_isolated._storage.sessions.dropping import Kept, drop
 from langmem_isolated.errors import RecordDoesNotOpen
-from langmem_isolated.lifecycle.holds import held_among
+from langmem_isolated.lifecycle.retention.holds import held_among
 
 
 class Step:

@@ -24,8 +24,8 @@ from langmem_isolated._storage.guests import SPACE
 from langmem_isolated._storage.items.statements import LOCK_SCOPE
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import AnonymousNotFound, KeyDestroyed, ScopeError
-from langmem_isolated.lifecycle.anonymous import found, remove
-from langmem_isolated.lifecycle.transferred import Transferred
+from langmem_isolated.lifecycle.guests.anonymous import found, remove
+from langmem_isolated.lifecycle.guests.transferred import Transferred
 from langmem_isolated.scope import Scope
 
 ORIGIN = "anonymous"

@@ -11,9 +11,9 @@ from langmem_isolated._database.statements import NO_LIMIT
 from langmem_isolated._runtime.arguments import whole_number
 from langmem_isolated._runtime.calls import ONE_SCOPE, explains_calls, made_by
 from langmem_isolated.errors import ScopeError
-from langmem_isolated.lifecycle.grants import Grant
-from langmem_isolated.lifecycle.shared_reading import SharedReading, WayIn
-from langmem_isolated.lifecycle.terms import SharedKind, Terms
+from langmem_isolated.lifecycle.sharing.grants import Grant
+from langmem_isolated.lifecycle.sharing.reading import SharedReading, WayIn
+from langmem_isolated.lifecycle.sharing.terms import SharedKind, Terms
 from langmem_isolated.scope import Scope, checked_id
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
     from langgraph.store.base import IndexConfig
 
-    from langmem_isolated.lifecycle.shared_profile import SharedProfile
-    from langmem_isolated.lifecycle.shared_store import SharedStore
+    from langmem_isolated.lifecycle.sharing.shared_profile import SharedProfile
+    from langmem_isolated.lifecycle.sharing.shared_store import SharedStore
     from langmem_isolated.recall import Recall, Recalled, RecallOptions
     from langmem_isolated.retriever import IsolatedBM25Retriever, IsolatedRetriever
     from langmem_isolated.sessions import Session
@@ -180,7 +180,7 @@ class SharedMemory:
         Args:
             index: As ``scope.store()`` takes it, to search by meaning.
         """
-        from langmem_isolated.lifecycle.shared_store import SharedStore
+        from langmem_isolated.lifecycle.sharing.shared_store import SharedStore
 
         return SharedStore(self._way, index)
 
@@ -245,7 +245,7 @@ class SharedMemory:
 
     def profile(self) -> SharedProfile:
         """What the other module knows of the user, to be read; see :class:`SharedProfile`."""
-        from langmem_isolated.lifecycle.shared_profile import SharedProfile
+        from langmem_isolated.lifecycle.sharing.shared_profile import SharedProfile
 
         return SharedProfile(self._way)
 

@@ -1,0 +1,1 @@
+"""Anonymous sessions: begun, recovered, claimed at the login, removed."""

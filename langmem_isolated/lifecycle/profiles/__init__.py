@@ -1,0 +1,1 @@
+"""Profiles: what a module knows of a user, typed."""

@@ -1,0 +1,1 @@
+"""Sharing inside one user: grants, views by them, merges and copies."""
