@@ -450,3 +450,14 @@ async def test_a_claim_whose_task_is_cancelled_is_whole_or_goes_on(
     await memory.aclaim(guest.id, ALICE, confirmed=True)
 
     assert memory.scope(ALICE).verify().messages == 50
+
+
+@pytest.mark.parametrize("to_others", ["module", "shared_from"])
+def test_an_anonymous_session_leads_to_no_other_module(guest: AnonymousMemory, to_others: str):
+    with pytest.raises(ScopeError, match="has one module, got str"):
+        getattr(guest, to_others)("planner")
+
+
+def test_an_anonymous_session_has_no_notebook_that_a_claim_would_lose(guest: AnonymousMemory):
+    with pytest.raises(ScopeError, match=r"profile\(\), which goes where it goes: a claim"):
+        guest.cross_module()

@@ -10,7 +10,7 @@ from langchain_core.documents import Document
 from langchain_core.messages import HumanMessage
 
 from langmem_isolated import IsolatedMemory, ScopedMemory
-from langmem_isolated.errors import AddressTaken, DatabaseError, IsolationViolation
+from langmem_isolated.errors import AddressTaken, DatabaseError, IsolationViolation, ScopeError
 from tests.conftest import Attacker, Door
 from tests.embeddings import NGramEmbeddings
 from tests.test_copying import config, furnish, graph, names, texts
@@ -210,3 +210,12 @@ def test_a_guest_may_talk_off_the_record(memory: IsolatedMemory):
         off.keep()
 
     assert texts(guest) == ["Hi"]
+
+
+def test_nothing_is_written_off_the_record_where_keep_would_not_find_it(alice: ScopedMemory):
+    with alice.ephemeral() as off:
+        for lost in (lambda: off.module("planner"), lambda: off.shared_from("planner")):
+            with pytest.raises(ScopeError, match="has one module, got str"):
+                lost()
+        with pytest.raises(ScopeError, match=r"which goes where it goes: keep\(\) stores it"):
+            off.cross_module()
