@@ -12,6 +12,7 @@ from langmem_isolated._adapters.run_scope import RunScopes
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._database.database import Database
+from langmem_isolated._runtime.arguments import true_or_false
 from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated._storage.scoped_database import S, ScopedDatabase
@@ -47,6 +48,7 @@ class EphemeralContext(MemoryContext):
     @classmethod
     def beside(cls, context: MemoryContext, *, read_long_term: bool) -> Self:
         """A new one, with nothing in it, that writes nowhere else."""
+        true_or_false("read_long_term", read_long_term)
         database = Database("sqlite://")
         keyring = Keyring(database, LocalRootKey(os.urandom(32)))
         made = cls(

@@ -94,7 +94,12 @@ class ModulePair:
         refuse_single("facts", facts, (Fact,), example="facts=[fact.id]")
         there = {fact.id: fact for fact in ProfileReader(self.source).facts()}
         wanted = [*dict.fromkeys(map(fact_id, facts))]
-        if not wanted or not there.keys() >= set(wanted):
+        if not wanted:
+            raise ValueError(
+                "facts must hold one fact or more, got none. Choose from profile().facts() of the "
+                "module that they are copied from. Nothing was copied."
+            )
+        if not there.keys() >= set(wanted):
             raise ProfileEntryNotFound.of("fact")
         return [there[one] for one in wanted]
 
