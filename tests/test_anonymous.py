@@ -293,6 +293,17 @@ def test_a_claim_takes_a_users_scope(memory: IsolatedMemory, guest: AnonymousMem
         memory.claim(guest.id, ALICE, confirmed=True, conflicts="merge")  # type: ignore[arg-type]
 
 
+def test_a_claim_brings_nothing_into_another_module(memory: IsolatedMemory, guest: AnonymousMemory):
+    said(guest, "Hi")
+
+    with pytest.raises(ScopeError, match="in the module where the anonymous session took place"):
+        memory.claim(guest.id, memory.scope(user_id="alice", module_id="planner"), confirmed=True)
+
+    assert memory.modules(user_id="alice") == []
+    assert texts(guest) == ["Hi"]
+    assert memory.claim(guest.id, ALICE, confirmed=True).counts["message"] == 1
+
+
 def test_what_was_claimed_is_not_recalled_until_it_is_confirmed(
     memory: IsolatedMemory, guest: AnonymousMemory
 ):

@@ -52,6 +52,7 @@ def claimed(
         owner = found(context, anonymous_id, target_scope.project_id)
     except AnonymousNotFound:
         return receipt.required()
+    _check_module(owner, target_scope)
     if (done := receipt.read()) is None:
         done = _copied(context, owner, target, receipt, conflicts)
     remove(context, owner)
@@ -74,6 +75,15 @@ def _checked(scope: object, confirmed: object, conflicts: object) -> Scope:
         )
     checked_conflicts(conflicts)
     return scope
+
+
+def _check_module(owner: Owner, scope: Scope) -> None:
+    if owner.module != scope.module_id:
+        raise ScopeError(
+            "claim() takes a scope in the module where the anonymous session took place, got that "
+            "of another: modules are apart. Write guest.scope.module_id for module_id; "
+            "memory.merge_modules(…) brings it to another afterwards. Nothing was claimed."
+        )
 
 
 class _Receipt:

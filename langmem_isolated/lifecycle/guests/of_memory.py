@@ -113,7 +113,8 @@ class AnonymousSessions(Generic[A]):
 
         Args:
             anonymous_id: Proves that who logged in is who talked.
-            scope: The user's, ``memory.scope(user_id=…, module_id=…)``, in the same project.
+            scope: The user's, ``memory.scope(user_id=…, module_id=…)``, in the same project and
+                module.
             confirmed: ``True``, once the user has said, after the login, that it is theirs: a login
                 link can be planted in another's browser, whose words it would collect.
             conflicts: What happens to names that the user has already: ``"rename"`` gives what is
@@ -123,7 +124,7 @@ class AnonymousSessions(Generic[A]):
         Raises:
             AnonymousNotFound: As for :meth:`recover`; also if another user has begun to claim it.
             ValueError: ``confirmed`` is not ``True``, or ``conflicts`` is misspelt.
-            ScopeError: ``scope`` is no user's.
+            ScopeError: ``scope`` is no user's, or in another module than the anonymous session.
             AddressTaken: A name is taken, and that is refused.
             RecordDoesNotOpen: Something of it was tampered with; nothing was claimed.
         """
