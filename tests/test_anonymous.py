@@ -4,6 +4,8 @@ import asyncio
 import logging
 import re
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -26,6 +28,7 @@ from langmem_isolated.errors import (
     RecordDoesNotOpen,
     ScopeError,
 )
+from langmem_isolated.lifecycle.guests import claims
 from langmem_isolated.lifecycle.guests.anonymous import remove
 from langmem_isolated.memory import AnonymousMemory
 from tests.conftest import ROOT_KEY, Attacker, Door
@@ -436,6 +439,72 @@ def test_what_the_guest_says_meanwhile_is_claimed_too(
     memory.claim(guest.id, ALICE, confirmed=True)
 
     assert texts(memory.scope(ALICE)) == ["Hi", "wait"]
+
+
+_WRITES: dict[str, Callable[[AnonymousMemory], object]] = {
+    "message": lambda guest: said(guest, "late"),
+    "session": lambda guest: guest.chat_history("late").add_user_message("late"),
+    "thread": lambda guest: guest.bind(graph()).invoke(
+        {"messages": [HumanMessage("late")]}, config("late")
+    ),
+    "item": lambda guest: guest.store().put(("facts",), "late", {}),
+    "fact": lambda guest: guest.profile().add_fact("late"),
+}
+
+
+@pytest.mark.parametrize("moment", ["_finish", "remove"])
+@pytest.mark.parametrize("what", _WRITES)
+def test_what_another_process_writes_during_a_claim_is_claimed_or_refused(
+    memory: IsolatedMemory,
+    guest: AnonymousMemory,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+    what: str,
+):
+    said(guest, "Hi")
+    with again(database_url) as elsewhere, ThreadPoolExecutor() as threads:
+        theirs = elsewhere.recover(guest.id)
+        said(theirs, "Ho")
+        writing: list[Future[object]] = []
+        real = getattr(claims, moment)
+
+        def meanwhile(*args: Any) -> object:
+            writing.append(threads.submit(_WRITES[what], theirs))
+            # It waits for the claim, or it does not.
+            wait(writing, 0.3)
+            return real(*args)
+
+        monkeypatch.setattr(claims, moment, meanwhile)
+        memory.claim(guest.id, ALICE, confirmed=True)
+        (written,) = writing
+
+        assert isinstance(written.exception(), AnonymousNotFound | None)
+        alice = memory.scope(ALICE)
+        is_claimed = "late" in repr(
+            (
+                [texts(alice, name) for name in ("main", "late")],
+                alice.bind(graph()).get_state(config("late")).values,
+                alice.store().search(()),
+                [fact.text for fact in alice.profile().facts()],
+            )
+        )
+        assert is_claimed == (written.exception() is None)
+
+
+def test_who_reads_in_another_process_is_told_of_a_claim_within_a_second(
+    memory: IsolatedMemory, guest: AnonymousMemory, database_url: str
+):
+    said(guest, "Hi")
+    with again(database_url) as elsewhere:
+        theirs = elsewhere.recover(guest.id)
+        assert texts(theirs) == ["Hi"]
+
+        memory.claim(guest.id, ALICE, confirmed=True)
+        time.sleep(1.01)
+
+        with pytest.raises(AnonymousNotFound):
+            texts(theirs)
 
 
 async def test_a_claim_whose_task_is_cancelled_is_whole_or_goes_on(

@@ -49,6 +49,10 @@ Finish = Callable[[Transaction, ScopeKeys, Reader, Copied], None]
 """What belongs into the last transaction; told the target's keys and the source."""
 
 
+Hold = Callable[[Transaction, ScopeKeys], None]
+"""Keeps others from putting anything into the source until a transaction ends; told its keys."""
+
+
 Journal = Callable[[Transaction, ScopeKeys, list[Added], list[Renamed]], None]
 """Keeps what a transaction put in, as a part of it; told the target's keys."""
 
@@ -78,6 +82,7 @@ class Copy:
         conflicts: What happens to names that the target has.
         mark: What the headers of copied sessions and threads say besides.
         journal: Run in every transaction that puts something in, unless all is put in at once.
+        hold: Run in the transaction that compares the source, for one that is gone after it.
     """
 
     source: ScopedDatabase
@@ -86,6 +91,7 @@ class Copy:
     conflicts: Conflicts = "rename"
     mark: Mark = NO_MARK
     journal: Journal | None = None
+    hold: Hold | None = None
     _staged: dict[tuple[Kind, bytes], _Staged] = field(default_factory=dict)
     _copied: Copied = field(default_factory=Copied)
 
@@ -244,7 +250,12 @@ class Copy:
     ) -> None:
         """Show the sessions and threads, if they are what the source has now."""
         self._copied, moment = Copied(), now()
-        found = sources(source.within(transaction), source.keys, moment, locked=True)
+        reading = source.within(transaction)
+        found = sources(reading, source.keys, moment, locked=True)
+        if self.hold is not None:
+            # Behind the rows' locks, as writers take them; others may have begun meanwhile.
+            self.hold(reading, source.keys)
+            found = sources(reading, source.keys, moment, locked=True)
         there = {one[:2]: one for one in found}
         if there != {place: staged.source for place, staged in self._staged.items()}:
             raise _Changed

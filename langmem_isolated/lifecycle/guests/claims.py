@@ -119,7 +119,7 @@ def _copied(
     try:
         # The claimant, as the guest's keys digest it: the id stands nowhere.
         token = source.write(_begin, target.owner.framed(), os.urandom(_TOKEN_BYTES), now())
-        Copy(source, target, token, conflicts, mark).run(
+        Copy(source, target, token, conflicts, mark, hold=_hold).run(
             at_once=True, finish=partial(_finish, receipt)
         )
     except (AnonymousNotFound, KeyDestroyed):
@@ -136,7 +136,7 @@ def _begin(
     Raises:
         AnonymousNotFound: The guest is gone, or another user has begun to claim it.
     """
-    _lock(transaction, keys, moment)
+    _hold(transaction, keys)
     (begun,) = entries.get(transaction, keys, SPACE, [_CLAIM], moment, kind=Kind.CLAIM)
     if begun is None:
         begun = token + claimant
@@ -146,27 +146,22 @@ def _begin(
     return begun[:_TOKEN_BYTES]
 
 
-def _lock(transaction: Transaction, keys: ScopeKeys, moment: int) -> None:
+def _hold(transaction: Transaction, keys: ScopeKeys) -> None:
     """Have the guest to oneself until the transaction ends.
 
     Raises:
         AnonymousNotFound: It has expired, was claimed or removed.
     """
     row = transaction.row(LOCK_SCOPE, scope_id=keys.scope_id, scope_birth=keys.birth)
-    if row is None or guests.read_life(transaction, keys, moment) is None:
+    if row is None or guests.read_life(transaction, keys, now()) is None:
         raise AnonymousNotFound
 
 
 def _finish(
     receipt: _Receipt, transaction: Transaction, keys: ScopeKeys, source: Reader, copied: Copied
 ) -> None:
-    """In the transaction that shows what was claimed: the guest is gone, and a receipt is there.
-
-    Raises:
-        AnonymousNotFound: The guest is gone already; nothing was shown.
-    """
+    """In the transaction that shows what was claimed: the guest is gone, and a receipt is there."""
     moment = now()
-    _lock(transaction, source.keys, moment)
     receipt.put(transaction, keys, Transferred.of(copied), moment)
     guests.end_life(transaction, source.keys, moment)
 

@@ -80,7 +80,8 @@ class AnonymousSessions(Generic[A]):
 
         Raises:
             AnonymousNotFound: It has expired, was claimed, or never was: which of these is not
-                told. From then on every operation of what was got before raises the same.
+                told. From then on every operation of what was got before raises the same; one that
+                only reads within a second, where another process has claimed or removed it.
             ScopeError: ``project_id`` is malformed.
         """
         from langmem_isolated.lifecycle.guests.anonymous import recovered
