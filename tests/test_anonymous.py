@@ -15,7 +15,7 @@ import pytest
 from langchain_core.documents import Document
 from langchain_core.messages import HumanMessage
 
-from langmem_isolated import IsolatedMemory, LocalRootKey, Scope
+from langmem_isolated import IsolatedMemory, LocalRootKey, Scope, SessionRules
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._storage import entries, removal
@@ -505,6 +505,19 @@ def test_who_reads_in_another_process_is_told_of_a_claim_within_a_second(
 
         with pytest.raises(AnonymousNotFound):
             texts(theirs)
+
+
+def test_rules_for_sessions_hold_for_guests(database_url: str, root_key: LocalRootKey):
+    rules = SessionRules(channel_limits={"general": 2}, max_sessions=1)
+    with IsolatedMemory(database_url, root_key=root_key, session_rules=rules) as memory:
+        guest = memory.anonymous(module_id="tutor")
+        for name in ("first", "main"):
+            guest.chat_history(name, channel="general").add_messages(
+                [HumanMessage(str(number)) for number in range(3)]
+            )
+
+        assert texts(guest) == ["1", "2"]
+        assert names(guest) == {"main"}
 
 
 async def test_a_claim_whose_task_is_cancelled_is_whole_or_goes_on(
