@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Self
 from weakref import WeakKeyDictionary
 
@@ -51,14 +52,14 @@ class EphemeralContext(MemoryContext):
         keyring = Keyring(database, LocalRootKey(os.urandom(32)))
         made = cls(
             database, keyring, ElementCaches(), None, WeakKeyDictionary(),
-            context.config_keys, RunScopes(), context.limits,
+            context.config_keys, RunScopes(), context.limits, context.session_rules,
         )  # fmt: skip
         made.long_term = context if read_long_term else None
         return made
 
     def records(self, owner: Owner) -> ScopedDatabase:
         """One owner's records in memory."""
-        return _InMemory(self.database, self.keyring, owner, self.limits)
+        return _InMemory(self.database, self.keyring, owner, self.limits, self.session_rules)
 
     def private(self, scope: Scope) -> ScopedDatabase:
         """A scope's own records in memory; a guest's as well."""
@@ -81,6 +82,11 @@ class EphemeralLife:
     _records: ScopedDatabase
     _kept_in: ScopedDatabase
 
+    @cached_property
+    def _token(self) -> bytes:
+        """Of the copy that keeps it: kept again, because nobody was told that it was, it is one."""
+        return os.urandom(_TOKEN_BYTES)
+
     def keep(self, *, conflicts: Conflicts = "rename") -> Transferred:
         """Store everything in the scope after all, all of it at once, and close.
 
@@ -100,10 +106,8 @@ class EphemeralLife:
         from langmem_isolated.lifecycle.guests.transferred import Transferred
 
         checked_conflicts(conflicts)
-        token = os.urandom(_TOKEN_BYTES)
-        kept = Transferred.of(
-            Copy(self._records, self._kept_in, token, conflicts).run(at_once=True)
-        )
+        copy = Copy(self._records, self._kept_in, self._token, conflicts)
+        kept = Transferred.of(copy.run(at_once=True))
         self.close()
         return kept
 
