@@ -317,6 +317,42 @@ def test_what_was_claimed_is_not_recalled_until_it_is_confirmed(
     alice.verify()
 
 
+@pytest.mark.parametrize("conflicts", ["rename", "replace"])
+def test_a_profile_that_was_claimed_tells_models_nothing_until_it_is_confirmed(
+    memory: IsolatedMemory, guest: AnonymousMemory, conflicts: Any
+):
+    for who, level in ((guest, 9), (memory.scope(ALICE), 1)):
+        who.profile().set_attribute("level", level)
+    guest.profile().add_fact("planted")
+    guest.profile().add_interest("planted")
+    guest.profile().set_summary("planted")
+
+    memory.claim(guest.id, ALICE, confirmed=True, conflicts=conflicts)
+    memory.merge_modules(user_id="alice", from_module="tutor", into_module="planner", dry_run=False)
+    alice, planner = memory.scope(ALICE), memory.scope(ALICE).module("planner")
+    for scope in (alice, planner):
+        assert [*scope.profile().contents().quotable()] == [
+            {"kind": "attribute", "name": "level", "text": 1}
+        ]
+        scope.confirm_claimed()
+        known = scope.profile().contents()
+        assert (known.summary, known.facts[0].text) == ("planted", "planted")
+        assert (known.interests[0].name, known.attributes) == ("planted", {"level": 1})
+        assert scope.profile().add_fact("planted").id == known.facts[0].id
+
+
+def test_what_was_claimed_of_a_profile_is_cleared_with_it(
+    memory: IsolatedMemory, guest: AnonymousMemory
+):
+    guest.profile().add_fact("planted")
+    memory.claim(guest.id, ALICE, confirmed=True)
+    alice = memory.scope(ALICE)
+
+    assert alice.profile().clear().facts == 1
+    alice.confirm_claimed()
+    assert not alice.profile().contents()
+
+
 def test_a_claim_called_again_answers_the_same_and_to_another_user_it_is_unknown(
     memory: IsolatedMemory, guest: AnonymousMemory
 ):
@@ -481,6 +517,7 @@ def test_what_another_process_writes_during_a_claim_is_claimed_or_refused(
 
         assert isinstance(written.exception(), AnonymousNotFound | None)
         alice = memory.scope(ALICE)
+        alice.confirm_claimed()
         is_claimed = "late" in repr(
             (
                 [texts(alice, name) for name in ("main", "late")],

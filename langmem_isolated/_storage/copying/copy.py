@@ -39,11 +39,8 @@ _FIRST = (b"", b"")
 Behind = tuple[bytes, bytes]
 _NO_SOURCES: list[Source] = []
 
-# What copies a page of what has no row above it.
-_PAGES: tuple[Callable[..., Behind | None], ...] = (
-    items.copy_page,
-    *(partial(entries.copy_page, kind=kind) for kind in entries.KINDS),
-)
+CopyPage = Callable[..., Behind | None]
+"""Copies a page of what has no row above it."""
 
 Finish = Callable[[Transaction, ScopeKeys, Reader, Copied], None]
 """What belongs into the last transaction; told the target's keys and the source."""
@@ -191,12 +188,17 @@ class Copy:
         if finish is not None:
             self.target.write(finish, reader, self._copied)
 
+    def _pages(self) -> tuple[CopyPage, ...]:
+        apart = self.mark.is_untrusted
+        kinds = (partial(entries.copy_page, kind=kind, apart=apart) for kind in entries.KINDS)
+        return items.copy_page, *kinds
+
     def _publish_all(
         self, transaction: Transaction, keys: ScopeKeys, source: Reader, finish: Finish | None
     ) -> None:
         self._publish_containers(transaction, keys, source)
         moment = now()
-        for page in _PAGES:
+        for page in self._pages():
             behind: Behind | None = _FIRST
             while behind is not None:
                 behind = page(
@@ -209,7 +211,7 @@ class Copy:
             finish(transaction, keys, source, self._copied)
 
     def _copy_others_in_batches(self, source: Reader) -> None:
-        for page in _PAGES:
+        for page in self._pages():
             behind: Behind | None = _FIRST
             while behind is not None:
                 behind = self._write_batch(page, source, behind)

@@ -10,7 +10,7 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.arguments import kind_of
 from langmem_isolated._runtime.clock import SECOND, now
-from langmem_isolated._storage import confirmation, entries, guests
+from langmem_isolated._storage import confirmation, entries, guests, profiles
 from langmem_isolated._storage.copying.copy import Copy
 from langmem_isolated._storage.copying.options import (
     Conflicts,
@@ -22,6 +22,7 @@ from langmem_isolated._storage.copying.options import (
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.guests import SPACE
 from langmem_isolated._storage.items.statements import LOCK_SCOPE
+from langmem_isolated._storage.profiles import ProfileEntries
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import AnonymousNotFound, KeyDestroyed, ScopeError
 from langmem_isolated.lifecycle.guests.anonymous import found, remove
@@ -168,5 +169,6 @@ def _finish(
 
 def confirm_all(records: ScopedDatabase) -> int:
     """Take the mark away from everything that was claimed; how many sessions and threads."""
+    records.write_if_exists(profiles.edit, None, ProfileEntries.confirm, now())
     marked = records.snapshot(confirmation.unconfirmed, [], now())
     return sum(records.write_if_exists(confirmation.confirm, False, one, now()) for one in marked)
