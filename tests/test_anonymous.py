@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from langchain_core.documents import Document
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages.ai import UsageMetadata
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, Scope, SessionRules
 from langmem_isolated._crypto.kinds import Kind
@@ -351,6 +352,24 @@ def test_what_was_claimed_of_a_profile_is_cleared_with_it(
     assert alice.profile().clear().facts == 1
     alice.confirm_claimed()
     assert not alice.profile().contents()
+
+
+def test_what_a_guest_asked_of_models_is_counted_for_the_user(
+    memory: IsolatedMemory, guest: AnonymousMemory
+):
+    tokens: UsageMetadata = {"input_tokens": 5, "output_tokens": 7, "total_tokens": 12}
+    answered = AIMessage("42", usage_metadata=tokens, response_metadata={"model_name": "m"})
+    alice = memory.scope(ALICE)
+    for who in (guest, alice):
+        who.chat_history("main").add_message(answered)
+    (before,) = memory.stats().tokens
+
+    memory.claim(guest.id, ALICE, confirmed=True)
+    memory.claim(guest.id, ALICE, confirmed=True)
+
+    assert memory.stats().tokens == [before]
+    (used,) = alice.stats().tokens
+    assert (used.model, used.answers, used.input_tokens, used.output_tokens) == ("m", 2, 10, 14)
 
 
 def test_a_claim_called_again_answers_the_same_and_to_another_user_it_is_unknown(

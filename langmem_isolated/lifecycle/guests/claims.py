@@ -10,7 +10,7 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.arguments import kind_of
 from langmem_isolated._runtime.clock import SECOND, now
-from langmem_isolated._storage import confirmation, entries, guests, profiles
+from langmem_isolated._storage import confirmation, entries, guests, profiles, usage
 from langmem_isolated._storage.copying.copy import Copy
 from langmem_isolated._storage.copying.options import (
     Conflicts,
@@ -81,13 +81,13 @@ class _Receipt:
     """What a user's scope knows of one claim that is done."""
 
     def __init__(self, target: ScopedDatabase, anonymous_id: object) -> None:
-        self._target = target
+        self.target = target
         self._key = anonymous_id.encode(errors="replace") if type(anonymous_id) is str else b""
 
     def read(self) -> Transferred | None:
         nothing: list[bytes | None] = [None]
         get = partial(entries.get, kind=Kind.CLAIM)
-        (stored,) = self._target.read(get, nothing, _RECEIPTS, [self._key], now())
+        (stored,) = self.target.read(get, nothing, _RECEIPTS, [self._key], now())
         return None if stored is None else Transferred.unpacked(stored)
 
     def required(self) -> Transferred:
@@ -164,6 +164,8 @@ def _finish(
     """In the transaction that shows what was claimed: the guest is gone, and a receipt is there."""
     moment = now()
     receipt.put(transaction, keys, Transferred.of(copied), moment)
+    reading, digest_of = source.within(transaction), receipt.target.model_digest
+    usage.take_over(transaction, keys, reading, source.keys, digest_of)
     guests.end_life(transaction, source.keys, moment)
 
 
