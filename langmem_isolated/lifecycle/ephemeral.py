@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Self
 from weakref import WeakKeyDictionary
 
@@ -14,6 +14,7 @@ from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._database.database import Database
 from langmem_isolated._runtime.calls import explains_calls
+from langmem_isolated._storage import usage
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated._storage.scoped_database import S, ScopedDatabase
 from langmem_isolated.root_keys import LocalRootKey
@@ -22,7 +23,9 @@ from langmem_isolated.scope import Scope
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from langmem_isolated._storage.copying.options import Conflicts
+    from langmem_isolated._crypto.scope_keys import ScopeKeys
+    from langmem_isolated._database.transactions import Transaction
+    from langmem_isolated._storage.copying.options import Conflicts, Copied, Reader
     from langmem_isolated.lifecycle.guests.transferred import Transferred
 
 _TOKEN_BYTES = 16
@@ -42,6 +45,8 @@ class _InMemory(ScopedDatabase):
 class EphemeralContext(MemoryContext):
     """What an ephemeral memory stands on."""
 
+    lasting: MemoryContext
+    """What it stands beside, whose quotas hold here, too."""
     long_term: MemoryContext | None = None
     """What is read besides."""
 
@@ -54,6 +59,7 @@ class EphemeralContext(MemoryContext):
             database, keyring, ElementCaches(), None, WeakKeyDictionary(),
             context.config_keys, RunScopes(), context.limits, context.session_rules,
         )  # fmt: skip
+        made.lasting = context
         made.long_term = context if read_long_term else None
         return made
 
@@ -64,14 +70,28 @@ class EphemeralContext(MemoryContext):
     def private(self, scope: Scope) -> ScopedDatabase:
         """A scope's own records in memory; a guest's as well."""
         records = self.records(Owner.private(scope))
+        records.lasting = self.lasting.private(scope)
         if self.long_term is not None:
-            records.beside = (self.long_term.private(scope),)
+            records.beside = (records.lasting,)
         return records
 
     def readable(self, scope: Scope, levels: Sequence[SharingLevel]) -> list[ScopedDatabase]:
         """What is in memory and, if it is read besides, what the scope reads at these levels."""
         own = super().readable(scope, levels)
         return own if self.long_term is None else [*own, *self.long_term.readable(scope, levels)]
+
+
+def _count_uses(
+    kept_in: ScopedDatabase,
+    transaction: Transaction,
+    keys: ScopeKeys,
+    source: Reader,
+    copied: Copied,
+) -> None:
+    """Count what was asked of models, once: kept again, nothing is copied any more."""
+    if copied.counts:
+        reading, digest_of = source.within(transaction), kept_in.model_digest
+        usage.take_over(transaction, keys, reading, source.keys, digest_of)
 
 
 @explains_calls
@@ -107,7 +127,7 @@ class EphemeralLife:
 
         checked_conflicts(conflicts)
         copy = Copy(self._records, self._kept_in, self._token, conflicts)
-        kept = Transferred.of(copy.run(at_once=True))
+        kept = Transferred.of(copy.run(at_once=True, finish=partial(_count_uses, self._kept_in)))
         self.close()
         return kept
 
