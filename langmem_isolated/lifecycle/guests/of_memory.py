@@ -80,7 +80,8 @@ class AnonymousSessions(Generic[A]):
 
         Raises:
             AnonymousNotFound: It has expired, was claimed, or never was: which of these is not
-                told. From then on every operation of what was got before raises the same.
+                told. From then on every operation of what was got before raises the same; one that
+                only reads within a second, where another process has claimed or removed it.
             ScopeError: ``project_id`` is malformed.
         """
         from langmem_isolated.lifecycle.guests.anonymous import recovered
@@ -109,7 +110,8 @@ class AnonymousSessions(Generic[A]):
 
         The sessions and threads say where they came from (``session.origin``), and nothing of them
         is recalled into prompts before the user confirms them: ``scope.sessions.confirm(…)`` or
-        ``scope.confirm_claimed()``. Items and documents are there at once.
+        ``scope.confirm_claimed()``. What a profile would tell a model waits for the latter. Items
+        and documents are there at once.
 
         Args:
             anonymous_id: Proves that who logged in is who talked.
