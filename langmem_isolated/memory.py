@@ -260,7 +260,7 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
 
         return Publisher(self._context, published_owner(user_id, module_id, project_id))
 
-    def modules(self, *, user_id: str, project_id: str = "default") -> list[str]:
+    def modules(self, user_id: str, *, project_id: str = "default") -> list[str]:
         """The modules in which a user has memory, sorted; for operators.
 
         Raises:
@@ -275,7 +275,7 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
             if owner.level is Level.PRIVATE and owner.module is not None
         )
 
-    async def amodules(self, *, user_id: str, project_id: str = "default") -> list[str]:
+    async def amodules(self, user_id: str, *, project_id: str = "default") -> list[str]:
         """The modules in which a user has memory; see :meth:`modules`."""
         return await self._database.arun(self.modules, user_id=user_id, project_id=project_id)
 

@@ -272,3 +272,17 @@ def test_without_a_root_key_nothing_is_made(tmp_path: Path, monkeypatch: pytest.
         IsolatedMemory(f"sqlite:///{tmp_path}/memory.db")
 
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["modules", "compare_modules", "receipts", "verify_module_isolation", "clear_user"]
+)
+async def test_what_is_asked_of_one_user_takes_the_id_alone_or_by_name(
+    memory: IsolatedMemory, door: Door, name: str
+):
+    memory.scope(user_id="alice", module_id="tutor").chat_history("monday").add_user_message("Hi")
+
+    told = await door(memory, name, user_id="nobody")
+
+    assert await door(memory, name, "nobody") == told
+    assert await door(memory, name, "nobody", project_id="default") == told

@@ -316,7 +316,7 @@ SCOPES = [
     M("memory.publisher(user_id='canaryUSER7', module_id='m')", ScopeError, "got both",
         "user_id= or module_id=", f"{OF_SCOPE}.vector_store"),
     M("memory.publisher('tutor')", TypeError, "2 were given", "takes 1", "publisher(*, user_id"),
-    M("memory.modules()", TypeError, "missing 1", "'user_id'", "is called as modules(*, user_id"),
+    M("memory.modules()", TypeError, "missing 1", "'user_id'", "is called as modules(user_id, *"),
     M("memory.using('canaryUSER7')", ScopeError, "got str", "takes a Scope or memory.scope(…)",
         "with memory.using(memory.scope("),
     M("memory.using(user_id='canaryUSER7')", TypeError, "'user_id'", "is called as", "using(scope"),

@@ -156,20 +156,21 @@ async def test_quotas_are_listed_replaced_and_removed(memory: IsolatedMemory, do
     quotas = memory.quotas
     await door(quotas, "set", tokens=10, per="day")
     await door(quotas, "set", tokens=20, per="day")
-    await door(quotas, "set", messages=5, per="month", user_id="alice", module_id="tutor")
+    last = await door(quotas, "set", messages=5, per="month", user_id="alice", module_id="tutor")
 
     listed = await door(quotas, "list", user_id="alice")
 
-    assert listed == (
+    assert listed == [
         Quota("tokens", 20, "day", "default"),
         Quota("messages", 5, "month", "default", "tutor", "alice"),
-    )
+    ]
+    assert last == listed[-1]
     assert await door(quotas, "list") == listed[:1]
-    assert await door(quotas, "list", project_id="other") == ()
+    assert await door(quotas, "list", project_id="other") == []
     for quota in listed:
         await door(quotas, "remove", quota)
     await door(quotas, "remove", listed[0])
-    assert await door(quotas, "list", user_id="alice") == ()
+    assert await door(quotas, "list", user_id="alice") == []
 
 
 def test_a_quota_that_was_removed_refuses_nobody(memory: IsolatedMemory):
@@ -226,4 +227,4 @@ def test_what_is_no_quota_is_refused(
         memory.quotas.set(**arguments)
     with pytest.raises(TypeError, match=r"memory\.quotas\.list"):
         memory.quotas.remove("it")  # type: ignore[arg-type]
-    assert memory.quotas.list() == ()
+    assert memory.quotas.list() == []

@@ -229,8 +229,8 @@ class MemoryLifecycle(ModuleMerges):
 
     def compare_modules(
         self,
-        *,
         user_id: str,
+        *,
         project_id: str = "default",
         modules: Iterable[str] | None = None,
     ) -> ModuleComparison:
@@ -252,8 +252,8 @@ class MemoryLifecycle(ModuleMerges):
 
     async def acompare_modules(
         self,
-        *,
         user_id: str,
+        *,
         project_id: str = "default",
         modules: Iterable[str] | None = None,
     ) -> ModuleComparison:
@@ -265,7 +265,7 @@ class MemoryLifecycle(ModuleMerges):
         )
 
     def verify_module_isolation(
-        self, *, user_id: str, project_id: str = "default"
+        self, user_id: str, *, project_id: str = "default"
     ) -> ModuleIsolation:
         """Verify on what is stored that one user's modules are apart; for operators.
 
@@ -289,7 +289,7 @@ class MemoryLifecycle(ModuleMerges):
         return verify_module_isolation(self._context, user_id=user_id, project_id=project_id)
 
     async def averify_module_isolation(
-        self, *, user_id: str, project_id: str = "default"
+        self, user_id: str, *, project_id: str = "default"
     ) -> ModuleIsolation:
         """Verify that one user's modules are apart; see :meth:`verify_module_isolation`."""
         return await self._context.database.arun(

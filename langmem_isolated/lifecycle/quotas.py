@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from typing import get_args
 
 from langmem_isolated._adapters import quota as quotas
@@ -30,8 +31,8 @@ class Quotas:
     back. Another process notices what was set or removed within ten seconds.
 
     >>> from langmem_isolated.lifecycle import Quota
-    >>> memory.quotas.set(tokens=100_000, per="day")
-    >>> memory.quotas.set(messages=20, per="day", user_id="alice", module_id="tutor")
+    >>> everyones = memory.quotas.set(tokens=100_000, per="day")
+    >>> alices = memory.quotas.set(messages=20, per="day", user_id="alice", module_id="tutor")
     >>> [quota.limit for quota in memory.quotas.list(user_id="alice")]
     [100000, 20]
     """
@@ -48,7 +49,7 @@ class Quotas:
         user_id: str | None = None,
         module_id: str | None = None,
         project_id: str = "default",
-    ) -> None:
+    ) -> Quota:
         """Set a quota, in place of one with the same measure, period, user and module.
 
         Args:
@@ -59,6 +60,9 @@ class Quotas:
                 by default for each user of the project.
             module_id: What counts is asked in this module; by default in all modules together.
             project_id: The project.
+
+        Returns:
+            It, as :meth:`list` gives it and :meth:`remove` takes it.
 
         Raises:
             TypeError: A limit is no whole number.
@@ -74,6 +78,7 @@ class Quotas:
         records = self._context.records(quota.kept_by)
         records.write(entries.put, quotas.SPACE, [quota.entry()], now(), kind=Kind.POLICY)
         quotas.forget(self._context.database)
+        return quota
 
     async def aset(
         self,
@@ -84,14 +89,16 @@ class Quotas:
         user_id: str | None = None,
         module_id: str | None = None,
         project_id: str = "default",
-    ) -> None:
+    ) -> Quota:
         """Set a quota; see :meth:`set`."""
-        await self._context.database.arun(
+        return await self._context.database.arun(
             self.set, per=per, tokens=tokens, messages=messages,
             user_id=user_id, module_id=module_id, project_id=project_id,
         )  # fmt: skip
 
-    def list(self, *, user_id: str | None = None, project_id: str = "default") -> tuple[Quota, ...]:
+    def list(
+        self, *, user_id: str | None = None, project_id: str = "default"
+    ) -> builtins.list[Quota]:
         """The quotas of everyone in a project, and behind them those of one user, as they were set.
 
         Raises:
@@ -103,11 +110,11 @@ class Quotas:
         if user_id is not None:
             keepers.append(Owner(Level.USER, project, checked_id("user_id", user_id)))
         kept = map(self._context.records, keepers)
-        return tuple(quota for records in kept for quota in quotas.quotas_of(records))
+        return [quota for records in kept for quota in quotas.quotas_of(records)]
 
     async def alist(
         self, *, user_id: str | None = None, project_id: str = "default"
-    ) -> tuple[Quota, ...]:
+    ) -> builtins.list[Quota]:
         """The quotas of a project; see :meth:`list`."""
         return await self._context.database.arun(self.list, user_id=user_id, project_id=project_id)
 

@@ -194,7 +194,7 @@ class ModuleMerges:
             project_id=project_id,
         )
 
-    def receipts(self, *, user_id: str, project_id: str = "default") -> list[MergeReceipt]:
+    def receipts(self, user_id: str, *, project_id: str = "default") -> list[MergeReceipt]:
         """What was merged and copied between a user's modules in 30 days, the oldest first.
 
         Raises:
@@ -205,7 +205,7 @@ class ModuleMerges:
 
         return receipts(self._context, user_id, project_id)
 
-    async def areceipts(self, *, user_id: str, project_id: str = "default") -> list[MergeReceipt]:
+    async def areceipts(self, user_id: str, *, project_id: str = "default") -> list[MergeReceipt]:
         """What was merged and copied between a user's modules; see :meth:`receipts`."""
         return await self._context.database.arun(
             self.receipts, user_id=user_id, project_id=project_id
