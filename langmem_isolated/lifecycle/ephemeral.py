@@ -51,14 +51,14 @@ class EphemeralContext(MemoryContext):
         keyring = Keyring(database, LocalRootKey(os.urandom(32)))
         made = cls(
             database, keyring, ElementCaches(), None, WeakKeyDictionary(),
-            context.config_keys, RunScopes(), context.limits,
+            context.config_keys, RunScopes(), context.limits, context.session_rules,
         )  # fmt: skip
         made.long_term = context if read_long_term else None
         return made
 
     def records(self, owner: Owner) -> ScopedDatabase:
         """One owner's records in memory."""
-        return _InMemory(self.database, self.keyring, owner, self.limits)
+        return _InMemory(self.database, self.keyring, owner, self.limits, self.session_rules)
 
     def private(self, scope: Scope) -> ScopedDatabase:
         """A scope's own records in memory; a guest's as well."""
