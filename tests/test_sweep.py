@@ -1,6 +1,7 @@
 """A sweep removes what is due and nothing else, however it ends and whoever runs beside it."""
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -14,7 +15,12 @@ from langchain_core.outputs import Generation
 from langgraph.store.base import PutOp
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory, SessionRules, lifecycle
-from langmem_isolated.errors import AnonymousNotFound, LegalHold, PolicyNotFound
+from langmem_isolated.errors import (
+    AnonymousNotFound,
+    LegalHold,
+    PolicyNotFound,
+    RecordDoesNotOpen,
+)
 from langmem_isolated.lifecycle.retention import sweeping
 from tests.conftest import ROOT_KEY, Attacker, Door
 from tests.embeddings import NGramEmbeddings
@@ -302,6 +308,48 @@ def test_another_users_scope_that_does_not_open_stops_nobody(
     swept = memory.sweep()
 
     assert (swept.counts, swept.damaged) == ({"item": 1}, 1)
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "UPDATE sessions SET expires_at = 5, digest = 7",
+        "UPDATE sessions SET digest = 'text'",
+        "UPDATE sessions SET created_at = 'text'",
+        "UPDATE records SET expires_at = 5, kind = 99",
+        "UPDATE records SET expires_at = 5, kind = 'text'",
+        "UPDATE records SET expires_at = 5, parent = 'text'",
+        "UPDATE records SET expires_at = 5, updated_at = 'text'",
+        "UPDATE records SET expires_at = 5, updated_at = -4",
+        "UPDATE records SET created_at = 'text'",
+        "UPDATE records SET parent = 7 WHERE kind = 8",
+        "UPDATE records SET tag = 7",
+    ],
+)
+def test_columns_of_another_type_keep_nobody_elses_memory_from_being_swept(
+    sqlite_url: str, root_key: LocalRootKey, tampering: str
+):
+    with IsolatedMemory(sqlite_url, root_key=root_key) as memory:
+        attacker = Attacker(sqlite_url)
+        ann, bob = tutor(memory, "ann"), tutor(memory, "bob")
+        for scoped in (ann, bob):
+            put_items(scoped, 1, ttl=None)
+            say(scoped, "monday", 2, channel="ai")
+            if scoped is ann:
+                attacker(tampering)
+        memory.retention.keep("message", age=SHORT)
+        memory.retention.keep("item", age=SHORT)
+
+        memory.sweep(dry_run=True)
+        assert memory.sweep().counts["message"] >= 2
+
+        assert bob.clear() == {"session": 1}
+        assert bob.verify().items == 0
+        memory.retention.keep("session", age=SHORT)
+        memory.sweep()
+        with contextlib.suppress(RecordDoesNotOpen):
+            ann.clear()
+        attacker.close()
 
 
 # --- policies -------------------------------------------------------------------------------------

@@ -255,6 +255,9 @@ def remove_records(
 
 def _is_due(keys: ScopeKeys, kind: Kind, address: tuple[bytes, bytes], row: Row, due: Due) -> bool:
     created_at, updated_at, expires_at, mac = row
+    # SQLite keeps any type in any column, and whoever tampers with rows knows it.
+    if any(type(at) is not int or at < 0 for at in (created_at, updated_at)):
+        raise RecordDoesNotOpen(kind.label, "it was stored at no time")
     if expires_at is not None:
         check_expiry(keys, kind, address, updated_at, (expires_at, mac), is_expected=True)
     return due.meets(created_at, updated_at, expires_at)

@@ -128,7 +128,8 @@ def _going(
     number, behind = 0, b""
     while rows := transaction.rows(_PAGE, **asked, key=behind):
         for key, stored_at, tag in rows:
-            channel = (tag or b"")[:DIGEST_BYTES]
+            # SQLite keeps any type in any column.
+            channel = tag[:DIGEST_BYTES] if type(tag) is bytes else b""
             is_beyond = number < excess and channel not in until
             if is_beyond or stored_at <= until.get(channel, kept.until):
                 yield key

@@ -53,6 +53,8 @@ _CALLER = ("langmem_isolated", "sweep")
 # What somebody else had locked is looked at so often.
 _LOOKS = 3
 _MOST_REMEMBERED = 10_000
+# Records that may expire; an expiry that somebody wrote beside others means nothing.
+_EXPIRING = frozenset({Kind.ITEM, *ENTRY_KINDS})
 # Records of one step, behind which a batch ends that has taken long: where the machine is busy 500
 # kept a writer waiting for 0.3 s.
 _STEP = 100
@@ -220,6 +222,7 @@ class Sweep:
         self._removal = removal
         self._context = removal.context
         self._owners = Owners(removal.context)
+        self._unsound: set[Row] = set()
 
     def run(self) -> Swept:
         """Sweep until nothing is due any more, or it is over."""
@@ -233,7 +236,7 @@ class Sweep:
             counts=removal.by_label(),
             is_done=not removal.is_over and not removal.locked,
             held=len(removal.held),
-            damaged=removal.damaged + len(self._owners.damaged),
+            damaged=removal.damaged + len(self._owners.damaged) + len(self._unsound),
             is_dry_run=removal.is_dry,
         )
 
@@ -251,8 +254,15 @@ class Sweep:
     ) -> None:
         read = self._context.database.read
         while not self._removal.is_over and (rows := read(pages.rows)):
-            self._removal.run([*self._tasks(steps(rows))])
+            self._removal.run([*self._tasks(steps(self._sound(pages, rows)))])
             pages = pages.after(rows[-1])
+
+    def _sound(self, pages: Pages, rows: list[Row]) -> list[Row]:
+        """Those of a page in which every column has its type; the others stay, as evidence."""
+        sound = [*filter(pages.is_sound, rows)]
+        if len(sound) < len(rows):
+            self._unsound |= {tuple(row) for row in rows if not pages.is_sound(row)}
+        return sound
 
     def _tasks(self, steps: Iterable[tuple[bytes, Step]]) -> Iterator[Task]:
         for scope_id, step in steps:
@@ -263,9 +273,10 @@ class Sweep:
         """Items and entries by scope and kind; an owner as a whole is removed here."""
         groups = groupby(sorted(row[1:] for row in rows), key=lambda row: (row[0], row[1]))
         for (scope_id, number), group in groups:
-            kind, found = Kind(number), self._owners.of(scope_id)
-            if not found or (kind not in ENTRY_KINDS and kind is not Kind.ITEM):
+            found = self._owners.of(scope_id)
+            if not found or number not in _EXPIRING:
                 continue
+            kind = Kind(number)
             addresses = [(parent, key) for _, _, parent, key in group]
             for start in range(0, len(addresses), _STEP):
                 some = addresses[start : start + _STEP]
