@@ -545,6 +545,33 @@ def test_a_message_that_was_put_into_a_channel_stays_as_evidence(
     assert len(said(scoped, "tuesday")) == 1
 
 
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "UPDATE records SET created_at = 5, updated_at = 5 WHERE kind = 3",
+        "UPDATE records SET tag = NULL WHERE kind = 3",
+    ],
+)
+def test_a_message_that_somebody_made_older_or_took_from_its_channel_stays_as_evidence(
+    memory: IsolatedMemory, attacker: Attacker, monkeypatch: pytest.MonkeyPatch, tampering: str
+):
+    scoped = tutor(memory)
+    clock = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: clock() - 100 * 86_400 * 10**9)
+    scoped.sessions.create("monday")
+    monkeypatch.setattr(time, "time_ns", clock)
+    say(scoped, "monday", 3, channel="ai")
+    memory.retention.keep("message", days=7)
+    memory.retention.keep("message", channel="ai", days=30)
+    attacker(tampering)
+    monkeypatch.setattr(time, "time_ns", lambda: clock() + 8 * 86_400 * 10**9)
+
+    swept = memory.sweep()
+
+    assert (swept.counts, swept.damaged) == ({}, 1)
+    assert attacker("SELECT count(*) FROM records WHERE kind = 3") == [(3,)]
+
+
 async def test_policies_are_listed_replaced_and_removed(memory: IsolatedMemory, door: Door):
     retention = memory.retention
     await door(retention, "keep", "message", days=90)
