@@ -297,6 +297,18 @@ def test_an_expiry_that_somebody_wrote_removes_nothing_and_stops_nothing_else(
     assert attacker("SELECT count(*) FROM records WHERE kind IN (3, 8)") == [(2,)]
 
 
+def test_what_was_tampered_with_is_counted_once_however_many_policies_reach_it(
+    memory: IsolatedMemory, attacker: Attacker
+):
+    say(tutor(memory), "monday", 1)
+    attacker("UPDATE sessions SET expires_at = 1")
+    memory.retention.keep("session", age=SHORT)
+    memory.retention.keep("message", age=SHORT)
+    memory.retention.keep("message", channel="ai", age=SHORT)
+
+    assert memory.sweep().damaged == 1
+
+
 def test_another_users_scope_that_does_not_open_stops_nobody(
     memory: IsolatedMemory, attacker: Attacker
 ):
@@ -588,6 +600,51 @@ async def test_policies_are_listed_replaced_and_removed(memory: IsolatedMemory, 
         await door(retention, "remove", "message")
 
 
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "UPDATE records SET updated_at = updated_at - 1",
+        "UPDATE records SET expires_at = 7, expiry_mac = NULL",
+    ],
+)
+def test_a_policy_that_was_tampered_with_lets_nothing_go_of_whom_it_reaches(
+    memory: IsolatedMemory, attacker: Attacker, tampering: str
+):
+    for user in ("ann", "bob"):
+        say(tutor(memory, user), "monday", 3)
+    memory.retention.keep("message", age=SHORT)
+    memory.retention.keep("message", user_id="ann", days=3)
+    attacker(
+        f"{tampering} WHERE kind = 19 AND scope_id = (SELECT scope_id FROM scopes WHERE level = 2)"
+    )
+
+    swept = memory.sweep()
+
+    assert swept.counts == {"message": 3}
+    assert swept.damaged
+    assert said(tutor(memory, "ann")) == ["0", "1", "2"]
+    memory.retention.keep("message", user_id="ann", keep_latest=1)
+    assert memory.sweep().counts == {"message": 2}
+
+
+def test_a_projects_policy_that_was_tampered_with_lets_nothing_go_by_others_of_the_project(
+    memory: IsolatedMemory, attacker: Attacker
+):
+    put_items(tutor(memory), 2)
+    other = memory.scope(user_id="bob", module_id="tutor", project_id="school")
+    say(tutor(memory), "monday", 3)
+    say(other, "monday", 3)
+    memory.retention.keep("message", age=SHORT)
+    attacker("UPDATE records SET updated_at = updated_at - 1 WHERE kind = 19")
+    memory.retention.keep("message", user_id="alice", age=SHORT)
+    memory.retention.keep("message", project_id="school", age=SHORT)
+
+    swept = memory.sweep()
+
+    assert (swept.counts, swept.damaged) == ({"item": 2, "message": 3}, 1)
+    assert said(other) == []
+
+
 def test_policies_count_in_another_process(database_url: str, root_key: LocalRootKey):
     with IsolatedMemory(database_url, root_key=root_key) as memory:
         say(tutor(memory), "monday", 5)
@@ -692,6 +749,33 @@ def test_a_hold_placed_amid_a_sweep_ends_it_for_the_user(memory: IsolatedMemory)
 
     assert 0 < swept.counts["item"] <= 500
     assert swept.held == 1
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "UPDATE records SET updated_at = updated_at - 1 WHERE kind = 19",
+        "UPDATE records SET expires_at = 7 WHERE kind = 19",
+    ],
+)
+def test_a_hold_that_was_tampered_with_holds_and_stops_nobody_elses_sweep(
+    memory: IsolatedMemory, attacker: Attacker, tampering: str
+):
+    put_items(tutor(memory, "ann"), 1)
+    put_items(tutor(memory, "bob"), 2)
+    memory.retention.hold("ann", reason="case 7", by="counsel")
+    attacker(tampering)
+
+    swept = memory.sweep()
+
+    assert (swept.counts, swept.held) == ({"item": 2}, 1)
+    with pytest.raises(RecordDoesNotOpen):
+        tutor(memory, "ann").clear()
+    with pytest.raises(RecordDoesNotOpen):
+        memory.retention.holds()
+    memory.retention.hold("ann", reason="case 7", by="counsel")
+    memory.retention.release("ann")
+    assert memory.sweep().counts == {"item": 1}
 
 
 async def test_what_is_on_hold_is_not_cleared(memory: IsolatedMemory, door: Door):

@@ -124,7 +124,7 @@ class Clearing:
     def _go_through(self, of: _Of, pages: Pages, steps: Callable[[list[Row]], list[Step]]) -> None:
         while rows := self._context.database.read(pages.rows):
             sound = [*filter(pages.is_sound, rows)]
-            self._removal.damaged += len(rows) - len(sound)
+            self._removal.damaged |= {(of.keys.scope_id, row) for row in {*rows} - {*sound}}
             self._removal.run([of.task(step) for step in steps(sound)])
             pages = pages.after(rows[-1])
 

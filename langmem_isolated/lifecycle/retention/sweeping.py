@@ -137,7 +137,7 @@ class Removal:
     progress: Progress = lambda _: None
     counts: Counter[Kind] = field(default_factory=Counter)
     held: set[tuple[str, str | None]] = field(default_factory=set)
-    damaged: int = 0
+    damaged: set[tuple[bytes, object]] = field(default_factory=set)
     locked: int = 0
     is_over: bool = False
     _since: float = field(default_factory=time.monotonic)
@@ -193,7 +193,7 @@ class Removal:
             elif parts := task.step.parts():
                 again += [task._replace(step=part) for part in parts]
             else:
-                self.damaged += 1
+                self.damaged.add((task.keys.scope_id, task.step.about))
         return again
 
     def _after_batch(self) -> None:
@@ -222,7 +222,6 @@ class Sweep:
         self._removal = removal
         self._context = removal.context
         self._owners = Owners(removal.context)
-        self._unsound: set[Row] = set()
 
     def run(self) -> Swept:
         """Sweep until nothing is due any more, or it is over."""
@@ -236,7 +235,7 @@ class Sweep:
             counts=removal.by_label(),
             is_done=not removal.is_over and not removal.locked,
             held=len(removal.held),
-            damaged=removal.damaged + len(self._owners.damaged) + len(self._unsound),
+            damaged=len(removal.damaged) + len(self._owners.damaged),
             is_dry_run=removal.is_dry,
         )
 
@@ -244,9 +243,11 @@ class Sweep:
         moment = now()
         self._go_through(due.expired_containers(moment), lambda rows: _containers(rows, moment))
         self._go_through(due.expired_records(moment), lambda rows: self._records(rows, moment))
-        policies = stored_policies(self._context, self._owners.of)
+        unreadable: set[Owner] = set()
+        policies = stored_policies(self._context, self._owners.of, unreadable)
+        self._removal.damaged |= {(b"", owner) for owner in unreadable}
         directory = self._context.keyring.directory()
-        for plan in plans_of(policies, directory, moment) if directory else ():
+        for plan in plans_of(policies, directory, moment, unreadable) if directory else ():
             self._go_through(plan.pages, partial(plan.steps, find=self._owners.of))
 
     def _go_through(
@@ -261,7 +262,7 @@ class Sweep:
         """Those of a page in which every column has its type; the others stay, as evidence."""
         sound = [*filter(pages.is_sound, rows)]
         if len(sound) < len(rows):
-            self._unsound |= {tuple(row) for row in rows if not pages.is_sound(row)}
+            self._removal.damaged |= {(b"", tuple(row)) for row in {*rows} - {*sound}}
         return sound
 
     def _tasks(self, steps: Iterable[tuple[bytes, Step]]) -> Iterator[Task]:
