@@ -15,6 +15,7 @@ from langchain_core.outputs import Generation
 from langgraph.store.base import PutOp
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory, SessionRules, lifecycle
+from langmem_isolated._storage.copying import copy
 from langmem_isolated.errors import (
     AnonymousNotFound,
     LegalHold,
@@ -275,6 +276,30 @@ def test_an_item_that_was_refreshed_since_it_was_found_stays(memory: IsolatedMem
 
     assert swept._removal.counts.total() == 0
     assert scoped.store().get(("notes",), "0") is not None
+
+
+def test_a_sweep_leaves_a_claim_alone_that_is_going_on_and_removes_one_that_was_given_up(
+    memory: IsolatedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    guest, alice = memory.anonymous(module_id="tutor"), tutor(memory)
+    say(guest, "monday", 700)
+    memory.retention.keep("session", user_id="alice", age=SHORT)
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(copy.Copy, "_publish", die)
+    with pytest.raises(KeyboardInterrupt):
+        memory.claim(guest.id, alice, confirmed=True)
+
+    assert memory.sweep().counts == {}
+    monkeypatch.undo()
+    clock = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: clock() + 2 * 3600 * 10**9)
+    assert memory.sweep(dry_run=True).counts == {"session": 1, "message": 700}
+    assert memory.sweep().counts == {"session": 1, "message": 700}
+    memory.claim(guest.id, alice, confirmed=True)
+    assert said(alice) == [f"{number}" for number in range(700)]
 
 
 # --- who tampers ----------------------------------------------------------------------------------
