@@ -1,6 +1,7 @@
 """A sweep removes what is due and nothing else, however it ends and whoever runs beside it."""
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -14,7 +15,14 @@ from langchain_core.outputs import Generation
 from langgraph.store.base import PutOp
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory, SessionRules, lifecycle
-from langmem_isolated.errors import AnonymousNotFound, DatabaseError, LegalHold, PolicyNotFound
+from langmem_isolated._storage.copying import copy
+from langmem_isolated.errors import (
+    AnonymousNotFound,
+    DatabaseError,
+    LegalHold,
+    PolicyNotFound,
+    RecordDoesNotOpen,
+)
 from langmem_isolated.lifecycle.retention import sweeping
 from tests.conftest import ROOT_KEY, Attacker, Door
 from tests.embeddings import NGramEmbeddings
@@ -271,6 +279,30 @@ def test_an_item_that_was_refreshed_since_it_was_found_stays(memory: IsolatedMem
     assert scoped.store().get(("notes",), "0") is not None
 
 
+def test_a_sweep_leaves_a_claim_alone_that_is_going_on_and_removes_one_that_was_given_up(
+    memory: IsolatedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    guest, alice = memory.anonymous(module_id="tutor"), tutor(memory)
+    say(guest, "monday", 700)
+    memory.retention.keep("session", user_id="alice", age=SHORT)
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(copy.Copy, "_publish", die)
+    with pytest.raises(KeyboardInterrupt):
+        memory.claim(guest.id, alice, confirmed=True)
+
+    assert memory.sweep().counts == {}
+    monkeypatch.undo()
+    clock = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: clock() + 2 * 3600 * 10**9)
+    assert memory.sweep(dry_run=True).counts == {"session": 1, "message": 700}
+    assert memory.sweep().counts == {"session": 1, "message": 700}
+    memory.claim(guest.id, alice, confirmed=True)
+    assert said(alice) == [f"{number}" for number in range(700)]
+
+
 # --- who tampers ----------------------------------------------------------------------------------
 
 
@@ -291,6 +323,18 @@ def test_an_expiry_that_somebody_wrote_removes_nothing_and_stops_nothing_else(
     assert attacker("SELECT count(*) FROM records WHERE kind IN (3, 8)") == [(2,)]
 
 
+def test_what_was_tampered_with_is_counted_once_however_many_policies_reach_it(
+    memory: IsolatedMemory, attacker: Attacker
+):
+    say(tutor(memory), "monday", 1)
+    attacker("UPDATE sessions SET expires_at = 1")
+    memory.retention.keep("session", age=SHORT)
+    memory.retention.keep("message", age=SHORT)
+    memory.retention.keep("message", channel="ai", age=SHORT)
+
+    assert memory.sweep().damaged == 1
+
+
 def test_another_users_scope_that_does_not_open_stops_nobody(
     memory: IsolatedMemory, attacker: Attacker
 ):
@@ -302,6 +346,48 @@ def test_another_users_scope_that_does_not_open_stops_nobody(
     swept = memory.sweep()
 
     assert (swept.counts, swept.damaged) == ({"item": 1}, 1)
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "UPDATE sessions SET expires_at = 5, digest = 7",
+        "UPDATE sessions SET digest = 'text'",
+        "UPDATE sessions SET created_at = 'text'",
+        "UPDATE records SET expires_at = 5, kind = 99",
+        "UPDATE records SET expires_at = 5, kind = 'text'",
+        "UPDATE records SET expires_at = 5, parent = 'text'",
+        "UPDATE records SET expires_at = 5, updated_at = 'text'",
+        "UPDATE records SET expires_at = 5, updated_at = -4",
+        "UPDATE records SET created_at = 'text'",
+        "UPDATE records SET parent = 7 WHERE kind = 8",
+        "UPDATE records SET tag = 7",
+    ],
+)
+def test_columns_of_another_type_keep_nobody_elses_memory_from_being_swept(
+    sqlite_url: str, root_key: LocalRootKey, tampering: str
+):
+    with IsolatedMemory(sqlite_url, root_key=root_key) as memory:
+        attacker = Attacker(sqlite_url)
+        ann, bob = tutor(memory, "ann"), tutor(memory, "bob")
+        for scoped in (ann, bob):
+            put_items(scoped, 1, ttl=None)
+            say(scoped, "monday", 2, channel="ai")
+            if scoped is ann:
+                attacker(tampering)
+        memory.retention.keep("message", age=SHORT)
+        memory.retention.keep("item", age=SHORT)
+
+        memory.sweep(dry_run=True)
+        assert memory.sweep().counts["message"] >= 2
+
+        assert bob.clear() == {"session": 1}
+        assert bob.verify().items == 0
+        memory.retention.keep("session", age=SHORT)
+        memory.sweep()
+        with contextlib.suppress(RecordDoesNotOpen):
+            ann.clear()
+        attacker.close()
 
 
 # --- policies -------------------------------------------------------------------------------------
@@ -497,6 +583,33 @@ def test_a_message_that_was_put_into_a_channel_stays_as_evidence(
     assert len(said(scoped, "tuesday")) == 1
 
 
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "UPDATE records SET created_at = 5, updated_at = 5 WHERE kind = 3",
+        "UPDATE records SET tag = NULL WHERE kind = 3",
+    ],
+)
+def test_a_message_that_somebody_made_older_or_took_from_its_channel_stays_as_evidence(
+    memory: IsolatedMemory, attacker: Attacker, monkeypatch: pytest.MonkeyPatch, tampering: str
+):
+    scoped = tutor(memory)
+    clock = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: clock() - 100 * 86_400 * 10**9)
+    scoped.sessions.create("monday")
+    monkeypatch.setattr(time, "time_ns", clock)
+    say(scoped, "monday", 3, channel="ai")
+    memory.retention.keep("message", days=7)
+    memory.retention.keep("message", channel="ai", days=30)
+    attacker(tampering)
+    monkeypatch.setattr(time, "time_ns", lambda: clock() + 8 * 86_400 * 10**9)
+
+    swept = memory.sweep()
+
+    assert (swept.counts, swept.damaged) == ({}, 1)
+    assert attacker("SELECT count(*) FROM records WHERE kind = 3") == [(3,)]
+
+
 async def test_policies_are_listed_replaced_and_removed(memory: IsolatedMemory, door: Door):
     retention = memory.retention
     await door(retention, "keep", "message", days=90)
@@ -511,6 +624,51 @@ async def test_policies_are_listed_replaced_and_removed(memory: IsolatedMemory, 
     assert await door(retention, "list") == [narrow]
     with pytest.raises(PolicyNotFound):
         await door(retention, "remove", "message")
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "UPDATE records SET updated_at = updated_at - 1",
+        "UPDATE records SET expires_at = 7, expiry_mac = NULL",
+    ],
+)
+def test_a_policy_that_was_tampered_with_lets_nothing_go_of_whom_it_reaches(
+    memory: IsolatedMemory, attacker: Attacker, tampering: str
+):
+    for user in ("ann", "bob"):
+        say(tutor(memory, user), "monday", 3)
+    memory.retention.keep("message", age=SHORT)
+    memory.retention.keep("message", user_id="ann", days=3)
+    attacker(
+        f"{tampering} WHERE kind = 19 AND scope_id = (SELECT scope_id FROM scopes WHERE level = 2)"
+    )
+
+    swept = memory.sweep()
+
+    assert swept.counts == {"message": 3}
+    assert swept.damaged
+    assert said(tutor(memory, "ann")) == ["0", "1", "2"]
+    memory.retention.keep("message", user_id="ann", keep_latest=1)
+    assert memory.sweep().counts == {"message": 2}
+
+
+def test_a_projects_policy_that_was_tampered_with_lets_nothing_go_by_others_of_the_project(
+    memory: IsolatedMemory, attacker: Attacker
+):
+    put_items(tutor(memory), 2)
+    other = memory.scope(user_id="bob", module_id="tutor", project_id="school")
+    say(tutor(memory), "monday", 3)
+    say(other, "monday", 3)
+    memory.retention.keep("message", age=SHORT)
+    attacker("UPDATE records SET updated_at = updated_at - 1 WHERE kind = 19")
+    memory.retention.keep("message", user_id="alice", age=SHORT)
+    memory.retention.keep("message", project_id="school", age=SHORT)
+
+    swept = memory.sweep()
+
+    assert (swept.counts, swept.damaged) == ({"item": 2, "message": 3}, 1)
+    assert said(other) == []
 
 
 def test_policies_count_in_another_process(database_url: str, root_key: LocalRootKey):
@@ -634,6 +792,33 @@ def test_a_hold_placed_amid_a_sweep_ends_it_for_the_user(memory: IsolatedMemory)
 
     assert 0 < swept.counts["item"] <= 500
     assert swept.held == 1
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "UPDATE records SET updated_at = updated_at - 1 WHERE kind = 19",
+        "UPDATE records SET expires_at = 7 WHERE kind = 19",
+    ],
+)
+def test_a_hold_that_was_tampered_with_holds_and_stops_nobody_elses_sweep(
+    memory: IsolatedMemory, attacker: Attacker, tampering: str
+):
+    put_items(tutor(memory, "ann"), 1)
+    put_items(tutor(memory, "bob"), 2)
+    memory.retention.hold("ann", reason="case 7", by="counsel")
+    attacker(tampering)
+
+    swept = memory.sweep()
+
+    assert (swept.counts, swept.held) == ({"item": 2}, 1)
+    with pytest.raises(RecordDoesNotOpen):
+        tutor(memory, "ann").clear()
+    with pytest.raises(RecordDoesNotOpen):
+        memory.retention.holds()
+    memory.retention.hold("ann", reason="case 7", by="counsel")
+    memory.retention.release("ann")
+    assert memory.sweep().counts == {"item": 1}
 
 
 async def test_what_is_on_hold_is_not_cleared(memory: IsolatedMemory, door: Door):

@@ -34,6 +34,8 @@ from langmem_isolated.errors import RecordDoesNotOpen
 # ms, 1,000 up to 24 and once 276.
 BATCH = 500
 NEVER = -1
+# A copy that was begun longer ago and is not to be seen yet was given up; in µs.
+_GIVEN_UP = 3_600_000_000
 
 # What is below a row of each kind, all below parents that begin with its digest.
 BELOW: dict[Kind, tuple[Kind, ...]] = {
@@ -63,6 +65,8 @@ class Due(NamedTuple):
 
     def meets(self, created_at: int, updated_at: int, expires_at: int | None) -> bool:
         """Whether what has these times has to go."""
+        if expires_at == UNSEEN:
+            return updated_at <= self.expired - _GIVEN_UP
         is_expired = expires_at is not None and expires_at <= max(self.expired, GONE)
         return is_expired or created_at <= self.created or updated_at <= self.updated
 
@@ -255,6 +259,9 @@ def remove_records(
 
 def _is_due(keys: ScopeKeys, kind: Kind, address: tuple[bytes, bytes], row: Row, due: Due) -> bool:
     created_at, updated_at, expires_at, mac = row
+    # SQLite keeps any type in any column, and whoever tampers with rows knows it.
+    if any(type(at) is not int or at < 0 for at in (created_at, updated_at)):
+        raise RecordDoesNotOpen(kind.label, "it was stored at no time")
     if expires_at is not None:
         check_expiry(keys, kind, address, updated_at, (expires_at, mac), is_expected=True)
     return due.meets(created_at, updated_at, expires_at)

@@ -44,12 +44,17 @@ class Pages(NamedTuple):
     statement: sa.Select[Any]
     values: Mapping[str, object]
     names: tuple[str, ...]
+    types: tuple[type, ...]
     behind: tuple[object, ...]
 
     def rows(self, transaction: Transaction) -> list[Row]:
         """The page behind ``behind``."""
         position = dict(zip((f"behind_{name}" for name in self.names), self.behind, strict=True))
         return transaction.rows(self.statement, **self.values, **position)
+
+    def is_sound(self, row: Row) -> bool:
+        """Whether each column of a row has its type: SQLite keeps any type in any column."""
+        return all(type(value) is of for value, of in zip(row, self.types, strict=True))
 
     def after(self, last: Row) -> "Pages":
         """The same behind the last row of a page."""
@@ -58,10 +63,9 @@ class Pages(NamedTuple):
 
 def _pages(columns: tuple[Any, ...], statement: sa.Select[Any], **values: object) -> Pages:
     names = tuple(column.name for column in columns)
-    first = tuple(
-        b"" if isinstance(column.type, sa.LargeBinary) else NOTHING_BEFORE for column in columns
-    )
-    return Pages(statement, values, names, first)
+    types = tuple(bytes if isinstance(c.type, sa.LargeBinary) else int for c in columns)
+    first = tuple(b"" if of is bytes else NOTHING_BEFORE for of in types)
+    return Pages(statement, values, names, types, first)
 
 
 # Before every time and every number of a kind.

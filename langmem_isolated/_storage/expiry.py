@@ -8,6 +8,10 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated.errors import RecordDoesNotOpen
 
+# The time that it is, for who reads what never expires, or says itself until when it counts:
+# nothing has expired then, whatever somebody wrote into the table.
+WHENEVER = -(2**63)
+
 
 def expiry_mac(
     keys: ScopeKeys, kind: Kind, address: tuple[bytes, bytes], updated_at: int, expires_at: int

@@ -154,7 +154,8 @@ def _create(
         idle_lifetime=source.idle_lifetime,
         absolute_lifetime=source.absolute_lifetime,
         created_at=source.created_at,
-        updated_at=source.updated_at,
+        # Until it is seen, when it was begun: a sweep leaves a copy alone that may be going on.
+        updated_at=now,
         expires_at=_UNSEEN,
     )
     rows.rewrite(transaction, keys, place.digest, unseen, header)
@@ -226,7 +227,8 @@ def publish(
         if found is None or found.row_mac != step.row_mac:
             return False
         state = found
-    seen = state._replace(expires_at=container.state.expires_at)
+    source = container.state
+    seen = state._replace(updated_at=source.updated_at, expires_at=source.expires_at)
     rows.update(transaction, keys, place.digest, seen)
     return True
 

@@ -13,23 +13,17 @@ none is missing besides.
 """
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from langmem_isolated._codecs.messages import decode_partially
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
-from langmem_isolated._database.transactions import Row, Transaction
+from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.session_rules import SessionRules
 from langmem_isolated._storage.container_state import ContainerState
 from langmem_isolated._storage.sessions import statements as sql
-from langmem_isolated._storage.sessions.messages import (
-    channel_of,
-    channel_tag,
-    message_aad_prefix,
-    message_part,
-)
+from langmem_isolated._storage.sessions.messages import channel_of, checked_parts
 from langmem_isolated.errors import RecordDoesNotOpen, RecordError
 
 _FORM = 1
@@ -247,7 +241,7 @@ def taken_out(
     )
     if len(rows) < gone:
         raise RecordDoesNotOpen(Kind.SESSION.label, "messages of a channel are missing")
-    parts = _parts(keys, digest, state, rows)
+    parts = checked_parts(keys, digest, state, rows)
     transaction.execute_many(sql.REMOVE_ONE, [{**here, "key": key} for key, *_ in rows])
     behind = int.from_bytes(rows[-1][0]) + 1
     after = kept._replace(count=kept.count - gone, first=behind)
@@ -257,16 +251,3 @@ def taken_out(
     return smaller, limits._replace(
         dense_from=max(limits.dense_from, behind), kept={**limits.kept, channel: after}
     )
-
-
-def _parts(keys: ScopeKeys, digest: bytes, state: ContainerState, rows: Sequence[Row]) -> list[int]:
-    """What messages of a channel, each found to be of it, add to the session's ``members``."""
-    opener = keys.opener(message_aad_prefix(keys, digest, state), Kind.MESSAGE)
-    parts = []
-    for key, sealed, tag, stored_at in rows:
-        plaintext = opener(key, sealed)
-        said = decode_partially(plaintext)
-        if tag != channel_tag(keys, said.channel, said.written):
-            raise RecordDoesNotOpen(Kind.MESSAGE.label, "it was put into another channel or time")
-        parts.append(message_part(keys, digest, key, stored_at, plaintext))
-    return parts

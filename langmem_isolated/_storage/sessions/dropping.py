@@ -8,7 +8,6 @@ from itertools import islice
 import sqlalchemy as sa
 from sqlalchemy import bindparam, select
 
-from langmem_isolated._codecs.messages import decode_partially
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
@@ -20,13 +19,7 @@ from langmem_isolated._storage.containers import DIGEST, SCOPE_ID, row_of
 from langmem_isolated._storage.sessions import statements as sql
 from langmem_isolated._storage.sessions.channel_limits import ChannelLimits, dense_from
 from langmem_isolated._storage.sessions.listing import ROWS
-from langmem_isolated._storage.sessions.messages import (
-    channel_of,
-    channel_tag,
-    message_aad_prefix,
-    message_part,
-)
-from langmem_isolated.errors import RecordDoesNotOpen
+from langmem_isolated._storage.sessions.messages import channel_of, checked_parts
 
 _records = schema.records.c
 _STATE = select(*STATE).where(row_of(Kind.SESSION))
@@ -50,7 +43,7 @@ _PAGE = (
     .limit(sa.literal_column(str(_PAGE_SIZE)))
     .offset(sa.literal_column("0"))
 )
-_MESSAGE = select(_records.key, _records.sealed, _records.updated_at, _records.tag).where(
+_MESSAGE = select(_records.key, _records.sealed, _records.tag, _records.updated_at).where(
     _ITS_MESSAGES, _records.key == _KEY
 )
 _ANY_TIME = 2**63 - 1
@@ -128,7 +121,8 @@ def _going(
     number, behind = 0, b""
     while rows := transaction.rows(_PAGE, **asked, key=behind):
         for key, stored_at, tag in rows:
-            channel = (tag or b"")[:DIGEST_BYTES]
+            # SQLite keeps any type in any column.
+            channel = tag[:DIGEST_BYTES] if type(tag) is bytes else b""
             is_beyond = number < excess and channel not in until
             if is_beyond or stored_at <= until.get(channel, kept.until):
                 yield key
@@ -147,7 +141,7 @@ def _removed(
     here = {"scope_id": keys.scope_id, "digest": digest}
     answers = transaction.rows_of_each(_MESSAGE, ({**here, "key": key} for key in going))
     rows = [row for found in answers for row in found]
-    parts = _parts(keys, digest, state, rows)
+    parts = checked_parts(keys, digest, state, rows)
     transaction.execute_many(sql.REMOVE_ONE, [{**here, "key": key} for key in going])
     left = state.with_members(keys, -sum(parts))._replace(
         count=state.count - len(rows),
@@ -155,21 +149,6 @@ def _removed(
         channels=_channels(state, rows),
     )
     return ROWS.update(transaction, keys, digest, left)
-
-
-def _parts(keys: ScopeKeys, digest: bytes, state: ContainerState, rows: Sequence[Row]) -> list[int]:
-    """What messages, each found to be of its channel, add to the session's ``members``."""
-    opener = keys.opener(message_aad_prefix(keys, digest, state), Kind.MESSAGE)
-    parts = []
-    for key, sealed, stored_at, tag in rows:
-        plaintext = opener(key, sealed)
-        if tag is not None:
-            said = decode_partially(plaintext)
-            if tag != channel_tag(keys, said.channel, said.written):
-                reason = "it was put into another channel or time"
-                raise RecordDoesNotOpen(Kind.MESSAGE.label, reason)
-        parts.append(message_part(keys, digest, key, stored_at, plaintext))
-    return parts
 
 
 def _channels(state: ContainerState, gone: Sequence[Row]) -> bytes | None:
@@ -181,6 +160,6 @@ def _channels(state: ContainerState, gone: Sequence[Row]) -> bytes | None:
         # The oldest of a session without gaps: it has none now either.
         return None
     limits = limits or ChannelLimits(is_own=False, dense_from=oldest, kept={})
-    counts = Counter((tag or b"")[:DIGEST_BYTES] for *_, tag in gone)
+    counts = Counter((tag or b"")[:DIGEST_BYTES] for _, _, tag, _ in gone)
     kept = {d: of._replace(count=of.count - counts[d]) for d, of in limits.kept.items()}
     return limits._replace(dense_from=max(limits.dense_from, behind), kept=kept).packed()

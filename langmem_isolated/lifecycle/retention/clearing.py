@@ -123,7 +123,9 @@ class Clearing:
 
     def _go_through(self, of: _Of, pages: Pages, steps: Callable[[list[Row]], list[Step]]) -> None:
         while rows := self._context.database.read(pages.rows):
-            self._removal.run([of.task(step) for step in steps(rows)])
+            sound = [*filter(pages.is_sound, rows)]
+            self._removal.damaged |= {(of.keys.scope_id, row) for row in {*rows} - {*sound}}
+            self._removal.run([of.task(step) for step in steps(sound)])
             pages = pages.after(rows[-1])
 
     def _until_none_is_locked(self, run: Callable[[], None]) -> None:

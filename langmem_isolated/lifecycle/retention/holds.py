@@ -9,7 +9,7 @@ the moment in which a hold is placed, nothing of the user is removed any more.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -20,8 +20,9 @@ from langmem_isolated._runtime.arguments import kind_of
 from langmem_isolated._runtime.clock import EPOCH, MICROSECOND, as_moment, now
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry
+from langmem_isolated._storage.expiry import WHENEVER
 from langmem_isolated._storage.scope_rows import lock_for_share, lock_for_update
-from langmem_isolated.errors import LegalHold, PolicyNotFound
+from langmem_isolated.errors import LegalHold, PolicyNotFound, RecordDoesNotOpen
 from langmem_isolated.scope import checked_id
 
 if TYPE_CHECKING:
@@ -60,6 +61,11 @@ class Hold:
         reason, by, since, until, *_ = json.loads(entry.value)
         ends = None if until is None else as_moment(until)
         return cls(entry.key.decode(), project_id, reason, by, as_moment(since) or EPOCH, ends)
+
+    @property
+    def stands(self) -> bool:
+        """Whether it has not ended; what its row says of that is not asked."""
+        return self.until is None or _microseconds(self.until) > now()
 
 
 def _microseconds(moment: datetime) -> int:
@@ -142,13 +148,12 @@ def release(context: MemoryContext, user_id: object, project_id: object) -> None
         PolicyNotFound: The user has none.
     """
     user, project = checked_id("user_id", user_id), checked_id("project_id", project_id)
-    moment, names = now(), [user.encode()]
 
     def remove(transaction: Transaction, keys: ScopeKeys) -> bool:
         lock_for_update(transaction, keys.scope_id)
-        (found,) = entries.get(transaction, keys, _SPACE, names, moment, kind=_KIND)
-        entries.remove(transaction, keys, _SPACE, names, kind=_KIND)
-        return found is not None
+        found = _standing(transaction, keys, [user])
+        entries.remove(transaction, keys, _SPACE, [user.encode()], kind=_KIND)
+        return bool(found)
 
     if not context.records(_project_of(project)).write_if_exists(remove, False):
         raise PolicyNotFound("legal hold of this user")
@@ -157,8 +162,23 @@ def release(context: MemoryContext, user_id: object, project_id: object) -> None
 def holds_of(context: MemoryContext, project_id: str) -> list[Hold]:
     """The holds of a project, by when they were placed."""
     records = context.records(_project_of(project_id))
-    found: list[Entry] = records.read(entries.all_of, [], _SPACE, now(), kind=_KIND)
-    return [Hold.decoded(project_id, entry) for entry in found]
+    found: list[Entry] = records.read(entries.all_of, [], _SPACE, WHENEVER, kind=_KIND)
+    return [hold for entry in found if (hold := Hold.decoded(project_id, entry)).stands]
+
+
+def _standing(transaction: Transaction, keys: ScopeKeys, users: Sequence[str]) -> set[str]:
+    """Those of some users who are on hold.
+
+    Raises:
+        RecordDoesNotOpen: A hold was tampered with.
+    """
+    names = [user.encode() for user in users]
+    found = entries.get(transaction, keys, _SPACE, names, WHENEVER, kind=_KIND)
+    return {
+        user
+        for user, name, value in zip(users, names, found, strict=True)
+        if value is not None and Hold.decoded("", Entry(name, value)).stands
+    }
 
 
 def held_among(
@@ -169,6 +189,8 @@ def held_among(
     is_dry: bool = False,
 ) -> set[str]:
     """Those of a project's users who are on hold, until the transaction ends.
+
+    A hold that was tampered with holds: nobody can tell that it has ended.
 
     Args:
         transaction: One that writes, before it removes anything.
@@ -181,10 +203,13 @@ def held_among(
     if not is_dry:
         lock_for_share(transaction, keys.scope_id)
     names = sorted(users)
-    found = entries.get(
-        transaction, keys, _SPACE, [name.encode() for name in names], now(), kind=_KIND
-    )
-    return {name for name, hold in zip(names, found, strict=True) if hold is not None}
+    try:
+        return _standing(transaction, keys, names)
+    except RecordDoesNotOpen:
+        if len(names) == 1:
+            return {*names}
+    each = (held_among(transaction, keys, [name], is_dry=True) for name in names)
+    return set[str]().union(*each)
 
 
 def refuse_held(transaction: Transaction, keys: ScopeKeys | None, user: str | None) -> None:
@@ -215,8 +240,7 @@ def check(context: MemoryContext, user_id: str, project_id: str) -> None:
 
     Raises:
         LegalHold: The user is on hold.
+        RecordDoesNotOpen: The user's hold was tampered with; place it again, or release it then.
     """
-    names = [user_id.encode()]
-    records = context.records(_project_of(project_id))
-    if any(records.read(entries.get, [None], _SPACE, names, now(), kind=_KIND)):
+    if context.records(_project_of(project_id)).read(_standing, set(), [user_id]):
         raise LegalHold

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Protocol
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.clock import MICROSECOND
-from langmem_isolated._runtime.clock import now as moment_now
 from langmem_isolated._storage import due, entries
 from langmem_isolated._storage.batch_removal import NEVER, Due
 from langmem_isolated._storage.due import Pages, Reach
+from langmem_isolated._storage.entries import Entry
+from langmem_isolated._storage.expiry import WHENEVER
 from langmem_isolated._storage.sessions.dropping import Kept
+from langmem_isolated.errors import RecordDoesNotOpen
 from langmem_isolated.lifecycle.retention.policies import SPACE, Policy, narrowest
 from langmem_isolated.lifecycle.retention.steps import (
     DropMessages,
@@ -49,29 +51,53 @@ Find = Callable[[bytes], Owned | None]
 """Finds whose a scope is."""
 
 
-def stored_policies(context: MemoryContext, find: Find) -> list[Policy]:
-    """All policies there are, of all projects."""
+def stored_policies(
+    context: MemoryContext, find: Find, unreadable: set[Owner] | None = None
+) -> list[Policy]:
+    """All policies there are, of all projects.
+
+    Args:
+        context: Whose memory.
+        find: Finds whose a scope is.
+        unreadable: Takes the users and projects of which one does not open, in place of an error.
+
+    Raises:
+        RecordDoesNotOpen: A policy was tampered with.
+    """
     pages, found = due.scopes_with_policies(), list[Policy]()
     while rows := context.database.read(pages.rows):
-        for (scope_id,) in rows:
-            if known := find(scope_id):
-                found += policies_of(context, known.owner)
+        for owner in (known.owner for (scope_id,) in rows if (known := find(scope_id))):
+            try:
+                found += _policies_of(context, owner)
+            except RecordDoesNotOpen:
+                if unreadable is None:
+                    raise
+                unreadable.add(owner)
         pages = pages.after(rows[-1])
     return found
 
 
-def policies_of(context: MemoryContext, owner: Owner) -> list[Policy]:
+def _policies_of(context: MemoryContext, owner: Owner) -> list[Policy]:
     """The policies that are kept under one owner, by when they were first made."""
-    stored = context.records(owner).read(entries.all_of, [], SPACE, moment_now(), kind=Kind.POLICY)
+    read = context.records(owner).read
+    stored: list[Entry] = read(entries.all_of, [], SPACE, WHENEVER, kind=Kind.POLICY)
     return [Policy.decoded(entry.value) for entry in stored]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one policy looks through, at a moment; ``policies`` are all that might count instead."""
+    """What one policy looks through, at a moment.
+
+    Args:
+        policy: Which.
+        policies: All that might count instead.
+        unreadable: The users and projects of which others might, that do not open: nobody can tell
+            what they keep.
+    """
 
     policy: Policy
     policies: Sequence[Policy]
+    unreadable: Collection[Owner]
     pages: Pages
     moment: int
 
@@ -82,7 +108,11 @@ class Plan:
                 yield from ((scope_id, step) for step in self._steps(found.owner, [*group]))
 
     def _counts_for(self, owner: Owner) -> bool:
-        policy = self.policy
+        policy, above = self.policy, {Owner(Level.PROJECT, owner.project)}
+        if owner.user is not None:
+            above.add(Owner(Level.USER, owner.project, owner.user))
+        if not above.isdisjoint(self.unreadable):
+            return False
         return narrowest(self.policies, policy.kind, owner, policy.channel) is policy
 
     def _steps(self, owner: Owner, rows: list[Row]) -> Iterator[Step]:
@@ -140,11 +170,16 @@ _RECORDS = {"item": Kind.ITEM, "entry": Kind.ENTRY, "receipt": Kind.RECEIPT}
 _CONTAINERS = {"session": Kind.SESSION, "thread": Kind.THREAD}
 
 
-def plans_of(policies: Sequence[Policy], directory: DirectoryKey, moment: int) -> Iterator[Plan]:
-    """Where each policy looks, at a moment."""
+def plans_of(
+    policies: Sequence[Policy],
+    directory: DirectoryKey,
+    moment: int,
+    unreadable: Collection[Owner] = (),
+) -> Iterator[Plan]:
+    """Where each policy looks, at a moment; of whom one is ``unreadable``, nothing goes."""
     for policy in policies:
         for pages in _pages(policy, _reach(policy, directory), moment):
-            yield Plan(policy, policies, pages, moment)
+            yield Plan(policy, policies, unreadable, pages, moment)
 
 
 def _reach(policy: Policy, directory: DirectoryKey) -> Reach:

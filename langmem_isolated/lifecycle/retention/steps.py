@@ -29,6 +29,11 @@ class Step:
     looks_first: ClassVar[bool] = False
     """Whether to try it dry, outside of the write, since to look takes long."""
 
+    @property
+    def about(self) -> object:
+        """What of its scope it is about: the same for all steps that are about the same."""
+        raise NotImplementedError
+
     def parts(self) -> Sequence[Step]:
         """Smaller steps that do the same, where one is tampered with; none of one thing."""
         return ()
@@ -42,8 +47,20 @@ class Step:
         raise NotImplementedError
 
 
+class _ContainerStep(Step):
+    """What is to be done to one session, thread or collection."""
+
+    __slots__ = ()
+    digest: bytes
+
+    @property
+    def about(self) -> object:
+        """The container; see :attr:`Step.about`."""
+        return self.digest
+
+
 @dataclass(frozen=True, slots=True)
-class RemoveContainer(Step):
+class RemoveContainer(_ContainerStep):
     """A session, thread or collection goes with all that is below it."""
 
     kind: Kind
@@ -59,7 +76,7 @@ class RemoveContainer(Step):
 
 
 @dataclass(frozen=True, slots=True)
-class HideContainer(Step):
+class HideContainer(_ContainerStep):
     """A container becomes absent to readers, whatever is below it."""
 
     kind: Kind
@@ -80,6 +97,11 @@ class RemoveRecords(Step):
     addresses: Sequence[tuple[bytes, bytes]]
     due: Due
 
+    @property
+    def about(self) -> object:
+        """Its records; see :attr:`Step.about`."""
+        return self.kind, *self.addresses
+
     def parts(self) -> Sequence[Step]:
         """Each record by itself; see :meth:`Step.parts`."""
         if len(self.addresses) == 1:
@@ -94,7 +116,7 @@ class RemoveRecords(Step):
 
 
 @dataclass(frozen=True, slots=True)
-class DropMessages(Step):
+class DropMessages(_ContainerStep):
     """A session loses messages, and goes as well ``with_empty`` where it has none then."""
 
     digest: bytes
@@ -117,7 +139,7 @@ _MOST_SECONDS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class RemoveDocuments(Step):
+class RemoveDocuments(_ContainerStep):
     """A collection loses the documents that were stored at a time or before."""
 
     digest: bytes
@@ -137,7 +159,7 @@ class RemoveDocuments(Step):
 
 
 @dataclass(frozen=True, slots=True)
-class PruneThread(Step):
+class PruneThread(_ContainerStep):
     """A thread loses checkpoints, as its checkpointer prunes them.
 
     Args:

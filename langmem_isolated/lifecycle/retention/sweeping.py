@@ -53,6 +53,8 @@ _CALLER = ("langmem_isolated", "sweep")
 # What somebody else had locked is looked at so often.
 _LOOKS = 3
 _MOST_REMEMBERED = 10_000
+# Records that may expire; an expiry that somebody wrote beside others means nothing.
+_EXPIRING = frozenset({Kind.ITEM, *ENTRY_KINDS})
 # Records of one step, behind which a batch ends that has taken long: where the machine is busy 500
 # kept a writer waiting for 0.3 s.
 _STEP = 100
@@ -135,7 +137,7 @@ class Removal:
     progress: Progress = lambda _: None
     counts: Counter[Kind] = field(default_factory=Counter)
     held: set[tuple[str, str | None]] = field(default_factory=set)
-    damaged: int = 0
+    damaged: set[tuple[bytes, object]] = field(default_factory=set)
     locked: int = 0
     is_over: bool = False
     _since: float = field(default_factory=time.monotonic)
@@ -191,7 +193,7 @@ class Removal:
             elif parts := task.step.parts():
                 again += [task._replace(step=part) for part in parts]
             else:
-                self.damaged += 1
+                self.damaged.add((task.keys.scope_id, task.step.about))
         return again
 
     def _after_batch(self) -> None:
@@ -233,7 +235,7 @@ class Sweep:
             counts=removal.by_label(),
             is_done=not removal.is_over and not removal.locked,
             held=len(removal.held),
-            damaged=removal.damaged + len(self._owners.damaged),
+            damaged=len(removal.damaged) + len(self._owners.damaged),
             is_dry_run=removal.is_dry,
         )
 
@@ -241,9 +243,11 @@ class Sweep:
         moment = now()
         self._go_through(due.expired_containers(moment), lambda rows: _containers(rows, moment))
         self._go_through(due.expired_records(moment), lambda rows: self._records(rows, moment))
-        policies = stored_policies(self._context, self._owners.of)
+        unreadable: set[Owner] = set()
+        policies = stored_policies(self._context, self._owners.of, unreadable)
+        self._removal.damaged |= {(b"", owner) for owner in unreadable}
         directory = self._context.keyring.directory()
-        for plan in plans_of(policies, directory, moment) if directory else ():
+        for plan in plans_of(policies, directory, moment, unreadable) if directory else ():
             self._go_through(plan.pages, partial(plan.steps, find=self._owners.of))
 
     def _go_through(
@@ -251,8 +255,15 @@ class Sweep:
     ) -> None:
         read = self._context.database.read
         while not self._removal.is_over and (rows := read(pages.rows)):
-            self._removal.run([*self._tasks(steps(rows))])
+            self._removal.run([*self._tasks(steps(self._sound(pages, rows)))])
             pages = pages.after(rows[-1])
+
+    def _sound(self, pages: Pages, rows: list[Row]) -> list[Row]:
+        """Those of a page in which every column has its type; the others stay, as evidence."""
+        sound = [*filter(pages.is_sound, rows)]
+        if len(sound) < len(rows):
+            self._removal.damaged |= {(b"", tuple(row)) for row in {*rows} - {*sound}}
+        return sound
 
     def _tasks(self, steps: Iterable[tuple[bytes, Step]]) -> Iterator[Task]:
         for scope_id, step in steps:
@@ -263,9 +274,10 @@ class Sweep:
         """Items and entries by scope and kind; an owner as a whole is removed here."""
         groups = groupby(sorted(row[1:] for row in rows), key=lambda row: (row[0], row[1]))
         for (scope_id, number), group in groups:
-            kind, found = Kind(number), self._owners.of(scope_id)
-            if not found or (kind not in ENTRY_KINDS and kind is not Kind.ITEM):
+            found = self._owners.of(scope_id)
+            if not found or number not in _EXPIRING:
                 continue
+            kind = Kind(number)
             addresses = [(parent, key) for _, _, parent, key in group]
             for start in range(0, len(addresses), _STEP):
                 some = addresses[start : start + _STEP]
