@@ -1,17 +1,21 @@
-"""The life of memory at a size: a million records of ten thousand users, counted and listed.
+"""The life of memory at a size: a million records of ten thousand users, counted, listed, swept.
 
     python -m benchmarks.lifecycle --json lifecycle.json
     python -m benchmarks.lifecycle --records 100000 --database postgres
 
 The records are made in minutes through the storage floor, sealed as any other, a user a
-transaction. Held against a count of the sessions table, and against a database with one user.
+transaction. Held against a count of the sessions table, against a database with one user, and
+against a writer that no sweep, in a process of its own, runs beside.
 """
 
 import argparse
+import json
+import os
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,22 +30,26 @@ from langmem_isolated._codecs.messages import MessageMetadata, encode_message
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.schema import POSTGRES_SCHEMA
 from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._runtime.session_rules import NO_RULES
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import writing
+from langmem_isolated._storage.sessions.beginning import NewSession
 from langmem_isolated._storage.sessions.writing import Message, without_alias
 from langmem_isolated._storage.usage import DAY, Use, first_of_day
 from tests.postgres import PostgresServer
 
-ROOT_KEY = LocalRootKey(bytes(32))
+ROOT_KEY_TEXT = LocalRootKey.generate_text()
+ROOT_KEY = LocalRootKey.from_text(ROOT_KEY_TEXT)
 # Of each user: sessions of 16 messages, entries that live on, entries that have expired.
 SESSIONS, MESSAGES, LIVING, EXPIRED = 5, 16, 10, 10
 EACH = SESSIONS * MESSAGES + LIVING + EXPIRED
 # Over which all of it came about.
 DAYS = 360
 MODULES = ("tutor", "planner", "notes", "shop", "help")
-MOST_COUNTS, MOST_EMPTY = 10.0, 1.5
+MOST_COUNTS, MOST_EMPTY, MOST_BESIDE = 10.0, 1.5, 5.0
+SECONDS_ALONE = 20.0
 SOMEONE = 77
 
 
@@ -74,10 +82,11 @@ def _store_session(
     transaction: Transaction, keys: ScopeKeys, number: int, moment: int, model: Use
 ) -> None:
     session_id = f"session {number}"
+    birth = number.to_bytes(8) + keys.birth[:8]
+    new = NewSession(encode_header(Header(session_id, "Fractions", "ai")), birth, NO_RULES)
     writing.append(
-        transaction, keys, session_id, encode_header(Header(session_id, "Fractions", "ai")),
-        said(moment, model), number.to_bytes(8) + keys.birth[:8], moment,
-        repeated=without_alias, look_first=False, retimed=lambda at: said(at, model),
+        transaction, keys, session_id, new, said(moment, model), moment, repeated=without_alias,
+        look_first=False, retimed=lambda at: said(at, model),
         channel=b"ai",
     )  # fmt: skip
 
@@ -169,6 +178,44 @@ def measure(report: Report, large: IsolatedMemory, small: IsolatedMemory, rounds
     ]
 
 
+def slowest_append(memory: IsolatedMemory, is_over: Callable[[], bool]) -> tuple[float, int]:
+    """The slowest of a writer's calls, in seconds, and how many there were."""
+    history = memory.scope(user_id="writer", module_id="tutor").chat_history("diary")
+    worst, calls = 0.0, 0
+    while not is_over():
+        begin = time.perf_counter()
+        history.add_user_message("Another line of the diary.")
+        worst, calls = max(worst, time.perf_counter() - begin), calls + 1
+    return worst, calls
+
+
+def measure_sweep(report: Report, url: str, memory: IsolatedMemory) -> None:
+    """A writer beside a sweep of all that has expired, and without one for some seconds."""
+    end = time.perf_counter() + SECONDS_ALONE
+    alone, calls_alone = slowest_append(memory, lambda: time.perf_counter() > end)
+    begin = time.perf_counter()
+    with subprocess.Popen(
+        [sys.executable, "-m", "langmem_isolated", "sweep", "--database", url, "--json"],
+        env={**os.environ, "LANGMEM_ISOLATED_ROOT_KEY": ROOT_KEY_TEXT},
+        stdout=subprocess.PIPE,
+    ) as sweep:
+        beside, calls_beside = slowest_append(memory, lambda: sweep.poll() is not None)
+        taken = time.perf_counter() - begin
+        assert sweep.stdout is not None
+        swept = json.load(sweep.stdout)
+    report.table(
+        f"a sweep of {sum(swept['counts'].values()):,} records in {taken:.0f} s",
+        ("writer", "calls a second", "slowest, ms"),
+        [
+            ("alone", f"{calls_alone / SECONDS_ALONE:.0f}", f"{alone * 1000:.1f}"),
+            ("beside the sweep", f"{calls_beside / taken:.0f}", f"{beside * 1000:.1f}"),
+        ],
+    )
+    report.targets.append(
+        Target("a writer's slowest call beside a sweep, of alone", beside / alone, MOST_BESIDE)
+    )
+
+
 def main() -> int:
     """Print what was measured; 1 where a target was missed."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -194,6 +241,7 @@ def main() -> int:
         report.settings["records"] = f"{users * EACH:,} of {users:,} users, made in {taken:.0f} s"
         report.settings["sessions"] = f"{count_sessions(large):,}"
         measure(report, large, small, given.rounds)
+        measure_sweep(report, large_url, large)
     report.finish(given.json)
     return not all(target.met for target in report.targets)
 

@@ -15,6 +15,7 @@ from langmem_isolated._runtime.calls import ONE_SCOPE, explains_calls, made_by
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import IsolationViolation
 from langmem_isolated.lifecycle import EphemeralContext, EphemeralLife, ScopeLifecycle
+from langmem_isolated.lifecycle.one_module import OneModule
 from langmem_isolated.scope import Scope, checked_id
 from langmem_isolated.scoped_retrieval import ScopedRetrieval
 
@@ -355,7 +356,7 @@ class ScopedMemory(ScopedRetrieval, ScopeLifecycle):
         return ScopedMemory(self._context, scope)
 
 
-class EphemeralMemory(EphemeralLife, ScopedMemory):
+class EphemeralMemory(OneModule, EphemeralLife, ScopedMemory):
     """A scope's memory off the record, as ``scope.ephemeral()`` gives it: closed, it is forgotten.
 
     >>> with scope.ephemeral() as off_the_record:
@@ -363,6 +364,10 @@ class EphemeralMemory(EphemeralLife, ScopedMemory):
     >>> scope.chat_history("draft").count()
     0
     """
+
+    _called = "An ephemeral memory"
+    _another = "Make one there: memory.scope(user_id=…, module_id=…).ephemeral()."
+    _shared = ": keep() stores it"
 
     def __init__(self, lasting: ScopedMemory, *, read_long_term: bool) -> None:
         self._lasting = lasting

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from types import NoneType
+from typing import TYPE_CHECKING, NoReturn
 
 from langmem_isolated._adapters.appending import tell_begun
 from langmem_isolated._adapters.session_lifecycle import SessionLifecycle
@@ -128,6 +129,16 @@ class Sessions(SessionLifecycle):
         return await self._records.arun(
             self, limit=limit, before=before, archived=archived, search=search
         )
+
+    if not TYPE_CHECKING:  # where a checker saw it, it would take any name for one that is there
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise AttributeError(
+                f"Sessions has no attribute {name!r}. To list them, call it: scope.sessions(), or "
+                "await scope.sessions.alist(); both take limit=, before=, archived= and search=.",
+                name=name,
+                obj=self,
+            )
 
     def count(self, *, archived: bool | None = None) -> int:
         """How many sessions there are, without opening any.

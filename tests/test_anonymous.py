@@ -4,6 +4,8 @@ import asyncio
 import logging
 import re
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -11,9 +13,10 @@ from typing import Any
 
 import pytest
 from langchain_core.documents import Document
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages.ai import UsageMetadata
 
-from langmem_isolated import IsolatedMemory, LocalRootKey, Scope
+from langmem_isolated import IsolatedMemory, LocalRootKey, Scope, SessionRules
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._storage import entries, removal
@@ -26,6 +29,7 @@ from langmem_isolated.errors import (
     RecordDoesNotOpen,
     ScopeError,
 )
+from langmem_isolated.lifecycle.guests import claims
 from langmem_isolated.lifecycle.guests.anonymous import remove
 from langmem_isolated.memory import AnonymousMemory
 from tests.conftest import ROOT_KEY, Attacker, Door
@@ -293,6 +297,17 @@ def test_a_claim_takes_a_users_scope(memory: IsolatedMemory, guest: AnonymousMem
         memory.claim(guest.id, ALICE, confirmed=True, conflicts="merge")  # type: ignore[arg-type]
 
 
+def test_a_claim_brings_nothing_into_another_module(memory: IsolatedMemory, guest: AnonymousMemory):
+    said(guest, "Hi")
+
+    with pytest.raises(ScopeError, match="in the module where the anonymous session took place"):
+        memory.claim(guest.id, memory.scope(user_id="alice", module_id="planner"), confirmed=True)
+
+    assert memory.modules(user_id="alice") == []
+    assert texts(guest) == ["Hi"]
+    assert memory.claim(guest.id, ALICE, confirmed=True).counts["message"] == 1
+
+
 def test_what_was_claimed_is_not_recalled_until_it_is_confirmed(
     memory: IsolatedMemory, guest: AnonymousMemory
 ):
@@ -312,6 +327,60 @@ def test_what_was_claimed_is_not_recalled_until_it_is_confirmed(
     assert alice.confirm_claimed() == 0
     assert not alice.sessions.get("main").is_untrusted
     alice.verify()
+
+
+@pytest.mark.parametrize("conflicts", ["rename", "replace"])
+def test_a_profile_that_was_claimed_tells_models_nothing_until_it_is_confirmed(
+    memory: IsolatedMemory, guest: AnonymousMemory, conflicts: Any
+):
+    for who, level in ((guest, 9), (memory.scope(ALICE), 1)):
+        who.profile().set_attribute("level", level)
+    guest.profile().add_fact("planted")
+    guest.profile().add_interest("planted")
+    guest.profile().set_summary("planted")
+
+    memory.claim(guest.id, ALICE, confirmed=True, conflicts=conflicts)
+    memory.merge_modules(user_id="alice", from_module="tutor", into_module="planner", dry_run=False)
+    alice, planner = memory.scope(ALICE), memory.scope(ALICE).module("planner")
+    for scope in (alice, planner):
+        assert [*scope.profile().contents().quotable()] == [
+            {"kind": "attribute", "name": "level", "text": 1}
+        ]
+        scope.confirm_claimed()
+        known = scope.profile().contents()
+        assert (known.summary, known.facts[0].text) == ("planted", "planted")
+        assert (known.interests[0].name, known.attributes) == ("planted", {"level": 1})
+        assert scope.profile().add_fact("planted").id == known.facts[0].id
+
+
+def test_what_was_claimed_of_a_profile_is_cleared_with_it(
+    memory: IsolatedMemory, guest: AnonymousMemory
+):
+    guest.profile().add_fact("planted")
+    memory.claim(guest.id, ALICE, confirmed=True)
+    alice = memory.scope(ALICE)
+
+    assert alice.profile().clear().facts == 1
+    alice.confirm_claimed()
+    assert not alice.profile().contents()
+
+
+def test_what_a_guest_asked_of_models_is_counted_for_the_user(
+    memory: IsolatedMemory, guest: AnonymousMemory
+):
+    tokens: UsageMetadata = {"input_tokens": 5, "output_tokens": 7, "total_tokens": 12}
+    answered = AIMessage("42", usage_metadata=tokens, response_metadata={"model_name": "m"})
+    alice = memory.scope(ALICE)
+    for who in (guest, alice):
+        who.chat_history("main").add_message(answered)
+    (before,) = memory.stats().tokens
+
+    memory.claim(guest.id, ALICE, confirmed=True)
+    memory.claim(guest.id, ALICE, confirmed=True)
+
+    assert memory.stats().tokens == [before]
+    (used,) = alice.stats().tokens
+    assert (used.model, used.answers, used.input_tokens, used.output_tokens) == ("m", 2, 10, 14)
 
 
 def test_a_claim_called_again_answers_the_same_and_to_another_user_it_is_unknown(
@@ -438,6 +507,86 @@ def test_what_the_guest_says_meanwhile_is_claimed_too(
     assert texts(memory.scope(ALICE)) == ["Hi", "wait"]
 
 
+_WRITES: dict[str, Callable[[AnonymousMemory], object]] = {
+    "message": lambda guest: said(guest, "late"),
+    "session": lambda guest: guest.chat_history("late").add_user_message("late"),
+    "thread": lambda guest: guest.bind(graph()).invoke(
+        {"messages": [HumanMessage("late")]}, config("late")
+    ),
+    "item": lambda guest: guest.store().put(("facts",), "late", {}),
+    "fact": lambda guest: guest.profile().add_fact("late"),
+}
+
+
+@pytest.mark.parametrize("moment", ["_finish", "remove"])
+@pytest.mark.parametrize("what", _WRITES)
+def test_what_another_process_writes_during_a_claim_is_claimed_or_refused(
+    memory: IsolatedMemory,
+    guest: AnonymousMemory,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+    what: str,
+):
+    said(guest, "Hi")
+    with again(database_url) as elsewhere, ThreadPoolExecutor() as threads:
+        theirs = elsewhere.recover(guest.id)
+        said(theirs, "Ho")
+        writing: list[Future[object]] = []
+        real = getattr(claims, moment)
+
+        def meanwhile(*args: Any) -> object:
+            writing.append(threads.submit(_WRITES[what], theirs))
+            # It waits for the claim, or it does not.
+            wait(writing, 0.3)
+            return real(*args)
+
+        monkeypatch.setattr(claims, moment, meanwhile)
+        memory.claim(guest.id, ALICE, confirmed=True)
+        (written,) = writing
+
+        assert isinstance(written.exception(), AnonymousNotFound | None)
+        alice = memory.scope(ALICE)
+        alice.confirm_claimed()
+        is_claimed = "late" in repr(
+            (
+                [texts(alice, name) for name in ("main", "late")],
+                alice.bind(graph()).get_state(config("late")).values,
+                alice.store().search(()),
+                [fact.text for fact in alice.profile().facts()],
+            )
+        )
+        assert is_claimed == (written.exception() is None)
+
+
+def test_who_reads_in_another_process_is_told_of_a_claim_within_a_second(
+    memory: IsolatedMemory, guest: AnonymousMemory, database_url: str
+):
+    said(guest, "Hi")
+    with again(database_url) as elsewhere:
+        theirs = elsewhere.recover(guest.id)
+        assert texts(theirs) == ["Hi"]
+
+        memory.claim(guest.id, ALICE, confirmed=True)
+        time.sleep(1.01)
+
+        with pytest.raises(AnonymousNotFound):
+            texts(theirs)
+
+
+def test_rules_for_sessions_hold_for_guests(database_url: str, root_key: LocalRootKey):
+    rules = SessionRules(channel_limits={"general": 2}, max_sessions=1)
+    with IsolatedMemory(database_url, root_key=root_key, session_rules=rules) as memory:
+        guest = memory.anonymous(module_id="tutor")
+        for name in ("first", "main"):
+            guest.chat_history(name, channel="general").add_messages(
+                [HumanMessage(str(number)) for number in range(3)]
+            )
+
+        assert texts(guest) == ["1", "2"]
+        assert names(guest) == {"main"}
+
+
 async def test_a_claim_whose_task_is_cancelled_is_whole_or_goes_on(
     memory: IsolatedMemory, guest: AnonymousMemory
 ):
@@ -450,3 +599,14 @@ async def test_a_claim_whose_task_is_cancelled_is_whole_or_goes_on(
     await memory.aclaim(guest.id, ALICE, confirmed=True)
 
     assert memory.scope(ALICE).verify().messages == 50
+
+
+@pytest.mark.parametrize("to_others", ["module", "shared_from"])
+def test_an_anonymous_session_leads_to_no_other_module(guest: AnonymousMemory, to_others: str):
+    with pytest.raises(ScopeError, match="has one module, got str"):
+        getattr(guest, to_others)("planner")
+
+
+def test_an_anonymous_session_has_no_notebook_that_a_claim_would_lose(guest: AnonymousMemory):
+    with pytest.raises(ScopeError, match=r"profile\(\), which goes where it goes: a claim"):
+        guest.cross_module()

@@ -385,3 +385,15 @@ def test_a_session_with_gaps_is_whole_without_them(guest: ScopedMemory, alice: S
     again = alice.chat_history("main", idempotent=True)
     again.add_messages([HumanMessage("1", id="twice")])
     assert again.count() == 7
+
+
+@pytest.mark.parametrize("channel", ["general", "ai", "own"])
+def test_a_limit_of_a_channel_in_which_nothing_was_said_yet_holds_on(
+    guest: ScopedMemory, alice: ScopedMemory, channel: str
+):
+    guest.sessions.create("main", channel="own", channel_limits={"general": 2, "ai": 2, "own": 2})
+
+    copied(guest, alice)
+
+    alice.chat_history("main", channel=channel).add_messages([HumanMessage(str(n)) for n in "123"])
+    assert texts(alice) == ["2", "3"]

@@ -9,8 +9,15 @@ import pytest
 from langchain_core.documents import Document
 from langchain_core.messages import HumanMessage
 
-from langmem_isolated import IsolatedMemory, ScopedMemory
-from langmem_isolated.errors import AddressTaken, DatabaseError, IsolationViolation
+from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory, SessionRules
+from langmem_isolated._storage.copying.copy import Copy
+from langmem_isolated.errors import (
+    AddressTaken,
+    DatabaseError,
+    DatabaseUnreachable,
+    IsolationViolation,
+    ScopeError,
+)
 from tests.conftest import Attacker, Door
 from tests.embeddings import NGramEmbeddings
 from tests.test_copying import config, furnish, graph, names, texts
@@ -170,6 +177,41 @@ def test_names_that_the_scope_has_are_not_overwritten(alice: ScopedMemory):
     assert texts(alice) == ["mine"]
 
 
+def test_what_is_kept_again_because_nobody_was_told_is_there_once(
+    alice: ScopedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    off = alice.ephemeral()
+    furnish(off)
+    run = Copy.run
+
+    def unheard(self: Copy, **options: Any) -> None:
+        run(self, **options)
+        raise DatabaseUnreachable("The answer was lost.")
+
+    monkeypatch.setattr(Copy, "run", unheard)
+    with pytest.raises(DatabaseUnreachable):
+        off.keep()
+    monkeypatch.setattr(Copy, "run", run)
+    off.keep()
+
+    assert names(alice) == {"main"}
+    assert len(texts(alice)) == 10
+    assert len(alice.store().search((), limit=100)) == 2
+
+
+def test_rules_for_sessions_hold_off_the_record(database_url: str, root_key: LocalRootKey):
+    rules = SessionRules(channel_limits={"general": 2})
+    with IsolatedMemory(database_url, root_key=root_key, session_rules=rules) as memory:
+        alice = memory.scope(user_id="alice", module_id="tutor")
+        off = alice.ephemeral()
+        history = off.chat_history("main", channel="general")
+        history.add_messages([HumanMessage(str(number)) for number in range(3)])
+
+        assert texts(off) == ["1", "2"]
+        off.keep()
+        assert texts(alice) == ["1", "2"]
+
+
 def test_long_term_memory_is_read_where_it_is_asked_for(
     memory: IsolatedMemory, alice: ScopedMemory
 ):
@@ -210,3 +252,12 @@ def test_a_guest_may_talk_off_the_record(memory: IsolatedMemory):
         off.keep()
 
     assert texts(guest) == ["Hi"]
+
+
+def test_nothing_is_written_off_the_record_where_keep_would_not_find_it(alice: ScopedMemory):
+    with alice.ephemeral() as off:
+        for lost in (lambda: off.module("planner"), lambda: off.shared_from("planner")):
+            with pytest.raises(ScopeError, match="has one module, got str"):
+                lost()
+        with pytest.raises(ScopeError, match=r"which goes where it goes: keep\(\) stores it"):
+            off.cross_module()

@@ -174,6 +174,16 @@ def test_channels_keep_ten_and_twenty_messages(database_url: str, root_key: Loca
     assert ai == [f"ai {number}" for number in range(5, 25)]
 
 
+def test_channels_of_guests_and_of_ephemeral_scopes_keep_as_many(root_key: LocalRootKey):
+    rules = SessionRules(channel_limits={"general": 2})
+    with IsolatedMemory("sqlite://", root_key=root_key, session_rules=rules) as memory:
+        guest = memory.anonymous(module_id="tutor")
+        with memory.scope(user_id="alice", module_id="tutor").ephemeral() as off_the_record:
+            for scope in (guest, off_the_record):
+                talk(scope, "one", "two", "three", channel="general")
+                assert said(scope) == ["two", "three"]
+
+
 def test_a_profile_page_shows_how_many_conversations_and_the_last_date(memory: IsolatedMemory):
     alice, before = memory.scope(user_id="alice", module_id="tutor"), datetime.now(UTC)
     talk(alice, "hello")

@@ -382,6 +382,24 @@ def test_a_merge_that_was_killed_goes_on_and_is_undone_as_one(
     assert contents(planner) == before
 
 
+@pytest.mark.parametrize("writes", [4, 8, 12])
+def test_a_merge_that_refuses_taken_names_goes_on_when_it_was_killed(
+    memory: IsolatedMemory,
+    tutor: ScopedMemory,
+    planner: ScopedMemory,
+    database_url: str,
+    writes: int,
+):
+    merges = MERGES.replace("dry_run=False", 'dry_run=False, conflicts="refuse"')
+    subprocess.run([sys.executable, "-c", merges, database_url, str(writes)], check=False)
+    (begun,) = memory.receipts(user_id="alice")
+
+    receipt = memory.merge_modules(**BETWEEN, dry_run=False, conflicts="refuse")
+
+    assert (receipt.id, begun.finished) == (begun.id, None)
+    assert contents(planner) == contents(tutor)
+
+
 def test_a_merge_that_was_killed_can_be_undone_as_it_is(
     memory: IsolatedMemory, tutor: ScopedMemory, planner: ScopedMemory, database_url: str
 ):

@@ -133,6 +133,25 @@ def test_what_was_used_before_the_quota_was_set_counts(memory: IsolatedMemory):
         ask(memory, model, "alice")
 
 
+def test_who_has_used_up_a_quota_is_refused_off_the_record_as_well(memory: IsolatedMemory):
+    model = Counting()
+    memory.quotas.set(tokens=60, per="day")
+    ask(memory, model, "alice")
+    alice = memory.scope(user_id="alice", module_id="tutor")
+    off = alice.ephemeral()
+    agent = create_agent(model, [], middleware=[off.middleware()])
+
+    agent.invoke({"messages": [HumanMessage("?")]}, {"configurable": {"session_id": "off"}})
+    with pytest.raises(QuotaExceeded):
+        agent.invoke({"messages": [HumanMessage("?")]}, {"configurable": {"session_id": "off"}})
+    ask(memory, model, "alice")
+    assert model.asked == 3
+
+    off.keep()
+    (used,) = alice.stats().tokens
+    assert used.input_tokens + used.output_tokens == 90
+
+
 async def test_quotas_are_listed_replaced_and_removed(memory: IsolatedMemory, door: Door):
     quotas = memory.quotas
     await door(quotas, "set", tokens=10, per="day")

@@ -94,6 +94,30 @@ def test_nothing_is_shared_by_default(memory: IsolatedMemory, tutor: ScopedMemor
     assert memory.grants.list(user_id="alice") == []
 
 
+def test_nothing_is_shared_by_the_first_call_of_a_process_or_day(
+    memory: IsolatedMemory, tutor: ScopedMemory, database_url: str, root_key: LocalRootKey
+):
+    scope(memory, "planner").sessions.create("mine")
+    for name in reads(memory):
+        # Nobody has written by its keys: a first write of a day also notes that somebody did.
+        with IsolatedMemory(database_url, root_key=root_key) as restarted, pytest.raises(NotShared):
+            print(name, reads(restarted)[name]())
+
+
+def test_reading_by_a_grant_makes_nobody_active(
+    memory: IsolatedMemory, tutor: ScopedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    memory.grants.allow(**BETWEEN, kinds=ALL)
+    tomorrow = time.time_ns() + 86_400 * 10**9
+    monkeypatch.setattr(time, "time_ns", lambda: tomorrow)
+
+    for read in reads(memory).values():
+        assert read()
+
+    assert memory.stats(days=1).total.scopes
+    assert memory.stats(days=2).days[-1].active_users == 0
+
+
 def test_nothing_is_shared_with_a_module_that_has_no_memory_nor_by_one(memory: IsolatedMemory):
     assert_nothing_is_shared(memory)
     scope(memory, "planner").sessions.create("mine")

@@ -18,6 +18,7 @@ from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory, Session
 from langmem_isolated._storage.copying import copy
 from langmem_isolated.errors import (
     AnonymousNotFound,
+    DatabaseError,
     LegalHold,
     PolicyNotFound,
     RecordDoesNotOpen,
@@ -687,6 +688,8 @@ def test_policies_count_in_another_process(database_url: str, root_key: LocalRoo
         ({"kind": "session", "channel": "ai", "days": 1}, "Only messages have a channel"),
         ({"kind": "message", "channel": "ai", "keep_latest": 1}, "of all channels"),
         ({"kind": "message", "days": 0}, "days must be 1 or more"),
+        ({"kind": "message", "days": 10**12}, "days must be 365,000 or less"),
+        ({"kind": "message", "keep_latest": 10**30}, "keep_latest must be 1,000,000,000 or less"),
         ({"kind": "message", "days": 1, "age": SHORT}, "give one of them"),
         ({"kind": "message", "age": timedelta(0)}, "age must be above 0"),
         ({"kind": "message", "age": 7}, "age must be a timedelta"),
@@ -746,12 +749,27 @@ def test_a_hold_ends_at_its_time(memory: IsolatedMemory):
 
 
 @pytest.mark.parametrize(
+    ("span", "years"), [(timedelta(days=365), range(1, 2)), (timedelta.max, range(900, 1100))]
+)
+def test_a_hold_ends_after_a_span_as_a_grant_does(
+    memory: IsolatedMemory, span: timedelta, years: range
+):
+    hold = memory.retention.hold("ann", reason="r", by="b", until=span)
+
+    assert hold.until
+    assert (hold.until - hold.since).days // 365 in years
+    assert memory.retention.holds() == [hold]
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         {"reason": "", "by": "b"},
         {"reason": "r", "by": None},
         {"reason": "r", "by": "b", "until": datetime(2030, 1, 1)},  # noqa: DTZ001 - what is refused
         {"reason": "r", "by": "b", "until": datetime(2020, 1, 1, tzinfo=UTC)},
+        {"reason": "r", "by": "b", "until": timedelta.min},
+        {"reason": "r", "by": "b", "until": 7},
     ],
 )
 def test_a_hold_without_reason_or_with_an_impossible_end_is_refused(
@@ -876,6 +894,25 @@ async def test_the_background_stops_when_it_is_told(memory: IsolatedMemory, door
     memory.retention.stop()
 
     assert [t for t in threading.enumerate() if t.name == "langmem_isolated_sweep"] == []
+
+
+def test_the_background_begins_nothing_once_the_memory_is_closed(memory: IsolatedMemory):
+    memory.close()
+
+    with pytest.raises(DatabaseError, match="was closed"):
+        memory.retention.start()
+    assert [t for t in threading.enumerate() if t.name == "langmem_isolated_sweep"] == []
+
+
+def test_the_background_waits_as_long_as_a_thread_can(memory: IsolatedMemory):
+    failed: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading, "excepthook", failed.append)
+        memory.retention.start(every=1e30)
+        time.sleep(0.2)
+        memory.retention.stop()
+
+    assert failed == []
 
 
 def test_a_sweep_that_fails_in_the_background_is_logged_without_content_and_tried_again(

@@ -94,7 +94,9 @@ class MemoryContext(NamedTuple):
         if owner.level is Level.ANONYMOUS:
             from langmem_isolated._storage.guests import GuestDatabase
 
-            return GuestDatabase(self.database, self.keyring, owner, self.limits)
+            return GuestDatabase(
+                self.database, self.keyring, owner, self.limits, self.session_rules
+            )
         return self.records(owner)
 
     def records(self, owner: Owner) -> ScopedDatabase:

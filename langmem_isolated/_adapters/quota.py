@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from operator import add
 from typing import Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -65,14 +66,19 @@ class Quota:
             QuotaExceeded: So it is.
         """
         begun, ends = _span(self.per, now())
-        nothing, in_all = Spent(0, 0), self.module_id is None
-        spent = records.read(usage.spent, nothing, begun, in_all_modules=in_all)
+        spent = self._spent(records, begun)
+        if records.lasting is not None:
+            spent = Spent(*map(add, spent, self._spent(records.lasting, begun)))
         # The question that asks is among the messages already; what it will cost is not known.
         is_over = (
             spent.tokens >= self.limit if self.measure == "tokens" else spent.messages > self.limit
         )
         if is_over:
             raise QuotaExceeded(self.measure, self.limit, self.per, ends)
+
+    def _spent(self, records: ScopedDatabase, begun: int) -> Spent:
+        in_all = self.module_id is None
+        return records.read(usage.spent, Spent(0, 0), begun, in_all_modules=in_all)
 
 
 class _Address(NamedTuple):
@@ -123,6 +129,7 @@ def forget(database: Database) -> None:
 
 def applying(records: ScopedDatabase) -> tuple[Quota, ...]:
     """The quotas that hold for a scope, as they were within the last ten seconds."""
+    records = records.lasting or records
     cache, owner = _cache_of(records.database), records.owner
     found = cache.get(owner)
     if found is None:

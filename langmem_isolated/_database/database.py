@@ -236,7 +236,7 @@ class Database:
 
     def submit(self, body: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Begin one of our synchronous bodies in a worker thread, whether or not anyone waits."""
-        self._refuse_if_closed()
+        self.refuse_if_closed()
         owner, call = current_owner(), partial(copy_context().run, body, *args, **kwargs)
         return self._executor.submit(owner, call)
 
@@ -253,7 +253,7 @@ class Database:
             DatabaseError: The database cannot be opened.
         """
         with self._opening:
-            self._refuse_if_closed()
+            self.refuse_if_closed()
             if self._opened:
                 return
             found = self._within_engine(schema.version_of)
@@ -296,7 +296,12 @@ class Database:
         self._opened = False
         self._engine.dispose()
 
-    def _refuse_if_closed(self) -> None:
+    def refuse_if_closed(self) -> None:
+        """Refuse what would fail later, where nobody hears of it.
+
+        Raises:
+            DatabaseError: The memory was closed.
+        """
         if self._closed:
             raise DatabaseError(
                 "This memory was closed. Nothing was read or written. Use it before close(), or "

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from datetime import timedelta
+from inspect import iscoroutinefunction
 from operator import index
 from typing import Any, SupportsIndex
 
@@ -39,6 +40,34 @@ def whole_number(name: str, value: object, *, least: int = 0, advice: str = "") 
             f"{name} must be {least} or more, got {number}. {advice or 'Give a larger number.'}"
         )
     return number
+
+
+def true_or_false(name: str, value: object) -> bool:
+    """``value``, if it is ``True`` or ``False``: ``"no"`` would count as true, ``None`` as false.
+
+    Raises:
+        TypeError: It is neither.
+    """
+    if type(value) is not bool:
+        raise TypeError(
+            f"{name} must be True or False, got {kind_of(value)}. Write {name}=True. Nothing was "
+            "read or written."
+        )
+    return value
+
+
+def callback(name: str, value: object, *, example: str) -> None:
+    """Refuse what cannot be called, before it would be.
+
+    Raises:
+        TypeError: It cannot, or is a coroutine function, whose answer nobody would await.
+    """
+    got = "a coroutine function" if iscoroutinefunction(value) else kind_of(value)
+    if not callable(value) or iscoroutinefunction(value):
+        raise TypeError(
+            f"{name} must be a function, called without await, got {got}. Write {example}. Nothing "
+            "was read or written."
+        )
 
 
 def seconds(name: str, value: object, *, or_none: bool = False, advice: str = "") -> float:

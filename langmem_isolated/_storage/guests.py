@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.clock import SECOND, now
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.scoped_database import Operation, P, ScopedDatabase
@@ -30,6 +30,8 @@ _LIFE = b"life"
 _FORM = struct.Struct(">QQQ")
 # Refreshed when so much of the idle time has passed: each time would be a write for each request.
 _WORTH_A_WRITE = 10
+# How long a reader does not ask again whether the guest is there; each time would be a query more.
+_KNOWN_FOR = SECOND
 
 
 class Life(NamedTuple):
@@ -90,11 +92,28 @@ def refresh(transaction: Transaction, keys: ScopeKeys, moment: int) -> Life | No
     return life
 
 
+def _while_there(operation: Operation[P, T]) -> Operation[P, T]:
+    """``operation``, which writes, undone if the guest is gone by its end.
+
+    Asked behind what it wrote: that has waited for a claim that was about to end the guest, and a
+    claim waits for it. Asked before, what was acknowledged could be removed with the guest.
+    """
+
+    def body(transaction: Transaction, keys: ScopeKeys, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        done = operation(transaction, keys, *args, **kwargs)
+        if read_life(transaction, keys, now()) is None:
+            raise AnonymousNotFound
+        return done
+
+    return body
+
+
 class GuestDatabase(ScopedDatabase):
     """A guest's records, for as long as the guest is there.
 
     Raises:
-        AnonymousNotFound: By each operation, once the guest has expired, was claimed or removed.
+        AnonymousNotFound: By each operation, once the guest has expired, was claimed or removed;
+            by one that only reads within a second of a claim or removal by another process.
     """
 
     _until = 0
@@ -119,11 +138,21 @@ class GuestDatabase(ScopedDatabase):
         """Run ``operation``; see :meth:`ScopedDatabase.run_with_keys`."""
         run = super().run_with_keys
         try:
-            if (moment := now()) >= self._until:
-                life = run(keys, self.database.read, read_life, moment)
-                if life is None:
-                    raise AnonymousNotFound
-                self._until = life.until
-            return run(keys, door, operation, *args, **kwargs)
+            self._expect_there(keys)
+            if door in self._reads:
+                return run(keys, door, operation, *args, **kwargs)
+            return run(keys, self.database.write, _while_there(operation), *args, **kwargs)
         except KeyDestroyed:
             raise AnonymousNotFound from None
+        except AnonymousNotFound:
+            self._until = 0
+            raise
+
+    def _expect_there(self, keys: ScopeKeys) -> None:
+        moment = now()
+        if moment < self._until:
+            return
+        life = super().run_with_keys(keys, self.database.read, read_life, moment)
+        if life is None:
+            raise AnonymousNotFound
+        self._until = min(life.until, moment + _KNOWN_FOR)

@@ -30,6 +30,11 @@ _LOCK = (
 )
 
 
+UNCONFIRMED = (b"unconfirmed",)
+"""Above the space of each part: what was claimed waits there, read by nobody, until its owner
+confirms it."""
+
+
 class Part(Enum):
     """What a profile's entries are; values are names of spaces, and stored."""
 
@@ -83,10 +88,22 @@ class ProfileEntries(NamedTuple):
         entries.remove(self.transaction, self.keys, part.space, keys, kind=Kind.PROFILE)
 
     def clear(self, part: Part) -> int:
-        """Remove every entry of a part, opened or not; returns how many there were."""
-        there = self.count(part)
-        entries.clear(self.transaction, self.keys, part.space, kind=Kind.PROFILE)
+        """Remove every entry of a part, opened and confirmed or not; how many there were."""
+        there = 0
+        for space in (part.space, UNCONFIRMED + part.space):
+            here = self.transaction, self.keys, space
+            there += entries.count(*here, self.now, kind=Kind.PROFILE)
+            entries.clear(*here, kind=Kind.PROFILE)
         return there
+
+    def confirm(self) -> None:
+        """Make what waits to be confirmed a part of the profile, where that has no other."""
+        for part in Part:
+            waiting = self.transaction, self.keys, UNCONFIRMED + part.space
+            for entry in entries.all_of(*waiting, self.now, kind=Kind.PROFILE):
+                if self.get(part, [entry.key]) == [None]:
+                    self.put(part, entry)
+            entries.clear(*waiting, kind=Kind.PROFILE)
 
 
 def edit(

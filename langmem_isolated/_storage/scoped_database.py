@@ -70,6 +70,9 @@ class ScopedDatabase:
     beside: "Sequence[ScopedDatabase]" = ()
     """What recall searches besides: nothing, but where an ephemeral memory reads another."""
 
+    lasting: "ScopedDatabase | None" = None
+    """Those of the same owner that stay, where these are forgotten: quotas are theirs."""
+
     def __init__(
         self,
         database: Database,

@@ -44,7 +44,8 @@ class SharedDatabase(ScopedDatabase):
     ) -> None:
         if _user_of(owner) != _user_of(reader.owner):
             raise ValueError("nothing is shared between users or projects")
-        super().__init__(database, keyring, owner, reader.limits)
+        # Who reads here is not the owner: no call is the first write of the owner's day.
+        super().__init__(database, keyring, owner, reader.limits, is_owners=False)
         self._reader = reader
         self._admits = admits
         self._modules = _module_of(owner), _module_of(reader.owner)

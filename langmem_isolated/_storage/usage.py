@@ -16,7 +16,7 @@ it, and later writes pay nothing. Nothing here is authenticated: rows are added 
 from collections.abc import Callable, Iterable
 from enum import IntEnum
 from itertools import groupby
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import sqlalchemy as sa
@@ -158,6 +158,56 @@ def add(transaction: Transaction, keys: ScopeKeys, uses: Iterable[Use], now: int
             }
         )
     transaction.execute_many(_ADD[transaction.is_postgres], rows)
+
+
+_ALL = select(
+    _usage.day,
+    _usage.model,
+    _usage.count,
+    _usage.input_tokens,
+    _usage.output_tokens,
+    _usage.sealed,
+).where(_usage.scope_id == _SCOPE_ID, _usage.kind == number(Kind.MESSAGE))
+
+
+def take_over(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    reading: Transaction,
+    source: ScopeKeys,
+    digest_of: Callable[[str], bytes],
+) -> None:
+    """Add what another scope asked of models, and what was said there, to this one's, by days.
+
+    Args:
+        transaction: Of this scope.
+        keys: This scope's.
+        reading: Of the other, which may be in another database.
+        source: The other's keys.
+        digest_of: What finds a model in this scope's database.
+
+    Raises:
+        RecordDoesNotOpen: The name of a model was changed or moved.
+    """
+    place, rows = keys.aad_prefix(Kind.USAGE, b""), []
+    for day, model, *counts, sealed in reading.rows(_ALL, scope_id=source.scope_id):
+        row = dict(zip(_COUNTS, counts, strict=True)) | {
+            "scope_id": keys.scope_id,
+            "day": day,
+            "kind": int(Kind.MESSAGE),
+            "model": model,
+            "size": 0,
+            "sealed": None,
+            "principal": None,
+        }
+        if sealed is not None:
+            name = source.open(source.aad_prefix(Kind.USAGE, b""), model, sealed, Kind.USAGE)
+            digest = digest_of(name.decode())
+            row |= {"model": digest, "sealed": keys.seal(place, digest, name)}
+        rows.append(row)
+    if rows:
+        rows.sort(key=itemgetter("day", "model"))
+        transaction.execute_many(_ADD[transaction.is_postgres], rows)
 
 
 _NAME = select(_usage.sealed).where(

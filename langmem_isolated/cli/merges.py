@@ -135,7 +135,7 @@ def undo(
 ) -> None:
     """Take out what was put in and not changed since, and say what was left."""
     from langmem_isolated.cli.databases import existing_memory
-    from langmem_isolated.lifecycle import ReceiptNotFound
+    from langmem_isolated.errors import ReceiptNotFound
 
     with existing_memory(database, key_store) as memory, _pulse("Undoing"):
         found = memory.receipts(user_id=user, project_id=project)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._crypto.owners import Level, Owner
-from langmem_isolated._runtime.arguments import seconds
+from langmem_isolated._runtime.arguments import callback, seconds, true_or_false
 from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated.lifecycle.sharing.of_memory import ModuleMerges
 from langmem_isolated.scope import checked_id
@@ -74,7 +74,8 @@ class MemoryLifecycle(ModuleMerges):
                 raises ends the sweep between two batches.
 
         Raises:
-            TypeError: ``max_seconds`` is no number.
+            TypeError: ``max_seconds`` is no number, ``dry_run`` neither true nor false, or
+                ``progress`` no function.
             ValueError: It is below 0.
             KeyringError: A key cannot be had, or belongs to another root key.
             DatabaseError: The database refused or failed; what was removed before is removed.
@@ -106,6 +107,9 @@ class MemoryLifecycle(ModuleMerges):
     ) -> Swept:
         from langmem_isolated.lifecycle.retention.sweeping import Removal, Sweep
 
+        true_or_false("dry_run", dry_run)
+        if progress is not None:
+            callback("progress", progress, example="progress=lambda removed: print(removed)")
         if max_seconds is not None:
             seconds("max_seconds", max_seconds, or_none=True)
         removal = Removal(self._context, max_seconds, is_dry=dry_run, is_stopped=is_stopped)

@@ -146,7 +146,10 @@ def _limit(tokens: int | None, messages: int | None) -> tuple[Measure, int]:
 
 def _period(per: Period) -> Period:
     if per not in get_args(Period):
-        raise ValueError(f'per must be "day" or "month", got another {kind_of(per)}.')
+        raise ValueError(
+            f'per must be "day" or "month", got another {kind_of(per)}. Write per="day". Nothing '
+            "was changed."
+        )
     return per
 
 

@@ -20,6 +20,7 @@ from langmem_isolated.errors import KeyDestroyed, RecordDoesNotOpen
 from langmem_isolated.scope import checked_id
 
 _MOST_DAYS = 36_500
+_MOST_SCOPES = 2**31 - 1
 _FIRST_DAY = EPOCH.date()
 # What a row of each kind stands for, and what it counts below itself; of others each is one.
 _CONTAINERS = {
@@ -219,6 +220,7 @@ def _counted(
     whole_number("largest", largest, advice="It is how many scopes are told of by themselves.")
     if days > _MOST_DAYS:
         raise ValueError(f"days must be {_MOST_DAYS:,} or less, got {days:,}. Give fewer.")
+    largest = min(largest, _MOST_SCOPES)
     moment = now()
     today = moment // usage.DAY
     span = [Day(_date(day)) for day in range(today - days + 1, today + 1)]

@@ -17,7 +17,7 @@ from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._storage.container_state import ContainerState, is_member_sum
 from langmem_isolated._storage.containers import DIGEST, SCOPE_ID, ContainerRows
 from langmem_isolated._storage.sessions import listing as sessions
-from langmem_isolated._storage.sessions.channel_limits import NamedLimits
+from langmem_isolated._storage.sessions.channel_limits import CUSTOMARY, NamedLimits
 from langmem_isolated._storage.sessions.messages import (
     alias_of,
     channel_tag,
@@ -138,7 +138,10 @@ def _session(
         header = header._replace(summarized=start + before)
     numbered = [line._replace(key=number.to_bytes(8)) for number, line in enumerate(lines, start)]
     channels = {decode_partially(line.plaintext).channel for line in lines}
-    limits = NamedLimits.of(keys, state, filter(None, channels))
+    # A limit stands under a digest, which names that are tried find; one of a channel of its own
+    # name in which nothing was said yet is found by none.
+    known = filter(None, {*channels, header.channel, *CUSTOMARY})
+    limits = NamedLimits.of(keys, state, known)
     return OpenContainer(Kind.SESSION, state, header, numbered, limits)
 
 

@@ -39,14 +39,15 @@ _FIRST = (b"", b"")
 Behind = tuple[bytes, bytes]
 _NO_SOURCES: list[Source] = []
 
-# What copies a page of what has no row above it.
-_PAGES: tuple[Callable[..., Behind | None], ...] = (
-    items.copy_page,
-    *(partial(entries.copy_page, kind=kind) for kind in entries.KINDS),
-)
+CopyPage = Callable[..., Behind | None]
+"""Copies a page of what has no row above it."""
 
 Finish = Callable[[Transaction, ScopeKeys, Reader, Copied], None]
 """What belongs into the last transaction; told the target's keys and the source."""
+
+
+Hold = Callable[[Transaction, ScopeKeys], None]
+"""Keeps others from putting anything into the source until a transaction ends; told its keys."""
 
 
 Journal = Callable[[Transaction, ScopeKeys, list[Added], list[Renamed]], None]
@@ -78,6 +79,7 @@ class Copy:
         conflicts: What happens to names that the target has.
         mark: What the headers of copied sessions and threads say besides.
         journal: Run in every transaction that puts something in, unless all is put in at once.
+        hold: Run in the transaction that compares the source, for one that is gone after it.
     """
 
     source: ScopedDatabase
@@ -86,6 +88,7 @@ class Copy:
     conflicts: Conflicts = "rename"
     mark: Mark = NO_MARK
     journal: Journal | None = None
+    hold: Hold | None = None
     _staged: dict[tuple[Kind, bytes], _Staged] = field(default_factory=dict)
     _copied: Copied = field(default_factory=Copied)
 
@@ -185,12 +188,17 @@ class Copy:
         if finish is not None:
             self.target.write(finish, reader, self._copied)
 
+    def _pages(self) -> tuple[CopyPage, ...]:
+        apart = self.mark.is_untrusted
+        kinds = (partial(entries.copy_page, kind=kind, apart=apart) for kind in entries.KINDS)
+        return items.copy_page, *kinds
+
     def _publish_all(
         self, transaction: Transaction, keys: ScopeKeys, source: Reader, finish: Finish | None
     ) -> None:
         self._publish_containers(transaction, keys, source)
         moment = now()
-        for page in _PAGES:
+        for page in self._pages():
             behind: Behind | None = _FIRST
             while behind is not None:
                 behind = page(
@@ -203,7 +211,7 @@ class Copy:
             finish(transaction, keys, source, self._copied)
 
     def _copy_others_in_batches(self, source: Reader) -> None:
-        for page in _PAGES:
+        for page in self._pages():
             behind: Behind | None = _FIRST
             while behind is not None:
                 behind = self._write_batch(page, source, behind)
@@ -244,7 +252,12 @@ class Copy:
     ) -> None:
         """Show the sessions and threads, if they are what the source has now."""
         self._copied, moment = Copied(), now()
-        found = sources(source.within(transaction), source.keys, moment, locked=True)
+        reading = source.within(transaction)
+        found = sources(reading, source.keys, moment, locked=True)
+        if self.hold is not None:
+            # Behind the rows' locks, as writers take them; others may have begun meanwhile.
+            self.hold(reading, source.keys)
+            found = sources(reading, source.keys, moment, locked=True)
         there = {one[:2]: one for one in found}
         if there != {place: staged.source for place, staged in self._staged.items()}:
             raise _Changed

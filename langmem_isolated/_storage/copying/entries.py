@@ -1,6 +1,6 @@
 """Copies key-value entries: those of byte stores, caches and indexes, and profiles."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam, select
@@ -9,7 +9,7 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database import schema
 from langmem_isolated._database.transactions import Row, Transaction
-from langmem_isolated._storage import entries
+from langmem_isolated._storage import entries, profiles
 from langmem_isolated._storage.containers import SCOPE_ID
 from langmem_isolated._storage.copying.options import BATCH, Conflicts, Copied, Reader
 from langmem_isolated._storage.entries import Entry
@@ -53,10 +53,22 @@ def copy_page(
     now: int,
     *,
     kind: Kind,
+    apart: bool = False,
 ) -> Behind | None:
     """Copy the next entries, and say behind which the others begin, if there are any.
 
     Their keys are what others look them up by, so none is renamed: the target's own stays.
+
+    Args:
+        transaction: Of the target.
+        target: Who gets them.
+        source: Who has them.
+        behind: Behind which they stand.
+        conflicts: What happens to keys that the target has.
+        copied: Told what was done.
+        now: The time.
+        kind: Of the entries.
+        apart: Whether those of a profile wait apart until somebody confirms them.
 
     Raises:
         AddressTaken: A key is taken, and that is refused.
@@ -66,22 +78,23 @@ def copy_page(
     asked = {"scope_id": source.keys.scope_id, "kind": int(kind), "now": now}
     rows = source.within(transaction).rows(_PAGE, **asked, parent=behind[0], key=behind[1])
     policy: Conflicts = "skip" if conflicts == "rename" else conflicts
+    above = profiles.UNCONFIRMED if apart and kind is Kind.PROFILE else ()
     for parent, *row in rows:
-        _copy(transaction, target, source.keys, kind, parent, tuple(row), policy, copied)
+        names, entry = entries.opened_anywhere(source.keys, kind, parent, tuple(row))
+        _put(transaction, target, kind, (*above, *names), entry, tuple(row), policy, copied)
     return rows[-1][:2] if len(rows) == BATCH else None
 
 
-def _copy(
+def _put(
     transaction: Transaction,
     target: ScopeKeys,
-    source: ScopeKeys,
     kind: Kind,
-    parent: bytes,
+    names: Sequence[bytes],
+    entry: Entry,
     row: Row,
     conflicts: Conflicts,
     copied: Copied,
 ) -> None:
-    names, entry = entries.opened_anywhere(source, kind, parent, row)
     *_, updated_at, expires_at = row
     (there,) = entries.get(transaction, target, names, [entry.key], updated_at, kind=kind)
     is_taken = there is not None and there != entry.value

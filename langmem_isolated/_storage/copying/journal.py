@@ -93,12 +93,33 @@ def begin(
         RecordDoesNotOpen: A receipt was changed, moved or exchanged.
     """
     asked = what, from_module, conflicts
-    for receipt in receipts(transaction, keys):
-        if receipt.finished_at is None and receipt[1:4] == asked:
-            return receipt
+    if (unfinished := _unfinished(transaction, keys, asked)) is not None:
+        return unfinished
     new = Receipt(os.urandom(TOKEN_BYTES), *asked, now(), None, {})
     _put(transaction, keys, new)
     return new
+
+
+def _unfinished(
+    transaction: Transaction, keys: ScopeKeys, asked: tuple[str, str, str]
+) -> Receipt | None:
+    for receipt in receipts(transaction, keys):
+        if receipt.finished_at is None and receipt[1:4] == asked:
+            return receipt
+    return None
+
+
+def added_by_unfinished(
+    transaction: Transaction, keys: ScopeKeys, what: str, from_module: str, conflicts: str
+) -> list[Added]:
+    """What a copy has put in that was begun so and did not end.
+
+    Raises:
+        RecordDoesNotOpen: A receipt or part was changed, moved or exchanged.
+    """
+    begun = _unfinished(transaction, keys, (what, from_module, conflicts))
+    found = parts(transaction, keys, begun.token) if begun else iter(())
+    return [added for part in found for added, _ in part.lines]
 
 
 def finish(transaction: Transaction, keys: ScopeKeys, receipt: Receipt) -> Receipt:

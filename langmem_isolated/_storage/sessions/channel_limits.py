@@ -29,6 +29,8 @@ from langmem_isolated.errors import RecordDoesNotOpen, RecordError
 _FORM = 1
 _HEAD = struct.Struct(">BBQ")
 _CHANNEL = struct.Struct(f">{DIGEST_BYTES}sQQQ")
+# Channels that applications have without having thought of names.
+CUSTOMARY = ("general", "ai")
 # What one transaction takes out: deletes of 500 rows take 8 to 20 ms.
 MOST_AT_ONCE = 500
 

@@ -10,7 +10,7 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.arguments import kind_of
 from langmem_isolated._runtime.clock import SECOND, now
-from langmem_isolated._storage import confirmation, entries, guests
+from langmem_isolated._storage import confirmation, entries, guests, profiles, usage
 from langmem_isolated._storage.copying.copy import Copy
 from langmem_isolated._storage.copying.options import (
     Conflicts,
@@ -22,6 +22,7 @@ from langmem_isolated._storage.copying.options import (
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.guests import SPACE
 from langmem_isolated._storage.items.statements import LOCK_SCOPE
+from langmem_isolated._storage.profiles import ProfileEntries
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import AnonymousNotFound, KeyDestroyed, ScopeError
 from langmem_isolated.lifecycle.guests.anonymous import found, remove
@@ -52,6 +53,7 @@ def claimed(
         owner = found(context, anonymous_id, target_scope.project_id)
     except AnonymousNotFound:
         return receipt.required()
+    _check_module(owner, target_scope)
     if (done := receipt.read()) is None:
         done = _copied(context, owner, target, receipt, conflicts)
     remove(context, owner)
@@ -76,17 +78,26 @@ def _checked(scope: object, confirmed: object, conflicts: object) -> Scope:
     return scope
 
 
+def _check_module(owner: Owner, scope: Scope) -> None:
+    if owner.module != scope.module_id:
+        raise ScopeError(
+            "claim() takes a scope in the module where the anonymous session took place, got that "
+            "of another: modules are apart. Write guest.scope.module_id for module_id; "
+            "memory.merge_modules(…) brings it to another afterwards. Nothing was claimed."
+        )
+
+
 class _Receipt:
     """What a user's scope knows of one claim that is done."""
 
     def __init__(self, target: ScopedDatabase, anonymous_id: object) -> None:
-        self._target = target
+        self.target = target
         self._key = anonymous_id.encode(errors="replace") if type(anonymous_id) is str else b""
 
     def read(self) -> Transferred | None:
         nothing: list[bytes | None] = [None]
         get = partial(entries.get, kind=Kind.CLAIM)
-        (stored,) = self._target.read(get, nothing, _RECEIPTS, [self._key], now())
+        (stored,) = self.target.read(get, nothing, _RECEIPTS, [self._key], now())
         return None if stored is None else Transferred.unpacked(stored)
 
     def required(self) -> Transferred:
@@ -119,7 +130,7 @@ def _copied(
     try:
         # The claimant, as the guest's keys digest it: the id stands nowhere.
         token = source.write(_begin, target.owner.framed(), os.urandom(_TOKEN_BYTES), now())
-        Copy(source, target, token, conflicts, mark).run(
+        Copy(source, target, token, conflicts, mark, hold=_hold).run(
             at_once=True, finish=partial(_finish, receipt)
         )
     except (AnonymousNotFound, KeyDestroyed):
@@ -136,7 +147,7 @@ def _begin(
     Raises:
         AnonymousNotFound: The guest is gone, or another user has begun to claim it.
     """
-    _lock(transaction, keys, moment)
+    _hold(transaction, keys)
     (begun,) = entries.get(transaction, keys, SPACE, [_CLAIM], moment, kind=Kind.CLAIM)
     if begun is None:
         begun = token + claimant
@@ -146,32 +157,30 @@ def _begin(
     return begun[:_TOKEN_BYTES]
 
 
-def _lock(transaction: Transaction, keys: ScopeKeys, moment: int) -> None:
+def _hold(transaction: Transaction, keys: ScopeKeys) -> None:
     """Have the guest to oneself until the transaction ends.
 
     Raises:
         AnonymousNotFound: It has expired, was claimed or removed.
     """
     row = transaction.row(LOCK_SCOPE, scope_id=keys.scope_id, scope_birth=keys.birth)
-    if row is None or guests.read_life(transaction, keys, moment) is None:
+    if row is None or guests.read_life(transaction, keys, now()) is None:
         raise AnonymousNotFound
 
 
 def _finish(
     receipt: _Receipt, transaction: Transaction, keys: ScopeKeys, source: Reader, copied: Copied
 ) -> None:
-    """In the transaction that shows what was claimed: the guest is gone, and a receipt is there.
-
-    Raises:
-        AnonymousNotFound: The guest is gone already; nothing was shown.
-    """
+    """In the transaction that shows what was claimed: the guest is gone, and a receipt is there."""
     moment = now()
-    _lock(transaction, source.keys, moment)
     receipt.put(transaction, keys, Transferred.of(copied), moment)
+    reading, digest_of = source.within(transaction), receipt.target.model_digest
+    usage.take_over(transaction, keys, reading, source.keys, digest_of)
     guests.end_life(transaction, source.keys, moment)
 
 
 def confirm_all(records: ScopedDatabase) -> int:
     """Take the mark away from everything that was claimed; how many sessions and threads."""
+    records.write_if_exists(profiles.edit, None, ProfileEntries.confirm, now())
     marked = records.snapshot(confirmation.unconfirmed, [], now())
     return sum(records.write_if_exists(confirmation.confirm, False, one, now()) for one in marked)

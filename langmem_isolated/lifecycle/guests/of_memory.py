@@ -80,7 +80,8 @@ class AnonymousSessions(Generic[A]):
 
         Raises:
             AnonymousNotFound: It has expired, was claimed, or never was: which of these is not
-                told. From then on every operation of what was got before raises the same.
+                told. From then on every operation of what was got before raises the same; one that
+                only reads within a second, where another process has claimed or removed it.
             ScopeError: ``project_id`` is malformed.
         """
         from langmem_isolated.lifecycle.guests.anonymous import recovered
@@ -109,11 +110,13 @@ class AnonymousSessions(Generic[A]):
 
         The sessions and threads say where they came from (``session.origin``), and nothing of them
         is recalled into prompts before the user confirms them: ``scope.sessions.confirm(…)`` or
-        ``scope.confirm_claimed()``. Items and documents are there at once.
+        ``scope.confirm_claimed()``. What a profile would tell a model waits for the latter. Items
+        and documents are there at once.
 
         Args:
             anonymous_id: Proves that who logged in is who talked.
-            scope: The user's, ``memory.scope(user_id=…, module_id=…)``, in the same project.
+            scope: The user's, ``memory.scope(user_id=…, module_id=…)``, in the same project and
+                module.
             confirmed: ``True``, once the user has said, after the login, that it is theirs: a login
                 link can be planted in another's browser, whose words it would collect.
             conflicts: What happens to names that the user has already: ``"rename"`` gives what is
@@ -123,7 +126,7 @@ class AnonymousSessions(Generic[A]):
         Raises:
             AnonymousNotFound: As for :meth:`recover`; also if another user has begun to claim it.
             ValueError: ``confirmed`` is not ``True``, or ``conflicts`` is misspelt.
-            ScopeError: ``scope`` is no user's.
+            ScopeError: ``scope`` is no user's, or in another module than the anonymous session.
             AddressTaken: A name is taken, and that is refused.
             RecordDoesNotOpen: Something of it was tampered with; nothing was claimed.
         """

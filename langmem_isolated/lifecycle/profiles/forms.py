@@ -69,9 +69,10 @@ def fact_id(fact: object) -> str:
     """
     given = fact.id if isinstance(fact, Fact) else fact
     if not isinstance(given, str):
+        several = ", each as an argument of its own" if isinstance(given, list | tuple) else ""
         raise TypeError(
             f"A fact is given as a Fact or its id, got {kind_of(fact)}. Give one of "
-            "profile().facts(). Nothing was changed."
+            f"profile().facts(){several}. Nothing was changed."
         )
     if not _ID.fullmatch(given):
         raise ProfileEntryNotFound.of("fact")

@@ -6,7 +6,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
-from langmem_isolated._runtime.arguments import refuse_single
+from langmem_isolated._runtime.arguments import callback, refuse_single
 from langmem_isolated._runtime.calls import explains_calls, made_by
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage import profiles
@@ -281,9 +281,11 @@ class Profile(ProfileReader):
             What is stored now.
 
         Raises:
+            TypeError: ``change`` is no function, or one to be awaited.
             ProfileEntryChanged: Others changed it 50 times meanwhile.
         """
         checked_id("name", name)
+        callback("change", change, example="lambda visits: (visits or 0) + 1")
         for _ in range(_ATTEMPTS):
             there = self._records.read(profiles.view, None, partial(attribute, name=name), now())
             value = checked_json(change(None if there is None else value_of(there)))

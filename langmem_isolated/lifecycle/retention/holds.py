@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from langmem_isolated._crypto.kinds import Kind
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _SPACE = (b"hold",)
 _KIND = Kind.POLICY
 _LONGEST_TEXT = 10_000
+_LONGEST = timedelta(days=365_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +88,8 @@ def place(
 
     Raises:
         ScopeError: An id is malformed.
-        TypeError: ``reason`` or ``by`` is no text, or ``until`` no `datetime` with a time zone.
-        ValueError: One is empty, or too long, or the time is over.
+        TypeError: ``reason`` or ``by`` is no text, or ``until`` neither a moment nor a span.
+        ValueError: One is empty, or too long, or the time is over or without a time zone.
     """
     user, project = checked_id("user_id", user_id), checked_id("project_id", project_id)
     moment = now()
@@ -109,10 +110,18 @@ def place(
 def _checked_end(until: object, moment: int) -> datetime | None:
     if until is None:
         return None
-    if not isinstance(until, datetime) or until.tzinfo is None:
+    if isinstance(until, timedelta):
+        until = (as_moment(moment) or EPOCH) + max(min(until, _LONGEST), timedelta())
+    if not isinstance(until, datetime):
         raise TypeError(
-            f"until must be a datetime with a time zone, or None for no end, got {kind_of(until)}. "
-            "Write datetime(2030, 1, 1, tzinfo=UTC). Nothing was changed."
+            f"until must be a datetime with a time zone, a timedelta or None for no end, got "
+            f"{kind_of(until)}. Write datetime(2030, 1, 1, tzinfo=UTC) or timedelta(days=90). "
+            "Nothing was changed."
+        )
+    if until.tzinfo is None:
+        raise ValueError(
+            "until must have a time zone, as datetime.now(UTC) has, got a datetime without. Write "
+            "until.astimezone() if it is local time. Nothing was changed."
         )
     if _microseconds(until) <= moment:
         raise ValueError(

@@ -31,6 +31,7 @@ _LIMITS = {
 }
 KINDS = tuple(_LIMITS)
 _SPANS = ("age", "idle")
+_MOST_DAYS, _MOST_ROWS = 365_000, 10**9
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -134,10 +135,8 @@ def checked(
     if days is not None and age is not None:
         raise ValueError("days and age are the same: give one of them. Nothing was changed.")
     if days is not None:
-        age = timedelta(
-            days=whole_number("days", days, least=1, advice="Give whole days, or age=.")
-        )
-    most = None if keep_latest is None else whole_number("keep_latest", keep_latest, least=1)
+        age = timedelta(days=_most("days", days, _MOST_DAYS, "Give whole days, or age=."))
+    most = None if keep_latest is None else _most("keep_latest", keep_latest, _MOST_ROWS)
     spans = _span("age", age), _span("idle", idle)
     policy = replace(policy, age=spans[0], idle=spans[1], keep_latest=most)
     _check_limits(policy)
@@ -168,6 +167,17 @@ def address(
         None if channel is None else checked_id("channel", channel),
         None if user_id is None else checked_id("user_id", user_id),
     )
+
+
+def _most(name: str, value: object, most: int, advice: str = "") -> int:
+    number = whole_number(name, value, least=1, advice=advice)
+    if number > most:
+        # A sweep would fail by it, and it is stored: every sweep of every process.
+        raise ValueError(
+            f"{name} must be {most:,} or less, got more. What has no policy is kept for ever. "
+            "Nothing was changed."
+        )
+    return number
 
 
 def _span(name: str, value: object) -> timedelta | None:

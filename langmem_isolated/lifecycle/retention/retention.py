@@ -181,7 +181,7 @@ class Retention:
         *,
         reason: str,
         by: str,
-        until: datetime | None = None,
+        until: datetime | timedelta | None = None,
         project_id: str = "default",
     ) -> Hold:
         """Put a user's memory on legal hold: nothing of it is swept, cleared or erased.
@@ -195,13 +195,14 @@ class Retention:
             user_id: Whose memory.
             reason: Why; 1 to 10,000 characters, sealed.
             by: Who ordered it; the same.
-            until: It ends by itself then; with a time zone. By default when it is released.
+            until: It ends by itself then, at a moment with a time zone, or so long from now. By
+                default when it is released.
             project_id: The user's project.
 
         Raises:
             ScopeError: An id is malformed.
-            TypeError: ``reason`` or ``by`` is no text, or ``until`` no `datetime` with a time zone.
-            ValueError: A text is empty or too long, or the time is over.
+            TypeError: ``reason`` or ``by`` is no text, or ``until`` neither a moment nor a span.
+            ValueError: A text is empty or too long, or the time is over or without a time zone.
         """
         return holds.place(self._context, user_id, project_id, reason, by, until)
 
@@ -211,7 +212,7 @@ class Retention:
         *,
         reason: str,
         by: str,
-        until: datetime | None = None,
+        until: datetime | timedelta | None = None,
         project_id: str = "default",
     ) -> Hold:
         """Put a user's memory on legal hold; see :meth:`hold`."""
@@ -260,9 +261,11 @@ class Retention:
         Raises:
             TypeError: ``every`` is neither.
             ValueError: It is not above 0.
+            DatabaseError: The memory was closed.
         """
         span = every.total_seconds() if isinstance(every, timedelta) else every
         pause = seconds("every", span, advice="Give seconds, or a timedelta.")
+        self._context.database.refuse_if_closed()
         with self._lock:
             former, self._background = self._background, _Background(self._context, pause)
             background = self._background
@@ -299,7 +302,7 @@ class _Background(threading.Thread):
         """Sweep until it is stopped."""
         while not self._ended.is_set():
             self._sweep()
-            self._ended.wait(self._pause)
+            self._ended.wait(min(self._pause, threading.TIMEOUT_MAX))
 
     def _sweep(self) -> None:
         try:

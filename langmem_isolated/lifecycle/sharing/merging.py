@@ -40,6 +40,7 @@ from langmem_isolated.scope import Scope, checked_id
 _CONFLICTS = get_args(MergeConflicts)
 _NO_RECEIPTS: list[journal.Receipt] = []
 _NO_PARTS: list[journal.Part] = []
+_NOTHING_ADDED: list[Added] = []
 
 
 class ModulePair:
@@ -66,13 +67,25 @@ class ModulePair:
 
     def merge(self, conflicts: MergeConflicts) -> MergeReceipt:
         """Put everything of the one module into the other."""
-        if conflicts == "refuse" and (taken := self.plan().conflicts):
-            raise AddressTaken(taken[0].kind)
         from_module = self._ids[1][0]
+        if conflicts == "refuse":
+            self._refuse_taken(from_module)
         begun = self.target.write(journal.begin, "merge", from_module, conflicts)
         keep = partial(journal.record, token=begun.token)
         Copy(self.source, self.target, begun.token, conflicts, journal=keep).run()
         return self._receipt(self.target.write(journal.finish, begun))
+
+    def _refuse_taken(self, from_module: str) -> None:
+        """Refuse where the target has something else than what the same call put in before.
+
+        Raises:
+            AddressTaken: So it is.
+        """
+        asked = "merge", from_module, "refuse"
+        own = set(self.target.snapshot(journal.added_by_unfinished, _NOTHING_ADDED, *asked))
+        for one in plan(self.source, self.target, now()).taken:
+            if one not in own:
+                raise AddressTaken(one.kind.label)
 
     def plan_facts(self, facts: Collection[Fact | str]) -> MergePlan:
         """What a copy of facts would put in."""
@@ -94,7 +107,12 @@ class ModulePair:
         refuse_single("facts", facts, (Fact,), example="facts=[fact.id]")
         there = {fact.id: fact for fact in ProfileReader(self.source).facts()}
         wanted = [*dict.fromkeys(map(fact_id, facts))]
-        if not wanted or not there.keys() >= set(wanted):
+        if not wanted:
+            raise ValueError(
+                "facts must hold one fact or more, got none. Choose from profile().facts() of the "
+                "module that they are copied from. Nothing was copied."
+            )
+        if not there.keys() >= set(wanted):
             raise ProfileEntryNotFound.of("fact")
         return [there[one] for one in wanted]
 

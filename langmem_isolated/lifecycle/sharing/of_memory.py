@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, overload
 
 from langmem_isolated._adapters.context import MemoryContext
+from langmem_isolated._runtime.arguments import true_or_false
 from langmem_isolated._runtime.calls import explains_calls
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class ModuleMerges:
 
         Raises:
             ScopeError: An id is missing or malformed, or the modules are one.
+            TypeError: ``dry_run`` is neither true nor false.
             ValueError: ``conflicts`` is not known.
             AddressTaken: A name is taken, and that is refused; nothing was put in.
             RecordDoesNotOpen: Something of either module is not as it was stored.
@@ -100,6 +102,7 @@ class ModuleMerges:
         from langmem_isolated.lifecycle.sharing.merging import ModulePair, checked_conflicts
 
         checked_conflicts(conflicts)
+        true_or_false("dry_run", dry_run)
         pair = ModulePair(self._context, user_id, (from_module, into_module), project_id)
         return pair.plan() if dry_run else pair.merge(conflicts)
 
@@ -158,13 +161,15 @@ class ModuleMerges:
         Raises:
             ProfileEntryNotFound: The one module knows no such fact; none was copied.
             ScopeError: An id is missing or malformed, or the modules are one.
-            TypeError: ``facts`` is no list of facts or ids.
+            TypeError: ``facts`` is no list of facts or ids, or ``dry_run`` neither true nor false.
+            ValueError: ``facts`` has none.
             LimitExceeded: The profile would hold too many.
             RecordDoesNotOpen: Something of either profile is not as it was stored.
             KeyDestroyed: The user was erased meanwhile.
         """
         from langmem_isolated.lifecycle.sharing.merging import ModulePair
 
+        true_or_false("dry_run", dry_run)
         pair = ModulePair(self._context, user_id, (from_module, to_module), project_id)
         return pair.plan_facts(facts) if dry_run else pair.copy_facts(facts)
 

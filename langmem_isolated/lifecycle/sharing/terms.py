@@ -56,7 +56,8 @@ class Terms(NamedTuple):
             ValueError: A kind or a field is not known, none is given, or a field's kind is not.
             ScopeError: An id or a name is malformed.
         """
-        return cls(_kinds(kinds), **_narrowed(frozenset(kinds), fields or {}))
+        shared = _kinds(kinds)
+        return cls(shared, **_narrowed(shared, fields or {}))
 
     @property
     def fields(self) -> SharedFields:
@@ -163,13 +164,14 @@ def _check(shared: frozenset[str] | None, name: str, what: str) -> None:
 
 def _kinds(kinds: Collection[SharedKind]) -> frozenset[str]:
     refuse_single("kinds", kinds, (), example='kinds=["message"]')
-    if not kinds or any(kind not in KINDS for kind in kinds):
-        got = "another in it" if kinds else "none"
+    named = [*kinds]
+    if not named or any(kind not in KINDS for kind in named):
+        got = "another in it" if named else "none"
         raise ValueError(
             f"kinds must be some of {', '.join(KINDS)}, got {got}. Name what is shared, as in "
             'kinds=["message"]: there is no default. Nothing was granted.'
         )
-    return frozenset(kinds)
+    return frozenset(named)
 
 
 def _narrowed(kinds: frozenset[str], fields: SharedFields) -> dict[str, frozenset[Any]]:
