@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from typing import Annotated, Any
 
 import pytest
@@ -172,6 +173,48 @@ async def test_every_message_of_every_run_is_recorded_once_and_as_it_stands_in_t
     assert recorded(tutor)[1].tool_calls == result["messages"][1].tool_calls
     assert {m.id for m in tutor.recent({"ai": 99})} == {m.id for m in result["messages"]}
     assert tutor.recent({"events": 99}) == []
+
+
+@pytest.mark.parametrize(
+    ("keep", "left"),
+    [
+        ({"keep_latest": 1}, ["ai: re: two", "human: three", "ai: re: three"]),
+        ({"age": timedelta(microseconds=1)}, ["human: three", "ai: re: three"]),
+    ],
+)
+async def test_what_a_policy_let_go_of_a_session_is_not_recorded_again_from_the_thread(
+    memory: IsolatedMemory,
+    tutor: ScopedMemory,
+    door: Door,
+    keep: dict[str, Any],
+    left: list[str],
+):
+    agent = create_agent(
+        Scripted(says=echo), middleware=[memory.middleware()], checkpointer=memory.checkpointer()
+    )
+    await run(door, agent, "one")
+    await run(door, agent, "two")
+    memory.retention.keep("message", **keep)
+    memory.sweep()
+    memory.retention.remove("message")
+
+    await run(door, agent, "three")
+
+    assert texts(recorded(tutor)) == left
+
+
+async def test_a_channel_with_a_limit_keeps_the_newest_of_a_thread_and_loses_no_answer(
+    memory: IsolatedMemory, tutor: ScopedMemory, door: Door
+):
+    agent = create_agent(
+        Scripted(says=echo), middleware=[memory.middleware()], checkpointer=memory.checkpointer()
+    )
+    tutor.sessions.create("t")
+    tutor.sessions.set_channel_limits("t", {"ai": 2})
+
+    for number in range(4):
+        await run(door, agent, f"{number}")
+        assert texts(recorded(tutor)) == [f"human: {number}", f"ai: re: {number}"]
 
 
 async def test_a_bound_middleware_records_its_scope(

@@ -191,13 +191,31 @@ class Recorder:
         walk = _Walk(newest_first, is_start)
         found = self.trace(newest_first, walk.is_end)
         self.behind = max(self.behind, walk.newest, self._sequence_of_edited(newest_first, walk))
-        new = [
-            message
-            for number, (message, sequence) in enumerate(zip(newest_first, found, strict=False))
-            if sequence is None or number in walk.edited
-        ]
+        new = [n for n, sequence in enumerate(found) if sequence is None or n in walk.edited]
+        if new and len(found) == len(newest_first):
+            new = self._without_dropped(newest_first, found, new)
         if new:
-            self.add(new[::-1])
+            self.add([newest_first[number] for number in reversed(new)])
+
+    def _without_dropped(
+        self,
+        newest_first: Sequence[BaseMessage],
+        found: Sequence[int | None],
+        new: list[int],
+    ) -> list[int]:
+        """Those of the ``new`` that never were in the session.
+
+        A thread keeps what dropped out of its session: by a policy, or a limit of a channel. Where
+        some did, what is older than all that is known was among it; of nothing known, what is older
+        than the newest turn.
+        """
+        known = [number for number, sequence in enumerate(found) if sequence is not None]
+        oldest = known[-1] if known else _begin_of_turn(newest_first)
+        later = [number for number in new if number <= oldest]
+        if len(later) == len(new):
+            return new
+        has_lost = self.records.read_apart(reading.has_lost, False, self.session_id, now())
+        return later if has_lost else new
 
     def _sequence_of_edited(self, newest_first: Sequence[BaseMessage], walk: "_Walk") -> int:
         """Where the newest is recorded, if that is under an id made of its own and what it says."""
@@ -258,6 +276,17 @@ class _Walk:
         begins_with_question = not isinstance(self._messages[0], AIMessage)
         is_answered = self._has_answer and begins_with_question
         return not is_answered and not says_the_same(message, known.plaintext)
+
+
+def _begin_of_turn(newest_first: Sequence[BaseMessage]) -> int:
+    """Where the newest turn begins: with its question, or the first of several in a row."""
+    begin = 0
+    for number, message in enumerate(newest_first):
+        if isinstance(message, HumanMessage):
+            begin = number
+        elif isinstance(newest_first[begin], HumanMessage):
+            break
+    return begin if isinstance(newest_first[begin], HumanMessage) else len(newest_first)
 
 
 def _is_summary(message: BaseMessage) -> bool:

@@ -305,3 +305,13 @@ def count(transaction: Transaction, keys: ScopeKeys, session_id: str, now: int) 
         return 0
     state = ContainerState.checked(Kind.SESSION, keys, digest, row)
     return 0 if state.is_expired(now) else state.count
+
+
+def has_lost(transaction: Transaction, keys: ScopeKeys, session_id: str, now: int) -> bool:
+    """Whether messages dropped out of the session since it began, or was cleared."""
+    digest = session_digest(keys, session_id)
+    row = transaction.row(sql.COUNT, scope_id=keys.scope_id, digest=digest)
+    if row is None:
+        return False
+    state = ContainerState.checked(Kind.SESSION, keys, digest, row)
+    return not state.is_expired(now) and state.count < state.next_sequence

@@ -187,7 +187,9 @@ class Retention:
         """Put a user's memory on legal hold: nothing of it is swept, cleared or erased.
 
         It counts for every module of the user, those begun later included, from the moment in
-        which this returns. What people remove themselves, one session or item at a time, goes.
+        which this returns. What people remove themselves, one session or item at a time, goes, and
+        what makes way for something new: by the limits of channels, by ``max_sessions``, where an
+        expired session or thread is begun again, and where a claim or merge replaces.
 
         Args:
             user_id: Whose memory.
