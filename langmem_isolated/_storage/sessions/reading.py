@@ -137,7 +137,7 @@ def opened(
     start = max(oldest, end - bounds.limit)
     if state.channels is not None and dense_from(state) > start:
         return _summed_up(keys, digest, state, messages, bounds) if is_dated else None
-    ordered = sorted((row[0], row[1]) for row in messages)
+    ordered = sorted([(row[0], row[1]) for row in messages])
     if is_dated:
         ordered = _within(ordered, bounds)
     if [key for key, _ in ordered] != [number.to_bytes(8) for number in range(start, end)]:
