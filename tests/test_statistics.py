@@ -10,6 +10,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.base import empty_checkpoint
 
+from benchmarks import lifecycle
 from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.owners import Level, Owner
@@ -401,3 +402,13 @@ def test_what_cannot_be_counted_is_refused(
 ):
     with pytest.raises(error):
         memory.stats(**arguments)
+
+
+def test_the_benchmark_makes_as_much_as_it_says(sqlite_url: str, root_key: LocalRootKey):
+    with IsolatedMemory(sqlite_url, root_key=root_key) as memory:
+        lifecycle.make_user(memory, lifecycle.SOMEONE)
+
+        total = memory.stats().total
+        assert (total.users, total.sessions) == (1, lifecycle.SESSIONS)
+        assert total.messages == lifecycle.SESSIONS * lifecycle.MESSAGES
+        assert total.entries == lifecycle.LIVING
