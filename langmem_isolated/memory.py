@@ -26,8 +26,7 @@ from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._runtime.session_rules import NO_RULES, SessionRules
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated.errors import DatabaseError, ScopeError
-from langmem_isolated.lifecycle import AnonymousSessions, MemoryLifecycle
-from langmem_isolated.lifecycle.one_module import OneModule
+from langmem_isolated.lifecycle import AnonymousSessions, MemoryLifecycle, OneModule
 from langmem_isolated.memory_of_run import MemoryOfRun
 from langmem_isolated.root_keys import LocalRootKey, RootKey, checked_provider
 from langmem_isolated.scope import AnonymousScope, Scope, checked_id

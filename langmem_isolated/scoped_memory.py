@@ -14,8 +14,7 @@ from langmem_isolated._runtime.arguments import kind_of
 from langmem_isolated._runtime.calls import ONE_SCOPE, explains_calls, made_by
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import IsolationViolation
-from langmem_isolated.lifecycle import EphemeralContext, EphemeralLife, ScopeLifecycle
-from langmem_isolated.lifecycle.one_module import OneModule
+from langmem_isolated.lifecycle import EphemeralContext, EphemeralLife, OneModule, ScopeLifecycle
 from langmem_isolated.scope import Scope, checked_id
 from langmem_isolated.scoped_retrieval import ScopedRetrieval
 

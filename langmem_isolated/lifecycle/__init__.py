@@ -7,6 +7,7 @@ from langmem_isolated.lifecycle.ephemeral import EphemeralContext, EphemeralLife
 from langmem_isolated.lifecycle.guests.of_memory import AnonymousSessions
 from langmem_isolated.lifecycle.of_memory import MemoryLifecycle
 from langmem_isolated.lifecycle.of_scope import ScopeLifecycle
+from langmem_isolated.lifecycle.one_module import OneModule
 from langmem_isolated.lifecycle.verification import Verified, verified
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ __all__ = [
     "ModuleStats",
     "Named",
     "NewName",
+    "OneModule",
     "Overview",
     "Policy",
     "Profile",
