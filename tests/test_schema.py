@@ -21,6 +21,7 @@ from langmem_isolated._database import schema
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.schema import POSTGRES_SCHEMA, metadata
 from langmem_isolated._database.statements import InsertsByDialect
+from langmem_isolated._storage import due
 from langmem_isolated.errors import DatabaseError, SchemaTooNew, SchemaTooOld
 from tests.conftest import ROOT_KEY, Attacker
 from tests.embeddings import NGramEmbeddings
@@ -200,6 +201,10 @@ def test_an_insert_of_given_rows_returns_nothing():
     assert not any("RETURNING" in text for one in inserts for text in compiled(one))
 
 
+# By which a sweep finds what has expired, whosever it is: addresses and times, nothing sealed.
+OF_ALL_SCOPES = (due._EXPIRED_ROWS, due._EXPIRED_RECORDS)
+
+
 def test_every_statement_on_scoped_records_names_the_scope():
     seen = 0
     for statement in statements():
@@ -208,7 +213,10 @@ def test_every_statement_on_scoped_records_names_the_scope():
             texts = compiled(statement)
             assert texts
             assert all("scope_id" in text for text in texts)
-            if isinstance(statement, sa.Select | sa.Update | sa.Delete):
+            if any(statement is one for one in OF_ALL_SCOPES):
+                assert isinstance(statement, sa.Select)
+                assert "sealed" not in texts[0]
+            elif isinstance(statement, sa.Select | sa.Update | sa.Delete):
                 assert all("scope_id = " in text or "scope_id IN" in text for text in texts)
 
     assert seen >= 10

@@ -26,7 +26,11 @@ from langmem_isolated.errors import RecordDoesNotOpen
 
 _sessions = schema.sessions.c
 _IS_THERE = sa.or_(_sessions.expires_at.is_(None), _sessions.expires_at > bindparam("now"))
-_IN_STATES = _sessions.state.between(bindparam("first_state"), bindparam("last_state"))
+# A state that is none, as tampering leaves, is in every list, where it is shown as damaged.
+_IN_STATES = sa.or_(
+    _sessions.state.between(bindparam("first_state"), bindparam("last_state")),
+    _sessions.state.not_in([sa.literal_column(str(state)) for state in range(1, 5)]),
+)
 _ANY_STATE = -(2**15), 2**15 - 1
 _NOT_ARCHIVED = 0, ARCHIVED_STATES[0] - 1
 

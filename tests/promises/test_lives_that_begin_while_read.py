@@ -7,6 +7,7 @@ import pytest
 from langchain_core.messages import HumanMessage
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
+from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage.sessions import reading as messages
 from langmem_isolated._storage.threads import reading as threads
 from tests.embeddings import NGramEmbeddings
@@ -62,7 +63,9 @@ def test_a_session_is_cleared_and_filled_again(
     scoped.chat_history("s").add_messages([HumanMessage(text, id=text) for text in "ab"])
     monkeypatch.setattr(messages, "find_by_id", once(messages.find_by_id, again))
 
-    found = scoped._records.read_apart(messages.trace, None, "s", ["a", "b"], lambda *_: False)
+    found = scoped._records.read_apart(
+        messages.trace, None, "s", ["a", "b"], lambda *_: False, now()
+    )
 
     assert found == [2, 1]
 

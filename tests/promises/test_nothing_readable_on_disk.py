@@ -327,7 +327,7 @@ def provoked(
     def stored_as(plaintext: bytes) -> Callable[[], object]:
         """What a later version of this package may have written."""
         other = scoped.chat_history(canary("session"))
-        later = _Said([], None, now(), [Message(plaintext, None)])
+        later = _Said([], None, now(), [], [Message(plaintext, None)])
         other._appender._append(later, without_alias, look_first=False)
         return lambda: other.messages
 
