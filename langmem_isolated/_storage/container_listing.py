@@ -26,6 +26,11 @@ from langmem_isolated.errors import RecordDoesNotOpen
 
 _sessions = schema.sessions.c
 _IS_THERE = sa.or_(_sessions.expires_at.is_(None), _sessions.expires_at > bindparam("now"))
+# What tampering leaves in place of 0 or 1 is listed behind the pinned ones.
+_pinned = sa.case(
+    (_sessions.is_pinned == sa.literal_column("1"), sa.literal_column("1")),
+    else_=sa.literal_column("0"),
+)
 # A state that is none, as tampering leaves, is in every list, where it is shown as damaged.
 _IN_STATES = sa.or_(
     _sessions.state.between(bindparam("first_state"), bindparam("last_state")),
@@ -66,7 +71,7 @@ class Listed:
     @property
     def position(self) -> Position:
         """Where the next page goes on."""
-        return Position(self.is_pinned, self.updated_at, self.digest)
+        return Position(int(self.is_pinned == 1), self.updated_at, self.digest)
 
     @property
     def is_closed(self) -> bool:
@@ -118,7 +123,7 @@ class ContainerListing:
         self._list = (
             select(*LISTED)
             .where(alive, _is_behind())
-            .order_by(_sessions.is_pinned.desc(), _sessions.updated_at.desc(), _sessions.digest)
+            .order_by(_pinned.desc(), _sessions.updated_at.desc(), _sessions.digest)
             .limit(bindparam("limit", type_=sa.BigInteger))
             .offset(sa.literal_column("0"))
         )
@@ -211,9 +216,9 @@ def _is_behind() -> sa.ColumnElement[bool]:
     is_pinned = bindparam("is_pinned", type_=_sessions.is_pinned.type)
     updated_at = bindparam("updated_at", type_=_sessions.updated_at.type)
     return sa.or_(
-        _sessions.is_pinned < is_pinned,
+        _pinned < is_pinned,
         sa.and_(
-            _sessions.is_pinned == is_pinned,
+            _pinned == is_pinned,
             sa.or_(
                 _sessions.updated_at < updated_at,
                 sa.and_(_sessions.updated_at == updated_at, _sessions.digest > bindparam("digest")),
