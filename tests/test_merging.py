@@ -479,9 +479,11 @@ def test_facts_that_are_not_there_copy_nothing(
     memory: IsolatedMemory, tutor: ScopedMemory, planner: ScopedMemory
 ):
     known = tutor.profile().facts()[0]
-    for facts in ([known.id, "0" * 16], [], ["nonsense"]):
+    for facts in ([known.id, "0" * 16], ["nonsense"]):
         with pytest.raises(ProfileEntryNotFound):
             memory.copy_facts(**FACTS, facts=facts)
+    with pytest.raises(ValueError, match="one fact or more"):
+        memory.copy_facts(**FACTS, facts=[])
     for facts in (known, known.id):
         with pytest.raises(TypeError):
             memory.copy_facts(**FACTS, facts=facts)  # type: ignore[arg-type]
