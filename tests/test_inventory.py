@@ -152,7 +152,7 @@ def test_every_kind_is_swept_when_its_time_is_over_or_has_no_end(
     memory: IsolatedMemory, attacker: Attacker
 ):
     scope = memory.scope(user_id="alice", module_id="tutor")
-    soon = timedelta(seconds=2)
+    soon = timedelta(seconds=6)
     fill(memory, scope, soon)
     operate(memory, soon)
     for kind in ("session", "thread", "item", "document", "entry", "receipt"):
