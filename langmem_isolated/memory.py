@@ -132,15 +132,8 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
     ) -> None:
         checked_url(url)
         keys = ConfigKeys.of(config_keys)
-        if not isinstance(limits, Limits):
-            raise TypeError(
-                f"limits must be Limits(…), got {kind_of(limits)}. Write limits=Limits()."
-            )
-        if not isinstance(session_rules, SessionRules):
-            raise TypeError(
-                f"session_rules must be SessionRules(…), got {kind_of(session_rules)}. Write "
-                "session_rules=SessionRules(max_sessions=100)."
-            )
+        _expect_instance("limits", limits, Limits, "Limits()")
+        _expect_instance("session_rules", session_rules, SessionRules, "SessionRules(idle=…)")
         try:
             key = (
                 LocalRootKey.from_environment() if root_key is None else checked_provider(root_key)
@@ -352,6 +345,13 @@ def _plaintext_cache(span: float, size: int) -> PlaintextCache | None:
     seconds("plaintext_cache_seconds", span, or_none=True)
     whole_number("plaintext_cache_bytes", size, least=1)
     return PlaintextCache(seconds=span, size=size) if span else None
+
+
+def _expect_instance(name: str, value: object, kind: type, example: str) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(
+            f"{name} must be {kind.__name__}(…), got {kind_of(value)}. Write {name}={example}."
+        )
 
 
 def _refuse_own_key_store(database: Database, key_store: Database | None) -> None:

@@ -11,23 +11,14 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import NamedTuple, TypeVar
 
-import sqlalchemy as sa
-from sqlalchemy import bindparam, select
-
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._database import schema
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry
+from langmem_isolated._storage.scope_rows import lock_for_update
 
 T = TypeVar("T")
-
-_LOCK = (
-    select(schema.scopes.c.scope_id)
-    .where(schema.scopes.c.scope_id == bindparam("scope_id", type_=sa.LargeBinary))
-    .with_for_update(key_share=True)
-)
 
 
 UNCONFIRMED = (b"unconfirmed",)
@@ -110,7 +101,7 @@ def edit(
     transaction: Transaction, keys: ScopeKeys, body: Callable[[ProfileEntries], T], now: int
 ) -> T:
     """Run ``body`` on a profile that nobody else changes until it is committed."""
-    transaction.query(_LOCK, scope_id=keys.scope_id).fetchall()
+    lock_for_update(transaction, keys.scope_id)
     return body(ProfileEntries(transaction, keys, now))
 
 

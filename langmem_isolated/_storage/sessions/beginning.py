@@ -10,6 +10,7 @@ from langmem_isolated._runtime.clock import lifetime
 from langmem_isolated._runtime.session_rules import NO_RULES, SessionRules
 from langmem_isolated._storage.container_state import ContainerState
 from langmem_isolated._storage.containers import Beginning
+from langmem_isolated._storage.scope_rows import lock_for_update
 from langmem_isolated._storage.sessions import statements as sql
 from langmem_isolated._storage.sessions.channel_limits import beginning
 from langmem_isolated._storage.sessions.listing import ROWS, session_digest
@@ -70,7 +71,7 @@ def _drop_excess(
     """
     here = {"scope_id": keys.scope_id}
     # Who makes another one meanwhile waits, and counts this one.
-    transaction.row(sql.LOCK_SCOPE, **here)
+    lock_for_update(transaction, keys.scope_id)
     row = transaction.row(sql.COUNT_SESSIONS, **here, now=now)
     excess = (row[0] if row else 0) - most
     if excess <= 0:

@@ -158,11 +158,6 @@ ANY_MESSAGE = (
 )
 _SCOPES_SESSIONS = in_scope(Kind.SESSION)
 # Others wait who would make a session, too; not those who write to one.
-LOCK_SCOPE = (
-    select(schema.scopes.c.birth)
-    .where(schema.scopes.c.scope_id == SCOPE_ID)
-    .with_for_update(key_share=True)
-)
 COUNT_SESSIONS = (
     select(sa.func.count()).select_from(schema.sessions).where(_SCOPES_SESSIONS, _IS_THERE)
 )
