@@ -113,6 +113,8 @@ class Appender:
         try:
             self._append(said, repeated, look_first=True)
         except Conflict:
+            # Among rows that an erasure is removing, a number may be taken.
+            self._records.refuse_if_erased()
             raise AddressTaken(Kind.MESSAGE.label) from None
 
     def _append(self, said: "_Said", repeated: Repeated, *, look_first: bool) -> None:

@@ -34,6 +34,9 @@ from langmem_isolated._runtime.forking import pause_for_forks, renew_in_children
 from langmem_isolated.errors import DatabaseError, DatabaseLocked
 
 _CHECKPOINT = "PRAGMA wal_checkpoint(PASSIVE)"
+_TRUNCATE = "PRAGMA wal_checkpoint(TRUNCATE)"
+# For readers to end; whoever reads longer is not waited for.
+_TRUNCATE_WAIT = "PRAGMA busy_timeout = 1000"
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -217,6 +220,27 @@ class Database:
         """
         if not self.is_postgres:
             self.inspect(lambda connection: connection.exec_driver_sql(_CHECKPOINT).fetchall())
+
+    def truncate_log(self) -> bool:
+        """SQLite: leave nothing in its log; whether that is so now. Never so on PostgreSQL.
+
+        Somebody who reads keeps the log as it is: it is tried for a second, and may be again. With
+        ``secure_delete``, which every connection of ours has, no byte of what was removed is left
+        in the file then: of its free pages and the freed parts of others, SQLite makes zeros.
+        """
+        return not self.is_postgres and self.inspect(self._truncated)
+
+    def _truncated(self, connection: Connection) -> bool:
+        wait = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
+        connection.exec_driver_sql(_TRUNCATE_WAIT)
+        try:
+            busy, *_ = connection.exec_driver_sql(_TRUNCATE).one()
+        except exc.OperationalError:
+            # Somebody else truncates it, or a snapshot is being read.
+            return False
+        finally:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(wait)}")
+        return bool(busy == 0)
 
     def _no_turn(self) -> DatabaseLocked:
         return DatabaseLocked(

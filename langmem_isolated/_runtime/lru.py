@@ -4,7 +4,7 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
 
 from langmem_isolated._runtime.forking import renew_in_children
@@ -105,6 +105,11 @@ class LRUCache(Generic[K, V]):
         """Let go of the value under ``key``, if there is one."""
         with self._lock:
             self._drop(key)
+
+    def __iter__(self) -> Iterator[K]:
+        """What values are kept under at this moment, those over time as well."""
+        with self._lock:
+            return iter([*self._values])
 
     def clear(self) -> None:
         """Let go of everything."""

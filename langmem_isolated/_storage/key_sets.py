@@ -162,7 +162,7 @@ class KeySets:
     """The key sets in one database."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self.database = database
 
     def read(self, principal: bytes, directory: DirectoryKey) -> KeySet:
         """A principal's set, checked.
@@ -176,7 +176,7 @@ class KeySets:
 
     def read_unchecked(self, principal: bytes) -> KeySet:
         """A set as it is found: for that of the directory key, which is needed to check it."""
-        rows = self._database.read(Transaction.rows, _SELECT_SET, principal=principal)
+        rows = self.database.read(Transaction.rows, _SELECT_SET, principal=principal)
         revision, mac, *_ = rows[0]
         keys = tuple(StoredKey(*row[2:]) for row in rows if row[2] is not None)
         return KeySet(principal, revision or 0, mac, keys)
@@ -189,7 +189,7 @@ class KeySets:
         new = replace(new, revision=old.revision + 1)
         mac = directory.key_set_mac(*new.columns())
         changed = [key for key in new.keys if key not in old.keys]
-        return self._database.write(_swap, old, replace(new, mac=mac), changed)
+        return self.database.write(_swap, old, replace(new, mac=mac), changed)
 
     def remove(self, principal: bytes, directory: DirectoryKey) -> None:
         """Remove a set all of whose keys are destroyed.
@@ -201,7 +201,7 @@ class KeySets:
         found = self.read(principal, directory)
         if any(key.state != State.DESTROYED for key in found.keys):
             raise KeyNotFound("Keys that are in use are not removed. Destroy them first.")
-        self._database.write(_remove, found)
+        self.database.write(_remove, found)
 
 
 def check(found: KeySet, directory: DirectoryKey) -> None:

@@ -269,9 +269,20 @@ class Keyring:
         """Give the owner's principal a new sealing key; the former opens and seals no more."""
         self.change_keys(owner, lambda found, keys: keys.with_new_keys(found, Purpose.SEALING))
 
-    def destroy(self, owner: Owner) -> None:
-        """Destroy all keys of the owner's principal."""
-        self.change_keys(owner, lambda found, _: found.destroyed(now()))
+    def destroy(self, owner: Owner) -> KeySet:
+        """Destroy all keys of the owner's principal; returns the set that they were."""
+        former: list[KeySet] = []
+
+        def destroyed(found: KeySet, _: WrappedKeys) -> KeySet:
+            former.append(found)
+            return found.destroyed(now())
+
+        self.change_keys(owner, destroyed)
+        principal = owner.principal()
+        for cached in self._cache:
+            if cached.principal() == principal:
+                self.forget(cached)
+        return former[-1]
 
     def remove_destroyed(self, owner: Owner) -> None:
         """Remove the destroyed keys of a principal that has nothing left and cannot come back.
@@ -282,6 +293,10 @@ class Keyring:
         opened = self._installation.open(create=False)
         if opened is not None:
             self._sets.remove(opened.directory.principal_of(owner), opened.directory)
+
+    def truncate_log(self) -> bool:
+        """Leave nothing in the log of the key store, as `Database.truncate_log` does."""
+        return self._sets.database.truncate_log()
 
     def check(self) -> bool:
         """Prove that the root key opens this installation; ``False`` when it has no keys yet."""

@@ -262,7 +262,7 @@ class ScopedDatabase:
             except RecordDoesNotOpen as error:
                 fresh = self.rotated_keys(keys, error.key_id)
                 if fresh is None:
-                    self._expect_same_life(keys)
+                    self.refuse_if_erased()
                     raise
             return door(operation, self._of_same_life(fresh), *args, **kwargs)
         except (ScopeGone, Conflict) as error:
@@ -286,15 +286,15 @@ class ScopedDatabase:
             self._keyring.forget(self.owner)
         return None
 
-    def _expect_same_life(self, keys: ScopeKeys) -> None:
-        """Refuse keys of a life that ended in another process: what is there now is no damage.
+    def refuse_if_erased(self) -> None:
+        """Refuse to go on in a life that ended in another process: what is there is no damage.
 
         Raises:
             KeyDestroyed: The owner was erased, whether or not it has come back since.
         """
         self._keyring.forget(self.owner)
         now = self._find()
-        if now is None or now.birth != keys.birth:
+        if now is None or now.birth != self._birth:
             raise KeyDestroyed
 
     def _of_same_life(self, keys: ScopeKeys) -> ScopeKeys:

@@ -13,6 +13,7 @@ from langmem_isolated.cli import sessions as session
 from langmem_isolated.cli import threads as thread
 from langmem_isolated.cli.clearing import clear
 from langmem_isolated.cli.doctor import doctor
+from langmem_isolated.cli.erasure import erase
 from langmem_isolated.cli.examples import shown
 from langmem_isolated.cli.keys import keygen
 from langmem_isolated.cli.modules import modules
@@ -72,6 +73,7 @@ for command, examples in (
     (digest, ("digest --user ann --module tutor",)),
     (retention.sweep, ("sweep --dry-run", "sweep --max-seconds 60 --json")),
     (clear, ("clear --user ann --module tutor", "clear --user ann --yes --json")),
+    (erase, ("erase --user ann", "erase --user ann --yes --json", "erase --finish")),
     (doctor, ("doctor", "doctor --database postgresql://service@host/memory --json")),
 ):
     app.command(epilog=shown(*examples))(command)

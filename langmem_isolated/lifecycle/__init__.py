@@ -12,6 +12,7 @@ from langmem_isolated.lifecycle.verification import Verified, verified
 
 if TYPE_CHECKING:
     from langmem_isolated._adapters.quota import Quota
+    from langmem_isolated.lifecycle.erasure import ErasureReceipt
     from langmem_isolated.lifecycle.guests.transferred import NewName, Transferred
     from langmem_isolated.lifecycle.isolation import ModuleIsolation
     from langmem_isolated.lifecycle.profiles.comparison import (
@@ -65,6 +66,7 @@ __all__ = [
     "Day",
     "EphemeralContext",
     "EphemeralLife",
+    "ErasureReceipt",
     "Fact",
     "FactSource",
     "Grant",
@@ -111,6 +113,7 @@ __all__ = [
 # What operators ask for is loaded when they do.
 _NAMES = {
     "_adapters.quota": ("Quota",),
+    "lifecycle.erasure": ("ErasureReceipt",),
     "lifecycle.guests.transferred": ("NewName", "Transferred"),
     "lifecycle.isolation": ("ModuleIsolation",),
     "lifecycle.profiles.comparison": (

@@ -114,6 +114,6 @@ def remove(context: MemoryContext, owner: Owner) -> Counter[Kind]:
     counts: Counter[Kind] = Counter()
     context.keyring.destroy(owner)
     for row in context.keyring.scopes_of(owner):
-        counts += remove_rows(context.database, row.scope_id)
+        counts += remove_rows(context.database, row)
     context.keyring.remove_destroyed(owner)
     return counts
