@@ -9,7 +9,6 @@ every record sealed with them unreadable, in backups too.
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 from langmem_isolated._crypto.directory import DirectoryKey
 from langmem_isolated._crypto.kinds import Kind
@@ -18,9 +17,10 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.database import Database
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.lru import LRUCache
-from langmem_isolated._storage.installation import Installation, OpenInstallation
+from langmem_isolated._storage.installation import Installation
 from langmem_isolated._storage.key_sets import KeySet, KeySets, Purpose
 from langmem_isolated._storage.key_uses import KeyUses
+from langmem_isolated._storage.owner_state import OwnerPlace, OwnerState
 from langmem_isolated._storage.scope_rows import ScopeRow, ScopeRows, Traces, owner_of
 from langmem_isolated._storage.wrapped_keys import OWNED, WrappedKeys, incarnation_of
 from langmem_isolated.errors import KeyDestroyed, KeyNotFound, RecordDoesNotOpen
@@ -33,44 +33,6 @@ _log = logging.getLogger("langmem_isolated.scopes")
 _LOOKS = 16
 _LOOKS_AT_ONCE = 3
 _PAUSE_SECONDS = 0.004
-
-
-class _Place(NamedTuple):
-    """An owner, and by which digests the tables know it."""
-
-    owner: Owner
-    directory: DirectoryKey
-    keys: WrappedKeys
-    principal: bytes
-    scope_id: bytes
-
-    @classmethod
-    def of(cls, owner: Owner, opened: OpenInstallation) -> "_Place":
-        directory, keys = opened
-        principal, scope_id = directory.principal_of(owner), directory.scope_id_of(owner)
-        return cls(owner, directory, keys, principal, scope_id)
-
-
-class _Sight(NamedTuple):
-    """What one look found of an owner: the keys of its principal, and the row of its scope."""
-
-    key_set: KeySet
-    row: ScopeRow | None
-    traces: Traces | None
-
-    @property
-    def fits(self) -> bool:
-        """Whether the row is of the life that the keys are of."""
-        return bool(
-            self.row
-            and self.row.incarnation == incarnation_of(self.key_set)
-            and self.row.oldest_key <= self.key_set.living(Purpose.SEALING)[-1].version
-        )
-
-    @property
-    def is_leftover(self) -> bool:
-        """Whether the row is of a former life: of a first use that an erasure overtook."""
-        return bool(self.row and self.row.incarnation < (incarnation_of(self.key_set) or 0))
 
 
 class Keyring:
@@ -128,7 +90,7 @@ class Keyring:
             return keys
         opened = self._installation.open(create=True)
         assert opened is not None
-        place, made = _Place.of(owner, opened), None
+        place, made = OwnerPlace.of(owner, opened), None
         for sight in self._looks(place):
             if sight.fits:
                 if made and sight.row and sight.row.birth == made.birth:
@@ -152,7 +114,7 @@ class Keyring:
         opened = self._installation.open(create=False)
         if opened is None:
             return None
-        place = _Place.of(owner, opened)
+        place = OwnerPlace.of(owner, opened)
         for sight in self._looks(place):
             if sight.fits:
                 return self._remember(place, sight)
@@ -182,7 +144,7 @@ class Keyring:
         opened = self._installation.open(create=False)
         if opened is None:
             return []
-        place = _Place.of(principal_of, opened)
+        place = OwnerPlace.of(principal_of, opened)
         principal = place.keys.unwrapped(self._sets.read(place.principal, place.directory))
         rows = self._scopes.of_principal(place.directory, place.principal) if principal else []
         return [owner_of(row, principal) for row in rows if principal]
@@ -257,7 +219,7 @@ class Keyring:
         """
         opened = self._installation.open(create=True)
         assert opened is not None
-        place = _Place.of(owner, opened)
+        place = OwnerPlace.of(owner, opened)
         while True:
             found = self._sets.read(place.principal, place.directory)
             new = change(found, place.keys)
@@ -314,7 +276,7 @@ class Keyring:
         self._installation.forget_if_over_time()
         return self._cache.get(owner)
 
-    def _remember(self, place: _Place, sight: _Sight) -> ScopeKeys:
+    def _remember(self, place: OwnerPlace, sight: OwnerState) -> ScopeKeys:
         row, principal = sight.row, place.keys.unwrapped(sight.key_set)
         assert row is not None
         assert principal is not None
@@ -328,13 +290,13 @@ class Keyring:
         self._cache.put(place.owner, keys)
         return keys
 
-    def _looks(self, place: _Place) -> Iterator[_Sight]:
+    def _looks(self, place: OwnerPlace) -> Iterator[OwnerState]:
         for number in range(_LOOKS):
             if number >= _LOOKS_AT_ONCE:
                 time.sleep(_PAUSE_SECONDS)
             yield self._look(place)
 
-    def _look(self, place: _Place) -> _Sight:
+    def _look(self, place: OwnerPlace) -> OwnerState:
         """The row of the owner's scope, and after it the keys of its principal.
 
         In this order: a row that was there while its keys lived is one that their erasure will see
@@ -344,10 +306,10 @@ class Keyring:
         key_set = self._sets.read(place.principal, place.directory)
         if isinstance(found, Traces):
             _refuse_orphans(found)
-            return _Sight(key_set, None, found)
-        return _Sight(key_set, found, None)
+            return OwnerState(key_set, None, found)
+        return OwnerState(key_set, found, None)
 
-    def _make_what_is_missing(self, place: _Place, sight: _Sight) -> ScopeRow | None:
+    def _make_what_is_missing(self, place: OwnerPlace, sight: OwnerState) -> ScopeRow | None:
         """One step of a first use; the scope's row if that was it."""
         if not incarnation_of(sight.key_set):
             self._make_keys(place, sight.key_set)
@@ -357,7 +319,7 @@ class Keyring:
             self._scopes.delete(sight.row)
         return None
 
-    def _make_keys(self, place: _Place, found: KeySet) -> None:
+    def _make_keys(self, place: OwnerPlace, found: KeySet) -> None:
         traces = self._traces(place)
         if found.keys and any(traces):
             # What was put there to look like an erasure is refused first.
@@ -367,13 +329,13 @@ class Keyring:
             missing = [purpose for purpose in OWNED if not found.living(purpose)]
             self._sets.swap(found, place.keys.with_new_keys(found, *missing), place.directory)
 
-    def _make_scope(self, place: _Place, found: KeySet) -> ScopeRow | None:
+    def _make_scope(self, place: OwnerPlace, found: KeySet) -> ScopeRow | None:
         principal = place.keys.unwrapped(found)
         if principal is None:
             return None
         return self._scopes.make(place.directory, place.owner, principal)
 
-    def _has_nothing(self, place: _Place, sight: _Sight) -> bool:
+    def _has_nothing(self, place: OwnerPlace, sight: OwnerState) -> bool:
         """Whether the owner was erased or never stored anything; not, where looks do not agree."""
         if incarnation_of(sight.key_set) is None:
             return bool(sight.key_set.keys) or not any(sight.traces or (True,))
@@ -381,7 +343,7 @@ class Keyring:
             return not self._traces(place).has_records
         return sight.row is None
 
-    def _traces(self, place: _Place) -> Traces:
+    def _traces(self, place: OwnerPlace) -> Traces:
         traces = self._scopes.traces(place.scope_id, place.principal)
         _refuse_orphans(traces)
         return traces
@@ -392,7 +354,7 @@ def _refuse_orphans(traces: Traces) -> None:
         raise RecordDoesNotOpen(Kind.SCOPE.label, "its row was removed, and its records were not")
 
 
-def _misfit(sight: _Sight) -> Exception:
+def _misfit(sight: OwnerState) -> Exception:
     """Why keys and rows do not fit each other, as often as one looks."""
     if sight.is_leftover:
         return RecordDoesNotOpen(Kind.SCOPE.label, "its row is of a former life of its owner")

@@ -39,7 +39,6 @@ _BATCHES = (
     _batch(schema.records, "kind", "parent", "key").returning(schema.records.c.kind),
     _batch(schema.sessions, "kind", "digest").returning(schema.sessions.c.kind),
 )
-_DELETE_USAGE = delete(schema.usage).where(schema.usage.c.scope_id == _SCOPE_ID, _IS_OF_LIFE)
 _DELETE_SCOPE = delete(schema.scopes).where(_OF_LIFE)
 
 
@@ -68,12 +67,8 @@ def remove_rows(
                 progress(len(rows))
                 database.checkpoint_log()
         try:
-            database.write(_remove_scope, life)
+            # Its usage and the uses of its keys go with it.
+            database.write(Transaction.execute, _DELETE_SCOPE, **life)
         except Conflict:
             continue
         return counts
-
-
-def _remove_scope(transaction: Transaction, life: dict[str, bytes]) -> None:
-    transaction.execute(_DELETE_USAGE, **life)
-    transaction.execute(_DELETE_SCOPE, **life)

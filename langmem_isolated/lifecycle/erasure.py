@@ -36,7 +36,7 @@ _POSTGRES_PENDING = (
     "it writes over them."
 )
 _NOT_PROVED = (
-    "Backups, replicas and snapshots made before hold the wrapped keys, and open with the root key.",
+    "Backups, replicas and snapshots made before hold the wrapped keys: the root key opens them.",
     "Third-party vector stores were not asked: each module's wrapped store has its own clear().",
     "Processes that had the keys in memory keep them for key_cache_seconds, and can write nothing.",
     "What the application, its logs or a model's provider kept is not known here.",

@@ -1,0 +1,48 @@
+"""Owner state: by which digests tables know an owner, and what one look found of it."""
+
+from typing import NamedTuple
+
+from langmem_isolated._crypto.directory import DirectoryKey
+from langmem_isolated._crypto.owners import Owner
+from langmem_isolated._storage.installation import OpenInstallation
+from langmem_isolated._storage.key_sets import KeySet, Purpose
+from langmem_isolated._storage.scope_rows import ScopeRow, Traces
+from langmem_isolated._storage.wrapped_keys import WrappedKeys, incarnation_of
+
+
+class OwnerPlace(NamedTuple):
+    """An owner, and by which digests the tables know it."""
+
+    owner: Owner
+    directory: DirectoryKey
+    keys: WrappedKeys
+    principal: bytes
+    scope_id: bytes
+
+    @classmethod
+    def of(cls, owner: Owner, opened: OpenInstallation) -> "OwnerPlace":
+        directory, keys = opened
+        principal, scope_id = directory.principal_of(owner), directory.scope_id_of(owner)
+        return cls(owner, directory, keys, principal, scope_id)
+
+
+class OwnerState(NamedTuple):
+    """What one look found of an owner: the keys of its principal, and the row of its scope."""
+
+    key_set: KeySet
+    row: ScopeRow | None
+    traces: Traces | None
+
+    @property
+    def fits(self) -> bool:
+        """Whether the row is of the life that the keys are of."""
+        return bool(
+            self.row
+            and self.row.incarnation == incarnation_of(self.key_set)
+            and self.row.oldest_key <= self.key_set.living(Purpose.SEALING)[-1].version
+        )
+
+    @property
+    def is_leftover(self) -> bool:
+        """Whether the row is of a former life: of a first use that an erasure overtook."""
+        return bool(self.row and self.row.incarnation < (incarnation_of(self.key_set) or 0))
