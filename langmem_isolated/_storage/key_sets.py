@@ -130,6 +130,18 @@ _SELECT_SET = (
     )
     .order_by(_keys.purpose, _keys.version)
 )
+_PAGE_OF_PRINCIPALS = 500
+_SELECT_PRINCIPALS = (
+    select(_keys.principal)
+    .distinct()
+    .where(
+        _keys.principal > bindparam("behind"),
+        _keys.wrapped.is_not(None),
+        _keys.root_key_id != bindparam("root_key_id"),
+    )
+    .order_by(_keys.principal)
+    .limit(_PAGE_OF_PRINCIPALS)
+)
 _INSERT_SET = insert_if_absent(schema.key_sets, "principal", "revision", "mac")
 _SWAP_SET = (
     update(schema.key_sets)
@@ -173,6 +185,18 @@ class KeySets:
         found = self.read_unchecked(principal)
         check(found, directory)
         return found
+
+    def walk_wrapped(self, *, except_by: str = "") -> Iterator[bytes]:
+        """The principals that have keys wrapped by another root key than ``except_by``.
+
+        In their order, a page in one state each; of all installations of this key store.
+        """
+        behind = b""
+        while rows := self._database.read(
+            Transaction.rows, _SELECT_PRINCIPALS, behind=behind, root_key_id=except_by
+        ):
+            yield from (principal for (principal,) in rows)
+            behind = rows[-1][0]
 
     def read_unchecked(self, principal: bytes) -> KeySet:
         """A set as it is found: for that of the directory key, which is needed to check it."""

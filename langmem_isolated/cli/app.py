@@ -16,6 +16,7 @@ from langmem_isolated.cli.doctor import doctor
 from langmem_isolated.cli.examples import shown
 from langmem_isolated.cli.keys import keygen
 from langmem_isolated.cli.modules import modules
+from langmem_isolated.cli.root_key import rotate_root_key
 from langmem_isolated.cli.sessions import sessions, show
 from langmem_isolated.cli.stats import digest, stats
 from langmem_isolated.cli.terminal import one_line
@@ -72,6 +73,7 @@ for command, examples in (
     (digest, ("digest --user ann --module tutor",)),
     (retention.sweep, ("sweep --dry-run", "sweep --max-seconds 60 --json")),
     (clear, ("clear --user ann --module tutor", "clear --user ann --yes --json")),
+    (rotate_root_key, ("rotate-root-key --new-key-file new.key",)),
     (doctor, ("doctor", "doctor --database postgresql://service@host/memory --json")),
 ):
     app.command(epilog=shown(*examples))(command)

@@ -11,6 +11,7 @@ from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.arguments import callback, seconds, true_or_false
 from langmem_isolated._runtime.calls import explains_calls
+from langmem_isolated.lifecycle.root_key_rotation import RootKeys
 from langmem_isolated.lifecycle.sharing.of_memory import ModuleMerges
 from langmem_isolated.scope import checked_id
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @explains_calls
-class MemoryLifecycle(ModuleMerges):
+class MemoryLifecycle(ModuleMerges, RootKeys):
     """The life of everybody's memory, as :class:`IsolatedMemory` has it."""
 
     _context: MemoryContext
