@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from langmem_isolated import IsolatedMemory, LocalRootKey
+from langmem_isolated import IsolatedMemory, LocalRootKey, Scope
+from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._storage.key_sets import KeySets
 from langmem_isolated.errors import RecordDoesNotOpen, RootKeyInvalid, RootKeyMismatch
 from langmem_isolated.lifecycle import RootKeyRotated
@@ -175,10 +176,10 @@ def test_a_key_store_of_two_installations_is_rotated_for_one(database_url: str, 
 class Forgetful:
     key_id = "forgetful"
 
-    def wrap(self, key: bytes, context: bytes) -> bytes:
+    def wrap(self, key: bytes, _: bytes) -> bytes:
         return key
 
-    def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
+    def unwrap(self, _: bytes, __: bytes) -> bytes:
         return bytes(32)
 
 
@@ -202,9 +203,9 @@ def test_who_has_neither_key_rotates_nothing(
 ):
     before = attacker("SELECT * FROM keys ORDER BY 1, 2, 3")
 
-    with closing(opened_anew(database_url, LocalRootKey(bytes(32)))) as other:
-        with pytest.raises(RootKeyMismatch):
-            other.rotate_root_key(NEW)
+    stranger = opened_anew(database_url, LocalRootKey(bytes(32)))
+    with closing(stranger), pytest.raises(RootKeyMismatch):
+        stranger.rotate_root_key(NEW)
 
     assert attacker("SELECT * FROM keys ORDER BY 1, 2, 3") == before
 
@@ -220,10 +221,6 @@ def test_a_set_that_only_says_it_is_wrapped_by_the_new_key_is_refused(
 
 def test_destroyed_keys_stay_as_they_are(said: IsolatedMemory, attacker: Attacker):
     asked = "SELECT * FROM keys WHERE state = 3 ORDER BY 1, 2, 3"
-    said.scope(user_id="bob", module_id="tutor").clear()
-    from langmem_isolated import Scope
-    from langmem_isolated._crypto.owners import Owner
-
     said._keyring.destroy(Owner.private(Scope("bob", "tutor")))
     before = attacker(asked)
     assert len(before) == 2

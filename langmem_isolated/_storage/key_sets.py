@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import NamedTuple
 
-from sqlalchemy import LargeBinary, bindparam, delete, select, update
+from sqlalchemy import Integer, LargeBinary, bindparam, delete, literal_column, select, update
 
 from langmem_isolated._crypto.directory import DirectoryKey
 from langmem_isolated._database import schema
@@ -130,7 +130,8 @@ _SELECT_SET = (
     )
     .order_by(_keys.purpose, _keys.version)
 )
-_PAGE_OF_PRINCIPALS = 500
+# As text: what SQLAlchemy makes a parameter by itself would have to be given with each call.
+_PAGE, _FROM_THE_FIRST = (literal_column(number, Integer) for number in ("500", "0"))
 _SELECT_PRINCIPALS = (
     select(_keys.principal)
     .distinct()
@@ -140,7 +141,8 @@ _SELECT_PRINCIPALS = (
         _keys.root_key_id != bindparam("root_key_id"),
     )
     .order_by(_keys.principal)
-    .limit(_PAGE_OF_PRINCIPALS)
+    .limit(_PAGE)
+    .offset(_FROM_THE_FIRST)
 )
 _INSERT_SET = insert_if_absent(schema.key_sets, "principal", "revision", "mac")
 _SWAP_SET = (
