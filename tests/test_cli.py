@@ -124,6 +124,7 @@ def test_it_has_the_commands_that_operators_know():
         "merge list",
         "merge plan",
         "merge run",
+        "rotate-root-key",
         "merge undo",
         "modules",
         "profile compare",
