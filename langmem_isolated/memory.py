@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, Self, overload
@@ -28,7 +28,7 @@ from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated.errors import DatabaseError, ScopeError
 from langmem_isolated.lifecycle import AnonymousSessions, MemoryLifecycle, OneModule
 from langmem_isolated.memory_of_run import MemoryOfRun
-from langmem_isolated.root_keys import LocalRootKey, RootKey, checked_provider
+from langmem_isolated.root_keys import LocalRootKey, RootKey, checked_provider, checked_providers
 from langmem_isolated.scope import AnonymousScope, Scope, checked_id
 from langmem_isolated.scoped_memory import ScopedMemory
 
@@ -77,6 +77,8 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
         url: An SQLAlchemy URL: ``sqlite:///memory.db`` or ``postgresql://…`` (extra ``postgres``).
         root_key: Any object with ``wrap``, ``unwrap`` and ``key_id``. By default a
             :class:`LocalRootKey` from ``LANGMEM_ISOLATED_ROOT_KEY`` or ``…_FILE``.
+        accepted_root_keys: Further root keys: each opens what it wrapped, and nothing new is
+            wrapped with it. For the time of a rotation; see :meth:`rotate_root_key`.
         key_store: The URL of a second database for the wrapped keys, so that backups of the data
             do not carry them.
         synchronous: SQLite only. ``"FULL"``: what was acknowledged survives loss of power;
@@ -116,6 +118,7 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
         url: str,
         *,
         root_key: RootKey | None = None,
+        accepted_root_keys: Sequence[RootKey] = (),
         key_store: str | None = None,
         synchronous: Synchronous = "FULL",
         pool_size: int = 8,
@@ -138,9 +141,10 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
             key = (
                 LocalRootKey.from_environment() if root_key is None else checked_provider(root_key)
             )
+            accepted = checked_providers(accepted_root_keys)
         finally:
             # Error reporters print the variables of every frame: it may be the text of a key.
-            del root_key
+            del root_key, accepted_root_keys
         whole_number("key_cache_size", key_cache_size, advice=_OWNERS)
         seconds("key_cache_seconds", key_cache_seconds, or_none=True)
         opened = partial(
@@ -156,6 +160,7 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
         self._keyring = Keyring(
             self._database,
             key,
+            accepted_root_keys=accepted,
             key_store=self._key_store,
             cache_size=key_cache_size,
             cache_seconds=key_cache_seconds,

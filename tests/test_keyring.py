@@ -1298,7 +1298,7 @@ def test_no_key_shows_in_any_object_that_holds_one(memory: IsolatedMemory):
     assert len(set(secrets)) == len(secrets)
 
     holders = [
-        memory, memory._keyring, memory._database, memory._keyring._installation._root_key, scoped,
+        memory, memory._keyring, memory._database, memory._keyring._root_keys.primary, scoped,
         scoped._records, scoped.sessions, scoped.chat_history("monday"), memory._keyring._cache,
         opened(memory), *opened(memory), memory._keyring.find(ALICE), opened(memory).keys.unwrapped(
             memory._keyring._sets.read(principal_of(memory), opened(memory).directory)),

@@ -1,9 +1,10 @@
-"""Checked root key: a provider's root key, tried before it is trusted with a key."""
+"""Checked root keys: providers' root keys, each tried before it is trusted with a key."""
 
 import os
+from collections.abc import Sequence
 
 from langmem_isolated._crypto.secret_bytes import KEY_BYTES, SecretBytes
-from langmem_isolated.errors import RootKeyInvalid
+from langmem_isolated.errors import RootKeyInvalid, RootKeyMismatch
 from langmem_isolated.root_keys import RootKey
 
 
@@ -22,6 +23,14 @@ class CheckedRootKey:
     def key_id(self) -> str:
         """The provider's name of the key, stored beside each wrapped key."""
         return self._root_key.key_id
+
+    def prove(self) -> None:
+        """Try the provider, if it was not tried yet.
+
+        Raises:
+            RootKeyInvalid: It breaks a promise.
+        """
+        self._try_once()
 
     def wrap(self, key: SecretBytes, context: bytes) -> bytes:
         """Encrypt ``key``, bound to ``context``.
@@ -83,6 +92,51 @@ class CheckedRootKey:
             f"{_BROKEN} unwrap() must raise for another context than wrap() was given, but it gave "
             "the key: so keys could be moved between users."
         )
+
+
+class RootKeys:
+    """The root key that wraps, and those that open besides; each named by its ``key_id``.
+
+    One object for all that open with them, also those that are about to: a key that is accepted
+    is there for them at once.
+
+    Args:
+        primary: Wraps every new key.
+        accepted: These open what they have wrapped, and wrap nothing.
+    """
+
+    def __init__(self, primary: RootKey, accepted: Sequence[RootKey] = ()) -> None:
+        self._all = tuple(CheckedRootKey(root_key) for root_key in (primary, *accepted))
+
+    @property
+    def primary(self) -> CheckedRootKey:
+        """The one that wraps."""
+        return self._all[0]
+
+    def of(self, key_id: str) -> CheckedRootKey:
+        """The one that has wrapped a key.
+
+        Raises:
+            RootKeyMismatch: It is none of these.
+        """
+        for root_key in self._all:
+            if root_key.key_id == key_id:
+                return root_key
+        primary, *accepted = (root_key.key_id for root_key in self._all)
+        raise RootKeyMismatch(key_id, primary, accepted)
+
+    def accept(self, root_key: CheckedRootKey) -> None:
+        """Open with one more."""
+        self._all = (*self._all, root_key)
+
+    def refuse(self, root_key: CheckedRootKey) -> None:
+        """Open no more with one that was accepted."""
+        self._all = tuple(kept for kept in self._all if kept is not root_key)
+
+    def make_primary(self, root_key: CheckedRootKey) -> None:
+        """Wrap with this one from now on; the others still open."""
+        others = (kept for kept in self._all if kept.key_id != root_key.key_id)
+        self._all = (root_key, *others)
 
 
 _BROKEN = "The root key does not keep the promises of RootKey, nothing was written with it:"

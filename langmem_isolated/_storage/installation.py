@@ -11,11 +11,10 @@ from langmem_isolated._crypto.secret_bytes import SecretBytes
 from langmem_isolated._database import schema
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._storage.checked_root_key import CheckedRootKey
+from langmem_isolated._storage.checked_root_key import RootKeys
 from langmem_isolated._storage.key_sets import KeySet, KeySets, Purpose, StoredKey, check
 from langmem_isolated._storage.wrapped_keys import WrappedKeys
 from langmem_isolated.errors import KeyNotFound, RecordDoesNotOpen
-from langmem_isolated.root_keys import RootKey
 
 _row = schema.installation.c
 _SELECT = select(_row.installation_id, _row.directory_id)
@@ -45,7 +44,7 @@ class Installation:
         database: Holds the scopes.
         key_sets: The key sets in the key store.
         keys_apart: Whether the key store is a database of its own.
-        root_key: Wraps every key.
+        root_keys: The primary one wraps every key; each opens what it wrapped.
         seconds: How long the directory key is kept.
         clock: Seconds that only go forward.
     """
@@ -54,7 +53,7 @@ class Installation:
         self,
         database: Database,
         key_store: Database,
-        root_key: RootKey,
+        root_keys: RootKeys,
         *,
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
@@ -62,7 +61,7 @@ class Installation:
         self._database = database
         self._key_store = key_store
         self._sets = KeySets(key_store)
-        self._root_key = CheckedRootKey(root_key)
+        self._root_keys = root_keys
         self._seconds = seconds
         self._clock = clock
         self._kept: tuple[float, OpenInstallation] | None = None
@@ -100,7 +99,7 @@ class Installation:
 
     def _find(self, create: bool) -> OpenInstallation | None:
         installation_id, directory_id = self._ids()
-        keys = WrappedKeys(self._root_key, installation_id)
+        keys = WrappedKeys(self._root_keys, installation_id)
         found = self._sets.read_unchecked(installation_id)
         if not found.keys:
             self._refuse_if_begun(installation_id, directory_id)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import NamedTuple
 
-from sqlalchemy import LargeBinary, bindparam, delete, select, update
+from sqlalchemy import Integer, LargeBinary, bindparam, delete, literal_column, select, update
 
 from langmem_isolated._crypto.directory import DirectoryKey
 from langmem_isolated._database import schema
@@ -130,6 +130,20 @@ _SELECT_SET = (
     )
     .order_by(_keys.purpose, _keys.version)
 )
+# As text: what SQLAlchemy makes a parameter by itself would have to be given with each call.
+_PAGE, _FROM_THE_FIRST = (literal_column(number, Integer) for number in ("500", "0"))
+_SELECT_PRINCIPALS = (
+    select(_keys.principal)
+    .distinct()
+    .where(
+        _keys.principal > bindparam("behind"),
+        _keys.wrapped.is_not(None),
+        _keys.root_key_id != bindparam("root_key_id"),
+    )
+    .order_by(_keys.principal)
+    .limit(_PAGE)
+    .offset(_FROM_THE_FIRST)
+)
 _INSERT_SET = insert_if_absent(schema.key_sets, "principal", "revision", "mac")
 _SWAP_SET = (
     update(schema.key_sets)
@@ -173,6 +187,18 @@ class KeySets:
         found = self.read_unchecked(principal)
         check(found, directory)
         return found
+
+    def walk_wrapped(self, *, except_by: str = "") -> Iterator[bytes]:
+        """The principals that have keys wrapped by another root key than ``except_by``.
+
+        In their order, a page in one state each; of all installations of this key store.
+        """
+        behind = b""
+        while rows := self.database.read(
+            Transaction.rows, _SELECT_PRINCIPALS, behind=behind, root_key_id=except_by
+        ):
+            yield from (principal for (principal,) in rows)
+            behind = rows[-1][0]
 
     def read_unchecked(self, principal: bytes) -> KeySet:
         """A set as it is found: for that of the directory key, which is needed to check it."""

@@ -17,10 +17,12 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.database import Database
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.lru import LRUCache
+from langmem_isolated._storage.checked_root_key import CheckedRootKey, RootKeys
 from langmem_isolated._storage.installation import Installation
 from langmem_isolated._storage.key_sets import KeySet, KeySets, Purpose
 from langmem_isolated._storage.key_uses import KeyUses
 from langmem_isolated._storage.owner_state import OwnerPlace, OwnerState
+from langmem_isolated._storage.root_key_rotation import RootKeyRotation
 from langmem_isolated._storage.scope_rows import ScopeRow, ScopeRows, Traces, owner_of
 from langmem_isolated._storage.wrapped_keys import OWNED, WrappedKeys, incarnation_of
 from langmem_isolated.errors import KeyDestroyed, KeyNotFound, RecordDoesNotOpen
@@ -41,6 +43,7 @@ class Keyring:
     Args:
         database: Holds the scopes.
         root_key: Wraps every key.
+        accepted_root_keys: Open what they wrapped.
         key_store: Holds the keys; the same database when ``None``.
         cache_size: How many owners' unwrapped keys are kept.
         cache_seconds: For how long: an erasure in another process ends their use here at the
@@ -55,6 +58,7 @@ class Keyring:
         database: Database,
         root_key: RootKey,
         *,
+        accepted_root_keys: Sequence[RootKey] = (),
         key_store: Database | None = None,
         cache_size: int = 1024,
         cache_seconds: float = 300.0,
@@ -64,8 +68,9 @@ class Keyring:
         keys = key_store or database
         self._sets = KeySets(keys)
         self._scopes = ScopeRows(database)
+        self._root_keys = RootKeys(root_key, accepted_root_keys)
         self._installation = Installation(
-            database, keys, root_key, seconds=cache_seconds, clock=clock
+            database, keys, self._root_keys, seconds=cache_seconds, clock=clock
         )
         self._uses = KeyUses(database)
         self._compress = compress
@@ -245,6 +250,11 @@ class Keyring:
             if cached.principal() == principal:
                 self.forget(cached)
         return former[-1]
+
+    def root_key_rotation(self, new: RootKey) -> RootKeyRotation:
+        """What wraps every key by another root key; nothing is done yet."""
+        parts = self._installation, self._sets, self._scopes, self._root_keys
+        return RootKeyRotation(*parts, CheckedRootKey(new))
 
     def remove_destroyed(self, owner: Owner) -> None:
         """Remove the destroyed keys of a principal that has nothing left and cannot come back.

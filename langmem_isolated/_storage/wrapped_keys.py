@@ -1,15 +1,15 @@
 """Wrapped keys: each principal's keys, encrypted by the root key for one place alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.sealing import SealingKey, derive, framed
 from langmem_isolated._crypto.secret_bytes import SecretBytes
 from langmem_isolated._runtime.clock import now
-from langmem_isolated._storage.checked_root_key import CheckedRootKey
+from langmem_isolated._storage.checked_root_key import CheckedRootKey, RootKeys
 from langmem_isolated._storage.key_sets import KeySet, Purpose, State, StoredKey, Wrapping
-from langmem_isolated.errors import RecordDoesNotOpen, RootKeyMismatch
+from langmem_isolated.errors import RecordDoesNotOpen
 
 # What each principal has.
 OWNED = (Purpose.NAMING, Purpose.SEALING)
@@ -35,20 +35,21 @@ class PrincipalKeys:
 
 
 class WrappedKeys:
-    """Makes and opens the keys of one installation with its root key.
+    """Makes and opens the keys of one installation with its root keys.
 
     Args:
-        root_key: Wraps them.
+        root_keys: The primary one wraps them; each opens what it wrapped.
         installation_id: 16 bytes; part of every context, so a key of another installation, or of
             its key store, does not open here.
     """
 
-    def __init__(self, root_key: CheckedRootKey, installation_id: bytes) -> None:
-        self._root_key = root_key
-        self._installation_id = installation_id
+    def __init__(self, root_keys: RootKeys, installation_id: bytes) -> None:
+        self._root_keys = root_keys
+        self.installation_id = installation_id
 
     def wrap(self, key: SecretBytes, principal: bytes, purpose: Purpose, version: int) -> StoredKey:
         """The row of a key, active and the primary one of its purpose."""
+        root_key = self._root_keys.primary
         return StoredKey(
             purpose=int(purpose),
             version=version,
@@ -56,10 +57,10 @@ class WrappedKeys:
             is_primary=1,
             wrapping=int(Wrapping.ROOT_KEY),
             kek=None,
-            wrapped=self._root_key.wrap(key, self._context(principal, purpose, version)),
+            wrapped=root_key.wrap(key, self._context(principal, purpose, version)),
             second_wrapped=None,
             second_parameters=None,
-            root_key_id=self._root_key.key_id,
+            root_key_id=root_key.key_id,
             created_at=now(),
             destroyed_at=None,
         )
@@ -68,15 +69,36 @@ class WrappedKeys:
         """The key of a row.
 
         Raises:
-            RootKeyMismatch: Another root key wrapped it.
+            RootKeyMismatch: None of these root keys wrapped it.
             RecordDoesNotOpen: It is wrapped in a way that this version does not know.
         """
-        if key.root_key_id != self._root_key.key_id:
-            raise RootKeyMismatch(key.root_key_id, self._root_key.key_id)
+        root_key = self._root_keys.of(key.root_key_id)
         if key.wrapping != Wrapping.ROOT_KEY or key.wrapped is None:
             raise RecordDoesNotOpen("key", "it is not wrapped by the root key alone")
         context = self._context(principal, key.purpose, key.version)
-        return self._root_key.unwrap(key.wrapped, context)
+        return root_key.unwrap(key.wrapped, context)
+
+    def rewrapped(self, found: KeySet, root_key: CheckedRootKey) -> KeySet:
+        """``found`` with every key wrapped by ``root_key``; nothing is stored.
+
+        Destroyed keys have nothing to wrap: they stay as they are.
+
+        Raises:
+            RootKeyMismatch: None of these root keys wrapped one of them.
+            RecordDoesNotOpen: One is wrapped in a way that this version does not know.
+        """
+        keys = (
+            key
+            if key.wrapped is None or key.root_key_id == root_key.key_id
+            else self._rewrapped(found.principal, key, root_key)
+            for key in found.keys
+        )
+        return replace(found, keys=tuple(keys))
+
+    def _rewrapped(self, principal: bytes, key: StoredKey, root_key: CheckedRootKey) -> StoredKey:
+        context = self._context(principal, key.purpose, key.version)
+        wrapped = root_key.wrap(self.unwrap(principal, key), context)
+        return key._replace(wrapped=wrapped, root_key_id=root_key.key_id)
 
     def with_new_keys(self, found: KeySet, *purposes: Purpose) -> KeySet:
         """``found`` with a new key of each purpose; nothing is stored."""
@@ -100,7 +122,7 @@ class WrappedKeys:
 
     def _context(self, principal: bytes, purpose: int, version: int) -> bytes:
         return framed(
-            b"langmem-isolated/v1", self._installation_id, principal,
+            b"langmem-isolated/v1", self.installation_id, principal,
             bytes([purpose]), version.to_bytes(4),
         )  # fmt: skip
 

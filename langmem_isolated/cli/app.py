@@ -17,6 +17,7 @@ from langmem_isolated.cli.erasure import erase
 from langmem_isolated.cli.examples import shown
 from langmem_isolated.cli.keys import keygen
 from langmem_isolated.cli.modules import modules
+from langmem_isolated.cli.root_key import rotate_root_key
 from langmem_isolated.cli.sessions import sessions, show
 from langmem_isolated.cli.stats import digest, stats
 from langmem_isolated.cli.terminal import one_line
@@ -74,6 +75,7 @@ for command, examples in (
     (retention.sweep, ("sweep --dry-run", "sweep --max-seconds 60 --json")),
     (clear, ("clear --user ann --module tutor", "clear --user ann --yes --json")),
     (erase, ("erase --user ann", "erase --user ann --yes --json", "erase --finish")),
+    (rotate_root_key, ("rotate-root-key --new-key-file new.key",)),
     (doctor, ("doctor", "doctor --database postgresql://service@host/memory --json")),
 ):
     app.command(epilog=shown(*examples))(command)

@@ -13,19 +13,24 @@ from langmem_isolated.errors import DatabaseUnreachable
 
 if TYPE_CHECKING:
     from langmem_isolated.memory import IsolatedMemory
+    from langmem_isolated.root_keys import RootKey
 
 DATABASE = f"--database or {DATABASE_VARIABLE}"
 KEY_STORE = f"--key-store or {KEY_STORE_VARIABLE}"
 
 
-def existing_memory(url: str, key_store: str | None) -> IsolatedMemory:
+def existing_memory(
+    url: str, key_store: str | None, *accepted_root_keys: RootKey
+) -> IsolatedMemory:
     """A memory over databases that are there; asking must not make one."""
     from langmem_isolated.memory import IsolatedMemory
 
     existing_database(url).close()
     if key_store:
         existing_database(key_store, given_as=KEY_STORE).close()
-    return IsolatedMemory(url, key_store=key_store, auto_upgrade=False)
+    return IsolatedMemory(
+        url, accepted_root_keys=accepted_root_keys, key_store=key_store, auto_upgrade=False
+    )
 
 
 def existing_database(url: str, *, given_as: str = DATABASE) -> Database:

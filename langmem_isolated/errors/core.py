@@ -1,5 +1,6 @@
 """Errors about scopes, keys, records and databases."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -61,16 +62,24 @@ class RootKeyInvalid(KeyringError):
 
 
 class RootKeyMismatch(KeyringError):
-    """The keys in this database were wrapped by another root key."""
+    """The keys in this database were wrapped by another root key.
 
-    def __init__(self, expected: str, received: str) -> None:
+    Args:
+        expected: The name of the one that wrapped them.
+        received: The name of the one that was given.
+        accepted: The names of those that were accepted besides.
+    """
+
+    def __init__(self, expected: str, received: str, accepted: Sequence[str] = ()) -> None:
+        besides = f", and accepted besides: {', '.join(accepted)}" if accepted else ""
         super().__init__(
             f"The keys in this database were wrapped by root key {expected}, the one given is "
-            f"{received}. Nothing was opened or written; give the key this database began with: "
-            "each `langmem-isolated keygen` makes another."
+            f"{received}{besides}. Nothing was opened or written; give the key this database began "
+            "with: each `langmem-isolated keygen` makes another."
         )
         self.expected = expected
         self.received = received
+        self.accepted = tuple(accepted)
 
 
 class KeyNotFound(KeyringError):

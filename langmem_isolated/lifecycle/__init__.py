@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from langmem_isolated.lifecycle.retention.policies import Policy
     from langmem_isolated.lifecycle.retention.retention import Retention
     from langmem_isolated.lifecycle.retention.sweeping import Swept
+    from langmem_isolated.lifecycle.root_key_rotation import RootKeyRotated
     from langmem_isolated.lifecycle.sharing.grants import Grant, Grants
     from langmem_isolated.lifecycle.sharing.merge_values import (
         MergeConflicts,
@@ -93,6 +94,7 @@ __all__ = [
     "Quota",
     "Quotas",
     "Retention",
+    "RootKeyRotated",
     "ScopeLifecycle",
     "ScopeStats",
     "SessionSummary",
@@ -137,6 +139,7 @@ _NAMES = {
     "lifecycle.retention.policies": ("Policy",),
     "lifecycle.retention.retention": ("Retention",),
     "lifecycle.retention.sweeping": ("Swept",),
+    "lifecycle.root_key_rotation": ("RootKeyRotated",),
     "lifecycle.sharing.grants": ("Grant", "Grants"),
     "lifecycle.sharing.merge_values": (
         "MergeConflicts",

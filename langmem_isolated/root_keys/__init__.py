@@ -2,6 +2,6 @@
 
 from langmem_isolated._runtime.environment import ROOT_KEY_VARIABLE
 from langmem_isolated.root_keys.local import LocalRootKey
-from langmem_isolated.root_keys.provider import RootKey, checked_provider
+from langmem_isolated.root_keys.provider import RootKey, checked_provider, checked_providers
 
-__all__ = ["ROOT_KEY_VARIABLE", "LocalRootKey", "RootKey", "checked_provider"]
+__all__ = ["ROOT_KEY_VARIABLE", "LocalRootKey", "RootKey", "checked_provider", "checked_providers"]

@@ -1,6 +1,7 @@
 """What every provider of a root key must do."""
 
 import os
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from langmem_isolated._runtime.arguments import kind_of
@@ -51,6 +52,24 @@ def checked_provider(root_key: RootKey) -> RootKey:
             f"{kind}. {advice}"
         )
     return root_key
+
+
+def checked_providers(root_keys: Sequence[RootKey]) -> tuple[RootKey, ...]:
+    """``accepted_root_keys``, each looked at as :func:`checked_provider` does.
+
+    Raises:
+        TypeError: It is no list or tuple.
+        RootKeyInvalid: One of them is no provider.
+    """
+    if not isinstance(root_keys, list | tuple):
+        kind = kind_of(root_keys)
+        # As above: it may be a key.
+        del root_keys
+        raise TypeError(
+            f"accepted_root_keys must be a list or tuple of root keys, got {kind}. "
+            "Write accepted_root_keys=[LocalRootKey.from_file(path)]."
+        )
+    return tuple(checked_provider(root_key) for root_key in root_keys)
 
 
 def _advice(given: object) -> str:

@@ -15,7 +15,7 @@ from langmem_isolated import IsolatedMemory, LocalRootKey, Scope
 from langmem_isolated._crypto.directory import DirectoryKey
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.secret_bytes import SecretBytes
-from langmem_isolated._storage.checked_root_key import CheckedRootKey
+from langmem_isolated._storage.checked_root_key import RootKeys
 from langmem_isolated._storage.installation import OpenInstallation
 from langmem_isolated._storage.key_sets import KeySet, Purpose, State, StoredKey
 from langmem_isolated._storage.wrapped_keys import WrappedKeys
@@ -291,8 +291,8 @@ def test_a_directory_key_and_set_that_are_gone_are_never_made_anew(
 
 
 def test_a_key_opens_in_its_own_installation_only(said: IsolatedMemory):
-    alice, root_key = key_set(said), CheckedRootKey(LocalRootKey(ROOT_KEY))
-    other = WrappedKeys(root_key, b"another of 16 b.")
+    alice, root_keys = key_set(said), RootKeys(LocalRootKey(ROOT_KEY))
+    other = WrappedKeys(root_keys, b"another of 16 b.")
 
     assert len(opened(said).keys.unwrap(alice.principal, alice.keys[0])) == 32
     with pytest.raises(RecordDoesNotOpen):

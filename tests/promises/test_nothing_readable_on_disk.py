@@ -429,6 +429,6 @@ def test_no_repr_shows_a_name_or_a_key(memory: IsolatedMemory):
 
     shown = [memory, scoped, scoped.scope, scoped.sessions, *scoped.sessions(), history,
              scoped._records, scoped._records.owner, memory._database, memory._keyring, keys,
-             memory._keyring._installation._root_key]  # fmt: skip
+             memory._keyring._installation._root_keys.primary]  # fmt: skip
 
     assert [thing for thing in shown if readable_in(repr(thing).encode())] == []

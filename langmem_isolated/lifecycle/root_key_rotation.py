@@ -1,0 +1,91 @@
+"""Rotation of the root key, as a memory gives it to operators."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from langmem_isolated._adapters.context import MemoryContext
+from langmem_isolated._runtime.arguments import callback
+from langmem_isolated._runtime.calls import explains_calls
+from langmem_isolated.root_keys import RootKey, checked_provider
+
+
+@dataclass(frozen=True, slots=True)
+class RootKeyRotated:
+    """What a rotation of the root key has done; both 0 where all was wrapped by it before."""
+
+    key_sets: int
+    """Users, and other owners, whose keys were wrapped anew; the installation is one of them."""
+    keys: int
+    """How many keys."""
+
+
+@explains_calls
+class RootKeys:
+    """Rotation of the root key, as :class:`IsolatedMemory` has it."""
+
+    _context: MemoryContext
+
+    def rotate_root_key(
+        self, new: RootKey, *, progress: Callable[[int], object] | None = None
+    ) -> RootKeyRotated:
+        """Wrap every stored key by another root key; no record is touched.
+
+        Each user's keys are exchanged in one transaction, those of the installation last.
+        Interrupted, it loses nothing: call it again with the same two keys. A second call does
+        nothing. This memory wraps with ``new`` from the beginning of the call, and goes on opening
+        what its former root key wrapped. Other processes go on if they have ``new`` among their
+        ``accepted_root_keys``; what they wrapped meanwhile is wrapped anew, too.
+
+        The former root key opens nothing of the database any more; copies and backups that were
+        made before need it still.
+
+        >>> memory.rotate_root_key(LocalRootKey.from_text(LocalRootKey.generate_text())).keys > 0
+        True
+
+        Args:
+            new: What wraps from now on.
+            progress: Called after each user with the number of users and others done so far. What
+                it raises ends the rotation between two of them.
+
+        Raises:
+            RootKeyInvalid: ``new`` is no provider of a root key, or breaks a promise of one.
+                Nothing was changed.
+            RootKeyMismatch: Some keys were wrapped by a root key that this memory does not have.
+            TypeError: ``progress`` is no function.
+            RecordDoesNotOpen: A user's keys are not as they were stored; those before are done.
+            DatabaseError: The database refused or failed; what was done before is done.
+        """
+        return self._rotated_root_key(new, progress, lambda: False)
+
+    async def arotate_root_key(
+        self, new: RootKey, *, progress: Callable[[int], object] | None = None
+    ) -> RootKeyRotated:
+        """Wrap every key anew; see :meth:`rotate_root_key`. Cancelled, it ends behind a user."""
+        ended = threading.Event()
+        try:
+            return await self._context.database.arun(
+                self._rotated_root_key, new, progress, ended.is_set
+            )
+        finally:
+            ended.set()
+
+    def _rotated_root_key(
+        self,
+        new: RootKey,
+        progress: Callable[[int], object] | None,
+        is_stopped: Callable[[], bool],
+    ) -> RootKeyRotated:
+        if progress is not None:
+            callback("progress", progress, example="print")
+        counts: list[int] = []
+        for count in self._context.keyring.root_key_rotation(checked_provider(new)).run():
+            if count:
+                counts.append(count)
+                if progress is not None:
+                    progress(len(counts))
+            if is_stopped():
+                break
+        return RootKeyRotated(len(counts), sum(counts))

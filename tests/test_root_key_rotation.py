@@ -1,0 +1,241 @@
+"""The root key is exchanged for another: nothing is lost, and nobody has to stop."""
+
+import shutil
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from langmem_isolated import IsolatedMemory, LocalRootKey, Scope
+from langmem_isolated._crypto.owners import Owner
+from langmem_isolated._storage.key_sets import KeySets
+from langmem_isolated.errors import RecordDoesNotOpen, RootKeyInvalid, RootKeyMismatch
+from langmem_isolated.lifecycle import RootKeyRotated
+from tests.conftest import ROOT_KEY, Attacker, Door
+from tests.test_cli import run, url_of
+
+OLD, NEW = LocalRootKey(ROOT_KEY), LocalRootKey(bytes(31) + b"n")
+USERS = ("alice", "bob", "carol")
+
+
+def history(memory: IsolatedMemory, user: str) -> Any:
+    return memory.scope(user_id=user, module_id="tutor").chat_history("monday")
+
+
+def heard(memory: IsolatedMemory, user: str) -> list[str]:
+    return [str(message.content) for message in history(memory, user).messages]
+
+
+def opened_anew(url: str, *root_keys: LocalRootKey, key_store: str | None = None) -> IsolatedMemory:
+    first, *accepted = root_keys
+    return IsolatedMemory(
+        url, root_key=first, accepted_root_keys=accepted, key_store=key_store, pool_size=2
+    )
+
+
+def assert_opens_with_the_new_key_alone(url: str, key_store: str | None = None) -> None:
+    with closing(opened_anew(url, OLD, key_store=key_store)) as memory:
+        for attempt in (
+            memory.open,
+            lambda: heard(memory, "alice"),
+            lambda: history(memory, "dave").add_user_message("x"),
+        ):
+            with pytest.raises(RootKeyMismatch):
+                attempt()
+    with opened_anew(url, NEW, key_store=key_store) as memory:
+        for user in USERS:
+            assert heard(memory, user) == [f"of {user}"]
+
+
+@pytest.fixture
+def said(memory: IsolatedMemory) -> IsolatedMemory:
+    for user in USERS:
+        history(memory, user).add_user_message(f"of {user}")
+    return memory
+
+
+async def test_afterwards_the_former_key_opens_nothing_and_the_new_one_everything(
+    said: IsolatedMemory, database_url: str, attacker: Attacker, door: Door
+):
+    records = attacker("SELECT * FROM records ORDER BY 1, 2, 3")
+    seen: list[int] = []
+
+    done = await door(said, "rotate_root_key", NEW, progress=seen.append)
+
+    assert (done, seen) == (RootKeyRotated(4, 7), [1, 2, 3, 4])
+    assert attacker("SELECT DISTINCT root_key_id FROM keys") == [(NEW.key_id,)]
+    assert attacker("SELECT * FROM records ORDER BY 1, 2, 3") == records
+    assert_opens_with_the_new_key_alone(database_url)
+    assert await door(said, "rotate_root_key", NEW) == RootKeyRotated(0, 0)
+    history(said, "dave").add_user_message("of dave")
+    with opened_anew(database_url, NEW) as fresh:
+        assert heard(fresh, "dave") == ["of dave"]
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3, 4])
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_a_rotation_that_dies_at_any_swap_is_gone_on_with_by_another_process(
+    said: IsolatedMemory, database_url: str, monkeypatch, nth: int, is_stored: bool
+):
+    swap, calls = KeySets.swap, []
+
+    def dying(*arguments: Any) -> bool:
+        calls.append(1)
+        if len(calls) < nth or is_stored:
+            swap(*arguments)
+        if len(calls) == nth:
+            raise KeyboardInterrupt
+        return True
+
+    with monkeypatch.context() as patched, opened_anew(database_url, OLD) as killed:
+        patched.setattr(KeySets, "swap", dying)
+        with pytest.raises(KeyboardInterrupt):
+            killed.rotate_root_key(NEW)
+        # What it has done already it opens, and the rest.
+        assert [heard(killed, user) for user in USERS] == [[f"of {user}"] for user in USERS]
+
+    if (nth, is_stored) != (4, True):
+        with opened_anew(database_url, OLD):
+            pass  # The directory key comes last: whoever has the former key can begin.
+    with closing(opened_anew(database_url, OLD)) as other:
+        assert other.rotate_root_key(NEW).key_sets == 4 - (nth if is_stored else nth - 1)
+    assert_opens_with_the_new_key_alone(database_url)
+
+
+def test_another_memory_that_accepts_the_new_key_goes_on_meanwhile(
+    said: IsolatedMemory, database_url: str, attacker: Attacker
+):
+    with opened_anew(database_url, OLD, NEW) as other:
+
+        def meanwhile(number: int) -> None:
+            for user in USERS:
+                other._keyring._cache.clear()
+                assert heard(other, user)[0] == f"of {user}"
+                history(other, user).add_user_message("more")
+            if number <= 3:
+                history(other, f"new {number}").add_user_message("hello")
+
+        done = said.rotate_root_key(NEW, progress=meanwhile)
+
+        assert done.key_sets == 4 + 3
+        assert attacker("SELECT DISTINCT root_key_id FROM keys") == [(NEW.key_id,)]
+        # What it still wraps by the former key, a second rotation finds.
+        history(other, "late").add_user_message("hello")
+        assert said.rotate_root_key(NEW) == RootKeyRotated(1, 2)
+    with opened_anew(database_url, NEW) as fresh:
+        for user in ("new 1", "new 2", "new 3", "late"):
+            assert heard(fresh, user) == ["hello"]
+
+
+def test_an_accepted_key_opens_and_wraps_nothing(said: IsolatedMemory, database_url, attacker):
+    with opened_anew(database_url, NEW, OLD) as other:
+        history(other, "dave").add_user_message("of dave")
+        assert heard(other, "alice") == ["of alice"]
+
+    assert attacker("SELECT root_key_id, count(*) FROM keys GROUP BY 1 ORDER BY 2") == [
+        (NEW.key_id, 2),
+        (OLD.key_id, 7),
+    ]
+    with closing(opened_anew(database_url, LocalRootKey(bytes(32)), NEW)) as third:
+        with pytest.raises(RootKeyMismatch, match="accepted besides") as caught:
+            third.open()
+        assert caught.value.accepted == (NEW.key_id,)
+
+
+def test_a_copy_from_before_does_not_open_with_the_new_key(sqlite_url: str, tmp_path):
+    with opened_anew(sqlite_url, OLD) as memory:
+        history(memory, "alice").add_user_message("of alice")
+    shutil.copy(tmp_path / "memory.db", tmp_path / "copy.db")
+    with opened_anew(sqlite_url, OLD) as memory:
+        memory.rotate_root_key(NEW)
+
+    copy = f"sqlite:///{tmp_path}/copy.db"
+    with closing(opened_anew(copy, NEW)) as memory, pytest.raises(RootKeyMismatch):
+        memory.open()
+    with opened_anew(copy, OLD) as memory:
+        assert heard(memory, "alice") == ["of alice"]
+
+
+def test_a_key_store_of_two_installations_is_rotated_for_one(database_url: str, tmp_path):
+    store, second = f"sqlite:///{tmp_path}/keys.db", f"sqlite:///{tmp_path}/second.db"
+    for url in (database_url, second):
+        with opened_anew(url, OLD, key_store=store) as memory:
+            for user in USERS:
+                history(memory, user).add_user_message(f"of {user}")
+
+    with opened_anew(database_url, OLD, key_store=store) as memory:
+        assert memory.rotate_root_key(NEW) == RootKeyRotated(4, 7)
+
+    assert_opens_with_the_new_key_alone(database_url, store)
+    with opened_anew(second, OLD, key_store=store) as memory:
+        assert heard(memory, "alice") == ["of alice"]
+        assert memory.rotate_root_key(NEW) == RootKeyRotated(4, 7)
+    assert_opens_with_the_new_key_alone(second, store)
+
+
+class Forgetful:
+    key_id = "forgetful"
+
+    def wrap(self, key: bytes, _: bytes) -> bytes:
+        return key
+
+    def unwrap(self, _: bytes, __: bytes) -> bytes:
+        return bytes(32)
+
+
+@pytest.mark.parametrize("new", ["text", bytes(32), None, LocalRootKey, Forgetful()])
+def test_what_is_no_root_key_is_refused_and_changes_nothing(
+    said: IsolatedMemory, database_url: str, attacker: Attacker, new: Any
+):
+    before = attacker("SELECT * FROM keys ORDER BY 1, 2, 3")
+
+    with pytest.raises(RootKeyInvalid):
+        said.rotate_root_key(new)
+
+    assert attacker("SELECT * FROM keys ORDER BY 1, 2, 3") == before
+    history(said, "dave").add_user_message("of dave")
+    with opened_anew(database_url, OLD) as fresh:
+        assert heard(fresh, "dave") == ["of dave"]
+
+
+def test_who_has_neither_key_rotates_nothing(
+    said: IsolatedMemory, database_url: str, attacker: Attacker
+):
+    before = attacker("SELECT * FROM keys ORDER BY 1, 2, 3")
+
+    stranger = opened_anew(database_url, LocalRootKey(bytes(32)))
+    with closing(stranger), pytest.raises(RootKeyMismatch):
+        stranger.rotate_root_key(NEW)
+
+    assert attacker("SELECT * FROM keys ORDER BY 1, 2, 3") == before
+
+
+def test_a_set_that_only_says_it_is_wrapped_by_the_new_key_is_refused(
+    said: IsolatedMemory, attacker: Attacker
+):
+    attacker("UPDATE keys SET root_key_id = ? WHERE purpose = 3", NEW.key_id)
+
+    with pytest.raises(RecordDoesNotOpen):
+        said.rotate_root_key(NEW)
+
+
+def test_destroyed_keys_stay_as_they_are(said: IsolatedMemory, attacker: Attacker):
+    asked = "SELECT * FROM keys WHERE state = 3 ORDER BY 1, 2, 3"
+    said._keyring.destroy(Owner.private(Scope("bob", "tutor")))
+    before = attacker(asked)
+    assert len(before) == 2
+
+    assert said.rotate_root_key(NEW) == RootKeyRotated(3, 5)
+    assert attacker(asked) == before
+
+
+def test_the_command_rotates_and_finds_nothing_the_second_time(said: IsolatedMemory, tmp_path):
+    file = tmp_path / "new.key"
+    assert run("keygen", "--file", file).exit_code == 0
+    arguments = ("rotate-root-key", "--new-key-file", file, "--database", url_of(said))
+
+    assert "7 keys of 4 owners were wrapped anew" in run(*arguments).stdout
+    assert "before" in run(*arguments).stdout
+    assert '"keys": 0' in run(*arguments, "--json").stdout
+    with opened_anew(url_of(said), LocalRootKey.from_file(file)) as fresh:
+        assert heard(fresh, "alice") == ["of alice"]
