@@ -2,6 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam, delete, select
@@ -12,9 +14,12 @@ from langmem_isolated._database.database import Database
 from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.scope_rows import ScopeRow
+from langmem_isolated.errors import DatabaseLocked
 
 # 500 rows took 8 to 20 ms on SQLite, 1,000 up to 276: what waits for the lock notices that.
 BATCH = 500
+_ATTEMPTS = 8
+T = TypeVar("T")
 _SCOPE_ID = bindparam("scope_id", type_=sa.LargeBinary)
 _LIMIT: sa.ColumnElement[int] = sa.literal_column(str(BATCH))
 _NO_OFFSET: sa.ColumnElement[int] = sa.literal_column("0")
@@ -62,13 +67,25 @@ def remove_rows(
     life = {"scope_id": row.scope_id, "birth": row.birth}
     while True:
         for batch in _BATCHES:
-            while rows := database.write(Transaction.rows, batch, **life):
+            while rows := _written(database, Transaction.rows, batch, **life):
                 counts.update(Kind(kind) for (kind,) in rows)
                 progress(len(rows))
                 database.checkpoint_log()
         try:
             # Its usage and the uses of its keys go with it.
-            database.write(Transaction.execute, _DELETE_SCOPE, **life)
+            _written(database, _remove_scope, life)
         except Conflict:
             continue
         return counts
+
+
+def _remove_scope(transaction: Transaction, life: dict[str, bytes]) -> None:
+    transaction.execute(_DELETE_SCOPE, **life)
+
+
+def _written(database: Database, operation: Callable[..., T], *args: object, **values: object) -> T:
+    """What a transaction does; begun again where PostgreSQL ended it for a deadlock."""
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(DatabaseLocked):
+            return database.write(operation, *args, **values)
+    return database.write(operation, *args, **values)
