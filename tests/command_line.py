@@ -13,12 +13,15 @@ OTHER_KEY = base64.b64encode(bytes(32)).decode()
 _OURS = ("ROOT_KEY", "ROOT_KEY_FILE", "DATABASE", "KEY_STORE")
 
 
-def run(*arguments: object, key: str | None = KEY, **environment: str) -> Result:
+def run(
+    *arguments: object, key: str | None = KEY, stdin: str | None = None, **environment: str
+) -> Result:
     """What `langmem-isolated` prints, 120 columns wide, and its exit code."""
     ours = {f"LANGMEM_ISOLATED_{name}": None for name in _OURS}
     return CliRunner().invoke(
         app,
         [str(argument) for argument in arguments],
+        input=stdin,
         env={**ours, "COLUMNS": "120", "LANGMEM_ISOLATED_ROOT_KEY": key, **environment},
     )
 

@@ -11,8 +11,12 @@ import pytest
 from langchain_core.messages import HumanMessage
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
+from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._storage.key_sets import KeySets
+from langmem_isolated._storage.keyring import Keyring
+from langmem_isolated._storage.scope_rows import ScopeRow
 from langmem_isolated.errors import DatabaseLocked, KeyDestroyed, LegalHold, ScopeError
+from tests.command_line import run
 from tests.conftest import Attacker, Door
 from tests.test_inventory import fill, operate
 
@@ -310,3 +314,73 @@ def test_progress_is_told_how_much_is_removed(memory: IsolatedMemory):
     assert told == sorted(told)
     assert told[-1] == sum(receipt.counts.values()) == 1_201
     assert max(after - before for before, after in zip([0, *told], told, strict=False)) <= 500
+
+
+def test_what_a_user_who_came_back_has_is_not_removed_by_an_erasure_from_before(
+    memory: IsolatedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    memory.scope(user_id="alice", module_id="tutor").chat_history("s").add_user_message("before")
+    found = Keyring.scopes_of
+
+    def overtaken(keyring: Keyring, owner: Owner) -> list[ScopeRow]:
+        rows = found(keyring, owner)
+        monkeypatch.setattr(Keyring, "scopes_of", found)
+        memory.erase_user("alice")
+        alice = memory.scope(user_id="alice", module_id="tutor")
+        alice.chat_history("s").add_user_message("after")
+        return rows
+
+    monkeypatch.setattr(Keyring, "scopes_of", overtaken)
+    receipt = memory.erase_user("alice")
+
+    assert receipt.counts == {}
+    assert said(memory.scope(user_id="alice", module_id="tutor")) == ["after"]
+
+
+def on(database_url: str, *more: str) -> list[str]:
+    return ["erase", *more, "--database", database_url]
+
+
+def test_the_command_asks_for_the_id_again_and_takes_no_other(
+    memory: IsolatedMemory, database_url: str
+):
+    alice = memory.scope(user_id="alice", module_id="tutor")
+    alice.chat_history("s").add_user_message("hi")
+
+    refused = run(*on(database_url, "--user", "alice"), stdin="bob\n")
+    assert refused.exit_code == 2
+    assert said(alice) == ["hi"]
+
+    done = run(*on(database_url, "--user", "alice"), stdin="alice\n")
+    assert done.exit_code == 0
+    assert "Keys destroyed: 2" in done.stdout
+    assert memory.modules("alice") == []
+
+
+def test_the_command_prints_json_and_finishes(memory: IsolatedMemory, database_url: str):
+    memory.scope(user_id="alice", module_id="tutor").chat_history("s").add_user_message("hi")
+
+    told = run(*on(database_url, "--user", "alice", "--yes", "--json"))
+    finished = run(*on(database_url, "--finish", "--json"))
+
+    heap = "pending" if database_url.startswith("postgresql") else "scrubbed"
+    assert json.loads(told.stdout)["counts"] == {"session": 1, "message": 1}
+    assert (json.loads(told.stdout)["heap"], json.loads(finished.stdout)) == (heap, {"heap": heap})
+    assert (told.exit_code, finished.exit_code) == (0, 0)
+    assert run(*on(database_url, "--finish", "--user", "alice")).exit_code == 2
+
+
+def test_the_command_ends_with_1_while_somebody_reads(tmp_path: Path, root_key: LocalRootKey):
+    path = tmp_path / "memory.db"
+    with IsolatedMemory(f"sqlite:///{path}", root_key=root_key) as memory:
+        memory.scope(user_id="alice", module_id="tutor").chat_history("s").add_user_message("hi")
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM records").fetchall()
+
+    done = run(*on(f"sqlite:///{path}", "--user", "alice", "--yes"))
+    reader.close()
+
+    assert done.exit_code == 1
+    assert "pending" in done.stdout
+    assert run(*on(f"sqlite:///{path}", "--finish")).exit_code == 0

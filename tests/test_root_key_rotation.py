@@ -213,7 +213,7 @@ def test_who_has_neither_key_rotates_nothing(
 def test_a_set_that_only_says_it_is_wrapped_by_the_new_key_is_refused(
     said: IsolatedMemory, attacker: Attacker
 ):
-    attacker("UPDATE keys SET root_key_id = ? WHERE purpose = 3", NEW.key_id)
+    attacker("UPDATE keys SET root_key_id = ? WHERE purpose <> 1", NEW.key_id)
 
     with pytest.raises(RecordDoesNotOpen):
         said.rotate_root_key(NEW)

@@ -2,8 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
-from typing import TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam, delete, select
@@ -18,8 +16,9 @@ from langmem_isolated.errors import DatabaseLocked
 
 # 500 rows took 8 to 20 ms on SQLite, 1,000 up to 276: what waits for the lock notices that.
 BATCH = 500
+# Deadlocks that are begun again. PostgreSQL checks foreign keys at the end of a statement: a writer
+# that has counted its usage waits then for the scope's row, whose removal waits for that usage.
 _ATTEMPTS = 8
-T = TypeVar("T")
 _SCOPE_ID = bindparam("scope_id", type_=sa.LargeBinary)
 _LIMIT: sa.ColumnElement[int] = sa.literal_column(str(BATCH))
 _NO_OFFSET: sa.ColumnElement[int] = sa.literal_column("0")
@@ -62,30 +61,31 @@ def remove_rows(
 
     Returns:
         How many there were of each kind: records, and sessions, threads and collections.
+
+    Raises:
+        DatabaseLocked: Writers had the scope's row again and again; to call again goes on.
     """
     counts: Counter[Kind] = Counter()
-    life = {"scope_id": row.scope_id, "birth": row.birth}
+    life, locked = {"scope_id": row.scope_id, "birth": row.birth}, 0
     while True:
         for batch in _BATCHES:
-            while rows := _written(database, Transaction.rows, batch, **life):
+            while rows := database.write(Transaction.rows, batch, **life):
                 counts.update(Kind(kind) for (kind,) in rows)
                 progress(len(rows))
-                database.checkpoint_log()
+                if len(rows) == BATCH:
+                    database.checkpoint_log()
         try:
-            # Its usage and the uses of its keys go with it.
-            _written(database, _remove_scope, life)
+            database.write(_remove_scope, life)
         except Conflict:
             continue
-        return counts
+        except DatabaseLocked:
+            locked += 1
+            if locked == _ATTEMPTS:
+                raise
+        else:
+            return counts
 
 
 def _remove_scope(transaction: Transaction, life: dict[str, bytes]) -> None:
+    """The row, and with it its usage and the uses of its keys."""
     transaction.execute(_DELETE_SCOPE, **life)
-
-
-def _written(database: Database, operation: Callable[..., T], *args: object, **values: object) -> T:
-    """What a transaction does; begun again where PostgreSQL ended it for a deadlock."""
-    for _ in range(_ATTEMPTS - 1):
-        with suppress(DatabaseLocked):
-            return database.write(operation, *args, **values)
-    return database.write(operation, *args, **values)

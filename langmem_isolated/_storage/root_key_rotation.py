@@ -1,6 +1,7 @@
 """Root key rotation: wraps every stored key by another root key; records stay as they are."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain, repeat
 
 from langmem_isolated._storage.checked_root_key import CheckedRootKey, RootKeys
@@ -10,6 +11,7 @@ from langmem_isolated._storage.scope_rows import ScopeRows
 from langmem_isolated.errors import RecordDoesNotOpen
 
 
+@dataclass(frozen=True, slots=True, repr=False)
 class RootKeyRotation:
     """Wraps every key of an installation by ``new``, one set after another.
 
@@ -25,19 +27,11 @@ class RootKeyRotation:
         new: Wraps them.
     """
 
-    def __init__(
-        self,
-        installation: Installation,
-        sets: KeySets,
-        scopes: ScopeRows,
-        root_keys: RootKeys,
-        new: CheckedRootKey,
-    ) -> None:
-        self._installation = installation
-        self._sets = sets
-        self._scopes = scopes
-        self._root_keys = root_keys
-        self._new = new
+    installation: Installation
+    sets: KeySets
+    scopes: ScopeRows
+    root_keys: RootKeys
+    new: CheckedRootKey
 
     def run(self) -> Iterator[int]:
         """Wrap all; gives behind each set how many keys of it were wrapped anew.
@@ -51,7 +45,7 @@ class RootKeyRotation:
             return
         # The first pass looks at all, and so refuses a set that only says it is wrapped by `new`.
         # Others may have made keys under the former one meanwhile: again, until there are none.
-        for except_by in chain([""], repeat(self._new.key_id)):
+        for except_by in chain([""], repeat(self.new.key_id)):
             count = 0
             for number in self._pass(opened, except_by):
                 count += number
@@ -61,21 +55,21 @@ class RootKeyRotation:
 
     def _begun(self) -> OpenInstallation | None:
         """The installation, opened by what there is; from here on ``new`` wraps."""
-        self._new.prove()
-        self._root_keys.accept(self._new)
+        self.new.prove()
+        self.root_keys.accept(self.new)
         try:
-            self._installation.forget()
-            opened = self._installation.open(create=False)
+            self.installation.forget()
+            opened = self.installation.open(create=False)
         except BaseException:
-            self._root_keys.refuse(self._new)
+            self.root_keys.refuse(self.new)
             raise
-        self._root_keys.make_primary(self._new)
+        self.root_keys.make_primary(self.new)
         return opened
 
     def _pass(self, opened: OpenInstallation, except_by: str) -> Iterator[int]:
         """Every set of users and others; behind them that of the directory key."""
         own = opened.keys.installation_id
-        for principal in self._sets.walk_wrapped(except_by=except_by):
+        for principal in self.sets.walk_wrapped(except_by=except_by):
             if principal != own:
                 yield self._rewrap(opened, principal)
         yield self._rewrap(opened, own)
@@ -83,11 +77,11 @@ class RootKeyRotation:
     def _rewrap(self, opened: OpenInstallation, principal: bytes) -> int:
         """How many keys of a set were wrapped anew."""
         while True:
-            found = self._sets.read_unchecked(principal)
+            found = self.sets.read_unchecked(principal)
             if not self._is_ours(found, opened):
                 return 0
-            new = opened.keys.rewrapped(found, self._new)
-            if new == found or self._sets.swap(found, new, opened.directory):
+            new = opened.keys.rewrapped(found, self.new)
+            if new == found or self.sets.swap(found, new, opened.directory):
                 return sum(key not in found.keys for key in new.keys)
 
     def _is_ours(self, found: KeySet, opened: OpenInstallation) -> bool:
@@ -100,7 +94,7 @@ class RootKeyRotation:
             check(found, opened.directory)
         except RecordDoesNotOpen:
             is_own = found.principal == opened.keys.installation_id
-            if is_own or self._scopes.of_principal(opened.directory, found.principal):
+            if is_own or self.scopes.of_principal(opened.directory, found.principal):
                 raise
             return False
         return True

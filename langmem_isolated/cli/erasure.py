@@ -11,7 +11,7 @@ from langmem_isolated.cli.options import (
     KeyStoreOption,
     ProjectOption,
 )
-from langmem_isolated.cli.terminal import counting, printable
+from langmem_isolated.cli.terminal import counting, print_json
 
 
 def erase(
@@ -28,7 +28,7 @@ def erase(
 ) -> None:
     """Erase a user: keys, rows of all modules, account; prints a receipt. Needs the root key.
 
-    The status is 1 while bytes of it may be left in the database's files.
+    On SQLite the status is 1 while bytes of it may be left in the database's files.
     """
     from langmem_isolated.cli.databases import existing_memory
 
@@ -39,12 +39,15 @@ def erase(
     with existing_memory(database, key_store) as memory, counting("removed") as progress:
         if user is None:
             heap = memory.finish_erasure()
-            told = f'{{"heap": "{heap}"}}' if as_json else f"Bytes in the database's files: {heap}"
+            told: dict[str, object] = {"heap": heap}
+            text = f"Bytes in the database's files: {heap}"
         else:
             receipt = memory.erase_user(user, project_id=project, progress=progress)
-            heap = receipt.heap
-            told = receipt.to_json() if as_json else str(receipt)
-    typer.echo(told if as_json else "\n".join(map(printable, told.splitlines())))
+            heap, told, text = receipt.heap, receipt.to_dict(), str(receipt)
+    if as_json:
+        print_json(told)
+    else:
+        typer.echo(text)
     if heap == "pending" and not database.startswith("postgresql"):
         raise typer.Exit(1)
 

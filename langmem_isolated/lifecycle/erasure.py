@@ -38,7 +38,7 @@ _POSTGRES_PENDING = (
 _NOT_PROVED = (
     "Backups, replicas and snapshots made before hold the wrapped keys: the root key opens them.",
     "Third-party vector stores were not asked: each module's wrapped store has its own clear().",
-    "Processes that had the keys in memory keep them for key_cache_seconds, and can write nothing.",
+    "Other processes go on in third-party stores for key_cache_seconds, with the keys they had.",
     "What the application, its logs or a model's provider kept is not known here.",
 )
 
@@ -68,13 +68,13 @@ class ErasureReceipt:
             return _NOT_PROVED
         return (_POSTGRES_PENDING if self.is_postgres else _SQLITE_PENDING, *_NOT_PROVED)
 
+    def to_dict(self) -> dict[str, object]:
+        """All of it, with what it does not prove."""
+        return asdict(self) | {"does_not_prove": self.does_not_prove}
+
     def to_json(self) -> str:
         """All of it, as a JSON object on one line."""
-        told = asdict(self) | {
-            "erased_at": self.erased_at.isoformat(),
-            "does_not_prove": self.does_not_prove,
-        }
-        return json.dumps(told)
+        return json.dumps(self.to_dict(), default=datetime.isoformat)
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
@@ -104,11 +104,12 @@ class Erasures:
         transaction, with sessions, grants, policies and usage. On SQLite the log is emptied
         besides: no byte of the user's rows and wrapped keys is left in the database's files, unless
         the receipt says ``"pending"``. Killed at any point, it goes on when it is called again.
-        Other processes write nothing of the user any more, and find nothing. Whoever comes back
-        under the id is new.
+        Other processes write nothing of the user to this database any more, and find nothing in it.
+        Whoever comes back under the id is new.
 
         Documents in third-party vector stores are found by the user's keys: clear them before, by
-        ``scope.vector_store(wrapping=…).clear()`` in each module.
+        ``scope.vector_store(wrapping=…).clear()`` in each module. Other processes that have the
+        keys in memory read and write there for ``key_cache_seconds`` yet.
 
         >>> memory.scope(user_id="zoe", module_id="tutor").store().put(("facts",), "one", {"n": 1})
         >>> receipt = memory.erase_user("zoe")

@@ -12,7 +12,7 @@ from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.arguments import callback, seconds, true_or_false
 from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated.lifecycle.erasure import Erasures
-from langmem_isolated.lifecycle.root_key_rotation import RootKeys
+from langmem_isolated.lifecycle.root_key_rotation import RootKeyRotations
 from langmem_isolated.lifecycle.sharing.of_memory import ModuleMerges
 from langmem_isolated.scope import checked_id
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @explains_calls
-class MemoryLifecycle(ModuleMerges, Erasures, RootKeys):
+class MemoryLifecycle(ModuleMerges, Erasures, RootKeyRotations):
     """The life of everybody's memory, as :class:`IsolatedMemory` has it."""
 
     _context: MemoryContext

@@ -23,7 +23,7 @@ class RootKeyRotated:
 
 
 @explains_calls
-class RootKeys:
+class RootKeyRotations:
     """Rotation of the root key, as :class:`IsolatedMemory` has it."""
 
     _context: MemoryContext
