@@ -97,6 +97,16 @@ class Installation:
         if kept and kept[0] < self._clock():
             self._kept = None
 
+    @property
+    def own_key_store(self) -> Database | None:
+        """The database of its own that holds the keys, if it is another one."""
+        return None if self._key_store is self._database else self._key_store
+
+    def over(self, database: Database, key_store: Database | None) -> "Installation":
+        """The same over copies of both, under the same root keys."""
+        keys = key_store or database
+        return Installation(database, keys, self._root_keys, seconds=0, clock=self._clock)
+
     def _find(self, create: bool) -> OpenInstallation | None:
         installation_id, directory_id = self._ids()
         keys = WrappedKeys(self._root_keys, installation_id)

@@ -275,6 +275,11 @@ class Keyring:
         self._installation.forget()
         return self._installation.open(create=False) is not None
 
+    @property
+    def installation(self) -> Installation:
+        """What opens the directory key."""
+        return self._installation
+
     def close(self) -> None:
         """Store what was counted, and let go of every key."""
         self._uses.store()

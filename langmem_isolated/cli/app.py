@@ -11,6 +11,7 @@ from langmem_isolated import __version__
 from langmem_isolated.cli import demo, grants, merges, profile, retention, schema
 from langmem_isolated.cli import sessions as session
 from langmem_isolated.cli import threads as thread
+from langmem_isolated.cli.backup import backup
 from langmem_isolated.cli.clearing import clear
 from langmem_isolated.cli.doctor import doctor
 from langmem_isolated.cli.erasure import erase
@@ -76,6 +77,7 @@ for command, examples in (
     (clear, ("clear --user ann --module tutor", "clear --user ann --yes --json")),
     (erase, ("erase --user ann", "erase --user ann --yes --json", "erase --finish")),
     (rotate_root_key, ("rotate-root-key --new-key-file new.key",)),
+    (backup, ("backup monday.db", "backup monday.db --key-store-output keys.db --json")),
     (doctor, ("doctor", "doctor --database postgresql://service@host/memory --json")),
 ):
     app.command(epilog=shown(*examples))(command)

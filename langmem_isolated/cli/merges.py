@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -17,7 +15,7 @@ from langmem_isolated.cli.options import (
     ProjectOption,
     UserOption,
 )
-from langmem_isolated.cli.terminal import cell, minute, print_json, print_table, table
+from langmem_isolated.cli.terminal import cell, minute, print_json, print_table, pulse, table
 
 if TYPE_CHECKING:
     from langmem_isolated.lifecycle import (
@@ -54,7 +52,7 @@ def plan(
     """Say what a merge would put in and which names are taken; change nothing."""
     from langmem_isolated.cli.databases import existing_memory
 
-    with existing_memory(database, key_store) as memory, _pulse("Looking"):
+    with existing_memory(database, key_store) as memory, pulse("Looking"):
         found = memory.merge_modules(
             user_id=user, from_module=from_module, into_module=into_module, project_id=project
         )
@@ -86,7 +84,7 @@ def run(
 
     if conflicts not in ("rename", "skip", "refuse"):
         raise typer.BadParameter("--conflicts must be rename, skip or refuse.")
-    with existing_memory(database, key_store) as memory, _pulse("Merging"):
+    with existing_memory(database, key_store) as memory, pulse("Merging"):
         receipt = memory.merge_modules(
             user_id=user,
             from_module=from_module,
@@ -137,7 +135,7 @@ def undo(
     from langmem_isolated.cli.databases import existing_memory
     from langmem_isolated.errors import ReceiptNotFound
 
-    with existing_memory(database, key_store) as memory, _pulse("Undoing"):
+    with existing_memory(database, key_store) as memory, pulse("Undoing"):
         found = memory.receipts(user_id=user, project_id=project)
         known = next((one for one in found if one.id == receipt), None)
         if known is None:
@@ -147,20 +145,6 @@ def undo(
         print_json({"removed": undone.removed, "left": [*map(_as_fields, undone.left)]})
     else:
         _print_undone(undone)
-
-
-@contextmanager
-def _pulse(doing: str) -> Iterator[None]:
-    """A bar on standard error while something runs of which nobody knows how long it takes."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    hidden = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-        progress.add_task(doing, total=None)
-        yield
 
 
 def _as_fields(named: Named) -> dict[str, object]:

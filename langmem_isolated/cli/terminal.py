@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 from typer import BadParameter
@@ -113,6 +113,17 @@ def counting(what: str) -> Iterator[Callable[[int], None]]:
         yield count
     finally:
         bar.stop()
+
+
+@contextmanager
+def pulse(doing: str) -> Iterator[None]:
+    """A bar on standard error while something runs of which nobody knows how long it takes."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+        progress.add_task(doing, total=None)
+        yield
 
 
 def print_json(value: object) -> None:

@@ -31,6 +31,8 @@ from langmem_isolated.errors.core import (
 )
 from langmem_isolated.errors.lifecycle import (
     AnonymousNotFound,
+    BackupElsewhere,
+    BackupRefused,
     LegalHold,
     NotShared,
     PolicyNotFound,
@@ -46,6 +48,8 @@ from langmem_isolated.errors.lifecycle import (
 __all__ = [
     "AddressTaken",
     "AnonymousNotFound",
+    "BackupElsewhere",
+    "BackupRefused",
     "DatabaseCorrupt",
     "DatabaseError",
     "DatabaseFull",

@@ -3,7 +3,12 @@
 from datetime import datetime
 from typing import Self
 
-from langmem_isolated.errors.core import IsolationViolation, LangmemIsolatedError, LimitExceeded
+from langmem_isolated.errors.core import (
+    DatabaseError,
+    IsolationViolation,
+    LangmemIsolatedError,
+    LimitExceeded,
+)
 
 
 class QuotaExceeded(LangmemIsolatedError):
@@ -157,3 +162,27 @@ class ReceiptNotFound(LangmemIsolatedError, KeyError):
         )
 
     __str__ = Exception.__str__
+
+
+class BackupRefused(DatabaseError):
+    """A backup cannot be written to where it was told to; what is there stays as it is."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"No backup was written. {why}")
+
+
+class BackupElsewhere(DatabaseError):
+    """PostgreSQL has backups of its own; the message is what to run.
+
+    Args:
+        what: What is on PostgreSQL, ``"database"`` or ``"key store"``.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"The {what} is on PostgreSQL, which makes its own backups. Nothing was written. Run "
+            "pg_dump --format=custom --schema=langmem_isolated --file=FILE --dbname=DATABASE as a "
+            "role that may read all (pg_read_all_data), and with BYPASSRLS where row-level "
+            "security is on: others see no row. Its password belongs in PGPASSFILE, not on the "
+            "command line."
+        )

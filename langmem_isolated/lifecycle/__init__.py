@@ -12,6 +12,7 @@ from langmem_isolated.lifecycle.verification import Verified, verified
 
 if TYPE_CHECKING:
     from langmem_isolated._adapters.quota import Quota
+    from langmem_isolated.lifecycle.backup import Backup
     from langmem_isolated.lifecycle.erasure import ErasureReceipt
     from langmem_isolated.lifecycle.guests.transferred import NewName, Transferred
     from langmem_isolated.lifecycle.isolation import ModuleIsolation
@@ -63,6 +64,7 @@ __all__ = [
     "COUNTED",
     "NOT_COUNTED",
     "AnonymousSessions",
+    "Backup",
     "ComparedRow",
     "Day",
     "EphemeralContext",
@@ -116,6 +118,7 @@ __all__ = [
 _NAMES = {
     "_adapters.quota": ("Quota",),
     "lifecycle.erasure": ("ErasureReceipt",),
+    "lifecycle.backup": ("Backup",),
     "lifecycle.guests.transferred": ("NewName", "Transferred"),
     "lifecycle.isolation": ("ModuleIsolation",),
     "lifecycle.profiles.comparison": (
