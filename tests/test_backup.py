@@ -211,8 +211,9 @@ def test_a_killed_backup_leaves_nothing_under_the_name_and_the_next_one_is_whole
     assert texts(copy, root_key) == ["Hi"]
 
 
+@pytest.mark.parametrize("span", [range(64), range(7, 8)], ids=["a page", "a count in it"])
 def test_a_damaged_copy_gets_no_name(
-    memory: IsolatedMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    memory: IsolatedMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, span: range
 ):
     for number in range(200):
         history(memory).add_user_message(f"{number}")
@@ -220,9 +221,14 @@ def test_a_damaged_copy_gets_no_name(
 
     def damaged(database: Any, draft: Path) -> None:
         copied(database, draft)
+        with closing(sqlite3.connect(draft)) as connection:
+            # A page of records: to open the copy reads none of them.
+            ((root,),) = connection.execute(
+                "SELECT rootpage FROM sqlite_schema WHERE name = 'records'"
+            ).fetchall()
         written = bytearray(draft.read_bytes())
-        for page in range(8192, len(written), 4096):
-            written[page : page + 64] = bytes(64)
+        for at in span:
+            written[(root - 1) * 4096 + at] = 255
         draft.write_bytes(written)
 
     monkeypatch.setattr(backups, "copy_into", damaged)
