@@ -16,6 +16,7 @@ from langmem_isolated.cli.clearing import clear
 from langmem_isolated.cli.doctor import doctor
 from langmem_isolated.cli.erasure import erase
 from langmem_isolated.cli.examples import shown
+from langmem_isolated.cli.export import export
 from langmem_isolated.cli.keys import keygen
 from langmem_isolated.cli.modules import modules
 from langmem_isolated.cli.root_key import rotate_root_key
@@ -78,6 +79,13 @@ for command, examples in (
     (erase, ("erase --user ann", "erase --user ann --yes --json", "erase --finish")),
     (rotate_root_key, ("rotate-root-key --new-key-file new.key",)),
     (backup, ("backup monday.db", "backup monday.db --key-store-output keys.db --json")),
+    (
+        export,
+        (
+            "export --user ann --output ann.zip",
+            "export --user ann --module tutor --output ann-tutor --json",
+        ),
+    ),
     (doctor, ("doctor", "doctor --database postgresql://service@host/memory --json")),
 ):
     app.command(epilog=shown(*examples))(command)

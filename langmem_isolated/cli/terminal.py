@@ -67,12 +67,12 @@ def second(moment: datetime | None) -> str:
     return "" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
-def print_counts(counts: Mapping[str, int], *, nothing: str) -> None:
+def print_counts(counts: Mapping[str, int], *, nothing: str, what: str = "removed") -> None:
     """Print how many there were of each kind, or ``nothing``."""
     if not counts:
         sys.stdout.write(f"{nothing}\n")
         return
-    shown = table("kind", "removed")
+    shown = table("kind", what)
     for kind, count in counts.items():
         shown.add_row(cell(kind), f"{count:,}")
     print_table(shown)

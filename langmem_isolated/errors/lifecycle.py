@@ -186,3 +186,13 @@ class BackupElsewhere(DatabaseError):
             "security is on: others see no row. Its password belongs in PGPASSFILE, not on the "
             "command line."
         )
+
+
+class ExportExists(LangmemIsolatedError, FileExistsError):
+    """Something has the name that an export was to have; it was left alone."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Something stands at the place that the export was to have. It was left alone, and "
+            "nothing was written. Give output another name, or move what is there."
+        )

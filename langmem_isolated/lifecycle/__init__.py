@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from langmem_isolated._adapters.quota import Quota
     from langmem_isolated.lifecycle.backup import Backup
     from langmem_isolated.lifecycle.erasure import ErasureReceipt
+    from langmem_isolated.lifecycle.export.export import Exported
     from langmem_isolated.lifecycle.guests.transferred import NewName, Transferred
     from langmem_isolated.lifecycle.isolation import ModuleIsolation
     from langmem_isolated.lifecycle.profiles.comparison import (
@@ -70,6 +71,7 @@ __all__ = [
     "EphemeralContext",
     "EphemeralLife",
     "ErasureReceipt",
+    "Exported",
     "Fact",
     "FactSource",
     "Grant",
@@ -119,6 +121,7 @@ _NAMES = {
     "_adapters.quota": ("Quota",),
     "lifecycle.erasure": ("ErasureReceipt",),
     "lifecycle.backup": ("Backup",),
+    "lifecycle.export.export": ("Exported",),
     "lifecycle.guests.transferred": ("NewName", "Transferred"),
     "lifecycle.isolation": ("ModuleIsolation",),
     "lifecycle.profiles.comparison": (

@@ -13,6 +13,7 @@ from langmem_isolated._runtime.arguments import callback, seconds, true_or_false
 from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated.lifecycle.backup import MemoryBackups
 from langmem_isolated.lifecycle.erasure import Erasures
+from langmem_isolated.lifecycle.export.of_memory import UserExports
 from langmem_isolated.lifecycle.root_key_rotation import RootKeyRotations
 from langmem_isolated.lifecycle.sharing.of_memory import ModuleMerges
 from langmem_isolated.scope import checked_id
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @explains_calls
-class MemoryLifecycle(ModuleMerges, MemoryBackups, Erasures, RootKeyRotations):
+class MemoryLifecycle(ModuleMerges, UserExports, MemoryBackups, Erasures, RootKeyRotations):
     """The life of everybody's memory, as :class:`IsolatedMemory` has it."""
 
     _context: MemoryContext

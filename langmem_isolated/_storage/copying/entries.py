@@ -114,10 +114,18 @@ def opened_entries(
     Raises:
         RecordDoesNotOpen: An entry was changed, moved or exchanged.
     """
+    for rows in entry_pages(transaction, source, kind, now):
+        for parent, *row in rows:
+            yield entries.opened_anywhere(source, kind, parent, tuple(row))
+
+
+def entry_pages(
+    transaction: Transaction, source: ScopeKeys, kind: Kind, now: int
+) -> Iterator[list[Row]]:
+    """The rows of a source's entries of a kind, page by page, unopened."""
     asked = {"scope_id": source.scope_id, "kind": int(kind), "now": now}
     behind: Behind | None = (b"", b"")
     while behind is not None:
         rows = transaction.rows(_PAGE, **asked, parent=behind[0], key=behind[1])
-        for parent, *row in rows:
-            yield entries.opened_anywhere(source, kind, parent, tuple(row))
+        yield rows
         behind = rows[-1][:2] if len(rows) == BATCH else None

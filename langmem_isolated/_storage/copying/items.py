@@ -24,7 +24,7 @@ Behind = tuple[bytes, bytes]
 _EXPIRES_AT = 5
 
 
-class _Found(NamedTuple):
+class FoundItem(NamedTuple):
     """An item of the source."""
 
     item: Item
@@ -43,12 +43,12 @@ class _Items:
         there = self._reading.row(sql.ANY_VECTOR, scope_id=source.keys.scope_id)
         self._has_vectors = there is not None
 
-    def page(self, behind: Behind, limit: int, now: int) -> tuple[list[_Found], Behind | None]:
+    def page(self, behind: Behind, limit: int, now: int) -> tuple[list[FoundItem], Behind | None]:
         parent, key = behind
         below = self._from.below((), now)
         rows = self._reading.rows(sql.PAGE, **below, behind=parent, given_key=key, limit=limit)
         found = [
-            _Found(item, self._vectors(item), row[_EXPIRES_AT])
+            FoundItem(item, self._vectors(item), row[_EXPIRES_AT])
             for row, item in zip(rows, items_in(self._from, rows), strict=True)
         ]
         return found, rows[-1][:2] if len(rows) == limit else None
@@ -86,7 +86,7 @@ class _Items:
             resolved = True
         return None if conflicts == "skip" else (address, body)
 
-    def rows(self, found: _Found, address: Address, body: bytes) -> list[dict[str, Any]]:
+    def rows(self, found: FoundItem, address: Address, body: bytes) -> list[dict[str, Any]]:
         item, place = found.item, self.to.of(address)
         new = NewItem(address, body, found.vectors, item.lifetime)
         first, *others = sealed_rows(self._target, {}, place, new, item.updated)
@@ -137,8 +137,14 @@ def opened_items(transaction: Transaction, source: ScopeKeys, now: int) -> Itera
     Raises:
         RecordDoesNotOpen: An item was changed, moved or exchanged.
     """
+    for page in item_pages(transaction, source, now):
+        yield [one.item.body for one in page]
+
+
+def item_pages(transaction: Transaction, source: ScopeKeys, now: int) -> Iterator[list[FoundItem]]:
+    """A source's items with their vectors, page by page; see :func:`opened_items`."""
     items = _Items(transaction, Reader(source), source)
     behind: Behind | None = (b"", b"")
     while behind is not None:
         found, behind = items.page(behind, BATCH, now)
-        yield [one.item.body for one in found]
+        yield found

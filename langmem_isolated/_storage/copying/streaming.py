@@ -1,0 +1,268 @@
+"""Streams what an owner has, page by page, and proves each container at its end.
+
+What came of a container that does not hold is known only then: whoever writes it down publishes it
+after the last page.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam, select
+
+from langmem_isolated._codecs.checkpoints.stored_bodies import Outline
+from langmem_isolated._codecs.documents import document_id
+from langmem_isolated._codecs.readable import listed_by, references_of
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._database import schema
+from langmem_isolated._database.transactions import Row, Transaction
+from langmem_isolated._storage import entries
+from langmem_isolated._storage.container_state import ContainerState, is_member_sum, open_header
+from langmem_isolated._storage.containers import DIGEST, LISTED, SCOPE_ID
+from langmem_isolated._storage.copying.entries import entry_pages
+from langmem_isolated._storage.documents import statements as documents
+from langmem_isolated._storage.documents.blocks import Block, refused
+from langmem_isolated._storage.documents.collection import Collection
+from langmem_isolated._storage.entries import Entry
+from langmem_isolated._storage.sessions.messages import message_aad_prefix, message_part
+from langmem_isolated._storage.threads import reading
+from langmem_isolated._storage.threads.addresses import END, Life, Slot, mac_of
+from langmem_isolated._storage.threads.reading import body_part, element_part, open_at
+from langmem_isolated.errors import RecordDoesNotOpen
+
+PAGE = 500
+_records, _sessions = schema.records.c, schema.sessions.c
+_FIRST: sa.ColumnElement[int] = sa.literal_column("0")
+_KIND = bindparam("kind", type_=sa.SmallInteger)
+_IN_SCOPE = sa.and_(_sessions.scope_id == SCOPE_ID, _sessions.kind == _KIND)
+_DIGESTS = select(_sessions.digest).where(_IN_SCOPE).order_by(_sessions.digest)
+_CONTAINER = select(*LISTED).where(_IN_SCOPE, _sessions.digest == DIGEST)
+_BELOW = (
+    select(
+        *(_records.parent, _records.key, _records.sealed),
+        *(_records.alias, _records.tag, _records.updated_at),
+    )
+    .where(
+        _records.scope_id == SCOPE_ID,
+        _records.kind == _KIND,
+        _records.parent < bindparam("high", type_=sa.LargeBinary),
+        sa.tuple_(_records.parent, _records.key)
+        > sa.tuple_(
+            bindparam("parent", type_=sa.LargeBinary), bindparam("key", type_=sa.LargeBinary)
+        ),
+    )
+    .order_by(_records.parent, _records.key)
+    .limit(sa.literal_column(str(PAGE)))
+    .offset(_FIRST)
+)
+
+
+class Found(NamedTuple):
+    """A session, thread or collection by its row, which is as it was stored."""
+
+    kind: Kind
+    digest: bytes
+    state: ContainerState
+    header: bytes
+    """In plaintext."""
+    sealed_header: bytes
+
+
+class Streamed(NamedTuple):
+    """A record below a container, in plaintext."""
+
+    kind: Kind
+    parent: bytes
+    key: bytes
+    plaintext: bytes
+    stored_at: int
+    has_alias: bool = False
+
+
+class StreamedDocument(NamedTuple):
+    """A document and its embedding."""
+
+    id: str
+    body: bytes
+    embedding: bytes
+    stored_at: int
+
+
+class StreamedEntry(NamedTuple):
+    """An entry, the names of its space, and its times in µs."""
+
+    names: list[bytes]
+    entry: Entry
+    updated_at: int
+    expires_at: int | None
+
+
+def digests(transaction: Transaction, keys: ScopeKeys, kind: Kind) -> list[bytes]:
+    """The digest of each container of a kind, those that have expired among them."""
+    rows = transaction.rows(_DIGESTS, scope_id=keys.scope_id, kind=int(kind))
+    return [digest for (digest,) in rows]
+
+
+def container(
+    transaction: Transaction, keys: ScopeKeys, kind: Kind, digest: bytes, now: int
+) -> Found | None:
+    """A container; ``None`` for one that is not there any more, or whose time is up.
+
+    Raises:
+        RecordDoesNotOpen: Its row was changed, moved or exchanged.
+    """
+    row = transaction.row(_CONTAINER, scope_id=keys.scope_id, kind=int(kind), digest=digest)
+    if row is None:
+        return None
+    state = ContainerState.checked(kind, keys, digest, row)
+    if state.is_expired(now):
+        return None
+    header = open_header(kind, keys, digest, state, row[-1])
+    return Found(kind, digest, state, header, row[-1])
+
+
+def _pages(
+    transaction: Transaction, keys: ScopeKeys, kind: Kind, digest: bytes, high: bytes
+) -> Iterator[list[Row]]:
+    """The rows of a kind whose parent is ``digest``, or begins with it, below ``high``."""
+    asked = {"scope_id": keys.scope_id, "kind": int(kind), "high": high}
+    parent, key = digest, b""
+    while rows := transaction.rows(_BELOW, **asked, parent=parent, key=key):
+        yield rows
+        parent, key, *_ = rows[-1]
+
+
+def _refuse(of: Found) -> RecordDoesNotOpen:
+    return RecordDoesNotOpen(of.kind.label, "it has not the records that it stands for")
+
+
+def messages(transaction: Transaction, keys: ScopeKeys, of: Found) -> Iterator[list[Streamed]]:
+    """The messages of a session, in their order.
+
+    Raises:
+        RecordDoesNotOpen: One was changed, moved, exchanged, added, removed or restored; some at
+            the end alone.
+    """
+    opener = keys.opener(message_aad_prefix(keys, of.digest, of.state), Kind.MESSAGE)
+    total = count = 0
+    for rows in _pages(transaction, keys, Kind.MESSAGE, of.digest, of.digest + b"\x00"):
+        page = [
+            Streamed(Kind.MESSAGE, parent, key, opener(key, sealed), stored_at, alias is not None)
+            for parent, key, sealed, alias, _, stored_at in rows
+        ]
+        total += sum(
+            message_part(keys, of.digest, one.key, one.stored_at, one.plaintext) for one in page
+        )
+        count += len(page)
+        yield page
+    if count != of.state.count or not is_member_sum(keys, of.state, total):
+        raise _refuse(of)
+
+
+def history(transaction: Transaction, keys: ScopeKeys, of: Found) -> Iterator[list[Streamed]]:
+    """The elements of a thread, then its checkpoints, then what tasks wrote behind them.
+
+    Raises:
+        RecordDoesNotOpen: As :func:`messages`.
+    """
+    total = count = 0
+    for kind in (Kind.ELEMENT, Kind.CHECKPOINT, Kind.WRITE):
+        high = of.digest + (b"\x00" if kind is Kind.ELEMENT else END)
+        for rows in _pages(transaction, keys, kind, of.digest, high):
+            page = [_of_thread(keys, of, kind, row) for row in rows]
+            total += sum(part for _, part in page)
+            count += len(page) if kind is Kind.CHECKPOINT else 0
+            yield [one for one, _ in page]
+    if count != of.state.count or not is_member_sum(keys, of.state, total):
+        raise _refuse(of)
+
+
+def _of_thread(keys: ScopeKeys, of: Found, kind: Kind, row: Row) -> tuple[Streamed, int]:
+    """A record of a thread, and what it adds to the thread's ``members``."""
+    parent, key, sealed, alias, tag, stored_at = row
+    slot = Slot(kind, parent, key)
+    plaintext = open_at(keys, slot, of.state.birth, sealed)
+    if kind is not Kind.ELEMENT:
+        part = body_part(keys, slot, stored_at, tag, plaintext)
+    elif alias != (mac := mac_of(keys, of.digest, plaintext)):
+        raise RecordDoesNotOpen(kind.label, "its alias is another's")
+    else:
+        part = element_part(keys, of.digest, key, stored_at, mac)
+    return Streamed(kind, parent, key, plaintext, stored_at), part
+
+
+def namespace_of(checkpoint: Streamed) -> str:
+    """The namespace that a checkpoint belongs to."""
+    return Outline.of(checkpoint.plaintext).namespace
+
+
+def elements_of(
+    transaction: Transaction, keys: ScopeKeys, of: Found, checkpoint: bytes
+) -> dict[int, bytes]:
+    """All elements that a checkpoint refers to, by their numbers.
+
+    Raises:
+        RecordDoesNotOpen: One is missing, or was changed.
+    """
+    body, life = references_of(checkpoint), Life(of.digest, of.state.birth)
+    chunks = reading.elements(transaction, keys, life, body.chunks)
+    wanted = {*body.numbers, *body.chunks} | listed_by([*chunks.values()])
+    found = reading.elements(transaction, keys, life, wanted)
+    if len(found) != len(wanted):
+        raise RecordDoesNotOpen(Kind.CHECKPOINT.label, "elements it refers to are missing")
+    return found
+
+
+def collected(
+    transaction: Transaction, keys: ScopeKeys, of: Found
+) -> Iterator[list[StreamedDocument]]:
+    """The documents of a collection with their embeddings, block by block.
+
+    Raises:
+        RecordDoesNotOpen: As :func:`messages`.
+    """
+    its = Collection(transaction, keys, of.digest, of.state, of.sealed_header)
+    total = count = 0
+    for rows in _pages(transaction, keys, Kind.EMBEDDING, of.digest, of.digest + b"\x00"):
+        for _, key, sealed, _, _, stored_at in rows:
+            block = Block.unpacked(its.open(Kind.EMBEDDING, key, sealed))
+            total += its.part(Kind.EMBEDDING, key, stored_at, block.version)
+            page, parts = _documents(its, block)
+            total += parts
+            count += len(page)
+            yield page
+    if count != of.state.count or not is_member_sum(keys, of.state, total):
+        raise _refuse(of)
+
+
+def _documents(its: Collection, block: Block) -> tuple[list[StreamedDocument], int]:
+    asked = ({**its.shared, "key": digest} for digest in block.digests)
+    answers = its.transaction.rows_of_each(documents.DOCUMENT, asked)
+    found, total = [], 0
+    for at, (digest, rows) in enumerate(zip(block.digests, answers, strict=True)):
+        if not rows:
+            raise refused("an embedding has no document", Kind.DOCUMENT)
+        _, sealed, stored_at = rows[0]
+        plaintext = its.open(Kind.DOCUMENT, digest, sealed)
+        total += its.part(Kind.DOCUMENT, digest, stored_at, plaintext)
+        body = its.stored(plaintext).body
+        embedding = block.embeddings[at * block.length : (at + 1) * block.length]
+        found.append(StreamedDocument(document_id(body), body, embedding, stored_at))
+    return found, total
+
+
+def kept(
+    transaction: Transaction, keys: ScopeKeys, kind: Kind, now: int
+) -> Iterator[list[StreamedEntry]]:
+    """An owner's entries of a kind.
+
+    Raises:
+        RecordDoesNotOpen: An entry was changed, moved or exchanged.
+    """
+    for rows in entry_pages(transaction, keys, kind, now):
+        page = []
+        for parent, *row in rows:
+            names, entry = entries.opened_anywhere(keys, kind, parent, tuple(row))
+            page.append(StreamedEntry(names, entry, row[-2], row[-1]))
+        yield page

@@ -1,0 +1,60 @@
+"""`export`: gives a user all that the memory holds of them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from langmem_isolated.cli.options import (
+    DEFAULT_DATABASE,
+    DatabaseOption,
+    JsonOption,
+    KeyStoreOption,
+    ProjectOption,
+    UserOption,
+)
+from langmem_isolated.cli.terminal import counting, print_counts, print_json
+from langmem_isolated.errors import LangmemIsolatedError
+
+
+class _NotWritten(LangmemIsolatedError):
+    """The file system refused."""
+
+    def __init__(self, reason: str | None) -> None:
+        super().__init__(
+            f"The export could not be written: {reason}. Nothing was left behind. Give --output a "
+            "place in a folder that is there and has room."
+        )
+
+
+def export(
+    *,
+    user: UserOption,
+    output: Annotated[
+        Path, typer.Option("--output", help="A new zip file, or a new folder if not named .zip.")
+    ],
+    module: Annotated[
+        str | None, typer.Option("--module", help="Only in this module; otherwise in all.")
+    ] = None,
+    project: ProjectOption = "default",
+    as_json: JsonOption = False,
+    database: DatabaseOption = DEFAULT_DATABASE,
+    key_store: KeyStoreOption = None,
+) -> None:
+    """Write all that a user has into a zip file or folder, in plaintext. Needs the root key."""
+    from langmem_isolated.cli.databases import existing_memory
+
+    with existing_memory(database, key_store) as memory, counting("written") as progress:
+        try:
+            exported = memory.export_user(
+                user, output, project_id=project, module_id=module, progress=progress
+            )
+        except LangmemIsolatedError:
+            raise
+        except OSError as error:
+            raise _NotWritten(error.strerror) from None
+    if as_json:
+        print_json(exported.as_dict())
+    else:
+        counts = {kind: count for kind, count in exported.counts.items() if count}
+        print_counts(counts, nothing="There was nothing; the archive says so.", what="written")
