@@ -237,5 +237,5 @@ class _OfOwner:
     def _entries(self, transaction: Transaction, keys: ScopeKeys, kind: Kind) -> None:
         for page in streaming.kept(transaction, keys, kind, self._now):
             for one in page:
-                self._add(ENTRY_FILES[kind], lines.entry_line(one))
+                self._add(ENTRY_FILES[kind], lines.entry_line(kind, one))
             self._page_is_done()

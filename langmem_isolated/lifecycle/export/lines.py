@@ -15,6 +15,7 @@ from langmem_isolated._codecs.readable import readable, readable_bytes, readable
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._runtime.clock import as_moment
+from langmem_isolated._storage.grants import StoredGrant
 
 if TYPE_CHECKING:
     from langmem_isolated._storage.copying.items import FoundItem
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         StreamedDocument,
         StreamedEntry,
     )
+    from langmem_isolated._storage.entries import Entry
     from langmem_isolated._storage.sessions.channel_limits import NamedLimits
 
 Line = dict[str, Any]
@@ -146,13 +148,13 @@ def document_line(of: Found, one: StreamedDocument) -> Line:
     return _with_stored(line, one.body, is_exact=is_exact)
 
 
-def entry_line(one: StreamedEntry) -> Line:
-    """An entry of any kind: what it says in a readable form, where it has one."""
+def entry_line(kind: Kind, one: StreamedEntry) -> Line:
+    """An entry of a kind: what it says in a readable form, where it has one."""
     entry = one.entry
     return {
         "space": [_text(name) for name in one.names],
         "key": _text(entry.key),
-        "value": readable_bytes(entry.value),
+        "value": _value(kind, entry),
         "updated_at": time_of(one.updated_at),
         "expires_at": time_of(one.expires_at),
         "stored": {
@@ -162,6 +164,26 @@ def entry_line(one: StreamedEntry) -> Line:
             "value": base64_of(entry.value),
         },
     }
+
+
+def _granted(entry: Entry) -> Line | None:
+    """What a grant says; the ledger, under an empty key, only names those that are in force."""
+    if not entry.key:
+        return None
+    grant = StoredGrant.of(entry.value)
+    return {
+        "granted_at": time_of(grant.granted_at),
+        "ends_at": time_of(grant.ends_at or None),
+        "terms": readable(grant.terms).value,
+    }
+
+
+def _value(kind: Kind, entry: Entry) -> Any:
+    if kind is Kind.GRANT:
+        return _granted(entry)
+    if kind is Kind.RECEIPT:
+        return readable(entry.value).value
+    return readable_bytes(entry.value)
 
 
 def _text(name: bytes) -> str:
