@@ -112,6 +112,7 @@ def test_it_has_the_commands_that_operators_know():
     assert {name for name, command in commands() if not hasattr(command, "commands")} == {
         "backup",
         "clear",
+        "export",
         "hold add",
         "hold list",
         "hold release",
