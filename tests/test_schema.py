@@ -30,7 +30,7 @@ from tests.processes import all_at_once
 
 VECTORS = Path(__file__).parent / "vectors"
 # Keys are led by their principal, and may live in another database; the installation is one row.
-UNSCOPED = ("installation", "keys", "key_sets", "tombstones", "audit")
+UNSCOPED = ("installation", "keys", "key_sets", "tombstones", "erasures", "audit")
 SCOPED = [table for table in metadata.sorted_tables if table.name not in UNSCOPED]
 NEWEST = len(schema.UPGRADES)
 
@@ -529,7 +529,7 @@ def test_columns_kinds_and_tables_that_nothing_writes_yet_are_empty(
     for table, columns in EMPTY.items():
         for name, value in columns.items():
             assert set(attacker(f"SELECT DISTINCT {name} FROM {table}")) == {(value,)}, name
-    for table in ("tombstones", "audit"):
+    for table in ("tombstones", "erasures", "audit"):
         assert attacker(f"SELECT COUNT(*) FROM {table}") == [(0,)]
     for table in ("records", "sessions"):
         assert {kind for (kind,) in attacker(f"SELECT kind FROM {table}")} <= KINDS_IN_USE

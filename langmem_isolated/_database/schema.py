@@ -213,6 +213,18 @@ tombstones = Table(
     Index("tombstones_expiry", "expires_at"),
     sqlite_with_rowid=False,
 )
+# Erasures that have begun, and their receipts. Whose they are stands sealed till they are finished.
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("principal", LargeBinary, primary_key=True),
+    # The last life that it ends; whoever came back since is in a later one.
+    Column("incarnation", Integer, primary_key=True, autoincrement=False),
+    Column("began_at", BigInteger, nullable=False),
+    Column("finished_at", BigInteger),
+    Column("sealed", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
 # A chain for each shard: one row that every entry had to lock would make all writers wait.
 audit = Table(
     "audit",

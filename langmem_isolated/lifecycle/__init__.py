@@ -13,7 +13,7 @@ from langmem_isolated.lifecycle.verification import Verified, verified
 if TYPE_CHECKING:
     from langmem_isolated._adapters.quota import Quota
     from langmem_isolated.lifecycle.backup import Backup
-    from langmem_isolated.lifecycle.erasure import ErasureReceipt
+    from langmem_isolated.lifecycle.erasure.receipt import ErasureReceipt
     from langmem_isolated.lifecycle.export.export import Exported
     from langmem_isolated.lifecycle.guests.transferred import NewName, Transferred
     from langmem_isolated.lifecycle.isolation import ModuleIsolation
@@ -119,7 +119,7 @@ __all__ = [
 # What operators ask for is loaded when they do.
 _NAMES = {
     "_adapters.quota": ("Quota",),
-    "lifecycle.erasure": ("ErasureReceipt",),
+    "lifecycle.erasure.receipt": ("ErasureReceipt",),
     "lifecycle.backup": ("Backup",),
     "lifecycle.export.export": ("Exported",),
     "lifecycle.guests.transferred": ("NewName", "Transferred"),

@@ -12,7 +12,7 @@ from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.arguments import callback, seconds, true_or_false
 from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated.lifecycle.backup import MemoryBackups
-from langmem_isolated.lifecycle.erasure import Erasures
+from langmem_isolated.lifecycle.erasure.of_memory import Erasures
 from langmem_isolated.lifecycle.export.of_memory import UserExports
 from langmem_isolated.lifecycle.root_key_rotation import RootKeyRotations
 from langmem_isolated.lifecycle.sharing.of_memory import ModuleMerges
