@@ -2,7 +2,14 @@
 
 from langmem_isolated._crypto.columns import is_authentic, row_mac
 from langmem_isolated._crypto.owners import Level, Owner
-from langmem_isolated._crypto.sealing import DIGEST_BYTES, DigestKey, derive
+from langmem_isolated._crypto.sealing import (
+    DIGEST_BYTES,
+    DigestKey,
+    SealingKey,
+    derive,
+    open_sealed,
+    seal,
+)
 from langmem_isolated._crypto.secret_bytes import SecretBytes
 
 
@@ -13,13 +20,15 @@ class DirectoryKey:
     refused, with no further question to a key service.
     """
 
-    __slots__ = ("_digests", "_key_sets", "_scopes", "id")
+    __slots__ = ("_digests", "_erasures", "_key_sets", "_scopes", "id")
 
     def __init__(self, key: SecretBytes) -> None:
         self.id = derive(key, b"directory id").reveal()[:DIGEST_BYTES]
         self._digests = DigestKey(key)
         self._key_sets = DigestKey(derive(key, b"key sets"))
         self._scopes = DigestKey(derive(key, b"scope rows"))
+        # Uncounted: it seals once for each 500 rows that are erased, and may for 2^32 of these.
+        self._erasures = SealingKey(derive(key, b"erasures"))
 
     def principal_of(self, owner: Owner) -> bytes:
         """By which the tables know whose keys seal the owner's records."""
@@ -67,6 +76,19 @@ class DirectoryKey:
     def has_scope(self, mac: object, *columns: object) -> bool:
         """Whether ``mac`` is that of a scope's row of these columns."""
         return is_authentic(self._scopes, mac, *columns)
+
+    def seal_erasure(self, place: bytes, plaintext: bytes, *, nonce: bytes | None = None) -> bytes:
+        """Seal what is noted of an erasure, as a record is sealed; it opens at ``place`` alone."""
+        return seal(self._erasures, place, plaintext, compress=False, nonce=nonce)
+
+    def open_erasure(self, place: bytes, sealed: bytes) -> bytes:
+        """What :meth:`seal_erasure` was given.
+
+        Raises:
+            RecordDoesNotOpen: It was changed, or stands at another place.
+        """
+        keys = {self._erasures.id: self._erasures}
+        return open_sealed(keys, place, sealed, kind="erasure")
 
     def __reduce__(self) -> str:
         raise TypeError("keys are not pickled")

@@ -220,9 +220,12 @@ erasures = Table(
     Column("principal", LargeBinary, primary_key=True),
     # The last life that it ends; whoever came back since is in a later one.
     Column("incarnation", Integer, primary_key=True, autoincrement=False),
-    Column("began_at", BigInteger, nullable=False),
+    # A life may be ended more than once: what is outside is asked again, modules begin again.
+    Column("began_at", BigInteger, primary_key=True, autoincrement=False),
     Column("finished_at", BigInteger),
     Column("sealed", LargeBinary, nullable=False),
+    # Whoever erases at the same time, or goes on, meets the one that has begun.
+    Index("erasures_unfinished", "principal", "incarnation", unique=True),
     sqlite_with_rowid=False,
 )
 # A chain for each shard: one row that every entry had to lock would make all writers wait.
@@ -253,6 +256,7 @@ _PARTIAL_INDEXES = {
     "records_uncounted": UNCOUNTED,
     "sessions_expiry": "expires_at IS NOT NULL",
     "tombstones_expiry": "expires_at IS NOT NULL",
+    "erasures_unfinished": "finished_at IS NULL",
     "usage_active": "principal IS NOT NULL",
     "audit_scope": "scope_id IS NOT NULL",
 }

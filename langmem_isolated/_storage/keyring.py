@@ -21,6 +21,7 @@ from langmem_isolated._storage.checked_root_key import CheckedRootKey, RootKeys
 from langmem_isolated._storage.installation import Installation
 from langmem_isolated._storage.key_sets import KeySet, KeySets, Purpose
 from langmem_isolated._storage.key_uses import KeyUses
+from langmem_isolated._storage.lives import Lives
 from langmem_isolated._storage.owner_state import OwnerPlace, OwnerState
 from langmem_isolated._storage.root_key_rotation import RootKeyRotation
 from langmem_isolated._storage.scope_rows import ScopeRow, ScopeRows, Traces, owner_of
@@ -66,6 +67,7 @@ class Keyring:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         keys = key_store or database
+        self._database = database
         self._sets = KeySets(keys)
         self._scopes = ScopeRows(database)
         self._root_keys = RootKeys(root_key, accepted_root_keys)
@@ -265,6 +267,12 @@ class Keyring:
         opened = self._installation.open(create=False)
         if opened is not None:
             self._sets.remove(opened.directory.principal_of(owner), opened.directory)
+
+    def lives(self) -> Lives:
+        """What ends lives of principals, and finds what is left of them."""
+        opened = self._installation.open(create=True)
+        assert opened is not None
+        return Lives(opened.directory, self._database, self._sets, self._scopes, self._cache)
 
     def truncate_log(self) -> bool:
         """Leave nothing in the log of the key store, as `Database.truncate_log` does."""

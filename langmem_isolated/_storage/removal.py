@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam, delete, select
@@ -43,11 +44,21 @@ _BATCHES = (
     _batch(schema.records, "kind", "parent", "key").returning(schema.records.c.kind),
     _batch(schema.sessions, "kind", "digest").returning(schema.sessions.c.kind),
 )
-_DELETE_SCOPE = delete(schema.scopes).where(_OF_LIFE)
+_DELETE_SCOPE = delete(schema.scopes).where(_OF_LIFE).returning(schema.scopes.c.level)
+
+Counted = Callable[[Transaction, bytes, Callable[[], Counter[Kind]]], Counter[Kind]]
+"""Runs a removal of a principal's rows in its transaction, and counts there what it removed."""
+
+
+def _uncounted(_: Transaction, __: bytes, remove: Callable[[], Counter[Kind]]) -> Counter[Kind]:
+    return remove()
 
 
 def remove_rows(
-    database: Database, row: ScopeRow, progress: Callable[[int], object] = lambda _: None
+    database: Database,
+    row: ScopeRow,
+    progress: Callable[[int], object] = lambda _: None,
+    counted: Counted = _uncounted,
 ) -> Counter[Kind]:
     """Remove every row of one life of a scope, its own last; at most 500 a transaction.
 
@@ -58,6 +69,8 @@ def remove_rows(
         database: Holds them.
         row: The scope's own. What stands under its id in a later life is left alone.
         progress: Told after each batch how many were removed by it.
+        counted: Runs each batch, in its transaction, and behind them the removal of the scope's
+            own row, of which it is told as of a kind.
 
     Returns:
         How many there were of each kind: records, and sessions, threads and collections.
@@ -69,13 +82,14 @@ def remove_rows(
     life, locked = {"scope_id": row.scope_id, "birth": row.birth}, 0
     while True:
         for batch in _BATCHES:
-            while rows := database.write(Transaction.rows, batch, **life):
-                counts.update(Kind(kind) for (kind,) in rows)
-                progress(len(rows))
-                if len(rows) == BATCH:
+            remove = partial(_remove_batch, batch, life)
+            while removed := database.write(_within, counted, row.principal, remove):
+                counts += removed
+                progress(removed.total())
+                if removed.total() == BATCH:
                     database.checkpoint_log()
         try:
-            database.write(_remove_scope, life)
+            database.write(_within, counted, row.principal, partial(_remove_scope, life))
         except Conflict:
             continue
         except DatabaseLocked:
@@ -86,6 +100,21 @@ def remove_rows(
             return counts
 
 
-def _remove_scope(transaction: Transaction, life: dict[str, bytes]) -> None:
+def _within(
+    transaction: Transaction,
+    counted: Counted,
+    principal: bytes,
+    remove: Callable[[Transaction], Counter[Kind]],
+) -> Counter[Kind]:
+    return counted(transaction, principal, partial(remove, transaction))
+
+
+def _remove_batch(
+    batch: sa.Executable, life: dict[str, bytes], transaction: Transaction
+) -> Counter[Kind]:
+    return Counter(Kind(kind) for (kind,) in transaction.rows(batch, **life))
+
+
+def _remove_scope(life: dict[str, bytes], transaction: Transaction) -> Counter[Kind]:
     """The row, and with it its usage and the uses of its keys."""
-    transaction.execute(_DELETE_SCOPE, **life)
+    return Counter({Kind.SCOPE: 1} if transaction.rows(_DELETE_SCOPE, **life) else ())

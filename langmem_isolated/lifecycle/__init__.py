@@ -13,7 +13,9 @@ from langmem_isolated.lifecycle.verification import Verified, verified
 if TYPE_CHECKING:
     from langmem_isolated._adapters.quota import Quota
     from langmem_isolated.lifecycle.backup import Backup
+    from langmem_isolated.lifecycle.erasure.participants import ErasureSubject
     from langmem_isolated.lifecycle.erasure.receipt import ErasureReceipt
+    from langmem_isolated.lifecycle.erasure.registry import ErasureRegistry, UnfinishedErasure
     from langmem_isolated.lifecycle.export.export import Exported
     from langmem_isolated.lifecycle.guests.transferred import NewName, Transferred
     from langmem_isolated.lifecycle.isolation import ModuleIsolation
@@ -71,6 +73,8 @@ __all__ = [
     "EphemeralContext",
     "EphemeralLife",
     "ErasureReceipt",
+    "ErasureRegistry",
+    "ErasureSubject",
     "Exported",
     "Fact",
     "FactSource",
@@ -111,6 +115,7 @@ __all__ = [
     "Totals",
     "Transferred",
     "Undone",
+    "UnfinishedErasure",
     "Verified",
     "digest_of",
     "verified",
@@ -119,7 +124,9 @@ __all__ = [
 # What operators ask for is loaded when they do.
 _NAMES = {
     "_adapters.quota": ("Quota",),
+    "lifecycle.erasure.participants": ("ErasureSubject",),
     "lifecycle.erasure.receipt": ("ErasureReceipt",),
+    "lifecycle.erasure.registry": ("ErasureRegistry", "UnfinishedErasure"),
     "lifecycle.backup": ("Backup",),
     "lifecycle.export.export": ("Exported",),
     "lifecycle.guests.transferred": ("NewName", "Transferred"),

@@ -1,19 +1,19 @@
-"""Erasure, as operators call it: destroys a user's keys, removes every row, gives a receipt."""
+"""Erasure, as operators call it: destroys keys, removes every row, gives a receipt."""
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.arguments import callback
 from langmem_isolated._runtime.calls import explains_calls
-from langmem_isolated.lifecycle.erasure.receipt import ErasureReceipt, Heap
-from langmem_isolated.lifecycle.erasure.run import erase_owner, scrubbed
-from langmem_isolated.lifecycle.retention import holds
 from langmem_isolated.scope import checked_id
 
 if TYPE_CHECKING:
+    from langmem_isolated.lifecycle.erasure.receipt import ErasureReceipt, Heap
+    from langmem_isolated.lifecycle.erasure.registry import ErasureRegistry
     from langmem_isolated.lifecycle.retention.sweeping import Progress
 
 
@@ -23,17 +23,30 @@ class Erasures:
 
     _context: MemoryContext
 
+    @cached_property
+    def erasure(self) -> ErasureRegistry:
+        """Who is asked to erase besides, what goes on, and the receipts; for operators.
+
+        See :class:`~langmem_isolated.lifecycle.ErasureRegistry`.
+        """
+        from langmem_isolated.lifecycle.erasure.registry import ErasureRegistry
+
+        return ErasureRegistry(self._context)
+
     def erase_user(
         self, user_id: str, *, project_id: str = "default", progress: Progress | None = None
     ) -> ErasureReceipt:
         """Erase a user: destroy the keys, remove all rows of all modules, and give a receipt.
 
-        The keys go first, so nothing opens from then on; then rows of every kind, at most 500 a
-        transaction, with sessions, grants, policies and usage. On SQLite the log is emptied
-        besides: no byte of the user's rows and wrapped keys is left in the database's files, unless
-        the receipt says ``"pending"``. Killed at any point, it goes on when it is called again.
-        Other processes write nothing of the user to this database any more, and find nothing in it.
-        Whoever comes back under the id is new.
+        First it is stored that this has begun, and those are asked who were registered by
+        ``memory.erasure.register(…)``. Then the keys go, so nothing opens from then on; then rows
+        of every kind, at most 500 a transaction, with sessions, grants, policies and usage. On
+        SQLite the log is emptied besides: no byte of the user's rows and wrapped keys is left in
+        the database's files, unless the receipt says ``"pending"``.
+
+        Killed at any point, it goes on when it is called again, or by ``memory.erasure.resume()``,
+        and the receipt is of all of it. Other processes write nothing of the user to this database
+        any more, and find nothing in it. Whoever comes back under the id is new.
 
         Documents in third-party vector stores are found by the user's keys: clear them before, by
         ``scope.vector_store(wrapping=…).clear()`` in each module. Other processes that have the
@@ -49,20 +62,21 @@ class Erasures:
             project_id: In which project; the same id in another is another user.
             progress: Told after each batch how many records have been removed so far.
 
+        Returns:
+            What was done. If a participant has not confirmed, ``is_finished`` is ``False``: all
+            else is done, and ``memory.erasure.resume()`` asks it again.
+
         Raises:
             ScopeError: An id is malformed.
             TypeError: ``progress`` is no function.
             LegalHold: The user is on legal hold; nothing was removed.
-            RecordDoesNotOpen: The user's keys or the row of a scope were tampered with; what was
-                removed before that is removed.
+            RecordDoesNotOpen: The user's keys, the row of a scope or that of the erasure were
+                tampered with; what was removed before that is removed.
             DatabaseError: The database refused or failed; to call again goes on.
         """
         project = checked_id("project_id", project_id)
         user = Owner(Level.USER, project, checked_id("user_id", user_id))
-        if progress is not None:
-            callback("progress", progress, example="progress=lambda removed: print(removed)")
-        holds.check(self._context, user_id, project)
-        return erase_owner(self._context, user, progress or (lambda _: None))
+        return self._erased(user, progress)
 
     async def aerase_user(
         self, user_id: str, *, project_id: str = "default", progress: Progress | None = None
@@ -72,6 +86,101 @@ class Erasures:
             self.erase_user, user_id, project_id=project_id, progress=progress
         )
 
+    def erase_guest(
+        self, anonymous_id: str, *, project_id: str = "default", progress: Progress | None = None
+    ) -> ErasureReceipt:
+        """Erase an anonymous session, whether or not it has expired; as :meth:`erase_user`.
+
+        What a user has claimed of it is that user's, and stays.
+
+        >>> guest = memory.anonymous(module_id="tutor")
+        >>> guest.chat_history("first").add_user_message("Hi")
+        >>> memory.erase_guest(guest.id).counts["message"]
+        1
+
+        Args:
+            anonymous_id: Its ``guest.id``.
+            project_id: In which project.
+            progress: As for :meth:`erase_user`.
+
+        Raises:
+            ScopeError: An id is malformed.
+            TypeError: ``progress`` is no function.
+            RecordDoesNotOpen: Its keys or rows were tampered with.
+            DatabaseError: The database refused or failed; to call again goes on.
+        """
+        guest = Owner.anonymous(anonymous_id, project=project_id)
+        return self._erased(guest, progress)
+
+    async def aerase_guest(
+        self, anonymous_id: str, *, project_id: str = "default", progress: Progress | None = None
+    ) -> ErasureReceipt:
+        """Erase an anonymous session; see :meth:`erase_guest`."""
+        return await self._context.database.arun(
+            self.erase_guest, anonymous_id, project_id=project_id, progress=progress
+        )
+
+    def erase_module(
+        self, module_id: str, *, project_id: str = "default", progress: Progress | None = None
+    ) -> ErasureReceipt:
+        """Erase a module: everybody's memory in it, its guests, and what all its users share.
+
+        The module's own keys and those of its guests are destroyed. Those of users live on, for
+        their other modules: with them, copies of the database that were made before open yet. What
+        other modules of a user keep about this one stays, as grants. Whoever uses the module while
+        it is erased begins anew.
+
+        Args:
+            module_id: Which.
+            project_id: Of which project.
+            progress: As for :meth:`erase_user`.
+
+        Raises:
+            ScopeError: An id is malformed.
+            TypeError: ``progress`` is no function.
+            LegalHold: A user who has memory in it is on legal hold; nothing was removed.
+            RecordDoesNotOpen: A row was tampered with; what was removed before that is removed.
+            DatabaseError: The database refused or failed; to call again goes on.
+        """
+        project = checked_id("project_id", project_id)
+        module = Owner(Level.MODULE, project, module=checked_id("module_id", module_id))
+        return self._erased(module, progress)
+
+    async def aerase_module(
+        self, module_id: str, *, project_id: str = "default", progress: Progress | None = None
+    ) -> ErasureReceipt:
+        """Erase a module; see :meth:`erase_module`."""
+        return await self._context.database.arun(
+            self.erase_module, module_id, project_id=project_id, progress=progress
+        )
+
+    def erase_project(self, project_id: str, *, progress: Progress | None = None) -> ErasureReceipt:
+        """Erase a project: all users, guests and modules of it, and what all of them share.
+
+        All of their keys are destroyed. Keys of users who have no memory in the project any more,
+        since a module was erased, name no project and stay; they have sealed nothing that is left.
+
+        Args:
+            project_id: Which; there is no default.
+            progress: As for :meth:`erase_user`.
+
+        Raises:
+            ScopeError: The id is malformed.
+            TypeError: ``progress`` is no function.
+            LegalHold: Somebody in it is on legal hold; nothing was removed.
+            RecordDoesNotOpen: Keys or a row were tampered with; what was removed before that is
+                removed.
+            DatabaseError: The database refused or failed; to call again goes on.
+        """
+        project = Owner(Level.PROJECT, checked_id("project_id", project_id))
+        return self._erased(project, progress)
+
+    async def aerase_project(
+        self, project_id: str, *, progress: Progress | None = None
+    ) -> ErasureReceipt:
+        """Erase a project; see :meth:`erase_project`."""
+        return await self._context.database.arun(self.erase_project, project_id, progress=progress)
+
     def finish_erasure(self) -> Heap:
         """SQLite: leave no byte of what was removed in the files, for receipts that say pending.
 
@@ -80,10 +189,22 @@ class Erasures:
             PostgreSQL, which decides itself when it writes over removed rows.
 
         Raises:
+            RecordDoesNotOpen: The row of an erasure was tampered with.
             DatabaseError: The database refused or failed.
         """
-        return scrubbed(self._context)
+        from langmem_isolated.lifecycle.erasure.run import finish_heap
+
+        return finish_heap(self._context)
 
     async def afinish_erasure(self) -> Heap:
         """Leave no byte of what was removed; see :meth:`finish_erasure`."""
         return await self._context.database.arun(self.finish_erasure)
+
+    def _erased(self, owner: Owner, progress: Progress | None) -> ErasureReceipt:
+        from langmem_isolated.lifecycle.erasure.run import erase_owner
+
+        if progress is not None:
+            callback("progress", progress, example="progress=lambda removed: print(removed)")
+        return erase_owner(
+            self._context, owner, progress or (lambda _: None), self.erasure.participants
+        )

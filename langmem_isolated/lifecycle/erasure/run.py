@@ -1,28 +1,51 @@
-"""Run of an erasure: destroys the keys of one principal, then removes every row of its lives."""
+"""Run of an erasure: a job is begun, others are asked, keys are destroyed, rows are removed.
+
+In this order: while the job says whose it is, whoever is outside can be asked again; keys go before
+rows, so that nobody writes below a row that is being removed. Each step may be done twice.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
+from langmem_isolated._adapters import quota
 from langmem_isolated._adapters.context import MemoryContext
-from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._crypto.owners import Owner
-from langmem_isolated._runtime.clock import EPOCH, as_moment, now
+from langmem_isolated._crypto.owners import Level, Owner
+from langmem_isolated._runtime.clock import now
+from langmem_isolated._storage.erased import DestroyedKeys, Erased, What
+from langmem_isolated._storage.erasure_jobs import ErasureJob, ErasureJobs, JobFinished
 from langmem_isolated._storage.key_sets import KeySet, Purpose, State
 from langmem_isolated._storage.removal import remove_rows
 from langmem_isolated._storage.scope_rows import ScopeRow
+from langmem_isolated.errors import LegalHold
+from langmem_isolated.lifecycle.erasure.participants import ErasureSubject, Participants
 from langmem_isolated.lifecycle.erasure.receipt import ErasureReceipt, Heap
+from langmem_isolated.lifecycle.retention import holds
 
 if TYPE_CHECKING:
     from langmem_isolated.lifecycle.retention.sweeping import Progress
 
+_WHAT: dict[Level, What] = {
+    Level.USER: "user",
+    Level.ANONYMOUS: "guest",
+    Level.MODULE: "module",
+    Level.PROJECT: "project",
+}
+_NOBODY = Participants()
+
 
 def erase_owner(
-    context: MemoryContext, owner: Owner, progress: Progress = lambda _: None
+    context: MemoryContext,
+    owner: Owner,
+    progress: Progress = lambda _: None,
+    participants: Participants = _NOBODY,
 ) -> ErasureReceipt:
-    """Erase an owner's principal, whether or not it is on legal hold."""
-    return _Erasure(context, owner, progress).run()
+    """Erase a user, guest, module or project, unless anybody in it is on legal hold."""
+    return Erasures(context, participants, progress).erase(owner)
 
 
 def scrubbed(context: MemoryContext) -> Heap:
@@ -31,52 +54,221 @@ def scrubbed(context: MemoryContext) -> Heap:
     return "scrubbed" if all(logs) else "pending"
 
 
-class _Erasure:
-    """One erasure of one principal."""
+def finish_heap(context: MemoryContext) -> Heap:
+    """Empty the logs, and let the receipts say so that said pending."""
+    heap = scrubbed(context)
+    if heap == "scrubbed":
+        jobs = Erasures(context).jobs
+        for job in jobs.finished():
+            if job.erased.heap != heap:
+                jobs.amend(job, heap=heap)
+    return heap
 
-    def __init__(self, context: MemoryContext, owner: Owner, progress: Progress) -> None:
-        self._context, self._owner, self._progress = context, owner, progress
+
+class Erasures:
+    """Erasures in one memory, each by a job; more than one at once, one after another."""
+
+    def __init__(
+        self,
+        context: MemoryContext,
+        participants: Participants = _NOBODY,
+        progress: Progress = lambda _: None,
+    ) -> None:
+        self._context, self._participants, self._progress = context, participants, progress
+        self._lives = context.keyring.lives()
+        self.jobs = ErasureJobs(context.database, self._lives.directory)
         self._removed = 0
 
-    def run(self) -> ErasureReceipt:
-        context, moment = self._context, as_moment(now()) or EPOCH
-        destroyed = context.keyring.destroy(self._owner)
-        counts, scopes = self._rows_removed(_last_life(destroyed))
-        if context.plaintext_cache:
-            context.plaintext_cache.clear()
-        living = [key for key in destroyed.keys if key.state != State.DESTROYED]
-        return ErasureReceipt(
-            principal=destroyed.principal.hex(),
-            erased_at=moment,
-            keys_destroyed=len(living),
-            root_key_ids=_root_keys_of(destroyed),
-            scopes=len(scopes),
-            counts={kind.label: count for kind, count in sorted(counts.items())},
-            heap=scrubbed(context),
-            is_postgres=context.database.is_postgres,
+    def erase(self, owner: Owner) -> ErasureReceipt:
+        """Erase an owner's principal, and for a module or project what others have in it.
+
+        Raises:
+            LegalHold: Of those in it somebody is on hold; nothing was removed.
+        """
+        refuse_held(self._context, owner)
+        principal = self._lives.directory.principal_of(owner)
+        found = self._lives.key_set(principal)
+        begun = self.jobs.unfinished_of(principal)
+        erased = self._as_it_is(owner, found)
+        life = max(_last_life(found), *(job.incarnation for job in begun), 0)
+        if not (begun or len(self._participants) or self._has_anything(owner, found)):
+            return self._of_nothing(ErasureJob(principal, life, now(), now(), erased))
+        for job in begun:
+            if job.incarnation < life:
+                self.run(job)
+        return self.run(self._begun(principal, life, erased))
+
+    def run(self, job: ErasureJob) -> ErasureReceipt:
+        """Go on with a job, from wherever it ended."""
+        with suppress(JobFinished):
+            return self.receipt(self._carried_out(job))
+        return self.receipt(self.jobs.again(job))
+
+    def receipt(self, job: ErasureJob) -> ErasureReceipt:
+        """That of a job, as it is now."""
+        is_postgres = self._context.database.is_postgres
+        return ErasureReceipt.of(job, self._lives, is_postgres=is_postgres)
+
+    def _as_it_is(self, owner: Owner, found: KeySet) -> Erased:
+        """What a job begins with."""
+        made = [now()]
+        if owner.level in (Level.MODULE, Level.PROJECT):
+            # Whatever is there goes, also of a process whose clock is ahead of this one's.
+            made += (row.created_at for row in self._in_place(owner))
+        return Erased(
+            what=_WHAT[owner.level],
+            until=max(made),
+            hash_before=self._lives.store_hash(),
+            owner=owner,
+            root_key_ids=frozenset(key.root_key_id for key in found.keys),
         )
 
-    def _rows_removed(self, last_life: int) -> tuple[Counter[Kind], set[bytes]]:
-        counts, scopes = Counter[Kind](), set[bytes]()
-        while rows := self._rows_until(last_life):
-            for row in rows:
-                counts += remove_rows(self._context.database, row, self._tell)
-                scopes.add(row.scope_id)
-        return counts, scopes
+    def _has_anything(self, owner: Owner, found: KeySet) -> bool:
+        is_living = any(key.state != State.DESTROYED for key in found.keys)
+        has_rows = bool(self._context.keyring.scopes_of(owner))
+        if owner.level in (Level.MODULE, Level.PROJECT):
+            has_rows = has_rows or any(True for _ in self._in_place(owner))
+        return is_living or has_rows
 
-    def _rows_until(self, last_life: int) -> list[ScopeRow]:
-        """Those of the lives that ended; another erasure may have let the user come back."""
-        rows = self._context.keyring.scopes_of(self._owner)
-        return [row for row in rows if row.incarnation <= last_life]
+    def _of_nothing(self, job: ErasureJob) -> ErasureReceipt:
+        heap = scrubbed(self._context)
+        erased = replace(job.erased, hash_after=job.erased.hash_before, heap=heap)
+        return self.receipt(job._replace(erased=erased))
+
+    def _begun(self, principal: bytes, life: int, erased: Erased) -> ErasureJob:
+        owner = erased.owner
+        assert owner is not None
+        keys = self._context.records(Owner(Level.PROJECT, owner.project)).find_keys()
+        refuse = partial(holds.refuse_held, keys=keys, user=owner.user)
+        job = self.jobs.begin(principal, life, erased, refuse)
+        later = max(job.erased.until, erased.until)
+        return self.jobs.change(job, lambda erased: replace(erased, until=later))
+
+    def _carried_out(self, job: ErasureJob) -> ErasureJob:
+        owner = job.erased.owner
+        if owner is None:
+            raise JobFinished
+        erased = job.erased
+        if not (erased.keys or erased.others_keys or erased.scopes or erased.counts):
+            refuse_held(self._context, owner)
+        subject = ErasureSubject.of(owner, job.began_at)
+        job = self._participants.ask(self.jobs, job, subject)
+        # Third-party stores are cleared here, while the keys that their tags are made of are there.
+        self._end_lives(job, owner)
+        self._remove_all(job, owner)
+        self._remove_holds(job, owner)
+        self._forget(owner, job.principal)
+        return self._completed(job, subject)
+
+    def _completed(self, job: ErasureJob, subject: ErasureSubject) -> ErasureJob:
+        heap, after = scrubbed(self._context), self._lives.store_hash()
+        job = self._participants.verify(self.jobs, job, subject)
+        note = partial(replace, hash_after=after, heap=heap)
+        if any(asked.confirmed_at is None for asked in job.erased.participants.values()):
+            return self.jobs.change(job, note)
+        job = self.jobs.finish(job, note)
+        if heap == "scrubbed" and scrubbed(self._context) == "pending":
+            # Whose it was stands in the log yet, sealed.
+            job = self.jobs.amend(job, heap="pending")
+        return job
+
+    def _end_lives(self, job: ErasureJob, owner: Owner) -> None:
+        """Destroy the keys of the principal itself, and of others that have nothing else."""
+        self._end_life(job.principal, job.incarnation, partial(self._note_own, job))
+        if owner.level in (Level.MODULE, Level.PROJECT):
+            for row in self._doomed(job, owner):
+                if row.principal != job.principal and _has_no_other_place(row, owner):
+                    self._end_life(row.principal, row.incarnation)
+
+    def _end_life(
+        self,
+        principal: bytes,
+        life: int,
+        told: Callable[[DestroyedKeys], object] = lambda _: None,
+    ) -> None:
+        # The tombstone is stored here: before the keys are destroyed.
+        self._lives.end(principal, life, told)
+
+    def _note_own(self, job: ErasureJob, keys: DestroyedKeys) -> None:
+        self.jobs.change(job, lambda erased: erased.with_own(keys))
+
+    def _remove_all(self, job: ErasureJob, owner: Owner) -> None:
+        """Remove the rows, until there are none: who had a key in memory may have made some."""
+        is_done = False
+        while not is_done:
+            is_done = True
+            for row in self._doomed(job, owner):
+                is_done = False
+                counted = self.jobs.counting(job, self._keys_with(job, owner, row))
+                remove_rows(self._context.database, row, self._tell, counted)
+
+    def _keys_with(self, job: ErasureJob, owner: Owner, row: ScopeRow) -> DestroyedKeys | None:
+        """The keys of another principal that go with its last row."""
+        if row.principal == job.principal or not _has_no_other_place(row, owner):
+            return None
+        return self._lives.destroyed_with(row.principal, row.incarnation)
+
+    def _doomed(self, job: ErasureJob, owner: Owner) -> Iterator[ScopeRow]:
+        """The rows that go, of lives that end or have ended; whoever comes back keeps theirs."""
+        if owner.level in (Level.MODULE, Level.PROJECT):
+            yield from (row for row in self._in_place(owner) if self._is_doomed(job, owner, row))
+        else:
+            rows = self._context.keyring.scopes_of(owner)
+            yield from (row for row in rows if row.incarnation <= job.incarnation)
+
+    def _is_doomed(self, job: ErasureJob, owner: Owner, row: ScopeRow) -> bool:
+        if row.principal == job.principal:
+            return row.incarnation <= job.incarnation
+        if row.created_at <= job.erased.until:
+            return True
+        # Begun since, by one whose keys are destroyed with older rows.
+        is_of_it = _has_no_other_place(row, owner)
+        return is_of_it and self._lives.is_over(row.principal, row.incarnation)
+
+    def _in_place(self, owner: Owner) -> Iterator[ScopeRow]:
+        return self._lives.in_place(owner.project, owner.module)
+
+    def _remove_holds(self, job: ErasureJob, owner: Owner) -> None:
+        """Remove what the project keeps of a user: holds that have ended."""
+        if owner.user is not None:
+            records = self._context.operators(Owner(Level.PROJECT, owner.project))
+            counted = self.jobs.counting(job)
+            records.write_if_exists(holds.forget, None, owner.user, job.principal, counted)
+
+    def _forget(self, owner: Owner, principal: bytes) -> None:
+        if self._context.plaintext_cache:
+            self._context.plaintext_cache.clear()
+        quota.forget(self._context.database)
+        if owner.level is Level.ANONYMOUS:
+            self._lives.remove_destroyed(principal)
 
     def _tell(self, removed: int) -> None:
         self._removed += removed
         self._progress(self._removed)
 
 
-def _last_life(destroyed: KeySet) -> int:
-    return max((key.version for key in destroyed.keys if key.purpose == Purpose.NAMING), default=0)
+def refuse_held(context: MemoryContext, owner: Owner) -> None:
+    """Refuse to erase where anybody in it is on legal hold.
+
+    Raises:
+        LegalHold: Somebody is.
+        RecordDoesNotOpen: A hold was tampered with; place it again, or release it then.
+    """
+    if owner.user is not None:
+        holds.check(context, owner.user, owner.project)
+    elif owner.level in (Level.MODULE, Level.PROJECT):
+        held = {hold.user_id for hold in holds.holds_of(context, owner.project)}
+        if held and owner.level is Level.PROJECT:
+            raise LegalHold
+        walked = context.keyring.walk(project=owner.project, module=owner.module) if held else ()
+        if any(found.user in held for _, found in walked):
+            raise LegalHold
 
 
-def _root_keys_of(destroyed: KeySet) -> tuple[str, ...]:
-    return tuple(sorted({key.root_key_id for key in destroyed.keys}))
+def _has_no_other_place(row: ScopeRow, owner: Owner) -> bool:
+    """Whether the keys of a row go with a place: all of a project's; guests are in one module."""
+    return owner.level is Level.PROJECT or row.level == Level.ANONYMOUS
+
+
+def _last_life(found: KeySet) -> int:
+    return max((key.version for key in found.keys if key.purpose == Purpose.NAMING), default=0)

@@ -9,6 +9,7 @@ the moment in which a hold is placed, nothing of the user is removed any more.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from langmem_isolated._adapters.context import MemoryContext
     from langmem_isolated._crypto.scope_keys import ScopeKeys
     from langmem_isolated._database.transactions import Transaction
+    from langmem_isolated._storage.removal import Counted
 
 _SPACE = (b"hold",)
 _KIND = Kind.POLICY
@@ -225,6 +227,28 @@ def refuse_held(transaction: Transaction, keys: ScopeKeys | None, user: str | No
     """
     if user is not None and held_among(transaction, keys, [user]):
         raise LegalHold
+
+
+def forget(
+    transaction: Transaction, keys: ScopeKeys, user: str, principal: bytes, counted: Counted
+) -> None:
+    """Remove what is kept of a user's hold, which has ended: with the user's erasure.
+
+    Args:
+        transaction: One that writes.
+        keys: Those of the project's owner.
+        user: Who is erased.
+        principal: By which the tables know the user.
+        counted: Counts it.
+    """
+
+    def remove() -> Counter[Kind]:
+        before = entries.count(transaction, keys, _SPACE, WHENEVER, kind=_KIND)
+        entries.remove(transaction, keys, _SPACE, [user.encode()], kind=_KIND)
+        left = entries.count(transaction, keys, _SPACE, WHENEVER, kind=_KIND)
+        return Counter({_KIND: before - left}) if before > left else Counter()
+
+    counted(transaction, principal, remove)
 
 
 def project_keys(context: MemoryContext, project_id: str) -> ScopeKeys:

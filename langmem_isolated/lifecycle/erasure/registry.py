@@ -1,0 +1,159 @@
+"""Erasure registry: participants outside, erasures that go on, and receipts of those that ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from langmem_isolated._adapters.context import MemoryContext
+from langmem_isolated._runtime.calls import explains_calls, made_by
+from langmem_isolated._runtime.clock import EPOCH, as_moment
+from langmem_isolated._storage.erased import What
+from langmem_isolated._storage.erasure_jobs import ErasureJob
+from langmem_isolated.errors import LangmemIsolatedError
+from langmem_isolated.lifecycle.erasure.participants import (
+    Erase,
+    ErasureSubject,
+    Participants,
+    Verify,
+    errors,
+    states,
+)
+from langmem_isolated.lifecycle.erasure.receipt import ErasureReceipt
+from langmem_isolated.lifecycle.erasure.run import Erasures
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedErasure:
+    """An erasure that was begun and is not done; whose it is, is left out of the ``repr``."""
+
+    principal: str
+    """By which the tables know the user, guest, module or project, in hex."""
+    what: What
+    began_at: datetime
+    subject: ErasureSubject = field(repr=False)
+    counts: dict[str, int]
+    """How many records, sessions, threads and collections were removed so far, by kind."""
+    participants: dict[str, str]
+    """``"confirmed"`` or ``"requested"``, by their names."""
+    participant_errors: dict[str, str]
+    """The class of what those raised that did not confirm, by their names."""
+
+    @classmethod
+    def of(cls, job: ErasureJob) -> UnfinishedErasure:
+        """That of a job which is not finished."""
+        erased = job.erased
+        assert erased.owner is not None
+        return cls(
+            principal=job.principal.hex(),
+            what=erased.what,
+            began_at=as_moment(job.began_at) or EPOCH,
+            subject=ErasureSubject.of(erased.owner, job.began_at),
+            counts={kind.label: count for kind, count in sorted(erased.counts.items())},
+            participants=states(erased.participants),
+            participant_errors=errors(erased.participants),
+        )
+
+
+@made_by("memory.erasure", first=MemoryContext)
+@explains_calls
+class ErasureRegistry:
+    """Who is asked to erase besides, what goes on, and what was done; for operators.
+
+    Made by ``memory.erasure``.
+
+    >>> crm = {"zoe": "likes chess"}
+    >>> memory.erasure.register(
+    ...     "crm",
+    ...     lambda subject: crm.pop(subject.user_id, None),
+    ...     lambda subject: subject.user_id not in crm,
+    ... )
+    >>> memory.erase_user("zoe").participants
+    {'crm': 'confirmed'}
+    >>> memory.erasure.pending()
+    []
+    """
+
+    def __init__(self, context: MemoryContext) -> None:
+        self._context = context
+        self.participants = Participants()
+
+    def register(self, name: str, erase: Erase, verify: Verify) -> None:
+        """Have a participant be asked at every erasure that begins or goes on in this process.
+
+        It is asked before our own keys are destroyed, and again whether nothing is left when our
+        rows are gone. That it is asked is stored before; one that does not confirm keeps the
+        erasure unfinished, while all else of it is done. So each may be asked more than once, for
+        one that has nothing, too. It is registered anew in each process; another of the same name
+        takes its place.
+
+        Args:
+            name: What it is called in receipts, 1 to 100 characters: no person's name.
+            erase: Called with an :class:`ErasureSubject`, in a thread; erases what it has.
+            verify: Called with the same; ``True`` if nothing is left. All else, and what either
+                raises, is no confirmation.
+
+        Raises:
+            TypeError: ``name`` is no str, or one of the others no function, or one that would have
+                to be awaited.
+            ValueError: ``name`` is empty, too long or not printable.
+        """
+        self.participants.register(name, erase, verify)
+
+    def pending(self) -> list[UnfinishedErasure]:
+        """The erasures that are not finished, by when they began.
+
+        Raises:
+            RecordDoesNotOpen: One was changed or moved.
+            DatabaseError: The database refused or failed.
+        """
+        return [UnfinishedErasure.of(job) for job in Erasures(self._context).jobs.unfinished()]
+
+    async def apending(self) -> list[UnfinishedErasure]:
+        """The erasures that are not finished; see :meth:`pending`."""
+        return await self._context.database.arun(self.pending)
+
+    def receipts(self) -> list[ErasureReceipt]:
+        """The receipts of all erasures that are finished, by when they were.
+
+        Their horizon is told anew: it has passed when no key of today needs a root key that opens
+        older copies.
+
+        Raises:
+            RecordDoesNotOpen: One was changed or moved.
+            DatabaseError: The database refused or failed.
+        """
+        erasures = Erasures(self._context)
+        return [erasures.receipt(job) for job in erasures.jobs.finished()]
+
+    async def areceipts(self) -> list[ErasureReceipt]:
+        """The receipts of all erasures that are finished; see :meth:`receipts`."""
+        return await self._context.database.arun(self.receipts)
+
+    def resume(self) -> list[ErasureReceipt]:
+        """Go on with every erasure that is not finished, and ask who has not confirmed again.
+
+        What one of them raises is raised when all others were gone on with.
+
+        Returns:
+            Their receipts; of those that are still not finished ``is_finished`` is ``False``.
+
+        Raises:
+            LegalHold: Before anything of it was destroyed, a user came to be on hold.
+            RecordDoesNotOpen: Keys or the row of a scope or of an erasure were tampered with.
+            DatabaseError: The database refused or failed; to call again goes on.
+        """
+        erasures, receipts = Erasures(self._context, self.participants), list[ErasureReceipt]()
+        failure: LangmemIsolatedError | None = None
+        for job in erasures.jobs.unfinished():
+            try:
+                receipts.append(erasures.run(job))
+            except LangmemIsolatedError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+        return receipts
+
+    async def aresume(self) -> list[ErasureReceipt]:
+        """Go on with every erasure that is not finished; see :meth:`resume`."""
+        return await self._context.database.arun(self.resume)
