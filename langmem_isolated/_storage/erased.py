@@ -86,6 +86,10 @@ class Erased:
         """With how far a participant is."""
         return replace(self, participants={**self.participants, name: asked})
 
+    def reaching(self, until: int) -> Erased:
+        """With scopes that were made until then, at the least."""
+        return replace(self, until=max(self.until, until))
+
     def encoded(self) -> bytes:
         """What is sealed of it."""
         owner = self.owner

@@ -114,13 +114,13 @@ class Participants:
         return job
 
     def verify(self, jobs: ErasureJobs, job: ErasureJob, subject: ErasureSubject) -> ErasureJob:
-        """Ask all again whether nothing is left: something may have come since."""
+        """Ask those that confirmed whether still nothing is left: something may have come since."""
         for name, participant in [*self._all.items()]:
-            asked = job.erased.participants.get(name) or Asked(now())
-            found = participant.outcome(subject, asked, is_asked=False)
-            # Not a write for each: most confirm what they have.
-            if (found.confirmed_at is None) or asked.confirmed_at is None:
-                job = _noted(jobs, job, name, found)
+            asked = job.erased.participants.get(name)
+            if asked and asked.confirmed_at is not None:
+                found = participant.outcome(subject, asked, is_asked=False)
+                if found.confirmed_at is None:
+                    job = _noted(jobs, job, name, found)
         return job
 
 

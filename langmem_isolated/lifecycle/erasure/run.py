@@ -141,8 +141,11 @@ class Erasures:
         keys = self._context.records(Owner(Level.PROJECT, owner.project)).find_keys()
         refuse = partial(holds.refuse_held, keys=keys, user=owner.user)
         job = self.jobs.begin(principal, life, erased, refuse)
-        later = max(job.erased.until, erased.until)
-        return self.jobs.change(job, lambda erased: replace(erased, until=later))
+        if job.erased.until < erased.until:
+            # Begun before: what was made since is meant by this call, too.
+            with suppress(JobFinished):
+                job = self.jobs.change(job, lambda found: found.reaching(erased.until))
+        return job
 
     def _carried_out(self, job: ErasureJob) -> ErasureJob:
         owner = job.erased.owner
