@@ -1,12 +1,17 @@
 """Erasure jobs: killed anywhere they go on, count each row once, and ask who is outside again."""
 
+import hashlib
 import json
 import multiprocessing
 import random
+import sqlite3
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +28,18 @@ from langmem_isolated._storage.erased import Asked, Erased
 from langmem_isolated._storage.erasure_jobs import ErasureJob, ErasureJobs, sealed_job
 from langmem_isolated._storage.key_sets import KeySets
 from langmem_isolated.errors import (
+    AnonymousNotFound,
     DatabaseLocked,
     KeyDestroyed,
     LegalHold,
     RecordDoesNotOpen,
+    ScopeError,
 )
 from langmem_isolated.lifecycle import ErasureReceipt, ErasureSubject
+from tests.command_line import run
 from tests.conftest import Attacker, Door
 from tests.test_erasure import principal_of, said, write_until_refused
-from tests.test_inventory import fill, operate
+from tests.test_inventory import embeddings, fill, operate
 
 VECTORS = Path(__file__).parent / "vectors"
 
@@ -541,3 +549,325 @@ def test_a_hold_that_was_placed_before_anything_was_destroyed_keeps_it(memory: I
     assert said(memory.scope(user_id="alice", module_id="tutor")) == ["a secret"]
     memory.retention.release("alice")
     assert memory.erasure.resume()[0].is_finished
+
+
+# --- guests, modules, projects
+
+
+def count_of(attacker: Attacker, table: str) -> int:
+    count: int = attacker(f"SELECT count(*) FROM {table}")[0][0]
+    return count
+
+
+async def test_a_guest_is_erased_with_all_that_names_it(
+    memory: IsolatedMemory, attacker: Attacker, door: Door
+):
+    guest = memory.anonymous(module_id="tutor")
+    guest.chat_history("s").add_user_message("a secret")
+    other = memory.anonymous(module_id="tutor")
+    keys = count_of(attacker, "keys")
+
+    receipt = await door(memory, "erase_guest", guest.id)
+
+    assert (receipt.what, receipt.keys_destroyed, receipt.scopes) == ("guest", 2, 1)
+    assert receipt.counts == {"session": 1, "message": 1, "claim": 1}
+    assert count_of(attacker, "keys") == keys - 2
+    assert memory.recover(other.id)
+    assert memory.erase_guest(guest.id).counts == {}
+
+
+async def test_a_module_is_erased_for_everybody_and_other_modules_stay(
+    memory: IsolatedMemory, attacker: Attacker, door: Door
+):
+    for user in ("alice", "bob"):
+        say(memory, user)
+        say(memory, user, "planner")
+    say(memory, "alice", project_id="other")
+    guest = memory.anonymous(module_id="tutor")
+    there = memory.anonymous(module_id="planner")
+    publisher = memory.publisher(module_id="tutor")
+    publisher.vector_store(embeddings()).add_texts(["a rule"])
+    former = memory.scope(user_id="bob", module_id="tutor")
+    assert said(former) == ["a secret"]
+
+    receipt = await door(memory, "erase_module", "tutor")
+
+    assert (receipt.what, receipt.scopes, receipt.horizon) == ("module", 4, "open")
+    assert receipt.counts["message"] == 2
+    assert receipt.counts["document"] == 1
+    # The module's own, and the guest's.
+    assert receipt.keys_destroyed == 4
+    assert "Keys of users live on" in str(receipt)
+    assert memory.modules("alice") == memory.modules("bob") == ["planner"]
+    with pytest.raises(KeyDestroyed):
+        former.chat_history("s").add_user_message("of the former life")
+    for user in ("alice", "bob"):
+        assert said(memory.scope(user_id=user, module_id="planner")) == ["a secret"]
+        assert said(memory.scope(user_id=user, module_id="tutor")) == []
+    elsewhere = memory.scope(user_id="alice", module_id="tutor", project_id="other")
+    assert said(elsewhere) == ["a secret"]
+    assert memory.recover(there.id)
+    assert not guest_is_there(memory, guest.id)
+    say(memory)
+    assert said(memory.scope(user_id="alice", module_id="tutor")) == ["a secret"]
+
+
+def guest_is_there(memory: IsolatedMemory, anonymous_id: str) -> bool:
+    with suppress(AnonymousNotFound):
+        memory.recover(anonymous_id)
+        return True
+    return False
+
+
+async def test_a_project_is_erased_with_all_principals_and_others_stay(
+    memory: IsolatedMemory, attacker: Attacker, door: Door
+):
+    for project in ("default", "other"):
+        for user in ("alice", "bob"):
+            say(memory, user, project_id=project)
+            say(memory, user, "planner", project_id=project)
+        memory.anonymous(module_id="tutor", project_id=project)
+        memory.retention.keep("message", days=9, project_id=project)
+        publisher = memory.publisher(module_id="tutor", project_id=project)
+        publisher.vector_store(embeddings()).add_texts(["a rule"])
+    scopes, records = count_of(attacker, "scopes"), count_of(attacker, "records")
+    living = "keys WHERE wrapped IS NOT NULL AND purpose > 1"
+    keys = count_of(attacker, living)
+
+    receipt = await door(memory, "erase_project", "other")
+
+    assert (receipt.what, receipt.scopes) == ("project", scopes / 2)
+    assert count_of(attacker, "scopes") == scopes / 2
+    assert count_of(attacker, "records") == records / 2
+    assert (receipt.keys_destroyed, count_of(attacker, living)) == (keys / 2, keys / 2)
+    assert said(memory.scope(user_id="alice", module_id="tutor")) == ["a secret"]
+    again = memory.erase_project("other")
+    assert (again.counts, again.scopes, again.keys_destroyed) == ({}, 0, 0)
+
+
+@pytest.mark.parametrize("what", ["module", "project"])
+def test_whoever_is_on_hold_keeps_a_module_and_a_project(memory: IsolatedMemory, what: str):
+    for user in ("alice", "bob"):
+        say(memory, user)
+    say(memory, "carol", "planner")
+    erase = getattr(memory, f"erase_{what}")
+    name = "tutor" if what == "module" else "default"
+    memory.retention.hold("bob", reason="case 7", by="counsel")
+
+    with pytest.raises(LegalHold):
+        erase(name)
+    assert said(memory.scope(user_id="alice", module_id="tutor")) == ["a secret"]
+
+    memory.retention.release("bob")
+    memory.retention.hold("carol", reason="case 8", by="counsel")
+    if what == "module":
+        assert erase(name).counts["message"] == 2
+        return
+    with pytest.raises(LegalHold):
+        erase(name)
+
+
+@pytest.mark.parametrize("what", ["module", "project"])
+def test_a_place_killed_anywhere_is_gone_on_with_and_counts_each_row_once(
+    what: str, memory: IsolatedMemory, attacker: Attacker, monkeypatch: pytest.MonkeyPatch
+):
+    seeded, killed = random.Random(what), 0
+    erase = getattr(memory, f"erase_{what}")
+    name = "tutor" if what == "module" else "default"
+    for _ in range(8):
+        for user in ("alice", "bob"):
+            say(memory, user)
+        memory.anonymous(module_id="tutor")
+        memory.publisher(module_id="tutor").vector_store(embeddings()).add_texts(["a rule"])
+        before = {table: count_of(attacker, table) for table in ("records", "sessions", "scopes")}
+        living = count_of(attacker, "keys WHERE wrapped IS NOT NULL AND purpose > 1")
+        for step in (seeded.randint(10, 180), seeded.randint(10, 180)):
+            try:
+                with killed_at(step, monkeypatch):
+                    erase(name)
+            except Killed:
+                killed += 1
+        if not memory.erasure.resume():
+            erase(name)
+
+        (receipt,) = [one for one in memory.erasure.receipts() if one.scopes][-1:]
+        assert sum(receipt.counts.values()) == before["records"] + before["sessions"]
+        assert receipt.scopes == before["scopes"]
+        assert receipt.keys_destroyed == (living if what == "project" else 4)
+        assert count_of(attacker, "scopes") == 0
+    assert killed >= 8
+
+
+def test_a_module_killed_on_its_way_does_not_take_what_began_since_in_a_project_with_it(
+    memory: IsolatedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    """What a user begins anew, while the rest is resumed, is the user's."""
+    for user in ("alice", "bob"):
+        say(memory, user)
+
+    def ends(_: ErasureSubject) -> None:
+        raise Killed
+
+    memory.erasure.register("crm", ends, lambda _: True)
+    with pytest.raises(Killed):
+        memory.erase_module("tutor")
+    say(memory, "carol")
+    memory.erasure.register("crm", lambda _: None, lambda _: True)
+
+    (receipt,) = memory.erasure.resume()
+
+    assert receipt.counts == {"session": 2, "message": 2}
+    assert said(memory.scope(user_id="carol", module_id="tutor")) == ["a secret"]
+
+
+@pytest.mark.parametrize("call", ["erase_guest", "erase_module", "erase_project"])
+@pytest.mark.parametrize("name", ["", None, 7, "a\x00b"])
+def test_a_malformed_id_erases_nothing(memory: IsolatedMemory, call: str, name: Any):
+    with pytest.raises(ScopeError):
+        getattr(memory, call)(name)
+
+
+def test_holds_that_have_ended_go_with_the_user_and_are_counted(
+    memory: IsolatedMemory, attacker: Attacker
+):
+    for user in ("alice", "bob"):
+        say(memory, user)
+        memory.retention.hold(
+            user, reason="case 7", by="counsel", until=timedelta(milliseconds=200)
+        )
+    time.sleep(0.25)
+
+    assert memory.erase_user("alice").counts == {"session": 1, "message": 1, "policy": 1}
+    assert count_of(attacker, "records WHERE kind = 19") == 1
+
+
+# --- receipts
+
+
+def test_the_horizon_passes_when_the_root_key_is_exchanged(memory: IsolatedMemory):
+    for user in ("alice", "bob"):
+        say(memory, user)
+    receipt = memory.erase_user("alice")
+    assert receipt.horizon == "open"
+    assert "rotate_root_key" in str(receipt)
+
+    memory.rotate_root_key(LocalRootKey(b"n" * 32))
+
+    (later,) = memory.erasure.receipts()
+    assert later.horizon == "passed"
+    assert replace(later, horizon="open") == replace(receipt, erased_at=later.erased_at)
+    assert "open with root keys that nothing needs any more" in str(later)
+
+
+def test_anybody_with_the_tables_makes_the_hashes_of_the_store_again(
+    memory: IsolatedMemory, attacker: Attacker
+):
+    def by_hand() -> str:
+        scopes, sets = hashlib.sha256(), hashlib.sha256()
+        for row in attacker("SELECT scope_id, birth, mac FROM scopes ORDER BY scope_id"):
+            scopes.update(b"".join(row))
+        query = "SELECT principal, revision, mac FROM key_sets ORDER BY principal"
+        for principal, revision, mac in attacker(query):
+            sets.update(principal + revision.to_bytes(8, "big") + mac)
+        return hashlib.sha256(scopes.digest() + sets.digest()).hexdigest()
+
+    for user in ("alice", "bob"):
+        say(memory, user)
+    before = by_hand()
+
+    receipt = memory.erase_user("alice")
+
+    assert (receipt.store_hash_before, receipt.store_hash_after) == (before, by_hand())
+    assert receipt.store_hash_before != receipt.store_hash_after
+
+
+def test_a_receipt_that_said_pending_is_told_anew_when_it_is_finished(
+    sqlite_url: str, root_key: LocalRootKey
+):
+    with IsolatedMemory(sqlite_url, root_key=root_key) as memory:
+        say(memory)
+        reader = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM records").fetchall()
+        assert memory.erase_user("alice").heap == "pending"
+        reader.execute("COMMIT")
+        reader.close()
+
+        assert memory.finish_erasure() == "scrubbed"
+        assert [one.heap for one in memory.erasure.receipts()] == ["scrubbed"]
+
+
+def test_keys_apart_are_destroyed_and_counted(tmp_path: Path, root_key: LocalRootKey):
+    urls = [f"sqlite:///{tmp_path / name}" for name in ("memory.db", "keys.db")]
+    with IsolatedMemory(urls[0], root_key=root_key, key_store=urls[1]) as memory:
+        say(memory)
+        receipt = memory.erase_user("alice")
+
+        assert (receipt.keys_destroyed, receipt.heap) == (2, "scrubbed")
+        assert memory.erasure.receipts()[0].keys_destroyed == 2
+
+
+# --- the command
+
+
+def on(database_url: str, *more: str) -> list[str]:
+    return ["erase", *more, "--database", database_url]
+
+
+def test_the_command_resumes_and_lists_receipts(memory: IsolatedMemory, database_url: str):
+    say(memory)
+    crm = Outside("alice", fails=1)
+    memory.erasure.register("crm", crm.erase, crm.is_empty)
+    memory.erase_user("alice")
+
+    resumed = run(*on(database_url, "--resume"))
+    assert resumed.exit_code == 1
+    assert "crm: requested" in resumed.stdout
+    assert run(*on(database_url, "--receipts", "--json")).stdout == "[]\n"
+
+    memory.erasure.resume()
+    told = run(*on(database_url, "--receipts", "--json"))
+    assert told.exit_code == 0
+    assert [one["participants"] for one in json.loads(told.stdout)] == [{"crm": "confirmed"}]
+    assert "user" in run(*on(database_url, "--receipts")).stdout
+    assert run(*on(database_url, "--resume", "--json")).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("what", ["module", "guest", "project"])
+def test_the_command_erases_what_is_named_again(
+    memory: IsolatedMemory, database_url: str, what: str
+):
+    say(memory)
+    guest = memory.anonymous(module_id="tutor")
+    name = {"module": "tutor", "guest": guest.id, "project": "default"}[what]
+    options = ["--whole-project"] if what == "project" else []
+    command = on(database_url, f"--{what}", name, *options)
+
+    assert run(*command, stdin="another\n").exit_code == 2
+    assert said(memory.scope(user_id="alice", module_id="tutor")) == ["a secret"]
+    assert memory.recover(guest.id)
+
+    done = run(*command, stdin=f"{name}\n")
+    assert done.exit_code == 0
+    assert f"What: {what}" in done.stdout
+    assert json.loads(run(*command, "--json", "--yes").stdout)["what"] == what
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--user", "alice", "--module", "tutor"],
+        ["--whole-project"],
+        ["--user", "alice", "--whole-project"],
+        ["--resume", "--receipts"],
+        ["--finish", "--guest", "x"],
+    ],
+)
+def test_the_command_wants_one_thing_to_erase(
+    memory: IsolatedMemory, database_url: str, options: list[str]
+):
+    say(memory)
+
+    assert run(*on(database_url, *options, "--yes")).exit_code == 2
+    assert said(memory.scope(user_id="alice", module_id="tutor")) == ["a secret"]

@@ -96,6 +96,12 @@ class Lives(NamedTuple):
             if self.directory.principal_of(owner) == principal:
                 self.kept.drop(owner)
 
+    def forget_place(self, project: str, module: str | None) -> None:
+        """Drop all keys in memory of a project, or of one of its modules: scopes begin anew."""
+        for owner in self.kept:
+            if owner.project == project and module in (None, owner.module):
+                self.kept.drop(owner)
+
     def destroyed_with(self, principal: bytes, life: int) -> DestroyedKeys:
         """The keys that were destroyed when a life ended, at the same moment as its naming key."""
         keys = self.key_set(principal).keys

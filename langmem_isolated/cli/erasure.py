@@ -1,6 +1,8 @@
-"""`erase`: erases a user, and prints the receipt."""
+"""`erase`: erases a user, guest, module or project, goes on with erasures, and prints receipts."""
 
-from typing import Annotated
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,13 +13,44 @@ from langmem_isolated.cli.options import (
     KeyStoreOption,
     ProjectOption,
 )
-from langmem_isolated.cli.terminal import counting, print_json
+from langmem_isolated.cli.terminal import (
+    cell,
+    counting,
+    print_json,
+    print_table,
+    pulse,
+    second,
+    table,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from langmem_isolated.lifecycle import ErasureReceipt
+    from langmem_isolated.memory import IsolatedMemory
+
+_ONE = "Give one of --user, --guest, --module, --whole-project, --resume, --receipts, --finish."
 
 
 def erase(
     *,
-    user: Annotated[str | None, typer.Option("--user", help="The user's id.")] = None,
+    user: Annotated[str | None, typer.Option("--user", help="A user's id.")] = None,
+    guest: Annotated[
+        str | None, typer.Option("--guest", help="The id of an anonymous session.")
+    ] = None,
+    module: Annotated[
+        str | None, typer.Option("--module", help="A module's id: everybody's memory in it.")
+    ] = None,
     project: ProjectOption = "default",
+    whole_project: Annotated[
+        bool, typer.Option("--whole-project", help="All users, guests and modules of --project.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with erasures that are not finished.")
+    ] = False,
+    receipts: Annotated[
+        bool, typer.Option("--receipts", help="List the receipts of those that are.")
+    ] = False,
     finish: Annotated[
         bool, typer.Option("--finish", help="Complete erasures whose receipt said pending.")
     ] = False,
@@ -26,33 +59,90 @@ def erase(
     database: DatabaseOption = DEFAULT_DATABASE,
     key_store: KeyStoreOption = None,
 ) -> None:
-    """Erase a user: keys, rows of all modules, account; prints a receipt. Needs the root key.
+    """Erase a user, guest, module or project: keys and all rows; prints a receipt.
 
-    On SQLite the status is 1 while bytes of it may be left in the database's files.
+    Needs the root key. The status is 1 while it is not finished: a participant of the application
+    has not confirmed, or on SQLite bytes of it may be left in the database's files.
     """
     from langmem_isolated.cli.databases import existing_memory
 
-    if (user is None) != finish:
-        raise typer.BadParameter("Give --user, or --finish alone.")
-    if user is not None and not yes:
-        _confirm(user)
-    with existing_memory(database, key_store) as memory, counting("removed") as progress:
-        if user is None:
-            heap = memory.finish_erasure()
-            told: dict[str, object] = {"heap": heap}
-            text = f"Bytes in the database's files: {heap}"
+    whole = project if whole_project else None
+    named = {"user": user, "guest": guest, "module": module, "project": whole}
+    given = [(what, name) for what, name in named.items() if name is not None]
+    if len(given) + resume + receipts + finish != 1:
+        raise typer.BadParameter(_ONE)
+    for what, name in given:
+        if not yes:
+            _confirm(what, name)
+    with existing_memory(database, key_store) as memory:
+        if finish:
+            is_done = _finished(memory, as_json) or database.startswith("postgresql")
+        elif receipts:
+            is_done = _listed(memory, as_json)
+        elif resume:
+            is_done = _resumed(memory, as_json)
         else:
-            receipt = memory.erase_user(user, project_id=project, progress=progress)
-            heap, told, text = receipt.heap, receipt.to_dict(), str(receipt)
-    if as_json:
-        print_json(told)
-    else:
-        typer.echo(text)
-    if heap == "pending" and not database.startswith("postgresql"):
+            is_done = _erased(memory, *given[0], project, as_json)
+    if not is_done:
         raise typer.Exit(1)
 
 
-def _confirm(user: str) -> None:
-    typer.echo("This destroys the user's keys and all memory. It cannot be brought back.", err=True)
-    if typer.prompt("The user's id, again", err=True) != user:
+def _confirm(what: str, name: str) -> None:
+    keys = "the module's own keys" if what == "module" else "all keys"
+    of_it = f"This erases the {what}: it destroys {keys} and all memory of it."
+    typer.echo(f"{of_it} It cannot be brought back.", err=True)
+    if typer.prompt(f"The {what}'s id, again", err=True) != name:
         raise typer.BadParameter("That is another id. Nothing was erased.")
+
+
+def _erased(memory: IsolatedMemory, what: str, name: str, project: str, as_json: bool) -> bool:
+    with counting("removed") as progress:
+        calls: dict[str, Callable[[], ErasureReceipt]] = {
+            "user": lambda: memory.erase_user(name, project_id=project, progress=progress),
+            "guest": lambda: memory.erase_guest(name, project_id=project, progress=progress),
+            "module": lambda: memory.erase_module(name, project_id=project, progress=progress),
+            "project": lambda: memory.erase_project(name, progress=progress),
+        }
+        receipt = calls[what]()
+    if as_json:
+        print_json(receipt.to_dict())
+    else:
+        typer.echo(str(receipt))
+    return _is_done(receipt)
+
+
+def _resumed(memory: IsolatedMemory, as_json: bool) -> bool:
+    with pulse("going on"):
+        receipts = memory.erasure.resume()
+    if as_json:
+        print_json([receipt.to_dict() for receipt in receipts])
+    else:
+        typer.echo("\n\n".join(map(str, receipts)) or "No erasure is unfinished.")
+    return all(map(_is_done, receipts))
+
+
+def _listed(memory: IsolatedMemory, as_json: bool) -> bool:
+    receipts = memory.erasure.receipts()
+    if as_json:
+        print_json([receipt.to_dict() for receipt in receipts])
+        return True
+    shown = table("erased", "what", "principal", "scopes", "records", "keys", "files", "horizon")
+    for one in receipts:
+        numbers = (one.scopes, sum(one.counts.values()), one.keys_destroyed)
+        texts = second(one.erased_at), one.what, one.principal, *(f"{n:,}" for n in numbers)
+        shown.add_row(*map(cell, (*texts, one.heap, one.horizon)))
+    print_table(shown)
+    return True
+
+
+def _finished(memory: IsolatedMemory, as_json: bool) -> bool:
+    heap = memory.finish_erasure()
+    if as_json:
+        print_json({"heap": heap})
+    else:
+        typer.echo(f"Bytes in the database's files: {heap}")
+    return heap == "scrubbed"
+
+
+def _is_done(receipt: ErasureReceipt) -> bool:
+    return receipt.is_finished and (receipt.heap == "scrubbed" or receipt.is_postgres)

@@ -35,6 +35,8 @@ _WHAT: dict[Level, What] = {
     Level.MODULE: "module",
     Level.PROJECT: "project",
 }
+_PLACES = (Level.MODULE, Level.PROJECT)
+"""Where others than the principal have something."""
 _NOBODY = Participants()
 
 
@@ -112,7 +114,7 @@ class Erasures:
     def _as_it_is(self, owner: Owner, found: KeySet) -> Erased:
         """What a job begins with."""
         made = [now()]
-        if owner.level in (Level.MODULE, Level.PROJECT):
+        if owner.level in _PLACES:
             # Whatever is there goes, also of a process whose clock is ahead of this one's.
             made += (row.created_at for row in self._in_place(owner))
         return Erased(
@@ -126,7 +128,7 @@ class Erasures:
     def _has_anything(self, owner: Owner, found: KeySet) -> bool:
         is_living = any(key.state != State.DESTROYED for key in found.keys)
         has_rows = bool(self._context.keyring.scopes_of(owner))
-        if owner.level in (Level.MODULE, Level.PROJECT):
+        if owner.level in _PLACES:
             has_rows = has_rows or any(True for _ in self._in_place(owner))
         return is_living or has_rows
 
@@ -160,7 +162,7 @@ class Erasures:
         self._end_lives(job, owner)
         self._remove_all(job, owner)
         self._remove_holds(job, owner)
-        self._forget(owner, job.principal)
+        self._forget(owner)
         return self._completed(job, subject)
 
     def _completed(self, job: ErasureJob, subject: ErasureSubject) -> ErasureJob:
@@ -178,7 +180,7 @@ class Erasures:
     def _end_lives(self, job: ErasureJob, owner: Owner) -> None:
         """Destroy the keys of the principal itself, and of others that have nothing else."""
         self._end_life(job.principal, job.incarnation, partial(self._note_own, job))
-        if owner.level in (Level.MODULE, Level.PROJECT):
+        if owner.level in _PLACES:
             for row in self._doomed(job, owner):
                 if row.principal != job.principal and _has_no_other_place(row, owner):
                     self._end_life(row.principal, row.incarnation)
@@ -204,6 +206,9 @@ class Erasures:
                 is_done = False
                 counted = self.jobs.counting(job, self._keys_with(job, owner, row))
                 remove_rows(self._context.database, row, self._tell, counted)
+                if row.level == Level.ANONYMOUS:
+                    # Nobody comes back under a random id.
+                    self._lives.remove_destroyed(row.principal)
 
     def _keys_with(self, job: ErasureJob, owner: Owner, row: ScopeRow) -> DestroyedKeys | None:
         """The keys of another principal that go with its last row."""
@@ -213,7 +218,7 @@ class Erasures:
 
     def _doomed(self, job: ErasureJob, owner: Owner) -> Iterator[ScopeRow]:
         """The rows that go, of lives that end or have ended; whoever comes back keeps theirs."""
-        if owner.level in (Level.MODULE, Level.PROJECT):
+        if owner.level in _PLACES:
             yield from (row for row in self._in_place(owner) if self._is_doomed(job, owner, row))
         else:
             rows = self._context.keyring.scopes_of(owner)
@@ -238,12 +243,12 @@ class Erasures:
             counted = self.jobs.counting(job)
             records.write_if_exists(holds.forget, None, owner.user, job.principal, counted)
 
-    def _forget(self, owner: Owner, principal: bytes) -> None:
+    def _forget(self, owner: Owner) -> None:
+        if owner.level in _PLACES:
+            self._lives.forget_place(owner.project, owner.module)
         if self._context.plaintext_cache:
             self._context.plaintext_cache.clear()
         quota.forget(self._context.database)
-        if owner.level is Level.ANONYMOUS:
-            self._lives.remove_destroyed(principal)
 
     def _tell(self, removed: int) -> None:
         self._removed += removed
@@ -259,7 +264,7 @@ def refuse_held(context: MemoryContext, owner: Owner) -> None:
     """
     if owner.user is not None:
         holds.check(context, owner.user, owner.project)
-    elif owner.level in (Level.MODULE, Level.PROJECT):
+    elif owner.level in _PLACES:
         held = {hold.user_id for hold in holds.holds_of(context, owner.project)}
         if held and owner.level is Level.PROJECT:
             raise LegalHold
