@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 import sqlalchemy as sa
@@ -17,9 +18,10 @@ from langmem_isolated.errors import DatabaseLocked
 
 # 500 rows took 8 to 20 ms on SQLite, 1,000 up to 276: what waits for the lock notices that.
 BATCH = 500
-# Deadlocks that are begun again. PostgreSQL checks foreign keys at the end of a statement: a writer
-# that has counted its usage waits then for the scope's row, whose removal waits for that usage.
-_ATTEMPTS = 8
+# Waits that are begun again. Some writers lock in another order, as with their first of a day: the
+# removal gives way to them, before PostgreSQL finds the deadlock in 1 s and ends either.
+_ATTEMPTS = 64
+_BE_PATIENT = sa.text("SET LOCAL lock_timeout = '250ms'")
 _SCOPE_ID = bindparam("scope_id", type_=sa.LargeBinary)
 _LIMIT: sa.ColumnElement[int] = sa.literal_column(str(BATCH))
 _NO_OFFSET: sa.ColumnElement[int] = sa.literal_column("0")
@@ -46,6 +48,15 @@ _BATCHES = (
 )
 _DELETE_SCOPE = delete(schema.scopes).where(_OF_LIFE).returning(schema.scopes.c.level)
 
+_LOCK_SESSIONS = (
+    select(schema.sessions.c.kind)
+    .where(schema.sessions.c.scope_id == _SCOPE_ID)
+    .order_by(schema.sessions.c.kind, schema.sessions.c.digest)
+    .with_for_update()
+)
+_LOCK_SCOPE = select(schema.scopes.c.level).where(_OF_LIFE).with_for_update()
+
+Removal = Callable[[Transaction], Counter[Kind]]
 Counted = Callable[[Transaction, bytes, Callable[[], Counter[Kind]]], Counter[Kind]]
 """Runs a removal of a principal's rows in its transaction, and counts there what it removed."""
 
@@ -60,7 +71,7 @@ def remove_rows(
     progress: Callable[[int], object] = lambda _: None,
     counted: Counted = _uncounted,
 ) -> Counter[Kind]:
-    """Remove every row of one life of a scope, its own last; at most 500 a transaction.
+    """Remove every row of one life of a scope, its own last; at most 500 of a table a transaction.
 
     Whoever has its keys in memory yet may write until then: that is removed as well. Killed at any
     point, it goes on when it is called again.
@@ -79,32 +90,46 @@ def remove_rows(
         DatabaseLocked: Writers had the scope's row again and again; to call again goes on.
     """
     counts: Counter[Kind] = Counter()
-    life, locked = {"scope_id": row.scope_id, "birth": row.birth}, 0
-    while True:
-        for batch in _BATCHES:
-            remove = partial(_remove_batch, batch, life)
-            while removed := database.write(_within, counted, row.principal, remove):
-                counts += removed
-                progress(removed.total())
-                if removed.total() == BATCH:
-                    database.checkpoint_log()
+
+    def run(remove: Removal) -> Counter[Kind]:
+        removed = database.write(_within, counted, row.principal, remove)
+        records = removed - Counter({Kind.SCOPE: 1})
+        counts.update(records)
+        if records:
+            progress(records.total())
+        return removed
+
+    for left in range(_ATTEMPTS, -1, -1):
         try:
-            database.write(_within, counted, row.principal, partial(_remove_scope, life))
-        except Conflict:
-            continue
+            while not _removed_all(row, run, database.checkpoint_log):
+                pass
         except DatabaseLocked:
-            locked += 1
-            if locked == _ATTEMPTS:
+            if not left:
                 raise
         else:
-            return counts
+            break
+    return counts
+
+
+def _removed_all(
+    row: ScopeRow, run: Callable[[Removal], Counter[Kind]], between: Callable[[], None]
+) -> bool:
+    """Remove all batches and the scope's row; not, where writers have written meanwhile."""
+    life = {"scope_id": row.scope_id, "birth": row.birth}
+    for batch in _BATCHES:
+        while removed := run(partial(_remove_batch, batch, life)):
+            if removed.total() == BATCH:
+                between()
+    with suppress(Conflict):
+        return run(partial(_remove_last, life)).total() < BATCH
+    return False
 
 
 def _within(
     transaction: Transaction,
     counted: Counted,
     principal: bytes,
-    remove: Callable[[Transaction], Counter[Kind]],
+    remove: Removal,
 ) -> Counter[Kind]:
     return counted(transaction, principal, partial(remove, transaction))
 
@@ -115,6 +140,22 @@ def _remove_batch(
     return Counter(Kind(kind) for (kind,) in transaction.rows(batch, **life))
 
 
-def _remove_scope(life: dict[str, bytes], transaction: Transaction) -> Counter[Kind]:
-    """The row, and with it its usage and the uses of its keys."""
-    return Counter({Kind.SCOPE: 1} if transaction.rows(_DELETE_SCOPE, **life) else ())
+def _remove_last(life: dict[str, bytes], transaction: Transaction) -> Counter[Kind]:
+    """What was written since, and the scope's row with its usage and the uses of its keys.
+
+    Who writes into a session locks its row, and refers to the scope's row then; who puts an item
+    refers to that first. Locked in this order both end before, or wait for it and hold nothing.
+    """
+    counts = Counter[Kind]()
+    if transaction.is_postgres:
+        transaction.execute(_BE_PATIENT)
+        transaction.rows(_LOCK_SESSIONS, **life)
+        transaction.rows(_LOCK_SCOPE, **life)
+    for batch in reversed(_BATCHES):
+        removed = _remove_batch(batch, life, transaction)
+        counts += removed
+        if removed.total() == BATCH:
+            return counts
+    if transaction.rows(_DELETE_SCOPE, **life):
+        counts[Kind.SCOPE] = 1
+    return counts
