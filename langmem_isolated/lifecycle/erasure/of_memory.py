@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._crypto.owners import Level, Owner
-from langmem_isolated._runtime.arguments import callback
+from langmem_isolated._runtime.arguments import callback, refuse_single
 from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated.lifecycle.erasure.receipt import ErasureReceipt, Heap
 from langmem_isolated.lifecycle.erasure.run import erase_owner, scrubbed
@@ -24,7 +25,12 @@ class Erasures:
     _context: MemoryContext
 
     def erase_user(
-        self, user_id: str, *, project_id: str = "default", progress: Progress | None = None
+        self,
+        user_id: str,
+        *,
+        project_id: str = "default",
+        progress: Progress | None = None,
+        without_stores: Collection[str] = (),
     ) -> ErasureReceipt:
         """Erase a user: destroy the keys, remove all rows of all modules, and give a receipt.
 
@@ -35,9 +41,9 @@ class Erasures:
         Other processes write nothing of the user to this database any more, and find nothing in it.
         Whoever comes back under the id is new.
 
-        Documents in third-party vector stores are found by the user's keys: clear them before, by
-        ``scope.vector_store(wrapping=…).clear()`` in each module. Other processes that have the
-        keys in memory read and write there for ``key_cache_seconds`` yet.
+        Documents in third-party vector stores are removed first, from each to which a module of the
+        user ever wrote through ``vector_store(wrapping=…)``. Other processes stop there at once; a
+        write in flight removes what it wrote.
 
         >>> memory.scope(user_id="zoe", module_id="tutor").store().put(("facts",), "one", {"n": 1})
         >>> receipt = memory.erase_user("zoe")
@@ -48,10 +54,16 @@ class Erasures:
             user_id: Who.
             project_id: In which project; the same id in another is another user.
             progress: Told after each batch how many records have been removed so far.
+            without_stores: Names of third-party stores that are left alone: they are no more, or
+                were cleared by hand.
 
         Raises:
             ScopeError: An id is malformed.
-            TypeError: ``progress`` is no function.
+            TypeError: ``progress`` is no function, or ``without_stores`` is a single str.
+            WrappedStoreMissing: This process does not have a store that holds documents of the
+                user; nothing was removed.
+            WrappedStoreKeeps: A third-party store still has what it was told to remove; the keys
+                are there yet.
             LegalHold: The user is on legal hold; nothing was removed.
             RecordDoesNotOpen: The user's keys or the row of a scope were tampered with; what was
                 removed before that is removed.
@@ -62,14 +74,24 @@ class Erasures:
         if progress is not None:
             callback("progress", progress, example="progress=lambda removed: print(removed)")
         holds.check(self._context, user_id, project)
-        return erase_owner(self._context, user, progress or (lambda _: None))
+        refuse_single("without_stores", without_stores, (str,), example='["Chroma notes"]')
+        return erase_owner(self._context, user, progress or (lambda _: None), without_stores)
 
     async def aerase_user(
-        self, user_id: str, *, project_id: str = "default", progress: Progress | None = None
+        self,
+        user_id: str,
+        *,
+        project_id: str = "default",
+        progress: Progress | None = None,
+        without_stores: Collection[str] = (),
     ) -> ErasureReceipt:
         """Erase a user; see :meth:`erase_user`."""
         return await self._context.database.arun(
-            self.erase_user, user_id, project_id=project_id, progress=progress
+            self.erase_user,
+            user_id,
+            project_id=project_id,
+            progress=progress,
+            without_stores=without_stores,
         )
 
     def finish_erasure(self) -> Heap:

@@ -21,8 +21,8 @@ _POSTGRES_PENDING = (
 )
 _NOT_PROVED = (
     "Backups, replicas and snapshots made before hold the wrapped keys: the root key opens them.",
-    "Third-party vector stores were not asked: each module's wrapped store has its own clear().",
-    "Other processes go on in third-party stores for key_cache_seconds, with the keys they had.",
+    "Third-party vector stores that without_stores named were not asked.",
+    "What a third-party store, its log or its backups keep of removed documents is not known here.",
     "What the application, its logs or a model's provider kept is not known here.",
 )
 

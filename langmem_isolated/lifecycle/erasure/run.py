@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from langmem_isolated._adapters.context import MemoryContext
@@ -13,16 +14,25 @@ from langmem_isolated._storage.key_sets import KeySet, Purpose, State
 from langmem_isolated._storage.removal import remove_rows
 from langmem_isolated._storage.scope_rows import ScopeRow
 from langmem_isolated.lifecycle.erasure.receipt import ErasureReceipt, Heap
+from langmem_isolated.lifecycle.erasure.wrapped_stores import clear_by_tags, owner_tags
 
 if TYPE_CHECKING:
     from langmem_isolated.lifecycle.retention.sweeping import Progress
 
 
 def erase_owner(
-    context: MemoryContext, owner: Owner, progress: Progress = lambda _: None
+    context: MemoryContext,
+    owner: Owner,
+    progress: Progress = lambda _: None,
+    without_stores: Collection[str] = (),
 ) -> ErasureReceipt:
     """Erase an owner's principal, whether or not it is on legal hold."""
-    return _Erasure(context, owner, progress).run()
+    tags = owner_tags(context, context.keyring.owners(owner))
+    clear_by_tags(context, tags, without_stores)
+    receipt = _Erasure(context, owner, progress).run()
+    # What was being written meanwhile, by a process that has died since.
+    clear_by_tags(context, tags, without_stores)
+    return receipt
 
 
 def scrubbed(context: MemoryContext) -> Heap:
