@@ -11,12 +11,21 @@ _AT_ONCE = 1_000
 
 
 def any_adapter(store: VectorStore) -> VectorStoreAdapter:
-    """What knows a store well enough to remove documents from it, found by its class or not."""
+    """What knows a store well enough to remove documents from it, found by its class or not.
+
+    >>> any_adapter(shared).name
+    'InMemoryVectorStore'
+    """
     return adapter_of(store) or PostFilterAdapter(store)
 
 
 def clear_owner(adapter: VectorStoreAdapter, owner: str) -> int:
     """Remove an owner's documents, sealed or not; how many. The store is asked again for any.
+
+    >>> notes = scope.vector_store(wrapping=shared)
+    >>> ids = notes.add_texts(["Fractions are parts.", "Ratios compare."])
+    >>> clear_owner(any_adapter(shared), *notes.readable_tags())
+    2
 
     Args:
         adapter: Of the store.
