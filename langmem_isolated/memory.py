@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, Self, overload
-from weakref import WeakKeyDictionary
 
 from langmem_isolated._adapters.config_keys import ConfigKeys
 from langmem_isolated._adapters.context import MemoryContext
+from langmem_isolated._adapters.known_stores import KnownStores
 from langmem_isolated._adapters.run_scope import RunScopes
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._crypto.owners import Level, Owner
@@ -171,7 +171,7 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
             self._keyring,
             ElementCaches(),
             _plaintext_cache(plaintext_cache_seconds, plaintext_cache_bytes),
-            WeakKeyDictionary(),
+            KnownStores(),
             keys,
             RunScopes(),
             limits,

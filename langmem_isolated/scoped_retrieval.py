@@ -56,6 +56,7 @@ class ScopedRetrieval:
         probe: bool = ...,
         post_filter: bool = ...,
         stamped: bool = ...,
+        name: str | None = ...,
     ) -> WrappedVectorStore: ...
 
     def vector_store(

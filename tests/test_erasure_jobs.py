@@ -501,7 +501,7 @@ def frozen_job() -> ErasureJob:
             keys=2, root_key_ids=frozenset({"local:1"}),
             scopes=1, counts={Kind.SESSION: 1, Kind.MESSAGE: 2},
             participants={"crm": Asked(1_700_000_000_000_001, None, "ConnectionError")},
-            stores={"docs": 4}, tags=("tag",),
+            stores={"docs": 4}, tags={"docs": ["tag"]}, without=("more",),
         ),
     )  # fmt: skip
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import Generation
+from langchain_core.vectorstores import InMemoryVectorStore
 
 from langmem_isolated import IsolatedMemory, ScopedMemory
 from langmem_isolated._crypto.kinds import Kind
@@ -32,12 +33,14 @@ CONTAINERS = {Kind.SESSION, Kind.THREAD, Kind.COLLECTION}
 OF_THE_ACCOUNT = {
     Kind.POLICY: "how long a user's memory is kept outlasts what is kept",
     Kind.CLAIM: "it says how long a guest lives, or that a guest was claimed once",
+    Kind.STORE_NOTE: "documents in third-party stores stay, for an erasure to find",
 }
 # What no time ends, and no policy.
 WITHOUT_AN_END = {
     Kind.PROFILE: "a fact is true until its user or a model says otherwise; a clear removes it",
     Kind.POLICY: "an operator's word holds until another one",
     Kind.CLAIM: "that a guest was claimed is known for 30 days; a guest's own goes with the guest",
+    Kind.STORE_NOTE: "what was written elsewhere may be there yet",
 }
 # A module's ledger stays, which says that no grant of it is in force.
 LEDGERS = Counter({Kind.GRANT: 1})
@@ -60,7 +63,7 @@ ADAPTERS = {
     "chat_history": "sessions and messages",
     "checkpointer": "threads, checkpoints, writes, elements",
     "store": "items and vectors",
-    "vector_store": "collections, documents, embeddings",
+    "vector_store": "collections, documents, embeddings; of wrapped ones store notes",
     "llm_cache": "entries",
     "node_cache": "entries",
     "byte_store": "entries",
@@ -109,8 +112,12 @@ def operate(memory: IsolatedMemory, soon: timedelta | None) -> None:
     memory.retention.keep("message", **user, days=365)
     memory.grants.allow(**user, **modules, kinds=["message"], until=soon)
     memory.merge_modules(**user, from_module="tutor", into_module="planner", dry_run=False)
+    elsewhere = InMemoryVectorStore(embeddings())
+    memory._context.known_stores.include(elsewhere)
+    alice = memory.scope(**user, module_id="tutor")
+    alice.vector_store(wrapping=elsewhere).add_texts(["a secret"])
     guest = memory.anonymous(module_id="tutor", idle=soon or timedelta(days=1))
-    memory.claim(guest.id, memory.scope(user_id="alice", module_id="tutor"), confirmed=True)
+    memory.claim(guest.id, alice, confirmed=True)
     memory.anonymous(module_id="tutor", idle=soon or timedelta(days=1))
 
 

@@ -276,7 +276,7 @@ def test_kinds_keep_their_numbers():
     later = {"collection": 11, "embedding": 12, "entry": 13}
     reserved = (
         *("grant", "profile", "inbox", "blind_index", "audit", "policy", "claim", "receipt"),
-        *("node_cache", "usage"),
+        *("node_cache", "usage", "store_note"),
     )
     later |= {name: number for number, name in enumerate(reserved, start=14)}
 

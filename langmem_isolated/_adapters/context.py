@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
-from weakref import WeakKeyDictionary
 
 from langmem_isolated._adapters.config_keys import ConfigKeys
 from langmem_isolated._adapters.drop_in import Ready, is_in_event_loop
+from langmem_isolated._adapters.known_stores import KnownStores
 from langmem_isolated._adapters.run_scope import (
     ResolveScope,
     RunScopes,
@@ -48,8 +48,8 @@ class MemoryContext(NamedTuple):
     keyring: Keyring
     element_caches: ElementCaches
     plaintext_cache: PlaintextCache | None
-    probed: WeakKeyDictionary[VectorStore, set[tuple[object, ...]]]
-    """Third-party stores that were found to keep owners apart, and with which options."""
+    known_stores: KnownStores
+    """Third-party stores that were found to keep owners apart, for erasures to clear."""
     config_keys: ConfigKeys
     run_scopes: RunScopes
     limits: Limits
@@ -163,10 +163,10 @@ class MemoryContext(NamedTuple):
             )
         assert wrapping is not None
         # Once is enough: to probe writes and removes documents.
-        tried = self.probed.setdefault(wrapping, set())
         how = type(options.get("adapter")), options.get("seal"), options.get("post_filter")
-        probe = options.pop("probe", True) and how not in tried
+        probe = options.pop("probe", True) and not self.known_stores.is_tried(wrapping, how)
         store = WrappedVectorStore(wrapping, sources, probe=probe, **options)
+        self.known_stores.add(wrapping, store.store_name, options.get("adapter"))
         if probe:
-            tried.add(how)
+            self.known_stores.note_tried(wrapping, how)
         return store

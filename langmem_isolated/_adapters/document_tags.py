@@ -41,14 +41,24 @@ class OwnerKeys(Owned, Protocol):
     def having_records(self, sources: Sequence[S]) -> list[S]:
         """Those of ``sources`` whose owner has stored anything."""
 
-    def keys(self) -> ScopeKeys:
-        """The owner's keys, made at first use."""
+    def living_keys(self) -> ScopeKeys:
+        """The owner's keys, made at first use, if its life goes on at this moment."""
 
-    def find_keys(self) -> ScopeKeys | None:
-        """The owner's keys, or ``None`` when it has stored nothing."""
+    def find_living_keys(self) -> ScopeKeys | None:
+        """The owner's keys, or ``None`` when it has stored nothing, or its life is over."""
+
+    def check_life(self, keys: ScopeKeys) -> None:
+        """Raise `KeyDestroyed` if the life that ``keys`` are of is over."""
+
+    def refuse_if_ended(self) -> None:
+        """Raise `KeyDestroyed` if the life that was met here is over."""
 
     def rotated_keys(self, keys: ScopeKeys, key_id: bytes | None) -> ScopeKeys | None:
         """The owner's keys as they are now, if they have come to include ``key_id``."""
+
+    @property
+    def write(self) -> Callable[..., Any]:
+        """Runs an operation in a transaction that writes."""
 
     @property
     def limits(self) -> Limits:
@@ -171,8 +181,9 @@ class ResultGuard:
 
         Raises:
             ValueError: Metadata hold a key that begins with ``langmem_``.
+            KeyDestroyed: The owner was erased, or is being erased.
         """
-        tags = OwnerTags(self._records[0], self._records[0].keys())
+        tags = OwnerTags(self._records[0], self._records[0].living_keys())
         return [tags.tagged(prepared(document)) for document in check_documents(documents)]
 
     def checked(self, documents: Iterable[Document]) -> list[Document]:
@@ -181,9 +192,15 @@ class ResultGuard:
         Raises:
             IsolationViolation: One has no valid stamp of an owner that may be read; none is
                 handed out.
+            KeyDestroyed: The owner was erased, or is being erased, and documents came all the same.
         """
         owners = readable(self._records, OwnerTags)
-        return [whose(document, owners).untagged(document) for document in documents]
+        try:
+            return [whose(document, owners).untagged(document) for document in documents]
+        except IsolationViolation:
+            # Those of a life that is over are nobody's damage.
+            self._records[0].refuse_if_ended()
+            raise
 
     async def achecked(self, documents: Iterable[Document]) -> list[Document]:
         """The documents without their stamps; see :meth:`checked`."""
@@ -192,8 +209,11 @@ class ResultGuard:
 
 
 def readable(records: Sequence[OwnerKeys], kind: type[OwnerTags]) -> dict[str, OwnerTags]:
-    """The tags of every owner that has stored anything, by its value in ``langmem_owner``."""
-    found = [(one, one.find_keys()) for one in records[0].having_records(records)]
+    """The tags of every owner that has stored anything, by its value in ``langmem_owner``.
+
+    Asked of the database anew each time: an owner that was erased in another process is not there.
+    """
+    found = [(one, one.find_living_keys()) for one in records[0].having_records(records)]
     tags = [kind(one, keys) for one, keys in found if keys]
     return {one.owner: one for one in tags}
 

@@ -31,6 +31,8 @@ class Kind(IntEnum):
     NODE_CACHE = 22
     # No record: what a row of the table of usage has sealed.
     USAGE = 23
+    # Which third-party store has documents of the scope, by which owner tag.
+    STORE_NOTE = 24
 
     def __init__(self, number: int) -> None:
         # Attributes, not properties: every record opened asks for them.

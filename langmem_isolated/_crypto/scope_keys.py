@@ -42,7 +42,8 @@ class ScopeKeys:
 
     __slots__ = (
         *("_compress", "_names", "_naming", "_prefix", "_rows"),
-        *("active_day", "birth", "incarnation", "members", "opening", "scope_id", "sealing"),
+        *("active_day", "birth", "incarnation", "members", "noted_stores", "opening"),
+        *("scope_id", "sealing"),
     )
 
     def __init__(
@@ -65,6 +66,8 @@ class ScopeKeys:
         self._names: dict[tuple[bytes, ...], bytes] = {}
         self.active_day = -1
         """The last day, counted from 1970, of which the database knows that the owner wrote."""
+        self.noted_stores: set[str] = set()
+        """Third-party stores of which the database knows that the owner writes to them."""
         self.scope_id = scope_id
         self.incarnation = incarnation
         self.birth = birth

@@ -1,7 +1,7 @@
 """Key-value entries of a scope, in namespaces of their own, with expiry.
 
-Those of caches, byte stores and indexes have the kind *entry*; grants, profiles, policies, claims
-and receipts are entries of a kind of their own.
+Those of caches, byte stores and indexes have the kind *entry*; grants, profiles, policies, claims,
+receipts and store notes are entries of a kind of their own.
 
 An entry's ``parent`` is a keyed digest of its space's names, its ``key`` one of its key below that,
 and its ``tag``, where it has one, of what it is found by besides. The sealed plaintext is, in
@@ -37,7 +37,7 @@ Names = Sequence[bytes]
 
 # The kinds whose records are entries.
 ENTRY_KINDS = frozenset(
-    {Kind.ENTRY, Kind.GRANT, Kind.PROFILE, Kind.POLICY, Kind.CLAIM, Kind.RECEIPT}
+    {Kind.ENTRY, Kind.GRANT, Kind.PROFILE, Kind.POLICY, Kind.CLAIM, Kind.RECEIPT, Kind.STORE_NOTE}
 )
 _FORM = 1
 _HEAD = struct.Struct(">BQQIII")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -58,8 +58,10 @@ class Erased:
     participants: Mapping[str, Asked] = field(default_factory=dict)
     stores: Mapping[str, int] = field(default_factory=dict)
     """How many documents were removed from third-party vector stores, by the stores' names."""
-    tags: tuple[str, ...] = ()
-    """By which these stores know the owners: their keys, of which they are made, are destroyed."""
+    tags: Mapping[str, list[str]] = field(default_factory=dict)
+    """By which these stores know the owners, for when the keys are destroyed that made them."""
+    without: tuple[str, ...] = ()
+    """Names of stores that were left alone."""
     hash_after: str | None = None
     heap: str | None = None
 
@@ -81,6 +83,22 @@ class Erased:
         """With keys of another principal, which is said once."""
         root_keys = self.root_key_ids | keys.root_key_ids
         return replace(self, others_keys=self.others_keys + keys.number, root_key_ids=root_keys)
+
+    def with_tags(self, tags: Mapping[str, Iterable[str]], without: Iterable[str]) -> Erased:
+        """With third-party stores that have something of the owners, and those left alone."""
+        names = self.tags.keys() | tags.keys()
+        both = {name: sorted({*self.tags.get(name, ()), *tags.get(name, ())}) for name in names}
+        return replace(self, tags=both, without=tuple(sorted({*self.without, *without})))
+
+    def with_stores(self, counts: Mapping[str, int]) -> Erased:
+        """With documents that were removed from these stores besides."""
+        stores = {name: self.stores.get(name, 0) + count for name, count in counts.items()}
+        return replace(self, stores={**self.stores, **stores})
+
+    @property
+    def has_destroyed(self) -> bool:
+        """Whether anything of it cannot be brought back."""
+        return bool(self.keys or self.others_keys or self.scopes or self.counts)
 
     def with_asked(self, name: str, asked: Asked) -> Erased:
         """With how far a participant is."""
@@ -104,7 +122,8 @@ class Erased:
             "counts": {str(int(kind)): count for kind, count in sorted(self.counts.items())},
             "participants": {name: [*asked] for name, asked in sorted(self.participants.items())},
             "stores": dict(sorted(self.stores.items())),
-            "tags": self.tags,
+            "tags": dict(sorted(self.tags.items())),
+            "without": self.without,
             "hash_before": self.hash_before,
             "hash_after": self.hash_after,
             "heap": self.heap,
@@ -131,6 +150,6 @@ class Erased:
                 "root_key_ids": frozenset(told["root_key_ids"]),
                 "counts": {Kind(int(kind)): count for kind, count in told["counts"].items()},
                 "participants": {n: Asked(*asked) for n, asked in told["participants"].items()},
-                "tags": tuple(told["tags"]),
+                "without": tuple(told["without"]),
             }
         )

@@ -181,7 +181,7 @@ class ErasureJobs:
         """
         return self._database.write(
             self._changed, job,
-            lambda erased: replace(change(erased), owner=None, tags=()), finished_at=now(),
+            lambda erased: replace(change(erased), owner=None, tags={}), finished_at=now(),
         )  # fmt: skip
 
     def amend(self, job: ErasureJob, *, heap: str) -> ErasureJob:

@@ -128,6 +128,23 @@ def lock_for_update(transaction: Transaction, scope_id: bytes) -> None:
     transaction.row(_FOR_UPDATE, scope_id=scope_id)
 
 
+_erasures = schema.erasures.c
+# Whoever came back since is in a later life than the erasure ends.
+_IS_ENDING = exists().where(
+    _erasures.principal == _scopes.principal, _erasures.incarnation >= _scopes.incarnation
+)
+_LIFE = select(_scopes.scope_id).where(
+    _scopes.scope_id == _SCOPE_ID,
+    _scopes.birth == bindparam("birth", type_=LargeBinary),
+    ~_IS_ENDING,
+)
+
+
+def has_life(transaction: Transaction, scope_id: bytes, birth: bytes) -> bool:
+    """Whether a life of a scope is there, and no erasure of it has begun."""
+    return transaction.row(_LIFE, scope_id=scope_id, birth=birth) is not None
+
+
 def _row_of(scope_id: BindParameter[bytes]) -> Exists:
     return exists().where(_scopes.scope_id == scope_id)
 

@@ -16,6 +16,7 @@ from langmem_isolated._runtime.callers import OnBehalfOf
 from langmem_isolated._runtime.limits import DEFAULT_LIMITS, Limits
 from langmem_isolated._runtime.session_rules import NO_RULES, SessionRules
 from langmem_isolated._storage.keyring import Keyring
+from langmem_isolated._storage.scope_rows import has_life
 from langmem_isolated._storage.usage import DAY, first_of_day
 from langmem_isolated.errors import DatabaseError, KeyDestroyed, RecordDoesNotOpen
 
@@ -44,6 +45,16 @@ _DAY = DAY * 1000
 
 class ScopeGone(Exception):
     """The row of the scope's life is not there; for `ScopedDatabase` to explain."""
+
+
+def prove_life(transaction: Transaction, keys: ScopeKeys) -> None:
+    """Expect the life that keys are of, ended by no erasure.
+
+    Raises:
+        ScopeGone: It is over, or is being ended.
+    """
+    if not has_life(transaction, keys.scope_id, keys.birth):
+        raise ScopeGone
 
 
 def _tell(error: DatabaseError, scope: str) -> None:
@@ -123,6 +134,49 @@ class ScopedDatabase:
         """The owner's keys, or ``None`` when it has stored nothing."""
         keys = self._find()
         return keys and self._of_same_life(keys)
+
+    def living_keys(self) -> ScopeKeys:
+        """As :meth:`keys`, and the database says at this moment that the owner's life goes on.
+
+        For what is written elsewhere, where no transaction meets the scope's row: keys in memory
+        outlive an erasure in another process.
+
+        Raises:
+            KeyDestroyed: The owner was erased, or is being erased.
+        """
+        keys = self.keys()
+        self.check_life(keys)
+        return keys
+
+    def find_living_keys(self) -> ScopeKeys | None:
+        """As :meth:`find_keys`, of a life that goes on at this moment; else ``None``."""
+        keys = self.find_keys()
+        if keys is None:
+            return None
+        try:
+            self.check_life(keys)
+        except KeyDestroyed:
+            # Which is right to whoever has come back since; others have nothing.
+            self.find_keys()
+            return None
+        return keys
+
+    def check_life(self, keys: ScopeKeys) -> None:
+        """Ask the database whether the life that ``keys`` are of goes on: one query.
+
+        Raises:
+            KeyDestroyed: It is over, or is being ended.
+        """
+        self.run_with_keys(keys, self.database.read, prove_life)
+
+    def refuse_if_ended(self) -> None:
+        """Refuse where the life that this object has met is over.
+
+        Raises:
+            KeyDestroyed: It is, or is being ended.
+        """
+        if self._birth is not None and self.find_living_keys() is None:
+            raise KeyDestroyed
 
     def _obtain(self) -> ScopeKeys:
         try:

@@ -44,6 +44,8 @@ from langmem_isolated.errors.lifecycle import (
     ReceiptNotFound,
     SessionClosed,
     ThreadNotFound,
+    WrappedStoreKeeps,
+    WrappedStoreMissing,
 )
 
 __all__ = [
@@ -88,6 +90,8 @@ __all__ = [
     "SessionNotFound",
     "ThreadNotFound",
     "ValueNotStorable",
+    "WrappedStoreKeeps",
+    "WrappedStoreMissing",
 ]
 
 # By the name from which they are imported, in tracebacks, too.

@@ -1,5 +1,6 @@
 """Errors about the life of memory: what has ended, is held, shared or full."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Self
 
@@ -196,3 +197,35 @@ class ExportExists(LangmemIsolatedError, FileExistsError):
             "Something stands at the place that the export was to have. It was left alone, and "
             "nothing was written. Give output another name, or move what is there."
         )
+
+
+class WrappedStoreMissing(LangmemIsolatedError):
+    """Documents that are to be erased are in third-party stores that this process does not have.
+
+    Args:
+        names: Theirs, as ``vector_store(wrapping=…)`` gave or took them.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = tuple(sorted(names))
+        super().__init__(
+            "Documents that are to be erased are in third-party vector stores that this process "
+            f"does not have: {', '.join(self.names)}. Nothing was removed. Make each store as the "
+            "application does, and make it known: memory.erasure.include(store). One that is no "
+            "more, or was cleared by hand, is left out by name: without_stores=[…]."
+        )
+
+
+class WrappedStoreKeeps(LangmemIsolatedError):
+    """A third-party vector store still has documents that it was told to remove.
+
+    Args:
+        name: The store's.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"The vector store {name} still has documents that it was told to remove. What else "
+            "was removed is removed. See whether it may be written to, and call again."
+        )
+        self.name = name

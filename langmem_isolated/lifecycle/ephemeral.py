@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Self
-from weakref import WeakKeyDictionary
 
 from langmem_isolated._adapters.context import MemoryContext, SharingLevel
+from langmem_isolated._adapters.known_stores import KnownStores
 from langmem_isolated._adapters.run_scope import RunScopes
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._crypto.owners import Owner
@@ -58,7 +58,7 @@ class EphemeralContext(MemoryContext):
         database = Database("sqlite://")
         keyring = Keyring(database, LocalRootKey(os.urandom(32)))
         made = cls(
-            database, keyring, ElementCaches(), None, WeakKeyDictionary(),
+            database, keyring, ElementCaches(), None, KnownStores(),
             context.config_keys, RunScopes(), context.limits, context.session_rules,
         )  # fmt: skip
         made.lasting = context

@@ -56,6 +56,7 @@ NOT_COUNTED = {
     Kind.AUDIT: "nothing writes it yet",
     Kind.NODE_CACHE: "nothing writes it: a node's cache has entries",
     Kind.USAGE: "it is what days are told from",
+    Kind.STORE_NOTE: "it notes where documents are, which is not in this database",
 }
 """Every other kind, and why it has no count of its own."""
 

@@ -11,6 +11,7 @@ from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
 from langmem_isolated._adapters.compat import relevance_of
+from langmem_isolated._adapters.document_tags import OWNER
 from langmem_isolated._search.metadata_filters import Filter
 from langmem_isolated.wrapping.unowned import Unowned, counted
 
@@ -72,6 +73,10 @@ class VectorStoreAdapter(Protocol):
     seals: bool
     """Whether ``put`` takes vectors that were made from other texts."""
 
+    @property
+    def name(self) -> str:
+        """By which an erasure knows the store again, in any process that has it."""
+
     def put(self, documents: list[Document], vectors: list[Vector] | None) -> None:
         """Store documents in place of those that have their ids, seen by every later call.
 
@@ -100,6 +105,12 @@ class VectorStoreAdapter(Protocol):
     def relevance(self) -> Callable[[float], float]:
         """What turns the store's scores into relevance, from 0 to 1."""
 
+    def owned(self, owner: str, k: int) -> list[str]:
+        """Ids of up to ``k`` documents whose ``langmem_owner`` is ``owner``, in any order.
+
+        None mean that there is none in the store, however far from anything that is searched for.
+        """
+
     def unowned(self) -> Unowned:
         """How many documents have no ``langmem_owner``: they were written past this package."""
 
@@ -126,6 +137,11 @@ class StandardAdapter:
 
     def __init__(self, store: VectorStore) -> None:
         self.store: Any = store
+
+    @property
+    def name(self) -> str:
+        """The name of the store's class."""
+        return type(self.store).__name__
 
     def where(self, owners: list[str], wanted: Filter | None) -> Any:
         """The store's own filter: ``langmem_owner`` is in ``owners``, and what is in ``wanted``.
@@ -183,6 +199,16 @@ class StandardAdapter:
     def relevance(self) -> Callable[[float], float]:
         """The store's own."""
         return relevance_of(self.store)
+
+    def owned(self, owner: str, k: int) -> list[str]:
+        """Ids of the owner's documents, as far as searches find them."""
+        query, asked = self.prepared("document"), k
+        while True:
+            hits = self.search(query, asked, [owner], None)
+            own = [hit.document for hit in hits if hit.document.metadata.get(OWNER) == owner]
+            if own or len(hits) < asked:
+                return ids_of(own)[:k]
+            asked *= 2
 
     def unowned(self) -> Unowned:
         """How many documents have no owner, of the 256 that are nearest to some text."""

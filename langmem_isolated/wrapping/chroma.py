@@ -50,6 +50,11 @@ class ChromaAdapter(StandardAdapter):
     seals = True
     by_vector = "similarity_search_by_vector_with_relevance_scores"
 
+    @property
+    def name(self) -> str:
+        """Chroma, and the collection."""
+        return f"Chroma {self.store._collection.name}"
+
     def where(self, owners: list[str], wanted: Filter | None) -> dict[str, Any]:
         """Chroma's `where`."""
         return filter_of([OneOf(OWNER, owners), *conditions(wanted)], self._word)
@@ -100,6 +105,11 @@ class ChromaAdapter(StandardAdapter):
         self.store._collection.upsert(
             ids=rows.ids, embeddings=rows.vectors, documents=rows.texts, metadatas=rows.metadatas
         )
+
+    def owned(self, owner: str, k: int) -> list[str]:
+        """Ids of the owner's documents."""
+        found: list[str] = self.store.get(where={OWNER: owner}, limit=k, include=[])["ids"]
+        return found
 
     def unowned(self) -> Unowned:
         """How many documents have no owner, of the first 10,000: Chroma has no filter for it."""

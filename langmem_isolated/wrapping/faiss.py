@@ -1,13 +1,14 @@
 """Adapter of `FAISS` (langchain-community)."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
+from langmem_isolated._adapters.document_tags import OWNER
 from langmem_isolated._search.metadata_filters import Filter
 from langmem_isolated.wrapping.adapters import (
     Hit,
@@ -30,6 +31,7 @@ class FAISSAdapter(StandardAdapter):
     """
 
     seals = True
+    name = "FAISS"
 
     def __init__(self, store: VectorStore) -> None:
         super().__init__(store)
@@ -83,12 +85,22 @@ class FAISSAdapter(StandardAdapter):
                 fetch_k *= 4
         return hits
 
+    def owned(self, owner: str, k: int) -> list[str]:
+        """Ids of the owner's documents."""
+        with self._lock:
+            documents = self._documents()
+            return [id_ for id_, one in documents if one.metadata.get(OWNER) == owner][:k]
+
     def unowned(self) -> Unowned:
         """How many documents have no owner, of the first 10,000."""
         with self._lock:
-            ids = self.store.index_to_docstore_id.values()
-            found = (self.store.docstore.search(id_) for id_ in ids)
-            return counted(one.metadata for one in found if isinstance(one, Document))
+            return counted(one.metadata for _, one in self._documents())
+
+    def _documents(self) -> Iterator[tuple[str, Document]]:
+        for id_ in self.store.index_to_docstore_id.values():
+            found = self.store.docstore.search(id_)
+            if isinstance(found, Document):
+                yield id_, found
 
     def vectors(self, ids: list[str]) -> list[Vector] | None:
         """The stored vectors, if this kind of index gives them back."""

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from langchain_core.documents import Document
 
+from langmem_isolated._adapters.document_tags import OWNER
 from langmem_isolated._search.metadata_filters import Filter
 from langmem_isolated.wrapping.adapters import StandardAdapter, Vector, VectorRows
 from langmem_isolated.wrapping.pushdown import owner_test
@@ -14,6 +15,7 @@ class InMemoryAdapter(StandardAdapter):
     """`InMemoryVectorStore` of langchain-core: it filters by a function, and exactly."""
 
     seals = True
+    name = "InMemoryVectorStore"
 
     def where(self, owners: list[str], wanted: Filter | None) -> Callable[[Document], bool]:
         """A function of the document."""
@@ -31,6 +33,11 @@ class InMemoryAdapter(StandardAdapter):
     def vectors(self, ids: list[str]) -> list[Vector] | None:
         """The stored vectors."""
         return [self.store.store[id_]["vector"] for id_ in ids]
+
+    def owned(self, owner: str, k: int) -> list[str]:
+        """Ids of the owner's documents."""
+        rows = [*self.store.store.items()]
+        return [id_ for id_, row in rows if row["metadata"].get(OWNER) == owner][:k]
 
     def unowned(self) -> Unowned:
         """How many documents have no owner, of the first 10,000."""

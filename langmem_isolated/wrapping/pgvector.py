@@ -41,6 +41,12 @@ class PGVectorStoreAdapter(StandardAdapter):
         unindexed._PGVectorStore__vs = inner
         self._unindexed = StandardAdapter(unindexed)
 
+    @property
+    def name(self) -> str:
+        """PGVectorStore, and the table, with its schema unless that is the public one."""
+        schema, table = self._inner.schema_name, self._inner.table_name
+        return f"PGVectorStore {table if schema == 'public' else f'{schema}.{table}'}"
+
     def where(self, owners: list[str], wanted: Filter | None) -> dict[str, Any]:
         """The store's own filter language."""
         return filter_of([OneOf(OWNER, owners), *conditions(wanted)], self._word)
@@ -87,6 +93,13 @@ class PGVectorStoreAdapter(StandardAdapter):
         weights = {**shared.fusion_function_parameters}
         own = replace(shared, fts_query=query, fusion_function_parameters=weights)
         return {"hybrid_search_config": own}
+
+    def owned(self, owner: str, k: int) -> list[str]:
+        """Ids of the owner's documents."""
+        found: list[str] = self.store.get(where=self.where([owner], None), limit=k, include=[])[
+            "ids"
+        ]
+        return found
 
     def unowned(self) -> Unowned:
         """How many documents have no owner, up to 10,000."""

@@ -31,13 +31,22 @@ class ThrowawayOwner:
         """All: each is asked for its keys."""
         return list(sources)
 
-    def keys(self) -> ScopeKeys:
+    def living_keys(self) -> ScopeKeys:
         """Its keys."""
         return self._keys
 
-    def find_keys(self) -> ScopeKeys | None:
+    def find_living_keys(self) -> ScopeKeys | None:
         """Its keys."""
         return self._keys
+
+    def check_life(self, keys: ScopeKeys) -> None:
+        """Nobody erases it."""
+
+    def refuse_if_ended(self) -> None:
+        """Nobody erases it."""
+
+    def write(self, operation: Callable[..., Any], *args: Any) -> None:
+        """Nothing: what it writes is removed at once, and there is nothing to be noted."""
 
     def rotated_keys(self, keys: ScopeKeys, key_id: bytes | None) -> ScopeKeys | None:  # noqa: ARG002
         """None: nobody rotates them."""

@@ -29,6 +29,11 @@ class QdrantAdapter(StandardAdapter):
         if not self._is_dense:
             self._refuse_idf()
 
+    @property
+    def name(self) -> str:
+        """Qdrant, and the collection."""
+        return f"QdrantVectorStore {self.store.collection_name}"
+
     def _refuse_idf(self) -> None:
         """Refuse sparse vectors whose scores depend on how many documents have a word.
 
@@ -99,6 +104,12 @@ class QdrantAdapter(StandardAdapter):
         return [
             Hit(_as_put(hit.document), hit.score) for hit in super().nearest(query, k, **options)
         ]
+
+    def owned(self, owner: str, k: int) -> list[str]:
+        """Ids of the owner's documents."""
+        which = {"scroll_filter": self.where([owner], None), "limit": k, "with_payload": False}
+        points, _ = self.store.client.scroll(self.store.collection_name, **which)
+        return [str(point.id) for point in points]
 
     def unowned(self) -> Unowned:
         """How many documents have no owner: Qdrant counts them."""

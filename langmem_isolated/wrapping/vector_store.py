@@ -32,12 +32,24 @@ from langmem_isolated._adapters.vector_store_base import (
     check_diversity,
     checked_count,
 )
+from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
+from langmem_isolated._runtime.clock import now
 from langmem_isolated._search.metadata_filters import Filter, metadata_test
 from langmem_isolated._search.vectors import VectorSpace, most_diverse
-from langmem_isolated.wrapping.adapters import Hit, PostFilterAdapter, Query, VectorStoreAdapter
+from langmem_isolated._storage import wrapped_stores
+from langmem_isolated._storage.wrapped_stores import StoreNote
+from langmem_isolated.errors import AnonymousNotFound, KeyDestroyed
+from langmem_isolated.scope import checked_id
+from langmem_isolated.wrapping.adapters import (
+    Hit,
+    Query,
+    VectorStoreAdapter,
+    ids_of,
+)
+from langmem_isolated.wrapping.clearing import clear_owner
 from langmem_isolated.wrapping.probe import ThrowawayOwner, probe
-from langmem_isolated.wrapping.registry import adapter_of
+from langmem_isolated.wrapping.registry import adapter_of, unfiltered
 from langmem_isolated.wrapping.unowned import Unowned
 
 _log = logging.getLogger("langmem_isolated")
@@ -48,7 +60,6 @@ _UNOWNED = (
 
 # How many more than wanted are asked for where some of them may not pass.
 _MORE = 4
-_AT_ONCE = 256
 # Stores refuse more ids than they have parameters for: Chroma 5,461, PostgreSQL 65,535.
 _MOST_AT_ONCE = 1_000
 
@@ -91,6 +102,8 @@ class WrappedVectorStore(ScopedVectorStore):
             then tells of documents that were in it before and bear no owner, see :meth:`unowned`.
         post_filter: Take a store that has no adapter, drop what is another's after the search.
         stamped: Hand documents out with their stamps, for a retriever that checks them again.
+        name: By which an erasure knows the store again, in any process; by default its kind and the
+            name of its collection or table. Give one to stores that would have the same.
 
     Raises:
         TypeError: No adapter is known for this store, or it cannot store what is sealed.
@@ -107,13 +120,16 @@ class WrappedVectorStore(ScopedVectorStore):
         probe: bool = True,
         post_filter: bool = False,
         stamped: bool = False,
+        name: str | None = None,
     ) -> None:
         super().__init__(records[0].owner, records[0].arun, records[0].limits)
         self._store = store
         self._records = records
-        self._adapter = adapter or adapter_of(store) or _unfiltered(store, allowed=post_filter)
+        self._adapter = adapter or adapter_of(store) or unfiltered(store, allowed=post_filter)
         self._seals = seal
         self._stamps = stamped
+        self.store_name = self._adapter.name if name is None else checked_id("name", name)
+        """By which erasures know the store."""
         if seal and (store.embeddings is None or not self._adapter.seals):
             raise TypeError(
                 f"{type(store).__name__} cannot be sealed: it must have embeddings, and its "
@@ -205,6 +221,8 @@ class WrappedVectorStore(ScopedVectorStore):
                 metadata hold a key that begins with ``langmem_``.
             TypeError: An id is not a str.
             LimitExceeded: A text, or all of them together, are beyond ``limits``.
+            KeyDestroyed: The owner was erased, or is being erased; of what this call wrote, nothing
+                is left.
         """
         new = [prepared(document, id_) for id_, document in self._named(documents, ids)]
         # The last of one id counts.
@@ -213,39 +231,63 @@ class WrappedVectorStore(ScopedVectorStore):
         return [str(document.id) for document in new]
 
     def _put(self, documents: list[Document]) -> None:
-        tags = self._kind(self._records[0], self._records[0].keys())
+        keys = self._records[0].living_keys()
+        tags = self._kind(self._records[0], keys)
         vectors = None
         if self._seals:
             assert self._store.embeddings is not None
             texts = [document.page_content for document in documents]
             vectors = self._store.embeddings.embed_documents(texts)
-        tagged = [tags.tagged(document) for document in documents]
-        self._adapter.put([_stored_at(document, tags) for document in tagged], vectors)
+        stored = [_stored_at(tags.tagged(document), tags) for document in documents]
+        self._note(keys, tags)
+        try:
+            self._adapter.put(stored, vectors)
+        finally:
+            self._undo_if_ended(keys, stored)
+
+    def _note(self, keys: ScopeKeys, tags: OwnerTags) -> None:
+        """Have the scope know of this store, before it holds anything that is to be erased."""
+        if self.store_name not in keys.noted_stores:
+            new = StoreNote(self.store_name, tags.owner)
+            self._records[0].write(wrapped_stores.note, new, now())
+            keys.noted_stores.add(self.store_name)
+
+    def _undo_if_ended(self, keys: ScopeKeys, stored: list[Document]) -> None:
+        """Remove what was put while an erasure took place, which has looked for it already.
+
+        Raises:
+            KeyDestroyed: It was.
+        """
+        try:
+            self._records[0].check_life(keys)
+        except (KeyDestroyed, AnonymousNotFound):
+            self._adapter.delete(ids_of(stored))
+            raise
 
     def _remove(self, names: list[str]) -> None:
-        keys = self._records[0].find_keys()
-        if keys is None:
-            return
-        tags = self._kind(self._records[0], keys)
-        for part in _parts([*{tags.stored_id(name): None for name in names}]):
-            self._adapter.delete(part)
+        tags = self._own_tags()
+        if tags is not None:
+            for part in _parts([*{tags.stored_id(name): None for name in names}]):
+                self._adapter.delete(part)
 
     def clear(self) -> None:
-        """Remove every document of this owner, as far as searches find them."""
-        keys = self._records[0].find_keys()
+        """Remove every document of this owner.
+
+        Raises:
+            KeyDestroyed: The owner was erased, or is being erased.
+            WrappedStoreKeeps: The store still has what it was told to remove.
+        """
+        tags = self._own_tags()
+        if tags is not None:
+            clear_owner(self._adapter, tags.owner)
+
+    def _own_tags(self) -> OwnerTags | None:
+        """Those of the first owner, if it has stored anything."""
+        keys = self._records[0].find_living_keys()
         if keys is None:
-            return
-        owner = self._kind(self._records[0], keys).owner
-        query, asked = self._adapter.prepared("document"), _AT_ONCE
-        while True:
-            hits = self._adapter.search(query, asked, [owner], None)
-            own = [hit.document.id for hit in hits if hit.document.metadata.get(OWNER) == owner]
-            if own:
-                self._adapter.delete([id_ for id_ in own if id_])
-            elif len(hits) < asked:
-                return
-            else:
-                asked *= 2
+            self._records[0].refuse_if_ended()
+            return None
+        return self._kind(self._records[0], keys)
 
     def _at(self, names: list[str]) -> dict[str, Document]:
         found: dict[str, Document] = {}
@@ -343,21 +385,6 @@ class WrappedVectorStore(ScopedVectorStore):
         if self._store.embeddings is None:
             raise NotImplementedError(f"This {type(self._store).__name__} has no embeddings.")
         return self._store.embeddings
-
-
-def _unfiltered(store: VectorStore, *, allowed: bool) -> VectorStoreAdapter:
-    if allowed:
-        return PostFilterAdapter(store)
-    if isinstance(store, ScopedVectorStore):
-        raise TypeError(
-            f"wrapping= takes another package's vector store, got {type(store).__name__}, which is "
-            "one scope's already. Use it as it is, or wrap the store that all share."
-        )
-    raise TypeError(
-        f"No adapter is known for {type(store).__name__}, so nothing says how it filters. Write "
-        "one (langmem_isolated.wrapping.StandardAdapter) and pass adapter=…, or pass "
-        "post_filter=True: then what is another's is dropped after each search."
-    )
 
 
 def _parts(items: list[T]) -> Iterator[list[T]]:

@@ -45,9 +45,9 @@ _UNCONFIRMED = (
     "These participants were asked and have not confirmed that nothing is left: {}. "
     "memory.erasure.resume() asks them again."
 )
+_NOT_ASKED = "These third-party vector stores were left alone, as without_stores named them: {}."
 _NOT_PROVED = (
-    "Third-party vector stores were not asked: each module's wrapped store has its own clear().",
-    "Other processes go on in third-party stores for key_cache_seconds, with the keys they had.",
+    "What a third-party store, its log or its backups keep of removed documents is not known here.",
     "What the application, its logs or a model's provider kept is not known here.",
     "The hashes tell two states of the tables of scopes and keys, not what was removed between.",
 )
@@ -80,6 +80,8 @@ class ErasureReceipt:
     """The class of what those raised that did not confirm, by their names."""
     stores: dict[str, int] = field(default_factory=dict)
     """How many documents were removed from third-party vector stores, by their names."""
+    without_stores: tuple[str, ...] = ()
+    """Names of third-party stores that were left alone."""
     horizon: Horizon = "open"
     """``"passed"`` once no key of today is wrapped by a root key that opens older copies."""
     store_hash_before: str = ""
@@ -111,6 +113,7 @@ class ErasureReceipt:
             participants=states(erased.participants),
             participant_errors=errors(erased.participants),
             stores=dict(erased.stores),
+            without_stores=erased.without,
             horizon=_horizon(erased.what, erased.root_key_ids, lives),
             store_hash_before=erased.hash_before,
             store_hash_after=erased.hash_after or "",
@@ -135,6 +138,8 @@ class ErasureReceipt:
     def _of_others(self) -> Iterator[str]:
         if names := [name for name, state in self.participants.items() if state != "confirmed"]:
             yield _UNCONFIRMED.format(", ".join(names))
+        if self.without_stores:
+            yield _NOT_ASKED.format(", ".join(self.without_stores))
 
     def to_dict(self) -> dict[str, object]:
         """All of it, with what it does not prove."""

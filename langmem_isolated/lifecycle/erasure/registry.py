@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from langmem_isolated._adapters.context import MemoryContext
+from langmem_isolated._runtime.arguments import refuse_single
 from langmem_isolated._runtime.calls import explains_calls, made_by
 from langmem_isolated._runtime.clock import EPOCH, as_moment
 from langmem_isolated._storage.erased import What
@@ -21,6 +24,11 @@ from langmem_isolated.lifecycle.erasure.participants import (
 )
 from langmem_isolated.lifecycle.erasure.receipt import ErasureReceipt
 from langmem_isolated.lifecycle.erasure.run import Erasures
+
+if TYPE_CHECKING:
+    from langchain_core.vectorstores import VectorStore
+
+    from langmem_isolated.wrapping import VectorStoreAdapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,8 @@ class UnfinishedErasure:
     """``"confirmed"`` or ``"requested"``, by their names."""
     participant_errors: dict[str, str]
     """The class of what those raised that did not confirm, by their names."""
+    stores: tuple[str, ...]
+    """Names of third-party vector stores that had documents, and are asked again."""
 
     @classmethod
     def of(cls, job: ErasureJob) -> UnfinishedErasure:
@@ -52,6 +62,7 @@ class UnfinishedErasure:
             counts={kind.label: count for kind, count in sorted(erased.counts.items())},
             participants=states(erased.participants),
             participant_errors=errors(erased.participants),
+            stores=tuple(sorted(erased.tags)),
         )
 
 
@@ -100,6 +111,29 @@ class ErasureRegistry:
         """
         self.participants.register(name, erase, verify)
 
+    def include(
+        self,
+        store: VectorStore,
+        name: str | None = None,
+        *,
+        adapter: VectorStoreAdapter | None = None,
+    ) -> None:
+        """Have a third-party vector store be cleared by the erasures of this process.
+
+        For one that this process has not wrapped: where an erasure misses a store that others
+        wrote to, it raises `WrappedStoreMissing`.
+
+        Args:
+            store: Made as the application makes it; nothing is written to it until an erasure.
+            name: That with which ``vector_store(wrapping=…, name=…)`` was given it, if it was.
+            adapter: What knows it; by default found by its class, or by LangChain's interface.
+
+        Raises:
+            TypeError: It is no vector store of another package.
+            ScopeError: The name is malformed.
+        """
+        self._context.known_stores.include(store, name, adapter=adapter)
+
     def pending(self) -> list[UnfinishedErasure]:
         """The erasures that are not finished, by when they began.
 
@@ -130,20 +164,29 @@ class ErasureRegistry:
         """The receipts of all erasures that are finished; see :meth:`receipts`."""
         return await self._context.database.arun(self.receipts)
 
-    def resume(self) -> list[ErasureReceipt]:
+    def resume(self, *, without_stores: Collection[str] = ()) -> list[ErasureReceipt]:
         """Go on with every erasure that is not finished, and ask who has not confirmed again.
 
         What one of them raises is raised when all others were gone on with.
+
+        Args:
+            without_stores: Names of third-party stores that are left alone, besides those that were
+                named when an erasure began.
 
         Returns:
             Their receipts; of those that are still not finished ``is_finished`` is ``False``.
 
         Raises:
+            TypeError: ``without_stores`` is a single str.
+            WrappedStoreMissing: This process does not have a store that holds documents of one.
+            WrappedStoreKeeps: A third-party store still has what it was told to remove.
             LegalHold: Before anything of it was destroyed, a user came to be on hold.
             RecordDoesNotOpen: Keys or the row of a scope or of an erasure were tampered with.
             DatabaseError: The database refused or failed; to call again goes on.
         """
-        erasures, receipts = Erasures(self._context, self.participants), list[ErasureReceipt]()
+        refuse_single("without_stores", without_stores, (str,), example='["Chroma notes"]')
+        erasures = Erasures(self._context, self.participants, without_stores=without_stores)
+        receipts = list[ErasureReceipt]()
         failure: LangmemIsolatedError | None = None
         for job in erasures.jobs.unfinished():
             try:
@@ -154,6 +197,6 @@ class ErasureRegistry:
             raise failure
         return receipts
 
-    async def aresume(self) -> list[ErasureReceipt]:
+    async def aresume(self, *, without_stores: Collection[str] = ()) -> list[ErasureReceipt]:
         """Go on with every erasure that is not finished; see :meth:`resume`."""
-        return await self._context.database.arun(self.resume)
+        return await self._context.database.arun(self.resume, without_stores=without_stores)

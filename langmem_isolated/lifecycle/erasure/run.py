@@ -6,7 +6,7 @@ rows, so that nobody writes below a row that is being removed. Each step may be 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -24,6 +24,7 @@ from langmem_isolated._storage.scope_rows import ScopeRow
 from langmem_isolated.errors import LegalHold
 from langmem_isolated.lifecycle.erasure.participants import ErasureSubject, Participants
 from langmem_isolated.lifecycle.erasure.receipt import ErasureReceipt, Heap
+from langmem_isolated.lifecycle.erasure.wrapped_stores import clear_by_tags, known, owner_tags
 from langmem_isolated.lifecycle.retention import holds
 
 if TYPE_CHECKING:
@@ -45,9 +46,10 @@ def erase_owner(
     owner: Owner,
     progress: Progress = lambda _: None,
     participants: Participants = _NOBODY,
+    without_stores: Collection[str] = (),
 ) -> ErasureReceipt:
     """Erase a user, guest, module or project, unless anybody in it is on legal hold."""
-    return Erasures(context, participants, progress).erase(owner)
+    return Erasures(context, participants, progress, without_stores).erase(owner)
 
 
 def scrubbed(context: MemoryContext) -> Heap:
@@ -75,8 +77,10 @@ class Erasures:
         context: MemoryContext,
         participants: Participants = _NOBODY,
         progress: Progress = lambda _: None,
+        without_stores: Collection[str] = (),
     ) -> None:
         self._context, self._participants, self._progress = context, participants, progress
+        self._without = without_stores
         self._lives = context.keyring.lives()
         self.jobs = ErasureJobs(context.database, self._lives.directory)
         self._removed = 0
@@ -88,6 +92,7 @@ class Erasures:
             LegalHold: Of those in it somebody is on hold; nothing was removed.
         """
         refuse_held(self._context, owner)
+        known(self._context, owner_tags(self._context, self._owners(owner)), self._without)
         principal = self._lives.directory.principal_of(owner)
         found = self._lives.key_set(principal)
         begun = self.jobs.unfinished_of(principal)
@@ -153,16 +158,24 @@ class Erasures:
         owner = job.erased.owner
         if owner is None:
             raise JobFinished
-        erased = job.erased
-        if not (erased.keys or erased.others_keys or erased.scopes or erased.counts):
+        is_whole = not job.erased.has_destroyed
+        if is_whole:
             refuse_held(self._context, owner)
         subject = ErasureSubject.of(owner, job.began_at)
         job = self._participants.ask(self.jobs, job, subject)
-        # Third-party stores are cleared here, while the keys that their tags are made of are there.
+        job = self._note_stores(job, owner)
+        if is_whole:
+            # Before the keys are destroyed: what is missed then stops it with nothing removed.
+            job = self._clear_stores(job)
         self._end_lives(job, owner)
+        if owner.level is Level.MODULE:
+            # Its users live on, and may have written to stores since.
+            self._note_stores(job, owner)
         self._remove_all(job, owner)
         self._remove_holds(job, owner)
         self._forget(owner)
+        # What was being written meanwhile, by a process that has died since.
+        job = self._clear_stores(self.jobs.again(job))
         return self._completed(job, subject)
 
     def _completed(self, job: ErasureJob, subject: ErasureSubject) -> ErasureJob:
@@ -176,6 +189,23 @@ class Erasures:
             # Whose it was stands in the log yet, sealed.
             job = self.jobs.amend(job, heap="pending")
         return job
+
+    def _note_stores(self, job: ErasureJob, owner: Owner) -> ErasureJob:
+        """Note which third-party stores have documents: the keys that tell are destroyed soon."""
+        tags = owner_tags(self._context, self._owners(owner))
+        return self.jobs.change(job, lambda erased: erased.with_tags(tags, self._without))
+
+    def _clear_stores(self, job: ErasureJob) -> ErasureJob:
+        counts = clear_by_tags(self._context, job.erased.tags, job.erased.without)
+        return self.jobs.change(job, lambda erased: erased.with_stores(counts))
+
+    def _owners(self, owner: Owner) -> Iterator[Owner]:
+        """Everybody whose memory goes, as far as their keys are there."""
+        if owner.level in _PLACES:
+            walked = self._context.keyring.walk(project=owner.project, module=owner.module)
+            yield from (found for _, found in walked)
+        else:
+            yield from self._context.keyring.owners(owner)
 
     def _end_lives(self, job: ErasureJob, owner: Owner) -> None:
         """Destroy the keys of the principal itself, and of others that have nothing else."""

@@ -46,6 +46,7 @@ FILES = (
 # What no file has.
 NOT_EXPORTED = {
     Kind.CLAIM: "it names a guest, and says only that the guest was claimed",
+    Kind.STORE_NOTE: "it finds documents of this database's owner tags, for an erasure alone",
 }
 
 

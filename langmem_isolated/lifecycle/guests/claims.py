@@ -10,7 +10,7 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.arguments import kind_of
 from langmem_isolated._runtime.clock import SECOND, now
-from langmem_isolated._storage import confirmation, entries, guests, profiles, usage
+from langmem_isolated._storage import confirmation, entries, guests, profiles, usage, wrapped_stores
 from langmem_isolated._storage.copying.copy import Copy
 from langmem_isolated._storage.copying.options import (
     Conflicts,
@@ -176,6 +176,8 @@ def _finish(
     receipt.put(transaction, keys, Transferred.of(copied), moment)
     reading, digest_of = source.within(transaction), receipt.target.model_digest
     usage.take_over(transaction, keys, reading, source.keys, digest_of)
+    # What the guest has there stays, opened by nobody, until the user is erased.
+    wrapped_stores.take_over(transaction, keys, reading, source.keys, moment)
     guests.end_life(transaction, source.keys, moment)
 
 

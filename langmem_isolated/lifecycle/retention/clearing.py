@@ -37,8 +37,9 @@ if TYPE_CHECKING:
     from langmem_isolated._crypto.scope_keys import ScopeKeys
     from langmem_isolated._database.transactions import Row
 
-# A user's policies are of the account, and a guest's claim says how long the guest lives.
-_RECORDS = sorted({Kind.ITEM, *ENTRY_KINDS} - {Kind.POLICY, Kind.CLAIM})
+# A user's policies are of the account, a guest's claim says how long the guest lives, and documents
+# in third-party stores stay, which their notes find.
+_RECORDS = sorted({Kind.ITEM, *ENTRY_KINDS} - {Kind.POLICY, Kind.CLAIM, Kind.STORE_NOTE})
 # What somebody else has locked is looked at so often, with pauses.
 _LOOKS = 100
 _PAUSE_SECONDS = 0.01
