@@ -409,20 +409,76 @@ def test_a_guest_who_is_claimed_during_a_write_leaves_nothing_of_it(memory: Isol
 
 
 class NeverDeleting(InMemoryVectorStore):
-    def delete(self, ids: Any = None, **_: Any) -> None:
-        pass
+    is_broken = True
+
+    def delete(self, ids: Any = None, **options: Any) -> None:
+        if not self.is_broken:
+            super().delete(ids, **options)
 
 
-def test_a_store_that_keeps_what_it_shall_remove_stops_the_erasure(memory: IsolatedMemory):
+def test_a_store_that_keeps_what_it_shall_remove_stops_the_erasure_until_it_does(
+    memory: IsolatedMemory, attacker: Attacker
+):
     store = NeverDeleting(NGramEmbeddings())
     alice = wrapped(memory, store, probe=False)
     alice.add_texts([TEXT])
 
-    with pytest.raises(WrappedStoreKeeps, match="InMemoryVectorStore still has"):
-        memory.erase_user("alice")
     with pytest.raises(WrappedStoreKeeps):
         alice.clear()
     assert len(alice.similarity_search(TEXT)) == 1
+    with pytest.raises(WrappedStoreKeeps, match="InMemoryVectorStore still has"):
+        memory.erase_user("alice")
+    # It has begun, and nothing is destroyed.
+    assert [one.stores for one in memory.erasure.pending()] == [("InMemoryVectorStore",)]
+    assert attacker("SELECT count(*) FROM keys WHERE wrapped IS NULL") == [(0,)]
+    with pytest.raises(KeyDestroyed):
+        alice.add_texts([TEXT])
+
+    store.is_broken = False
+    (receipt,) = memory.erasure.resume()
+    assert (receipt.stores, store.store) == ({"InMemoryVectorStore": 1}, {})
+
+
+def test_a_process_without_the_store_does_not_begin_and_one_with_it_goes_on(
+    memory: IsolatedMemory, database_url: str
+):
+    store = in_memory(NGramEmbeddings())
+    wrapped(memory, store).add_texts([TEXT])
+    with IsolatedMemory(database_url, root_key=LocalRootKey(ROOT_KEY)) as other:
+        with pytest.raises(WrappedStoreMissing):
+            other.erase_user("alice")
+        assert other.erasure.pending() == []
+        other.erasure.include(store)
+        assert other.erase_user("alice").stores == {"InMemoryVectorStore": 1}
+    assert everything_in(store) == []
+
+
+def test_stores_that_were_left_alone_stand_in_the_receipt(memory: IsolatedMemory):
+    wrapped(memory, in_memory(NGramEmbeddings())).add_texts([TEXT])
+
+    receipt = memory.erase_user("alice", without_stores=["InMemoryVectorStore"])
+
+    assert (receipt.without_stores, receipt.stores) == (("InMemoryVectorStore",), {})
+    assert "left alone" in str(receipt)
+    assert memory.erasure.receipts()[0].without_stores == ("InMemoryVectorStore",)
+
+
+@pytest.mark.parametrize("what", ["module", "project"])
+def test_a_place_is_erased_in_third_party_stores_too(memory: IsolatedMemory, what: str):
+    store = in_memory(NGramEmbeddings())
+    for user in ("alice", "bob"):
+        wrapped(memory, store, user).add_texts([TEXT])
+    memory.publisher(module_id="tutor").vector_store(wrapping=store).add_texts([TEXT])
+    guest = memory.anonymous(module_id="tutor")
+    guest.vector_store(wrapping=store).add_texts([TEXT])
+    elsewhere = memory.scope(user_id="alice", module_id="tutor", project_id="other")
+    elsewhere.vector_store(wrapping=store).add_texts(["of another project"])
+
+    name = "tutor" if what == "module" else "default"
+    receipt = getattr(memory, f"erase_{what}")(name)
+
+    assert receipt.stores == {"InMemoryVectorStore": 4}
+    assert len(everything_in(store)) == 1
 
 
 def test_a_store_that_no_adapter_is_known_for_is_cleared_by_its_own_or_any(memory: IsolatedMemory):

@@ -76,7 +76,10 @@ for command, examples in (
     (digest, ("digest --user ann --module tutor",)),
     (retention.sweep, ("sweep --dry-run", "sweep --max-seconds 60 --json")),
     (clear, ("clear --user ann --module tutor", "clear --user ann --yes --json")),
-    (erase, ("erase --user ann", "erase --user ann --yes --json", "erase --finish")),
+    (
+        erase,
+        ("erase --user ann", "erase --module tutor", "erase --resume", "erase --receipts --json"),
+    ),
     (rotate_root_key, ("rotate-root-key --new-key-file new.key",)),
     (backup, ("backup monday.db", "backup monday.db --key-store-output keys.db --json")),
     (

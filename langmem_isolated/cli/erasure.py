@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,7 +11,6 @@ from langmem_isolated.cli.options import (
     DatabaseOption,
     JsonOption,
     KeyStoreOption,
-    ProjectOption,
 )
 from langmem_isolated.cli.terminal import (
     cell,
@@ -24,7 +23,7 @@ from langmem_isolated.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from langmem_isolated.lifecycle import ErasureReceipt
     from langmem_isolated.memory import IsolatedMemory
@@ -41,7 +40,9 @@ def erase(
     module: Annotated[
         str | None, typer.Option("--module", help="A module's id: everybody's memory in it.")
     ] = None,
-    project: ProjectOption = "default",
+    project: Annotated[
+        str | None, typer.Option("--project", help='The project\'s id; "default" if left out.')
+    ] = None,
     whole_project: Annotated[
         bool, typer.Option("--whole-project", help="All users, guests and modules of --project.")
     ] = False,
@@ -54,6 +55,10 @@ def erase(
     finish: Annotated[
         bool, typer.Option("--finish", help="Complete erasures whose receipt said pending.")
     ] = False,
+    without_store: Annotated[
+        list[str] | None,
+        typer.Option(help="A third-party store that is left alone; may be given again."),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for the id again.")] = False,
     as_json: JsonOption = False,
     database: DatabaseOption = DEFAULT_DATABASE,
@@ -66,6 +71,8 @@ def erase(
     """
     from langmem_isolated.cli.databases import existing_memory
 
+    if whole_project and project is None:
+        raise typer.BadParameter("Give --project with --whole-project.")
     whole = project if whole_project else None
     named = {"user": user, "guest": guest, "module": module, "project": whole}
     given = [(what, name) for what, name in named.items() if name is not None]
@@ -80,9 +87,10 @@ def erase(
         elif receipts:
             is_done = _listed(memory, as_json)
         elif resume:
-            is_done = _resumed(memory, as_json)
+            is_done = _resumed(memory, without_store or (), as_json)
         else:
-            is_done = _erased(memory, *given[0], project, as_json)
+            place = {"project_id": project or "default", "without_stores": without_store or ()}
+            is_done = _erased(memory, *given[0], place, as_json)
     if not is_done:
         raise typer.Exit(1)
 
@@ -95,15 +103,19 @@ def _confirm(what: str, name: str) -> None:
         raise typer.BadParameter("That is another id. Nothing was erased.")
 
 
-def _erased(memory: IsolatedMemory, what: str, name: str, project: str, as_json: bool) -> bool:
+def _erased(
+    memory: IsolatedMemory, what: str, name: str, options: dict[str, Any], as_json: bool
+) -> bool:
+    calls: dict[str, Callable[..., ErasureReceipt]] = {
+        "user": memory.erase_user,
+        "guest": memory.erase_guest,
+        "module": memory.erase_module,
+        "project": memory.erase_project,
+    }
+    if what == "project":
+        del options["project_id"]
     with counting("removed") as progress:
-        calls: dict[str, Callable[[], ErasureReceipt]] = {
-            "user": lambda: memory.erase_user(name, project_id=project, progress=progress),
-            "guest": lambda: memory.erase_guest(name, project_id=project, progress=progress),
-            "module": lambda: memory.erase_module(name, project_id=project, progress=progress),
-            "project": lambda: memory.erase_project(name, progress=progress),
-        }
-        receipt = calls[what]()
+        receipt = calls[what](name, progress=progress, **options)
     if as_json:
         print_json(receipt.to_dict())
     else:
@@ -111,9 +123,9 @@ def _erased(memory: IsolatedMemory, what: str, name: str, project: str, as_json:
     return _is_done(receipt)
 
 
-def _resumed(memory: IsolatedMemory, as_json: bool) -> bool:
+def _resumed(memory: IsolatedMemory, without: Collection[str], as_json: bool) -> bool:
     with pulse("going on"):
-        receipts = memory.erasure.resume()
+        receipts = memory.erasure.resume(without_stores=without)
     if as_json:
         print_json([receipt.to_dict() for receipt in receipts])
     else:
