@@ -55,7 +55,7 @@ TABLES = {
     "sessions": "counted, swept and cleared by the kinds of its rows",
     "records": "counted, swept and cleared by the kinds of its rows",
     "tombstones": "nothing writes it yet",
-    "erasures": "nothing writes it yet",
+    "erasures": "of operators: what was erased, without anybody's id",
     "audit": "nothing writes it yet",
 }
 # By its adapter, what of a scope's memory writes.
