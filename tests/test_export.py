@@ -42,6 +42,7 @@ LINES = {
     "checkpoints": [Kind.CHECKPOINT, Kind.WRITE, Kind.ELEMENT],
     "items": [Kind.ITEM],
     "documents": [Kind.DOCUMENT],
+    "collections": [Kind.COLLECTION],
     "profiles": [Kind.PROFILE],
     "entries": [Kind.ENTRY],
     "grants": [Kind.GRANT],
@@ -49,7 +50,7 @@ LINES = {
     "receipts": [Kind.RECEIPT],
 }
 # What stands on the line of another.
-WITHIN = {Kind.VECTOR: "items", Kind.EMBEDDING: "documents", Kind.COLLECTION: "documents"}
+WITHIN = {Kind.VECTOR: "items", Kind.EMBEDDING: "documents"}
 
 
 def lines(folder: Path, kind: str) -> list[dict[str, Any]]:
