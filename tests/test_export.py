@@ -5,6 +5,7 @@ import base64
 import hashlib
 import json
 import math
+import random
 import re
 import signal
 import stat
@@ -32,7 +33,7 @@ from langmem_isolated.lifecycle.export.export import FILES, NOT_EXPORTED
 from tests.command_line import error_line, run
 from tests.conftest import ROOT_KEY, Attacker, Door
 from tests.test_cli import url_of
-from tests.test_inventory import RESERVED, ROWS, fill, kinds_in, operate
+from tests.test_inventory import RESERVED, ROWS, embeddings, fill, kinds_in, operate
 
 # By the file, the kinds of which it has a line each.
 LINES = {
@@ -409,6 +410,42 @@ def test_20_000_messages_of_one_session_are_exported_in_bounded_memory(
     assert len(told) >= 40
     # The messages alone are 4 MB of text, and 20 times as much as objects.
     assert peak < 4_000_000
+
+
+def large(number: int, *, compresses: bool) -> str:
+    """Text of 900 kB."""
+    if compresses:
+        return f"{number} {'x' * 900_000}"
+    return base64.b64encode(random.Random(number).randbytes(675_000)).decode()
+
+
+@pytest.mark.parametrize("compresses", [True, False])
+@pytest.mark.parametrize("kind", ["messages", "items", "documents"])
+def test_large_records_are_exported_a_few_at_a_time(
+    memory: IsolatedMemory, tmp_path: Path, kind: str, compresses: bool
+):
+    scope = memory.scope(user_id="alice", module_id="tutor")
+    texts = [large(number, compresses=compresses) for number in range(30)]
+    if kind == "messages":
+        for start in range(0, 30, 10):
+            chat(memory, "alice", *texts[start : start + 10])
+    elif kind == "items":
+        for number, text in enumerate(texts):
+            scope.store().put(("facts",), str(number), {"text": text})
+    else:
+        scope.vector_store(embeddings()).add_texts([text[:200_000] for text in texts])
+    del texts
+    memory.export_user("nobody", tmp_path / "first")
+    tracemalloc.start()
+    try:
+        exported = memory.export_user("alice", tmp_path / "a")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert exported.counts[kind] == 30
+    # Of 27 MB; of documents, which are of 200 kB, 6.
+    assert peak < (4_500_000 if kind == "documents" else 12_000_000)
 
 
 @pytest.mark.parametrize("output", [None, 3, b"a.zip"])

@@ -38,7 +38,7 @@ class UserExports:
         each kind, counts, and the SHA-256 of each file; `docs/leaving.md` says what the lines hold,
         and reads them. It is in plaintext, and its owner alone may read the files (mode 0600).
 
-        Memory stays bounded: what is read comes in pages of 500 records or 4 MiB; the latest state
+        Memory stays bounded: what is read comes in pages of 500 records or 1 MiB; the latest state
         of one thread is held as a whole. Each session, thread and collection is of one state of the
         database, and checked against what its row stands for. Until the archive is whole it stands
         in the same folder as ``.NAME.….partial``; a process that is killed leaves that, in
