@@ -91,9 +91,10 @@ def _locked_folder(target: Path) -> tuple[Path, int | None]:
         folder.mkdir(mode=0o700)
         lock = _lock(folder, wait=True)
         # Before it was locked, another could take it for what was left, and remove it.
-        if lock is None or folder.exists():
+        if folder.exists():
             return folder, lock
-        os.close(lock)
+        if lock is not None:
+            os.close(lock)
 
 
 def _lock(folder: Path, *, wait: bool) -> int | None:
