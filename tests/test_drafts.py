@@ -27,7 +27,11 @@ def child_that_writes(target: Path) -> tuple[Child, Path]:
     before = {*target.parent.glob(".*")}
     child = Child(write_for_ever, target)
     deadline = time.monotonic() + 20
-    while not (new := [p for p in target.parent.glob(".*/text") if p.parent not in before]):
+    while not (
+        new := [
+            p for p in target.parent.glob(".*/text") if p.parent not in before and p.read_text()
+        ]
+    ):
         assert time.monotonic() < deadline
         time.sleep(0.001)
     return child, new[0].parent

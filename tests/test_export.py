@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import math
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tracemalloc
 import zipfile
+import zlib
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
@@ -128,21 +130,107 @@ def test_a_grant_is_read_with_its_times_and_terms(memory: IsolatedMemory, tmp_pa
     assert "message" in json.dumps(granted[0]["value"]["terms"])
 
 
-@pytest.mark.parametrize("name", ["alice", "alice.zip"])
-def test_nothing_of_another_user_is_in_it(memory: IsolatedMemory, tmp_path: Path, name: str):
+def others(memory: IsolatedMemory, attacker: Attacker) -> set[bytes]:
+    """What others have beside all that Alice has, and the ids and digests by which they go."""
+    known = {scope_id for (scope_id,) in attacker("SELECT scope_id FROM scopes")}
+    guest = memory.anonymous(module_id="tutor")
+    claimed = memory.anonymous(module_id="tutor")
+    for scope in (guest, claimed, memory.scope(user_id="robert", module_id="tutor")):
+        scope.chat_history("s").add_messages([HumanMessage("what the other said")])
+        scope.profile().add_fact("what is known of the other")
+        scope.store().put(("facts",), "other", {"text": "of the other"})
+        scope.vector_store(embeddings()).add_texts(["of the other"])
+    memory.claim(claimed.id, memory.scope(user_id="robert", module_id="tutor"), confirmed=True)
+    robert = {"user_id": "robert"}
+    memory.grants.allow(**robert, from_module="tutor", to_module="planner", kinds=["message"])
+    memory.merge_modules(**robert, from_module="tutor", into_module="planner", dry_run=False)
+    memory.retention.keep("message", **robert, days=3)
+    memory.retention.keep("message", module_id="tutor", days=30)
+    memory.publisher(module_id="tutor").vector_store(embeddings()).add_texts(["of the module"])
+    memory.publisher(project_id="default").vector_store(embeddings()).add_texts(["of all"])
+    # Alice reads what is shared, and keeps an answer made of it in her own cache.
+    found = memory.scope(user_id="alice", module_id="tutor").vector_store(embeddings())
+    assert found.similarity_search("of the module", k=4)
+    scopes = {scope_id for (scope_id,) in attacker("SELECT scope_id FROM scopes")}
+    principals = {one for (one,) in attacker("SELECT principal FROM scopes")}
+    mine = {
+        one
+        for scope_id in known
+        for (one,) in attacker("SELECT principal FROM scopes WHERE scope_id = ?", scope_id)
+    }
+    ids = {b"robert", guest.id.encode(), claimed.id.encode(), b"of the other", b"of the module"}
+    return ids | {bytes(one) for one in (scopes - known) | (principals - mine)}
+
+
+@pytest.mark.parametrize("name", ["alice", "alice.zip", "alice.mem"])
+def test_nothing_of_another_user_is_in_it(
+    memory: IsolatedMemory, attacker: Attacker, tmp_path: Path, name: str
+):
     filled(memory)
     operate(memory, None)
     guest = memory.anonymous(module_id="tutor")
-    chat(memory, "robert", "what robert said")
-    memory.retention.keep("message", user_id="robert", days=3)
+    guest.chat_history("of the guest").add_messages([HumanMessage("said before the login")])
+    guests = attacker(f"SELECT scope_id FROM scopes WHERE level = {int(Level.ANONYMOUS)}")
+    memory.claim(guest.id, memory.scope(user_id="alice", module_id="tutor"), confirmed=True)
+    foreign = others(memory, attacker) | {guest.id.encode()} | {bytes(one) for (one,) in guests}
 
     memory.export_user("alice", tmp_path / name)
 
-    written = everything(tmp_path / name)
-    assert b"a secret" in written
-    for foreign in (b"robert", guest.id.encode()):
-        assert foreign not in written
-        assert base64.b64encode(foreign)[:-4] not in written
+    written = [everything(tmp_path / name), *decoded(tmp_path / name)]
+    assert any(b"a secret" in one for one in written)
+    assert [one for one in foreign if any(one in text for text in written)] == []
+
+
+def decoded(output: Path) -> list[bytes]:
+    """Every text in an export that is base64 or hexadecimal, decoded and inflated, to any depth."""
+    found = []
+    rest = [*texts_in(output)]
+    while rest:
+        text = rest.pop()
+        for plain in (from_base64(text), from_hexadecimal(text)):
+            if plain is not None:
+                found += [plain, *inflated(plain)]
+                rest += [word.decode() for word in re.findall(rb"[\w+/=-]{16,}", plain, re.ASCII)]
+    return found
+
+
+def texts_in(output: Path) -> list[str]:
+    """Every text that stands in a line of JSON, with the words that names are made of."""
+    text = everything(output).decode()
+    return [*set(re.findall(r"[\w+/=-]{16,}", text, re.ASCII))]
+
+
+def from_base64(text: str) -> bytes | None:
+    try:
+        return base64.b64decode(text.replace("-", "+").replace("_", "/"), validate=True)
+    except ValueError:
+        return None
+
+
+def from_hexadecimal(text: str) -> bytes | None:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        return None
+
+
+def inflated(plain: bytes) -> list[bytes]:
+    """What is compressed in ``plain``, wherever it begins."""
+    found = []
+    for at in re.finditer(rb"\x78[\x01\x5e\x9c\xda]", plain):
+        with contextlib.suppress(zlib.error):
+            found.append(zlib.decompressobj().decompress(plain[at.start() :]))
+    return found
+
+
+def test_the_search_for_ids_finds_what_is_encoded_and_compressed(tmp_path: Path):
+    deep = base64.b64encode(b"\x01..." + zlib.compress(b"the id of robert"))
+    within = base64.b64encode(b"\x93 " + deep + b" ").decode()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").write_text(json.dumps({"stored": within}))
+
+    assert any(b"robert" in one for one in decoded(tmp_path / "a"))
+    assert b"robert" not in everything(tmp_path / "a")
 
 
 def everything(output: Path) -> bytes:
@@ -169,6 +257,20 @@ def test_every_sha256_and_the_oxum_are_those_of_the_files(memory: IsolatedMemory
     payload = [*(folder / "data").iterdir()]
     size = sum(path.stat().st_size for path in payload)
     assert f"Payload-Oxum: {size}.{len(payload)}\n" in (folder / "bag-info.txt").read_text()
+
+
+def test_a_collection_that_is_empty_is_exported_with_its_model(
+    memory: IsolatedMemory, tmp_path: Path
+):
+    store = memory.scope(user_id="alice", module_id="tutor").vector_store(embeddings())
+    store.delete(store.add_texts(["gone"]))
+
+    counts = memory.export_user("alice", tmp_path / "a").counts
+
+    assert (counts["documents"], counts["collections"]) == (0, 1)
+    (line,) = lines(tmp_path / "a", "collections")
+    assert (line["count"], line["module"]) == (0, "tutor")
+    assert line["embedded_by"]
 
 
 def test_one_module_is_exported_without_the_others_and_what_all_share(
