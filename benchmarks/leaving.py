@@ -57,9 +57,9 @@ def taken(action: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def exported(url: str, output: Path) -> tuple[float, float]:
+def exported(url: str, output: Path, user: str = "ann") -> tuple[float, float]:
     """Seconds and megabytes, at most, of the command that exports."""
-    command = [sys.executable, "-m", "langmem_isolated", "export", "--user", "ann", "--json"]
+    command = [sys.executable, "-m", "langmem_isolated", "export", "--user", user, "--json"]
     begin = time.perf_counter()
     process = subprocess.Popen(
         [*command, "--output", str(output), "--database", url],
@@ -82,15 +82,18 @@ def bytes_in(path: Path) -> int:
 
 def measure_exports(report: Report, url: str, folder: Path, messages: int, writing: float) -> None:
     """A zip file, a folder, and the portable format."""
+    # To start Python and to import takes as long for whoever has nothing.
+    start, _ = exported(url, folder / "nobody", "nobody")
     rows, slowest, largest = [], 0.0, 0.0
     for name in ("ann.zip", "ann", "ann.mem"):
         seconds, megabytes = exported(url, folder / name)
+        seconds = max(seconds - start, 0.001)
         slowest, largest = max(slowest, seconds), max(largest, megabytes)
         size = bytes_in(folder / name) / 10**6
         rows.append((name, seconds, messages / seconds, seconds / writing, megabytes, size))
         report.measured("export", name, seconds=seconds, megabytes=megabytes, written=size)
     report.table(
-        f"export of {messages:,} messages, written in {writing:.1f} s",
+        f"export of {messages:,} messages, written in {writing:.1f} s; {start:.1f} s to start left out",
         ("output", "s", "messages a second", "of writing", "memory, MB", "size, MB"),
         rows,
     )
@@ -149,7 +152,7 @@ def measure_backup(
     )
     seconds = {name: one[0] for name, one in steps.items()}
     report.table(
-        f"backup of {path.stat().st_size / 10**6:,.0f} MB, median",
+        f"backup of {path.stat().st_size / 10**6:,.1f} MB, median",
         ("by", "s"),
         [(name, statistics.median(one)) for name, one in seconds.items()],
     )
