@@ -93,7 +93,7 @@ def measure_exports(report: Report, url: str, folder: Path, messages: int, writi
         rows.append((name, seconds, messages / seconds, seconds / writing, megabytes, size))
         report.measured("export", name, seconds=seconds, megabytes=megabytes, written=size)
     report.table(
-        f"export of {messages:,} messages, written in {writing:.1f} s; {start:.1f} s to start left out",
+        f"export of {messages:,} messages, written in {writing:.1f} s; start: {start:.1f} s",
         ("output", "s", "messages a second", "of writing", "memory, MB", "size, MB"),
         rows,
     )

@@ -38,6 +38,7 @@ from tests.conftest import ROOT_KEY, Attacker, Door
 from tests.test_cli import url_of
 from tests.test_drafts import without_links
 from tests.test_inventory import RESERVED, ROWS, embeddings, fill, kinds_in, operate
+from tests.threads import at, put
 
 # By the file, the kinds of which it has a line each.
 LINES = {
@@ -217,9 +218,9 @@ def from_hexadecimal(text: str) -> bytes | None:
 def inflated(plain: bytes) -> list[bytes]:
     """What is compressed in ``plain``, wherever it begins."""
     found = []
-    for at in re.finditer(rb"\x78[\x01\x5e\x9c\xda]", plain):
+    for head in re.finditer(rb"\x78[\x01\x5e\x9c\xda]", plain):
         with contextlib.suppress(zlib.error):
-            found.append(zlib.decompressobj().decompress(plain[at.start() :]))
+            found.append(zlib.decompressobj().decompress(plain[head.start() :]))
     return found
 
 
@@ -529,6 +530,25 @@ def test_20_000_messages_of_one_session_are_exported_in_bounded_memory(
     assert len(told) >= 40
     # The messages alone are 4 MB of text, and 20 times as much as objects.
     assert peak < 4_000_000
+
+
+def test_the_state_of_a_long_thread_is_held_once(memory: IsolatedMemory, tmp_path: Path):
+    texts = [f"{number} {'x' * 200}" for number in range(5000)]
+    saver = memory.scope(user_id="alice", module_id="tutor").checkpointer()
+    put(saver, at("t"), {"messages": [HumanMessage(text) for text in texts], "n": [1, [b"x"]]})
+    memory.export_user("nobody", tmp_path / "first")
+    tracemalloc.start()
+    try:
+        memory.export_user("alice", tmp_path / "a")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    (thread,) = lines(tmp_path / "a", "threads")
+    assert [one["data"]["content"] for one in thread["state"]["messages"]] == texts
+    assert thread["state"]["n"] == [1, [{"type": "bytes", "value": "eA=="}]]
+    # 13.5 MB where it is held as objects and as JSON.
+    assert peak < 10_000_000
 
 
 def large(number: int, *, compresses: bool) -> str:
