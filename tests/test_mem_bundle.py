@@ -68,12 +68,12 @@ def test_what_the_format_has_no_place_for_is_counted(memory: IsolatedMemory, tmp
     filled(memory)
     operate(memory, None)
 
-    memory.export_user("alice", tmp_path / "a.mem")
+    exported = memory.export_user("alice", tmp_path / "a.mem")
     full = memory.export_user("alice", tmp_path / "full").counts
 
     told = manifest(tmp_path / "a.mem")["langmemIsolated"]
     without = ("checkpoints", "collections", "entries", "grants", "policies", "receipts")
-    assert told["leftOut"] == {name: full[name] for name in without}
+    assert told["leftOut"] == exported.left_out == {name: full[name] for name in without}
     assert told["modules"] == ["planner", "tutor"]
 
 
@@ -236,3 +236,6 @@ def test_the_command_writes_it(memory: IsolatedMemory, tmp_path: Path):
 
     assert json.loads(done.stdout)["counts"]["episode"] == 3
     imported(tmp_path / "a")
+    shown = run("export", "--user", "alice", "--output", tmp_path / "b.mem", *url)
+    assert "The format has no place for" in shown.stdout
+    assert "checkpoints" in shown.stdout

@@ -69,3 +69,6 @@ def export(
     else:
         counts = {kind: count for kind, count in exported.counts.items() if count}
         print_counts(counts, nothing="There was nothing; the archive says so.", what="written")
+        if exported.left_out:
+            left = ", ".join(f"{count:,} {kind}" for kind, count in exported.left_out.items())
+            typer.echo(f"The format has no place for {left}. A full export has.")

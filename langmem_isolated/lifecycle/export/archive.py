@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, NamedTuple, Self
 
+from langmem_isolated._database.copies import make_durable
 from langmem_isolated._database.drafts import draft_beside, publish_file, publish_folder
 from langmem_isolated.errors import ExportExists
 from langmem_isolated.lifecycle.export.lines import Line
@@ -93,6 +94,11 @@ class Archive(ABC):
         self._files[kind].write(line + b"\n")
         self.counts[kind] += 1
 
+    @property
+    def read(self) -> int:
+        """How many lines it has, and records that were left out."""
+        return self.counts.total() + self.left_out.total()
+
     def mark(self) -> Mark:
         """How far it is written."""
         ends = {kind: file.tell() for kind, file in self._files.items()}
@@ -115,6 +121,7 @@ class Archive(ABC):
             _to_disk(file)
             file.close()
         self._describe(about)
+        make_durable(self._folder / self.lines_in)
         try:
             self._publish()
         except FileExistsError:

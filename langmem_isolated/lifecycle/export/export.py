@@ -63,6 +63,8 @@ class Exported:
 
     path: str
     counts: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
+    """How many records of which kind the format has no place for; none in a full export."""
 
     def as_dict(self) -> dict[str, Any]:
         """The same as a dict, for JSON."""
@@ -106,7 +108,7 @@ class Export:
             for owner in owners:
                 _OfOwner(self._context.operators(owner), archive, self._now, self._told).write()
             archive.publish(self._about(owners, archive))
-            return Exported(str(output), dict(archive.counts))
+            return Exported(str(output), dict(archive.counts), dict(archive.left_out))
 
     def _archive(self, output: Path) -> Archive:
         if self._profile == "full":
@@ -188,7 +190,7 @@ class _OfOwner:
         self._archive.add(file, {"module": self._records.owner.module, **line}, within)
 
     def _page_is_done(self) -> None:
-        self._told(self._archive.counts.total() + self._archive.left_out.total())
+        self._told(self._archive.read)
 
     def _container(
         self,
