@@ -558,8 +558,10 @@ def large(number: int, *, compresses: bool) -> str:
     return base64.b64encode(random.Random(number).randbytes(675_000)).decode()
 
 
-@pytest.mark.parametrize("compresses", [True, False])
-@pytest.mark.parametrize("kind", ["messages", "items", "documents"])
+@pytest.mark.parametrize(
+    ("kind", "compresses"),
+    [("messages", True), ("messages", False), ("items", True), ("documents", False)],
+)
 def test_large_records_are_exported_a_few_at_a_time(
     memory: IsolatedMemory, tmp_path: Path, kind: str, compresses: bool
 ):
