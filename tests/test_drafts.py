@@ -174,3 +174,21 @@ def test_what_is_published_never_takes_the_place_of_another(
     assert places[2].is_symlink()
     published: Any = places[3] if publish is publish_file else places[3] / "text"
     assert published.read_text() == "mine"
+
+
+def test_what_is_published_in_a_folder_that_may_not_be_read_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    durable = drafts.make_durable
+
+    def refuse(path: Path) -> None:
+        if path == tmp_path:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        durable(path)
+
+    monkeypatch.setattr(drafts, "make_durable", refuse)
+    (tmp_path / "mine").write_text("mine")
+
+    publish_file(tmp_path / "mine", tmp_path / "published")
+
+    assert (tmp_path / "published").read_text() == "mine"

@@ -57,7 +57,7 @@ def publish_file(draft: Path, target: Path) -> None:
     except OSError:
         # A file system without hard links.
         _rename(draft, target)
-    make_durable(target.parent)
+    _keep_name(target)
 
 
 def publish_folder(draft: Path, target: Path) -> None:
@@ -69,7 +69,13 @@ def publish_folder(draft: Path, target: Path) -> None:
     """
     make_durable(draft)
     _rename(draft, target)
-    make_durable(target.parent)
+    _keep_name(target)
+
+
+def _keep_name(target: Path) -> None:
+    # A folder that may be written to and not be read cannot be opened; the name is there already.
+    with suppress(PermissionError):
+        make_durable(target.parent)
 
 
 def _rename(draft: Path, target: Path) -> None:

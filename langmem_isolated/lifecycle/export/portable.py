@@ -218,7 +218,7 @@ class Portable(NamedTuple):
         value, (kind, _, module, session, message) = line["value"], line["value"]["sources"][0]
         is_said = session is not None and message is not None
         return {
-            **self._fact_by(line, "profile", line["space"], line["key"]),
+            **self._fact_by(line, "profile", line["space"], line["stored"]["key"]),
             "episodeID": self.id("message", module, session, message) if is_said else "",
             "subject": "user",
             "predicate": kind,
