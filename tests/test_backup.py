@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import os
 import re
 import shlex
+import signal
 import sqlite3
 import stat
 import subprocess
@@ -30,6 +32,7 @@ from tests.command_line import error_line, run
 from tests.conftest import Attacker, Door
 from tests.postgres import PostgresServer
 from tests.processes import Child
+from tests.test_drafts import without_links
 
 
 @pytest.fixture
@@ -208,6 +211,7 @@ def test_a_killed_backup_leaves_nothing_under_the_name_and_the_next_one_is_whole
 
     assert not copy.exists()
     memory.backup(copy)
+    assert not [*tmp_path.glob(".copy.*")]
     assert texts(copy, root_key) == ["Hi"]
 
 
@@ -294,6 +298,79 @@ def test_of_two_files_none_is_left_where_one_cannot_be(
 
     assert data.read_bytes() == b"mine"
     assert not keys.exists()
+
+
+def test_the_copy_of_the_data_goes_where_that_of_the_keys_cannot_be(
+    apart: IsolatedMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    data, keys = tmp_path / "data.bak", tmp_path / "keys.bak"
+    copied = backups.copy_into
+
+    def overtaken(database: Any, draft: Path) -> None:
+        copied(database, draft)
+        keys.write_bytes(b"mine")
+
+    monkeypatch.setattr(backups, "copy_into", overtaken)
+    with pytest.raises(BackupRefused, match="has this name already"):
+        apart.backup(data, key_store=keys)
+
+    assert keys.read_bytes() == b"mine"
+    assert not data.exists()
+
+
+def test_killed_between_its_two_names_a_backup_leaves_no_copy_of_the_keys(
+    apart: IsolatedMemory, root_key: LocalRootKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    data, keys = tmp_path / "data.bak", tmp_path / "keys.bak"
+    named = backups.publish_file
+
+    def killed(draft: Path, target: Path) -> None:
+        named(draft, target)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def back_up() -> None:
+        monkeypatch.setattr(backups, "publish_file", killed)
+        apart.backup(data, key_store=keys)
+
+    child = Child(back_up)
+    os.waitpid(child.pid, 0)
+
+    assert not keys.exists()
+    live = f"sqlite:///{tmp_path}/keys.db"
+    assert texts(data, root_key, key_store=live) == ["Hi"]
+    data.unlink()
+    apart.backup(data, key_store=keys)
+    assert not [*tmp_path.glob(".*.partial")]
+
+
+def test_a_file_system_without_hard_links_has_backups_too(
+    memory: IsolatedMemory, root_key: LocalRootKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(os, "link", without_links)
+    history(memory).add_user_message("Hi")
+
+    memory.backup(tmp_path / "copy")
+
+    assert texts(tmp_path / "copy", root_key) == ["Hi"]
+    with pytest.raises(BackupRefused, match="has this name already"):
+        memory.backup(tmp_path / "copy")
+
+
+def test_the_data_alone_is_backed_up_where_the_key_store_is_on_postgresql(
+    postgres_url: str, root_key: LocalRootKey, tmp_path: Path
+):
+    with IsolatedMemory(
+        f"sqlite:///{tmp_path}/data.db", root_key=root_key, key_store=postgres_url
+    ) as memory:
+        history(memory).add_user_message("Hi")
+        with pytest.raises(BackupElsewhere, match="key store"):
+            memory.backup(tmp_path / "data.bak", key_store=tmp_path / "keys.bak")
+        assert not [*tmp_path.glob("*.bak")]
+
+        done = memory.backup(tmp_path / "data.bak")
+
+    assert (done.has_wrapped_keys, done.key_store_size) == (False, None)
+    assert texts(tmp_path / "data.bak", root_key, key_store=postgres_url) == ["Hi"]
 
 
 def test_paths_that_cannot_be_are_refused_in_words(memory: IsolatedMemory, tmp_path: Path):

@@ -2,9 +2,12 @@
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import math
+import os
+import random
 import re
 import signal
 import stat
@@ -12,6 +15,7 @@ import subprocess
 import sys
 import tracemalloc
 import zipfile
+import zlib
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
@@ -32,7 +36,9 @@ from langmem_isolated.lifecycle.export.export import FILES, NOT_EXPORTED
 from tests.command_line import error_line, run
 from tests.conftest import ROOT_KEY, Attacker, Door
 from tests.test_cli import url_of
-from tests.test_inventory import RESERVED, ROWS, fill, kinds_in, operate
+from tests.test_drafts import without_links
+from tests.test_inventory import RESERVED, ROWS, embeddings, fill, kinds_in, operate
+from tests.threads import at, put
 
 # By the file, the kinds of which it has a line each.
 LINES = {
@@ -42,6 +48,7 @@ LINES = {
     "checkpoints": [Kind.CHECKPOINT, Kind.WRITE, Kind.ELEMENT],
     "items": [Kind.ITEM],
     "documents": [Kind.DOCUMENT],
+    "collections": [Kind.COLLECTION],
     "profiles": [Kind.PROFILE],
     "entries": [Kind.ENTRY],
     "grants": [Kind.GRANT],
@@ -49,7 +56,7 @@ LINES = {
     "receipts": [Kind.RECEIPT],
 }
 # What stands on the line of another.
-WITHIN = {Kind.VECTOR: "items", Kind.EMBEDDING: "documents", Kind.COLLECTION: "documents"}
+WITHIN = {Kind.VECTOR: "items", Kind.EMBEDDING: "documents"}
 
 
 def lines(folder: Path, kind: str) -> list[dict[str, Any]]:
@@ -124,21 +131,107 @@ def test_a_grant_is_read_with_its_times_and_terms(memory: IsolatedMemory, tmp_pa
     assert "message" in json.dumps(granted[0]["value"]["terms"])
 
 
-@pytest.mark.parametrize("name", ["alice", "alice.zip"])
-def test_nothing_of_another_user_is_in_it(memory: IsolatedMemory, tmp_path: Path, name: str):
+def others(memory: IsolatedMemory, attacker: Attacker) -> set[bytes]:
+    """What others have beside all that Alice has, and the ids and digests by which they go."""
+    known = {scope_id for (scope_id,) in attacker("SELECT scope_id FROM scopes")}
+    guest = memory.anonymous(module_id="tutor")
+    claimed = memory.anonymous(module_id="tutor")
+    for scope in (guest, claimed, memory.scope(user_id="robert", module_id="tutor")):
+        scope.chat_history("s").add_messages([HumanMessage("what the other said")])
+        scope.profile().add_fact("what is known of the other")
+        scope.store().put(("facts",), "other", {"text": "of the other"})
+        scope.vector_store(embeddings()).add_texts(["of the other"])
+    memory.claim(claimed.id, memory.scope(user_id="robert", module_id="tutor"), confirmed=True)
+    robert = {"user_id": "robert"}
+    memory.grants.allow(**robert, from_module="tutor", to_module="planner", kinds=["message"])
+    memory.merge_modules(**robert, from_module="tutor", into_module="planner", dry_run=False)
+    memory.retention.keep("message", **robert, days=3)
+    memory.retention.keep("message", module_id="tutor", days=30)
+    memory.publisher(module_id="tutor").vector_store(embeddings()).add_texts(["of the module"])
+    memory.publisher(project_id="default").vector_store(embeddings()).add_texts(["of all"])
+    # Alice reads what is shared, and keeps an answer made of it in her own cache.
+    found = memory.scope(user_id="alice", module_id="tutor").vector_store(embeddings())
+    assert found.similarity_search("of the module", k=4)
+    scopes = {scope_id for (scope_id,) in attacker("SELECT scope_id FROM scopes")}
+    principals = {one for (one,) in attacker("SELECT principal FROM scopes")}
+    mine = {
+        one
+        for scope_id in known
+        for (one,) in attacker("SELECT principal FROM scopes WHERE scope_id = ?", scope_id)
+    }
+    ids = {b"robert", guest.id.encode(), claimed.id.encode(), b"of the other", b"of the module"}
+    return ids | {bytes(one) for one in (scopes - known) | (principals - mine)}
+
+
+@pytest.mark.parametrize("name", ["alice", "alice.zip", "alice.mem"])
+def test_nothing_of_another_user_is_in_it(
+    memory: IsolatedMemory, attacker: Attacker, tmp_path: Path, name: str
+):
     filled(memory)
     operate(memory, None)
     guest = memory.anonymous(module_id="tutor")
-    chat(memory, "robert", "what robert said")
-    memory.retention.keep("message", user_id="robert", days=3)
+    guest.chat_history("of the guest").add_messages([HumanMessage("said before the login")])
+    guests = attacker(f"SELECT scope_id FROM scopes WHERE level = {int(Level.ANONYMOUS)}")
+    memory.claim(guest.id, memory.scope(user_id="alice", module_id="tutor"), confirmed=True)
+    foreign = others(memory, attacker) | {guest.id.encode()} | {bytes(one) for (one,) in guests}
 
     memory.export_user("alice", tmp_path / name)
 
-    written = everything(tmp_path / name)
-    assert b"a secret" in written
-    for foreign in (b"robert", guest.id.encode()):
-        assert foreign not in written
-        assert base64.b64encode(foreign)[:-4] not in written
+    written = [everything(tmp_path / name), *decoded(tmp_path / name)]
+    assert any(b"a secret" in one for one in written)
+    assert [one for one in foreign if any(one in text for text in written)] == []
+
+
+def decoded(output: Path) -> list[bytes]:
+    """Every text in an export that is base64 or hexadecimal, decoded and inflated, to any depth."""
+    found = []
+    rest = [*texts_in(output)]
+    while rest:
+        text = rest.pop()
+        for plain in (from_base64(text), from_hexadecimal(text)):
+            if plain is not None:
+                found += [plain, *inflated(plain)]
+                rest += [word.decode() for word in re.findall(rb"[\w+/=-]{16,}", plain, re.ASCII)]
+    return found
+
+
+def texts_in(output: Path) -> list[str]:
+    """Every text that stands in a line of JSON, with the words that names are made of."""
+    text = everything(output).decode()
+    return [*set(re.findall(r"[\w+/=-]{16,}", text, re.ASCII))]
+
+
+def from_base64(text: str) -> bytes | None:
+    try:
+        return base64.b64decode(text.replace("-", "+").replace("_", "/"), validate=True)
+    except ValueError:
+        return None
+
+
+def from_hexadecimal(text: str) -> bytes | None:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        return None
+
+
+def inflated(plain: bytes) -> list[bytes]:
+    """What is compressed in ``plain``, wherever it begins."""
+    found = []
+    for head in re.finditer(rb"\x78[\x01\x5e\x9c\xda]", plain):
+        with contextlib.suppress(zlib.error):
+            found.append(zlib.decompressobj().decompress(plain[head.start() :]))
+    return found
+
+
+def test_the_search_for_ids_finds_what_is_encoded_and_compressed(tmp_path: Path):
+    deep = base64.b64encode(b"\x01..." + zlib.compress(b"the id of robert"))
+    within = base64.b64encode(b"\x93 " + deep + b" ").decode()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").write_text(json.dumps({"stored": within}))
+
+    assert any(b"robert" in one for one in decoded(tmp_path / "a"))
+    assert b"robert" not in everything(tmp_path / "a")
 
 
 def everything(output: Path) -> bytes:
@@ -165,6 +258,20 @@ def test_every_sha256_and_the_oxum_are_those_of_the_files(memory: IsolatedMemory
     payload = [*(folder / "data").iterdir()]
     size = sum(path.stat().st_size for path in payload)
     assert f"Payload-Oxum: {size}.{len(payload)}\n" in (folder / "bag-info.txt").read_text()
+
+
+def test_a_collection_that_is_empty_is_exported_with_its_model(
+    memory: IsolatedMemory, tmp_path: Path
+):
+    store = memory.scope(user_id="alice", module_id="tutor").vector_store(embeddings())
+    store.delete(store.add_texts(["gone"]))
+
+    counts = memory.export_user("alice", tmp_path / "a").counts
+
+    assert (counts["documents"], counts["collections"]) == (0, 1)
+    (line,) = lines(tmp_path / "a", "collections")
+    assert (line["count"], line["module"]) == (0, "tutor")
+    assert line["embedded_by"]
 
 
 def test_one_module_is_exported_without_the_others_and_what_all_share(
@@ -331,6 +438,20 @@ def test_what_is_there_is_never_written_over(memory: IsolatedMemory, tmp_path: P
     assert left_in(tmp_path) == [name]
 
 
+@pytest.mark.parametrize("name", ["a", "a.zip"])
+def test_a_file_system_without_hard_links_has_exports_too(
+    memory: IsolatedMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    monkeypatch.setattr(os, "link", without_links)
+    chat(memory, "alice", "kept")
+
+    memory.export_user("alice", tmp_path / name)
+
+    assert left_in(tmp_path) == [name]
+    with pytest.raises(ExportExists):
+        memory.export_user("alice", tmp_path / name)
+
+
 KILLED = """
 import os, signal, sys
 from langmem_isolated import IsolatedMemory, LocalRootKey
@@ -352,6 +473,7 @@ def test_a_killed_export_leaves_nothing_under_its_name(
     (left,) = left_in(tmp_path)
     assert re.fullmatch(rf"\.{re.escape(name)}\.[0-9a-f]{{8}}\.partial", left)
     assert memory.export_user("alice", tmp_path / name).counts["messages"] == 1
+    assert left_in(tmp_path) == [name]
 
 
 async def test_a_cancelled_export_ends_and_leaves_nothing(memory: IsolatedMemory, tmp_path: Path):
@@ -408,6 +530,63 @@ def test_20_000_messages_of_one_session_are_exported_in_bounded_memory(
     assert len(told) >= 40
     # The messages alone are 4 MB of text, and 20 times as much as objects.
     assert peak < 4_000_000
+
+
+def test_the_state_of_a_long_thread_is_held_once(memory: IsolatedMemory, tmp_path: Path):
+    texts = [f"{number} {'x' * 200}" for number in range(5000)]
+    saver = memory.scope(user_id="alice", module_id="tutor").checkpointer()
+    put(saver, at("t"), {"messages": [HumanMessage(text) for text in texts], "n": [1, [b"x"]]})
+    memory.export_user("nobody", tmp_path / "first")
+    tracemalloc.start()
+    try:
+        memory.export_user("alice", tmp_path / "a")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    (thread,) = lines(tmp_path / "a", "threads")
+    assert [one["data"]["content"] for one in thread["state"]["messages"]] == texts
+    assert thread["state"]["n"] == [1, [{"type": "bytes", "value": "eA=="}]]
+    # 13.5 MB where it is held as objects and as JSON.
+    assert peak < 10_000_000
+
+
+def large(number: int, *, compresses: bool) -> str:
+    """Text of 900 kB."""
+    if compresses:
+        return f"{number} {'x' * 900_000}"
+    return base64.b64encode(random.Random(number).randbytes(675_000)).decode()
+
+
+@pytest.mark.parametrize(
+    ("kind", "compresses"),
+    [("messages", True), ("messages", False), ("items", True), ("documents", False)],
+)
+def test_large_records_are_exported_a_few_at_a_time(
+    memory: IsolatedMemory, tmp_path: Path, kind: str, compresses: bool
+):
+    scope = memory.scope(user_id="alice", module_id="tutor")
+    texts = [large(number, compresses=compresses) for number in range(30)]
+    if kind == "messages":
+        for start in range(0, 30, 10):
+            chat(memory, "alice", *texts[start : start + 10])
+    elif kind == "items":
+        for number, text in enumerate(texts):
+            scope.store().put(("facts",), str(number), {"text": text})
+    else:
+        scope.vector_store(embeddings()).add_texts([text[:200_000] for text in texts])
+    del texts
+    memory.export_user("nobody", tmp_path / "first")
+    tracemalloc.start()
+    try:
+        exported = memory.export_user("alice", tmp_path / "a")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert exported.counts[kind] == 30
+    # Of 27 MB; of documents, which are of 200 kB, 6.
+    assert peak < (5_200_000 if kind == "documents" else 12_000_000)
 
 
 @pytest.mark.parametrize("output", [None, 3, b"a.zip"])

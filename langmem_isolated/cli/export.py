@@ -1,7 +1,7 @@
 """`export`: gives a user all that the memory holds of them."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -36,6 +36,12 @@ def export(
     module: Annotated[
         str | None, typer.Option("--module", help="Only in this module; otherwise in all.")
     ] = None,
+    profile: Annotated[
+        Literal["full", "mem"] | None,
+        typer.Option(
+            "--profile", help="full, or mem: the portable format, as by a name ending with .mem."
+        ),
+    ] = None,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     database: DatabaseOption = DEFAULT_DATABASE,
@@ -47,7 +53,12 @@ def export(
     with existing_memory(database, key_store) as memory, counting("written") as progress:
         try:
             exported = memory.export_user(
-                user, output, project_id=project, module_id=module, progress=progress
+                user,
+                output,
+                project_id=project,
+                module_id=module,
+                profile=profile,
+                progress=progress,
             )
         except LangmemIsolatedError:
             raise
@@ -58,3 +69,6 @@ def export(
     else:
         counts = {kind: count for kind, count in exported.counts.items() if count}
         print_counts(counts, nothing="There was nothing; the archive says so.", what="written")
+        if exported.left_out:
+            left = ", ".join(f"{count:,} {kind}" for kind, count in exported.left_out.items())
+            typer.echo(f"The format has no place for {left}. A full export has.")

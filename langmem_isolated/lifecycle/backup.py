@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from langmem_isolated._adapters.context import MemoryContext
-from langmem_isolated._database.copies import copy_into, make_durable, opened_copy
+from langmem_isolated._database.copies import copy_into, opened_copy
+from langmem_isolated._database.drafts import draft_beside, publish_file
 from langmem_isolated._runtime.arguments import kind_of
 from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated.errors import BackupElsewhere, BackupRefused
@@ -49,7 +49,9 @@ class MemoryBackups:
         What was acknowledged before the call is in it, and no byte of what was deleted before. It
         is written in a folder of its own beside ``path``, checked (SQLite's ``quick_check``, the
         version, and that the root key opens it) and durable before it has its name: one that was
-        killed leaves nothing there, only a folder ``.NAME.…`` that may be removed.
+        killed leaves nothing there, only a folder ``.NAME.….partial`` that the next backup to the
+        same place removes. The copy of a key store has its name last: one without it, or without
+        a return, is to be made again.
 
         The root key is not in it. The wrapped keys are, unless the memory has a ``key_store=`` of
         its own: then the copy opens with that key store or a copy of it alone.
@@ -102,10 +104,9 @@ class _Copying:
             # Behind the database: keys are made before what they seal.
             key_draft = self._key_draft(stack)
             self._refuse_what_does_not_open(draft, key_draft)
-            key_size = None
-            if key_draft and self._key_target:
-                key_size = _publish(key_draft, self._key_target)
-            size = self._publish_last(draft)
+            # Keys last: killed between the two, it leaves no copy of keys that nobody knows of.
+            size = _publish(draft, self._target)
+            key_size = self._publish_keys(key_draft)
         return Backup(size, time.monotonic() - since, not self._key_database, key_size)
 
     @property
@@ -127,13 +128,14 @@ class _Copying:
                 keys = stack.enter_context(closing(opened_copy(key_draft)))
             self._installation.over(copy, keys).open(create=False)
 
-    def _publish_last(self, draft: Path) -> int:
+    def _publish_keys(self, key_draft: Path | None) -> int | None:
+        if key_draft is None or self._key_target is None:
+            return None
         try:
-            return _publish(draft, self._target)
+            return _publish(key_draft, self._key_target)
         except BaseException:
-            # Whole or not at all: a copy of the keys alone is of no use to anybody honest.
-            if self._key_target:
-                self._key_target.unlink(missing_ok=True)
+            # Whole or not at all.
+            self._target.unlink(missing_ok=True)
             raise
 
     def _refuse_what_cannot_be(self) -> None:
@@ -173,30 +175,19 @@ def _taken() -> BackupRefused:
 @contextmanager
 def _draft(target: Path) -> Iterator[Path]:
     """A file's name in a folder beside ``target`` that goes with all that is in it."""
-    with _folder_beside(target) as name:
-        yield Path(name) / "copy.db"
-
-
-def _folder_beside(target: Path) -> TemporaryDirectory[str]:
-    try:
-        return TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.")
-    except OSError as error:
-        raise BackupRefused(f"Nothing can be made in its folder: {error.strerror}.") from None
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(draft_beside(target))
+        except OSError as error:
+            raise BackupRefused(f"Nothing can be made in its folder: {error.strerror}.") from None
+        yield folder / "copy.db"
 
 
 def _publish(draft: Path, target: Path) -> int:
-    """Give a durable file its name, unless another has it by now; returns its bytes."""
-    make_durable(draft)
+    """Give a copy its name, unless another has it by now; returns its bytes."""
     size = draft.stat().st_size
     try:
-        # Renaming would put it in the place of what came meanwhile; a second name does not.
-        os.link(draft, target)
+        publish_file(draft, target)
     except FileExistsError:
         raise _taken() from None
-    except OSError:
-        # A file system without links.
-        if os.path.lexists(target):
-            raise _taken() from None
-        draft.rename(target)
-    make_durable(target.parent)
     return size

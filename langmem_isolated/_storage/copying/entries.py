@@ -12,11 +12,11 @@ from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._storage import entries, profiles
 from langmem_isolated._storage.containers import SCOPE_ID
 from langmem_isolated._storage.copying.options import BATCH, Conflicts, Copied, Reader
+from langmem_isolated._storage.copying.paging import FIRST, Behind, fitting
 from langmem_isolated._storage.entries import Entry
 
 # Not what was decided for the source: grants, policies, claims and receipts stay there.
 KINDS = (Kind.ENTRY, Kind.PROFILE)
-Behind = tuple[bytes, bytes]
 
 _records = schema.records.c
 _PAGE = (
@@ -38,7 +38,7 @@ _PAGE = (
         ),
     )
     .order_by(_records.parent, _records.key)
-    .limit(sa.literal_column(str(BATCH)))
+    .limit(bindparam("limit", type_=sa.Integer))
     .offset(sa.literal_column("0"))
 )
 
@@ -76,7 +76,8 @@ def copy_page(
         ScopeGone: The target was erased; nothing was written.
     """
     asked = {"scope_id": source.keys.scope_id, "kind": int(kind), "now": now}
-    rows = source.within(transaction).rows(_PAGE, **asked, parent=behind[0], key=behind[1])
+    parent, key = behind
+    rows = source.within(transaction).rows(_PAGE, **asked, parent=parent, key=key, limit=BATCH)
     policy: Conflicts = "skip" if conflicts == "rename" else conflicts
     above = profiles.UNCONFIRMED if apart and kind is Kind.PROFILE else ()
     for parent, *row in rows:
@@ -114,18 +115,19 @@ def opened_entries(
     Raises:
         RecordDoesNotOpen: An entry was changed, moved or exchanged.
     """
-    for rows in entry_pages(transaction, source, kind, now):
-        for parent, *row in rows:
-            yield entries.opened_anywhere(source, kind, parent, tuple(row))
+    for parent, *row in entry_rows(transaction, source, kind, now):
+        yield entries.opened_anywhere(source, kind, parent, tuple(row))
 
 
-def entry_pages(
-    transaction: Transaction, source: ScopeKeys, kind: Kind, now: int
-) -> Iterator[list[Row]]:
-    """The rows of a source's entries of a kind, page by page, unopened."""
+def entry_rows(transaction: Transaction, source: ScopeKeys, kind: Kind, now: int) -> Iterator[Row]:
+    """The rows of a source's entries of a kind, unopened, read by bounded pages."""
     asked = {"scope_id": source.scope_id, "kind": int(kind), "now": now}
-    behind: Behind | None = (b"", b"")
-    while behind is not None:
-        rows = transaction.rows(_PAGE, **asked, parent=behind[0], key=behind[1])
-        yield rows
-        behind = rows[-1][:2] if len(rows) == BATCH else None
+    behind: Behind = FIRST
+    while True:
+        limit = fitting(transaction, source, kind, behind, now=now)
+        parent, key = behind
+        rows = transaction.rows(_PAGE, **asked, parent=parent, key=key, limit=limit)
+        yield from rows
+        if len(rows) < limit:
+            return
+        behind = rows[-1][:2]

@@ -8,6 +8,7 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._storage.copying.options import BATCH, Conflicts, Copied, Reader, names_for
+from langmem_isolated._storage.copying.paging import FIRST, Behind, fitting, in_pages
 from langmem_isolated._storage.items import reading, writing
 from langmem_isolated._storage.items import statements as sql
 from langmem_isolated._storage.items.addresses import Address, RecordAddresses, span
@@ -20,7 +21,6 @@ from langmem_isolated._storage.items.rows import (
     sealed_rows,
 )
 
-Behind = tuple[bytes, bytes]
 _EXPIRES_AT = 5
 
 
@@ -44,14 +44,17 @@ class _Items:
         self._has_vectors = there is not None
 
     def page(self, behind: Behind, limit: int, now: int) -> tuple[list[FoundItem], Behind | None]:
+        rows = self.rows_behind(behind, limit, now)
+        return [*self.opened(rows)], rows[-1][:2] if len(rows) == limit else None
+
+    def rows_behind(self, behind: Behind, limit: int, now: int) -> list[Row]:
         parent, key = behind
         below = self._from.below((), now)
-        rows = self._reading.rows(sql.PAGE, **below, behind=parent, given_key=key, limit=limit)
-        found = [
-            FoundItem(item, self._vectors(item), row[_EXPIRES_AT])
-            for row, item in zip(rows, items_in(self._from, rows), strict=True)
-        ]
-        return found, rows[-1][:2] if len(rows) == limit else None
+        return self._reading.rows(sql.PAGE, **below, behind=parent, given_key=key, limit=limit)
+
+    def opened(self, rows: list[Row]) -> Iterator[FoundItem]:
+        for row, item in zip(rows, items_in(self._from, rows), strict=True):
+            yield FoundItem(item, self._vectors(item), row[_EXPIRES_AT])
 
     def _vectors(self, item: Item) -> list[bytes]:
         if not self._has_vectors:
@@ -143,8 +146,21 @@ def opened_items(transaction: Transaction, source: ScopeKeys, now: int) -> Itera
 
 def item_pages(transaction: Transaction, source: ScopeKeys, now: int) -> Iterator[list[FoundItem]]:
     """A source's items with their vectors, page by page; see :func:`opened_items`."""
+    yield from in_pages(_each_item(transaction, source, now), _size)
+
+
+def _each_item(transaction: Transaction, source: ScopeKeys, now: int) -> Iterator[FoundItem]:
     items = _Items(transaction, Reader(source), source)
-    behind: Behind | None = (b"", b"")
-    while behind is not None:
-        found, behind = items.page(behind, BATCH, now)
-        yield found
+    behind: Behind = FIRST
+    while True:
+        limit = fitting(transaction, source, Kind.ITEM, behind, now=now)
+        rows = items.rows_behind(behind, limit, now)
+        for row in rows:
+            yield from items.opened([row])
+        if len(rows) < limit:
+            return
+        behind = rows[-1][:2]
+
+
+def _size(found: FoundItem) -> int:
+    return len(found.item.body) + sum(map(len, found.vectors))

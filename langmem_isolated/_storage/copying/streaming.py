@@ -20,7 +20,8 @@ from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.container_state import ContainerState, is_member_sum, open_header
 from langmem_isolated._storage.containers import DIGEST, LISTED, SCOPE_ID
-from langmem_isolated._storage.copying.entries import entry_pages
+from langmem_isolated._storage.copying.entries import entry_rows
+from langmem_isolated._storage.copying.paging import PAGE, PAGE_BYTES, fitting, in_pages
 from langmem_isolated._storage.documents import statements as documents
 from langmem_isolated._storage.documents.blocks import Block, refused
 from langmem_isolated._storage.documents.collection import Collection
@@ -31,7 +32,8 @@ from langmem_isolated._storage.threads.addresses import END, Life, Slot, mac_of
 from langmem_isolated._storage.threads.reading import body_part, element_part, open_at
 from langmem_isolated.errors import RecordDoesNotOpen
 
-PAGE = 500
+# Documents of a block that are asked for, and held, at once.
+_DOCUMENTS = 8
 _records, _sessions = schema.records.c, schema.sessions.c
 _FIRST: sa.ColumnElement[int] = sa.literal_column("0")
 _KIND = bindparam("kind", type_=sa.SmallInteger)
@@ -53,7 +55,7 @@ _BELOW = (
         ),
     )
     .order_by(_records.parent, _records.key)
-    .limit(sa.literal_column(str(PAGE)))
+    .limit(bindparam("limit", type_=sa.Integer))
     .offset(_FIRST)
 )
 
@@ -122,15 +124,21 @@ def container(
     return Found(kind, digest, state, header, row[-1])
 
 
-def _pages(
-    transaction: Transaction, keys: ScopeKeys, kind: Kind, digest: bytes, high: bytes
-) -> Iterator[list[Row]]:
-    """The rows of a kind whose parent is ``digest``, or begins with it, below ``high``."""
+def _rows(
+    transaction: Transaction, keys: ScopeKeys, kind: Kind, of: Found, high: bytes
+) -> Iterator[Row]:
+    """The rows of a kind whose parent is the container's, or begins with it, below ``high``."""
     asked = {"scope_id": keys.scope_id, "kind": int(kind), "high": high}
-    parent, key = digest, b""
-    while rows := transaction.rows(_BELOW, **asked, parent=parent, key=key):
-        yield rows
-        parent, key, *_ = rows[-1]
+    behind, limit, is_small = (of.digest, b""), PAGE, of.state.size <= PAGE_BYTES
+    while True:
+        if not is_small:
+            limit = fitting(transaction, keys, kind, behind, high=high)
+        parent, key = behind
+        rows = transaction.rows(_BELOW, **asked, parent=parent, key=key, limit=limit)
+        if not rows:
+            return
+        yield from rows
+        behind = rows[-1][:2]
 
 
 def _refuse(of: Found) -> RecordDoesNotOpen:
@@ -145,12 +153,14 @@ def messages(transaction: Transaction, keys: ScopeKeys, of: Found) -> Iterator[l
             the end alone.
     """
     opener = keys.opener(message_aad_prefix(keys, of.digest, of.state), Kind.MESSAGE)
+    opened = (
+        Streamed(Kind.MESSAGE, parent, key, opener(key, sealed), stored_at, alias is not None)
+        for parent, key, sealed, alias, _, stored_at in _rows(
+            transaction, keys, Kind.MESSAGE, of, of.digest + b"\x00"
+        )
+    )
     total = count = 0
-    for rows in _pages(transaction, keys, Kind.MESSAGE, of.digest, of.digest + b"\x00"):
-        page = [
-            Streamed(Kind.MESSAGE, parent, key, opener(key, sealed), stored_at, alias is not None)
-            for parent, key, sealed, alias, _, stored_at in rows
-        ]
+    for page in in_pages(opened, _size):
         total += sum(
             message_part(keys, of.digest, one.key, one.stored_at, one.plaintext) for one in page
         )
@@ -169,13 +179,18 @@ def history(transaction: Transaction, keys: ScopeKeys, of: Found) -> Iterator[li
     total = count = 0
     for kind in (Kind.ELEMENT, Kind.CHECKPOINT, Kind.WRITE):
         high = of.digest + (b"\x00" if kind is Kind.ELEMENT else END)
-        for rows in _pages(transaction, keys, kind, of.digest, high):
-            page = [_of_thread(keys, of, kind, row) for row in rows]
+        rows = _rows(transaction, keys, kind, of, high)
+        opened = (_of_thread(keys, of, kind, row) for row in rows)
+        for page in in_pages(opened, lambda pair: _size(pair[0])):
             total += sum(part for _, part in page)
             count += len(page) if kind is Kind.CHECKPOINT else 0
             yield [one for one, _ in page]
     if count != of.state.count or not is_member_sum(keys, of.state, total):
         raise _refuse(of)
+
+
+def _size(one: Streamed) -> int:
+    return len(one.plaintext)
 
 
 def _of_thread(keys: ScopeKeys, of: Found, kind: Kind, row: Row) -> tuple[Streamed, int]:
@@ -224,32 +239,34 @@ def collected(
     """
     its = Collection(transaction, keys, of.digest, of.state, of.sealed_header)
     total = count = 0
-    for rows in _pages(transaction, keys, Kind.EMBEDDING, of.digest, of.digest + b"\x00"):
-        for _, key, sealed, _, _, stored_at in rows:
-            block = Block.unpacked(its.open(Kind.EMBEDDING, key, sealed))
-            total += its.part(Kind.EMBEDDING, key, stored_at, block.version)
-            page, parts = _documents(its, block)
-            total += parts
+    for _, key, sealed, _, _, stored_at in _rows(
+        transaction, keys, Kind.EMBEDDING, of, of.digest + b"\x00"
+    ):
+        block = Block.unpacked(its.open(Kind.EMBEDDING, key, sealed))
+        total += its.part(Kind.EMBEDDING, key, stored_at, block.version)
+        for page in in_pages(_documents(its, block), lambda pair: len(pair[0].body)):
+            total += sum(part for _, part in page)
             count += len(page)
-            yield page
+            yield [document for document, _ in page]
     if count != of.state.count or not is_member_sum(keys, of.state, total):
         raise _refuse(of)
 
 
-def _documents(its: Collection, block: Block) -> tuple[list[StreamedDocument], int]:
-    asked = ({**its.shared, "key": digest} for digest in block.digests)
-    answers = its.transaction.rows_of_each(documents.DOCUMENT, asked)
-    found, total = [], 0
-    for at, (digest, rows) in enumerate(zip(block.digests, answers, strict=True)):
-        if not rows:
-            raise refused("an embedding has no document", Kind.DOCUMENT)
-        _, sealed, stored_at = rows[0]
-        plaintext = its.open(Kind.DOCUMENT, digest, sealed)
-        total += its.part(Kind.DOCUMENT, digest, stored_at, plaintext)
-        body = its.stored(plaintext).body
-        embedding = block.embeddings[at * block.length : (at + 1) * block.length]
-        found.append(StreamedDocument(document_id(body), body, embedding, stored_at))
-    return found, total
+def _documents(its: Collection, block: Block) -> Iterator[tuple[StreamedDocument, int]]:
+    """The documents of a block, and what each adds to the collection's ``members``."""
+    for begin in range(0, len(block.digests), _DOCUMENTS):
+        digests = block.digests[begin : begin + _DOCUMENTS]
+        asked = ({**its.shared, "key": digest} for digest in digests)
+        answers = its.transaction.rows_of_each(documents.DOCUMENT, asked)
+        for at, (digest, rows) in enumerate(zip(digests, answers, strict=True), begin):
+            if not rows:
+                raise refused("an embedding has no document", Kind.DOCUMENT)
+            _, sealed, stored_at = rows[0]
+            plaintext = its.open(Kind.DOCUMENT, digest, sealed)
+            body = its.stored(plaintext).body
+            embedding = block.embeddings[at * block.length : (at + 1) * block.length]
+            found = StreamedDocument(document_id(body), body, embedding, stored_at)
+            yield found, its.part(Kind.DOCUMENT, digest, stored_at, plaintext)
 
 
 def kept(
@@ -260,9 +277,8 @@ def kept(
     Raises:
         RecordDoesNotOpen: An entry was changed, moved or exchanged.
     """
-    for rows in entry_pages(transaction, keys, kind, now):
-        page = []
-        for parent, *row in rows:
-            names, entry = entries.opened_anywhere(keys, kind, parent, tuple(row))
-            page.append(StreamedEntry(names, entry, row[-2], row[-1]))
-        yield page
+    opened = (
+        StreamedEntry(*entries.opened_anywhere(keys, kind, parent, tuple(row)), *row[-2:])
+        for parent, *row in entry_rows(transaction, keys, kind, now)
+    )
+    yield from in_pages(opened, lambda one: len(one.entry.value))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from langmem_isolated._codecs.readable import readable_state
 from langmem_isolated._crypto.kinds import Kind
@@ -19,7 +19,10 @@ from langmem_isolated._storage.copying import streaming
 from langmem_isolated._storage.copying.items import item_pages
 from langmem_isolated._storage.sessions.channel_limits import CUSTOMARY, NamedLimits
 from langmem_isolated.lifecycle.export import lines
-from langmem_isolated.lifecycle.export.archive import FORMAT, Archive
+from langmem_isolated.lifecycle.export.archive import Archive
+from langmem_isolated.lifecycle.export.bag import Bag
+from langmem_isolated.lifecycle.export.mem_bundle import MemBundle
+from langmem_isolated.lifecycle.export.portable import Portable
 from langmem_isolated.lifecycle.statistics import stats_of
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from langmem_isolated._storage.scoped_database import ScopedDatabase
 
 Progress = Callable[[int], object]
+Profile = Literal["full", "mem"]
 
 # By the kind of entry, the file that has it.
 ENTRY_FILES = {
@@ -40,7 +44,7 @@ ENTRY_FILES = {
     Kind.RECEIPT: "receipts",
 }
 FILES = (
-    *("messages", "sessions", "threads", "checkpoints", "items", "documents"),
+    *("messages", "sessions", "threads", "checkpoints", "items", "documents", "collections"),
     *ENTRY_FILES.values(),
 )
 # What no file has.
@@ -60,6 +64,8 @@ class Exported:
 
     path: str
     counts: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
+    """How many records of which kind the format has no place for; none in a full export."""
 
     def as_dict(self) -> dict[str, Any]:
         """The same as a dict, for JSON."""
@@ -73,6 +79,7 @@ class Export:
         context: Whose memory.
         user: Whose.
         module: Only in this module, and nothing that all modules share; by default all.
+        profile: ``"full"`` for all of it, ``"mem"`` for what the portable format has a place for.
         progress: Told after each page how many lines there are by now.
         is_stopped: Asked after each page.
     """
@@ -82,10 +89,12 @@ class Export:
         context: MemoryContext,
         user: Owner,
         module: str | None,
+        profile: Profile,
         progress: Progress | None,
         is_stopped: Callable[[], bool],
     ) -> None:
         self._context, self._user, self._module = context, user, module
+        self._profile = profile
         self._progress, self._is_stopped = progress, is_stopped
         self._now = now()
 
@@ -95,12 +104,17 @@ class Export:
         Raises:
             RecordDoesNotOpen: A record is not as it was stored; nothing stands at ``output``.
         """
-        with Archive(output, FILES) as archive:
+        with self._archive(output) as archive:
             owners = self._owners()
             for owner in owners:
                 _OfOwner(self._context.operators(owner), archive, self._now, self._told).write()
             archive.publish(self._about(owners, archive))
-            return Exported(str(output), dict(archive.counts))
+            return Exported(str(output), dict(archive.counts), dict(archive.left_out))
+
+    def _archive(self, output: Path) -> Archive:
+        if self._profile == "full":
+            return Bag(output, FILES)
+        return MemBundle(output, Portable(self._user.project, self._user.user or ""))
 
     def _owners(self) -> list[Owner]:
         found = self._context.keyring.owners(self._user)
@@ -116,7 +130,6 @@ class Export:
 
     def _about(self, owners: list[Owner], archive: Archive) -> dict[str, Any]:
         return {
-            "format": FORMAT,
             "exported_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "project": self._user.project,
             "user": self._user.user,
@@ -174,11 +187,11 @@ class _OfOwner:
 
         self._records.snapshot(once, None)
 
-    def _add(self, file: str, line: lines.Line) -> None:
-        self._archive.add(file, {"module": self._records.owner.module, **line})
+    def _add(self, file: str, line: lines.Line, within: lines.Line | None = None) -> None:
+        self._archive.add(file, {"module": self._records.owner.module, **line}, within)
 
     def _page_is_done(self) -> None:
-        self._told(self._archive.counts.total())
+        self._told(self._archive.read)
 
     def _container(
         self,
@@ -199,7 +212,7 @@ class _OfOwner:
             for one in page:
                 message = lines.message_line(line["id"], one)
                 channels |= {message["channel"] or CUSTOMARY[0]}
-                self._add("messages", message)
+                self._add("messages", message, line)
             self._page_is_done()
         named = NamedLimits.of(keys, of.state, channels | ({line["channel"]} - {None}))
         self._add("sessions", {**line, "limits": lines.limits_line(named)})
@@ -228,6 +241,7 @@ class _OfOwner:
             for one in page:
                 self._add("documents", lines.document_line(of, one))
             self._page_is_done()
+        self._add("collections", lines.collection_line(of))
 
     def _items(self, transaction: Transaction, keys: ScopeKeys) -> None:
         for page in item_pages(transaction, keys, self._now):

@@ -132,6 +132,12 @@ def item_line(found: FoundItem) -> Line:
     return _with_stored(line, item.body, is_exact=is_exact)
 
 
+def collection_line(of: Found) -> Line:
+    """A collection, whose documents have lines of their own."""
+    header = decode_collection(of.header)
+    return {"collection": header.collection, "embedded_by": header.embedding_name, **_row(of)}
+
+
 def document_line(of: Found, one: StreamedDocument) -> Line:
     """A document of a collection, with its embedding."""
     header = decode_collection(of.header)
