@@ -36,6 +36,7 @@ from langmem_isolated.lifecycle.erasure.wrapped_stores import (
     owner_tags,
 )
 from langmem_isolated.wrapping.in_memory import InMemoryAdapter
+from tests.command_line import error_line, run
 from tests.conftest import ROOT_KEY, Attacker, Door
 from tests.embeddings import NGramEmbeddings
 from tests.processes import Child
@@ -515,3 +516,23 @@ def test_a_document_written_in_parts_is_stopped_between_them(
     with pytest.raises(KeyDestroyed):
         alice.add_texts([TEXT] * 1_001)
     assert (puts, everything_in(store)) == ([1_000], [])
+
+
+def test_the_command_line_is_told_of_stores_and_takes_those_that_are_left_out(
+    database_url: str, root_key: LocalRootKey
+):
+    with IsolatedMemory(database_url, root_key=root_key) as memory:
+        wrapped(memory, in_memory(NGramEmbeddings()), name="notes").add_texts([TEXT])
+    asked = ("erase", "--user", "alice", "--yes", "--database", database_url)
+
+    assert "does not have: notes" in error_line(run(*asked))
+    done = run(*asked, "--without-store", "notes")
+    assert "store_note: 1" in done.stdout
+
+
+def test_a_store_may_be_included_again_and_again(memory: IsolatedMemory):
+    store, known = in_memory(NGramEmbeddings()), memory._context.known_stores
+    for name in (None, None, "notes", "notes"):
+        known.include(store, name)
+
+    assert [len(known.of_name(name)) for name in ("InMemoryVectorStore", "notes", "x")] == [1, 1, 0]

@@ -21,12 +21,22 @@ def erase(
     finish: Annotated[
         bool, typer.Option("--finish", help="Complete erasures whose receipt said pending.")
     ] = False,
+    without_store: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--without-store",
+            help="A third-party vector store that is left alone, by its name; may be repeated.",
+        ),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for the id again.")] = False,
     as_json: JsonOption = False,
     database: DatabaseOption = DEFAULT_DATABASE,
     key_store: KeyStoreOption = None,
 ) -> None:
     """Erase a user: keys, rows of all modules, account; prints a receipt. Needs the root key.
+
+    It has no third-party vector stores: where the user has documents in some, erase in the
+    application, by `memory.erase_user(…)`, or clear them and name them by --without-store.
 
     On SQLite the status is 1 while bytes of it may be left in the database's files.
     """
@@ -42,7 +52,9 @@ def erase(
             told: dict[str, object] = {"heap": heap}
             text = f"Bytes in the database's files: {heap}"
         else:
-            receipt = memory.erase_user(user, project_id=project, progress=progress)
+            receipt = memory.erase_user(
+                user, project_id=project, progress=progress, without_stores=without_store or []
+            )
             heap, told, text = receipt.heap, receipt.to_dict(), str(receipt)
     if as_json:
         print_json(told)
