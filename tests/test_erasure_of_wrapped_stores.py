@@ -24,6 +24,7 @@ from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.wrapped_stores import StoreNote
 from langmem_isolated.errors import (
     AnonymousNotFound,
+    DatabaseLocked,
     IsolationViolation,
     KeyDestroyed,
     ScopeError,
@@ -35,13 +36,14 @@ from langmem_isolated.lifecycle.erasure.wrapped_stores import (
     clear_wrapped,
     owner_tags,
 )
+from langmem_isolated.wrapping import WrappedVectorStore
 from langmem_isolated.wrapping.in_memory import InMemoryAdapter
 from tests.command_line import error_line, run
 from tests.conftest import ROOT_KEY, Attacker, Door
 from tests.embeddings import NGramEmbeddings
 from tests.processes import Child
 from tests.test_wrapping import Unknown
-from tests.vector_stores import MakeStore, in_memory, make_pgvector, make_store
+from tests.vector_stores import MakeStore, faiss, in_memory, make_pgvector, make_store
 
 __all__ = ["make_pgvector", "make_store"]
 
@@ -229,6 +231,34 @@ async def test_a_write_in_flight_during_an_erasure_leaves_nothing(
             assert everything_in(store) == before
             adapter.goes_on.set()
             assert await asyncio.wrap_future(writing) is KeyDestroyed
+
+    assert everything_in(store) == before
+
+
+def test_nothing_is_left_while_threads_write_and_search(
+    memory: IsolatedMemory, database_url: str, root_key: LocalRootKey
+):
+    store = faiss(NGramEmbeddings())
+    wrapped(memory, store, "bob").add_texts(["of bob"])
+    before, has_begun = everything_in(store), threading.Barrier(9)
+
+    def work(notes: WrappedVectorStore) -> object:
+        notes.add_texts([TEXT])
+        has_begun.wait(60)
+        while True:
+            try:
+                notes.add_texts([TEXT] * 3)
+                notes.similarity_search(TEXT)
+            except DatabaseLocked:
+                continue
+            except Exception as error:  # noqa: BLE001 - looked at below
+                return type(error)
+
+    with IsolatedMemory(database_url, root_key=root_key) as other, ThreadPoolExecutor(8) as pool:
+        working = [pool.submit(work, wrapped(other, store)) for _ in range(8)]
+        has_begun.wait(60)
+        memory.erase_user("alice")
+        assert {one.result(60) for one in working} == {KeyDestroyed}
 
     assert everything_in(store) == before
 
