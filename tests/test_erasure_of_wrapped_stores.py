@@ -26,6 +26,7 @@ from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.wrapped_stores import StoreNote
 from langmem_isolated.errors import (
     AnonymousNotFound,
+    DatabaseLocked,
     IsolationViolation,
     KeyDestroyed,
     ScopeError,
@@ -37,12 +38,14 @@ from langmem_isolated.lifecycle.erasure.wrapped_stores import (
     clear_wrapped,
     owner_tags,
 )
+from langmem_isolated.wrapping import WrappedVectorStore
 from langmem_isolated.wrapping.in_memory import InMemoryAdapter
+from tests.command_line import error_line, run
 from tests.conftest import ROOT_KEY, Attacker, Door
 from tests.embeddings import NGramEmbeddings
 from tests.processes import Child
 from tests.test_wrapping import Unknown
-from tests.vector_stores import MakeStore, in_memory, make_pgvector, make_store
+from tests.vector_stores import MakeStore, faiss, in_memory, make_pgvector, make_store
 
 __all__ = ["make_pgvector", "make_store"]
 
@@ -230,6 +233,34 @@ async def test_a_write_in_flight_during_an_erasure_leaves_nothing(
             assert everything_in(store) == before
             adapter.goes_on.set()
             assert await asyncio.wrap_future(writing) is KeyDestroyed
+
+    assert everything_in(store) == before
+
+
+def test_nothing_is_left_while_threads_write_and_search(
+    memory: IsolatedMemory, database_url: str, root_key: LocalRootKey
+):
+    store = faiss(NGramEmbeddings())
+    wrapped(memory, store, "bob").add_texts(["of bob"])
+    before, has_begun = everything_in(store), threading.Barrier(9)
+
+    def work(notes: WrappedVectorStore) -> object:
+        notes.add_texts([TEXT])
+        has_begun.wait(60)
+        while True:
+            try:
+                notes.add_texts([TEXT] * 3)
+                notes.similarity_search(TEXT)
+            except DatabaseLocked:
+                continue
+            except Exception as error:  # noqa: BLE001 - looked at below
+                return type(error)
+
+    with IsolatedMemory(database_url, root_key=root_key) as other, ThreadPoolExecutor(8) as pool:
+        working = [pool.submit(work, wrapped(other, store)) for _ in range(8)]
+        has_begun.wait(60)
+        memory.erase_user("alice")
+        assert {one.result(60) for one in working} == {KeyDestroyed}
 
     assert everything_in(store) == before
 
@@ -573,3 +604,23 @@ def test_a_document_written_in_parts_is_stopped_between_them(
     with pytest.raises(KeyDestroyed):
         alice.add_texts([TEXT] * 1_001)
     assert (puts, everything_in(store)) == ([1_000], [])
+
+
+def test_the_command_line_is_told_of_stores_and_takes_those_that_are_left_out(
+    database_url: str, root_key: LocalRootKey
+):
+    with IsolatedMemory(database_url, root_key=root_key) as memory:
+        wrapped(memory, in_memory(NGramEmbeddings()), name="notes").add_texts([TEXT])
+    asked = ("erase", "--user", "alice", "--yes", "--database", database_url)
+
+    assert "does not have: notes" in error_line(run(*asked))
+    done = run(*asked, "--without-store", "notes")
+    assert "store_note: 1" in done.stdout
+
+
+def test_a_store_may_be_included_again_and_again(memory: IsolatedMemory):
+    store, known = in_memory(NGramEmbeddings()), memory._context.known_stores
+    for name in (None, None, "notes", "notes"):
+        known.include(store, name)
+
+    assert [len(known.of_name(name)) for name in ("InMemoryVectorStore", "notes", "x")] == [1, 1, 0]

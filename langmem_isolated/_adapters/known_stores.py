@@ -20,7 +20,7 @@ class KnownStores:
 
     def __init__(self) -> None:
         self._wrapped: WeakKeyDictionary[VectorStore, _Wrapped] = WeakKeyDictionary()
-        self._included: list[tuple[str, VectorStoreAdapter]] = []
+        self._included: dict[tuple[str, int], tuple[VectorStore, VectorStoreAdapter]] = {}
         self._lock = threading.Lock()
 
     def is_tried(self, store: VectorStore, how: object) -> bool:
@@ -72,7 +72,8 @@ class KnownStores:
         known = adapter or any_adapter(store)
         named = known.name if name is None else checked_id("name", name)
         with self._lock:
-            self._included.append((named, known))
+            # With the store itself: its id is no other's for as long as it is kept.
+            self._included[named, id(store)] = store, known
 
     def of_name(self, name: str) -> list[VectorStoreAdapter]:
         """What knows each store that has this name; none, where the process has no such store."""
@@ -80,7 +81,8 @@ class KnownStores:
 
         with self._lock:
             wrapped = [(store, {**one.names}) for store, one in self._wrapped.items()]
-            found = [adapter for named, adapter in self._included if named == name]
+            included = self._included.items()
+            found = [adapter for (named, _), (_, adapter) in included if named == name]
         for store, names in wrapped:
             if name in names:
                 own = names[name]

@@ -13,6 +13,7 @@ from langchain_core.vectorstores import VectorStore
 from langmem_isolated._adapters.document_tags import ID, OWNER, STAMP
 from langmem_isolated.errors import IsolationViolation
 from langmem_isolated.wrapping.adapters import VectorStoreAdapter
+from langmem_isolated.wrapping.clearing import clear_owner
 from langmem_isolated.wrapping.probe import ThrowawayOwner
 from langmem_isolated.wrapping.registry import adapter_of
 from langmem_isolated.wrapping.vector_store import WrappedVectorStore
@@ -308,6 +309,24 @@ class VectorStoreAdapterTests:
 
         assert alice.similarity_search(_TEXT, 4) == []
         assert len(bob.similarity_search(_TEXT, 4)) == 1
+
+    def test_an_erasure_finds_all_documents_of_one_owner_and_of_no_other(
+        self, users: Any, adapter: VectorStoreAdapter
+    ) -> None:
+        alice, bob = users
+        alice.add_texts([_TEXT, "quite another matter", "zzz"])
+        bob.add_texts([_TEXT] * 40)
+        of_alice, of_bob = (next(iter(user.readable_tags())) for user in (alice, bob))
+        before = adapter.owned(of_bob, 99)
+
+        assert adapter.name
+        assert len({*adapter.owned(of_alice, 99)}) == 3
+        assert len(adapter.owned(of_alice, 2)) == 2
+        assert adapter.owned("nobody", 99) == []
+        assert clear_owner(adapter, of_alice) == 3
+        assert adapter.owned(of_alice, 99) == []
+        assert sorted(adapter.owned(of_bob, 99)) == sorted(before)
+        assert len(before) == 40
 
     @pytest.mark.parametrize("wrong", ["filters", "where", "pre_filter", "namespace", "fetch_k"])
     def test_a_keyword_that_is_not_known_is_refused(self, users: Any, wrong: str) -> None:
