@@ -24,6 +24,7 @@ from langmem_isolated._storage.key_uses import KeyUses
 from langmem_isolated._storage.owner_state import OwnerPlace, OwnerState
 from langmem_isolated._storage.root_key_rotation import RootKeyRotation
 from langmem_isolated._storage.scope_rows import ScopeRow, ScopeRows, Traces, owner_of
+from langmem_isolated._storage.tombstones import FOR_EVER, TombstoneRules, Tombstones
 from langmem_isolated._storage.wrapped_keys import OWNED, WrappedKeys, incarnation_of
 from langmem_isolated.errors import KeyDestroyed, KeyNotFound, RecordDoesNotOpen
 from langmem_isolated.root_keys import RootKey
@@ -50,6 +51,7 @@ class Keyring:
             latest then (writes are refused at once). What is over time leaves memory when anybody
             asks for keys, all of it at :meth:`close`; a process that does nothing keeps it.
         compress: Whether records are deflated before they are sealed.
+        tombstones: Where it is kept besides who was erased, and for how long.
         clock: Seconds that only go forward.
     """
 
@@ -63,6 +65,7 @@ class Keyring:
         cache_size: int = 1024,
         cache_seconds: float = 300.0,
         compress: bool = True,
+        tombstones: TombstoneRules = FOR_EVER,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         keys = key_store or database
@@ -72,6 +75,7 @@ class Keyring:
         self._installation = Installation(
             database, keys, self._root_keys, seconds=cache_seconds, clock=clock
         )
+        self.tombstones = Tombstones(keys, self._installation, tombstones)
         self._uses = KeyUses(database)
         self._compress = compress
         self._cache = LRUCache[Owner, ScopeKeys](
@@ -236,12 +240,17 @@ class Keyring:
         """Give the owner's principal a new sealing key; the former opens and seals no more."""
         self.change_keys(owner, lambda found, keys: keys.with_new_keys(found, Purpose.SEALING))
 
-    def destroy(self, owner: Owner) -> KeySet:
-        """Destroy all keys of the owner's principal; returns the set that they were."""
+    def destroy(self, owner: Owner, *, leaves_tombstone: bool = False) -> KeySet:
+        """Destroy all keys of the owner's principal; returns the set that they were.
+
+        A tombstone, by which older copies forget them too, is there before they are destroyed.
+        """
         former: list[KeySet] = []
 
         def destroyed(found: KeySet, _: WrappedKeys) -> KeySet:
             former.append(found)
+            if leaves_tombstone:
+                self.tombstones.put(found)
             return found.destroyed(now())
 
         self.change_keys(owner, destroyed)
