@@ -7,6 +7,7 @@ import typer
 from langmem_isolated.cli.options import (
     DEFAULT_DATABASE,
     DatabaseOption,
+    ErasureLogOption,
     JsonOption,
     KeyStoreOption,
     ProjectOption,
@@ -25,6 +26,13 @@ def erase(
     as_json: JsonOption = False,
     database: DatabaseOption = DEFAULT_DATABASE,
     key_store: KeyStoreOption = None,
+    erasure_log: ErasureLogOption = None,
+    tombstone_days: Annotated[
+        int | None,
+        typer.Option(
+            "--tombstone-days", min=1, help="Keep for so long, by default for ever, who was erased."
+        ),
+    ] = None,
 ) -> None:
     """Erase a user: keys, rows of all modules, account; prints a receipt. Needs the root key.
 
@@ -36,7 +44,10 @@ def erase(
         raise typer.BadParameter("Give --user, or --finish alone.")
     if user is not None and not yes:
         _confirm(user)
-    with existing_memory(database, key_store) as memory, counting("removed") as progress:
+    opened = existing_memory(
+        database, key_store, erasure_log=erasure_log, tombstone_days=tombstone_days
+    )
+    with opened as memory, counting("removed") as progress:
         if user is None:
             heap = memory.finish_erasure()
             told: dict[str, object] = {"heap": heap}
