@@ -51,7 +51,7 @@ TABLES = {
     "usage": "what days are told from; goes with the scope",
     "sessions": "counted, swept and cleared by the kinds of its rows",
     "records": "counted, swept and cleared by the kinds of its rows",
-    "tombstones": "nothing writes it yet",
+    "tombstones": "who was erased; swept when the time that it is kept for is over",
     "erasures": "nothing writes it yet",
     "audit": "nothing writes it yet",
 }

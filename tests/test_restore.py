@@ -54,7 +54,8 @@ class House:
             self.alice = principal_of(memory, "alice")
             memory.backup(self.backup, key_store=self.keys_backup)
             self.canaries = self._canaries()
-            memory.erase_user("alice")
+            assert memory.erase_user("alice").heap == "scrubbed"
+            assert self.left_of_alice() == []
             say(memory, "bob", "later")
 
     def memory(self, **options: Any) -> IsolatedMemory:
