@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,18 +16,17 @@ from langmem_isolated._adapters.config_keys import ConfigKeys
 from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._adapters.run_scope import RunScopes
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
-from langmem_isolated._database.copies import opened_copy
+from langmem_isolated._database.copies import copy_into, opened_copy
 from langmem_isolated._database.database import Database
-from langmem_isolated._database.files import path_of
-from langmem_isolated._database.replacement import put_in_place, refuse_remains, taken_out_of_use
-from langmem_isolated._database.urls import checked_url
-from langmem_isolated._runtime.arguments import callback, kind_of, true_or_false
+from langmem_isolated._database.replacement import put_in_place, taken_out_of_use
+from langmem_isolated._runtime.arguments import callback, true_or_false
 from langmem_isolated._runtime.limits import DEFAULT_LIMITS
 from langmem_isolated._storage.installation import ids_of
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated._storage.tombstones import TombstoneRules, tombstone_rules
 from langmem_isolated.errors import DatabaseCorrupt, ErasureLogRefused, RestoreRefused, SchemaTooOld
 from langmem_isolated.lifecycle.erasure.reapplication import reapplied
+from langmem_isolated.lifecycle.restore_places import Place, Places
 from langmem_isolated.root_keys import LocalRootKey, RootKey, checked_provider, checked_providers
 
 if TYPE_CHECKING:
@@ -106,7 +105,7 @@ def restore_backup(
         callback("progress", progress, example="progress=lambda removed: print(removed)")
     key = LocalRootKey.from_environment() if root_key is None else checked_provider(root_key)
     opener = _Opener(key, checked_providers(accepted_root_keys), tombstone_rules(erasure_log, None))
-    places = _Places.of(backup, database, key_store, key_store_backup, replace=replace)
+    places = Places.of(backup, database, key_store, key_store_backup, replace=replace)
     return _Restoring(opener, places, progress or (lambda _: None)).run(
         without_tombstones=without_tombstones
     )
@@ -131,116 +130,41 @@ class _Opener:
         )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """A file to be restored: its backup, where it is to be, and whether one is there."""
-
-    backup: Path
-    target: Path
-    is_replaced: bool
-
-    @classmethod
-    def of(cls, backup: object, target: Path, *, replace: bool) -> _Place:
-        source = _path("backup", backup)
-        if not source.is_file():
-            raise RestoreRefused("There is no backup of this name. Give the file.")
-        if not target.parent.is_dir():
-            raise RestoreRefused("The folder of the database is not there. Make it first.")
-        is_there = os.path.lexists(target)
-        if is_there and not replace:
-            raise RestoreRefused(
-                "A database is there, and stays. To have it replaced, and kept under another name: "
-                "replace=True."
-            )
-        if is_there and source.samefile(target):
-            raise RestoreRefused("The backup is the database itself. Give another file.")
-        if not is_there:
-            refuse_remains(target)
-        return cls(source, target, is_there)
-
-
-@dataclass(frozen=True, slots=True)
-class _Places:
-    """What is restored where."""
-
-    data: _Place
-    keys: _Place | None
-    key_store: str | None
-
-    @classmethod
-    def of(
-        cls,
-        backup: object,
-        database: object,
-        key_store: str | None,
-        key_store_backup: object,
-        *,
-        replace: bool,
-    ) -> _Places:
-        data = _Place.of(backup, _file("database", database), replace=replace)
-        if key_store_backup is None:
-            _refuse_missing(key_store)
-            return cls(data, None, key_store)
-        if key_store is None:
-            raise RestoreRefused(
-                "key_store_backup= has no place without key_store=, the URL of the key store. "
-                "Leave it out where the wrapped keys are in the database."
-            )
-        place = _Place.of(key_store_backup, _file("key_store", key_store), replace=replace)
-        return cls(data, place, key_store)
-
-
-def _refuse_missing(key_store: str | None) -> None:
-    """Refuse a key store that is not there: to open it would make an empty one."""
-    url = None if key_store is None else checked_url(key_store)
-    if url is None or url.get_backend_name() == "postgresql":
-        return
-    path = path_of(url.database, is_uri=bool(url.query.get("uri")))
-    if path is None or not path.is_file():
-        raise RestoreRefused(
-            "There is no key store at the place given, and none was made. Give the right "
-            "key_store=…, or restore its backup too: key_store_backup=…"
-        )
-
-
 class _Restoring:
     """One restore."""
 
-    def __init__(self, opener: _Opener, places: _Places, progress: Progress) -> None:
+    def __init__(self, opener: _Opener, places: Places, progress: Progress) -> None:
         self._opener, self._places, self._progress = opener, places, progress
         self._sources: list[Source] = []
 
     def run(self, *, without_tombstones: bool) -> Restored:
         data, keys = self._places.data, self._places.keys
         with ExitStack() as stack:
-            former, former_keys = _former(data, stack), _former(keys, stack)
-            draft, key_draft = _draft(data, stack), _draft(keys, stack)
-            assert draft is not None
-            with self._opened(draft, key_draft) as context:
-                others = self._known(context.database, former, former_keys)
-                if not self._sources and not without_tombstones:
-                    raise RestoreRefused(_UNKNOWN)
-                done = reapplied(context, self._progress, others)
-            size = draft.stat().st_size
+            former, former_keys = _former(data, stack), _former(keys, stack) if keys else None
+            copy = _copy(_draft(data, stack), stack)
+            key_copy = _copy(_draft(keys, stack), stack) if keys else None
+            key_store = key_copy.database if key_copy else self._key_store(stack)
+            context = self._opener.context(copy.database, key_store)
+            context.open()
+            others = self._known(copy.database, former, former_keys)
+            if not self._sources and not without_tombstones:
+                raise RestoreRefused(_UNKNOWN)
+            done = reapplied(context, self._progress, others)
+            whole, whole_keys = copy.living(), key_copy.living() if key_copy else None
+            size = whole.stat().st_size
             # The data first: the key store that stands there yet has the keys of all that is in it.
-            kept = [_published(draft, data), _published(key_draft, keys)]
+            kept = [put_in_place(whole, data.target, is_replaced=data.is_replaced)]
+            if keys and whole_keys:
+                kept.append(put_in_place(whole_keys, keys.target, is_replaced=keys.is_replaced))
         sources, names = tuple(self._sources), tuple(path for path in kept if path)
         return Restored(size, done.principals, done.counts, sources, names)
 
-    @contextmanager
-    def _opened(self, draft: Path, key_draft: Path | None) -> Iterator[MemoryContext]:
-        """The copies, found to open; all that is in them is in their files behind it."""
-        with ExitStack() as stack:
-            database, key_store = _copy(draft, stack), _copy(key_draft, stack)
-            assert database is not None
-            if key_store is None and self._places.key_store is not None:
-                key_store = Database(self._places.key_store, auto_upgrade=False)
-                stack.callback(key_store.close)
-            context = self._opener.context(database, key_store)
-            context.open()
-            yield context
-            context.database.truncate_log()
-            context.keyring.truncate_log()
+    def _key_store(self, stack: ExitStack) -> Database | None:
+        """The key store that stays as it is."""
+        url = self._places.key_store
+        if url is None:
+            return None
+        return stack.enter_context(closing(Database(url, auto_upgrade=False)))
 
     def _known(
         self, database: Database, former: Database | None, former_keys: Database | None
@@ -273,13 +197,13 @@ _UNKNOWN = (
 )
 
 
-def _former(place: _Place | None, stack: ExitStack) -> Database | None:
+def _former(place: Place, stack: ExitStack) -> Database | None:
     """The database that is to be replaced, which nobody else can use any more.
 
     Raises:
         RestoreRefused: It cannot be read, or somebody uses it.
     """
-    if place is None or not place.is_replaced:
+    if not place.is_replaced:
         return None
     try:
         former = stack.enter_context(closing(taken_out_of_use(place.target)))
@@ -307,10 +231,8 @@ def _is_same(former: Database, database: Database) -> bool:
     raise RestoreRefused(f"The database that is there is no other state of this one. {_MOVE}.")
 
 
-def _draft(place: _Place | None, stack: ExitStack) -> Path | None:
+def _draft(place: Place, stack: ExitStack) -> Path:
     """A copy of a backup, in a folder beside its target that goes with all that is in it."""
-    if place is None:
-        return None
     try:
         folder = TemporaryDirectory(dir=place.target.parent, prefix=f".{place.target.name}.")
         draft = Path(stack.enter_context(folder)) / "copy.db"
@@ -329,59 +251,35 @@ def _copy_file(source: Path, target: Path) -> None:
             shutil.copyfileobj(reading, writing, 2**20)
 
 
-def _copy(draft: Path | None, stack: ExitStack) -> Database | None:
-    """A copy of a backup as a database.
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """A copy of a backup, open."""
+
+    database: Database
+    draft: Path
+
+    def living(self) -> Path:
+        """What lives in it, in another file beside it: no byte of what was removed is in that.
+
+        Whoever made the backup may have copied free pages, and SQLite itself can leave traces of
+        what it moved in a page that it built anew.
+        """
+        whole = self.draft.with_name("whole.db")
+        copy_into(self.database, whole)
+        return whole
+
+
+def _copy(draft: Path, stack: ExitStack) -> _Copy:
+    """Open a copy of a backup.
 
     Raises:
         RestoreRefused: It is none of ours, or damaged.
     """
-    if draft is None:
-        return None
     try:
-        return stack.enter_context(closing(opened_copy(draft)))
+        return _Copy(stack.enter_context(closing(opened_copy(draft))), draft)
     except DatabaseCorrupt:
         raise RestoreRefused("The backup is damaged, or no SQLite database.") from None
     except SchemaTooOld as error:
         if error.found:
             raise
         raise RestoreRefused("The backup has no tables of ours: it is another file.") from None
-
-
-def _published(draft: Path | None, place: _Place | None) -> Path | None:
-    if draft is None or place is None:
-        return None
-    return put_in_place(draft, place.target, is_replaced=place.is_replaced)
-
-
-def _path(name: str, value: object) -> Path:
-    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
-        raise TypeError(
-            f"{name} must be a str or a pathlib.Path, got {kind_of(value)}. Nothing was restored. "
-            'Name files: restore_backup("monday.db", "memory.db").'
-        )
-    return Path(value).absolute()
-
-
-def _file(name: str, value: object) -> Path:
-    """The file of a SQLite database that is given by its URL or its path.
-
-    Raises:
-        RestoreRefused: It is on PostgreSQL, or in no file.
-        DatabaseError: The URL cannot be read.
-    """
-    if not isinstance(value, str) or "://" not in value:
-        return _path(name, value)
-    url = checked_url(value)
-    if url.get_backend_name() == "postgresql":
-        raise RestoreRefused(_POSTGRES)
-    path = path_of(url.database, is_uri=bool(url.query.get("uri")))
-    if path is None:
-        raise RestoreRefused(f"{name} names no file. Give the path of the database.")
-    return path.absolute()
-
-
-_POSTGRES = (
-    "PostgreSQL restores its own backups. Keep every process from the database, run pg_restore "
-    "--clean --if-exists --dbname=DATABASE FILE, and then langmem-isolated restore without a file, "
-    "or memory.reapply_erasures(): it forgets again who was erased since."
-)
