@@ -451,6 +451,14 @@ def test_arguments_that_cannot_be_meant_are_refused(house: House, postgres_url: 
     ):
         with pytest.raises(error, match=match):
             house.restore(**options)
+    with pytest.raises(RestoreRefused, match="names the database itself"):
+        restore_backup(
+            house.backup,
+            house.data,
+            root_key=KEY,
+            key_store=f"sqlite:///{house.data}",
+            replace=True,
+        )
     for error, match, places in (
         (TypeError, "backup must be", (7, house.data)),
         (TypeError, "database must be", (house.backup, 7)),
@@ -462,6 +470,16 @@ def test_arguments_that_cannot_be_meant_are_refused(house: House, postgres_url: 
     ):
         with pytest.raises(error, match=match):
             restore_backup(*places, root_key=KEY, erasure_log=house.log, replace=True)
+
+
+def test_where_a_link_leads_to_is_replaced_and_the_link_stays(house: House, tmp_path: Path):
+    link = tmp_path / "link.db"
+    link.symlink_to(house.data)
+
+    restore_backup(house.backup, link, root_key=KEY, erasure_log=house.log, replace=True)
+
+    assert link.is_symlink()
+    assert house.bob() == ["a secret", "kept"]
 
 
 def test_progress_is_told_how_much_was_removed(house: House):

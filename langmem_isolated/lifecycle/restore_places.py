@@ -34,7 +34,9 @@ class Place:
             raise RestoreRefused("There is no backup of this name. Give the file.")
         if not target.parent.is_dir():
             raise RestoreRefused("The folder of the database is not there. Make it first.")
-        is_there = os.path.lexists(target)
+        # What a link leads to is replaced, and the link stays: SQLite's log is beside the former.
+        target = target.resolve()
+        is_there = target.exists()
         if is_there and not replace:
             raise RestoreRefused(
                 "A database is there, and stays. To have it replaced, and kept under another name: "
@@ -74,7 +76,7 @@ class Places:
         """
         data = Place.of(backup, _file("database", database), replace=replace)
         if key_store_backup is None:
-            _refuse_missing(key_store)
+            _refuse_key_store(key_store, data.target)
             return cls(data, None, key_store)
         if key_store is None:
             raise RestoreRefused(
@@ -85,17 +87,18 @@ class Places:
         return cls(data, place, key_store)
 
 
-def _refuse_missing(key_store: str | None) -> None:
-    """Refuse a key store that is not there: to open it would make an empty one."""
-    url = None if key_store is None else checked_url(key_store)
-    if url is None or url.get_backend_name() == "postgresql":
+def _refuse_key_store(key_store: str | None, data: Path) -> None:
+    """Refuse a key store that is not there, for to open it would make an empty one."""
+    if key_store is None or checked_url(key_store).get_backend_name() == "postgresql":
         return
-    path = path_of(url.database, is_uri=bool(url.query.get("uri")))
-    if path is None or not path.is_file():
+    path = _file("key_store", key_store)
+    if not path.is_file():
         raise RestoreRefused(
             "There is no key store at the place given, and none was made. Give the right "
             "key_store=…, or restore its backup too: key_store_backup=…"
         )
+    if path.resolve() == data:
+        raise RestoreRefused("key_store= names the database itself. Leave it out.")
 
 
 def _path(name: str, value: object) -> Path:
