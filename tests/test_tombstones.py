@@ -188,6 +188,29 @@ def test_a_line_that_was_changed_is_refused_by_its_number_and_nothing_is_quoted(
     assert json.loads(second)["principal"] not in str(refusal.value)
 
 
+@pytest.mark.parametrize("name", ["memory.db", "notes.txt"])
+def test_a_file_that_is_no_log_is_not_written_to(root_key: LocalRootKey, tmp_path: Path, name: str):
+    (tmp_path / "notes.txt").write_bytes(b"mine")
+    url, log = f"sqlite:///{tmp_path}/memory.db", tmp_path / name
+    with IsolatedMemory(url, root_key=root_key, erasure_log=log) as memory:
+        say(memory, "alice")
+        before = log.read_bytes()
+        with pytest.raises(ErasureLogRefused):
+            memory.erase_user("alice")
+        assert log.read_bytes() == before
+        assert said(memory, "alice") == ["a secret"]
+
+
+@pytest.mark.parametrize("torn", [b"\0" * 300, b'{"v', b'{"v":1,"princ'])
+def test_what_a_power_loss_leaves_of_the_first_line_is_taken_away(
+    logged: IsolatedMemory, log: Path, torn: bytes
+):
+    log.write_bytes(torn)
+    say(logged, "alice")
+    logged.erase_user("alice")
+    assert len(lines(log)) == 1
+
+
 def test_the_log_of_another_installation_is_refused(
     logged: IsolatedMemory, log: Path, root_key: LocalRootKey, tmp_path: Path
 ):

@@ -24,6 +24,7 @@ from langmem_isolated.errors import ErasureLogRefused
 
 _VERSION = 1
 _END = b"\n"
+_BEGIN = b'{"v":'
 
 
 class Tombstone(NamedTuple):
@@ -136,6 +137,7 @@ class ErasureLog:
         """
         with self._writing():
             content = self._content()
+            _refuse_other_files(content)
             known = {*content.split(_END)}
             new = dict.fromkeys(one.encoded() for one in tombstones)
             lines = b"".join(line + _END for line in new if line not in known)
@@ -228,6 +230,14 @@ def _is_whole(torn: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def _refuse_other_files(content: bytes) -> None:
+    """Refuse to write to what is no erasure log, such as the database itself."""
+    begins = content[: len(_BEGIN)]
+    # A power loss can leave zeros of a first line.
+    if begins != _BEGIN[: len(begins)] and content.strip(b"\0"):
+        raise ErasureLogRefused.line(1)
 
 
 def _write_all(descriptor: int, lines: bytes) -> None:
