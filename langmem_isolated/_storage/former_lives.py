@@ -21,8 +21,15 @@ class FormerLife(NamedTuple):
 
     owner: Owner | None
     """Whose, if that can be known: of the user or guest, without a module."""
+    is_marked: bool
+    """Whether it is known here that the principal has lived so often."""
     has_keys: bool
     rows: list[ScopeRow]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to be done."""
+        return self.is_marked and not self.has_keys and not self.rows
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -54,9 +61,10 @@ class FormerLives:
         found = self.sets.read(principal, opened.directory)
         rows = self.scopes.of_principal(opened.directory, principal)
         former = [row for row in rows if row.incarnation <= life]
+        is_marked = found.next_version(Purpose.NAMING) > life
         if not _living(found) or _is_later(found, life):
-            return FormerLife(None, False, former)
-        return FormerLife(_owner(opened, found, former), True, former)
+            return FormerLife(None, is_marked, False, former)
+        return FormerLife(_owner(opened, found, former), is_marked, True, former)
 
     def mark(self, principal: bytes, life: int) -> None:
         """Have it be known that a principal has lived so often, where the copy is from before.

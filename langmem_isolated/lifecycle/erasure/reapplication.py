@@ -111,8 +111,10 @@ class _Reapplication:
     def _is_erased(self, ended: Tombstone) -> bool:
         """Erase a principal's lives up to one again; whether there was anything of them."""
         principal, life = ended.principal, ended.incarnation
-        self._lives.mark(principal, life)
         found = self._lives.find(principal, life)
+        if found.is_over:
+            return False
+        self._lives.mark(principal, life)
         if found.owner is not None:
             self._erase(found.owner)
         else:
