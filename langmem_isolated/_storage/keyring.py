@@ -251,7 +251,7 @@ class Keyring:
         def destroyed(found: KeySet, _: WrappedKeys) -> KeySet:
             former.append(found)
             if leaves_tombstone:
-                self.tombstones.put(found)
+                self.tombstones.put(found.principal, found.next_version(Purpose.NAMING) - 1)
             return found.destroyed(now())
 
         self.change_keys(owner, destroyed)

@@ -23,7 +23,6 @@ from langmem_isolated._runtime.arguments import kind_of, whole_number
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage.erasure_log import ErasureLog, Tombstone
 from langmem_isolated._storage.installation import Installation
-from langmem_isolated._storage.key_sets import KeySet, Purpose
 from langmem_isolated.errors import RecordDoesNotOpen
 
 
@@ -135,20 +134,19 @@ class Tombstones:
         self._installation = installation
         self.log, self._lifetime = rules
 
-    def put(self, ended: KeySet) -> None:
-        """Keep that all lives of a principal are ended, before its keys are destroyed.
+    def put(self, principal: bytes, life: int) -> None:
+        """Keep that a principal's lives up to one are ended, before its keys are destroyed.
 
-        Nothing is kept of who never had a key.
+        Nothing is kept of who never had a key: their life is 0.
 
         Raises:
             ErasureLogRefused: The erasure log cannot be written.
             RecordDoesNotOpen: There is one already, and it was tampered with.
             DatabaseError: The database refused or failed.
         """
-        directory, life = self._directory(), ended.next_version(Purpose.NAMING) - 1
+        directory, moment = self._directory(), now()
         if directory is None or not life:
             return
-        moment, principal = now(), ended.principal
         ends = None if self._lifetime is None else moment + self._lifetime
         new = Tombstone.of(directory, principal, life, moment, ends)
         stored = [one for one in self._of(directory, principal) if one.incarnation == life]

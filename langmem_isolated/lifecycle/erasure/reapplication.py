@@ -100,8 +100,9 @@ class _Reapplication:
         self._removed = 0
 
     def run(self) -> Reapplied:
-        principals = sum([self._is_erased(one) for one in self._ended.values()])
+        # First: who is on hold is not erased.
         self._forget_holds()
+        principals = sum([self._is_erased(one) for one in self._ended.values()])
         if principals:
             if self._context.plaintext_cache:
                 self._context.plaintext_cache.clear()
@@ -145,7 +146,7 @@ class _Reapplication:
         if not self._ended or directory is None:
             return
         for project in self._lives.projects():
-            count = holds.forget(
+            count = holds.forget_where(
                 self._context, project, lambda hold: self._is_before_erasure(hold, directory)
             )
             if count:

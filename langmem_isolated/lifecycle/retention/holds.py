@@ -246,7 +246,7 @@ def check(context: MemoryContext, user_id: str, project_id: str) -> None:
         raise LegalHold
 
 
-def forget(context: MemoryContext, project: Owner, is_wanted: Callable[[Hold], bool]) -> int:
+def forget_where(context: MemoryContext, project: Owner, is_wanted: Callable[[Hold], bool]) -> int:
     """Remove the holds of a project that are ``is_wanted``, in force or not; how many there were.
 
     For what an older copy brought back: a user is erased after a hold was released.
