@@ -239,7 +239,8 @@ def test_a_guest_and_what_a_project_shared_are_forgotten_too(
         guest.chat_history("s").add_user_message("a secret")
         owner = guest._records.owner
         principal, old = memory._keyring.scopes_of(owner)[0].principal, OldCopy(database_url)
-        memory._keyring.destroy(owner, leaves_tombstone=True)
+        memory._keyring.tombstones.put(principal, 1)
+        memory._keyring.destroy(owner)
     old.put_back()
 
     with open_memory() as memory:
