@@ -266,7 +266,6 @@ class Keyring:
         parts = self._installation, self._sets, self._scopes, self._root_keys
         return RootKeyRotation(*parts, CheckedRootKey(new))
 
-    @property
     def former_lives(self) -> FormerLives:
         """What ends lives that erasures have ended already, by the digests of principals."""
         parts = self._installation, self._sets, self._scopes, self._root_keys

@@ -91,7 +91,7 @@ class _Reapplication:
         self, context: MemoryContext, tombstones: list[Tombstone], progress: Progress
     ) -> None:
         self._context, self._progress = context, progress
-        self._lives = context.keyring.former_lives
+        self._lives = context.keyring.former_lives()
         # By principal the last life that was ended, and when.
         self._ended: dict[bytes, Tombstone] = {}
         for one in sorted(tombstones):
