@@ -134,6 +134,7 @@ def test_it_has_the_commands_that_operators_know():
         "profile show",
         "retention keep",
         "retention list",
+        "restore",
         "retention remove",
         "schema upgrade",
         "sessions",

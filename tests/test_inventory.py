@@ -54,7 +54,7 @@ TABLES = {
     "usage": "what days are told from; goes with the scope",
     "sessions": "counted, swept and cleared by the kinds of its rows",
     "records": "counted, swept and cleared by the kinds of its rows",
-    "tombstones": "nothing writes it yet",
+    "tombstones": "who was erased; swept when the time that it is kept for is over",
     "erasures": "of operators: what was erased, without anybody's id",
     "audit": "nothing writes it yet",
 }

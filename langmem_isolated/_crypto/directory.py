@@ -20,7 +20,7 @@ class DirectoryKey:
     refused, with no further question to a key service.
     """
 
-    __slots__ = ("_digests", "_erasures", "_key_sets", "_scopes", "id")
+    __slots__ = ("_digests", "_erasures", "_key_sets", "_scopes", "_tombstones", "id")
 
     def __init__(self, key: SecretBytes) -> None:
         self.id = derive(key, b"directory id").reveal()[:DIGEST_BYTES]
@@ -29,6 +29,7 @@ class DirectoryKey:
         self._scopes = DigestKey(derive(key, b"scope rows"))
         # Uncounted: it seals once for each 500 rows that are erased, and may for 2^32 of these.
         self._erasures = SealingKey(derive(key, b"erasures"))
+        self._tombstones = DigestKey(derive(key, b"tombstones"))
 
     def principal_of(self, owner: Owner) -> bytes:
         """By which the tables know whose keys seal the owner's records."""
@@ -89,6 +90,14 @@ class DirectoryKey:
         """
         keys = {self._erasures.id: self._erasures}
         return open_sealed(keys, place, sealed, kind="erasure")
+
+    def tombstone_mac(self, *columns: object) -> bytes:
+        """16 bytes that authenticate a tombstone, in its table and in an erasure log."""
+        return row_mac(self._tombstones, *columns)
+
+    def has_tombstone(self, mac: object, *columns: object) -> bool:
+        """Whether ``mac`` is that of a tombstone of these columns."""
+        return is_authentic(self._tombstones, mac, *columns)
 
     def __reduce__(self) -> str:
         raise TypeError("keys are not pickled")

@@ -19,6 +19,7 @@ from langmem_isolated.cli.examples import shown
 from langmem_isolated.cli.export import export
 from langmem_isolated.cli.keys import keygen
 from langmem_isolated.cli.modules import modules
+from langmem_isolated.cli.restore import restore
 from langmem_isolated.cli.root_key import rotate_root_key
 from langmem_isolated.cli.sessions import sessions, show
 from langmem_isolated.cli.stats import digest, stats
@@ -82,6 +83,13 @@ for command, examples in (
     ),
     (rotate_root_key, ("rotate-root-key --new-key-file new.key",)),
     (backup, ("backup monday.db", "backup monday.db --key-store-output keys.db --json")),
+    (
+        restore,
+        (
+            "restore monday.db --erasure-log erasures.jsonl",
+            "restore --database postgresql://service@host/memory --erasure-log erasures.jsonl",
+        ),
+    ),
     (
         export,
         (

@@ -20,7 +20,11 @@ KEY_STORE = f"--key-store or {KEY_STORE_VARIABLE}"
 
 
 def existing_memory(
-    url: str, key_store: str | None, *accepted_root_keys: RootKey
+    url: str,
+    key_store: str | None,
+    *accepted_root_keys: RootKey,
+    erasure_log: Path | None = None,
+    tombstone_days: int | None = None,
 ) -> IsolatedMemory:
     """A memory over databases that are there; asking must not make one."""
     from langmem_isolated.memory import IsolatedMemory
@@ -29,7 +33,12 @@ def existing_memory(
     if key_store:
         existing_database(key_store, given_as=KEY_STORE).close()
     return IsolatedMemory(
-        url, accepted_root_keys=accepted_root_keys, key_store=key_store, auto_upgrade=False
+        url,
+        accepted_root_keys=accepted_root_keys,
+        key_store=key_store,
+        erasure_log=erasure_log,
+        tombstone_days=tombstone_days,
+        auto_upgrade=False,
     )
 
 

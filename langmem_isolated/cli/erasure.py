@@ -9,6 +9,7 @@ import typer
 from langmem_isolated.cli.options import (
     DEFAULT_DATABASE,
     DatabaseOption,
+    ErasureLogOption,
     JsonOption,
     KeyStoreOption,
 )
@@ -63,6 +64,13 @@ def erase(
     as_json: JsonOption = False,
     database: DatabaseOption = DEFAULT_DATABASE,
     key_store: KeyStoreOption = None,
+    erasure_log: ErasureLogOption = None,
+    tombstone_days: Annotated[
+        int | None,
+        typer.Option(
+            "--tombstone-days", min=1, help="Keep for so long, by default for ever, who was erased."
+        ),
+    ] = None,
 ) -> None:
     """Erase a user, guest, module or project: keys and all rows; prints a receipt.
 
@@ -81,7 +89,10 @@ def erase(
     for what, name in given:
         if not yes:
             _confirm(what, name)
-    with existing_memory(database, key_store) as memory:
+    opened = existing_memory(
+        database, key_store, erasure_log=erasure_log, tombstone_days=tombstone_days
+    )
+    with opened as memory:
         if finish:
             is_done = _finished(memory, as_json) or database.startswith("postgresql")
         elif receipts:

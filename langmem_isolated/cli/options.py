@@ -1,10 +1,15 @@
 """Command-line options that several commands share."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from langmem_isolated._runtime.environment import DATABASE_VARIABLE, KEY_STORE_VARIABLE
+from langmem_isolated._runtime.environment import (
+    DATABASE_VARIABLE,
+    ERASURE_LOG_VARIABLE,
+    KEY_STORE_VARIABLE,
+)
 
 DEFAULT_DATABASE = "sqlite:///langmem-isolated.db"
 
@@ -22,6 +27,14 @@ KeyStoreOption = Annotated[
         "--key-store",
         envvar=KEY_STORE_VARIABLE,
         help="URL of the database that holds the wrapped keys, if it is another one.",
+    ),
+]
+ErasureLogOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--erasure-log",
+        envvar=ERASURE_LOG_VARIABLE,
+        help="The file outside the database that keeps who was erased.",
     ),
 ]
 UserOption = Annotated[str, typer.Option("--user", help="The user's id.")]

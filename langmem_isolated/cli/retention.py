@@ -9,6 +9,7 @@ from langmem_isolated.cli.examples import shown
 from langmem_isolated.cli.options import (
     DEFAULT_DATABASE,
     DatabaseOption,
+    ErasureLogOption,
     JsonOption,
     KeyStoreOption,
     ProjectOption,
@@ -73,6 +74,7 @@ def sweep(
     as_json: JsonOption = False,
     database: DatabaseOption = DEFAULT_DATABASE,
     key_store: KeyStoreOption = None,
+    erasure_log: ErasureLogOption = None,
 ) -> None:
     """Remove what has expired, and what policies keep no longer. Needs the root key.
 
@@ -80,7 +82,10 @@ def sweep(
     """
     from langmem_isolated.cli.databases import existing_memory
 
-    with existing_memory(database, key_store) as memory, counting("removed") as progress:
+    with (
+        existing_memory(database, key_store, erasure_log=erasure_log) as memory,
+        counting("removed") as progress,
+    ):
         swept = memory.sweep(max_seconds, dry_run=dry_run, progress=progress)
     if as_json:
         print_json(

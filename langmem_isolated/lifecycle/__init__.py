@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from langmem_isolated._adapters.quota import Quota
     from langmem_isolated.lifecycle.backup import Backup
     from langmem_isolated.lifecycle.erasure.participants import ErasureSubject
+    from langmem_isolated.lifecycle.erasure.reapplication import Reapplied
     from langmem_isolated.lifecycle.erasure.receipt import ErasureReceipt
     from langmem_isolated.lifecycle.erasure.registry import ErasureRegistry, UnfinishedErasure
     from langmem_isolated.lifecycle.export.export import Exported
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         ProfileContents,
     )
     from langmem_isolated.lifecycle.quotas import Quotas
+    from langmem_isolated.lifecycle.restore import Restored, restore_backup
     from langmem_isolated.lifecycle.retention.holds import Hold
     from langmem_isolated.lifecycle.retention.policies import Policy
     from langmem_isolated.lifecycle.retention.retention import Retention
@@ -101,6 +103,8 @@ __all__ = [
     "ProfileReader",
     "Quota",
     "Quotas",
+    "Reapplied",
+    "Restored",
     "Retention",
     "RootKeyRotated",
     "ScopeLifecycle",
@@ -118,6 +122,7 @@ __all__ = [
     "UnfinishedErasure",
     "Verified",
     "digest_of",
+    "restore_backup",
     "verified",
 ]
 
@@ -125,6 +130,7 @@ __all__ = [
 _NAMES = {
     "_adapters.quota": ("Quota",),
     "lifecycle.erasure.participants": ("ErasureSubject",),
+    "lifecycle.erasure.reapplication": ("Reapplied",),
     "lifecycle.erasure.receipt": ("ErasureReceipt",),
     "lifecycle.erasure.registry": ("ErasureRegistry", "UnfinishedErasure"),
     "lifecycle.backup": ("Backup",),
@@ -148,6 +154,7 @@ _NAMES = {
         "ProfileContents",
     ),
     "lifecycle.quotas": ("Quotas",),
+    "lifecycle.restore": ("Restored", "restore_backup"),
     "lifecycle.retention.holds": ("Hold",),
     "lifecycle.retention.policies": ("Policy",),
     "lifecycle.retention.retention": ("Retention",),

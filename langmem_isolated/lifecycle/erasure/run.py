@@ -221,7 +221,8 @@ class Erasures:
         life: int,
         told: Callable[[DestroyedKeys], object] = lambda _: None,
     ) -> None:
-        # The tombstone is stored here: before the keys are destroyed.
+        # Before the keys are destroyed: a copy that is put back may have them.
+        self._context.keyring.tombstones.put(principal, life)
         self._lives.end(principal, life, told)
 
     def _note_own(self, job: ErasureJob, keys: DestroyedKeys) -> None:
