@@ -121,7 +121,7 @@ def _removed_all(
             if removed.total() == BATCH:
                 between()
     with suppress(Conflict):
-        return run(partial(_remove_last, life)).total() < BATCH
+        return run(partial(_remove_scope, life)).total() < BATCH
     return False
 
 
@@ -140,7 +140,7 @@ def _remove_batch(
     return Counter(Kind(kind) for (kind,) in transaction.rows(batch, **life))
 
 
-def _remove_last(life: dict[str, bytes], transaction: Transaction) -> Counter[Kind]:
+def _remove_scope(life: dict[str, bytes], transaction: Transaction) -> Counter[Kind]:
     """What was written since, and the scope's row with its usage and the uses of its keys.
 
     Who writes into a session locks its row, and refers to the scope's row then; who puts an item

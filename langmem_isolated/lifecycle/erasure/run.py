@@ -196,6 +196,8 @@ class Erasures:
         return self.jobs.change(job, lambda erased: erased.with_tags(tags, self._without))
 
     def _clear_stores(self, job: ErasureJob) -> ErasureJob:
+        if not job.erased.tags:
+            return job
         counts = clear_by_tags(self._context, job.erased.tags, job.erased.without)
         return self.jobs.change(job, lambda erased: erased.with_stores(counts))
 
