@@ -153,13 +153,18 @@ class Keyring:
 
         For a user: the modules. Tables name no one; the names are sealed with the principal's key.
         """
+        return [owner for _, owner in self.owned_rows(principal_of)]
+
+    def owned_rows(self, principal_of: Owner) -> Iterator[tuple[ScopeRow, Owner]]:
+        """The same with their rows."""
         opened = self._installation.open(create=False)
         if opened is None:
-            return []
+            return
         place = OwnerPlace.of(principal_of, opened)
         principal = place.keys.unwrapped(self._sets.read(place.principal, place.directory))
-        rows = self._scopes.of_principal(place.directory, place.principal) if principal else []
-        return [owner_of(row, principal) for row in rows if principal]
+        if principal is not None:
+            for row in self._scopes.of_principal(place.directory, place.principal):
+                yield row, owner_of(row, principal)
 
     def scopes_of(self, owner: Owner) -> list[ScopeRow]:
         """The row of every scope that is left of the owner's principal, erased or not."""
@@ -243,17 +248,12 @@ class Keyring:
         """Give the owner's principal a new sealing key; the former opens and seals no more."""
         self.change_keys(owner, lambda found, keys: keys.with_new_keys(found, Purpose.SEALING))
 
-    def destroy(self, owner: Owner, *, leaves_tombstone: bool = False) -> KeySet:
-        """Destroy all keys of the owner's principal; returns the set that they were.
-
-        A tombstone, by which older copies forget them too, is there before they are destroyed.
-        """
+    def destroy(self, owner: Owner) -> KeySet:
+        """Destroy all keys of the owner's principal; returns the set that they were."""
         former: list[KeySet] = []
 
         def destroyed(found: KeySet, _: WrappedKeys) -> KeySet:
             former.append(found)
-            if leaves_tombstone:
-                self.tombstones.put(found.principal, found.next_version(Purpose.NAMING) - 1)
             return found.destroyed(now())
 
         self.change_keys(owner, destroyed)

@@ -134,10 +134,11 @@ class Tombstones:
         self._installation = installation
         self.log, self._lifetime = rules
 
-    def put(self, principal: bytes, life: int) -> None:
+    def put(self, principal: bytes, life: int, *, is_place: bool = False) -> None:
         """Keep that a principal's lives up to one are ended, before its keys are destroyed.
 
-        Nothing is kept of who never had a key: their life is 0.
+        Nothing is kept of who never had a key: their life is 0. Of a module or project
+        (``is_place``) something is: others have memory there.
 
         Raises:
             ErasureLogRefused: The erasure log cannot be written.
@@ -145,7 +146,7 @@ class Tombstones:
             DatabaseError: The database refused or failed.
         """
         directory, moment = self._directory(), now()
-        if directory is None or not life:
+        if directory is None or not (life or is_place):
             return
         ends = None if self._lifetime is None else moment + self._lifetime
         new = Tombstone.of(directory, principal, life, moment, ends)

@@ -25,6 +25,7 @@ from langmem_isolated._storage.installation import ids_of
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated._storage.tombstones import TombstoneRules, tombstone_rules
 from langmem_isolated.errors import DatabaseCorrupt, ErasureLogRefused, RestoreRefused, SchemaTooOld
+from langmem_isolated.lifecycle.erasure.participants import Participants
 from langmem_isolated.lifecycle.erasure.reapplication import reapplied
 from langmem_isolated.lifecycle.restore_places import Place, Places
 from langmem_isolated.root_keys import LocalRootKey, RootKey, checked_provider, checked_providers
@@ -149,7 +150,7 @@ class _Restoring:
             others = self._known(copy.database, former, former_keys)
             if not self._sources and not without_tombstones:
                 raise RestoreRefused(_UNKNOWN)
-            done = reapplied(context, self._progress, others)
+            done = reapplied(context, self._progress, Participants(), others)
             whole, whole_keys = copy.living(), key_copy.living() if key_copy else None
             size = whole.stat().st_size
             # The data first: the key store that stands there yet has the keys of all that is in it.

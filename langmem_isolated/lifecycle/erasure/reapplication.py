@@ -15,7 +15,10 @@ from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated._runtime.clock import as_moment
 from langmem_isolated._storage.erasure_log import Tombstone
 from langmem_isolated._storage.removal import remove_rows
+from langmem_isolated.lifecycle.erasure.of_memory import Erasures
+from langmem_isolated.lifecycle.erasure.participants import Participants
 from langmem_isolated.lifecycle.erasure.run import erase_owner, scrubbed
+from langmem_isolated.lifecycle.erasure.wrapped_stores import TagsByStore, missing, owner_tags
 from langmem_isolated.lifecycle.retention import holds
 
 if TYPE_CHECKING:
@@ -36,7 +39,7 @@ class Reapplied:
 
 
 @explains_calls
-class ErasuresAgain:
+class ErasuresAgain(Erasures):
     """Erasures that are applied again, as :class:`IsolatedMemory` has it."""
 
     _context: MemoryContext
@@ -69,7 +72,7 @@ class ErasuresAgain:
         """
         if progress is not None:
             callback("progress", progress, example="progress=lambda removed: print(removed)")
-        return reapplied(self._context, progress or (lambda _: None))
+        return reapplied(self._context, progress or (lambda _: None), self.erasure.participants)
 
     async def areapply_erasures(self, *, progress: Progress | None = None) -> Reapplied:
         """Erase again who was erased; see :meth:`reapply_erasures`."""
@@ -77,20 +80,27 @@ class ErasuresAgain:
 
 
 def reapplied(
-    context: MemoryContext, progress: Progress, others: Iterable[Tombstone] = ()
+    context: MemoryContext,
+    progress: Progress,
+    participants: Participants,
+    others: Iterable[Tombstone] = (),
 ) -> Reapplied:
     """Apply every erasure again that is known of, and ``others``, which are known of then."""
     tombstones = context.keyring.tombstones.merged(*others)
-    return _Reapplication(context, tombstones, progress).run()
+    return _Reapplication(context, tombstones, progress, participants).run()
 
 
 class _Reapplication:
     """One run over all tombstones."""
 
     def __init__(
-        self, context: MemoryContext, tombstones: list[Tombstone], progress: Progress
+        self,
+        context: MemoryContext,
+        tombstones: list[Tombstone],
+        progress: Progress,
+        participants: Participants,
     ) -> None:
-        self._context, self._progress = context, progress
+        self._context, self._progress, self._participants = context, progress, participants
         self._lives = context.keyring.former_lives()
         # By principal the last life that was ended, and when.
         self._ended: dict[bytes, Tombstone] = {}
@@ -102,7 +112,8 @@ class _Reapplication:
     def run(self) -> Reapplied:
         # First: who is on hold is not erased.
         self._forget_holds()
-        principals = sum([self._is_erased(one) for one in self._ended.values()])
+        places = [self._erase(place) for place in self._places_brought_back()]
+        principals = len(places) + sum([self._is_erased(one) for one in self._ended.values()])
         if principals:
             if self._context.plaintext_cache:
                 self._context.plaintext_cache.clear()
@@ -124,8 +135,39 @@ class _Reapplication:
 
     def _erase(self, owner: Owner) -> None:
         before = self._removed
-        receipt = erase_owner(self._context, owner, lambda removed: self._tell(before + removed))
+        # Stores outside were cleared when the owner was erased; those that are here are again.
+        absent = missing(self._context, self._tags_of(owner))
+        receipt = erase_owner(
+            self._context,
+            owner,
+            lambda removed: self._tell(before + removed),
+            self._participants,
+            absent,
+        )
         self._counts.update(receipt.counts)
+
+    def _tags_of(self, owner: Owner) -> TagsByStore:
+        keyring = self._context.keyring
+        owners = keyring.owners(owner)
+        if owner.level in (Level.MODULE, Level.PROJECT):
+            walked = keyring.walk(project=owner.project, module=owner.module)
+            owners = [one for _, one in walked]
+        return owner_tags(self._context, owners)
+
+    def _places_brought_back(self) -> list[Owner]:
+        """Modules and projects that were erased, and have memory from before.
+
+        A module may never have had a key of its own: what its users have in it tells of it.
+        """
+        directory, found = self._context.keyring.directory(), dict[Owner, None]()
+        if not self._ended or directory is None:
+            return []
+        for row, owner in self._context.keyring.walk():
+            for place in _places_of(owner):
+                ended = self._ended.get(directory.principal_of(place))
+                if ended and row.created_at <= ended.erased_at:
+                    found[place] = None
+        return [*found]
 
     def _end(self, principal: bytes, life: int, found: FormerLife) -> None:
         """Where nobody is named any more: what only a principal's digest tells of."""
@@ -158,3 +200,11 @@ class _Reapplication:
         ended = self._ended.get(directory.principal_of(user))
         erased_at = ended and as_moment(ended.erased_at)
         return erased_at is not None and hold.since <= erased_at
+
+
+def _places_of(owner: Owner) -> list[Owner]:
+    """The project of an owner, and the module."""
+    places = [Owner(Level.PROJECT, owner.project)]
+    if owner.module is not None:
+        places.append(Owner(Level.MODULE, owner.project, module=owner.module))
+    return places

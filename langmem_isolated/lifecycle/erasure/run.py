@@ -92,7 +92,8 @@ class Erasures:
             LegalHold: Of those in it somebody is on hold; nothing was removed.
         """
         refuse_held(self._context, owner)
-        known(self._context, owner_tags(self._context, self._owners(owner)), self._without)
+        owners = (one for _, one in self._owners(owner))
+        known(self._context, owner_tags(self._context, owners), self._without)
         principal = self._lives.directory.principal_of(owner)
         found = self._lives.key_set(principal)
         begun = self.jobs.unfinished_of(principal)
@@ -169,8 +170,7 @@ class Erasures:
             job = self._clear_stores(job)
         self._end_lives(job, owner)
         if owner.level is Level.MODULE:
-            # Its users live on, and may have written to stores since.
-            self._note_stores(job, owner)
+            job = self._clear_of_users(job, owner)
         self._remove_all(job, owner)
         self._remove_holds(job, owner)
         self._forget(owner)
@@ -192,8 +192,24 @@ class Erasures:
 
     def _note_stores(self, job: ErasureJob, owner: Owner) -> ErasureJob:
         """Note which third-party stores have documents: the keys that tell are destroyed soon."""
-        tags = owner_tags(self._context, self._owners(owner))
+        going = (one for row, one in self._owners(owner) if not _lives_on(row, owner))
+        tags = owner_tags(self._context, going)
         return self.jobs.change(job, lambda erased: erased.with_tags(tags, self._without))
+
+    def _clear_of_users(self, job: ErasureJob, owner: Owner) -> ErasureJob:
+        """Clear stores of what users have by this module, before the rows that note it go.
+
+        Nothing is kept of that: their keys live on, so if they come back to the module, what is new
+        bears the same tags.
+        """
+        doomed = [
+            one
+            for row, one in self._owners(owner)
+            if _lives_on(row, owner) and self._is_doomed(job, owner, row)
+        ]
+        tags = owner_tags(self._context, doomed)
+        counts = clear_by_tags(self._context, tags, job.erased.without)
+        return self.jobs.change(job, lambda erased: erased.with_stores(counts))
 
     def _clear_stores(self, job: ErasureJob) -> ErasureJob:
         if not job.erased.tags:
@@ -201,18 +217,19 @@ class Erasures:
         counts = clear_by_tags(self._context, job.erased.tags, job.erased.without)
         return self.jobs.change(job, lambda erased: erased.with_stores(counts))
 
-    def _owners(self, owner: Owner) -> Iterator[Owner]:
+    def _owners(self, owner: Owner) -> Iterator[tuple[ScopeRow, Owner]]:
         """Everybody whose memory goes, as far as their keys are there."""
+        keyring = self._context.keyring
         if owner.level in _PLACES:
-            walked = self._context.keyring.walk(project=owner.project, module=owner.module)
-            yield from (found for _, found in walked)
-        else:
-            yield from self._context.keyring.owners(owner)
+            return keyring.walk(project=owner.project, module=owner.module)
+        return keyring.owned_rows(owner)
 
     def _end_lives(self, job: ErasureJob, owner: Owner) -> None:
         """Destroy the keys of the principal itself, and of others that have nothing else."""
-        self._end_life(job.principal, job.incarnation, partial(self._note_own, job))
-        if owner.level in _PLACES:
+        is_place = owner.level in _PLACES
+        note = partial(self._note_own, job)
+        self._end_life(job.principal, job.incarnation, note, is_place=is_place)
+        if is_place:
             for row in self._doomed(job, owner):
                 if row.principal != job.principal and _has_no_other_place(row, owner):
                     self._end_life(row.principal, row.incarnation)
@@ -222,9 +239,11 @@ class Erasures:
         principal: bytes,
         life: int,
         told: Callable[[DestroyedKeys], object] = lambda _: None,
+        *,
+        is_place: bool = False,
     ) -> None:
         # Before the keys are destroyed: a copy that is put back may have them.
-        self._context.keyring.tombstones.put(principal, life)
+        self._context.keyring.tombstones.put(principal, life, is_place=is_place)
         self._lives.end(principal, life, told)
 
     def _note_own(self, job: ErasureJob, keys: DestroyedKeys) -> None:
@@ -309,6 +328,11 @@ def refuse_held(context: MemoryContext, owner: Owner) -> None:
 def _has_no_other_place(row: ScopeRow, owner: Owner) -> bool:
     """Whether the keys of a row go with a place: all of a project's; guests are in one module."""
     return owner.level is Level.PROJECT or row.level == Level.ANONYMOUS
+
+
+def _lives_on(row: ScopeRow, owner: Owner) -> bool:
+    """Whether the keys of a row stay: those of users in a module that is erased."""
+    return owner.level is Level.MODULE and row.level == Level.PRIVATE
 
 
 def _last_life(found: KeySet) -> int:

@@ -84,6 +84,11 @@ def known(
         WrappedStoreMissing: One is neither here nor in ``without``.
     """
     stores = {name: context.known_stores.of_name(name) for name in names if name not in without}
-    if missing := [name for name, found in stores.items() if not found]:
-        raise WrappedStoreMissing(missing)
+    if absent := [name for name, found in stores.items() if not found]:
+        raise WrappedStoreMissing(absent)
     return stores
+
+
+def missing(context: MemoryContext, names: Iterable[str]) -> list[str]:
+    """The names of stores that are not here."""
+    return [name for name in names if not context.known_stores.of_name(name)]
