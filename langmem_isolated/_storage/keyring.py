@@ -289,9 +289,10 @@ class Keyring:
         assert opened is not None
         return Lives(opened.directory, self._database, self._sets, self._scopes, self._cache)
 
-    def truncate_log(self) -> bool:
-        """Leave nothing in the log of the key store, as `Database.truncate_log` does."""
-        return self._sets.database.truncate_log()
+    @property
+    def key_store(self) -> Database:
+        """Holds the keys; the database itself, unless they have one of their own."""
+        return self._sets.database
 
     def check(self) -> bool:
         """Prove that the root key opens this installation; ``False`` when it has no keys yet."""

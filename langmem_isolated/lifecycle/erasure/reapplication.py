@@ -112,7 +112,9 @@ class _Reapplication:
     def run(self) -> Reapplied:
         # First: who is on hold is not erased.
         self._forget_holds()
-        places = [self._erase(place) for place in self._places_brought_back()]
+        places = self._places_brought_back()
+        for place in places:
+            self._erase(place)
         principals = len(places) + sum([self._is_erased(one) for one in self._ended.values()])
         if principals:
             if self._context.plaintext_cache:

@@ -39,6 +39,8 @@ _WHAT: dict[Level, What] = {
 _PLACES = (Level.MODULE, Level.PROJECT)
 """Where others than the principal have something."""
 _NOBODY = Participants()
+_AT_ONCE = 2**26
+"""Bytes of a file that an erasure writes anew by itself: writers wait for 0.7 s."""
 
 
 def erase_owner(
@@ -52,15 +54,17 @@ def erase_owner(
     return Erasures(context, participants, progress, without_stores).erase(owner)
 
 
-def scrubbed(context: MemoryContext) -> Heap:
-    """Empty the logs of both databases, as far as nobody reads what was there before."""
-    logs = [context.database.truncate_log(), context.keyring.truncate_log()]
-    return "scrubbed" if all(logs) else "pending"
+def scrubbed(context: MemoryContext, most_bytes: int | None = _AT_ONCE) -> Heap:
+    """Leave no byte of what was removed in the files of both databases, as far as that can be."""
+    # The key store first: as long as a wrapped key is somewhere, records open.
+    databases = {context.keyring.key_store: None, context.database: None}
+    done = [database.scrub(most_bytes) for database in databases]
+    return "scrubbed" if all(done) else "pending"
 
 
 def finish_heap(context: MemoryContext) -> Heap:
-    """Empty the logs, and let the receipts say so that said pending."""
-    heap = scrubbed(context)
+    """Leave no byte, however large the files are; receipts that said pending say so then."""
+    heap = scrubbed(context, None)
     if heap == "scrubbed":
         jobs = Erasures(context).jobs
         for job in jobs.finished():
