@@ -476,6 +476,24 @@ def test_a_job_that_was_changed_or_moved_is_refused(memory: IsolatedMemory, atta
     assert len(memory.erasure.resume()) == 2
 
 
+def test_a_job_that_does_not_open_stops_no_other(memory: IsolatedMemory, attacker: Attacker):
+    crm = Outside("alice", "bob", fails=2)
+    memory.erasure.register("crm", crm.erase, crm.is_empty)
+    for user in ("alice", "bob"):
+        say(memory, user)
+        memory.erase_user(user)
+    attacker(
+        "UPDATE erasures SET sealed = ? WHERE began_at = (SELECT min(began_at) FROM erasures)",
+        b"of nobody",
+    )
+
+    with pytest.raises(RecordDoesNotOpen):
+        memory.erasure.resume()
+
+    assert [one.participants for one in memory.erasure.receipts()] == [{"crm": "confirmed"}]
+    assert crm.users == {"alice"}
+
+
 def read_all(memory: IsolatedMemory) -> None:
     memory.erasure.receipts()
     memory.erasure.resume()

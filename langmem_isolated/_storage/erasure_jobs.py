@@ -117,7 +117,7 @@ class ErasureJobs:
         job = ErasureJob(principal, incarnation, now(), None, erased)
         while True:
             rows = self._database.write(self._begun, job, refuse)
-            found = [one for one in map(self._opened, rows) if one.incarnation == incarnation]
+            found = [one for one in map(self.opened, rows) if one.incarnation == incarnation]
             if found:
                 return found[0]
 
@@ -137,7 +137,7 @@ class ErasureJobs:
             RecordDoesNotOpen: One was changed or moved.
         """
         rows = self._database.read(Transaction.rows, _OPEN_OF, principal=principal)
-        return [*map(self._opened, rows)]
+        return [*map(self.opened, rows)]
 
     def unfinished(self) -> list[ErasureJob]:
         """All that are not finished, by when they began.
@@ -145,7 +145,11 @@ class ErasureJobs:
         Raises:
             RecordDoesNotOpen: One was changed or moved.
         """
-        return [*map(self._opened, self._database.read(Transaction.rows, _ALL_OPEN))]
+        return [*map(self.opened, self.unfinished_rows())]
+
+    def unfinished_rows(self) -> list[Row]:
+        """The rows of these, each to be :meth:`opened`: one that does not open stops no other."""
+        return self._database.read(Transaction.rows, _ALL_OPEN)
 
     def finished(self) -> list[ErasureJob]:
         """All that are finished, by when they were.
@@ -153,7 +157,7 @@ class ErasureJobs:
         Raises:
             RecordDoesNotOpen: One was changed or moved.
         """
-        return [*map(self._opened, self._database.read(Transaction.rows, _ALL_FINISHED))]
+        return [*map(self.opened, self._database.read(Transaction.rows, _ALL_FINISHED))]
 
     def again(self, job: ErasureJob) -> ErasureJob:
         """The job as it stands now.
@@ -252,9 +256,14 @@ class ErasureJobs:
     def _required(self, row: Row | None) -> ErasureJob:
         if row is None:
             raise RecordDoesNotOpen(ERASURE, "its row was removed")
-        return self._opened(row)
+        return self.opened(row)
 
-    def _opened(self, row: Row) -> ErasureJob:
+    def opened(self, row: Row) -> ErasureJob:
+        """The job of a row.
+
+        Raises:
+            RecordDoesNotOpen: It was changed or moved.
+        """
         try:
             principal, incarnation, began_at, finished_at, sealed = row
             place = _place(principal, incarnation, began_at, finished_at)

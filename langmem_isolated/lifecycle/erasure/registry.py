@@ -188,9 +188,9 @@ class ErasureRegistry:
         erasures = Erasures(self._context, self.participants, without_stores=without_stores)
         receipts = list[ErasureReceipt]()
         failure: LangmemIsolatedError | None = None
-        for job in erasures.jobs.unfinished():
+        for row in erasures.jobs.unfinished_rows():
             try:
-                receipts.append(erasures.run(job))
+                receipts.append(erasures.run(erasures.jobs.opened(row)))
             except LangmemIsolatedError as error:
                 failure = failure or error
         if failure is not None:
