@@ -17,7 +17,8 @@ from langmem_isolated._storage.erasure_log import Tombstone
 from langmem_isolated._storage.removal import remove_rows
 from langmem_isolated.lifecycle.erasure.of_memory import Erasures
 from langmem_isolated.lifecycle.erasure.participants import Participants
-from langmem_isolated.lifecycle.erasure.run import erase_owner, scrubbed
+from langmem_isolated.lifecycle.erasure.run import Erasures as Run
+from langmem_isolated.lifecycle.erasure.run import finish_heap
 from langmem_isolated.lifecycle.erasure.wrapped_stores import TagsByStore, missing, owner_tags
 from langmem_isolated.lifecycle.retention import holds
 
@@ -119,7 +120,7 @@ class _Reapplication:
         if principals:
             if self._context.plaintext_cache:
                 self._context.plaintext_cache.clear()
-            scrubbed(self._context)
+            finish_heap(self._context)
         return Reapplied(principals, dict(sorted(self._counts.items())))
 
     def _is_erased(self, ended: Tombstone) -> bool:
@@ -139,14 +140,9 @@ class _Reapplication:
         before = self._removed
         # Stores outside were cleared when the owner was erased; those that are here are again.
         absent = missing(self._context, self._tags_of(owner))
-        receipt = erase_owner(
-            self._context,
-            owner,
-            lambda removed: self._tell(before + removed),
-            self._participants,
-            absent,
-        )
-        self._counts.update(receipt.counts)
+        told = lambda removed: self._tell(before + removed)  # noqa: E731
+        again = Run(self._context, self._participants, told, absent, most_bytes=0)
+        self._counts.update(again.erase(owner).counts)
 
     def _tags_of(self, owner: Owner) -> TagsByStore:
         keyring = self._context.keyring

@@ -82,7 +82,9 @@ class Erasures:
         participants: Participants = _NOBODY,
         progress: Progress = lambda _: None,
         without_stores: Collection[str] = (),
+        most_bytes: int = _AT_ONCE,
     ) -> None:
+        self._most_bytes = most_bytes
         self._context, self._participants, self._progress = context, participants, progress
         self._without = without_stores
         self._lives = context.keyring.lives()
@@ -183,16 +185,17 @@ class Erasures:
         return self._completed(job, subject)
 
     def _completed(self, job: ErasureJob, subject: ErasureSubject) -> ErasureJob:
-        heap, after = scrubbed(self._context), self._lives.store_hash()
+        after = self._lives.store_hash()
         job = self._participants.verify(self.jobs, job, subject)
-        note = partial(replace, hash_after=after, heap=heap)
+        note = partial(replace, hash_after=after, heap="pending")
         if any(asked.confirmed_at is None for asked in job.erased.participants.values()):
-            return self.jobs.change(job, note)
-        job = self.jobs.finish(job, note)
-        if heap == "scrubbed" and scrubbed(self._context) == "pending":
-            # Whose it was stands in the log yet, sealed.
-            job = self.jobs.amend(job, heap="pending")
-        return job
+            job = self.jobs.change(job, note)
+        else:
+            job = self.jobs.finish(job, note)
+        # Behind all that is written: the job has said, sealed, whose it was.
+        if self._most_bytes == 0 or scrubbed(self._context, self._most_bytes) == "pending":
+            return job
+        return self.jobs.amend(job, heap="scrubbed")
 
     def _note_stores(self, job: ErasureJob, owner: Owner) -> ErasureJob:
         """Note which third-party stores have documents: the keys that tell are destroyed soon."""
