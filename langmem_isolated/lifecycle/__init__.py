@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from langmem_isolated.lifecycle.erasure.receipt import ErasureReceipt
     from langmem_isolated.lifecycle.export.export import Exported
     from langmem_isolated.lifecycle.guests.transferred import NewName, Transferred
+    from langmem_isolated.lifecycle.imports.run import Imported
     from langmem_isolated.lifecycle.isolation import ModuleIsolation
     from langmem_isolated.lifecycle.profiles.comparison import (
         ComparedRow,
@@ -77,6 +78,7 @@ __all__ = [
     "Grant",
     "Grants",
     "Hold",
+    "Imported",
     "Interest",
     "MemoryLifecycle",
     "MergeConflicts",
@@ -123,6 +125,7 @@ _NAMES = {
     "lifecycle.backup": ("Backup",),
     "lifecycle.export.export": ("Exported",),
     "lifecycle.guests.transferred": ("NewName", "Transferred"),
+    "lifecycle.imports.run": ("Imported",),
     "lifecycle.isolation": ("ModuleIsolation",),
     "lifecycle.profiles.comparison": (
         "ComparedRow",

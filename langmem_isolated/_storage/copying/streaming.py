@@ -94,6 +94,7 @@ class StreamedEntry(NamedTuple):
 
     names: list[bytes]
     entry: Entry
+    created_at: int
     updated_at: int
     expires_at: int | None
 
@@ -262,7 +263,7 @@ def kept(
     """
     for rows in entry_pages(transaction, keys, kind, now):
         page = []
-        for parent, *row in rows:
+        for parent, *row, created_at in rows:
             names, entry = entries.opened_anywhere(keys, kind, parent, tuple(row))
-            page.append(StreamedEntry(names, entry, row[-2], row[-1]))
+            page.append(StreamedEntry(names, entry, created_at, row[-2], row[-1]))
         yield page

@@ -155,6 +155,7 @@ def entry_line(kind: Kind, one: StreamedEntry) -> Line:
         "space": [_text(name) for name in one.names],
         "key": _text(entry.key),
         "value": _value(kind, entry),
+        "created_at": time_of(one.created_at),
         "updated_at": time_of(one.updated_at),
         "expires_at": time_of(one.expires_at),
         "stored": {

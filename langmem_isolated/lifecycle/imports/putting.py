@@ -1,0 +1,180 @@
+"""Puts an archive in, each step with how far it has come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+from langmem_isolated._codecs.headers import CollectionHeader
+from langmem_isolated._crypto.owners import Owner
+from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._runtime.clock import now
+from langmem_isolated._storage.copying import imported
+from langmem_isolated._storage.copying.containers import Line
+from langmem_isolated._storage.copying.imported import (
+    BEGINNING,
+    Arrived,
+    ArrivedEntry,
+    ArrivedItem,
+    Channels,
+    Marker,
+    Overtaken,
+    Position,
+    Taken,
+)
+from langmem_isolated._storage.documents.writing import NewDocument
+from langmem_isolated.errors import AddressTaken, DatabaseLocked, ImportConflict
+from langmem_isolated.lifecycle.imports.reading import At
+
+if TYPE_CHECKING:
+    from langmem_isolated._adapters.context import MemoryContext
+
+T = TypeVar("T")
+
+
+class Put:
+    """A sink that puts in what it is given.
+
+    Args:
+        context: Where.
+        owners: Whose the archive is; the position is kept with the first.
+        manifest: SHA-256 of the archive's manifest.
+        now: The time.
+        told: Told after each batch how many lines are in.
+    """
+
+    def __init__(
+        self,
+        context: MemoryContext,
+        owners: list[Owner],
+        manifest: bytes,
+        now: int,
+        told: Callable[[int], object],
+    ) -> None:
+        self._context, self._owners, self._manifest = context, owners, manifest
+        self._now, self._told, self._lines = now, told, 0
+        self._first = self._records = context.operators(owners[0])
+        self.begun_at: Position | None = self._first.read(imported.position, None, manifest, now)
+        self._position = self.begun_at or BEGINNING
+
+    def begin(self) -> None:
+        """Begin, unless that was done before.
+
+        Raises:
+            KeyDestroyed: The user was erased.
+        """
+        if self.begun_at is None:
+            with _refusing():
+                self._first.write(imported.begin, self._manifest, self._now)
+        for owner in self._owners:
+            # Who has nothing but a name is there again, too.
+            self._context.operators(owner).keys()
+
+    def end(self) -> None:
+        """Forget how far it had come."""
+        self._first.write(imported.end, self._manifest)
+
+    def owner(self, owner: Owner) -> None:
+        """What follows is this owner's."""
+        self._records = self._context.operators(owner)
+
+    def _is_done(self, at: At) -> bool:
+        return (at.step, at.lines) <= self._position
+
+    def _move(self, at: At, put: Callable[[Transaction, ScopeKeys], T]) -> T:
+        """Put something in, and keep that it is in, at once."""
+        old, new = self._position, Position(at.step, at.lines)
+        marker = Marker(self._first.keys(), self._manifest)
+
+        def moved(transaction: Transaction, keys: ScopeKeys) -> T:
+            imported.move(transaction, marker, old, new, now())
+            return put(transaction, keys)
+
+        result = self._records.write(moved)
+        self._position = new
+        return result
+
+    def _count(self, lines: int) -> None:
+        self._lines += lines
+        self._told(self._lines)
+
+    def container(
+        self, at: At, arrived: Arrived, channels: Channels, batches: Iterator[list[Line]]
+    ) -> None:
+        """Put in a session or thread, which is seen when it is whole."""
+        if self._is_done(at):
+            for batch in batches:
+                self._lines += len(batch)
+            self._lines += 1
+            return
+        with _refusing(at, arrived.kind.label):
+            step = self._records.write(imported.stage, arrived.as_source(), self._now)
+            for batch in batches:
+                step = self._records.write(imported.put_lines, step, batch)
+                self._count(len(batch))
+            self._move(at, lambda t, keys: imported.publish(t, keys, arrived, step, channels))
+        self._count(1)
+
+    def collection(
+        self, at: At, header: CollectionHeader, batches: Iterator[tuple[At, list[NewDocument]]]
+    ) -> None:
+        """Put in a collection, which is seen when it is whole."""
+        if self._is_done(at._replace(lines=at.lines + 1)):
+            for _, documents in batches:
+                self._lines += len(documents)
+            return
+        name, last = header.collection, 0
+        with _refusing(at, "collection"):
+            row_mac = self._records.write(imported.stage_collection, header, self._now)
+            for end, documents in batches:
+                row_mac = self._records.write(
+                    imported.put_documents, name, row_mac, documents, self._now
+                )
+                at, last = end, max(last, *(one.stored_at or 0 for one in documents))
+                self._count(len(documents))
+            self._move(
+                at, lambda t, keys: imported.publish_collection(t, keys, name, row_mac, last)
+            )
+
+    def items(self, items: list[tuple[At, ArrivedItem]]) -> None:
+        """Put in items."""
+        self._many(items, "item", imported.put_items)
+
+    def entries(self, entries: list[tuple[At, ArrivedEntry]]) -> None:
+        """Put in entries of one kind."""
+        self._many(entries, entries[0][1].kind.label, imported.put_entries)
+
+    def _many(
+        self,
+        arrived: list[tuple[At, T]],
+        what: str,
+        put: Callable[[Transaction, ScopeKeys, list[T], int], None],
+    ) -> None:
+        left = [(at, one) for at, one in arrived if not self._is_done(at)]
+        if left:
+            new = [one for _, one in left]
+            with _refusing(left[0][0], what, [at for at, _ in left]):
+                self._move(left[-1][0], lambda t, keys: put(t, keys, new, now()))
+        self._count(len(arrived))
+
+
+_BEGINNING = At(0, 0, "", 0)
+
+
+@contextmanager
+def _refusing(at: At = _BEGINNING, what: str = "", each: Sequence[At] = ()) -> Iterator[None]:
+    """Say in the words of an import what stood in its way."""
+    try:
+        yield
+    except AddressTaken:
+        raise ImportConflict(what, at.file, at.number, is_begun=True) from None
+    except Taken as taken:
+        at = each[taken.number] if each else at
+        raise ImportConflict(what, at.file, at.number, is_begun=True) from None
+    except Overtaken:
+        raise DatabaseLocked(
+            "Another process imports the same archive, or has removed what this one had put in. "
+            "What is in stays, and the same call goes on with it."
+        ) from None
