@@ -26,7 +26,7 @@ class _NotRead(LangmemIsolatedError):
         )
 
 
-def import_(
+def import_archive(
     *,
     archive: Annotated[Path, typer.Argument(help="The zip file or folder that an export wrote.")],
     user: Annotated[
