@@ -18,6 +18,7 @@ from langmem_isolated._database.database import Database
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.lru import LRUCache
 from langmem_isolated._storage.checked_root_key import CheckedRootKey, RootKeys
+from langmem_isolated._storage.former_lives import FormerLives
 from langmem_isolated._storage.installation import Installation
 from langmem_isolated._storage.key_sets import KeySet, KeySets, Purpose
 from langmem_isolated._storage.key_uses import KeyUses
@@ -264,6 +265,12 @@ class Keyring:
         """What wraps every key by another root key; nothing is done yet."""
         parts = self._installation, self._sets, self._scopes, self._root_keys
         return RootKeyRotation(*parts, CheckedRootKey(new))
+
+    @property
+    def former_lives(self) -> FormerLives:
+        """What ends lives that erasures have ended already, by the digests of principals."""
+        parts = self._installation, self._sets, self._scopes, self._root_keys
+        return FormerLives(*parts, self._cache.clear)
 
     def remove_destroyed(self, owner: Owner) -> None:
         """Remove the destroyed keys of a principal that has nothing left and cannot come back.

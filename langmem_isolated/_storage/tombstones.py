@@ -113,7 +113,7 @@ _DELETE = delete(schema.tombstones).where(
 class Forgotten(NamedTuple):
     """What :meth:`Tombstones.remove_over` has done."""
 
-    count: int
+    number: int
     """How many it removed, or would, the same in both places counted once."""
     damaged: int
     """How many were tampered with; they stay, as evidence."""

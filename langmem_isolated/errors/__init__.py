@@ -43,6 +43,7 @@ from langmem_isolated.errors.lifecycle import (
     ProfileFull,
     QuotaExceeded,
     ReceiptNotFound,
+    RestoreRefused,
     SessionClosed,
     ThreadNotFound,
 )
@@ -80,6 +81,7 @@ __all__ = [
     "ReceiptNotFound",
     "RecordDoesNotOpen",
     "RecordError",
+    "RestoreRefused",
     "RootKeyInvalid",
     "RootKeyMismatch",
     "RootKeyMissing",

@@ -218,3 +218,10 @@ class ErasureLogRefused(LangmemIsolatedError):
             f"Line {number} is not one that this installation wrote: it was changed, or the log is "
             "another one's. Put it back from a copy of the log, or give the right log."
         )
+
+
+class RestoreRefused(DatabaseError):
+    """A backup cannot be restored, or not so; what stands at the place stays as it is."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"Nothing was restored. {why}")

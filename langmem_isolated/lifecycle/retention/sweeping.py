@@ -235,7 +235,7 @@ class Sweep:
         tombstones = self._tombstones()
         return Swept(
             counts=removal.by_label()
-            | ({"tombstone": tombstones.count} if tombstones.count else {}),
+            | ({"tombstone": tombstones.number} if tombstones.number else {}),
             is_done=not removal.is_over and not removal.locked,
             held=len(removal.held),
             damaged=len(removal.damaged) + len(self._owners.damaged) + tombstones.damaged,
