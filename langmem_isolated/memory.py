@@ -20,11 +20,16 @@ from langmem_isolated._database.dialects import Synchronous
 from langmem_isolated._database.urls import checked_url
 from langmem_isolated._runtime.arguments import kind_of, seconds, whole_number
 from langmem_isolated._runtime.calls import explains_calls
-from langmem_isolated._runtime.environment import DATABASE_VARIABLE, KEY_STORE_VARIABLE
+from langmem_isolated._runtime.environment import (
+    DATABASE_VARIABLE,
+    ERASURE_LOG_VARIABLE,
+    KEY_STORE_VARIABLE,
+)
 from langmem_isolated._runtime.limits import DEFAULT_LIMITS, Limits
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._runtime.session_rules import NO_RULES, SessionRules
 from langmem_isolated._storage.keyring import Keyring
+from langmem_isolated._storage.tombstones import tombstone_rules
 from langmem_isolated.errors import DatabaseError, ScopeError
 from langmem_isolated.lifecycle import AnonymousSessions, MemoryLifecycle, OneModule
 from langmem_isolated.memory_of_run import MemoryOfRun
@@ -100,6 +105,11 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
         compress: Whether what is long is deflated before it is sealed. ``False`` where somebody may
             see sizes in the database and also choose part of a text: see the threat model. What was
             stored before opens in either case.
+        erasure_log: A file outside the database that keeps who was erased, as keyed digests, so
+            that a backup which is put back can forget them again; see :meth:`reapply_erasures`. It
+            is made with the first erasure, in a folder that is there.
+        tombstone_days: How long that is kept, there and in the key store, from an erasure on: as
+            long as the oldest copy may live. By default for ever.
         auto_upgrade: Whether to make or upgrade the tables where needed; a role without that right
             wants ``False`` and ``langmem-isolated schema upgrade`` run by another.
 
@@ -131,6 +141,8 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
         limits: Limits = DEFAULT_LIMITS,
         session_rules: SessionRules = NO_RULES,
         compress: bool = True,
+        erasure_log: str | os.PathLike[str] | None = None,
+        tombstone_days: int | None = None,
         auto_upgrade: bool = True,
     ) -> None:
         checked_url(url)
@@ -145,6 +157,7 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
         finally:
             # Error reporters print the variables of every frame: it may be the text of a key.
             del root_key, accepted_root_keys
+        rules = tombstone_rules(erasure_log, tombstone_days)
         whole_number("key_cache_size", key_cache_size, advice=_OWNERS)
         seconds("key_cache_seconds", key_cache_seconds, or_none=True)
         opened = partial(
@@ -165,6 +178,7 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
             cache_size=key_cache_size,
             cache_seconds=key_cache_seconds,
             compress=compress,
+            tombstones=rules,
         )
         self._context = MemoryContext(
             self._database,
@@ -201,6 +215,7 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
         return cls(
             os.environ.get(DATABASE_VARIABLE, "sqlite:///langmem-isolated.db"),
             key_store=os.environ.get(KEY_STORE_VARIABLE) or None,
+            erasure_log=os.environ.get(ERASURE_LOG_VARIABLE) or None,
         )
 
     @overload

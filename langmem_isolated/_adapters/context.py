@@ -88,6 +88,15 @@ class MemoryContext(NamedTuple):
             tell_refusal(refusal, [scope], self.known_digest)
             raise
 
+    def is_tombstoned(self, owner: Owner) -> bool:
+        """Whether an owner was erased, whoever has come back since: imports refuse such.
+
+        Raises:
+            ErasureLogRefused: The erasure log cannot be read, or was tampered with.
+            RecordDoesNotOpen: The tombstone was tampered with.
+        """
+        return self.keyring.tombstones.has(owner)
+
     def private(self, scope: Scope) -> ScopedDatabase:
         """A scope's own records."""
         owner = Owner.private(scope)

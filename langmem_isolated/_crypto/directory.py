@@ -13,13 +13,14 @@ class DirectoryKey:
     refused, with no further question to a key service.
     """
 
-    __slots__ = ("_digests", "_key_sets", "_scopes", "id")
+    __slots__ = ("_digests", "_key_sets", "_scopes", "_tombstones", "id")
 
     def __init__(self, key: SecretBytes) -> None:
         self.id = derive(key, b"directory id").reveal()[:DIGEST_BYTES]
         self._digests = DigestKey(key)
         self._key_sets = DigestKey(derive(key, b"key sets"))
         self._scopes = DigestKey(derive(key, b"scope rows"))
+        self._tombstones = DigestKey(derive(key, b"tombstones"))
 
     def principal_of(self, owner: Owner) -> bytes:
         """By which the tables know whose keys seal the owner's records."""
@@ -67,6 +68,14 @@ class DirectoryKey:
     def has_scope(self, mac: object, *columns: object) -> bool:
         """Whether ``mac`` is that of a scope's row of these columns."""
         return is_authentic(self._scopes, mac, *columns)
+
+    def tombstone_mac(self, *columns: object) -> bytes:
+        """16 bytes that authenticate a tombstone, in its table and in an erasure log."""
+        return row_mac(self._tombstones, *columns)
+
+    def has_tombstone(self, mac: object, *columns: object) -> bool:
+        """Whether ``mac`` is that of a tombstone of these columns."""
+        return is_authentic(self._tombstones, mac, *columns)
 
     def __reduce__(self) -> str:
         raise TypeError("keys are not pickled")

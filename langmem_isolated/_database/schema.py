@@ -200,11 +200,12 @@ usage = Table(
     Index("usage_active", "day", "principal"),
     sqlite_with_rowid=False,
 )
-# What follows is filled by erasure and audit; the columns stand now, so that the first version's
-# databases have them.
+# Whose lives erasures have ended: in the key store, as the keys are, which may serve several
+# databases; whose a row is the id of the directory key says.
 tombstones = Table(
     "tombstones",
     metadata,
+    Column("directory_id", LargeBinary, nullable=False),
     Column("principal", LargeBinary, primary_key=True),
     Column("incarnation", Integer, primary_key=True, autoincrement=False),
     Column("erased_at", BigInteger, nullable=False),
@@ -213,6 +214,8 @@ tombstones = Table(
     Index("tombstones_expiry", "expires_at"),
     sqlite_with_rowid=False,
 )
+# What follows is filled by erasure and audit; the columns stand now, so that the first version's
+# databases have them.
 # Erasures that have begun, and their receipts. Whose they are stands sealed till they are finished.
 erasures = Table(
     "erasures",

@@ -108,7 +108,7 @@ class Installation:
         return Installation(database, keys, self._root_keys, seconds=0, clock=self._clock)
 
     def _find(self, create: bool) -> OpenInstallation | None:
-        installation_id, directory_id = self._ids()
+        installation_id, directory_id = ids_of(self._database)
         keys = WrappedKeys(self._root_keys, installation_id)
         found = self._sets.read_unchecked(installation_id)
         if not found.keys:
@@ -126,12 +126,6 @@ class Installation:
         stored = keys.wrap(secret, installation_id, Purpose.DIRECTORY, 1)
         self._sets.swap(empty, empty.with_primary(stored), DirectoryKey(secret))
         return self._sets.read_unchecked(installation_id)
-
-    def _ids(self) -> tuple[bytes, bytes | None]:
-        row = self._database.read(Transaction.row, _SELECT)
-        if row is None or type(row[0]) is not bytes:
-            raise RecordDoesNotOpen("key", "the row of the installation is not there")
-        return row[0], row[1]
 
     def _refuse_if_begun(self, installation_id: bytes, directory_id: bytes | None) -> None:
         """Refuse to go on without a directory key where there was one: all would seem empty."""
@@ -153,12 +147,24 @@ class Installation:
     ) -> None:
         if directory_id is None and create:
             self._database.write(Transaction.execute, _SET_DIRECTORY_ID, directory_id=directory.id)
-            _, directory_id = self._ids()
+            _, directory_id = ids_of(self._database)
         if directory_id not in (None, directory.id):
             raise KeyNotFound(
                 "The key store given belongs to another database: its directory key differs. "
                 "Nothing was read or written; give the right key_store=…"
             )
+
+
+def ids_of(database: Database) -> tuple[bytes, bytes | None]:
+    """The ids of a database's installation and of its directory key, which an unused one has not.
+
+    Raises:
+        RecordDoesNotOpen: The row that has them is not there.
+    """
+    row = database.read(Transaction.row, _SELECT)
+    if row is None or type(row[0]) is not bytes:
+        raise RecordDoesNotOpen("key", "the row of the installation is not there")
+    return row[0], row[1]
 
 
 def _only_key(found: KeySet) -> StoredKey:

@@ -108,6 +108,16 @@ class KeySet:
         """The set with every key destroyed."""
         return replace(self, keys=tuple(key.destroyed(at) for key in self.keys))
 
+    def lived_until(self, life: int, at: int, root_key_id: str) -> "KeySet":
+        """The set of who has lived so often, if not more often: the next life is a later one."""
+        if self.next_version(Purpose.NAMING) > life:
+            return self
+        ended = StoredKey(
+            int(Purpose.NAMING), life, int(State.DESTROYED), 0, int(Wrapping.ROOT_KEY),
+            None, None, None, None, root_key_id, at, at,
+        )  # fmt: skip
+        return replace(self, keys=tuple(sorted((*self.keys, ended))))
+
     def columns(self) -> Iterator[object]:
         """What the MAC is over."""
         yield self.principal

@@ -18,12 +18,14 @@ from langmem_isolated._database.database import Database
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.lru import LRUCache
 from langmem_isolated._storage.checked_root_key import CheckedRootKey, RootKeys
+from langmem_isolated._storage.former_lives import FormerLives
 from langmem_isolated._storage.installation import Installation
 from langmem_isolated._storage.key_sets import KeySet, KeySets, Purpose
 from langmem_isolated._storage.key_uses import KeyUses
 from langmem_isolated._storage.owner_state import OwnerPlace, OwnerState
 from langmem_isolated._storage.root_key_rotation import RootKeyRotation
 from langmem_isolated._storage.scope_rows import ScopeRow, ScopeRows, Traces, owner_of
+from langmem_isolated._storage.tombstones import FOR_EVER, TombstoneRules, Tombstones
 from langmem_isolated._storage.wrapped_keys import OWNED, WrappedKeys, incarnation_of
 from langmem_isolated.errors import KeyDestroyed, KeyNotFound, RecordDoesNotOpen
 from langmem_isolated.root_keys import RootKey
@@ -50,6 +52,7 @@ class Keyring:
             latest then (writes are refused at once). What is over time leaves memory when anybody
             asks for keys, all of it at :meth:`close`; a process that does nothing keeps it.
         compress: Whether records are deflated before they are sealed.
+        tombstones: Where it is kept besides who was erased, and for how long.
         clock: Seconds that only go forward.
     """
 
@@ -63,6 +66,7 @@ class Keyring:
         cache_size: int = 1024,
         cache_seconds: float = 300.0,
         compress: bool = True,
+        tombstones: TombstoneRules = FOR_EVER,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         keys = key_store or database
@@ -72,6 +76,7 @@ class Keyring:
         self._installation = Installation(
             database, keys, self._root_keys, seconds=cache_seconds, clock=clock
         )
+        self.tombstones = Tombstones(keys, self._installation, tombstones)
         self._uses = KeyUses(database)
         self._compress = compress
         self._cache = LRUCache[Owner, ScopeKeys](
@@ -236,12 +241,17 @@ class Keyring:
         """Give the owner's principal a new sealing key; the former opens and seals no more."""
         self.change_keys(owner, lambda found, keys: keys.with_new_keys(found, Purpose.SEALING))
 
-    def destroy(self, owner: Owner) -> KeySet:
-        """Destroy all keys of the owner's principal; returns the set that they were."""
+    def destroy(self, owner: Owner, *, leaves_tombstone: bool = False) -> KeySet:
+        """Destroy all keys of the owner's principal; returns the set that they were.
+
+        A tombstone, by which older copies forget them too, is there before they are destroyed.
+        """
         former: list[KeySet] = []
 
         def destroyed(found: KeySet, _: WrappedKeys) -> KeySet:
             former.append(found)
+            if leaves_tombstone:
+                self.tombstones.put(found)
             return found.destroyed(now())
 
         self.change_keys(owner, destroyed)
@@ -255,6 +265,12 @@ class Keyring:
         """What wraps every key by another root key; nothing is done yet."""
         parts = self._installation, self._sets, self._scopes, self._root_keys
         return RootKeyRotation(*parts, CheckedRootKey(new))
+
+    @property
+    def former_lives(self) -> FormerLives:
+        """What ends lives that erasures have ended already, by the digests of principals."""
+        parts = self._installation, self._sets, self._scopes, self._root_keys
+        return FormerLives(*parts, self._cache.clear)
 
     def remove_destroyed(self, owner: Owner) -> None:
         """Remove the destroyed keys of a principal that has nothing left and cannot come back.

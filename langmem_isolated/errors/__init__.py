@@ -33,6 +33,7 @@ from langmem_isolated.errors.lifecycle import (
     AnonymousNotFound,
     BackupElsewhere,
     BackupRefused,
+    ErasureLogRefused,
     ExportExists,
     ImportConflict,
     ImportRefused,
@@ -44,8 +45,10 @@ from langmem_isolated.errors.lifecycle import (
     ProfileFull,
     QuotaExceeded,
     ReceiptNotFound,
+    RestoreRefused,
     SessionClosed,
     ThreadNotFound,
+    UserWasErased,
 )
 
 __all__ = [
@@ -62,6 +65,7 @@ __all__ = [
     "EmbeddingModelChanged",
     "EmbeddingModelWarning",
     "EmbeddingRefused",
+    "ErasureLogRefused",
     "ExportExists",
     "ImportConflict",
     "ImportRefused",
@@ -82,6 +86,7 @@ __all__ = [
     "ReceiptNotFound",
     "RecordDoesNotOpen",
     "RecordError",
+    "RestoreRefused",
     "RootKeyInvalid",
     "RootKeyMismatch",
     "RootKeyMissing",
@@ -91,6 +96,7 @@ __all__ = [
     "SessionClosed",
     "SessionNotFound",
     "ThreadNotFound",
+    "UserWasErased",
     "ValueNotStorable",
 ]
 

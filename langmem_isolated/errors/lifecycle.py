@@ -237,3 +237,42 @@ class ImportConflict(LangmemIsolatedError):
             f"The {what} of {file}, line {line:,}, has a name that the user has already. {so_far}"
         )
         self.what, self.file, self.line = what, file, line
+
+
+class ErasureLogRefused(LangmemIsolatedError):
+    """The erasure log cannot be read or written, or a line of it is not this installation's.
+
+    Args:
+        why: What is the matter; nothing that the log has in it.
+    """
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"The erasure log is refused, and nothing was erased or restored. {why} Give a file "
+            "that this user may write, in a folder that is there: erasure_log=…"
+        )
+
+    @classmethod
+    def line(cls, number: int) -> Self:
+        """For a line that no tombstone of this installation is, counted from 1."""
+        return cls(
+            f"Line {number} is not one that this installation wrote: it was changed, or the log is "
+            "another one's. Put it back from a copy of the log, or give the right log."
+        )
+
+
+class RestoreRefused(DatabaseError):
+    """A backup cannot be restored, or not so; what stands at the place stays as it is."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"Nothing was restored. {why}")
+
+
+class UserWasErased(LangmemIsolatedError):
+    """The user was erased here, and nobody said by name that they may come back."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The user was erased here. Nothing was imported. Who is to come back is named: "
+            "readmit=[user_id]; they come in as new."
+        )

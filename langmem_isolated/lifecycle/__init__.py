@@ -13,6 +13,7 @@ from langmem_isolated.lifecycle.verification import Verified, verified
 if TYPE_CHECKING:
     from langmem_isolated._adapters.quota import Quota
     from langmem_isolated.lifecycle.backup import Backup
+    from langmem_isolated.lifecycle.erasure.reapplication import Reapplied
     from langmem_isolated.lifecycle.erasure.receipt import ErasureReceipt
     from langmem_isolated.lifecycle.export.export import Exported
     from langmem_isolated.lifecycle.guests.transferred import NewName, Transferred
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         ProfileContents,
     )
     from langmem_isolated.lifecycle.quotas import Quotas
+    from langmem_isolated.lifecycle.restore import Restored, restore_backup
     from langmem_isolated.lifecycle.retention.holds import Hold
     from langmem_isolated.lifecycle.retention.policies import Policy
     from langmem_isolated.lifecycle.retention.retention import Retention
@@ -99,6 +101,8 @@ __all__ = [
     "ProfileReader",
     "Quota",
     "Quotas",
+    "Reapplied",
+    "Restored",
     "Retention",
     "RootKeyRotated",
     "ScopeLifecycle",
@@ -115,12 +119,14 @@ __all__ = [
     "Undone",
     "Verified",
     "digest_of",
+    "restore_backup",
     "verified",
 ]
 
 # What operators ask for is loaded when they do.
 _NAMES = {
     "_adapters.quota": ("Quota",),
+    "lifecycle.erasure.reapplication": ("Reapplied",),
     "lifecycle.erasure.receipt": ("ErasureReceipt",),
     "lifecycle.backup": ("Backup",),
     "lifecycle.export.export": ("Exported",),
@@ -144,6 +150,7 @@ _NAMES = {
         "ProfileContents",
     ),
     "lifecycle.quotas": ("Quotas",),
+    "lifecycle.restore": ("Restored", "restore_backup"),
     "lifecycle.retention.holds": ("Hold",),
     "lifecycle.retention.policies": ("Policy",),
     "lifecycle.retention.retention": ("Retention",),

@@ -13,6 +13,7 @@ from langmem_isolated._runtime.arguments import callback, seconds, true_or_false
 from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated.lifecycle.backup import MemoryBackups
 from langmem_isolated.lifecycle.erasure.of_memory import Erasures
+from langmem_isolated.lifecycle.erasure.reapplication import ErasuresAgain
 from langmem_isolated.lifecycle.export.of_memory import UserExports
 from langmem_isolated.lifecycle.imports.of_memory import UserImports
 from langmem_isolated.lifecycle.root_key_rotation import RootKeyRotations
@@ -37,7 +38,13 @@ if TYPE_CHECKING:
 
 @explains_calls
 class MemoryLifecycle(
-    ModuleMerges, UserExports, UserImports, MemoryBackups, Erasures, RootKeyRotations
+    ModuleMerges,
+    UserExports,
+    UserImports,
+    MemoryBackups,
+    Erasures,
+    ErasuresAgain,
+    RootKeyRotations,
 ):
     """The life of everybody's memory, as :class:`IsolatedMemory` has it."""
 

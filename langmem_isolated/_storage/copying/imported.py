@@ -1,13 +1,10 @@
 """Puts in what an export held: as it was, at the addresses that its new owner's keys give it.
 
-Where an import has come to is an entry of kind *claim* with the owner it began with, changed in the
-transaction of each step: killed at any point it goes on behind the last, and nothing is put in
-twice. What stands below a session, thread or collection goes in below a row that nobody sees, which
-the last step of each publishes.
+What stands below a session, thread or collection goes in below a row that nobody sees, which the
+last step of each publishes.
 """
 
 import os
-import struct
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -15,7 +12,6 @@ from langmem_isolated._codecs.headers import CollectionHeader, Header
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._runtime.clock import SECOND
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.container_state import (
     BIRTH_BYTES,
@@ -31,6 +27,7 @@ from langmem_isolated._storage.copying.containers import (
     addressed,
     digest_of,
 )
+from langmem_isolated._storage.copying.import_position import Overtaken
 from langmem_isolated._storage.copying.options import NO_MARK, Copied
 from langmem_isolated._storage.copying.staging import Step
 from langmem_isolated._storage.documents import collection as collections
@@ -40,36 +37,8 @@ from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.items import reading, writing
 from langmem_isolated._storage.items.addresses import Address, RecordAddresses
 from langmem_isolated._storage.items.rows import NewItem, expiry, sealed_rows
-from langmem_isolated._storage.scope_rows import lock_for_update
 from langmem_isolated._storage.sessions.channel_limits import ChannelLimits, Kept
 from langmem_isolated._storage.sessions.messages import channel_of
-
-# Of an import that nobody went on with.
-_KEPT = 30 * 24 * 3600 * SECOND
-_SPACE = (b"imports",)
-_POSITION = struct.Struct(">BQQ")
-_FORM = 1
-
-
-class Position(NamedTuple):
-    """How far an import has come: the step, and how many lines of it are done."""
-
-    step: int
-    lines: int
-
-
-BEGINNING = Position(0, 0)
-
-
-class Marker(NamedTuple):
-    """Where an import keeps its position: with which keys, under the SHA-256 of its manifest."""
-
-    keys: ScopeKeys
-    manifest: bytes
-
-
-class Overtaken(Exception):
-    """Another process went on with the same import; nothing was put in."""
 
 
 class Taken(Exception):
@@ -149,51 +118,6 @@ class ArrivedEntry(NamedTuple):
     entry: Entry
     updated_at: int
     expires_at: int | None
-
-
-# --- position -------------------------------------------------------------------------------------
-
-
-def position(
-    transaction: Transaction, keys: ScopeKeys, manifest: bytes, now: int
-) -> Position | None:
-    """How far an import has come; ``None`` for one that has not begun, or is done.
-
-    Raises:
-        RecordDoesNotOpen: It was changed, moved or exchanged.
-    """
-    (found,) = entries.get(transaction, keys, _SPACE, [manifest], now, kind=Kind.CLAIM)
-    return None if found is None else Position(*_POSITION.unpack(found)[1:])
-
-
-def move(
-    transaction: Transaction, marker: Marker, old: Position | None, new: Position, now: int
-) -> None:
-    """Go on from one position to another, in the transaction of what was put in between them.
-
-    Raises:
-        Overtaken: Another process has.
-        ScopeGone: The user was erased.
-    """
-    lock_for_update(transaction, marker.keys.scope_id)
-    if position(transaction, marker.keys, marker.manifest, now) != old:
-        raise Overtaken
-    entry = Entry(marker.manifest, _POSITION.pack(_FORM, *new))
-    entries.put(transaction, marker.keys, _SPACE, [entry], now, _KEPT, kind=Kind.CLAIM)
-
-
-def begin(transaction: Transaction, keys: ScopeKeys, manifest: bytes, now: int) -> None:
-    """Begin an import.
-
-    Raises:
-        Overtaken: Another process has.
-    """
-    move(transaction, Marker(keys, manifest), None, BEGINNING, now)
-
-
-def end(transaction: Transaction, keys: ScopeKeys, manifest: bytes) -> None:
-    """Forget an import that is done."""
-    entries.remove(transaction, keys, _SPACE, [manifest], kind=Kind.CLAIM)
 
 
 # --- sessions and threads -------------------------------------------------------------------------

@@ -40,7 +40,7 @@ class _Erasure:
 
     def run(self) -> ErasureReceipt:
         context, moment = self._context, as_moment(now()) or EPOCH
-        destroyed = context.keyring.destroy(self._owner)
+        destroyed = context.keyring.destroy(self._owner, leaves_tombstone=True)
         counts, scopes = self._rows_removed(_last_life(destroyed))
         if context.plaintext_cache:
             context.plaintext_cache.clear()

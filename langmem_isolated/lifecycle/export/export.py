@@ -45,7 +45,7 @@ FILES = (
 )
 # What no file has.
 NOT_EXPORTED = {
-    Kind.CLAIM: "it names a guest, and says only that the guest was claimed",
+    Kind.CLAIM: "it names a guest that was claimed, or says how far an import has come",
 }
 
 

@@ -11,12 +11,12 @@ from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.sealing import framed
 from langmem_isolated._storage.copying import imported
 from langmem_isolated._storage.copying.containers import Line
+from langmem_isolated._storage.copying.import_position import Position
 from langmem_isolated._storage.copying.imported import (
     Arrived,
     ArrivedEntry,
     ArrivedItem,
     Channels,
-    Position,
 )
 from langmem_isolated._storage.documents.writing import NewDocument
 from langmem_isolated.errors import ImportConflict, ImportRefused

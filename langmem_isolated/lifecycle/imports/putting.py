@@ -11,17 +11,19 @@ from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import now
-from langmem_isolated._storage.copying import imported
+from langmem_isolated._storage.copying import import_position, imported
 from langmem_isolated._storage.copying.containers import Line
-from langmem_isolated._storage.copying.imported import (
+from langmem_isolated._storage.copying.import_position import (
     BEGINNING,
+    Marker,
+    Overtaken,
+    Position,
+)
+from langmem_isolated._storage.copying.imported import (
     Arrived,
     ArrivedEntry,
     ArrivedItem,
     Channels,
-    Marker,
-    Overtaken,
-    Position,
     Taken,
 )
 from langmem_isolated._storage.documents.writing import NewDocument
@@ -56,7 +58,7 @@ class Put:
         self._context, self._owners, self._manifest = context, owners, manifest
         self._now, self._told, self._lines = now, told, 0
         self._first = self._records = context.operators(owners[0])
-        self.begun_at: Position | None = self._first.read(imported.position, None, manifest, now)
+        self.begun_at: Position | None = self._first.read(import_position.find, None, manifest, now)
         self._position = self.begun_at or BEGINNING
 
     def begin(self) -> None:
@@ -67,14 +69,14 @@ class Put:
         """
         if self.begun_at is None:
             with _refusing():
-                self._first.write(imported.begin, self._manifest, self._now)
+                self._first.write(import_position.begin, self._manifest, self._now)
         for owner in self._owners:
             # Who has nothing but a name is there again, too.
             self._context.operators(owner).keys()
 
     def end(self) -> None:
         """Forget how far it had come."""
-        self._first.write(imported.end, self._manifest)
+        self._first.write(import_position.end, self._manifest)
 
     def owner(self, owner: Owner) -> None:
         """What follows is this owner's."""
@@ -89,7 +91,7 @@ class Put:
         marker = Marker(self._first.keys(), self._manifest)
 
         def moved(transaction: Transaction, keys: ScopeKeys) -> T:
-            imported.move(transaction, marker, old, new, now())
+            import_position.move(transaction, marker, old, new, now())
             return put(transaction, keys)
 
         result = self._records.write(moved)

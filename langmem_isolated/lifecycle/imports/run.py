@@ -17,7 +17,7 @@ from langmem_isolated._codecs.classes import AllowedTypes
 from langmem_isolated._codecs.foreign import ForeignForms, NotStorable
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.clock import now
-from langmem_isolated.errors import ImportRefused
+from langmem_isolated.errors import ImportRefused, UserWasErased
 from langmem_isolated.lifecycle.imports.archive import ExportArchive
 from langmem_isolated.lifecycle.imports.entries import Entries
 from langmem_isolated.lifecycle.imports.looking import Look
@@ -148,8 +148,9 @@ class Import:
         self._stop()
 
     def _refuse_erased(self, target: Owner) -> None:
-        if target.user in self._request.readmit:
-            return
+        is_named = target.user in self._request.readmit
+        if not is_named and self._context.is_tombstoned(target):
+            raise UserWasErased
 
 
 @dataclass(frozen=True)

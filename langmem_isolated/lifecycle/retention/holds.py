@@ -9,7 +9,7 @@ the moment in which a hold is placed, nothing of the user is removed any more.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -244,3 +244,19 @@ def check(context: MemoryContext, user_id: str, project_id: str) -> None:
     """
     if context.records(_project_of(project_id)).read(_standing, set(), [user_id]):
         raise LegalHold
+
+
+def forget(context: MemoryContext, project: Owner, is_wanted: Callable[[Hold], bool]) -> int:
+    """Remove the holds of a project that are ``is_wanted``, in force or not; how many there were.
+
+    For what an older copy brought back: a user is erased after a hold was released.
+
+    Raises:
+        RecordDoesNotOpen: A hold was tampered with; nothing was removed.
+    """
+    records = context.operators(project)
+    found: list[Entry] = records.read(entries.all_of, [], _SPACE, WHENEVER, kind=_KIND)
+    wanted = [entry.key for entry in found if is_wanted(Hold.decoded(project.project, entry))]
+    if wanted:
+        records.write(entries.remove, _SPACE, wanted, kind=_KIND)
+    return len(wanted)

@@ -23,6 +23,7 @@ from langmem_isolated._storage import due
 from langmem_isolated._storage.batch_removal import BELOW, Due, Removed
 from langmem_isolated._storage.due import Pages
 from langmem_isolated._storage.entries import ENTRY_KINDS
+from langmem_isolated._storage.tombstones import Forgotten
 from langmem_isolated.errors import RecordDoesNotOpen
 from langmem_isolated.lifecycle.guests.anonymous import remove as remove_guest
 from langmem_isolated.lifecycle.retention.holds import project_keys
@@ -231,13 +232,21 @@ class Sweep:
             if self._removal.is_over or not self._removal.locked or self._removal.is_dry:
                 break
         removal = self._removal
+        tombstones = self._tombstones()
         return Swept(
-            counts=removal.by_label(),
+            counts=removal.by_label()
+            | ({"tombstone": tombstones.number} if tombstones.number else {}),
             is_done=not removal.is_over and not removal.locked,
             held=len(removal.held),
-            damaged=len(removal.damaged) + len(self._owners.damaged),
+            damaged=len(removal.damaged) + len(self._owners.damaged) + tombstones.damaged,
             is_dry_run=removal.is_dry,
         )
+
+    def _tombstones(self) -> Forgotten:
+        """Forget who was erased, where the time that this is kept for is over."""
+        if self._removal.is_over:
+            return Forgotten(0, 0)
+        return self._context.keyring.tombstones.remove_over(now(), is_dry=self._removal.is_dry)
 
     def _pass(self) -> None:
         moment = now()
