@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import NamedTuple, NoReturn, Protocol, TypeVar
 
 from langmem_isolated._codecs.checkpoints.stored_bodies import task_of
 from langmem_isolated._codecs.foreign import NotStorable
 from langmem_isolated._codecs.headers import CollectionHeader
-from langmem_isolated._codecs.messages import decode_partially
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._storage.copying.containers import Line
@@ -100,13 +98,9 @@ class _File:
         self._read()
         return found
 
-    @contextmanager
-    def telling(self, number: int | None = None) -> Iterator[None]:
+    def telling(self, number: int | None = None) -> _Telling:
         """Say of a refusal in which line it was."""
-        try:
-            yield
-        except REFUSALS as refusal:
-            self.refuse(str(refusal), number)
+        return _Telling(self, number)
 
     def refuse(self, why: str, number: int | None = None) -> NoReturn:
         """Refuse a line."""
@@ -118,6 +112,22 @@ class _File:
             return False
         with self.telling():
             return bool(self.ahead.any("module") == module)
+
+
+class _Telling:
+    """As a generator's context manager would, in a quarter of the time: each line takes some."""
+
+    __slots__ = ("_file", "_number")
+
+    def __init__(self, file: _File, number: int | None) -> None:
+        self._file, self._number = file, number
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, REFUSALS):
+            self._file.refuse(str(error), self._number)
 
 
 class Reading:
@@ -210,17 +220,16 @@ class Reading:
         file = self._files["messages"]
         for file, number, fields in self._below("messages", "session", module, of.name):
             with file.telling(number):
-                line = self._records.message(fields)
+                line, message_id, channel = self._records.message(fields)
                 before, sequence = sequence, int.from_bytes(line.key)
                 is_next = sequence > before if following is None else sequence == following + count
                 if not is_next or sequence >= of.next_sequence:
                     raise NotStorable("sequence is not that of the session's next message")
-                said = decode_partially(line.plaintext)
-                if line.has_alias and said.message_id in found:
-                    raise NotStorable("two messages of the session are found by one id")
-                if line.has_alias and said.message_id:
-                    found.add(said.message_id)
-            channels.add(sequence, said.channel)
+                if line.has_alias and message_id:
+                    if message_id in found:
+                        raise NotStorable("two messages of the session are found by one id")
+                    found.add(message_id)
+            channels.add(sequence, channel)
             count += 1
             self._count("messages", is_in)
             batch.append(line)

@@ -6,7 +6,7 @@ import math
 import re
 from array import array
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from langchain_core.documents import Document
 
@@ -23,6 +23,7 @@ from langmem_isolated._codecs.headers import (
     Header,
     decode_header,
 )
+from langmem_isolated._codecs.messages import MessageMetadata
 from langmem_isolated._codecs.values import encode_value, is_utf8
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
@@ -44,6 +45,17 @@ _LARGEST = 3.4e38
 _HISTORY = {kind.label: kind for kind in (Kind.CHECKPOINT, Kind.WRITE, Kind.ELEMENT)}
 _CHECKPOINT = re.compile(f"[0-9a-f]{{{2 * DIGEST_BYTES}}}")
 _LIFETIMES = ("idle_lifetime", "absolute_lifetime")
+
+
+class Message(NamedTuple):
+    """A message, its id if it has one, and its channel."""
+
+    line: Line
+    id: str | None
+    channel: str | None
+
+
+_Metadata = MessageMetadata | None
 
 
 @dataclass
@@ -71,10 +83,12 @@ class Records:
     Args:
         forms: Checks what was sealed.
         limits: How large each may be.
+        is_known: Whether LangChain has made the messages of these lines before, so that it need
+            not again. What was sealed is checked each time: only there a class can be.
     """
 
-    def __init__(self, forms: ForeignForms, limits: Limits) -> None:
-        self._forms, self._limits = forms, limits
+    def __init__(self, forms: ForeignForms, limits: Limits, *, is_known: bool) -> None:
+        self._forms, self._limits, self._is_known = forms, limits, is_known
 
     def container(self, kind: Kind, fields: Fields) -> Arrived:
         """A session or thread, without what is below it."""
@@ -114,31 +128,35 @@ class Records:
             raise NotStorable("stored is not of its types")
         return header
 
-    def message(self, fields: Fields) -> Line:
+    def message(self, fields: Fields) -> Message:
         """A message of a session."""
         stored_at = fields.time("stored_at")
-        plaintext, message_id, written = (
+        plaintext, values, metadata = (
             self._sealed_message(fields) if "stored" in fields else self._readable_message(fields)
         )
-        if written not in (None, stored_at):
+        message_id = values.get("id")
+        if metadata is not None and metadata.written != stored_at:
             raise NotStorable("written_at is not the time at which it was stored")
         has_alias = fields.flag("found_by_id")
         if has_alias and not (type(message_id) is str and message_id):
             raise NotStorable("found_by_id is true of a message without an id")
         self._limits.check("message_bytes", len(plaintext))
         key = fields.number("sequence").to_bytes(8)
-        return Line(Kind.MESSAGE, key, plaintext, stored_at, has_alias=has_alias)
+        line = Line(Kind.MESSAGE, key, plaintext, stored_at, has_alias=has_alias)
+        return Message(line, message_id, metadata and metadata.channel)
 
-    def _sealed_message(self, fields: Fields) -> tuple[bytes, Any, int | None]:
+    def _sealed_message(self, fields: Fields) -> tuple[bytes, dict[str, Any], _Metadata]:
         plaintext = fields.bytes("stored")
         _, values, metadata = self._forms.message(plaintext)
-        return plaintext, values.get("id"), metadata and metadata.written
+        return plaintext, values, metadata
 
-    def _readable_message(self, fields: Fields) -> tuple[bytes, Any, int | None]:
+    def _readable_message(self, fields: Fields) -> tuple[bytes, dict[str, Any], _Metadata]:
         message = fields.dict("message")
         type_, values = message.get("type"), message.get("data")
-        check_message(type_, values)
-        assert isinstance(values, dict)
+        if type(type_) is not str or type(values) is not dict:
+            raise NotStorable("message must have a type and an object of data")
+        if not self._is_known:
+            check_message(type_, values)
         written, form = fields.time_or_none("written_at"), fields.number("form")
         if form != (1 if written is None else 2):
             raise NotStorable("form is not the one that a message with these fields has")
@@ -146,7 +164,7 @@ class Records:
         if written is not None:
             beside = (fields.any(name) for name in ("channel", "untrusted", "tokens"))
             metadata = checked_metadata(written, *beside)
-        return message_bytes(form, metadata, str(type_), values), values.get("id"), written
+        return message_bytes(form, metadata, type_, values), values, metadata
 
     def history(self, fields: Fields, elements: Elements) -> Line | None:
         """A checkpoint, a task's writes or an element; ``None`` for what nothing reads.

@@ -134,7 +134,8 @@ class Import:
         user = Owner(Level.USER, told.project, told.user)
         modules = frozenset(one.module for one in owners if one.module)
         entries = Entries(forms, limits, user, target, modules)
-        reading = Reading(archive, Records(forms, limits), entries, sink, self._now)
+        records = Records(forms, limits, is_known=isinstance(sink, Put))
+        reading = Reading(archive, records, entries, sink, self._now)
         reading.read(owners)
         return reading
 
