@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tracemalloc
+import zipfile
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -23,15 +24,13 @@ from hypothesis import strategies as st
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 from langchain_core.outputs import Generation
-from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
+from langgraph.store.base import PutOp
 from langgraph.types import Command, interrupt
 
 from langmem_isolated import IsolatedMemory, Limits, LocalRootKey, ScopedMemory
 from langmem_isolated._codecs.forms import ARRAY, OBJECT, TEXT
-from langmem_isolated._codecs.values import encode_value
-from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._database.database import Database
 from langmem_isolated.errors import (
     DatabaseLocked,
@@ -41,7 +40,6 @@ from langmem_isolated.errors import (
     UserWasErased,
 )
 from langmem_isolated.lifecycle.imports import archive as archives
-from langmem_isolated.lifecycle.imports import putting
 from tests.archives import edited, everything, in_order, lines, sealed, zipped
 from tests.command_line import error_line, run
 from tests.conftest import ROOT_KEY, Attacker, Door
@@ -62,6 +60,13 @@ def other(
     url = request.getfixturevalue("postgres_url") if is_sqlite else f"sqlite:///{tmp_path}/other.db"
     with IsolatedMemory(url, root_key=LocalRootKey(OTHER_KEY)) as other:
         yield other
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Iterator[IsolatedMemory]:
+    """A memory to export from, where one kind of database is as good as the other."""
+    with IsolatedMemory(f"sqlite:///{tmp_path}/s.db", root_key=LocalRootKey(ROOT_KEY)) as source:
+        yield source
 
 
 @pytest.fixture
@@ -264,3 +269,847 @@ def test_applications_see_the_same_as_before(
         assert after[name] == value, name
     resumed = graph(tutor(other).checkpointer()).invoke(Command(resume="no"), at("asked"))
     assert resumed["messages"][-1].content == "you said no"
+
+
+def moved(source: IsolatedMemory, tmp_path: Path) -> Path:
+    """A folder with all that fills the inventory."""
+    fill(source, tutor(source), None)
+    operate(source, None)
+    source.export_user("alice", tmp_path / "alice")
+    return tmp_path / "alice"
+
+
+# --- where and for whom ---------------------------------------------------------------------------
+
+
+async def test_it_is_the_same_from_a_coroutine_and_from_a_zip_file(
+    source: IsolatedMemory, target: IsolatedMemory, door: Door, tmp_path: Path
+):
+    chat(source, "hello")
+    source.export_user("alice", tmp_path / "a.zip")
+
+    imported = await door(target, "import_user", tmp_path / "a.zip")
+
+    assert (imported.user_id, imported.counts["messages"]) == ("alice", 1)
+    assert "alice" not in repr(imported)
+    assert tutor(target).chat_history("s").messages[0].content == "hello"
+
+
+def test_another_user_and_project_are_named(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path
+):
+    folder = moved(source, tmp_path)
+
+    imported = target.import_user(folder, user_id="anna", project_id="shop")
+
+    assert imported.user_id == "anna"
+    scope = target.scope(user_id="anna", module_id="tutor", project_id="shop")
+    assert scope.chat_history("s").messages[0].content == "a secret"
+    assert target.modules("alice") == []
+    (policy,) = target.retention.list()
+    assert (policy.user_id, policy.project_id) == ("anna", "shop")
+    again = target.export_user("anna", tmp_path / "again", project_id="shop")
+    assert again.counts == imported.counts
+
+
+def test_an_archive_of_one_module_brings_that_one_and_no_grants(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path
+):
+    moved(source, tmp_path)
+    source.export_user("alice", tmp_path / "one", module_id="tutor")
+    granted = len(lines(tmp_path / "one", "grants"))
+
+    imported = target.import_user(tmp_path / "one")
+
+    assert target.modules("alice") == ["tutor"]
+    assert imported.counts["grants"] == 0
+    assert imported.skipped == {"grants": granted}
+    assert granted == 2
+
+
+def test_who_has_nothing_is_imported_as_nobody(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path
+):
+    source.export_user("nobody", tmp_path / "n")
+
+    imported = target.import_user(tmp_path / "n")
+
+    assert not any(imported.counts.values())
+    assert target.modules("nobody") == []
+
+
+def test_what_has_expired_since_is_left_out_and_counted(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path
+):
+    scope = tutor(source)
+    scope.sessions.create("s", idle=timedelta(seconds=90))
+    chat(source, "soon gone")
+    scope.store().put(("facts",), "one", {"n": 1}, ttl=1)
+    scope.llm_cache(ttl=timedelta(seconds=90)).update("p", "m", [Generation(text="answer")])
+    chat(source, "stays", session="other")
+    source.export_user("alice", tmp_path / "a")
+    for kind in ("sessions", "items", "entries"):
+        edited(tmp_path / "a", kind, _expired)
+
+    imported = target.import_user(tmp_path / "a")
+
+    assert imported.skipped == {"sessions": 1, "messages": 1, "items": 1, "entries": 1}
+    assert [one.id for one in tutor(target).sessions()] == ["other"]
+    assert tutor(target).store().search(()) == []
+
+
+def _expired(there: list[dict[str, Any]]) -> None:
+    for line in there:
+        if line["expires_at"]:
+            line["expires_at"] = "2020-01-01T00:00:00.000000+00:00"
+
+
+def test_a_user_who_was_erased_comes_back_by_name_alone_and_as_new(
+    memory: IsolatedMemory, attacker: Attacker, tmp_path: Path
+):
+    chat(memory, "hello")
+    memory.export_user("alice", tmp_path / "a")
+    former = attacker("SELECT scope_id, birth FROM scopes WHERE level = 1")
+    memory.erase_user("alice")
+
+    for how in ({}, {"readmit": ["bob"]}):
+        with pytest.raises(UserWasErased):
+            memory.import_user(tmp_path / "a", **how)
+    assert memory.modules("alice") == []
+
+    memory.import_user(tmp_path / "a", readmit=["bob", "alice"])
+    assert tutor(memory).chat_history("s").messages[0].content == "hello"
+    assert attacker("SELECT scope_id, birth FROM scopes WHERE level = 1") != former
+
+
+def test_receipts_of_merges_come_with_it_and_undo_nothing(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path
+):
+    folder = moved(source, tmp_path)
+    target.import_user(folder)
+
+    (receipt,) = target.receipts("alice")
+    undone = target.undo(receipt)
+
+    assert undone.removed == {}
+    assert target.scope(user_id="alice", module_id="planner").sessions() != []
+
+
+# --- names that are taken -------------------------------------------------------------------------
+
+TAKEN = {
+    "session": lambda scope: scope.chat_history("s").add_messages([HumanMessage("mine")]),
+    "thread": lambda scope: graph(scope.checkpointer()).invoke({"messages": []}, at("t")),
+    "collection": lambda scope: scope.vector_store(NGramEmbeddings()).add_texts(["mine"]),
+    "item": lambda scope: scope.store().put(("facts",), "one", {"text": "mine"}),
+    "entry": lambda scope: scope.llm_cache().update("prompt", "model", [Generation(text="mine")]),
+}
+
+
+@pytest.mark.parametrize("what", TAKEN)
+def test_a_name_that_is_taken_is_refused_before_anything_is_written(
+    memory: IsolatedMemory, other: IsolatedMemory, tmp_path: Path, what: str
+):
+    folder = moved(memory, tmp_path)
+    TAKEN[what](tutor(other))
+    before = other.export_user("alice", tmp_path / "before")
+
+    with pytest.raises(ImportConflict, match="Nothing was imported") as refused:
+        other.import_user(folder)
+
+    assert refused.value.what == what
+    assert re.fullmatch(r"data/\w+\.jsonl", refused.value.file)
+    assert other.export_user("alice", tmp_path / "after").counts == before.counts
+    assert everything(tmp_path / "after") == everything(tmp_path / "before")
+
+
+def test_an_import_that_is_done_finds_its_names_taken(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path
+):
+    folder = moved(source, tmp_path)
+    target.import_user(folder)
+
+    with pytest.raises(ImportConflict):
+        target.import_user(folder)
+    with pytest.raises(ImportConflict):
+        source.import_user(folder)
+
+    target.import_user(folder, user_id="alice-2")
+    assert tutor(target, "alice-2").chat_history("s").messages[0].content == "a secret"
+
+
+def test_other_things_that_the_user_has_stay(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path
+):
+    chat(source, "imported")
+    source.export_user("alice", tmp_path / "a")
+    chat(target, "mine", session="mine")
+    tutor(target).store().put(("facts",), "mine", {"n": 1})
+
+    target.import_user(tmp_path / "a")
+
+    assert {one.id for one in tutor(target).sessions()} == {"mine", "s"}
+    assert tutor(target).store().get(("facts",), "mine") is not None
+
+
+def test_a_session_that_came_between_look_and_import_stays_as_it_is(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path
+):
+    chat(source, "one", session="a")
+    chat(source, "two", session="b")
+    tutor(source).store().put(("facts",), "one", {"n": 1})
+    source.export_user("alice", tmp_path / "a")
+    first, second = (line["id"] for line in lines(tmp_path / "a", "sessions"))
+    came: list[int] = []
+
+    def come(done: int) -> None:
+        if not came:
+            chat(target, "mine", session=second)
+        came.append(done)
+
+    with pytest.raises(ImportConflict, match="goes on behind it") as refused:
+        target.import_user(tmp_path / "a", progress=come)
+    assert (refused.value.file, refused.value.line) == ("data/sessions.jsonl", 2)
+    assert [one.content for one in tutor(target).chat_history(second).messages] == ["mine"]
+
+    tutor(target).sessions.delete(second)
+    target.import_user(tmp_path / "a")
+    texts = {n: tutor(target).chat_history(n).messages[0].content for n in (first, second)}
+    assert set(texts.values()) == {"one", "two"}
+
+
+# --- ended in the middle --------------------------------------------------------------------------
+
+
+EVERY = int(os.environ.get("EVERY_STEP_OF_IMPORT", "4"))
+
+
+class Ended(Exception):
+    """In place of what kills a process."""
+
+
+@pytest.mark.parametrize("is_committed", [False, True])
+def test_ended_at_any_step_it_goes_on_and_everything_is_there_once(
+    source: IsolatedMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_committed: bool
+):
+    moved(source, tmp_path)
+    chat(source, *map(str, range(600)), session="long")
+    tutor(source).store().batch([PutOp(("many",), str(n), {"n": n}) for n in range(600)])
+    source.export_user("alice", tmp_path / "a")
+    expected, verified = everything(tmp_path / "a"), tutor(source).verify()
+    write, left = Database.write, [0]
+
+    def ending(self: Database, *args: Any, **kwargs: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0 and not is_committed:
+            raise Ended
+        result = write(self, *args, **kwargs)
+        if left[0] == 0:
+            raise Ended
+        return result
+
+    monkeypatch.setattr(Database, "write", ending)
+    # Each fourth, so that it is quick; each by itself was tried, too.
+    step = is_over = 0
+    while not is_over:
+        step += EVERY
+        with _new(tmp_path, step) as target:
+            left[0] = step
+            try:
+                target.import_user(tmp_path / "a")
+                is_over = True
+            except Ended:
+                _nothing_is_half(target)
+                left[0] = 0
+                is_over = _again(target, tmp_path / "a")
+            left[0] = 0
+            target.export_user("alice", tmp_path / f"again-{step}")
+            assert tutor(target).verify() == verified
+        assert everything(tmp_path / f"again-{step}") == expected
+    assert step > 20
+
+
+def _new(tmp_path: Path, number: int) -> IsolatedMemory:
+    """A memory on a copy of an empty database, which takes less than to make one."""
+    empty = tmp_path / "empty.db"
+    if not empty.exists():
+        with IsolatedMemory(f"sqlite:///{empty}", root_key=LocalRootKey(OTHER_KEY)):
+            pass
+    shutil.copy(empty, tmp_path / f"{number}.db")
+    return IsolatedMemory(f"sqlite:///{tmp_path}/{number}.db", root_key=LocalRootKey(OTHER_KEY))
+
+
+def _again(target: IsolatedMemory, folder: Path) -> bool:
+    """Import it once more; whether it was done before, but for who asked to be told so."""
+    try:
+        target.import_user(folder)
+    except ImportConflict:
+        return True
+    return False
+
+
+def _nothing_is_half(target: IsolatedMemory) -> None:
+    scope = tutor(target)
+    for session in scope.sessions():
+        assert len(scope.chat_history(session.id).messages) == session.messages
+        assert session.messages in (2, 600)
+
+
+KILLED = """
+import os, signal, sys
+from langmem_isolated import IsolatedMemory, LocalRootKey
+memory = IsolatedMemory(sys.argv[1], root_key=LocalRootKey(bytes(range(1, 33))))
+left = [int(sys.argv[3])]
+def told(done):
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+memory.import_user(sys.argv[2], progress=told)
+"""
+
+
+def test_a_killed_process_leaves_what_the_next_goes_on_with(source: IsolatedMemory, tmp_path: Path):
+    folder = moved(source, tmp_path)
+    url = f"sqlite:///{tmp_path}/t.db"
+
+    for number in (1, 3, 5):
+        command = [sys.executable, "-c", KILLED, url, str(folder), str(number)]
+        killed = subprocess.run(command, check=False, capture_output=True)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+
+    with IsolatedMemory(url, root_key=LocalRootKey(OTHER_KEY)) as target:
+        told: list[int] = []
+        imported = target.import_user(folder, progress=told.append)
+        assert told == sorted(told)
+        assert told[-1] == sum(imported.counts.values())
+        target.export_user("alice", tmp_path / "again")
+    assert everything(tmp_path / "again") == everything(folder)
+
+
+async def test_cancelled_it_ends_behind_a_batch_and_goes_on(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path
+):
+    chat(source, *map(str, range(5000)))
+    source.export_user("alice", tmp_path / "a")
+    begun, loop, told = asyncio.Event(), asyncio.get_running_loop(), []
+
+    def tell(done: int) -> None:
+        told.append(done)
+        loop.call_soon_threadsafe(begun.set)
+
+    task = asyncio.create_task(target.aimport_user(tmp_path / "a", progress=tell))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    seen = len(told)
+    await asyncio.sleep(0.5)
+
+    assert len(told) <= seen + 2
+    assert told[-1] < 5000
+    assert tutor(target).sessions() == []
+    await target.aimport_user(tmp_path / "a")
+    assert len(tutor(target).chat_history("s").messages) == 5000
+
+
+def test_two_processes_at_once_end_with_everything_once(
+    memory: IsolatedMemory, other: IsolatedMemory, tmp_path: Path
+):
+    chat(memory, *map(str, range(3000)))
+    tutor(memory).store().put(("facts",), "one", {"n": 1})
+    memory.export_user("alice", tmp_path / "a")
+    inner: list[BaseException] = []
+
+    def come(done: int) -> None:
+        if not inner:
+            inner.append(KeyboardInterrupt())
+            other.import_user(tmp_path / "a")
+
+    with pytest.raises((DatabaseLocked, ImportConflict)):
+        other.import_user(tmp_path / "a", progress=come)
+
+    other.export_user("alice", tmp_path / "again")
+    assert everything(tmp_path / "again") == everything(tmp_path / "a")
+
+
+# --- archives that are not what was exported ------------------------------------------------------
+
+
+def refused(target: IsolatedMemory, path: Path, **how: Any) -> ImportRefused:
+    """What an import says that is refused, and has written nothing and told no content."""
+    with pytest.raises(ImportRefused) as refusal:
+        target.import_user(path, **how)
+    assert target.modules("alice") == []
+    assert "secret" not in str(refusal.value)
+    return refusal.value
+
+
+def test_a_line_that_was_changed_is_noticed_by_its_sha256(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path
+):
+    folder = moved(source, tmp_path)
+    path = folder / "data" / "messages.jsonl"
+    path.write_text(path.read_text().replace("a secret", "a se_ret"))
+
+    refusal = refused(target, folder)
+
+    assert (refusal.file, refusal.line) == ("data/messages.jsonl", None)
+    assert "SHA-256" in refusal.why
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("bagit.txt", "BagIt-Version: 9.9\n"),
+        ("bag-info.txt", "Payload-Oxum: 1.1\n"),
+        ("manifest-sha256.txt", ""),
+        ("tagmanifest-sha256.txt", "x\n"),
+        ("data/about.json", "{}"),
+    ],
+)
+def test_a_file_that_tells_of_the_others_must_fit(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path, name: str, text: str
+):
+    folder = moved(source, tmp_path)
+    (folder / name).write_text(text)
+
+    refused(target, folder)
+
+
+@pytest.mark.parametrize("kind", ["messages", "sessions", "checkpoints", "items", "grants"])
+def test_a_file_that_is_missing_or_shorter_is_noticed(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path, kind: str
+):
+    folder = moved(source, tmp_path)
+    path = folder / "data" / f"{kind}.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    sealed(folder)
+    refused(target, folder)
+
+    path.unlink()
+    sealed(folder)
+    assert refused(target, folder).file == f"data/{kind}.jsonl"
+
+
+def test_a_later_format_is_told(source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path):
+    folder = moved(source, tmp_path)
+    about = json.loads((folder / "data" / "about.json").read_text())
+    (folder / "data" / "about.json").write_text(json.dumps({**about, "format": 2}))
+    sealed(folder)
+
+    assert "format 1" in refused(target, folder).why
+
+
+def _replace(name: str, value: Any) -> Any:
+    def edit(there: list[dict[str, Any]]) -> None:
+        there[-1][name] = value
+
+    return edit
+
+
+def _drop(name: str) -> Any:
+    return lambda there: there[-1].pop(name)
+
+
+def _twice(there: list[dict[str, Any]]) -> None:
+    there.append(there[-1])
+
+
+MALFORMED = [
+    ("messages", _replace("message", {"type": "human", "data": {"content": 5}}), "message"),
+    ("messages", _replace("message", {"type": "nobody", "data": {"content": "x"}}), "message"),
+    ("messages", _replace("message", {"type": "human", "data": {"content": "x", "id": 7}}), "mess"),
+    ("messages", _replace("message", "a secret"), "an object"),
+    ("messages", _replace("sequence", 7), "sequence"),
+    ("messages", _replace("sequence", -1), "sequence"),
+    ("messages", _replace("sequence", 2**63), "sequence"),
+    ("messages", _replace("stored_at", "yesterday"), "stored_at"),
+    ("messages", _replace("stored_at", "1960-01-01T00:00:00+00:00"), "1970"),
+    ("messages", _replace("written_at", "2020-01-01T00:00:00+00:00"), "written_at"),
+    ("messages", _replace("form", 1), "form"),
+    ("messages", _replace("channel", 5), "beside"),
+    ("messages", _replace("tokens", [1]), "length"),
+    ("messages", _replace("found_by_id", True), "found_by_id"),
+    ("messages", _replace("session", "another"), "out of order"),
+    ("messages", _replace("module", "another"), "out of order"),
+    ("messages", _drop("stored_at"), "stored_at"),
+    ("messages", _twice, "sequence"),
+    ("sessions", _replace("id", "another"), "id"),
+    ("sessions", _replace("count", 1), "sequence"),
+    ("sessions", _replace("stored", "!"), "base64"),
+    ("sessions", _replace("stored", base64.b64encode(b"\x09").decode()), "version"),
+    ("sessions", _replace("idle_lifetime", 0), "lifetime"),
+    ("sessions", _replace("idle_lifetime", True), "idle_lifetime"),
+    ("sessions", _replace("pinned", 1), "pinned"),
+    ("sessions", _replace("limits", {"own": True, "channels": {"": 1}}), "channel"),
+    ("threads", _replace("count", 2), "count"),
+    ("threads", _replace("next_sequence", 0), "number"),
+    ("checkpoints", _replace("record", "message"), "record"),
+    ("checkpoints", _replace("checkpoint", "zz"), "checkpoint"),
+    ("checkpoints", _replace("stored", base64.b64encode(b"\x01\x90").decode()), "length"),
+    ("items", _replace("namespace", []), "namespace"),
+    ("items", _replace("namespace", ["langgraph"]), "namespace"),
+    ("items", _replace("value", [1]), "value"),
+    ("items", _replace("vectors", ["AAAA"]), "embedding"),
+    ("items", _replace("expires_at", "2020-01-01T00:00:00+00:00"), "lifetime"),
+    ("items", _twice, "twice"),
+    ("documents", _replace("embedding", base64.b64encode(b"\xff" * 256).decode()), "finite"),
+    ("documents", _replace("embedding", "AA=="), "embedding"),
+    ("documents", _replace("metadata", []), "metadata"),
+    ("documents", _twice, "twice"),
+    ("profiles", lambda there: there[-1]["stored"].pop("tag"), "stored"),
+    ("profiles", lambda there: there[-1]["stored"].update(tag="AAAA"), "profile"),
+    ("profiles", lambda there: there[-1]["stored"].update(names=[]), "form"),
+    ("profiles", _twice, "twice"),
+    ("entries", lambda there: there[-1]["stored"].update(value=5), "base64"),
+    ("grants", lambda there: there[-1]["stored"].update(names=["AAAA"]), "granted"),
+    ("policies", lambda there: there[-1]["stored"].update(value="e30="), "form"),
+    ("receipts", lambda there: there[-1]["stored"].update(value="AAAA"), "form"),
+]
+
+
+@pytest.mark.parametrize(("kind", "edit", "told"), MALFORMED)
+def test_a_malformed_line_is_refused_by_its_number(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path, kind: str, edit: Any, told: str
+):
+    folder = moved(source, tmp_path)
+    edited(folder, kind, edit)
+
+    refusal = refused(target, folder)
+
+    assert told in refusal.why
+    assert refusal.file
+    assert refusal.file.startswith("data/")
+    assert (refusal.line or 0) >= 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", '{"a": NaN}', '{"a": 1}\n\n', "é", "[" * 100_000, '{"a": ' + "9" * 5000 + "}"],
+)
+def test_lines_that_are_no_json_are_refused(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path, text: str
+):
+    folder = moved(source, tmp_path)
+    path = folder / "data" / "items.jsonl"
+    path.write_text(path.read_text() + text + "\n")
+    sealed(folder)
+
+    refusal = refused(target, folder)
+
+    assert refusal.file == "data/items.jsonl"
+    assert refusal.line == (4 if text.startswith('{"a": 1}') else 3)
+
+
+def test_a_line_is_read_up_to_a_bound(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = moved(source, tmp_path)
+    edited(folder, "items", _replace("key", "k" * 3_000_000))
+    monkeypatch.setattr(archives, "MOST_LINE_BYTES", 100_000)
+
+    tracemalloc.start()
+    refusal = refused(target, zipped(folder, tmp_path / "bomb.zip"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert "longer than" in refusal.why
+    assert peak < 25_000_000
+
+
+def test_what_is_beyond_a_limit_is_refused(source: IsolatedMemory, sqlite_url: str, tmp_path: Path):
+    folder = moved(source, tmp_path)
+    for limits in (Limits(message_bytes=10), Limits(value_bytes=10), Limits(document_bytes=10)):
+        with IsolatedMemory(sqlite_url, root_key=LocalRootKey(OTHER_KEY), limits=limits) as small:
+            assert "limit" in refused(small, folder).why
+
+
+@pytest.mark.parametrize(
+    "extra", ["../../evil", "/etc/evil", "alice/data/more.jsonl", "alice/bagit.txt", "other/x"]
+)
+def test_further_members_of_a_zip_file_are_refused_and_opened_nowhere(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path, extra: str
+):
+    folder = moved(source, tmp_path)
+    path = zipped(folder, tmp_path / "a.zip", (extra, b"evil"))
+    before = sorted(tmp_path.rglob("*"))
+
+    assert "other" not in refused(target, path).why
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_file_more_in_a_folder_is_refused(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path
+):
+    folder = moved(source, tmp_path)
+    (folder / "data" / "more.jsonl").write_text("{}\n")
+
+    refused(target, folder)
+
+
+def test_links_in_a_folder_are_refused(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path
+):
+    folder = moved(source, tmp_path)
+    real = folder / "data" / "items.jsonl"
+    real.rename(tmp_path / "elsewhere")
+    real.symlink_to(tmp_path / "elsewhere")
+    assert "link" in refused(target, folder).why
+
+    real.unlink()
+    (tmp_path / "elsewhere").rename(real)
+    (folder / "data").rename(tmp_path / "data")
+    (folder / "data").symlink_to(tmp_path / "data")
+    refused(target, folder)
+
+    (folder / "data").unlink()
+    (tmp_path / "data").rename(folder / "data")
+    real.unlink()
+    os.mkfifo(real)
+    assert "no file" in refused(target, folder).why
+
+
+def test_links_in_a_zip_file_and_encrypted_members_are_refused(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path
+):
+    folder = moved(source, tmp_path)
+    with zipfile.ZipFile(tmp_path / "l.zip", "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                name = f"alice/{path.relative_to(folder).as_posix()}"
+                info = zipfile.ZipInfo(name)
+                if path.name == "items.jsonl":
+                    info.external_attr = 0o120777 << 16
+                archive.writestr(info, path.read_bytes())
+    assert refused(target, tmp_path / "l.zip").why == "it is no file"
+
+    with zipfile.ZipFile(tmp_path / "m.zip", "w", zipfile.ZIP_LZMA) as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                archive.write(path, f"alice/{path.relative_to(folder).as_posix()}")
+    assert "no export is" in refused(target, tmp_path / "m.zip").why
+
+
+def test_a_zip_file_that_is_cut_or_changed_is_refused(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path
+):
+    folder = moved(source, tmp_path)
+    whole = zipped(folder, tmp_path / "a.zip").read_bytes()
+    (tmp_path / "cut.zip").write_bytes(whole[: len(whole) // 2])
+    refused(target, tmp_path / "cut.zip")
+
+    for at_byte in range(200, len(whole) - 3000, len(whole) // 12):
+        changed = bytearray(whole)
+        changed[at_byte] ^= 0x55
+        (tmp_path / "changed.zip").write_bytes(changed)
+        refused(target, tmp_path / "changed.zip")
+
+
+@pytest.mark.parametrize("path", [None, 3, b"a.zip"])
+def test_a_path_that_is_none_is_refused(target: IsolatedMemory, path: Any):
+    with pytest.raises(TypeError, match="path must be"):
+        target.import_user(path)
+
+
+def test_arguments_that_are_none_are_refused(target: IsolatedMemory, tmp_path: Path):
+    with pytest.raises(FileNotFoundError):
+        target.import_user(tmp_path / "nowhere")
+    with pytest.raises(ScopeError):
+        target.import_user(tmp_path, user_id="")
+    with pytest.raises(TypeError, match="readmit"):
+        target.import_user(tmp_path, readmit="alice")
+    with pytest.raises(TypeError, match="allow"):
+        target.import_user(tmp_path, allow="app.Model")
+    with pytest.raises(TypeError, match="progress"):
+        target.import_user(tmp_path, progress=3)  # type: ignore[arg-type]
+    with pytest.raises(ImportRefused):
+        target.import_user(tmp_path)
+
+
+# --- classes, and what would run ------------------------------------------------------------------
+
+CANARY = """
+import pathlib, tempfile
+pathlib.Path({place!r}).write_text("I ran")
+class Class:
+    def __init__(self, *args, **kwargs):
+        pathlib.Path({place!r}).write_text("I ran")
+"""
+
+
+def _packed(module: str, name: str, kind: str = "d") -> bytes:
+    """An object of a class as it is sealed."""
+    return ormsgpack.packb(ormsgpack.Ext(OBJECT, ormsgpack.packb([kind, module, name, {"x": 1}])))
+
+
+@pytest.fixture
+def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a module writes when it is imported, or its class is made."""
+    place = tmp_path / "ran"
+    (tmp_path / "canary_module.py").write_text(CANARY.format(place=str(place)))
+    monkeypatch.syspath_prepend(tmp_path)
+    return place
+
+
+FORGED = {
+    "an object": _packed("canary_module", "Class"),
+    "a function": _packed("os", "system", "m"),
+    "a nested object": ormsgpack.packb([[{"deep": ormsgpack.Ext(1, ormsgpack.packb([1]))}]])[:-1],
+    "an unknown type": ormsgpack.packb(ormsgpack.Ext(63, b"\x90")),
+    "an array of objects": ormsgpack.packb(
+        ormsgpack.Ext(ARRAY, ormsgpack.packb(["a", "|O", [1], "C", bytes(range(8))]))
+    ),
+    "a broken extension": ormsgpack.packb(ormsgpack.Ext(TEXT, b"\xc1")),
+}
+
+
+@pytest.mark.parametrize("what", FORGED)
+@pytest.mark.parametrize("kind", ["messages", "items", "documents", "checkpoints", "grants"])
+def test_forged_stored_bytes_run_nothing_and_are_refused(
+    source: IsolatedMemory,
+    target: IsolatedMemory,
+    tmp_path: Path,
+    canary: Path,
+    what: str,
+    kind: str,
+):
+    folder = moved(source, tmp_path)
+    edited(folder, kind, lambda there: _forge(kind, there, FORGED[what]))
+
+    refusal = refused(target, folder)
+
+    assert refusal.file == f"data/{kind}.jsonl"
+    if what == "an object":
+        assert "canary_module.Class" in refusal.why
+    assert not canary.exists()
+    assert "canary_module" not in sys.modules
+
+
+def _forge(kind: str, there: list[dict[str, Any]], packed: bytes) -> None:
+    """Put a packed value into the last record, as if it had been sealed in it."""
+    line = there[-1]
+    fixed = ormsgpack.packb
+    if kind == "messages":
+        data = b"\x82" + fixed("content") + fixed("x") + fixed("artifact") + packed
+        sealed = b"\x01\x92" + fixed("human") + data
+        line |= {"form": 1, "written_at": None}
+    elif kind == "items":
+        sealed = b"\x93\x81" + fixed("v") + packed + fixed(line["key"])
+        sealed = sealed + b"".join(map(fixed, line["namespace"]))
+    elif kind == "documents":
+        sealed = b"\x01\x93" + fixed(line["id"]) + fixed("x") + b"\x81" + fixed("v") + packed
+    elif kind == "checkpoints":
+        line = next(one for one in there if one["record"] == "checkpoint")
+        sealed = b"\x01" + fixed([[], packed])
+    else:
+        line["stored"]["value"] = base64.b64encode(bytes(32) + packed).decode()
+        return
+    line["stored"] = base64.b64encode(sealed).decode()
+
+
+def test_caches_with_what_is_not_allowed_are_left_out(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path, canary: Path
+):
+    folder = moved(source, tmp_path)
+    forged = base64.b64encode(b"\x01" + FORGED["an object"]).decode()
+    edited(folder, "entries", lambda there: there[-1]["stored"].update(value=forged))
+
+    imported = target.import_user(folder)
+
+    assert imported.skipped == {"entries": 1}
+    assert not canary.exists()
+
+
+def test_classes_of_an_application_come_with_it_where_they_are_allowed(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path
+):
+    artifact = {"point": Point(1, 2), "model": Model(name="m")}
+    tutor(source).chat_history("s").add_messages(
+        [ToolMessage("with objects", artifact=artifact, tool_call_id="c")]
+    )
+    source.export_user("alice", tmp_path / "a")
+
+    assert "tests.threads.Point" in refused(target, tmp_path / "a").why
+    assert "tests.threads.Model" in refused(target, tmp_path / "a", allow=[Point]).why
+
+    target.import_user(tmp_path / "a", allow=[Point, ("tests.threads", "Model")])
+    (message,) = tutor(target).chat_history("s").messages
+    assert message.artifact == artifact
+
+
+# --- anything that can be said --------------------------------------------------------------------
+
+TEXTS = st.text(st.characters(codec=None), max_size=20)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS | st.binary(max_size=9),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(TEXTS, inner, max_size=3)
+        | st.tuples(inner, inner)
+        | st.frozensets(st.integers(), max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[*HealthCheck])
+@given(st.lists(st.tuples(TEXTS, st.dictionaries(TEXTS, VALUES, max_size=3)), max_size=12))
+def test_any_messages_and_items_come_back_as_they_were(
+    tmp_path_factory: pytest.TempPathFactory, said: list[tuple[str, dict[str, Any]]]
+):
+    folder = tmp_path_factory.mktemp("any")
+    with (
+        IsolatedMemory(f"sqlite:///{folder}/s.db", root_key=LocalRootKey(ROOT_KEY)) as source,
+        IsolatedMemory(f"sqlite:///{folder}/t.db", root_key=LocalRootKey(OTHER_KEY)) as target,
+    ):
+        messages = [HumanMessage(text, additional_kwargs=extra) for text, extra in said]
+        tutor(source).chat_history("s").add_messages(messages)
+        for number, (_, value) in enumerate(said):
+            tutor(source).store().put(("n",), str(number), value)
+        both_ways(source, target, folder)
+        found = tutor(target).chat_history("s").messages
+        assert [*map(repr, found)] == [*map(repr, messages)]
+
+
+# --- how much it takes, and the command -----------------------------------------------------------
+
+
+def test_20_000_messages_of_one_session_are_imported_in_bounded_memory(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path
+):
+    for start in range(0, 20_000, 2000):
+        chat(source, *(f"{start + n} {'x' * 200}" for n in range(2000)))
+    source.export_user("alice", tmp_path / "a.zip")
+    source.export_user("nobody", tmp_path / "first")
+    target.import_user(tmp_path / "first")
+    tracemalloc.start()
+    try:
+        imported = target.import_user(tmp_path / "a.zip")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert imported.counts["messages"] == 20_000
+    # The messages alone are 4 MB of text, and 20 times as much as objects.
+    assert peak < 16_000_000
+
+
+def test_the_command_imports_and_tells_how_much(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path
+):
+    folder = moved(source, tmp_path)
+    url, key = ("--database", url_of(target)), base64.b64encode(OTHER_KEY).decode()
+
+    done = run("import", folder, "--json", *url, key=key)
+    again = run("import", folder, *url, key=key)
+    shown = run("import", folder, "--user", "anna", "--project", "shop", *url, key=key)
+    lost = run("import", tmp_path / "nowhere", *url, key=key)
+    wrong = run("import", folder, "--user", "b", "--allow", "Model", *url, key=key)
+
+    assert json.loads(done.stdout)["counts"]["messages"] == 4
+    assert "has a name that the user has already" in error_line(again)
+    assert shown.exit_code == 0
+    assert "messages" in shown.stdout
+    assert "could not be read" in error_line(lost)
+    assert wrong.exit_code == 2
+    assert target.modules("anna", project_id="shop") == ["planner", "tutor"]
