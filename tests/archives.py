@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -69,5 +70,8 @@ def zipped(folder: Path, output: Path, *more: tuple[str, bytes]) -> Path:
             if path.is_file():
                 archive.write(path, f"{folder.name}/{path.relative_to(folder).as_posix()}")
         for name, content in more:
-            archive.writestr(name, content)
+            with warnings.catch_warnings():
+                # One of a name that is there already.
+                warnings.simplefilter("ignore", UserWarning)
+                archive.writestr(name, content)
     return output

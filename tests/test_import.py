@@ -19,7 +19,7 @@ from typing import Annotated, Any, TypedDict
 
 import ormsgpack
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
@@ -481,6 +481,7 @@ def test_a_session_that_came_between_look_and_import_stays_as_it_is(
 # --- ended in the middle --------------------------------------------------------------------------
 
 
+# Each step by itself takes a minute.
 EVERY = int(os.environ.get("EVERY_STEP_OF_IMPORT", "4"))
 
 
@@ -509,7 +510,6 @@ def test_ended_at_any_step_it_goes_on_and_everything_is_there_once(
         return result
 
     monkeypatch.setattr(Database, "write", ending)
-    # Each fourth, so that it is quick; each by itself was tried, too.
     step = is_over = 0
     while not is_over:
         step += EVERY
@@ -730,8 +730,9 @@ MALFORMED = [
     ("messages", _replace("channel", 5), "beside"),
     ("messages", _replace("tokens", [1]), "length"),
     ("messages", _replace("found_by_id", True), "found_by_id"),
-    ("messages", _replace("session", "another"), "out of order"),
-    ("messages", _replace("module", "another"), "out of order"),
+    ("messages", _replace("session", "another"), "count"),
+    ("messages", _replace("module", "another"), "count"),
+    ("items", _replace("module", "another"), "out of order"),
     ("messages", _drop("stored_at"), "stored_at"),
     ("messages", _twice, "sequence"),
     ("sessions", _replace("id", "another"), "id"),
@@ -798,7 +799,7 @@ def test_lines_that_are_no_json_are_refused(
     refusal = refused(target, folder)
 
     assert refusal.file == "data/items.jsonl"
-    assert refusal.line == (4 if text.startswith('{"a": 1}') else 3)
+    assert refusal.line == 3
 
 
 def test_a_line_is_read_up_to_a_bound(
@@ -1046,13 +1047,19 @@ VALUES = st.recursive(
         st.lists(inner, max_size=3)
         | st.dictionaries(TEXTS, inner, max_size=3)
         | st.tuples(inner, inner)
-        | st.frozensets(st.integers(), max_size=3)
+        | st.frozensets(st.integers(), max_size=1)
     ),
     max_leaves=8,
 )
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[*HealthCheck])
+# Not shrunk: each example is a second's work.
+@settings(
+    max_examples=6,
+    deadline=None,
+    suppress_health_check=[*HealthCheck],
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+)
 @given(st.lists(st.tuples(TEXTS, st.dictionaries(TEXTS, VALUES, max_size=3)), max_size=12))
 def test_any_messages_and_items_come_back_as_they_were(
     tmp_path_factory: pytest.TempPathFactory, said: list[tuple[str, dict[str, Any]]]

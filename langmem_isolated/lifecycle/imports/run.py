@@ -18,6 +18,7 @@ from langmem_isolated._codecs.foreign import ForeignForms, NotStorable
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.clock import now
 from langmem_isolated.errors import ImportRefused, UserWasErased
+from langmem_isolated.lifecycle.export.export import FILES
 from langmem_isolated.lifecycle.imports.archive import ExportArchive
 from langmem_isolated.lifecycle.imports.entries import Entries
 from langmem_isolated.lifecycle.imports.looking import Look
@@ -97,7 +98,7 @@ class Import:
             target = Owner(Level.USER, self._request.project_id, self._request.user_id or told.user)
             self._refuse_erased(target)
             owners = told.owners_for(target)
-            counts, skipped = Counter[str](), Counter[str]()
+            counts, skipped = Counter(dict.fromkeys(FILES, 0)), Counter[str]()
             if owners:
                 counts, skipped = self._put(archive, manifest, told, target, owners)
         assert target.user is not None
