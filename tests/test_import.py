@@ -550,6 +550,7 @@ def _again(target: IsolatedMemory, folder: Path) -> bool:
 
 def _nothing_is_half(target: IsolatedMemory) -> None:
     scope = tutor(target)
+    scope.verify()
     for session in scope.sessions():
         assert len(scope.chat_history(session.id).messages) == session.messages
         assert session.messages in (2, 600)

@@ -145,15 +145,20 @@ class ExportArchive:
             raise ImportRefused("it is not ASCII", name) from None
 
     def _small(self, name: str) -> bytes:
+        found = bytearray()
         with self._open(name) as file:
-            found = file.read(_MOST_SMALL_BYTES + 1)
-        if len(found) > _MOST_SMALL_BYTES:
-            raise ImportRefused("it is too long", name)
-        return found
+            # Asked for all that it may have, a file would take as much memory.
+            while chunk := file.read(_CHUNK_BYTES):
+                found += chunk
+                if len(found) > _MOST_SMALL_BYTES:
+                    raise ImportRefused("it is too long", name)
+        return bytes(found)
 
     @contextmanager
     def _open(self, name: str) -> Iterator[BinaryIO]:
         with self._files.open(name) as file, _telling(name):
+            # A reading that is refused leaves its files where they are.
+            self._stack.callback(file.close)
             yield file
 
     def lines(self, kind: str) -> Iterator[tuple[int, bytes]]:
