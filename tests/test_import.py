@@ -36,6 +36,7 @@ from langmem_isolated.errors import (
     DatabaseLocked,
     ImportConflict,
     ImportRefused,
+    KeyDestroyed,
     ScopeError,
     UserWasErased,
 )
@@ -338,6 +339,17 @@ def test_who_has_nothing_is_imported_as_nobody(
     assert target.modules("nobody") == []
 
 
+def test_lines_of_an_archive_that_names_no_module_are_refused(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path
+):
+    folder = moved(source, tmp_path)
+    about = json.loads((folder / "data" / "about.json").read_text())
+    (folder / "data" / "about.json").write_text(json.dumps({**about, "statistics": []}))
+    sealed(folder)
+
+    assert "out of order" in refused(target, folder).why
+
+
 def test_what_has_expired_since_is_left_out_and_counted(
     source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path
 ):
@@ -380,6 +392,24 @@ def test_a_user_who_was_erased_comes_back_by_name_alone_and_as_new(
     memory.import_user(tmp_path / "a", readmit=["bob", "alice"])
     assert tutor(memory).chat_history("s").messages[0].content == "hello"
     assert attacker("SELECT scope_id, birth FROM scopes WHERE level = 1") != former
+
+
+def test_a_user_who_is_erased_meanwhile_stays_erased(
+    source: IsolatedMemory, other: IsolatedMemory, tmp_path: Path
+):
+    folder = moved(source, tmp_path)
+    for number in (1, 4):
+        left = [number]
+
+        def erase(done: int, left: list[int] = left) -> None:
+            left[0] -= 1
+            if not left[0]:
+                other.erase_user("alice")
+
+        with pytest.raises(KeyDestroyed):
+            other.import_user(folder, progress=erase, readmit=["alice"])
+        assert other.modules("alice") == []
+        assert other.stats().total.users == 0
 
 
 def test_receipts_of_merges_come_with_it_and_undo_nothing(
@@ -821,9 +851,13 @@ def test_a_line_is_read_up_to_a_bound(
 
 def test_what_is_beyond_a_limit_is_refused(source: IsolatedMemory, sqlite_url: str, tmp_path: Path):
     folder = moved(source, tmp_path)
-    for limits in (Limits(message_bytes=10), Limits(value_bytes=10), Limits(document_bytes=10)):
+    tutor(source).profile().add_fact("another")
+    shutil.rmtree(folder)
+    source.export_user("alice", folder)
+    for name in ("message_bytes", "value_bytes", "document_bytes", "profile_entries"):
+        limits = Limits(**{name: 1})
         with IsolatedMemory(sqlite_url, root_key=LocalRootKey(OTHER_KEY), limits=limits) as small:
-            assert "limit" in refused(small, folder).why
+            assert name in refused(small, folder).why
 
 
 @pytest.mark.parametrize(
@@ -1004,6 +1038,7 @@ def _forge(kind: str, there: list[dict[str, Any]], packed: bytes) -> None:
         line = next(one for one in there if one["record"] == "checkpoint")
         sealed = b"\x01" + fixed([[], packed])
     else:
+        line = next(one for one in there if one["key"])
         line["stored"]["value"] = base64.b64encode(bytes(32) + packed).decode()
         return
     line["stored"] = base64.b64encode(sealed).decode()

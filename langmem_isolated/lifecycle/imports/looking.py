@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from langmem_isolated._codecs.headers import CollectionHeader
+from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.sealing import framed
 from langmem_isolated._storage.copying import imported
@@ -19,7 +20,8 @@ from langmem_isolated._storage.copying.imported import (
     Channels,
 )
 from langmem_isolated._storage.documents.writing import NewDocument
-from langmem_isolated.errors import ImportConflict, ImportRefused
+from langmem_isolated._storage.profiles import BOUNDED
+from langmem_isolated.errors import ImportConflict, ImportRefused, LimitExceeded
 from langmem_isolated.lifecycle.imports.reading import At
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from langmem_isolated._storage.scoped_database import ScopedDatabase
 
 _DIGEST_BYTES = 16
+_BOUNDED = [part.space for part in BOUNDED]
 
 
 class Look:
@@ -49,11 +52,13 @@ class Look:
         self._context, self._now, self._stop = context, now, stop
         self._begun_at = begun_at
         self._names: set[bytes] = set()
+        self._in_profile = 0
         self._records: ScopedDatabase | None = None
 
     def owner(self, owner: Owner) -> None:
         """What follows is this owner's."""
         self._names.clear()
+        self._in_profile = 0
         self._records = self._context.operators(owner)
 
     def _is_own(self, at: At) -> bool:
@@ -66,6 +71,15 @@ class Look:
         if digest in self._names:
             raise ImportRefused("its name stands twice", at.file, at.number)
         self._names.add(digest)
+
+    def _check_profile(self, at: At, one: ArrivedEntry) -> None:
+        if one.kind is not Kind.PROFILE or one.names not in _BOUNDED:
+            return
+        self._in_profile += 1
+        try:
+            self._context.limits.check("profile_entries", self._in_profile)
+        except LimitExceeded as refusal:
+            raise ImportRefused(str(refusal).rstrip("."), at.file, at.number) from None
 
     def _refuse(self, what: str, at: At) -> None:
         raise ImportConflict(what, at.file, at.number, is_begun=self._begun_at is not None)
@@ -116,6 +130,7 @@ class Look:
         assert self._records is not None
         for at, one in entries:
             self._refuse_second(at, one.kind, *one.names, one.entry.key)
+            self._check_profile(at, one)
         new = [(at, one) for at, one in entries if not self._is_own(at)]
         found = self._records.snapshot(
             imported.taken_entry, None, [one for _, one in new], self._now

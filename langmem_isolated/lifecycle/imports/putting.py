@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from langmem_isolated._codecs.headers import CollectionHeader
 from langmem_isolated._crypto.owners import Owner
@@ -33,6 +33,7 @@ from langmem_isolated.lifecycle.imports.reading import At
 if TYPE_CHECKING:
     from langmem_isolated._adapters.context import MemoryContext
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -55,9 +56,10 @@ class Put:
         now: int,
         told: Callable[[int], object],
     ) -> None:
-        self._context, self._owners, self._manifest = context, owners, manifest
-        self._now, self._told, self._lines = now, told, 0
-        self._first = self._records = context.operators(owners[0])
+        self._manifest, self._now, self._told, self._lines = manifest, now, told, 0
+        self._of = {owner: context.operators(owner) for owner in owners}
+        self._keys: dict[Owner, ScopeKeys] = {}
+        self._first = self._records = self._of[owners[0]]
         self.begun_at: Position | None = self._first.read(import_position.find, None, manifest, now)
         self._position = self.begun_at or BEGINNING
 
@@ -70,17 +72,33 @@ class Put:
         if self.begun_at is None:
             with _refusing():
                 self._first.write(import_position.begin, self._manifest, self._now)
-        for owner in self._owners:
-            # Who has nothing but a name is there again, too.
-            self._context.operators(owner).keys()
+        # Who has nothing but a name is there again, too. And who is erased from now on stays so:
+        # what follows is put in with these keys, or not at all.
+        self._keys = {owner: records.keys() for owner, records in self._of.items()}
 
     def end(self) -> None:
         """Forget how far it had come."""
-        self._first.write(import_position.end, self._manifest)
+        self._records = self._first
+        self._write(import_position.end, self._manifest)
 
     def owner(self, owner: Owner) -> None:
         """What follows is this owner's."""
-        self._records = self._context.operators(owner)
+        self._records = self._of[owner]
+
+    def _write(
+        self,
+        operation: Callable[Concatenate[Transaction, ScopeKeys, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Write with the keys met at the beginning: others would be made for who was erased."""
+        records = self._records
+        keys, door = self._keys[records.owner], records.database.write
+        try:
+            return records.run_with_keys(keys, door, operation, *args, **kwargs)
+        except Overtaken:
+            records.refuse_if_erased()
+            raise
 
     def _is_done(self, at: At) -> bool:
         return (at.step, at.lines) <= self._position
@@ -88,13 +106,13 @@ class Put:
     def _move(self, at: At, put: Callable[[Transaction, ScopeKeys], T]) -> T:
         """Put something in, and keep that it is in, at once."""
         old, new = self._position, Position(at.step, at.lines)
-        marker = Marker(self._first.keys(), self._manifest)
+        marker = Marker(self._keys[self._first.owner], self._manifest)
 
         def moved(transaction: Transaction, keys: ScopeKeys) -> T:
             import_position.move(transaction, marker, old, new, now())
             return put(transaction, keys)
 
-        result = self._records.write(moved)
+        result = self._write(moved)
         self._position = new
         return result
 
@@ -112,9 +130,9 @@ class Put:
             self._lines += 1
             return
         with _refusing(at, arrived.kind.label):
-            step = self._records.write(imported.stage, arrived.as_source(), self._now)
+            step = self._write(imported.stage, arrived.as_source(), self._now)
             for batch in batches:
-                step = self._records.write(imported.put_lines, step, batch)
+                step = self._write(imported.put_lines, step, batch)
                 self._count(len(batch))
             self._move(at, lambda t, keys: imported.publish(t, keys, arrived, step, channels))
         self._count(1)
@@ -129,11 +147,9 @@ class Put:
             return
         name, last = header.collection, 0
         with _refusing(at, "collection"):
-            row_mac = self._records.write(imported.stage_collection, header, self._now)
+            row_mac = self._write(imported.stage_collection, header, self._now)
             for end, documents in batches:
-                row_mac = self._records.write(
-                    imported.put_documents, name, row_mac, documents, self._now
-                )
+                row_mac = self._write(imported.put_documents, name, row_mac, documents, self._now)
                 at, last = end, max(last, *(one.stored_at or 0 for one in documents))
                 self._count(len(documents))
             self._move(

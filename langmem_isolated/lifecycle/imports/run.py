@@ -18,7 +18,6 @@ from langmem_isolated._codecs.foreign import ForeignForms, NotStorable
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.clock import now
 from langmem_isolated.errors import ImportRefused, UserWasErased
-from langmem_isolated.lifecycle.export.export import FILES
 from langmem_isolated.lifecycle.imports.archive import ExportArchive
 from langmem_isolated.lifecycle.imports.entries import Entries
 from langmem_isolated.lifecycle.imports.looking import Look
@@ -98,30 +97,31 @@ class Import:
             target = Owner(Level.USER, self._request.project_id, self._request.user_id or told.user)
             self._refuse_erased(target)
             owners = told.owners_for(target)
-            counts, skipped = Counter(dict.fromkeys(FILES, 0)), Counter[str]()
-            if owners:
-                counts, skipped = self._put(archive, manifest, told, target, owners)
+            looked = self._looked_and_put(archive, manifest, told, target, owners)
         assert target.user is not None
-        return Imported(target.user, dict(counts), dict(skipped))
+        return Imported(target.user, dict(looked.imported), dict(looked.skipped))
 
-    def _put(
+    def _looked_and_put(
         self,
         archive: ExportArchive,
         manifest: bytes,
         told: _About,
         target: Owner,
         owners: list[Owner],
-    ) -> tuple[Counter[str], Counter[str]]:
-        put = Put(self._context, owners, manifest, self._now, self._told)
-        looked = self._read(
-            archive, told, target, Look(self._context, put.begun_at, self._now, self._stop), owners
-        )
+    ) -> Reading:
+        put = Put(self._context, owners, manifest, self._now, self._told) if owners else None
+        begun_at = None if put is None else put.begun_at
+        look = Look(self._context, begun_at, self._now, self._stop)
+        looked = self._read(archive, told, target, look, owners)
         if looked.counts != told.counts:
             raise ImportRefused("the files have not as many lines as it gives", _ABOUT)
-        put.begin()
-        self._read(archive, told, target, put, owners)
-        put.end()
-        return looked.imported, looked.skipped
+        if put is not None:
+            # It may have taken minutes to look.
+            self._refuse_erased(target)
+            put.begin()
+            self._read(archive, told, target, put, owners)
+            put.end()
+        return looked
 
     def _read(
         self,
