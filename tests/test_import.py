@@ -663,6 +663,24 @@ def test_two_processes_at_once_end_with_everything_once(
     assert everything(tmp_path / "again") == everything(tmp_path / "a")
 
 
+def test_who_was_overtaken_puts_nothing_in_that_was_removed_since(
+    source: IsolatedMemory, other: IsolatedMemory, tmp_path: Path
+):
+    tutor(source).store().batch([PutOp(("many",), str(n), {"n": n}) for n in range(1100)])
+    source.export_user("alice", tmp_path / "a")
+    store, told = tutor(other).store(), []
+
+    def come(done: int) -> None:
+        told.append(done)
+        if len(told) == 1:
+            other.import_user(tmp_path / "a")
+            store.batch([PutOp(("many",), str(n), None) for n in range(1100)])
+
+    with pytest.raises(DatabaseLocked, match="Another process"):
+        other.import_user(tmp_path / "a", progress=come)
+    assert store.search(("many",), limit=1) == []
+
+
 # --- archives that are not what was exported ------------------------------------------------------
 
 
