@@ -1096,12 +1096,17 @@ def test_classes_of_an_application_come_with_it_where_they_are_allowed(
 
 TEXTS = st.text(st.characters(codec=None), max_size=20)
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS | st.binary(max_size=9),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | TEXTS
+    | st.binary(max_size=9)
+    | st.frozensets(st.integers(), max_size=1),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(TEXTS, inner, max_size=3)
         | st.tuples(inner, inner)
-        | st.frozensets(st.integers(), max_size=1)
     ),
     max_leaves=8,
 )
