@@ -113,6 +113,7 @@ def test_it_has_the_commands_that_operators_know():
         "backup",
         "clear",
         "export",
+        "import",
         "hold add",
         "hold list",
         "hold release",

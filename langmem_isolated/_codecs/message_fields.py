@@ -114,3 +114,22 @@ def rebuild_message(type_: str, fields: dict[str, Any]) -> BaseMessage:
     _set(message, "__pydantic_extra__", extra)
     _set(message, "__pydantic_private__", None)
     return message
+
+
+# Those that our readers and LangChain's take for text without asking.
+_TEXTS = ("content", "id", "name", "role", "tool_call_id")
+
+
+def validate_fields(type_: str, fields: dict[str, Any]) -> bool:
+    """Whether langchain-core makes the message of fields that somebody else may have written."""
+    template = _BY_TYPE.get(type_)
+    if template is None or not all(type(name) is str for name in fields):
+        return False
+    try:
+        made = template.message_class(**fields)
+    except Exception:  # noqa: BLE001 - its validators raise what they like of what they find
+        return False
+    # Validation turns numbers into text; what is stored is what stands here.
+    return made.type == type_ and all(
+        type(made.__dict__.get(name)) is type(fields[name]) for name in _TEXTS if name in fields
+    )

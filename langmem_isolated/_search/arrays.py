@@ -65,6 +65,9 @@ def from_plain(plain: list[Any]) -> Any:
     if kind == ARRAY:
         described, shape, order, raw = parts
         kind_of_element = np.lib.format.descr_to_dtype(described)
+        if kind_of_element.hasobject:
+            # Its bytes would be taken for addresses of objects.
+            raise ValueError("not an array of numbers")
         return np.ndarray(tuple(shape), kind_of_element, bytearray(raw), order=order)
     if kind == MASKED:
         array, mask, fill = parts

@@ -113,6 +113,11 @@ class ContainerState(NamedTuple):
         """Whether its records are being removed: to readers it is absent, and stands for none."""
         return self.expires_at == GONE
 
+    @property
+    def is_absent(self) -> bool:
+        """Whether nobody is to see it, any more or yet, where nothing else expires."""
+        return self.expires_at in (GONE, UNSEEN)
+
     def is_expired(self, now: int) -> bool:
         """Whether its time was up at ``now``."""
         return self.expires_at is not None and self.expires_at <= now

@@ -4,8 +4,7 @@ Those of caches, byte stores and indexes have the kind *entry*; grants, profiles
 receipts and store notes are entries of a kind of their own.
 
 An entry's ``parent`` is a keyed digest of its space's names, its ``key`` one of its key below that,
-and its ``tag``, where it has one, of what it is found by besides. The sealed plaintext is, in
-bytes::
+and its ``tag``, where it has one, of what it is found by besides. The plaintext is, in bytes::
 
     1 form | 8 updated | 8 expires | 4 length of the names | 4 of the key | 4 of the tag
     names, framed | key | tag | value
@@ -109,6 +108,7 @@ class Entry(NamedTuple):
     key: bytes
     value: bytes
     tag: bytes | None = None
+    created_at: int | None = None  # given where it was first put elsewhere, in µs
 
 
 class _Namespace:
@@ -142,7 +142,7 @@ class _Namespace:
             "tag": self.tag(tag) if tag else None,
             "sealed": sealed,
             "size": len(sealed),
-            "created_at": now,
+            "created_at": now if entry.created_at is None else entry.created_at,
             "updated_at": now,
             "expires_at": expires_at,
             "expiry_mac": None if expires_at is None else self.expiry_mac(key, now, expires_at),

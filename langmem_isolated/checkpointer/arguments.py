@@ -1,35 +1,10 @@
-"""Arguments of a saver: types that it may store, what is pruned, how long threads live."""
+"""Arguments of a saver: what is pruned, how long threads live."""
 
-from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import NamedTuple
 
 from langmem_isolated._runtime.arguments import kind_of, time_to_live
 from langmem_isolated._runtime.clock import lifetime
-
-_EXAMPLE = 'Write allow=[Order] or allow=[("app.models", "Order")].'
-
-
-def allowed_names(allow: Iterable[type | tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Module and name of each type that ``allow`` lists, as a type or as those two.
-
-    Raises:
-        TypeError: ``allow`` is no list, or has something else in it.
-    """
-    if isinstance(allow, str | bytes | Mapping) or not isinstance(allow, Iterable):
-        raise TypeError(f"allow must be a list of types, got {kind_of(allow)}. {_EXAMPLE}")
-    return [_name_of(one) for one in allow]
-
-
-def _name_of(one: object) -> tuple[str, ...]:
-    if isinstance(one, type):
-        return one.__module__, one.__name__
-    if not isinstance(one, tuple | list) or not all(isinstance(part, str) for part in one):
-        raise TypeError(
-            f"allow must list types, or tuples of module and name, got one {kind_of(one)}. "
-            f"{_EXAMPLE}"
-        )
-    return tuple(one)
 
 
 def check_pruning(strategy: object, keep_last: object) -> None:

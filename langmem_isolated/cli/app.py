@@ -17,6 +17,7 @@ from langmem_isolated.cli.doctor import doctor
 from langmem_isolated.cli.erasure import erase
 from langmem_isolated.cli.examples import shown
 from langmem_isolated.cli.export import export
+from langmem_isolated.cli.imports import import_archive
 from langmem_isolated.cli.keys import keygen
 from langmem_isolated.cli.modules import modules
 from langmem_isolated.cli.restore import restore
@@ -100,6 +101,9 @@ for command, examples in (
     (doctor, ("doctor", "doctor --database postgresql://service@host/memory --json")),
 ):
     app.command(epilog=shown(*examples))(command)
+_IMPORTS = ("import ann.zip", "import ann.zip --user anna --allow app.models.Order --json")
+# A word of Python cannot be a function's name.
+app.command("import", epilog=shown(*_IMPORTS))(import_archive)
 app.add_typer(grants.commands, name="grants")
 app.add_typer(merges.commands, name="merge")
 app.add_typer(profile.commands, name="profile")

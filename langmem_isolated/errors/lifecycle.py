@@ -231,6 +231,47 @@ class WrappedStoreKeeps(LangmemIsolatedError):
         self.name = name
 
 
+class ImportRefused(LangmemIsolatedError, ValueError):
+    """An archive is no export, or not as it was exported, or holds what is not allowed.
+
+    Args:
+        why: What is wrong; no content.
+        file: In which of its files, where in one.
+        line: In which line of that, from 1.
+    """
+
+    def __init__(self, why: str, file: str | None = None, line: int | None = None) -> None:
+        where = f"{file}, line {line:,}: " if line else f"{file}: " if file else ""
+        super().__init__(
+            f"The archive was not imported. {where}{why}. Export the user again, or compare the "
+            "archive with the one that was exported."
+        )
+        self.why, self.file, self.line = why, file, line
+
+
+class ImportConflict(LangmemIsolatedError):
+    """The target has something under a name that the archive has, too; it stays as it is.
+
+    Args:
+        what: What is there, such as ``"session"``.
+        file: Which file of the archive has the same name.
+        line: In which line of that, from 1.
+        is_begun: Whether a part of the archive is in already.
+    """
+
+    def __init__(self, what: str, file: str, line: int, *, is_begun: bool = False) -> None:
+        so_far = (
+            "What was imported before stays; the same call goes on behind it once the other has "
+            "gone."
+            if is_begun
+            else "Nothing was imported. Remove the other, or import under another user_id."
+        )
+        super().__init__(
+            f"The {what} of {file}, line {line:,}, has a name that the user has already. {so_far}"
+        )
+        self.what, self.file, self.line = what, file, line
+
+
 class ErasureLogRefused(LangmemIsolatedError):
     """The erasure log cannot be read or written, or a line of it is not this installation's.
 
@@ -258,3 +299,13 @@ class RestoreRefused(DatabaseError):
 
     def __init__(self, why: str) -> None:
         super().__init__(f"Nothing was restored. {why}")
+
+
+class UserWasErased(LangmemIsolatedError):
+    """The user was erased here, and nobody said by name that they may come back."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The user was erased here. Nothing was imported. Who is to come back is named: "
+            "readmit=[user_id]; they come in as new."
+        )

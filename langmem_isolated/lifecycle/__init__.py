@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from langmem_isolated.lifecycle.erasure.registry import ErasureRegistry, UnfinishedErasure
     from langmem_isolated.lifecycle.export.export import Exported
     from langmem_isolated.lifecycle.guests.transferred import NewName, Transferred
+    from langmem_isolated.lifecycle.imports.run import Imported
     from langmem_isolated.lifecycle.isolation import ModuleIsolation
     from langmem_isolated.lifecycle.profiles.comparison import (
         ComparedRow,
@@ -83,6 +84,7 @@ __all__ = [
     "Grant",
     "Grants",
     "Hold",
+    "Imported",
     "Interest",
     "MemoryLifecycle",
     "MergeConflicts",
@@ -136,6 +138,7 @@ _NAMES = {
     "lifecycle.backup": ("Backup",),
     "lifecycle.export.export": ("Exported",),
     "lifecycle.guests.transferred": ("NewName", "Transferred"),
+    "lifecycle.imports.run": ("Imported",),
     "lifecycle.isolation": ("ModuleIsolation",),
     "lifecycle.profiles.comparison": (
         "ComparedRow",

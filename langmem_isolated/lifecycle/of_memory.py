@@ -14,6 +14,7 @@ from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated.lifecycle.backup import MemoryBackups
 from langmem_isolated.lifecycle.erasure.reapplication import ErasuresAgain
 from langmem_isolated.lifecycle.export.of_memory import UserExports
+from langmem_isolated.lifecycle.imports.of_memory import UserImports
 from langmem_isolated.lifecycle.root_key_rotation import RootKeyRotations
 from langmem_isolated.lifecycle.sharing.of_memory import ModuleMerges
 from langmem_isolated.scope import checked_id
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
 
 
 @explains_calls
-class MemoryLifecycle(ModuleMerges, UserExports, MemoryBackups, ErasuresAgain, RootKeyRotations):
+class MemoryLifecycle(
+    ModuleMerges, UserExports, UserImports, MemoryBackups, ErasuresAgain, RootKeyRotations
+):
     """The life of everybody's memory, as :class:`IsolatedMemory` has it."""
 
     _context: MemoryContext

@@ -40,6 +40,8 @@ def open_collections(transaction: Transaction, keys: ScopeKeys) -> list[OpenColl
     found = []
     for *row, digest, sealed in transaction.rows(_COLLECTIONS, scope_id=keys.scope_id):
         state = ContainerState.checked(Kind.COLLECTION, keys, digest, tuple(row))
+        if state.is_absent:
+            continue
         header = decode_collection(open_header(Kind.COLLECTION, keys, digest, state, sealed))
         of = Collection(transaction, keys, digest, state, sealed)
         if documents := [*_documents(of)]:

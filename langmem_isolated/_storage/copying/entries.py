@@ -27,6 +27,7 @@ _PAGE = (
         _records.tag,
         _records.updated_at,
         _records.expires_at,
+        _records.created_at,
     )
     .where(
         _records.scope_id == SCOPE_ID,
@@ -80,7 +81,7 @@ def copy_page(
     rows = source.within(transaction).rows(_PAGE, **asked, parent=parent, key=key, limit=BATCH)
     policy: Conflicts = "skip" if conflicts == "rename" else conflicts
     above = profiles.UNCONFIRMED if apart and kind is Kind.PROFILE else ()
-    for parent, *row in rows:
+    for parent, *row, _ in rows:
         names, entry = entries.opened_anywhere(source.keys, kind, parent, tuple(row))
         _put(transaction, target, kind, (*above, *names), entry, tuple(row), policy, copied)
     return rows[-1][:2] if len(rows) == BATCH else None
@@ -115,7 +116,7 @@ def opened_entries(
     Raises:
         RecordDoesNotOpen: An entry was changed, moved or exchanged.
     """
-    for parent, *row in entry_rows(transaction, source, kind, now):
+    for parent, *row, _ in entry_rows(transaction, source, kind, now):
         yield entries.opened_anywhere(source, kind, parent, tuple(row))
 
 

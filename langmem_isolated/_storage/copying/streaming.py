@@ -96,6 +96,7 @@ class StreamedEntry(NamedTuple):
 
     names: list[bytes]
     entry: Entry
+    created_at: int
     updated_at: int
     expires_at: int | None
 
@@ -278,7 +279,9 @@ def kept(
         RecordDoesNotOpen: An entry was changed, moved or exchanged.
     """
     opened = (
-        StreamedEntry(*entries.opened_anywhere(keys, kind, parent, tuple(row)), *row[-2:])
-        for parent, *row in entry_rows(transaction, keys, kind, now)
+        StreamedEntry(
+            *entries.opened_anywhere(keys, kind, parent, tuple(row)), created_at, *row[-2:]
+        )
+        for parent, *row, created_at in entry_rows(transaction, keys, kind, now)
     )
     yield from in_pages(opened, lambda one: len(one.entry.value))

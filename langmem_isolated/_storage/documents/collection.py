@@ -206,7 +206,7 @@ def find(transaction: Transaction, keys: ScopeKeys, name: bytes) -> Collection |
     row = transaction.row(sql.ROW_OF_COLLECTION, scope_id=keys.scope_id, digest=digest)
     if row is not None:
         state = ContainerState.checked(Kind.COLLECTION, keys, digest, row)
-        if state.is_gone:
+        if state.is_absent:
             return None
         return Collection(transaction, keys, digest, state, row[-1])
     expect_no_records(transaction, keys, digest)

@@ -14,6 +14,7 @@ from langmem_isolated._codecs.headers import (
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._storage.container_state import UNSEEN
 from langmem_isolated._storage.containers import ContainerRows
 from langmem_isolated._storage.documents import statements as sql
 from langmem_isolated._storage.documents.blocks import (
@@ -39,6 +40,8 @@ class NewDocument(NamedTuple):
     name: bytes
     body: bytes
     embedding: bytes
+    stored_at: int | None = None
+    """In µs, of one that was stored elsewhere before."""
 
 
 class _UnitOfWork:
@@ -47,7 +50,7 @@ class _UnitOfWork:
     def __init__(self, collection: Collection) -> None:
         self._of = collection
         self._blocks: dict[int, Block] = {}
-        self._new: dict[bytes, tuple[int, bytes]] = {}
+        self._new: dict[bytes, tuple[int, NewDocument]] = {}
         self._next = collection.state.next_sequence
         self._count = collection.state.count
         self._added_size = 0
@@ -145,7 +148,7 @@ class _UnitOfWork:
         digests = [digest for digest, _ in part]
         block = self._blocks[number].with_more(digests, (new.embedding for _, new in part))
         self._blocks[number] = block
-        self._new |= {digest: (number, new.body) for digest, new in part}
+        self._new |= {digest: (number, new) for digest, new in part}
         self._count += len(part)
         return block.room(length)
 
@@ -163,10 +166,11 @@ class _UnitOfWork:
             else:
                 empty.append({**self._of.shared, "key": key})
         self._of.transaction.execute_many(sql.REMOVE_BLOCK, empty)
-        for digest, (number, body) in self._new.items():
-            plaintext = number.to_bytes(NUMBER_BYTES) + body
-            rows.append(self._row(Kind.DOCUMENT, digest, plaintext))
-            self._difference += self._of.part(Kind.DOCUMENT, digest, now, plaintext)
+        for digest, (number, new) in self._new.items():
+            plaintext = number.to_bytes(NUMBER_BYTES) + new.body
+            stored_at = now if new.stored_at is None else new.stored_at
+            rows.append({**self._row(Kind.DOCUMENT, digest, plaintext), "now": stored_at})
+            self._difference += self._of.part(Kind.DOCUMENT, digest, stored_at, plaintext)
         shared = {**self._of.shared, "now": now}
         if rows:
             put = sql.PUT[self._of.transaction.is_postgres]
@@ -272,7 +276,7 @@ def reembed(
     """
     digest = keys.pseudonym(Kind.COLLECTION, name)
     state = _ROWS.locked(transaction, keys, digest)
-    if state is None or state.is_gone or not state.count:
+    if state is None or state.is_absent or not state.count:
         return 0, []
     documents = Collection(transaction, keys, digest, state).everything_proved()
     vectors = {at: vector_of(body) for at, body in documents.items()}
@@ -296,7 +300,7 @@ def remove(
     """Remove the documents that have these ids."""
     digest = keys.pseudonym(Kind.COLLECTION, name)
     state = _ROWS.locked(transaction, keys, digest)
-    if state is not None and not state.is_gone:
+    if state is not None and not state.is_absent:
         collection = Collection(transaction, keys, digest, state)
         change = _UnitOfWork(collection)
         change.remove_documents(dict.fromkeys(map(collection.document_digest, names)))
@@ -318,7 +322,7 @@ def remove_older(
         RecordDoesNotOpen: The collection's row, or what is to be removed, was tampered with.
     """
     state = _ROWS.locked(transaction, keys, digest)
-    if state is None or state.is_gone:
+    if state is None or state.is_absent:
         return 0
     collection = Collection(transaction, keys, digest, state)
     rows = transaction.rows(sql.OLDER, **collection.shared, until=until, limit=most)
@@ -337,3 +341,63 @@ def count_older(transaction: Transaction, keys: ScopeKeys, digest: bytes, until:
 def clear(transaction: Transaction, keys: ScopeKeys, name: bytes) -> None:
     """Remove every document, whatever was done to them, and the collection's row."""
     _ROWS.remove(transaction, keys, keys.pseudonym(Kind.COLLECTION, name))
+
+
+# --- staged: until it is published nobody sees it -------------------------------------------------
+
+
+def stage(
+    transaction: Transaction, keys: ScopeKeys, header: CollectionHeader, birth: bytes, now: int
+) -> bytes:
+    """Make a collection's row, unseen and empty, in place of what is there; the MAC of the row.
+
+    Raises:
+        ScopeGone: The scope was erased; nothing was written.
+    """
+    digest = keys.pseudonym(Kind.COLLECTION, header.collection.encode())
+    sealed = encode_collection(header)
+    _ROWS.remove(transaction, keys, digest)
+    made = _ROWS.get_or_create(transaction, keys, digest, sealed, birth, now)
+    return _ROWS.update(transaction, keys, digest, made._replace(expires_at=UNSEEN)).row_mac
+
+
+def put_staged(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    name: bytes,
+    row_mac: bytes,
+    documents: Sequence[NewDocument],
+    now: int,
+) -> bytes | None:
+    """Put in further documents, of other ids; the MAC of the row, ``None`` if it was another."""
+    digest = keys.pseudonym(Kind.COLLECTION, name)
+    state = _ROWS.locked(transaction, keys, digest)
+    if state is None or state.row_mac != row_mac:
+        return None
+    collection = Collection(transaction, keys, digest, state)
+    change = _UnitOfWork(collection)
+    length = len(documents[0].embedding)
+    change.check_length(length)
+    digests = [collection.document_digest(document.name) for document in documents]
+    change.insert(dict(zip(digests, documents, strict=True)), length)
+    change.flush(now)
+    stored = _ROWS.locked(transaction, keys, digest)
+    return stored and stored.row_mac
+
+
+def publish(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    name: bytes,
+    row_mac: bytes,
+    created_at: int,
+    updated_at: int,
+) -> bool:
+    """Let a staged collection be seen; ``False`` if its row is another."""
+    digest = keys.pseudonym(Kind.COLLECTION, name)
+    state = _ROWS.locked(transaction, keys, digest)
+    if state is None or state.row_mac != row_mac:
+        return False
+    seen = state._replace(expires_at=None, created_at=created_at, updated_at=updated_at)
+    _ROWS.update(transaction, keys, digest, seen)
+    return True

@@ -49,7 +49,7 @@ FILES = (
 )
 # What no file has.
 NOT_EXPORTED = {
-    Kind.CLAIM: "it names a guest, and says only that the guest was claimed",
+    Kind.CLAIM: "it names a guest that was claimed, or says how far an import has come",
     Kind.STORE_NOTE: "it finds documents of this database's owner tags, for an erasure alone",
 }
 

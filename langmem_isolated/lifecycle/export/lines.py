@@ -134,8 +134,14 @@ def item_line(found: FoundItem) -> Line:
 
 def collection_line(of: Found) -> Line:
     """A collection, whose documents have lines of their own."""
-    header = decode_collection(of.header)
-    return {"collection": header.collection, "embedded_by": header.embedding_name, **_row(of)}
+    header, state = decode_collection(of.header), of.state
+    return {
+        "collection": header.collection,
+        "embedded_by": header.embedding_name,
+        "created_at": time_of(state.created_at),
+        "updated_at": time_of(state.updated_at),
+        "count": state.count,
+    }
 
 
 def document_line(of: Found, one: StreamedDocument) -> Line:
@@ -161,6 +167,7 @@ def entry_line(kind: Kind, one: StreamedEntry) -> Line:
         "space": [_text(name) for name in one.names],
         "key": _text(entry.key),
         "value": _value(kind, entry),
+        "created_at": time_of(one.created_at),
         "updated_at": time_of(one.updated_at),
         "expires_at": time_of(one.expires_at),
         "stored": {

@@ -1,0 +1,1 @@
+"""Import of an export: every record as it was, in this database or another."""
