@@ -248,20 +248,13 @@ class Keyring:
         """Give the owner's principal a new sealing key; the former opens and seals no more."""
         self.change_keys(owner, lambda found, keys: keys.with_new_keys(found, Purpose.SEALING))
 
-    def destroy(self, owner: Owner) -> KeySet:
-        """Destroy all keys of the owner's principal; returns the set that they were."""
-        former: list[KeySet] = []
-
-        def destroyed(found: KeySet, _: WrappedKeys) -> KeySet:
-            former.append(found)
-            return found.destroyed(now())
-
-        self.change_keys(owner, destroyed)
+    def destroy(self, owner: Owner) -> None:
+        """Destroy all keys of the owner's principal."""
+        self.change_keys(owner, lambda found, _: found.destroyed(now()))
         principal = owner.principal()
         for cached in self._cache:
             if cached.principal() == principal:
                 self.forget(cached)
-        return former[-1]
 
     def root_key_rotation(self, new: RootKey) -> RootKeyRotation:
         """What wraps every key by another root key; nothing is done yet."""

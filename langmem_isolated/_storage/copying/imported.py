@@ -227,16 +227,17 @@ def is_collection_taken(transaction: Transaction, keys: ScopeKeys, name: str) ->
 
 
 def stage_collection(
-    transaction: Transaction, keys: ScopeKeys, header: CollectionHeader, now: int
+    transaction: Transaction, keys: ScopeKeys, arrived: ArrivedCollection
 ) -> bytes:
     """Make the row of a collection, which nobody sees; the MAC of its row.
 
     Raises:
         Taken: There is one of its name.
     """
-    if is_collection_taken(transaction, keys, header.collection):
+    if is_collection_taken(transaction, keys, arrived.header.collection):
         raise Taken
-    return documents.stage(transaction, keys, header, os.urandom(BIRTH_BYTES), now)
+    birth = os.urandom(BIRTH_BYTES)
+    return documents.stage(transaction, keys, arrived.header, birth, arrived.created_at)
 
 
 def put_documents(
@@ -261,13 +262,13 @@ def put_documents(
 def publish_collection(
     transaction: Transaction, keys: ScopeKeys, arrived: ArrivedCollection, row_mac: bytes
 ) -> None:
-    """Let a collection be seen, with its times.
+    """Let a collection be seen.
 
     Raises:
         Overtaken: Its row is not as it was left.
     """
-    name, times = arrived.header.collection.encode(), (arrived.created_at, arrived.updated_at)
-    if not documents.publish(transaction, keys, name, row_mac, *times):
+    name = arrived.header.collection.encode()
+    if not documents.publish(transaction, keys, name, row_mac, arrived.updated_at):
         raise Overtaken
 
 

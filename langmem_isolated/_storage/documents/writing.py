@@ -386,18 +386,13 @@ def put_staged(
 
 
 def publish(
-    transaction: Transaction,
-    keys: ScopeKeys,
-    name: bytes,
-    row_mac: bytes,
-    created_at: int,
-    updated_at: int,
+    transaction: Transaction, keys: ScopeKeys, name: bytes, row_mac: bytes, updated_at: int
 ) -> bool:
     """Let a staged collection be seen; ``False`` if its row is another."""
     digest = keys.pseudonym(Kind.COLLECTION, name)
     state = _ROWS.locked(transaction, keys, digest)
     if state is None or state.row_mac != row_mac:
         return False
-    seen = state._replace(expires_at=None, created_at=created_at, updated_at=updated_at)
+    seen = state._replace(expires_at=None, updated_at=updated_at)
     _ROWS.update(transaction, keys, digest, seen)
     return True

@@ -148,7 +148,7 @@ class Put:
             return
         name = arrived.header.collection
         with _refusing(at, "collection"):
-            row_mac = self._write(imported.stage_collection, arrived.header, self._now)
+            row_mac = self._write(imported.stage_collection, arrived)
             for documents in batches:
                 row_mac = self._write(imported.put_documents, name, row_mac, documents, self._now)
                 self._count(len(documents))
