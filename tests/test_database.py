@@ -1057,3 +1057,32 @@ def test_a_database_in_memory_makes_no_file(
         database.open()
 
     assert modes(tmp_path) == {}
+
+
+@pytest.mark.parametrize("seed", [7, 8])
+def test_scrubbed_files_hold_no_byte_of_a_removed_row_that_sqlite_has_moved_before(
+    tmp_path: Path, seed: int
+):
+    chosen = random.Random(seed)
+
+    def mixed_traffic(connection: sa.Connection) -> list[bytes]:
+        execute = connection.exec_driver_sql
+        execute("CREATE TABLE mixed (owner, name, sealed, PRIMARY KEY (owner, name)) WITHOUT ROWID")
+        for _ in range(800):
+            address = chosen.randrange(12).to_bytes() * 16, chosen.randrange(40).to_bytes(2)
+            if chosen.random() < 0.9:
+                sealed = chosen.randbytes(chosen.randrange(60, 1800))
+                execute("INSERT OR REPLACE INTO mixed VALUES (?, ?, ?)", (*address, sealed))
+            else:
+                execute("DELETE FROM mixed WHERE owner = ? AND name = ?", address)
+        gone = execute("DELETE FROM mixed WHERE owner = ? RETURNING sealed", (b"\3" * 16,)).all()
+        return [sealed for (sealed,) in gone]
+
+    with closing(Database(f"sqlite:///{tmp_path}/memory.db")) as database:
+        removed = database.inspect(mixed_traffic)
+        assert database.scrub()
+
+    left = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    pieces = [one[at : at + 24] for one in removed for at in range(0, len(one) - 24, 24)]
+    assert pieces
+    assert not [piece for piece in pieces if piece in left]

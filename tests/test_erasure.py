@@ -5,6 +5,7 @@ import multiprocessing
 import sqlite3
 import threading
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,21 @@ def test_a_reader_makes_it_pending_until_it_is_finished(tmp_path: Path, root_key
         reader.execute("COMMIT")
         assert memory.finish_erasure() == "scrubbed"
         reader.close()
+
+
+def test_a_large_file_is_pending_until_it_is_written_anew(tmp_path: Path, root_key: LocalRootKey):
+    path = tmp_path / "memory.db"
+    with IsolatedMemory(f"sqlite:///{path}", root_key=root_key) as memory:
+        memory.scope(user_id="alice", module_id="tutor").chat_history("s").add_user_message("hi")
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE large AS SELECT zeroblob(?) AS sealed", (2**26,))
+
+        receipt = memory.erase_user("alice")
+
+        assert receipt.heap == "pending"
+        assert "64 MiB" in str(receipt)
+        assert memory.finish_erasure() == "scrubbed"
+        assert [one.heap for one in memory.erasure.receipts()] == ["scrubbed"]
 
 
 def test_on_postgresql_a_receipt_never_says_scrubbed(postgres_url: str, root_key: LocalRootKey):

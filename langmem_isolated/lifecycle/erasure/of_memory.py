@@ -47,8 +47,8 @@ class Erasures:
         First it is stored that this has begun, and those are asked who were registered by
         ``memory.erasure.register(…)``. Then the keys go, so nothing opens from then on; then rows
         of every kind, at most 500 a transaction, with sessions, grants, policies and usage. On
-        SQLite the log is emptied besides: no byte of the user's rows and wrapped keys is left in
-        the database's files, unless the receipt says ``"pending"``.
+        SQLite the file is written anew besides: no byte of the user's rows and wrapped keys is left
+        in the database's files, unless the receipt says ``"pending"``.
 
         Killed at any point, it goes on when it is called again, or by ``memory.erasure.resume()``,
         and the receipt is of all of it. Other processes write nothing of the user to this database

@@ -22,8 +22,9 @@ Horizon = Literal["open", "passed"]
 """Whether a key of today needs a root key that opens older copies of what was removed."""
 
 _SQLITE_PENDING = (
-    "The database's log still holds bytes of it, sealed with keys that are destroyed: somebody was "
-    "reading. To complete it: memory.finish_erasure()."
+    "The database's files may still hold bytes of it, sealed with keys that are destroyed: "
+    "somebody was reading or writing, or a file is larger than the 64 MiB that an erasure writes "
+    "anew by itself. To complete it: memory.finish_erasure()."
 )
 _POSTGRES_PENDING = (
     "PostgreSQL keeps removed rows and wrapped keys in dead tuples, its log and its replicas until "
