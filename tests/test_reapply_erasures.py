@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core.vectorstores import InMemoryVectorStore
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated._storage.key_sets import KeySets
 from langmem_isolated.errors import ErasureLogRefused, RootKeyMismatch
 from langmem_isolated.lifecycle import Reapplied
 from tests.conftest import Attacker, Door
+from tests.embeddings import NGramEmbeddings
 from tests.test_erasure import Killed, principal_of, rows_of
 from tests.test_inventory import fill, operate
 from tests.test_tombstones import lines, said, say
@@ -330,3 +332,47 @@ def test_killed_at_any_step_it_goes_on_when_it_is_called_again(
             assert memory.retention.holds() == []
     assert killed >= 5
     attacker.close()
+
+
+def test_a_module_that_never_had_a_key_of_its_own_is_forgotten_too_and_nothing_that_is_newer(
+    open_memory: Callable[..., IsolatedMemory], database_url: str
+):
+    with open_memory() as memory:
+        say(memory, "alice")
+        elsewhere = memory.scope(user_id="alice", module_id="planner")
+        elsewhere.chat_history("s").add_user_message("stays")
+        old = OldCopy(database_url)
+        assert memory.erase_module("tutor").scopes == 1
+        say(memory, "alice", "new")
+        assert memory.reapply_erasures() == NOTHING
+        assert said(memory, "alice") == ["new"]
+    old.put_back()
+
+    with open_memory() as memory:
+        done = memory.reapply_erasures()
+
+        assert (done.principals, done.counts["session"]) == (1, 1)
+        assert said(memory, "alice") == []
+        assert memory.scope(user_id="alice", module_id="planner").sessions() != []
+        assert memory.reapply_erasures() == NOTHING
+
+
+def test_stores_that_this_process_does_not_have_do_not_stop_it_and_participants_are_asked_again(
+    open_memory: Callable[..., IsolatedMemory], database_url: str
+):
+    store, asked = InMemoryVectorStore(NGramEmbeddings()), list[str | None]()
+    with open_memory() as memory:
+        scope = memory.scope(user_id="alice", module_id="tutor")
+        scope.vector_store(wrapping=store).add_texts(["a secret"])
+        old = OldCopy(database_url)
+        memory.erase_user("alice")
+    old.put_back()
+
+    with open_memory() as memory:
+        memory.erasure.register("crm", lambda it: asked.append(it.user_id), lambda _: True)
+        assert memory.reapply_erasures().principals == 1
+
+        assert asked == ["alice"]
+        (receipt,) = memory.erasure.receipts()
+        assert receipt.participants == {"crm": "confirmed"}
+        assert "InMemoryVectorStore" in str(receipt)
