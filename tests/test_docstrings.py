@@ -69,8 +69,10 @@ def at_hand(
 def examples_of(found: object, name: str, names: dict[str, Any]) -> list[doctest.DocTest]:
     """The examples of an object's own docstring; its module's names come with it."""
     home = importlib.import_module(getattr(found, "__module__", "langmem_isolated"))
+    # Asked for by name: some are loaded when they are.
+    public = {one: getattr(langmem_isolated, one) for one in langmem_isolated.__all__}
     tests = doctest.DocTestFinder(recurse=False).find(
-        found, name, module=False, globs={**vars(langmem_isolated), **vars(home), **names}
+        found, name, module=False, globs={**public, **vars(home), **names}
     )
     return [test for test in tests if test.examples]
 
