@@ -1,0 +1,42 @@
+"""Leaving by the command line: what an operator reads who answers a request with it."""
+
+from pathlib import Path
+
+from langmem_isolated import IsolatedMemory, LocalRootKey
+from tests.command_line import OTHER_KEY, error_line, run
+from tests.embeddings import NGramEmbeddings
+from tests.test_cli import url_of
+from tests.test_erasure_of_wrapped_stores import wrapped
+from tests.test_tombstones import say
+from tests.vector_stores import in_memory
+
+
+def test_what_is_refused_names_the_option_that_goes_on(memory: IsolatedMemory, tmp_path: Path):
+    url = ("--database", url_of(memory))
+    wrapped(memory, in_memory(NGramEmbeddings()), name="notes").add_texts(["a note"])
+    say(memory, "bob")
+    memory.export_user("bob", tmp_path / "bob")
+    memory.retention.hold("bob", reason="case 7", by="counsel")
+
+    taken = error_line(run("import", tmp_path / "bob", *url))
+    held = error_line(run("erase", "--user", "bob", "--yes", *url))
+    memory.retention.release("bob")
+    memory.erase_user("bob")
+    erased = error_line(run("import", tmp_path / "bob", *url))
+    stored = error_line(run("erase", "--user", "alice", "--yes", *url))
+
+    assert "imported before" in taken
+    assert "--user" in taken
+    assert "hold release" in held
+    assert "--readmit" in erased
+    assert "--without-store" in stored
+    assert "name=…" in stored
+
+
+def test_a_root_key_from_before_a_rotation_is_told_of_the_last_one(memory: IsolatedMemory):
+    say(memory, "bob")
+    memory.rotate_root_key(LocalRootKey.from_text(OTHER_KEY))
+
+    refused = error_line(run("modules", "--user", "bob", "--database", url_of(memory)))
+
+    assert "that of its last rotation" in refused
