@@ -1,5 +1,6 @@
 """Leaving by the command line: what an operator reads who answers a request with it."""
 
+import json
 from pathlib import Path
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
@@ -31,6 +32,25 @@ def test_what_is_refused_names_the_option_that_goes_on(memory: IsolatedMemory, t
     assert "--readmit" in erased
     assert "--without-store" in stored
     assert "name=…" in stored
+
+
+def test_an_export_names_the_stores_that_hold_more_of_the_user(
+    memory: IsolatedMemory, tmp_path: Path
+):
+    for user, name in (("alice", "notes"), ("bob", "drafts")):
+        documents = wrapped(memory, in_memory(NGramEmbeddings()), user, name=name)
+        documents.add_texts(["a note"])
+    url = ("--database", url_of(memory))
+
+    exported = memory.export_user("alice", tmp_path / "a")
+    memory.export_user("alice", tmp_path / "a.mem")
+    shown = run("export", "--user", "alice", "--output", tmp_path / "b", *url)
+
+    assert exported.stores == ("notes",)
+    assert json.loads((tmp_path / "a" / "data" / "about.json").read_text())["stores"] == ["notes"]
+    told = json.loads((tmp_path / "a.mem" / "manifest.json").read_text())["langmemIsolated"]
+    assert told["stores"] == ["notes"]
+    assert "Not in it is what third-party vector stores hold of the user: notes." in shown.stdout
 
 
 def test_a_root_key_from_before_a_rotation_is_told_of_the_last_one(memory: IsolatedMemory):

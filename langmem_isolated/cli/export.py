@@ -13,7 +13,7 @@ from langmem_isolated.cli.options import (
     ProjectOption,
     UserOption,
 )
-from langmem_isolated.cli.terminal import counting, print_counts, print_json
+from langmem_isolated.cli.terminal import counting, one_line, print_counts, print_json
 from langmem_isolated.errors import LangmemIsolatedError
 
 
@@ -72,3 +72,6 @@ def export(
         if exported.left_out:
             left = ", ".join(f"{count:,} {kind}" for kind, count in exported.left_out.items())
             typer.echo(f"The format has no place for {left}. A full export has.")
+        if exported.stores:
+            named = ", ".join(map(one_line, exported.stores))
+            typer.echo(f"Not in it is what third-party vector stores hold of the user: {named}.")
