@@ -53,6 +53,17 @@ def test_an_export_names_the_stores_that_hold_more_of_the_user(
     assert "Not in it is what third-party vector stores hold of the user: notes." in shown.stdout
 
 
+def test_the_receipt_of_an_id_under_which_there_was_nothing_says_so(memory: IsolatedMemory):
+    say(memory, "bob")
+    url = ("--database", url_of(memory))
+
+    mistyped = run("erase", "--user", "bbo", "--yes", *url)
+    bob = run("erase", "--user", "bob", "--yes", *url)
+
+    assert "There was nothing under this id" in mistyped.stdout
+    assert "There was nothing" not in bob.stdout
+
+
 def test_a_root_key_from_before_a_rotation_is_told_of_the_last_one(memory: IsolatedMemory):
     say(memory, "bob")
     memory.rotate_root_key(LocalRootKey.from_text(OTHER_KEY))

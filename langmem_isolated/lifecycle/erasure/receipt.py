@@ -21,6 +21,10 @@ Heap = Literal["scrubbed", "pending"]
 Horizon = Literal["open", "passed"]
 """Whether a key of today needs a root key that opens older copies of what was removed."""
 
+_NOTHING = (
+    "There was nothing under this id: whoever is meant was erased before, never had memory here, "
+    "or has another id or project."
+)
 _SQLITE_PENDING = (
     "The database's files may still hold bytes of it, sealed with keys that are destroyed: "
     "somebody was reading or writing, or a file is larger than the 64 MiB that an erasure writes "
@@ -123,7 +127,12 @@ class ErasureReceipt:
     @property
     def does_not_prove(self) -> tuple[str, ...]:
         """What it does not prove, in sentences."""
-        return (*self._of_the_files(), *self._of_copies(), *self._of_others(), *_NOT_PROVED)
+        of_it = (*self._of_what_was_found(), *self._of_the_files(), *self._of_copies())
+        return (*of_it, *self._of_others(), *_NOT_PROVED)
+
+    def _of_what_was_found(self) -> Iterator[str]:
+        if not (self.keys_destroyed or self.scopes or self.counts or self.stores):
+            yield _NOTHING
 
     def _of_the_files(self) -> Iterator[str]:
         if self.heap == "pending":
