@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from langmem_isolated import IsolatedMemory, LocalRootKey
 from tests.command_line import OTHER_KEY, error_line, run
 from tests.embeddings import NGramEmbeddings
@@ -62,6 +64,20 @@ def test_the_receipt_of_an_id_under_which_there_was_nothing_says_so(memory: Isol
 
     assert "There was nothing under this id" in mistyped.stdout
     assert "There was nothing" not in bob.stdout
+
+
+@pytest.mark.parametrize("name", ["a.mem", "a.mem.zip"])
+def test_a_name_asks_for_the_portable_format_which_import_says_is_for_others(
+    memory: IsolatedMemory, tmp_path: Path, name: str
+):
+    say(memory, "bob")
+    url = ("--database", url_of(memory))
+
+    exported = memory.export_user("bob", tmp_path / name)
+    refused = error_line(run("import", tmp_path / name, "--user", "ann", *url))
+
+    assert exported.counts["episode"] == 1
+    assert "portable .mem format, which is for other programs" in refused
 
 
 def test_a_root_key_from_before_a_rotation_is_told_of_the_last_one(memory: IsolatedMemory):

@@ -39,7 +39,8 @@ def export(
     profile: Annotated[
         Literal["full", "mem"] | None,
         typer.Option(
-            "--profile", help="full, or mem: the portable format, as by a name ending with .mem."
+            "--profile",
+            help="full, or mem: the portable format, as by a name ending with .mem or .mem.zip.",
         ),
     ] = None,
     project: ProjectOption = "default",

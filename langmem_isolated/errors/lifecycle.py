@@ -245,7 +245,7 @@ class ImportRefused(LangmemIsolatedError, ValueError):
     def __init__(self, why: str, file: str | None = None, line: int | None = None) -> None:
         where = f"{file}, line {line:,}: " if line else f"{file}: " if file else ""
         super().__init__(
-            f"The archive was not imported. {where}{why}. Export the user again, or compare the "
+            f"The archive was not imported: {where}{why}. Export the user again, or compare the "
             "archive with the one that was exported."
         )
         self.why, self.file, self.line = why, file, line
