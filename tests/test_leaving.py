@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
+from langmem_isolated.errors import ScopeError
 from tests.command_line import OTHER_KEY, error_line, run
+from tests.conftest import Door
 from tests.embeddings import NGramEmbeddings
 from tests.test_cli import url_of
 from tests.test_erasure_of_wrapped_stores import wrapped
@@ -78,6 +80,28 @@ def test_a_name_asks_for_the_portable_format_which_import_says_is_for_others(
 
     assert exported.counts["episode"] == 1
     assert "portable .mem format, which is for other programs" in refused
+
+
+async def test_the_receipts_of_one_user_are_found_by_who_knows_the_id(
+    memory: IsolatedMemory, door: Door
+):
+    url = ("--database", url_of(memory))
+    assert "There are no receipts" in run("erase", "--receipts", *url).stdout
+    for user in ("ann", "bob", "ann"):
+        say(memory, user)
+        memory.erase_user(user)
+    say(memory, "ann")
+
+    of_bob = await door(memory.erasure, "receipts", user_id="bob")
+    of_ann = run("erase", "--receipts", "--user", "ann", "--json", *url)
+
+    assert of_bob == [memory.erasure.receipts()[1]]
+    assert await door(memory.erasure, "receipts", user_id="bob", project_id="shop") == []
+    told = json.loads(of_ann.stdout)
+    assert [one["principal"] == of_bob[0].principal for one in told] == [False, False]
+    assert memory.modules("ann") == ["tutor"]
+    with pytest.raises(ScopeError):
+        memory.erasure.receipts(user_id="")
 
 
 def test_a_root_key_from_before_a_rotation_is_told_of_the_last_one(memory: IsolatedMemory):
