@@ -104,6 +104,22 @@ async def test_the_receipts_of_one_user_are_found_by_who_knows_the_id(
         memory.erasure.receipts(user_id="")
 
 
+def test_a_store_that_was_cleared_and_then_left_alone_is_told_as_both(memory: IsolatedMemory):
+    store = in_memory(NGramEmbeddings())
+    wrapped(memory, store, name="notes").add_texts(["a note"])
+    is_up: list[bool] = []
+    memory.erasure.register("crm", lambda _: None, lambda _: bool(is_up))
+    assert not memory.erase_user("alice").is_finished
+    is_up.append(True)
+
+    (receipt,) = memory.erasure.resume(without_stores=["notes"])
+
+    assert receipt.stores == {"notes": 1}
+    told = [sentence for sentence in receipt.does_not_prove if "notes" in sentence]
+    assert len(told) == 1
+    assert "were cleared, and left alone when the erasure went on" in told[0]
+
+
 def test_a_root_key_from_before_a_rotation_is_told_of_the_last_one(memory: IsolatedMemory):
     say(memory, "bob")
     memory.rotate_root_key(LocalRootKey.from_text(OTHER_KEY))

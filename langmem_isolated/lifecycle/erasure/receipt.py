@@ -51,6 +51,10 @@ _UNCONFIRMED = (
     "memory.erasure.resume() asks them again."
 )
 _NOT_ASKED = "These third-party vector stores were left alone, as without_stores named them: {}."
+_NOT_ASKED_AGAIN = (
+    "These third-party vector stores were cleared, and left alone when the erasure went on, as "
+    "without_stores named them: {}. What was being written meanwhile may be in them."
+)
 _NOT_PROVED = (
     "What a third-party store, its log or its backups keep of removed documents is not known here.",
     "What the application, its logs or a model's provider kept is not known here.",
@@ -148,8 +152,12 @@ class ErasureReceipt:
     def _of_others(self) -> Iterator[str]:
         if names := [name for name, state in self.participants.items() if state != "confirmed"]:
             yield _UNCONFIRMED.format(", ".join(names))
-        if self.without_stores:
-            yield _NOT_ASKED.format(", ".join(self.without_stores))
+        for sentence, names in (
+            (_NOT_ASKED, [one for one in self.without_stores if one not in self.stores]),
+            (_NOT_ASKED_AGAIN, [one for one in self.without_stores if one in self.stores]),
+        ):
+            if names:
+                yield sentence.format(", ".join(names))
 
     def to_dict(self) -> dict[str, object]:
         """All of it, with what it does not prove."""
