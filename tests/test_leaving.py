@@ -120,6 +120,15 @@ def test_a_store_that_was_cleared_and_then_left_alone_is_told_as_both(memory: Is
     assert "were cleared, and left alone when the erasure went on" in told[0]
 
 
+def test_a_command_that_finds_no_database_says_how_one_is_made(tmp_path: Path):
+    url = f"sqlite:///{tmp_path}/new.db"
+
+    refused = error_line(run("import", tmp_path, "--database", url))
+
+    assert "langmem-isolated schema upgrade" in refused
+    assert run("schema", "upgrade", "--database", url).exit_code == 0
+
+
 def test_a_root_key_from_before_a_rotation_is_told_of_the_last_one(memory: IsolatedMemory):
     say(memory, "bob")
     memory.rotate_root_key(LocalRootKey.from_text(OTHER_KEY))

@@ -285,7 +285,8 @@ class ErasureLogRefused(LangmemIsolatedError):
     def __init__(self, why: str) -> None:
         super().__init__(
             f"The erasure log is refused, and nothing was erased or restored. {why} Give a file "
-            "that this user may write, in a folder that is there: erasure_log=…"
+            "that this user may write, in a folder that is there: erasure_log=…, on the command "
+            "line --erasure-log."
         )
 
     @classmethod
