@@ -151,7 +151,7 @@ def _listed(memory: IsolatedMemory, user: str | None, project: str, as_json: boo
         print_json([receipt.to_dict() for receipt in receipts])
         return True
     if not receipts:
-        typer.echo("There are no receipts: no erasure is finished.")
+        typer.echo("There are none in this database. One restored from a backup lost those since.")
         return True
     shown = table("erased", "what", "principal", "scopes", "records", "keys", "files", "horizon")
     for one in receipts:
