@@ -7,7 +7,7 @@ import pytest
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated.errors import ScopeError
-from tests.command_line import OTHER_KEY, error_line, run
+from tests.command_line import OTHER_KEY, error_line, run, words
 from tests.conftest import Door
 from tests.embeddings import NGramEmbeddings
 from tests.test_cli import url_of
@@ -127,6 +127,11 @@ def test_a_command_that_finds_no_database_says_how_one_is_made(tmp_path: Path):
 
     assert "langmem-isolated schema upgrade" in refused
     assert run("schema", "upgrade", "--database", url).exit_code == 0
+
+
+def test_the_help_says_who_is_not_asked_and_what_is_not_in_it():
+    assert "this asks none of them" in words(run("erase", "--help").stdout)
+    assert "third-party vector stores hold is not in it" in words(run("export", "--help").stdout)
 
 
 def test_a_root_key_from_before_a_rotation_is_told_of_the_last_one(memory: IsolatedMemory):

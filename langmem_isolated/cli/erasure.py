@@ -75,8 +75,11 @@ def erase(
 ) -> None:
     """Erase a user, guest, module or project: keys and all rows; prints a receipt.
 
-    Needs the root key. The status is 1 while it is not finished: a participant of the application
-    has not confirmed, or on SQLite bytes of it may be left in the database's files.
+    Needs the root key. Participants of the application and third-party stores are known in its
+    process alone: this asks none of them. Keep the receipt; a restored backup has lost it.
+
+    The status is 1 while it is not finished: a participant that was asked has not confirmed, or on
+    SQLite bytes of it may be left in the database's files.
     """
     from langmem_isolated.cli.databases import existing_memory
 

@@ -48,7 +48,10 @@ def export(
     database: DatabaseOption = DEFAULT_DATABASE,
     key_store: KeyStoreOption = None,
 ) -> None:
-    """Write all that a user has into a zip file or folder, in plaintext. Needs the root key."""
+    """Write all that a user has into a zip file or folder, in plaintext. Needs the root key.
+
+    What third-party vector stores hold is not in it; those that the user wrote to are named.
+    """
     from langmem_isolated.cli.databases import existing_memory
 
     with existing_memory(database, key_store) as memory, counting("written") as progress:
