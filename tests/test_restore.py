@@ -26,13 +26,17 @@ from langmem_isolated.errors import (
     RootKeyMismatch,
 )
 from langmem_isolated.lifecycle import Restored, restore, restore_backup
+from tests.command_line import KEY as FORMER
 from tests.command_line import error_line, run
 from tests.conftest import ROOT_KEY, Attacker
+from tests.embeddings import NGramEmbeddings
 from tests.postgres import PostgresServer
 from tests.processes import Child, in_child
 from tests.test_erasure import principal_of
+from tests.test_erasure_of_wrapped_stores import wrapped
 from tests.test_inventory import fill
 from tests.test_tombstones import said, say
+from tests.vector_stores import in_memory
 
 KEY = LocalRootKey(ROOT_KEY)
 
@@ -505,6 +509,47 @@ def test_the_command_restores_and_asks_before(house: House):
     assert ".replaced-" in done.stdout
     assert house.left_of_alice() == []
     assert house.bob() == ["a secret", "kept"]
+
+
+def test_the_command_asks_nothing_where_no_database_would_be_replaced(house: House):
+    house.lose()
+
+    absent = run(*on(house, house.folder / "none.bak", "--erasure-log", house.log))
+    done = run(*on(house, house.backup, "--erasure-log", house.log))
+
+    assert "no backup of this name" in error_line(absent)
+    assert done.exit_code == 0, done.output
+    assert house.left_of_alice() == []
+
+
+def test_the_command_says_that_a_former_root_key_is_needed_until_the_next_rotation(
+    house: House, tmp_path: Path
+):
+    new, former = tmp_path / "new.key", tmp_path / "former.key"
+    former.write_text(FORMER)
+    former.chmod(0o600)
+    assert run("keygen", "--file", new).exit_code == 0
+    with house.memory() as memory:
+        memory.rotate_root_key(LocalRootKey.from_file(new))
+    keys = ("--accept-key-file", former, "--erasure-log", house.log, "--yes")
+
+    done = run(*on(house, house.backup, *keys), key=None, LANGMEM_ISOLATED_ROOT_KEY_FILE=str(new))
+
+    assert done.exit_code == 0, done.output
+    assert "rotate-root-key --new-key-file" in done.stdout
+
+
+def test_the_command_says_that_third_party_stores_were_not_asked(house: House):
+    house.lose()
+    shutil.copy(house.backup, house.data)
+    with house.memory() as memory:
+        wrapped(memory, in_memory(NGramEmbeddings()), "alice").add_texts(["a note"])
+        memory.backup(house.folder / "tuesday.bak")
+    house.data.unlink()
+
+    done = run(*on(house, house.folder / "tuesday.bak", "--erasure-log", house.log))
+
+    assert "third-party vector stores, which were not asked" in done.stdout
 
 
 def test_the_command_prints_json_and_refuses_where_nothing_tells(house: House):

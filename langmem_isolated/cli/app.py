@@ -80,7 +80,12 @@ for command, examples in (
     (clear, ("clear --user ann --module tutor", "clear --user ann --yes --json")),
     (
         erase,
-        ("erase --user ann", "erase --module tutor", "erase --resume", "erase --receipts --json"),
+        (
+            "erase --user ann",
+            "erase --module tutor",
+            "erase --resume",
+            "erase --receipts --user ann",
+        ),
     ),
     (rotate_root_key, ("rotate-root-key --new-key-file new.key",)),
     (backup, ("backup monday.db", "backup monday.db --key-store-output keys.db --json")),

@@ -57,6 +57,7 @@ def existing_database(url: str, *, given_as: str = DATABASE) -> Database:
             place = f"{path} in this folder, where it is looked for by default"
         raise DatabaseUnreachable(
             f"There is no database file {place}, and nothing was made there. "
-            f"Give the URL of the application: {given_as}."
+            f"Give the URL of the application: {given_as}. For a new one, run "
+            "langmem-isolated schema upgrade."
         )
     return database

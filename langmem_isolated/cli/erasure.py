@@ -51,7 +51,8 @@ def erase(
         bool, typer.Option("--resume", help="Go on with erasures that are not finished.")
     ] = False,
     receipts: Annotated[
-        bool, typer.Option("--receipts", help="List the receipts of those that are.")
+        bool,
+        typer.Option("--receipts", help="List the receipts of those that are; of one with --user."),
     ] = False,
     finish: Annotated[
         bool, typer.Option("--finish", help="Complete erasures whose receipt said pending.")
@@ -74,15 +75,18 @@ def erase(
 ) -> None:
     """Erase a user, guest, module or project: keys and all rows; prints a receipt.
 
-    Needs the root key. The status is 1 while it is not finished: a participant of the application
-    has not confirmed, or on SQLite bytes of it may be left in the database's files.
+    Needs the root key. Participants of the application and third-party stores are known in its
+    process alone: this asks none of them. Keep the receipt; a restored backup has lost it.
+
+    The status is 1 while it is not finished: a participant that was asked has not confirmed, or on
+    SQLite bytes of it may be left in the database's files.
     """
     from langmem_isolated.cli.databases import existing_memory
 
     if whole_project and project is None:
         raise typer.BadParameter("Give --project with --whole-project.")
     whole = project if whole_project else None
-    named = {"user": user, "guest": guest, "module": module, "project": whole}
+    named = {"user": None if receipts else user, "guest": guest, "module": module, "project": whole}
     given = [(what, name) for what, name in named.items() if name is not None]
     if len(given) + resume + receipts + finish != 1:
         raise typer.BadParameter(_ONE)
@@ -96,7 +100,7 @@ def erase(
         if finish:
             is_done = _finished(memory, as_json) or database.startswith("postgresql")
         elif receipts:
-            is_done = _listed(memory, as_json)
+            is_done = _listed(memory, user, project or "default", as_json)
         elif resume:
             is_done = _resumed(memory, without_store or (), as_json)
         else:
@@ -144,10 +148,13 @@ def _resumed(memory: IsolatedMemory, without: Collection[str], as_json: bool) ->
     return all(map(_is_done, receipts))
 
 
-def _listed(memory: IsolatedMemory, as_json: bool) -> bool:
-    receipts = memory.erasure.receipts()
+def _listed(memory: IsolatedMemory, user: str | None, project: str, as_json: bool) -> bool:
+    receipts = memory.erasure.receipts(user_id=user, project_id=project)
     if as_json:
         print_json([receipt.to_dict() for receipt in receipts])
+        return True
+    if not receipts:
+        typer.echo("There are none in this database. One restored from a backup lost those since.")
         return True
     shown = table("erased", "what", "principal", "scopes", "records", "keys", "files", "horizon")
     for one in receipts:

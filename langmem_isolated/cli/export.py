@@ -13,7 +13,7 @@ from langmem_isolated.cli.options import (
     ProjectOption,
     UserOption,
 )
-from langmem_isolated.cli.terminal import counting, print_counts, print_json
+from langmem_isolated.cli.terminal import counting, one_line, print_counts, print_json
 from langmem_isolated.errors import LangmemIsolatedError
 
 
@@ -39,7 +39,8 @@ def export(
     profile: Annotated[
         Literal["full", "mem"] | None,
         typer.Option(
-            "--profile", help="full, or mem: the portable format, as by a name ending with .mem."
+            "--profile",
+            help="full, or mem: the portable format, as by a name ending with .mem or .mem.zip.",
         ),
     ] = None,
     project: ProjectOption = "default",
@@ -47,7 +48,10 @@ def export(
     database: DatabaseOption = DEFAULT_DATABASE,
     key_store: KeyStoreOption = None,
 ) -> None:
-    """Write all that a user has into a zip file or folder, in plaintext. Needs the root key."""
+    """Write all that a user has into a zip file or folder, in plaintext. Needs the root key.
+
+    What third-party vector stores hold is not in it; those that the user wrote to are named.
+    """
     from langmem_isolated.cli.databases import existing_memory
 
     with existing_memory(database, key_store) as memory, counting("written") as progress:
@@ -72,3 +76,6 @@ def export(
         if exported.left_out:
             left = ", ".join(f"{count:,} {kind}" for kind, count in exported.left_out.items())
             typer.echo(f"The format has no place for {left}. A full export has.")
+        if exported.stores:
+            named = ", ".join(map(one_line, exported.stores))
+            typer.echo(f"Not in it is what third-party vector stores hold of the user: {named}.")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated.cli.options import (
     DEFAULT_DATABASE,
     DatabaseOption,
@@ -21,6 +22,17 @@ if TYPE_CHECKING:
     from langmem_isolated.root_keys import LocalRootKey
 
 
+_FORMER_KEY = (
+    "What a former root key wrapped needs it yet. Wrap it anew before the application starts: with "
+    "the former key in the environment, langmem-isolated rotate-root-key --new-key-file FILE."
+)
+_STORES = (
+    "They had written to third-party vector stores, which were not asked. Where such a store was "
+    "put back from a copy, too: copy the backup to its place by hand instead, make the store known "
+    "by memory.erasure.include(store), and call memory.reapply_erasures()."
+)
+
+
 def restore(
     file: Annotated[
         Path | None,
@@ -33,7 +45,9 @@ def restore(
     ] = None,
     accept_key_file: Annotated[
         list[Path] | None,
-        typer.Option("--accept-key-file", help="A former root key, for an older backup."),
+        typer.Option(
+            "--accept-key-file", help="A former root key, for an older backup; rotate it again."
+        ),
     ] = None,
     without_erasure_log: Annotated[
         bool,
@@ -53,6 +67,7 @@ def restore(
     pg_restore, and then this without FILE. Needs the root key.
     """
     from langmem_isolated.lifecycle import restore_backup
+    from langmem_isolated.lifecycle.restore_places import Places
     from langmem_isolated.root_keys import LocalRootKey
 
     accepted = [LocalRootKey.from_file(path) for path in accept_key_file or ()]
@@ -62,7 +77,8 @@ def restore(
         is_told = key_store is not None or erasure_log is not None or without_erasure_log
         _reapply(database, key_store, erasure_log, accepted, is_told=is_told, as_json=as_json)
         return
-    if not yes:
+    places = Places.of(file, database, key_store, key_store_backup, replace=True)
+    if not yes and places.is_any_replaced:
         typer.confirm(
             "A database that is there is replaced, and kept. Go on?", abort=True, err=True
         )
@@ -78,7 +94,7 @@ def restore(
             without_tombstones=without_erasure_log,
             progress=progress,
         )
-    _print(done, as_json=as_json)
+    _print(done, as_json=as_json, has_accepted=bool(accepted))
 
 
 def _reapply(
@@ -112,16 +128,20 @@ def _reapply(
     print_counts(done.counts, nothing="Nothing was left of them.")
 
 
-def _print(done: "Restored", *, as_json: bool) -> None:
+def _print(done: "Restored", *, as_json: bool, has_accepted: bool) -> None:
     if as_json:
         print_json(asdict(done))
         return
     typer.echo(f"{done.size:,} bytes are in their place. The root key opens them.")
+    if has_accepted:
+        typer.echo(_FORMER_KEY)
     if done.had_tombstones_from:
         known = ", ".join(done.had_tombstones_from)
         typer.echo(f"{done.principals_erased:,} who were erased since are forgotten ({known}).")
     else:
         typer.echo("Nobody was forgotten: nothing tells who was erased since the backup was made.")
     print_counts(done.counts, nothing="Nothing of them was in it.")
+    if Kind.STORE_NOTE.label in done.counts:
+        typer.echo(_STORES)
     for path in done.kept:
         typer.echo(f"{path} is what stood there. Remove it when all is well: it forgets nobody.")

@@ -75,7 +75,7 @@ class RootKeyMismatch(KeyringError):
         super().__init__(
             f"The keys in this database were wrapped by root key {expected}, the one given is "
             f"{received}{besides}. Nothing was opened or written; give the key this database began "
-            "with: each `langmem-isolated keygen` makes another."
+            "with, or that of its last rotation: each `langmem-isolated keygen` makes another."
         )
         self.expected = expected
         self.received = received

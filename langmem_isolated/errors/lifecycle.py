@@ -43,7 +43,8 @@ class LegalHold(LangmemIsolatedError):
     def __init__(self) -> None:
         super().__init__(
             "This user's memory is on legal hold. Nothing was removed. Whoever ordered it can end "
-            "it: memory.retention.release(user_id); memory.retention.holds() says who and why."
+            "it: memory.retention.release(user_id); memory.retention.holds() says who and why. On "
+            "the command line: hold release, hold list."
         )
 
 
@@ -210,9 +211,10 @@ class WrappedStoreMissing(LangmemIsolatedError):
         self.names = tuple(sorted(names))
         super().__init__(
             "Documents that are to be erased are in third-party vector stores that this process "
-            f"does not have: {', '.join(self.names)}. Nothing was removed. Make each store as the "
-            "application does, and make it known: memory.erasure.include(store). One that is no "
-            "more, or was cleared by hand, is left out by name: without_stores=[…]."
+            f"does not have: {', '.join(self.names)}. Nothing was removed by this call. Make each "
+            "store as the application does, and make it known: memory.erasure.include(store), with "
+            "name=… if it was wrapped under one. One that is no more, or was cleared by hand, is "
+            "left out by name: without_stores=[…], on the command line --without-store."
         )
 
 
@@ -243,7 +245,7 @@ class ImportRefused(LangmemIsolatedError, ValueError):
     def __init__(self, why: str, file: str | None = None, line: int | None = None) -> None:
         where = f"{file}, line {line:,}: " if line else f"{file}: " if file else ""
         super().__init__(
-            f"The archive was not imported. {where}{why}. Export the user again, or compare the "
+            f"The archive was not imported: {where}{why}. Export the user again, or compare the "
             "archive with the one that was exported."
         )
         self.why, self.file, self.line = why, file, line
@@ -264,7 +266,8 @@ class ImportConflict(LangmemIsolatedError):
             "What was imported before stays; the same call goes on behind it once the other has "
             "gone."
             if is_begun
-            else "Nothing was imported. Remove the other, or import under another user_id."
+            else "Nothing was imported. An archive that was imported before is refused so. Else "
+            "remove the other, or import under another user_id, on the command line --user."
         )
         super().__init__(
             f"The {what} of {file}, line {line:,}, has a name that the user has already. {so_far}"
@@ -282,7 +285,8 @@ class ErasureLogRefused(LangmemIsolatedError):
     def __init__(self, why: str) -> None:
         super().__init__(
             f"The erasure log is refused, and nothing was erased or restored. {why} Give a file "
-            "that this user may write, in a folder that is there: erasure_log=…"
+            "that this user may write, in a folder that is there: erasure_log=…, on the command "
+            "line --erasure-log."
         )
 
     @classmethod
@@ -307,5 +311,5 @@ class UserWasErased(LangmemIsolatedError):
     def __init__(self) -> None:
         super().__init__(
             "The user was erased here. Nothing was imported. Who is to come back is named: "
-            "readmit=[user_id]; they come in as new."
+            "readmit=[user_id], on the command line --readmit; they come in as new."
         )

@@ -57,6 +57,11 @@ class Places:
     keys: Place | None
     key_store: str | None
 
+    @property
+    def is_any_replaced(self) -> bool:
+        """Whether a database stands at one of them."""
+        return self.data.is_replaced or (self.keys is not None and self.keys.is_replaced)
+
     @classmethod
     def of(
         cls,

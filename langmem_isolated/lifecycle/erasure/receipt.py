@@ -21,6 +21,10 @@ Heap = Literal["scrubbed", "pending"]
 Horizon = Literal["open", "passed"]
 """Whether a key of today needs a root key that opens older copies of what was removed."""
 
+_NOTHING = (
+    "There was nothing under this id: whoever is meant was erased before, never had memory here, "
+    "or has another id or project."
+)
 _SQLITE_PENDING = (
     "The database's files may still hold bytes of it, sealed with keys that are destroyed: "
     "somebody was reading or writing, or a file is larger than the 64 MiB that an erasure writes "
@@ -47,6 +51,10 @@ _UNCONFIRMED = (
     "memory.erasure.resume() asks them again."
 )
 _NOT_ASKED = "These third-party vector stores were left alone, as without_stores named them: {}."
+_NOT_ASKED_AGAIN = (
+    "These third-party vector stores were cleared, and left alone when the erasure went on, as "
+    "without_stores named them: {}. What was being written meanwhile may be in them."
+)
 _NOT_PROVED = (
     "What a third-party store, its log or its backups keep of removed documents is not known here.",
     "What the application, its logs or a model's provider kept is not known here.",
@@ -123,7 +131,12 @@ class ErasureReceipt:
     @property
     def does_not_prove(self) -> tuple[str, ...]:
         """What it does not prove, in sentences."""
-        return (*self._of_the_files(), *self._of_copies(), *self._of_others(), *_NOT_PROVED)
+        of_it = (*self._of_what_was_found(), *self._of_the_files(), *self._of_copies())
+        return (*of_it, *self._of_others(), *_NOT_PROVED)
+
+    def _of_what_was_found(self) -> Iterator[str]:
+        if not (self.keys_destroyed or self.scopes or self.counts or self.stores):
+            yield _NOTHING
 
     def _of_the_files(self) -> Iterator[str]:
         if self.heap == "pending":
@@ -139,8 +152,12 @@ class ErasureReceipt:
     def _of_others(self) -> Iterator[str]:
         if names := [name for name, state in self.participants.items() if state != "confirmed"]:
             yield _UNCONFIRMED.format(", ".join(names))
-        if self.without_stores:
-            yield _NOT_ASKED.format(", ".join(self.without_stores))
+        for sentence, names in (
+            (_NOT_ASKED, [one for one in self.without_stores if one not in self.stores]),
+            (_NOT_ASKED_AGAIN, [one for one in self.without_stores if one in self.stores]),
+        ):
+            if names:
+                yield sentence.format(", ".join(names))
 
     def to_dict(self) -> dict[str, object]:
         """All of it, with what it does not prove."""

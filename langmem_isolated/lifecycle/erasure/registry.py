@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from langmem_isolated._adapters.context import MemoryContext
+from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.arguments import refuse_single
 from langmem_isolated._runtime.calls import explains_calls, made_by
 from langmem_isolated._runtime.clock import EPOCH, as_moment
@@ -24,6 +25,7 @@ from langmem_isolated.lifecycle.erasure.participants import (
 )
 from langmem_isolated.lifecycle.erasure.receipt import ErasureReceipt
 from langmem_isolated.lifecycle.erasure.run import Erasures
+from langmem_isolated.scope import checked_id
 
 if TYPE_CHECKING:
     from langchain_core.vectorstores import VectorStore
@@ -147,22 +149,38 @@ class ErasureRegistry:
         """The erasures that are not finished; see :meth:`pending`."""
         return await self._context.database.arun(self.pending)
 
-    def receipts(self) -> list[ErasureReceipt]:
-        """The receipts of all erasures that are finished, by when they were.
+    def receipts(
+        self, *, user_id: str | None = None, project_id: str = "default"
+    ) -> list[ErasureReceipt]:
+        """The receipts of all erasures that are finished, or of one user's, by when they were.
 
         Their horizon is told anew: it has passed when no key of today needs a root key that opens
         older copies.
 
+        Args:
+            user_id: Only the receipts of this user, which do not name them.
+            project_id: The user's project.
+
         Raises:
+            ScopeError: An id is malformed.
             RecordDoesNotOpen: One was changed or moved.
             DatabaseError: The database refused or failed.
         """
+        user = None if user_id is None else _user(user_id, project_id)
         erasures = Erasures(self._context)
-        return [erasures.receipt(job) for job in erasures.jobs.finished()]
+        finished = erasures.jobs.finished()
+        if user is not None:
+            principal = erasures.principal_of(user)
+            finished = [job for job in finished if job.principal == principal]
+        return [erasures.receipt(job) for job in finished]
 
-    async def areceipts(self) -> list[ErasureReceipt]:
+    async def areceipts(
+        self, *, user_id: str | None = None, project_id: str = "default"
+    ) -> list[ErasureReceipt]:
         """The receipts of all erasures that are finished; see :meth:`receipts`."""
-        return await self._context.database.arun(self.receipts)
+        return await self._context.database.arun(
+            self.receipts, user_id=user_id, project_id=project_id
+        )
 
     def resume(self, *, without_stores: Collection[str] = ()) -> list[ErasureReceipt]:
         """Go on with every erasure that is not finished, and ask who has not confirmed again.
@@ -200,3 +218,8 @@ class ErasureRegistry:
     async def aresume(self, *, without_stores: Collection[str] = ()) -> list[ErasureReceipt]:
         """Go on with every erasure that is not finished; see :meth:`resume`."""
         return await self._context.database.arun(self.resume, without_stores=without_stores)
+
+
+def _user(user_id: str, project_id: str) -> Owner:
+    project = checked_id("project_id", project_id)
+    return Owner(Level.USER, project, checked_id("user_id", user_id))

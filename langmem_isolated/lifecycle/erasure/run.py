@@ -100,7 +100,7 @@ class Erasures:
         refuse_held(self._context, owner)
         owners = (one for _, one in self._owners(owner))
         known(self._context, owner_tags(self._context, owners), self._without)
-        principal = self._lives.directory.principal_of(owner)
+        principal = self.principal_of(owner)
         found = self._lives.key_set(principal)
         begun = self.jobs.unfinished_of(principal)
         erased = self._as_it_is(owner, found)
@@ -117,6 +117,10 @@ class Erasures:
         with suppress(JobFinished):
             return self.receipt(self._carried_out(job))
         return self.receipt(self.jobs.again(job))
+
+    def principal_of(self, owner: Owner) -> bytes:
+        """By which jobs and receipts know an owner."""
+        return self._lives.directory.principal_of(owner)
 
     def receipt(self, job: ErasureJob) -> ErasureReceipt:
         """That of a job, as it is now."""

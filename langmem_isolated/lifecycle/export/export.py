@@ -15,6 +15,7 @@ from langmem_isolated._codecs.readable import readable_state
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.clock import now
+from langmem_isolated._storage import wrapped_stores
 from langmem_isolated._storage.copying import streaming
 from langmem_isolated._storage.copying.items import item_pages
 from langmem_isolated._storage.sessions.channel_limits import CUSTOMARY, NamedLimits
@@ -66,6 +67,9 @@ class Exported:
     counts: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
     """How many records of which kind the format has no place for; none in a full export."""
+    stores: tuple[str, ...] = ()
+    """Names of third-party vector stores that the user has written to: what they hold of the user
+    is in no export."""
 
     def as_dict(self) -> dict[str, Any]:
         """The same as a dict, for JSON."""
@@ -108,8 +112,9 @@ class Export:
             owners = self._owners()
             for owner in owners:
                 _OfOwner(self._context.operators(owner), archive, self._now, self._told).write()
-            archive.publish(self._about(owners, archive))
-            return Exported(str(output), dict(archive.counts), dict(archive.left_out))
+            stores = self._stores(owners)
+            archive.publish(self._about(owners, archive, stores))
+            return Exported(str(output), dict(archive.counts), dict(archive.left_out), stores)
 
     def _archive(self, output: Path) -> Archive:
         if self._profile == "full":
@@ -122,13 +127,23 @@ class Export:
             found = [owner for owner in found if owner.module == self._module]
         return sorted(found, key=lambda owner: owner.module or "")
 
+    def _stores(self, owners: list[Owner]) -> tuple[str, ...]:
+        found: set[str] = set()
+        for owner in owners:
+            nothing: list[str] = []
+            records = self._context.operators(owner)
+            found.update(records.snapshot(wrapped_stores.stores_noted, nothing, self._now))
+        return tuple(sorted(found))
+
     def _told(self, written: int) -> None:
         if self._progress is not None:
             self._progress(written)
         if self._is_stopped():
             raise ExportStopped
 
-    def _about(self, owners: list[Owner], archive: Archive) -> dict[str, Any]:
+    def _about(
+        self, owners: list[Owner], archive: Archive, stores: tuple[str, ...]
+    ) -> dict[str, Any]:
         return {
             "exported_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "project": self._user.project,
@@ -136,6 +151,7 @@ class Export:
             "modules": [owner.module for owner in owners if owner.level is Level.PRIVATE],
             "only_module": self._module,
             "counts": {f"{name}.jsonl": count for name, count in archive.counts.items()},
+            "stores": stores,
             "statistics": [self._statistics(owner) for owner in owners],
         }
 

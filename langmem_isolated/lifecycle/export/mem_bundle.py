@@ -66,6 +66,7 @@ class MemBundle(Archive):
             "langmemIsolated": {
                 **{name: about[name] for name in ("project", "user", "modules", "only_module")},
                 "leftOut": dict(self.left_out),
+                "stores": about["stores"],
             },
         }
         self._write("manifest.json", canonical(manifest).decode() + "\n")

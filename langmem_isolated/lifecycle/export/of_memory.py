@@ -59,7 +59,7 @@ class UserExports:
             module_id: Only what the user has in this module, and nothing that all modules of the
                 user share; by default all.
             profile: ``"full"`` for all of it, ``"mem"`` for the portable ``.mem`` format; by
-                default that where the name ends with ``.mem``.
+                default that where the name ends with ``.mem`` or ``.mem.zip``.
             progress: Called after each page with the number of lines written so far. What it raises
                 ends the export, of which nothing stays.
 
@@ -134,7 +134,7 @@ class UserExports:
 
 def _profile_of(profile: object, output: Path) -> Profile:
     if profile is None:
-        return "mem" if output.suffix == ".mem" else "full"
+        return "mem" if output.name.endswith((".mem", ".mem.zip")) else "full"
     if profile == "mem":
         return "mem"
     if profile == "full":

@@ -32,6 +32,11 @@ _MOST_SMALL_BYTES = 100_000_000
 # A line has a record readable and as it was sealed. 16 MB, the most that a value may have by
 # default, are 22 MB of base64, and up to 96 MB as JSON with an escape for each byte.
 MOST_LINE_BYTES = 128_000_000
+_OF_BUNDLES = "manifest.json"
+_BUNDLE = (
+    "it seems to be of the portable .mem format, which is for other programs. What is imported "
+    "here is the full profile"
+)
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError)
 
 
@@ -67,6 +72,8 @@ class ExportArchive:
 
     def _check_names(self) -> None:
         there = self._files.names()
+        if _OF_BUNDLES in there:
+            raise ImportRefused(_BUNDLE)
         if missing := sorted(_NAMES.difference(there)):
             raise ImportRefused("it is not there", missing[0])
         if len(there) != len(_NAMES):
@@ -211,6 +218,8 @@ class _Folder(_Files):
             self._data = os.open("data", _NO_LINK | os.O_DIRECTORY, dir_fd=self._folder)
         except OSError:
             os.close(self._folder)
+            if (path / _OF_BUNDLES).is_file():
+                raise ImportRefused(_BUNDLE) from None
             raise ImportRefused("it is no folder of an export", "data") from None
 
     def close(self) -> None:
