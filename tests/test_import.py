@@ -1039,7 +1039,11 @@ def test_a_zip_file_that_is_cut_or_changed_is_refused(
     (tmp_path / "cut.zip").write_bytes(whole[: len(whole) // 2])
     refused(target, tmp_path / "cut.zip")
 
-    for at_byte in range(200, len(whole) - 3000, len(whole) // 12):
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        members = [one for one in archive.infolist() if one.file_size]
+    for one in members:
+        # In what the file holds: of what is told before it, the list at the end counts.
+        at_byte = one.header_offset + 30 + len(one.filename) + one.compress_size // 2
         changed = bytearray(whole)
         changed[at_byte] ^= 0x55
         (tmp_path / "changed.zip").write_bytes(changed)
