@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tracemalloc
@@ -30,7 +31,9 @@ from langgraph.store.base import PutOp
 from langgraph.types import Command, interrupt
 
 from langmem_isolated import IsolatedMemory, Limits, LocalRootKey, ScopedMemory
-from langmem_isolated._codecs.forms import ARRAY, OBJECT, TEXT
+from langmem_isolated._codecs.checkpoints import layout
+from langmem_isolated._codecs.forms import ARRAY, OBJECT, PATTERN, TEXT
+from langmem_isolated._codecs.headers import decode_header, encode_header
 from langmem_isolated._database.database import Database
 from langmem_isolated.errors import (
     DatabaseLocked,
@@ -41,6 +44,7 @@ from langmem_isolated.errors import (
     UserWasErased,
 )
 from langmem_isolated.lifecycle.imports import archive as archives
+from langmem_isolated.lifecycle.imports.putting import Put
 from tests.archives import edited, everything, in_order, lines, sealed, zipped
 from tests.command_line import error_line, run
 from tests.conftest import ROOT_KEY, Attacker, Door
@@ -764,6 +768,35 @@ def _twice(there: list[dict[str, Any]]) -> None:
     there.append(there[-1])
 
 
+def _header(line: dict[str, Any], **fields: Any) -> None:
+    """Change what is sealed of a session or thread."""
+    header = decode_header(base64.b64decode(line["stored"]))
+    line["stored"] = base64.b64encode(encode_header(header._replace(**fields))).decode()
+
+
+def _write(there: list[dict[str, Any]], structure: Any = ("task", "", [])) -> dict[str, Any]:
+    """What a task has written, made from a checkpoint where there is none."""
+    writes = ormsgpack.packb([[], ormsgpack.packb(structure)])
+    line = next(one for one in reversed(there) if one["record"] == "checkpoint")
+    stored = base64.b64encode(b"\x01" + writes).decode()
+    there.append({**line, "record": "write", "stored": stored})
+    return there[-1]
+
+
+def _envelope(there: list[dict[str, Any]], **changed: Any) -> None:
+    """Change what a checkpoint says of its channels."""
+    line = next(one for one in reversed(there) if one["record"] == "checkpoint")
+    runs, packed, *chunks = ormsgpack.unpackb(base64.b64decode(line["stored"])[1:])
+    parts = ormsgpack.unpackb(packed, ext_hook=ormsgpack.Ext)
+    parts[2] |= changed
+    sealed = b"\x01" + ormsgpack.packb([runs, ormsgpack.packb(parts), *chunks])
+    line["stored"] = base64.b64encode(sealed).decode()
+
+
+def _ext(code: int, plain: Any) -> bytes:
+    return ormsgpack.packb(ormsgpack.Ext(code, ormsgpack.packb(plain)))
+
+
 MALFORMED = [
     ("messages", _replace("message", {"type": "human", "data": {"content": 5}}), "message"),
     ("messages", _replace("message", {"type": "nobody", "data": {"content": "x"}}), "message"),
@@ -792,16 +825,35 @@ MALFORMED = [
     ("sessions", _replace("idle_lifetime", True), "idle_lifetime"),
     ("sessions", _replace("pinned", 1), "pinned"),
     ("sessions", _replace("limits", {"own": True, "channels": {"": 1}}), "channel"),
+    ("sessions", _replace("limits", {"own": True, "channels": {"ai": 0}}), "limit"),
+    ("sessions", _replace("next_sequence", 2**63 - 1), "next_sequence"),
+    ("sessions", _replace("idle_lifetime", 2**63 - 1), "idle_lifetime"),
+    ("sessions", _replace("absolute_lifetime", 2**63 - 1), "absolute_lifetime"),
+    ("sessions", lambda there: _header(there[-1], summary="x", summarized=9), "summary"),
+    ("sessions", lambda there: _header(there[-1], summary="x", summarized=2**70), "summary"),
+    ("threads", _replace("next_sequence", 2**63 - 1), "next_sequence"),
     ("threads", _replace("count", 2), "count"),
     ("threads", _replace("next_sequence", 0), "number"),
     ("checkpoints", _replace("record", "message"), "record"),
     ("checkpoints", _replace("checkpoint", "zz"), "checkpoint"),
     ("checkpoints", _replace("stored", base64.b64encode(b"\x01\x90").decode()), "length"),
+    ("checkpoints", lambda there: _write(there).update(namespace="\ud800"), "namespace"),
+    ("checkpoints", lambda there: _write(there, ["task"]), "writes"),
+    ("checkpoints", lambda there: _write(there, ["task", "", [1]]), "writes"),
+    ("checkpoints", lambda there: _write(there, ["task", 1, []]), "writes"),
+    ("checkpoints", lambda there: _body(there, [], _ext(layout.DEQUE, 5)), "deque"),
+    ("checkpoints", lambda there: _body(there, [], _ext(layout.DEQUE, [[], -1])), "form"),
+    ("checkpoints", lambda there: _body(there, [], _ext(layout.SEND, ["a"])), "task"),
+    ("checkpoints", lambda there: _body(there, [], _ext(layout.SEND, [1, 2, None])), "node"),
+    ("checkpoints", lambda there: _envelope(there, channel_versions=[]), "versions"),
+    ("checkpoints", lambda there: _envelope(there, channel_versions={"a": [1]}), "versions"),
+    ("checkpoints", lambda there: _envelope(there, versions_seen={"a": 5}), "versions"),
     ("items", _replace("namespace", []), "namespace"),
     ("items", _replace("namespace", ["langgraph"]), "namespace"),
     ("items", _replace("value", [1]), "value"),
     ("items", _replace("vectors", ["AAAA"]), "embedding"),
     ("items", _replace("expires_at", "2020-01-01T00:00:00+00:00"), "lifetime"),
+    ("items", _replace("lifetime", 2**63 - 1), "lifetime"),
     ("items", _twice, "twice"),
     ("documents", _replace("embedding", base64.b64encode(b"\xff" * 256).decode()), "finite"),
     ("documents", _replace("embedding", "AA=="), "embedding"),
@@ -831,6 +883,38 @@ def test_a_malformed_line_is_refused_by_its_number(
     assert refusal.file
     assert refusal.file.startswith("data/")
     assert (refusal.line or 0) >= 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "space", "changed"),
+    [
+        ("entries", "byte store", {"key": b"\xc0"}),
+        ("entries", "byte store", {"key": b"\xd9\x01a"}),
+        ("entries", "indexed documents", {"key": b"\xd9\x02k1"}),
+        ("entries", "indexed documents", {"tag": b"\xd9\x06source"}),
+        ("policies", "quotas", {"key": b'["tokens","day",null]'}),
+        ("policies", "quotas", {"value": b"1000 "}),
+    ],
+)
+def test_another_spelling_of_a_name_does_not_come_to_stand_beside_it(
+    source: IsolatedMemory,
+    target: IsolatedMemory,
+    tmp_path: Path,
+    kind: str,
+    space: str,
+    changed: dict[str, bytes],
+):
+    tutor(source).byte_store("files").mset([("a", b"1")])
+    tutor(source).record_manager("docs").update(["k1"], group_ids=["source"])
+    source.quotas.set(tokens=1000, per="day", user_id="alice")
+    source.export_user("alice", tmp_path / "a")
+
+    def edit(there: list[dict[str, Any]]) -> None:
+        (line,) = (one for one in there if one["space"][0] == space)
+        line["stored"].update({n: base64.b64encode(v).decode() for n, v in changed.items()})
+
+    edited(tmp_path / "a", kind, edit)
+    assert refused(target, tmp_path / "a").file == f"data/{kind}.jsonl"
 
 
 @pytest.mark.parametrize(
@@ -867,6 +951,44 @@ def test_a_line_is_read_up_to_a_bound(
     assert peak < 25_000_000
 
 
+def test_lines_that_wait_for_their_turn_take_no_more_than_their_bytes(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path
+):
+    folder = moved(source, tmp_path)
+    for path in (folder / "data").glob("*.jsonl"):
+        path.write_text('{"module": "zz", "x": [' + "[]," * 500_000 + "0]}\n" + path.read_text())
+    sealed(folder)
+
+    tracemalloc.start()
+    refused(target, zipped(folder, tmp_path / "bomb.zip"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    # Twelve lines of 1.5 MB, and one of them as lists, which are 64 bytes each.
+    assert peak < 100_000_000
+
+
+def test_a_thread_is_imported_whose_state_is_longer_than_a_line_may_be(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asking = graph(tutor(source).checkpointer())
+    for number in range(4):
+        asking.invoke({"messages": [HumanMessage("long " * 10_000, id=str(number))]}, at("t"))
+    asking.invoke({"messages": [HumanMessage("short")]}, at("u"))
+    monkeypatch.setattr(archives, "MOST_LINE_BYTES", 100_000)
+
+    both_ways(source, target, tmp_path)
+
+    state = graph(tutor(target).checkpointer()).get_state(at("t"))
+    assert state == asking.get_state(at("t"))
+    threads = tmp_path / "first" / "data" / "threads.jsonl"
+    for cut in (150_000, 1):
+        threads.write_bytes(threads.read_bytes()[:-cut])
+        sealed(tmp_path / "first")
+        with pytest.raises(ImportRefused, match=r"threads\.jsonl"):
+            target.import_user(tmp_path / "first", user_id="another")
+
+
 def test_what_is_beyond_a_limit_is_refused(source: IsolatedMemory, sqlite_url: str, tmp_path: Path):
     folder = moved(source, tmp_path)
     tutor(source).profile().add_fact("another")
@@ -876,6 +998,43 @@ def test_what_is_beyond_a_limit_is_refused(source: IsolatedMemory, sqlite_url: s
         limits = Limits(**{name: 1})
         with IsolatedMemory(sqlite_url, root_key=LocalRootKey(OTHER_KEY), limits=limits) as small:
             assert name in refused(small, folder).why
+
+
+@pytest.mark.parametrize("is_zipped", [False, True])
+@pytest.mark.parametrize("edit", ["another line", "a line more", "a line less"])
+def test_an_archive_that_is_exchanged_after_it_was_checked_is_not_put_in(
+    source: IsolatedMemory,
+    target: IsolatedMemory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    edit: str,
+    is_zipped: bool,
+):
+    # More than what is read of a zip file at once.
+    chat(source, os.urandom(50_000).hex())
+    tutor(source).store().put(("facts",), "one", {"n": 1})
+    source.export_user("alice", tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    path = zipped(tmp_path / "a", tmp_path / "a.zip") if is_zipped else tmp_path / "a"
+    begin = Put.begin
+
+    def exchange(self: Put) -> None:
+        edits = {"another line": _replace("value", {"n": 2}), "a line more": _twice}
+        edited(tmp_path / "a", "items", edits.get(edit, list.clear))
+        if is_zipped:
+            # In place: who renames another to its name changes nothing.
+            path.write_bytes(zipped(tmp_path / "a", tmp_path / "other.zip").read_bytes())
+        begin(self)
+
+    monkeypatch.setattr(Put, "begin", exchange)
+    with pytest.raises(ImportRefused) as refusal:
+        target.import_user(path)
+    assert is_zipped or "changed since" in refusal.value.why
+    assert tutor(target).store().search(("facts",)) == []
+
+    monkeypatch.undo()
+    target.import_user(tmp_path / "b")
+    assert tutor(target).store().get(("facts",), "one").value == {"n": 1}
 
 
 @pytest.mark.parametrize(
@@ -953,14 +1112,51 @@ def test_a_zip_file_that_is_cut_or_changed_is_refused(
     refused(target, tmp_path / "cut.zip")
 
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
-        files = [info for info in archive.infolist() if info.file_size]
-    for info in files:
+        members = [one for one in archive.infolist() if one.file_size]
+    for one in members:
+        # In what the file holds: of what is told before it, the list at the end counts.
+        at_byte = one.header_offset + 30 + len(one.filename) + one.compress_size // 2
         changed = bytearray(whole)
-        # Behind the header, of which the directory at the end has all that counts.
-        begin = info.header_offset + 30 + len(info.filename)
-        changed[begin + info.compress_size // 2] ^= 0x55
+        changed[at_byte] ^= 0x55
         (tmp_path / "changed.zip").write_bytes(changed)
         refused(target, tmp_path / "changed.zip")
+
+
+def test_a_zip_file_with_any_other_list_of_its_files_is_refused(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path
+):
+    folder = moved(source, tmp_path)
+    whole = zipped(folder, tmp_path / "a.zip").read_bytes()
+    first = whole.index(b"PK\x01\x02")
+    changed = {
+        "a later version": (first + 6, b"\xff\x00"),
+        "a difference": (first + 8, b"\x20\x00"),
+        "encrypted strongly": (first + 8, b"\x40\x00"),
+        "a name that is no text": (first + 8, b"\x00\x08", first + 46, b"\xff"),
+        "an empty name": (first + 46, b"\x00"),
+        "behind its end": (first + 42, b"\xff\xff\xff\x7f"),
+        "before its beginning": (whole.index(b"PK\x05\x06") + 16, b"\xff\xff\xff\x7f"),
+    }
+    for places in changed.values():
+        there = bytearray(whole)
+        for at_byte, value in zip(places[::2], places[1::2], strict=True):
+            there[at_byte : at_byte + len(value)] = value
+        (tmp_path / "changed.zip").write_bytes(there)
+        refused(target, tmp_path / "changed.zip")
+
+
+def test_a_list_of_very_many_files_is_not_read(target: IsolatedMemory, tmp_path: Path):
+    member = struct.pack("<4s6H3L5H2L", b"PK\x01\x02", *[20] * 2, *[0] * 7, 1, *[0] * 6) + b"a"
+    most = 400_000
+    told = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0, 0, most * len(member), 0, 0)
+    (tmp_path / "a.zip").write_bytes(member * most + told)
+
+    tracemalloc.start()
+    refused(target, tmp_path / "a.zip")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert peak < 5_000_000
 
 
 @pytest.mark.parametrize("path", [None, 3, b"a.zip"])
@@ -1064,6 +1260,84 @@ def _forge(kind: str, there: list[dict[str, Any]], packed: bytes) -> None:
         line["stored"]["value"] = base64.b64encode(bytes(32) + packed).decode()
         return
     line["stored"] = base64.b64encode(sealed).decode()
+
+
+def _element(there: list[dict[str, Any]], sealed: bytes) -> None:
+    """Put something in the place of the first element of a thread."""
+    line = next(one for one in there if one["record"] == "element")
+    line["stored"] = base64.b64encode(sealed).decode()
+
+
+def _body(there: list[dict[str, Any]], runs: list[int], packed: bytes, *chunks: list[int]) -> None:
+    """Put something in the place of a checkpoint's references and values."""
+    line = next(one for one in there if one["record"] == "checkpoint")
+    own = ormsgpack.unpackb(base64.b64decode(line["stored"])[1:])[1]
+    *outline, values = ormsgpack.unpackb(own, ext_hook=ormsgpack.Ext)
+    outer = ormsgpack.packb([*outline, {**values, "more": ormsgpack.Ext(0, b"")}])
+    packed = outer.replace(ormsgpack.packb(ormsgpack.Ext(0, b"")), packed)
+    sealed = b"\x01" + ormsgpack.packb([runs, packed, *chunks])
+    line["stored"] = base64.b64encode(sealed).decode()
+
+
+_NEXT = ormsgpack.packb(ormsgpack.Ext(layout.ELEMENT, b"\x00"))
+_TEXT = layout.VALUE_V1 + ormsgpack.packb("long " * 1000)
+BOMBS: dict[str, Any] = {
+    "a chunk of numbers that are not there": lambda there: (
+        _element(there, layout.CHUNK_V1 + ormsgpack.packb([0, 20_000_000])),
+        _body(there, [], b"\xc0", [0, 1]),
+    ),
+    "a chunk in the place of a value": lambda there: (
+        _element(there, layout.CHUNK_V1 + ormsgpack.packb([])),
+        _body(there, [0, 1], _NEXT),
+    ),
+    "one text a hundred thousand times": lambda there: (
+        _element(there, _TEXT),
+        _body(there, [0, 1] + [-1, 1] * 99_999, b"\xdc\xff\xff" + _NEXT * 65_535),
+    ),
+    "an element that refers to elements": lambda there: (
+        _element(there, layout.VALUE_V1 + _NEXT),
+        _body(there, [0, 1, -1, 1], _NEXT),
+    ),
+    "more values than numbers": lambda there: (
+        _element(there, _TEXT),
+        _body(there, [0, 1], b"\x92" + _NEXT * 2),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BOMBS)
+def test_references_that_could_not_be_followed_are_refused_in_bounded_memory(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path, what: str
+):
+    folder = moved(source, tmp_path)
+    edited(folder, "checkpoints", BOMBS[what])
+
+    tracemalloc.start()
+    refusal = refused(target, folder)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert refusal.file == "data/checkpoints.jsonl"
+    assert "refer" in refusal.why
+    assert peak < 100_000_000
+
+
+def test_nothing_of_an_archive_is_printed(
+    source: IsolatedMemory,
+    target: IsolatedMemory,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    folder = moved(source, tmp_path)
+    parts = ormsgpack.packb(["a secret", int(re.DEBUG)])
+    pattern = ormsgpack.packb(ormsgpack.Ext(PATTERN, parts))
+    edited(folder, "items", lambda there: _forge("items", there, pattern))
+
+    target.import_user(folder)
+    found = tutor(target).store().search(("facts",))
+
+    assert "a secret" in {getattr(one.value.get("v"), "pattern", None) for one in found}
+    assert capsys.readouterr() == ("", "")
 
 
 def test_caches_with_what_is_not_allowed_are_left_out(

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from langmem_isolated.errors import ImportRefused
 from langmem_isolated.lifecycle.export.bag import FORMAT
 from langmem_isolated.lifecycle.export.export import FILES
 
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 18
 _TAGS = ("bagit.txt", "bag-info.txt", "manifest-sha256.txt", "tagmanifest-sha256.txt")
 _ABOUT = "data/about.json"
 _NAMES = {*_TAGS, _ABOUT, *(f"data/{kind}.jsonl" for kind in FILES)}
@@ -37,7 +38,7 @@ _BUNDLE = (
     "it seems to be of the portable .mem format, which is for other programs. What is imported "
     "here is the full profile"
 )
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError)
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError)
 
 
 class ExportArchive:
@@ -53,6 +54,7 @@ class ExportArchive:
 
     def __init__(self, path: Path) -> None:
         self._stack = ExitStack()
+        self._blocks: dict[str, list[bytes]] = {}
         with ExitStack() as opened:
             self._files: _Files = _Folder(path) if path.is_dir() else _Zip(path)
             opened.callback(self._files.close)
@@ -116,11 +118,13 @@ class ExportArchive:
         return size
 
     def _digest(self, name: str) -> tuple[str, int]:
-        digest, length = hashlib.sha256(), 0
+        digest, length, blocks = hashlib.sha256(), 0, list[bytes]()
         with self._open(name) as file:
             while chunk := file.read(_CHUNK_BYTES):
                 digest.update(chunk)
                 length += len(chunk)
+                blocks.append(_digest_of(chunk))
+        self._blocks[name] = blocks
         return digest.hexdigest(), length
 
     def _declared_size(self) -> int:
@@ -166,18 +170,69 @@ class ExportArchive:
         with self._files.open(name) as file, _telling(name):
             # A reading that is refused leaves its files where they are.
             self._stack.callback(file.close)
-            yield file
+            if name in self._blocks:
+                unchanged: Any = _Unchanged(file, name, self._blocks[name])
+                yield io.BufferedReader(unchanged, _CHUNK_BYTES)
+            else:
+                yield file
 
-    def lines(self, kind: str) -> Iterator[tuple[int, bytes]]:
-        """The lines of a file, each behind its number, without what ends it."""
+    def lines(self, kind: str, until: bytes | None = None) -> Iterator[tuple[int, bytes]]:
+        """The lines of a file, each behind its number, without what ends it.
+
+        Args:
+            kind: Which file.
+            until: A line that is too long is cut somewhere behind it.
+        """
         name = f"data/{kind}.jsonl"
         with self._open(name) as file:
             number = 0
             while line := file.readline(MOST_LINE_BYTES + 1):
                 number += 1
-                if not line.endswith(b"\n"):
+                if not line.endswith(b"\n") and not (
+                    until is not None and until in line and _pass_over_line(file)
+                ):
                     _refuse_line(line, name, number)
-                yield number, line[:-1]
+                yield number, line.removesuffix(b"\n")
+
+
+def _pass_over_line(file: BinaryIO) -> bool:
+    """Go behind the end of a line; ``False`` if it has none."""
+    while piece := file.readline(_CHUNK_BYTES):
+        if piece.endswith(b"\n"):
+            return True
+    return False
+
+
+def _digest_of(block: bytes) -> bytes:
+    return hashlib.blake2b(block, digest_size=16).digest() if block else b""
+
+
+class _Unchanged(io.RawIOBase):
+    """A file that is, block by block, as it was when its SHA-256 was compared.
+
+    It is read again to be looked at and to be put in: who can write to it must not have the one
+    looked at, and another put in.
+    """
+
+    def __init__(self, file: BinaryIO, name: str, blocks: list[bytes]) -> None:
+        self._file, self._name, self._blocks = file, name, iter(blocks)
+        self._block = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._block:
+            self._block = memoryview(self._next())
+        length = min(len(buffer), len(self._block))
+        buffer[:length], self._block = self._block[:length], self._block[length:]
+        return length
+
+    def _next(self) -> bytes:
+        block = self._file.read(_CHUNK_BYTES)
+        if _digest_of(block) != next(self._blocks, b""):
+            raise ImportRefused("it has changed since it was checked", self._name)
+        return block
 
 
 def _refuse_line(line: bytes, name: str, number: int) -> NoReturn:
@@ -254,11 +309,15 @@ _NO_LINK = os.O_RDONLY | os.O_NOFOLLOW
 
 class _Zip(_Files):
     def __init__(self, path: Path) -> None:
-        try:
-            self._zip = zipfile.ZipFile(path)
-        except zipfile.BadZipFile:
-            raise ImportRefused("it is neither a zip file nor a folder") from None
-        found = [one for one in self._zip.infolist() if not one.is_dir()]
+        with ExitStack() as opened:
+            file = opened.enter_context(_InPieces(io.FileIO(path)))
+            self._size = path.stat().st_size
+            try:
+                self._zip = zipfile.ZipFile(file)
+                found = [one for one in self._zip.infolist() if not one.is_dir()]
+            except _NOT_READ:
+                raise ImportRefused("it is neither a zip file nor a folder") from None
+            self._stack = opened.pop_all()
         # One folder, in which all of them stand.
         self._root = found[0].filename.partition("/")[0] + "/" if found else "/"
         self._members = {one.filename.removeprefix(self._root): one for one in found}
@@ -266,6 +325,7 @@ class _Zip(_Files):
 
     def close(self) -> None:
         self._zip.close()
+        self._stack.close()
 
     def names(self) -> list[str]:
         # One that stands twice is counted twice.
@@ -276,9 +336,11 @@ class _Zip(_Files):
         kind = stat.S_IFMT(member.external_attr >> 16)
         if kind not in (0, stat.S_IFREG):
             raise ImportRefused("it is no file", name)
-        if member.compress_type not in _METHODS or member.flag_bits & _ENCRYPTED:
+        if member.compress_type not in _METHODS or member.flag_bits & _NOT_PLAIN:
             raise ImportRefused("it is compressed or encrypted in a way that no export is", name)
         with _telling(name):
+            if not 0 <= member.header_offset <= self._size:
+                raise zipfile.BadZipFile
             unpacked: Any = self._zip.open(member)
             # Its own `readline` is Python, and takes four times as long.
             return io.BufferedReader(unpacked, _CHUNK_BYTES)
@@ -286,4 +348,16 @@ class _Zip(_Files):
 
 # Others take memory without a bound.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-_ENCRYPTED = 0x1
+# Encrypted, or a difference to another file.
+_NOT_PLAIN = 0x1 | 0x20 | 0x40
+# What the reader of zip files raises of versions, names and fields that it does not know.
+_NOT_READ = (zipfile.BadZipFile, NotImplementedError, ValueError, IndexError, struct.error)
+
+
+class _InPieces(io.BufferedReader):
+    """A zip file, of which nobody reads much at once: a list of millions of members would be."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _CHUNK_BYTES:
+            raise zipfile.BadZipFile
+        return super().read(size)

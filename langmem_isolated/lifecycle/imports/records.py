@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from array import array
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from langchain_core.documents import Document
@@ -18,6 +17,7 @@ from langmem_isolated._codecs.foreign import (
     checked_metadata,
     message_bytes,
 )
+from langmem_isolated._codecs.foreign_elements import Elements
 from langmem_isolated._codecs.headers import (
     HEADER_V1,
     CollectionHeader,
@@ -29,11 +29,13 @@ from langmem_isolated._codecs.values import encode_value, is_utf8
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._runtime.arguments import kind_of
+from langmem_isolated._runtime.clock import SECOND
 from langmem_isolated._runtime.limits import Limits
 from langmem_isolated._storage.copying.containers import Line
 from langmem_isolated._storage.copying.imported import Arrived, ArrivedCollection, ArrivedItem
 from langmem_isolated._storage.documents.writing import NewDocument
 from langmem_isolated._storage.items.addresses import MAX_DEPTH, Address
+from langmem_isolated.checkpointer.channel_versions import restored
 from langmem_isolated.errors import LimitExceeded, ScopeError, ValueNotStorable
 from langmem_isolated.lifecycle.imports.fields import Fields, from_base64
 from langmem_isolated.scope import checked_id
@@ -45,6 +47,9 @@ _NUMBER_BYTES = 4
 _LARGEST = 3.4e38
 _HISTORY = {kind.label: kind for kind in (Kind.CHECKPOINT, Kind.WRITE, Kind.ELEMENT)}
 _CHECKPOINT = re.compile(f"[0-9a-f]{{{2 * DIGEST_BYTES}}}")
+# A column takes what it ends at, in whatever year it begins, and what is numbered yet.
+_MOST_LIFETIME = 2**63 - 1 - 10_000 * 366 * 24 * 3600 * SECOND
+_MOST_NUMBERED = 2**62
 _LIFETIMES = ("idle_lifetime", "absolute_lifetime")
 
 
@@ -57,25 +62,6 @@ class Message(NamedTuple):
 
 
 _Metadata = MessageMetadata | None
-
-
-@dataclass
-class Elements:
-    """The elements of a thread so far, by their numbers, which rise."""
-
-    numbers: set[int] = field(default_factory=set)
-    end: int = 0
-
-    def add(self, number: int) -> None:
-        """Take in another.
-
-        Raises:
-            NotStorable: It is not above the one before.
-        """
-        if number < self.end:
-            raise NotStorable("number must be above that of the element before")
-        self.numbers.add(number)
-        self.end = number + 1
 
 
 class Records:
@@ -97,9 +83,12 @@ class Records:
         name = fields.id("id")
         if header.session_id != name:
             raise NotStorable("id is not the one that was sealed")
-        lifetimes = [fields.number_or_none(one) for one in _LIFETIMES]
+        lifetimes = [_lifetime(fields, one) for one in _LIFETIMES]
         if 0 in lifetimes:
             raise NotStorable("a lifetime must be above 0")
+        next_sequence = fields.number("next_sequence")
+        if next_sequence > _MOST_NUMBERED or (header.summarized or 0) > next_sequence:
+            raise NotStorable("next_sequence is too large, or a summary stands for more than it")
         return Arrived(
             kind=kind,
             name=name,
@@ -112,7 +101,7 @@ class Records:
             created_at=fields.time("created_at"),
             updated_at=fields.time("updated_at"),
             expires_at=fields.time_or_none("expires_at"),
-            next_sequence=fields.number("next_sequence"),
+            next_sequence=next_sequence,
             count=fields.number("count"),
             limits=_limits(fields) if kind is Kind.SESSION else None,
         )
@@ -190,19 +179,19 @@ class Records:
         if not _CHECKPOINT.fullmatch(name):
             raise NotStorable(f"checkpoint must be {2 * DIGEST_BYTES} hexadecimal digits")
         namespace, key = fields.text_or_none("namespace"), bytes.fromhex(name)
-        structure = self._forms.body(plaintext, elements.numbers, elements.end)
+        if namespace is not None and not is_utf8(namespace):
+            raise NotStorable("namespace must be text that UTF-8 has a form for")
+        structure = self._forms.body(plaintext, elements)
         if kind is Kind.CHECKPOINT:
             _check_checkpoint(structure, namespace)
-        elif type(structure) is not list or not structure or type(structure[0]) is not str:
-            raise NotStorable("writes must name their task")
+        else:
+            _check_writes(structure)
         if namespace is None:
             return None
         return Line(kind, key, plaintext, stored_at, namespace=namespace)
 
     def _element(self, number: int, plaintext: bytes, stored_at: int, elements: Elements) -> Line:
-        # A chunk lists elements that were stored before it, or with it.
-        self._forms.element(plaintext, 2**63)
-        elements.add(number)
+        elements.add(number, len(plaintext), self._forms.element(plaintext))
         return Line(Kind.ELEMENT, number.to_bytes(8), plaintext, stored_at)
 
     def item(self, fields: Fields) -> ArrivedItem:
@@ -227,7 +216,7 @@ class Records:
         created, updated = fields.time("created_at"), fields.time("updated_at")
         if created > updated:
             raise NotStorable("created_at must not be after updated_at")
-        lifetime, expires_at = fields.number_or_none("lifetime"), fields.time_or_none("expires_at")
+        lifetime, expires_at = _lifetime(fields, "lifetime"), fields.time_or_none("expires_at")
         if lifetime is not None and expires_at is None:
             # As far away as no calendar goes.
             expires_at = updated + lifetime
@@ -255,6 +244,13 @@ class Records:
         return NewDocument(id_.encode(), body, embedding, fields.time("stored_at"))
 
 
+def _lifetime(fields: Fields, name: str) -> int | None:
+    found = fields.number_or_none(name)
+    if found is not None and found > _MOST_LIFETIME:
+        raise NotStorable(f"{name} must be 0 to {_MOST_LIFETIME}, got another number")
+    return found
+
+
 def _limits(fields: Fields) -> tuple[bool, dict[str, int]] | None:
     if fields.any("limits") is None:
         return None
@@ -264,8 +260,8 @@ def _limits(fields: Fields) -> tuple[bool, dict[str, int]] | None:
         raise NotStorable("limits must have own and channels")
     for name, limit in channels.items():
         _checked(name, "a channel")
-        if type(limit) is not int or not 0 <= limit < 2**63:
-            raise NotStorable("a limit must be a whole number")
+        if type(limit) is not int or not 1 <= limit < 2**63:
+            raise NotStorable("a limit must be a whole number of 1 or more")
     return is_own, channels
 
 
@@ -300,13 +296,31 @@ def _check_checkpoint(structure: Any, namespace: str | None) -> None:
     for part, kinds in zip(structure, _OUTLINE, strict=True):
         if type(part) not in kinds:
             raise NotStorable(f"a part of a checkpoint must not be {kind_of(part)}")
-    parent, sealed_namespace, *_ = structure
+    parent, sealed_namespace, envelope, *_ = structure
+    try:
+        restored(envelope)
+    except (AttributeError, TypeError, ValueError):
+        raise NotStorable("versions of a checkpoint's channels are none") from None
     if parent is not None and len(parent) != DIGEST_BYTES:
         raise NotStorable("a checkpoint's parent has not the length of an id")
-    if namespace is None or sealed_namespace != namespace or not is_utf8(namespace):
+    if namespace is None or sealed_namespace != namespace:
         raise NotStorable("namespace is not the one that was sealed")
 
 
+def _check_writes(structure: Any) -> None:
+    if type(structure) is not list or len(structure) != len(_WRITES):
+        raise NotStorable("writes must have a task, its path, and what was written")
+    task, path, rows = structure
+    if (type(task), type(path), type(rows)) != _WRITES or not all(map(_is_write, rows)):
+        raise NotStorable("writes must have a task, its path, and what was written")
+
+
+def _is_write(row: Any) -> bool:
+    is_row = type(row) is list and len(row) == 3  # noqa: PLR2004
+    return is_row and (type(row[0]), type(row[1])) == (int, str)
+
+
+_WRITES = (str, str, list)
 # Parent, namespace, envelope, metadata and values.
 _OUTLINE: tuple[tuple[type, ...], ...] = ((bytes, type(None)), (str,), (dict,), (dict,), (dict,))
 
