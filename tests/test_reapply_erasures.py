@@ -1,5 +1,6 @@
 """Erasures that are applied again: an older copy that was put back forgets who was erased since."""
 
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -330,3 +331,71 @@ def test_killed_at_any_step_it_goes_on_when_it_is_called_again(
             assert memory.retention.holds() == []
     assert killed >= 5
     attacker.close()
+
+
+def erase_place(memory: IsolatedMemory, what: str) -> None:
+    if what == "module":
+        memory.erase_module("tutor")
+    else:
+        memory.erase_project("default")
+
+
+@pytest.mark.parametrize("what", ["module", "project"])
+def test_a_copy_from_between_two_erasures_of_a_place_forgets_what_came_between(
+    open_memory: Callable[..., IsolatedMemory], database_url: str, what: str
+):
+    with open_memory() as memory:
+        say(memory, "alice")
+        erase_place(memory, what)
+        say(memory, "bob")
+        between = OldCopy(database_url)
+        erase_place(memory, what)
+    between.put_back()
+
+    with open_memory() as memory:
+        assert memory.reapply_erasures().principals >= 1
+        assert said(memory, "bob") == []
+
+
+def fill_in_the_midst(memory: IsolatedMemory, what: str, copy: Callable[[], object]) -> None:
+    """Erase a place, in which somebody begins anew before anything of it is destroyed."""
+
+    def come(_: object) -> None:
+        time.sleep(0.002)
+        say(memory, "bob")
+        copy()
+
+    memory.erasure.register("newcomer", come, lambda _: True)
+    erase_place(memory, what)
+    memory.erasure.register("newcomer", lambda _: None, lambda _: True)
+
+
+@pytest.mark.parametrize("what", ["module", "project"])
+def test_whoever_began_in_a_place_while_it_was_erased_stays_when_erasures_are_applied_again(
+    memory: IsolatedMemory, what: str
+):
+    say(memory, "alice")
+    fill_in_the_midst(memory, what, lambda: None)
+    say(memory, "carol")
+    assert said(memory, "bob")
+
+    assert memory.reapply_erasures() == NOTHING
+    assert said(memory, "bob")
+    assert said(memory, "carol")
+
+
+@pytest.mark.parametrize("what", ["module", "project"])
+def test_a_copy_from_the_midst_of_an_erasure_of_a_place_forgets_what_was_before_and_keeps_the_rest(
+    open_memory: Callable[..., IsolatedMemory], database_url: str, what: str
+):
+    copies = list[OldCopy]()
+    with open_memory() as memory:
+        say(memory, "alice")
+        fill_in_the_midst(memory, what, lambda: copies.append(OldCopy(database_url)))
+    copies[0].put_back()
+
+    with open_memory() as memory:
+        assert said(memory, "alice")
+        assert memory.reapply_erasures().principals >= 1
+        assert said(memory, "alice") == []
+        assert said(memory, "bob")

@@ -114,8 +114,8 @@ class _Reapplication:
         # First: who is on hold is not erased.
         self._forget_holds()
         places = self._places_brought_back()
-        for place in places:
-            self._erase(place)
+        for place, ended in places.items():
+            self._erase(place, ended)
         principals = len(places) + sum([self._is_erased(one) for one in self._ended.values()])
         if principals:
             if self._context.plaintext_cache:
@@ -131,17 +131,17 @@ class _Reapplication:
             return False
         self._lives.mark(principal, life)
         if found.owner is not None:
-            self._erase(found.owner)
+            self._erase(found.owner, ended)
         else:
             self._end(principal, life, found)
         return found.has_keys or bool(found.rows)
 
-    def _erase(self, owner: Owner) -> None:
+    def _erase(self, owner: Owner, ended: Tombstone) -> None:
         before = self._removed
         # Stores outside were cleared when the owner was erased; those that are here are again.
         absent = missing(self._context, self._tags_of(owner))
         told = lambda removed: self._tell(before + removed)  # noqa: E731
-        again = Run(self._context, self._participants, told, absent, most_bytes=0)
+        again = Run(self._context, self._participants, told, absent, most_bytes=0, ended=ended)
         self._counts.update(again.erase(owner).counts)
 
     def _tags_of(self, owner: Owner) -> TagsByStore:
@@ -152,20 +152,20 @@ class _Reapplication:
             owners = [one for _, one in walked]
         return owner_tags(self._context, owners)
 
-    def _places_brought_back(self) -> list[Owner]:
+    def _places_brought_back(self) -> dict[Owner, Tombstone]:
         """Modules and projects that were erased, and have memory from before.
 
         A module may never have had a key of its own: what its users have in it tells of it.
         """
-        directory, found = self._context.keyring.directory(), dict[Owner, None]()
+        directory, found = self._context.keyring.directory(), dict[Owner, Tombstone]()
         if not self._ended or directory is None:
-            return []
+            return {}
         for row, owner in self._context.keyring.walk():
             for place in _places_of(owner):
                 ended = self._ended.get(directory.principal_of(place))
                 if ended and row.created_at <= ended.erased_at:
-                    found[place] = None
-        return [*found]
+                    found[place] = ended
+        return found
 
     def _end(self, principal: bytes, life: int, found: FormerLife) -> None:
         """Where nobody is named any more: what only a principal's digest tells of."""

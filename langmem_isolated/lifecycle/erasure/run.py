@@ -28,6 +28,7 @@ from langmem_isolated.lifecycle.erasure.wrapped_stores import clear_by_tags, kno
 from langmem_isolated.lifecycle.retention import holds
 
 if TYPE_CHECKING:
+    from langmem_isolated._storage.erasure_log import Tombstone
     from langmem_isolated.lifecycle.retention.sweeping import Progress
 
 _WHAT: dict[Level, What] = {
@@ -83,8 +84,9 @@ class Erasures:
         progress: Progress = lambda _: None,
         without_stores: Collection[str] = (),
         most_bytes: int = _AT_ONCE,
+        ended: Tombstone | None = None,
     ) -> None:
-        self._most_bytes = most_bytes
+        self._most_bytes, self._ended = most_bytes, ended
         self._context, self._participants, self._progress = context, participants, progress
         self._without = without_stores
         self._lives = context.keyring.lives()
@@ -104,7 +106,7 @@ class Erasures:
         found = self._lives.key_set(principal)
         begun = self.jobs.unfinished_of(principal)
         erased = self._as_it_is(owner, found)
-        life = max(_last_life(found), *(job.incarnation for job in begun), 0)
+        life = max(self._last_life(found), *(job.incarnation for job in begun), 0)
         if not (begun or len(self._participants) or self._has_anything(owner, found)):
             return self._of_nothing(ErasureJob(principal, life, now(), now(), erased))
         for job in begun:
@@ -131,11 +133,18 @@ class Erasures:
             made += (row.created_at for row in self._in_place(owner))
         return Erased(
             what=_WHAT[owner.level],
-            until=max(made),
+            until=max(made) if self._ended is None else self._ended.erased_at,
             hash_before=self._lives.store_hash(),
             owner=owner,
             root_key_ids=frozenset(key.root_key_id for key in found.keys),
         )
+
+    def _last_life(self, found: KeySet) -> int:
+        """The last life that ends: of all that there were, or that of which a tombstone speaks."""
+        if self._ended is not None:
+            return self._ended.incarnation
+        named = (key.version for key in found.keys if key.purpose == Purpose.NAMING)
+        return max(named, default=0)
 
     def _has_anything(self, owner: Owner, found: KeySet) -> bool:
         is_living = any(key.state != State.DESTROYED for key in found.keys)
@@ -235,7 +244,8 @@ class Erasures:
         """Destroy the keys of the principal itself, and of others that have nothing else."""
         is_place = owner.level in _PLACES
         note = partial(self._note_own, job)
-        self._end_life(job.principal, job.incarnation, note, is_place=is_place)
+        until = job.erased.until if is_place else None
+        self._end_life(job.principal, job.incarnation, note, until=until)
         if is_place:
             for row in self._doomed(job, owner):
                 if row.principal != job.principal and _has_no_other_place(row, owner):
@@ -247,10 +257,10 @@ class Erasures:
         life: int,
         told: Callable[[DestroyedKeys], object] = lambda _: None,
         *,
-        is_place: bool = False,
+        until: int | None = None,
     ) -> None:
         # Before the keys are destroyed: a copy that is put back may have them.
-        self._context.keyring.tombstones.put(principal, life, is_place=is_place)
+        self._context.keyring.tombstones.put(principal, life, until=until)
         self._lives.end(principal, life, told)
 
     def _note_own(self, job: ErasureJob, keys: DestroyedKeys) -> None:
@@ -340,7 +350,3 @@ def _has_no_other_place(row: ScopeRow, owner: Owner) -> bool:
 def _lives_on(row: ScopeRow, owner: Owner) -> bool:
     """Whether the keys of a row stay: those of users in a module that is erased."""
     return owner.level is Level.MODULE and row.level == Level.PRIVATE
-
-
-def _last_life(found: KeySet) -> int:
-    return max((key.version for key in found.keys if key.purpose == Purpose.NAMING), default=0)
