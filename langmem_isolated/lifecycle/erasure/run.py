@@ -248,7 +248,7 @@ class Erasures:
         self._end_life(job.principal, job.incarnation, note, until=until)
         if is_place:
             for row in self._doomed(job, owner):
-                if row.principal != job.principal and _has_no_other_place(row, owner):
+                if _is_others(row, job) and _has_no_other_place(row, owner):
                     self._end_life(row.principal, row.incarnation)
 
     def _end_life(
@@ -273,6 +273,9 @@ class Erasures:
             is_done = True
             for row in self._doomed(job, owner):
                 is_done = False
+                if _is_others(row, job) and _has_no_other_place(row, owner):
+                    # Its first use began before the erasure, and was stored since.
+                    self._end_life(row.principal, row.incarnation)
                 counted = self.jobs.counting(job, self._keys_with(job, owner, row))
                 remove_rows(self._context.database, row, self._tell, counted)
                 if row.level == Level.ANONYMOUS:
@@ -281,7 +284,7 @@ class Erasures:
 
     def _keys_with(self, job: ErasureJob, owner: Owner, row: ScopeRow) -> DestroyedKeys | None:
         """The keys of another principal that go with its last row."""
-        if row.principal == job.principal or not _has_no_other_place(row, owner):
+        if not (_is_others(row, job) and _has_no_other_place(row, owner)):
             return None
         return self._lives.destroyed_with(row.principal, row.incarnation)
 
@@ -340,6 +343,10 @@ def refuse_held(context: MemoryContext, owner: Owner) -> None:
         walked = context.keyring.walk(project=owner.project, module=owner.module) if held else ()
         if any(found.user in held for _, found in walked):
             raise LegalHold
+
+
+def _is_others(row: ScopeRow, job: ErasureJob) -> bool:
+    return row.principal != job.principal
 
 
 def _has_no_other_place(row: ScopeRow, owner: Owner) -> bool:
