@@ -161,7 +161,7 @@ class _Reapplication:
         if not self._ended or directory is None:
             return {}
         for row, owner in self._context.keyring.walk():
-            for place in _places_of(owner):
+            for place in owner.places():
                 ended = self._ended.get(directory.principal_of(place))
                 if ended and row.created_at <= ended.erased_at:
                     found[place] = ended
@@ -198,11 +198,3 @@ class _Reapplication:
         ended = self._ended.get(directory.principal_of(user))
         erased_at = ended and as_moment(ended.erased_at)
         return erased_at is not None and hold.since <= erased_at
-
-
-def _places_of(owner: Owner) -> list[Owner]:
-    """The project of an owner, and the module."""
-    places = [Owner(Level.PROJECT, owner.project)]
-    if owner.module is not None:
-        places.append(Owner(Level.MODULE, owner.project, module=owner.module))
-    return places

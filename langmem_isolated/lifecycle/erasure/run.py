@@ -208,9 +208,14 @@ class Erasures:
 
     def _note_stores(self, job: ErasureJob, owner: Owner) -> ErasureJob:
         """Note which third-party stores have documents: the keys that tell are destroyed soon."""
-        going = (one for row, one in self._owners(owner) if not _lives_on(row, owner))
-        tags = owner_tags(self._context, going)
+        tags = owner_tags(self._context, self._going(job, owner))
         return self.jobs.change(job, lambda erased: erased.with_tags(tags, self._without))
+
+    def _going(self, job: ErasureJob, owner: Owner) -> Iterator[Owner]:
+        """Those whose keys are destroyed; not who began anew since."""
+        going = [found for found in self._owners(owner) if not _lives_on(found[0], owner)]
+        doomed = {row.principal for row, _ in going if self._is_doomed(job, owner, row)}
+        return (one for row, one in going if row.principal in doomed)
 
     def _clear_of_users(self, job: ErasureJob, owner: Owner) -> ErasureJob:
         """Clear stores of what users have by this module, before the rows that note it go.
