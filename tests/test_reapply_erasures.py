@@ -399,3 +399,21 @@ def test_a_copy_from_the_midst_of_an_erasure_of_a_place_forgets_what_was_before_
         assert memory.reapply_erasures().principals >= 1
         assert said(memory, "alice") == []
         assert said(memory, "bob")
+
+
+@pytest.mark.parametrize("what", ["module", "project"])
+def test_a_hold_that_was_released_before_a_place_was_erased_keeps_nothing_of_it_in_a_copy(
+    open_memory: Callable[..., IsolatedMemory], database_url: str, what: str
+):
+    with open_memory() as memory:
+        for user in ("alice", "bob"):
+            say(memory, user)
+        memory.retention.hold("bob", reason="case 7", by="counsel")
+        held = OldCopy(database_url)
+        memory.retention.release("bob")
+        erase_place(memory, what)
+    held.put_back()
+
+    with open_memory() as memory:
+        assert memory.reapply_erasures().principals >= 1
+        assert said(memory, "alice") == said(memory, "bob") == []

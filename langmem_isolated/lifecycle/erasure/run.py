@@ -99,7 +99,7 @@ class Erasures:
         Raises:
             LegalHold: Of those in it somebody is on hold; nothing was removed.
         """
-        refuse_held(self._context, owner)
+        self._refuse_held(owner)
         owners = (one for _, one in self._owners(owner))
         known(self._context, owner_tags(self._context, owners), self._without)
         principal = self._lives.directory.principal_of(owner)
@@ -113,6 +113,11 @@ class Erasures:
             if job.incarnation < life:
                 self.run(job)
         return self.run(self._begun(principal, life, erased))
+
+    def _refuse_held(self, owner: Owner) -> None:
+        """Not where a tombstone says that nobody was held: a hold from before came back with it."""
+        if self._ended is None:
+            refuse_held(self._context, owner)
 
     def run(self, job: ErasureJob) -> ErasureReceipt:
         """Go on with a job, from wherever it ended."""
@@ -163,7 +168,7 @@ class Erasures:
         assert owner is not None
         keys = self._context.records(Owner(Level.PROJECT, owner.project)).find_keys()
         refuse = partial(holds.refuse_held, keys=keys, user=owner.user)
-        job = self.jobs.begin(principal, life, erased, refuse)
+        job = self.jobs.begin(principal, life, erased, *([] if self._ended else [refuse]))
         if job.erased.until < erased.until:
             # Begun before: what was made since is meant by this call, too.
             with suppress(JobFinished):
@@ -176,7 +181,7 @@ class Erasures:
             raise JobFinished
         is_whole = not job.erased.has_destroyed
         if is_whole:
-            refuse_held(self._context, owner)
+            self._refuse_held(owner)
         subject = ErasureSubject.of(owner, job.began_at)
         job = self._participants.ask(self.jobs, job, subject)
         job = self._note_stores(job, owner)
