@@ -12,6 +12,7 @@ from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated._storage.key_sets import KeySets
 from langmem_isolated.errors import ErasureLogRefused, RootKeyMismatch
 from langmem_isolated.lifecycle import Reapplied
+from langmem_isolated.lifecycle.erasure.run import Erasures as Run
 from tests.conftest import Attacker, Door
 from tests.test_erasure import Killed, principal_of, rows_of
 from tests.test_inventory import fill, operate
@@ -417,3 +418,39 @@ def test_a_hold_that_was_released_before_a_place_was_erased_keeps_nothing_of_it_
     with open_memory() as memory:
         assert memory.reapply_erasures().principals >= 1
         assert said(memory, "alice") == said(memory, "bob") == []
+
+
+@pytest.mark.parametrize("step", ["_end_lives", "_remove_all", "_remove_holds", "_completed"])
+@pytest.mark.parametrize("what", ["user", "module", "project"])
+def test_a_copy_from_the_midst_of_an_erasure_no_longer_names_who_was_erased(
+    open_memory: Callable[..., IsolatedMemory],
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    step: str,
+):
+    def erase(memory: IsolatedMemory) -> None:
+        memory.erase_user("alice") if what == "user" else erase_place(memory, what)
+
+    def ends(*_: object) -> None:
+        raise Killed
+
+    with open_memory() as memory:
+        for user in ("alice", "bob"):
+            say(memory, user)
+        with monkeypatch.context() as patched:
+            patched.setattr(Run, step, ends)
+            with pytest.raises(Killed):
+                erase(memory)
+        copy = OldCopy(database_url)
+        erase(memory)
+    copy.put_back()
+
+    with open_memory() as memory:
+        assert len(memory.erasure.pending()) == 1
+        memory.reapply_erasures()
+        assert memory.erasure.pending() == []
+        assert [one.what for one in memory.erasure.receipts()] == [what]
+        assert said(memory, "alice") == []
+        assert bool(said(memory, "bob")) == (what == "user")
+        assert memory.reapply_erasures() == NOTHING

@@ -13,6 +13,7 @@ from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.arguments import callback
 from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated._runtime.clock import as_moment
+from langmem_isolated._storage.erasure_jobs import ErasureJob, ErasureJobs
 from langmem_isolated._storage.erasure_log import Tombstone
 from langmem_isolated._storage.removal import remove_rows
 from langmem_isolated.lifecycle.erasure.of_memory import Erasures
@@ -117,7 +118,7 @@ class _Reapplication:
         for place, ended in places.items():
             self._erase(place, ended)
         principals = len(places) + sum([self._is_erased(one) for one in self._ended.values()])
-        if principals:
+        if self._finish_jobs() or principals:
             if self._context.plaintext_cache:
                 self._context.plaintext_cache.clear()
             finish_heap(self._context)
@@ -143,6 +144,22 @@ class _Reapplication:
         told = lambda removed: self._tell(before + removed)  # noqa: E731
         again = Run(self._context, self._participants, told, absent, most_bytes=0, ended=ended)
         self._counts.update(again.erase(owner).counts)
+
+    def _finish_jobs(self) -> int:
+        """Go on with jobs that the copy was made in the midst of: each says whose it is.
+
+        One whose third-party stores are not here is left to who has them.
+        """
+        if not self._ended:
+            return 0
+        finished, directory = 0, self._context.keyring.lives().directory
+        jobs = ErasureJobs(self._context.database, directory)
+        for job in jobs.unfinished():
+            ended = self._ended.get(job.principal)
+            if ended and _is_of(ended, job) and not missing(self._context, job.erased.tags):
+                again = Run(self._context, self._participants, most_bytes=0, ended=ended)
+                finished += again.run(job).is_finished
+        return finished
 
     def _tags_of(self, owner: Owner) -> TagsByStore:
         keyring = self._context.keyring
@@ -198,3 +215,8 @@ class _Reapplication:
         ended = self._ended.get(directory.principal_of(user))
         erased_at = ended and as_moment(ended.erased_at)
         return erased_at is not None and hold.since <= erased_at
+
+
+def _is_of(ended: Tombstone, job: ErasureJob) -> bool:
+    """Whether an erasure that left a tombstone was this one, or came behind it."""
+    return job.incarnation <= ended.incarnation and job.began_at <= ended.erased_at
