@@ -24,6 +24,8 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._crypto.secret_bytes import SecretBytes
 from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._runtime.clock import now
+from langmem_isolated._storage import scope_rows
 from langmem_isolated._storage.erased import Asked, Erased
 from langmem_isolated._storage.erasure_jobs import ErasureJob, ErasureJobs, sealed_job
 from langmem_isolated._storage.key_sets import KeySets
@@ -36,6 +38,7 @@ from langmem_isolated.errors import (
     ScopeError,
 )
 from langmem_isolated.lifecycle import ErasureReceipt, ErasureSubject
+from langmem_isolated.lifecycle.erasure.run import Erasures as Run
 from tests.command_line import run
 from tests.conftest import Attacker, Door
 from tests.test_erasure import principal_of, said, write_until_refused
@@ -736,6 +739,38 @@ def test_a_module_killed_on_its_way_does_not_take_what_began_since_in_a_project_
 
     assert receipt.counts == {"session": 2, "message": 2}
     assert said(memory.scope(user_id="carol", module_id="tutor")) == ["a secret"]
+
+
+@pytest.mark.parametrize("what", ["module", "project"])
+def test_keys_of_one_whose_first_use_waited_since_before_the_erasure_are_destroyed_too(
+    memory: IsolatedMemory, attacker: Attacker, monkeypatch: pytest.MonkeyPatch, what: str
+):
+    """A guest, or a user of a project, who is stored when keys have been destroyed."""
+    say(memory)
+    before, late, real = now(), list[bytes](), Run._end_lives
+
+    def first_use() -> None:
+        monkeypatch.setattr(scope_rows, "now", lambda: before)
+        if what == "module":
+            memory.anonymous(module_id="tutor")
+        else:
+            say(memory, "late")
+        query = "SELECT principal FROM scopes ORDER BY created_at DESC LIMIT 1"
+        late.append(attacker(query)[0][0])
+        monkeypatch.undo()
+
+    def ended(run: Run, job: ErasureJob, owner: Owner) -> None:
+        real(run, job, owner)
+        first_use()
+
+    monkeypatch.setattr(Run, "_end_lives", ended)
+    receipt = memory.erase_module("tutor") if what == "module" else memory.erase_project("default")
+
+    assert receipt.is_finished
+    assert receipt.scopes == 2
+    assert receipt.keys_destroyed == (2 if what == "module" else 4)
+    assert raw_count(attacker, late[0]) == Counter()
+    assert attacker("SELECT count(*) FROM tombstones WHERE principal = ?", late[0]) == [(1,)]
 
 
 @pytest.mark.parametrize("call", ["erase_guest", "erase_module", "erase_project"])

@@ -5,6 +5,7 @@ import gc
 import json
 import multiprocessing
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -33,6 +34,8 @@ from langmem_isolated.errors import (
     WrappedStoreKeeps,
     WrappedStoreMissing,
 )
+from langmem_isolated.lifecycle import ErasureReceipt
+from langmem_isolated.lifecycle.erasure.run import Erasures as Run
 from langmem_isolated.lifecycle.erasure.wrapped_stores import (
     clear_by_tags,
     clear_wrapped,
@@ -624,3 +627,106 @@ def test_a_store_may_be_included_again_and_again(memory: IsolatedMemory):
         known.include(store, name)
 
     assert [len(known.of_name(name)) for name in ("InMemoryVectorStore", "notes", "x")] == [1, 1, 0]
+
+
+# --- modules and projects that are written to meanwhile
+
+
+def erase_place(memory: IsolatedMemory, what: str) -> ErasureReceipt:
+    return memory.erase_module("tutor") if what == "module" else memory.erase_project("default")
+
+
+def before_the(
+    step: str, monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]
+) -> list[object]:
+    """What a call comes to that somebody makes when an erasure is about to take a step."""
+    real, came = getattr(Run, step), list[object]()
+
+    def stepped(*args: Any) -> object:
+        came.append(tried(call))
+        return real(*args)
+
+    monkeypatch.setattr(Run, step, stepped)
+    return came
+
+
+@pytest.mark.parametrize("is_noted", [True, False], ids=["known", "new"])
+@pytest.mark.parametrize("step", ["_end_lives", "_remove_all"])
+@pytest.mark.parametrize("what", ["module", "project"])
+def test_users_of_a_place_write_to_no_store_any_more_once_its_erasure_has_begun(
+    memory: IsolatedMemory, monkeypatch: pytest.MonkeyPatch, what: str, step: str, is_noted: bool
+):
+    store = in_memory(NGramEmbeddings())
+    alice = wrapped(memory, store)
+    if is_noted:
+        alice.add_texts([TEXT])
+    scope_of(memory, "alice").chat_history("s").add_user_message("hi")
+    came = before_the(step, monkeypatch, lambda: alice.add_texts([TEXT]))
+
+    assert erase_place(memory, what).is_finished
+
+    assert came == [KeyDestroyed]
+    assert everything_in(store) == []
+    alice = wrapped(memory, store)
+    alice.add_texts(["anew"])
+    assert [one.page_content for one in alice.similarity_search(TEXT)] == ["anew"]
+
+
+def test_who_begins_in_another_module_of_a_project_that_is_erased_leaves_no_document(
+    memory: IsolatedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    store = in_memory(NGramEmbeddings())
+    scope_of(memory, "alice").chat_history("s").add_user_message("hi")
+    notes = scope_of(memory, "alice", "another").vector_store(wrapping=store, probe=False)
+    came = before_the("_end_lives", monkeypatch, lambda: notes.add_texts([TEXT]))
+
+    assert memory.erase_project("default").is_finished
+
+    assert came == [KeyDestroyed]
+    assert everything_in(store) == []
+
+
+@pytest.mark.parametrize("what", ["module", "project"])
+def test_documents_of_whoever_begins_in_a_place_while_it_is_erased_stay(
+    memory: IsolatedMemory, what: str
+):
+    store = in_memory(NGramEmbeddings())
+    wrapped(memory, store).add_texts(["of alice"])
+
+    def come(_: object) -> None:
+        time.sleep(0.002)
+        wrapped(memory, store, "bob").add_texts([TEXT])
+
+    memory.erasure.register("newcomer", come, lambda _: True)
+    assert erase_place(memory, what).is_finished
+
+    assert [text for _, text, _ in everything_in(store)] == [TEXT]
+    assert [one.page_content for one in wrapped(memory, store, "bob").similarity_search(TEXT)]
+
+
+@pytest.mark.parametrize("what", ["module", "project"])
+def test_nothing_is_left_while_threads_write_to_a_place_that_is_erased(
+    memory: IsolatedMemory, database_url: str, root_key: LocalRootKey, what: str
+):
+    store, has_begun = in_memory(NGramEmbeddings()), threading.Barrier(5)
+    memory._context.known_stores.include(store)
+
+    def work(notes: WrappedVectorStore) -> object:
+        notes.add_texts([TEXT])
+        has_begun.wait(60)
+        while True:
+            try:
+                notes.add_texts([TEXT])
+            except DatabaseLocked:
+                continue
+            except Exception as error:  # noqa: BLE001 - looked at below
+                return type(error)
+
+    with IsolatedMemory(database_url, root_key=root_key) as other, ThreadPoolExecutor(4) as pool:
+        users = ("alice", "bob", "carol", "dan")
+        working = [pool.submit(work, wrapped(other, store, user)) for user in users]
+        has_begun.wait(60)
+        assert erase_place(memory, what).is_finished
+        assert {one.result(60) for one in working} == {KeyDestroyed}
+
+    assert everything_in(store) == []

@@ -1,5 +1,6 @@
 """Erasures that are applied again: an older copy that was put back forgets who was erased since."""
 
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +13,7 @@ from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated._storage.key_sets import KeySets
 from langmem_isolated.errors import ErasureLogRefused, RootKeyMismatch
 from langmem_isolated.lifecycle import Reapplied
+from langmem_isolated.lifecycle.erasure.run import Erasures as Run
 from tests.conftest import Attacker, Door
 from tests.embeddings import NGramEmbeddings
 from tests.test_erasure import Killed, principal_of, rows_of
@@ -376,3 +378,125 @@ def test_stores_that_this_process_does_not_have_do_not_stop_it_and_participants_
         (receipt,) = memory.erasure.receipts()
         assert receipt.participants == {"crm": "confirmed"}
         assert "InMemoryVectorStore" in str(receipt)
+
+
+def erase_place(memory: IsolatedMemory, what: str) -> None:
+    if what == "module":
+        memory.erase_module("tutor")
+    else:
+        memory.erase_project("default")
+
+
+@pytest.mark.parametrize("what", ["module", "project"])
+def test_a_copy_from_between_two_erasures_of_a_place_forgets_what_came_between(
+    open_memory: Callable[..., IsolatedMemory], database_url: str, what: str
+):
+    with open_memory() as memory:
+        say(memory, "alice")
+        erase_place(memory, what)
+        say(memory, "bob")
+        between = OldCopy(database_url)
+        erase_place(memory, what)
+    between.put_back()
+
+    with open_memory() as memory:
+        assert memory.reapply_erasures().principals >= 1
+        assert said(memory, "bob") == []
+
+
+def fill_in_the_midst(memory: IsolatedMemory, what: str, copy: Callable[[], object]) -> None:
+    """Erase a place, in which somebody begins anew before anything of it is destroyed."""
+
+    def come(_: object) -> None:
+        time.sleep(0.002)
+        say(memory, "bob")
+        copy()
+
+    memory.erasure.register("newcomer", come, lambda _: True)
+    erase_place(memory, what)
+    memory.erasure.register("newcomer", lambda _: None, lambda _: True)
+
+
+@pytest.mark.parametrize("what", ["module", "project"])
+def test_whoever_began_in_a_place_while_it_was_erased_stays_when_erasures_are_applied_again(
+    memory: IsolatedMemory, what: str
+):
+    say(memory, "alice")
+    fill_in_the_midst(memory, what, lambda: None)
+    say(memory, "carol")
+    assert said(memory, "bob")
+
+    assert memory.reapply_erasures() == NOTHING
+    assert said(memory, "bob")
+    assert said(memory, "carol")
+
+
+@pytest.mark.parametrize("what", ["module", "project"])
+def test_a_copy_from_the_midst_of_an_erasure_of_a_place_forgets_what_was_before_and_keeps_the_rest(
+    open_memory: Callable[..., IsolatedMemory], database_url: str, what: str
+):
+    copies = list[OldCopy]()
+    with open_memory() as memory:
+        say(memory, "alice")
+        fill_in_the_midst(memory, what, lambda: copies.append(OldCopy(database_url)))
+    copies[0].put_back()
+
+    with open_memory() as memory:
+        assert said(memory, "alice")
+        assert memory.reapply_erasures().principals >= 1
+        assert said(memory, "alice") == []
+        assert said(memory, "bob")
+
+
+@pytest.mark.parametrize("what", ["module", "project"])
+def test_a_hold_that_was_released_before_a_place_was_erased_keeps_nothing_of_it_in_a_copy(
+    open_memory: Callable[..., IsolatedMemory], database_url: str, what: str
+):
+    with open_memory() as memory:
+        for user in ("alice", "bob"):
+            say(memory, user)
+        memory.retention.hold("bob", reason="case 7", by="counsel")
+        held = OldCopy(database_url)
+        memory.retention.release("bob")
+        erase_place(memory, what)
+    held.put_back()
+
+    with open_memory() as memory:
+        assert memory.reapply_erasures().principals >= 1
+        assert said(memory, "alice") == said(memory, "bob") == []
+
+
+@pytest.mark.parametrize("step", ["_end_lives", "_remove_all", "_remove_holds", "_completed"])
+@pytest.mark.parametrize("what", ["user", "module", "project"])
+def test_a_copy_from_the_midst_of_an_erasure_no_longer_names_who_was_erased(
+    open_memory: Callable[..., IsolatedMemory],
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    step: str,
+):
+    def erase(memory: IsolatedMemory) -> None:
+        memory.erase_user("alice") if what == "user" else erase_place(memory, what)
+
+    def ends(*_: object) -> None:
+        raise Killed
+
+    with open_memory() as memory:
+        for user in ("alice", "bob"):
+            say(memory, user)
+        with monkeypatch.context() as patched:
+            patched.setattr(Run, step, ends)
+            with pytest.raises(Killed):
+                erase(memory)
+        copy = OldCopy(database_url)
+        erase(memory)
+    copy.put_back()
+
+    with open_memory() as memory:
+        assert len(memory.erasure.pending()) == 1
+        memory.reapply_erasures()
+        assert memory.erasure.pending() == []
+        assert [one.what for one in memory.erasure.receipts()] == [what]
+        assert said(memory, "alice") == []
+        assert bool(said(memory, "bob")) == (what == "user")
+        assert memory.reapply_erasures() == NOTHING

@@ -101,6 +101,13 @@ class Owner:
             bytes([self.level]), *(None if name is None else name.encode() for name in ids)
         )
 
+    def places(self) -> list["Owner"]:
+        """The project that the owner's memory is in, and the module."""
+        project = Owner(Level.PROJECT, self.project)
+        if self.module is None:
+            return [project]
+        return [project, Owner(Level.MODULE, self.project, module=self.module)]
+
     def principal(self) -> bytes:
         """Whose keys seal this owner's records, framed: all modules of a user share the user's.
 

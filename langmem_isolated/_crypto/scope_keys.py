@@ -38,12 +38,13 @@ class ScopeKeys:
         sealing: The principal's sealing keys; all open, the last one seals.
         counter: Counts what is sealed.
         compress: Whether what is long is deflated before it is sealed.
+        places: By which the tables know the principals of the project and module it is in.
     """
 
     __slots__ = (
         *("_compress", "_names", "_naming", "_prefix", "_rows"),
         *("active_day", "birth", "incarnation", "members", "noted_stores", "opening"),
-        *("scope_id", "sealing"),
+        *("places", "scope_id", "sealing"),
     )
 
     def __init__(
@@ -57,8 +58,9 @@ class ScopeKeys:
         counter: SealCounter = UNCOUNTED,
         *,
         compress: bool = True,
+        places: Sequence[bytes] = (),
     ) -> None:
-        self._compress = compress
+        self._compress, self.places = compress, places
         self._prefix = owner.framed() + framed(birth)
         self._naming = DigestKey(derive(naming, b"names", owner.framed()))
         self._rows = DigestKey(derive(naming, b"rows", self._prefix))

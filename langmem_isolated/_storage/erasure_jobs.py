@@ -114,12 +114,15 @@ class ErasureJobs:
             erased: With what a new one begins.
             refuse: Called in the transaction that begins it; what it raises undoes that.
         """
-        job = ErasureJob(principal, incarnation, now(), None, erased)
+        # What was made until then goes: by this column scopes know that they are ending.
+        job = ErasureJob(principal, incarnation, erased.until, None, erased)
         while True:
             rows = self._database.write(self._begun, job, refuse)
             found = [one for one in map(self.opened, rows) if one.incarnation == incarnation]
             if found:
                 return found[0]
+            # One of the same time is finished.
+            job = job._replace(began_at=job.began_at + 1)
 
     def _begun(
         self, transaction: Transaction, job: ErasureJob, refuse: Callable[[Transaction], None]

@@ -317,7 +317,8 @@ class Keyring:
         counter = self._uses.counter(row.scope_id, version, seals if type(seals) is int else 0)
         keys = ScopeKeys(
             place.owner, row.scope_id, row.incarnation, row.birth,
-            principal.naming, principal.sealing, counter, compress=self._compress,
+            principal.naming, principal.sealing, counter,
+            compress=self._compress, places=place.places,
         )  # fmt: skip
         self._cache.put(place.owner, keys)
         return keys

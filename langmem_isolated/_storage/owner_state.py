@@ -25,6 +25,11 @@ class OwnerPlace(NamedTuple):
         principal, scope_id = directory.principal_of(owner), directory.scope_id_of(owner)
         return cls(owner, directory, keys, principal, scope_id)
 
+    @property
+    def places(self) -> list[bytes]:
+        """By which the tables know the principals of its project and module."""
+        return [*map(self.directory.principal_of, self.owner.places())]
+
 
 class OwnerState(NamedTuple):
     """What one look found of an owner: the keys of its principal, and the row of its scope."""

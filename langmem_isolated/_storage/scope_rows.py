@@ -18,6 +18,7 @@ from sqlalchemy import (
     Exists,
     LargeBinary,
     Select,
+    and_,
     bindparam,
     case,
     delete,
@@ -133,16 +134,40 @@ _erasures = schema.erasures.c
 _IS_ENDING = exists().where(
     _erasures.principal == _scopes.principal, _erasures.incarnation >= _scopes.incarnation
 )
+_PROJECT, _MODULE = (bindparam(name, type_=LargeBinary) for name in ("in_project", "in_module"))
+_siblings = schema.scopes.alias("siblings")
+# What was made in a place that is being erased, up to the time that stands in its job; in a project
+# also what was made since by one whose keys go with what is older.
+_IS_OLDER = or_(
+    _scopes.created_at <= _erasures.began_at,
+    and_(
+        _erasures.principal == _PROJECT,
+        exists()
+        .where(
+            _siblings.c.principal == _scopes.principal,
+            _siblings.c.created_at <= _erasures.began_at,
+        )
+        .correlate(schema.scopes, schema.erasures),
+    ),
+)
+_IS_ENDING_WITH_PLACE = exists().where(
+    _erasures.principal.in_([_PROJECT, _MODULE]), _erasures.finished_at.is_(None), _IS_OLDER
+)
 _LIFE = select(_scopes.scope_id).where(
     _scopes.scope_id == _SCOPE_ID,
     _scopes.birth == bindparam("birth", type_=LargeBinary),
     ~_IS_ENDING,
+    ~_IS_ENDING_WITH_PLACE,
 )
 
 
-def has_life(transaction: Transaction, scope_id: bytes, birth: bytes) -> bool:
-    """Whether a life of a scope is there, and no erasure of it has begun."""
-    return transaction.row(_LIFE, scope_id=scope_id, birth=birth) is not None
+def has_life(
+    transaction: Transaction, scope_id: bytes, birth: bytes, places: Sequence[bytes]
+) -> bool:
+    """Whether a life of a scope is there, and no erasure of it or of its ``places`` has begun."""
+    project, module = (places[0], places[-1]) if places else (b"", b"")
+    life = {"scope_id": scope_id, "birth": birth, "in_project": project, "in_module": module}
+    return transaction.row(_LIFE, **life) is not None
 
 
 def _row_of(scope_id: BindParameter[bytes]) -> Exists:

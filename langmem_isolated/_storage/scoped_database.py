@@ -53,7 +53,7 @@ def prove_life(transaction: Transaction, keys: ScopeKeys) -> None:
     Raises:
         ScopeGone: It is over, or is being ended.
     """
-    if not has_life(transaction, keys.scope_id, keys.birth):
+    if not has_life(transaction, keys.scope_id, keys.birth, keys.places):
         raise ScopeGone
 
 

@@ -134,11 +134,16 @@ class Tombstones:
         self._installation = installation
         self.log, self._lifetime = rules
 
-    def put(self, principal: bytes, life: int, *, is_place: bool = False) -> None:
+    def put(self, principal: bytes, life: int, *, until: int | None = None) -> None:
         """Keep that a principal's lives up to one are ended, before its keys are destroyed.
 
-        Nothing is kept of who never had a key: their life is 0. Of a module or project
-        (``is_place``) something is: others have memory there.
+        Nothing is kept of who never had a key: their life is 0. Of a module or project something
+        is: others have memory there.
+
+        Args:
+            principal: Whose.
+            life: The last one that ends.
+            until: Of a module or project: what was made there later stays, in µs.
 
         Raises:
             ErasureLogRefused: The erasure log cannot be written.
@@ -146,13 +151,17 @@ class Tombstones:
             DatabaseError: The database refused or failed.
         """
         directory, moment = self._directory(), now()
-        if directory is None or not (life or is_place):
+        if directory is None or (until is None and not life):
             return
         ends = None if self._lifetime is None else moment + self._lifetime
-        new = Tombstone.of(directory, principal, life, moment, ends)
+        new = Tombstone.of(directory, principal, life, moment if until is None else until, ends)
         stored = [one for one in self._of(directory, principal) if one.incarnation == life]
         standing = [one for one in stored if not one.is_over(moment)]
-        kept = max([*standing, new], key=lambda one: one.lasts) if standing else new
+        if standing and until is None:
+            # A life ends once: to go on with that says no later time of it.
+            kept = max([*standing, new], key=lambda one: one.lasts)
+        else:
+            kept = _both(directory, *standing, new)
         if self.log is not None:
             self.log.append(kept)
         if kept not in stored:
@@ -186,8 +195,8 @@ class Tombstones:
     def merged(self, *others: Tombstone) -> list[Tombstone]:
         """All of the key store, of the erasure log and of ``others`` that are not over.
 
-        One for each life that was ended, that which is kept longest; both places have all of them
-        then.
+        One for each life that was ended, of the last time and as long as any is kept; both places
+        have all of them then.
 
         Raises:
             ErasureLogRefused: The erasure log cannot be read or written, or was tampered with.
@@ -204,7 +213,7 @@ class Tombstones:
         for one in (*stored, *logged, *others):
             place = one.principal, one.incarnation
             if not one.is_over(moment):
-                best[place] = max(best.get(place, one), one, key=lambda it: it.lasts)
+                best[place] = _both(directory, best.get(place, one), one)
         kept = [*best.values()]
         self._store(directory, [*_without(kept, stored)])
         if self.log is not None:
@@ -298,6 +307,17 @@ def _checked(row: Row, directory: DirectoryKey) -> Tombstone:
 def _check(found: Tombstone, directory: DirectoryKey) -> None:
     if not found.is_authentic(directory):
         raise RecordDoesNotOpen("tombstone", "it is not as it was stored")
+
+
+def _both(directory: DirectoryKey, *ended: Tombstone) -> Tombstone:
+    """One for all of the same life: a module may be erased again without having had a key since."""
+    erased_at = max(one.erased_at for one in ended)
+    longest = max(ended, key=lambda one: (one.lasts, one.erased_at))
+    if longest.erased_at == erased_at:
+        return longest
+    return Tombstone.of(
+        directory, longest.principal, longest.incarnation, erased_at, longest.expires_at
+    )
 
 
 def _without(kept: list[Tombstone], there: list[Tombstone]) -> Iterator[Tombstone]:

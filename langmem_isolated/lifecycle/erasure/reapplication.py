@@ -13,6 +13,7 @@ from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.arguments import callback
 from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated._runtime.clock import as_moment
+from langmem_isolated._storage.erasure_jobs import ErasureJob, ErasureJobs
 from langmem_isolated._storage.erasure_log import Tombstone
 from langmem_isolated._storage.removal import remove_rows
 from langmem_isolated.lifecycle.erasure.of_memory import Erasures
@@ -114,10 +115,10 @@ class _Reapplication:
         # First: who is on hold is not erased.
         self._forget_holds()
         places = self._places_brought_back()
-        for place in places:
-            self._erase(place)
+        for place, ended in places.items():
+            self._erase(place, ended)
         principals = len(places) + sum([self._is_erased(one) for one in self._ended.values()])
-        if principals:
+        if self._finish_jobs() or principals:
             if self._context.plaintext_cache:
                 self._context.plaintext_cache.clear()
             finish_heap(self._context)
@@ -131,18 +132,34 @@ class _Reapplication:
             return False
         self._lives.mark(principal, life)
         if found.owner is not None:
-            self._erase(found.owner)
+            self._erase(found.owner, ended)
         else:
             self._end(principal, life, found)
         return found.has_keys or bool(found.rows)
 
-    def _erase(self, owner: Owner) -> None:
+    def _erase(self, owner: Owner, ended: Tombstone) -> None:
         before = self._removed
         # Stores outside were cleared when the owner was erased; those that are here are again.
         absent = missing(self._context, self._tags_of(owner))
         told = lambda removed: self._tell(before + removed)  # noqa: E731
-        again = Run(self._context, self._participants, told, absent, most_bytes=0)
+        again = Run(self._context, self._participants, told, absent, most_bytes=0, ended=ended)
         self._counts.update(again.erase(owner).counts)
+
+    def _finish_jobs(self) -> int:
+        """Go on with jobs that the copy was made in the midst of: each says whose it is.
+
+        One whose third-party stores are not here is left to who has them.
+        """
+        if not self._ended:
+            return 0
+        finished, directory = 0, self._context.keyring.lives().directory
+        jobs = ErasureJobs(self._context.database, directory)
+        for job in jobs.unfinished():
+            ended = self._ended.get(job.principal)
+            if ended and _is_of(ended, job) and not missing(self._context, job.erased.tags):
+                again = Run(self._context, self._participants, most_bytes=0, ended=ended)
+                finished += again.run(job).is_finished
+        return finished
 
     def _tags_of(self, owner: Owner) -> TagsByStore:
         keyring = self._context.keyring
@@ -152,20 +169,20 @@ class _Reapplication:
             owners = [one for _, one in walked]
         return owner_tags(self._context, owners)
 
-    def _places_brought_back(self) -> list[Owner]:
+    def _places_brought_back(self) -> dict[Owner, Tombstone]:
         """Modules and projects that were erased, and have memory from before.
 
         A module may never have had a key of its own: what its users have in it tells of it.
         """
-        directory, found = self._context.keyring.directory(), dict[Owner, None]()
+        directory, found = self._context.keyring.directory(), dict[Owner, Tombstone]()
         if not self._ended or directory is None:
-            return []
+            return {}
         for row, owner in self._context.keyring.walk():
-            for place in _places_of(owner):
+            for place in owner.places():
                 ended = self._ended.get(directory.principal_of(place))
                 if ended and row.created_at <= ended.erased_at:
-                    found[place] = None
-        return [*found]
+                    found[place] = ended
+        return found
 
     def _end(self, principal: bytes, life: int, found: FormerLife) -> None:
         """Where nobody is named any more: what only a principal's digest tells of."""
@@ -200,9 +217,6 @@ class _Reapplication:
         return erased_at is not None and hold.since <= erased_at
 
 
-def _places_of(owner: Owner) -> list[Owner]:
-    """The project of an owner, and the module."""
-    places = [Owner(Level.PROJECT, owner.project)]
-    if owner.module is not None:
-        places.append(Owner(Level.MODULE, owner.project, module=owner.module))
-    return places
+def _is_of(ended: Tombstone, job: ErasureJob) -> bool:
+    """Whether an erasure that left a tombstone was this one, or came behind it."""
+    return job.incarnation <= ended.incarnation and job.began_at <= ended.erased_at

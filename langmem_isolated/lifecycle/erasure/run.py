@@ -28,6 +28,7 @@ from langmem_isolated.lifecycle.erasure.wrapped_stores import clear_by_tags, kno
 from langmem_isolated.lifecycle.retention import holds
 
 if TYPE_CHECKING:
+    from langmem_isolated._storage.erasure_log import Tombstone
     from langmem_isolated.lifecycle.retention.sweeping import Progress
 
 _WHAT: dict[Level, What] = {
@@ -83,8 +84,9 @@ class Erasures:
         progress: Progress = lambda _: None,
         without_stores: Collection[str] = (),
         most_bytes: int = _AT_ONCE,
+        ended: Tombstone | None = None,
     ) -> None:
-        self._most_bytes = most_bytes
+        self._most_bytes, self._ended = most_bytes, ended
         self._context, self._participants, self._progress = context, participants, progress
         self._without = without_stores
         self._lives = context.keyring.lives()
@@ -97,20 +99,25 @@ class Erasures:
         Raises:
             LegalHold: Of those in it somebody is on hold; nothing was removed.
         """
-        refuse_held(self._context, owner)
+        self._refuse_held(owner)
         owners = (one for _, one in self._owners(owner))
         known(self._context, owner_tags(self._context, owners), self._without)
         principal = self.principal_of(owner)
         found = self._lives.key_set(principal)
         begun = self.jobs.unfinished_of(principal)
         erased = self._as_it_is(owner, found)
-        life = max(_last_life(found), *(job.incarnation for job in begun), 0)
+        life = max(self._last_life(found), *(job.incarnation for job in begun), 0)
         if not (begun or len(self._participants) or self._has_anything(owner, found)):
             return self._of_nothing(ErasureJob(principal, life, now(), now(), erased))
         for job in begun:
             if job.incarnation < life:
                 self.run(job)
         return self.run(self._begun(principal, life, erased))
+
+    def _refuse_held(self, owner: Owner) -> None:
+        """Not where a tombstone says that nobody was held: a hold from before came back with it."""
+        if self._ended is None:
+            refuse_held(self._context, owner)
 
     def run(self, job: ErasureJob) -> ErasureReceipt:
         """Go on with a job, from wherever it ended."""
@@ -135,11 +142,18 @@ class Erasures:
             made += (row.created_at for row in self._in_place(owner))
         return Erased(
             what=_WHAT[owner.level],
-            until=max(made),
+            until=max(made) if self._ended is None else self._ended.erased_at,
             hash_before=self._lives.store_hash(),
             owner=owner,
             root_key_ids=frozenset(key.root_key_id for key in found.keys),
         )
+
+    def _last_life(self, found: KeySet) -> int:
+        """The last life that ends: of all that there were, or that of which a tombstone speaks."""
+        if self._ended is not None:
+            return self._ended.incarnation
+        named = (key.version for key in found.keys if key.purpose == Purpose.NAMING)
+        return max(named, default=0)
 
     def _has_anything(self, owner: Owner, found: KeySet) -> bool:
         is_living = any(key.state != State.DESTROYED for key in found.keys)
@@ -158,7 +172,7 @@ class Erasures:
         assert owner is not None
         keys = self._context.records(Owner(Level.PROJECT, owner.project)).find_keys()
         refuse = partial(holds.refuse_held, keys=keys, user=owner.user)
-        job = self.jobs.begin(principal, life, erased, refuse)
+        job = self.jobs.begin(principal, life, erased, *([] if self._ended else [refuse]))
         if job.erased.until < erased.until:
             # Begun before: what was made since is meant by this call, too.
             with suppress(JobFinished):
@@ -171,7 +185,7 @@ class Erasures:
             raise JobFinished
         is_whole = not job.erased.has_destroyed
         if is_whole:
-            refuse_held(self._context, owner)
+            self._refuse_held(owner)
         subject = ErasureSubject.of(owner, job.began_at)
         job = self._participants.ask(self.jobs, job, subject)
         job = self._note_stores(job, owner)
@@ -203,9 +217,14 @@ class Erasures:
 
     def _note_stores(self, job: ErasureJob, owner: Owner) -> ErasureJob:
         """Note which third-party stores have documents: the keys that tell are destroyed soon."""
-        going = (one for row, one in self._owners(owner) if not _lives_on(row, owner))
-        tags = owner_tags(self._context, going)
+        tags = owner_tags(self._context, self._going(job, owner))
         return self.jobs.change(job, lambda erased: erased.with_tags(tags, self._without))
+
+    def _going(self, job: ErasureJob, owner: Owner) -> Iterator[Owner]:
+        """Those whose keys are destroyed; not who began anew since."""
+        going = [found for found in self._owners(owner) if not _lives_on(found[0], owner)]
+        doomed = {row.principal for row, _ in going if self._is_doomed(job, owner, row)}
+        return (one for row, one in going if row.principal in doomed)
 
     def _clear_of_users(self, job: ErasureJob, owner: Owner) -> ErasureJob:
         """Clear stores of what users have by this module, before the rows that note it go.
@@ -239,10 +258,11 @@ class Erasures:
         """Destroy the keys of the principal itself, and of others that have nothing else."""
         is_place = owner.level in _PLACES
         note = partial(self._note_own, job)
-        self._end_life(job.principal, job.incarnation, note, is_place=is_place)
+        until = job.erased.until if is_place else None
+        self._end_life(job.principal, job.incarnation, note, until=until)
         if is_place:
             for row in self._doomed(job, owner):
-                if row.principal != job.principal and _has_no_other_place(row, owner):
+                if _is_others(row, job) and _has_no_other_place(row, owner):
                     self._end_life(row.principal, row.incarnation)
 
     def _end_life(
@@ -251,10 +271,10 @@ class Erasures:
         life: int,
         told: Callable[[DestroyedKeys], object] = lambda _: None,
         *,
-        is_place: bool = False,
+        until: int | None = None,
     ) -> None:
         # Before the keys are destroyed: a copy that is put back may have them.
-        self._context.keyring.tombstones.put(principal, life, is_place=is_place)
+        self._context.keyring.tombstones.put(principal, life, until=until)
         self._lives.end(principal, life, told)
 
     def _note_own(self, job: ErasureJob, keys: DestroyedKeys) -> None:
@@ -267,6 +287,9 @@ class Erasures:
             is_done = True
             for row in self._doomed(job, owner):
                 is_done = False
+                if _is_others(row, job) and _has_no_other_place(row, owner):
+                    # Its first use began before the erasure, and was stored since.
+                    self._end_life(row.principal, row.incarnation)
                 counted = self.jobs.counting(job, self._keys_with(job, owner, row))
                 remove_rows(self._context.database, row, self._tell, counted)
                 if row.level == Level.ANONYMOUS:
@@ -275,7 +298,7 @@ class Erasures:
 
     def _keys_with(self, job: ErasureJob, owner: Owner, row: ScopeRow) -> DestroyedKeys | None:
         """The keys of another principal that go with its last row."""
-        if row.principal == job.principal or not _has_no_other_place(row, owner):
+        if not (_is_others(row, job) and _has_no_other_place(row, owner)):
             return None
         return self._lives.destroyed_with(row.principal, row.incarnation)
 
@@ -336,6 +359,10 @@ def refuse_held(context: MemoryContext, owner: Owner) -> None:
             raise LegalHold
 
 
+def _is_others(row: ScopeRow, job: ErasureJob) -> bool:
+    return row.principal != job.principal
+
+
 def _has_no_other_place(row: ScopeRow, owner: Owner) -> bool:
     """Whether the keys of a row go with a place: all of a project's; guests are in one module."""
     return owner.level is Level.PROJECT or row.level == Level.ANONYMOUS
@@ -344,7 +371,3 @@ def _has_no_other_place(row: ScopeRow, owner: Owner) -> bool:
 def _lives_on(row: ScopeRow, owner: Owner) -> bool:
     """Whether the keys of a row stay: those of users in a module that is erased."""
     return owner.level is Level.MODULE and row.level == Level.PRIVATE
-
-
-def _last_life(found: KeySet) -> int:
-    return max((key.version for key in found.keys if key.purpose == Purpose.NAMING), default=0)
