@@ -41,6 +41,7 @@ from langmem_isolated.errors import (
     UserWasErased,
 )
 from langmem_isolated.lifecycle.imports import archive as archives
+from langmem_isolated.lifecycle.imports.putting import Put
 from tests.archives import edited, everything, in_order, lines, sealed, zipped
 from tests.command_line import error_line, run
 from tests.conftest import ROOT_KEY, Attacker, Door
@@ -410,6 +411,25 @@ def test_a_user_who_is_erased_meanwhile_stays_erased(
             other.import_user(folder, progress=erase, readmit=["alice"])
         assert other.modules("alice") == []
         assert other.stats().total.users == 0
+
+
+def test_a_user_who_is_erased_just_before_anything_is_put_in_stays_erased(
+    source: IsolatedMemory,
+    other: IsolatedMemory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    folder, real = moved(source, tmp_path), Put.begin
+    other.scope(user_id="alice", module_id="tutor").chat_history("hers").add_user_message("hi")
+
+    def begin(put: Put, *args: Any) -> None:
+        other.erase_user("alice")
+        real(put, *args)
+
+    monkeypatch.setattr(Put, "begin", begin)
+    with pytest.raises(UserWasErased):
+        other.import_user(folder)
+    assert other.stats().total.sessions == other.stats().total.items == 0
 
 
 def test_receipts_of_merges_come_with_it_and_undo_nothing(
