@@ -400,3 +400,25 @@ def test_the_command_ends_with_1_while_somebody_reads(tmp_path: Path, root_key: 
     assert done.exit_code == 1
     assert "pending" in done.stdout
     assert run(*on(f"sqlite:///{path}", "--finish")).exit_code == 0
+
+
+def test_who_writes_on_after_an_erasure_in_another_process_begins_no_new_life(
+    memory: IsolatedMemory, database_url: str, root_key: LocalRootKey, attacker: Attacker
+):
+    """What is refused leaves no keys, and no row that names the user."""
+    with IsolatedMemory(database_url, root_key=root_key) as other:
+        alice = other.scope(user_id="alice", module_id="tutor")
+        history, store = alice.chat_history("s"), alice.store()
+        history.add_user_message("Hi")
+        principal = principal_of(memory, "alice")
+        memory.erase_user("alice")
+
+        for _ in range(2):
+            with pytest.raises(KeyDestroyed):
+                history.add_user_message("again")
+            with pytest.raises(KeyDestroyed):
+                store.put(("a",), "k", {"v": 1})
+
+    assert attacker("SELECT count(*) FROM scopes") == [(0,)]
+    living = "SELECT count(*) FROM keys WHERE wrapped IS NOT NULL AND principal = ?"
+    assert attacker(living, principal) == [(0,)]

@@ -416,6 +416,25 @@ def test_a_user_who_is_erased_meanwhile_stays_erased(
         assert other.stats().total.users == 0
 
 
+def test_a_user_who_is_erased_just_before_anything_is_put_in_stays_erased(
+    source: IsolatedMemory,
+    other: IsolatedMemory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    folder, real = moved(source, tmp_path), Put.begin
+    other.scope(user_id="alice", module_id="tutor").chat_history("hers").add_user_message("hi")
+
+    def begin(put: Put, *args: Any) -> None:
+        other.erase_user("alice")
+        real(put, *args)
+
+    monkeypatch.setattr(Put, "begin", begin)
+    with pytest.raises(UserWasErased):
+        other.import_user(folder)
+    assert other.stats().total.sessions == other.stats().total.items == 0
+
+
 def test_receipts_of_merges_come_with_it_and_undo_nothing(
     source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path
 ):

@@ -179,11 +179,20 @@ class ScopedDatabase:
             raise KeyDestroyed
 
     def _obtain(self) -> ScopeKeys:
+        if self._birth is not None:
+            return self._find_again()
         try:
             return self._keyring.obtain(self.owner)
         except DatabaseError as error:
             _tell(error, self._known_id())
             raise
+
+    def _find_again(self) -> ScopeKeys:
+        """The keys of a life that was met before: none are made for who was erased since."""
+        keys = self._find()
+        if keys is None:
+            raise KeyDestroyed
+        return keys
 
     def _find(self) -> ScopeKeys | None:
         try:

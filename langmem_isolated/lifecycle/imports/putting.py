@@ -63,18 +63,22 @@ class Put:
         self.begun_at: Position | None = self._first.read(import_position.find, None, manifest, now)
         self._position = self.begun_at or BEGINNING
 
-    def begin(self) -> None:
+    def begin(self, refuse_erased: Callable[[], object]) -> None:
         """Begin, unless that was done before.
+
+        Args:
+            refuse_erased: Asked once the keys are there: by then an erasure may have ended.
 
         Raises:
             KeyDestroyed: The user was erased.
         """
-        if self.begun_at is None:
-            with _refusing():
-                self._first.write(import_position.begin, self._manifest, self._now)
         # Who has nothing but a name is there again, too. And who is erased from now on stays so:
         # what follows is put in with these keys, or not at all.
         self._keys = {owner: records.keys() for owner, records in self._of.items()}
+        refuse_erased()
+        if self.begun_at is None:
+            with _refusing():
+                self._write(import_position.begin, self._manifest, self._now)
 
     def end(self) -> None:
         """Forget how far it had come."""

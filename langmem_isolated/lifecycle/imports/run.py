@@ -118,7 +118,7 @@ class Import:
         if put is not None:
             # It may have taken minutes to look.
             self._refuse_erased(target)
-            put.begin()
+            put.begin(lambda: self._refuse_erased(target))
             self._read(archive, told, target, put, owners)
             put.end()
         return looked
