@@ -30,6 +30,7 @@ from langgraph.store.base import PutOp
 from langgraph.types import Command, interrupt
 
 from langmem_isolated import IsolatedMemory, Limits, LocalRootKey, ScopedMemory
+from langmem_isolated._codecs.checkpoints import layout
 from langmem_isolated._codecs.forms import ARRAY, OBJECT, TEXT
 from langmem_isolated._database.database import Database
 from langmem_isolated.errors import (
@@ -1064,6 +1065,66 @@ def _forge(kind: str, there: list[dict[str, Any]], packed: bytes) -> None:
         line["stored"]["value"] = base64.b64encode(bytes(32) + packed).decode()
         return
     line["stored"] = base64.b64encode(sealed).decode()
+
+
+def _element(there: list[dict[str, Any]], sealed: bytes) -> None:
+    """Put something in the place of the first element of a thread."""
+    line = next(one for one in there if one["record"] == "element")
+    line["stored"] = base64.b64encode(sealed).decode()
+
+
+def _body(there: list[dict[str, Any]], runs: list[int], packed: bytes, *chunks: list[int]) -> None:
+    """Put something in the place of a checkpoint's references and values."""
+    line = next(one for one in there if one["record"] == "checkpoint")
+    own = ormsgpack.unpackb(base64.b64decode(line["stored"])[1:])[1]
+    *outline, values = ormsgpack.unpackb(own, ext_hook=ormsgpack.Ext)
+    outer = ormsgpack.packb([*outline, {**values, "more": ormsgpack.Ext(0, b"")}])
+    packed = outer.replace(ormsgpack.packb(ormsgpack.Ext(0, b"")), packed)
+    sealed = b"\x01" + ormsgpack.packb([runs, packed, *chunks])
+    line["stored"] = base64.b64encode(sealed).decode()
+
+
+_NEXT = ormsgpack.packb(ormsgpack.Ext(layout.ELEMENT, b"\x00"))
+_TEXT = layout.VALUE_V1 + ormsgpack.packb("long " * 1000)
+BOMBS: dict[str, Any] = {
+    "a chunk of numbers that are not there": lambda there: (
+        _element(there, layout.CHUNK_V1 + ormsgpack.packb([0, 20_000_000])),
+        _body(there, [], b"\xc0", [0, 1]),
+    ),
+    "a chunk in the place of a value": lambda there: (
+        _element(there, layout.CHUNK_V1 + ormsgpack.packb([])),
+        _body(there, [0, 1], _NEXT),
+    ),
+    "one text a hundred thousand times": lambda there: (
+        _element(there, _TEXT),
+        _body(there, [0, 1] + [-1, 1] * 99_999, b"\xdc\xff\xff" + _NEXT * 65_535),
+    ),
+    "an element that refers to elements": lambda there: (
+        _element(there, layout.VALUE_V1 + _NEXT),
+        _body(there, [0, 1, -1, 1], _NEXT),
+    ),
+    "more values than numbers": lambda there: (
+        _element(there, _TEXT),
+        _body(there, [0, 1], b"\x92" + _NEXT * 2),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BOMBS)
+def test_references_that_could_not_be_followed_are_refused_in_bounded_memory(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path, what: str
+):
+    folder = moved(source, tmp_path)
+    edited(folder, "checkpoints", BOMBS[what])
+
+    tracemalloc.start()
+    refusal = refused(target, folder)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert refusal.file == "data/checkpoints.jsonl"
+    assert "refer" in refusal.why
+    assert peak < 100_000_000
 
 
 def test_caches_with_what_is_not_allowed_are_left_out(

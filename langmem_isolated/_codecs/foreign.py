@@ -5,8 +5,10 @@ unpacked with no class of an application rebuilt, found or imported, and refused
 that is not allowed, or is no stored form at all.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ormsgpack
 
@@ -19,13 +21,14 @@ from langmem_isolated._codecs.message_fields import validate_fields
 from langmem_isolated._codecs.messages import MESSAGE_V1, MESSAGE_V2, MessageMetadata
 from langmem_isolated._codecs.values import encode_value
 
+if TYPE_CHECKING:
+    from langmem_isolated._codecs.foreign_elements import Elements
+
 # As deep as a value may be on its way in.
 _DEEPEST = 200
 _MOST_NUMBER = 2**63 - 1
 # What a class and its module are called, where an error names them.
 _MOST_NAME = 200
-# A body may refer to an element many times, in several channels; not without any bound.
-_MOST_REFERENCES = 1_000_000
 _ANY_KEYS = ormsgpack.OPT_NON_STR_KEYS
 
 _Hook = Callable[[int, bytes], Any]
@@ -50,6 +53,7 @@ class ForeignForms:
         self._types = types
         self._depth = 0
         self._reason: str | None = None
+        self._elements = self._chunks = 0
 
     def value(self, packed: bytes) -> Any:
         """What ``packed`` holds, with the plain fields of objects in their place.
@@ -83,12 +87,8 @@ class ForeignForms:
             raise NotStorable("a document has a form that this version does not know")
         return _parts("document", self.value(body[1:]), 3)
 
-    def element(self, plaintext: bytes, numbers: int) -> None:
-        """Check an element of a thread.
-
-        Args:
-            plaintext: As it is sealed.
-            numbers: Below which the numbers of elements are.
+    def element(self, plaintext: bytes) -> list[range] | None:
+        """The numbers that an element of a thread lists, if it is a chunk; ``None`` for others.
 
         Raises:
             NotStorable: It is none.
@@ -98,18 +98,20 @@ class ForeignForms:
             self.message(plaintext)
         elif form == layout.VALUE_V1:
             self._unpacked(packed, self._in_body, _ANY_KEYS)
+            if self._elements or self._chunks:
+                raise NotStorable("an element refers to others")
         elif form == layout.CHUNK_V1:
-            _references(self._unpacked(packed, self._in_value), numbers)
+            return _runs(self._unpacked(packed, self._in_value))
         else:
             raise NotStorable("an element has a form that this version does not know")
+        return None
 
-    def body(self, plaintext: bytes, there: set[int], end: int) -> Any:
+    def body(self, plaintext: bytes, elements: Elements) -> Any:
         """What a checkpoint or a task's writes hold, ``None`` for what stands in an element.
 
         Args:
             plaintext: As it is sealed.
-            there: The numbers of its thread's elements.
-            end: Below which all of them are.
+            elements: Those of its thread.
 
         Raises:
             NotStorable: It is none, or refers to elements that are not there.
@@ -119,13 +121,14 @@ class ForeignForms:
         parts = _parts("checkpoint", self.value(plaintext[1:]), 2, 3)
         if type(parts[1]) is not bytes:
             raise NotStorable("a checkpoint has another part than bytes")
-        for runs in (parts[0], *parts[2:]):
-            if not there.issuperset(_references(runs, end)):
-                raise NotStorable("a checkpoint refers to elements that are not there")
-        return self._unpacked(parts[1], self._in_body, _ANY_KEYS)
+        listed, chunks = _runs(parts[0]), _runs(parts[2] if len(parts) > 2 else [])  # noqa: PLR2004
+        structure = self._unpacked(parts[1], self._in_body, _ANY_KEYS)
+        elements.check(listed, chunks, self._elements, self._chunks)
+        return structure
 
     def _unpacked(self, packed: bytes, hook: _Hook, option: int | None = None) -> Any:
         self._depth, self._reason = 0, None
+        self._elements = self._chunks = 0
         try:
             return ormsgpack.unpackb(packed, ext_hook=hook, option=option)
         except (ValueError, RecursionError):
@@ -169,6 +172,8 @@ class ForeignForms:
         if code in (*_NUMBERED, *_CONTAINERS):
             if code in _CONTAINERS:
                 self._inner(packed, self._in_body, _ANY_KEYS)
+            else:
+                self._count_taken(code, packed)
             return None
         if code == layout.DICT:
             keys, values = self._inner(packed, self._in_body, _ANY_KEYS)
@@ -180,6 +185,17 @@ class ForeignForms:
         if code == OBJECT:
             return self._checked_object(self._inner(packed, self._in_body, _ANY_KEYS))
         return self._checked_value(code, packed)
+
+    def _count_taken(self, code: int, packed: bytes) -> None:
+        """Count what is taken of a body's elements; they have numbers beside it."""
+        if code != layout.CHUNKED:
+            self._elements += 1 if code == layout.ELEMENT else int.from_bytes(packed)
+            return
+        lengths = self._inner(packed, self._in_value)
+        if type(lengths) is not list or not all(map(_is_count, lengths)):
+            raise NotStorable("lengths of a list's parts are not numbers")
+        self._elements += sum(lengths)
+        self._chunks += lengths.count(0)
 
     def _checked_inner_message(self, plaintext: bytes) -> _StandIn:
         if plaintext[:1] != MESSAGE_V1:
@@ -259,20 +275,19 @@ def message_bytes(form: int, metadata: MessageMetadata | None, type_: str, field
     return bytes([form]) + encode_value([*beside, type_, fields], "a message")
 
 
-def _references(runs: Any, bound: int) -> set[int]:
-    """The numbers that runs stand for, without making more of them than there can be.
+def _runs(runs: Any) -> list[range]:
+    """The numbers that were encoded as runs.
 
     Raises:
-        NotStorable: They are no runs, or go past ``bound``.
+        NotStorable: They are no runs.
     """
     if type(runs) is not list or len(runs) % 2 or not all(type(one) is int for one in runs):
         raise NotStorable("numbers of elements are not runs")
-    found: set[int] = set()
-    end = total = 0
+    found, end = [], 0
     for gap, length in zip(runs[::2], runs[1::2], strict=True):
         start = end + gap
-        end, total = start + length, total + length
-        if length < 0 or start < 0 or end > bound or total > max(_MOST_REFERENCES, 64 * bound):
+        end = start + length
+        if length < 0 or start < 0 or end > _MOST_NUMBER:
             raise NotStorable("it refers to elements that are not there")
-        found.update(range(start, end))
+        found.append(range(start, end))
     return found

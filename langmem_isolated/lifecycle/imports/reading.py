@@ -8,6 +8,7 @@ from typing import NamedTuple, NoReturn, Protocol, TypeVar
 
 from langmem_isolated._codecs.checkpoints.stored_bodies import task_of
 from langmem_isolated._codecs.foreign import NotStorable
+from langmem_isolated._codecs.foreign_elements import Elements
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._storage.copying.containers import Line
@@ -24,7 +25,7 @@ from langmem_isolated.lifecycle.export.export import ENTRY_FILES, FILES
 from langmem_isolated.lifecycle.imports.archive import ExportArchive
 from langmem_isolated.lifecycle.imports.entries import Entries
 from langmem_isolated.lifecycle.imports.fields import Fields
-from langmem_isolated.lifecycle.imports.records import REFUSALS, Elements, Records
+from langmem_isolated.lifecycle.imports.records import REFUSALS, Records
 
 T = TypeVar("T")
 # Behind it in a line stands what a thread's state was rendered as, which nothing is made of; as

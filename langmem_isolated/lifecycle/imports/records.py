@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from array import array
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from langchain_core.documents import Document
@@ -18,6 +17,7 @@ from langmem_isolated._codecs.foreign import (
     checked_metadata,
     message_bytes,
 )
+from langmem_isolated._codecs.foreign_elements import Elements
 from langmem_isolated._codecs.headers import (
     HEADER_V1,
     CollectionHeader,
@@ -57,25 +57,6 @@ class Message(NamedTuple):
 
 
 _Metadata = MessageMetadata | None
-
-
-@dataclass
-class Elements:
-    """The elements of a thread so far, by their numbers, which rise."""
-
-    numbers: set[int] = field(default_factory=set)
-    end: int = 0
-
-    def add(self, number: int) -> None:
-        """Take in another.
-
-        Raises:
-            NotStorable: It is not above the one before.
-        """
-        if number < self.end:
-            raise NotStorable("number must be above that of the element before")
-        self.numbers.add(number)
-        self.end = number + 1
 
 
 class Records:
@@ -190,7 +171,7 @@ class Records:
         if not _CHECKPOINT.fullmatch(name):
             raise NotStorable(f"checkpoint must be {2 * DIGEST_BYTES} hexadecimal digits")
         namespace, key = fields.text_or_none("namespace"), bytes.fromhex(name)
-        structure = self._forms.body(plaintext, elements.numbers, elements.end)
+        structure = self._forms.body(plaintext, elements)
         if kind is Kind.CHECKPOINT:
             _check_checkpoint(structure, namespace)
         elif type(structure) is not list or not structure or type(structure[0]) is not str:
@@ -200,9 +181,7 @@ class Records:
         return Line(kind, key, plaintext, stored_at, namespace=namespace)
 
     def _element(self, number: int, plaintext: bytes, stored_at: int, elements: Elements) -> Line:
-        # A chunk lists elements that were stored before it, or with it.
-        self._forms.element(plaintext, 2**63)
-        elements.add(number)
+        elements.add(number, len(plaintext), self._forms.element(plaintext))
         return Line(Kind.ELEMENT, number.to_bytes(8), plaintext, stored_at)
 
     def item(self, fields: Fields) -> ArrivedItem:
