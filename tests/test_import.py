@@ -32,6 +32,7 @@ from langgraph.types import Command, interrupt
 from langmem_isolated import IsolatedMemory, Limits, LocalRootKey, ScopedMemory
 from langmem_isolated._codecs.checkpoints import layout
 from langmem_isolated._codecs.forms import ARRAY, OBJECT, TEXT
+from langmem_isolated._codecs.headers import decode_header, encode_header
 from langmem_isolated._database.database import Database
 from langmem_isolated.errors import (
     DatabaseLocked,
@@ -765,6 +766,12 @@ def _twice(there: list[dict[str, Any]]) -> None:
     there.append(there[-1])
 
 
+def _header(line: dict[str, Any], **fields: Any) -> None:
+    """Change what is sealed of a session or thread."""
+    header = decode_header(base64.b64decode(line["stored"]))
+    line["stored"] = base64.b64encode(encode_header(header._replace(**fields))).decode()
+
+
 MALFORMED = [
     ("messages", _replace("message", {"type": "human", "data": {"content": 5}}), "message"),
     ("messages", _replace("message", {"type": "nobody", "data": {"content": "x"}}), "message"),
@@ -793,6 +800,13 @@ MALFORMED = [
     ("sessions", _replace("idle_lifetime", True), "idle_lifetime"),
     ("sessions", _replace("pinned", 1), "pinned"),
     ("sessions", _replace("limits", {"own": True, "channels": {"": 1}}), "channel"),
+    ("sessions", _replace("limits", {"own": True, "channels": {"ai": 0}}), "limit"),
+    ("sessions", _replace("next_sequence", 2**63 - 1), "next_sequence"),
+    ("sessions", _replace("idle_lifetime", 2**63 - 1), "idle_lifetime"),
+    ("sessions", _replace("absolute_lifetime", 2**63 - 1), "absolute_lifetime"),
+    ("sessions", lambda there: _header(there[-1], summary="x", summarized=9), "summary"),
+    ("sessions", lambda there: _header(there[-1], summary="x", summarized=2**70), "summary"),
+    ("threads", _replace("next_sequence", 2**63 - 1), "next_sequence"),
     ("threads", _replace("count", 2), "count"),
     ("threads", _replace("next_sequence", 0), "number"),
     ("checkpoints", _replace("record", "message"), "record"),
@@ -803,6 +817,7 @@ MALFORMED = [
     ("items", _replace("value", [1]), "value"),
     ("items", _replace("vectors", ["AAAA"]), "embedding"),
     ("items", _replace("expires_at", "2020-01-01T00:00:00+00:00"), "lifetime"),
+    ("items", _replace("lifetime", 2**63 - 1), "lifetime"),
     ("items", _twice, "twice"),
     ("documents", _replace("embedding", base64.b64encode(b"\xff" * 256).decode()), "finite"),
     ("documents", _replace("embedding", "AA=="), "embedding"),
@@ -832,6 +847,38 @@ def test_a_malformed_line_is_refused_by_its_number(
     assert refusal.file
     assert refusal.file.startswith("data/")
     assert (refusal.line or 0) >= 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "space", "changed"),
+    [
+        ("entries", "byte store", {"key": b"\xc0"}),
+        ("entries", "byte store", {"key": b"\xd9\x01a"}),
+        ("entries", "indexed documents", {"key": b"\xd9\x02k1"}),
+        ("entries", "indexed documents", {"tag": b"\xd9\x06source"}),
+        ("policies", "quotas", {"key": b'["tokens","day",null]'}),
+        ("policies", "quotas", {"value": b"1000 "}),
+    ],
+)
+def test_another_spelling_of_a_name_does_not_come_to_stand_beside_it(
+    source: IsolatedMemory,
+    target: IsolatedMemory,
+    tmp_path: Path,
+    kind: str,
+    space: str,
+    changed: dict[str, bytes],
+):
+    tutor(source).byte_store("files").mset([("a", b"1")])
+    tutor(source).record_manager("docs").update(["k1"], group_ids=["source"])
+    source.quotas.set(tokens=1000, per="day", user_id="alice")
+    source.export_user("alice", tmp_path / "a")
+
+    def edit(there: list[dict[str, Any]]) -> None:
+        (line,) = (one for one in there if one["space"][0] == space)
+        line["stored"].update({n: base64.b64encode(v).decode() for n, v in changed.items()})
+
+    edited(tmp_path / "a", kind, edit)
+    assert refused(target, tmp_path / "a").file == f"data/{kind}.jsonl"
 
 
 @pytest.mark.parametrize(

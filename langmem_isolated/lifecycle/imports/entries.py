@@ -8,7 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from langmem_isolated._adapters.quota import SPACE as QUOTAS
+from langmem_isolated._adapters.quota import Quota
 from langmem_isolated._codecs.foreign import ForeignForms, NotStorable
+from langmem_isolated._codecs.values import encode_value
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.sealing import unframed
@@ -130,15 +132,20 @@ class Entries:
         return entry
 
     def _keyed(self, space: bytes, entry: Entry) -> Entry:
-        keys = [one for one in (entry.key, entry.tag) if one is not None]
         if space == b"byte store" and entry.tag is not None:
             raise NotStorable("a byte store has no sources")
-        for key in keys:
-            if type(self._forms.value(key)) not in (str, type(None)):
-                raise NotStorable("a key must be text")
+        self._check_text(entry.key, str)
+        if entry.tag is not None:
+            self._check_text(entry.tag, str, type(None))
         if space == b"indexed documents" and entry.value:
             raise NotStorable("an index keeps no values")
         return entry
+
+    def _check_text(self, packed: bytes, *kinds: type) -> None:
+        text = self._forms.value(packed)
+        # In other bytes of the same text it would stand beside what has that key.
+        if type(text) not in kinds or encode_value(text, "a key") != packed:
+            raise NotStorable("a key or source must be text, as it is kept")
 
     def _grant(self, names: Names, entry: Entry) -> Entry | None:
         if names not in ((b"granted",), (b"received",)):
@@ -249,6 +256,9 @@ def _quota(entry: Entry) -> Entry:
         checked_id("module_id", module)
     if type(limit) is not int or limit < 0:
         raise NotStorable("a quota is a whole number")
+    if Quota(measure, limit, per, "", module).entry() != entry:
+        # Under another spelling of its key it would stand beside the one that is set here.
+        raise NotStorable("a quota is not as quotas are kept")
     return entry
 
 

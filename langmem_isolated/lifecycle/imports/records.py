@@ -29,6 +29,7 @@ from langmem_isolated._codecs.values import encode_value, is_utf8
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._runtime.arguments import kind_of
+from langmem_isolated._runtime.clock import SECOND
 from langmem_isolated._runtime.limits import Limits
 from langmem_isolated._storage.copying.containers import Line
 from langmem_isolated._storage.copying.imported import Arrived, ArrivedCollection, ArrivedItem
@@ -45,6 +46,9 @@ _NUMBER_BYTES = 4
 _LARGEST = 3.4e38
 _HISTORY = {kind.label: kind for kind in (Kind.CHECKPOINT, Kind.WRITE, Kind.ELEMENT)}
 _CHECKPOINT = re.compile(f"[0-9a-f]{{{2 * DIGEST_BYTES}}}")
+# A column takes what it ends at, in whatever year it begins, and what is numbered yet.
+_MOST_LIFETIME = 2**63 - 1 - 10_000 * 366 * 24 * 3600 * SECOND
+_MOST_NUMBERED = 2**62
 _LIFETIMES = ("idle_lifetime", "absolute_lifetime")
 
 
@@ -78,9 +82,12 @@ class Records:
         name = fields.id("id")
         if header.session_id != name:
             raise NotStorable("id is not the one that was sealed")
-        lifetimes = [fields.number_or_none(one) for one in _LIFETIMES]
+        lifetimes = [_lifetime(fields, one) for one in _LIFETIMES]
         if 0 in lifetimes:
             raise NotStorable("a lifetime must be above 0")
+        next_sequence = fields.number("next_sequence")
+        if next_sequence > _MOST_NUMBERED or (header.summarized or 0) > next_sequence:
+            raise NotStorable("next_sequence is too large, or a summary stands for more than it")
         return Arrived(
             kind=kind,
             name=name,
@@ -93,7 +100,7 @@ class Records:
             created_at=fields.time("created_at"),
             updated_at=fields.time("updated_at"),
             expires_at=fields.time_or_none("expires_at"),
-            next_sequence=fields.number("next_sequence"),
+            next_sequence=next_sequence,
             count=fields.number("count"),
             limits=_limits(fields) if kind is Kind.SESSION else None,
         )
@@ -206,7 +213,7 @@ class Records:
         created, updated = fields.time("created_at"), fields.time("updated_at")
         if created > updated:
             raise NotStorable("created_at must not be after updated_at")
-        lifetime, expires_at = fields.number_or_none("lifetime"), fields.time_or_none("expires_at")
+        lifetime, expires_at = _lifetime(fields, "lifetime"), fields.time_or_none("expires_at")
         if lifetime is not None and expires_at is None:
             # As far away as no calendar goes.
             expires_at = updated + lifetime
@@ -234,6 +241,13 @@ class Records:
         return NewDocument(id_.encode(), body, embedding, fields.time("stored_at"))
 
 
+def _lifetime(fields: Fields, name: str) -> int | None:
+    found = fields.number_or_none(name)
+    if found is not None and found > _MOST_LIFETIME:
+        raise NotStorable(f"{name} must be 0 to {_MOST_LIFETIME}, got another number")
+    return found
+
+
 def _limits(fields: Fields) -> tuple[bool, dict[str, int]] | None:
     if fields.any("limits") is None:
         return None
@@ -243,8 +257,8 @@ def _limits(fields: Fields) -> tuple[bool, dict[str, int]] | None:
         raise NotStorable("limits must have own and channels")
     for name, limit in channels.items():
         _checked(name, "a channel")
-        if type(limit) is not int or not 0 <= limit < 2**63:
-            raise NotStorable("a limit must be a whole number")
+        if type(limit) is not int or not 1 <= limit < 2**63:
+            raise NotStorable("a limit must be a whole number of 1 or more")
     return is_own, channels
 
 
