@@ -43,6 +43,7 @@ from langmem_isolated.errors import (
     UserWasErased,
 )
 from langmem_isolated.lifecycle.imports import archive as archives
+from langmem_isolated.lifecycle.imports.putting import Put
 from tests.archives import edited, everything, in_order, lines, sealed, zipped
 from tests.command_line import error_line, run
 from tests.conftest import ROOT_KEY, Attacker, Door
@@ -924,6 +925,43 @@ def test_what_is_beyond_a_limit_is_refused(source: IsolatedMemory, sqlite_url: s
         limits = Limits(**{name: 1})
         with IsolatedMemory(sqlite_url, root_key=LocalRootKey(OTHER_KEY), limits=limits) as small:
             assert name in refused(small, folder).why
+
+
+@pytest.mark.parametrize("is_zipped", [False, True])
+@pytest.mark.parametrize("edit", ["another line", "a line more", "a line less"])
+def test_an_archive_that_is_exchanged_after_it_was_checked_is_not_put_in(
+    source: IsolatedMemory,
+    target: IsolatedMemory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    edit: str,
+    is_zipped: bool,
+):
+    # More than what is read of a zip file at once.
+    chat(source, os.urandom(50_000).hex())
+    tutor(source).store().put(("facts",), "one", {"n": 1})
+    source.export_user("alice", tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    path = zipped(tmp_path / "a", tmp_path / "a.zip") if is_zipped else tmp_path / "a"
+    begin = Put.begin
+
+    def exchange(self: Put) -> None:
+        edits = {"another line": _replace("value", {"n": 2}), "a line more": _twice}
+        edited(tmp_path / "a", "items", edits.get(edit, list.clear))
+        if is_zipped:
+            # In place: who renames another to its name changes nothing.
+            path.write_bytes(zipped(tmp_path / "a", tmp_path / "other.zip").read_bytes())
+        begin(self)
+
+    monkeypatch.setattr(Put, "begin", exchange)
+    with pytest.raises(ImportRefused) as refusal:
+        target.import_user(path)
+    assert is_zipped or "changed since" in refusal.value.why
+    assert tutor(target).store().search(("facts",)) == []
+
+    monkeypatch.undo()
+    target.import_user(tmp_path / "b")
+    assert tutor(target).store().get(("facts",), "one").value == {"n": 1}
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ class ExportArchive:
 
     def __init__(self, path: Path) -> None:
         self._stack = ExitStack()
+        self._blocks: dict[str, list[bytes]] = {}
         with ExitStack() as opened:
             self._files: _Files = _Folder(path) if path.is_dir() else _Zip(path)
             opened.callback(self._files.close)
@@ -109,11 +110,13 @@ class ExportArchive:
         return size
 
     def _digest(self, name: str) -> tuple[str, int]:
-        digest, length = hashlib.sha256(), 0
+        digest, length, blocks = hashlib.sha256(), 0, list[bytes]()
         with self._open(name) as file:
             while chunk := file.read(_CHUNK_BYTES):
                 digest.update(chunk)
                 length += len(chunk)
+                blocks.append(_digest_of(chunk))
+        self._blocks[name] = blocks
         return digest.hexdigest(), length
 
     def _declared_size(self) -> int:
@@ -159,7 +162,11 @@ class ExportArchive:
         with self._files.open(name) as file, _telling(name):
             # A reading that is refused leaves its files where they are.
             self._stack.callback(file.close)
-            yield file
+            if name in self._blocks:
+                unchanged: Any = _Unchanged(file, name, self._blocks[name])
+                yield io.BufferedReader(unchanged, _CHUNK_BYTES)
+            else:
+                yield file
 
     def lines(self, kind: str) -> Iterator[tuple[int, bytes]]:
         """The lines of a file, each behind its number, without what ends it."""
@@ -171,6 +178,38 @@ class ExportArchive:
                 if not line.endswith(b"\n"):
                     _refuse_line(line, name, number)
                 yield number, line[:-1]
+
+
+def _digest_of(block: bytes) -> bytes:
+    return hashlib.blake2b(block, digest_size=16).digest() if block else b""
+
+
+class _Unchanged(io.RawIOBase):
+    """A file that is, block by block, as it was when its SHA-256 was compared.
+
+    It is read again to be looked at and to be put in: who can write to it must not have the one
+    looked at, and another put in.
+    """
+
+    def __init__(self, file: BinaryIO, name: str, blocks: list[bytes]) -> None:
+        self._file, self._name, self._blocks = file, name, iter(blocks)
+        self._block = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._block:
+            self._block = memoryview(self._next())
+        length = min(len(buffer), len(self._block))
+        buffer[:length], self._block = self._block[:length], self._block[length:]
+        return length
+
+    def _next(self) -> bytes:
+        block = self._file.read(_CHUNK_BYTES)
+        if _digest_of(block) != next(self._blocks, b""):
+            raise ImportRefused("it has changed since it was checked", self._name)
+        return block
 
 
 def _refuse_line(line: bytes, name: str, number: int) -> NoReturn:

@@ -66,7 +66,8 @@ class UserImports:
             TypeError: ``path`` is no path, ``progress`` no function, or a list holds other types.
             ScopeError: An id is malformed.
             ImportRefused: It is no export, not as it was exported, of a later version, or has a
-                line with what may not be stored or is beyond ``limits``; nothing was written.
+                line with what may not be stored or is beyond ``limits``; nothing was written. Or it
+                was changed after it had been checked: what is in by then is as it was checked.
             ImportConflict: The user has something under a name that it has. Nothing was written,
                 unless somebody put it there while the import went on.
             UserWasErased: The user was erased here, and ``readmit`` does not name them.
