@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tracemalloc
@@ -1047,6 +1048,43 @@ def test_a_zip_file_that_is_cut_or_changed_is_refused(
         changed[begin + info.compress_size // 2] ^= 0x55
         (tmp_path / "changed.zip").write_bytes(changed)
         refused(target, tmp_path / "changed.zip")
+
+
+def test_a_zip_file_with_any_other_list_of_its_files_is_refused(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path
+):
+    folder = moved(source, tmp_path)
+    whole = zipped(folder, tmp_path / "a.zip").read_bytes()
+    first = whole.index(b"PK\x01\x02")
+    changed = {
+        "a later version": (first + 6, b"\xff\x00"),
+        "a difference": (first + 8, b"\x20\x00"),
+        "encrypted strongly": (first + 8, b"\x40\x00"),
+        "a name that is no text": (first + 8, b"\x00\x08", first + 46, b"\xff"),
+        "an empty name": (first + 46, b"\x00"),
+        "behind its end": (first + 42, b"\xff\xff\xff\x7f"),
+        "before its beginning": (whole.index(b"PK\x05\x06") + 16, b"\xff\xff\xff\x7f"),
+    }
+    for places in changed.values():
+        there = bytearray(whole)
+        for at_byte, value in zip(places[::2], places[1::2], strict=True):
+            there[at_byte : at_byte + len(value)] = value
+        (tmp_path / "changed.zip").write_bytes(there)
+        refused(target, tmp_path / "changed.zip")
+
+
+def test_a_list_of_very_many_files_is_not_read(target: IsolatedMemory, tmp_path: Path):
+    member = struct.pack("<4s6H3L5H2L", b"PK\x01\x02", *[20] * 2, *[0] * 7, 1, *[0] * 6) + b"a"
+    most = 400_000
+    told = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0, 0, most * len(member), 0, 0)
+    (tmp_path / "a.zip").write_bytes(member * most + told)
+
+    tracemalloc.start()
+    refused(target, tmp_path / "a.zip")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert peak < 5_000_000
 
 
 @pytest.mark.parametrize("path", [None, 3, b"a.zip"])

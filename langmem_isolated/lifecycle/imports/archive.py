@@ -11,6 +11,7 @@ import io
 import json
 import os
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ _MOST_SMALL_BYTES = 100_000_000
 # A line has a record readable and as it was sealed. 16 MB, the most that a value may have by
 # default, are 22 MB of base64, and up to 96 MB as JSON with an escape for each byte.
 MOST_LINE_BYTES = 128_000_000
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError)
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError)
 
 
 class ExportArchive:
@@ -284,11 +285,15 @@ _NO_LINK = os.O_RDONLY | os.O_NOFOLLOW
 
 class _Zip(_Files):
     def __init__(self, path: Path) -> None:
-        try:
-            self._zip = zipfile.ZipFile(path)
-        except zipfile.BadZipFile:
-            raise ImportRefused("it is neither a zip file nor a folder") from None
-        found = [one for one in self._zip.infolist() if not one.is_dir()]
+        with ExitStack() as opened:
+            file = opened.enter_context(_InPieces(io.FileIO(path)))
+            self._size = path.stat().st_size
+            try:
+                self._zip = zipfile.ZipFile(file)
+                found = [one for one in self._zip.infolist() if not one.is_dir()]
+            except _NOT_READ:
+                raise ImportRefused("it is neither a zip file nor a folder") from None
+            self._stack = opened.pop_all()
         # One folder, in which all of them stand.
         self._root = found[0].filename.partition("/")[0] + "/" if found else "/"
         self._members = {one.filename.removeprefix(self._root): one for one in found}
@@ -296,6 +301,7 @@ class _Zip(_Files):
 
     def close(self) -> None:
         self._zip.close()
+        self._stack.close()
 
     def names(self) -> list[str]:
         # One that stands twice is counted twice.
@@ -306,9 +312,11 @@ class _Zip(_Files):
         kind = stat.S_IFMT(member.external_attr >> 16)
         if kind not in (0, stat.S_IFREG):
             raise ImportRefused("it is no file", name)
-        if member.compress_type not in _METHODS or member.flag_bits & _ENCRYPTED:
+        if member.compress_type not in _METHODS or member.flag_bits & _NOT_PLAIN:
             raise ImportRefused("it is compressed or encrypted in a way that no export is", name)
         with _telling(name):
+            if not 0 <= member.header_offset <= self._size:
+                raise zipfile.BadZipFile
             unpacked: Any = self._zip.open(member)
             # Its own `readline` is Python, and takes four times as long.
             return io.BufferedReader(unpacked, _CHUNK_BYTES)
@@ -316,4 +324,16 @@ class _Zip(_Files):
 
 # Others take memory without a bound.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-_ENCRYPTED = 0x1
+# Encrypted, or a difference to another file.
+_NOT_PLAIN = 0x1 | 0x20 | 0x40
+# What the reader of zip files raises of versions, names and fields that it does not know.
+_NOT_READ = (zipfile.BadZipFile, NotImplementedError, ValueError, IndexError, struct.error)
+
+
+class _InPieces(io.BufferedReader):
+    """A zip file, of which nobody reads much at once: a list of millions of members would be."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _CHUNK_BYTES:
+            raise zipfile.BadZipFile
+        return super().read(size)
