@@ -917,6 +917,27 @@ def test_a_line_is_read_up_to_a_bound(
     assert peak < 25_000_000
 
 
+def test_a_thread_is_imported_whose_state_is_longer_than_a_line_may_be(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asking = graph(tutor(source).checkpointer())
+    for number in range(4):
+        asking.invoke({"messages": [HumanMessage("long " * 10_000, id=str(number))]}, at("t"))
+    asking.invoke({"messages": [HumanMessage("short")]}, at("u"))
+    monkeypatch.setattr(archives, "MOST_LINE_BYTES", 100_000)
+
+    both_ways(source, target, tmp_path)
+
+    state = graph(tutor(target).checkpointer()).get_state(at("t"))
+    assert state == asking.get_state(at("t"))
+    threads = tmp_path / "first" / "data" / "threads.jsonl"
+    for cut in (150_000, 1):
+        threads.write_bytes(threads.read_bytes()[:-cut])
+        sealed(tmp_path / "first")
+        with pytest.raises(ImportRefused, match=r"threads\.jsonl"):
+            target.import_user(tmp_path / "first", user_id="another")
+
+
 def test_what_is_beyond_a_limit_is_refused(source: IsolatedMemory, sqlite_url: str, tmp_path: Path):
     folder = moved(source, tmp_path)
     tutor(source).profile().add_fact("another")

@@ -24,7 +24,7 @@ from langmem_isolated.errors import ImportRefused
 from langmem_isolated.lifecycle.export.bag import FORMAT
 from langmem_isolated.lifecycle.export.export import FILES
 
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 18
 _TAGS = ("bagit.txt", "bag-info.txt", "manifest-sha256.txt", "tagmanifest-sha256.txt")
 _ABOUT = "data/about.json"
 _NAMES = {*_TAGS, _ABOUT, *(f"data/{kind}.jsonl" for kind in FILES)}
@@ -169,16 +169,31 @@ class ExportArchive:
             else:
                 yield file
 
-    def lines(self, kind: str) -> Iterator[tuple[int, bytes]]:
-        """The lines of a file, each behind its number, without what ends it."""
+    def lines(self, kind: str, until: bytes | None = None) -> Iterator[tuple[int, bytes]]:
+        """The lines of a file, each behind its number, without what ends it.
+
+        Args:
+            kind: Which file.
+            until: A line that is too long is cut somewhere behind it.
+        """
         name = f"data/{kind}.jsonl"
         with self._open(name) as file:
             number = 0
             while line := file.readline(MOST_LINE_BYTES + 1):
                 number += 1
-                if not line.endswith(b"\n"):
+                if not line.endswith(b"\n") and not (
+                    until is not None and until in line and _pass_over_line(file)
+                ):
                     _refuse_line(line, name, number)
-                yield number, line[:-1]
+                yield number, line.removesuffix(b"\n")
+
+
+def _pass_over_line(file: BinaryIO) -> bool:
+    """Go behind the end of a line; ``False`` if it has none."""
+    while piece := file.readline(_CHUNK_BYTES):
+        if piece.endswith(b"\n"):
+            return True
+    return False
 
 
 def _digest_of(block: bytes) -> bytes:

@@ -75,7 +75,8 @@ class _File:
     def __init__(self, archive: ExportArchive, kind: str) -> None:
         self.name = f"data/{kind}.jsonl"
         self.kind, self.number, self.count = kind, 0, 0
-        self._lines = archive.lines(kind)
+        # All messages of a thread may be longer than any line that is made into records.
+        self._lines = archive.lines(kind, _STATE if kind == "threads" else None)
         self.ahead: Fields | None = None
         self._read()
 
