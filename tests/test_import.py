@@ -917,6 +917,23 @@ def test_a_line_is_read_up_to_a_bound(
     assert peak < 25_000_000
 
 
+def test_lines_that_wait_for_their_turn_take_no_more_than_their_bytes(
+    source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path
+):
+    folder = moved(source, tmp_path)
+    for path in (folder / "data").glob("*.jsonl"):
+        path.write_text('{"module": "zz", "x": [' + "[]," * 500_000 + "0]}\n" + path.read_text())
+    sealed(folder)
+
+    tracemalloc.start()
+    refused(target, zipped(folder, tmp_path / "bomb.zip"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    # Twelve lines of 1.5 MB, and one of them as lists, which are 64 bytes each.
+    assert peak < 100_000_000
+
+
 def test_a_thread_is_imported_whose_state_is_longer_than_a_line_may_be(
     source: IsolatedMemory, target: IsolatedMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

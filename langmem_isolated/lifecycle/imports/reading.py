@@ -31,6 +31,8 @@ T = TypeVar("T")
 # Behind it in a line stands what a thread's state was rendered as, which nothing is made of; as
 # quotation marks in texts have escapes, it stands nowhere else.
 _STATE = b', "state": '
+# A line that is read again rather than kept as what was made of it.
+_LARGE = 1 << 16
 # Rows of a transaction, beside that of the container and that of the position.
 BATCH = 498
 # Of documents: at worst each begins a block of its own.
@@ -77,25 +79,35 @@ class _File:
         self.kind, self.number, self.count = kind, 0, 0
         # All messages of a thread may be longer than any line that is made into records.
         self._lines = archive.lines(kind, _STATE if kind == "threads" else None)
-        self.ahead: Fields | None = None
+        self._line: bytes | None = None
+        self._fields: Fields | None = None
         self._read()
 
     def _read(self) -> None:
-        self.ahead = None
-        number, line = next(self._lines, (0, b""))
-        if not number:
-            return
-        self.number = number
-        if self.kind == "threads":
-            kept, is_cut, _ = line.partition(_STATE)
-            line = kept + b"}" if is_cut else line
-        with self.telling():
-            self.ahead = Fields(line)
+        number, self._line = next(self._lines, (0, None))
+        self.number = number or self.number
+        self._fields = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is no line ahead."""
+        return self._line is None
+
+    def _ahead(self) -> Fields:
+        """The line ahead, of which there is one."""
+        if self._fields is None:
+            assert self._line is not None
+            line = self._line
+            if self.kind == "threads":
+                kept, is_cut, _ = line.partition(_STATE)
+                line = kept + b"}" if is_cut else line
+            with self.telling():
+                self._fields = Fields(line)
+        return self._fields
 
     def take(self) -> Fields:
         """The line ahead."""
-        found = self.ahead
-        assert found is not None
+        found = self._ahead()
         self.count += 1
         self._read()
         return found
@@ -108,12 +120,18 @@ class _File:
         """Refuse a line."""
         raise ImportRefused(why.rstrip("."), self.name, number or self.number) from None
 
-    def is_of(self, module: str | None) -> bool:
-        """Whether the line ahead is of a module's."""
-        if self.ahead is None:
+    def is_of(self, module: str | None, name: str | None = None, value: str | None = None) -> bool:
+        """Whether the line ahead is of a module's, and of what ``name`` says in it."""
+        if self._line is None:
             return False
+        ahead = self._ahead()
         with self.telling():
-            return bool(self.ahead.any("module") == module)
+            is_so = bool(ahead.any("module") == module)
+            is_so = is_so and (name is None or bool(ahead.any(name) == value))
+        if not is_so and len(self._line) > _LARGE:
+            # Made into lists and dicts it takes many times as much, and each file has a line ahead.
+            self._fields = None
+        return is_so
 
 
 class _Telling:
@@ -172,7 +190,7 @@ class Reading:
             for kind in ENTRY_FILES:
                 self._entries_of(kind, owner.module)
         for file in self._files.values():
-            if file.ahead is not None:
+            if not file.is_over:
                 file.refuse("it belongs to no module or container, or stands out of order")
 
     def _begin(self, file: _File) -> None:
@@ -208,7 +226,7 @@ class Reading:
         self, kind: str, name: str, module: str | None, container: str
     ) -> Iterator[tuple[_File, int, Fields]]:
         file = self._files[kind]
-        while file.is_of(module) and file.ahead and file.ahead.any(name) == container:
+        while file.is_of(module, name, container):
             number = file.number
             yield file, number, file.take()
 
