@@ -774,6 +774,15 @@ def _header(line: dict[str, Any], **fields: Any) -> None:
     line["stored"] = base64.b64encode(encode_header(header._replace(**fields))).decode()
 
 
+def _write(there: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a task has written, made from a checkpoint where there is none."""
+    writes = ormsgpack.packb([[], ormsgpack.packb(["task"])])
+    line = next(one for one in reversed(there) if one["record"] == "checkpoint")
+    stored = base64.b64encode(b"\x01" + writes).decode()
+    there.append({**line, "record": "write", "stored": stored})
+    return there[-1]
+
+
 MALFORMED = [
     ("messages", _replace("message", {"type": "human", "data": {"content": 5}}), "message"),
     ("messages", _replace("message", {"type": "nobody", "data": {"content": "x"}}), "message"),
@@ -814,6 +823,7 @@ MALFORMED = [
     ("checkpoints", _replace("record", "message"), "record"),
     ("checkpoints", _replace("checkpoint", "zz"), "checkpoint"),
     ("checkpoints", _replace("stored", base64.b64encode(b"\x01\x90").decode()), "length"),
+    ("checkpoints", lambda there: _write(there).update(namespace="\ud800"), "namespace"),
     ("items", _replace("namespace", []), "namespace"),
     ("items", _replace("namespace", ["langgraph"]), "namespace"),
     ("items", _replace("value", [1]), "value"),

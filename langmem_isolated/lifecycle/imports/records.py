@@ -178,6 +178,8 @@ class Records:
         if not _CHECKPOINT.fullmatch(name):
             raise NotStorable(f"checkpoint must be {2 * DIGEST_BYTES} hexadecimal digits")
         namespace, key = fields.text_or_none("namespace"), bytes.fromhex(name)
+        if namespace is not None and not is_utf8(namespace):
+            raise NotStorable("namespace must be text that UTF-8 has a form for")
         structure = self._forms.body(plaintext, elements)
         if kind is Kind.CHECKPOINT:
             _check_checkpoint(structure, namespace)
@@ -296,7 +298,7 @@ def _check_checkpoint(structure: Any, namespace: str | None) -> None:
     parent, sealed_namespace, *_ = structure
     if parent is not None and len(parent) != DIGEST_BYTES:
         raise NotStorable("a checkpoint's parent has not the length of an id")
-    if namespace is None or sealed_namespace != namespace or not is_utf8(namespace):
+    if namespace is None or sealed_namespace != namespace:
         raise NotStorable("namespace is not the one that was sealed")
 
 
