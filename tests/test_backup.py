@@ -378,6 +378,8 @@ def test_paths_that_cannot_be_are_refused_in_words(memory: IsolatedMemory, tmp_p
         memory.backup(7)  # type: ignore[arg-type]
     with pytest.raises(BackupRefused, match="folder that path names is not there"):
         memory.backup(tmp_path / "nowhere" / "copy")
+    with pytest.raises(BackupRefused, match="UTF-8"):
+        memory.backup(tmp_path / os.fsdecode(b"copy\xff"))
     with pytest.raises(BackupRefused, match="leave it out"):
         memory.backup(tmp_path / "copy", key_store=tmp_path / "keys")
     assert not (tmp_path / "copy").exists()

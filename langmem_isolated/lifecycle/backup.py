@@ -165,6 +165,10 @@ def _new_file(name: str, value: object) -> Path:
         raise BackupRefused(f"The folder that {name} names is not there. Make it first.")
     if os.path.lexists(path):
         raise _taken()
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise BackupRefused(f"SQLite opens no path like {name}: it is no UTF-8.") from None
     return path
 
 
