@@ -32,7 +32,7 @@ from langgraph.types import Command, interrupt
 
 from langmem_isolated import IsolatedMemory, Limits, LocalRootKey, ScopedMemory
 from langmem_isolated._codecs.checkpoints import layout
-from langmem_isolated._codecs.forms import ARRAY, OBJECT, TEXT
+from langmem_isolated._codecs.forms import ARRAY, OBJECT, PATTERN, TEXT
 from langmem_isolated._codecs.headers import decode_header, encode_header
 from langmem_isolated._database.database import Database
 from langmem_isolated.errors import (
@@ -1296,6 +1296,24 @@ def test_references_that_could_not_be_followed_are_refused_in_bounded_memory(
     assert refusal.file == "data/checkpoints.jsonl"
     assert "refer" in refusal.why
     assert peak < 100_000_000
+
+
+def test_nothing_of_an_archive_is_printed(
+    source: IsolatedMemory,
+    target: IsolatedMemory,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    folder = moved(source, tmp_path)
+    parts = ormsgpack.packb(["a secret", int(re.DEBUG)])
+    pattern = ormsgpack.packb(ormsgpack.Ext(PATTERN, parts))
+    edited(folder, "items", lambda there: _forge("items", there, pattern))
+
+    target.import_user(folder)
+    found = tutor(target).store().search(("facts",))
+
+    assert "a secret" in {getattr(one.value.get("v"), "pattern", None) for one in found}
+    assert capsys.readouterr() == ("", "")
 
 
 def test_caches_with_what_is_not_allowed_are_left_out(

@@ -60,6 +60,12 @@ def _pattern_to_plain(pattern: re.Pattern[Any]) -> list[Any]:
     return [pattern.pattern, pattern.flags]
 
 
+def _pattern_from_plain(plain: list[Any]) -> re.Pattern[Any]:
+    pattern, flags = plain
+    # That flag would have it printed whenever it is read.
+    return re.compile(pattern, flags & ~re.DEBUG)
+
+
 def _item_to_plain(item: Any) -> list[Any]:
     score = [item.score] if hasattr(item, "score") else []
     return [item.value, item.key, item.namespace, item.created_at, item.updated_at, *score]
@@ -95,7 +101,7 @@ _URLS: dict[str, Any] = {
 }
 _URL = _Form(30, lambda url: [type(url).__name__, str(url)], _url_from_plain)
 # Codes of their own: what stands for dicts, and what is chosen by more than a type.
-PAIRS, MESSAGE, TEXT, OBJECT, ARRAY = 5, 23, 25, 26, 27
+PAIRS, PATTERN, MESSAGE, TEXT, OBJECT, ARRAY = 5, 21, 23, 25, 26, 27
 _FORMS: dict[type, _Form] = {
     tuple: _Form(1, list, tuple),
     set: _Form(2, list, set),
@@ -129,7 +135,7 @@ _FORMS: dict[type, _Form] = {
     ipaddress.IPv6Interface: _Form(18, str, ipaddress.IPv6Interface),
     ipaddress.IPv6Network: _Form(19, str, ipaddress.IPv6Network),
     zoneinfo.ZoneInfo: _Form(20, str, zoneinfo.ZoneInfo),
-    re.Pattern: _Form(21, _pattern_to_plain, lambda plain: re.compile(*plain)),
+    re.Pattern: _Form(PATTERN, _pattern_to_plain, _pattern_from_plain),
     Document: _Form(
         22, _document_to_plain, lambda p: Document(page_content=p[0], metadata=p[1], id=p[2])
     ),
