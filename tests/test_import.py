@@ -774,13 +774,17 @@ def _header(line: dict[str, Any], **fields: Any) -> None:
     line["stored"] = base64.b64encode(encode_header(header._replace(**fields))).decode()
 
 
-def _write(there: list[dict[str, Any]]) -> dict[str, Any]:
+def _write(there: list[dict[str, Any]], structure: Any = ("task", "", [])) -> dict[str, Any]:
     """What a task has written, made from a checkpoint where there is none."""
-    writes = ormsgpack.packb([[], ormsgpack.packb(["task"])])
+    writes = ormsgpack.packb([[], ormsgpack.packb(structure)])
     line = next(one for one in reversed(there) if one["record"] == "checkpoint")
     stored = base64.b64encode(b"\x01" + writes).decode()
     there.append({**line, "record": "write", "stored": stored})
     return there[-1]
+
+
+def _ext(code: int, plain: Any) -> bytes:
+    return ormsgpack.packb(ormsgpack.Ext(code, ormsgpack.packb(plain)))
 
 
 MALFORMED = [
@@ -824,6 +828,13 @@ MALFORMED = [
     ("checkpoints", _replace("checkpoint", "zz"), "checkpoint"),
     ("checkpoints", _replace("stored", base64.b64encode(b"\x01\x90").decode()), "length"),
     ("checkpoints", lambda there: _write(there).update(namespace="\ud800"), "namespace"),
+    ("checkpoints", lambda there: _write(there, ["task"]), "writes"),
+    ("checkpoints", lambda there: _write(there, ["task", "", [1]]), "writes"),
+    ("checkpoints", lambda there: _write(there, ["task", 1, []]), "writes"),
+    ("checkpoints", lambda there: _body(there, [], _ext(layout.DEQUE, 5)), "deque"),
+    ("checkpoints", lambda there: _body(there, [], _ext(layout.DEQUE, [[], -1])), "form"),
+    ("checkpoints", lambda there: _body(there, [], _ext(layout.SEND, ["a"])), "task"),
+    ("checkpoints", lambda there: _body(there, [], _ext(layout.SEND, [1, 2, None])), "node"),
     ("items", _replace("namespace", []), "namespace"),
     ("items", _replace("namespace", ["langgraph"]), "namespace"),
     ("items", _replace("value", [1]), "value"),

@@ -7,6 +7,7 @@ that is not allowed, or is no stored form at all.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -171,7 +172,7 @@ class ForeignForms:
         """As :meth:`_checked_value`, of what threads have besides."""
         if code in (*_NUMBERED, *_CONTAINERS):
             if code in _CONTAINERS:
-                self._inner(packed, self._in_body, _ANY_KEYS)
+                _check_container(code, self._inner(packed, self._in_body, _ANY_KEYS))
             else:
                 self._count_taken(code, packed)
             return None
@@ -273,6 +274,15 @@ def message_bytes(form: int, metadata: MessageMetadata | None, type_: str, field
     """A message as it is sealed, of parts that JSON has."""
     beside = metadata.packed() if metadata else ()
     return bytes([form]) + encode_value([*beside, type_, fields], "a message")
+
+
+def _check_container(code: int, plain: Any) -> None:
+    if code == layout.DEQUE:
+        deque(*_parts("deque", plain, 2))
+    elif code == layout.SEND:
+        node, _, timeout = _parts("task", plain, 3)
+        if type(node) is not str or isinstance(timeout, str | bytes | list | dict):
+            raise NotStorable("a task names no node")
 
 
 def _runs(runs: Any) -> list[range]:

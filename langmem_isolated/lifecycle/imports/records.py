@@ -183,8 +183,8 @@ class Records:
         structure = self._forms.body(plaintext, elements)
         if kind is Kind.CHECKPOINT:
             _check_checkpoint(structure, namespace)
-        elif type(structure) is not list or not structure or type(structure[0]) is not str:
-            raise NotStorable("writes must name their task")
+        else:
+            _check_writes(structure)
         if namespace is None:
             return None
         return Line(kind, key, plaintext, stored_at, namespace=namespace)
@@ -302,6 +302,20 @@ def _check_checkpoint(structure: Any, namespace: str | None) -> None:
         raise NotStorable("namespace is not the one that was sealed")
 
 
+def _check_writes(structure: Any) -> None:
+    if type(structure) is not list or len(structure) != len(_WRITES):
+        raise NotStorable("writes must have a task, its path, and what was written")
+    task, path, rows = structure
+    if (type(task), type(path), type(rows)) != _WRITES or not all(map(_is_write, rows)):
+        raise NotStorable("writes must have a task, its path, and what was written")
+
+
+def _is_write(row: Any) -> bool:
+    is_row = type(row) is list and len(row) == 3  # noqa: PLR2004
+    return is_row and (type(row[0]), type(row[1])) == (int, str)
+
+
+_WRITES = (str, str, list)
 # Parent, namespace, envelope, metadata and values.
 _OUTLINE: tuple[tuple[type, ...], ...] = ((bytes, type(None)), (str,), (dict,), (dict,), (dict,))
 
