@@ -783,6 +783,16 @@ def _write(there: list[dict[str, Any]], structure: Any = ("task", "", [])) -> di
     return there[-1]
 
 
+def _envelope(there: list[dict[str, Any]], **changed: Any) -> None:
+    """Change what a checkpoint says of its channels."""
+    line = next(one for one in reversed(there) if one["record"] == "checkpoint")
+    runs, packed, *chunks = ormsgpack.unpackb(base64.b64decode(line["stored"])[1:])
+    parts = ormsgpack.unpackb(packed, ext_hook=ormsgpack.Ext)
+    parts[2] |= changed
+    sealed = b"\x01" + ormsgpack.packb([runs, ormsgpack.packb(parts), *chunks])
+    line["stored"] = base64.b64encode(sealed).decode()
+
+
 def _ext(code: int, plain: Any) -> bytes:
     return ormsgpack.packb(ormsgpack.Ext(code, ormsgpack.packb(plain)))
 
@@ -835,6 +845,9 @@ MALFORMED = [
     ("checkpoints", lambda there: _body(there, [], _ext(layout.DEQUE, [[], -1])), "form"),
     ("checkpoints", lambda there: _body(there, [], _ext(layout.SEND, ["a"])), "task"),
     ("checkpoints", lambda there: _body(there, [], _ext(layout.SEND, [1, 2, None])), "node"),
+    ("checkpoints", lambda there: _envelope(there, channel_versions=[]), "versions"),
+    ("checkpoints", lambda there: _envelope(there, channel_versions={"a": [1]}), "versions"),
+    ("checkpoints", lambda there: _envelope(there, versions_seen={"a": 5}), "versions"),
     ("items", _replace("namespace", []), "namespace"),
     ("items", _replace("namespace", ["langgraph"]), "namespace"),
     ("items", _replace("value", [1]), "value"),

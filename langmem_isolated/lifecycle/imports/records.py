@@ -35,6 +35,7 @@ from langmem_isolated._storage.copying.containers import Line
 from langmem_isolated._storage.copying.imported import Arrived, ArrivedCollection, ArrivedItem
 from langmem_isolated._storage.documents.writing import NewDocument
 from langmem_isolated._storage.items.addresses import MAX_DEPTH, Address
+from langmem_isolated.checkpointer.channel_versions import restored
 from langmem_isolated.errors import LimitExceeded, ScopeError, ValueNotStorable
 from langmem_isolated.lifecycle.imports.fields import Fields, from_base64
 from langmem_isolated.scope import checked_id
@@ -295,7 +296,11 @@ def _check_checkpoint(structure: Any, namespace: str | None) -> None:
     for part, kinds in zip(structure, _OUTLINE, strict=True):
         if type(part) not in kinds:
             raise NotStorable(f"a part of a checkpoint must not be {kind_of(part)}")
-    parent, sealed_namespace, *_ = structure
+    parent, sealed_namespace, envelope, *_ = structure
+    try:
+        restored(envelope)
+    except (AttributeError, TypeError, ValueError):
+        raise NotStorable("versions of a checkpoint's channels are none") from None
     if parent is not None and len(parent) != DIGEST_BYTES:
         raise NotStorable("a checkpoint's parent has not the length of an id")
     if namespace is None or sealed_namespace != namespace:
