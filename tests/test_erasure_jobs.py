@@ -1,5 +1,6 @@
 """Erasure jobs: killed anywhere they go on, count each row once, and ask who is outside again."""
 
+import asyncio
 import hashlib
 import json
 import multiprocessing
@@ -924,3 +925,18 @@ def test_the_command_wants_one_thing_to_erase(
 
     assert run(*on(database_url, *options, "--yes")).exit_code == 2
     assert said(memory.scope(user_id="alice", module_id="tutor")) == ["a secret"]
+
+
+def test_a_participant_whose_own_loop_was_cancelled_has_not_confirmed_and_stops_nothing(
+    memory: IsolatedMemory,
+):
+    def cancelled(_: object) -> None:
+        raise asyncio.CancelledError
+
+    say(memory)
+    memory.erasure.register("crm", cancelled, lambda _: True)
+
+    receipt = memory.erase_user("alice")
+
+    assert receipt.participant_errors == {"crm": "CancelledError"}
+    assert (receipt.keys_destroyed, receipt.is_finished) == (2, False)

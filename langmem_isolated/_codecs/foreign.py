@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ormsgpack
 
@@ -17,13 +17,12 @@ from langmem_isolated._codecs.checkpoints import layout
 from langmem_isolated._codecs.checkpoints.stored_bodies import BODY_V1
 from langmem_isolated._codecs.classes import AllowedTypes
 from langmem_isolated._codecs.documents import DOCUMENT_V1
+from langmem_isolated._codecs.foreign_elements import Elements
 from langmem_isolated._codecs.forms import BY_CODE, MESSAGE, OBJECT
 from langmem_isolated._codecs.message_fields import validate_fields
 from langmem_isolated._codecs.messages import MESSAGE_V1, MESSAGE_V2, MessageMetadata
+from langmem_isolated._codecs.refusals import NotStorable
 from langmem_isolated._codecs.values import encode_value
-
-if TYPE_CHECKING:
-    from langmem_isolated._codecs.foreign_elements import Elements
 
 # As deep as a value may be on its way in.
 _DEEPEST = 200
@@ -33,10 +32,6 @@ _MOST_NAME = 200
 _ANY_KEYS = ormsgpack.OPT_NON_STR_KEYS
 
 _Hook = Callable[[int, bytes], Any]
-
-
-class NotStorable(ValueError):
-    """Bytes are no stored form, or hold what is not allowed; the message says which."""
 
 
 class _StandIn:

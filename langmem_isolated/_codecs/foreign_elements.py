@@ -4,7 +4,7 @@ from array import array
 from bisect import bisect_left
 from typing import NamedTuple
 
-from langmem_isolated._codecs.foreign import NotStorable
+from langmem_isolated._codecs.refusals import NotStorable
 
 # A body may refer to an element many times, in several channels; not without any bound, since each
 # reference becomes a value of its own when it is read.

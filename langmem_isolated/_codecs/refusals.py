@@ -11,6 +11,10 @@ from langmem_isolated.errors import ValueNotStorable
 _DEEPEST, _MOST = 100, 10_000
 
 
+class NotStorable(ValueError):
+    """Bytes are no stored form, or hold what is not allowed; the message says which."""
+
+
 def located(refusal: ValueNotStorable, value: object, where: str) -> ValueNotStorable:
     """``refusal`` with the place of what was refused in ``value``, by names of fields alone."""
     outermost, path = next(_places(refusal.type_name, value, [], set()), ("", ""))

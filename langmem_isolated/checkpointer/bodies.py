@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from langgraph.checkpoint.base import PendingWrite, writes_sort_key
 
+from langmem_isolated._codecs.checkpoints.channel_versions import restored
 from langmem_isolated._codecs.checkpoints.chunks import decode_chunk
 from langmem_isolated._codecs.checkpoints.decoder import Decoder
 from langmem_isolated._codecs.checkpoints.serializer import Serde
@@ -17,7 +18,6 @@ from langmem_isolated._storage.threads.addresses import Life, Slot
 from langmem_isolated._storage.threads.listing import ThreadRows
 from langmem_isolated._storage.threads.reading import Found
 from langmem_isolated.checkpointer.addresses import Address, id_text
-from langmem_isolated.checkpointer.channel_versions import restored
 from langmem_isolated.errors import RecordDoesNotOpen
 
 

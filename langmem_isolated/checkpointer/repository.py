@@ -10,6 +10,7 @@ from typing import Any, cast
 from langgraph.checkpoint.base import DeltaChannelHistory
 from langgraph.constants import START
 
+from langmem_isolated._codecs.checkpoints.channel_versions import shortened
 from langmem_isolated._codecs.checkpoints.decoder import Decoder
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCache, ElementCaches
 from langmem_isolated._codecs.checkpoints.encoder import Encoder
@@ -45,7 +46,6 @@ from langmem_isolated.checkpointer.bodies import (
     required_elements,
     snapshot_of,
 )
-from langmem_isolated.checkpointer.channel_versions import shortened
 from langmem_isolated.checkpointer.delta_history import History, walk
 from langmem_isolated.checkpointer.listing import ListCursor, page
 from langmem_isolated.checkpointer.new_bodies import new_body, run_of

@@ -27,12 +27,12 @@ from langgraph.checkpoint.base import (
 from langmem_isolated._adapters.allowed_types import allowed_names
 from langmem_isolated._adapters.config_keys import ConfigKeys
 from langmem_isolated._adapters.drop_in import DropIn, Ready
+from langmem_isolated._codecs.checkpoints.channel_versions import next_version
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._codecs.compat import STRICT_MSGPACK_ENABLED
 from langmem_isolated.checkpointer.addresses import Address, refuse_text
 from langmem_isolated.checkpointer.arguments import Lifetimes, check_pruning
-from langmem_isolated.checkpointer.channel_versions import next_version
 from langmem_isolated.checkpointer.listing import ListCursor
 from langmem_isolated.checkpointer.refusals import Refusals
 from langmem_isolated.checkpointer.repository import ThreadRepository

@@ -66,8 +66,7 @@ def restore(
     Stop every process that uses it first. What is replaced is kept beside it. On PostgreSQL run
     pg_restore, and then this without FILE. Needs the root key.
     """
-    from langmem_isolated.lifecycle import restore_backup
-    from langmem_isolated.lifecycle.restore_places import Places
+    from langmem_isolated.lifecycle import restore_backup, would_replace
     from langmem_isolated.root_keys import LocalRootKey
 
     accepted = [LocalRootKey.from_file(path) for path in accept_key_file or ()]
@@ -77,8 +76,7 @@ def restore(
         is_told = key_store is not None or erasure_log is not None or without_erasure_log
         _reapply(database, key_store, erasure_log, accepted, is_told=is_told, as_json=as_json)
         return
-    places = Places.of(file, database, key_store, key_store_backup, replace=True)
-    if not yes and places.is_any_replaced:
+    if not yes and would_replace(file, database, key_store, key_store_backup):
         typer.confirm(
             "A database that is there is replaced, and kept. Go on?", abort=True, err=True
         )

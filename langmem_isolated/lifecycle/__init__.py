@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         ProfileContents,
     )
     from langmem_isolated.lifecycle.quotas import Quotas
-    from langmem_isolated.lifecycle.restore import Restored, restore_backup
+    from langmem_isolated.lifecycle.restore import Restored, restore_backup, would_replace
     from langmem_isolated.lifecycle.retention.holds import Hold
     from langmem_isolated.lifecycle.retention.policies import Policy
     from langmem_isolated.lifecycle.retention.retention import Retention
@@ -126,6 +126,7 @@ __all__ = [
     "digest_of",
     "restore_backup",
     "verified",
+    "would_replace",
 ]
 
 # What operators ask for is loaded when they do.
@@ -157,7 +158,7 @@ _NAMES = {
         "ProfileContents",
     ),
     "lifecycle.quotas": ("Quotas",),
-    "lifecycle.restore": ("Restored", "restore_backup"),
+    "lifecycle.restore": ("Restored", "restore_backup", "would_replace"),
     "lifecycle.retention.holds": ("Hold",),
     "lifecycle.retention.policies": ("Policy",),
     "lifecycle.retention.retention": ("Retention",),

@@ -112,6 +112,22 @@ def restore_backup(
     )
 
 
+def would_replace(
+    backup: PathLike,
+    database: PathLike,
+    key_store: str | None = None,
+    key_store_backup: PathLike | None = None,
+) -> bool:
+    """Whether :func:`restore_backup` with these would replace a database that is there.
+
+    Raises:
+        TypeError: An argument has another type.
+        RestoreRefused: What is there may not be replaced, or there is no backup.
+    """
+    places = Places.of(backup, database, key_store, key_store_backup, replace=True)
+    return places.is_any_replaced
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class _Opener:
     """Opens databases with the keys that were given."""

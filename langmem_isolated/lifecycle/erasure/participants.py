@@ -6,6 +6,7 @@ whoever goes on after a crash knows whom to ask again.
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -65,7 +66,8 @@ class Participant(NamedTuple):
                 _refuse_awaitable("erase", self.erase(subject))
             found = self.verify(subject)
             _refuse_awaitable("verify", found)
-        except Exception as error:  # noqa: BLE001 - whatever it raises, our own rows go
+        # Whatever it raises, our own rows go.
+        except (Exception, CancelledError) as error:  # noqa: BLE001
             return asked._replace(confirmed_at=None, error=type(error).__name__)
         return asked._replace(confirmed_at=now() if found is True else None, error=None)
 

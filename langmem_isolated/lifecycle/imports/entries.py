@@ -9,7 +9,8 @@ from typing import Any
 
 from langmem_isolated._adapters.quota import SPACE as QUOTAS
 from langmem_isolated._adapters.quota import Quota
-from langmem_isolated._codecs.foreign import ForeignForms, NotStorable
+from langmem_isolated._codecs.foreign import ForeignForms
+from langmem_isolated._codecs.refusals import NotStorable
 from langmem_isolated._codecs.values import encode_value
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.owners import Owner

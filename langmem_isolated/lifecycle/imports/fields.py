@@ -8,7 +8,7 @@ import json
 from datetime import datetime
 from typing import Any, NoReturn
 
-from langmem_isolated._codecs.foreign import NotStorable
+from langmem_isolated._codecs.refusals import NotStorable
 from langmem_isolated._runtime.arguments import kind_of
 from langmem_isolated._runtime.clock import EPOCH, MICROSECOND
 from langmem_isolated.errors import ScopeError

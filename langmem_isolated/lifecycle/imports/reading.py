@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple, NoReturn, Protocol, TypeVar
 
 from langmem_isolated._codecs.checkpoints.stored_bodies import task_of
-from langmem_isolated._codecs.foreign import NotStorable
 from langmem_isolated._codecs.foreign_elements import Elements
+from langmem_isolated._codecs.refusals import NotStorable
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._storage.copying.containers import Line

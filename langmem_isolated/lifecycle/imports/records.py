@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from langchain_core.documents import Document
 
+from langmem_isolated._codecs.checkpoints.channel_versions import restored
 from langmem_isolated._codecs.documents import encode_document
 from langmem_isolated._codecs.foreign import (
     ForeignForms,
-    NotStorable,
     check_message,
     checked_metadata,
     message_bytes,
@@ -25,6 +25,7 @@ from langmem_isolated._codecs.headers import (
     decode_header,
 )
 from langmem_isolated._codecs.messages import MessageMetadata
+from langmem_isolated._codecs.refusals import NotStorable
 from langmem_isolated._codecs.values import encode_value, is_utf8
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
@@ -35,7 +36,6 @@ from langmem_isolated._storage.copying.containers import Line
 from langmem_isolated._storage.copying.imported import Arrived, ArrivedCollection, ArrivedItem
 from langmem_isolated._storage.documents.writing import NewDocument
 from langmem_isolated._storage.items.addresses import MAX_DEPTH, Address
-from langmem_isolated.checkpointer.channel_versions import restored
 from langmem_isolated.errors import LimitExceeded, ScopeError, ValueNotStorable
 from langmem_isolated.lifecycle.imports.fields import Fields, from_base64
 from langmem_isolated.scope import checked_id

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langmem_isolated._codecs.classes import AllowedTypes
-from langmem_isolated._codecs.foreign import ForeignForms, NotStorable
+from langmem_isolated._codecs.foreign import ForeignForms
+from langmem_isolated._codecs.refusals import NotStorable
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.clock import now
 from langmem_isolated.errors import ImportRefused, UserWasErased
