@@ -39,7 +39,7 @@ from langmem_isolated.errors import (
     ScopeError,
 )
 from langmem_isolated.lifecycle import ErasureReceipt, ErasureSubject
-from langmem_isolated.lifecycle.erasure.run import Erasures as Run
+from langmem_isolated.lifecycle.erasure.run import ErasureRunner
 from tests.command_line import run
 from tests.conftest import Attacker, Door
 from tests.test_erasure import principal_of, said, write_until_refused
@@ -748,7 +748,7 @@ def test_keys_of_one_whose_first_use_waited_since_before_the_erasure_are_destroy
 ):
     """A guest, or a user of a project, who is stored when keys have been destroyed."""
     say(memory)
-    before, late, real = now(), list[bytes](), Run._end_lives
+    before, late, real = now(), list[bytes](), ErasureRunner._end_lives
 
     def first_use() -> None:
         monkeypatch.setattr(scope_rows, "now", lambda: before)
@@ -760,11 +760,11 @@ def test_keys_of_one_whose_first_use_waited_since_before_the_erasure_are_destroy
         late.append(attacker(query)[0][0])
         monkeypatch.undo()
 
-    def ended(run: Run, job: ErasureJob, owner: Owner) -> None:
+    def ended(run: ErasureRunner, job: ErasureJob, owner: Owner) -> None:
         real(run, job, owner)
         first_use()
 
-    monkeypatch.setattr(Run, "_end_lives", ended)
+    monkeypatch.setattr(ErasureRunner, "_end_lives", ended)
     receipt = memory.erase_module("tutor") if what == "module" else memory.erase_project("default")
 
     assert receipt.is_finished

@@ -35,7 +35,7 @@ from langmem_isolated.errors import (
     WrappedStoreMissing,
 )
 from langmem_isolated.lifecycle import ErasureReceipt
-from langmem_isolated.lifecycle.erasure.run import Erasures as Run
+from langmem_isolated.lifecycle.erasure.run import ErasureRunner
 from langmem_isolated.lifecycle.erasure.wrapped_stores import (
     clear_by_tags,
     clear_wrapped,
@@ -640,13 +640,13 @@ def before_the(
     step: str, monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]
 ) -> list[object]:
     """What a call comes to that somebody makes when an erasure is about to take a step."""
-    real, came = getattr(Run, step), list[object]()
+    real, came = getattr(ErasureRunner, step), list[object]()
 
     def stepped(*args: Any) -> object:
         came.append(tried(call))
         return real(*args)
 
-    monkeypatch.setattr(Run, step, stepped)
+    monkeypatch.setattr(ErasureRunner, step, stepped)
     return came
 
 

@@ -9,7 +9,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import Generation
 from langchain_core.vectorstores import InMemoryVectorStore
 
-from langmem_isolated import IsolatedMemory, ScopedMemory
+from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._database import schema
 from langmem_isolated.lifecycle import (
@@ -57,6 +57,18 @@ TABLES = {
     "tombstones": "who was erased; swept when the time that it is kept for is over",
     "erasures": "of operators: what was erased, without anybody's id",
     "audit": "nothing writes it yet",
+}
+# What a memory has in the process, and what an erasure does with it.
+IN_MEMORY = {
+    "database": "the tables, see there",
+    "keyring": "drops the keys of the principal",
+    "element_caches": "numbers and MACs of elements, by weak references; no plaintext",
+    "plaintext_cache": "is cleared",
+    "known_stores": "third-party stores, which are cleared of the owner's documents",
+    "config_keys": "names of keys of a config",
+    "run_scopes": "which scope a run of LangGraph is of, as long as it runs",
+    "limits": "numbers",
+    "session_rules": "numbers",
 }
 # By its adapter, what of a scope's memory writes.
 ADAPTERS = {
@@ -173,6 +185,23 @@ def test_every_kind_is_swept_when_its_time_is_over_or_has_no_end(
     left = kinds_in(attacker) - LEDGERS
     assert {*left} - WITHOUT_AN_END.keys() - {Kind.COLLECTION} == set()
     assert attacker("SELECT count(*) FROM scopes WHERE level = 5") == [(0,)]
+
+
+def test_every_cache_of_a_memory_lets_go_of_who_was_erased_or_has_nothing_of_them(
+    sqlite_url: str, root_key: LocalRootKey
+):
+    with IsolatedMemory(sqlite_url, root_key=root_key, plaintext_cache_seconds=60) as memory:
+        for user in ("alice", "bob"):
+            fill(memory, memory.scope(user_id=user, module_id="tutor"), None)
+        cache = memory._context.plaintext_cache
+        assert cache is not None
+        assert len(cache._entries)
+
+        memory.erase_user("alice")
+
+        assert set(memory._context._fields) == IN_MEMORY.keys()
+        assert {owner.user for owner in memory._keyring._cache} == {"bob"}
+        assert len(cache._entries) == 0
 
 
 def test_every_table_is_in_statistics_sweep_and_clear_or_is_left_out_for_a_reason():

@@ -13,7 +13,7 @@ from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated._storage.key_sets import KeySets
 from langmem_isolated.errors import ErasureLogRefused, RootKeyMismatch
 from langmem_isolated.lifecycle import Reapplied
-from langmem_isolated.lifecycle.erasure.run import Erasures as Run
+from langmem_isolated.lifecycle.erasure.run import ErasureRunner
 from tests.conftest import Attacker, Door
 from tests.embeddings import NGramEmbeddings
 from tests.test_erasure import Killed, principal_of, rows_of
@@ -485,7 +485,7 @@ def test_a_copy_from_the_midst_of_an_erasure_no_longer_names_who_was_erased(
         for user in ("alice", "bob"):
             say(memory, user)
         with monkeypatch.context() as patched:
-            patched.setattr(Run, step, ends)
+            patched.setattr(ErasureRunner, step, ends)
             with pytest.raises(Killed):
                 erase(memory)
         copy = OldCopy(database_url)

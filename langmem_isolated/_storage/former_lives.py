@@ -1,10 +1,10 @@
-"""Former lives: what an older copy brought back of them, found and ended by principals' digests.
+"""Former lives: what an older copy brought back of them, found by principals' digests.
 
 A tombstone names nobody: whose a principal is, is known where its keys live and one of its scopes
 does. Where only keys or only rows are left, they are ended all the same.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage.checked_root_key import RootKeys
 from langmem_isolated._storage.installation import Installation, OpenInstallation
-from langmem_isolated._storage.key_sets import KeySet, KeySets, Purpose, State, StoredKey
+from langmem_isolated._storage.key_sets import KeySet, KeySets, Purpose
 from langmem_isolated._storage.scope_rows import ScopeRow, ScopeRows, owner_of
 
 
@@ -34,21 +34,19 @@ class FormerLife(NamedTuple):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class FormerLives:
-    """Finds and ends lives that were ended before.
+    """Finds lives that were ended before.
 
     Args:
         installation: Whose.
         sets: The key sets in the key store.
         scopes: The scopes in the database.
         root_keys: Open the keys, and name the ones that take the place of others.
-        forget: Drops keys that are at hand.
     """
 
     installation: Installation
     sets: KeySets
     scopes: ScopeRows
     root_keys: RootKeys
-    forget: Callable[[], object]
 
     def find(self, principal: bytes, life: int) -> FormerLife:
         """What there is of a principal's lives up to ``life``.
@@ -62,7 +60,7 @@ class FormerLives:
         rows = self.scopes.of_principal(opened.directory, principal)
         former = [row for row in rows if row.incarnation <= life]
         is_marked = found.next_version(Purpose.NAMING) > life
-        if not _living(found) or _is_later(found, life):
+        if not found.all_living() or _is_later(found, life):
             return FormerLife(None, is_marked, False, former)
         return FormerLife(_owner(opened, found, former), is_marked, True, former)
 
@@ -75,19 +73,9 @@ class FormerLives:
             RecordDoesNotOpen: The keys are not as they were stored.
         """
         name = self.root_keys.primary.key_id
-        self._change(principal, lambda found: found.lived_until(life, now(), name))
-
-    def end(self, principal: bytes, life: int) -> int:
-        """Destroy the keys of a principal that is in a life up to ``life``; how many there were.
-
-        Raises:
-            RecordDoesNotOpen: The keys are not as they were stored.
-        """
-        found = self._change(
-            principal, lambda found: found if _is_later(found, life) else found.destroyed(now())
+        self.sets.change(
+            principal, self._opened().directory, lambda found: found.lived_until(life, now(), name)
         )
-        self.forget()
-        return 0 if _is_later(found, life) else len(_living(found))
 
     def projects(self) -> Iterator[Owner]:
         """Every project that has memory of its own.
@@ -103,23 +91,10 @@ class FormerLives:
                 if principal is not None:
                     yield owner_of(row, principal)
 
-    def _change(self, principal: bytes, change: Callable[[KeySet], KeySet]) -> KeySet:
-        """Change a set by compare-and-swap; gives what it was."""
-        directory = self._opened().directory
-        while True:
-            found = self.sets.read(principal, directory)
-            new = change(found)
-            if new == found or self.sets.swap(found, new, directory):
-                return found
-
     def _opened(self) -> OpenInstallation:
         opened = self.installation.open(create=False)
         assert opened is not None, "tombstones were opened with it"
         return opened
-
-
-def _living(found: KeySet) -> list[StoredKey]:
-    return [key for key in found.keys if key.state != State.DESTROYED]
 
 
 def _is_later(found: KeySet, life: int) -> bool:

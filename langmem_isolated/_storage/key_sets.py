@@ -5,7 +5,7 @@ transaction with the keys. So a state that was changed, a key that was added, re
 alone is an error, and never looks like an erasure or like a user who has nothing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import NamedTuple
@@ -88,6 +88,10 @@ class KeySet:
         """The keys of a purpose that were not destroyed, by version, the primary one last."""
         found = [k for k in self.keys if k.purpose == purpose and k.state != State.DESTROYED]
         return sorted(found, key=lambda key: (key.is_primary, key.version))
+
+    def all_living(self) -> list[StoredKey]:
+        """The keys of every purpose that were not destroyed."""
+        return [key for key in self.keys if key.state != State.DESTROYED]
 
     def next_version(self, purpose: Purpose) -> int:
         """The version of a further key; those of destroyed keys are not given again."""
@@ -217,6 +221,26 @@ class KeySets:
         keys = tuple(StoredKey(*row[2:]) for row in rows if row[2] is not None)
         return KeySet(principal, revision or 0, mac, keys)
 
+    def change(
+        self, principal: bytes, directory: DirectoryKey, change: Callable[[KeySet], KeySet]
+    ) -> KeySet:
+        """Change a set by compare-and-swap; what it was.
+
+        Args:
+            principal: Whose.
+            directory: Checks and authenticates it.
+            change: Makes the new set of the one that stands there; called outside of transactions,
+                and again where another process has changed the set meanwhile.
+
+        Raises:
+            RecordDoesNotOpen: The set is not as it was made.
+        """
+        while True:
+            found = self.read(principal, directory)
+            new = change(found)
+            if new == found or self.swap(found, new, directory):
+                return found
+
     def swap(self, old: KeySet, new: KeySet, directory: DirectoryKey) -> bool:
         """Store ``new`` in place of ``old``, if ``old`` still stands there; whether it did.
 
@@ -235,7 +259,7 @@ class KeySets:
             RecordDoesNotOpen: The set is not as it was made.
         """
         found = self.read(principal, directory)
-        if any(key.state != State.DESTROYED for key in found.keys):
+        if found.all_living():
             raise KeyNotFound("Keys that are in use are not removed. Destroy them first.")
         self.database.write(_remove, found)
 

@@ -227,21 +227,11 @@ class Keyring:
         return kept and kept.directory
 
     def change_keys(self, owner: Owner, change: Callable[[KeySet, WrappedKeys], KeySet]) -> None:
-        """Change the key set of the owner's principal: the one way in which a set ever changes.
-
-        Args:
-            owner: Whose principal's.
-            change: Makes the new set of the one that stands there; called outside of transactions,
-                and again where another process has changed the set meanwhile.
-        """
+        """Change the key set of the owner's principal, as `KeySets.change` does."""
         opened = self._installation.open(create=True)
         assert opened is not None
         place = OwnerPlace.of(owner, opened)
-        while True:
-            found = self._sets.read(place.principal, place.directory)
-            new = change(found, place.keys)
-            if new == found or self._sets.swap(found, new, place.directory):
-                break
+        self._sets.change(place.principal, place.directory, lambda found: change(found, place.keys))
         self.forget(owner)
 
     def rotate(self, owner: Owner) -> None:
@@ -262,9 +252,8 @@ class Keyring:
         return RootKeyRotation(*parts, CheckedRootKey(new))
 
     def former_lives(self) -> FormerLives:
-        """What ends lives that erasures have ended already, by the digests of principals."""
-        parts = self._installation, self._sets, self._scopes, self._root_keys
-        return FormerLives(*parts, self._cache.clear)
+        """What finds lives that erasures have ended already, by the digests of principals."""
+        return FormerLives(self._installation, self._sets, self._scopes, self._root_keys)
 
     def remove_destroyed(self, owner: Owner) -> None:
         """Remove the destroyed keys of a principal that has nothing left and cannot come back.

@@ -18,7 +18,7 @@ from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.lru import LRUCache
 from langmem_isolated._storage.erased import DestroyedKeys
-from langmem_isolated._storage.key_sets import KeySet, KeySets, Purpose, State, StoredKey
+from langmem_isolated._storage.key_sets import KeySet, KeySets, Purpose, StoredKey
 from langmem_isolated._storage.scope_rows import ScopeRow, ScopeRows
 
 _scopes, _sets, _keys = schema.scopes.c, schema.key_sets.c, schema.keys.c
@@ -81,14 +81,15 @@ class Lives(NamedTuple):
         Raises:
             RecordDoesNotOpen: The keys are not as they were stored.
         """
-        while True:
-            found = self.key_set(principal)
-            living = [key for key in found.keys if key.state != State.DESTROYED]
+
+        def destroyed(found: KeySet) -> KeySet:
+            living = found.all_living()
             if not living or _life(living) > last_life:
-                break
+                return found
             told(_as_destroyed(living))
-            if self.sets.swap(found, found.destroyed(now()), self.directory):
-                break
+            return found.destroyed(now())
+
+        self.sets.change(principal, self.directory, destroyed)
         self._forget(principal)
 
     def _forget(self, principal: bytes) -> None:
@@ -119,7 +120,7 @@ class Lives(NamedTuple):
 
     def is_over(self, principal: bytes, life: int) -> bool:
         """Whether a life of a principal has ended."""
-        living = [key for key in self.key_set(principal).keys if key.state != State.DESTROYED]
+        living = self.key_set(principal).all_living()
         return not living or _life(living) > life
 
     def remove_destroyed(self, principal: bytes) -> None:

@@ -82,6 +82,7 @@ class Erasures:
             WrappedStoreKeeps: A third-party store still has what it was told to remove; the keys
                 are there yet.
             LegalHold: The user is on legal hold; nothing was removed.
+            ErasureLogRefused: The erasure log cannot be written; no key was destroyed.
             RecordDoesNotOpen: The user's keys, the row of a scope or that of the erasure were
                 tampered with; what was removed before that is removed.
             DatabaseError: The database refused or failed; to call again goes on.
@@ -254,9 +255,13 @@ class Erasures:
     def finish_erasure(self) -> Heap:
         """SQLite: leave no byte of what was removed in the files, for receipts that say pending.
 
+        The files are written anew, however large they are: writers wait, 0.7 s for 64 MiB, and the
+        disk wants room for a second one.
+
         Returns:
-            ``"pending"`` where somebody still reads what was there before, and always on
-            PostgreSQL, which decides itself when it writes over removed rows.
+            ``"pending"`` where somebody still reads what was there before, wrote for longer than
+            one waits, or there was no room, and always on PostgreSQL, which decides itself when it
+            writes over removed rows.
 
         Raises:
             RecordDoesNotOpen: The row of an erasure was tampered with.

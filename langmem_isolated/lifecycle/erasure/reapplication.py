@@ -18,8 +18,7 @@ from langmem_isolated._storage.erasure_log import Tombstone
 from langmem_isolated._storage.removal import remove_rows
 from langmem_isolated.lifecycle.erasure.of_memory import Erasures
 from langmem_isolated.lifecycle.erasure.participants import Participants
-from langmem_isolated.lifecycle.erasure.run import Erasures as Run
-from langmem_isolated.lifecycle.erasure.run import finish_heap
+from langmem_isolated.lifecycle.erasure.run import ErasureRunner, finish_heap
 from langmem_isolated.lifecycle.erasure.wrapped_stores import TagsByStore, missing, owner_tags
 from langmem_isolated.lifecycle.retention import holds
 
@@ -103,7 +102,7 @@ class _Reapplication:
         participants: Participants,
     ) -> None:
         self._context, self._progress, self._participants = context, progress, participants
-        self._lives = context.keyring.former_lives()
+        self._former_lives = context.keyring.former_lives()
         # By principal the last life that was ended, and when.
         self._ended: dict[bytes, Tombstone] = {}
         for one in sorted(tombstones):
@@ -127,10 +126,10 @@ class _Reapplication:
     def _is_erased(self, ended: Tombstone) -> bool:
         """Erase a principal's lives up to one again; whether there was anything of them."""
         principal, life = ended.principal, ended.incarnation
-        found = self._lives.find(principal, life)
+        found = self._former_lives.find(principal, life)
         if found.is_over:
             return False
-        self._lives.mark(principal, life)
+        self._former_lives.mark(principal, life)
         if found.owner is not None:
             self._erase(found.owner, ended)
         else:
@@ -141,8 +140,13 @@ class _Reapplication:
         before = self._removed
         # Stores outside were cleared when the owner was erased; those that are here are again.
         absent = missing(self._context, self._tags_of(owner))
-        told = lambda removed: self._tell(before + removed)  # noqa: E731
-        again = Run(self._context, self._participants, told, absent, most_bytes=0, ended=ended)
+
+        def told(removed: int) -> None:
+            self._tell(before + removed)
+
+        again = ErasureRunner(
+            self._context, self._participants, told, absent, most_bytes=0, ended=ended
+        )
         self._counts.update(again.erase(owner).counts)
 
     def _finish_jobs(self) -> int:
@@ -157,7 +161,7 @@ class _Reapplication:
         for job in jobs.unfinished():
             ended = self._ended.get(job.principal)
             if ended and _is_of(ended, job) and not missing(self._context, job.erased.tags):
-                again = Run(self._context, self._participants, most_bytes=0, ended=ended)
+                again = ErasureRunner(self._context, self._participants, most_bytes=0, ended=ended)
                 finished += again.run(job).is_finished
         return finished
 
@@ -186,7 +190,7 @@ class _Reapplication:
 
     def _end(self, principal: bytes, life: int, found: FormerLife) -> None:
         """Where nobody is named any more: what only a principal's digest tells of."""
-        self._lives.end(principal, life)
+        self._context.keyring.lives().end(principal, life)
         for row in found.rows:
             counts = remove_rows(
                 self._context.database, row, lambda batch: self._tell(self._removed + batch)
@@ -202,7 +206,7 @@ class _Reapplication:
         directory = self._context.keyring.directory()
         if not self._ended or directory is None:
             return
-        for project in self._lives.projects():
+        for project in self._former_lives.projects():
             count = holds.forget_where(
                 self._context, project, lambda hold: self._is_before_erasure(hold, directory)
             )

@@ -24,7 +24,7 @@ from langmem_isolated.lifecycle.erasure.participants import (
     states,
 )
 from langmem_isolated.lifecycle.erasure.receipt import ErasureReceipt
-from langmem_isolated.lifecycle.erasure.run import Erasures
+from langmem_isolated.lifecycle.erasure.run import ErasureRunner
 from langmem_isolated.scope import checked_id
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class ErasureRegistry:
             RecordDoesNotOpen: One was changed or moved.
             DatabaseError: The database refused or failed.
         """
-        return [UnfinishedErasure.of(job) for job in Erasures(self._context).jobs.unfinished()]
+        return [UnfinishedErasure.of(job) for job in ErasureRunner(self._context).jobs.unfinished()]
 
     async def apending(self) -> list[UnfinishedErasure]:
         """The erasures that are not finished; see :meth:`pending`."""
@@ -167,7 +167,7 @@ class ErasureRegistry:
             DatabaseError: The database refused or failed.
         """
         user = None if user_id is None else _user(user_id, project_id)
-        erasures = Erasures(self._context)
+        erasures = ErasureRunner(self._context)
         finished = erasures.jobs.finished()
         if user is not None:
             principal = erasures.principal_of(user)
@@ -203,7 +203,7 @@ class ErasureRegistry:
             DatabaseError: The database refused or failed; to call again goes on.
         """
         refuse_single("without_stores", without_stores, (str,), example='["Chroma notes"]')
-        erasures = Erasures(self._context, self.participants, without_stores=without_stores)
+        erasures = ErasureRunner(self._context, self.participants, without_stores=without_stores)
         receipts = list[ErasureReceipt]()
         failure: LangmemIsolatedError | None = None
         for row in erasures.jobs.unfinished_rows():

@@ -18,7 +18,7 @@ from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage.erased import DestroyedKeys, Erased, What
 from langmem_isolated._storage.erasure_jobs import ErasureJob, ErasureJobs, JobFinished
-from langmem_isolated._storage.key_sets import KeySet, Purpose, State
+from langmem_isolated._storage.key_sets import KeySet, Purpose
 from langmem_isolated._storage.removal import remove_rows
 from langmem_isolated._storage.scope_rows import ScopeRow
 from langmem_isolated.errors import LegalHold
@@ -52,7 +52,7 @@ def erase_owner(
     without_stores: Collection[str] = (),
 ) -> ErasureReceipt:
     """Erase a user, guest, module or project, unless anybody in it is on legal hold."""
-    return Erasures(context, participants, progress, without_stores).erase(owner)
+    return ErasureRunner(context, participants, progress, without_stores).erase(owner)
 
 
 def scrubbed(context: MemoryContext, most_bytes: int | None = _AT_ONCE) -> Heap:
@@ -67,14 +67,14 @@ def finish_heap(context: MemoryContext) -> Heap:
     """Leave no byte, however large the files are; receipts that said pending say so then."""
     heap = scrubbed(context, None)
     if heap == "scrubbed":
-        jobs = Erasures(context).jobs
+        jobs = ErasureRunner(context).jobs
         for job in jobs.finished():
             if job.erased.heap != heap:
                 jobs.amend(job, heap=heap)
     return heap
 
 
-class Erasures:
+class ErasureRunner:
     """Erasures in one memory, each by a job; more than one at once, one after another."""
 
     def __init__(
@@ -156,7 +156,7 @@ class Erasures:
         return max(named, default=0)
 
     def _has_anything(self, owner: Owner, found: KeySet) -> bool:
-        is_living = any(key.state != State.DESTROYED for key in found.keys)
+        is_living = bool(found.all_living())
         has_rows = bool(self._context.keyring.scopes_of(owner))
         if owner.level in _PLACES:
             has_rows = has_rows or any(True for _ in self._in_place(owner))

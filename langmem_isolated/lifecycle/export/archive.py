@@ -16,8 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, NamedTuple, Self
+from typing import BinaryIO, NamedTuple
 
 from langmem_isolated._database.copies import make_durable
 from langmem_isolated._database.drafts import draft_beside, publish_file, publish_folder
@@ -64,15 +63,8 @@ class Archive(ABC):
             self._files = {kind: self._new_lines(kind, stack) for kind in self.counts}
             self._stack = stack.pop_all()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Let go of its files; closing twice is fine."""
         self._stack.close()
 
     def _new_lines(self, kind: str, stack: ExitStack) -> BinaryIO:

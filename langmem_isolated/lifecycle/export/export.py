@@ -6,6 +6,7 @@ Each container is read in one state of the database; two of them may be of two s
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -108,7 +109,7 @@ class Export:
         Raises:
             RecordDoesNotOpen: A record is not as it was stored; nothing stands at ``output``.
         """
-        with self._archive(output) as archive:
+        with closing(self._archive(output)) as archive:
             owners = self._owners()
             for owner in owners:
                 _OfOwner(self._context.operators(owner), archive, self._now, self._told).write()

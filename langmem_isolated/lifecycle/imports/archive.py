@@ -17,8 +17,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, NoReturn, Self
+from typing import Any, BinaryIO, NoReturn
 
 from langmem_isolated.errors import ImportRefused
 from langmem_isolated.lifecycle.export.bag import FORMAT
@@ -61,15 +60,8 @@ class ExportArchive:
             self._check_names()
             self._stack = opened.pop_all()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Let go of its files; closing twice is fine."""
         self._stack.close()
 
     def _check_names(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,7 +93,7 @@ class Import:
             ImportConflict: The user has something of the same name.
             UserWasErased: The user was erased here.
         """
-        with ExportArchive(self._request.path) as archive:
+        with closing(ExportArchive(self._request.path)) as archive:
             manifest, about = archive.verified()
             told = _About.of(about)
             target = Owner(Level.USER, self._request.project_id, self._request.user_id or told.user)
