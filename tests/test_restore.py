@@ -443,6 +443,7 @@ def test_killed_at_any_step_the_former_database_is_there_or_the_restored_one(
     house.restore(**options)
     assert house.left_of_alice() == []
     assert house.bob() == ["a secret", "kept"]
+    assert [*tmp_path.rglob(".*")] == [], "what killed ones left, alice in it, went"
     assert 3 in seen or place[1] == "close"
 
 

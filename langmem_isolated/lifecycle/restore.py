@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
 from langmem_isolated._adapters.config_keys import ConfigKeys
@@ -18,6 +17,7 @@ from langmem_isolated._adapters.run_scope import RunScopes
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._database.copies import copy_into, opened_copy
 from langmem_isolated._database.database import Database
+from langmem_isolated._database.drafts import draft_beside
 from langmem_isolated._database.replacement import put_in_place, taken_out_of_use
 from langmem_isolated._runtime.arguments import callback, true_or_false
 from langmem_isolated._runtime.limits import DEFAULT_LIMITS
@@ -251,8 +251,7 @@ def _is_same(former: Database, database: Database) -> bool:
 def _draft(place: Place, stack: ExitStack) -> Path:
     """A copy of a backup, in a folder beside its target that goes with all that is in it."""
     try:
-        folder = TemporaryDirectory(dir=place.target.parent, prefix=f".{place.target.name}.")
-        draft = Path(stack.enter_context(folder)) / "copy.db"
+        draft = stack.enter_context(draft_beside(place.target)) / "copy.db"
         # A copy of a database that was in use has some of it in its log.
         for suffix in ("", "-wal", "-journal"):
             _copy_file(Path(f"{place.backup}{suffix}"), Path(f"{draft}{suffix}"))
