@@ -124,7 +124,6 @@ class Installation:
 
     def _opened(self, found: KeySet) -> OpenInstallation:
         """What a set opens that is not checked yet: the key that checks it is in it."""
-
         directory: DirectoryKey | None = None
 
         def read() -> KeySet:
