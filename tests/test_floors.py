@@ -60,6 +60,9 @@ ABOVE_STORAGE = {name for name, floor in FLOOR_OF.items() if floor > STORAGE}
 UP_TO_STORAGE = {"_database", "_storage"}
 HOMES = {
     "cryptography": {"_crypto"},
+    "boto3": {"root_keys"},
+    "botocore": {"root_keys"},
+    "pkcs11": {"root_keys"},
     "sqlalchemy": UP_TO_STORAGE,
     # Besides the driver's home: the demo's attacker and the doctor look at SQLite itself.
     "sqlite3": {"_database", "cli"},
