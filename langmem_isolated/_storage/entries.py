@@ -121,7 +121,7 @@ class _Namespace:
         self._kind = kind
         self.parent = keys.pseudonym(kind, b"space", *names)
         self._place = keys.aad_prefix(kind, self.parent)
-        self._open = keys.opener(self._place, kind)
+        self._open, self._seal = keys.opener(self._place, kind), keys.sealer(kind)
         self.here = {"scope_id": keys.scope_id, "kind": int(kind), "parent": self.parent}
 
     def key(self, key: bytes) -> bytes:
@@ -136,7 +136,7 @@ class _Namespace:
         lengths = len(self._names), len(entry.key), len(tag)
         head = _HEAD.pack(_FORM, now, expires_at or 0, *lengths)
         plaintext = b"".join((head, self._names, entry.key, tag, entry.value))
-        sealed = self._keys.seal(self._place, key, plaintext)
+        sealed = self._seal(self._place, key, plaintext)
         return {
             **self.here,
             "key": key,

@@ -14,8 +14,8 @@ Nobody waits here for one lock and holds another: in a batch, rows that somebody
 out, and are waited for later, one in a transaction. So no writer meets a deadlock.
 """
 
-from collections.abc import Callable, Iterator
-from itertools import accumulate, chain, cycle, islice
+from collections.abc import Iterator
+from itertools import cycle, islice
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa

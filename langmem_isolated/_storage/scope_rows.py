@@ -330,7 +330,7 @@ def _raised(transaction: Transaction, row: ScopeRow, new: ScopeRow) -> bool:
 def new_row(directory: DirectoryKey, owner: Owner, principal: PrincipalKeys) -> ScopeRow:
     """The row of an owner's scope that begins now."""
     scope_id, birth = directory.scope_id_of(owner), os.urandom(BIRTH_BYTES)
-    opening, place = principal.entry(scope_id, birth)
+    key, place = principal.entry(scope_id, birth)
     row = ScopeRow(
         scope_id=scope_id,
         principal=directory.principal_of(owner),
@@ -341,7 +341,7 @@ def new_row(directory: DirectoryKey, owner: Owner, principal: PrincipalKeys) -> 
         module=directory.module_of(owner),
         hold=None,
         oldest_key=principal.sealing_version,
-        sealed=seal(list(opening.values())[-1], place, _encode(owner)),
+        sealed=seal(key, place, _encode(owner)),
         created_at=now(),
         mac=b"",
     )
@@ -364,10 +364,10 @@ def owner_of(row: ScopeRow, principal: PrincipalKeys) -> Owner:
     """The owner that a row names, opened with its principal's keys.
 
     Raises:
-        RecordDoesNotOpen: It is sealed with none of them.
+        RecordDoesNotOpen: It is not sealed with them.
     """
-    opening, place = principal.entry(row.scope_id, row.birth)
-    entry = open_sealed(opening, place, row.sealed, kind=Kind.SCOPE.label)
+    key, place = principal.entry(row.scope_id, row.birth)
+    entry = open_sealed({key.id: key}, place, row.sealed, kind=Kind.SCOPE.label)
     level, *ids = json.loads(entry)
     return Owner(Level(level), *ids)
 
