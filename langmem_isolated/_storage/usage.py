@@ -153,7 +153,7 @@ def add(transaction: Transaction, keys: ScopeKeys, uses: Iterable[Use], now: int
                 "size": 0,
                 "input_tokens": sum(one.input_tokens for one in same),
                 "output_tokens": sum(one.output_tokens for one in same),
-                "sealed": keys.seal(place, digest, name) if digest else None,
+                "sealed": keys.seal_for_server(place, digest, name) if digest else None,
                 "principal": None,
             }
         )
@@ -203,7 +203,7 @@ def take_over(
         if sealed is not None:
             name = source.open(source.aad_prefix(Kind.USAGE, b""), model, sealed, Kind.USAGE)
             digest = digest_of(name.decode())
-            row |= {"model": digest, "sealed": keys.seal(place, digest, name)}
+            row |= {"model": digest, "sealed": keys.seal_for_server(place, digest, name)}
         rows.append(row)
     if rows:
         rows.sort(key=itemgetter("day", "model"))

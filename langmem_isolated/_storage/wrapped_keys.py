@@ -41,11 +41,18 @@ class PrincipalKeys:
     sealing: Sequence[SecretBytes]
     sealing_version: int
 
-    def entry(self, scope_id: bytes, birth: bytes) -> tuple[dict[bytes, SealingKey], bytes]:
-        """What opens and seals this principal's entries in the table of scopes."""
-        versions = [SealingKey(derive(key, b"directory entries")) for key in self.sealing]
+    def entry(self, scope_id: bytes, birth: bytes) -> tuple[SealingKey, bytes]:
+        """What opens and seals this principal's entries in the table of scopes.
+
+        It stays with the server, as the naming key does: whose a scope is must be told for
+        sweeps and erasures while the user alone holds the sealing keys.
+        """
         place = framed(Kind.SCOPE.framed_bytes, scope_id, birth)
-        return {key.id: key for key in versions}, place
+        return SealingKey(derive(self.naming, b"directory entries")), place
+
+    def for_audit(self) -> SecretBytes:
+        """Seals what is noted about this principal, until an erasure destroys its keys."""
+        return derive(self.naming, b"audit")
 
 
 class WrappedKeys:
