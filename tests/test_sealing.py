@@ -190,7 +190,7 @@ def remade_scope() -> dict:
     sequence, nonce = (0).to_bytes(8), bytes(range(12))
     times = {"created_at": 1_900_000_000_000_000, "updated_at": 1_900_000_000_000_001}
     life = {"birth": b"b" * 16, "generation": b"generate", "members": b"m" * 48}
-    counts = {"next_sequence": 2, "count": 2, "size": 200, "revision": 3}
+    counts = {"next_sequence": 2, "count": 2, "size": 200, "revision": 3, "oldest_key": 2}
     state = ContainerState(
         row_mac=b"",
         newest=b"n" * 16,

@@ -14,6 +14,7 @@ from langmem_isolated._crypto.sealing import (
     framed,
     open_sealed,
     opener,
+    resealed,
     seal,
 )
 from langmem_isolated._crypto.secret_bytes import SecretBytes
@@ -40,12 +41,13 @@ class ScopeKeys:
         counter: Counts what is sealed.
         compress: Whether what is long is deflated before it is sealed.
         places: By which the tables know the principals of the project and module it is in.
+        sealing_version: Which of the principal's sealing keys the last one is.
     """
 
     __slots__ = (
         *("_compress", "_names", "_naming", "_of_server", "_prefix", "_rows"),
         *("active_day", "birth", "incarnation", "members", "noted_stores", "opening"),
-        *("places", "scope_id", "sealing", "server_held"),
+        *("places", "scope_id", "sealing", "sealing_version", "server_held"),
     )
 
     def __init__(
@@ -60,8 +62,10 @@ class ScopeKeys:
         *,
         compress: bool = True,
         places: Sequence[bytes] = (),
+        sealing_version: int = 1,
     ) -> None:
         self._compress, self.places = compress, places
+        self.sealing_version = sealing_version
         self._prefix = owner.framed() + framed(birth)
         self._naming = DigestKey(derive(naming, b"names", owner.framed()))
         self._rows = DigestKey(derive(naming, b"rows", self._prefix))
@@ -135,6 +139,16 @@ class ScopeKeys:
         """Open a record at ``key`` under :meth:`aad_prefix`, or raise ``RecordDoesNotOpen``."""
         keys = self._of_server if kind.is_server_held else self.opening
         return open_sealed(keys, associated_data_of(prefix, key), sealed, kind=kind.label)
+
+    def resealed(self, prefix: bytes, key: bytes, sealed: bytes, kind: Kind) -> bytes:
+        """A record at ``key`` under the key that seals now, as many bytes as before."""
+        place = associated_data_of(prefix, key)
+        return resealed(self.opening, self.sealing, place, sealed, kind=kind.label)
+
+    @property
+    def former(self) -> list[bytes]:
+        """The ids of the keys that open and do not seal any more, the latest first."""
+        return [key_id for key_id in reversed(self.opening) if key_id != self.sealing.id]
 
     def opener(self, prefix: bytes, kind: Kind) -> Callable[[bytes, bytes], bytes]:
         """Opens many records under one :meth:`aad_prefix`, each by its key and sealed bytes."""

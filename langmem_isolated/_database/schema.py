@@ -141,6 +141,8 @@ sessions = Table(
     Column("updated_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
     Column("revision", BigInteger, nullable=False),
+    # A write barrier: writers below the row whose sealing key is older read their keys anew.
+    Column("oldest_key", Integer, nullable=False),
     Column("sealed", LargeBinary, nullable=False),
     Index("sessions_expiry", "expires_at"),
     sqlite_with_rowid=False,

@@ -19,6 +19,7 @@ from langmem_isolated._storage.container_state import (
     header_key,
     open_header,
 )
+from langmem_isolated._storage.scope_rows import MAY_SEAL
 from langmem_isolated._storage.scoped_database import ScopeGone
 
 _sessions = schema.sessions.c
@@ -73,7 +74,8 @@ def _given(name: str) -> sa.BindParameter[Any]:
 def creation(kind: Kind) -> InsertsByDialect:
     """By whether it is PostgreSQL: inserts a row of ``kind`` if it is absent.
 
-    The scope's row is proved in the same statement: an erased scope gets no new session.
+    The scope's row is proved in the same statement: an erased scope gets no new session, and none
+    is sealed with a key that others have taken the place of.
     """
     values: dict[str, sa.ColumnElement[Any]] = {
         "scope_id": SCOPE_ID,
@@ -85,7 +87,10 @@ def creation(kind: Kind) -> InsertsByDialect:
     proved = select(*(value.label(name) for name, value in values.items())).where(
         schema.scopes.c.scope_id == SCOPE_ID,
         schema.scopes.c.birth == bindparam("scope_birth"),
+        MAY_SEAL,
     )
+    # As the foreign key does it, and what may seal is looked at behind whoever it waits for.
+    proved = proved.with_for_update(read=True, key_share=True, of=schema.scopes)
     return InsertsByDialect(
         schema.sessions,
         lambda insert: insert.from_select(list(values), proved).on_conflict_do_nothing(
@@ -249,6 +254,7 @@ class ContainerRows:
                 scope_id=keys.scope_id,
                 digest=digest,
                 scope_birth=keys.birth,
+                sealing_version=keys.sealing_version,
                 new_sealed=self._sealed(keys, digest, new, header),
                 **new.new(),
             )
@@ -264,6 +270,7 @@ class ContainerRows:
             created_at=now,
             expires_at=None,
             revision=0,
+            oldest_key=keys.sealing_version,
             **beginning._asdict(),
             **_begun(keys, birth, now),
         )

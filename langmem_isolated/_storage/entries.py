@@ -28,6 +28,7 @@ from langmem_isolated._crypto.sealing import framed, unframed
 from langmem_isolated._database import schema
 from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._storage.expiry import check_expiry, expiry_mac
+from langmem_isolated._storage.scope_rows import MAY_SEAL
 from langmem_isolated._storage.scoped_database import ScopeGone
 from langmem_isolated._storage.upserts import upserts
 from langmem_isolated.errors import RecordDoesNotOpen, RecordError
@@ -60,7 +61,7 @@ _ENTRIES = select(
 ).where(_OF_SCOPE, _ALIVE)
 _PROVE_SCOPE = (
     select(_scopes.scope_id)
-    .where(_scopes.scope_id == _SCOPE_ID, _scopes.birth == bindparam("scope_birth"))
+    .where(_scopes.scope_id == _SCOPE_ID, _scopes.birth == bindparam("scope_birth"), MAY_SEAL)
     # Where an erasure is under way this waits, and then finds no row of the scope.
     .with_for_update(read=True, key_share=True)
 )
@@ -270,7 +271,8 @@ def put(
     """
     space, expires_at = _Namespace(keys, names, kind), None if lifetime is None else now + lifetime
     rows = {entry.key: space.row(entry, now, expires_at) for entry in entries}
-    proof = transaction.query(_PROVE_SCOPE, scope_id=keys.scope_id, scope_birth=keys.birth)
+    scope = {"scope_id": keys.scope_id, "scope_birth": keys.birth}
+    proof = transaction.query(_PROVE_SCOPE, **scope, sealing_version=keys.sealing_version)
     # In one order everywhere: two who put the same keys wait for each other, and do not deadlock.
     ordered = sorted(rows.values(), key=lambda row: row["key"])
     transaction.execute_many(_PUT[transaction.is_postgres], ordered)

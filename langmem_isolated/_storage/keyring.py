@@ -307,7 +307,7 @@ class Keyring:
         keys = ScopeKeys(
             place.owner, row.scope_id, row.incarnation, row.birth,
             principal.naming, principal.sealing, counter,
-            compress=self._compress, places=place.places,
+            compress=self._compress, places=place.places, sealing_version=version,
         )  # fmt: skip
         self._cache.put(place.owner, keys)
         return keys

@@ -15,6 +15,7 @@ from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.callers import OnBehalfOf
 from langmem_isolated._runtime.limits import DEFAULT_LIMITS, Limits
 from langmem_isolated._runtime.session_rules import NO_RULES, SessionRules
+from langmem_isolated._storage.container_state import KeyOutdated
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated._storage.scope_rows import has_life
 from langmem_isolated._storage.usage import DAY, first_of_day
@@ -39,6 +40,8 @@ class Owned(Protocol):
 
 S = TypeVar("S", bound=Owned)
 
+# How often keys are read anew for one operation: others may rotate again meanwhile.
+_ROTATIONS = 3
 _DAY = DAY * 1000
 """Nanoseconds."""
 
@@ -320,22 +323,38 @@ class ScopedDatabase:
         **kwargs: P.kwargs,
     ) -> T:
         try:
-            try:
-                return door(operation, self._of_same_life(keys), *args, **kwargs)
-            except RecordDoesNotOpen as error:
-                fresh = self.rotated_keys(keys, error.key_id)
-                if fresh is None:
-                    self.refuse_if_erased()
-                    raise
-            return door(operation, self._of_same_life(fresh), *args, **kwargs)
-        except (ScopeGone, Conflict) as error:
-            if isinstance(error, Conflict) and not error.foreign_key:
-                raise
-            self._keyring.forget(self.owner)
-            raise KeyDestroyed from None
+            for _ in range(_ROTATIONS):
+                try:
+                    return door(operation, self._of_same_life(keys), *args, **kwargs)
+                except RecordDoesNotOpen as error:
+                    fresh = self.fresh_keys(keys, error)
+                    if fresh is None:
+                        self.refuse_if_erased()
+                        raise
+                except (ScopeGone, Conflict) as error:
+                    if isinstance(error, Conflict) and not error.foreign_key:
+                        raise
+                    fresh = self._newer_keys(keys)
+                    if fresh is None:
+                        raise KeyDestroyed from None
+                keys = fresh
+            return door(operation, self._of_same_life(keys), *args, **kwargs)
         except DatabaseError as error:
             _tell(error, keys.scope_id.hex())
             raise
+
+    def fresh_keys(self, keys: ScopeKeys, error: RecordDoesNotOpen) -> ScopeKeys | None:
+        """The owner's keys as they are now, if with those at hand it was refused for their age."""
+        if isinstance(error, KeyOutdated):
+            return self._newer_keys(keys)
+        return self.rotated_keys(keys, error.key_id)
+
+    def _newer_keys(self, keys: ScopeKeys) -> ScopeKeys | None:
+        """The owner's keys as they are now, if it is the same life, and a later one seals."""
+        self._keyring.forget(self.owner)
+        fresh = self._find()
+        is_newer = fresh and fresh.birth == keys.birth
+        return fresh if is_newer and fresh.sealing_version > keys.sealing_version else None
 
     def rotated_keys(self, keys: ScopeKeys, key_id: bytes | None) -> ScopeKeys | None:
         """The owner's keys as they are now, if they have come to include ``key_id``."""

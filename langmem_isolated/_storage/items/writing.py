@@ -113,7 +113,12 @@ def put_rows(
 
 def _scope(keys: ScopeKeys) -> dict[str, object]:
     """What statements ask by that write nothing where the scope is gone, or its items counted."""
-    return {"scope_id": keys.scope_id, "scope_birth": keys.birth, "counted": digest_of(keys)}
+    return {
+        "scope_id": keys.scope_id,
+        "scope_birth": keys.birth,
+        "sealing_version": keys.sealing_version,
+        "counted": digest_of(keys),
+    }
 
 
 def _put_counted(
