@@ -38,6 +38,8 @@ from langmem_isolated.errors.lifecycle import (
     ImportConflict,
     ImportRefused,
     LegalHold,
+    LockRefused,
+    MemoryLocked,
     NotShared,
     PolicyNotFound,
     ProfileEntryChanged,
@@ -51,6 +53,7 @@ from langmem_isolated.errors.lifecycle import (
     UserWasErased,
     WrappedStoreKeeps,
     WrappedStoreMissing,
+    WrongSecret,
 )
 
 __all__ = [
@@ -79,6 +82,8 @@ __all__ = [
     "LangmemIsolatedError",
     "LegalHold",
     "LimitExceeded",
+    "LockRefused",
+    "MemoryLocked",
     "NotShared",
     "PolicyNotFound",
     "ProfileEntryChanged",
@@ -102,6 +107,7 @@ __all__ = [
     "ValueNotStorable",
     "WrappedStoreKeeps",
     "WrappedStoreMissing",
+    "WrongSecret",
 ]
 
 # By the name from which they are imported, in tracebacks, too.
