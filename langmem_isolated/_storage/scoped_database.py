@@ -43,8 +43,7 @@ S = TypeVar("S", bound=Owned)
 
 # How often keys are read anew for one operation: others may rotate again meanwhile.
 _ROTATIONS = 3
-_DAY = DAY * 1000
-"""Nanoseconds."""
+_DAY = DAY * 1000  # nanoseconds
 
 
 class ScopeGone(Exception):
@@ -294,7 +293,7 @@ class ScopedDatabase:
 
         Raises:
             KeyDestroyed: The owner was erased; nothing was written.
-            MemoryLocked: The user alone has the keys of what is to be read or written.
+            MemoryLocked: The user alone has the keys.
         """
         with OnBehalfOf(self._caller):
             if keys.inbox is not None:
