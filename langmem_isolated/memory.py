@@ -82,8 +82,8 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
         url: An SQLAlchemy URL: ``sqlite:///memory.db`` or ``postgresql://…`` (extra ``postgres``).
         root_key: Any object with ``wrap``, ``unwrap`` and ``key_id``. By default a
             :class:`LocalRootKey` from ``LANGMEM_ISOLATED_ROOT_KEY`` or ``…_FILE``.
-        accepted_root_keys: Further root keys: each opens what it wrapped, and nothing new is
-            wrapped with it. For the time of a rotation; see :meth:`rotate_root_key`.
+        accepted_root_keys: Further root keys: each opens what it wrapped, and begins no
+            installation. For the time of a rotation; see :meth:`rotate_root_key`.
         key_store: The URL of a second database for the wrapped keys, so that backups of the data
             do not carry them.
         synchronous: SQLite only. ``"FULL"``: what was acknowledged survives loss of power;

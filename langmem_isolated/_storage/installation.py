@@ -12,6 +12,7 @@ from langmem_isolated._database import schema
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.checked_root_key import RootKeys
+from langmem_isolated._storage.key_encryption_keys import KeyEncryptionKeys, with_new_key
 from langmem_isolated._storage.key_sets import KeySet, KeySets, Purpose, StoredKey, check
 from langmem_isolated._storage.wrapped_keys import WrappedKeys
 from langmem_isolated.errors import KeyNotFound, RecordDoesNotOpen
@@ -44,7 +45,8 @@ class Installation:
         database: Holds the scopes.
         key_sets: The key sets in the key store.
         keys_apart: Whether the key store is a database of its own.
-        root_keys: The primary one wraps every key; each opens what it wrapped.
+        root_keys: The primary one wraps the key-encryption key of a new installation, which wraps
+            all others; each opens what it wrapped.
         seconds: How long the directory key is kept.
         clock: Seconds that only go forward.
     """
@@ -109,22 +111,38 @@ class Installation:
 
     def _find(self, create: bool) -> OpenInstallation | None:
         installation_id, directory_id = ids_of(self._database)
-        keys = WrappedKeys(self._root_keys, installation_id)
         found = self._sets.read_unchecked(installation_id)
         if not found.keys:
             self._refuse_if_begun(installation_id, directory_id)
             if not create:
                 return None
-            found = self._make(keys, installation_id)
-        directory = DirectoryKey(keys.unwrap(installation_id, _only_key(found)))
-        self._refuse_another(directory, directory_id, create)
-        check(found, directory)
+            found = self._make(installation_id)
+        opened = self._opened(found)
+        self._refuse_another(opened.directory, directory_id, create)
+        check(found, opened.directory)
+        return opened
+
+    def _opened(self, found: KeySet) -> OpenInstallation:
+        """What a set opens that is not checked yet: the key that checks it is in it."""
+        directory: DirectoryKey | None = None
+
+        def read() -> KeySet:
+            return self._sets.read(found.principal, directory) if directory else found
+
+        wrappers = KeyEncryptionKeys(self._root_keys, found, read)
+        keys = WrappedKeys(wrappers, found.principal)
+        secret = keys.unwrap(found.principal, _directory_key(found))
+        directory = DirectoryKey(secret, found.principal)
         return OpenInstallation(directory, keys)
 
-    def _make(self, keys: WrappedKeys, installation_id: bytes) -> KeySet:
+    def _make(self, installation_id: bytes) -> KeySet:
         secret, empty = SecretBytes.random(), KeySet(installation_id)
+        begun = with_new_key(empty, self._root_keys.primary)
+        wrappers = KeyEncryptionKeys(self._root_keys, begun, lambda: begun)
+        keys = WrappedKeys(wrappers, installation_id)
         stored = keys.wrap(secret, installation_id, Purpose.DIRECTORY, 1)
-        self._sets.swap(empty, empty.with_primary(stored), DirectoryKey(secret))
+        directory = DirectoryKey(secret, installation_id)
+        self._sets.swap(empty, begun.with_primary(stored), directory)
         return self._sets.read_unchecked(installation_id)
 
     def _refuse_if_begun(self, installation_id: bytes, directory_id: bytes | None) -> None:
@@ -167,9 +185,9 @@ def ids_of(database: Database) -> tuple[bytes, bytes | None]:
     return row[0], row[1]
 
 
-def _only_key(found: KeySet) -> StoredKey:
+def _directory_key(found: KeySet) -> StoredKey:
     """The directory key's row, before the set's MAC can be checked: what it holds is looked at."""
-    match found.keys:
-        case [StoredKey(purpose=Purpose.DIRECTORY, version=1, root_key_id=str(), wrapped=bytes())]:
-            return found.keys[0]
+    match [key for key in found.keys if key.purpose == Purpose.DIRECTORY]:
+        case [StoredKey(version=1, kek=int(), root_key_id=str(), wrapped=bytes()) as key]:
+            return key
     raise RecordDoesNotOpen("key", "the directory key is not the one that was stored")

@@ -45,7 +45,7 @@ class Keyring:
 
     Args:
         database: Holds the scopes.
-        root_key: Wraps every key.
+        root_key: Wraps the key-encryption key of an installation that begins.
         accepted_root_keys: Open what they wrapped.
         key_store: Holds the keys; the same database when ``None``.
         cache_size: How many owners' unwrapped keys are kept.
@@ -231,7 +231,7 @@ class Keyring:
         opened = self._installation.open(create=True)
         assert opened is not None
         place = OwnerPlace.of(owner, opened)
-        self._sets.change(place.principal, place.directory, lambda found: change(found, place.keys))
+        place.keys.change(self._sets, place.principal, place.directory, change)
         self.forget(owner)
 
     def rotate(self, owner: Owner) -> None:
@@ -349,7 +349,9 @@ class Keyring:
             raise KeyDestroyed
         if not any(traces):
             missing = [purpose for purpose in OWNED if not found.living(purpose)]
-            self._sets.swap(found, place.keys.with_new_keys(found, *missing), place.directory)
+            # Looked at again in either case, and made once more where it was lost.
+            with place.keys.renewed_if_retired():
+                self._sets.swap(found, place.keys.with_new_keys(found, *missing), place.directory)
 
     def _make_scope(self, place: OwnerPlace, found: KeySet) -> ScopeRow | None:
         principal = place.keys.unwrapped(found)
