@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.scope_keys import ScopeKeys
@@ -19,6 +19,7 @@ from langmem_isolated._storage.container_state import KeyOutdated
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated._storage.scope_rows import has_life
 from langmem_isolated._storage.usage import DAY, first_of_day
+from langmem_isolated._storage.working_locked import refuse_if_it_reads, works_locked
 from langmem_isolated.errors import DatabaseError, KeyDestroyed, RecordDoesNotOpen
 
 _log = logging.getLogger("langmem_isolated.database")
@@ -42,14 +43,14 @@ S = TypeVar("S", bound=Owned)
 
 # How often keys are read anew for one operation: others may rotate again meanwhile.
 _ROTATIONS = 3
-_DAY = DAY * 1000
-"""Nanoseconds."""
+_DAY = DAY * 1000  # nanoseconds
 
 
 class ScopeGone(Exception):
     """The row of the scope's life is not there; for `ScopedDatabase` to explain."""
 
 
+@works_locked
 def prove_life(transaction: Transaction, keys: ScopeKeys) -> None:
     """Expect the life that keys are of, ended by no erasure.
 
@@ -165,7 +166,7 @@ class ScopedDatabase:
         return keys
 
     def check_life(self, keys: ScopeKeys) -> None:
-        """Ask the database whether the life that ``keys`` are of goes on: one query.
+        """Ask the database, in one query, whether the life that ``keys`` are of goes on.
 
         Raises:
             KeyDestroyed: It is over, or is being ended.
@@ -292,13 +293,26 @@ class ScopedDatabase:
 
         Raises:
             KeyDestroyed: The owner was erased; nothing was written.
+            MemoryLocked: The user alone has the keys.
         """
         with OnBehalfOf(self._caller):
+            if keys.inbox is not None:
+                keys = self._lent(keys, door, operation, kwargs)
             if self._is_owners and door not in self._reads:
                 today = time.time_ns() // _DAY
                 if keys.active_day != today:
                     return self._run_first_of_day(today, keys, operation, *args, **kwargs)
             return self._run_with_keys(keys, door, operation, *args, **kwargs)
+
+    def _lent(self, keys: ScopeKeys, *call: Any) -> ScopeKeys:
+        """The keys of a user who can lock, as far as the server has them at this moment."""
+        door, operation, named = call
+        if keys.is_locked:
+            self._keyring.forget(self.owner)  # another may have unlocked it, for good, too
+            keys = self._of_same_life(self._find_again())
+        if keys.is_locked and self._is_owners and door in self._reads:
+            refuse_if_it_reads(operation, named)
+        return keys
 
     def _run_first_of_day(
         self,
@@ -361,10 +375,9 @@ class ScopedDatabase:
         """The owner's keys as they are now, if they have come to include ``key_id``."""
         if key_id is None or key_id in keys.opening:
             return None
-        # Another thread may have read them again already.
-        for _ in range(2):
+        for _ in range(2):  # another thread may have read them again already
             fresh = self._find()
-            if fresh and key_id in fresh.opening:
+            if fresh and (key_id in fresh.opening or fresh.is_locked):
                 return fresh
             self._keyring.forget(self.owner)
         return None

@@ -40,6 +40,8 @@ from langmem_isolated.errors.lifecycle import (
     ImportConflict,
     ImportRefused,
     LegalHold,
+    LockRefused,
+    MemoryLocked,
     NotShared,
     PolicyNotFound,
     ProfileEntryChanged,
@@ -53,6 +55,7 @@ from langmem_isolated.errors.lifecycle import (
     UserWasErased,
     WrappedStoreKeeps,
     WrappedStoreMissing,
+    WrongSecret,
 )
 
 __all__ = [
@@ -82,6 +85,8 @@ __all__ = [
     "LangmemIsolatedError",
     "LegalHold",
     "LimitExceeded",
+    "LockRefused",
+    "MemoryLocked",
     "NotShared",
     "PolicyNotFound",
     "ProfileEntryChanged",
@@ -106,6 +111,7 @@ __all__ = [
     "ValueNotStorable",
     "WrappedStoreKeeps",
     "WrappedStoreMissing",
+    "WrongSecret",
 ]
 
 # By the name from which they are imported, in tracebacks, too.
