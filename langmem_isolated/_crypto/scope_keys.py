@@ -121,5 +121,9 @@ class ScopeKeys:
         """Opens many records under one :meth:`aad_prefix`, each by its key and sealed bytes."""
         return opener(self.opening, prefix, kind=kind.label)
 
+    def every_key(self) -> list[SealingKey]:
+        """All that open something of this scope, for who tries that they open nothing else."""
+        return [*self.opening.values()]
+
     def __reduce__(self) -> str:
         raise TypeError("keys are not pickled")

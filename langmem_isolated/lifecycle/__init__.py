@@ -8,7 +8,7 @@ from langmem_isolated.lifecycle.guests.of_memory import AnonymousSessions
 from langmem_isolated.lifecycle.of_memory import MemoryLifecycle
 from langmem_isolated.lifecycle.of_scope import ScopeLifecycle
 from langmem_isolated.lifecycle.one_module import OneModule
-from langmem_isolated.lifecycle.verification import Verified, verified
+from langmem_isolated.lifecycle.verification.verified import Verified, verified
 
 if TYPE_CHECKING:
     from langmem_isolated._adapters.quota import Quota
