@@ -92,6 +92,11 @@ class CrossOpening:
         self.attempts = 0
         self.records = 0
 
+    @property
+    def is_full(self) -> bool:
+        """Whether it has as many other scopes as it keeps."""
+        return len(self._others) == self._others.maxlen
+
     def add(self, keys: ScopeKeys) -> None:
         """Try later records in this scope, too."""
         if all(keys.scope_id != one.scope_id for one in self._others):
