@@ -8,7 +8,7 @@ from langmem_isolated.lifecycle.guests.of_memory import AnonymousSessions
 from langmem_isolated.lifecycle.of_memory import MemoryLifecycle
 from langmem_isolated.lifecycle.of_scope import ScopeLifecycle
 from langmem_isolated.lifecycle.one_module import OneModule
-from langmem_isolated.lifecycle.verification import Verified, verified
+from langmem_isolated.lifecycle.verification.verified import Verified, verified
 
 if TYPE_CHECKING:
     from langmem_isolated._adapters.quota import Quota
@@ -65,13 +65,21 @@ if TYPE_CHECKING:
         Totals,
         digest_of,
     )
+    from langmem_isolated.lifecycle.verification.confidence import Coverage
+    from langmem_isolated.lifecycle.verification.report import (
+        Check,
+        Finding,
+        VerificationReport,
+    )
 
 __all__ = [
     "COUNTED",
     "NOT_COUNTED",
     "AnonymousSessions",
     "Backup",
+    "Check",
     "ComparedRow",
+    "Coverage",
     "Day",
     "EphemeralContext",
     "EphemeralLife",
@@ -81,6 +89,7 @@ __all__ = [
     "Exported",
     "Fact",
     "FactSource",
+    "Finding",
     "Grant",
     "Grants",
     "Hold",
@@ -122,6 +131,7 @@ __all__ = [
     "Transferred",
     "Undone",
     "UnfinishedErasure",
+    "VerificationReport",
     "Verified",
     "digest_of",
     "restore_backup",
@@ -185,6 +195,8 @@ _NAMES = {
         "Totals",
         "digest_of",
     ),
+    "lifecycle.verification.confidence": ("Coverage",),
+    "lifecycle.verification.report": ("Check", "Finding", "VerificationReport"),
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
