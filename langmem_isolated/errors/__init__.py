@@ -30,7 +30,10 @@ from langmem_isolated.errors.core import (
     ValueNotStorable,
 )
 from langmem_isolated.errors.lifecycle import (
+    AnchorRefused,
     AnonymousNotFound,
+    AuditIsOff,
+    AuditLogBroken,
     BackupElsewhere,
     BackupRefused,
     ErasureLogRefused,
@@ -44,6 +47,7 @@ from langmem_isolated.errors.lifecycle import (
     ProfileEntryNotFound,
     ProfileFull,
     QuotaExceeded,
+    ReasonRequired,
     ReceiptNotFound,
     RestoreRefused,
     SessionClosed,
@@ -55,7 +59,10 @@ from langmem_isolated.errors.lifecycle import (
 
 __all__ = [
     "AddressTaken",
+    "AnchorRefused",
     "AnonymousNotFound",
+    "AuditIsOff",
+    "AuditLogBroken",
     "BackupElsewhere",
     "BackupRefused",
     "DatabaseCorrupt",
@@ -85,6 +92,7 @@ __all__ = [
     "ProfileEntryNotFound",
     "ProfileFull",
     "QuotaExceeded",
+    "ReasonRequired",
     "ReceiptNotFound",
     "RecordDoesNotOpen",
     "RecordError",
