@@ -63,6 +63,7 @@ HOMES = {
     "boto3": {"root_keys"},
     "botocore": {"root_keys"},
     "pkcs11": {"root_keys"},
+    "rfc3161_client": {"_crypto"},
     "sqlalchemy": UP_TO_STORAGE,
     # Besides the driver's home: the demo's attacker and the doctor look at SQLite itself.
     "sqlite3": {"_database", "cli"},

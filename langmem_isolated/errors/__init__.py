@@ -32,7 +32,10 @@ from langmem_isolated.errors.core import (
     ValueNotStorable,
 )
 from langmem_isolated.errors.lifecycle import (
+    AnchorRefused,
     AnonymousNotFound,
+    AuditIsOff,
+    AuditLogBroken,
     BackupElsewhere,
     BackupRefused,
     ErasureLogRefused,
@@ -48,6 +51,7 @@ from langmem_isolated.errors.lifecycle import (
     ProfileEntryNotFound,
     ProfileFull,
     QuotaExceeded,
+    ReasonRequired,
     ReceiptNotFound,
     RestoreRefused,
     SessionClosed,
@@ -60,7 +64,10 @@ from langmem_isolated.errors.lifecycle import (
 
 __all__ = [
     "AddressTaken",
+    "AnchorRefused",
     "AnonymousNotFound",
+    "AuditIsOff",
+    "AuditLogBroken",
     "BackupElsewhere",
     "BackupRefused",
     "DatabaseCorrupt",
@@ -93,6 +100,7 @@ __all__ = [
     "ProfileEntryNotFound",
     "ProfileFull",
     "QuotaExceeded",
+    "ReasonRequired",
     "ReceiptNotFound",
     "RecordDoesNotOpen",
     "RecordError",
