@@ -78,6 +78,8 @@ class AwsKmsRootKey:
         ValueError: A number is out of its range.
     """
 
+    key_id = "aws-kms:"
+
     def __init__(
         self,
         name: str,
