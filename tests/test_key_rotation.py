@@ -356,3 +356,35 @@ def test_keys_that_are_removed_or_take_each_others_place_are_refused(
             alice(other).store().get(("a",), "b")
         with pytest.raises(RecordDoesNotOpen):
             other.rotate_keys("alice")
+
+
+# What is pending
+
+
+async def test_status_tells_what_is_pending_and_what_each_version_has_sealed(
+    memory: IsolatedMemory, door: Door
+):
+    scope = alice(memory)
+    scope.chat_history("s").add_messages([HumanMessage("one")])
+    memory.scope(user_id="bob", module_id="tutor").store().put(("a",), "b", {})
+    memory.rotate_keys("alice", max_seconds=0)
+    memory._keyring.forget(scope._records.owner)
+    scope.store().put(("a",), "b", {})
+
+    found = await door(memory, "key_status")
+    assert (found.owners, found.pending, found.former_keys) == (2, 1, 1)
+    assert found.oldest_former is not None
+    assert found.rotating_since is None
+    of_alice = await door(memory, "key_status_of", "alice")
+    assert [(key.version, key.state) for key in of_alice.keys] == [(1, "retired"), (2, "active")]
+    assert of_alice.is_pending
+    (use,) = of_alice.scopes
+    assert (use.module, use.oldest_key, use.records) == ("tutor", 1, {1: 2, 2: 1})
+
+    memory.rotate_keys("alice")
+    assert (await door(memory, "key_status")).pending == 0
+    of_alice = await door(memory, "key_status_of", "alice")
+    assert [(key.version, key.state) for key in of_alice.keys] == [(1, "destroyed"), (2, "active")]
+    assert not of_alice.is_pending
+    assert (of_alice.scopes[0].oldest_key, of_alice.scopes[0].records) == (2, {2: 3})
+    assert (await door(memory, "key_status_of", "nobody")).keys == []

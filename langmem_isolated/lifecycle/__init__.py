@@ -45,6 +45,12 @@ if TYPE_CHECKING:
     from langmem_isolated.lifecycle.retention.sweeping import Swept
     from langmem_isolated.lifecycle.root_key_rotation import RootKeyRotated
     from langmem_isolated.lifecycle.rotation.run import KeysRotated
+    from langmem_isolated.lifecycle.rotation.status import (
+        KeyStatus,
+        KeyVersion,
+        ScopeKeyUse,
+        UserKeyStatus,
+    )
     from langmem_isolated.lifecycle.sharing.grants import Grant, Grants
     from langmem_isolated.lifecycle.sharing.merge_values import (
         MergeConflicts,
@@ -87,6 +93,8 @@ __all__ = [
     "Hold",
     "Imported",
     "Interest",
+    "KeyStatus",
+    "KeyVersion",
     "KeysRotated",
     "MemoryLifecycle",
     "MergeConflicts",
@@ -111,6 +119,7 @@ __all__ = [
     "Restored",
     "Retention",
     "RootKeyRotated",
+    "ScopeKeyUse",
     "ScopeLifecycle",
     "ScopeStats",
     "SessionSummary",
@@ -124,6 +133,7 @@ __all__ = [
     "Transferred",
     "Undone",
     "UnfinishedErasure",
+    "UserKeyStatus",
     "Verified",
     "digest_of",
     "restore_backup",
@@ -167,6 +177,7 @@ _NAMES = {
     "lifecycle.retention.sweeping": ("Swept",),
     "lifecycle.root_key_rotation": ("RootKeyRotated",),
     "lifecycle.rotation.run": ("KeysRotated",),
+    "lifecycle.rotation.status": ("KeyStatus", "KeyVersion", "ScopeKeyUse", "UserKeyStatus"),
     "lifecycle.sharing.grants": ("Grant", "Grants"),
     "lifecycle.sharing.merge_values": (
         "MergeConflicts",
