@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from langmem_isolated import __version__
-from langmem_isolated.cli import demo, grants, merges, profile, retention, schema
+from langmem_isolated.cli import demo, grants, merges, profile, retention, schema, sealing_keys
 from langmem_isolated.cli import sessions as session
 from langmem_isolated.cli import threads as thread
 from langmem_isolated.cli.backup import backup
@@ -46,7 +46,8 @@ app = typer.Typer(
     epilog=(
         f"{shown('demo', '--version')}\n\n"
         "The status is 0 when all is done, 1 when something is refused or does not hold, 2 "
-        "when a command is not written as --help says, and 3 when a sweep has more to do."
+        "when a command is not written as --help says, and 3 when a sweep or a rotation of keys "
+        "has more to do."
     ),
     no_args_is_help=True,
     add_completion=False,
@@ -110,6 +111,7 @@ _IMPORTS = ("import ann.zip", "import ann.zip --user anna --allow app.models.Ord
 # A word of Python cannot be a function's name.
 app.command("import", epilog=shown(*_IMPORTS))(import_archive)
 app.add_typer(grants.commands, name="grants")
+app.add_typer(sealing_keys.commands, name="keys")
 app.add_typer(merges.commands, name="merge")
 app.add_typer(profile.commands, name="profile")
 app.add_typer(session.commands, name="session")

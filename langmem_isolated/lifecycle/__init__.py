@@ -54,6 +54,13 @@ if TYPE_CHECKING:
     from langmem_isolated.lifecycle.retention.retention import Retention
     from langmem_isolated.lifecycle.retention.sweeping import Swept
     from langmem_isolated.lifecycle.root_key_rotation import RootKeyRotated
+    from langmem_isolated.lifecycle.rotation.run import KeysRotated
+    from langmem_isolated.lifecycle.rotation.status import (
+        KeyStatus,
+        KeyVersion,
+        ScopeKeyUse,
+        UserKeyStatus,
+    )
     from langmem_isolated.lifecycle.sharing.grants import Grant, Grants
     from langmem_isolated.lifecycle.sharing.merge_values import (
         MergeConflicts,
@@ -113,6 +120,9 @@ __all__ = [
     "Hold",
     "Imported",
     "Interest",
+    "KeyStatus",
+    "KeyVersion",
+    "KeysRotated",
     "MemoryLifecycle",
     "MergeConflicts",
     "MergePlan",
@@ -136,6 +146,7 @@ __all__ = [
     "Restored",
     "Retention",
     "RootKeyRotated",
+    "ScopeKeyUse",
     "ScopeLifecycle",
     "ScopeStats",
     "SessionSummary",
@@ -150,6 +161,7 @@ __all__ = [
     "Transferred",
     "Undone",
     "UnfinishedErasure",
+    "UserKeyStatus",
     "VerificationReport",
     "Verified",
     "digest_of",
@@ -203,6 +215,8 @@ _NAMES = {
     "lifecycle.retention.retention": ("Retention",),
     "lifecycle.retention.sweeping": ("Swept",),
     "lifecycle.root_key_rotation": ("RootKeyRotated",),
+    "lifecycle.rotation.run": ("KeysRotated",),
+    "lifecycle.rotation.status": ("KeyStatus", "KeyVersion", "ScopeKeyUse", "UserKeyStatus"),
     "lifecycle.sharing.grants": ("Grant", "Grants"),
     "lifecycle.sharing.merge_values": (
         "MergeConflicts",
