@@ -191,6 +191,8 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
             limits,
             session_rules,
         )
+        if self._context.plaintext_cache:
+            self._keyring.when_locked = self._context.plaintext_cache.forget
         if keys != ConfigKeys():
             self.session_history = self._renamed_session_history()  # type: ignore[method-assign]
 
