@@ -19,7 +19,7 @@ from langmem_isolated._storage.container_state import (
     header_key,
     open_header,
 )
-from langmem_isolated._storage.scope_rows import MAY_SEAL
+from langmem_isolated._storage.scope_rows import MAY_SEAL, proof_of
 from langmem_isolated._storage.scoped_database import ScopeGone
 
 _sessions = schema.sessions.c
@@ -258,10 +258,8 @@ class ContainerRows:
             new = self._new(keys, digest, birth, now, beginning)
             transaction.execute(
                 self._create[transaction.is_postgres],
-                scope_id=keys.scope_id,
                 digest=digest,
-                scope_birth=keys.birth,
-                sealing_version=keys.sealing_version,
+                **proof_of(keys),
                 new_sealed=self._sealed(keys, digest, new, header),
                 **new.new(),
             )

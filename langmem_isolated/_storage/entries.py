@@ -28,7 +28,7 @@ from langmem_isolated._crypto.sealing import framed, unframed
 from langmem_isolated._database import schema
 from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._storage.expiry import check_expiry, expiry_mac
-from langmem_isolated._storage.scope_rows import MAY_SEAL
+from langmem_isolated._storage.scope_rows import MAY_SEAL, proof_of
 from langmem_isolated._storage.scoped_database import ScopeGone
 from langmem_isolated._storage.upserts import upserts
 from langmem_isolated.errors import RecordDoesNotOpen, RecordError
@@ -45,8 +45,7 @@ _AT_ONCE = 64  # digests a statement; fewer are repeated: it is compiled once
 
 _records, _scopes = schema.records.c, schema.scopes.c
 _SCOPE_ID = bindparam("scope_id", type_=sa.LargeBinary)
-_PARENT = bindparam("parent", type_=sa.LargeBinary)
-_KEY = bindparam("key", type_=sa.LargeBinary)
+_PARENT, _KEY = (bindparam(name, type_=sa.LargeBinary) for name in ("parent", "key"))
 _NOW = bindparam("now", type_=sa.BigInteger)
 _FROM_THE_FIRST: sa.ColumnElement[int] = sa.literal_column("0")  # SQLite would want a parameter
 
@@ -269,8 +268,7 @@ def put(
     """
     space, expires_at = _Namespace(keys, names, kind), None if lifetime is None else now + lifetime
     rows = {entry.key: space.row(entry, now, expires_at) for entry in entries}
-    scope = {"scope_id": keys.scope_id, "scope_birth": keys.birth}
-    proof = transaction.query(_PROVE_SCOPE, **scope, sealing_version=keys.sealing_version)
+    proof = transaction.query(_PROVE_SCOPE, **proof_of(keys))
     # In one order everywhere: two who put the same keys wait for each other, and do not deadlock.
     ordered = sorted(rows.values(), key=lambda row: row["key"])
     transaction.execute_many(_PUT[transaction.is_postgres], ordered)

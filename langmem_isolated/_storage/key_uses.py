@@ -83,7 +83,7 @@ def oldest_in_use(database: Database, principal: bytes) -> dict[bytes, int]:
 
     Of a scope that no key has been taken from yet it may know none.
     """
-    return dict(database.read(Transaction.rows, _OLDEST, principal=principal))  # type: ignore[arg-type]
+    return dict(database.read(Transaction.rows, _OLDEST, principal=principal))
 
 
 class _UsedKey:

@@ -233,7 +233,7 @@ class Resealing:
         where = {"behind_kind": kind, "behind_digest": digest}
         rows = transaction.rows(_FREE_PAGE, **self._here, **where, version=self._version)
         count = self._raise(transaction, rows)
-        return count, (rows[-1][:2] if len(rows) == PAGE else None)  # type: ignore[return-value]
+        return count, (rows[-1][:2] if len(rows) == PAGE else None)
 
     def _raise_one(self, transaction: Transaction, kind: int, digest: bytes) -> int:
         where = {"at_kind": kind, "at_digest": digest}
@@ -244,7 +244,7 @@ class Resealing:
         raised = []
         for row in rows:
             try:
-                raised.append(self._raised(*row[:2], row[2:]))
+                raised.append(self._raised(row[0], row[1], row[2:]))
             except RecordDoesNotOpen:
                 self.damaged.add(row[:2])
         transaction.execute_many(_RAISE, raised)
@@ -276,10 +276,10 @@ class Resealing:
             rows = self._database.read(
                 Transaction.rows, _OUTDATED_PAGE, **self._here, **where, version=self._version
             )
-            yield from (row[:2] for row in rows if row[:2] not in self.damaged)  # type: ignore[misc]
+            yield from (row[:2] for row in rows if row[:2] not in self.damaged)
             if len(rows) < PAGE:
                 return
-            behind = rows[-1][:2]  # type: ignore[assignment]
+            behind = rows[-1][:2]
 
     # --- records
 
@@ -331,5 +331,5 @@ def _cut(rows: list[Row]) -> Iterator[_Address]:
     for number, (*address, bytes_) in enumerate(rows):
         size += bytes_ if type(bytes_) is int else 0
         if size >= _PAGE_BYTES or number == len(rows) - 1:
-            yield tuple(address)  # type: ignore[misc]
+            yield tuple(address)
             size = 0

@@ -35,7 +35,7 @@ from sqlalchemy import (
 from langmem_isolated._crypto.directory import DirectoryKey
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.owners import Level, Owner
-from langmem_isolated._crypto.scope_keys import BIRTH_BYTES
+from langmem_isolated._crypto.scope_keys import BIRTH_BYTES, ScopeKeys
 from langmem_isolated._crypto.sealing import open_sealed, seal
 from langmem_isolated._database import schema
 from langmem_isolated._database.database import Database
@@ -119,6 +119,16 @@ _DELETE = delete(schema.scopes).where(
 # The write barrier: writers whose sealing key is older read their keys anew. On PostgreSQL whoever
 # asks this locks the row for key share, so that a raised barrier waits for them or they for it.
 MAY_SEAL = _scopes.oldest_key <= bindparam("sealing_version", type_=Integer)
+
+
+def proof_of(keys: ScopeKeys) -> dict[str, object]:
+    """What statements ask by that write nothing where the scope is gone, or a later key seals."""
+    return {
+        "scope_id": keys.scope_id,
+        "scope_birth": keys.birth,
+        "sealing_version": keys.sealing_version,
+    }
+
 
 _ROW_LOCK = select(_scopes.scope_id).where(_scopes.scope_id == _SCOPE_ID)
 _FOR_SHARE = _ROW_LOCK.with_for_update(read=True)

@@ -367,8 +367,9 @@ class ScopedDatabase:
         """The owner's keys as they are now, if it is the same life, and a later one seals."""
         self._keyring.forget(self.owner)
         fresh = self._find()
-        is_newer = fresh and fresh.birth == keys.birth
-        return fresh if is_newer and fresh.sealing_version > keys.sealing_version else None
+        if fresh is None or fresh.birth != keys.birth:
+            return None
+        return fresh if fresh.sealing_version > keys.sealing_version else None
 
     def rotated_keys(self, keys: ScopeKeys, key_id: bytes | None) -> ScopeKeys | None:
         """The owner's keys as they are now, if they have come to include ``key_id``."""
