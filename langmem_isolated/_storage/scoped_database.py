@@ -305,7 +305,7 @@ class ScopedDatabase:
             return self._run_with_keys(keys, door, operation, *args, **kwargs)
 
     def _lent(self, keys: ScopeKeys, *call: Any) -> ScopeKeys:
-        """The keys of a user who can lock, as far as the server has them at this moment."""
+        """The keys of a user who can lock, as far as the server has them now."""
         door, operation, named = call
         if keys.is_locked:
             self._keyring.forget(self.owner)  # another may have unlocked it, for good, too

@@ -12,6 +12,7 @@ from langmem_isolated.lifecycle.verification import Verified, verified
 
 if TYPE_CHECKING:
     from langmem_isolated._adapters.quota import Quota
+    from langmem_isolated._crypto.lock_secrets import PassphraseCost
     from langmem_isolated.lifecycle.backup import Backup
     from langmem_isolated.lifecycle.erasure.participants import ErasureSubject
     from langmem_isolated.lifecycle.erasure.reapplication import Reapplied
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
     from langmem_isolated.lifecycle.guests.transferred import NewName, Transferred
     from langmem_isolated.lifecycle.imports.run import Imported
     from langmem_isolated.lifecycle.isolation import ModuleIsolation
+    from langmem_isolated.lifecycle.locking.values import (
+        Collected,
+        Lent,
+        LockedModule,
+        LockedSession,
+        LockState,
+        NewLock,
+    )
     from langmem_isolated.lifecycle.profiles.comparison import (
         ComparedRow,
         ModuleComparison,
@@ -71,6 +80,7 @@ __all__ = [
     "NOT_COUNTED",
     "AnonymousSessions",
     "Backup",
+    "Collected",
     "ComparedRow",
     "Day",
     "EphemeralContext",
@@ -86,6 +96,10 @@ __all__ = [
     "Hold",
     "Imported",
     "Interest",
+    "Lent",
+    "LockState",
+    "LockedModule",
+    "LockedSession",
     "MemoryLifecycle",
     "MergeConflicts",
     "MergePlan",
@@ -95,9 +109,11 @@ __all__ = [
     "ModuleKnowledge",
     "ModuleStats",
     "Named",
+    "NewLock",
     "NewName",
     "OneModule",
     "Overview",
+    "PassphraseCost",
     "Policy",
     "Profile",
     "ProfileCleared",
@@ -140,7 +156,16 @@ _NAMES = {
     "lifecycle.export.export": ("Exported",),
     "lifecycle.guests.transferred": ("NewName", "Transferred"),
     "lifecycle.imports.run": ("Imported",),
+    "_crypto.lock_secrets": ("PassphraseCost",),
     "lifecycle.isolation": ("ModuleIsolation",),
+    "lifecycle.locking.values": (
+        "Collected",
+        "Lent",
+        "LockState",
+        "LockedModule",
+        "LockedSession",
+        "NewLock",
+    ),
     "lifecycle.profiles.comparison": (
         "ComparedRow",
         "ModuleComparison",

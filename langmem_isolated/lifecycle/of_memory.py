@@ -15,6 +15,7 @@ from langmem_isolated.lifecycle.backup import MemoryBackups
 from langmem_isolated.lifecycle.erasure.reapplication import ErasuresAgain
 from langmem_isolated.lifecycle.export.of_memory import UserExports
 from langmem_isolated.lifecycle.imports.of_memory import UserImports
+from langmem_isolated.lifecycle.locking.of_memory import UserLocks
 from langmem_isolated.lifecycle.root_key_rotation import RootKeyRotations
 from langmem_isolated.lifecycle.sharing.of_memory import ModuleMerges
 from langmem_isolated.scope import checked_id
@@ -37,7 +38,13 @@ if TYPE_CHECKING:
 
 @explains_calls
 class MemoryLifecycle(
-    ModuleMerges, UserExports, UserImports, MemoryBackups, ErasuresAgain, RootKeyRotations
+    ModuleMerges,
+    UserExports,
+    UserImports,
+    MemoryBackups,
+    ErasuresAgain,
+    RootKeyRotations,
+    UserLocks,
 ):
     """The life of everybody's memory, as :class:`IsolatedMemory` has it."""
 
