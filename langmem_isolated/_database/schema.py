@@ -40,6 +40,8 @@ installation = Table(
     # 16 random bytes, made with the tables; part of the context of every wrapped key.
     Column("installation_id", LargeBinary, nullable=False),
     Column("directory_id", LargeBinary),
+    # While all keys are being rotated, since when: whoever has an older one gets another.
+    Column("rotating_since", BigInteger),
 )
 
 keys = Table(

@@ -124,6 +124,16 @@ class KeySet:
         """The set with every key destroyed."""
         return replace(self, keys=tuple(key.destroyed(at) for key in self.keys))
 
+    def with_destroyed(self, purpose: Purpose, below: int, at: int) -> "KeySet":
+        """The set with every retired key of a purpose destroyed whose version is below another."""
+        keys = (
+            key.destroyed(at)
+            if (key.purpose, key.state) == (purpose, State.RETIRED) and key.version < below
+            else key
+            for key in self.keys
+        )
+        return replace(self, keys=tuple(keys))
+
     def lived_until(self, life: int, at: int, root_key_id: str) -> "KeySet":
         """The set of who has lived so often, if not more often: the next life is a later one."""
         if self.next_version(Purpose.NAMING) > life:

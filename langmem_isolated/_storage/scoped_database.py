@@ -41,8 +41,7 @@ class Owned(Protocol):
 
 S = TypeVar("S", bound=Owned)
 
-# How often keys are read anew for one operation: others may rotate again meanwhile.
-_ROTATIONS = 3
+_ROTATIONS = 3  # so often keys are read anew for one operation: others may rotate again
 _DAY = DAY * 1000  # nanoseconds
 
 

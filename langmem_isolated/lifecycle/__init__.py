@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from langmem_isolated.lifecycle.retention.retention import Retention
     from langmem_isolated.lifecycle.retention.sweeping import Swept
     from langmem_isolated.lifecycle.root_key_rotation import RootKeyRotated
+    from langmem_isolated.lifecycle.rotation.run import KeysRotated
     from langmem_isolated.lifecycle.sharing.grants import Grant, Grants
     from langmem_isolated.lifecycle.sharing.merge_values import (
         MergeConflicts,
@@ -96,6 +97,7 @@ __all__ = [
     "Hold",
     "Imported",
     "Interest",
+    "KeysRotated",
     "Lent",
     "LockState",
     "LockedModule",
@@ -189,6 +191,7 @@ _NAMES = {
     "lifecycle.retention.retention": ("Retention",),
     "lifecycle.retention.sweeping": ("Swept",),
     "lifecycle.root_key_rotation": ("RootKeyRotated",),
+    "lifecycle.rotation.run": ("KeysRotated",),
     "lifecycle.sharing.grants": ("Grant", "Grants"),
     "lifecycle.sharing.merge_values": (
         "MergeConflicts",

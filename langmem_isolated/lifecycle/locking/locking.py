@@ -23,6 +23,7 @@ from langmem_isolated.lifecycle.locking.values import (
     LockState,
     SecretName,
 )
+from langmem_isolated.lifecycle.rotation.run import RotationRun
 
 Told = Callable[[int], object]
 _NAMES: dict[SecretKind, SecretName] = {
@@ -67,14 +68,11 @@ def lock(
     locks = context.keyring.locks()
     locks.make(user, secrets, _JOB_SECONDS)
     try:
-        return code, sum(_resealed(context, user, told))
+        # The rotation finds a newer key, and makes none.
+        rotated = RotationRun(context, None, told, lambda: False).run(user)
+        return code, rotated.records
     finally:
         locks.forget(user)
-
-
-def _resealed(context: MemoryContext, user: Owner, told: Told) -> Iterator[int]:
-    """Seal everything of a user anew, as :class:`KeyRotation` does it."""
-    yield from ()  # filled in with the rotation
 
 
 def open_lock(
