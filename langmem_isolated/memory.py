@@ -200,6 +200,8 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
             session_rules,
             Audit(self._database, self._keyring, audit),
         )
+        if self._context.plaintext_cache:
+            self._keyring.when_locked = self._context.plaintext_cache.forget
         if keys != ConfigKeys():
             self.session_history = self._renamed_session_history()  # type: ignore[method-assign]
 

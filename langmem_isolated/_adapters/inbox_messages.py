@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -30,7 +31,9 @@ from langmem_isolated._storage.sessions.listing import ROWS, session_digest
 from langmem_isolated._storage.sessions.writing import Message, Repeated
 from langmem_isolated._storage.usage import Use
 from langmem_isolated._storage.working_locked import works_locked
-from langmem_isolated.errors import SessionClosed
+from langmem_isolated.errors import RecordDoesNotOpen, SessionClosed
+
+_log = logging.getLogger("langmem_isolated.sessions")
 
 _FORM = b"\x01"
 
@@ -102,23 +105,35 @@ def _put(
 
 def collect(
     records: ScopedDatabase, private: SecretBytes, told: Callable[[int], object] = lambda _: None
-) -> int:
-    """Bring what waits in the inbox of a scope into its sessions; how many messages it was.
+) -> tuple[int, int]:
+    """Bring what waits in the inbox of a scope into its sessions.
 
     A batch of each session is one transaction: killed between two, the rest waits.
 
+    Args:
+        records: The scope's.
+        private: The key of the user's inbox.
+        told: How many messages were brought so far, behind each batch.
+
+    Returns:
+        How many messages it was, and of how many sessions the inbox was tampered with: it stays.
+
     Raises:
-        RecordDoesNotOpen: The inbox, or a session, was tampered with; what came before is done.
         MemoryLocked: The user is locked again.
     """
-    done = 0
+    done = damaged = 0
     for digest, count in records.read(inbox.waiting, []):
         left = count
-        while left:
-            before, left = left, records.write(_take, digest, private, records.session_rules)
-            done += before - left
-            told(done)
-    return done
+        try:
+            while left:
+                before, left = left, records.write(_take, digest, private, records.session_rules)
+                done += before - left
+                told(done)
+        except RecordDoesNotOpen:
+            # Nobody is kept out of their own memory by what a stranger put into the inbox.
+            _log.error("An inbox was tampered with: scope %s.", records.keys().scope_id.hex())
+            damaged += 1
+    return done, damaged
 
 
 def _take(

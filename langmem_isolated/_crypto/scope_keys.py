@@ -152,7 +152,12 @@ class ScopeKeys:
         return open_sealed(keys, associated_data_of(prefix, key), sealed, kind=kind.label)
 
     def resealed(self, prefix: bytes, key: bytes, sealed: bytes, kind: Kind) -> bytes:
-        """A record at ``key`` under the key that seals now, as many bytes as before."""
+        """A record at ``key`` under the key that seals now, as many bytes as before.
+
+        What the server reads for its own duties is as it was: its key never changes.
+        """
+        if kind.is_server_held:
+            return sealed
         place = associated_data_of(prefix, key)
         return resealed(self.opening, self.sealing, place, sealed, kind=kind.label)
 
@@ -190,6 +195,15 @@ class LockedScopeKeys(ScopeKeys):
 
     def seal(self, *_: object, **__: object) -> NoReturn:
         """Refuse: nothing of a locked user is sealed but to the inbox.
+
+        Raises:
+            MemoryLocked: Always.
+        """
+        raise MemoryLocked
+
+    @property
+    def former(self) -> list[bytes]:
+        """Refuse: which keys there are is known to the user alone.
 
         Raises:
             MemoryLocked: Always.

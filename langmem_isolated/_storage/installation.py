@@ -16,6 +16,7 @@ from langmem_isolated._runtime.forking import renew_in_children
 from langmem_isolated._storage.checked_root_key import RootKeys
 from langmem_isolated._storage.key_encryption_keys import KeyEncryptionKeys, with_new_key
 from langmem_isolated._storage.key_sets import KeySet, KeySets, Purpose, StoredKey, check
+from langmem_isolated._storage.lent_locks import LentLocks
 from langmem_isolated._storage.wrapped_keys import WrappedKeys
 from langmem_isolated.errors import KeyNotFound, KeyServiceUnavailable, RecordDoesNotOpen
 
@@ -60,6 +61,7 @@ class Installation:
             all others; each opens what it wrapped.
         seconds: How long directory key and key-encryption keys are kept.
         clock: Seconds that only go forward.
+        lent: The locks that users lend to this process.
     """
 
     def __init__(
@@ -70,7 +72,9 @@ class Installation:
         *,
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        lent: LentLocks | None = None,
     ) -> None:
+        self._lent = lent or LentLocks(clock)
         self._database = database
         self._key_store = key_store
         self._sets = KeySets(key_store)
@@ -183,7 +187,7 @@ class Installation:
             return self._sets.read(found.principal, directory) if directory else found
 
         wrappers = KeyEncryptionKeys(self._root_keys, found, read)
-        keys = WrappedKeys(wrappers, found.principal)
+        keys = WrappedKeys(wrappers, found.principal, self._lent)
         secret = keys.unwrap(found.principal, _directory_key(found))
         directory = DirectoryKey(secret, found.principal)
         return OpenInstallation(directory, keys)

@@ -24,13 +24,16 @@ from langmem_isolated.errors import KeyNotFound, RecordDoesNotOpen
 class Purpose(IntEnum):
     """What a stored key is for; numbers are stored and never change.
 
-    Reserved: 5, an inbox; 6, a lock.
+    Of an inbox the row has the private key, with the public one in ``second_parameters``; of a lock
+    its key, wrapped by one secret of the user, with what that takes.
     """
 
     DIRECTORY = 1
     NAMING = 2
     SEALING = 3
     KEY_ENCRYPTION = 4
+    INBOX = 5
+    LOCK = 6
 
 
 class State(IntEnum):
@@ -43,13 +46,12 @@ class State(IntEnum):
 
 
 class Wrapping(IntEnum):
-    """What has wrapped a key; numbers are stored and never change.
-
-    Reserved: 3, a user's secret besides.
-    """
+    """What has wrapped a key; numbers are stored and never change."""
 
     ROOT_KEY = 1
     KEY_ENCRYPTION_KEY = 2
+    USERS_LOCK = 3
+    """A user's lock, and the key-encryption key around it."""
 
 
 class KeyEncryptionKeyRetired(Exception):

@@ -42,8 +42,7 @@ class Owned(Protocol):
 
 S = TypeVar("S", bound=Owned)
 
-# How often keys are read anew for one operation: others may rotate again meanwhile.
-_ROTATIONS = 3
+_ROTATIONS = 3  # so often keys are read anew for one operation: others may rotate again
 _DAY = DAY * 1000  # nanoseconds
 
 
@@ -320,7 +319,7 @@ class ScopedDatabase:
             return self._run_with_keys(keys, door, operation, *args, **kwargs)
 
     def _lent(self, keys: ScopeKeys, *call: Any) -> ScopeKeys:
-        """The keys of a user who can lock, as far as the server has them at this moment."""
+        """The keys of a user who can lock, as far as the server has them now."""
         door, operation, named = call
         if keys.is_locked:
             self._keyring.forget(self.owner)  # another may have unlocked it, for good, too

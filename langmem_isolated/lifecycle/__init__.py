@@ -12,6 +12,7 @@ from langmem_isolated.lifecycle.verification.verified import Verified, verified
 
 if TYPE_CHECKING:
     from langmem_isolated._adapters.quota import Quota
+    from langmem_isolated._crypto.lock_secrets import PassphraseCost
     from langmem_isolated.lifecycle.audit.anchors import Anchor, AnchorFile
     from langmem_isolated.lifecycle.audit.log import AuditLog
     from langmem_isolated.lifecycle.audit.time_stamps import TimeStamps
@@ -31,6 +32,14 @@ if TYPE_CHECKING:
     from langmem_isolated.lifecycle.guests.transferred import NewName, Transferred
     from langmem_isolated.lifecycle.imports.run import Imported
     from langmem_isolated.lifecycle.isolation import ModuleIsolation
+    from langmem_isolated.lifecycle.locking.values import (
+        Collected,
+        Lent,
+        LockedModule,
+        LockedSession,
+        LockState,
+        NewLock,
+    )
     from langmem_isolated.lifecycle.profiles.comparison import (
         ComparedRow,
         ModuleComparison,
@@ -103,6 +112,7 @@ __all__ = [
     "Backup",
     "BreakGlass",
     "Check",
+    "Collected",
     "ComparedRow",
     "Coverage",
     "Day",
@@ -123,6 +133,10 @@ __all__ = [
     "KeyStatus",
     "KeyVersion",
     "KeysRotated",
+    "Lent",
+    "LockState",
+    "LockedModule",
+    "LockedSession",
     "MemoryLifecycle",
     "MergeConflicts",
     "MergePlan",
@@ -132,9 +146,11 @@ __all__ = [
     "ModuleKnowledge",
     "ModuleStats",
     "Named",
+    "NewLock",
     "NewName",
     "OneModule",
     "Overview",
+    "PassphraseCost",
     "Policy",
     "Profile",
     "ProfileCleared",
@@ -191,7 +207,16 @@ _NAMES = {
     "lifecycle.export.export": ("Exported",),
     "lifecycle.guests.transferred": ("NewName", "Transferred"),
     "lifecycle.imports.run": ("Imported",),
+    "_crypto.lock_secrets": ("PassphraseCost",),
     "lifecycle.isolation": ("ModuleIsolation",),
+    "lifecycle.locking.values": (
+        "Collected",
+        "Lent",
+        "LockState",
+        "LockedModule",
+        "LockedSession",
+        "NewLock",
+    ),
     "lifecycle.profiles.comparison": (
         "ComparedRow",
         "ModuleComparison",
