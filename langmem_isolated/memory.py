@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, Self, overload
 
+from langmem_isolated._adapters.auditing import Audit
 from langmem_isolated._adapters.config_keys import ConfigKeys
 from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._adapters.known_stores import KnownStores
@@ -19,6 +20,7 @@ from langmem_isolated._database.database import Database
 from langmem_isolated._database.dialects import Synchronous
 from langmem_isolated._database.urls import checked_url
 from langmem_isolated._runtime.arguments import kind_of, seconds, whole_number
+from langmem_isolated._runtime.audit_options import AuditOptions
 from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated._runtime.environment import (
     DATABASE_VARIABLE,
@@ -110,6 +112,8 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
             is made with the first erasure, in a folder that is there.
         tombstone_days: How long that is kept, there and in the key store, from an erasure on: as
             long as the oldest copy may live. By default for ever.
+        audit: Switches the audit log on, or to these options; see :attr:`audit`. By default it is
+            as the database says, off in a new one: to leave the argument out switches nothing off.
         auto_upgrade: Whether to make or upgrade the tables where needed; a role without that right
             wants ``False`` and ``langmem-isolated schema upgrade`` run by another.
 
@@ -117,7 +121,8 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
         RootKeyMissing: No root key was given and none is in the environment.
         RootKeyInvalid: What was found is not a root key.
         TypeError: An argument has another type; ``config_keys`` is no dict of a scope's parts, or
-            ``limits`` are no `Limits`, ``session_rules`` no `SessionRules`.
+            ``limits`` are no `Limits`, ``session_rules`` no `SessionRules`, ``audit`` no
+            `AuditOptions`.
         ValueError: A number is out of its range.
         ScopeError: A name in ``config_keys`` is malformed, or stands for two parts.
         DatabaseError: The URL is not one of SQLite or PostgreSQL, or both are one.
@@ -143,12 +148,15 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
         compress: bool = True,
         erasure_log: str | os.PathLike[str] | None = None,
         tombstone_days: int | None = None,
+        audit: AuditOptions | None = None,
         auto_upgrade: bool = True,
     ) -> None:
         checked_url(url)
         keys = ConfigKeys.of(config_keys)
         _expect_instance("limits", limits, Limits, "Limits()")
         _expect_instance("session_rules", session_rules, SessionRules, "SessionRules(idle=…)")
+        if audit is not None:
+            _expect_instance("audit", audit, AuditOptions, "AuditOptions()")
         try:
             key = (
                 LocalRootKey.from_environment() if root_key is None else checked_provider(root_key)
@@ -190,6 +198,7 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
             RunScopes(),
             limits,
             session_rules,
+            Audit(self._database, self._keyring, audit),
         )
         if keys != ConfigKeys():
             self.session_history = self._renamed_session_history()  # type: ignore[method-assign]
@@ -317,6 +326,7 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
     def close(self) -> None:
         """Finish what runs, let go of all keys, close every connection. Closing twice is fine."""
         self._end_lifecycle()
+        self._context.audit.close()
         if self._context.plaintext_cache:
             self._context.plaintext_cache.clear()
         self._keyring.close()

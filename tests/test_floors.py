@@ -60,6 +60,7 @@ ABOVE_STORAGE = {name for name, floor in FLOOR_OF.items() if floor > STORAGE}
 UP_TO_STORAGE = {"_database", "_storage"}
 HOMES = {
     "cryptography": {"_crypto"},
+    "rfc3161_client": {"_crypto"},
     "sqlalchemy": UP_TO_STORAGE,
     # Besides the driver's home: the demo's attacker and the doctor look at SQLite itself.
     "sqlite3": {"_database", "cli"},

@@ -18,6 +18,7 @@ from langmem_isolated._runtime.session_rules import NO_RULES, SessionRules
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated._storage.scope_rows import has_life
 from langmem_isolated._storage.usage import DAY, first_of_day
+from langmem_isolated._storage.watching import Watcher
 from langmem_isolated.errors import DatabaseError, KeyDestroyed, RecordDoesNotOpen
 
 _log = logging.getLogger("langmem_isolated.database")
@@ -84,6 +85,9 @@ class ScopedDatabase:
     lasting: "ScopedDatabase | None" = None
     """Those of the same owner that stay, where these are forgotten: quotas are theirs."""
 
+    watcher: Watcher | None = None
+    """Told of what is read; nobody, unless an audit log may be on."""
+
     def __init__(
         self,
         database: Database,
@@ -108,7 +112,16 @@ class ScopedDatabase:
 
     def of(self, owner: Owner) -> "ScopedDatabase":
         """Another owner's records in the same database."""
-        return ScopedDatabase(self.database, self._keyring, owner, self.limits, self.session_rules)
+        records = ScopedDatabase(
+            self.database, self._keyring, owner, self.limits, self.session_rules
+        )
+        records.watcher = self.watcher
+        return records
+
+    def told_recall(self, count: int) -> None:
+        """Have it noted that so many of these records went into a prompt."""
+        if self.watcher is not None and count:
+            self.watcher.recalled(self.owner, count)
 
     def model_digest(self, name: str) -> bytes:
         """By which the tables know a language model."""
@@ -290,6 +303,8 @@ class ScopedDatabase:
         Raises:
             KeyDestroyed: The owner was erased; nothing was written.
         """
+        if self.watcher is not None and door in self._reads:
+            self.watcher.was_read(self.owner)
         with OnBehalfOf(self._caller):
             if self._is_owners and door not in self._reads:
                 today = time.time_ns() // _DAY

@@ -30,7 +30,10 @@ from langmem_isolated.errors.core import (
     ValueNotStorable,
 )
 from langmem_isolated.errors.lifecycle import (
+    AnchorRefused,
     AnonymousNotFound,
+    AuditIsOff,
+    AuditLogBroken,
     BackupElsewhere,
     BackupRefused,
     ErasureLogRefused,
@@ -46,6 +49,7 @@ from langmem_isolated.errors.lifecycle import (
     ProfileEntryNotFound,
     ProfileFull,
     QuotaExceeded,
+    ReasonRequired,
     ReceiptNotFound,
     RestoreRefused,
     SessionClosed,
@@ -57,7 +61,10 @@ from langmem_isolated.errors.lifecycle import (
 
 __all__ = [
     "AddressTaken",
+    "AnchorRefused",
     "AnonymousNotFound",
+    "AuditIsOff",
+    "AuditLogBroken",
     "BackupElsewhere",
     "BackupRefused",
     "DatabaseCorrupt",
@@ -89,6 +96,7 @@ __all__ = [
     "ProfileEntryNotFound",
     "ProfileFull",
     "QuotaExceeded",
+    "ReasonRequired",
     "ReceiptNotFound",
     "RecordDoesNotOpen",
     "RecordError",

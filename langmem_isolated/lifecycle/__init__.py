@@ -12,6 +12,16 @@ from langmem_isolated.lifecycle.verification.verified import Verified, verified
 
 if TYPE_CHECKING:
     from langmem_isolated._adapters.quota import Quota
+    from langmem_isolated.lifecycle.audit.anchors import Anchor, AnchorFile
+    from langmem_isolated.lifecycle.audit.log import AuditLog
+    from langmem_isolated.lifecycle.audit.time_stamps import TimeStamps
+    from langmem_isolated.lifecycle.audit.values import (
+        AnchorsChecked,
+        AuditEntry,
+        AuditStatus,
+        AuditVerified,
+        BreakGlass,
+    )
     from langmem_isolated.lifecycle.backup import Backup
     from langmem_isolated.lifecycle.erasure.participants import ErasureSubject
     from langmem_isolated.lifecycle.erasure.reapplication import Reapplied
@@ -78,8 +88,16 @@ if TYPE_CHECKING:
 __all__ = [
     "COUNTED",
     "NOT_COUNTED",
+    "Anchor",
+    "AnchorFile",
+    "AnchorsChecked",
     "AnonymousSessions",
+    "AuditEntry",
+    "AuditLog",
+    "AuditStatus",
+    "AuditVerified",
     "Backup",
+    "BreakGlass",
     "Check",
     "ComparedRow",
     "Coverage",
@@ -131,6 +149,7 @@ __all__ = [
     "SharedMemory",
     "Stats",
     "Swept",
+    "TimeStamps",
     "Tokens",
     "Totals",
     "Transferred",
@@ -152,6 +171,16 @@ _NAMES = {
     "lifecycle.erasure.reapplication": ("Reapplied",),
     "lifecycle.erasure.receipt": ("ErasureReceipt",),
     "lifecycle.erasure.registry": ("ErasureRegistry", "UnfinishedErasure"),
+    "lifecycle.audit.anchors": ("Anchor", "AnchorFile"),
+    "lifecycle.audit.log": ("AuditLog",),
+    "lifecycle.audit.time_stamps": ("TimeStamps",),
+    "lifecycle.audit.values": (
+        "AnchorsChecked",
+        "AuditEntry",
+        "AuditStatus",
+        "AuditVerified",
+        "BreakGlass",
+    ),
     "lifecycle.backup": ("Backup",),
     "lifecycle.evidence.checking": ("check_evidence",),
     "lifecycle.evidence.keys": ("EvidenceKey",),

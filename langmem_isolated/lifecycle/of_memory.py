@@ -11,6 +11,7 @@ from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.arguments import callback, seconds, true_or_false
 from langmem_isolated._runtime.calls import explains_calls
+from langmem_isolated.lifecycle.audit.of_memory import Audited
 from langmem_isolated.lifecycle.backup import MemoryBackups
 from langmem_isolated.lifecycle.erasure.reapplication import ErasuresAgain
 from langmem_isolated.lifecycle.export.of_memory import UserExports
@@ -45,6 +46,7 @@ class MemoryLifecycle(
     ErasuresAgain,
     RootKeyRotations,
     Verifications,
+    Audited,
 ):
     """The life of everybody's memory, as :class:`IsolatedMemory` has it."""
 
@@ -151,7 +153,10 @@ class MemoryLifecycle(
 
         project = checked_id("project_id", project_id)
         user = Owner(Level.USER, project, checked_id("user_id", user_id))
-        return Clearing(self._context, progress).owners(self._context.keyring.owners(user))
+        with self._context.audit.job("clear", user) as job:
+            removed = Clearing(self._context, progress).owners(self._context.keyring.owners(user))
+            job.count = sum(removed.values())
+        return removed
 
     async def aclear_user(
         self, user_id: str, *, project_id: str = "default", progress: Progress | None = None
@@ -262,7 +267,11 @@ class MemoryLifecycle(
         """
         from langmem_isolated.lifecycle.profiles.comparison import compared
 
-        return compared(self._context, user_id, project_id, modules)
+        user = Owner(
+            Level.USER, checked_id("project_id", project_id), checked_id("user_id", user_id)
+        )
+        with self._context.audit.job("compare_modules", user):
+            return compared(self._context, user_id, project_id, modules)
 
     async def acompare_modules(
         self,
@@ -272,10 +281,8 @@ class MemoryLifecycle(
         modules: Iterable[str] | None = None,
     ) -> ModuleComparison:
         """What a user's modules know of them; see :meth:`compare_modules`."""
-        from langmem_isolated.lifecycle.profiles.comparison import compared
-
         return await self._context.database.arun(
-            compared, self._context, user_id, project_id, modules
+            self.compare_modules, user_id, project_id=project_id, modules=modules
         )
 
     def verify_module_isolation(
@@ -300,7 +307,9 @@ class MemoryLifecycle(
         """
         from langmem_isolated.lifecycle.isolation import verify_module_isolation
 
-        return verify_module_isolation(self._context, user_id=user_id, project_id=project_id)
+        user = Owner(Level.USER, project_id, user_id)
+        with self._context.audit.job("verify_module_isolation", user):
+            return verify_module_isolation(self._context, user_id=user_id, project_id=project_id)
 
     async def averify_module_isolation(
         self, user_id: str, *, project_id: str = "default"

@@ -9,6 +9,7 @@ from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions.listing import session_digest
 from langmem_isolated.errors import SessionNotFound
+from langmem_isolated.lifecycle.audit.of_memory import AuditedScope
 from langmem_isolated.scope import Scope, checked_id
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @explains_calls
-class ScopeLifecycle:
+class ScopeLifecycle(AuditedScope):
     """The life of one scope's memory, as :class:`ScopedMemory` has it."""
 
     _context: MemoryContext

@@ -36,12 +36,11 @@ STATEMENT = (
     "than a time stamp on it, if there is one. It does not prove that what they said is so."
 )
 NEVER_CHECKED = (
-    ("promise 6", "that synchronous and asynchronous calls agree is of the code: its tests hold it"),
+    ("promise 6", "that sync and async calls agree is of the code: its tests hold it"),
     ("promise 8", "that cost follows what is new is of the code: its tests hold it"),
     ("kill -9", "that acknowledged writes survive it is of the code: its tests hold it"),
     ("older states", "a whole older state that was put back is told by an anchor outside alone"),
-    ("uncounted records", "that an item or an entry was removed, or an older one put back, unless "
-                          "items are counted"),
+    ("uncounted", "that an item or entry was removed or rolled back, unless items are counted"),
     ("the application", "whether it names the right user when it asks for a scope"),
 )  # fmt: skip
 """What no verification of what is stored can tell."""
