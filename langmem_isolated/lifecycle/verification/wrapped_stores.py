@@ -54,15 +54,22 @@ class WrappedStores:
             return
         own = OwnerTags(records, keys).owner
         for note in noted:
-            adapters = self._context.known_stores.of_name(note.store)
+            adapters = self._adapters(note.store)
             if not adapters:
                 self._absent.add(note.store)
             for adapter in adapters:
-                self._stores.setdefault(id(adapter), adapter)
                 # Under the tag of a guest who was claimed, whose keys are gone, nothing opens.
                 if note.tag == own:
                     self._examine_in(adapter, records, keys)
         self._strangers = [*self._strangers[-1:], (records, keys)]
+
+    def _adapters(self, name: str) -> list[VectorStoreAdapter]:
+        """What knows each store of a name, once: it may be wrapped here and included, too."""
+        found: dict[int, VectorStoreAdapter] = {}
+        for adapter in self._context.known_stores.of_name(name):
+            found.setdefault(id(getattr(adapter, "store", adapter)), adapter)
+        self._stores |= found
+        return [*found.values()]
 
     def finish(self) -> None:
         """Tell of documents that bear no owner, and of stores that are not here."""
