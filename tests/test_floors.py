@@ -75,6 +75,7 @@ HOMES = {
     "ormsgpack": {"_codecs", "checkpointer"},
     "numpy": {"_search"},
     "Stemmer": {"_search"},
+    "rfc8785": {"lifecycle"},
     "pydantic": {"_codecs", "retriever", "recall_tool", "lifecycle"},
     # Where its store is: the module imports it when it meets one.
     "qdrant_client": {"wrapping"},

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import HumanMessage
+from langchain_core.vectorstores import InMemoryVectorStore
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
 from langmem_isolated._crypto.kinds import Kind
@@ -53,10 +54,7 @@ async def test_an_installation_with_everything_in_it_is_clean(memory: IsolatedMe
     assert report.counts["message"] >= 4
     assert report.cross_opening_attempts > 400
     examined = {check.name: check.examined for check in report.checks}
-    assert [name for name, number in examined.items() if not number] == [
-        "row-level security",
-        "wrapped stores",
-    ]
+    assert [name for name, number in examined.items() if not number] == ["row-level security"]
 
 
 def test_an_empty_database_is_clean_and_stays_empty_when_nothing_is_to_be_written(
@@ -415,3 +413,53 @@ def test_another_root_key_is_told_and_not_taken_for_damage(
     with pytest.raises(KeyringError):
         other.verify()
     other.close()
+
+
+# --- third-party stores
+
+
+def elsewhere(memory: IsolatedMemory, *, seal: bool) -> InMemoryVectorStore:
+    """A shared store with a document of each of two users."""
+    shared = InMemoryVectorStore(canary_adapters.Everywhere())
+    memory.erasure.include(shared)
+    for user in ("alice", "bob"):
+        store = tutor_of(memory, user).vector_store(wrapping=shared, seal=seal)
+        store.add_texts([f"of {user}"], ids=["note"])
+    return shared
+
+
+@pytest.mark.parametrize("seal", [False, True])
+def test_documents_in_a_third_party_store_are_opened_under_their_own_scope(
+    memory: IsolatedMemory, seal: bool
+):
+    elsewhere(memory, seal=seal)
+
+    check = memory.verify(read_only=True).check("wrapped stores")
+
+    assert (check.examined, check.found, check.not_checked) == (2, 0, None)
+
+
+@pytest.mark.parametrize("seal", [False, True])
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_what_was_done_to_documents_elsewhere_is_found(memory: IsolatedMemory, seal: bool):
+    rows = elsewhere(memory, seal=seal).store
+    first, second = rows.values()
+    first["text"], second["text"] = second["text"], first["text"]
+    rows["loose"] = {"id": "loose", "vector": [1.0] * 4, "text": "nobody's", "metadata": {}}
+
+    check = memory.verify(read_only=True).check("wrapped stores")
+
+    assert (check.found, check.examined) == (3, 2)
+
+
+def test_a_store_that_this_process_does_not_have_is_not_checked_and_told(
+    memory: IsolatedMemory, database_url: str, root_key: LocalRootKey
+):
+    elsewhere(memory, seal=False)
+
+    with IsolatedMemory(database_url, root_key=root_key) as other:
+        check = other.verify(read_only=True).check("wrapped stores")
+
+    assert check.state == "not checked"
+    assert check.not_checked
+    assert check.not_checked.startswith("1 stores")

@@ -15,6 +15,7 @@ from langmem_isolated.cli.backup import backup
 from langmem_isolated.cli.clearing import clear
 from langmem_isolated.cli.doctor import doctor
 from langmem_isolated.cli.erasure import erase
+from langmem_isolated.cli.evidence import evidence
 from langmem_isolated.cli.examples import shown
 from langmem_isolated.cli.export import export
 from langmem_isolated.cli.imports import import_archive
@@ -26,6 +27,7 @@ from langmem_isolated.cli.sessions import sessions, show
 from langmem_isolated.cli.stats import digest, stats
 from langmem_isolated.cli.terminal import one_line
 from langmem_isolated.cli.threads import threads
+from langmem_isolated.cli.verification import verify
 from langmem_isolated.errors import LangmemIsolatedError
 
 
@@ -89,6 +91,15 @@ for command, examples in (
         ),
     ),
     (rotate_root_key, ("rotate-root-key --new-key-file new.key",)),
+    (
+        verify,
+        (
+            "verify",
+            "verify --user ann --read-only",
+            "verify --sample 300 --json",
+            "verify --evidence report.json",
+        ),
+    ),
     (backup, ("backup monday.db", "backup monday.db --key-store-output keys.db --json")),
     (
         restore,
@@ -110,6 +121,7 @@ for command, examples in (
 _IMPORTS = ("import ann.zip", "import ann.zip --user anna --allow app.models.Order --json")
 # A word of Python cannot be a function's name.
 app.command("import", epilog=shown(*_IMPORTS))(import_archive)
+app.add_typer(evidence, name="evidence")
 app.add_typer(grants.commands, name="grants")
 app.add_typer(sealing_keys.commands, name="keys")
 app.add_typer(merges.commands, name="merge")

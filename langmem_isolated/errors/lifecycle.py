@@ -333,6 +333,25 @@ class ErasureLogRefused(LangmemIsolatedError):
         )
 
 
+class EvidenceKeyInvalid(LangmemIsolatedError):
+    """What was given to sign evidence packs with, or to verify them by, is no such key."""
+
+
+class EvidenceRefused(LangmemIsolatedError):
+    """An evidence pack is not what was signed, or not with the key that was given.
+
+    Args:
+        reason: What does not fit; nothing of what the file says.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"The evidence pack is refused: {reason}. Nothing that it says is to be believed. Get "
+            "the file again from whoever made it, and the public key from where you had it before."
+        )
+        self.reason = reason
+
+
 class RestoreRefused(DatabaseError):
     """A backup cannot be restored, or not so; what stands at the place stays as it is."""
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from langmem_isolated.lifecycle.erasure.reapplication import Reapplied
     from langmem_isolated.lifecycle.erasure.receipt import ErasureReceipt
     from langmem_isolated.lifecycle.erasure.registry import ErasureRegistry, UnfinishedErasure
+    from langmem_isolated.lifecycle.evidence.checking import check_evidence
+    from langmem_isolated.lifecycle.evidence.keys import EvidenceKey
+    from langmem_isolated.lifecycle.evidence.pack import Evidence
     from langmem_isolated.lifecycle.export.export import Exported
     from langmem_isolated.lifecycle.guests.transferred import NewName, Transferred
     from langmem_isolated.lifecycle.imports.run import Imported
@@ -121,6 +124,8 @@ __all__ = [
     "ErasureReceipt",
     "ErasureRegistry",
     "ErasureSubject",
+    "Evidence",
+    "EvidenceKey",
     "Exported",
     "Fact",
     "FactSource",
@@ -180,6 +185,7 @@ __all__ = [
     "UserKeyStatus",
     "VerificationReport",
     "Verified",
+    "check_evidence",
     "digest_of",
     "restore_backup",
     "verified",
@@ -204,6 +210,9 @@ _NAMES = {
         "BreakGlass",
     ),
     "lifecycle.backup": ("Backup",),
+    "lifecycle.evidence.checking": ("check_evidence",),
+    "lifecycle.evidence.keys": ("EvidenceKey",),
+    "lifecycle.evidence.pack": ("Evidence",),
     "lifecycle.export.export": ("Exported",),
     "lifecycle.guests.transferred": ("NewName", "Transferred"),
     "lifecycle.imports.run": ("Imported",),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._crypto.owners import Level, Owner
-from langmem_isolated._runtime.arguments import callback, true_or_false, whole_number
+from langmem_isolated._runtime.arguments import callback, kind_of, true_or_false, whole_number
 from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated.scope import checked_id
 
 if TYPE_CHECKING:
+    from langmem_isolated.lifecycle.evidence.keys import EvidenceKey
     from langmem_isolated.lifecycle.retention.sweeping import Progress
     from langmem_isolated.lifecycle.verification.report import VerificationReport
 
@@ -105,6 +107,60 @@ class Verifications:
             sample=sample,
             read_only=read_only,
             progress=progress,
+        )
+
+    def evidence_pack(self, report: VerificationReport, *, key: EvidenceKey | None = None) -> bytes:
+        """A report as a signed file, for those who were not there; needs the extra ``evidence``.
+
+        Beside what was found it says of each check which promise, which entry of the OWASP Top 10
+        for LLM Applications and which article of the GDPR it speaks to, the versions of what took
+        part, and what was not checked. It names nobody. Signed with Ed25519 (RFC 8032) over
+        canonical JSON (RFC 8785): changed in any byte it is refused by
+        :func:`~langmem_isolated.lifecycle.check_evidence`.
+
+        >>> from langmem_isolated.lifecycle import EvidenceKey, check_evidence
+        >>> key = EvidenceKey.from_text(EvidenceKey.generate_text())
+        >>> pack = memory.evidence_pack(memory.verify(read_only=True), key=key)
+        >>> check_evidence(pack, key.public_text).is_clean
+        True
+
+        Args:
+            report: What :meth:`verify` returned.
+            key: Signs it; by default that of ``LANGMEM_ISOLATED_EVIDENCE_KEY`` or ``…_FILE``.
+
+        Raises:
+            TypeError: ``report`` is no `VerificationReport`, or ``key`` no `EvidenceKey`.
+            EvidenceKeyInvalid: There is no key.
+            ImportError: The extra ``evidence`` is not installed.
+            DatabaseError: The database refused or failed.
+        """
+        from langmem_isolated.lifecycle.evidence.keys import EvidenceKey
+        from langmem_isolated.lifecycle.evidence.pack import environment_of, evidence_of, signed
+        from langmem_isolated.lifecycle.verification.report import VerificationReport
+
+        _expect("report", report, VerificationReport, "memory.verify()")
+        signing = EvidenceKey.from_environment() if key is None else key
+        _expect("key", signing, EvidenceKey, "EvidenceKey.from_file(path)")
+        environment, state = environment_of(self._context), self._state()
+        return signed(evidence_of(report, environment, state, datetime.now(UTC)), signing)
+
+    async def aevidence_pack(
+        self, report: VerificationReport, *, key: EvidenceKey | None = None
+    ) -> bytes:
+        """A report as a signed file; see :meth:`evidence_pack`."""
+        return await self._context.database.arun(self.evidence_pack, report, key=key)
+
+    def _state(self) -> str | None:
+        """SHA-256 over what lists everybody; nothing is made for it."""
+        keyring = self._context.keyring
+        return None if keyring.directory() is None else keyring.lives().store_hash()
+
+
+def _expect(name: str, value: object, kind: type, example: str) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(
+            f"{name} must be of {kind.__name__}, got {kind_of(value)}. Give {example}. Nothing was "
+            "signed."
         )
 
 

@@ -11,6 +11,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ from langmem_isolated.lifecycle.verification.report import (
     Tallies,
     VerificationReport,
 )
+from langmem_isolated.lifecycle.verification.wrapped_stores import WrappedStores
 
 if TYPE_CHECKING:
     from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -70,6 +72,7 @@ class VerificationRun:
         self._chance = chance or random.SystemRandom()
         self._crossing = CrossOpening(OTHERS)
         self.tallies = Tallies()
+        self._wrapped = WrappedStores(context, self.tallies["wrapped stores"])
         self.counts: Counter[Kind] = Counter()
         self.canaries: list[Counted] = []
         """Scopes that a run made which somebody killed, or one that runs now."""
@@ -81,6 +84,7 @@ class VerificationRun:
         """Look at tables, keys, orphans and scopes; what is wrong is in the tallies."""
         self._context.database.open()
         opened = self._context.keyring.installation.open(create=False)
+        self._examine_row_level_security()
         if self._user is None:
             self._examine_tables()
         if opened is None:
@@ -97,6 +101,7 @@ class VerificationRun:
                 self.tallies[name].not_checked = _OF_ALL
             self._meet_strangers(census, self._user)
         self._verify_all(self._counted(census))
+        self._wrapped.finish()
 
     def report(self) -> VerificationReport:
         """What was found, by now."""
@@ -123,6 +128,13 @@ class VerificationRun:
             tally.examined += 1
             for table, problem in differences(database):
                 tally.add(problem, place=table)
+
+    def _examine_row_level_security(self) -> None:
+        tally = self.tallies["row-level security"]
+        if not self._context.database.is_postgres:
+            tally.not_checked = "SQLite has none: whoever reads the file reads all of its rows"
+        else:
+            tally.not_checked = "it is not known to this version"
 
     def _examine_keys(self, census: KeyCensus) -> None:
         sets, ended = self.tallies["key sets"], self.tallies["erasures"]
@@ -185,6 +197,7 @@ class VerificationRun:
         try:
             self._open_everything(owner)
             self._cross(owner)
+            self._examine_elsewhere(owner)
         except KeyDestroyed:
             self._ended += 1
         except KeyringError as error:
@@ -201,6 +214,11 @@ class VerificationRun:
         self.counts += counts
         for name in ("records", "counts", "references"):
             self.tallies[name].examined += _examined(name, counts)
+
+    def _examine_elsewhere(self, owner: Owner) -> None:
+        # A note that does not open is told of with the records.
+        with suppress(RecordError):
+            self._wrapped.examine(owner)
 
     def _tell_flaws(self, owner: Owner) -> Counter[Kind]:
         """Look at a scope again, to its end; what stays wrong is told."""
