@@ -9,6 +9,7 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._database.admission import Admission
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._database.transactions import Transaction
@@ -100,6 +101,7 @@ class ScopedDatabase:
         self.limits = limits
         self.session_rules = session_rules
         self._birth: bytes | None = None
+        self._principal: bytes | None = None
         # The same for all modules of a user; publishers of a project are one.
         self._caller = owner.project, owner.user, owner.guest
         self.is_postgres = database.is_postgres
@@ -291,11 +293,32 @@ class ScopedDatabase:
             KeyDestroyed: The owner was erased; nothing was written.
         """
         with OnBehalfOf(self._caller):
-            if self._is_owners and door not in self._reads:
-                today = time.time_ns() // _DAY
-                if keys.active_day != today:
-                    return self._run_first_of_day(today, keys, operation, *args, **kwargs)
-            return self._run_with_keys(keys, door, operation, *args, **kwargs)
+            if not self.database.is_bound:
+                return self._run(keys, door, operation, *args, **kwargs)
+            with Admission(*self._ids_for(keys)):
+                return self._run(keys, door, operation, *args, **kwargs)
+
+    def _ids_for(self, keys: ScopeKeys) -> Sequence[bytes]:
+        """Whose rows an operation may meet: the scope's, and what its life and places stand by."""
+        if self._principal is None:
+            directory = self._keyring.directory(create=True)
+            assert directory is not None
+            self._principal = directory.principal_of(self.owner)
+        return keys.scope_id, self._principal, *keys.places
+
+    def _run(
+        self,
+        keys: ScopeKeys,
+        door: Callable[..., T],
+        operation: Operation[P, T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        if self._is_owners and door not in self._reads:
+            today = time.time_ns() // _DAY
+            if keys.active_day != today:
+                return self._run_first_of_day(today, keys, operation, *args, **kwargs)
+        return self._run_with_keys(keys, door, operation, *args, **kwargs)
 
     def _run_first_of_day(
         self,
