@@ -20,7 +20,8 @@ from sqlalchemy import Connection, create_engine, event, exc
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import PoolProxiedConnection
 
-from langmem_isolated._database import row_level_security, schema
+from langmem_isolated._database import row_level_security as policies
+from langmem_isolated._database import schema
 from langmem_isolated._database.admission import admitted
 from langmem_isolated._database.connection_pool import ConnectionPool
 from langmem_isolated._database.dialects import Postgres, Sqlite, Synchronous
@@ -66,11 +67,13 @@ class Database:
         pool_size: int = 8,
         timeout: float = 30.0,
         auto_upgrade: bool = True,
-        row_level_security: row_level_security.Mode = "detect",
+        row_level_security: policies.Mode = "detect",
         jobs: "Database | None" = None,
     ) -> None:
         self.url = checked_url(url)
         _check_options(synchronous, pool_size, timeout, auto_upgrade)
+        policies.check_mode(row_level_security)
+        _refuse_another(self.url, jobs)
         self.is_postgres = self.url.get_backend_name() == "postgresql"
         driver_url, pooler = without_pooler(self.url)
         self._dialect = (
@@ -313,7 +316,7 @@ class Database:
 
     def _learn_row_level_security(self) -> None:
         if isinstance(self._dialect, Postgres):
-            found = self._within_engine(row_level_security.examined)
+            found = self._within_engine(policies.examined)
             self.is_bound = self._dialect.is_bound = found.binds()
         if self._security == "required" and not self.is_bound:
             raise RowLevelSecurityError(RowLevelSecurityError.required)
@@ -370,6 +373,14 @@ class Database:
             "An IsolatedMemory and what was made from it cannot be pickled or copied: it stands on "
             "open connections and on keys. Make one in each process, from the same URL and root "
             "key; threads, tasks and forked children share one."
+        )
+
+
+def _refuse_another(url: URL, jobs: "Database | None") -> None:
+    if jobs is not None and (not jobs.is_postgres or jobs.url.database != url.database):
+        raise DatabaseError(
+            "jobs_url must be of the same PostgreSQL database as url, under another role; got one "
+            "of another database. Nothing was opened."
         )
 
 

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, exc, text
 
 from langmem_isolated._database import schema
 from langmem_isolated._database.admission import SETTING
+from langmem_isolated._runtime.arguments import kind_of
 from langmem_isolated.errors import DatabaseError, RowLevelSecurityError
 
 Mode = Literal["detect", "required"]
@@ -57,7 +58,7 @@ class Policy(NamedTuple):
         return " ".join(
             (
                 f"CREATE POLICY {name} ON {_qualified(table)} FOR {self.command}",
-                f"TO {_quoted(owner) if self.to_owner else 'PUBLIC'}",
+                f"TO {quoted(owner) if self.to_owner else 'PUBLIC'}",
                 *([] if self.using is None else [f"USING ({self.using})"]),
                 *([] if check is None else [f"WITH CHECK ({check})"]),
             )
@@ -167,6 +168,19 @@ FROM pg_roles r WHERE r.rolname = current_user
 """
 
 
+def check_mode(value: object) -> None:
+    """Refuse what is no :data:`Mode`.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if value not in ("detect", "required"):
+        raise ValueError(
+            'row_level_security must be "detect" or "required", got another '
+            f"{kind_of(value)}. Leave it out to find out whether it is enabled."
+        )
+
+
 def status(database: Database) -> RowLevelSecurity:
     """How row-level security stands for the role of the database's URL.
 
@@ -264,7 +278,7 @@ def _enabling_on(table: str, owner: str, jobs_role: str | None) -> Iterator[str]
         yield policy.sql(table, f"langmem_{number}", owner)
     if jobs_role is not None:
         yield (
-            f"CREATE POLICY langmem_jobs ON {_qualified(table)} TO {_quoted(jobs_role)} "
+            f"CREATE POLICY langmem_jobs ON {_qualified(table)} TO {quoted(jobs_role)} "
             "USING (true) WITH CHECK (true)"
         )
     yield f"ALTER TABLE {_qualified(table)} ENABLE ROW LEVEL SECURITY"
@@ -279,7 +293,7 @@ def _disabling(connection: Connection) -> list[str]:
     ours = [(table, name) for table, name in policies if name.startswith("langmem_")]
     tables = connection.execute(text(_TABLES), {"schema": schema.POSTGRES_SCHEMA}).all()
     return [
-        *(f"DROP POLICY {_quoted(name)} ON {_qualified(table)}" for table, name in ours),
+        *(f"DROP POLICY {quoted(name)} ON {_qualified(table)}" for table, name in ours),
         *(f"ALTER TABLE {_qualified(t)} NO FORCE ROW LEVEL SECURITY" for t, *_ in tables),
         *(f"ALTER TABLE {_qualified(t)} DISABLE ROW LEVEL SECURITY" for t, *_ in tables),
     ]
@@ -306,9 +320,9 @@ def _expect_postgres(database: Database) -> None:
 
 
 def _qualified(table: str) -> str:
-    return f"{schema.POSTGRES_SCHEMA}.{_quoted(table)}"
+    return f"{schema.POSTGRES_SCHEMA}.{quoted(table)}"
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
     """A name as SQL takes it, whatever is in it."""
     return name if _NAME.fullmatch(name) else '"' + name.replace('"', '""') + '"'
