@@ -10,6 +10,7 @@ from sqlalchemy import Select, bindparam, select, update
 from langmem_isolated._crypto.directory import DirectoryKey
 from langmem_isolated._crypto.secret_bytes import SecretBytes
 from langmem_isolated._database import schema
+from langmem_isolated._database.admission import AdmissionToAll
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.forking import renew_in_children
@@ -215,7 +216,11 @@ class Installation:
             )
 
     def _has(self, any_row: Select[bool]) -> bool:
-        return self._database.read(Transaction.rows, any_row)[0][0] in (True, 1)
+        # Else the row of the installation alone tells whether it was begun.
+        if not self._database.sees_everybody:
+            return False
+        with AdmissionToAll():
+            return self._database.read(Transaction.rows, any_row)[0][0] in (True, 1)
 
     def _refuse_another(
         self, directory: DirectoryKey, directory_id: bytes | None, create: bool

@@ -9,6 +9,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._database.admission import Admission
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._database.transactions import Transaction
@@ -107,6 +108,7 @@ class ScopedDatabase:
         self.limits = limits
         self.session_rules = session_rules
         self._birth: bytes | None = None
+        self._principal: bytes | None = None
         # The same for all modules of a user; publishers of a project are one.
         self._caller = owner.project, owner.user, owner.guest
         self.is_postgres = database.is_postgres
@@ -310,13 +312,34 @@ class ScopedDatabase:
         if self.watcher is not None and door in self._reads:
             self.watcher.was_read(self.owner)
         with OnBehalfOf(self._caller):
-            if keys.inbox is not None:
-                keys = self._lent(keys, door, operation, kwargs)
-            if self._is_owners and door not in self._reads:
-                today = time.time_ns() // _DAY
-                if keys.active_day != today:
-                    return self._run_first_of_day(today, keys, operation, *args, **kwargs)
-            return self._run_with_keys(keys, door, operation, *args, **kwargs)
+            if not self.database.is_bound:
+                return self._run(keys, door, operation, *args, **kwargs)
+            with Admission(*self._ids_for(keys)):
+                return self._run(keys, door, operation, *args, **kwargs)
+
+    def _ids_for(self, keys: ScopeKeys) -> Sequence[bytes]:
+        """Whose rows an operation may meet: the scope's, and what its life and places stand by."""
+        if self._principal is None:
+            directory = self._keyring.directory(create=True)
+            assert directory is not None
+            self._principal = directory.principal_of(self.owner)
+        return keys.scope_id, self._principal, *keys.places
+
+    def _run(
+        self,
+        keys: ScopeKeys,
+        door: Callable[..., T],
+        operation: Operation[P, T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        if keys.inbox is not None:
+            keys = self._lent(keys, door, operation, kwargs)
+        if self._is_owners and door not in self._reads:
+            today = time.time_ns() // _DAY
+            if keys.active_day != today:
+                return self._run_first_of_day(today, keys, operation, *args, **kwargs)
+        return self._run_with_keys(keys, door, operation, *args, **kwargs)
 
     def _lent(self, keys: ScopeKeys, *call: Any) -> ScopeKeys:
         """The keys of a user who can lock, as far as the server has them now."""

@@ -362,6 +362,27 @@ class DatabaseReadOnly(DatabaseError):
     )
 
 
+class RowLevelSecurityError(DatabaseError):
+    """Row-level security refused a statement, or is not in force as it has to be."""
+
+    advice = (
+        "Nothing was read or written: PostgreSQL's row-level security refused it. If it was "
+        "enabled since this memory was opened, open it again; langmem-isolated rls status shows "
+        "how it stands."
+    )
+    everybodys: ClassVar[str] = (
+        "This goes over everybody's memory, and row-level security lets this role see one "
+        "scope's. Nothing was read or written. Give a role for operators' jobs: "
+        "IsolatedMemory(…, jobs_url=…), or run the command with that role's --database."
+    )
+    """Said of what an application's role may not do."""
+    required: ClassVar[str] = (
+        "Row-level security is required, and is not in force for this role. Nothing was read or "
+        "written. Enable it as the owner of the tables, langmem-isolated rls enable, and serve "
+        "with the application's role."
+    )
+
+
 class DatabaseFull(DatabaseError):
     """The disk, or the size the database may grow to, is full."""
 
