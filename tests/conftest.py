@@ -13,11 +13,20 @@ from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.schema import POSTGRES_SCHEMA
 from tests.postgres import PostgresServer
+from tests.system import skip_without_programs, tell_what_was_left_out
 
 ROOT_KEY = bytes(range(32))
 _numbers = itertools.count()
 
 Door = Callable[..., Awaitable[Any]]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    skip_without_programs(item)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    tell_what_was_left_out(terminalreporter)
 
 
 @pytest.fixture(scope="session")
