@@ -75,11 +75,23 @@ class CallableApplication(Application):
         """Whether the test said how to look."""
         return self._state is not None
 
+    async def start(self) -> None:
+        """Know the loop: a function may give a coroutine, without being declared as one."""
+        self._loop = asyncio.get_running_loop()
+
     def _call(self, turn: Turn, eye: Eye) -> None:
-        _show(self._app(turn.user, turn.session, turn.text), eye)
+        answer = self._app(turn.user, turn.session, turn.text)
+        if _is_awaited(answer):
+            asyncio.run_coroutine_threadsafe(ashow(answer, eye), self._loop).result()
+        else:
+            _show(answer, eye)
 
     async def _to_thread(self, turn: Turn, eye: Eye) -> None:
-        await asyncio.to_thread(self._call, turn, eye)
+        answer = await asyncio.to_thread(self._app, turn.user, turn.session, turn.text)
+        if _is_awaited(answer):
+            await ashow(answer, eye)
+        else:
+            await asyncio.to_thread(_show, answer, eye)
 
     async def _await(self, turn: Turn, eye: Eye) -> None:
         await ashow(self._app(turn.user, turn.session, turn.text), eye)
@@ -104,6 +116,10 @@ def _is_async(app: Callable[..., Any]) -> bool:
         for one in (app, called, getattr(app, "func", app))
         for test in (inspect.iscoroutinefunction, inspect.isasyncgenfunction)
     )
+
+
+def _is_awaited(answer: object) -> bool:
+    return inspect.isawaitable(answer) or isinstance(answer, AsyncIterator)
 
 
 def _show(answer: object, eye: Eye) -> None:
@@ -149,6 +165,16 @@ class ApplicationOfEach(Application):
             await call(turn, eye)
 
         return Way(way.name, in_thread if way.in_thread else None, in_task if way.in_task else None)
+
+    async def start(self) -> None:
+        """Begin each."""
+        for one in self._made.values():
+            await one.start()
+
+    async def stop(self) -> None:
+        """End each."""
+        for one in self._made.values():
+            await one.stop()
 
     @property
     def has_state(self) -> bool:

@@ -36,8 +36,8 @@ class Canary:
 
     >>> Canary.of("alice, message 1").text == Canary.of("alice, message 1").text
     True
-    >>> Canary("the PIN", "My PIN is 1234").is_in(b'{"pin": "bXkgcGluIGlzIDEyMzQ="}')
-    False
+    >>> Canary("the PIN", "My PIN is 1234").is_in('{"next": "TXkgUElOIGlzIDEyMzQ="}')  # base64
+    True
     >>> Canary("the PIN", "My PIN is 1234").is_in("MY PIN IS 1234".encode("utf-16"))
     True
 
