@@ -67,7 +67,8 @@ HOMES = {
     "sqlalchemy": UP_TO_STORAGE,
     # Besides the driver's home: the demo's attacker and the doctor look at SQLite itself.
     "sqlite3": {"_database", "cli"},
-    "psycopg": {"_database"},
+    # Besides the driver's home: the kit for applications' tests dumps whole databases.
+    "psycopg": {"_database", "testing"},
     # Ranking takes one function of it: how documents are chosen that are unlike one another.
     "langchain_core": {"_search", "_codecs", *ABOVE_STORAGE},
     "langgraph": {"_codecs", *ABOVE_STORAGE},
