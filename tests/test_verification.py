@@ -313,7 +313,7 @@ def test_canaries_of_a_run_that_was_killed_are_removed_by_the_next(
 
     assert (found(young), found(old), young.scopes) == ({}, {}, 0)
     assert attacker("SELECT count(*) FROM scopes") == [(0,)]
-    assert attacker("SELECT count(*) FROM keys") == [(1,)]
+    assert attacker("SELECT count(*) FROM keys") == [(2,)]
 
 
 def test_a_project_that_is_only_called_like_canaries_is_nobodys_to_remove(
