@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn, Self, overload
+from typing import TYPE_CHECKING, Literal, NoReturn, Self, overload
 
 from langmem_isolated._adapters.auditing import Audit
 from langmem_isolated._adapters.config_keys import ConfigKeys
@@ -25,6 +25,7 @@ from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated._runtime.environment import (
     DATABASE_VARIABLE,
     ERASURE_LOG_VARIABLE,
+    JOBS_VARIABLE,
     KEY_STORE_VARIABLE,
 )
 from langmem_isolated._runtime.limits import DEFAULT_LIMITS, Limits
@@ -84,8 +85,8 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
         url: An SQLAlchemy URL: ``sqlite:///memory.db`` or ``postgresql://…`` (extra ``postgres``).
         root_key: Any object with ``wrap``, ``unwrap`` and ``key_id``. By default a
             :class:`LocalRootKey` from ``LANGMEM_ISOLATED_ROOT_KEY`` or ``…_FILE``.
-        accepted_root_keys: Further root keys: each opens what it wrapped, and nothing new is
-            wrapped with it. For the time of a rotation; see :meth:`rotate_root_key`.
+        accepted_root_keys: Further root keys: each opens what it wrapped, and begins no
+            installation. For the time of a rotation; see :meth:`rotate_root_key`.
         key_store: The URL of a second database for the wrapped keys, so that backups of the data
             do not carry them.
         synchronous: SQLite only. ``"FULL"``: what was acknowledged survives loss of power;
@@ -116,6 +117,12 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
             as the database says, off in a new one: to leave the argument out switches nothing off.
         auto_upgrade: Whether to make or upgrade the tables where needed; a role without that right
             wants ``False`` and ``langmem-isolated schema upgrade`` run by another.
+        row_level_security: PostgreSQL only. ``"required"`` serves no database where row-level
+            security is not in force for the role of ``url``. ``"detect"`` serves those without,
+            too, and refuses one where it is enabled and without effect, as for a superuser.
+        jobs_url: The same database under a role that sees everybody's rows, where row-level
+            security binds the role of ``url``: sweeps, statistics and other jobs of operators run
+            under it, and nothing that serves one user does.
 
     Raises:
         RootKeyMissing: No root key was given and none is in the environment.
@@ -125,7 +132,8 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
             `AuditOptions`.
         ValueError: A number is out of its range.
         ScopeError: A name in ``config_keys`` is malformed, or stands for two parts.
-        DatabaseError: The URL is not one of SQLite or PostgreSQL, or both are one.
+        DatabaseError: A URL is not one of SQLite or PostgreSQL, or ``url`` and ``key_store`` are
+            one, or ``jobs_url`` is of another database.
     """
 
     def __init__(
@@ -150,6 +158,8 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
         tombstone_days: int | None = None,
         audit: AuditOptions | None = None,
         auto_upgrade: bool = True,
+        row_level_security: Literal["detect", "required"] = "detect",
+        jobs_url: str | None = None,
     ) -> None:
         checked_url(url)
         keys = ConfigKeys.of(config_keys)
@@ -175,7 +185,8 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
             timeout=timeout,
             auto_upgrade=auto_upgrade,
         )
-        self._database = opened(url)
+        jobs = None if jobs_url is None else opened(jobs_url, auto_upgrade=False)
+        self._database = opened(url, row_level_security=row_level_security, jobs=jobs)
         self._key_store = None if key_store is None else opened(key_store)
         _refuse_own_key_store(self._database, self._key_store)
         self._keyring = Keyring(
@@ -200,6 +211,8 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
             session_rules,
             Audit(self._database, self._keyring, audit),
         )
+        if self._context.plaintext_cache:
+            self._keyring.when_locked = self._context.plaintext_cache.forget
         if keys != ConfigKeys():
             self.session_history = self._renamed_session_history()  # type: ignore[method-assign]
 
@@ -225,6 +238,7 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
             os.environ.get(DATABASE_VARIABLE, "sqlite:///langmem-isolated.db"),
             key_store=os.environ.get(KEY_STORE_VARIABLE) or None,
             erasure_log=os.environ.get(ERASURE_LOG_VARIABLE) or None,
+            jobs_url=os.environ.get(JOBS_VARIABLE) or None,
         )
 
     @overload

@@ -16,6 +16,7 @@ from langmem_isolated.errors.core import (
     KeyExhausted,
     KeyNotFound,
     KeyringError,
+    KeyServiceUnavailable,
     LangmemIsolatedError,
     LimitExceeded,
     RecordDoesNotOpen,
@@ -23,6 +24,8 @@ from langmem_isolated.errors.core import (
     RootKeyInvalid,
     RootKeyMismatch,
     RootKeyMissing,
+    RootKeyUnavailable,
+    RowLevelSecurityError,
     SchemaTooNew,
     SchemaTooOld,
     ScopeError,
@@ -43,6 +46,8 @@ from langmem_isolated.errors.lifecycle import (
     ImportConflict,
     ImportRefused,
     LegalHold,
+    LockRefused,
+    MemoryLocked,
     NotShared,
     PolicyNotFound,
     ProfileEntryChanged,
@@ -57,6 +62,7 @@ from langmem_isolated.errors.lifecycle import (
     UserWasErased,
     WrappedStoreKeeps,
     WrappedStoreMissing,
+    WrongSecret,
 )
 
 __all__ = [
@@ -86,10 +92,13 @@ __all__ = [
     "KeyDestroyed",
     "KeyExhausted",
     "KeyNotFound",
+    "KeyServiceUnavailable",
     "KeyringError",
     "LangmemIsolatedError",
     "LegalHold",
     "LimitExceeded",
+    "LockRefused",
+    "MemoryLocked",
     "NotShared",
     "PolicyNotFound",
     "ProfileEntryChanged",
@@ -104,6 +113,8 @@ __all__ = [
     "RootKeyInvalid",
     "RootKeyMismatch",
     "RootKeyMissing",
+    "RootKeyUnavailable",
+    "RowLevelSecurityError",
     "SchemaTooNew",
     "SchemaTooOld",
     "ScopeError",
@@ -114,6 +125,7 @@ __all__ = [
     "ValueNotStorable",
     "WrappedStoreKeeps",
     "WrappedStoreMissing",
+    "WrongSecret",
 ]
 
 # By the name from which they are imported, in tracebacks, too.

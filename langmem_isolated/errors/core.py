@@ -82,6 +82,48 @@ class RootKeyMismatch(KeyringError):
         self.accepted = tuple(accepted)
 
 
+class KeyServiceUnavailable(KeyringError):
+    """The service or module that holds the root key does not answer; ask again.
+
+    Args:
+        service: Which kind of service.
+        cause: What happened, by its name.
+    """
+
+    def __init__(self, service: str, cause: str) -> None:
+        super().__init__(
+            f"{service} does not answer ({cause}). Nothing was written. What this process has "
+            "unwrapped goes on until key_cache_seconds are over; it asks again at the next use "
+            "behind that: try again."
+        )
+        self.service = service
+        self.cause = cause
+
+    def again(self) -> "KeyServiceUnavailable":
+        """The same without a traceback."""
+        return KeyServiceUnavailable(self.service, self.cause)
+
+
+class RootKeyUnavailable(KeyringError):
+    """The root key cannot be used: it is disabled or destroyed, or this process may not.
+
+    To try again helps only when somebody has changed that.
+
+    Args:
+        service: Which kind of service holds it.
+        cause: What the service said, by its name.
+        advice: What may be done.
+    """
+
+    def __init__(self, service: str, cause: str, advice: str) -> None:
+        super().__init__(
+            f"{service} does not let the root key be used ({cause}). Nothing was opened or "
+            f"written. {advice}"
+        )
+        self.service = service
+        self.cause = cause
+
+
 class KeyNotFound(KeyringError):
     """A key that stored data needs is not in the key store."""
 
@@ -317,6 +359,27 @@ class DatabaseReadOnly(DatabaseError):
     advice = (
         "Nothing was written; let this user write the file and its folder (SQLite keeps two more "
         "files beside it), or connect with a role, and to a server, that may write."
+    )
+
+
+class RowLevelSecurityError(DatabaseError):
+    """Row-level security refused a statement, or is not in force as it has to be."""
+
+    advice = (
+        "Nothing was read or written: PostgreSQL's row-level security refused it. If it was "
+        "enabled since this memory was opened, open it again; langmem-isolated rls status shows "
+        "how it stands."
+    )
+    everybodys: ClassVar[str] = (
+        "This goes over everybody's memory, and row-level security lets this role see one "
+        "scope's. Nothing was read or written. Give a role for operators' jobs: "
+        "IsolatedMemory(…, jobs_url=…), or run the command with that role's --database."
+    )
+    """Said of what an application's role may not do."""
+    required: ClassVar[str] = (
+        "Row-level security is required, and is not in force for this role. Nothing was read or "
+        "written. Enable it as the owner of the tables, langmem-isolated rls enable, and serve "
+        "with the application's role."
     )
 
 

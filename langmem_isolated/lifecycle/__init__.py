@@ -12,6 +12,7 @@ from langmem_isolated.lifecycle.verification.verified import Verified, verified
 
 if TYPE_CHECKING:
     from langmem_isolated._adapters.quota import Quota
+    from langmem_isolated._crypto.lock_secrets import PassphraseCost
     from langmem_isolated.lifecycle.audit.anchors import Anchor, AnchorFile
     from langmem_isolated.lifecycle.audit.log import AuditLog
     from langmem_isolated.lifecycle.audit.time_stamps import TimeStamps
@@ -34,6 +35,14 @@ if TYPE_CHECKING:
     from langmem_isolated.lifecycle.guests.transferred import NewName, Transferred
     from langmem_isolated.lifecycle.imports.run import Imported
     from langmem_isolated.lifecycle.isolation import ModuleIsolation
+    from langmem_isolated.lifecycle.locking.values import (
+        Collected,
+        Lent,
+        LockedModule,
+        LockedSession,
+        LockState,
+        NewLock,
+    )
     from langmem_isolated.lifecycle.profiles.comparison import (
         ComparedRow,
         ModuleComparison,
@@ -57,6 +66,13 @@ if TYPE_CHECKING:
     from langmem_isolated.lifecycle.retention.retention import Retention
     from langmem_isolated.lifecycle.retention.sweeping import Swept
     from langmem_isolated.lifecycle.root_key_rotation import RootKeyRotated
+    from langmem_isolated.lifecycle.rotation.run import KeysRotated
+    from langmem_isolated.lifecycle.rotation.status import (
+        KeyStatus,
+        KeyVersion,
+        ScopeKeyUse,
+        UserKeyStatus,
+    )
     from langmem_isolated.lifecycle.sharing.grants import Grant, Grants
     from langmem_isolated.lifecycle.sharing.merge_values import (
         MergeConflicts,
@@ -99,6 +115,7 @@ __all__ = [
     "Backup",
     "BreakGlass",
     "Check",
+    "Collected",
     "ComparedRow",
     "Coverage",
     "Day",
@@ -118,6 +135,13 @@ __all__ = [
     "Hold",
     "Imported",
     "Interest",
+    "KeyStatus",
+    "KeyVersion",
+    "KeysRotated",
+    "Lent",
+    "LockState",
+    "LockedModule",
+    "LockedSession",
     "MemoryLifecycle",
     "MergeConflicts",
     "MergePlan",
@@ -127,9 +151,11 @@ __all__ = [
     "ModuleKnowledge",
     "ModuleStats",
     "Named",
+    "NewLock",
     "NewName",
     "OneModule",
     "Overview",
+    "PassphraseCost",
     "Policy",
     "Profile",
     "ProfileCleared",
@@ -141,6 +167,7 @@ __all__ = [
     "Restored",
     "Retention",
     "RootKeyRotated",
+    "ScopeKeyUse",
     "ScopeLifecycle",
     "ScopeStats",
     "SessionSummary",
@@ -155,6 +182,7 @@ __all__ = [
     "Transferred",
     "Undone",
     "UnfinishedErasure",
+    "UserKeyStatus",
     "VerificationReport",
     "Verified",
     "check_evidence",
@@ -188,7 +216,16 @@ _NAMES = {
     "lifecycle.export.export": ("Exported",),
     "lifecycle.guests.transferred": ("NewName", "Transferred"),
     "lifecycle.imports.run": ("Imported",),
+    "_crypto.lock_secrets": ("PassphraseCost",),
     "lifecycle.isolation": ("ModuleIsolation",),
+    "lifecycle.locking.values": (
+        "Collected",
+        "Lent",
+        "LockState",
+        "LockedModule",
+        "LockedSession",
+        "NewLock",
+    ),
     "lifecycle.profiles.comparison": (
         "ComparedRow",
         "ModuleComparison",
@@ -212,6 +249,8 @@ _NAMES = {
     "lifecycle.retention.retention": ("Retention",),
     "lifecycle.retention.sweeping": ("Swept",),
     "lifecycle.root_key_rotation": ("RootKeyRotated",),
+    "lifecycle.rotation.run": ("KeysRotated",),
+    "lifecycle.rotation.status": ("KeyStatus", "KeyVersion", "ScopeKeyUse", "UserKeyStatus"),
     "lifecycle.sharing.grants": ("Grant", "Grants"),
     "lifecycle.sharing.merge_values": (
         "MergeConflicts",

@@ -32,13 +32,14 @@ class RootKeyRotations:
     def rotate_root_key(
         self, new: RootKey, *, progress: Callable[[int], object] | None = None
     ) -> RootKeyRotated:
-        """Wrap every stored key by another root key; no record is touched.
+        """Wrap every stored key anew under another root key; no record is touched.
 
-        Each user's keys are exchanged in one transaction, those of the installation last.
+        ``new`` wraps a new key-encryption key, which wraps all others in place of the former: a key
+        service is asked once, not once a user. Each user's keys are exchanged in one transaction,
+        those of the installation last, when the former key-encryption key is destroyed.
         Interrupted, it loses nothing: call it again with the same two keys. A second call does
-        nothing. This memory wraps with ``new`` from the beginning of the call, and goes on opening
-        what its former root key wrapped. Other processes go on if they have ``new`` among their
-        ``accepted_root_keys``; what they wrapped meanwhile is wrapped anew, too.
+        nothing. From the beginning of the call on, no process stores a key that the former one
+        wrapped. Other processes go on if they have ``new`` among their ``accepted_root_keys``.
 
         The former root key opens nothing of the database any more; copies and backups that were
         made before need it still.
@@ -55,6 +56,8 @@ class RootKeyRotations:
             RootKeyInvalid: ``new`` is no provider of a root key, or breaks a promise of one.
                 Nothing was changed.
             RootKeyMismatch: Some keys were wrapped by a root key that this memory does not have.
+                Nothing was changed.
+            KeyringError: Another rotation, to another root key, has begun meanwhile; it goes on.
             TypeError: ``progress`` is no function.
             RecordDoesNotOpen: A user's keys are not as they were stored; those before are done.
             DatabaseError: The database refused or failed; what was done before is done.

@@ -7,7 +7,7 @@ It is of one actor, for one user, and ends by the database's clock.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from langmem_isolated._adapters.audit_actor import acting_as, checked_text, current_actor
@@ -68,7 +68,9 @@ def ended(context: MemoryContext, owner: Owner) -> None:
 
 
 @contextmanager
-def permitted(context: MemoryContext, owner: Owner, operation: str) -> Iterator[BreakGlass | None]:
+def permitted(
+    context: MemoryContext, owner: Owner, operation: str | None
+) -> Iterator[BreakGlass | None]:
     """Let whoever acts read a user's memory, if auditing is off or it is permitted; note it.
 
     Raises:
@@ -80,9 +82,11 @@ def permitted(context: MemoryContext, owner: Owner, operation: str) -> Iterator[
     actor = current_actor().name
     found = actor and _in_force(context, owner, actor)
     if not found:
-        context.audit.note(owner, AuditNote(operation, "refused"))
+        context.audit.note(owner, AuditNote(operation or "read", "refused"))
         raise ReasonRequired
-    with acting_as(found.actor, found.reason), context.audit.job(operation, owner):
+    with acting_as(found.actor, found.reason), ExitStack() as stack:
+        if operation is not None:
+            stack.enter_context(context.audit.job(operation, owner))
         yield found
 
 

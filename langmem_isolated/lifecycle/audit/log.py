@@ -207,7 +207,7 @@ class AuditLog:
     def reading(
         self,
         user_id: str,
-        operation: str,
+        operation: str | None,
         *,
         module_id: str | None = None,
         project_id: str = "default",
@@ -218,7 +218,8 @@ class AuditLog:
 
         Args:
             user_id: Whose memory is read.
-            operation: What entries call it.
+            operation: What entries call it; ``None`` for what has entries of its own, as an
+                export.
             module_id: In which module; by default in all.
             project_id: In which project.
 
@@ -228,7 +229,8 @@ class AuditLog:
             ValueError: It is empty or too long.
             ScopeError: An id is malformed.
         """
-        checked_text("operation", operation)
+        if operation is not None:
+            checked_text("operation", operation)
         owner = _user(user_id, project_id)
         if module_id is not None:
             module = checked_id("module_id", module_id)
