@@ -25,7 +25,7 @@ FLOORS = (
         *("chat_history", "sessions", "recall", "recall_tool", "callbacks", "middleware"),
         *("vector_store", "retriever", "caches", "node_cache", "indexing"),
     },
-    {"scoped_memory", "scoped_retrieval", "publisher", "memory_of_run", "memory"},
+    {"scoped_memory", "publisher", "memory_of_run", "memory"},
     {"__init__"},
     {"importers", "admin", "telemetry", "testing", "langgraph_server"},
     {"cli", "__main__"},
@@ -40,7 +40,7 @@ ADAPTERS = {
 }
 # Folders whose names are had from the folder, not from a module in it.
 PUBLIC_FOLDERS = {
-    *("checkpointer", "store", "wrapping", "root_keys", "lifecycle"),
+    *("checkpointer", "store", "wrapping", "root_keys", "lifecycle", "scoped_memory"),
     *("importers", "admin", "telemetry", "testing"),
 }
 # Other things than these, and the bulk writer of storage for importers, they may not see.
@@ -48,7 +48,6 @@ FACE = {
     "memory",
     "scoped_memory",
     "memory_of_run",
-    "scoped_retrieval",
     "scope",
     "errors",
     "__init__",

@@ -13,7 +13,7 @@ from langmem_isolated._crypto.secret_bytes import SecretBytes
 from langmem_isolated.errors import RecordDoesNotOpen
 
 ATTACKS, SEEDS = 2**17, range(8)
-KINDS = [Kind.MESSAGE, Kind.CHECKPOINT, Kind.ELEMENT, Kind.ITEM, Kind.DOCUMENT, Kind.GRANT]
+KINDS = [Kind.MESSAGE, Kind.CHECKPOINT, Kind.ELEMENT, Kind.ITEM, Kind.DOCUMENT, Kind.PROFILE]
 
 
 class Record(NamedTuple):

@@ -16,7 +16,7 @@ from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import IsolationViolation
 from langmem_isolated.lifecycle import EphemeralContext, EphemeralLife, OneModule, ScopeLifecycle
 from langmem_isolated.scope import Scope, checked_id
-from langmem_isolated.scoped_retrieval import ScopedRetrieval
+from langmem_isolated.scoped_memory.retrieval import ScopedRetrieval
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
