@@ -89,18 +89,13 @@ _HERE = sa.and_(
 )
 
 
-def _reseal(*, waits: bool) -> sa.Update:
-    free = select(_ONE.label("one")).select_from(schema.records).where(_HERE)
-    locked = free.with_for_update(key_share=True, skip_locked=not waits).cte("locked")
-    return (
-        update(schema.records)
-        .where(_HERE, sa.exists().where(locked.c.one == _ONE))
-        .values(sealed=bindparam("new_sealed", type_=sa.LargeBinary))
-        .returning(_ONE)
-    )
-
-
-_RESEAL = {waits: _reseal(waits=waits) for waits in (False, True)}
+_PUT = (
+    update(schema.records).where(_HERE).values(sealed=bindparam("new_sealed", type_=sa.LargeBinary))
+)
+# PostgreSQL: of rows that nobody has locked.
+_free = select(_ONE.label("one")).select_from(schema.records).where(_HERE)
+_locked = _free.with_for_update(key_share=True, skip_locked=True).cte("locked")
+_PUT_FREE = _PUT.where(sa.exists().where(_locked.c.one == _ONE)).returning(_ONE)
 
 _CONTAINER = (_sessions.kind, _sessions.digest)
 _OUTDATED = select(*_CONTAINER, *STATE, _sessions.sealed).where(
@@ -297,11 +292,11 @@ class Resealing:
                 yield from self._stored(new, waits=waits)
 
     def _stored(self, new: list[dict[str, object]], *, waits: bool) -> Iterator[int]:
-        if not waits or not self._database.is_postgres:
-            yield self._database.write(_store, new, _RESEAL[False])
+        if not waits:
+            yield self._database.write(_put_free, new)
             return
         for one in new:
-            yield self._database.write(_store, [one], _RESEAL[True])
+            yield int(self._database.write(Transaction.changes, _PUT, **one))
 
     def _pages(self) -> Iterator[list[_Sealed]]:
         behind: _Address = _BEFORE_ALL
@@ -317,8 +312,11 @@ class Resealing:
                 behind = last
 
 
-def _store(transaction: Transaction, new: list[dict[str, object]], statement: sa.Update) -> int:
-    return sum(map(len, transaction.rows_of_each(statement, new)))
+def _put_free(transaction: Transaction, new: list[dict[str, object]]) -> int:
+    """Put records that nobody has locked in place of what they were; how many."""
+    if transaction.is_postgres:
+        return sum(map(len, transaction.rows_of_each(_PUT_FREE, new)))
+    return sum(transaction.changes(_PUT, **one) for one in new)
 
 
 def _named(prefix: str, address: _Address) -> dict[str, object]:
