@@ -1,6 +1,8 @@
 """Key derivation (HKDF) for one owner: subkeys by purpose, and pseudonyms of its names."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import ClassVar, NoReturn
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.multiset_hash import MultisetHash
@@ -18,6 +20,7 @@ from langmem_isolated._crypto.sealing import (
     seal,
 )
 from langmem_isolated._crypto.secret_bytes import SecretBytes
+from langmem_isolated.errors import MemoryLocked
 
 BIRTH_BYTES = 16
 
@@ -42,13 +45,17 @@ class ScopeKeys:
         compress: Whether what is long is deflated before it is sealed.
         places: By which the tables know the principals of the project and module it is in.
         sealing_version: Which of the principal's sealing keys the last one is.
+        inbox: The public key to which is sealed what comes while the user alone has the sealing
+            keys; ``None`` where the server has them for good.
     """
 
     __slots__ = (
         *("_compress", "_names", "_naming", "_of_server", "_prefix", "_rows"),
-        *("active_day", "birth", "incarnation", "members", "noted_stores", "opening"),
+        *("active_day", "birth", "inbox", "incarnation", "members", "noted_stores", "opening"),
         *("places", "scope_id", "sealing", "sealing_version", "server_held"),
     )
+    is_locked: ClassVar[bool] = False
+    """Whether the user alone has the sealing keys."""
 
     def __init__(
         self,
@@ -63,8 +70,9 @@ class ScopeKeys:
         compress: bool = True,
         places: Sequence[bytes] = (),
         sealing_version: int = 1,
+        inbox: bytes | None = None,
     ) -> None:
-        self._compress, self.places = compress, places
+        self._compress, self.places, self.inbox = compress, places, inbox
         self.sealing_version = sealing_version
         self._prefix = owner.framed() + framed(birth)
         self._naming = DigestKey(derive(naming, b"names", owner.framed()))
@@ -81,6 +89,9 @@ class ScopeKeys:
         self.scope_id = scope_id
         self.incarnation = incarnation
         self.birth = birth
+        self._take(sealing, counter)
+
+    def _take(self, sealing: Sequence[SecretBytes], counter: SealCounter) -> None:
         subkeys = [derive(key, b"records", self._prefix) for key in sealing]
         self.sealing = SealingKey(subkeys[-1], counter)
         self.opening = {key.id: key for key in (*map(SealingKey, subkeys[:-1]), self.sealing)}
@@ -141,7 +152,12 @@ class ScopeKeys:
         return open_sealed(keys, associated_data_of(prefix, key), sealed, kind=kind.label)
 
     def resealed(self, prefix: bytes, key: bytes, sealed: bytes, kind: Kind) -> bytes:
-        """A record at ``key`` under the key that seals now, as many bytes as before."""
+        """A record at ``key`` under the key that seals now, as many bytes as before.
+
+        What the server reads for its own duties is as it was: its key never changes.
+        """
+        if kind.is_server_held:
+            return sealed
         place = associated_data_of(prefix, key)
         return resealed(self.opening, self.sealing, place, sealed, kind=kind.label)
 
@@ -155,5 +171,63 @@ class ScopeKeys:
         keys = self._of_server if kind.is_server_held else self.opening
         return opener(keys, prefix, kind=kind.label)
 
+    def every_key(self) -> list[SealingKey]:
+        """All that open something of this scope, for who tries that they open nothing else."""
+        return [*self.opening.values()]
+
     def __reduce__(self) -> str:
         raise TypeError("keys are not pickled")
+
+
+class LockedScopeKeys(ScopeKeys):
+    """The subkeys of an owner whose sealing keys the user alone has, and has not lent.
+
+    They name and authenticate rows, open and seal what the server reads for its own duties, and
+    seal to the inbox. Content they neither seal nor open.
+    """
+
+    __slots__ = ()
+    is_locked = True
+
+    def _take(self, sealing: Sequence[SecretBytes], counter: SealCounter) -> None:  # noqa: ARG002
+        # No attribute `sealing`: whatever would seal past :meth:`seal` fails.
+        self.opening = {}
+
+    def seal(self, *_: object, **__: object) -> NoReturn:
+        """Refuse: nothing of a locked user is sealed but to the inbox.
+
+        Raises:
+            MemoryLocked: Always.
+        """
+        raise MemoryLocked
+
+    @property
+    def former(self) -> list[bytes]:
+        """Refuse: which keys there are is known to the user alone.
+
+        Raises:
+            MemoryLocked: Always.
+        """
+        raise MemoryLocked
+
+    def open(self, prefix: bytes, key: bytes, sealed: bytes, kind: Kind) -> bytes:
+        """Open what the server reads for its own duties.
+
+        Raises:
+            MemoryLocked: It is content.
+            RecordDoesNotOpen: It was changed, moved or exchanged.
+        """
+        self._refuse(kind)
+        return super().open(prefix, key, sealed, kind)
+
+    def opener(self, prefix: bytes, kind: Kind) -> Callable[[bytes, bytes], bytes]:
+        """What opens many; each as :meth:`open`."""
+        return partial(self._open_one, prefix, kind)
+
+    def _open_one(self, prefix: bytes, kind: Kind, key: bytes, sealed: bytes) -> bytes:
+        return self.open(prefix, key, sealed, kind)
+
+    @staticmethod
+    def _refuse(kind: Kind) -> None:
+        if not kind.is_server_held:
+            raise MemoryLocked

@@ -163,10 +163,13 @@ class ContainerRows:
         "_rewrite",
         "_stray",
         "_update",
+        "_waiting",
     )
 
-    def __init__(self, kind: Kind, *below: sa.Delete) -> None:
-        self._kind, self._below = kind, below
+    def __init__(
+        self, kind: Kind, *below: sa.Delete, waiting: "ContainerRows | None" = None
+    ) -> None:
+        self._kind, self._below, self._waiting = kind, below, waiting
         self._stray = [
             one.where(~select(_sessions.digest).where(row_of(kind)).exists()) for one in below
         ]
@@ -220,7 +223,11 @@ class ContainerRows:
 
         Where there is none another may be making it at this moment, with what is below it: then
         only what no row stands above is deleted, as one statement sees both.
+
+        What waits for it in the inbox of a user who can lock goes, too: it was said before.
         """
+        if self._waiting is not None and keys.inbox is not None:
+            self._waiting.remove(transaction, keys, digest)
         span = {"digest": digest, "low": digest, "high": digest + _BEHIND}
         for statement in self._below if has_row else self._stray:
             transaction.execute(statement, scope_id=keys.scope_id, **span)
@@ -350,4 +357,4 @@ class ContainerRows:
         self, keys: ScopeKeys, digest: bytes, state: ContainerState, header: bytes
     ) -> bytes:
         prefix = keys.aad_prefix(self._kind, b"", state.birth)
-        return keys.seal(prefix, header_key(digest, state), header)
+        return keys.sealer(self._kind)(prefix, header_key(digest, state), header)

@@ -41,15 +41,13 @@ ENTRY_KINDS = frozenset(
 )
 _FORM = 1
 _HEAD = struct.Struct(">BQQIII")
-# Digests asked for by one statement. Fewer are repeated: a statement is compiled once.
-_AT_ONCE = 64
+_AT_ONCE = 64  # digests a statement; fewer are repeated: it is compiled once
 
 _records, _scopes = schema.records.c, schema.scopes.c
 _SCOPE_ID = bindparam("scope_id", type_=sa.LargeBinary)
 _PARENT, _KEY = (bindparam(name, type_=sa.LargeBinary) for name in ("parent", "key"))
 _NOW = bindparam("now", type_=sa.BigInteger)
-# SQLite would be asked for a parameter.
-_FROM_THE_FIRST: sa.ColumnElement[int] = sa.literal_column("0")
+_FROM_THE_FIRST: sa.ColumnElement[int] = sa.literal_column("0")  # SQLite would want a parameter
 
 _OF_SCOPE = sa.and_(_records.scope_id == _SCOPE_ID, _records.kind == bindparam("kind"))
 _HERE = _records.parent == _PARENT

@@ -83,6 +83,8 @@ class Tally:
     """Sealed anew, headers of sessions, threads and collections among them."""
     damaged: int = 0
     """That stay as they are, with the key they name: they were tampered with."""
+    locked: int = 0
+    """How many owners alone have their keys."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)

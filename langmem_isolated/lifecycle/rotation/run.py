@@ -11,6 +11,7 @@ from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.arguments import callback, seconds, true_or_false
 from langmem_isolated._runtime.callers import OnBehalfOf
 from langmem_isolated._storage.key_rotation import KeyRotation, Tally
+from langmem_isolated.errors import MemoryLocked
 from langmem_isolated.scope import checked_id
 
 # Whose budget of writes a rotation takes: while others write, it rests for two thirds of the time.
@@ -31,6 +32,8 @@ class KeysRotated:
     """How many stay as they are, with the key that they name, because they were tampered with."""
     is_done: bool
     """Whether all was gone through; where not, the next call goes on."""
+    locked: int = 0
+    """Users who alone have their keys, and have not unlocked them here: theirs stay as they are."""
 
 
 def checked_owner(user_id: str | None, project_id: str, *, of_all: bool) -> Owner | None:
@@ -95,7 +98,10 @@ class RotationRun:
     def _of_all(self) -> Iterator[int]:
         since = self._rotation.begun()
         for principal in self._rotation.principals(since):
-            yield from self._rotation.run(principal, since)
+            try:
+                yield from self._rotation.run(principal, since)
+            except MemoryLocked:
+                self._rotation.tally.locked += 1
         self._rotation.end(since)
 
     def _go_through(self, steps: Iterator[int]) -> bool:
@@ -125,4 +131,5 @@ def _told(tally: Tally, *, is_done: bool) -> KeysRotated:
         tally.records,
         tally.damaged,
         is_done,
+        tally.locked,
     )
