@@ -22,7 +22,7 @@ from langmem_isolated._storage.scope_rows import has_life
 from langmem_isolated._storage.usage import DAY, first_of_day
 from langmem_isolated._storage.watching import Watcher
 from langmem_isolated._storage.working_locked import refuse_if_it_reads, works_locked
-from langmem_isolated.errors import DatabaseError, KeyDestroyed, RecordDoesNotOpen
+from langmem_isolated.errors import DatabaseError, KeyDestroyed, KeyringError, RecordDoesNotOpen
 
 _log = logging.getLogger("langmem_isolated.database")
 
@@ -403,10 +403,12 @@ class ScopedDatabase:
     def _newer_keys(self, keys: ScopeKeys) -> ScopeKeys | None:
         """The owner's keys as they are now, if it is the same life, and a later one seals."""
         self._keyring.forget(self.owner)
-        fresh = self._find()
-        if fresh is None or fresh.birth != keys.birth:
-            return None
-        return fresh if fresh.sealing_version > keys.sealing_version else None
+        # What else is wrong with keys or scope is for the next call to say.
+        with suppress(KeyringError, RecordDoesNotOpen):
+            fresh = self._find()
+            if fresh and fresh.birth == keys.birth:
+                return fresh if fresh.sealing_version > keys.sealing_version else None
+        return None
 
     def rotated_keys(self, keys: ScopeKeys, key_id: bytes | None) -> ScopeKeys | None:
         """The owner's keys as they are now, if they have come to include ``key_id``."""
