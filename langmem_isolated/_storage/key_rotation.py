@@ -27,6 +27,7 @@ from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated._storage.resealing import Resealing
 from langmem_isolated._storage.scope_rows import ScopeRow, ScopeRows, owner_of
 from langmem_isolated._storage.wrapped_keys import PrincipalKeys, WrappedKeys
+from langmem_isolated.errors import MemoryLocked
 
 # Scopes that began while others were sealed anew are looked at so often.
 _LOOKS = 3
@@ -139,6 +140,7 @@ class KeyRotation:
 
         Raises:
             KeyringError: A key cannot be had, or belongs to another root key.
+            MemoryLocked: The user holds the keys, and has not lent them to this process.
             RecordDoesNotOpen: The keys or a scope's row are not as they were stored.
         """
         opened = self.keyring.installation.open(create=False)
@@ -184,15 +186,21 @@ class _OnePrincipal:
         self._tally.damaged += sum(self._unclean.values())
 
     def _make_key(self, made_before: int | None) -> bool:
-        def with_new_key(found: KeySet) -> KeySet:
-            if not _is_due(found, made_before):
-                return found
-            return self._wrapped.with_new_keys(found, Purpose.SEALING)
+        """Whether it was due, and so was made.
 
-        found = self._sets.change(self._principal, self._directory, with_new_key)
-        is_made = _is_due(found, made_before)
-        self._tally.keys_made += is_made
-        return is_made
+        Raises:
+            MemoryLocked: The user holds the keys, and has not lent them to this process.
+        """
+        made: list[bool] = []
+
+        def with_new_key(found: KeySet, keys: WrappedKeys) -> KeySet:
+            # Of the last call: others may have made one meanwhile.
+            made[:] = [_is_due(found, made_before)]
+            return keys.with_new_keys(found, Purpose.SEALING) if made[0] else found
+
+        self._wrapped.change(self._sets, self._principal, self._directory, with_new_key)
+        self._tally.keys_made += made[0]
+        return made[0]
 
     def _former(self) -> list[int]:
         """The versions of former keys that are not destroyed."""
@@ -205,6 +213,8 @@ class _OnePrincipal:
         principal = self._wrapped.unwrapped(self._key_set())
         if principal is None:
             return
+        if principal.is_locked:
+            raise MemoryLocked
         for _ in range(_LOOKS):
             rows = self._rows_left(principal)
             if not rows:
@@ -229,6 +239,8 @@ class _OnePrincipal:
         if keys is None or keys.birth != row.birth:
             # It was removed; if it was begun again, it is looked at again.
             return
+        if keys.is_locked:
+            raise MemoryLocked
         if row.oldest_key < keys.sealing_version:
             raised = self._scopes.raise_oldest_key(self._directory, row, keys.sealing_version)
             if raised is None:
