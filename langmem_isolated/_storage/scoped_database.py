@@ -16,7 +16,7 @@ from langmem_isolated._runtime.callers import OnBehalfOf
 from langmem_isolated._runtime.limits import DEFAULT_LIMITS, Limits
 from langmem_isolated._runtime.session_rules import NO_RULES, SessionRules
 from langmem_isolated._storage.keyring import Keyring
-from langmem_isolated._storage.owners_keys import OwnersKeys, tell
+from langmem_isolated._storage.owner_keys import OwnerKeys, tell
 from langmem_isolated._storage.scope_rows import has_life
 from langmem_isolated._storage.usage import DAY, first_of_day
 from langmem_isolated._storage.watching import Watcher
@@ -59,7 +59,7 @@ def prove_life(transaction: Transaction, keys: ScopeKeys) -> None:
         raise ScopeGone
 
 
-class ScopedDatabase(OwnersKeys):
+class ScopedDatabase(OwnerKeys):
     """One owner's records; an operation run through it gets that owner's keys and no others.
 
     Keys are fetched, and if need be unwrapped, before the transaction begins. The first life
@@ -94,8 +94,8 @@ class ScopedDatabase(OwnersKeys):
         *,
         is_owners: bool = True,
     ) -> None:
-        super().__init__(keyring, owner)
         self.database = database
+        super().__init__(keyring, owner)
         self.limits = limits
         self.session_rules = session_rules
         self._principal: bytes | None = None

@@ -1,4 +1,4 @@
-"""An owner's keys, as whoever works on its records needs them: of one life, and read anew."""
+"""Owner keys: one owner's keys in the first life that is met, read anew after a rotation."""
 
 import logging
 from contextlib import suppress
@@ -13,13 +13,16 @@ _log = logging.getLogger("langmem_isolated.database")
 
 
 def tell(error: DatabaseError, scope: str) -> None:
-    """Log that the database failed, of which scope."""
+    """Log that the database failed: its class, and the digest of a scope."""
     # Its text quotes no row; its class is what a watcher counts.
     _log.error("The database failed (%s): scope %s.", type(error).__name__, scope)
 
 
-class OwnersKeys:
-    """One owner's keys. The first life met is kept: those of another are never given.
+class OwnerKeys:
+    """The keys of one owner.
+
+    The first life met is kept: after an erasure this object gives no keys any more, even if the
+    user has come back since.
 
     Args:
         keyring: Has them.
