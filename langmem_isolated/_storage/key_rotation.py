@@ -18,8 +18,9 @@ from langmem_isolated._crypto.directory import DirectoryKey
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database import schema
+from langmem_isolated._database.admission import AdmissionToAll
 from langmem_isolated._database.database import Database
-from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage.key_sets import KeySet, KeySets, Purpose, State
 from langmem_isolated._storage.key_uses import oldest_in_use
@@ -107,24 +108,32 @@ class KeyRotation:
 
     def begun(self) -> int:
         """Since when all keys are being rotated, in µs; from now on, if they were not."""
-        self.database.write(Transaction.execute, _BEGIN, now=now())
-        row = self.database.read(Transaction.row, _SINCE)
+        with AdmissionToAll():
+            self.database.write(Transaction.execute, _BEGIN, now=now())
+            row = self.database.read(Transaction.row, _SINCE)
         assert row is not None
         return int(row[0])
 
     def end(self, since: int) -> None:
         """All keys have been rotated: the next time begins anew."""
-        self.database.write(Transaction.execute, _END, since=since)
+        with AdmissionToAll():
+            self.database.write(Transaction.execute, _END, since=since)
 
     def principals(self, since: int) -> Iterator[bytes]:
         """All who have a former key, or one made before, as the key store says, in their order.
 
         It may serve other installations too, whose principals have no scope here.
         """
-        behind, asked = b"", self.keyring.key_store.read
-        while rows := asked(Transaction.rows, _PRINCIPALS, behind=behind, since=since):
+        behind = b""
+        while rows := self._page(behind, since):
             yield from (principal for (principal,) in rows)
             behind = rows[-1][0]
+
+    def _page(self, behind: bytes, since: int) -> list[Row]:
+        with AdmissionToAll():
+            return self.keyring.key_store.read(
+                Transaction.rows, _PRINCIPALS, behind=behind, since=since
+            )
 
     # --- of one
 
@@ -262,8 +271,8 @@ class _OnePrincipal:
 
     def _is_in_use(self, row: ScopeRow, version: int) -> bool:
         """Whether the index says that something older than a version may be there."""
-        oldest = oldest_in_use(self._rotation.database, self._principal)
-        return min(row.oldest_key, oldest.get(row.scope_id, version)) < version
+        oldest = oldest_in_use(self._rotation.database, row.scope_id)
+        return row.oldest_key < version or (oldest is not None and oldest < version)
 
     def _destroy_below(self, version: int) -> None:
         moment = now()
