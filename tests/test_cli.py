@@ -110,6 +110,14 @@ def test_a_command_that_is_written_wrong_ends_with_2(wrong: list[str]):
 def test_it_has_the_commands_that_operators_know():
     of_both = ("rename", "archive", "unarchive", "pin", "unpin", "delete")
     assert {name for name, command in commands() if not hasattr(command, "commands")} == {
+        "anchor check",
+        "audit anchor",
+        "audit break-glass",
+        "audit entries",
+        "audit off",
+        "audit on",
+        "audit status",
+        "audit verify",
         "backup",
         "clear",
         "export",

@@ -10,12 +10,14 @@ from sqlalchemy import Select, bindparam, select, update
 from langmem_isolated._crypto.directory import DirectoryKey
 from langmem_isolated._crypto.secret_bytes import SecretBytes
 from langmem_isolated._database import schema
+from langmem_isolated._database.admission import AdmissionToAll
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.forking import renew_in_children
 from langmem_isolated._storage.checked_root_key import RootKeys
 from langmem_isolated._storage.key_encryption_keys import KeyEncryptionKeys, with_new_key
 from langmem_isolated._storage.key_sets import KeySet, KeySets, Purpose, StoredKey, check
+from langmem_isolated._storage.lent_locks import LentLocks
 from langmem_isolated._storage.wrapped_keys import WrappedKeys
 from langmem_isolated.errors import KeyNotFound, KeyServiceUnavailable, RecordDoesNotOpen
 
@@ -60,6 +62,7 @@ class Installation:
             all others; each opens what it wrapped.
         seconds: How long directory key and key-encryption keys are kept.
         clock: Seconds that only go forward.
+        lent: The locks that users lend to this process.
     """
 
     def __init__(
@@ -70,7 +73,9 @@ class Installation:
         *,
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        lent: LentLocks | None = None,
     ) -> None:
+        self._lent = lent or LentLocks(clock)
         self._database = database
         self._key_store = key_store
         self._sets = KeySets(key_store)
@@ -183,7 +188,7 @@ class Installation:
             return self._sets.read(found.principal, directory) if directory else found
 
         wrappers = KeyEncryptionKeys(self._root_keys, found, read)
-        keys = WrappedKeys(wrappers, found.principal)
+        keys = WrappedKeys(wrappers, found.principal, self._lent)
         secret = keys.unwrap(found.principal, _directory_key(found))
         directory = DirectoryKey(secret, found.principal)
         return OpenInstallation(directory, keys)
@@ -211,7 +216,11 @@ class Installation:
             )
 
     def _has(self, any_row: Select[bool]) -> bool:
-        return self._database.read(Transaction.rows, any_row)[0][0] in (True, 1)
+        # Else the row of the installation alone tells whether it was begun.
+        if not self._database.sees_everybody:
+            return False
+        with AdmissionToAll():
+            return self._database.read(Transaction.rows, any_row)[0][0] in (True, 1)
 
     def _refuse_another(
         self, directory: DirectoryKey, directory_id: bytes | None, create: bool

@@ -11,6 +11,7 @@ from langmem_isolated._database import schema
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.files import mode_for_others, path_of
 from langmem_isolated._storage.checked_root_key import CheckedRootKey
+from langmem_isolated._storage.key_status import counts, rotating_since
 from langmem_isolated._storage.key_uses import most_seals
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated.cli.databases import DATABASE, KEY_STORE, existing_database
@@ -81,6 +82,7 @@ def _examine_database(name: str, url: str) -> Iterator[Finding]:
         if not database.is_postgres:
             yield _examine_file(name, database)
         yield _attempt(f"{name}: key uses", lambda: _key_uses(database))
+        yield _attempt(f"{name}: key rotation", lambda: _key_rotation(database))
         examine = _examine_role if database.is_postgres else _examine_settings
         for check, state, finding in database.inspect(lambda c: list(examine(c))):
             yield Finding(f"{name}: {check}", state, finding)
@@ -102,6 +104,16 @@ def _examine_file(name: str, database: Database) -> Finding:
         "warn",
         f"others may use it (mode {mode:04o}): they see counts, lengths and times, and may "
         "change it; run chmod 600 on it and on its -wal and -shm",
+    )
+
+
+def _key_rotation(database: Database) -> tuple[str, str]:
+    found = counts(database)
+    if not found.pending and rotating_since(database) is None:
+        return "ok", "no rotation of sealing keys is pending"
+    return "warn", (
+        f"{found.pending:,} users or others have a sealing key that was taken from them and is not "
+        "destroyed yet: go on with langmem-isolated keys rotate; keys status tells more"
     )
 
 

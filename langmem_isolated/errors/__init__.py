@@ -2,12 +2,6 @@
 
 from langmem_isolated.errors.core import (
     AddressTaken,
-    DatabaseCorrupt,
-    DatabaseError,
-    DatabaseFull,
-    DatabaseLocked,
-    DatabaseReadOnly,
-    DatabaseUnreachable,
     EmbeddingModelChanged,
     EmbeddingModelWarning,
     EmbeddingRefused,
@@ -25,11 +19,20 @@ from langmem_isolated.errors.core import (
     RootKeyMismatch,
     RootKeyMissing,
     RootKeyUnavailable,
-    SchemaTooNew,
-    SchemaTooOld,
     ScopeError,
     SessionNotFound,
     ValueNotStorable,
+)
+from langmem_isolated.errors.database import (
+    DatabaseCorrupt,
+    DatabaseError,
+    DatabaseFull,
+    DatabaseLocked,
+    DatabaseReadOnly,
+    DatabaseUnreachable,
+    RowLevelSecurityError,
+    SchemaTooNew,
+    SchemaTooOld,
 )
 from langmem_isolated.errors.lifecycle import (
     AnonymousNotFound,
@@ -54,10 +57,24 @@ from langmem_isolated.errors.lifecycle import (
     WrappedStoreKeeps,
     WrappedStoreMissing,
 )
+from langmem_isolated.errors.proof import (
+    AnchorRefused,
+    AuditIsOff,
+    AuditLogBroken,
+    EvidenceKeyInvalid,
+    EvidenceRefused,
+    LockRefused,
+    MemoryLocked,
+    ReasonRequired,
+    WrongSecret,
+)
 
 __all__ = [
     "AddressTaken",
+    "AnchorRefused",
     "AnonymousNotFound",
+    "AuditIsOff",
+    "AuditLogBroken",
     "BackupElsewhere",
     "BackupRefused",
     "DatabaseCorrupt",
@@ -70,6 +87,8 @@ __all__ = [
     "EmbeddingModelWarning",
     "EmbeddingRefused",
     "ErasureLogRefused",
+    "EvidenceKeyInvalid",
+    "EvidenceRefused",
     "ExportExists",
     "ImportConflict",
     "ImportRefused",
@@ -82,12 +101,15 @@ __all__ = [
     "LangmemIsolatedError",
     "LegalHold",
     "LimitExceeded",
+    "LockRefused",
+    "MemoryLocked",
     "NotShared",
     "PolicyNotFound",
     "ProfileEntryChanged",
     "ProfileEntryNotFound",
     "ProfileFull",
     "QuotaExceeded",
+    "ReasonRequired",
     "ReceiptNotFound",
     "RecordDoesNotOpen",
     "RecordError",
@@ -96,6 +118,7 @@ __all__ = [
     "RootKeyMismatch",
     "RootKeyMissing",
     "RootKeyUnavailable",
+    "RowLevelSecurityError",
     "SchemaTooNew",
     "SchemaTooOld",
     "ScopeError",
@@ -106,6 +129,7 @@ __all__ = [
     "ValueNotStorable",
     "WrappedStoreKeeps",
     "WrappedStoreMissing",
+    "WrongSecret",
 ]
 
 # By the name from which they are imported, in tracebacks, too.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._runtime.arguments import callback, seconds
 from langmem_isolated._runtime.calls import explains_calls
+from langmem_isolated._storage.audit_notes import AuditNote
 from langmem_isolated.root_keys import RootKey, checked_provider
 
 
@@ -108,4 +109,6 @@ class RootKeyRotations:
                     progress(len(counts))
             if ended.wait(pause if count else 0):
                 break
+        # Behind it: one that is gone on with opens nothing before it has begun.
+        self._context.audit.note(None, AuditNote("rotate_root_key", count=sum(counts)))
         return RootKeyRotated(len(counts), sum(counts))

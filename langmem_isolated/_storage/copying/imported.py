@@ -87,6 +87,7 @@ class Arrived(NamedTuple):
             updated_at=self.updated_at,
             expires_at=None,
             revision=0,
+            oldest_key=1,
         ).marked(is_closed=self.is_closed, is_archived=self.is_archived)
         return OpenContainer(self.kind, state, self.header, [])
 
