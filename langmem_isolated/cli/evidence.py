@@ -17,7 +17,11 @@ from langmem_isolated.errors import EvidenceRefused
 if TYPE_CHECKING:
     from langmem_isolated.lifecycle import Evidence
 
-evidence = typer.Typer(no_args_is_help=True, help="Signed reports of verifications.")
+evidence = typer.Typer(
+    help="Signed reports of verifications.",
+    no_args_is_help=True,
+    epilog=shown("evidence keygen --file evidence.key"),
+)
 _MOST_BYTES = 1 << 26
 
 
