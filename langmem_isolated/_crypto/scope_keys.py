@@ -171,6 +171,10 @@ class ScopeKeys:
         keys = self._of_server if kind.is_server_held else self.opening
         return opener(keys, prefix, kind=kind.label)
 
+    def every_key(self) -> list[SealingKey]:
+        """All that open something of this scope, for who tries that they open nothing else."""
+        return [*self.opening.values()]
+
     def __reduce__(self) -> str:
         raise TypeError("keys are not pickled")
 

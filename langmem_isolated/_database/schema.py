@@ -218,8 +218,6 @@ tombstones = Table(
     Index("tombstones_expiry", "expires_at"),
     sqlite_with_rowid=False,
 )
-# What follows is filled by erasure and audit; the columns stand now, so that the first version's
-# databases have them.
 # Erasures that have begun, and their receipts. Whose they are stands sealed till they are finished.
 erasures = Table(
     "erasures",
@@ -245,7 +243,22 @@ audit = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("sealed", LargeBinary, nullable=False),
     Column("hash", LargeBinary, nullable=False),
-    Index("audit_scope", "scope_id"),
+    Index("audit_scope", "scope_id", "created_at"),
+    sqlite_with_rowid=False,
+)
+# Where each chain begins and ends, under a MAC: whoever appends locks one row of these, and entries
+# themselves are never changed.
+audit_chains = Table(
+    "audit_chains",
+    metadata,
+    Column("shard", SmallInteger, primary_key=True, autoincrement=False),
+    Column("first_sequence", BigInteger, nullable=False),
+    Column("cut_hash", LargeBinary, nullable=False),
+    Column("next_sequence", BigInteger, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    # Of the first shard: whether there is an audit log, and what goes into it.
+    Column("settings", LargeBinary),
+    Column("row_mac", LargeBinary, nullable=False),
     sqlite_with_rowid=False,
 )
 

@@ -15,9 +15,10 @@ from sqlalchemy import Integer, LargeBinary, bindparam, delete, literal_column, 
 
 from langmem_isolated._crypto.directory import DirectoryKey
 from langmem_isolated._database import schema
+from langmem_isolated._database.admission import Admission, AdmissionToAll
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.statements import InsertsByDialect, insert_if_absent
-from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated.errors import KeyNotFound, RecordDoesNotOpen
 
 
@@ -236,13 +237,18 @@ class KeySets:
         In their order, a page in one state each; of all installations of this key store.
         """
         behind = b""
-        while rows := self.database.read(Transaction.rows, _SELECT_PRINCIPALS, behind=behind):
+        while rows := self._wrapped_behind(behind):
             yield from (principal for (principal,) in rows)
             behind = rows[-1][0]
 
+    def _wrapped_behind(self, behind: bytes) -> list[Row]:
+        with AdmissionToAll():
+            return self.database.read(Transaction.rows, _SELECT_PRINCIPALS, behind=behind)
+
     def read_unchecked(self, principal: bytes) -> KeySet:
         """A set as it is found: for that of the directory key, which is needed to check it."""
-        rows = self.database.read(Transaction.rows, _SELECT_SET, principal=principal)
+        with Admission(principal):
+            rows = self.database.read(Transaction.rows, _SELECT_SET, principal=principal)
         revision, mac, *_ = rows[0]
         keys = tuple(StoredKey(*row[2:]) for row in rows if row[2] is not None)
         return KeySet(principal, revision or 0, mac, keys)
@@ -282,7 +288,8 @@ class KeySets:
         is_proof = new.principal == directory.installation_id
         wrappers = set() if is_proof else {key.kek for key in changed if key.wrapped is not None}
         proved = partial(_prove, directory.installation_id, wrappers)
-        return self.database.write(_swap, old, replace(new, mac=mac), changed, proved)
+        with Admission(new.principal, directory.installation_id):
+            return self.database.write(_swap, old, replace(new, mac=mac), changed, proved)
 
     def remove(self, principal: bytes, directory: DirectoryKey) -> None:
         """Remove a set all of whose keys are destroyed.
@@ -294,7 +301,8 @@ class KeySets:
         found = self.read(principal, directory)
         if found.all_living():
             raise KeyNotFound("Keys that are in use are not removed. Destroy them first.")
-        self.database.write(_remove, found)
+        with Admission(principal):
+            self.database.write(_remove, found)
 
 
 def check(found: KeySet, directory: DirectoryKey) -> None:

@@ -18,6 +18,7 @@ from sqlalchemy import Integer, LargeBinary, bindparam, delete, func, select
 
 from langmem_isolated._crypto.seal_counter import SealCounter
 from langmem_isolated._database import schema
+from langmem_isolated._database.admission import Admission, AdmissionToAll
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._database.statements import InsertsByDialect, insert_if_absent
@@ -61,7 +62,8 @@ _MOST = select(func.max(_uses.seals))
 
 def most_seals(database: Database) -> int:
     """How many records the key has sealed that was used most, as far as counts are stored."""
-    row = database.read(Transaction.row, _MOST)
+    with AdmissionToAll():
+        row = database.read(Transaction.row, _MOST)
     return row[0] if row and type(row[0]) is int else 0
 
 
@@ -156,7 +158,8 @@ class KeyUses:
         forgotten = self._drain()
         counts = [(used, seals) for _, used, seals in collected] + forgotten
         try:
-            totals = self._database.write(_store, counts) if counts else []
+            with Admission(*(used.scope_id for used, _ in counts)):
+                totals = self._database.write(_store, counts) if counts else []
         except (DatabaseError, Conflict):
             self.forgotten.extend(forgotten)
             for counter, _, seals in collected:

@@ -38,9 +38,10 @@ from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._crypto.scope_keys import BIRTH_BYTES, ScopeKeys
 from langmem_isolated._crypto.sealing import open_sealed, seal
 from langmem_isolated._database import schema
+from langmem_isolated._database.admission import Admission, AdmissionToAll
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.dialects import Conflict
-from langmem_isolated._database.statements import insert_if_absent
+from langmem_isolated._database.statements import NO_LIMIT, insert_if_absent
 from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage.key_uses import note_in_use
@@ -121,13 +122,13 @@ _DELETE = delete(schema.scopes).where(
 MAY_SEAL = _scopes.oldest_key <= bindparam("sealing_version", type_=Integer)
 
 
-def proof_of(keys: ScopeKeys) -> dict[str, object]:
-    """What statements ask by that write nothing where the scope is gone, or a later key seals."""
-    return {
-        "scope_id": keys.scope_id,
-        "scope_birth": keys.birth,
-        "sealing_version": keys.sealing_version,
-    }
+def proof_of(keys: ScopeKeys, kind: Kind = Kind.ITEM) -> dict[str, object]:
+    """What statements ask by that write nothing where the scope is gone, or a later key seals.
+
+    A kind that the server holds the key of is behind no barrier: that key never rotates.
+    """
+    version = NO_LIMIT if kind.is_server_held else keys.sealing_version
+    return {"scope_id": keys.scope_id, "scope_birth": keys.birth, "sealing_version": version}
 
 
 _ROW_LOCK = select(_scopes.scope_id).where(_scopes.scope_id == _SCOPE_ID)
@@ -252,7 +253,8 @@ class ScopeRows:
             RecordDoesNotOpen: The row is not as it was stored.
         """
         asked = {"scope_id": scope_id, "principal": principal}
-        rows = self._database.read(Transaction.rows, _SELECT, **asked)
+        with Admission(scope_id, principal):
+            rows = self._database.read(Transaction.rows, _SELECT, **asked)
         *columns, has_records, of_principal = rows[0]
         if columns[0] is None:
             return Traces(has_row=False, has_records=bool(has_records),
@@ -263,7 +265,9 @@ class ScopeRows:
         """Insert the row of an owner's scope, with a new birth, if there is none."""
         row = new_row(directory, owner, principal)
         insert = _INSERT[self._database.is_postgres]
-        self._database.write(Transaction.execute, insert, **dict(zip(_STORED, row, strict=False)))
+        values = dict(zip(_STORED, row, strict=False))
+        with Admission(row.scope_id, row.principal):
+            self._database.write(Transaction.execute, insert, **values)
         return row
 
     def raise_oldest_key(
@@ -285,17 +289,19 @@ class ScopeRows:
         What others wrote below it while its keys lived goes with it when they are erased.
         """
         which = {"scope_id": row.scope_id, "birth": row.birth}
-        with suppress(Conflict):
+        with Admission(row.scope_id, row.principal), suppress(Conflict):
             self._database.write(Transaction.execute, _DELETE, **which)
 
     def of_principal(self, directory: DirectoryKey, principal: bytes) -> list[ScopeRow]:
         """The rows of every scope that a principal's keys seal, checked."""
-        rows = self._database.read(Transaction.rows, _SELECT_OF_PRINCIPAL, principal=principal)
+        with Admission(principal):
+            rows = self._database.read(Transaction.rows, _SELECT_OF_PRINCIPAL, principal=principal)
         return [checked(row, directory) for row in rows]
 
     def by_id(self, directory: DirectoryKey, scope_id: bytes) -> ScopeRow | None:
         """A scope's row, checked; ``None`` if it has none."""
-        row = self._database.read(Transaction.row, _SELECT_BY_ID, scope_id=scope_id)
+        with Admission(scope_id):
+            row = self._database.read(Transaction.row, _SELECT_BY_ID, scope_id=scope_id)
         return None if row is None else checked(row, directory)
 
     def walk(self, directory: DirectoryKey, **digests: bytes) -> Iterator[ScopeRow]:
@@ -306,14 +312,19 @@ class ScopeRows:
             digests: ``project``, or ``project`` and ``module``, of those that are asked for.
         """
         statement, behind = _PAGES[tuple(digests)], b""
-        while rows := self._database.read(Transaction.rows, statement, behind=behind, **digests):
+        while rows := self._page(statement, behind=behind, **digests):
             yield from (checked(row, directory) for row in rows)
             behind = rows[-1][0]
+
+    def _page(self, statement: Select[Any], **asked: bytes) -> list[Row]:
+        with AdmissionToAll():
+            return self._database.read(Transaction.rows, statement, **asked)
 
     def traces(self, scope_id: bytes, principal: bytes) -> Traces:
         """What there is of a scope, asked where its row or its keys were not found."""
         asked = {"scope_id": scope_id, "principal": principal}
-        row = self._database.read(Transaction.row, _SELECT_TRACES, **asked)
+        with Admission(scope_id, principal):
+            row = self._database.read(Transaction.row, _SELECT_TRACES, **asked)
         assert row is not None
         return Traces(*map(bool, row))
 
@@ -321,7 +332,8 @@ class ScopeRows:
         """Those of at most four scopes of which there is anything, asked at once."""
         names = [asked.key for asked in _ASKED]
         asked = dict(zip(names, islice(cycle(scope_ids), len(names)), strict=True))
-        rows = self._database.read(Transaction.rows, _SELECT_PRESENT, **asked)
+        with Admission(*scope_ids):
+            rows = self._database.read(Transaction.rows, _SELECT_PRESENT, **asked)
         return {bytes(scope_id) for (scope_id,) in rows}
 
 

@@ -62,13 +62,23 @@ def noted(transaction: Transaction, keys: ScopeKeys, moment: int) -> list[StoreN
 
 
 @works_locked
+def notes(transaction: Transaction, keys: ScopeKeys, moment: int) -> list[StoreNote]:
+    """All notes that are there by now; nothing is waited for.
+
+    Raises:
+        RecordDoesNotOpen: One was changed, moved or exchanged.
+    """
+    return _all(transaction, keys, moment)
+
+
+@works_locked
 def stores_noted(transaction: Transaction, keys: ScopeKeys, moment: int) -> list[str]:
     """The names of the stores that are noted by now; nothing is waited for.
 
     Raises:
         RecordDoesNotOpen: A note was changed, moved or exchanged.
     """
-    return [one.store for one in _all(transaction, keys, moment)]
+    return [one.store for one in notes(transaction, keys, moment)]
 
 
 def take_over(

@@ -5,11 +5,11 @@ from datetime import datetime
 from typing import Self
 
 from langmem_isolated.errors.core import (
-    DatabaseError,
     IsolationViolation,
     LangmemIsolatedError,
     LimitExceeded,
 )
+from langmem_isolated.errors.database import DatabaseError
 
 
 class QuotaExceeded(LangmemIsolatedError):
@@ -46,40 +46,6 @@ class LegalHold(LangmemIsolatedError):
             "it: memory.retention.release(user_id); memory.retention.holds() says who and why. On "
             "the command line: hold release, hold list."
         )
-
-
-class MemoryLocked(LangmemIsolatedError):
-    """The user alone has the keys of this memory, and has not unlocked it in this process.
-
-    Nothing is damaged or lost. Messages of a chat history are taken in all the same: they wait,
-    sealed, until the user unlocks.
-    """
-
-    def __init__(self, what: str = "Nothing was read or written.") -> None:
-        super().__init__(
-            f"This user's memory is locked: its keys are the user's. {what} With the user's "
-            "passphrase, secret or recovery code, memory.unlock(user_id, …, seconds=…) opens it "
-            "in this process."
-        )
-
-
-class LockRefused(LangmemIsolatedError, ValueError):
-    """A lock is not opened, made, changed or removed; nothing was changed."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"{reason} Nothing was opened or changed.")
-
-
-class WrongSecret(LockRefused):
-    """What was given does not open the lock.
-
-    Args:
-        what: What was given: ``"passphrase"``, ``"secret"`` or ``"recovery code"``.
-    """
-
-    def __init__(self, what: str) -> None:
-        super().__init__(f"This {what} does not open the user's lock.")
-        self.what = what
 
 
 class PolicyNotFound(LangmemIsolatedError, KeyError):

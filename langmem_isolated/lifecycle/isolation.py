@@ -10,7 +10,7 @@ from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._storage import scope_marks
 from langmem_isolated._storage.scope_marks import Marks
 from langmem_isolated.errors import IsolationViolation
-from langmem_isolated.lifecycle.verification import verified
+from langmem_isolated.lifecycle.verification.verified import verified
 from langmem_isolated.scope import checked_id
 
 

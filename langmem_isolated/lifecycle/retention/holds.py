@@ -106,7 +106,8 @@ def place(
         entry = Entry(user.encode(), hold.encoded())
         entries.put(transaction, keys, _SPACE, [entry], moment, lifetime, kind=_KIND)
 
-    context.records(_project_of(project)).write(put)
+    records = context.records(_project_of(project))
+    context.audit.write("hold", Owner(Level.USER, project, user), records, "write", put)
     return hold
 
 
@@ -158,7 +159,8 @@ def release(context: MemoryContext, user_id: object, project_id: object) -> None
         entries.remove(transaction, keys, _SPACE, [user.encode()], kind=_KIND)
         return bool(found)
 
-    if not context.records(_project_of(project)).write_if_exists(remove, False):
+    records, about = context.records(_project_of(project)), Owner(Level.USER, project, user)
+    if not context.audit.write("hold_released", about, records, "write_if_exists", remove, False):
         raise PolicyNotFound("legal hold of this user")
 
 
