@@ -45,7 +45,7 @@ _BEHIND = tuple(bindparam(f"behind_{c.name}", type_=c.type) for c in _ADDRESS)
 
 # A row counts them; they have one time, at which they were stored.
 _COUNTED = {
-    *(Kind.MESSAGE, Kind.CHECKPOINT, Kind.WRITE, Kind.ELEMENT, Kind.DOCUMENT),
+    *(Kind.MESSAGE, Kind.CHECKPOINT, Kind.WRITE, Kind.ELEMENT, Kind.DOCUMENT, Kind.INBOX),
 }
 
 
@@ -87,7 +87,7 @@ _RECORDS = (
     .limit(sa.literal_column(str(_PAGE)))
     .offset(sa.literal_column("0"))
 )
-_CONTAINING = (Kind.SESSION, Kind.THREAD, Kind.COLLECTION, Kind.ITEM)
+_CONTAINING = (Kind.SESSION, Kind.THREAD, Kind.COLLECTION, Kind.ITEM, Kind.INBOX)
 _BEFORE_ALL = _Record(0, b"", b"", b"", None, None, 0, 0, 0, None, None)
 
 
@@ -175,6 +175,7 @@ class _Verification:
             Kind.EMBEDDING: self._embedding,
             Kind.ITEM: self._item,
             Kind.VECTOR: self._vector,
+            Kind.INBOX: self._waiting,
             **dict.fromkeys(entries.ENTRY_KINDS, self._entry),
         }
 
@@ -232,7 +233,7 @@ class _Verification:
         state = ContainerState.checked(kind, self._keys, digest, row)
         open_header(kind, self._keys, digest, state, sealed)
         self._containers[kind, digest] = _Container(kind, digest, state)
-        self.counts[kind] += kind is not Kind.ITEM
+        self.counts[kind] += kind not in (Kind.ITEM, Kind.INBOX)
 
     def _page_behind(self, last: _Record) -> list[_Record]:
         behind = {f"behind_{name}": getattr(last, name) for name in ("kind", "parent", "key")}
@@ -340,6 +341,12 @@ class _Verification:
             plaintext = self._items.items[record.parent](record.key, record.sealed)
             above.total += counting.item_part(self._keys, place, *times[:2], plaintext)
             above.counted += 1
+
+    def _waiting(self, record: _Record) -> None:
+        # What is sealed opens with the user's key alone: it is what was put there, all the same.
+        above = self._above(record, Kind.INBOX)
+        above.total += self._part(record, record.sealed)
+        above.counted += 1
 
     def _vector(self, record: _Record) -> None:
         # It begins with when its item was put.

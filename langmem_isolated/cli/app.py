@@ -9,7 +9,16 @@ from typer.core import TyperGroup
 
 from langmem_isolated import __version__
 from langmem_isolated._runtime.environment import ACTOR_VARIABLE
-from langmem_isolated.cli import demo, grants, merges, profile, retention, schema, sealing_keys
+from langmem_isolated.cli import (
+    demo,
+    grants,
+    locks,
+    merges,
+    profile,
+    retention,
+    schema,
+    sealing_keys,
+)
 from langmem_isolated.cli import sessions as session
 from langmem_isolated.cli import threads as thread
 from langmem_isolated.cli.audit import anchor, audit
@@ -129,6 +138,7 @@ app.add_typer(audit, name="audit")
 app.add_typer(anchor, name="anchor")
 app.add_typer(grants.commands, name="grants")
 app.add_typer(sealing_keys.commands, name="keys")
+app.add_typer(locks.commands, name="lock")
 app.add_typer(merges.commands, name="merge")
 app.add_typer(profile.commands, name="profile")
 app.add_typer(session.commands, name="session")
