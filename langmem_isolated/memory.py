@@ -36,7 +36,12 @@ from langmem_isolated._storage.tombstones import tombstone_rules
 from langmem_isolated.errors import DatabaseError, ScopeError
 from langmem_isolated.lifecycle import AnonymousSessions, MemoryLifecycle, OneModule
 from langmem_isolated.memory_of_run import MemoryOfRun
-from langmem_isolated.root_keys import LocalRootKey, RootKey, checked_provider, checked_providers
+from langmem_isolated.root_keys import (
+    RootKey,
+    checked_provider,
+    checked_providers,
+    root_key_from_environment,
+)
 from langmem_isolated.scope import AnonymousScope, Scope, checked_id
 from langmem_isolated.scoped_memory import ScopedMemory
 
@@ -83,8 +88,9 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
 
     Args:
         url: An SQLAlchemy URL: ``sqlite:///memory.db`` or ``postgresql://…`` (extra ``postgres``).
-        root_key: Any object with ``wrap``, ``unwrap`` and ``key_id``. By default a
-            :class:`LocalRootKey` from ``LANGMEM_ISOLATED_ROOT_KEY`` or ``…_FILE``.
+        root_key: Any object with ``wrap``, ``unwrap`` and ``key_id``. By default what
+            ``LANGMEM_ISOLATED_ROOT_KEY`` is or names, or the file of ``…_FILE`` holds: a
+            :class:`LocalRootKey`, or a key in AWS KMS or in a token of PKCS#11.
         accepted_root_keys: Further root keys: each opens what it wrapped, and begins no
             installation. For the time of a rotation; see :meth:`rotate_root_key`.
         key_store: The URL of a second database for the wrapped keys, so that backups of the data
@@ -168,9 +174,7 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
         if audit is not None:
             _expect_instance("audit", audit, AuditOptions, "AuditOptions()")
         try:
-            key = (
-                LocalRootKey.from_environment() if root_key is None else checked_provider(root_key)
-            )
+            key = root_key_from_environment() if root_key is None else checked_provider(root_key)
             accepted = checked_providers(accepted_root_keys)
         finally:
             # Error reporters print the variables of every frame: it may be the text of a key.

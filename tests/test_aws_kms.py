@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -24,9 +25,11 @@ from langmem_isolated.errors import (
     RootKeyUnavailable,
 )
 from langmem_isolated.root_keys import AwsKmsRootKey, RootKey
+from tests.command_line import error_line, run, words
 from tests.conftest import ROOT_KEY, Attacker
 from tests.processes import Child
 from tests.spellings import spellings
+from tests.test_cli import url_of
 
 ACCOUNT = "123456789012"
 KEY = b"k" * 31 + b"7"
@@ -309,3 +312,47 @@ def test_a_memory_begun_while_the_service_is_down_has_stored_nothing(server, sql
         assert attacker("SELECT COUNT(*) FROM keys") == [(0,)]
     with IsolatedMemory(sqlite_url, root_key=LocalRootKey(ROOT_KEY)) as other:
         other.scope(user_id="alice", module_id="tutor").chat_history("x").add_user_message("hello")
+
+
+# By its name, on the command line
+
+
+def test_the_command_line_rotates_from_a_file_to_the_service_and_back(
+    kms: Any, memory: IsolatedMemory, tmp_path: Path
+):
+    new_key(kms, "alias/memory")
+    memory.scope(user_id="alice", module_id="tutor").chat_history("x").add_user_message("hello")
+    url, file, name = url_of(memory), tmp_path / "new.key", "aws-kms:alias/memory"
+    assert run("keygen", "--file", file).exit_code == 0
+    on, to_service = ("--database", url), ("rotate-root-key", "--new-root-key", name)
+
+    done = run(*to_service, *on, "--most-per-second", "50", "--json")
+    assert json.loads(done.stdout) == {"root_key_id": name, "key_sets": 2, "keys": 3}
+    found = words(run("doctor", *on, key=name).stdout)
+    assert f"{name}; it has wrapped and unwrapped a trial in" in found
+    assert "it opens the keys of this database" in found
+    assert name in error_line(run("modules", "--user", "alice", *on))
+    assert run("modules", "--user", "alice", *on, key=name).exit_code == 0
+
+    back = run("rotate-root-key", "--new-key-file", file, *on, key=name)
+    assert "3 keys of 2 owners were wrapped anew" in back.stdout
+    shown = run(
+        "modules", "--user", "alice", *on, key=None, LANGMEM_ISOLATED_ROOT_KEY_FILE=str(file)
+    )
+    assert "tutor" in shown.stdout
+
+
+def test_the_command_wants_one_new_key(tmp_path: Path):
+    for options in ((), ("--new-key-file", tmp_path / "x", "--new-root-key", "aws-kms:alias/x")):
+        done = run("rotate-root-key", *options)
+        assert done.exit_code == 2
+        assert "--new-key-file" in done.stderr
+
+
+def test_doctor_says_that_the_service_does_not_answer(server, sqlite_url: str):
+    server((500, "KMSInternalException"))
+
+    done = run("doctor", "--database", sqlite_url, key="aws-kms:alias/memory")
+
+    assert done.exit_code == 1
+    assert "AWS KMS does not answer (KMSInternalException)" in words(done.stdout)

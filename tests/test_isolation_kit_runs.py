@@ -2,17 +2,19 @@
 
 import asyncio
 import logging
+import operator
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypedDict
 
 import pytest
 from langchain_core.messages import AIMessage, ToolMessage
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, StateGraph
 from pydantic import BaseModel
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
@@ -29,7 +31,7 @@ from langmem_isolated.testing import (
 )
 from langmem_isolated.testing.sightings import Eye, Turn, Watch
 from langmem_isolated.testing.visible import texts_in
-from tests.leaky_applications import LEAKS, isolated_thread, reused_thread
+from tests.leaky_applications import LEAKS, isolated_thread
 
 MODEL = EchoChatModel()
 
@@ -268,10 +270,26 @@ def test_a_state_that_the_test_shows_is_looked_at():
 
 
 def test_a_graphs_state_is_looked_at_where_no_reply_shows_it():
-    with pytest.raises(LeakFound) as caught:
-        assert_isolated(reused_thread(), users=2)
+    class Said(TypedDict):
+        text: str
+        reply: str
+        heard: Annotated[list[str], operator.add]
 
-    assert any(one.where.startswith("state") for one in caught.value.sightings)
+    class Replied(TypedDict):
+        reply: str
+
+    def answer(state: Said) -> dict[str, Any]:
+        return {"heard": [state["text"]], "reply": echo("", "", state["text"])}
+
+    builder = StateGraph(Said, output_schema=Replied).add_node("answer", answer)
+    graph = builder.add_edge(START, "answer").compile(checkpointer=InMemorySaver())
+
+    with pytest.raises(LeakFound) as caught:
+        assert_isolated(graph, users=2, input=lambda text: {"text": text})
+
+    seen = {one.where for one in caught.value.sightings}
+    assert "state (values.heard[])" in seen
+    assert not any(where.startswith("reply") for where in seen)
 
 
 # What is refused.
@@ -361,10 +379,11 @@ class Streaming:
             yield chunk.text
 
 
-@pytest.mark.parametrize(
-    "app", [partial(lambda one, *call: one(*call), one) for one in (aecho, Streaming())]
-)
-def test_a_function_that_gives_a_coroutine_or_a_stream_is_awaited(app: Any):
+@pytest.mark.parametrize("given", [aecho, Streaming()])
+def test_a_function_that_gives_a_coroutine_or_a_stream_is_awaited(given: Any):
+    def app(user: str, session: str, text: str) -> Any:
+        return given(user, session, text)
+
     report = assert_isolated(app, users=2)
 
     assert report.succeeded.keys() == {"call", "asyncio.to_thread"}

@@ -1,6 +1,7 @@
 """Sealing keys are exchanged while everybody goes on, and the former ones are destroyed."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,12 +10,15 @@ from langchain_core.outputs import Generation
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
 from langmem_isolated._crypto.kinds import SERVER_HELD, Kind
+from langmem_isolated._storage.copying import imported
+from langmem_isolated._storage.copying.copy import Copy
 from langmem_isolated.errors import KeyNotFound, RecordDoesNotOpen, ScopeError
 from langmem_isolated.lifecycle import KeysRotated
+from langmem_isolated.lifecycle.imports.putting import Put
 from tests.conftest import ROOT_KEY, Attacker, Door
 from tests.processes import all_at_once
 from tests.test_inventory import RESERVED, ROWS, embeddings, fill, operate
-from tests.threads import at, put
+from tests.threads import at, put, values_at
 
 USER = {"user_id": "alice"}
 SEALED_IN = ("records", "sessions", "usage", "scopes")
@@ -388,3 +392,84 @@ async def test_status_tells_what_is_pending_and_what_each_version_has_sealed(
     assert not of_alice.is_pending
     assert (of_alice.scopes[0].oldest_key, of_alice.scopes[0].records) == (2, {2: 3})
     assert (await door(memory, "key_status_of", "nobody")).keys == []
+
+
+# While something is copied
+
+
+@pytest.mark.parametrize("rotated", ["alice", "bob", "both"])
+def test_a_copy_whose_keys_are_rotated_half_way_is_whole(
+    memory: IsolatedMemory,
+    database_url: str,
+    attacker: Attacker,
+    monkeypatch: pytest.MonkeyPatch,
+    rotated: str,
+):
+    source, target = alice(memory), memory.scope(user_id="bob", module_id="tutor")
+    fill(memory, source, None)
+    target.store().put(("mine",), "b", {})
+    former = {"alice": key_id(source), "bob": key_id(target)}
+    publish = Copy._publish
+    times = iter(range(100))
+
+    def publish_later(self: Copy, *args: Any) -> None:
+        if next(times) == 0:
+            with opened_anew(database_url) as other:
+                for user in former if rotated == "both" else (rotated,):
+                    assert other.rotate_keys(user).keys_destroyed == 1
+        publish(self, *args)
+
+    monkeypatch.setattr(Copy, "_publish", publish_later)
+    Copy(source._records, target._records, bytes(16)).run()
+
+    assert target.chat_history("s").messages == source.chat_history("s").messages
+    assert values_at(target.checkpointer(), at("t")) == values_at(source.checkpointer(), at("t"))
+    assert target.store().get(("facts",), "one").value == {"text": "a secret"}
+    for user in former if rotated == "both" else (rotated,):
+        assert not rows_under(attacker, former[user])
+    source.verify()
+    target.verify()
+
+
+def test_a_merge_is_undone_as_if_no_key_had_been_rotated_since(memory: IsolatedMemory):
+    scope = alice(memory)
+    fill(memory, scope, None)
+    modules = {"from_module": "tutor", "into_module": "planner"}
+    receipt = memory.merge_modules(**USER, **modules, dry_run=False)
+    assert memory.rotate_keys("alice").keys_destroyed == 1
+
+    undone = memory.undo(receipt)
+
+    assert undone.left == ()
+    assert undone.removed == receipt.counts
+
+
+def test_an_import_during_which_keys_are_rotated_goes_on(
+    memory: IsolatedMemory,
+    database_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    attacker: Attacker,
+):
+    fill(memory, alice(memory), None)
+    archive = tmp_path / "alice.zip"
+    memory.export_user("alice", archive)
+    memory.scope(user_id="bob", module_id="tutor").store().put(("mine",), "b", {})
+    former = key_id(memory.scope(user_id="bob", module_id="tutor"))
+    write, done = Put._write, []
+
+    def rotate_behind_lines(self: Put, operation: Any, *args: Any) -> Any:
+        told = write(self, operation, *args)
+        if operation is imported.put_lines and not done:
+            with opened_anew(database_url) as other:
+                done.append(other.rotate_keys("bob"))
+        return told
+
+    monkeypatch.setattr(Put, "_write", rotate_behind_lines)
+    memory.import_user(archive, user_id="bob")
+
+    assert done[0].keys_destroyed == 1
+    assert not rows_under(attacker, former)
+    bob = memory.scope(user_id="bob", module_id="tutor")
+    assert bob.chat_history("s").messages == alice(memory).chat_history("s").messages
+    bob.verify()

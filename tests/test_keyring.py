@@ -1118,6 +1118,14 @@ def test_keys_that_are_over_time_leave_memory_when_anybody_asks_for_keys(ring):
     keyring.find(BOB)
 
     assert alive(ScopeKeys) == before + 1
+
+    # The directory key was read anew for Bob, 9 seconds after the first time, and is kept for 10.
+    clock.now += 2
+    keyring.obtain(owner(2))
+    clock.now += 7
+    keyring.find(owner(2))
+
+    assert alive(ScopeKeys) == before + 1
     assert keyring._installation._kept is None
 
 

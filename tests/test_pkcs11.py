@@ -21,9 +21,11 @@ from langmem_isolated.errors import (
     RootKeyUnavailable,
 )
 from langmem_isolated.root_keys import Pkcs11RootKey, RootKey
+from tests.command_line import run, words
 from tests.conftest import Attacker
 from tests.processes import Child
 from tests.spellings import spellings
+from tests.test_cli import url_of
 
 pytestmark = pytest.mark.system("softhsm2-util")
 
@@ -326,3 +328,20 @@ def test_no_error_shows_key_or_pin_in_the_variables_of_its_frames(token: str, so
 
 
 PIN_OF = [PIN]
+
+
+def test_the_command_line_rotates_to_the_token_by_its_uri_and_doctor_finds_it(
+    hsm_key: Pkcs11RootKey, memory: IsolatedMemory, tmp_path: Path
+):
+    history(memory).add_user_message("hello")
+    pin = tmp_path / "pin"
+    pin.write_text(PIN)
+    pin.chmod(0o600)
+    name = f"{hsm_key.key_id}?module-path={MODULE}&pin-source=file:{pin}"
+    on = ("--database", url_of(memory))
+
+    done = run("rotate-root-key", "--new-root-key", name, *on)
+    assert "3 keys of 2 owners were wrapped anew" in done.stdout
+    found = words(run("doctor", *on, key=name).stdout)
+    assert f"{hsm_key.key_id}; it has wrapped and unwrapped a trial in" in found
+    assert "tutor" in run("modules", "--user", "alice", *on, key=name).stdout

@@ -1,5 +1,6 @@
 """The root key is exchanged for another: nothing is lost, and nobody has to stop."""
 
+import asyncio
 import shutil
 import time
 from contextlib import closing
@@ -381,3 +382,35 @@ def test_the_command_rotates_and_finds_nothing_the_second_time(said: IsolatedMem
     assert '"keys": 0' in run(*arguments, "--json").stdout
     with opened_anew(url_of(said), LocalRootKey.from_file(file)) as fresh:
         assert heard(fresh, "alice") == ["of alice"]
+
+
+def test_a_rotation_can_be_slowed_down(memory: IsolatedMemory):
+    for number in range(6):
+        history(memory, f"user {number}").add_user_message("hello")
+    began = time.monotonic()
+    assert memory.rotate_root_key(NEW, most_per_second=20).key_sets == 7
+
+    assert time.monotonic() - began >= 7 / 20
+
+
+async def test_a_slow_rotation_that_is_cancelled_ends_at_once_and_can_be_gone_on_with(
+    said: IsolatedMemory, database_url: str
+):
+    rotating = asyncio.create_task(said.arotate_root_key(NEW, most_per_second=0.01))
+    await asyncio.sleep(0.3)
+    rotating.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await rotating
+
+    assert said.rotate_root_key(NEW).key_sets > 0
+    assert_opens_with_the_new_key_alone(database_url)
+
+
+@pytest.mark.parametrize(("wrong", "kind"), [(0, ValueError), (-1, ValueError), ("9", TypeError)])
+def test_a_rate_that_is_none_is_refused_and_changes_nothing(
+    said: IsolatedMemory, attacker: Attacker, wrong: Any, kind: type[Exception]
+):
+    before = attacker("SELECT * FROM keys ORDER BY 1, 2, 3")
+    with pytest.raises(kind, match="most_per_second"):
+        said.rotate_root_key(NEW, most_per_second=wrong)
+    assert attacker("SELECT * FROM keys ORDER BY 1, 2, 3") == before

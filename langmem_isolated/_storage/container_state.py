@@ -126,6 +126,11 @@ class ContainerState(NamedTuple):
         return self._replace(members=keys.members.masked(total))
 
     @property
+    def but_keys(self) -> "ContainerState":
+        """The row without what a rotation of keys changes: equal for as long as nobody writes."""
+        return self._replace(row_mac=b"", oldest_key=0)
+
+    @property
     def is_gone(self) -> bool:
         """Whether its records are being removed: to readers it is absent, and stands for none."""
         return self.expires_at == GONE

@@ -268,7 +268,7 @@ def put(
     """
     space, expires_at = _Namespace(keys, names, kind), None if lifetime is None else now + lifetime
     rows = {entry.key: space.row(entry, now, expires_at) for entry in entries}
-    proof = transaction.query(_PROVE_SCOPE, **proof_of(keys))
+    proof = transaction.query(_PROVE_SCOPE, **proof_of(keys, kind))
     # In one order everywhere: two who put the same keys wait for each other, and do not deadlock.
     ordered = sorted(rows.values(), key=lambda row: row["key"])
     transaction.execute_many(_PUT[transaction.is_postgres], ordered)

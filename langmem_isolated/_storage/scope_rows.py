@@ -41,7 +41,7 @@ from langmem_isolated._database import schema
 from langmem_isolated._database.admission import Admission, AdmissionToAll
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.dialects import Conflict
-from langmem_isolated._database.statements import insert_if_absent
+from langmem_isolated._database.statements import NO_LIMIT, insert_if_absent
 from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage.key_uses import note_in_use
@@ -122,13 +122,13 @@ _DELETE = delete(schema.scopes).where(
 MAY_SEAL = _scopes.oldest_key <= bindparam("sealing_version", type_=Integer)
 
 
-def proof_of(keys: ScopeKeys) -> dict[str, object]:
-    """What statements ask by that write nothing where the scope is gone, or a later key seals."""
-    return {
-        "scope_id": keys.scope_id,
-        "scope_birth": keys.birth,
-        "sealing_version": keys.sealing_version,
-    }
+def proof_of(keys: ScopeKeys, kind: Kind = Kind.ITEM) -> dict[str, object]:
+    """What statements ask by that write nothing where the scope is gone, or a later key seals.
+
+    A kind that the server holds the key of is behind no barrier: that key never rotates.
+    """
+    version = NO_LIMIT if kind.is_server_held else keys.sealing_version
+    return {"scope_id": keys.scope_id, "scope_birth": keys.birth, "sealing_version": version}
 
 
 _ROW_LOCK = select(_scopes.scope_id).where(_scopes.scope_id == _SCOPE_ID)

@@ -1,6 +1,7 @@
 """Health checks: root key, schema, settings of the database, rights of the role."""
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from typing import Any, NamedTuple
@@ -9,12 +10,13 @@ from langmem_isolated._crypto.seal_counter import SealCounter
 from langmem_isolated._database import schema
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.files import mode_for_others, path_of
+from langmem_isolated._storage.checked_root_key import CheckedRootKey
 from langmem_isolated._storage.key_status import counts, rotating_since
 from langmem_isolated._storage.key_uses import most_seals
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated.cli.databases import DATABASE, KEY_STORE, existing_database
 from langmem_isolated.errors import LangmemIsolatedError
-from langmem_isolated.root_keys import LocalRootKey
+from langmem_isolated.root_keys import LocalRootKey, root_key_from_environment
 
 _KEY_STORE = "key store"
 
@@ -46,7 +48,13 @@ def _attempt(check: str, work: Callable[[], tuple[str, str]]) -> Finding:
 
 
 def _root_key() -> tuple[str, str]:
-    return "ok", LocalRootKey.from_environment().key_id
+    root_key = root_key_from_environment()
+    began = time.perf_counter()
+    CheckedRootKey(root_key).prove()
+    took = 1000 * (time.perf_counter() - began)
+    if isinstance(root_key, LocalRootKey):
+        return "ok", root_key.key_id
+    return "ok", f"{root_key.key_id}; it has wrapped and unwrapped a trial in {took:.0f} ms"
 
 
 def _fits(url: str, key_store: str | None) -> tuple[str, str]:
@@ -55,7 +63,7 @@ def _fits(url: str, key_store: str | None) -> tuple[str, str]:
             stack.enter_context(closing(Database(place, auto_upgrade=False)))
             for place in (url, key_store or url)
         )
-        if Keyring(data, LocalRootKey.from_environment(), key_store=keys).check():
+        if Keyring(data, root_key_from_environment(), key_store=keys).check():
             return "ok", "it opens the keys of this database"
     return "warn", "there are no keys yet: nothing was ever stored"
 

@@ -3,6 +3,7 @@
 from langmem_isolated._runtime.environment import ROOT_KEY_VARIABLE
 from langmem_isolated.root_keys.aws_kms import AwsKmsRootKey
 from langmem_isolated.root_keys.local import LocalRootKey
+from langmem_isolated.root_keys.named import named_root_key, root_key_from_environment
 from langmem_isolated.root_keys.pkcs11 import Pkcs11RootKey
 from langmem_isolated.root_keys.provider import RootKey, checked_provider, checked_providers
 
@@ -14,4 +15,6 @@ __all__ = [
     "RootKey",
     "checked_provider",
     "checked_providers",
+    "named_root_key",
+    "root_key_from_environment",
 ]

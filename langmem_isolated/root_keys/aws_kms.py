@@ -97,7 +97,8 @@ class AwsKmsRootKey:
                 f"{_described(name)}."
             )
         self.key_id = f"aws-kms:{'' if found['kind'] else 'key/'}{found['resource']}"
-        self._name = name
+        # As `key_id` has it; KMS wants the id alone.
+        self._name = name.removeprefix("key/")
         self._given = client
         self._region = region or (name.split(":")[3] if name.startswith("arn:") else None)
         self._connect_timeout = seconds("connect_timeout", connect_timeout)

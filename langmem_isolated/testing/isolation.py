@@ -37,6 +37,7 @@ class IsolationReport:
         runs: How often it was called.
         succeeded: Runs without an error, by the way of calling.
         errors: Runs with one, by the type of the error; those that were provoked are among them.
+        cancelled: Runs that were cut off; a run may have ended before.
         texts: How many texts were looked through.
         canaries: What was said, for :func:`assert_nothing_readable`.
 
@@ -51,6 +52,7 @@ class IsolationReport:
     runs: int
     succeeded: Mapping[str, int]
     errors: Mapping[str, int]
+    cancelled: int
     texts: int
     canaries: tuple[Canary, ...]
 
@@ -80,7 +82,7 @@ async def aassert_isolated(
     Everything that any of them says holds a canary, and each is looked for in all that the others
     see: replies, streamed chunks alone and joined, events, states, tool calls and results, texts of
     errors, headers and bodies of responses; and in log records and what is printed, where nobody's
-    may be.
+    may be. Where 500 were seen, nothing more is begun.
 
     Args:
         app: A function ``(user, session, text)`` that gives a reply, an iterator of parts, or a
@@ -182,6 +184,7 @@ def _judged(runs: Runs, watch: Watch, must_see: Sequence[str]) -> IsolationRepor
         runs=tally.runs,
         succeeded=dict(tally.succeeded),
         errors=dict(tally.errors),
+        cancelled=tally.cancelled,
         texts=watch.looked_at,
         canaries=watch.canaries,
     )

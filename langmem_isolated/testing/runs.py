@@ -4,10 +4,11 @@ import asyncio
 import queue
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 
 from langmem_isolated.testing.applications import Application, AsyncCall, Way
@@ -21,6 +22,8 @@ _MOMENT = 0.002
 """Seconds after which a run is cancelled: an `EchoChatModel` is in its pause, or has streamed."""
 
 
+_ENOUGH = 500
+"""Sightings, behind which nothing more is begun."""
 _STEPS = 8
 """Of the event loop, for the first user who is cancelled alone; one more time as many for each."""
 
@@ -107,6 +110,11 @@ class Runs:
             for worker in self._workers:
                 worker.close()
 
+    @property
+    def have_shown_enough(self) -> bool:
+        """Whether more sightings would say nothing new."""
+        return len(self._watch.sightings) >= _ENOUGH
+
     def told(self, user: str) -> str:
         """Something new that a user says."""
         self._said[user] += 1
@@ -138,6 +146,7 @@ class Runs:
                     "assert_isolated more seconds=, or look for a lock that this run waits for."
                 ) from late
             except asyncio.CancelledError:
+                self.tally.runs += 1
                 self.tally.cancelled += 1
                 raise
             except Exception as raised:  # noqa: BLE001 - whatever it is, its user sees it
@@ -249,21 +258,30 @@ async def all_phases(runs: Runs, ways: Sequence[Way], rounds: int) -> None:
     """Every way of calling one after the other and at once, and the rest with one way of each kind.
 
     Where an application shares something, it does so with every way: what differs is how runs meet.
+    Nothing more is begun where enough was seen to be told.
     """
+    for number, phase in _phases(runs, ways, rounds):
+        if runs.have_shown_enough:
+            return
+        runs.go_on_in(number)
+        await phase()
+    await runs.looked_at()
+
+
+def _phases(
+    runs: Runs, ways: Sequence[Way], rounds: int
+) -> Iterator[tuple[int, Callable[[], Awaitable[None]]]]:
+    """Each with the number of its session."""
     for round_ in range(rounds):
         for number, way in enumerate(ways, round_):
-            runs.go_on_in(number)
-            await runs.one_after_the_other(way)
-            await runs.at_once(way, "at once", runs.told)
-            await runs.at_once(way, "asking the same at once", lambda _: QUESTION)
+            yield number, partial(runs.one_after_the_other, way)
+            yield number, partial(runs.at_once, way, "at once", runs.told)
+            yield number, partial(runs.at_once, way, "asking the same at once", lambda _: QUESTION)
         for number, way in enumerate([way for way in ways if way.in_task], round_):
-            runs.go_on_in(number)
-            await runs.cancelled(way)
+            yield number, partial(runs.cancelled, way)
         for number, way in enumerate(_one_of_each_kind(ways, round_), round_):
-            runs.go_on_in(number)
-            await runs.failed(way)
-            await runs.sent_twice(way)
-    await runs.looked_at()
+            yield number, partial(runs.failed, way)
+            yield number, partial(runs.sent_twice, way)
 
 
 def _one_of_each_kind(ways: Sequence[Way], round_: int) -> list[Way]:
