@@ -119,6 +119,7 @@ class AuditLog:
         checked_text("reason", reason)
         if not self._audit.settings.is_on:
             raise AuditIsOff
+        self._audit.flush()
         self._audit.switch(OFF, reason)
 
     async def aswitch_off(self, *, reason: str) -> None:
