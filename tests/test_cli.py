@@ -130,6 +130,8 @@ def test_it_has_the_commands_that_operators_know():
         "digest",
         "doctor",
         "erase",
+        "evidence check",
+        "evidence keygen",
         "grants allow",
         "grants list",
         "grants revoke",
@@ -151,6 +153,7 @@ def test_it_has_the_commands_that_operators_know():
         "sweep",
         "stats",
         "threads",
+        "verify",
         *(f"session {verb}" for verb in (*of_both, "close", "reopen")),
         *(f"thread {verb}" for verb in of_both),
     }

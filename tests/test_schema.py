@@ -510,7 +510,7 @@ def test_memory_that_the_first_version_wrote_is_read_for_ever(
 EMPTY = {
     "sessions": {"channels": None, "state": 1, "is_pinned": 0, "idle_lifetime": None,
                  "absolute_lifetime": None},
-    "keys": {"kek": None, "second_wrapped": None, "second_parameters": None, "wrapping": 1},
+    "keys": {"second_wrapped": None, "second_parameters": None},
     "scopes": {"hold": None},
 }  # fmt: skip
 KINDS_IN_USE = {*range(Kind.SESSION, Kind.ENTRY + 1)}

@@ -18,14 +18,19 @@ class DirectoryKey:
 
     So whoever has the root key can find an owner in the tables, and what was made without it is
     refused, with no further question to a key service.
+
+    Args:
+        key: 32 bytes.
+        installation_id: Whose it is: under this principal its own key set stands.
     """
 
     __slots__ = (
         *("_audit_rows", "_digests", "_erasures", "_key_sets", "_scopes", "_tombstones"),
-        *("audit", "id"),
+        *("audit", "id", "installation_id"),
     )
 
-    def __init__(self, key: SecretBytes) -> None:
+    def __init__(self, key: SecretBytes, installation_id: bytes = b"") -> None:
+        self.installation_id = installation_id
         self.id = derive(key, b"directory id").reveal()[:DIGEST_BYTES]
         self._digests = DigestKey(key)
         self._key_sets = DigestKey(derive(key, b"key sets"))

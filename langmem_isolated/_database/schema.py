@@ -40,6 +40,8 @@ installation = Table(
     # 16 random bytes, made with the tables; part of the context of every wrapped key.
     Column("installation_id", LargeBinary, nullable=False),
     Column("directory_id", LargeBinary),
+    # While all keys are being rotated, since when: whoever has an older one gets another.
+    Column("rotating_since", BigInteger),
 )
 
 keys = Table(
@@ -141,6 +143,8 @@ sessions = Table(
     Column("updated_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
     Column("revision", BigInteger, nullable=False),
+    # A write barrier: writers below the row whose sealing key is older read their keys anew.
+    Column("oldest_key", Integer, nullable=False),
     Column("sealed", LargeBinary, nullable=False),
     Index("sessions_expiry", "expires_at"),
     sqlite_with_rowid=False,

@@ -2,12 +2,6 @@
 
 from langmem_isolated.errors.core import (
     AddressTaken,
-    DatabaseCorrupt,
-    DatabaseError,
-    DatabaseFull,
-    DatabaseLocked,
-    DatabaseReadOnly,
-    DatabaseUnreachable,
     EmbeddingModelChanged,
     EmbeddingModelWarning,
     EmbeddingRefused,
@@ -16,6 +10,7 @@ from langmem_isolated.errors.core import (
     KeyExhausted,
     KeyNotFound,
     KeyringError,
+    KeyServiceUnavailable,
     LangmemIsolatedError,
     LimitExceeded,
     RecordDoesNotOpen,
@@ -23,17 +18,24 @@ from langmem_isolated.errors.core import (
     RootKeyInvalid,
     RootKeyMismatch,
     RootKeyMissing,
-    SchemaTooNew,
-    SchemaTooOld,
+    RootKeyUnavailable,
     ScopeError,
     SessionNotFound,
     ValueNotStorable,
 )
+from langmem_isolated.errors.database import (
+    DatabaseCorrupt,
+    DatabaseError,
+    DatabaseFull,
+    DatabaseLocked,
+    DatabaseReadOnly,
+    DatabaseUnreachable,
+    RowLevelSecurityError,
+    SchemaTooNew,
+    SchemaTooOld,
+)
 from langmem_isolated.errors.lifecycle import (
-    AnchorRefused,
     AnonymousNotFound,
-    AuditIsOff,
-    AuditLogBroken,
     BackupElsewhere,
     BackupRefused,
     ErasureLogRefused,
@@ -47,7 +49,6 @@ from langmem_isolated.errors.lifecycle import (
     ProfileEntryNotFound,
     ProfileFull,
     QuotaExceeded,
-    ReasonRequired,
     ReceiptNotFound,
     RestoreRefused,
     SessionClosed,
@@ -55,6 +56,17 @@ from langmem_isolated.errors.lifecycle import (
     UserWasErased,
     WrappedStoreKeeps,
     WrappedStoreMissing,
+)
+from langmem_isolated.errors.proof import (
+    AnchorRefused,
+    AuditIsOff,
+    AuditLogBroken,
+    EvidenceKeyInvalid,
+    EvidenceRefused,
+    LockRefused,
+    MemoryLocked,
+    ReasonRequired,
+    WrongSecret,
 )
 
 __all__ = [
@@ -75,6 +87,8 @@ __all__ = [
     "EmbeddingModelWarning",
     "EmbeddingRefused",
     "ErasureLogRefused",
+    "EvidenceKeyInvalid",
+    "EvidenceRefused",
     "ExportExists",
     "ImportConflict",
     "ImportRefused",
@@ -82,10 +96,13 @@ __all__ = [
     "KeyDestroyed",
     "KeyExhausted",
     "KeyNotFound",
+    "KeyServiceUnavailable",
     "KeyringError",
     "LangmemIsolatedError",
     "LegalHold",
     "LimitExceeded",
+    "LockRefused",
+    "MemoryLocked",
     "NotShared",
     "PolicyNotFound",
     "ProfileEntryChanged",
@@ -100,6 +117,8 @@ __all__ = [
     "RootKeyInvalid",
     "RootKeyMismatch",
     "RootKeyMissing",
+    "RootKeyUnavailable",
+    "RowLevelSecurityError",
     "SchemaTooNew",
     "SchemaTooOld",
     "ScopeError",
@@ -110,6 +129,7 @@ __all__ = [
     "ValueNotStorable",
     "WrappedStoreKeeps",
     "WrappedStoreMissing",
+    "WrongSecret",
 ]
 
 # By the name from which they are imported, in tracebacks, too.

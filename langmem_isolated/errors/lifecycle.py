@@ -5,12 +5,11 @@ from datetime import datetime
 from typing import Self
 
 from langmem_isolated.errors.core import (
-    DatabaseError,
     IsolationViolation,
     LangmemIsolatedError,
     LimitExceeded,
-    RecordError,
 )
+from langmem_isolated.errors.database import DatabaseError
 
 
 class QuotaExceeded(LangmemIsolatedError):
@@ -313,55 +312,4 @@ class UserWasErased(LangmemIsolatedError):
         super().__init__(
             "The user was erased here. Nothing was imported. Who is to come back is named: "
             "readmit=[user_id], on the command line --readmit; they come in as new."
-        )
-
-
-class AuditLogBroken(RecordError):
-    """The audit log is not what was written: changed, cut off, reordered or set back.
-
-    Args:
-        shard: In which of its chains, from 0; ``None`` where it is not one alone.
-        reason: What does not fit; nothing that the log has in it.
-    """
-
-    def __init__(self, shard: int | None, reason: str) -> None:
-        where = "The audit log" if shard is None else f"Chain {shard} of the audit log"
-        super().__init__(
-            f"{where} is not what was written: {reason}. Somebody changed the database, or put "
-            "back an older copy. What is in it proves nothing from there on; keep a copy as "
-            "evidence, and compare it with the anchors that are kept elsewhere: anchor check."
-        )
-        self.shard, self.reason = shard, reason
-
-
-class AnchorRefused(LangmemIsolatedError):
-    """An anchor cannot be read or written, or is not this installation's.
-
-    Args:
-        why: What is the matter; nothing that it has in it.
-    """
-
-    def __init__(self, why: str) -> None:
-        super().__init__(f"The anchor is refused. {why} Nothing was changed.")
-
-
-class ReasonRequired(LangmemIsolatedError):
-    """Auditing is on, and nobody may read a user's memory here without a reason."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "Auditing is on: what a user has is read with a reason and for a limited time, which "
-            "the user can see. Nothing was read. Give --reason TEXT (and --minutes N, 15 by "
-            "default), or first: audit break-glass --user ID --reason TEXT --minutes N. In Python: "
-            "memory.audit.break_glass(user_id, reason=…, minutes=…) as an actor."
-        )
-
-
-class AuditIsOff(LangmemIsolatedError):
-    """There is no audit log, or it was switched off."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "Auditing is off: there is no audit log to read, anchor or write to. Switch it on: "
-            "IsolatedMemory(…, audit=AuditOptions()), on the command line: audit on."
         )

@@ -16,8 +16,11 @@ from langmem_isolated.lifecycle.backup import MemoryBackups
 from langmem_isolated.lifecycle.erasure.reapplication import ErasuresAgain
 from langmem_isolated.lifecycle.export.of_memory import UserExports
 from langmem_isolated.lifecycle.imports.of_memory import UserImports
+from langmem_isolated.lifecycle.locking.of_memory import UserLocks
 from langmem_isolated.lifecycle.root_key_rotation import RootKeyRotations
+from langmem_isolated.lifecycle.rotation.of_memory import KeyRotations
 from langmem_isolated.lifecycle.sharing.of_memory import ModuleMerges
+from langmem_isolated.lifecycle.verification.of_memory import Verifications
 from langmem_isolated.scope import checked_id
 
 if TYPE_CHECKING:
@@ -44,7 +47,10 @@ class MemoryLifecycle(
     MemoryBackups,
     ErasuresAgain,
     RootKeyRotations,
+    Verifications,
     Audited,
+    UserLocks,
+    KeyRotations,
 ):
     """The life of everybody's memory, as :class:`IsolatedMemory` has it."""
 

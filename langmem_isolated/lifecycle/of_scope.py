@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from langmem_isolated.lifecycle.retention.sweeping import Progress
     from langmem_isolated.lifecycle.sharing.shared_memory import SharedMemory
     from langmem_isolated.lifecycle.statistics import Stats
-    from langmem_isolated.lifecycle.verification import Verified
+    from langmem_isolated.lifecycle.verification.verified import Verified
 
 
 @explains_calls
@@ -43,7 +43,7 @@ class ScopeLifecycle(AuditedScope):
             RecordError: A later version of this package wrote something.
             DatabaseError: The database refused or failed.
         """
-        from langmem_isolated.lifecycle.verification import verified
+        from langmem_isolated.lifecycle.verification.verified import verified
 
         return verified(self._records)
 

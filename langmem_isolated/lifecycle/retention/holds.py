@@ -23,6 +23,7 @@ from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.expiry import WHENEVER
 from langmem_isolated._storage.scope_rows import lock_for_share, lock_for_update
+from langmem_isolated._storage.working_locked import works_locked
 from langmem_isolated.errors import LegalHold, PolicyNotFound, RecordDoesNotOpen
 from langmem_isolated.scope import checked_id
 
@@ -170,6 +171,7 @@ def holds_of(context: MemoryContext, project_id: str) -> list[Hold]:
     return [hold for entry in found if (hold := Hold.decoded(project_id, entry)).stands]
 
 
+@works_locked
 def _standing(transaction: Transaction, keys: ScopeKeys, users: Sequence[str]) -> set[str]:
     """Those of some users who are on hold.
 

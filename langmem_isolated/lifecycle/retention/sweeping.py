@@ -189,7 +189,7 @@ class Removal:
         """
         again: list[Task] = []
         for task, error in outcome.damaged:
-            fresh = self.context.records(task.owner).rotated_keys(task.keys, error.key_id)
+            fresh = self.context.records(task.owner).fresh_keys(task.keys, error)
             if fresh is not None:
                 again.append(task._replace(keys=fresh))
             elif parts := task.step.parts():
