@@ -195,7 +195,8 @@ class Audit:
             note = made(database_now(transaction))
             return chains.append_within(transaction, place.draft(note, actor)), note
 
-        row, note = self._database.write(noted)
+        with chains.admission(place.draft(AuditNote(""), actor)):
+            row, note = self._database.write(noted)
         self._tell(row, note, actor)
         return note
 
@@ -238,7 +239,8 @@ class Audit:
                 rows.append(chains.append_within(transaction, draft))
             return result
 
-        result = run(noted, *args, **kwargs)
+        with chains.admission(draft):
+            result = run(noted, *args, **kwargs)
         for row in rows:
             self._tell(row, note, actor)
         return result
