@@ -18,6 +18,7 @@ import pytest
 from langchain_core.messages import HumanMessage
 
 from langmem_isolated import AnchorFile, AuditOptions, IsolatedMemory, LocalRootKey
+from langmem_isolated._adapters import auditing
 from langmem_isolated._crypto.audit_chain import entry_hash, first_hash, place_of
 from langmem_isolated._crypto.directory import DirectoryKey
 from langmem_isolated._crypto.sealing import SealingKey, derive
@@ -301,6 +302,25 @@ def test_nothing_is_asked_or_written_while_it_is_off(
 
 
 # --- on and off
+
+
+def test_a_process_learns_within_a_minute_that_another_has_switched_it_on(
+    database_url: str, root_key: LocalRootKey, monkeypatch: pytest.MonkeyPatch
+):
+    with (
+        IsolatedMemory(database_url, root_key=root_key) as one,
+        IsolatedMemory(database_url, root_key=root_key) as other,
+    ):
+        tutor(one).chat_history("s").add_user_message("a secret")
+        other.audit.switch_on()
+        tutor(one).recall_tool().invoke({"query": "secret"})
+        monkeypatch.setattr(auditing, "_KNOWN_SECONDS", 0.0)
+
+        deadline = time.monotonic() + 20
+        while "recall" not in operations(other) and time.monotonic() < deadline:
+            tutor(one).recall_tool().invoke({"query": "secret"})
+            one._context.audit.flush()
+        assert set(operations(other)) == {"recall"}
 
 
 def test_it_is_on_for_whoever_opens_the_database_whatever_is_left_out(
