@@ -332,12 +332,6 @@ class _Verification:
             above.total += counting.item_part(self._keys, place, *times[:2], plaintext)
             above.counted += 1
 
-    def _waiting(self, record: _Record) -> None:
-        # What is sealed opens with the user's key alone: it is what was put there, all the same.
-        above = self._above(record, Kind.INBOX)
-        above.total += self._part(record, record.sealed)
-        above.counted += 1
-
     def _vector(self, record: _Record) -> None:
         # It begins with when its item was put.
         if int.from_bytes(self._opened(record)[:8]) != record.updated_at:

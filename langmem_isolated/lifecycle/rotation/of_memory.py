@@ -155,4 +155,7 @@ class KeyRotations:
         from langmem_isolated.lifecycle.rotation.run import RotationRun, checked_owner
 
         owner = checked_owner(user_id, project_id, of_all=of_all)
-        return RotationRun(self._context, max_seconds, progress, is_stopped).run(owner)
+        with self._context.audit.job("rotate_keys", owner) as job:
+            rotated = RotationRun(self._context, max_seconds, progress, is_stopped).run(owner)
+            job.count = rotated.records
+        return rotated
