@@ -166,6 +166,13 @@ class Keyring:
             for row in self._scopes.of_principal(place.directory, place.principal):
                 yield row, owner_of(row, principal)
 
+    def ids_of(self, *owners: Owner) -> list[bytes]:
+        """By which tables know owners: their scopes, principals, and those of their places."""
+        opened = self._installation.open(create=True)
+        assert opened is not None
+        places = [OwnerPlace.of(owner, opened) for owner in owners]
+        return [id_ for p in places for id_ in (p.scope_id, p.principal, *p.places)]
+
     def scopes_of(self, owner: Owner) -> list[ScopeRow]:
         """The row of every scope that is left of the owner's principal, erased or not."""
         opened = self._installation.open(create=False)

@@ -123,7 +123,8 @@ class Grants:
         source, reader, modules = self._sides(user_id, from_module, to_module, project_id)
         terms = Terms.checked(kinds, fields)
         end_of = _end_of(until)
-        grant = source.write(stored.put, reader.keys(), modules, terms.encoded(), end_of)
+        with reader.admission():
+            grant = source.write(stored.put, reader.keys(), modules, terms.encoded(), end_of)
         return Grant.of(from_module, to_module, grant)
 
     async def aallow(
@@ -161,7 +162,9 @@ class Grants:
             DatabaseError: The database refused or failed; the grant is still in force.
         """
         source, reader, modules = self._sides(user_id, from_module, to_module, project_id)
-        if not source.write_if_exists(stored.revoke, False, reader.find_keys(), modules):
+        with reader.admission():
+            found = source.write_if_exists(stored.revoke, False, reader.find_keys(), modules)
+        if not found:
             raise NotShared
 
     async def arevoke(
