@@ -17,13 +17,15 @@ from langgraph.graph import START, MessagesState, StateGraph
 
 import langmem_isolated
 from langmem_isolated import IsolatedMemory, LocalRootKey, errors, lifecycle, wrapping
+from langmem_isolated import testing as kit
 from langmem_isolated.wrapping import testing
 
-# A union of other public names, which has no docstring of its own, and a text.
-NO_OBJECTS = {"Condition", "__version__"}
+# A union of other public names, which has no docstring of its own, and texts.
+NO_OBJECTS = {"Condition", "FAILURE", "__version__"}
 PUBLIC = {
     **{name: (langmem_isolated, name) for name in langmem_isolated.__all__},
     **{f"wrapping.{name}": (wrapping, name) for name in wrapping.__all__},
+    **{f"testing.{name}": (kit, name) for name in kit.__all__},
     "wrapping.testing.VectorStoreAdapterTests": (testing, "VectorStoreAdapterTests"),
 }
 OBJECTS = {path: found for path, found in PUBLIC.items() if found[1] not in NO_OBJECTS}
@@ -63,6 +65,10 @@ def at_hand(
             "Document": Document,
             "InMemoryVectorStore": InMemoryVectorStore,
             "pytest": pytest,
+            "MessagesState": MessagesState,
+            "START": START,
+            "StateGraph": StateGraph,
+            **{name: getattr(kit, name) for name in kit.__all__},
         }
 
 

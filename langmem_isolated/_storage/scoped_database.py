@@ -1,11 +1,10 @@
 """Scoped database: one owner's operations, with its keys, retried after a key rotation."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.scope_keys import ScopeKeys
@@ -17,11 +16,13 @@ from langmem_isolated._runtime.callers import OnBehalfOf
 from langmem_isolated._runtime.limits import DEFAULT_LIMITS, Limits
 from langmem_isolated._runtime.session_rules import NO_RULES, SessionRules
 from langmem_isolated._storage.keyring import Keyring
+from langmem_isolated._storage.owner_keys import OwnerKeys, tell
+from langmem_isolated._storage.owner_state import ids_of
 from langmem_isolated._storage.scope_rows import has_life
 from langmem_isolated._storage.usage import DAY, first_of_day
+from langmem_isolated._storage.watching import Watcher
+from langmem_isolated._storage.working_locked import refuse_if_it_reads, works_locked
 from langmem_isolated.errors import DatabaseError, KeyDestroyed, RecordDoesNotOpen
-
-_log = logging.getLogger("langmem_isolated.database")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -40,14 +41,15 @@ class Owned(Protocol):
 
 S = TypeVar("S", bound=Owned)
 
-_DAY = DAY * 1000
-"""Nanoseconds."""
+_ROTATIONS = 3  # so often keys are read anew for one operation: others may rotate again
+_DAY = DAY * 1000  # nanoseconds
 
 
 class ScopeGone(Exception):
     """The row of the scope's life is not there; for `ScopedDatabase` to explain."""
 
 
+@works_locked
 def prove_life(transaction: Transaction, keys: ScopeKeys) -> None:
     """Expect the life that keys are of, ended by no erasure.
 
@@ -58,12 +60,7 @@ def prove_life(transaction: Transaction, keys: ScopeKeys) -> None:
         raise ScopeGone
 
 
-def _tell(error: DatabaseError, scope: str) -> None:
-    # Its text quotes no row; its class is what a watcher counts.
-    _log.error("The database failed (%s): scope %s.", type(error).__name__, scope)
-
-
-class ScopedDatabase:
+class ScopedDatabase(OwnerKeys):
     """One owner's records; an operation run through it gets that owner's keys and no others.
 
     Keys are fetched, and if need be unwrapped, before the transaction begins. The first life
@@ -85,6 +82,9 @@ class ScopedDatabase:
     lasting: "ScopedDatabase | None" = None
     """Those of the same owner that stay, where these are forgotten: quotas are theirs."""
 
+    watcher: Watcher | None = None
+    """Told of what is read; nobody, unless an audit log may be on."""
+
     def __init__(
         self,
         database: Database,
@@ -96,11 +96,9 @@ class ScopedDatabase:
         is_owners: bool = True,
     ) -> None:
         self.database = database
-        self._keyring = keyring
-        self.owner = owner
+        super().__init__(keyring, owner)
         self.limits = limits
         self.session_rules = session_rules
-        self._birth: bytes | None = None
         # By which tables know the owner, where row-level security asks for it.
         self._ids: Sequence[bytes] = ()
         # The same for all modules of a user; publishers of a project are one.
@@ -111,7 +109,16 @@ class ScopedDatabase:
 
     def of(self, owner: Owner) -> "ScopedDatabase":
         """Another owner's records in the same database."""
-        return ScopedDatabase(self.database, self._keyring, owner, self.limits, self.session_rules)
+        records = ScopedDatabase(
+            self.database, self._keyring, owner, self.limits, self.session_rules
+        )
+        records.watcher = self.watcher
+        return records
+
+    def told_recall(self, count: int) -> None:
+        """Have it noted that so many of these records went into a prompt."""
+        if self.watcher is not None and count:
+            self.watcher.recalled(self.owner, count)
 
     def model_digest(self, name: str) -> bytes:
         """By which the tables know a language model."""
@@ -124,19 +131,6 @@ class ScopedDatabase:
         with OnBehalfOf(self._caller):
             running = self.database.submit(body, *args, **kwargs)
         return await asyncio.wrap_future(running)
-
-    def keys(self) -> ScopeKeys:
-        """The owner's keys, made at first use, for what is encoded before a transaction begins.
-
-        Raises:
-            KeyDestroyed: The owner was erased.
-        """
-        return self._of_same_life(self._obtain())
-
-    def find_keys(self) -> ScopeKeys | None:
-        """The owner's keys, or ``None`` when it has stored nothing."""
-        keys = self._find()
-        return keys and self._of_same_life(keys)
 
     def living_keys(self) -> ScopeKeys:
         """As :meth:`keys`, and the database says at this moment that the owner's life goes on.
@@ -165,7 +159,7 @@ class ScopedDatabase:
         return keys
 
     def check_life(self, keys: ScopeKeys) -> None:
-        """Ask the database whether the life that ``keys`` are of goes on: one query.
+        """Ask the database, in one query, whether the life that ``keys`` are of goes on.
 
         Raises:
             KeyDestroyed: It is over, or is being ended.
@@ -180,33 +174,6 @@ class ScopedDatabase:
         """
         if self._birth is not None and self.find_living_keys() is None:
             raise KeyDestroyed
-
-    def _obtain(self) -> ScopeKeys:
-        if self._birth is not None:
-            return self._find_again()
-        try:
-            return self._keyring.obtain(self.owner)
-        except DatabaseError as error:
-            _tell(error, self._known_id())
-            raise
-
-    def _find_again(self) -> ScopeKeys:
-        """The keys of a life that was met before: none are made for who was erased since."""
-        keys = self._find()
-        if keys is None:
-            raise KeyDestroyed
-        return keys
-
-    def _find(self) -> ScopeKeys | None:
-        try:
-            return self._keyring.find(self.owner)
-        except DatabaseError as error:
-            _tell(error, self._known_id())
-            raise
-
-    def _known_id(self) -> str:
-        directory = self._keyring.directory_at_hand
-        return "unknown" if directory is None else directory.scope_id_of(self.owner).hex()
 
     def having_records(self, sources: Sequence[S]) -> list[S]:
         """Those of ``sources``, one for each level of sharing, that have stored anything."""
@@ -292,7 +259,10 @@ class ScopedDatabase:
 
         Raises:
             KeyDestroyed: The owner was erased; nothing was written.
+            MemoryLocked: The user alone has the keys.
         """
+        if self.watcher is not None and door in self._reads:
+            self.watcher.was_read(self.owner)
         with OnBehalfOf(self._caller):
             if not self.database.is_bound:
                 return self._run(keys, door, operation, *args, **kwargs)
@@ -303,7 +273,9 @@ class ScopedDatabase:
         """Where an operation on other records meets these, too, in the same transaction."""
         if not self._ids:
             self.database.open()
-            self._ids = self._keyring.ids_of(self.owner) if self.database.is_bound else ()
+            self._ids = (
+                ids_of(self._keyring.installation, self.owner) if self.database.is_bound else ()
+            )
         return Admission(*self._ids)
 
     def _run(
@@ -314,11 +286,23 @@ class ScopedDatabase:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
+        if keys.inbox is not None:
+            keys = self._lent(keys, door, operation, kwargs)
         if self._is_owners and door not in self._reads:
             today = time.time_ns() // _DAY
             if keys.active_day != today:
                 return self._run_first_of_day(today, keys, operation, *args, **kwargs)
         return self._run_with_keys(keys, door, operation, *args, **kwargs)
+
+    def _lent(self, keys: ScopeKeys, *call: Any) -> ScopeKeys:
+        """The keys of a user who can lock, as far as the server has them now."""
+        door, operation, named = call
+        if keys.is_locked:
+            self._keyring.forget(self.owner)  # another may have unlocked it, for good, too
+            keys = self._of_same_life(self._find_again())
+        if keys.is_locked and self._is_owners and door in self._reads:
+            refuse_if_it_reads(operation, named)
+        return keys
 
     def _run_first_of_day(
         self,
@@ -343,49 +327,22 @@ class ScopedDatabase:
         **kwargs: P.kwargs,
     ) -> T:
         try:
-            try:
-                return door(operation, self._of_same_life(keys), *args, **kwargs)
-            except RecordDoesNotOpen as error:
-                fresh = self.rotated_keys(keys, error.key_id)
-                if fresh is None:
-                    self.refuse_if_erased()
-                    raise
-            return door(operation, self._of_same_life(fresh), *args, **kwargs)
-        except (ScopeGone, Conflict) as error:
-            if isinstance(error, Conflict) and not error.foreign_key:
-                raise
-            self._keyring.forget(self.owner)
-            raise KeyDestroyed from None
+            for _ in range(_ROTATIONS):
+                try:
+                    return door(operation, self._of_same_life(keys), *args, **kwargs)
+                except RecordDoesNotOpen as error:
+                    fresh = self.fresh_keys(keys, error)
+                    if fresh is None:
+                        self.refuse_if_erased()
+                        raise
+                except (ScopeGone, Conflict) as error:
+                    if isinstance(error, Conflict) and not error.foreign_key:
+                        raise
+                    fresh = self._newer_keys(keys)
+                    if fresh is None:
+                        raise KeyDestroyed from None
+                keys = fresh
+            return door(operation, self._of_same_life(keys), *args, **kwargs)
         except DatabaseError as error:
-            _tell(error, keys.scope_id.hex())
+            tell(error, keys.scope_id.hex())
             raise
-
-    def rotated_keys(self, keys: ScopeKeys, key_id: bytes | None) -> ScopeKeys | None:
-        """The owner's keys as they are now, if they have come to include ``key_id``."""
-        if key_id is None or key_id in keys.opening:
-            return None
-        # Another thread may have read them again already.
-        for _ in range(2):
-            fresh = self._find()
-            if fresh and key_id in fresh.opening:
-                return fresh
-            self._keyring.forget(self.owner)
-        return None
-
-    def refuse_if_erased(self) -> None:
-        """Refuse to go on in a life that ended in another process: what is there is no damage.
-
-        Raises:
-            KeyDestroyed: The owner was erased, whether or not it has come back since.
-        """
-        self._keyring.forget(self.owner)
-        now = self._find()
-        if now is None or now.birth != self._birth:
-            raise KeyDestroyed
-
-    def _of_same_life(self, keys: ScopeKeys) -> ScopeKeys:
-        if self._birth is None:
-            self._birth = keys.birth
-        if self._birth != keys.birth:
-            raise KeyDestroyed
-        return keys

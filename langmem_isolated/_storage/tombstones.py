@@ -221,6 +221,11 @@ class Tombstones:
             self.log.append(*_without(kept, logged))
         return kept
 
+    def pages(self) -> Iterator[list[Tombstone]]:
+        """All in the key store, as they are found: not checked, 500 at once."""
+        directory = self._directory()
+        return iter(()) if directory is None else self._pages(directory, _PAGE)
+
     def remove_over(self, moment: int, *, is_dry: bool = False) -> Forgotten:
         """Remove those whose time is over, from the erasure log too.
 

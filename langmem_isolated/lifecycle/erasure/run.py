@@ -20,6 +20,7 @@ from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage.erased import DestroyedKeys, Erased, What
 from langmem_isolated._storage.erasure_jobs import ErasureJob, ErasureJobs, JobFinished
 from langmem_isolated._storage.key_sets import KeySet, Purpose
+from langmem_isolated._storage.owner_state import ids_of
 from langmem_isolated._storage.removal import remove_rows
 from langmem_isolated._storage.scope_rows import ScopeRow
 from langmem_isolated.errors import LegalHold
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from langmem_isolated._storage.erasure_log import Tombstone
     from langmem_isolated.lifecycle.retention.sweeping import Progress
 
-_WHAT: dict[Level, What] = {
+WHAT: dict[Level, What] = {
     Level.USER: "user",
     Level.ANONYMOUS: "guest",
     Level.MODULE: "module",
@@ -110,7 +111,7 @@ class ErasureRunner:
         keyring = self._context.keyring
         rows = (row.scope_id for row in keyring.scopes_of(owner))
         project = Owner(Level.PROJECT, owner.project)
-        return Admission(self.principal_of(owner), *rows, *keyring.ids_of(project))
+        return Admission(self.principal_of(owner), *rows, *ids_of(keyring.installation, project))
 
     def _erase(self, owner: Owner) -> ErasureReceipt:
         self._refuse_held(owner)
@@ -160,7 +161,7 @@ class ErasureRunner:
             # Whatever is there goes, also of a process whose clock is ahead of this one's.
             made += (row.created_at for row in self._in_place(owner))
         return Erased(
-            what=_WHAT[owner.level],
+            what=WHAT[owner.level],
             until=max(made) if self._ended is None else self._ended.erased_at,
             hash_before=self._lives.store_hash(),
             owner=owner,

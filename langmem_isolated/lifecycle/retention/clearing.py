@@ -20,6 +20,7 @@ from langmem_isolated._storage import due
 from langmem_isolated._storage.batch_removal import BELOW, Due
 from langmem_isolated._storage.due import Pages, Reach
 from langmem_isolated._storage.entries import ENTRY_KINDS
+from langmem_isolated._storage.owner_state import ids_of
 from langmem_isolated._storage.sessions.dropping import Kept
 from langmem_isolated.errors import LegalHold, RecordDoesNotOpen
 from langmem_isolated.lifecycle.retention import holds
@@ -78,7 +79,7 @@ class Clearing:
     def _admission(self, owner: Owner) -> Admission:
         """The owner's rows, and those of its project, which may hold a user's."""
         project = Owner(Level.PROJECT, owner.project)
-        return Admission(*self._context.keyring.ids_of(owner, project))
+        return Admission(*ids_of(self._context.keyring.installation, owner, project))
 
     def _owner(self, owner: Owner) -> None:
         self._refuse_held(owner)

@@ -124,7 +124,10 @@ class Grants:
         terms = Terms.checked(kinds, fields)
         end_of = _end_of(until)
         with reader.admission():
-            grant = source.write(stored.put, reader.keys(), modules, terms.encoded(), end_of)
+            grant = self._context.audit.write(
+                "grant", source.owner, source, "write",
+                stored.put, reader.keys(), modules, terms.encoded(), end_of,
+            )  # fmt: skip
         return Grant.of(from_module, to_module, grant)
 
     async def aallow(
@@ -163,7 +166,10 @@ class Grants:
         """
         source, reader, modules = self._sides(user_id, from_module, to_module, project_id)
         with reader.admission():
-            found = source.write_if_exists(stored.revoke, False, reader.find_keys(), modules)
+            found = self._context.audit.write(
+                "revoke", source.owner, source, "write_if_exists",
+                stored.revoke, False, reader.find_keys(), modules,
+            )  # fmt: skip
         if not found:
             raise NotShared
 
