@@ -160,7 +160,7 @@ class RowLevelSecurity:
 
 _TABLES = """
 SELECT c.relname, c.relrowsecurity, c.relforcerowsecurity, pg_get_userbyid(c.relowner),
-    (SELECT count(*) FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname LIKE 'langmem_%')
+    (SELECT count(*) FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname ~ '^langmem_[0-9]+$')
 FROM pg_class c
 WHERE c.relkind IN ('r', 'p') AND c.relnamespace = :schema ::regnamespace
 """
