@@ -207,7 +207,7 @@ def test_a_value_that_holds_itself_or_raises_where_it_is_shown_is_looked_through
     assert [text for _, text in texts_in([ring, "end"])] == ["", "end"]
 
 
-@pytest.mark.parametrize("way", ["info", "print", "error", "propagate"])
+@pytest.mark.parametrize("way", ["info", "print", "error", "propagate", "misfit"])
 def test_what_is_logged_or_printed_is_found_with_its_run(
     way: str, capsys: pytest.CaptureFixture[str]
 ):
@@ -219,6 +219,8 @@ def test_what_is_logged_or_printed_is_found_with_its_run(
             print(text)
         elif way == "info":
             logging.getLogger("kit").info("%s", text)
+        elif way == "misfit":
+            logging.getLogger("kit").info(text, 1)
         elif way == "propagate":
             logger.warning(text)
         else:
