@@ -34,6 +34,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from langmem_isolated._runtime.audit_options import AuditOptions
     from langmem_isolated._runtime.limits import Limits
     from langmem_isolated._runtime.session_rules import SessionRules
     from langmem_isolated.caches import IsolatedByteStore, IsolatedLLMCache
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from langmem_isolated.checkpointer import IsolatedCheckpointSaver, Thread
     from langmem_isolated.errors import LangmemIsolatedError
     from langmem_isolated.indexing import IsolatedRecordManager
-    from langmem_isolated.lifecycle import Fact, Overview, Profile, ProfileContents
+    from langmem_isolated.lifecycle import AnchorFile, Fact, Overview, Profile, ProfileContents
     from langmem_isolated.memory import IsolatedMemory
     from langmem_isolated.publisher import Publisher
     from langmem_isolated.recall import Recalled
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
 __version__: str
 
 __all__ = [
+    "AnchorFile",
+    "AuditOptions",
     "Fact",
     "IsolatedBM25Retriever",
     "IsolatedByteStore",
@@ -90,6 +93,7 @@ __all__ = [
 
 # Where each public name is had from, when it is first asked for (PEP 562).
 _HOMES = {
+    "_runtime.audit_options": ("AuditOptions",),
     "_runtime.limits": ("Limits",),
     "_runtime.session_rules": ("SessionRules",),
     "caches": (
@@ -108,6 +112,7 @@ _HOMES = {
     "errors": ("LangmemIsolatedError",),
     "indexing": ("IsolatedRecordManager",),
     "lifecycle": (
+        "AnchorFile",
         "Fact",
         "Overview",
         "Profile",

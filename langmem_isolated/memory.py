@@ -7,8 +7,9 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn, Self, overload
+from typing import TYPE_CHECKING, Literal, NoReturn, Self, overload
 
+from langmem_isolated._adapters.auditing import Audit
 from langmem_isolated._adapters.config_keys import ConfigKeys
 from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._adapters.known_stores import KnownStores
@@ -19,10 +20,12 @@ from langmem_isolated._database.database import Database
 from langmem_isolated._database.dialects import Synchronous
 from langmem_isolated._database.urls import checked_url
 from langmem_isolated._runtime.arguments import kind_of, seconds, whole_number
+from langmem_isolated._runtime.audit_options import AuditOptions
 from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated._runtime.environment import (
     DATABASE_VARIABLE,
     ERASURE_LOG_VARIABLE,
+    JOBS_VARIABLE,
     KEY_STORE_VARIABLE,
 )
 from langmem_isolated._runtime.limits import DEFAULT_LIMITS, Limits
@@ -33,7 +36,12 @@ from langmem_isolated._storage.tombstones import tombstone_rules
 from langmem_isolated.errors import DatabaseError, ScopeError
 from langmem_isolated.lifecycle import AnonymousSessions, MemoryLifecycle, OneModule
 from langmem_isolated.memory_of_run import MemoryOfRun
-from langmem_isolated.root_keys import LocalRootKey, RootKey, checked_provider, checked_providers
+from langmem_isolated.root_keys import (
+    RootKey,
+    checked_provider,
+    checked_providers,
+    root_key_from_environment,
+)
 from langmem_isolated.scope import AnonymousScope, Scope, checked_id
 from langmem_isolated.scoped_memory import ScopedMemory
 
@@ -80,10 +88,11 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
 
     Args:
         url: An SQLAlchemy URL: ``sqlite:///memory.db`` or ``postgresql://…`` (extra ``postgres``).
-        root_key: Any object with ``wrap``, ``unwrap`` and ``key_id``. By default a
-            :class:`LocalRootKey` from ``LANGMEM_ISOLATED_ROOT_KEY`` or ``…_FILE``.
-        accepted_root_keys: Further root keys: each opens what it wrapped, and nothing new is
-            wrapped with it. For the time of a rotation; see :meth:`rotate_root_key`.
+        root_key: Any object with ``wrap``, ``unwrap`` and ``key_id``. By default what
+            ``LANGMEM_ISOLATED_ROOT_KEY`` is or names, or the file of ``…_FILE`` holds: a
+            :class:`LocalRootKey`, or a key in AWS KMS or in a token of PKCS#11.
+        accepted_root_keys: Further root keys: each opens what it wrapped, and begins no
+            installation. For the time of a rotation; see :meth:`rotate_root_key`.
         key_store: The URL of a second database for the wrapped keys, so that backups of the data
             do not carry them.
         synchronous: SQLite only. ``"FULL"``: what was acknowledged survives loss of power;
@@ -110,17 +119,27 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
             is made with the first erasure, in a folder that is there.
         tombstone_days: How long that is kept, there and in the key store, from an erasure on: as
             long as the oldest copy may live. By default for ever.
+        audit: Switches the audit log on, or to these options; see :attr:`audit`. By default it is
+            as the database says, off in a new one: to leave the argument out switches nothing off.
         auto_upgrade: Whether to make or upgrade the tables where needed; a role without that right
             wants ``False`` and ``langmem-isolated schema upgrade`` run by another.
+        row_level_security: PostgreSQL only. ``"required"`` serves no database where row-level
+            security is not in force for the role of ``url``. ``"detect"`` serves those without,
+            too, and refuses one where it is enabled and without effect, as for a superuser.
+        jobs_url: The same database under a role that sees everybody's rows, where row-level
+            security binds the role of ``url``: sweeps, statistics and other jobs of operators run
+            under it, and nothing that serves one user does.
 
     Raises:
         RootKeyMissing: No root key was given and none is in the environment.
         RootKeyInvalid: What was found is not a root key.
         TypeError: An argument has another type; ``config_keys`` is no dict of a scope's parts, or
-            ``limits`` are no `Limits`, ``session_rules`` no `SessionRules`.
+            ``limits`` are no `Limits`, ``session_rules`` no `SessionRules`, ``audit`` no
+            `AuditOptions`.
         ValueError: A number is out of its range.
         ScopeError: A name in ``config_keys`` is malformed, or stands for two parts.
-        DatabaseError: The URL is not one of SQLite or PostgreSQL, or both are one.
+        DatabaseError: A URL is not one of SQLite or PostgreSQL, or ``url`` and ``key_store`` are
+            one, or ``jobs_url`` is of another database.
     """
 
     def __init__(
@@ -143,16 +162,19 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
         compress: bool = True,
         erasure_log: str | os.PathLike[str] | None = None,
         tombstone_days: int | None = None,
+        audit: AuditOptions | None = None,
         auto_upgrade: bool = True,
+        row_level_security: Literal["detect", "required"] = "detect",
+        jobs_url: str | None = None,
     ) -> None:
         checked_url(url)
         keys = ConfigKeys.of(config_keys)
         _expect_instance("limits", limits, Limits, "Limits()")
         _expect_instance("session_rules", session_rules, SessionRules, "SessionRules(idle=…)")
+        if audit is not None:
+            _expect_instance("audit", audit, AuditOptions, "AuditOptions()")
         try:
-            key = (
-                LocalRootKey.from_environment() if root_key is None else checked_provider(root_key)
-            )
+            key = root_key_from_environment() if root_key is None else checked_provider(root_key)
             accepted = checked_providers(accepted_root_keys)
         finally:
             # Error reporters print the variables of every frame: it may be the text of a key.
@@ -167,7 +189,8 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
             timeout=timeout,
             auto_upgrade=auto_upgrade,
         )
-        self._database = opened(url)
+        jobs = None if jobs_url is None else opened(jobs_url, auto_upgrade=False)
+        self._database = opened(url, row_level_security=row_level_security, jobs=jobs)
         self._key_store = None if key_store is None else opened(key_store)
         _refuse_own_key_store(self._database, self._key_store)
         self._keyring = Keyring(
@@ -190,7 +213,10 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
             RunScopes(),
             limits,
             session_rules,
+            Audit(self._database, self._keyring, audit),
         )
+        if self._context.plaintext_cache:
+            self._keyring.when_locked = self._context.plaintext_cache.forget
         if keys != ConfigKeys():
             self.session_history = self._renamed_session_history()  # type: ignore[method-assign]
 
@@ -216,6 +242,7 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
             os.environ.get(DATABASE_VARIABLE, "sqlite:///langmem-isolated.db"),
             key_store=os.environ.get(KEY_STORE_VARIABLE) or None,
             erasure_log=os.environ.get(ERASURE_LOG_VARIABLE) or None,
+            jobs_url=os.environ.get(JOBS_VARIABLE) or None,
         )
 
     @overload
@@ -317,6 +344,7 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
     def close(self) -> None:
         """Finish what runs, let go of all keys, close every connection. Closing twice is fine."""
         self._end_lifecycle()
+        self._context.audit.close()
         if self._context.plaintext_cache:
             self._context.plaintext_cache.clear()
         self._keyring.close()

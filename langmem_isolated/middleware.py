@@ -346,7 +346,9 @@ class _Step:
             recall = Recall(self._recorder.records, self._options.plaintext_cache)
             messages = with_recalled(messages, recall, self._options.recall, self._current)
         if self._options.profile:
-            messages = with_profile(messages, Profile(self._recorder.records).contents())
+            contents = Profile(self._recorder.records).contents()
+            self._recorder.records.told_recall(1 if contents else 0)
+            messages = with_profile(messages, contents)
         return request if messages is request.messages else request.override(messages=messages)
 
     def _summarized(self, messages: list[AnyMessage]) -> list[AnyMessage]:

@@ -91,12 +91,12 @@ class RecallTool(BaseTool):
     def _run(self, query: str, config: RunnableConfig) -> str:
         recall = self._find(config)
         found = recall(recall.cut(query), limit=self.limit, **self._asked(config))
-        return quoted(found, self.max_characters)
+        return quoted(recall.into_prompt(found), self.max_characters)
 
     async def _arun(self, query: str, config: RunnableConfig) -> str:
         recall = self._find(config)
         found = await recall.arecall(recall.cut(query), limit=self.limit, **self._asked(config))
-        return quoted(found, self.max_characters)
+        return quoted(recall.into_prompt(found), self.max_characters)
 
     def _asked(self, config: RunnableConfig) -> dict[str, Any]:
         outside = () if self.include_current else conversation_of(config)

@@ -10,7 +10,7 @@ from langmem_isolated.cli import app
 KEY = base64.b64encode(bytes(range(32))).decode()
 OTHER_KEY = base64.b64encode(bytes(32)).decode()
 
-_OURS = ("ROOT_KEY", "ROOT_KEY_FILE", "DATABASE", "KEY_STORE", "ERASURE_LOG")
+_OURS = ("ROOT_KEY", "ROOT_KEY_FILE", "DATABASE", "KEY_STORE", "ERASURE_LOG", "ACTOR")
 
 
 def run(

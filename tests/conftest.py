@@ -12,9 +12,12 @@ import pytest
 from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.schema import POSTGRES_SCHEMA
+from tests import served
+from tests.pgbouncer import PgBouncer
 from tests.postgres import PostgresServer
 from tests.system import skip_without_programs, tell_what_was_left_out
 
+served.give_jobs_a_role()
 ROOT_KEY = bytes(range(32))
 _numbers = itertools.count()
 
@@ -35,10 +38,19 @@ def postgres() -> Iterator[PostgresServer]:
     with PostgresServer() as server:
         with psycopg.connect(server.url(), autocommit=True) as connection:
             connection.execute("CREATE DATABASE ours")
+        if served.IS_BOUND:
+            served.make_bound(server, "ours")
         database = Database(server.url("ours"))
         database.upgrade()
         database.close()
         yield server
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(postgres: PostgresServer) -> Iterator[PgBouncer]:
+    """A pooler of this test process, in transaction mode."""
+    with served.pooled(postgres) as bouncer:
+        yield bouncer
 
 
 def new_postgres_url(postgres: PostgresServer) -> str:
@@ -46,14 +58,17 @@ def new_postgres_url(postgres: PostgresServer) -> str:
     name = f"test_{next(_numbers)}"
     with psycopg.connect(postgres.url(), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE ours STRATEGY file_copy")
-    return postgres.url(name)
+    return postgres.url(name, served.ROLES.application if served.IS_BOUND else "postgres")
 
 
 @pytest.fixture
-def postgres_url(postgres: PostgresServer) -> Iterator[str]:
+def postgres_url(request: pytest.FixtureRequest, postgres: PostgresServer) -> Iterator[str]:
     """A fresh PostgreSQL database with our tables; hundreds of them would fill a small disk."""
     url = new_postgres_url(postgres)
-    yield url
+    if served.IS_POOLED:
+        yield request.getfixturevalue("pgbouncer").url(url)
+    else:
+        yield url
     with psycopg.connect(postgres.url(), autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
 
@@ -90,7 +105,7 @@ class Attacker:
         self._connection: Any
         self.is_postgres = url.startswith("postgresql")
         if self.is_postgres:
-            self._connection = psycopg.connect(url, autocommit=True)
+            self._connection = psycopg.connect(served.at_the_server(url), autocommit=True)
             self._connection.execute(f"SET search_path = {POSTGRES_SCHEMA}")
             # Foreign keys hold back who forgets them, not who may switch them off.
             self._connection.execute("SET session_replication_role = replica")

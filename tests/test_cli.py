@@ -110,6 +110,14 @@ def test_a_command_that_is_written_wrong_ends_with_2(wrong: list[str]):
 def test_it_has_the_commands_that_operators_know():
     of_both = ("rename", "archive", "unarchive", "pin", "unpin", "delete")
     assert {name for name, command in commands() if not hasattr(command, "commands")} == {
+        "anchor check",
+        "audit anchor",
+        "audit break-glass",
+        "audit entries",
+        "audit off",
+        "audit on",
+        "audit status",
+        "audit verify",
         "backup",
         "clear",
         "export",
@@ -122,6 +130,8 @@ def test_it_has_the_commands_that_operators_know():
         "digest",
         "doctor",
         "erase",
+        "evidence check",
+        "evidence keygen",
         "grants allow",
         "grants list",
         "grants revoke",
@@ -143,6 +153,7 @@ def test_it_has_the_commands_that_operators_know():
         "sweep",
         "stats",
         "threads",
+        "verify",
         *(f"session {verb}" for verb in (*of_both, "close", "reopen")),
         *(f"thread {verb}" for verb in of_both),
     }

@@ -653,7 +653,7 @@ async def test_a_project_is_erased_with_all_principals_and_others_stay(
         publisher = memory.publisher(module_id="tutor", project_id=project)
         publisher.vector_store(embeddings()).add_texts(["a rule"])
     scopes, records = count_of(attacker, "scopes"), count_of(attacker, "records")
-    living = "keys WHERE wrapped IS NOT NULL AND purpose > 1"
+    living = "keys WHERE wrapped IS NOT NULL AND purpose IN (2, 3)"
     keys = count_of(attacker, living)
 
     receipt = await door(memory, "erase_project", "other")
@@ -702,7 +702,7 @@ def test_a_place_killed_anywhere_is_gone_on_with_and_counts_each_row_once(
         memory.anonymous(module_id="tutor")
         memory.publisher(module_id="tutor").vector_store(embeddings()).add_texts(["a rule"])
         before = {table: count_of(attacker, table) for table in ("records", "sessions", "scopes")}
-        living = count_of(attacker, "keys WHERE wrapped IS NOT NULL AND purpose > 1")
+        living = count_of(attacker, "keys WHERE wrapped IS NOT NULL AND purpose IN (2, 3)")
         for step in (seeded.randint(10, 180), seeded.randint(10, 180)):
             try:
                 with killed_at(step, monkeypatch):

@@ -60,6 +60,10 @@ ABOVE_STORAGE = {name for name, floor in FLOOR_OF.items() if floor > STORAGE}
 UP_TO_STORAGE = {"_database", "_storage"}
 HOMES = {
     "cryptography": {"_crypto"},
+    "boto3": {"root_keys"},
+    "botocore": {"root_keys"},
+    "pkcs11": {"root_keys"},
+    "rfc3161_client": {"_crypto"},
     "sqlalchemy": UP_TO_STORAGE,
     # Besides the driver's home: the demo's attacker and the doctor look at SQLite itself.
     "sqlite3": {"_database", "cli"},
@@ -72,6 +76,7 @@ HOMES = {
     "ormsgpack": {"_codecs", "checkpointer"},
     "numpy": {"_search"},
     "Stemmer": {"_search"},
+    "rfc8785": {"lifecycle"},
     "pydantic": {"_codecs", "retriever", "recall_tool", "lifecycle"},
     # Where its store is: the module imports it when it meets one.
     "qdrant_client": {"wrapping"},

@@ -56,7 +56,8 @@ TABLES = {
     "records": "counted, swept and cleared by the kinds of its rows",
     "tombstones": "who was erased; swept when the time that it is kept for is over",
     "erasures": "of operators: what was erased, without anybody's id",
-    "audit": "nothing writes it yet",
+    "audit": "who did what; swept when the time that it is kept for is over, never cleared",
+    "audit_chains": "where the chains of the audit log begin and end",
 }
 # What a memory has in the process, and what an erasure does with it.
 IN_MEMORY = {
@@ -69,6 +70,7 @@ IN_MEMORY = {
     "run_scopes": "which scope a run of LangGraph is of, as long as it runs",
     "limits": "numbers",
     "session_rules": "numbers",
+    "audited": "for a second, how often whose memory was recalled or read; no keys",
 }
 # By its adapter, what of a scope's memory writes.
 ADAPTERS = {

@@ -29,9 +29,11 @@ from langmem_isolated._database.database import Database
 from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.installation import OpenInstallation
+from langmem_isolated._storage.key_encryption_keys import context_of
+from langmem_isolated._storage.key_sets import Purpose, StoredKey
 from langmem_isolated._storage.key_uses import KeyUses
 from langmem_isolated._storage.keyring import Keyring
-from langmem_isolated._storage.wrapped_keys import PrincipalKeys
+from langmem_isolated._storage.wrapped_keys import PrincipalKeys, WrappedKeys
 from langmem_isolated.errors import (
     DatabaseLocked,
     KeyDestroyed,
@@ -283,7 +285,7 @@ def test_a_wrapped_key_opens_only_at_its_own_place(
     say(memory, "bob's", user="bob")
     memory._keyring.rotate(ALICE)
     keys = wrapped_keys(attacker)
-    assert len(keys) == 6
+    assert len(keys) == 7
 
     for place, own in keys.items():
         for foreign in set(keys.values()) - {own}:
@@ -357,7 +359,8 @@ async def test_the_data_has_no_keys_and_the_key_store_no_data(
     data, keys = rows(database_url), rows(key_store_url)
 
     assert data["keys"] == []
-    assert len(keys["keys"]) == 3
+    # The directory key and what wraps all others, and two of the user.
+    assert len(keys["keys"]) == 4
     assert [keys[table] for table in ("scopes", "sessions", "records")] == [[], [], []]
     with opened_anew(database_url, key_store=key_store_url) as fresh:
         assert heard(fresh) == ["hello"]
@@ -489,50 +492,84 @@ def owner(number: int) -> Owner:
     return Owner.private(Scope(f"user-{number}", "tutor"))
 
 
-def test_cached_keys_are_not_unwrapped_again_until_they_expire(ring):
+@pytest.fixture
+def unwrapped(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The purpose of every key that is unwrapped, of users and of the installation."""
+    purposes: list[int] = []
+    unwrap = WrappedKeys.unwrap
+
+    def watched(self: WrappedKeys, principal: bytes, key: StoredKey) -> SecretBytes:
+        purposes.append(key.purpose)
+        return unwrap(self, principal, key)
+
+    monkeypatch.setattr(WrappedKeys, "unwrap", watched)
+    return purposes
+
+
+def test_cached_keys_are_not_unwrapped_again_until_they_expire(ring, unwrapped: list[int]):
     keyring, kms, clock = ring(cache_seconds=10)
     first = keyring.obtain(ALICE)
     assert "unwrap" in kms.taken()
+    unwrapped.clear()
 
     clock.now += 9.9
     assert keyring.obtain(ALICE) is first
     assert keyring.find(ALICE) is first
-    assert kms.taken() == []
+    assert (kms.taken(), unwrapped) == ([], [])
 
     clock.now += 0.2
     again = keyring.find(ALICE)
     assert again is not first
-    assert kms.taken() == ["unwrap"] * 3
+    # The service unwraps what unwraps all others.
+    assert kms.taken() == ["unwrap"]
+    assert unwrapped == [Purpose.DIRECTORY, Purpose.NAMING, Purpose.SEALING]
     assert (again.scope_id, again.sealing.id) == (first.scope_id, first.sealing.id)
 
 
-def test_the_cache_keeps_the_owners_last_used_and_no_more(ring):
+def test_the_cache_keeps_the_owners_last_used_and_no_more(ring, unwrapped: list[int]):
     keyring, kms, _ = ring(cache_size=3)
     for number in range(3):
         keyring.obtain(owner(number))
     keyring.find(owner(0))
     keyring.obtain(owner(3))
     kms.taken()
+    unwrapped.clear()
 
     for number in (0, 2, 3):
         assert keyring.find(owner(number))
-    assert kms.taken() == []
+    assert unwrapped == []
     assert keyring.find(owner(1))
-    assert kms.taken() == ["unwrap"] * 2
+    assert unwrapped == [Purpose.NAMING, Purpose.SEALING]
+    assert kms.taken() == []
     for number in range(100):
         keyring.obtain(owner(number))
         assert len(keyring._cache) <= 3
 
 
-def test_what_is_forgotten_is_read_again(ring):
+def test_what_is_forgotten_is_read_again(ring, unwrapped: list[int]):
     keyring, kms, _ = ring()
     keyring.obtain(ALICE)
     keyring.forget(ALICE)
     keyring.forget(BOB)
     kms.taken()
+    unwrapped.clear()
 
     assert keyring.find(ALICE)
-    assert kms.taken() == ["unwrap"] * 2
+    assert unwrapped == [Purpose.NAMING, Purpose.SEALING]
+    assert kms.taken() == []
+
+
+def test_a_service_is_asked_once_whatever_the_number_of_users(ring):
+    keyring, kms, _ = ring(cache_size=1)
+    for number in range(20):
+        keyring.obtain(owner(number))
+    first = kms.taken()
+    for number in range(20):
+        assert keyring.find(owner(number))
+
+    # Tried once, one key wrapped and unwrapped to begin with, and unwrapped from where it stands.
+    assert first == ["wrap", "unwrap", "unwrap", "wrap", "unwrap", "unwrap"]
+    assert kms.taken() == []
 
 
 def test_expired_keys_leave_nothing_behind(ring):
@@ -575,7 +612,7 @@ def test_a_user_of_one_module_has_nothing_in_another_until_it_stores_something(
     assert rows(database_url) == before
     say(memory, "plan", module="planner")
 
-    assert len(rows(database_url)["keys"]) == 3
+    assert len(rows(database_url)["keys"]) == 4
     assert len(rows(database_url)["scopes"]) == 2
     assert memory.modules(user_id="alice") == ["planner", "tutor"]
 
@@ -608,7 +645,7 @@ def test_processes_that_come_first_together_agree_on_all_keys(
             now = heard(memory, user=f"user-{user}")
             assert all(now[: len(then[user])] == then[user] for then in seen)
     stored = rows(key_store_url if keys_apart else database_url)
-    assert len(stored["keys"]) == 1 + 2 * users
+    assert len(stored["keys"]) == 2 + 2 * users
     assert len(rows(database_url)["scopes"]) == users * len(modules)
 
 
@@ -884,9 +921,9 @@ async def test_a_root_key_of_a_service_works_and_is_asked_only_outside_of_loop_a
     await door(memory, "close")
 
     assert problems == []
-    # The directory key and two of each user, and one with which the service was tried.
-    assert kms.calls.count("wrap") == 6
-    assert kms.calls.count("unwrap") > 10
+    # What wraps the keys of all users, and one with which the service was tried.
+    assert kms.calls.count("wrap") == 2
+    assert kms.calls.count("unwrap") > 5
 
 
 def open_transactions(url: str) -> int:
@@ -1016,7 +1053,7 @@ def test_a_root_key_is_tried_once_in_a_memory(sqlite_url: str):
         say(memory, "hello")
         first = kms.taken()
         say(memory, "again")
-        assert first.count("wrap") == 4
+        assert first.count("wrap") == 2
         assert "wrap" not in kms.taken()
 
 
@@ -1079,6 +1116,14 @@ def test_keys_that_are_over_time_leave_memory_when_anybody_asks_for_keys(ring):
 
     clock.now += 2
     keyring.find(BOB)
+
+    assert alive(ScopeKeys) == before + 1
+
+    # The directory key was read anew for Bob, 9 seconds after the first time, and is kept for 10.
+    clock.now += 2
+    keyring.obtain(owner(2))
+    clock.now += 7
+    keyring.find(owner(2))
 
     assert alive(ScopeKeys) == before + 1
     assert keyring._installation._kept is None
@@ -1277,16 +1322,18 @@ def secrets_of(memory: IsolatedMemory) -> list[bytes]:
     sets = memory._keyring._sets
     principal = wrapped.unwrapped(sets.read(principal_of(memory), directory))
     assert principal is not None
-    [directory_row] = sets.read(installation_id, directory).keys
+    directory_row, kek_row = sets.read(installation_id, directory).keys
     directory_key = wrapped.unwrap(installation_id, directory_row)
     keys = memory._keyring.find(ALICE)
     assert keys is not None
     contexts = (b"", ALICE.framed(), ALICE.framed() + framed(keys.birth))
     purposes = (
         *(b"names", b"heads", b"records", b"directory entries"),
-        *(b"key sets", b"scope rows", b"root key"),
+        *(b"key sets", b"scope rows", b"root key", b"key wrapping"),
     )
-    roots = [SecretBytes(ROOT_KEY), directory_key, principal.naming, *principal.sealing]
+    kek_context = context_of(installation_id, installation_id, Purpose.KEY_ENCRYPTION, 1)
+    kek = memory._keyring._root_keys.primary.unwrap(kek_row.wrapped, kek_context)
+    roots = [SecretBytes(ROOT_KEY), kek, directory_key, principal.naming, *principal.sealing]
     derived = [derive(k, p, c) for k in roots for p in purposes for c in contexts]
     return [key.reveal() for key in (*roots, *derived)]
 
@@ -1300,6 +1347,7 @@ def test_no_key_shows_in_any_object_that_holds_one(memory: IsolatedMemory):
     holders = [
         memory, memory._keyring, memory._database, memory._keyring._root_keys.primary, scoped,
         scoped._records, scoped.sessions, scoped.chat_history("monday"), memory._keyring._cache,
+        opened(memory).keys.key_encryption_keys, opened(memory).keys.key_encryption_keys.primary,
         opened(memory), *opened(memory), memory._keyring.find(ALICE), opened(memory).keys.unwrapped(
             memory._keyring._sets.read(principal_of(memory), opened(memory).directory)),
         memory.history_config, memory._keyring._uses, memory._keyring._installation, Kms(),

@@ -21,7 +21,7 @@ from tests.test_inventory import fill, operate
 from tests.test_tombstones import lines, said, say
 
 TABLES = ("installation", "keys", "key_sets", "scopes", "key_uses", "usage", "sessions", "records",
-          "tombstones", "erasures", "audit")  # fmt: skip
+          "tombstones", "erasures", "audit", "audit_chains")  # fmt: skip
 NOTHING = Reapplied(0, {})
 
 

@@ -1,21 +1,32 @@
 """The root key is exchanged for another: nothing is lost, and nobody has to stop."""
 
+import asyncio
 import shutil
+import time
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import pytest
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, Scope
 from langmem_isolated._crypto.owners import Owner
-from langmem_isolated._storage.key_sets import KeySets
-from langmem_isolated.errors import RecordDoesNotOpen, RootKeyInvalid, RootKeyMismatch
+from langmem_isolated._storage.key_sets import KeySets, StoredKey
+from langmem_isolated._storage.wrapped_keys import WrappedKeys
+from langmem_isolated.errors import (
+    KeyringError,
+    RecordDoesNotOpen,
+    RootKeyInvalid,
+    RootKeyMismatch,
+)
 from langmem_isolated.lifecycle import RootKeyRotated
 from tests.conftest import ROOT_KEY, Attacker, Door
+from tests.processes import all_at_once
 from tests.test_cli import run, url_of
 
 OLD, NEW = LocalRootKey(ROOT_KEY), LocalRootKey(bytes(31) + b"n")
 USERS = ("alice", "bob", "carol")
+LIVING = "wrapped IS NOT NULL"
 
 
 def history(memory: IsolatedMemory, user: str) -> Any:
@@ -63,7 +74,8 @@ async def test_afterwards_the_former_key_opens_nothing_and_the_new_one_everythin
     done = await door(said, "rotate_root_key", NEW, progress=seen.append)
 
     assert (done, seen) == (RootKeyRotated(4, 7), [1, 2, 3, 4])
-    assert attacker("SELECT DISTINCT root_key_id FROM keys") == [(NEW.key_id,)]
+    assert attacker(f"SELECT DISTINCT root_key_id FROM keys WHERE {LIVING}") == [(NEW.key_id,)]
+    assert attacker(f"SELECT purpose, version FROM keys WHERE NOT {LIVING}") == [(4, 1)]
     assert attacker("SELECT * FROM records ORDER BY 1, 2, 3") == records
     assert_opens_with_the_new_key_alone(database_url)
     assert await door(said, "rotate_root_key", NEW) == RootKeyRotated(0, 0)
@@ -72,7 +84,7 @@ async def test_afterwards_the_former_key_opens_nothing_and_the_new_one_everythin
         assert heard(fresh, "dave") == ["of dave"]
 
 
-@pytest.mark.parametrize("nth", [1, 2, 3, 4])
+@pytest.mark.parametrize("nth", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("is_stored", [False, True])
 def test_a_rotation_that_dies_at_any_swap_is_gone_on_with_by_another_process(
     said: IsolatedMemory, database_url: str, monkeypatch, nth: int, is_stored: bool
@@ -94,11 +106,13 @@ def test_a_rotation_that_dies_at_any_swap_is_gone_on_with_by_another_process(
         # What it has done already it opens, and the rest.
         assert [heard(killed, user) for user in USERS] == [[f"of {user}"] for user in USERS]
 
-    if (nth, is_stored) != (4, True):
+    # The first swap retires the former key-encryption key, the next three are of users.
+    done = max(0, (nth if is_stored else nth - 1) - 1)
+    if done < 4:
         with opened_anew(database_url, OLD):
             pass  # The directory key comes last: whoever has the former key can begin.
     with closing(opened_anew(database_url, OLD)) as other:
-        assert other.rotate_root_key(NEW).key_sets == 4 - (nth if is_stored else nth - 1)
+        assert other.rotate_root_key(NEW).key_sets == 4 - done
     assert_opens_with_the_new_key_alone(database_url)
 
 
@@ -117,11 +131,12 @@ def test_another_memory_that_accepts_the_new_key_goes_on_meanwhile(
 
         done = said.rotate_root_key(NEW, progress=meanwhile)
 
-        assert done.key_sets == 4 + 3
-        assert attacker("SELECT DISTINCT root_key_id FROM keys") == [(NEW.key_id,)]
-        # What it still wraps by the former key, a second rotation finds.
+        # Who came meanwhile is wrapped by the new one from the first.
+        assert done.key_sets == 4
+        # It wraps nothing by the former key, though it began with that one: there is nothing left.
         history(other, "late").add_user_message("hello")
-        assert said.rotate_root_key(NEW) == RootKeyRotated(1, 2)
+        assert attacker(f"SELECT DISTINCT root_key_id FROM keys WHERE {LIVING}") == [(NEW.key_id,)]
+        assert said.rotate_root_key(NEW) == RootKeyRotated(0, 0)
     with opened_anew(database_url, NEW) as fresh:
         for user in ("new 1", "new 2", "new 3", "late"):
             assert heard(fresh, user) == ["hello"]
@@ -132,10 +147,9 @@ def test_an_accepted_key_opens_and_wraps_nothing(said: IsolatedMemory, database_
         history(other, "dave").add_user_message("of dave")
         assert heard(other, "alice") == ["of alice"]
 
-    assert attacker("SELECT root_key_id, count(*) FROM keys GROUP BY 1 ORDER BY 2") == [
-        (NEW.key_id, 2),
-        (OLD.key_id, 7),
-    ]
+    assert attacker("SELECT DISTINCT root_key_id FROM keys") == [(OLD.key_id,)]
+    with opened_anew(database_url, OLD) as former:
+        assert heard(former, "dave") == ["of dave"]
     with closing(opened_anew(database_url, LocalRootKey(bytes(32)), NEW)) as third:
         with pytest.raises(RootKeyMismatch, match="accepted besides") as caught:
             third.open()
@@ -219,8 +233,137 @@ def test_a_set_that_only_says_it_is_wrapped_by_the_new_key_is_refused(
         said.rotate_root_key(NEW)
 
 
+def test_what_an_old_copy_has_of_the_erased_does_not_open_with_the_new_key(
+    said: IsolatedMemory, database_url: str, attacker: Attacker
+):
+    """Which it would if the rotation had wrapped but the key-encryption key anew."""
+    bob = Owner.private(Scope("bob", "tutor"))
+    names = ", ".join(("principal", *StoredKey._fields))
+    opened = said._keyring.installation.open(create=False)
+    assert opened
+    principal = opened.directory.principal_of(bob)
+    old = [
+        StoredKey(*row[1:]) for row in attacker(f"SELECT {names} FROM keys") if row[0] == principal
+    ]
+    said._keyring.destroy(bob)
+
+    said.rotate_root_key(NEW)
+
+    with opened_anew(database_url, NEW) as fresh:
+        found = fresh._keyring.installation.open(create=False)
+        assert found
+        for key in old:
+            for kek in (1, 2):
+                with pytest.raises(RecordDoesNotOpen):
+                    found.keys.unwrap(principal, key._replace(kek=kek))
+
+
+def test_a_key_that_was_wrapped_before_the_rotation_is_not_stored_behind_it(
+    said: IsolatedMemory, database_url: str, monkeypatch, attacker: Attacker
+):
+    """Another process wraps, the rotation runs from begin to end, and only then it stores."""
+    make, rotations = WrappedKeys.with_new_keys, []
+
+    def slow(*arguments: Any) -> Any:
+        made = make(*arguments)
+        if not rotations:
+            rotations.append(said.rotate_root_key(NEW))
+        return made
+
+    with opened_anew(database_url, OLD, NEW) as other:
+        heard(other, "alice")
+        monkeypatch.setattr(WrappedKeys, "with_new_keys", slow)
+        history(other, "dave").add_user_message("of dave")
+        other._keyring.rotate(Owner.private(Scope("alice", "tutor")))
+
+    assert rotations == [RootKeyRotated(4, 7)]
+    assert attacker(f"SELECT DISTINCT kek FROM keys WHERE {LIVING} AND purpose <> 4") == [(2,)]
+    with opened_anew(database_url, NEW) as fresh:
+        assert heard(fresh, "dave") == ["of dave"]
+    with closing(opened_anew(database_url, OLD)) as former, pytest.raises(RootKeyMismatch):
+        heard(former, "dave")
+
+
+def test_a_process_without_the_new_key_stores_nothing_more_once_the_rotation_has_begun(
+    said: IsolatedMemory, database_url: str, attacker: Attacker
+):
+    with opened_anew(database_url, OLD) as other:
+        assert heard(other, "alice") == ["of alice"]
+        refused = []
+
+        def meanwhile(_: int) -> None:
+            with pytest.raises(RootKeyMismatch):
+                history(other, "dave").add_user_message("of dave")
+            assert heard(other, "alice") == ["of alice"]
+            refused.append(1)
+
+        said.rotate_root_key(NEW, progress=meanwhile)
+
+    assert len(refused) == 4
+    assert attacker(f"SELECT COUNT(*) FROM keys WHERE {LIVING}") == [(8,)]
+
+
+def test_users_who_come_in_other_processes_meanwhile_are_all_wrapped_anew(
+    said: IsolatedMemory, database_url: str, attacker: Attacker
+):
+    each = 12
+
+    def come(name: str) -> None:
+        with opened_anew(database_url, OLD, NEW) as mine:
+            for number in range(each):
+                history(mine, f"{name} {number}").add_user_message("hello")
+
+    def rotate() -> None:
+        with opened_anew(database_url, OLD, NEW) as mine:
+            time.sleep(0.02)
+            mine.rotate_root_key(NEW)
+
+    all_at_once([partial(come, "one"), partial(come, "two"), rotate, rotate])
+
+    assert attacker(f"SELECT DISTINCT root_key_id FROM keys WHERE {LIVING}") == [(NEW.key_id,)]
+    assert attacker(f"SELECT COUNT(*) FROM keys WHERE {LIVING} AND purpose = 4") == [(1,)]
+    with opened_anew(database_url, NEW) as fresh:
+        assert all(heard(fresh, f"{name} {n}") for name in ("one", "two") for n in range(each))
+
+
+def test_what_was_begun_to_another_root_key_is_not_gone_on_with_by_who_cannot_open_it(
+    said: IsolatedMemory, database_url: str, attacker: Attacker
+):
+    def stop(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with opened_anew(database_url, OLD) as killed, pytest.raises(KeyboardInterrupt):
+        killed.rotate_root_key(NEW, progress=stop)
+    before, third = attacker("SELECT * FROM keys ORDER BY 1, 2, 3"), LocalRootKey(bytes(32))
+
+    with closing(opened_anew(database_url, OLD)) as other, pytest.raises(RootKeyMismatch):
+        other.rotate_root_key(third)
+    assert attacker("SELECT * FROM keys ORDER BY 1, 2, 3") == before
+
+    with closing(opened_anew(database_url, OLD, NEW)) as other:
+        assert other.rotate_root_key(third) == RootKeyRotated(4, 7)
+    with opened_anew(database_url, third) as fresh:
+        assert heard(fresh, "alice") == ["of alice"]
+
+
+def test_of_two_rotations_to_different_keys_the_later_one_wins(
+    said: IsolatedMemory, database_url: str
+):
+    third = LocalRootKey(bytes(32))
+    with closing(opened_anew(database_url, OLD, NEW)) as other:
+
+        def overtaken(number: int) -> None:
+            if number == 1:
+                assert other.rotate_root_key(third).keys == 7
+
+        with pytest.raises(KeyringError, match="Another rotation"):
+            said.rotate_root_key(NEW, progress=overtaken)
+    with opened_anew(database_url, third) as fresh:
+        assert [heard(fresh, user) for user in USERS] == [[f"of {user}"] for user in USERS]
+
+
 def test_destroyed_keys_stay_as_they_are(said: IsolatedMemory, attacker: Attacker):
-    asked = "SELECT * FROM keys WHERE state = 3 ORDER BY 1, 2, 3"
+    asked = "SELECT * FROM keys WHERE state = 3 AND purpose <> 4 ORDER BY 1, 2, 3"
     said._keyring.destroy(Owner.private(Scope("bob", "tutor")))
     before = attacker(asked)
     assert len(before) == 2
@@ -239,3 +382,35 @@ def test_the_command_rotates_and_finds_nothing_the_second_time(said: IsolatedMem
     assert '"keys": 0' in run(*arguments, "--json").stdout
     with opened_anew(url_of(said), LocalRootKey.from_file(file)) as fresh:
         assert heard(fresh, "alice") == ["of alice"]
+
+
+def test_a_rotation_can_be_slowed_down(memory: IsolatedMemory):
+    for number in range(6):
+        history(memory, f"user {number}").add_user_message("hello")
+    began = time.monotonic()
+    assert memory.rotate_root_key(NEW, most_per_second=20).key_sets == 7
+
+    assert time.monotonic() - began >= 7 / 20
+
+
+async def test_a_slow_rotation_that_is_cancelled_ends_at_once_and_can_be_gone_on_with(
+    said: IsolatedMemory, database_url: str
+):
+    rotating = asyncio.create_task(said.arotate_root_key(NEW, most_per_second=0.01))
+    await asyncio.sleep(0.3)
+    rotating.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await rotating
+
+    assert said.rotate_root_key(NEW).key_sets > 0
+    assert_opens_with_the_new_key_alone(database_url)
+
+
+@pytest.mark.parametrize(("wrong", "kind"), [(0, ValueError), (-1, ValueError), ("9", TypeError)])
+def test_a_rate_that_is_none_is_refused_and_changes_nothing(
+    said: IsolatedMemory, attacker: Attacker, wrong: Any, kind: type[Exception]
+):
+    before = attacker("SELECT * FROM keys ORDER BY 1, 2, 3")
+    with pytest.raises(kind, match="most_per_second"):
+        said.rotate_root_key(NEW, most_per_second=wrong)
+    assert attacker("SELECT * FROM keys ORDER BY 1, 2, 3") == before

@@ -18,7 +18,7 @@ from langmem_isolated._codecs.headers import Header, encode_header
 from langmem_isolated._codecs.messages import encode_message
 from langmem_isolated._crypto import sealing
 from langmem_isolated._crypto.directory import DirectoryKey
-from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.kinds import SERVER_HELD, Kind
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.seal_counter import SealCounter
@@ -38,6 +38,7 @@ from langmem_isolated._crypto.sealing import (
 from langmem_isolated._crypto.secret_bytes import SecretBytes
 from langmem_isolated._storage.container_state import ContainerState, header_key
 from langmem_isolated._storage.expiry import expiry_mac
+from langmem_isolated._storage.wrapped_keys import PrincipalKeys
 from langmem_isolated.errors import KeyExhausted, RecordDoesNotOpen, ScopeError
 from langmem_isolated.root_keys import LocalRootKey
 from tests.spellings import assert_shows_none_of
@@ -189,7 +190,7 @@ def remade_scope() -> dict:
     sequence, nonce = (0).to_bytes(8), bytes(range(12))
     times = {"created_at": 1_900_000_000_000_000, "updated_at": 1_900_000_000_000_001}
     life = {"birth": b"b" * 16, "generation": b"generate", "members": b"m" * 48}
-    counts = {"next_sequence": 2, "count": 2, "size": 200, "revision": 3}
+    counts = {"next_sequence": 2, "count": 2, "size": 200, "revision": 3, "oldest_key": 2}
     state = ContainerState(
         row_mac=b"",
         newest=b"n" * 16,
@@ -214,6 +215,9 @@ def remade_scope() -> dict:
         header_key(session, state)
     )
     scope_life = owners[0].framed() + framed(BIRTH)
+    policy_place = keys.aad_prefix(Kind.POLICY, session) + framed(sequence)
+    principal = PrincipalKeys(1, naming, sealing, 2)
+    scope_key, scope_place = principal.entry(keys.scope_id, BIRTH)
     return {
         "directory_key": directory_key,
         "directory_id": directory.id,
@@ -250,6 +254,11 @@ def remade_scope() -> dict:
             keys.opening[SealingKey(derive(sealing[0], b"records", scope_life)).id],
             place, message, nonce=nonce,
         ),
+        "server_held": sorted(SERVER_HELD),
+        "policy_place": policy_place,
+        "policy_sealed": seal(keys.server_held, policy_place, b"keep", nonce=nonce),
+        "scope_place": scope_place,
+        "scope_sealed": seal(scope_key, scope_place, b'[1, "default"]', nonce=nonce),
     }  # fmt: skip
 
 
@@ -315,6 +324,39 @@ def test_frozen_records_of_a_scope_open_with_its_keys():
     header_place = keys.aad_prefix(Kind.SESSION, b"", b"b" * 16)
     header = keys.open(header_place, session + (3).to_bytes(8), sealed, Kind.SESSION)
     assert header.hex() == vector["header"]
+
+
+def two_keys(sealing: bytes, naming: bytes = b"n") -> ScopeKeys:
+    owner = Owner(Level.PRIVATE, "default", "alice", "tutor")
+    secrets = (SecretBytes(key * 32) for key in (naming, sealing))
+    naming_key, sealing_key = secrets
+    return ScopeKeys(owner, bytes(16), 1, BIRTH, naming_key, [sealing_key])
+
+
+@pytest.mark.parametrize("kind", sorted(SERVER_HELD))
+def test_what_the_server_needs_opens_without_the_sealing_keys(kind: Kind):
+    keys = two_keys(b"1")
+    place = keys.aad_prefix(kind, b"parent")
+
+    sealed = keys.sealer(kind)(place, b"key", PLAINTEXT)
+
+    assert two_keys(b"2").open(place, b"key", sealed, kind) == PLAINTEXT
+    assert two_keys(b"2").opener(place, kind)(b"key", sealed) == PLAINTEXT
+    for other in (two_keys(b"1", naming=b"o"), two_keys(b"2", naming=b"o")):
+        with pytest.raises(RecordDoesNotOpen):
+            other.open(place, b"key", sealed, kind)
+
+
+@pytest.mark.parametrize("kind", sorted(set(Kind) - SERVER_HELD))
+def test_content_does_not_open_with_what_the_server_holds(kind: Kind):
+    keys = two_keys(b"1")
+    place = keys.aad_prefix(kind, b"parent")
+    sealed = keys.sealer(kind)(place, b"key", PLAINTEXT)
+
+    with pytest.raises(RecordDoesNotOpen):
+        two_keys(b"2").open(place, b"key", sealed, kind)
+    with pytest.raises(RecordDoesNotOpen):
+        keys.open(place, b"key", keys.seal_for_server(place, b"key", PLAINTEXT), kind)
 
 
 def test_a_sealed_record_is_what_its_description_says():

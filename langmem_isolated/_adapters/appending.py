@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from langchain_core.messages import BaseMessage
 
+from langmem_isolated._adapters.inbox_messages import Said, let_wait
 from langmem_isolated._adapters.token_use import use_of
 from langmem_isolated._codecs.headers import Header, encode_header
 from langmem_isolated._codecs.messages import MessageMetadata, encode_message
@@ -19,7 +20,7 @@ from langmem_isolated._storage.sessions import writing
 from langmem_isolated._storage.sessions.beginning import NewSession
 from langmem_isolated._storage.sessions.writing import Message, Repeated
 from langmem_isolated._storage.usage import Use
-from langmem_isolated.errors import AddressTaken
+from langmem_isolated.errors import AddressTaken, MemoryLocked
 
 _log = logging.getLogger("langmem_isolated.sessions")
 
@@ -41,6 +42,7 @@ class Appender:
     def __init__(self, records: ScopedDatabase, session_id: str, channel: str | None) -> None:
         self._records = records
         self._session_id = session_id
+        self._session_channel = channel
         self._header = encode_header(Header(session_id, channel=channel))
         self._state: ContainerState | None = None
         self.counts_people = False
@@ -61,7 +63,7 @@ class Appender:
     def add(
         self, messages: Sequence[BaseMessage], channel: str | None, repeated: Repeated | None
     ) -> None:
-        """Add ``messages`` in their order, all or none.
+        """Add ``messages`` in their order, all or none; those to a locked user to the inbox.
 
         Args:
             messages: Any of langchain-core's.
@@ -87,6 +89,14 @@ class Appender:
                 self._append(said, writing.without_alias, look_first=False)
         except Conflict:
             self._append_known(said, repeated or writing.without_alias)
+        except MemoryLocked:
+            self._let_wait(said, repeated)
+
+    def _let_wait(self, said: "_Said", repeated: Repeated | None) -> None:
+        """Put messages into the inbox of a user who alone has the keys; the state is not known."""
+        self.state = None
+        names = self._session_id, self._session_channel, said.channel, said.moment
+        let_wait(self._records, Said.by(*names, repeated), said.encoded)
 
     def _use_of(self, message: BaseMessage) -> Use | None:
         return use_of(message, self._records.model_digest, counts_people=self.counts_people)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from langmem_isolated._adapters.auditing import Audit
 from langmem_isolated._adapters.config_keys import ConfigKeys
 from langmem_isolated._adapters.drop_in import Ready, is_in_event_loop
 from langmem_isolated._adapters.known_stores import KnownStores
@@ -54,11 +55,19 @@ class MemoryContext(NamedTuple):
     run_scopes: RunScopes
     limits: Limits
     session_rules: SessionRules = NO_RULES
+    audited: Audit | None = None
+
+    @property
+    def audit(self) -> Audit:
+        """What notes in the audit log what is done."""
+        return self.audited or Audit(self.database, self.keyring)
 
     def open(self) -> None:
         """Make or check the tables, and prove that the root key fits."""
         self.database.open()
         self.keyring.check()
+        if self.audited is not None:
+            self.audited.look()
 
     def set_up(self) -> Ready:
         """Make or check the tables; inside an event loop in a worker thread."""
@@ -73,7 +82,14 @@ class MemoryContext(NamedTuple):
         Raises:
             TypeError: ``resolver`` cannot be called.
         """
-        return ScopeFinder(self.config_keys, self.run_scopes, resolver, self.known_digest)
+        return ScopeFinder(
+            self.config_keys, self.run_scopes, resolver, self.known_digest, self.denied
+        )
+
+    def denied(self, refusal: Exception, scopes: Iterable[Scope]) -> None:
+        """Note in the audit log that a call was refused which named these scopes."""
+        if self.audited is not None:
+            self.audited.denied(type(refusal).__name__, map(Owner.private, scopes))
 
     def known_digest(self, scope: Scope) -> str | None:
         """By which tables and logs know a scope, if that takes no I/O to say."""
@@ -86,6 +102,7 @@ class MemoryContext(NamedTuple):
             refuse_another(scope, self.config_keys, config)
         except IsolationViolation as refusal:
             tell_refusal(refusal, [scope], self.known_digest)
+            self.denied(refusal, [scope])
             raise
 
     def is_tombstoned(self, owner: Owner) -> bool:
@@ -103,14 +120,21 @@ class MemoryContext(NamedTuple):
         if owner.level is Level.ANONYMOUS:
             from langmem_isolated._storage.guests import GuestDatabase
 
-            return GuestDatabase(
-                self.database, self.keyring, owner, self.limits, self.session_rules
+            return self._watched(
+                GuestDatabase(self.database, self.keyring, owner, self.limits, self.session_rules)
             )
         return self.records(owner)
 
     def records(self, owner: Owner) -> ScopedDatabase:
         """One owner's records."""
-        return ScopedDatabase(self.database, self.keyring, owner, self.limits, self.session_rules)
+        return self._watched(
+            ScopedDatabase(self.database, self.keyring, owner, self.limits, self.session_rules)
+        )
+
+    def _watched(self, records: ScopedDatabase) -> ScopedDatabase:
+        if self.audited is not None and self.audited.watches:
+            records.watcher = self.audited
+        return records
 
     def operators(self, owner: Owner) -> ScopedDatabase:
         """One owner's records, for a job that does not count as the owner's own doing."""

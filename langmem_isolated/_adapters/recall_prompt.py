@@ -22,7 +22,7 @@ def with_recalled(
     found = recall(query, limit=limit, roles=SAID_IN_PERSON, outside=outside)
     if not found:
         return messages
-    context = HumanMessage(quoted(found, _RECALLED_CHARACTERS))
+    context = HumanMessage(quoted(recall.into_prompt(found), _RECALLED_CHARACTERS))
     return [*messages[:asked], context, *messages[asked:]]
 
 

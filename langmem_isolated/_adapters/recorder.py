@@ -25,7 +25,7 @@ from langmem_isolated._storage.sessions import reading
 from langmem_isolated._storage.sessions.reading import Known
 from langmem_isolated._storage.sessions.writing import Repeated
 from langmem_isolated.chat_history import IsolatedChatMessageHistory
-from langmem_isolated.errors import ScopeError, ValueNotStorable
+from langmem_isolated.errors import MemoryLocked, ScopeError, ValueNotStorable
 
 _log = logging.getLogger("langmem_isolated")
 
@@ -189,7 +189,12 @@ class Recorder:
             m if m.id else _with_id(m) for m in reversed(messages) if not _is_summary(m)
         ]
         walk = _Walk(newest_first, is_start)
-        found = self.trace(newest_first, walk.is_end)
+        try:
+            found = self.trace(newest_first, walk.is_end)
+        except MemoryLocked:
+            # What is known is found out when the user unlocks: until then all of it waits.
+            self.add(newest_first[::-1])
+            return
         self.behind = max(self.behind, walk.newest, self._sequence_of_edited(newest_first, walk))
         new = [n for n, sequence in enumerate(found) if sequence is None or n in walk.edited]
         if new and len(found) == len(newest_first):

@@ -35,6 +35,7 @@ _log = logging.getLogger("langmem_isolated.isolation")
 
 ResolveScope = Callable[["RunnableConfig"], Scope | None]
 DigestOf = Callable[[Scope], str | None]
+Denied = Callable[[Exception, Iterable[Scope]], None]
 
 # Two for each of the runs that may go on at once; of one that is forgotten, parallel nodes cannot
 # store.
@@ -92,6 +93,7 @@ class ScopeFinder:
         runs: What was found for runs, shared by the adapters of one memory.
         resolver: Names the scope from the config, or has no opinion (``None``).
         digest_of: By which digest the log names a scope; ``None`` where that is not known.
+        denied: Told of every call that was refused, with the scopes that it named.
 
     Raises:
         TypeError: ``resolver`` cannot be called.
@@ -103,6 +105,7 @@ class ScopeFinder:
         runs: RunScopes,
         resolver: ResolveScope | None = None,
         digest_of: DigestOf = lambda _: None,
+        denied: Denied = lambda *_: None,
     ) -> None:
         if resolver is not None and not callable(resolver):
             raise TypeError(
@@ -113,7 +116,7 @@ class ScopeFinder:
         self.keys = keys
         self._runs = runs
         self._resolver = resolver
-        self._digest_of = digest_of
+        self._digest_of, self._denied = digest_of, denied
         # In a run's tasks: others who have no resolver must not depend on whether it was asked.
         self._answers = RunScopes()
 
@@ -136,7 +139,9 @@ class ScopeFinder:
         try:
             return self._found(config, of_loop=of_loop)
         except (IsolationViolation, ScopeError) as refusal:
-            tell_refusal(refusal, self._named(config), self._digest_of)
+            named = self._named(config)
+            tell_refusal(refusal, named, self._digest_of)
+            self._denied(refusal, dict.fromkeys(named))
             raise
 
     def _named(self, config: RunnableConfig | None) -> list[Scope]:

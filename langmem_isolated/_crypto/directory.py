@@ -18,11 +18,19 @@ class DirectoryKey:
 
     So whoever has the root key can find an owner in the tables, and what was made without it is
     refused, with no further question to a key service.
+
+    Args:
+        key: 32 bytes.
+        installation_id: Whose it is: under this principal its own key set stands.
     """
 
-    __slots__ = ("_digests", "_erasures", "_key_sets", "_scopes", "_tombstones", "id")
+    __slots__ = (
+        *("_audit_rows", "_digests", "_erasures", "_key_sets", "_scopes", "_tombstones"),
+        *("audit", "id", "installation_id"),
+    )
 
-    def __init__(self, key: SecretBytes) -> None:
+    def __init__(self, key: SecretBytes, installation_id: bytes = b"") -> None:
+        self.installation_id = installation_id
         self.id = derive(key, b"directory id").reveal()[:DIGEST_BYTES]
         self._digests = DigestKey(key)
         self._key_sets = DigestKey(derive(key, b"key sets"))
@@ -30,6 +38,9 @@ class DirectoryKey:
         # Uncounted: it seals once for each 500 rows that are erased, and may for 2^32 of these.
         self._erasures = SealingKey(derive(key, b"erasures"))
         self._tombstones = DigestKey(derive(key, b"tombstones"))
+        self.audit = SealingKey(derive(key, b"audit"))
+        """Seals entries of the audit log that are about nobody; one a second for 136 years."""
+        self._audit_rows = DigestKey(derive(key, b"audit rows"))
 
     def principal_of(self, owner: Owner) -> bytes:
         """By which the tables know whose keys seal the owner's records."""
@@ -98,6 +109,18 @@ class DirectoryKey:
     def has_tombstone(self, mac: object, *columns: object) -> bool:
         """Whether ``mac`` is that of a tombstone of these columns."""
         return is_authentic(self._tombstones, mac, *columns)
+
+    def audit_mac(self, *columns: object) -> bytes:
+        """16 bytes that authenticate the ends of an audit chain, or an anchor of all of them."""
+        return row_mac(self._audit_rows, *columns)
+
+    def has_audit(self, mac: object, *columns: object) -> bool:
+        """Whether ``mac`` is that of a chain's ends or an anchor of these columns."""
+        return is_authentic(self._audit_rows, mac, *columns)
+
+    def actor_of(self, name: str) -> bytes:
+        """By which log records know who acted, without naming them."""
+        return self._digests.digest(b"actor", name.encode(errors="backslashreplace"))
 
     def __reduce__(self) -> str:
         raise TypeError("keys are not pickled")

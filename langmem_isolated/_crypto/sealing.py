@@ -150,6 +150,7 @@ def seal(
     plaintext: bytes,
     *,
     compress: bool = True,
+    is_deflated: bool = False,
     nonce: bytes | None = None,
 ) -> bytes:
     """Encrypt ``plaintext`` so that it opens only with ``key`` at ``associated_data``.
@@ -160,6 +161,7 @@ def seal(
             the reader builds it again from its own scope and the row's address.
         plaintext: Up to 2^31 - 1 bytes; deflated first when it has 1 KiB or more and shrinks.
         compress: Whether to try; numbers of embeddings hardly shrink.
+        is_deflated: Whether ``plaintext`` has been deflated already, and is marked so.
         nonce: 12 bytes. Only known-answer tests pass one: a nonce used twice under one key reveals
             the XOR of both plaintexts and lets records be forged.
 
@@ -173,7 +175,7 @@ def seal(
         next(key.counter.left)
     except StopIteration:
         key.counter.refill()
-    form = PLAIN
+    form = DEFLATED if is_deflated else PLAIN
     if compress and len(plaintext) >= COMPRESS_FROM_BYTES:
         deflated = zlib.compress(plaintext, 1)
         if len(deflated) < len(plaintext):
@@ -185,7 +187,12 @@ def seal(
 
 
 def open_sealed(
-    keys: Mapping[bytes, SealingKey], associated_data: bytes, sealed: bytes, *, kind: str
+    keys: Mapping[bytes, SealingKey],
+    associated_data: bytes,
+    sealed: bytes,
+    *,
+    kind: str,
+    inflate: bool = True,
 ) -> bytes:
     """Decrypt what :func:`seal` made at ``associated_data`` with one of ``keys``.
 
@@ -194,6 +201,7 @@ def open_sealed(
         associated_data: As given to :func:`seal`.
         sealed: The stored bytes.
         kind: What the record is, for the error.
+        inflate: Whether what was deflated is inflated again.
 
     Raises:
         RecordDoesNotOpen: The bytes are too short, of an unknown format, sealed with a key that is
@@ -212,7 +220,53 @@ def open_sealed(
         )
     except InvalidTag:
         raise RecordDoesNotOpen(kind, "it fails authentication", key_id=key_id) from None
-    return zlib.decompress(plaintext) if header[0] == DEFLATED else plaintext
+    return zlib.decompress(plaintext) if inflate and header[0] == DEFLATED else plaintext
+
+
+def resealed(
+    keys: Mapping[bytes, SealingKey],
+    key: SealingKey,
+    associated_data: bytes,
+    sealed: bytes,
+    *,
+    kind: str,
+    nonce: bytes | None = None,
+) -> bytes:
+    """``sealed`` under another key at the same place, in the same format and with as many bytes.
+
+    What is deflated stays so: nothing that counts bytes changes.
+
+    Args:
+        keys: The owner's sealing keys by id.
+        key: That which seals from now on.
+        associated_data: As given to :func:`seal`.
+        sealed: The stored bytes.
+        kind: What the record is, for the error.
+        nonce: As for :func:`seal`.
+
+    Raises:
+        RecordDoesNotOpen: As :func:`open_sealed`.
+        KeyExhausted: ``key`` has sealed as often as it may.
+    """
+    inner = open_sealed(keys, associated_data, sealed, kind=kind, inflate=False)
+    is_deflated = sealed[0] == DEFLATED
+    place = associated_data
+    return seal(key, place, inner, compress=False, is_deflated=is_deflated, nonce=nonce)
+
+
+def opens(key: SealingKey, associated_data: bytes, sealed: bytes) -> bool:
+    """Whether ``key`` decrypts a record at ``associated_data``, whatever key id it carries.
+
+    For who looks for records that open where they do not belong: readers take keys by their ids.
+    """
+    nonce = sealed[1 + KEY_ID_BYTES : HEADER_BYTES]
+    if len(sealed) < OVERHEAD_BYTES:
+        return False
+    try:
+        key.decrypt(nonce, sealed[HEADER_BYTES:], sealed[:1] + associated_data)
+    except InvalidTag:
+        return False
+    return True
 
 
 def opener(

@@ -20,24 +20,23 @@ from sqlalchemy import Connection, create_engine, event, exc
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import PoolProxiedConnection
 
+from langmem_isolated._database import row_level_security as policies
 from langmem_isolated._database import schema
+from langmem_isolated._database.admission import admitted
 from langmem_isolated._database.connection_pool import ConnectionPool
 from langmem_isolated._database.dialects import Postgres, Sqlite, Synchronous
 from langmem_isolated._database.files import make_private
+from langmem_isolated._database.scrubbing import scrubbed
 from langmem_isolated._database.transactions import Transaction, TransactionRunner
-from langmem_isolated._database.urls import checked_url
+from langmem_isolated._database.urls import checked_url, without_pooler
 from langmem_isolated._database.write_queue import CommitDelay, WriteQueue
 from langmem_isolated._runtime.arguments import kind_of, seconds, whole_number
 from langmem_isolated._runtime.budgets import Budgets
 from langmem_isolated._runtime.callers import FairExecutor, Share, current_owner
 from langmem_isolated._runtime.forking import pause_for_forks, renew_in_children
-from langmem_isolated.errors import DatabaseError, DatabaseLocked
+from langmem_isolated.errors import DatabaseError, DatabaseLocked, RowLevelSecurityError
 
 _CHECKPOINT = "PRAGMA wal_checkpoint(PASSIVE)"
-_TRUNCATE = "PRAGMA wal_checkpoint(TRUNCATE)"
-_SIZE = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
-# For readers to end; whoever reads longer is not waited for.
-_TRUNCATE_WAIT = "PRAGMA busy_timeout = 1000"
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,6 +52,11 @@ class Database:
         pool_size: Connections, and worker threads for async callers.
         timeout: Seconds to wait for a lock, a connection or the server.
         auto_upgrade: Whether to create or upgrade the tables at first use.
+        row_level_security: ``"required"`` serves no PostgreSQL where it is not in force;
+            ``"detect"`` asks at first use whether it is enabled, and refuses where it is without
+            effect.
+        jobs: The same database under a role that sees everybody's rows, for what an
+            `AdmissionToAll` runs where row-level security binds the role of ``url``.
     """
 
     def __init__(
@@ -63,16 +67,23 @@ class Database:
         pool_size: int = 8,
         timeout: float = 30.0,
         auto_upgrade: bool = True,
+        row_level_security: policies.Mode = "detect",
+        jobs: "Database | None" = None,
     ) -> None:
         self.url = checked_url(url)
         _check_options(synchronous, pool_size, timeout, auto_upgrade)
+        policies.check_mode(row_level_security)
+        _refuse_another(self.url, jobs)
         self.is_postgres = self.url.get_backend_name() == "postgresql"
+        driver_url, pooler = without_pooler(self.url)
         self._dialect = (
-            Postgres(timeout) if self.is_postgres else Sqlite(self.url, synchronous, timeout)
+            Postgres(timeout, pooler)
+            if self.is_postgres
+            else Sqlite(self.url, synchronous, timeout)
         )
         options = self._dialect.engine_options(pool_size)
         self._engine = create_engine(
-            self.url,
+            driver_url,
             poolclass=ConnectionPool,
             isolation_level="AUTOCOMMIT",
             max_overflow=0,
@@ -86,6 +97,7 @@ class Database:
         ).execution_options(**self._dialect.translation)
         event.listen(self._engine, "connect", lambda raw, _: self._dialect.prepare(raw))
         if isinstance(self._dialect, Postgres):
+            event.listen(self._engine, "do_connect", self._dialect.connect)
             event.listen(self._engine, "checkout", self._dialect.pre_ping)
             cast("ConnectionPool", self._engine.pool).is_usable = self._dialect.is_usable
         else:
@@ -93,6 +105,8 @@ class Database:
         self._timeout = timeout
         self._workers = options["pool_size"]
         self._auto_upgrade = auto_upgrade
+        self._security, self._jobs = row_level_security, jobs
+        self.is_bound = False
         full = f"No free connection within {timeout} s; pool_size is {self._workers}."
         self._transactions = TransactionRunner(self._engine, self._dialect, full)
         self.statements = self._transactions.statements
@@ -159,6 +173,8 @@ class Database:
                 known. After a broken connection at commit the outcome is unknown.
         """
         self._open_at_first_use()
+        if self._jobs is not None and self._is_for_jobs():
+            return self._jobs.write(operation, *args, **kwargs)
         if self.is_postgres:
             begin = self._dialect.begin_write
             with self._share:
@@ -173,6 +189,8 @@ class Database:
         On SQLite it may be several: there the transaction costs nothing.
         """
         self._open_at_first_use()
+        if self._jobs is not None and self._is_for_jobs():
+            return self._jobs.write_once(operation, *args, **kwargs)
         if not self.is_postgres:
             return self._writes.write(operation, *args, **kwargs)
         # Not tried again if the connection breaks: it may have been done.
@@ -202,6 +220,8 @@ class Database:
     ) -> T:
         """Run ``operation``, which makes a single query, without the cost of a transaction."""
         self._open_at_first_use()
+        if self._jobs is not None and self._is_for_jobs():
+            return self._jobs.read(operation, *args, **kwargs)
         with self._share:
             return self._transactions.run(None, operation, *args, **kwargs)
 
@@ -210,6 +230,8 @@ class Database:
     ) -> T:
         """Run ``operation``, which makes several queries that must see one state."""
         self._open_at_first_use()
+        if self._jobs is not None and self._is_for_jobs():
+            return self._jobs.snapshot(operation, *args, **kwargs)
         with self._share:
             return self._transactions.run(self._dialect.begin_snapshot, operation, *args, **kwargs)
 
@@ -234,29 +256,7 @@ class Database:
         Args:
             most_bytes: A larger file is left as it is, and is not scrubbed.
         """
-        return not self.is_postgres and self.inspect(lambda it: self._scrubbed(it, most_bytes))
-
-    def _scrubbed(self, connection: Connection, most_bytes: int | None) -> bool:
-        if most_bytes is not None and connection.exec_driver_sql(_SIZE).scalar_one() > most_bytes:
-            return False
-        try:
-            connection.exec_driver_sql("VACUUM")
-        except exc.OperationalError:
-            # Somebody writes for longer than one waits, or the disk has no room for a second file.
-            return False
-        return self._truncated(connection)
-
-    def _truncated(self, connection: Connection) -> bool:
-        wait = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
-        connection.exec_driver_sql(_TRUNCATE_WAIT)
-        try:
-            busy, *_ = connection.exec_driver_sql(_TRUNCATE).one()
-        except exc.OperationalError:
-            # Somebody else truncates it, or a snapshot is being read.
-            return False
-        finally:
-            connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(wait)}")
-        return bool(busy == 0)
+        return not self.is_postgres and self.inspect(lambda it: scrubbed(it, most_bytes))
 
     def _no_turn(self) -> DatabaseLocked:
         return DatabaseLocked(
@@ -284,12 +284,22 @@ class Database:
         if not self._opened:
             self.open()
 
+    def _is_for_jobs(self) -> bool:
+        return self.is_bound and admitted() is None
+
+    @property
+    def sees_everybody(self) -> bool:
+        """Whether a job over all scopes can be run, under whatever role."""
+        self._open_at_first_use()
+        return not self.is_bound or self._jobs is not None
+
     def open(self) -> None:
         """Check the schema, and create or upgrade it if that is allowed. Done once, at first use.
 
         Raises:
             SchemaTooNew: A later version of this package wrote the database.
             SchemaTooOld: An upgrade is needed and ``auto_upgrade`` is off.
+            RowLevelSecurityError: Row-level security is enabled, or required, and not in force.
             DatabaseError: The database cannot be opened.
         """
         with self._opening:
@@ -301,7 +311,15 @@ class Database:
                 self.upgrade()
             else:
                 schema.check_version(found)
+            self._learn_row_level_security()
             self._opened = True
+
+    def _learn_row_level_security(self) -> None:
+        if isinstance(self._dialect, Postgres):
+            found = self._within_engine(policies.examined)
+            self.is_bound = self._dialect.is_bound = found.binds()
+        if self._security == "required" and not self.is_bound:
+            raise RowLevelSecurityError(RowLevelSecurityError.required)
 
     def upgrade(self) -> tuple[int, int]:
         """Bring the tables to the current version; returns the version before and after."""
@@ -335,6 +353,8 @@ class Database:
         self._executor.shutdown()
         self._opened = False
         self._engine.dispose()
+        if self._jobs is not None:
+            self._jobs.close()
 
     def refuse_if_closed(self) -> None:
         """Refuse what would fail later, where nobody hears of it.
@@ -353,6 +373,14 @@ class Database:
             "An IsolatedMemory and what was made from it cannot be pickled or copied: it stands on "
             "open connections and on keys. Make one in each process, from the same URL and root "
             "key; threads, tasks and forked children share one."
+        )
+
+
+def _refuse_another(url: URL, jobs: "Database | None") -> None:
+    if jobs is not None and (not jobs.is_postgres or jobs.url.database != url.database):
+        raise DatabaseError(
+            "jobs_url must be of the same PostgreSQL database as url, under another role; got one "
+            "of another database. Nothing was opened."
         )
 
 

@@ -40,6 +40,8 @@ installation = Table(
     # 16 random bytes, made with the tables; part of the context of every wrapped key.
     Column("installation_id", LargeBinary, nullable=False),
     Column("directory_id", LargeBinary),
+    # While all keys are being rotated, since when: whoever has an older one gets another.
+    Column("rotating_since", BigInteger),
 )
 
 keys = Table(
@@ -141,6 +143,8 @@ sessions = Table(
     Column("updated_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
     Column("revision", BigInteger, nullable=False),
+    # A write barrier: writers below the row whose sealing key is older read their keys anew.
+    Column("oldest_key", Integer, nullable=False),
     Column("sealed", LargeBinary, nullable=False),
     Index("sessions_expiry", "expires_at"),
     sqlite_with_rowid=False,
@@ -214,8 +218,6 @@ tombstones = Table(
     Index("tombstones_expiry", "expires_at"),
     sqlite_with_rowid=False,
 )
-# What follows is filled by erasure and audit; the columns stand now, so that the first version's
-# databases have them.
 # Erasures that have begun, and their receipts. Whose they are stands sealed till they are finished.
 erasures = Table(
     "erasures",
@@ -241,7 +243,22 @@ audit = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("sealed", LargeBinary, nullable=False),
     Column("hash", LargeBinary, nullable=False),
-    Index("audit_scope", "scope_id"),
+    Index("audit_scope", "scope_id", "created_at"),
+    sqlite_with_rowid=False,
+)
+# Where each chain begins and ends, under a MAC: whoever appends locks one row of these, and entries
+# themselves are never changed.
+audit_chains = Table(
+    "audit_chains",
+    metadata,
+    Column("shard", SmallInteger, primary_key=True, autoincrement=False),
+    Column("first_sequence", BigInteger, nullable=False),
+    Column("cut_hash", LargeBinary, nullable=False),
+    Column("next_sequence", BigInteger, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    # Of the first shard: whether there is an audit log, and what goes into it.
+    Column("settings", LargeBinary),
+    Column("row_mac", LargeBinary, nullable=False),
     sqlite_with_rowid=False,
 )
 

@@ -34,10 +34,15 @@ class Transaction:
 
     __slots__ = ("_connection", "_open_cursor", "_statements", "is_stored")
 
-    def __init__(self, statements: CompiledStatements, connection: Any) -> None:
+    def __init__(
+        self,
+        statements: CompiledStatements,
+        connection: Any,
+        open_cursor: Callable[[Any], Any] | None = None,
+    ) -> None:
         self._statements = statements
         self._connection = connection
-        self._open_cursor = statements.dialect.open_cursor
+        self._open_cursor = open_cursor or statements.dialect.open_cursor
         self.is_stored = False
 
     @property
@@ -208,15 +213,19 @@ class TransactionRunner:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        open_cursor = self._dialect.open_cursor
+        open_cursor, settings = self._dialect.open_cursor, self._dialect.carried()
         transaction = Transaction(self.statements, raw)
         committing = False
         try:
             if begin is None:
+                if settings is not None:
+                    transaction = Transaction(self.statements, raw, settings.open_cursor)
                 return operation(transaction, *args, **kwargs)
             with self._dialect.batch(raw) as batch:
                 try:
                     open_cursor(raw).execute(begin)
+                    if settings is not None:
+                        open_cursor(raw).execute(settings.sql, settings.values)
                     result = operation(transaction, *args, **kwargs)
                     committing = True
                     open_cursor(raw).execute("COMMIT")

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from importlib.util import find_spec
+from typing import Literal, cast
 
 from sqlalchemy import exc, make_url
 from sqlalchemy.engine import URL
@@ -17,6 +18,10 @@ _SLASHES = (
 )
 # By backend, the drivers that a URL may name: those that are used in any case.
 _DRIVERS = {"sqlite": ("pysqlite",), "postgresql": ("psycopg", "psycopg_async")}
+
+Pooler = Literal["transaction", "none"]
+"""Whether a pooler hands sessions on between transactions, where that is not to be found out."""
+_POOLERS = ("transaction", "none")
 
 
 def checked_url(url: object) -> URL:
@@ -101,7 +106,18 @@ def _with_psycopg(parsed: URL) -> URL:
                 "The database URL names a host that is none: a name has parts of 1 to 63 letters "
                 f"(RFC 1035), got {len(host)} characters. Nothing was written."
             ) from None
+    if parsed.query.get("pooler", "none") not in _POOLERS:
+        raise DatabaseError(
+            "The database URL says pooler=…, and another than transaction or none. Leave it out: "
+            "whether a pooler is in between is found out."
+        )
     return parsed.set(drivername="postgresql+psycopg")
+
+
+def without_pooler(url: URL) -> tuple[URL, Pooler | None]:
+    """A URL as the driver takes it, and what it said of a pooler; see :func:`checked_url`."""
+    pooler = cast("Pooler | None", url.query.get("pooler"))
+    return url.difference_update_query(["pooler"]), pooler
 
 
 def _hosts(url: URL) -> Iterator[str]:

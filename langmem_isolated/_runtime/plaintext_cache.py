@@ -64,6 +64,12 @@ class PlaintextCache:
         """Keep ``value``, of about ``size`` bytes; one that exceeds the bound alone is not kept."""
         self._entries.put(key, _Entry(token, value, size))
 
+    def forget(self, scope_id: bytes) -> None:
+        """Let go of all that is a scope's."""
+        for key in self._entries:
+            if key[0] == scope_id:
+                self._entries.drop(key)
+
     def clear(self) -> None:
         """Let go of everything."""
         self._entries.clear()

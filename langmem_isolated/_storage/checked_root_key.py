@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 
 from langmem_isolated._crypto.secret_bytes import KEY_BYTES, SecretBytes
-from langmem_isolated.errors import RootKeyInvalid, RootKeyMismatch
+from langmem_isolated.errors import KeyServiceUnavailable, RootKeyInvalid, RootKeyMismatch
 from langmem_isolated.root_keys import RootKey
 
 
@@ -86,6 +86,9 @@ class CheckedRootKey:
             raise RootKeyInvalid(f"{_BROKEN} unwrap() gave another key than wrap() took.")
         try:
             self._root_key.unwrap(wrapped, context[::-1] + b"another")
+        except KeyServiceUnavailable:
+            # No refusal: nobody has looked at the context.
+            raise
         except Exception:  # noqa: BLE001 - each provider refuses in its own way
             return
         raise RootKeyInvalid(

@@ -22,6 +22,7 @@ from langmem_isolated._storage.container_state import (
     ContainerState,
 )
 from langmem_isolated._storage.containers import LISTED, ContainerRows, in_scope, row_of
+from langmem_isolated._storage.working_locked import works_locked
 from langmem_isolated.errors import RecordDoesNotOpen
 
 _sessions = schema.sessions.c
@@ -158,6 +159,7 @@ class ContainerListing:
         )
         return [self._listed(keys, row) for row in rows]
 
+    @works_locked
     def count(
         self, transaction: Transaction, keys: ScopeKeys, archived: bool | None, now: int
     ) -> int:

@@ -17,7 +17,7 @@ from langmem_isolated._database import schema
 from langmem_isolated._database.transactions import Row
 from langmem_isolated.errors import RecordDoesNotOpen
 
-_NUMBERS = struct.Struct(">QQQHHQQQQQQ")
+_NUMBERS = struct.Struct(">QQQHHQQQQQQI")
 # In place of a number that is not there; no column holds it.
 _ABSENT = 2**64 - 1
 BIRTH_BYTES = 16
@@ -29,6 +29,17 @@ GENERATION_BYTES = 8
 GONE = 0
 # When a row expired that nobody has seen yet: a copy that is not whole.
 UNSEEN = 1
+
+
+class KeyOutdated(RecordDoesNotOpen):
+    """A later sealing key has taken the place of those at hand; for `ScopedDatabase` to read them.
+
+    Whoever holds keys may seal with them for as long as they are kept, and does not hear of a
+    rotation in another process. It is told by every row whose records were sealed anew.
+    """
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind, "a later key of its owner seals it by now")
 
 
 class ContainerState(NamedTuple):
@@ -55,6 +66,8 @@ class ContainerState(NamedTuple):
     expires_at: int | None
     revision: int
     """How often the header was rewritten."""
+    oldest_key: int
+    """The oldest version of the sealing key that may still seal below the row, and its header."""
 
     @classmethod
     def checked(cls, kind: Kind, keys: ScopeKeys, digest: bytes, row: Row) -> "ContainerState":
@@ -62,6 +75,7 @@ class ContainerState(NamedTuple):
 
         Raises:
             RecordDoesNotOpen: The row was tampered with.
+            KeyOutdated: Keys of a later version alone seal here.
         """
         state = cls._make(row[: len(cls._fields)])
         try:
@@ -71,6 +85,8 @@ class ContainerState(NamedTuple):
             fits = False
         if not fits:
             raise RecordDoesNotOpen(kind.label, "its row MAC does not fit its columns")
+        if state.oldest_key > keys.sealing_version:
+            raise KeyOutdated(kind.label)
         return state
 
     def computed_mac(self, kind: Kind, keys: ScopeKeys, digest: bytes) -> bytes:
@@ -87,6 +103,7 @@ class ContainerState(NamedTuple):
             self.updated_at,
             _ABSENT if self.expires_at is None else self.expires_at,
             self.revision,
+            self.oldest_key,
         )
         return keys.row_mac(
             kind.framed_bytes,
@@ -107,6 +124,11 @@ class ContainerState(NamedTuple):
         """The state with other records below it, whose parts differ by so much in sum."""
         total = keys.members.unmasked(self.members) + difference
         return self._replace(members=keys.members.masked(total))
+
+    @property
+    def but_keys(self) -> "ContainerState":
+        """The row without what a rotation of keys changes: equal for as long as nobody writes."""
+        return self._replace(row_mac=b"", oldest_key=0)
 
     @property
     def is_gone(self) -> bool:

@@ -19,6 +19,7 @@ from langmem_isolated._storage.container_state import (
     header_key,
     open_header,
 )
+from langmem_isolated._storage.scope_rows import MAY_SEAL, proof_of
 from langmem_isolated._storage.scoped_database import ScopeGone
 
 _sessions = schema.sessions.c
@@ -73,7 +74,8 @@ def _given(name: str) -> sa.BindParameter[Any]:
 def creation(kind: Kind) -> InsertsByDialect:
     """By whether it is PostgreSQL: inserts a row of ``kind`` if it is absent.
 
-    The scope's row is proved in the same statement: an erased scope gets no new session.
+    The scope's row is proved in the same statement: an erased scope gets no new session, and none
+    is sealed with a key that others have taken the place of.
     """
     values: dict[str, sa.ColumnElement[Any]] = {
         "scope_id": SCOPE_ID,
@@ -85,7 +87,10 @@ def creation(kind: Kind) -> InsertsByDialect:
     proved = select(*(value.label(name) for name, value in values.items())).where(
         schema.scopes.c.scope_id == SCOPE_ID,
         schema.scopes.c.birth == bindparam("scope_birth"),
+        MAY_SEAL,
     )
+    # As the foreign key does it, and what may seal is looked at behind whoever it waits for.
+    proved = proved.with_for_update(read=True, key_share=True, of=schema.scopes)
     return InsertsByDialect(
         schema.sessions,
         lambda insert: insert.from_select(list(values), proved).on_conflict_do_nothing(
@@ -158,10 +163,13 @@ class ContainerRows:
         "_rewrite",
         "_stray",
         "_update",
+        "_waiting",
     )
 
-    def __init__(self, kind: Kind, *below: sa.Delete) -> None:
-        self._kind, self._below = kind, below
+    def __init__(
+        self, kind: Kind, *below: sa.Delete, waiting: "ContainerRows | None" = None
+    ) -> None:
+        self._kind, self._below, self._waiting = kind, below, waiting
         self._stray = [
             one.where(~select(_sessions.digest).where(row_of(kind)).exists()) for one in below
         ]
@@ -215,7 +223,11 @@ class ContainerRows:
 
         Where there is none another may be making it at this moment, with what is below it: then
         only what no row stands above is deleted, as one statement sees both.
+
+        What waits for it in the inbox of a user who can lock goes, too: it was said before.
         """
+        if self._waiting is not None and keys.inbox is not None:
+            self._waiting.remove(transaction, keys, digest)
         span = {"digest": digest, "low": digest, "high": digest + _BEHIND}
         for statement in self._below if has_row else self._stray:
             transaction.execute(statement, scope_id=keys.scope_id, **span)
@@ -246,9 +258,8 @@ class ContainerRows:
             new = self._new(keys, digest, birth, now, beginning)
             transaction.execute(
                 self._create[transaction.is_postgres],
-                scope_id=keys.scope_id,
                 digest=digest,
-                scope_birth=keys.birth,
+                **proof_of(keys),
                 new_sealed=self._sealed(keys, digest, new, header),
                 **new.new(),
             )
@@ -264,6 +275,7 @@ class ContainerRows:
             created_at=now,
             expires_at=None,
             revision=0,
+            oldest_key=keys.sealing_version,
             **beginning._asdict(),
             **_begun(keys, birth, now),
         )
@@ -345,4 +357,4 @@ class ContainerRows:
         self, keys: ScopeKeys, digest: bytes, state: ContainerState, header: bytes
     ) -> bytes:
         prefix = keys.aad_prefix(self._kind, b"", state.birth)
-        return keys.seal(prefix, header_key(digest, state), header)
+        return keys.sealer(self._kind)(prefix, header_key(digest, state), header)

@@ -28,6 +28,7 @@ from langmem_isolated._crypto.sealing import framed, unframed
 from langmem_isolated._database import schema
 from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._storage.expiry import check_expiry, expiry_mac
+from langmem_isolated._storage.scope_rows import MAY_SEAL, proof_of
 from langmem_isolated._storage.scoped_database import ScopeGone
 from langmem_isolated._storage.upserts import upserts
 from langmem_isolated.errors import RecordDoesNotOpen, RecordError
@@ -40,16 +41,13 @@ ENTRY_KINDS = frozenset(
 )
 _FORM = 1
 _HEAD = struct.Struct(">BQQIII")
-# Digests asked for by one statement. Fewer are repeated: a statement is compiled once.
-_AT_ONCE = 64
+_AT_ONCE = 64  # digests a statement; fewer are repeated: it is compiled once
 
 _records, _scopes = schema.records.c, schema.scopes.c
 _SCOPE_ID = bindparam("scope_id", type_=sa.LargeBinary)
-_PARENT = bindparam("parent", type_=sa.LargeBinary)
-_KEY = bindparam("key", type_=sa.LargeBinary)
+_PARENT, _KEY = (bindparam(name, type_=sa.LargeBinary) for name in ("parent", "key"))
 _NOW = bindparam("now", type_=sa.BigInteger)
-# SQLite would be asked for a parameter.
-_FROM_THE_FIRST: sa.ColumnElement[int] = sa.literal_column("0")
+_FROM_THE_FIRST: sa.ColumnElement[int] = sa.literal_column("0")  # SQLite would want a parameter
 
 _OF_SCOPE = sa.and_(_records.scope_id == _SCOPE_ID, _records.kind == bindparam("kind"))
 _HERE = _records.parent == _PARENT
@@ -60,7 +58,7 @@ _ENTRIES = select(
 ).where(_OF_SCOPE, _ALIVE)
 _PROVE_SCOPE = (
     select(_scopes.scope_id)
-    .where(_scopes.scope_id == _SCOPE_ID, _scopes.birth == bindparam("scope_birth"))
+    .where(_scopes.scope_id == _SCOPE_ID, _scopes.birth == bindparam("scope_birth"), MAY_SEAL)
     # Where an erasure is under way this waits, and then finds no row of the scope.
     .with_for_update(read=True, key_share=True)
 )
@@ -120,7 +118,7 @@ class _Namespace:
         self._kind = kind
         self.parent = keys.pseudonym(kind, b"space", *names)
         self._place = keys.aad_prefix(kind, self.parent)
-        self._open = keys.opener(self._place, kind)
+        self._open, self._seal = keys.opener(self._place, kind), keys.sealer(kind)
         self.here = {"scope_id": keys.scope_id, "kind": int(kind), "parent": self.parent}
 
     def key(self, key: bytes) -> bytes:
@@ -135,7 +133,7 @@ class _Namespace:
         lengths = len(self._names), len(entry.key), len(tag)
         head = _HEAD.pack(_FORM, now, expires_at or 0, *lengths)
         plaintext = b"".join((head, self._names, entry.key, tag, entry.value))
-        sealed = self._keys.seal(self._place, key, plaintext)
+        sealed = self._seal(self._place, key, plaintext)
         return {
             **self.here,
             "key": key,
@@ -270,7 +268,7 @@ def put(
     """
     space, expires_at = _Namespace(keys, names, kind), None if lifetime is None else now + lifetime
     rows = {entry.key: space.row(entry, now, expires_at) for entry in entries}
-    proof = transaction.query(_PROVE_SCOPE, scope_id=keys.scope_id, scope_birth=keys.birth)
+    proof = transaction.query(_PROVE_SCOPE, **proof_of(keys, kind))
     # In one order everywhere: two who put the same keys wait for each other, and do not deadlock.
     ordered = sorted(rows.values(), key=lambda row: row["key"])
     transaction.execute_many(_PUT[transaction.is_postgres], ordered)

@@ -23,6 +23,7 @@ from langmem_isolated._crypto.directory import DirectoryKey
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.sealing import framed
 from langmem_isolated._database import schema
+from langmem_isolated._database.admission import Admission, AdmissionToAll
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.statements import InsertsByDialect
 from langmem_isolated._database.transactions import Row, Transaction
@@ -117,7 +118,8 @@ class ErasureJobs:
         # What was made until then goes: by this column scopes know that they are ending.
         job = ErasureJob(principal, incarnation, erased.until, None, erased)
         while True:
-            rows = self._database.write(self._begun, job, refuse)
+            with Admission(principal):
+                rows = self._database.write(self._begun, job, refuse)
             found = [one for one in map(self.opened, rows) if one.incarnation == incarnation]
             if found:
                 return found[0]
@@ -139,7 +141,8 @@ class ErasureJobs:
         Raises:
             RecordDoesNotOpen: One was changed or moved.
         """
-        rows = self._database.read(Transaction.rows, _OPEN_OF, principal=principal)
+        with Admission(principal):
+            rows = self._database.read(Transaction.rows, _OPEN_OF, principal=principal)
         return [*map(self.opened, rows)]
 
     def unfinished(self) -> list[ErasureJob]:
@@ -152,7 +155,8 @@ class ErasureJobs:
 
     def unfinished_rows(self) -> list[Row]:
         """The rows of these, each to be :meth:`opened`: one that does not open stops no other."""
-        return self._database.read(Transaction.rows, _ALL_OPEN)
+        with AdmissionToAll():
+            return self._database.read(Transaction.rows, _ALL_OPEN)
 
     def finished(self) -> list[ErasureJob]:
         """All that are finished, by when they were.
@@ -160,7 +164,9 @@ class ErasureJobs:
         Raises:
             RecordDoesNotOpen: One was changed or moved.
         """
-        return [*map(self.opened, self._database.read(Transaction.rows, _ALL_FINISHED))]
+        with AdmissionToAll():
+            rows = self._database.read(Transaction.rows, _ALL_FINISHED)
+        return [*map(self.opened, rows)]
 
     def again(self, job: ErasureJob) -> ErasureJob:
         """The job as it stands now.
@@ -168,7 +174,8 @@ class ErasureJobs:
         Raises:
             RecordDoesNotOpen: It was changed, moved or removed.
         """
-        return self._required(self._database.read(Transaction.row, _READ, **_address(job)))
+        with Admission(job.principal):
+            return self._required(self._database.read(Transaction.row, _READ, **_address(job)))
 
     def change(self, job: ErasureJob, change: Callable[[Erased], Erased]) -> ErasureJob:
         """Change what a job says, whoever else works at it.
@@ -177,7 +184,8 @@ class ErasureJobs:
             JobFinished: It is finished.
             RecordDoesNotOpen: It was changed, moved or removed.
         """
-        return self._database.write(self._changed, job, change)
+        with Admission(job.principal):
+            return self._database.write(self._changed, job, change)
 
     def finish(self, job: ErasureJob, change: Callable[[Erased], Erased]) -> ErasureJob:
         """Finish a job: from here on it says nothing of whose it was.
@@ -186,10 +194,11 @@ class ErasureJobs:
             JobFinished: It is finished.
             RecordDoesNotOpen: It was changed, moved or removed.
         """
-        return self._database.write(
-            self._changed, job,
-            lambda erased: replace(change(erased), owner=None, tags={}), finished_at=now(),
-        )  # fmt: skip
+        with Admission(job.principal):
+            return self._database.write(
+                self._changed, job,
+                lambda erased: replace(change(erased), owner=None, tags={}), finished_at=now(),
+            )  # fmt: skip
 
     def amend(self, job: ErasureJob, *, heap: str) -> ErasureJob:
         """Change what a finished job says of the files of the database.
@@ -197,7 +206,8 @@ class ErasureJobs:
         Raises:
             RecordDoesNotOpen: It was changed, moved or removed.
         """
-        return self._database.write(self._amended, job, heap)
+        with Admission(job.principal):
+            return self._database.write(self._amended, job, heap)
 
     def counting(self, job: ErasureJob, keys: DestroyedKeys | None = None) -> Counted:
         """What counts in a job all that is removed, in the transaction that removes it.

@@ -1,5 +1,6 @@
 """Installation: finds, makes and caches the directory key, and refuses a key store of another."""
 
+import threading
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,12 +10,16 @@ from sqlalchemy import Select, bindparam, select, update
 from langmem_isolated._crypto.directory import DirectoryKey
 from langmem_isolated._crypto.secret_bytes import SecretBytes
 from langmem_isolated._database import schema
+from langmem_isolated._database.admission import AdmissionToAll
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._runtime.forking import renew_in_children
 from langmem_isolated._storage.checked_root_key import RootKeys
+from langmem_isolated._storage.key_encryption_keys import KeyEncryptionKeys, with_new_key
 from langmem_isolated._storage.key_sets import KeySet, KeySets, Purpose, StoredKey, check
+from langmem_isolated._storage.lent_locks import LentLocks
 from langmem_isolated._storage.wrapped_keys import WrappedKeys
-from langmem_isolated.errors import KeyNotFound, RecordDoesNotOpen
+from langmem_isolated.errors import KeyNotFound, KeyServiceUnavailable, RecordDoesNotOpen
 
 _row = schema.installation.c
 _SELECT = select(_row.installation_id, _row.directory_id)
@@ -24,6 +29,9 @@ _SET_DIRECTORY_ID = (
     .values(directory_id=bindparam("directory_id"))
 )
 _ANY_SCOPE = select(select(schema.scopes.c.scope_id).exists())
+# How long a service that did not answer is left alone. Every thread that waits for it would wait as
+# long as one request may take.
+_PAUSE_SECONDS = 1.0
 _ANY_KEY = select(select(schema.keys.c.principal).exists())
 
 
@@ -32,6 +40,12 @@ class OpenInstallation(NamedTuple):
 
     directory: DirectoryKey
     keys: WrappedKeys
+
+
+class _Kept(NamedTuple):
+    opened: OpenInstallation
+    renew_at: float
+    until: float
 
 
 class Installation:
@@ -44,9 +58,11 @@ class Installation:
         database: Holds the scopes.
         key_sets: The key sets in the key store.
         keys_apart: Whether the key store is a database of its own.
-        root_keys: The primary one wraps every key; each opens what it wrapped.
-        seconds: How long the directory key is kept.
+        root_keys: The primary one wraps the key-encryption key of a new installation, which wraps
+            all others; each opens what it wrapped.
+        seconds: How long directory key and key-encryption keys are kept.
         clock: Seconds that only go forward.
+        lent: The locks that users lend to this process.
     """
 
     def __init__(
@@ -57,35 +73,80 @@ class Installation:
         *,
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        lent: LentLocks | None = None,
     ) -> None:
+        self._lent = lent or LentLocks(clock)
         self._database = database
         self._key_store = key_store
         self._sets = KeySets(key_store)
         self._root_keys = root_keys
-        self._seconds = seconds
         self._clock = clock
-        self._kept: tuple[float, OpenInstallation] | None = None
+        self._seconds = seconds
+        self._kept: _Kept | None = None
+        self._refusal: tuple[float, KeyServiceUnavailable] | None = None
+        self.renew_after_fork()
+        renew_in_children(self)
+
+    def renew_after_fork(self) -> None:
+        """Give a forked child a lock that no thread of its parent holds."""
+        self._asking = threading.Lock()
 
     def open(self, *, create: bool) -> OpenInstallation | None:
         """The directory key; ``None`` if nothing was ever stored and nothing is to be.
 
+        A key service is asked by one thread at a time. From half of its time on what is kept is
+        read again when somebody's keys are unwrapped, and kept on where the service does not
+        answer: where users come and go, no short outage is noticed. A service that does not answer
+        is asked once in a second.
+
         Raises:
             KeyNotFound: The key store is not the one that this database was begun with.
+            KeyServiceUnavailable: What holds the root key does not answer.
             KeyringError: The root key is another, or breaks a promise.
             RecordDoesNotOpen: The directory key is not the one that was stored.
         """
-        kept = self._kept
-        if kept and kept[0] >= self._clock():
-            return kept[1]
-        found = self._find(create)
-        self._kept = (self._clock() + self._seconds, found) if found else None
+        kept = self._kept_in_time()
+        if kept and (kept.renew_at >= self._clock() or self._asking.locked()):
+            return kept.opened
+        with self._asking:
+            kept = self._kept_in_time()
+            if kept and kept.renew_at >= self._clock():
+                return kept.opened
+            return self._renewed(kept, create)
+
+    def _renewed(self, kept: _Kept | None, create: bool) -> OpenInstallation | None:
+        error = self._last_refusal()
+        if error is None:
+            try:
+                return self._keep(self._find(create))
+            except KeyServiceUnavailable as refusal:
+                # Without its traceback, which would keep every frame and what is in it.
+                error = refusal.again()
+            self._refusal = self._clock() + _PAUSE_SECONDS, error
+        if kept is None:
+            raise error.again()
+        self._kept = kept._replace(renew_at=self._clock() + _PAUSE_SECONDS)
+        return kept.opened
+
+    def _keep(self, found: OpenInstallation | None) -> OpenInstallation | None:
+        now = self._clock()
+        self._kept = _Kept(found, now + self._seconds / 2, now + self._seconds) if found else None
         return found
+
+    def _last_refusal(self) -> KeyServiceUnavailable | None:
+        """Of a service that did not answer a moment ago: whoever asks would wait in vain."""
+        refusal = self._refusal
+        return refusal[1] if refusal and refusal[0] > self._clock() else None
+
+    def _kept_in_time(self) -> "_Kept | None":
+        kept = self._kept
+        return kept if kept and kept.until >= self._clock() else None
 
     @property
     def kept(self) -> OpenInstallation | None:
         """The directory key, if it is at hand."""
-        kept = self._kept
-        return kept[1] if kept and kept[0] >= self._clock() else None
+        kept = self._kept_in_time()
+        return kept and kept.opened
 
     def forget(self) -> None:
         """Let go of the directory key; it is read again."""
@@ -93,8 +154,7 @@ class Installation:
 
     def forget_if_over_time(self) -> None:
         """Let go of the directory key if its time is over."""
-        kept = self._kept
-        if kept and kept[0] < self._clock():
+        if self._kept and not self._kept_in_time():
             self._kept = None
 
     @property
@@ -109,22 +169,38 @@ class Installation:
 
     def _find(self, create: bool) -> OpenInstallation | None:
         installation_id, directory_id = ids_of(self._database)
-        keys = WrappedKeys(self._root_keys, installation_id)
         found = self._sets.read_unchecked(installation_id)
         if not found.keys:
             self._refuse_if_begun(installation_id, directory_id)
             if not create:
                 return None
-            found = self._make(keys, installation_id)
-        directory = DirectoryKey(keys.unwrap(installation_id, _only_key(found)))
-        self._refuse_another(directory, directory_id, create)
-        check(found, directory)
+            found = self._make(installation_id)
+        opened = self._opened(found)
+        self._refuse_another(opened.directory, directory_id, create)
+        check(found, opened.directory)
+        return opened
+
+    def _opened(self, found: KeySet) -> OpenInstallation:
+        """What a set opens that is not checked yet: the key that checks it is in it."""
+        directory: DirectoryKey | None = None
+
+        def read() -> KeySet:
+            return self._sets.read(found.principal, directory) if directory else found
+
+        wrappers = KeyEncryptionKeys(self._root_keys, found, read)
+        keys = WrappedKeys(wrappers, found.principal, self._lent)
+        secret = keys.unwrap(found.principal, _directory_key(found))
+        directory = DirectoryKey(secret, found.principal)
         return OpenInstallation(directory, keys)
 
-    def _make(self, keys: WrappedKeys, installation_id: bytes) -> KeySet:
+    def _make(self, installation_id: bytes) -> KeySet:
         secret, empty = SecretBytes.random(), KeySet(installation_id)
+        begun = with_new_key(empty, self._root_keys.primary)
+        wrappers = KeyEncryptionKeys(self._root_keys, begun, lambda: begun)
+        keys = WrappedKeys(wrappers, installation_id)
         stored = keys.wrap(secret, installation_id, Purpose.DIRECTORY, 1)
-        self._sets.swap(empty, empty.with_primary(stored), DirectoryKey(secret))
+        directory = DirectoryKey(secret, installation_id)
+        self._sets.swap(empty, begun.with_primary(stored), directory)
         return self._sets.read_unchecked(installation_id)
 
     def _refuse_if_begun(self, installation_id: bytes, directory_id: bytes | None) -> None:
@@ -140,7 +216,11 @@ class Installation:
             )
 
     def _has(self, any_row: Select[bool]) -> bool:
-        return self._database.read(Transaction.rows, any_row)[0][0] in (True, 1)
+        # Else the row of the installation alone tells whether it was begun.
+        if not self._database.sees_everybody:
+            return False
+        with AdmissionToAll():
+            return self._database.read(Transaction.rows, any_row)[0][0] in (True, 1)
 
     def _refuse_another(
         self, directory: DirectoryKey, directory_id: bytes | None, create: bool
@@ -167,9 +247,9 @@ def ids_of(database: Database) -> tuple[bytes, bytes | None]:
     return row[0], row[1]
 
 
-def _only_key(found: KeySet) -> StoredKey:
+def _directory_key(found: KeySet) -> StoredKey:
     """The directory key's row, before the set's MAC can be checked: what it holds is looked at."""
-    match found.keys:
-        case [StoredKey(purpose=Purpose.DIRECTORY, version=1, root_key_id=str(), wrapped=bytes())]:
-            return found.keys[0]
+    match [key for key in found.keys if key.purpose == Purpose.DIRECTORY]:
+        case [StoredKey(version=1, kek=int(), root_key_id=str(), wrapped=bytes()) as key]:
+            return key
     raise RecordDoesNotOpen("key", "the directory key is not the one that was stored")

@@ -8,27 +8,33 @@ alone is an error, and never looks like an erasure or like a user who has nothin
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import partial
 from typing import NamedTuple
 
 from sqlalchemy import Integer, LargeBinary, bindparam, delete, literal_column, select, update
 
 from langmem_isolated._crypto.directory import DirectoryKey
 from langmem_isolated._database import schema
+from langmem_isolated._database.admission import Admission, AdmissionToAll
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.statements import InsertsByDialect, insert_if_absent
-from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated.errors import KeyNotFound, RecordDoesNotOpen
 
 
 class Purpose(IntEnum):
     """What a stored key is for; numbers are stored and never change.
 
-    Reserved: 4, a key-encryption key; 5, an inbox; 6, a lock.
+    Of an inbox the row has the private key, with the public one in ``second_parameters``; of a lock
+    its key, wrapped by one secret of the user, with what that takes.
     """
 
     DIRECTORY = 1
     NAMING = 2
     SEALING = 3
+    KEY_ENCRYPTION = 4
+    INBOX = 5
+    LOCK = 6
 
 
 class State(IntEnum):
@@ -41,12 +47,19 @@ class State(IntEnum):
 
 
 class Wrapping(IntEnum):
-    """What has wrapped a key; numbers are stored and never change.
-
-    Reserved: 2, a key-encryption key; 3, a user's secret besides.
-    """
+    """What has wrapped a key; numbers are stored and never change."""
 
     ROOT_KEY = 1
+    KEY_ENCRYPTION_KEY = 2
+    USERS_LOCK = 3
+    """A user's lock, and the key-encryption key around it."""
+
+
+class KeyEncryptionKeyRetired(Exception):
+    """What wrapped a key wraps no more, since a rotation of the root key; nothing was written.
+
+    For who wraps, to read again which one does now.
+    """
 
 
 class StoredKey(NamedTuple):
@@ -112,6 +125,16 @@ class KeySet:
         """The set with every key destroyed."""
         return replace(self, keys=tuple(key.destroyed(at) for key in self.keys))
 
+    def with_destroyed(self, purpose: Purpose, below: int, at: int) -> "KeySet":
+        """The set with every retired key of a purpose destroyed whose version is below another."""
+        keys = (
+            key.destroyed(at)
+            if (key.purpose, key.state) == (purpose, State.RETIRED) and key.version < below
+            else key
+            for key in self.keys
+        )
+        return replace(self, keys=tuple(keys))
+
     def lived_until(self, life: int, at: int, root_key_id: str) -> "KeySet":
         """The set of who has lived so often, if not more often: the next life is a later one."""
         if self.next_version(Purpose.NAMING) > life:
@@ -149,11 +172,7 @@ _PAGE, _FROM_THE_FIRST = (literal_column(number, Integer) for number in ("500", 
 _SELECT_PRINCIPALS = (
     select(_keys.principal)
     .distinct()
-    .where(
-        _keys.principal > bindparam("behind"),
-        _keys.wrapped.is_not(None),
-        _keys.root_key_id != bindparam("root_key_id"),
-    )
+    .where(_keys.principal > bindparam("behind"), _keys.wrapped.is_not(None))
     .order_by(_keys.principal)
     .limit(_PAGE)
     .offset(_FROM_THE_FIRST)
@@ -167,6 +186,16 @@ _SWAP_SET = (
         _sets.mac == bindparam("old_mac"),
     )
     .values(revision=bindparam("revision"), mac=bindparam("mac"))
+)
+# Locked for share: a rotation that retires it waits for who has looked, and is seen by who comes.
+_SELECT_KEK_STATE = (
+    select(_keys.state)
+    .where(
+        _keys.principal == bindparam("installation_id"),
+        _keys.purpose == bindparam("purpose"),
+        _keys.version == bindparam("version"),
+    )
+    .with_for_update(read=True)
 )
 _SELECT_MAC = select(_sets.mac).where(_sets.principal == bindparam("principal"))
 _DELETE_SET = delete(schema.key_sets).where(
@@ -202,21 +231,24 @@ class KeySets:
         check(found, directory)
         return found
 
-    def walk_wrapped(self, *, except_by: str = "") -> Iterator[bytes]:
-        """The principals that have keys wrapped by another root key than ``except_by``.
+    def walk_wrapped(self) -> Iterator[bytes]:
+        """The principals that have keys.
 
         In their order, a page in one state each; of all installations of this key store.
         """
         behind = b""
-        while rows := self.database.read(
-            Transaction.rows, _SELECT_PRINCIPALS, behind=behind, root_key_id=except_by
-        ):
+        while rows := self._wrapped_behind(behind):
             yield from (principal for (principal,) in rows)
             behind = rows[-1][0]
 
+    def _wrapped_behind(self, behind: bytes) -> list[Row]:
+        with AdmissionToAll():
+            return self.database.read(Transaction.rows, _SELECT_PRINCIPALS, behind=behind)
+
     def read_unchecked(self, principal: bytes) -> KeySet:
         """A set as it is found: for that of the directory key, which is needed to check it."""
-        rows = self.database.read(Transaction.rows, _SELECT_SET, principal=principal)
+        with Admission(principal):
+            rows = self.database.read(Transaction.rows, _SELECT_SET, principal=principal)
         revision, mac, *_ = rows[0]
         keys = tuple(StoredKey(*row[2:]) for row in rows if row[2] is not None)
         return KeySet(principal, revision or 0, mac, keys)
@@ -233,6 +265,7 @@ class KeySets:
                 and again where another process has changed the set meanwhile.
 
         Raises:
+            KeyEncryptionKeyRetired: A key of the new set was wrapped by one; nothing was written.
             RecordDoesNotOpen: The set is not as it was made.
         """
         while True:
@@ -245,11 +278,18 @@ class KeySets:
         """Store ``new`` in place of ``old``, if ``old`` still stands there; whether it did.
 
         The loser of a race writes nothing and reads again.
+
+        Raises:
+            KeyEncryptionKeyRetired: A key was wrapped by one; nothing was written.
         """
         new = replace(new, revision=old.revision + 1)
         mac = directory.key_set_mac(*new.columns())
         changed = [key for key in new.keys if key not in old.keys]
-        return self.database.write(_swap, old, replace(new, mac=mac), changed)
+        is_proof = new.principal == directory.installation_id
+        wrappers = set() if is_proof else {key.kek for key in changed if key.wrapped is not None}
+        proved = partial(_prove, directory.installation_id, wrappers)
+        with Admission(new.principal, directory.installation_id):
+            return self.database.write(_swap, old, replace(new, mac=mac), changed, proved)
 
     def remove(self, principal: bytes, directory: DirectoryKey) -> None:
         """Remove a set all of whose keys are destroyed.
@@ -261,7 +301,8 @@ class KeySets:
         found = self.read(principal, directory)
         if found.all_living():
             raise KeyNotFound("Keys that are in use are not removed. Destroy them first.")
-        self.database.write(_remove, found)
+        with Admission(principal):
+            self.database.write(_remove, found)
 
 
 def check(found: KeySet, directory: DirectoryKey) -> None:
@@ -280,7 +321,26 @@ def _remove(transaction: Transaction, found: KeySet) -> None:
         transaction.execute(_DELETE_KEYS, principal=found.principal)
 
 
-def _swap(transaction: Transaction, old: KeySet, new: KeySet, changed: Sequence[StoredKey]) -> bool:
+def _prove(installation_id: bytes, wrappers: set[int | None], transaction: Transaction) -> None:
+    """Expect that what has wrapped keys wraps still.
+
+    A rotation of the root key first retires the former key-encryption key, then goes through all
+    sets once: what was proved before, it finds; what comes behind is refused here.
+    """
+    asked = {"installation_id": installation_id, "purpose": int(Purpose.KEY_ENCRYPTION)}
+    for version in wrappers:
+        if transaction.row(_SELECT_KEK_STATE, **asked, version=version) != (State.ACTIVE,):
+            raise KeyEncryptionKeyRetired
+
+
+def _swap(
+    transaction: Transaction,
+    old: KeySet,
+    new: KeySet,
+    changed: Sequence[StoredKey],
+    prove: Callable[[Transaction], None],
+) -> bool:
+    prove(transaction)
     values = {"principal": new.principal, "revision": new.revision, "mac": new.mac}
     if old.mac is None:
         transaction.execute(_INSERT_SET[transaction.is_postgres], **values)

@@ -1,20 +1,27 @@
-"""Key uses: counts of seals, collected in this process and added to those in the database."""
+"""Key uses: which version of its key a scope has records of, and how often each has sealed.
+
+A row for a version says that records of it may be there, so the key must not be destroyed. Versions
+from the scope's ``oldest_key`` on are in use without one. The row of an older one is made when
+``oldest_key`` is raised above it, and removed when nothing of it is left. What each process has
+sealed it adds to the row's count, now and then.
+"""
 
 import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import Integer, LargeBinary, bindparam, delete, func, select
 
 from langmem_isolated._crypto.seal_counter import SealCounter
 from langmem_isolated._database import schema
+from langmem_isolated._database.admission import Admission, AdmissionToAll
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.dialects import Conflict
-from langmem_isolated._database.statements import InsertsByDialect
+from langmem_isolated._database.statements import InsertsByDialect, insert_if_absent
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.forking import renew_in_children
 from langmem_isolated.errors import DatabaseError
@@ -39,13 +46,46 @@ def _add(insert: Any) -> Any:
 
 
 _ADD = InsertsByDialect(schema.key_uses, _add)
+_NOTE = insert_if_absent(schema.key_uses, *_COLUMNS)
+_OLDEST = (
+    select(_uses.scope_id, func.min(_uses.key_version))
+    .join(schema.scopes, schema.scopes.c.scope_id == _uses.scope_id)
+    .where(schema.scopes.c.principal == bindparam("principal", type_=LargeBinary))
+    .group_by(_uses.scope_id)
+)
+_FORGET = delete(schema.key_uses).where(
+    _uses.scope_id == bindparam("scope_id", type_=LargeBinary),
+    _uses.key_version < bindparam("version", type_=Integer),
+)
 _MOST = select(func.max(_uses.seals))
 
 
 def most_seals(database: Database) -> int:
     """How many records the key has sealed that was used most, as far as counts are stored."""
-    row = database.read(Transaction.row, _MOST)
+    with AdmissionToAll():
+        row = database.read(Transaction.row, _MOST)
     return row[0] if row and type(row[0]) is int else 0
+
+
+def note_in_use(transaction: Transaction, scope_id: bytes, versions: Iterable[int]) -> None:
+    """Have the index say that a scope may have records of these versions."""
+    rows: list[dict[str, object]] = [
+        {"scope_id": scope_id, "key_version": version, "seals": 0} for version in versions
+    ]
+    transaction.execute_many(_NOTE[transaction.is_postgres], rows)
+
+
+def forget_below(transaction: Transaction, scope_id: bytes, version: int) -> None:
+    """Have the index say that a scope has no record of any version below."""
+    transaction.execute(_FORGET, scope_id=scope_id, version=version)
+
+
+def oldest_in_use(database: Database, principal: bytes) -> dict[bytes, int]:
+    """By its scopes, the oldest version of a principal's key that the index knows in use.
+
+    Of a scope that no key has been taken from yet it may know none.
+    """
+    return dict(database.read(Transaction.rows, _OLDEST, principal=principal))
 
 
 class _UsedKey:
@@ -118,7 +158,8 @@ class KeyUses:
         forgotten = self._drain()
         counts = [(used, seals) for _, used, seals in collected] + forgotten
         try:
-            totals = self._database.write(_store, counts) if counts else []
+            with Admission(*(used.scope_id for used, _ in counts)):
+                totals = self._database.write(_store, counts) if counts else []
         except (DatabaseError, Conflict):
             self.forgotten.extend(forgotten)
             for counter, _, seals in collected:

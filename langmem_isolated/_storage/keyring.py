@@ -22,13 +22,15 @@ from langmem_isolated._storage.former_lives import FormerLives
 from langmem_isolated._storage.installation import Installation
 from langmem_isolated._storage.key_sets import KeySet, KeySets, Purpose
 from langmem_isolated._storage.key_uses import KeyUses
+from langmem_isolated._storage.lent_locks import LentLocks
 from langmem_isolated._storage.lives import Lives
+from langmem_isolated._storage.locks import Locks
 from langmem_isolated._storage.owner_state import OwnerPlace, OwnerState
 from langmem_isolated._storage.root_key_rotation import RootKeyRotation
 from langmem_isolated._storage.scope_rows import ScopeRow, ScopeRows, Traces, owner_of
 from langmem_isolated._storage.tombstones import FOR_EVER, TombstoneRules, Tombstones
 from langmem_isolated._storage.wrapped_keys import OWNED, WrappedKeys, incarnation_of
-from langmem_isolated.errors import KeyDestroyed, KeyNotFound, RecordDoesNotOpen
+from langmem_isolated.errors import KeyDestroyed, RecordDoesNotOpen
 from langmem_isolated.root_keys import RootKey
 
 _log = logging.getLogger("langmem_isolated.scopes")
@@ -45,7 +47,7 @@ class Keyring:
 
     Args:
         database: Holds the scopes.
-        root_key: Wraps every key.
+        root_key: Wraps the key-encryption key of an installation that begins.
         accepted_root_keys: Open what they wrapped.
         key_store: Holds the keys; the same database when ``None``.
         cache_size: How many owners' unwrapped keys are kept.
@@ -75,8 +77,12 @@ class Keyring:
         self._sets = KeySets(keys)
         self._scopes = ScopeRows(database)
         self._root_keys = RootKeys(root_key, accepted_root_keys)
+        self.lent = LentLocks(clock)
+        self.lent.ended = self._forget_principal
+        self.when_locked: Callable[[bytes], None] = lambda _: None
+        """Told the id of each scope of which nothing opened is to be kept any more."""
         self._installation = Installation(
-            database, keys, self._root_keys, seconds=cache_seconds, clock=clock
+            database, keys, self._root_keys, seconds=cache_seconds, clock=clock, lent=self.lent
         )
         self.tombstones = Tombstones(keys, self._installation, tombstones)
         self._uses = KeyUses(database)
@@ -112,7 +118,7 @@ class Keyring:
                 # An erasure came between: the row has outlived its keys.
                 self._scopes.delete(made)
             made = self._make_what_is_missing(place, sight)
-        raise _misfit(sight)
+        raise sight.misfit()
 
     def find(self, owner: Owner) -> ScopeKeys | None:
         """The owner's keys, or ``None`` when nothing was ever stored for it; makes nothing.
@@ -132,7 +138,7 @@ class Keyring:
                 return self._remember(place, sight)
             if self._has_nothing(place, sight):
                 return None
-        raise _misfit(sight)
+        raise sight.misfit()
 
     def present(self, owners: Sequence[Owner]) -> set[Owner]:
         """Those of at most four owners that have stored anything, asked at once."""
@@ -231,7 +237,7 @@ class Keyring:
         opened = self._installation.open(create=True)
         assert opened is not None
         place = OwnerPlace.of(owner, opened)
-        self._sets.change(place.principal, place.directory, lambda found: change(found, place.keys))
+        place.keys.change(self._sets, place.principal, place.directory, change)
         self.forget(owner)
 
     def rotate(self, owner: Owner) -> None:
@@ -289,10 +295,28 @@ class Keyring:
     def close(self) -> None:
         """Store what was counted, and let go of every key."""
         self._uses.store()
+        self.lent.end_all()
         self._cache.clear()
         self._installation.forget()
 
+    def locks(self) -> Locks:
+        """What makes, opens, changes and removes users' locks."""
+        opened = self._installation.open(create=True)
+        assert opened is not None
+        return Locks(opened.directory, opened.keys, self._sets, self.lent)
+
+    def _forget_principal(self, principal: bytes) -> None:
+        directory = self.directory_at_hand
+        for owner in self._cache:
+            if directory is None or directory.principal_of(owner) == principal:
+                kept = self._cache.get(owner)
+                self._cache.drop(owner)
+                if kept is not None:
+                    self.when_locked(kept.scope_id)
+
     def _cached(self, owner: Owner) -> ScopeKeys | None:
+        if self.lent.held:
+            self.lent.end_over_time()
         self._uses.store_if_due()
         self._installation.forget_if_over_time()
         return self._cache.get(owner)
@@ -304,11 +328,9 @@ class Keyring:
         version = principal.sealing_version
         seals = row.seals if row.used_key == version else None
         counter = self._uses.counter(row.scope_id, version, seals if type(seals) is int else 0)
-        keys = ScopeKeys(
-            place.owner, row.scope_id, row.incarnation, row.birth,
-            principal.naming, principal.sealing, counter,
-            compress=self._compress, places=place.places,
-        )  # fmt: skip
+        keys = place.scope_keys(row, principal, counter, compress=self._compress)
+        if keys.is_locked:
+            self.when_locked(keys.scope_id)
         self._cache.put(place.owner, keys)
         return keys
 
@@ -349,7 +371,9 @@ class Keyring:
             raise KeyDestroyed
         if not any(traces):
             missing = [purpose for purpose in OWNED if not found.living(purpose)]
-            self._sets.swap(found, place.keys.with_new_keys(found, *missing), place.directory)
+            # Looked at again in either case, and made once more where it was lost.
+            with place.keys.renewed_if_retired():
+                self._sets.swap(found, place.keys.with_new_keys(found, *missing), place.directory)
 
     def _make_scope(self, place: OwnerPlace, found: KeySet) -> ScopeRow | None:
         principal = place.keys.unwrapped(found)
@@ -374,16 +398,3 @@ class Keyring:
 def _refuse_orphans(traces: Traces) -> None:
     if traces.has_records and not traces.has_row:
         raise RecordDoesNotOpen(Kind.SCOPE.label, "its row was removed, and its records were not")
-
-
-def _misfit(sight: OwnerState) -> Exception:
-    """Why keys and rows do not fit each other, as often as one looks."""
-    if sight.is_leftover:
-        return RecordDoesNotOpen(Kind.SCOPE.label, "its row is of a former life of its owner")
-    is_living = incarnation_of(sight.key_set) is not None
-    if (sight.row and is_living) or (any(sight.traces or (True,)) and not sight.key_set.keys):
-        return KeyNotFound(
-            "The key store has no keys of an owner whose memory this database holds: it is an "
-            "older copy, or another. Nothing was read or written; give the right one."
-        )
-    return KeyDestroyed()

@@ -13,6 +13,7 @@ from langmem_isolated._crypto.directory import DirectoryKey
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database import schema
+from langmem_isolated._database.admission import AdmissionToAll
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import now
@@ -132,9 +133,12 @@ class Lives(NamedTuple):
         self.sets.remove(principal, self.directory)
 
     def is_needed(self, root_key_id: str) -> bool:
-        """Whether a root key has wrapped a key that lives."""
+        """Whether a root key has wrapped a key that lives, or may have: some may not be seen."""
         asked = {"root_key_id": root_key_id}
-        return self.sets.database.read(Transaction.row, _IS_WRAPPED_BY, **asked) is not None
+        if not self.sets.database.sees_everybody:
+            return True
+        with AdmissionToAll():
+            return self.sets.database.read(Transaction.row, _IS_WRAPPED_BY, **asked) is not None
 
     def store_hash(self) -> str:
         """SHA-256 over what lists everybody's scopes and keys, in hex.
@@ -142,11 +146,14 @@ class Lives(NamedTuple):
         It is over two digests of SHA-256: over ``scope_id``, ``birth`` and ``mac`` of every row of
         ``scopes``, in the order of their ids, and over ``principal``, ``revision`` (8 bytes,
         big-endian) and ``mac`` of every one of ``key_sets``. Whoever has the tables makes it again.
+        Empty where row-level security keeps them from this role, and there is none for jobs.
         """
-        scopes = self.database.snapshot(_digest_of_rows, _STATE_OF_SCOPES)
-        return hashlib.sha256(
-            scopes + self.sets.database.snapshot(_digest_of_rows, _STATE_OF_SETS)
-        ).hexdigest()
+        if not (self.database.sees_everybody and self.sets.database.sees_everybody):
+            return ""
+        with AdmissionToAll():
+            scopes = self.database.snapshot(_digest_of_rows, _STATE_OF_SCOPES)
+            sets = self.sets.database.snapshot(_digest_of_rows, _STATE_OF_SETS)
+        return hashlib.sha256(scopes + sets).hexdigest()
 
 
 def _digest_of_rows(transaction: Transaction, statement: sa.Select[Any]) -> bytes:

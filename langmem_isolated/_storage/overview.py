@@ -11,6 +11,7 @@ from langmem_isolated._database import schema
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.profiles import Part
+from langmem_isolated._storage.working_locked import works_locked
 
 _rows = schema.sessions.c
 # Rows of one scope: 50 sessions take 0.1 ms, where their messages would be counted in 5.
@@ -42,6 +43,7 @@ class Totals(NamedTuple):
     last: int | None = None
 
 
+@works_locked
 def totals(transaction: Transaction, keys: ScopeKeys, now: int) -> tuple[dict[Kind, Totals], int]:
     """The totals of each kind of container row, and how many facts the scope's profile has.
 

@@ -3,11 +3,15 @@
 from typing import NamedTuple
 
 from langmem_isolated._crypto.directory import DirectoryKey
+from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.owners import Owner
+from langmem_isolated._crypto.scope_keys import LockedScopeKeys, ScopeKeys
+from langmem_isolated._crypto.seal_counter import SealCounter
 from langmem_isolated._storage.installation import OpenInstallation
 from langmem_isolated._storage.key_sets import KeySet, Purpose
 from langmem_isolated._storage.scope_rows import ScopeRow, Traces
-from langmem_isolated._storage.wrapped_keys import WrappedKeys, incarnation_of
+from langmem_isolated._storage.wrapped_keys import PrincipalKeys, WrappedKeys, incarnation_of
+from langmem_isolated.errors import KeyDestroyed, KeyNotFound, RecordDoesNotOpen
 
 
 class OwnerPlace(NamedTuple):
@@ -24,6 +28,18 @@ class OwnerPlace(NamedTuple):
         directory, keys = opened
         principal, scope_id = directory.principal_of(owner), directory.scope_id_of(owner)
         return cls(owner, directory, keys, principal, scope_id)
+
+    def scope_keys(
+        self, row: ScopeRow, principal: PrincipalKeys, counter: SealCounter, *, compress: bool
+    ) -> ScopeKeys:
+        """The owner's keys, as far as the server has them."""
+        made = LockedScopeKeys if principal.is_locked else ScopeKeys
+        return made(
+            self.owner, row.scope_id, row.incarnation, row.birth,
+            principal.naming, principal.sealing, counter,
+            compress=compress, places=self.places, sealing_version=principal.sealing_version,
+            inbox=principal.inbox,
+        )  # fmt: skip
 
     @property
     def places(self) -> list[bytes]:
@@ -51,3 +67,15 @@ class OwnerState(NamedTuple):
     def is_leftover(self) -> bool:
         """Whether the row is of a former life: of a first use that an erasure overtook."""
         return bool(self.row and self.row.incarnation < (incarnation_of(self.key_set) or 0))
+
+    def misfit(self) -> Exception:
+        """Why keys and rows do not fit each other, as often as one looks."""
+        if self.is_leftover:
+            return RecordDoesNotOpen(Kind.SCOPE.label, "its row is of a former life of its owner")
+        is_living = incarnation_of(self.key_set) is not None
+        if (self.row and is_living) or (any(self.traces or (True,)) and not self.key_set.keys):
+            return KeyNotFound(
+                "The key store has no keys of an owner whose memory this database holds: it is an "
+                "older copy, or another. Nothing was read or written; give the right one."
+            )
+        return KeyDestroyed()

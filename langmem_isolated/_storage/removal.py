@@ -10,6 +10,7 @@ from sqlalchemy import bindparam, delete, select
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._database import schema
+from langmem_isolated._database.admission import Admission
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._database.transactions import Transaction
@@ -92,7 +93,8 @@ def remove_rows(
     counts: Counter[Kind] = Counter()
 
     def run(remove: Removal) -> Counter[Kind]:
-        removed = database.write(_within, counted, row.principal, remove)
+        with Admission(row.scope_id, row.principal):
+            removed = database.write(_within, counted, row.principal, remove)
         records = removed - Counter({Kind.SCOPE: 1})
         counts.update(records)
         if records:

@@ -16,6 +16,7 @@ from sqlalchemy import (
     BindParameter,
     ColumnElement,
     Exists,
+    Integer,
     LargeBinary,
     Select,
     and_,
@@ -28,19 +29,22 @@ from sqlalchemy import (
     or_,
     select,
     union_all,
+    update,
 )
 
 from langmem_isolated._crypto.directory import DirectoryKey
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.owners import Level, Owner
-from langmem_isolated._crypto.scope_keys import BIRTH_BYTES
+from langmem_isolated._crypto.scope_keys import BIRTH_BYTES, ScopeKeys
 from langmem_isolated._crypto.sealing import open_sealed, seal
 from langmem_isolated._database import schema
+from langmem_isolated._database.admission import Admission, AdmissionToAll
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.dialects import Conflict
-from langmem_isolated._database.statements import insert_if_absent
+from langmem_isolated._database.statements import NO_LIMIT, insert_if_absent
 from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._runtime.clock import now
+from langmem_isolated._storage.key_uses import note_in_use
 from langmem_isolated._storage.wrapped_keys import PrincipalKeys
 from langmem_isolated.errors import RecordDoesNotOpen
 
@@ -113,6 +117,20 @@ _DELETE = delete(schema.scopes).where(
 )
 
 
+# The write barrier: writers whose sealing key is older read their keys anew. On PostgreSQL whoever
+# asks this locks the row for key share, so that a raised barrier waits for them or they for it.
+MAY_SEAL = _scopes.oldest_key <= bindparam("sealing_version", type_=Integer)
+
+
+def proof_of(keys: ScopeKeys, kind: Kind = Kind.ITEM) -> dict[str, object]:
+    """What statements ask by that write nothing where the scope is gone, or a later key seals.
+
+    A kind that the server holds the key of is behind no barrier: that key never rotates.
+    """
+    version = NO_LIMIT if kind.is_server_held else keys.sealing_version
+    return {"scope_id": keys.scope_id, "scope_birth": keys.birth, "sealing_version": version}
+
+
 _ROW_LOCK = select(_scopes.scope_id).where(_scopes.scope_id == _SCOPE_ID)
 _FOR_SHARE = _ROW_LOCK.with_for_update(read=True)
 # Not for update in full: whoever writes below the row refers to it.
@@ -128,6 +146,17 @@ def lock_for_update(transaction: Transaction, scope_id: bytes) -> None:
     """Wait for all who have the row for share, and keep others from it."""
     transaction.row(_FOR_UPDATE, scope_id=scope_id)
 
+
+_WHOLE = _ROW_LOCK.with_for_update()
+_RAISE = (
+    update(schema.scopes)
+    .where(
+        _scopes.scope_id == _SCOPE_ID,
+        _scopes.birth == bindparam("birth_now", type_=LargeBinary),
+        _scopes.mac == bindparam("mac_now", type_=LargeBinary),
+    )
+    .values(oldest_key=bindparam("new_oldest_key"), mac=bindparam("new_mac"))
+)
 
 _erasures = schema.erasures.c
 # Whoever came back since is in a later life than the erasure ends.
@@ -224,7 +253,8 @@ class ScopeRows:
             RecordDoesNotOpen: The row is not as it was stored.
         """
         asked = {"scope_id": scope_id, "principal": principal}
-        rows = self._database.read(Transaction.rows, _SELECT, **asked)
+        with Admission(scope_id, principal):
+            rows = self._database.read(Transaction.rows, _SELECT, **asked)
         *columns, has_records, of_principal = rows[0]
         if columns[0] is None:
             return Traces(has_row=False, has_records=bool(has_records),
@@ -235,8 +265,23 @@ class ScopeRows:
         """Insert the row of an owner's scope, with a new birth, if there is none."""
         row = new_row(directory, owner, principal)
         insert = _INSERT[self._database.is_postgres]
-        self._database.write(Transaction.execute, insert, **dict(zip(_STORED, row, strict=False)))
+        values = dict(zip(_STORED, row, strict=False))
+        with Admission(row.scope_id, row.principal):
+            self._database.write(Transaction.execute, insert, **values)
         return row
+
+    def raise_oldest_key(
+        self, directory: DirectoryKey, row: ScopeRow, version: int
+    ) -> ScopeRow | None:
+        """Have no older key than ``version`` seal in a scope; ``None`` if its row is another.
+
+        Whoever is writing is waited for, and whoever comes later is refused: when this returns, no
+        record that an older key seals comes into being outside of a session, thread or collection.
+        What older keys have sealed is noted as in use.
+        """
+        new = row._replace(oldest_key=version)
+        new = new._replace(mac=directory.scope_mac(*new[:_AUTHENTICATED]))
+        return new if self._database.write(_raised, row, new) else None
 
     def delete(self, row: ScopeRow) -> None:
         """Remove the row, if it is still that of the same birth and nothing is below it.
@@ -244,17 +289,19 @@ class ScopeRows:
         What others wrote below it while its keys lived goes with it when they are erased.
         """
         which = {"scope_id": row.scope_id, "birth": row.birth}
-        with suppress(Conflict):
+        with Admission(row.scope_id, row.principal), suppress(Conflict):
             self._database.write(Transaction.execute, _DELETE, **which)
 
     def of_principal(self, directory: DirectoryKey, principal: bytes) -> list[ScopeRow]:
         """The rows of every scope that a principal's keys seal, checked."""
-        rows = self._database.read(Transaction.rows, _SELECT_OF_PRINCIPAL, principal=principal)
+        with Admission(principal):
+            rows = self._database.read(Transaction.rows, _SELECT_OF_PRINCIPAL, principal=principal)
         return [checked(row, directory) for row in rows]
 
     def by_id(self, directory: DirectoryKey, scope_id: bytes) -> ScopeRow | None:
         """A scope's row, checked; ``None`` if it has none."""
-        row = self._database.read(Transaction.row, _SELECT_BY_ID, scope_id=scope_id)
+        with Admission(scope_id):
+            row = self._database.read(Transaction.row, _SELECT_BY_ID, scope_id=scope_id)
         return None if row is None else checked(row, directory)
 
     def walk(self, directory: DirectoryKey, **digests: bytes) -> Iterator[ScopeRow]:
@@ -265,14 +312,19 @@ class ScopeRows:
             digests: ``project``, or ``project`` and ``module``, of those that are asked for.
         """
         statement, behind = _PAGES[tuple(digests)], b""
-        while rows := self._database.read(Transaction.rows, statement, behind=behind, **digests):
+        while rows := self._page(statement, behind=behind, **digests):
             yield from (checked(row, directory) for row in rows)
             behind = rows[-1][0]
+
+    def _page(self, statement: Select[Any], **asked: bytes) -> list[Row]:
+        with AdmissionToAll():
+            return self._database.read(Transaction.rows, statement, **asked)
 
     def traces(self, scope_id: bytes, principal: bytes) -> Traces:
         """What there is of a scope, asked where its row or its keys were not found."""
         asked = {"scope_id": scope_id, "principal": principal}
-        row = self._database.read(Transaction.row, _SELECT_TRACES, **asked)
+        with Admission(scope_id, principal):
+            row = self._database.read(Transaction.row, _SELECT_TRACES, **asked)
         assert row is not None
         return Traces(*map(bool, row))
 
@@ -280,14 +332,27 @@ class ScopeRows:
         """Those of at most four scopes of which there is anything, asked at once."""
         names = [asked.key for asked in _ASKED]
         asked = dict(zip(names, islice(cycle(scope_ids), len(names)), strict=True))
-        rows = self._database.read(Transaction.rows, _SELECT_PRESENT, **asked)
+        with Admission(*scope_ids):
+            rows = self._database.read(Transaction.rows, _SELECT_PRESENT, **asked)
         return {bytes(scope_id) for (scope_id,) in rows}
+
+
+def _raised(transaction: Transaction, row: ScopeRow, new: ScopeRow) -> bool:
+    # In full: foreign keys and proofs of life lock the row for key share.
+    transaction.row(_WHOLE, scope_id=row.scope_id)
+    now_there = {"scope_id": row.scope_id, "birth_now": row.birth, "mac_now": row.mac}
+    is_raised = transaction.changes(
+        _RAISE, **now_there, new_oldest_key=new.oldest_key, new_mac=new.mac
+    )
+    if is_raised:
+        note_in_use(transaction, row.scope_id, range(row.oldest_key, new.oldest_key))
+    return is_raised
 
 
 def new_row(directory: DirectoryKey, owner: Owner, principal: PrincipalKeys) -> ScopeRow:
     """The row of an owner's scope that begins now."""
     scope_id, birth = directory.scope_id_of(owner), os.urandom(BIRTH_BYTES)
-    opening, place = principal.entry(scope_id, birth)
+    key, place = principal.entry(scope_id, birth)
     row = ScopeRow(
         scope_id=scope_id,
         principal=directory.principal_of(owner),
@@ -298,7 +363,7 @@ def new_row(directory: DirectoryKey, owner: Owner, principal: PrincipalKeys) -> 
         module=directory.module_of(owner),
         hold=None,
         oldest_key=principal.sealing_version,
-        sealed=seal(list(opening.values())[-1], place, _encode(owner)),
+        sealed=seal(key, place, _encode(owner)),
         created_at=now(),
         mac=b"",
     )
@@ -321,10 +386,10 @@ def owner_of(row: ScopeRow, principal: PrincipalKeys) -> Owner:
     """The owner that a row names, opened with its principal's keys.
 
     Raises:
-        RecordDoesNotOpen: It is sealed with none of them.
+        RecordDoesNotOpen: It is not sealed with them.
     """
-    opening, place = principal.entry(row.scope_id, row.birth)
-    entry = open_sealed(opening, place, row.sealed, kind=Kind.SCOPE.label)
+    key, place = principal.entry(row.scope_id, row.birth)
+    entry = open_sealed({key.id: key}, place, row.sealed, kind=Kind.SCOPE.label)
     level, *ids = json.loads(entry)
     return Owner(Level(level), *ids)
 

@@ -5,19 +5,23 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._database.admission import Admission
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.callers import OnBehalfOf
 from langmem_isolated._runtime.limits import DEFAULT_LIMITS, Limits
 from langmem_isolated._runtime.session_rules import NO_RULES, SessionRules
+from langmem_isolated._storage.container_state import KeyOutdated
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated._storage.scope_rows import has_life
 from langmem_isolated._storage.usage import DAY, first_of_day
+from langmem_isolated._storage.watching import Watcher
+from langmem_isolated._storage.working_locked import refuse_if_it_reads, works_locked
 from langmem_isolated.errors import DatabaseError, KeyDestroyed, RecordDoesNotOpen
 
 _log = logging.getLogger("langmem_isolated.database")
@@ -39,14 +43,15 @@ class Owned(Protocol):
 
 S = TypeVar("S", bound=Owned)
 
-_DAY = DAY * 1000
-"""Nanoseconds."""
+_ROTATIONS = 3  # so often keys are read anew for one operation: others may rotate again
+_DAY = DAY * 1000  # nanoseconds
 
 
 class ScopeGone(Exception):
     """The row of the scope's life is not there; for `ScopedDatabase` to explain."""
 
 
+@works_locked
 def prove_life(transaction: Transaction, keys: ScopeKeys) -> None:
     """Expect the life that keys are of, ended by no erasure.
 
@@ -84,6 +89,9 @@ class ScopedDatabase:
     lasting: "ScopedDatabase | None" = None
     """Those of the same owner that stay, where these are forgotten: quotas are theirs."""
 
+    watcher: Watcher | None = None
+    """Told of what is read; nobody, unless an audit log may be on."""
+
     def __init__(
         self,
         database: Database,
@@ -100,6 +108,7 @@ class ScopedDatabase:
         self.limits = limits
         self.session_rules = session_rules
         self._birth: bytes | None = None
+        self._principal: bytes | None = None
         # The same for all modules of a user; publishers of a project are one.
         self._caller = owner.project, owner.user, owner.guest
         self.is_postgres = database.is_postgres
@@ -108,7 +117,16 @@ class ScopedDatabase:
 
     def of(self, owner: Owner) -> "ScopedDatabase":
         """Another owner's records in the same database."""
-        return ScopedDatabase(self.database, self._keyring, owner, self.limits, self.session_rules)
+        records = ScopedDatabase(
+            self.database, self._keyring, owner, self.limits, self.session_rules
+        )
+        records.watcher = self.watcher
+        return records
+
+    def told_recall(self, count: int) -> None:
+        """Have it noted that so many of these records went into a prompt."""
+        if self.watcher is not None and count:
+            self.watcher.recalled(self.owner, count)
 
     def model_digest(self, name: str) -> bytes:
         """By which the tables know a language model."""
@@ -162,7 +180,7 @@ class ScopedDatabase:
         return keys
 
     def check_life(self, keys: ScopeKeys) -> None:
-        """Ask the database whether the life that ``keys`` are of goes on: one query.
+        """Ask the database, in one query, whether the life that ``keys`` are of goes on.
 
         Raises:
             KeyDestroyed: It is over, or is being ended.
@@ -289,13 +307,49 @@ class ScopedDatabase:
 
         Raises:
             KeyDestroyed: The owner was erased; nothing was written.
+            MemoryLocked: The user alone has the keys.
         """
+        if self.watcher is not None and door in self._reads:
+            self.watcher.was_read(self.owner)
         with OnBehalfOf(self._caller):
-            if self._is_owners and door not in self._reads:
-                today = time.time_ns() // _DAY
-                if keys.active_day != today:
-                    return self._run_first_of_day(today, keys, operation, *args, **kwargs)
-            return self._run_with_keys(keys, door, operation, *args, **kwargs)
+            if not self.database.is_bound:
+                return self._run(keys, door, operation, *args, **kwargs)
+            with Admission(*self._ids_for(keys)):
+                return self._run(keys, door, operation, *args, **kwargs)
+
+    def _ids_for(self, keys: ScopeKeys) -> Sequence[bytes]:
+        """Whose rows an operation may meet: the scope's, and what its life and places stand by."""
+        if self._principal is None:
+            directory = self._keyring.directory(create=True)
+            assert directory is not None
+            self._principal = directory.principal_of(self.owner)
+        return keys.scope_id, self._principal, *keys.places
+
+    def _run(
+        self,
+        keys: ScopeKeys,
+        door: Callable[..., T],
+        operation: Operation[P, T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        if keys.inbox is not None:
+            keys = self._lent(keys, door, operation, kwargs)
+        if self._is_owners and door not in self._reads:
+            today = time.time_ns() // _DAY
+            if keys.active_day != today:
+                return self._run_first_of_day(today, keys, operation, *args, **kwargs)
+        return self._run_with_keys(keys, door, operation, *args, **kwargs)
+
+    def _lent(self, keys: ScopeKeys, *call: Any) -> ScopeKeys:
+        """The keys of a user who can lock, as far as the server has them now."""
+        door, operation, named = call
+        if keys.is_locked:
+            self._keyring.forget(self.owner)  # another may have unlocked it, for good, too
+            keys = self._of_same_life(self._find_again())
+        if keys.is_locked and self._is_owners and door in self._reads:
+            refuse_if_it_reads(operation, named)
+        return keys
 
     def _run_first_of_day(
         self,
@@ -320,31 +374,47 @@ class ScopedDatabase:
         **kwargs: P.kwargs,
     ) -> T:
         try:
-            try:
-                return door(operation, self._of_same_life(keys), *args, **kwargs)
-            except RecordDoesNotOpen as error:
-                fresh = self.rotated_keys(keys, error.key_id)
-                if fresh is None:
-                    self.refuse_if_erased()
-                    raise
-            return door(operation, self._of_same_life(fresh), *args, **kwargs)
-        except (ScopeGone, Conflict) as error:
-            if isinstance(error, Conflict) and not error.foreign_key:
-                raise
-            self._keyring.forget(self.owner)
-            raise KeyDestroyed from None
+            for _ in range(_ROTATIONS):
+                try:
+                    return door(operation, self._of_same_life(keys), *args, **kwargs)
+                except RecordDoesNotOpen as error:
+                    fresh = self.fresh_keys(keys, error)
+                    if fresh is None:
+                        self.refuse_if_erased()
+                        raise
+                except (ScopeGone, Conflict) as error:
+                    if isinstance(error, Conflict) and not error.foreign_key:
+                        raise
+                    fresh = self._newer_keys(keys)
+                    if fresh is None:
+                        raise KeyDestroyed from None
+                keys = fresh
+            return door(operation, self._of_same_life(keys), *args, **kwargs)
         except DatabaseError as error:
             _tell(error, keys.scope_id.hex())
             raise
+
+    def fresh_keys(self, keys: ScopeKeys, error: RecordDoesNotOpen) -> ScopeKeys | None:
+        """The owner's keys as they are now, if with those at hand it was refused for their age."""
+        if isinstance(error, KeyOutdated):
+            return self._newer_keys(keys)
+        return self.rotated_keys(keys, error.key_id)
+
+    def _newer_keys(self, keys: ScopeKeys) -> ScopeKeys | None:
+        """The owner's keys as they are now, if it is the same life, and a later one seals."""
+        self._keyring.forget(self.owner)
+        fresh = self._find()
+        if fresh is None or fresh.birth != keys.birth:
+            return None
+        return fresh if fresh.sealing_version > keys.sealing_version else None
 
     def rotated_keys(self, keys: ScopeKeys, key_id: bytes | None) -> ScopeKeys | None:
         """The owner's keys as they are now, if they have come to include ``key_id``."""
         if key_id is None or key_id in keys.opening:
             return None
-        # Another thread may have read them again already.
-        for _ in range(2):
+        for _ in range(2):  # another thread may have read them again already
             fresh = self._find()
-            if fresh and key_id in fresh.opening:
+            if fresh and (key_id in fresh.opening or fresh.is_locked):
                 return fresh
             self._keyring.forget(self.owner)
         return None

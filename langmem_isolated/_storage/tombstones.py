@@ -16,6 +16,7 @@ from sqlalchemy import bindparam, delete, select
 from langmem_isolated._crypto.directory import DirectoryKey
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._database import schema
+from langmem_isolated._database.admission import Admission, AdmissionToAll
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.statements import InsertsByDialect
 from langmem_isolated._database.transactions import Row, Transaction
@@ -220,6 +221,11 @@ class Tombstones:
             self.log.append(*_without(kept, logged))
         return kept
 
+    def pages(self) -> Iterator[list[Tombstone]]:
+        """All in the key store, as they are found: not checked, 500 at once."""
+        directory = self._directory()
+        return iter(()) if directory is None else self._pages(directory, _PAGE)
+
     def remove_over(self, moment: int, *, is_dry: bool = False) -> Forgotten:
         """Remove those whose time is over, from the erasure log too.
 
@@ -238,7 +244,8 @@ class Tombstones:
             damaged += len(page) - len(over)
             removed |= {*over}
             if not is_dry:
-                self._key_store.write(_remove, over)
+                with AdmissionToAll():
+                    self._key_store.write(_remove, over)
         return Forgotten(len({(one.principal, one.incarnation) for one in removed}), damaged)
 
     def _directory(self) -> DirectoryKey | None:
@@ -247,7 +254,8 @@ class Tombstones:
 
     def _of(self, directory: DirectoryKey, principal: bytes) -> list[Tombstone]:
         asked = {"directory_id": directory.id, "principal": principal}
-        rows = self._key_store.read(Transaction.rows, _OF_PRINCIPAL, **asked)
+        with Admission(principal):
+            rows = self._key_store.read(Transaction.rows, _OF_PRINCIPAL, **asked)
         return [_checked(row, directory) for row in rows]
 
     def _walk(self, directory: DirectoryKey) -> Iterator[Tombstone]:
@@ -262,15 +270,19 @@ class Tombstones:
         """Rows as they are found, not checked."""
         asked = {"directory_id": directory.id, **values}
         behind: tuple[object, object] = b"", 0
-        while rows := self._key_store.read(
-            Transaction.rows, statement, **asked, behind=behind[0], life=behind[1]
-        ):
+        while rows := self._page(statement, **asked, behind=behind[0], life=behind[1]):
             yield [Tombstone(*row) for row in rows]
             behind = rows[-1][0], rows[-1][1]
 
+    def _page(self, statement: sa.Select[Any], **asked: object) -> list[Row]:
+        with AdmissionToAll():
+            return self._key_store.read(Transaction.rows, statement, **asked)
+
     def _store(self, directory: DirectoryKey, kept: list[Tombstone]) -> None:
         for start in range(0, len(kept), _BATCH):
-            self._key_store.write(_put, directory.id, kept[start : start + _BATCH])
+            batch = kept[start : start + _BATCH]
+            with Admission(*(one.principal for one in batch)):
+                self._key_store.write(_put, directory.id, batch)
 
 
 _BATCH = 500

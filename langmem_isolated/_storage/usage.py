@@ -28,6 +28,7 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database import schema
 from langmem_isolated._database.statements import InsertsByDialect
 from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._storage.working_locked import works_locked
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -153,7 +154,7 @@ def add(transaction: Transaction, keys: ScopeKeys, uses: Iterable[Use], now: int
                 "size": 0,
                 "input_tokens": sum(one.input_tokens for one in same),
                 "output_tokens": sum(one.output_tokens for one in same),
-                "sealed": keys.seal(place, digest, name) if digest else None,
+                "sealed": keys.seal_for_server(place, digest, name) if digest else None,
                 "principal": None,
             }
         )
@@ -203,7 +204,7 @@ def take_over(
         if sealed is not None:
             name = source.open(source.aad_prefix(Kind.USAGE, b""), model, sealed, Kind.USAGE)
             digest = digest_of(name.decode())
-            row |= {"model": digest, "sealed": keys.seal(place, digest, name)}
+            row |= {"model": digest, "sealed": keys.seal_for_server(place, digest, name)}
         rows.append(row)
     if rows:
         rows.sort(key=itemgetter("day", "model"))
@@ -218,6 +219,7 @@ _NAME = select(_usage.sealed).where(
 )
 
 
+@works_locked
 def model_name(transaction: Transaction, keys: ScopeKeys, digest: bytes, day: int) -> str | None:
     """The name of a model that the scope used on a day, if it did.
 
@@ -253,6 +255,7 @@ _SPENT_BY_USER = _SPENT.where(
 )
 
 
+@works_locked
 def spent(transaction: Transaction, keys: ScopeKeys, day: int, *, in_all_modules: bool) -> Spent:
     """What the scope, or all scopes of its user, used since ``day``."""
     statement = _SPENT_BY_USER if in_all_modules else _SPENT_HERE

@@ -7,11 +7,13 @@ their like have no such row: what is there is opened.
 
 from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam, select
 
+from langmem_isolated._codecs.checkpoints.chunks import decode_chunk
+from langmem_isolated._codecs.checkpoints.stored_bodies import Body
 from langmem_isolated._codecs.messages import decode_partially
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
@@ -26,14 +28,14 @@ from langmem_isolated._storage.container_state import (
     open_header,
 )
 from langmem_isolated._storage.containers import LISTED, SCOPE_ID
-from langmem_isolated._storage.documents.blocks import Block
+from langmem_isolated._storage.documents.blocks import NUMBER_BYTES, Block, number_of
 from langmem_isolated._storage.items import counting
 from langmem_isolated._storage.items.addresses import RecordAddresses
 from langmem_isolated._storage.items.rows import items_in
 from langmem_isolated._storage.sessions.messages import alias_of, channel_tag, message_part
 from langmem_isolated._storage.threads.addresses import Slot, mac_of
 from langmem_isolated._storage.threads.reading import body_part, element_part
-from langmem_isolated.errors import RecordDoesNotOpen
+from langmem_isolated.errors import RecordDoesNotOpen, RecordError
 
 _PAGE = 500
 _records, _sessions = schema.records.c, schema.sessions.c
@@ -89,6 +91,27 @@ _CONTAINING = (Kind.SESSION, Kind.THREAD, Kind.COLLECTION, Kind.ITEM)
 _BEFORE_ALL = _Record(0, b"", b"", b"", None, None, 0, 0, 0, None, None)
 
 
+class Flaw(NamedTuple):
+    """What is not as it was stored."""
+
+    aspect: str
+    """``"rows"``, ``"records"``, ``"counts"`` or ``"references"``."""
+    kind: str
+    reason: str
+    place: str
+    """By which the table knows it, in hex."""
+    key_id: bytes | None = None
+    """Of the key that it says it is sealed with, where that is why it does not open."""
+
+
+Told = Callable[[RecordError, str, str], None]
+"""Told of an error, of the aspect that it speaks of, and of the place."""
+
+
+def _refuse(error: RecordError, _: str, __: str) -> NoReturn:
+    raise error
+
+
 class _Container:
     """A session, thread or collection, and what was found below it."""
 
@@ -100,6 +123,16 @@ class _Container:
         self.counted = 0
         self.aliased: set[str] = set()
         self.unaliased: set[str] = set()
+        self.is_damaged = False
+        """Something below it does not open: what it counts cannot be compared."""
+        self.wanted: set[int] = set()
+        """Of a thread: the numbers of the elements that its checkpoints and writes refer to."""
+        self.chunks: set[int] = set()
+        """Of these: those that list the numbers of others."""
+        self.elements: set[int] = set()
+        """Of a thread: the numbers that are there."""
+        self.placed: dict[bytes, int] = {}
+        """Of a collection: which block its documents say that they are in."""
 
     def check(self, keys: ScopeKeys) -> None:
         """Refuse a row that stands for other records than were found."""
@@ -112,13 +145,24 @@ class _Container:
         if not is_whole:
             raise RecordDoesNotOpen(self.kind.label, "it has not the records that it stands for")
 
+    def check_references(self) -> None:
+        """Refuse what refers to records that are not there."""
+        if self.state.is_gone:
+            return
+        if not self.wanted <= self.elements:
+            raise RecordDoesNotOpen(self.kind.label, "it refers to elements that are not there")
+        if self.placed:
+            raise RecordDoesNotOpen(self.kind.label, "a document has no embedding in its block")
+
 
 class _Verification:
     """One walk over a scope's records."""
 
-    def __init__(self, transaction: Transaction, keys: ScopeKeys) -> None:
+    def __init__(self, transaction: Transaction, keys: ScopeKeys, told: Told) -> None:
         self._transaction = transaction
         self._keys = keys
+        self._told = told
+        self._without_row: set[bytes] = set()
         self._containers: dict[tuple[int, bytes], _Container] = {}
         self._items = RecordAddresses(keys)
         self.counts: Counter[Kind] = Counter()
@@ -137,15 +181,48 @@ class _Verification:
     def run(self) -> Counter[Kind]:
         """How many there are of each kind."""
         for kind, *row in self._transaction.rows(_CONTAINERS, scope_id=self._keys.scope_id):
-            self._add_container(kind, tuple(row))
-        last = _BEFORE_ALL
+            try:
+                self._add_container(kind, tuple(row))
+            except RecordError as error:
+                self._without_row.add(row[-2])
+                self._told(error, "rows", _hex(row[-2]))
+        # What no kind is: one below all is found, too, that somebody has put there.
+        least = -(2**15) if self._transaction.is_postgres else -(2**63)
+        last = _BEFORE_ALL._replace(kind=least)
         while page := self._page_behind(last):
             for record in page:
-                self._check(record)
+                self._look_at(record)
             last = page[-1]
         for container in self._containers.values():
-            container.check(self._keys)
+            if not container.is_damaged:
+                self._compare(container)
         return self.counts
+
+    def _look_at(self, record: _Record) -> None:
+        try:
+            self._check(record)
+        except RecordError as error:
+            for container in self._containers_of(record):
+                container.is_damaged = True
+            self._told(error, "records", f"{_hex(record.parent)} {_hex(record.key)}")
+
+    def _containers_of(self, record: _Record) -> list[_Container]:
+        """What may have the record below it; a parent of another type is in none."""
+        above = record.parent[:DIGEST_BYTES] if type(record.parent) is bytes else b""
+        found = [self._containers.get((kind, above)) for kind in _CONTAINING]
+        items = self._containers.get((Kind.ITEM, counting.digest_of(self._keys)))
+        return [one for one in (*found, items if record.kind == Kind.ITEM else None) if one]
+
+    def _compare(self, container: _Container) -> None:
+        try:
+            container.check(self._keys)
+        except RecordError as error:
+            self._told(error, "counts", _hex(container.digest))
+            return
+        try:
+            container.check_references()
+        except RecordError as error:
+            self._told(error, "references", _hex(container.digest))
 
     def _add_container(self, number: int, row: Row) -> None:
         *_, digest, sealed = row
@@ -164,6 +241,9 @@ class _Verification:
 
     def _check(self, record: _Record) -> None:
         check = self._checks.get(record.kind)
+        if type(record.parent) is bytes and record.parent[:DIGEST_BYTES] in self._without_row:
+            # Its row was told of: without it nothing below can be opened.
+            return
         if check is None:
             raise RecordDoesNotOpen(Kind.SCOPE.label, "it has a record of no kind there is")
         if {type(part) for part in (record.parent, record.key, record.sealed)} != {bytes}:
@@ -210,20 +290,29 @@ class _Verification:
         slot = Slot(Kind(record.kind), record.parent, record.key)
         thread.total += body_part(self._keys, slot, record.updated_at, record.tag, plaintext)
         thread.counted += record.kind == Kind.CHECKPOINT
+        body = Body.of(plaintext)
+        thread.wanted.update(body.numbers, body.chunks)
+        thread.chunks.update(body.chunks)
 
     def _element(self, record: _Record) -> None:
         thread = self._above(record, Kind.THREAD)
-        mac = mac_of(self._keys, record.parent, self._opened(record, thread.state.birth))
+        plaintext, number = self._opened(record, thread.state.birth), int.from_bytes(record.key)
+        mac = mac_of(self._keys, record.parent, plaintext)
         if record.alias != mac:
             raise RecordDoesNotOpen(Kind.ELEMENT.label, "its alias is another's")
         stored_at = record.updated_at
         thread.total += element_part(self._keys, record.parent, record.key, stored_at, mac)
+        thread.elements.add(number)
+        # Behind checkpoints and writes, in the order of kinds: which are chunks is known.
+        if number in thread.chunks:
+            thread.wanted.update(decode_chunk(plaintext))
 
     def _document(self, record: _Record) -> None:
         collection = self._above(record, Kind.COLLECTION)
         plaintext = self._opened(record, collection.state.birth)
         collection.total += self._part(record, plaintext)
         collection.counted += 1
+        collection.placed[record.key] = int.from_bytes(plaintext[:NUMBER_BYTES])
 
     def _embedding(self, record: _Record) -> None:
         above = self._above(record, Kind.COLLECTION, Kind.SESSION, Kind.THREAD)
@@ -231,7 +320,12 @@ class _Verification:
         if above.kind is Kind.COLLECTION:
             if record.created_at != record.updated_at:
                 raise RecordDoesNotOpen(Kind.EMBEDDING.label, "it has two times")
-            above.total += self._part(record, Block.unpacked(plaintext).version)
+            block, number = Block.unpacked(plaintext), number_of(record.key)
+            above.total += self._part(record, block.version)
+            for digest in block.digests:
+                # Behind the documents, in the order of kinds.
+                if above.placed.get(digest) == number:
+                    del above.placed[digest]
 
     def _part(self, record: _Record, content: bytes) -> int:
         address = record.parent, record.key
@@ -258,11 +352,40 @@ class _Verification:
         entries.check(self._keys, Kind(record.kind), record.parent, row, record.expiry_mac)
 
 
-def verify(transaction: Transaction, keys: ScopeKeys) -> Counter[Kind]:
+def verify(transaction: Transaction, keys: ScopeKeys, told: Told = _refuse) -> Counter[Kind]:
     """How many records a scope has of each kind, when all of them are as they were stored.
+
+    Args:
+        told: Told of what is not, and the walk goes on. By default it ends there, by raising.
 
     Raises:
         RecordDoesNotOpen: Something was changed, moved, exchanged, restored or removed.
         RecordError: A later version of this package wrote something.
     """
-    return _Verification(transaction, keys).run()
+    return _Verification(transaction, keys, told).run()
+
+
+def flaws(
+    transaction: Transaction, keys: ScopeKeys, most: int
+) -> tuple[Counter[Kind], Counter[str], list[Flaw]]:
+    """How many records there are, how many flaws of each aspect, and the first ``most`` of these.
+
+    Whether a flaw is one, or another process has rotated keys or erased the scope meanwhile, is for
+    the caller to find out.
+    """
+    found: list[Flaw] = []
+    numbers: Counter[str] = Counter()
+
+    def told(error: RecordError, aspect: str, place: str) -> None:
+        numbers[aspect] += 1
+        if len(found) < most:
+            kind, reason = getattr(error, "kind", "record"), getattr(error, "reason", "its form")
+            key_id = getattr(error, "key_id", None)
+            found.append(Flaw(aspect, kind, reason, place, key_id))
+
+    return verify(transaction, keys, told), numbers, found
+
+
+def _hex(part: object) -> str:
+    """A part of an address; SQLite keeps any type in any column."""
+    return part.hex() if type(part) is bytes else f"({type(part).__name__})"

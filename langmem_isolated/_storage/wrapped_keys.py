@@ -1,15 +1,34 @@
-"""Wrapped keys: each principal's keys, encrypted by the root key for one place alone."""
+"""Wrapped keys: each principal's keys, encrypted by a key-encryption key for one place alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from langmem_isolated._crypto.directory import DirectoryKey
+from langmem_isolated._crypto.hpke import PUBLIC_BYTES
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._crypto.sealing import SealingKey, derive, framed
+from langmem_isolated._crypto.sealing import SealingKey, derive, framed, open_sealed, seal
 from langmem_isolated._crypto.secret_bytes import SecretBytes
 from langmem_isolated._runtime.clock import now
-from langmem_isolated._storage.checked_root_key import CheckedRootKey, RootKeys
-from langmem_isolated._storage.key_sets import KeySet, Purpose, State, StoredKey, Wrapping
-from langmem_isolated.errors import RecordDoesNotOpen
+from langmem_isolated._storage.key_encryption_keys import (
+    KeyEncryptionKey,
+    KeyEncryptionKeys,
+    context_of,
+)
+from langmem_isolated._storage.key_sets import (
+    KeyEncryptionKeyRetired,
+    KeySet,
+    KeySets,
+    Purpose,
+    State,
+    StoredKey,
+    Wrapping,
+)
+from langmem_isolated._storage.lent_locks import LentLocks, LockKey
+from langmem_isolated.errors import MemoryLocked, RecordDoesNotOpen
+
+# Before the public key of an inbox.
+INBOX_FORM = b"\1"
 
 # What each principal has.
 OWNED = (Purpose.NAMING, Purpose.SEALING)
@@ -19,48 +38,82 @@ OWNED = (Purpose.NAMING, Purpose.SEALING)
 class PrincipalKeys:
     """A principal's living keys; ``incarnation`` counts its lives, one per erasure.
 
-    Of the sealing keys the last one seals; ``sealing_version`` is its number.
+    Of the sealing keys the last one seals; ``sealing_version`` is its number. Where the user alone
+    has them, there is none. To ``inbox``, a public key, is sealed what comes meanwhile.
     """
 
     incarnation: int
     naming: SecretBytes
     sealing: Sequence[SecretBytes]
     sealing_version: int
+    inbox: bytes | None = None
 
-    def entry(self, scope_id: bytes, birth: bytes) -> tuple[dict[bytes, SealingKey], bytes]:
-        """What opens and seals this principal's entries in the table of scopes."""
-        versions = [SealingKey(derive(key, b"directory entries")) for key in self.sealing]
+    @property
+    def is_locked(self) -> bool:
+        """Whether the user alone has the sealing keys."""
+        return not self.sealing
+
+    def entry(self, scope_id: bytes, birth: bytes) -> tuple[SealingKey, bytes]:
+        """What opens and seals this principal's entries in the table of scopes.
+
+        It stays with the server, as the naming key does: whose a scope is must be told for
+        sweeps and erasures while the user alone holds the sealing keys.
+        """
         place = framed(Kind.SCOPE.framed_bytes, scope_id, birth)
-        return {key.id: key for key in versions}, place
+        return SealingKey(derive(self.naming, b"directory entries")), place
+
+    def for_audit(self) -> SecretBytes:
+        """Seals what is noted about this principal, until an erasure destroys its keys."""
+        return derive(self.naming, b"audit")
 
 
 class WrappedKeys:
-    """Makes and opens the keys of one installation with its root keys.
+    """Makes and opens the keys of one installation with its key-encryption keys.
 
     Args:
-        root_keys: The primary one wraps them; each opens what it wrapped.
+        key_encryption_keys: The primary one wraps; each opens what it wrapped.
         installation_id: 16 bytes; part of every context, so a key of another installation, or of
             its key store, does not open here.
+        lent: The locks that users lend to this process: they open what these hold themselves.
     """
 
-    def __init__(self, root_keys: RootKeys, installation_id: bytes) -> None:
-        self._root_keys = root_keys
+    def __init__(
+        self,
+        key_encryption_keys: KeyEncryptionKeys,
+        installation_id: bytes,
+        lent: LentLocks | None = None,
+    ) -> None:
+        self.key_encryption_keys = key_encryption_keys
         self.installation_id = installation_id
+        self._lent = lent or LentLocks()
 
-    def wrap(self, key: SecretBytes, principal: bytes, purpose: Purpose, version: int) -> StoredKey:
-        """The row of a key, active and the primary one of its purpose."""
-        root_key = self._root_keys.primary
+    def wrap(
+        self,
+        key: SecretBytes,
+        principal: bytes,
+        purpose: Purpose,
+        version: int,
+        lock: LockKey | None = None,
+    ) -> StoredKey:
+        """The row of a key, active and the primary one of its purpose; of any length.
+
+        No service is asked: the key-encryption key is at hand. With a ``lock``, that wraps the key
+        first.
+        """
+        if lock is not None:
+            key = lock.wrap(key, self.context(principal, purpose, version))
+        wrapper = self.key_encryption_keys.primary
         return StoredKey(
             purpose=int(purpose),
             version=version,
             state=int(State.ACTIVE),
             is_primary=1,
-            wrapping=int(Wrapping.ROOT_KEY),
-            kek=None,
-            wrapped=root_key.wrap(key, self._context(principal, purpose, version)),
+            wrapping=int(Wrapping.KEY_ENCRYPTION_KEY if lock is None else Wrapping.USERS_LOCK),
+            kek=wrapper.version,
+            wrapped=self._sealed(wrapper, key, principal, int(purpose), version),
             second_wrapped=None,
             second_parameters=None,
-            root_key_id=root_key.key_id,
+            root_key_id=wrapper.root_key_id,
             created_at=now(),
             destroyed_at=None,
         )
@@ -69,41 +122,121 @@ class WrappedKeys:
         """The key of a row.
 
         Raises:
-            RootKeyMismatch: None of these root keys wrapped it.
-            RecordDoesNotOpen: It is wrapped in a way that this version does not know.
+            RootKeyMismatch: None of the root keys wrapped its key-encryption key.
+            RecordDoesNotOpen: It is not what was stored there, or is wrapped in a way that this
+                version does not know.
+            MemoryLocked: The user's lock wraps it, and is not lent to this process.
         """
-        root_key = self._root_keys.of(key.root_key_id)
-        if key.wrapping != Wrapping.ROOT_KEY or key.wrapped is None:
-            raise RecordDoesNotOpen("key", "it is not wrapped by the root key alone")
-        context = self._context(principal, key.purpose, key.version)
-        return root_key.unwrap(key.wrapped, context)
+        opened = self._unwrapped_once(principal, key)
+        if key.wrapping != Wrapping.USERS_LOCK:
+            return opened
+        lock = self._lent.of(principal)
+        if lock is None:
+            raise MemoryLocked
+        return lock.unwrap(opened, self.context(principal, key.purpose, key.version))
 
-    def rewrapped(self, found: KeySet, root_key: CheckedRootKey) -> KeySet:
-        """``found`` with every key wrapped by ``root_key``; nothing is stored.
-
-        Destroyed keys have nothing to wrap: they stay as they are.
+    def wrapped_again(self, principal: bytes, key: StoredKey, lock: LockKey | None) -> StoredKey:
+        """The row of a key, wrapped by a lock, or by the key-encryption key alone.
 
         Raises:
-            RootKeyMismatch: None of these root keys wrapped one of them.
-            RecordDoesNotOpen: One is wrapped in a way that this version does not know.
+            MemoryLocked: The user's lock wraps it, and is not lent to this process.
         """
+        unwrapped, purpose = self.unwrap(principal, key), Purpose(key.purpose)
+        again = self.wrap(unwrapped, principal, purpose, key.version, lock)
+        return key._replace(
+            wrapping=again.wrapping, kek=again.kek, wrapped=again.wrapped,
+            root_key_id=again.root_key_id,
+        )  # fmt: skip
+
+    def context(self, principal: bytes, purpose: int, version: int) -> bytes:
+        """What a wrapped key is bound to: it opens at this place alone."""
+        return context_of(self.installation_id, principal, purpose, version)
+
+    def _unwrapped_once(self, principal: bytes, key: StoredKey) -> SecretBytes:
+        known = (Wrapping.KEY_ENCRYPTION_KEY, Wrapping.USERS_LOCK)
+        if key.wrapping not in known or key.wrapped is None:
+            raise RecordDoesNotOpen("key", "it is not wrapped by a key-encryption key")
+        sealing = self.key_encryption_keys.of(key.kek).sealing
+        context = self.context(principal, key.purpose, key.version)
+        return SecretBytes(open_sealed({sealing.id: sealing}, context, key.wrapped, kind="key"))
+
+    def change(
+        self,
+        sets: KeySets,
+        principal: bytes,
+        directory: DirectoryKey,
+        change: Callable[[KeySet, "WrappedKeys"], KeySet],
+    ) -> None:
+        """Change a set as `KeySets.change` does, for what wraps keys.
+
+        Where a rotation of the root key has retired the key-encryption key meanwhile, it is done
+        with the next one.
+        """
+        is_done = False
+        while not is_done:
+            with self.renewed_if_retired():
+                sets.change(principal, directory, lambda found: change(found, self))
+                is_done = True
+
+    @contextmanager
+    def renewed_if_retired(self) -> Iterator[None]:
+        """Have the next key-encryption key at hand where a swap was refused for the former one."""
+        try:
+            yield
+        except KeyEncryptionKeyRetired:
+            self.key_encryption_keys.renew()
+
+    def rewrapped(self, found: KeySet) -> KeySet:
+        """``found`` with every key wrapped by the primary key-encryption key; nothing is stored.
+
+        Destroyed keys have nothing to wrap, and key-encryption keys are the root key's: both stay
+        as they are.
+
+        Raises:
+            RootKeyMismatch: None of the root keys wrapped what wrapped one of them.
+            RecordDoesNotOpen: One is not what was stored there.
+        """
+        primary = self.key_encryption_keys.primary
         keys = (
             key
-            if key.wrapped is None or key.root_key_id == root_key.key_id
-            else self._rewrapped(found.principal, key, root_key)
+            if key.wrapped is None
+            or key.wrapping == Wrapping.ROOT_KEY
+            or key.kek == primary.version
+            else self._rewrapped(found.principal, key, primary)
             for key in found.keys
         )
         return replace(found, keys=tuple(keys))
 
-    def _rewrapped(self, principal: bytes, key: StoredKey, root_key: CheckedRootKey) -> StoredKey:
-        context = self._context(principal, key.purpose, key.version)
-        wrapped = root_key.wrap(self.unwrap(principal, key), context)
-        return key._replace(wrapped=wrapped, root_key_id=root_key.key_id)
+    def _rewrapped(self, principal: bytes, key: StoredKey, wrapper: KeyEncryptionKey) -> StoredKey:
+        # What a user holds besides stays wrapped by the user's lock.
+        unwrapped = self._unwrapped_once(principal, key)
+        wrapped = self._sealed(wrapper, unwrapped, principal, key.purpose, key.version)
+        return key._replace(kek=wrapper.version, wrapped=wrapped, root_key_id=wrapper.root_key_id)
+
+    def _sealed(
+        self,
+        wrapper: KeyEncryptionKey,
+        key: SecretBytes,
+        principal: bytes,
+        purpose: int,
+        version: int,
+    ) -> bytes:
+        context = self.context(principal, purpose, version)
+        return seal(wrapper.sealing, context, key.reveal(), compress=False)
 
     def with_new_keys(self, found: KeySet, *purposes: Purpose) -> KeySet:
-        """``found`` with a new key of each purpose; nothing is stored."""
+        """``found`` with a new key of each purpose; nothing is stored.
+
+        Raises:
+            MemoryLocked: The user holds the sealing keys, and has not lent the lock.
+        """
+        principal, lock = found.principal, None
+        if Purpose.SEALING in purposes and is_user_held(found):
+            lock = self._lent.of(principal)
+            if lock is None:
+                raise MemoryLocked
         added = (
-            self.wrap(SecretBytes.random(), found.principal, purpose, found.next_version(purpose))
+            self.wrap(SecretBytes.random(), principal, purpose, found.next_version(purpose), lock)
             for purpose in purposes
         )
         return found.with_primary(*added)
@@ -113,18 +246,34 @@ class WrappedKeys:
         naming, sealing = (found.living(purpose) for purpose in OWNED)
         if not naming or not sealing:
             return None
+        is_locked = is_user_held(found) and self._lent.of(found.principal) is None
         return PrincipalKeys(
             incarnation=naming[-1].version,
             naming=self.unwrap(found.principal, naming[-1]),
-            sealing=[self.unwrap(found.principal, key) for key in sealing],
+            sealing=[] if is_locked else [self.unwrap(found.principal, key) for key in sealing],
             sealing_version=sealing[-1].version,
+            inbox=public_key(found),
         )
 
-    def _context(self, principal: bytes, purpose: int, version: int) -> bytes:
-        return framed(
-            b"langmem-isolated/v1", self.installation_id, principal,
-            bytes([purpose]), version.to_bytes(4),
-        )  # fmt: skip
+
+def is_user_held(found: KeySet) -> bool:
+    """Whether a lock of the user wraps the sealing keys."""
+    return any(key.wrapping == Wrapping.USERS_LOCK for key in found.living(Purpose.SEALING))
+
+
+def public_key(found: KeySet) -> bytes | None:
+    """The public key of a set's inbox, to which anybody seals; ``None`` where it has none.
+
+    Raises:
+        RecordDoesNotOpen: It has another form.
+    """
+    rows = found.living(Purpose.INBOX)
+    if not rows:
+        return None
+    stored = rows[-1].second_parameters or b""
+    if stored[:1] != INBOX_FORM or len(stored) != 1 + PUBLIC_BYTES:
+        raise RecordDoesNotOpen("key", "the key of the inbox has another form")
+    return stored[1:]
 
 
 def incarnation_of(found: KeySet) -> int | None:

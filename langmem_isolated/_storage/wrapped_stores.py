@@ -16,6 +16,7 @@ from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.scope_rows import lock_for_share, lock_for_update
 from langmem_isolated._storage.scoped_database import prove_life
+from langmem_isolated._storage.working_locked import works_locked
 
 _SPACE = (b"wrapped stores",)
 _KIND = Kind.STORE_NOTE
@@ -60,13 +61,24 @@ def noted(transaction: Transaction, keys: ScopeKeys, moment: int) -> list[StoreN
     return _all(transaction, keys, moment)
 
 
+@works_locked
+def notes(transaction: Transaction, keys: ScopeKeys, moment: int) -> list[StoreNote]:
+    """All notes that are there by now; nothing is waited for.
+
+    Raises:
+        RecordDoesNotOpen: One was changed, moved or exchanged.
+    """
+    return _all(transaction, keys, moment)
+
+
+@works_locked
 def stores_noted(transaction: Transaction, keys: ScopeKeys, moment: int) -> list[str]:
     """The names of the stores that are noted by now; nothing is waited for.
 
     Raises:
         RecordDoesNotOpen: A note was changed, moved or exchanged.
     """
-    return [one.store for one in _all(transaction, keys, moment)]
+    return [one.store for one in notes(transaction, keys, moment)]
 
 
 def take_over(

@@ -8,24 +8,29 @@ import typer
 from typer.core import TyperGroup
 
 from langmem_isolated import __version__
-from langmem_isolated.cli import demo, grants, merges, profile, retention, schema
+from langmem_isolated._runtime.environment import ACTOR_VARIABLE
+from langmem_isolated.cli import demo, grants, merges, profile, retention, schema, sealing_keys
 from langmem_isolated.cli import sessions as session
 from langmem_isolated.cli import threads as thread
+from langmem_isolated.cli.audit import anchor, audit
 from langmem_isolated.cli.backup import backup
 from langmem_isolated.cli.clearing import clear
 from langmem_isolated.cli.doctor import doctor
 from langmem_isolated.cli.erasure import erase
+from langmem_isolated.cli.evidence import evidence
 from langmem_isolated.cli.examples import shown
 from langmem_isolated.cli.export import export
 from langmem_isolated.cli.imports import import_archive
 from langmem_isolated.cli.keys import keygen
 from langmem_isolated.cli.modules import modules
+from langmem_isolated.cli.reasons import act_as
 from langmem_isolated.cli.restore import restore
 from langmem_isolated.cli.root_key import rotate_root_key
 from langmem_isolated.cli.sessions import sessions, show
 from langmem_isolated.cli.stats import digest, stats
 from langmem_isolated.cli.terminal import one_line
 from langmem_isolated.cli.threads import threads
+from langmem_isolated.cli.verification import verify
 from langmem_isolated.errors import LangmemIsolatedError
 
 
@@ -46,7 +51,8 @@ app = typer.Typer(
     epilog=(
         f"{shown('demo', '--version')}\n\n"
         "The status is 0 when all is done, 1 when something is refused or does not hold, 2 "
-        "when a command is not written as --help says, and 3 when a sweep has more to do."
+        "when a command is not written as --help says, and 3 when a sweep or a rotation of keys "
+        "has more to do."
     ),
     no_args_is_help=True,
     add_completion=False,
@@ -88,6 +94,15 @@ for command, examples in (
         ),
     ),
     (rotate_root_key, ("rotate-root-key --new-key-file new.key",)),
+    (
+        verify,
+        (
+            "verify",
+            "verify --user ann --read-only",
+            "verify --sample 300 --json",
+            "verify --evidence report.json",
+        ),
+    ),
     (backup, ("backup monday.db", "backup monday.db --key-store-output keys.db --json")),
     (
         restore,
@@ -109,7 +124,11 @@ for command, examples in (
 _IMPORTS = ("import ann.zip", "import ann.zip --user anna --allow app.models.Order --json")
 # A word of Python cannot be a function's name.
 app.command("import", epilog=shown(*_IMPORTS))(import_archive)
+app.add_typer(evidence, name="evidence")
+app.add_typer(audit, name="audit")
+app.add_typer(anchor, name="anchor")
 app.add_typer(grants.commands, name="grants")
+app.add_typer(sealing_keys.commands, name="keys")
 app.add_typer(merges.commands, name="merge")
 app.add_typer(profile.commands, name="profile")
 app.add_typer(session.commands, name="session")
@@ -127,7 +146,19 @@ def _print_version(is_wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     *,
+    actor: Annotated[
+        str | None,
+        typer.Option(
+            "--actor",
+            envvar=ACTOR_VARIABLE,
+            help="Who runs the command, for the audit log; by default the system's user.",
+        ),
+    ] = None,
+    reason: Annotated[
+        str | None, typer.Option("--reason", help="Why, for the audit log, whatever the command.")
+    ] = None,
     version: Annotated[
         bool,
         typer.Option(
@@ -136,6 +167,8 @@ def options(
     ] = False,
 ) -> None:
     """Memory for LangChain and LangGraph that cannot leak between users."""
+    del version  # it was printed
+    act_as(context, actor, reason)
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Health checks: root key, schema, settings of the database, rights of the role."""
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from typing import Any, NamedTuple
@@ -9,11 +10,13 @@ from langmem_isolated._crypto.seal_counter import SealCounter
 from langmem_isolated._database import schema
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.files import mode_for_others, path_of
+from langmem_isolated._storage.checked_root_key import CheckedRootKey
+from langmem_isolated._storage.key_status import counts, rotating_since
 from langmem_isolated._storage.key_uses import most_seals
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated.cli.databases import DATABASE, KEY_STORE, existing_database
 from langmem_isolated.errors import LangmemIsolatedError
-from langmem_isolated.root_keys import LocalRootKey
+from langmem_isolated.root_keys import LocalRootKey, root_key_from_environment
 
 _KEY_STORE = "key store"
 
@@ -45,7 +48,13 @@ def _attempt(check: str, work: Callable[[], tuple[str, str]]) -> Finding:
 
 
 def _root_key() -> tuple[str, str]:
-    return "ok", LocalRootKey.from_environment().key_id
+    root_key = root_key_from_environment()
+    began = time.perf_counter()
+    CheckedRootKey(root_key).prove()
+    took = 1000 * (time.perf_counter() - began)
+    if isinstance(root_key, LocalRootKey):
+        return "ok", root_key.key_id
+    return "ok", f"{root_key.key_id}; it has wrapped and unwrapped a trial in {took:.0f} ms"
 
 
 def _fits(url: str, key_store: str | None) -> tuple[str, str]:
@@ -54,7 +63,7 @@ def _fits(url: str, key_store: str | None) -> tuple[str, str]:
             stack.enter_context(closing(Database(place, auto_upgrade=False)))
             for place in (url, key_store or url)
         )
-        if Keyring(data, LocalRootKey.from_environment(), key_store=keys).check():
+        if Keyring(data, root_key_from_environment(), key_store=keys).check():
             return "ok", "it opens the keys of this database"
     return "warn", "there are no keys yet: nothing was ever stored"
 
@@ -73,6 +82,7 @@ def _examine_database(name: str, url: str) -> Iterator[Finding]:
         if not database.is_postgres:
             yield _examine_file(name, database)
         yield _attempt(f"{name}: key uses", lambda: _key_uses(database))
+        yield _attempt(f"{name}: key rotation", lambda: _key_rotation(database))
         examine = _examine_role if database.is_postgres else _examine_settings
         for check, state, finding in database.inspect(lambda c: list(examine(c))):
             yield Finding(f"{name}: {check}", state, finding)
@@ -94,6 +104,16 @@ def _examine_file(name: str, database: Database) -> Finding:
         "warn",
         f"others may use it (mode {mode:04o}): they see counts, lengths and times, and may "
         "change it; run chmod 600 on it and on its -wal and -shm",
+    )
+
+
+def _key_rotation(database: Database) -> tuple[str, str]:
+    found = counts(database)
+    if not found.pending and rotating_since(database) is None:
+        return "ok", "no rotation of sealing keys is pending"
+    return "warn", (
+        f"{found.pending:,} users or others have a sealing key that was taken from them and is not "
+        "destroyed yet: go on with langmem-isolated keys rotate; keys status tells more"
     )
 
 

@@ -13,6 +13,7 @@ from langmem_isolated.cli.options import (
     ProjectOption,
     UserOption,
 )
+from langmem_isolated.cli.reasons import MinutesOption, ReasonOption, Why, permitted
 from langmem_isolated.cli.terminal import counting, one_line, print_counts, print_json
 from langmem_isolated.errors import LangmemIsolatedError
 
@@ -44,6 +45,8 @@ def export(
         ),
     ] = None,
     project: ProjectOption = "default",
+    reason: ReasonOption = None,
+    minutes: MinutesOption = None,
     as_json: JsonOption = False,
     database: DatabaseOption = DEFAULT_DATABASE,
     key_store: KeyStoreOption = None,
@@ -54,7 +57,12 @@ def export(
     """
     from langmem_isolated.cli.databases import existing_memory
 
-    with existing_memory(database, key_store) as memory, counting("written") as progress:
+    why: Why = {"reason": reason, "minutes": minutes}
+    with (
+        existing_memory(database, key_store) as memory,
+        permitted(memory, None, user, project, module=module, **why),
+        counting("written") as progress,
+    ):
         try:
             exported = memory.export_user(
                 user,

@@ -16,6 +16,7 @@ from langmem_isolated.cli.options import (
     ProjectOption,
     UserOption,
 )
+from langmem_isolated.cli.reasons import MinutesOption, ReasonOption, Why, permitted
 from langmem_isolated.cli.terminal import cell, minute, print_json, print_table, table
 from langmem_isolated.errors import ScopeError
 
@@ -44,6 +45,8 @@ def list_grants(
     *,
     user: UserOption,
     project: ProjectOption = "default",
+    reason: ReasonOption = None,
+    minutes: MinutesOption = None,
     as_json: JsonOption = False,
     database: DatabaseOption = DEFAULT_DATABASE,
     key_store: KeyStoreOption = None,
@@ -51,7 +54,11 @@ def list_grants(
     """List the grants of one user that are in force. Needs the root key."""
     from langmem_isolated.cli.databases import existing_memory
 
-    with existing_memory(database, key_store) as memory:
+    why: Why = {"reason": reason, "minutes": minutes}
+    with (
+        existing_memory(database, key_store) as memory,
+        permitted(memory, "grants_list", user, project, **why),
+    ):
         found = memory.grants.list(user_id=user, project_id=project)
     if as_json:
         print_json([_as_fields(grant) for grant in found])

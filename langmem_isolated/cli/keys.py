@@ -28,12 +28,17 @@ def keygen(
     if file is None:
         typer.echo(key)
         return
-    _write_new(file, key)
+    write_new(file, key)
     typer.echo(f"The root key is in the file. Set {ROOT_KEY_VARIABLE}_FILE to its path, and keep a")
     typer.echo("copy apart from the database: without the root key nothing can be read.")
 
 
-def _write_new(path: Path, key: str) -> None:
+def write_new(path: Path, key: str) -> None:
+    """Write a key to a new file that its owner alone can read; nothing is ever overwritten.
+
+    Raises:
+        KeyringError: It cannot be made or written; what was begun was removed.
+    """
     try:
         # O_EXCL: never over a file that is there, and never through a link that waits.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -15,6 +15,7 @@ from langmem_isolated.cli.options import (
     ProjectOption,
     UserOption,
 )
+from langmem_isolated.cli.reasons import MinutesOption, ReasonOption, Why, permitted
 from langmem_isolated.cli.terminal import cell, minute, print_json, print_table, pulse, table
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ def plan(
     from_module: FromOption,
     into_module: IntoOption,
     project: ProjectOption = "default",
+    reason: ReasonOption = None,
+    minutes: MinutesOption = None,
     as_json: JsonOption = False,
     database: DatabaseOption = DEFAULT_DATABASE,
     key_store: KeyStoreOption = None,
@@ -52,7 +55,12 @@ def plan(
     """Say what a merge would put in and which names are taken; change nothing."""
     from langmem_isolated.cli.databases import existing_memory
 
-    with existing_memory(database, key_store) as memory, pulse("Looking"):
+    why: Why = {"reason": reason, "minutes": minutes}
+    with (
+        existing_memory(database, key_store) as memory,
+        permitted(memory, "merge_plan", user, project, **why),
+        pulse("Looking"),
+    ):
         found = memory.merge_modules(
             user_id=user, from_module=from_module, into_module=into_module, project_id=project
         )
@@ -75,6 +83,8 @@ def run(
         typer.Option("--conflicts", help="For names that are taken: rename, skip or refuse."),
     ] = "rename",
     project: ProjectOption = "default",
+    reason: ReasonOption = None,
+    minutes: MinutesOption = None,
     as_json: JsonOption = False,
     database: DatabaseOption = DEFAULT_DATABASE,
     key_store: KeyStoreOption = None,
@@ -84,7 +94,12 @@ def run(
 
     if conflicts not in ("rename", "skip", "refuse"):
         raise typer.BadParameter("--conflicts must be rename, skip or refuse.")
-    with existing_memory(database, key_store) as memory, pulse("Merging"):
+    why: Why = {"reason": reason, "minutes": minutes}
+    with (
+        existing_memory(database, key_store) as memory,
+        permitted(memory, None, user, project, **why),
+        pulse("Merging"),
+    ):
         receipt = memory.merge_modules(
             user_id=user,
             from_module=from_module,
@@ -104,6 +119,8 @@ def list_receipts(
     *,
     user: UserOption,
     project: ProjectOption = "default",
+    reason: ReasonOption = None,
+    minutes: MinutesOption = None,
     as_json: JsonOption = False,
     database: DatabaseOption = DEFAULT_DATABASE,
     key_store: KeyStoreOption = None,
@@ -111,7 +128,11 @@ def list_receipts(
     """List the receipts of 30 days: merges, and copies of facts."""
     from langmem_isolated.cli.databases import existing_memory
 
-    with existing_memory(database, key_store) as memory:
+    why: Why = {"reason": reason, "minutes": minutes}
+    with (
+        existing_memory(database, key_store) as memory,
+        permitted(memory, "merge_list", user, project, **why),
+    ):
         found = memory.receipts(user_id=user, project_id=project)
     if as_json:
         print_json([*map(_as_receipt, found)])
@@ -127,6 +148,8 @@ def undo(
     *,
     user: UserOption,
     project: ProjectOption = "default",
+    reason: ReasonOption = None,
+    minutes: MinutesOption = None,
     as_json: JsonOption = False,
     database: DatabaseOption = DEFAULT_DATABASE,
     key_store: KeyStoreOption = None,
@@ -135,7 +158,12 @@ def undo(
     from langmem_isolated.cli.databases import existing_memory
     from langmem_isolated.errors import ReceiptNotFound
 
-    with existing_memory(database, key_store) as memory, pulse("Undoing"):
+    why: Why = {"reason": reason, "minutes": minutes}
+    with (
+        existing_memory(database, key_store) as memory,
+        permitted(memory, None, user, project, **why),
+        pulse("Undoing"),
+    ):
         found = memory.receipts(user_id=user, project_id=project)
         known = next((one for one in found if one.id == receipt), None)
         if known is None:

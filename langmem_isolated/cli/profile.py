@@ -16,6 +16,7 @@ from langmem_isolated.cli.options import (
     ProjectOption,
     UserOption,
 )
+from langmem_isolated.cli.reasons import MinutesOption, ReasonOption, Why, permitted
 from langmem_isolated.cli.terminal import cell, minute, print_json, print_table, second, table
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ def show(
     user: UserOption,
     module: ModuleOption,
     project: ProjectOption = "default",
+    reason: ReasonOption = None,
+    minutes: MinutesOption = None,
     as_json: JsonOption = False,
     database: DatabaseOption = DEFAULT_DATABASE,
     key_store: KeyStoreOption = None,
@@ -51,7 +54,11 @@ def show(
     """Print what one module knows of one user, and how much it has. Needs the root key."""
     from langmem_isolated.cli.databases import existing_memory
 
-    with existing_memory(database, key_store) as memory:
+    why: Why = {"reason": reason, "minutes": minutes}
+    with (
+        existing_memory(database, key_store) as memory,
+        permitted(memory, "profile_show", user, project, module=module, **why),
+    ):
         scope = memory.scope(user_id=user, module_id=module, project_id=project)
         overview, contents = scope.overview(), scope.profile().contents()
     if as_json:
@@ -76,6 +83,8 @@ def compare(
     user: UserOption,
     module: OneOfModulesOption = None,
     project: ProjectOption = "default",
+    reason: ReasonOption = None,
+    minutes: MinutesOption = None,
     as_json: JsonOption = False,
     database: DatabaseOption = DEFAULT_DATABASE,
     key_store: KeyStoreOption = None,
@@ -83,7 +92,11 @@ def compare(
     """Print what the modules of one user know of them, side by side. Needs the root key."""
     from langmem_isolated.cli.databases import existing_memory
 
-    with existing_memory(database, key_store) as memory:
+    why: Why = {"reason": reason, "minutes": minutes}
+    with (
+        existing_memory(database, key_store) as memory,
+        permitted(memory, None, user, project, **why),
+    ):
         found = memory.compare_modules(user_id=user, project_id=project, modules=module)
     if as_json:
         modules = [_module_as_fields(one) for one in found.modules]

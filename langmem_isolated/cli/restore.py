@@ -19,12 +19,13 @@ from langmem_isolated.errors import ErasureLogRefused, RestoreRefused
 
 if TYPE_CHECKING:
     from langmem_isolated.lifecycle import Restored
-    from langmem_isolated.root_keys import LocalRootKey
+    from langmem_isolated.root_keys import RootKey
 
 
 _FORMER_KEY = (
     "What a former root key wrapped needs it yet. Wrap it anew before the application starts: with "
-    "the former key in the environment, langmem-isolated rotate-root-key --new-key-file FILE."
+    "the former key in the environment, langmem-isolated rotate-root-key --new-key-file FILE (or "
+    "--new-root-key NAME)."
 )
 _STORES = (
     "They had written to third-party vector stores, which were not asked. Where such a store was "
@@ -49,6 +50,10 @@ def restore(
             "--accept-key-file", help="A former root key, for an older backup; rotate it again."
         ),
     ] = None,
+    accept_root_key: Annotated[
+        list[str] | None,
+        typer.Option("--accept-root-key", help="The same by its name in a key service or token."),
+    ] = None,
     without_erasure_log: Annotated[
         bool,
         typer.Option(
@@ -67,9 +72,10 @@ def restore(
     pg_restore, and then this without FILE. Needs the root key.
     """
     from langmem_isolated.lifecycle import restore_backup, would_replace
-    from langmem_isolated.root_keys import LocalRootKey
+    from langmem_isolated.root_keys import LocalRootKey, named_root_key
 
-    accepted = [LocalRootKey.from_file(path) for path in accept_key_file or ()]
+    accepted: list[RootKey] = [LocalRootKey.from_file(path) for path in accept_key_file or ()]
+    accepted += [named_root_key(name) for name in accept_root_key or ()]
     if file is None:
         if key_store_backup is not None:
             raise typer.BadParameter("--key-store-backup is for a restore of FILE.")
@@ -99,7 +105,7 @@ def _reapply(
     database: str,
     key_store: str | None,
     erasure_log: Path | None,
-    accepted: "list[LocalRootKey]",
+    accepted: "list[RootKey]",
     *,
     is_told: bool,
     as_json: bool,

@@ -20,6 +20,7 @@ from langmem_isolated.cli.options import (
     SearchOption,
     UserOption,
 )
+from langmem_isolated.cli.reasons import MinutesOption, ReasonOption, Why, permitted
 from langmem_isolated.cli.terminal import (
     DAMAGED,
     cell,
@@ -85,6 +86,8 @@ def sessions(
     before: BeforeOption = None,
     search: SearchOption = None,
     archived: ArchivedOption = False,
+    reason: ReasonOption = None,
+    minutes: MinutesOption = None,
     as_json: JsonOption = False,
     database: DatabaseOption = DEFAULT_DATABASE,
     key_store: KeyStoreOption = None,
@@ -95,7 +98,11 @@ def sessions(
     """
     from langmem_isolated.cli.databases import existing_memory
 
-    with existing_memory(database, key_store) as memory:
+    why: Why = {"reason": reason, "minutes": minutes}
+    with (
+        existing_memory(database, key_store) as memory,
+        permitted(memory, "sessions", user, project, module=module, **why),
+    ):
         scope = memory.scope(user_id=user, module_id=module, project_id=project)
         last = None if before is None else scope.sessions.get(before)
         listed = scope.sessions(limit=limit, before=last, archived=archived, search=search)
@@ -136,6 +143,8 @@ def show(
     last: Annotated[
         int | None, typer.Option("--last", min=1, help="Only the newest messages, this many.")
     ] = None,
+    reason: ReasonOption = None,
+    minutes: MinutesOption = None,
     as_json: JsonOption = False,
     database: DatabaseOption = DEFAULT_DATABASE,
     key_store: KeyStoreOption = None,
@@ -143,7 +152,11 @@ def show(
     """Print the messages of one session of one user in one module. Needs the root key."""
     from langmem_isolated.cli.databases import existing_memory
 
-    with existing_memory(database, key_store) as memory:
+    why: Why = {"reason": reason, "minutes": minutes}
+    with (
+        existing_memory(database, key_store) as memory,
+        permitted(memory, "show", user, project, module=module, **why),
+    ):
         scope = memory.scope(user_id=user, module_id=module, project_id=project)
         said = scope.chat_history(session).timed(last)
         if not said:

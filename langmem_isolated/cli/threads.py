@@ -19,6 +19,7 @@ from langmem_isolated.cli.options import (
     SearchOption,
     UserOption,
 )
+from langmem_isolated.cli.reasons import MinutesOption, ReasonOption, Why, permitted
 from langmem_isolated.cli.terminal import DAMAGED, cell, minute, print_json, print_table, table
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def threads(
     before: BeforeOption = None,
     search: SearchOption = None,
     archived: ArchivedOption = False,
+    reason: ReasonOption = None,
+    minutes: MinutesOption = None,
     as_json: JsonOption = False,
     database: DatabaseOption = DEFAULT_DATABASE,
     key_store: KeyStoreOption = None,
@@ -74,7 +77,11 @@ def threads(
     """
     from langmem_isolated.cli.databases import existing_memory
 
-    with existing_memory(database, key_store) as memory:
+    why: Why = {"reason": reason, "minutes": minutes}
+    with (
+        existing_memory(database, key_store) as memory,
+        permitted(memory, "threads", user, project, module=module, **why),
+    ):
         saver = memory.scope(user_id=user, module_id=module, project_id=project).checkpointer()
         last = None if before is None else saver.thread(before)
         listed = saver.threads(limit=limit, before=last, archived=archived, search=search)

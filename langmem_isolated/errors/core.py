@@ -1,7 +1,6 @@
-"""Errors about scopes, keys, records and databases."""
+"""Errors about scopes, keys and records."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 
 class LangmemIsolatedError(Exception):
@@ -80,6 +79,48 @@ class RootKeyMismatch(KeyringError):
         self.expected = expected
         self.received = received
         self.accepted = tuple(accepted)
+
+
+class KeyServiceUnavailable(KeyringError):
+    """The service or module that holds the root key does not answer; ask again.
+
+    Args:
+        service: Which kind of service.
+        cause: What happened, by its name.
+    """
+
+    def __init__(self, service: str, cause: str) -> None:
+        super().__init__(
+            f"{service} does not answer ({cause}). Nothing was written. What this process has "
+            "unwrapped goes on until key_cache_seconds are over; it asks again at the next use "
+            "behind that: try again."
+        )
+        self.service = service
+        self.cause = cause
+
+    def again(self) -> "KeyServiceUnavailable":
+        """The same without a traceback."""
+        return KeyServiceUnavailable(self.service, self.cause)
+
+
+class RootKeyUnavailable(KeyringError):
+    """The root key cannot be used: it is disabled or destroyed, or this process may not.
+
+    To try again helps only when somebody has changed that.
+
+    Args:
+        service: Which kind of service holds it.
+        cause: What the service said, by its name.
+        advice: What may be done.
+    """
+
+    def __init__(self, service: str, cause: str, advice: str) -> None:
+        super().__init__(
+            f"{service} does not let the root key be used ({cause}). Nothing was opened or "
+            f"written. {advice}"
+        )
+        self.service = service
+        self.cause = cause
 
 
 class KeyNotFound(KeyringError):
@@ -282,75 +323,3 @@ class SessionNotFound(LangmemIsolatedError, KeyError):
         )
 
     __str__ = Exception.__str__
-
-
-class DatabaseError(LangmemIsolatedError):
-    """The database refused or failed; the transaction was rolled back.
-
-    >>> IsolatedMemory("mysql://localhost/app")
-    Traceback (most recent call last):
-    langmem_isolated.errors.DatabaseError: The database URL must be for sqlite or postgresql, ...
-    """
-
-    advice: ClassVar[str] = "Nothing was written."
-
-
-class DatabaseUnreachable(DatabaseError):
-    """No connection to the database could be made, or it broke."""
-
-    advice = "Check the URL."
-    in_use: ClassVar[str] = (
-        "If the connection broke while a write was being committed, it may have been stored."
-    )
-    """Said besides of a connection that was made before."""
-
-
-class DatabaseLocked(DatabaseError):
-    """Another process held the database for longer than ``timeout``."""
-
-    advice = "Nothing was written; try again, or give a longer timeout=…"
-
-
-class DatabaseReadOnly(DatabaseError):
-    """The database file, its folder or the server does not allow writing."""
-
-    advice = (
-        "Nothing was written; let this user write the file and its folder (SQLite keeps two more "
-        "files beside it), or connect with a role, and to a server, that may write."
-    )
-
-
-class DatabaseFull(DatabaseError):
-    """The disk, or the size the database may grow to, is full."""
-
-    advice = "Nothing was written, and what was stored before is intact; make room and try again."
-
-
-class DatabaseCorrupt(DatabaseError):
-    """The file is not a database, its pages are damaged, or tables of ours are not there."""
-
-    advice = "Nothing was written; check the URL, or restore the database from a backup."
-
-
-class SchemaTooNew(DatabaseError):
-    """The database was written by a later version of this package."""
-
-    def __init__(self, found: int, known: int) -> None:
-        super().__init__(
-            f"The database has schema version {found}, this package knows up to {known}. "
-            "Nothing was read or written; install a later langmem-isolated."
-        )
-        self.found = found
-        self.known = known
-
-
-class SchemaTooOld(DatabaseError):
-    """The database has an earlier schema and upgrading was not allowed here."""
-
-    def __init__(self, found: int, known: int) -> None:
-        super().__init__(
-            f"The database has schema version {found}, this package needs {known}. "
-            "Run `langmem-isolated schema upgrade` with a role that may create tables."
-        )
-        self.found = found
-        self.known = known

@@ -5,11 +5,11 @@ from datetime import datetime
 from typing import Self
 
 from langmem_isolated.errors.core import (
-    DatabaseError,
     IsolationViolation,
     LangmemIsolatedError,
     LimitExceeded,
 )
+from langmem_isolated.errors.database import DatabaseError
 
 
 class QuotaExceeded(LangmemIsolatedError):

@@ -8,19 +8,41 @@ from langmem_isolated.lifecycle.guests.of_memory import AnonymousSessions
 from langmem_isolated.lifecycle.of_memory import MemoryLifecycle
 from langmem_isolated.lifecycle.of_scope import ScopeLifecycle
 from langmem_isolated.lifecycle.one_module import OneModule
-from langmem_isolated.lifecycle.verification import Verified, verified
+from langmem_isolated.lifecycle.verification.verified import Verified, verified
 
 if TYPE_CHECKING:
     from langmem_isolated._adapters.quota import Quota
+    from langmem_isolated._crypto.lock_secrets import PassphraseCost
+    from langmem_isolated.lifecycle.audit.anchors import Anchor, AnchorFile
+    from langmem_isolated.lifecycle.audit.log import AuditLog
+    from langmem_isolated.lifecycle.audit.time_stamps import TimeStamps
+    from langmem_isolated.lifecycle.audit.values import (
+        AnchorsChecked,
+        AuditEntry,
+        AuditStatus,
+        AuditVerified,
+        BreakGlass,
+    )
     from langmem_isolated.lifecycle.backup import Backup
     from langmem_isolated.lifecycle.erasure.participants import ErasureSubject
     from langmem_isolated.lifecycle.erasure.reapplication import Reapplied
     from langmem_isolated.lifecycle.erasure.receipt import ErasureReceipt
     from langmem_isolated.lifecycle.erasure.registry import ErasureRegistry, UnfinishedErasure
+    from langmem_isolated.lifecycle.evidence.checking import check_evidence
+    from langmem_isolated.lifecycle.evidence.keys import EvidenceKey
+    from langmem_isolated.lifecycle.evidence.pack import Evidence
     from langmem_isolated.lifecycle.export.export import Exported
     from langmem_isolated.lifecycle.guests.transferred import NewName, Transferred
     from langmem_isolated.lifecycle.imports.run import Imported
     from langmem_isolated.lifecycle.isolation import ModuleIsolation
+    from langmem_isolated.lifecycle.locking.values import (
+        Collected,
+        Lent,
+        LockedModule,
+        LockedSession,
+        LockState,
+        NewLock,
+    )
     from langmem_isolated.lifecycle.profiles.comparison import (
         ComparedRow,
         ModuleComparison,
@@ -44,6 +66,13 @@ if TYPE_CHECKING:
     from langmem_isolated.lifecycle.retention.retention import Retention
     from langmem_isolated.lifecycle.retention.sweeping import Swept
     from langmem_isolated.lifecycle.root_key_rotation import RootKeyRotated
+    from langmem_isolated.lifecycle.rotation.run import KeysRotated
+    from langmem_isolated.lifecycle.rotation.status import (
+        KeyStatus,
+        KeyVersion,
+        ScopeKeyUse,
+        UserKeyStatus,
+    )
     from langmem_isolated.lifecycle.sharing.grants import Grant, Grants
     from langmem_isolated.lifecycle.sharing.merge_values import (
         MergeConflicts,
@@ -65,27 +94,54 @@ if TYPE_CHECKING:
         Totals,
         digest_of,
     )
+    from langmem_isolated.lifecycle.verification.confidence import Coverage
+    from langmem_isolated.lifecycle.verification.report import (
+        Check,
+        Finding,
+        VerificationReport,
+    )
 
 __all__ = [
     "COUNTED",
     "NOT_COUNTED",
+    "Anchor",
+    "AnchorFile",
+    "AnchorsChecked",
     "AnonymousSessions",
+    "AuditEntry",
+    "AuditLog",
+    "AuditStatus",
+    "AuditVerified",
     "Backup",
+    "BreakGlass",
+    "Check",
+    "Collected",
     "ComparedRow",
+    "Coverage",
     "Day",
     "EphemeralContext",
     "EphemeralLife",
     "ErasureReceipt",
     "ErasureRegistry",
     "ErasureSubject",
+    "Evidence",
+    "EvidenceKey",
     "Exported",
     "Fact",
     "FactSource",
+    "Finding",
     "Grant",
     "Grants",
     "Hold",
     "Imported",
     "Interest",
+    "KeyStatus",
+    "KeyVersion",
+    "KeysRotated",
+    "Lent",
+    "LockState",
+    "LockedModule",
+    "LockedSession",
     "MemoryLifecycle",
     "MergeConflicts",
     "MergePlan",
@@ -95,9 +151,11 @@ __all__ = [
     "ModuleKnowledge",
     "ModuleStats",
     "Named",
+    "NewLock",
     "NewName",
     "OneModule",
     "Overview",
+    "PassphraseCost",
     "Policy",
     "Profile",
     "ProfileCleared",
@@ -109,6 +167,7 @@ __all__ = [
     "Restored",
     "Retention",
     "RootKeyRotated",
+    "ScopeKeyUse",
     "ScopeLifecycle",
     "ScopeStats",
     "SessionSummary",
@@ -117,12 +176,16 @@ __all__ = [
     "SharedMemory",
     "Stats",
     "Swept",
+    "TimeStamps",
     "Tokens",
     "Totals",
     "Transferred",
     "Undone",
     "UnfinishedErasure",
+    "UserKeyStatus",
+    "VerificationReport",
     "Verified",
+    "check_evidence",
     "digest_of",
     "restore_backup",
     "verified",
@@ -136,11 +199,33 @@ _NAMES = {
     "lifecycle.erasure.reapplication": ("Reapplied",),
     "lifecycle.erasure.receipt": ("ErasureReceipt",),
     "lifecycle.erasure.registry": ("ErasureRegistry", "UnfinishedErasure"),
+    "lifecycle.audit.anchors": ("Anchor", "AnchorFile"),
+    "lifecycle.audit.log": ("AuditLog",),
+    "lifecycle.audit.time_stamps": ("TimeStamps",),
+    "lifecycle.audit.values": (
+        "AnchorsChecked",
+        "AuditEntry",
+        "AuditStatus",
+        "AuditVerified",
+        "BreakGlass",
+    ),
     "lifecycle.backup": ("Backup",),
+    "lifecycle.evidence.checking": ("check_evidence",),
+    "lifecycle.evidence.keys": ("EvidenceKey",),
+    "lifecycle.evidence.pack": ("Evidence",),
     "lifecycle.export.export": ("Exported",),
     "lifecycle.guests.transferred": ("NewName", "Transferred"),
     "lifecycle.imports.run": ("Imported",),
+    "_crypto.lock_secrets": ("PassphraseCost",),
     "lifecycle.isolation": ("ModuleIsolation",),
+    "lifecycle.locking.values": (
+        "Collected",
+        "Lent",
+        "LockState",
+        "LockedModule",
+        "LockedSession",
+        "NewLock",
+    ),
     "lifecycle.profiles.comparison": (
         "ComparedRow",
         "ModuleComparison",
@@ -164,6 +249,8 @@ _NAMES = {
     "lifecycle.retention.retention": ("Retention",),
     "lifecycle.retention.sweeping": ("Swept",),
     "lifecycle.root_key_rotation": ("RootKeyRotated",),
+    "lifecycle.rotation.run": ("KeysRotated",),
+    "lifecycle.rotation.status": ("KeyStatus", "KeyVersion", "ScopeKeyUse", "UserKeyStatus"),
     "lifecycle.sharing.grants": ("Grant", "Grants"),
     "lifecycle.sharing.merge_values": (
         "MergeConflicts",
@@ -185,6 +272,8 @@ _NAMES = {
         "Totals",
         "digest_of",
     ),
+    "lifecycle.verification.confidence": ("Coverage",),
+    "lifecycle.verification.report": ("Check", "Finding", "VerificationReport"),
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 

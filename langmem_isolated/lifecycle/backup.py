@@ -76,7 +76,8 @@ class MemoryBackups:
             KeyringError: The root key does not open the copy; it was removed.
             DatabaseError: The database refused or failed, or the copy is damaged; it was removed.
         """
-        return _Copying(self._context, path, key_store).run()
+        with self._context.audit.job("backup"):
+            return _Copying(self._context, path, key_store).run()
 
     async def abackup(
         self, path: str | os.PathLike[str], *, key_store: str | os.PathLike[str] | None = None

@@ -10,7 +10,7 @@ from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._storage import scope_marks
 from langmem_isolated._storage.scope_marks import Marks
 from langmem_isolated.errors import IsolationViolation
-from langmem_isolated.lifecycle.verification import verified
+from langmem_isolated.lifecycle.verification.verified import verified
 from langmem_isolated.scope import checked_id
 
 
@@ -50,9 +50,9 @@ def verify_module_isolation(
 
 def _verify_apart(one: Marks, other: Marks) -> None:
     """Refuse what stands in ``one`` and is of ``other``."""
-    if one.scope_id == other.scope_id or one.keys.opening.keys() & other.keys.opening.keys():
+    if one.scope_id == other.scope_id or one.keys.ids & other.keys.ids:
         raise _violation("the same keys", one, other)
-    if one.sealed_with & other.keys.opening.keys():
+    if one.sealed_with & other.keys.ids:
         raise _violation("a record that the other's key has sealed", one, other)
     if one.digests & other.digests:
         raise _violation("a name or a birth of the other", one, other)

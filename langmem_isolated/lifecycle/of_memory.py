@@ -11,12 +11,16 @@ from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.arguments import callback, seconds, true_or_false
 from langmem_isolated._runtime.calls import explains_calls
+from langmem_isolated.lifecycle.audit.of_memory import Audited
 from langmem_isolated.lifecycle.backup import MemoryBackups
 from langmem_isolated.lifecycle.erasure.reapplication import ErasuresAgain
 from langmem_isolated.lifecycle.export.of_memory import UserExports
 from langmem_isolated.lifecycle.imports.of_memory import UserImports
+from langmem_isolated.lifecycle.locking.of_memory import UserLocks
 from langmem_isolated.lifecycle.root_key_rotation import RootKeyRotations
+from langmem_isolated.lifecycle.rotation.of_memory import KeyRotations
 from langmem_isolated.lifecycle.sharing.of_memory import ModuleMerges
+from langmem_isolated.lifecycle.verification.of_memory import Verifications
 from langmem_isolated.scope import checked_id
 
 if TYPE_CHECKING:
@@ -37,7 +41,16 @@ if TYPE_CHECKING:
 
 @explains_calls
 class MemoryLifecycle(
-    ModuleMerges, UserExports, UserImports, MemoryBackups, ErasuresAgain, RootKeyRotations
+    ModuleMerges,
+    UserExports,
+    UserImports,
+    MemoryBackups,
+    ErasuresAgain,
+    RootKeyRotations,
+    Verifications,
+    Audited,
+    UserLocks,
+    KeyRotations,
 ):
     """The life of everybody's memory, as :class:`IsolatedMemory` has it."""
 
@@ -144,7 +157,10 @@ class MemoryLifecycle(
 
         project = checked_id("project_id", project_id)
         user = Owner(Level.USER, project, checked_id("user_id", user_id))
-        return Clearing(self._context, progress).owners(self._context.keyring.owners(user))
+        with self._context.audit.job("clear", user) as job:
+            removed = Clearing(self._context, progress).owners(self._context.keyring.owners(user))
+            job.count = sum(removed.values())
+        return removed
 
     async def aclear_user(
         self, user_id: str, *, project_id: str = "default", progress: Progress | None = None
@@ -255,7 +271,11 @@ class MemoryLifecycle(
         """
         from langmem_isolated.lifecycle.profiles.comparison import compared
 
-        return compared(self._context, user_id, project_id, modules)
+        user = Owner(
+            Level.USER, checked_id("project_id", project_id), checked_id("user_id", user_id)
+        )
+        with self._context.audit.job("compare_modules", user):
+            return compared(self._context, user_id, project_id, modules)
 
     async def acompare_modules(
         self,
@@ -265,10 +285,8 @@ class MemoryLifecycle(
         modules: Iterable[str] | None = None,
     ) -> ModuleComparison:
         """What a user's modules know of them; see :meth:`compare_modules`."""
-        from langmem_isolated.lifecycle.profiles.comparison import compared
-
         return await self._context.database.arun(
-            compared, self._context, user_id, project_id, modules
+            self.compare_modules, user_id, project_id=project_id, modules=modules
         )
 
     def verify_module_isolation(
@@ -293,7 +311,9 @@ class MemoryLifecycle(
         """
         from langmem_isolated.lifecycle.isolation import verify_module_isolation
 
-        return verify_module_isolation(self._context, user_id=user_id, project_id=project_id)
+        user = Owner(Level.USER, project_id, user_id)
+        with self._context.audit.job("verify_module_isolation", user):
+            return verify_module_isolation(self._context, user_id=user_id, project_id=project_id)
 
     async def averify_module_isolation(
         self, user_id: str, *, project_id: str = "default"

@@ -9,6 +9,7 @@ from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions.listing import session_digest
 from langmem_isolated.errors import SessionNotFound
+from langmem_isolated.lifecycle.audit.of_memory import AuditedScope
 from langmem_isolated.scope import Scope, checked_id
 
 if TYPE_CHECKING:
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
     from langmem_isolated.lifecycle.retention.sweeping import Progress
     from langmem_isolated.lifecycle.sharing.shared_memory import SharedMemory
     from langmem_isolated.lifecycle.statistics import Stats
-    from langmem_isolated.lifecycle.verification import Verified
+    from langmem_isolated.lifecycle.verification.verified import Verified
 
 
 @explains_calls
-class ScopeLifecycle:
+class ScopeLifecycle(AuditedScope):
     """The life of one scope's memory, as :class:`ScopedMemory` has it."""
 
     _context: MemoryContext
@@ -42,7 +43,7 @@ class ScopeLifecycle:
             RecordError: A later version of this package wrote something.
             DatabaseError: The database refused or failed.
         """
-        from langmem_isolated.lifecycle.verification import verified
+        from langmem_isolated.lifecycle.verification.verified import verified
 
         return verified(self._records)
 

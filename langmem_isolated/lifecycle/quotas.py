@@ -76,7 +76,10 @@ class Quotas:
             _id("module_id", module_id), _id("user_id", user_id),
         )  # fmt: skip
         records = self._context.records(quota.kept_by)
-        records.write(entries.put, quotas.SPACE, [quota.entry()], now(), kind=Kind.POLICY)
+        self._context.audit.write(
+            "quota", quota.kept_by, records, "write",
+            entries.put, quotas.SPACE, [quota.entry()], now(), kind=Kind.POLICY,
+        )  # fmt: skip
         quotas.forget(self._context.database)
         return quota
 
@@ -132,7 +135,10 @@ class Quotas:
             )
         records: ScopedDatabase = self._context.records(quota.kept_by)
         key = quota.entry().key
-        records.write_if_exists(entries.remove, None, quotas.SPACE, [key], kind=Kind.POLICY)
+        self._context.audit.write(
+            "quota_removed", quota.kept_by, records, "write_if_exists",
+            entries.remove, None, quotas.SPACE, [key], kind=Kind.POLICY,
+        )  # fmt: skip
         quotas.forget(self._context.database)
 
     async def aremove(self, quota: Quota) -> None:

@@ -28,7 +28,12 @@ from langmem_isolated.errors import DatabaseCorrupt, ErasureLogRefused, RestoreR
 from langmem_isolated.lifecycle.erasure.participants import Participants
 from langmem_isolated.lifecycle.erasure.reapplication import reapplied
 from langmem_isolated.lifecycle.restore_places import Place, Places
-from langmem_isolated.root_keys import LocalRootKey, RootKey, checked_provider, checked_providers
+from langmem_isolated.root_keys import (
+    RootKey,
+    checked_provider,
+    checked_providers,
+    root_key_from_environment,
+)
 
 if TYPE_CHECKING:
     from langmem_isolated._storage.erasure_log import Tombstone
@@ -104,7 +109,7 @@ def restore_backup(
     true_or_false("without_tombstones", without_tombstones)
     if progress is not None:
         callback("progress", progress, example="progress=lambda removed: print(removed)")
-    key = LocalRootKey.from_environment() if root_key is None else checked_provider(root_key)
+    key = root_key_from_environment() if root_key is None else checked_provider(root_key)
     opener = _Opener(key, checked_providers(accepted_root_keys), tombstone_rules(erasure_log, None))
     places = Places.of(backup, database, key_store, key_store_backup, replace=replace)
     return _Restoring(opener, places, progress or (lambda _: None)).run(

@@ -53,7 +53,7 @@ NOT_COUNTED = {
     Kind.EMBEDDING: "in the bytes of its collection; one of a message is made again at need",
     Kind.INBOX: "nothing writes it yet",
     Kind.BLIND_INDEX: "nothing writes it yet",
-    Kind.AUDIT: "nothing writes it yet",
+    Kind.AUDIT: "reserved: the audit log has a table of its own",
     Kind.NODE_CACHE: "nothing writes it: a node's cache has entries",
     Kind.USAGE: "it is what days are told from",
     Kind.STORE_NOTE: "it notes where documents are, which is not in this database",

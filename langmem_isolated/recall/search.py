@@ -129,6 +129,11 @@ class Recall:
         steps = self._steps(query, options, model, embedding_batch)
         return await aperform(steps, embeddings, self.arun)
 
+    def into_prompt(self, found: list[Recalled]) -> list[Recalled]:
+        """What was found, noted in the audit log as going into a prompt, where that is wanted."""
+        self._records.told_recall(len(found))
+        return found
+
     def cut(self, text: str) -> str:
         """What of a text that nobody bounded, a model's or a message, is a query."""
         return text[: self._records.limits.query_characters]

@@ -12,6 +12,9 @@ from langmem_isolated.errors import RootKeyInvalid
 class RootKey(Protocol):
     """What wraps all other keys: implement these three over a KMS or an HSM to keep it there.
 
+    It wraps one key-encryption key for each installation, which wraps the others: it is asked once
+    in a process, and again when ``key_cache_seconds`` are over, not once a user.
+
     ``wrap`` and ``unwrap`` are called from worker threads, never on an event loop and never inside
     a transaction; a call may take a network round trip. Both are tried once in each memory before
     anything is done with them, so a process needs the right to either.

@@ -15,7 +15,6 @@ from langmem_isolated import IsolatedMemory, LocalRootKey, Scope
 from langmem_isolated._crypto.directory import DirectoryKey
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.secret_bytes import SecretBytes
-from langmem_isolated._storage.checked_root_key import RootKeys
 from langmem_isolated._storage.installation import OpenInstallation
 from langmem_isolated._storage.key_sets import KeySet, Purpose, State, StoredKey
 from langmem_isolated._storage.wrapped_keys import WrappedKeys
@@ -257,7 +256,14 @@ def test_a_user_whose_keys_are_all_gone_with_their_set_does_not_begin_anew(
         "UPDATE keys SET wrapped = NULL WHERE principal = {installation}",
         "UPDATE keys SET state = 3 WHERE principal = {installation}",
         "UPDATE keys SET version = 2 WHERE principal = {installation}",
-        "UPDATE keys SET purpose = 2 WHERE principal = {installation}",
+        "UPDATE keys SET purpose = 2 WHERE principal = {installation} AND purpose = 1",
+        "UPDATE keys SET purpose = 2 WHERE principal = {installation} AND purpose = 4",
+        "UPDATE keys SET kek = 2 WHERE principal = {installation} AND purpose = 1",
+        "UPDATE keys SET state = 2 WHERE principal = {installation} AND purpose = 4",
+        "UPDATE keys SET is_primary = 0 WHERE principal = {installation} AND purpose = 4",
+        "UPDATE keys SET state = 3 WHERE principal = {installation} AND purpose = 4",
+        "UPDATE keys SET version = 2 WHERE principal = {installation} AND purpose = 4",
+        "DELETE FROM keys WHERE principal = {installation} AND purpose = 4",
         "UPDATE keys SET root_key_id = 'x' WHERE principal = {installation}",
         "UPDATE keys SET created_at = 1 WHERE principal = {installation}",
         "UPDATE key_sets SET revision = 2 WHERE principal = {installation}",
@@ -291,8 +297,8 @@ def test_a_directory_key_and_set_that_are_gone_are_never_made_anew(
 
 
 def test_a_key_opens_in_its_own_installation_only(said: IsolatedMemory):
-    alice, root_keys = key_set(said), RootKeys(LocalRootKey(ROOT_KEY))
-    other = WrappedKeys(root_keys, b"another of 16 b.")
+    alice = key_set(said)
+    other = WrappedKeys(opened(said).keys.key_encryption_keys, b"another of 16 b.")
 
     assert len(opened(said).keys.unwrap(alice.principal, alice.keys[0])) == 32
     with pytest.raises(RecordDoesNotOpen):

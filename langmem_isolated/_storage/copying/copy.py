@@ -29,7 +29,7 @@ from langmem_isolated._storage.copying.options import (
 )
 from langmem_isolated._storage.copying.staging import Step
 from langmem_isolated._storage.scoped_database import ScopedDatabase
-from langmem_isolated.errors import AddressTaken, DatabaseLocked
+from langmem_isolated.errors import AddressTaken, DatabaseLocked, RecordDoesNotOpen
 
 T = TypeVar("T")
 
@@ -118,6 +118,11 @@ class Copy:
                 self._stage()
                 self._publish(source_keys, at_once, finish)
             except _Changed:
+                continue
+            except RecordDoesNotOpen as error:
+                # The source's keys may have been rotated meanwhile.
+                if self.source.fresh_keys(source_keys, error) is None:
+                    raise
                 continue
             except AddressTaken:
                 self._discard()

@@ -15,6 +15,7 @@ from langmem_isolated._runtime.clock import SECOND
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.scope_rows import lock_for_update
+from langmem_isolated._storage.working_locked import works_locked
 
 # Of an import that nobody went on with.
 _KEPT = 30 * 24 * 3600 * SECOND
@@ -44,6 +45,7 @@ class Overtaken(Exception):
     """Another process went on with the same import; nothing was put in."""
 
 
+@works_locked
 def find(transaction: Transaction, keys: ScopeKeys, manifest: bytes, now: int) -> Position | None:
     """How far an import has come; ``None`` for one that has not begun, or is done.
 

@@ -87,6 +87,7 @@ class Arrived(NamedTuple):
             updated_at=self.updated_at,
             expires_at=None,
             revision=0,
+            oldest_key=1,
         ).marked(is_closed=self.is_closed, is_archived=self.is_archived)
         return OpenContainer(self.kind, state, self.header, [])
 
@@ -197,7 +198,7 @@ def publish(
     """
     rows, digest = ROWS[arrived.kind], step.place.digest
     state = rows.locked(transaction, keys, digest)
-    if state is None or state.row_mac != step.row_mac:
+    if state is None or state.but_keys != step.left:
         raise Overtaken
     seen = state._replace(
         next_sequence=arrived.next_sequence,
@@ -228,8 +229,8 @@ def is_collection_taken(transaction: Transaction, keys: ScopeKeys, name: str) ->
 
 def stage_collection(
     transaction: Transaction, keys: ScopeKeys, arrived: ArrivedCollection
-) -> bytes:
-    """Make the row of a collection, which nobody sees; the MAC of its row.
+) -> ContainerState:
+    """Make the row of a collection, which nobody sees; how it is left.
 
     Raises:
         Taken: There is one of its name.
@@ -244,23 +245,23 @@ def put_documents(
     transaction: Transaction,
     keys: ScopeKeys,
     name: str,
-    row_mac: bytes,
+    left: ContainerState,
     new: Sequence[NewDocument],
     now: int,
-) -> bytes:
-    """Put documents into it; the MAC of its row.
+) -> ContainerState:
+    """Put documents into it; how its row is left.
 
     Raises:
         Overtaken: Its row is not as it was left.
     """
-    put = documents.put_staged(transaction, keys, name.encode(), row_mac, new, now)
+    put = documents.put_staged(transaction, keys, name.encode(), left, new, now)
     if put is None:
         raise Overtaken
     return put
 
 
 def publish_collection(
-    transaction: Transaction, keys: ScopeKeys, arrived: ArrivedCollection, row_mac: bytes
+    transaction: Transaction, keys: ScopeKeys, arrived: ArrivedCollection, left: ContainerState
 ) -> None:
     """Let a collection be seen.
 
@@ -268,7 +269,7 @@ def publish_collection(
         Overtaken: Its row is not as it was left.
     """
     name = arrived.header.collection.encode()
-    if not documents.publish(transaction, keys, name, row_mac, arrived.updated_at):
+    if not documents.publish(transaction, keys, name, left, arrived.updated_at):
         raise Overtaken
 
 

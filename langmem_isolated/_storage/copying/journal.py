@@ -262,7 +262,11 @@ def _of_containers(
     for kind, (name,) in group:
         digest = digest_of(keys, kind, name.decode())
         state = ROWS[kind].locked(transaction, keys, digest)
-        yield None if state is None else keys.row_mac(b"journal", state.row_mac)
+        if state is None:
+            yield None
+        else:
+            # Keys that were rotated since are nobody's doing.
+            yield keys.row_mac(b"journal", state.but_keys.computed_mac(kind, keys, digest))
 
 
 def _of_items(transaction: Transaction, keys: ScopeKeys, group: Sequence[Added]) -> Iterator[Proof]:

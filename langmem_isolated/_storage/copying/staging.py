@@ -56,7 +56,7 @@ class Step(NamedTuple):
     """How far the copy of one session or thread has come."""
 
     place: Place
-    row_mac: bytes
+    left: ContainerState | None
     missing: list[Addressed]
 
 
@@ -97,12 +97,12 @@ def begin(
         if state is None or state.is_expired(now):
             rows.remove(transaction, keys, digest)
             made = _create(transaction, keys, place, container, mark, now)
-            return Step(place, made.row_mac, [*addressed(keys, digest, container.lines)])
+            return Step(place, made.but_keys, [*addressed(keys, digest, container.lines)])
         if conflicts != "rename":
             break
     if copied.resolve(conflicts, container.kind) == "skip":
         return None
-    return Step(place._replace(is_late=True), b"", [])
+    return Step(place._replace(is_late=True), None, [])
 
 
 def _continued(
@@ -124,7 +124,7 @@ def _continued(
     if not found <= lines.keys():
         return None
     missing = [one for address, one in lines.items() if address not in found]
-    return Step(place, state.row_mac, missing)
+    return Step(place, state.but_keys, missing)
 
 
 def _create(
@@ -168,13 +168,13 @@ def put(transaction: Transaction, keys: ScopeKeys, step: Step, most: int) -> Ste
     """Store the next records of a session or thread; ``None`` if its row is not as it was left."""
     place, rows = step.place, ROWS[step.place.kind]
     state = rows.locked(transaction, keys, place.digest)
-    if state is None or state.row_mac != step.row_mac:
+    if state is None or state.but_keys != step.left:
         return None
     batch = [*islice(step.missing, most)]
     if not batch:
         return step
     new = _stored(transaction, keys, place, state, batch)
-    return Step(place, new.row_mac, step.missing[most:])
+    return Step(place, new.but_keys, step.missing[most:])
 
 
 def _stored(
@@ -224,7 +224,7 @@ def publish(
             state = _stored(transaction, keys, place, state, lines)
     else:
         found = rows.locked(transaction, keys, place.digest)
-        if found is None or found.row_mac != step.row_mac:
+        if found is None or found.but_keys != step.left:
             return False
         state = found
     source = container.state

@@ -14,7 +14,7 @@ from langmem_isolated._codecs.headers import (
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._storage.container_state import UNSEEN
+from langmem_isolated._storage.container_state import UNSEEN, ContainerState
 from langmem_isolated._storage.containers import ContainerRows
 from langmem_isolated._storage.documents import statements as sql
 from langmem_isolated._storage.documents.blocks import (
@@ -348,8 +348,8 @@ def clear(transaction: Transaction, keys: ScopeKeys, name: bytes) -> None:
 
 def stage(
     transaction: Transaction, keys: ScopeKeys, header: CollectionHeader, birth: bytes, now: int
-) -> bytes:
-    """Make a collection's row, unseen and empty, in place of what is there; the MAC of the row.
+) -> ContainerState:
+    """Make a collection's row, unseen and empty, in place of what is there; how it is left.
 
     Raises:
         ScopeGone: The scope was erased; nothing was written.
@@ -358,21 +358,21 @@ def stage(
     sealed = encode_collection(header)
     _ROWS.remove(transaction, keys, digest)
     made = _ROWS.get_or_create(transaction, keys, digest, sealed, birth, now)
-    return _ROWS.update(transaction, keys, digest, made._replace(expires_at=UNSEEN)).row_mac
+    return _ROWS.update(transaction, keys, digest, made._replace(expires_at=UNSEEN)).but_keys
 
 
 def put_staged(
     transaction: Transaction,
     keys: ScopeKeys,
     name: bytes,
-    row_mac: bytes,
+    left: ContainerState,
     documents: Sequence[NewDocument],
     now: int,
-) -> bytes | None:
-    """Put in further documents, of other ids; the MAC of the row, ``None`` if it was another."""
+) -> ContainerState | None:
+    """Put in further documents, of other ids; the row as it is left, ``None`` if it was another."""
     digest = keys.pseudonym(Kind.COLLECTION, name)
     state = _ROWS.locked(transaction, keys, digest)
-    if state is None or state.row_mac != row_mac:
+    if state is None or state.but_keys != left:
         return None
     collection = Collection(transaction, keys, digest, state)
     change = _UnitOfWork(collection)
@@ -382,16 +382,16 @@ def put_staged(
     change.insert(dict(zip(digests, documents, strict=True)), length)
     change.flush(now)
     stored = _ROWS.locked(transaction, keys, digest)
-    return stored and stored.row_mac
+    return stored and stored.but_keys
 
 
 def publish(
-    transaction: Transaction, keys: ScopeKeys, name: bytes, row_mac: bytes, updated_at: int
+    transaction: Transaction, keys: ScopeKeys, name: bytes, left: ContainerState, updated_at: int
 ) -> bool:
     """Let a staged collection be seen; ``False`` if its row is another."""
     digest = keys.pseudonym(Kind.COLLECTION, name)
     state = _ROWS.locked(transaction, keys, digest)
-    if state is None or state.row_mac != row_mac:
+    if state is None or state.but_keys != left:
         return False
     seen = state._replace(expires_at=None, updated_at=updated_at)
     _ROWS.update(transaction, keys, digest, seen)

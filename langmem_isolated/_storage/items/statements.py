@@ -11,6 +11,7 @@ from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database import schema
 from langmem_isolated._database.statements import InsertsByDialect
 from langmem_isolated._storage.containers import SCOPE_ID
+from langmem_isolated._storage.scope_rows import MAY_SEAL
 from langmem_isolated._storage.upserts import replace_at_address
 
 _records, _scopes, _sessions = schema.records.c, schema.scopes.c, schema.sessions.c
@@ -70,9 +71,10 @@ AT = {
 }
 
 _SCOPE = sa.and_(_scopes.scope_id == SCOPE_ID, _scopes.birth == bindparam("scope_birth"))
-# A scope that is there and whose items no row counts.
+# A scope that is there, in which these keys may seal, and whose items no row counts.
 _UNCOUNTED = sa.and_(
     _SCOPE,
+    MAY_SEAL,
     ~sa.exists().where(
         _sessions.scope_id == SCOPE_ID,
         _sessions.kind == _ITEM,

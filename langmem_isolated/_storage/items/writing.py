@@ -18,6 +18,7 @@ from langmem_isolated._storage.items.addresses import (
 )
 from langmem_isolated._storage.items.counting import ItemCount, digest_of
 from langmem_isolated._storage.items.rows import Item, NewItem, expiry, sealed_rows
+from langmem_isolated._storage.scope_rows import proof_of
 from langmem_isolated._storage.scoped_database import ScopeGone
 
 
@@ -113,7 +114,7 @@ def put_rows(
 
 def _scope(keys: ScopeKeys) -> dict[str, object]:
     """What statements ask by that write nothing where the scope is gone, or its items counted."""
-    return {"scope_id": keys.scope_id, "scope_birth": keys.birth, "counted": digest_of(keys)}
+    return {**proof_of(keys), "counted": digest_of(keys)}
 
 
 def _put_counted(

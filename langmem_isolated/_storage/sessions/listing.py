@@ -4,9 +4,10 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._storage.container_listing import ContainerListing
 from langmem_isolated._storage.containers import ContainerRows
+from langmem_isolated._storage.inbox import ROWS as INBOX
 from langmem_isolated._storage.sessions import statements as sql
 
-ROWS = ContainerRows(Kind.SESSION, sql.REMOVE_MESSAGES)
+ROWS = ContainerRows(Kind.SESSION, sql.REMOVE_MESSAGES, waiting=INBOX)
 LISTING = ContainerListing(Kind.SESSION, ROWS)
 
 

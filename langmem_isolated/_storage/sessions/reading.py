@@ -18,6 +18,7 @@ from langmem_isolated._storage.sessions.messages import (
     message_part,
     newest_of,
 )
+from langmem_isolated._storage.working_locked import works_locked
 from langmem_isolated.errors import RecordDoesNotOpen
 
 LATEST = 2**63 - 1
@@ -297,6 +298,7 @@ def _opener(keys: ScopeKeys, digest: bytes, row: Sequence[Any]) -> _Opener:
     return keys.opener(message_aad_prefix(keys, digest, state), Kind.MESSAGE)
 
 
+@works_locked
 def count(transaction: Transaction, keys: ScopeKeys, session_id: str, now: int) -> int:
     """How many messages the session has; 0 for an unknown one."""
     digest = session_digest(keys, session_id)

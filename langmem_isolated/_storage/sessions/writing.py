@@ -70,6 +70,7 @@ def append(
     look_first: bool,
     retimed: Callable[[int], Sequence[Message]],
     channel: bytes | None = None,
+    even_closed: bool = False,
 ) -> ContainerState:
     """Add ``messages`` behind the session's newest, all or none, and make the session if absent.
 
@@ -82,6 +83,7 @@ def append(
             one of ``now`` or later: those who wait for its row each took their time before.
         channel: Under which :func:`recent` finds the messages; it must be sealed in them, and
             ``now``, too.
+        even_closed: Also to a session that was closed: of what was taken in before.
 
     Returns:
         The session's state after it, from which :func:`append_optimistically` goes on.
@@ -94,7 +96,7 @@ def append(
     """
     digest = session_digest(keys, session_id)
     state = get_or_begin(transaction, keys, digest, new, now)
-    if state.is_closed:
+    if state.is_closed and not even_closed:
         raise SessionClosed
     # One set back, or ahead, by more is believed, as in the process's own clock.
     if state.next_sequence and 0 <= state.updated_at - now < SECOND:

@@ -278,10 +278,14 @@ class Erasures:
     def _erased(
         self, owner: Owner, progress: Progress | None, without_stores: Collection[str]
     ) -> ErasureReceipt:
-        from langmem_isolated.lifecycle.erasure.run import erase_owner
+        from langmem_isolated.lifecycle.erasure.run import WHAT, erase_owner
 
         if progress is not None:
             callback("progress", progress, example="progress=lambda removed: print(removed)")
         refuse_single("without_stores", without_stores, (str,), example='["Chroma notes"]')
         participants, told = self.erasure.participants, progress or (lambda _: None)
-        return erase_owner(self._context, owner, told, participants, without_stores)
+        operation = f"erase_{WHAT[owner.level]}"
+        with self._context.audit.job(operation, owner, erases=True) as job:
+            receipt = erase_owner(self._context, owner, told, participants, without_stores)
+            job.count = sum(receipt.counts.values())
+        return receipt

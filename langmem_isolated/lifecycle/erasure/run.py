@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from langmem_isolated._storage.erasure_log import Tombstone
     from langmem_isolated.lifecycle.retention.sweeping import Progress
 
-_WHAT: dict[Level, What] = {
+WHAT: dict[Level, What] = {
     Level.USER: "user",
     Level.ANONYMOUS: "guest",
     Level.MODULE: "module",
@@ -141,7 +141,7 @@ class ErasureRunner:
             # Whatever is there goes, also of a process whose clock is ahead of this one's.
             made += (row.created_at for row in self._in_place(owner))
         return Erased(
-            what=_WHAT[owner.level],
+            what=WHAT[owner.level],
             until=max(made) if self._ended is None else self._ended.erased_at,
             hash_before=self._lives.store_hash(),
             owner=owner,

@@ -129,7 +129,11 @@ class UserExports:
         module = None if module_id is None else checked_id("module_id", module_id)
         user = Owner(Level.USER, project, checked_id("user_id", user_id))
         export = Export(self._context, user, module, chosen, progress, is_stopped)
-        return export.write_to(Path(output))
+        about = user if module is None else Owner(Level.PRIVATE, project, user.user, module)
+        with self._context.audit.job("export", about) as job:
+            exported = export.write_to(Path(output))
+            job.count = sum(exported.counts.values())
+        return exported
 
 
 def _profile_of(profile: object, output: Path) -> Profile:

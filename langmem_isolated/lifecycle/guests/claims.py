@@ -60,6 +60,12 @@ def claimed(
     return done
 
 
+def claimant(scope: object) -> Owner | None:
+    """Who claims; ``None`` for what is no user's scope, which a claim refuses."""
+    scope = getattr(scope, "scope", scope)
+    return Owner.private(scope) if type(scope) is Scope else None
+
+
 def _checked(scope: object, confirmed: object, conflicts: object) -> Scope:
     scope = getattr(scope, "scope", scope)
     if type(scope) is not Scope:

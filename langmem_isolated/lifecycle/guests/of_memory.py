@@ -130,9 +130,15 @@ class AnonymousSessions(Generic[A]):
             AddressTaken: A name is taken, and that is refused.
             RecordDoesNotOpen: Something of it was tampered with; nothing was claimed.
         """
-        from langmem_isolated.lifecycle.guests.claims import claimed
+        from langmem_isolated.lifecycle.guests.claims import claimant, claimed
 
-        return claimed(self._context, anonymous_id, scope, confirmed=confirmed, conflicts=conflicts)
+        owner = claimant(scope)
+        with self._context.audit.job("claim", owner) as job:
+            done = claimed(
+                self._context, anonymous_id, scope, confirmed=confirmed, conflicts=conflicts
+            )
+            job.count = sum(done.counts.values())
+        return done
 
     async def aclaim(
         self,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from langmem_isolated._adapters.allowed_types import allowed_names
 from langmem_isolated._adapters.context import MemoryContext
+from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.arguments import callback, kind_of, refuse_single
 from langmem_isolated.scope import checked_id
 
@@ -111,7 +112,12 @@ class UserImports:
         if progress is not None:
             callback("progress", progress, example="progress=lambda done: print(done)")
         request = _request(path, user_id, project_id, readmit, allow)
-        return Import(self._context, request, progress, is_stopped).run()
+        asked = request.user_id
+        owner = None if asked is None else Owner(Level.USER, request.project_id, asked)
+        with self._context.audit.job("import", owner) as job:
+            imported = Import(self._context, request, progress, is_stopped).run()
+            job.count = sum(imported.counts.values())
+        return imported
 
 
 def _request(

@@ -152,11 +152,11 @@ class Put:
             return
         name = arrived.header.collection
         with _refusing(at, "collection"):
-            row_mac = self._write(imported.stage_collection, arrived)
+            left = self._write(imported.stage_collection, arrived)
             for documents in batches:
-                row_mac = self._write(imported.put_documents, name, row_mac, documents, self._now)
+                left = self._write(imported.put_documents, name, left, documents, self._now)
                 self._count(len(documents))
-            self._move(at, lambda t, keys: imported.publish_collection(t, keys, arrived, row_mac))
+            self._move(at, lambda t, keys: imported.publish_collection(t, keys, arrived, left))
         self._count(1)
 
     def items(self, items: list[tuple[At, ArrivedItem]]) -> None:

@@ -105,6 +105,7 @@ class ProfileTool(BaseTool):
         """What the model is told; what it did wrong it is told, too, and may mend."""
         profile = Profile(records)
         if action == "list":
+            records.told_recall(1)
             return self._listed(profile)
         if not self.writes:
             return _ONLY_LIST

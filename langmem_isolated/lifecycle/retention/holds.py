@@ -23,6 +23,7 @@ from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.expiry import WHENEVER
 from langmem_isolated._storage.scope_rows import lock_for_share, lock_for_update
+from langmem_isolated._storage.working_locked import works_locked
 from langmem_isolated.errors import LegalHold, PolicyNotFound, RecordDoesNotOpen
 from langmem_isolated.scope import checked_id
 
@@ -105,7 +106,8 @@ def place(
         entry = Entry(user.encode(), hold.encoded())
         entries.put(transaction, keys, _SPACE, [entry], moment, lifetime, kind=_KIND)
 
-    context.records(_project_of(project)).write(put)
+    records = context.records(_project_of(project))
+    context.audit.write("hold", Owner(Level.USER, project, user), records, "write", put)
     return hold
 
 
@@ -157,7 +159,8 @@ def release(context: MemoryContext, user_id: object, project_id: object) -> None
         entries.remove(transaction, keys, _SPACE, [user.encode()], kind=_KIND)
         return bool(found)
 
-    if not context.records(_project_of(project)).write_if_exists(remove, False):
+    records, about = context.records(_project_of(project)), Owner(Level.USER, project, user)
+    if not context.audit.write("hold_released", about, records, "write_if_exists", remove, False):
         raise PolicyNotFound("legal hold of this user")
 
 
@@ -168,6 +171,7 @@ def holds_of(context: MemoryContext, project_id: str) -> list[Hold]:
     return [hold for entry in found if (hold := Hold.decoded(project_id, entry)).stands]
 
 
+@works_locked
 def _standing(transaction: Transaction, keys: ScopeKeys, users: Sequence[str]) -> set[str]:
     """Those of some users who are on hold.
 

@@ -100,8 +100,10 @@ class Retention:
             days=days, age=age, idle=idle, keep_latest=keep_latest,
         )  # fmt: skip
         entry = Entry(policy.key, policy.encoded())
-        write = self._context.records(policy.owner).write
-        write(entries.put, policies.SPACE, [entry], now(), kind=Kind.POLICY)
+        self._context.audit.write(
+            "policy", policy.owner, self._context.records(policy.owner), "write",
+            entries.put, policies.SPACE, [entry], now(), kind=Kind.POLICY,
+        )  # fmt: skip
         return policy
 
     async def akeep(
@@ -148,7 +150,10 @@ class Retention:
             entries.remove(*asked, kind=Kind.POLICY)
             return found is not None
 
-        if not self._context.records(policy.owner).write_if_exists(remove, False):
+        records = self._context.records(policy.owner)
+        if not self._context.audit.write(
+            "policy_removed", policy.owner, records, "write_if_exists", remove, False
+        ):
             raise PolicyNotFound("policy")
 
     async def aremove(

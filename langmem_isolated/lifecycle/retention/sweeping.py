@@ -25,6 +25,7 @@ from langmem_isolated._storage.due import Pages
 from langmem_isolated._storage.entries import ENTRY_KINDS
 from langmem_isolated._storage.tombstones import Forgotten
 from langmem_isolated.errors import RecordDoesNotOpen
+from langmem_isolated.lifecycle.audit.upkeep import swept
 from langmem_isolated.lifecycle.guests.anonymous import remove as remove_guest
 from langmem_isolated.lifecycle.retention.holds import project_keys
 from langmem_isolated.lifecycle.retention.plans import plans_of, stored_policies
@@ -188,7 +189,7 @@ class Removal:
         """
         again: list[Task] = []
         for task, error in outcome.damaged:
-            fresh = self.context.records(task.owner).rotated_keys(task.keys, error.key_id)
+            fresh = self.context.records(task.owner).fresh_keys(task.keys, error)
             if fresh is not None:
                 again.append(task._replace(keys=fresh))
             elif parts := task.step.parts():
@@ -233,9 +234,9 @@ class Sweep:
                 break
         removal = self._removal
         tombstones = self._tombstones()
+        besides = {"tombstone": tombstones.number, "audit": self._audit(tombstones.number)}
         return Swept(
-            counts=removal.by_label()
-            | ({"tombstone": tombstones.number} if tombstones.number else {}),
+            counts=removal.by_label() | {name: count for name, count in besides.items() if count},
             is_done=not removal.is_over and not removal.locked,
             held=len(removal.held),
             damaged=len(removal.damaged) + len(self._owners.damaged) + tombstones.damaged,
@@ -247,6 +248,12 @@ class Sweep:
         if self._removal.is_over:
             return Forgotten(0, 0)
         return self._context.keyring.tombstones.remove_over(now(), is_dry=self._removal.is_dry)
+
+    def _audit(self, tombstones: int) -> int:
+        """Note what was removed, and remove entries of the audit log whose time is over."""
+        removal = self._removal
+        count = removal.told.total() + tombstones
+        return swept(self._context, count, is_dry=removal.is_dry, is_over=lambda: removal.is_over)
 
     def _pass(self) -> None:
         moment = now()

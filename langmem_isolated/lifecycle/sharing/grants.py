@@ -123,7 +123,10 @@ class Grants:
         source, reader, modules = self._sides(user_id, from_module, to_module, project_id)
         terms = Terms.checked(kinds, fields)
         end_of = _end_of(until)
-        grant = source.write(stored.put, reader.keys(), modules, terms.encoded(), end_of)
+        grant = self._context.audit.write(
+            "grant", source.owner, source, "write",
+            stored.put, reader.keys(), modules, terms.encoded(), end_of,
+        )  # fmt: skip
         return Grant.of(from_module, to_module, grant)
 
     async def aallow(
@@ -161,7 +164,10 @@ class Grants:
             DatabaseError: The database refused or failed; the grant is still in force.
         """
         source, reader, modules = self._sides(user_id, from_module, to_module, project_id)
-        if not source.write_if_exists(stored.revoke, False, reader.find_keys(), modules):
+        if not self._context.audit.write(
+            "revoke", source.owner, source, "write_if_exists",
+            stored.revoke, False, reader.find_keys(), modules,
+        ):  # fmt: skip
             raise NotShared
 
     async def arevoke(

@@ -61,6 +61,11 @@ class ModulePair:
             )
         self.source, self.target = (context.private(scope) for scope in scopes)
 
+    @property
+    def owner(self) -> Owner:
+        """Into whose memory is copied."""
+        return self.target.owner
+
     def plan(self) -> MergePlan:
         """What a merge would put in, as both modules are now."""
         return _as_plan(plan(self.source, self.target, now()))

@@ -104,7 +104,12 @@ class ModuleMerges:
         checked_conflicts(conflicts)
         true_or_false("dry_run", dry_run)
         pair = ModulePair(self._context, user_id, (from_module, into_module), project_id)
-        return pair.plan() if dry_run else pair.merge(conflicts)
+        if dry_run:
+            return pair.plan()
+        with self._context.audit.job("merge", pair.owner) as job:
+            receipt = pair.merge(conflicts)
+            job.count = sum(receipt.counts.values())
+        return receipt
 
     async def amerge_modules(
         self,
@@ -171,7 +176,12 @@ class ModuleMerges:
 
         true_or_false("dry_run", dry_run)
         pair = ModulePair(self._context, user_id, (from_module, to_module), project_id)
-        return pair.plan_facts(facts) if dry_run else pair.copy_facts(facts)
+        if dry_run:
+            return pair.plan_facts(facts)
+        with self._context.audit.job("copy_facts", pair.owner) as job:
+            receipt = pair.copy_facts(facts)
+            job.count = sum(receipt.counts.values())
+        return receipt
 
     async def acopy_facts(
         self,
@@ -224,7 +234,10 @@ class ModuleMerges:
         """
         from langmem_isolated.lifecycle.sharing.merging import undo
 
-        return undo(self._context, receipt)
+        with self._context.audit.job("undo") as job:
+            undone = undo(self._context, receipt)
+            job.count = sum(undone.removed.values())
+        return undone
 
     async def aundo(self, receipt: MergeReceipt) -> Undone:
         """Take out what a merge or copy put in; see :meth:`undo`."""

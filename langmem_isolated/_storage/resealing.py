@@ -1,0 +1,335 @@
+"""Resealing: brings everything of one scope under the key that seals now, while others write.
+
+A record is sealed again where it stands. Its plaintext, address, times, alias, MACs and size stay:
+digests and MACs are by keys that never rotate, and what is deflated is not deflated anew. So
+nothing that counts the record is touched.
+
+An older key ends in three steps. The scope's ``oldest_key`` is raised first: who puts items and
+entries with an older key is refused. Then that of every session, thread and collection, with its
+header, under the row's lock: who appends below it is refused, or has lost a swap. Then the records,
+which are found by the ids of their keys. A look at all of them that finds none is the proof that
+none is left, and none can come any more.
+
+Nobody waits here for one lock and holds another: in a batch, rows that somebody has locked are left
+out, and are waited for later, one in a transaction. So no writer meets a deadlock.
+"""
+
+from collections.abc import Iterator
+from itertools import cycle, islice
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam, select, update
+
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._crypto.sealing import DIGEST_BYTES
+from langmem_isolated._database import schema
+from langmem_isolated._database.database import Database
+from langmem_isolated._database.transactions import Row, Transaction
+from langmem_isolated._storage.container_state import STATE, ContainerState, header_key
+from langmem_isolated._storage.containers import SCOPE_ID
+from langmem_isolated._storage.key_uses import forget_below
+from langmem_isolated.errors import RecordDoesNotOpen
+
+PAGE = 500
+"""Rows of a batch; each batch is one transaction."""
+# Of what is read at once: documents have up to 4 MiB.
+_PAGE_BYTES = 2**24
+# Former keys that are looked for at once; of more, the latest.
+_FORMER_KEYS = 8
+
+_records, _sessions = schema.records.c, schema.sessions.c
+_ONE: sa.ColumnElement[int] = sa.literal_column("1")
+# SQLite would be asked for parameters.
+_LIMIT: sa.ColumnElement[int] = sa.literal_column(str(PAGE))
+_FROM_THE_FIRST: sa.ColumnElement[int] = sa.literal_column("0")
+# A key's id follows the format's byte.
+_KEY_ID: list[sa.ColumnElement[int]] = [sa.literal_column("2"), sa.literal_column("16")]
+
+_NAMES = ("kind", "parent", "key")
+_ADDRESS = tuple(_records[name] for name in _NAMES)
+
+
+def _given(prefix: str) -> list[sa.BindParameter[Any]]:
+    return [bindparam(f"{prefix}_{column.name}", type_=column.type) for column in _ADDRESS]
+
+
+_FORMER = [bindparam(f"former_{number}", type_=sa.LargeBinary) for number in range(_FORMER_KEYS)]
+_IS_FORMER = sa.func.substr(_records.sealed, *_KEY_ID, type_=sa.LargeBinary).in_(_FORMER)
+_OF_SCOPE = _records.scope_id == SCOPE_ID
+_IS_BEHIND = sa.tuple_(*_ADDRESS) > sa.tuple_(*_given("behind"))
+_ADDRESSES = (
+    select(*_ADDRESS, _records.size)
+    .where(_OF_SCOPE, _IS_BEHIND, _IS_FORMER)
+    .order_by(*_ADDRESS)
+    .limit(_LIMIT)
+    .offset(_FROM_THE_FIRST)
+)
+_ANY = select(_ONE).where(_OF_SCOPE, _IS_FORMER).limit(_ONE).offset(_FROM_THE_FIRST)
+_above = schema.sessions.alias("above")
+_IS_ABOVE = sa.and_(
+    _above.c.scope_id == _records.scope_id,
+    _above.c.kind.in_(
+        [sa.literal_column(str(int(k))) for k in (Kind.SESSION, Kind.THREAD, Kind.COLLECTION)]
+    ),
+    _above.c.digest == sa.func.substr(_records.parent, _ONE, sa.literal_column(str(DIGEST_BYTES))),
+)
+# With the birth of the row above, of the same state: another life of it has another.
+_SEALED = (
+    select(*_ADDRESS, _records.sealed, _above.c.birth)
+    .select_from(schema.records.outerjoin(_above, _IS_ABOVE))
+    .where(_OF_SCOPE, _IS_BEHIND, sa.tuple_(*_ADDRESS) <= sa.tuple_(*_given("last")), _IS_FORMER)
+)
+_HERE = sa.and_(
+    _OF_SCOPE,
+    *(column == given for column, given in zip(_ADDRESS, _given("at"), strict=True)),
+    # What was put anew meanwhile, or is gone, stays as it is.
+    _records.sealed == bindparam("old_sealed", type_=sa.LargeBinary),
+)
+
+
+def _reseal(*, waits: bool) -> sa.Update:
+    free = select(_ONE.label("one")).select_from(schema.records).where(_HERE)
+    locked = free.with_for_update(key_share=True, skip_locked=not waits).cte("locked")
+    return (
+        update(schema.records)
+        .where(_HERE, sa.exists().where(locked.c.one == _ONE))
+        .values(sealed=bindparam("new_sealed", type_=sa.LargeBinary))
+        .returning(_ONE)
+    )
+
+
+_RESEAL = {waits: _reseal(waits=waits) for waits in (False, True)}
+
+_CONTAINER = (_sessions.kind, _sessions.digest)
+_OUTDATED = select(*_CONTAINER, *STATE, _sessions.sealed).where(
+    _sessions.scope_id == SCOPE_ID, _sessions.oldest_key < bindparam("version", type_=sa.Integer)
+)
+_OUTDATED_PAGE = (
+    _OUTDATED.where(
+        sa.tuple_(*_CONTAINER)
+        > sa.tuple_(
+            bindparam("behind_kind", type_=sa.SmallInteger),
+            bindparam("behind_digest", type_=sa.LargeBinary),
+        )
+    )
+    .order_by(*_CONTAINER)
+    .limit(_LIMIT)
+    .offset(_FROM_THE_FIRST)
+)
+_FREE_PAGE = _OUTDATED_PAGE.with_for_update(skip_locked=True)
+_IS_CONTAINER = sa.and_(
+    _sessions.kind == bindparam("at_kind", type_=sa.SmallInteger),
+    _sessions.digest == bindparam("at_digest", type_=sa.LargeBinary),
+)
+_OUTDATED_ONE = _OUTDATED.where(_IS_CONTAINER).with_for_update()
+_RAISE = (
+    update(schema.sessions)
+    .where(_sessions.scope_id == SCOPE_ID, _IS_CONTAINER)
+    .values({name: bindparam(f"new_{name}") for name in ("oldest_key", "row_mac", "sealed")})
+)
+
+_Address = tuple[int, bytes, bytes]
+_BEFORE_ALL: _Address = (-1, b"", b"")
+
+
+class _Sealed(NamedTuple):
+    """A record under a former key."""
+
+    kind: int
+    parent: bytes
+    key: bytes
+    sealed: bytes
+    birth: bytes | None
+
+    @property
+    def address(self) -> _Address:
+        return self.kind, self.parent, self.key
+
+    def under(self, keys: ScopeKeys) -> dict[str, object]:
+        """What puts it under the key that seals now, in place of what it is.
+
+        Raises:
+            RecordDoesNotOpen: It was changed, moved or exchanged.
+        """
+        try:
+            kind = Kind(self.kind)
+            prefix = keys.aad_prefix(kind, self.parent, self.birth or b"")
+            new = keys.resealed(prefix, self.key, self.sealed, kind)
+        except (TypeError, ValueError):
+            # SQLite keeps any type in any column, and whoever tampers with rows knows it.
+            raise RecordDoesNotOpen(Kind.SCOPE.label, "a column holds another type") from None
+        return {
+            "scope_id": keys.scope_id,
+            **dict(zip(("at_kind", "at_parent", "at_key"), self.address, strict=True)),
+            "old_sealed": self.sealed,
+            "new_sealed": new,
+        }
+
+
+class Resealing:
+    """Brings one scope under the key that seals now.
+
+    Args:
+        database: Holds it.
+        keys: The scope's, read anew since that key was made; the scope's ``oldest_key`` has been
+            raised to its version.
+    """
+
+    def __init__(self, database: Database, keys: ScopeKeys) -> None:
+        self._database = database
+        self._keys = keys
+        self._here = {"scope_id": keys.scope_id}
+        former = list(islice(cycle(keys.former), _FORMER_KEYS)) if keys.former else []
+        self._former = {f"former_{number}": key_id for number, key_id in enumerate(former)}
+        self.damaged: set[tuple[Any, ...]] = set()
+        """Addresses of what was tampered with: it stays as it is, and so does its key."""
+
+    def steps(self) -> Iterator[int]:
+        """Seal all anew; gives behind each transaction how many records and headers it sealed.
+
+        To come to an end between two of them loses nothing: those that are done are known by their
+        keys.
+        """
+        yield from self._containers()
+        if self._former:
+            found = True
+            waits = False
+            while found:
+                found = False
+                for count in self._pass(waits=waits):
+                    found = True
+                    yield count
+                waits = True
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether no record is left under a former key, as one look at all of them says."""
+        if self.damaged or not self._former:
+            return not self.damaged
+        row = self._database.read(Transaction.row, _ANY, **self._here, **self._former)
+        return row is None
+
+    def forget_former(self) -> None:
+        """Have the index of key use say that the scope needs no former key."""
+        version = self._keys.sealing_version
+        self._database.write(forget_below, self._keys.scope_id, version)
+
+    # --- sessions, threads, collections
+
+    def _containers(self) -> Iterator[int]:
+        behind: tuple[int, bytes] | None = (-1, b"")
+        while behind is not None:
+            count, behind = self._database.write(self._raise_page, behind)
+            yield count
+        for kind, digest in self._outdated():
+            yield self._database.write(self._raise_one, kind, digest)
+
+    def _raise_page(
+        self, transaction: Transaction, behind: tuple[int, bytes]
+    ) -> tuple[int, tuple[int, bytes] | None]:
+        kind, digest = behind
+        where = {"behind_kind": kind, "behind_digest": digest}
+        rows = transaction.rows(_FREE_PAGE, **self._here, **where, version=self._version)
+        count = self._raise(transaction, rows)
+        return count, (rows[-1][:2] if len(rows) == PAGE else None)
+
+    def _raise_one(self, transaction: Transaction, kind: int, digest: bytes) -> int:
+        where = {"at_kind": kind, "at_digest": digest}
+        rows = transaction.rows(_OUTDATED_ONE, **self._here, **where, version=self._version)
+        return self._raise(transaction, rows)
+
+    def _raise(self, transaction: Transaction, rows: list[Row]) -> int:
+        raised = []
+        for row in rows:
+            try:
+                raised.append(self._raised(row[0], row[1], row[2:]))
+            except RecordDoesNotOpen:
+                self.damaged.add(row[:2])
+        transaction.execute_many(_RAISE, raised)
+        return len(raised)
+
+    def _raised(self, number: int, digest: bytes, row: Row) -> dict[str, object]:
+        kind = Kind(number)
+        state = ContainerState.checked(kind, self._keys, digest, row)
+        new = state._replace(oldest_key=self._version).authenticated(kind, self._keys, digest)
+        place = self._keys.aad_prefix(kind, b"", state.birth)
+        return {
+            **self._here,
+            "at_kind": number,
+            "at_digest": digest,
+            "new_oldest_key": new.oldest_key,
+            "new_row_mac": new.row_mac,
+            "new_sealed": self._keys.resealed(place, header_key(digest, state), row[-1], kind),
+        }
+
+    @property
+    def _version(self) -> int:
+        return self._keys.sealing_version
+
+    def _outdated(self) -> Iterator[tuple[int, bytes]]:
+        """Those that somebody had locked."""
+        behind = (-1, b"")
+        while True:
+            where = {"behind_kind": behind[0], "behind_digest": behind[1]}
+            rows = self._database.read(
+                Transaction.rows, _OUTDATED_PAGE, **self._here, **where, version=self._version
+            )
+            yield from (row[:2] for row in rows if row[:2] not in self.damaged)
+            if len(rows) < PAGE:
+                return
+            behind = rows[-1][:2]
+
+    # --- records
+
+    def _pass(self, *, waits: bool) -> Iterator[int]:
+        """Every record under a former key that is there; nothing is given where there is none."""
+        for page in self._pages():
+            new, damaged = [], []
+            for record in page:
+                try:
+                    new.append(record.under(self._keys))
+                except RecordDoesNotOpen:
+                    damaged.append(record.address)
+            self.damaged.update(damaged)
+            if new:
+                yield from self._stored(new, waits=waits)
+
+    def _stored(self, new: list[dict[str, object]], *, waits: bool) -> Iterator[int]:
+        if not waits or not self._database.is_postgres:
+            yield self._database.write(_store, new, _RESEAL[False])
+            return
+        for one in new:
+            yield self._database.write(_store, [one], _RESEAL[True])
+
+    def _pages(self) -> Iterator[list[_Sealed]]:
+        behind: _Address = _BEFORE_ALL
+        asked = self._here | self._former
+        while rows := self._database.read(
+            Transaction.rows, _ADDRESSES, **asked, **_named("behind", behind)
+        ):
+            for last in _cut(rows):
+                where = {**_named("behind", behind), **_named("last", last)}
+                found = self._database.read(Transaction.rows, _SEALED, **asked, **where)
+                page = [_Sealed._make(row) for row in found]
+                yield [one for one in page if one.address not in self.damaged]
+                behind = last
+
+
+def _store(transaction: Transaction, new: list[dict[str, object]], statement: sa.Update) -> int:
+    return sum(map(len, transaction.rows_of_each(statement, new)))
+
+
+def _named(prefix: str, address: _Address) -> dict[str, object]:
+    return dict(zip((f"{prefix}_{name}" for name in _NAMES), address, strict=True))
+
+
+def _cut(rows: list[Row]) -> Iterator[_Address]:
+    """The last address of each part of a page that has not too many bytes."""
+    size = 0
+    for number, (*address, bytes_) in enumerate(rows):
+        size += bytes_ if type(bytes_) is int else 0
+        if size >= _PAGE_BYTES or number == len(rows) - 1:
+            yield tuple(address)
+            size = 0

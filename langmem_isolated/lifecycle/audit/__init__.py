@@ -1,0 +1,1 @@
+"""Audit log: who did and read what, why, and the proof that nobody changed it since."""

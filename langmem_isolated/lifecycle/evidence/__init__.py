@@ -1,0 +1,1 @@
+"""Evidence packs: what a verification found, signed for those who were not there."""

@@ -1,0 +1,1 @@
+"""Rotation of sealing keys, and what is pending of it."""

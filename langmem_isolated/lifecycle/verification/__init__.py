@@ -1,0 +1,1 @@
+"""Verification: of one scope, and of all that an installation holds."""
