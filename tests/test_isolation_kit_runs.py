@@ -333,6 +333,16 @@ def test_an_application_that_hangs_is_told_with_its_run():
     assert time.monotonic() - since < 10
 
 
+@pytest.mark.parametrize("error", [TimeoutError, asyncio.CancelledError])
+def test_a_time_limit_or_a_cancelled_task_of_the_applications_own_is_an_error_of_it(error: Any):
+    async def app(user: str, session: str, text: str) -> str:
+        if FAILURE in text:
+            raise error
+        return await aecho(user, session, text)
+
+    assert error.__name__ in assert_isolated(app, users=2).errors
+
+
 REFUSED: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     (7, {}, TypeError, "got int"),
     (echo, {"users": 1}, ValueError, "sees nobody"),
