@@ -34,7 +34,7 @@ from langmem_isolated._runtime.session_rules import NO_RULES, SessionRules
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated._storage.tombstones import tombstone_rules
 from langmem_isolated.errors import DatabaseError, ScopeError
-from langmem_isolated.lifecycle import AnonymousSessions, MemoryLifecycle, OneModule
+from langmem_isolated.lifecycle import AnonymousSessions, MemoryLifecycle
 from langmem_isolated.memory_of_run import MemoryOfRun
 from langmem_isolated.root_keys import (
     RootKey,
@@ -43,7 +43,7 @@ from langmem_isolated.root_keys import (
     root_key_from_environment,
 )
 from langmem_isolated.scope import AnonymousScope, Scope, checked_id
-from langmem_isolated.scoped_memory import ScopedMemory
+from langmem_isolated.scoped_memory import AnonymousMemory, ScopedMemory
 
 if TYPE_CHECKING:
     from langchain_core.runnables import ConfigurableFieldSpec
@@ -52,24 +52,6 @@ if TYPE_CHECKING:
 
 _NO_NAMES = (None, None, "default")
 _OWNERS = "It is how many owners' keys are kept, 1,024 if you leave it out."
-
-
-class AnonymousMemory(OneModule, ScopedMemory):
-    """The memory of somebody who has not logged in, as ``memory.anonymous(…)`` gives it.
-
-    All that a scope has of its own works on it. It raises `AnonymousNotFound` once it has expired
-    or was claimed, whoever did that.
-    """
-
-    _scope: AnonymousScope
-    _called = "An anonymous session"
-    _another = "Begin one there: memory.anonymous(module_id=…)."
-    _shared = ": a claim takes it along"
-
-    @property
-    def id(self) -> str:
-        """128 random bits, 22 characters: who has them has this memory. Never log it."""
-        return self._scope.guest
 
 
 @explains_calls

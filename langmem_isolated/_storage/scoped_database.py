@@ -1,7 +1,6 @@
 """Scoped database: one owner's operations, with its keys, retried after a key rotation."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,15 +15,13 @@ from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.callers import OnBehalfOf
 from langmem_isolated._runtime.limits import DEFAULT_LIMITS, Limits
 from langmem_isolated._runtime.session_rules import NO_RULES, SessionRules
-from langmem_isolated._storage.container_state import KeyOutdated
 from langmem_isolated._storage.keyring import Keyring
+from langmem_isolated._storage.owner_keys import OwnerKeys, tell
 from langmem_isolated._storage.scope_rows import has_life
 from langmem_isolated._storage.usage import DAY, first_of_day
 from langmem_isolated._storage.watching import Watcher
 from langmem_isolated._storage.working_locked import refuse_if_it_reads, works_locked
 from langmem_isolated.errors import DatabaseError, KeyDestroyed, RecordDoesNotOpen
-
-_log = logging.getLogger("langmem_isolated.database")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -62,12 +59,7 @@ def prove_life(transaction: Transaction, keys: ScopeKeys) -> None:
         raise ScopeGone
 
 
-def _tell(error: DatabaseError, scope: str) -> None:
-    # Its text quotes no row; its class is what a watcher counts.
-    _log.error("The database failed (%s): scope %s.", type(error).__name__, scope)
-
-
-class ScopedDatabase:
+class ScopedDatabase(OwnerKeys):
     """One owner's records; an operation run through it gets that owner's keys and no others.
 
     Keys are fetched, and if need be unwrapped, before the transaction begins. The first life
@@ -103,11 +95,9 @@ class ScopedDatabase:
         is_owners: bool = True,
     ) -> None:
         self.database = database
-        self._keyring = keyring
-        self.owner = owner
+        super().__init__(keyring, owner)
         self.limits = limits
         self.session_rules = session_rules
-        self._birth: bytes | None = None
         self._principal: bytes | None = None
         # The same for all modules of a user; publishers of a project are one.
         self._caller = owner.project, owner.user, owner.guest
@@ -139,19 +129,6 @@ class ScopedDatabase:
         with OnBehalfOf(self._caller):
             running = self.database.submit(body, *args, **kwargs)
         return await asyncio.wrap_future(running)
-
-    def keys(self) -> ScopeKeys:
-        """The owner's keys, made at first use, for what is encoded before a transaction begins.
-
-        Raises:
-            KeyDestroyed: The owner was erased.
-        """
-        return self._of_same_life(self._obtain())
-
-    def find_keys(self) -> ScopeKeys | None:
-        """The owner's keys, or ``None`` when it has stored nothing."""
-        keys = self._find()
-        return keys and self._of_same_life(keys)
 
     def living_keys(self) -> ScopeKeys:
         """As :meth:`keys`, and the database says at this moment that the owner's life goes on.
@@ -195,33 +172,6 @@ class ScopedDatabase:
         """
         if self._birth is not None and self.find_living_keys() is None:
             raise KeyDestroyed
-
-    def _obtain(self) -> ScopeKeys:
-        if self._birth is not None:
-            return self._find_again()
-        try:
-            return self._keyring.obtain(self.owner)
-        except DatabaseError as error:
-            _tell(error, self._known_id())
-            raise
-
-    def _find_again(self) -> ScopeKeys:
-        """The keys of a life that was met before: none are made for who was erased since."""
-        keys = self._find()
-        if keys is None:
-            raise KeyDestroyed
-        return keys
-
-    def _find(self) -> ScopeKeys | None:
-        try:
-            return self._keyring.find(self.owner)
-        except DatabaseError as error:
-            _tell(error, self._known_id())
-            raise
-
-    def _known_id(self) -> str:
-        directory = self._keyring.directory_at_hand
-        return "unknown" if directory is None else directory.scope_id_of(self.owner).hex()
 
     def having_records(self, sources: Sequence[S]) -> list[S]:
         """Those of ``sources``, one for each level of sharing, that have stored anything."""
@@ -391,48 +341,5 @@ class ScopedDatabase:
                 keys = fresh
             return door(operation, self._of_same_life(keys), *args, **kwargs)
         except DatabaseError as error:
-            _tell(error, keys.scope_id.hex())
+            tell(error, keys.scope_id.hex())
             raise
-
-    def fresh_keys(self, keys: ScopeKeys, error: RecordDoesNotOpen) -> ScopeKeys | None:
-        """The owner's keys as they are now, if with those at hand it was refused for their age."""
-        if isinstance(error, KeyOutdated):
-            return self._newer_keys(keys)
-        return self.rotated_keys(keys, error.key_id)
-
-    def _newer_keys(self, keys: ScopeKeys) -> ScopeKeys | None:
-        """The owner's keys as they are now, if it is the same life, and a later one seals."""
-        self._keyring.forget(self.owner)
-        fresh = self._find()
-        if fresh is None or fresh.birth != keys.birth:
-            return None
-        return fresh if fresh.sealing_version > keys.sealing_version else None
-
-    def rotated_keys(self, keys: ScopeKeys, key_id: bytes | None) -> ScopeKeys | None:
-        """The owner's keys as they are now, if they have come to include ``key_id``."""
-        if key_id is None or key_id in keys.opening:
-            return None
-        for _ in range(2):  # another thread may have read them again already
-            fresh = self._find()
-            if fresh and (key_id in fresh.opening or fresh.is_locked):
-                return fresh
-            self._keyring.forget(self.owner)
-        return None
-
-    def refuse_if_erased(self) -> None:
-        """Refuse to go on in a life that ended in another process: what is there is no damage.
-
-        Raises:
-            KeyDestroyed: The owner was erased, whether or not it has come back since.
-        """
-        self._keyring.forget(self.owner)
-        now = self._find()
-        if now is None or now.birth != self._birth:
-            raise KeyDestroyed
-
-    def _of_same_life(self, keys: ScopeKeys) -> ScopeKeys:
-        if self._birth is None:
-            self._birth = keys.birth
-        if self._birth != keys.birth:
-            raise KeyDestroyed
-        return keys
