@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import HumanMessage
 from langchain_core.outputs import Generation
+from langchain_core.vectorstores import InMemoryVectorStore
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
 from langmem_isolated._crypto.kinds import SERVER_HELD, Kind
@@ -15,6 +16,7 @@ from langmem_isolated._storage.copying.copy import Copy
 from langmem_isolated.errors import KeyNotFound, MemoryLocked, RecordDoesNotOpen, ScopeError
 from langmem_isolated.lifecycle import KeysRotated
 from langmem_isolated.lifecycle.imports.putting import Put
+from langmem_isolated.wrapping.in_memory import InMemoryAdapter
 from tests.conftest import ROOT_KEY, Attacker, Door
 from tests.processes import all_at_once
 from tests.test_inventory import RESERVED, ROWS, embeddings, fill, operate
@@ -503,3 +505,62 @@ def test_a_locked_user_is_left_out_until_the_memory_is_unlocked(
     with pytest.raises(MemoryLocked):
         scope.chat_history("s").messages  # noqa: B018
     assert scope.chat_history("s").count() == 3
+
+
+# Documents that are sealed in third-party stores
+
+
+def sealed_in(scope: ScopedMemory, shared: InMemoryVectorStore) -> Any:
+    return scope.vector_store(wrapping=shared, seal=True)
+
+
+def test_documents_that_are_sealed_elsewhere_keep_their_key_until_they_are_sealed_anew(
+    memory: IsolatedMemory, database_url: str, attacker: Attacker
+):
+    shared, scope = InMemoryVectorStore(embeddings()), alice(memory)
+    texts = [f"a secret {number}" for number in range(120)]
+    sealed_in(scope, shared).add_texts(texts, ids=[str(number) for number in range(120)])
+    scope.vector_store(wrapping=shared).add_texts(["in clear"], ids=["clear"])
+    vectors = {key: list(one["vector"]) for key, one in shared.store.items()}
+
+    # In a process that has not the store, and in one that is not asked to.
+    with opened_anew(database_url) as other:
+        left = other.rotate_keys("alice", with_stores=True)
+    assert (left.keys_destroyed, left.stores_left) == (0, ("InMemoryVectorStore",))
+    assert memory.rotate_keys("alice").stores_left == ("InMemoryVectorStore",)
+    assert len(sealed_in(scope, shared).get_by_ids(["0", "119"])) == 2
+
+    rotated = memory.rotate_keys("alice", with_stores=True)
+
+    assert (rotated.documents, rotated.stores_left, rotated.keys_destroyed) == (120, (), 2)
+    found = sealed_in(scope, shared).get_by_ids([str(number) for number in range(120)])
+    assert sorted(document.page_content for document in found) == sorted(texts)
+    assert {key: list(one["vector"]) for key, one in shared.store.items()} == vectors
+    clear = scope.vector_store(wrapping=shared).get_by_ids(["clear"])
+    assert [document.page_content for document in clear] == ["in clear"]
+
+
+def test_a_document_that_is_sealed_elsewhere_while_keys_are_rotated_opens(
+    memory: IsolatedMemory, database_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    shared, scope = InMemoryVectorStore(embeddings()), alice(memory)
+    wrapped = sealed_in(scope, shared)
+    wrapped.add_texts(["before"], ids=["before"])
+    put, rotated, begun = InMemoryAdapter.put, [], []
+
+    def put_late(self: InMemoryAdapter, *args: Any) -> None:
+        if not begun:
+            begun.append(True)
+            # Its keys are at hand, and it has not put yet, when all there is was sealed anew.
+            with opened_anew(database_url) as other:
+                other._context.known_stores.include(shared)
+                rotated.append(other.rotate_keys("alice", with_stores=True))
+        put(self, *args)
+
+    monkeypatch.setattr(InMemoryAdapter, "put", put_late)
+    wrapped.add_texts(["late"], ids=["late"])
+
+    assert rotated[0].keys_destroyed == 1
+    with opened_anew(database_url) as other:
+        found = sealed_in(alice(other), shared).get_by_ids(["before", "late"])
+        assert sorted(document.page_content for document in found) == ["before", "late"]

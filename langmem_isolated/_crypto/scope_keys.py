@@ -84,8 +84,9 @@ class ScopeKeys:
         self._names: dict[tuple[bytes, ...], bytes] = {}
         self.active_day = -1
         """The last day, counted from 1970, of which the database knows that the owner wrote."""
-        self.noted_stores: set[str] = set()
-        """Third-party stores of which the database knows that the owner writes to them."""
+        self.noted_stores: set[tuple[str, bool]] = set()
+        """Third-party stores of which the database knows that the owner writes to them, and whether
+        what is sealed."""
         self.scope_id = scope_id
         self.incarnation = incarnation
         self.birth = birth

@@ -17,7 +17,7 @@ from langmem_isolated._runtime.limits import DEFAULT_LIMITS, Limits
 from langmem_isolated._runtime.session_rules import NO_RULES, SessionRules
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated._storage.owner_keys import OwnerKeys, tell
-from langmem_isolated._storage.scope_rows import has_life
+from langmem_isolated._storage.scope_rows import oldest_key_of
 from langmem_isolated._storage.usage import DAY, first_of_day
 from langmem_isolated._storage.watching import Watcher
 from langmem_isolated._storage.working_locked import refuse_if_it_reads, works_locked
@@ -49,14 +49,16 @@ class ScopeGone(Exception):
 
 
 @works_locked
-def prove_life(transaction: Transaction, keys: ScopeKeys) -> None:
-    """Expect the life that keys are of, ended by no erasure.
+def prove_life(transaction: Transaction, keys: ScopeKeys) -> int:
+    """Expect the life that keys are of, ended by no erasure; which version may still seal in it.
 
     Raises:
         ScopeGone: It is over, or is being ended.
     """
-    if not has_life(transaction, keys.scope_id, keys.birth, keys.places):
+    oldest = oldest_key_of(transaction, keys.scope_id, keys.birth, keys.places)
+    if oldest is None:
         raise ScopeGone
+    return oldest
 
 
 class ScopedDatabase(OwnerKeys):
@@ -139,9 +141,7 @@ class ScopedDatabase(OwnerKeys):
         Raises:
             KeyDestroyed: The owner was erased, or is being erased.
         """
-        keys = self.keys()
-        self.check_life(keys)
-        return keys
+        return self.check_life(self.keys())
 
     def find_living_keys(self) -> ScopeKeys | None:
         """As :meth:`find_keys`, of a life that goes on at this moment; else ``None``."""
@@ -149,20 +149,23 @@ class ScopedDatabase(OwnerKeys):
         if keys is None:
             return None
         try:
-            self.check_life(keys)
+            return self.check_life(keys)
         except KeyDestroyed:
             # Which is right to whoever has come back since; others have nothing.
             self.find_keys()
             return None
-        return keys
 
-    def check_life(self, keys: ScopeKeys) -> None:
+    def check_life(self, keys: ScopeKeys) -> ScopeKeys:
         """Ask the database, in one query, whether the life that ``keys`` are of goes on.
+
+        Returns:
+            The same keys, or those that seal by now where these do no more.
 
         Raises:
             KeyDestroyed: It is over, or is being ended.
         """
-        self.run_with_keys(keys, self.database.read, prove_life)
+        oldest = self.run_with_keys(keys, self.database.read, prove_life)
+        return keys if oldest <= keys.sealing_version else self._newer_keys(keys) or keys
 
     def refuse_if_ended(self) -> None:
         """Refuse where the life that this object has met is over.

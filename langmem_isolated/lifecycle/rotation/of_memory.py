@@ -26,6 +26,7 @@ class KeyRotations:
         *,
         project_id: str = "default",
         all: bool = False,  # noqa: A002 - what operators say
+        with_stores: bool = False,
         max_seconds: float | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> KeysRotated:
@@ -61,6 +62,11 @@ class KeyRotations:
             all: Everybody's in the installation, of all projects, and those of modules, projects
                 and anonymous sessions, in place of one user's. A later call goes on with it, also
                 in another process, until it says ``is_done``.
+            with_stores: Also documents that were sealed in third-party stores
+                (``vector_store(wrapping=…, seal=True)``), as far as this process has wrapped or
+                included the store; their vectors stay. Let nobody write the user's documents there
+                meanwhile: these stores cannot tell that a document was changed between its reading
+                and its writing. By default they stay as they are, and the former key with them.
             max_seconds: Begin no batch after so many; by default go on to the end.
             progress: Told after each batch how many records have been sealed by now. What it raises
                 ends the rotation between two batches.
@@ -76,7 +82,9 @@ class KeyRotations:
                 what was sealed before is sealed.
             DatabaseError: The database refused or failed; to call again goes on.
         """
-        return self._rotated_keys(user_id, project_id, all, max_seconds, progress, lambda: False)
+        return self._rotated_keys(
+            user_id, project_id, all, max_seconds, progress, lambda: False, with_stores
+        )
 
     async def arotate_keys(
         self,
@@ -84,6 +92,7 @@ class KeyRotations:
         *,
         project_id: str = "default",
         all: bool = False,  # noqa: A002 - what operators say
+        with_stores: bool = False,
         max_seconds: float | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> KeysRotated:
@@ -91,7 +100,14 @@ class KeyRotations:
         ended = threading.Event()
         try:
             return await self._context.database.arun(
-                self._rotated_keys, user_id, project_id, all, max_seconds, progress, ended.is_set
+                self._rotated_keys,
+                user_id,
+                project_id,
+                all,
+                max_seconds,
+                progress,
+                ended.is_set,
+                with_stores,
             )
         finally:
             ended.set()
@@ -151,8 +167,10 @@ class KeyRotations:
         max_seconds: float | None,
         progress: Callable[[int], object] | None,
         is_stopped: Callable[[], bool],
+        with_stores: bool,
     ) -> KeysRotated:
         from langmem_isolated.lifecycle.rotation.run import RotationRun, checked_owner
 
         owner = checked_owner(user_id, project_id, of_all=of_all)
-        return RotationRun(self._context, max_seconds, progress, is_stopped).run(owner)
+        run = RotationRun(self._context, max_seconds, progress, is_stopped, with_stores=with_stores)
+        return run.run(owner)
