@@ -1,5 +1,6 @@
 """Sealing keys are exchanged while everybody goes on, and the former ones are destroyed."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -564,3 +565,48 @@ def test_a_document_that_is_sealed_elsewhere_while_keys_are_rotated_opens(
     with opened_anew(database_url) as other:
         found = sealed_in(alice(other), shared).get_by_ids(["before", "late"])
         assert sorted(document.page_content for document in found) == ["before", "late"]
+
+
+# Reads that meet a former key
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float = 10) -> None:
+    ends = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < ends, "it did not come to be so"
+        time.sleep(0.02)
+
+
+def test_a_read_that_meets_a_former_key_has_its_scope_sealed_anew_behind_it(
+    memory: IsolatedMemory, attacker: Attacker
+):
+    scope = alice(memory)
+    scope.chat_history("s").add_messages([HumanMessage(str(number)) for number in range(700)])
+    former = key_id(scope)
+    memory._keyring.rotate(scope._records.owner)
+
+    assert len(scope.chat_history("s").messages) == 700
+
+    wait_until(lambda: not rows_under(attacker, former))
+    assert keys_in(attacker) == [(1, 2, True), (2, 1, True)]
+    assert len(scope.chat_history("s").messages) == 700
+    done = memory.rotate_keys("alice")
+    assert (done.keys_made, done.keys_destroyed) == (0, 1)
+
+
+def test_reads_leave_records_as_they_are_where_that_is_wanted(
+    memory: IsolatedMemory, attacker: Attacker
+):
+    scope = alice(memory)
+    scope.chat_history("s").add_messages([HumanMessage("one")])
+    former = key_id(scope)
+    memory.reseals_on_read = False
+    memory._keyring.rotate(scope._records.owner)
+
+    for _ in range(3):
+        assert len(scope.chat_history("s").messages) == 1
+
+    time.sleep(0.1)
+    assert rows_under(attacker, former) == 2
+    with pytest.raises(TypeError):
+        memory.reseals_on_read = "no"  # type: ignore[assignment]

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import count
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from langmem_isolated._crypto.owners import Owner
@@ -17,6 +18,7 @@ from langmem_isolated._runtime.limits import DEFAULT_LIMITS, Limits
 from langmem_isolated._runtime.session_rules import NO_RULES, SessionRules
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated._storage.owner_keys import OwnerKeys, tell
+from langmem_isolated._storage.reseal_queue import queue_of
 from langmem_isolated._storage.scope_rows import oldest_key_of
 from langmem_isolated._storage.usage import DAY, first_of_day
 from langmem_isolated._storage.watching import Watcher
@@ -327,22 +329,28 @@ class ScopedDatabase(OwnerKeys):
         **kwargs: P.kwargs,
     ) -> T:
         try:
-            for _ in range(_ROTATIONS):
+            for number in count():
                 try:
-                    return door(operation, self._of_same_life(keys), *args, **kwargs)
+                    result = door(operation, self._of_same_life(keys), *args, **kwargs)
                 except RecordDoesNotOpen as error:
                     fresh = self.fresh_keys(keys, error)
                     if fresh is None:
                         self.refuse_if_erased()
+                    if fresh is None or number == _ROTATIONS:
                         raise
                 except (ScopeGone, Conflict) as error:
                     if isinstance(error, Conflict) and not error.foreign_key:
                         raise
                     fresh = self._newer_keys(keys)
-                    if fresh is None:
+                    if fresh is None or number == _ROTATIONS:
                         raise KeyDestroyed from None
+                else:
+                    break
                 keys = fresh
-            return door(operation, self._of_same_life(keys), *args, **kwargs)
         except DatabaseError as error:
             tell(error, keys.scope_id.hex())
             raise
+        if keys.met_former:
+            keys.met_former.clear()
+            queue_of(self.database, self._keyring).tell(self.owner)
+        return result

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from langmem_isolated._adapters.context import MemoryContext
+from langmem_isolated._runtime.arguments import true_or_false
 from langmem_isolated._runtime.calls import explains_calls
+from langmem_isolated._storage.reseal_queue import queue_of
 
 if TYPE_CHECKING:
     from langmem_isolated.lifecycle.rotation.run import KeysRotated
@@ -111,6 +113,22 @@ class KeyRotations:
             )
         finally:
             ended.set()
+
+    @property
+    def reseals_on_read(self) -> bool:
+        """Whether a read that meets a former key has its scope sealed anew, soon, behind it.
+
+        So a rotation that was interrupted goes on where memory is used: a worker thread seals
+        batches anew for a quarter of a second, and nothing is done inside of the read. What is left
+        at the end, former keys too, is for :meth:`rotate_keys`. It is on until it is set to
+        ``False``, for this memory.
+        """
+        return queue_of(self._context.database, self._context.keyring).is_on
+
+    @reseals_on_read.setter
+    def reseals_on_read(self, is_on: bool) -> None:
+        queue = queue_of(self._context.database, self._context.keyring)
+        queue.is_on = true_or_false("reseals_on_read", is_on)
 
     def key_status(self) -> KeyStatus:
         """What is pending of rotations, and how often keys have sealed, of all; for operators.
