@@ -332,6 +332,7 @@ class ScopedDatabase(OwnerKeys):
             for number in count():
                 try:
                     result = door(operation, self._of_same_life(keys), *args, **kwargs)
+                    break
                 except RecordDoesNotOpen as error:
                     fresh = self.fresh_keys(keys, error)
                     if fresh is None:
@@ -341,11 +342,7 @@ class ScopedDatabase(OwnerKeys):
                 except (ScopeGone, Conflict) as error:
                     if isinstance(error, Conflict) and not error.foreign_key:
                         raise
-                    fresh = self._newer_keys(keys)
-                    if fresh is None or number == _ROTATIONS:
-                        raise KeyDestroyed from None
-                else:
-                    break
+                    fresh = self._newer_or_destroyed(keys)
                 keys = fresh
         except DatabaseError as error:
             tell(error, keys.scope_id.hex())
@@ -354,3 +351,14 @@ class ScopedDatabase(OwnerKeys):
             keys.met_former.clear()
             queue_of(self.database, self._keyring).tell(self.owner)
         return result
+
+    def _newer_or_destroyed(self, keys: ScopeKeys) -> ScopeKeys:
+        """The keys that seal by now, where the scope's row refused those at hand for their age.
+
+        Raises:
+            KeyDestroyed: It was for another reason: the scope is gone.
+        """
+        fresh = self._newer_keys(keys)
+        if fresh is None:
+            raise KeyDestroyed from None
+        return fresh
