@@ -1,7 +1,10 @@
 """Sealing keys are exchanged while everybody goes on, and the former ones are destroyed."""
 
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,19 @@ from langchain_core.vectorstores import InMemoryVectorStore
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
 from langmem_isolated._crypto.kinds import SERVER_HELD, Kind
+from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._runtime.clock import now
+from langmem_isolated._storage import entries
 from langmem_isolated._storage.copying import imported
 from langmem_isolated._storage.copying.copy import Copy
-from langmem_isolated.errors import KeyNotFound, MemoryLocked, RecordDoesNotOpen, ScopeError
+from langmem_isolated.errors import (
+    KeyDestroyed,
+    KeyNotFound,
+    MemoryLocked,
+    RecordDoesNotOpen,
+    ScopeError,
+)
 from langmem_isolated.lifecycle import KeysRotated
 from langmem_isolated.lifecycle.imports.putting import Put
 from langmem_isolated.wrapping.in_memory import InMemoryAdapter
@@ -610,3 +623,61 @@ def test_reads_leave_records_as_they_are_where_that_is_wanted(
     assert rows_under(attacker, former) == 2
     with pytest.raises(TypeError):
         memory.reseals_on_read = "no"  # type: ignore[assignment]
+
+
+# A write that is under way when the barrier is raised
+
+
+def test_a_write_that_is_under_way_is_waited_for(
+    memory: IsolatedMemory, database_url: str, attacker: Attacker
+):
+    scope = alice(memory)
+    scope.store().put(("a",), "b", {})
+    former, proved, go = key_id(scope), threading.Event(), threading.Event()
+
+    def put_slowly(transaction: Transaction, keys: ScopeKeys) -> None:
+        entries.put(transaction, keys, (b"space",), [entries.Entry(b"key", b"value")], now())
+        proved.set()
+        go.wait(20)
+
+    def rotate() -> int:
+        with opened_anew(database_url) as other:
+            return other.rotate_keys("alice").keys_destroyed
+
+    with ThreadPoolExecutor(2) as pool:
+        writing = pool.submit(scope._records.write, put_slowly)
+        assert proved.wait(10)
+        rotating = pool.submit(rotate)
+        time.sleep(0.5)
+        assert not rotating.done()
+        go.set()
+        writing.result(20)
+        assert rotating.result(20) == 1
+
+    assert not rows_under(attacker, former)
+    found = scope._records.read(entries.get, [None], (b"space",), [b"key"], now())
+    assert found == [b"value"]
+
+
+@pytest.mark.parametrize(
+    "put", [WRITES["item"], WRITES["items"], WRITES["cache"], WRITES["create"], WRITES["fact"]]
+)
+def test_a_write_that_saw_the_row_before_the_barrier_was_raised_looks_again(
+    postgres_url: str, put: Callable[[ScopedMemory], object]
+):
+    """PostgreSQL gives a statement what was there when it began, and a locked row as it is then."""
+    with opened_anew(postgres_url) as memory, closing(Attacker(postgres_url)) as attacker:
+        scope = alice(memory)
+        fill(memory, scope, None)
+        before = attacker("SELECT count(*) FROM records")
+        attacker("BEGIN")
+        attacker("SELECT 1 FROM scopes FOR UPDATE")
+        with ThreadPoolExecutor(1) as pool:
+            putting = pool.submit(put, scope)
+            time.sleep(0.4)
+            assert not putting.done()
+            attacker("UPDATE scopes SET oldest_key = 2")
+            attacker("COMMIT")
+            with pytest.raises((KeyDestroyed, RecordDoesNotOpen)):
+                putting.result(20)
+        assert attacker("SELECT count(*) FROM records") == before
