@@ -182,7 +182,7 @@ class ScopeKeys:
 
     def every_key(self) -> list[SealingKey]:
         """All that open something of this scope, for who tries that they open nothing else."""
-        return [*self.opening.values()]
+        return [*self.opening.values(), self.server_held]
 
     def __reduce__(self) -> str:
         raise TypeError("keys are not pickled")

@@ -16,6 +16,7 @@ from langmem_isolated.cli import (
     merges,
     profile,
     retention,
+    rls,
     schema,
     sealing_keys,
 )
@@ -144,6 +145,7 @@ app.add_typer(profile.commands, name="profile")
 app.add_typer(session.commands, name="session")
 app.add_typer(thread.commands, name="thread")
 app.add_typer(schema.commands, name="schema")
+app.add_typer(rls.commands, name="rls")
 app.add_typer(retention.retention, name="retention")
 app.add_typer(retention.hold, name="hold")
 

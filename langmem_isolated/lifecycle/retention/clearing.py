@@ -13,12 +13,14 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._crypto.owners import Owner
+from langmem_isolated._crypto.owners import Level, Owner
+from langmem_isolated._database.admission import Admission
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage import due
 from langmem_isolated._storage.batch_removal import BELOW, Due
 from langmem_isolated._storage.due import Pages, Reach
 from langmem_isolated._storage.entries import ENTRY_KINDS
+from langmem_isolated._storage.owner_state import ids_of
 from langmem_isolated._storage.sessions.dropping import Kept
 from langmem_isolated.errors import LegalHold, MemoryLocked, RecordDoesNotOpen
 from langmem_isolated.lifecycle.retention import holds
@@ -70,16 +72,29 @@ class Clearing:
             RecordDoesNotOpen: An item or entry was tampered with, and stays.
         """
         for owner in owners:
-            self._refuse_held(owner)
-            if keys := self._context.keyring.find(owner):
-                of = _Of(owner, keys)
-                self._containers(of, BELOW)
-                for kind in _RECORDS:
-                    self._until_none_is_locked(partial(self._records, of, kind))
+            with self._admission(owner):
+                self._owner(owner)
         return self._result()
+
+    def _admission(self, owner: Owner) -> Admission:
+        """The owner's rows, and those of its project, which may hold a user's."""
+        project = Owner(Level.PROJECT, owner.project)
+        return Admission(*ids_of(self._context.keyring.installation, owner, project))
+
+    def _owner(self, owner: Owner) -> None:
+        self._refuse_held(owner)
+        if keys := self._context.keyring.find(owner):
+            of = _Of(owner, keys)
+            self._containers(of, BELOW)
+            for kind in _RECORDS:
+                self._until_none_is_locked(partial(self._records, of, kind))
 
     def session(self, owner: Owner, digest: bytes) -> dict[str, int]:
         """Remove one session, by its digest; as :meth:`owners`."""
+        with self._admission(owner):
+            return self._session(owner, digest)
+
+    def _session(self, owner: Owner, digest: bytes) -> dict[str, int]:
         self._refuse_held(owner)
         if keys := self._context.keyring.find(owner):
             of = _Of(owner, keys)
@@ -92,6 +107,10 @@ class Clearing:
 
     def channel(self, owner: Owner, channel: str) -> dict[str, int]:
         """Remove the messages of a channel, and the sessions that have no others; as above."""
+        with self._admission(owner):
+            return self._channel(owner, channel)
+
+    def _channel(self, owner: Owner, channel: str) -> dict[str, int]:
         self._refuse_held(owner)
         if keys := self._context.keyring.find(owner):
             until = self._before.created

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.owners import Level, Owner
+from langmem_isolated._database.admission import AdmissionToAll
 from langmem_isolated._runtime.callers import OnBehalfOf
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage import due
@@ -232,6 +233,10 @@ class Sweep:
 
     def run(self) -> Swept:
         """Sweep until nothing is due any more, or it is over."""
+        with AdmissionToAll():
+            return self._run()
+
+    def _run(self) -> Swept:
         for _ in range(_LOOKS):
             self._removal.locked = 0
             self._pass()
