@@ -470,6 +470,19 @@ def test_what_was_done_to_documents_elsewhere_is_found(memory: IsolatedMemory, s
     assert (check.found, check.examined) == (3, 2)
 
 
+def test_documents_of_who_was_erased_and_that_are_there_again_are_found(memory: IsolatedMemory):
+    shared = elsewhere(memory, seal=True)
+    kept = {**shared.store}
+    memory.erase_user("alice")
+    assert memory.verify(read_only=True).is_clean
+    shared.store |= kept
+
+    check = memory.verify(read_only=True).check("wrapped stores")
+
+    assert (check.examined, check.found) == (1, 1)
+    assert check.findings[0].problem.startswith("documents bear the mark of nobody")
+
+
 def test_a_store_that_this_process_does_not_have_is_not_checked_and_told(
     memory: IsolatedMemory, database_url: str, root_key: LocalRootKey
 ):
