@@ -221,7 +221,7 @@ class _Verification:
         if kind.is_server_held or not self._keys.is_locked or self._told is _refuse:
             open_header(kind, self._keys, digest, state, sealed)
         self._containers[kind, digest] = ContainerTally(kind, digest, state)
-        self.counts[kind] += kind is not Kind.ITEM
+        self.counts[kind] += kind not in (Kind.ITEM, Kind.INBOX)
 
     def _page_behind(self, last: _Record) -> list[_Record]:
         behind = {f"behind_{name}": getattr(last, name) for name in ("kind", "parent", "key")}
