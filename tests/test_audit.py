@@ -223,6 +223,21 @@ def test_refused_calls_are_noted(audited: IsolatedMemory):
     assert outcomes(audited, "IsolationViolation") == [("refused", None)] * 2
 
 
+def test_what_is_asked_of_another_module_without_a_grant_is_noted(audited: IsolatedMemory):
+    planner = audited.scope(user_id="alice", module_id="planner")
+
+    with pytest.raises(NotShared):
+        planner.shared_from("tutor").messages("s")
+    grant(audited)
+    with pytest.raises(NotShared):
+        planner.shared_from("tutor").messages("s")
+
+    deadline = time.monotonic() + 10
+    while len(outcomes(audited, "NotShared")) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert outcomes(audited, "NotShared") == [("refused", None)] * 2
+
+
 async def test_a_call_that_is_refused_on_an_event_loop_is_noted_beside_it(audited: IsolatedMemory):
     alice = tutor(audited)
     config = {"configurable": {"thread_id": "t", "user_id": "bob", "module_id": "tutor"}}
