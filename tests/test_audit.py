@@ -836,6 +836,22 @@ def test_who_removes_more_than_a_sweep_is_noticed(
             memory.audit.verify()
 
 
+def test_a_log_that_was_tampered_with_stays_as_evidence_and_stops_no_sweep(
+    database_url: str, root_key: LocalRootKey
+):
+    options = AuditOptions(audit_days=10)
+    with IsolatedMemory(database_url, root_key=root_key, audit=options) as memory:
+        grant(memory)
+        tutor(memory).store().put(("a",), "b", {"text": "c"}, ttl=1e-6)
+        with closing(Attacker(database_url)) as attacker:
+            attacker("UPDATE audit SET created_at = 1")
+
+            swept = memory.sweep()
+
+            assert (swept.counts, swept.damaged, swept.is_done) == ({"item": 1}, 1, True)
+            assert attacker("SELECT count(*) FROM audit") == [(3,)]
+
+
 def test_entries_that_a_sweep_removed_cannot_be_put_back(
     database_url: str, root_key: LocalRootKey, monkeypatch: pytest.MonkeyPatch
 ):
