@@ -3,7 +3,7 @@
     python -m benchmarks.row_level_security --rounds 400
 
 The same calls on four memories of one server, in turn: without and with policies, direct and
-through a pooler in transaction mode. Timings differ from machine to machine; ratios of one run hold.
+through a pooler in transaction mode. Timings differ; ratios of one run hold.
 """
 
 import argparse

@@ -136,7 +136,8 @@ class AuditChains:
 
     def set(self, settings: bytes, draft: Draft) -> AuditRow:
         """Make the chains where there are none, store settings, and append that this was done."""
-        return self._database.write(self._set, settings, draft)
+        with self.admission(draft):
+            return self._database.write(self._set, settings, draft)
 
     def _set(self, transaction: Transaction, settings: bytes, draft: Draft) -> AuditRow:
         for shard in range(SHARDS):
@@ -147,7 +148,12 @@ class AuditChains:
 
     def append(self, *drafts: Draft) -> list[AuditRow]:
         """Append entries in a transaction of their own."""
-        return self._database.write(self._append_all, drafts)
+        with self.admission(*drafts):
+            return self._database.write(self._append_all, drafts)
+
+    def admission(self, *drafts: Draft) -> Admission:
+        """What lets entries be appended; those about nobody by whoever is admitted to anything."""
+        return Admission(*(draft.scope_id or self.directory.id for draft in drafts))
 
     def _append_all(self, transaction: Transaction, drafts: Sequence[Draft]) -> list[AuditRow]:
         return [self.append_within(transaction, draft) for draft in drafts]
@@ -193,7 +199,8 @@ class AuditChains:
         Raises:
             AuditLogBroken: A row was changed, added or removed.
         """
-        rows = self._database.read(Transaction.rows, _ALL_ENDS)
+        with AdmissionToAll():
+            rows = self._database.read(Transaction.rows, _ALL_ENDS)
         by_shard = {row[0]: row for row in rows}
         if rows and len(rows) != SHARDS:
             raise AuditLogBroken(None, "there is not one row of ends for each shard")
@@ -212,12 +219,12 @@ class AuditChains:
         """
         names = ("before", "before_shard", "before_sequence")
         asked = dict(zip(names, before, strict=True)) | {"since": since, "most": most}
-        with AdmissionToAll() if scope_id is None else Admission(scope_id):
-            rows = (
-                self._database.read(Transaction.rows, _OF_ALL, **asked)
-                if scope_id is None
-                else self._database.read(Transaction.rows, _OF_SCOPE, scope_id=scope_id, **asked)
-            )
+        if scope_id is None:
+            with AdmissionToAll():
+                rows = self._database.read(Transaction.rows, _OF_ALL, **asked)
+        else:
+            with Admission(scope_id):
+                rows = self._database.read(Transaction.rows, _OF_SCOPE, scope_id=scope_id, **asked)
         return [AuditRow(*row) for row in rows]
 
     def hash_at(self, shard: int, sequence: int) -> bytes | None:
@@ -232,8 +239,7 @@ class AuditChains:
         Raises:
             AuditLogBroken: An entry was changed, moved, removed or added.
         """
-        with AdmissionToAll():
-            ends = self._database.snapshot(self._ends_and_reach, shard)
+        ends = self._ends(shard)
         behind, last = ends.first_sequence - 1, ends.cut_hash
         while behind + 1 < ends.next_sequence:
             page = self._page(shard, behind, ends.next_sequence)
@@ -252,6 +258,10 @@ class AuditChains:
         page = [AuditRow(*row) for row in rows]
         return [row for row in page if row.sequence < end]
 
+    def _ends(self, shard: int) -> ChainEnds:
+        with AdmissionToAll():
+            return self._database.snapshot(self._ends_and_reach, shard)
+
     def _ends_and_reach(self, transaction: Transaction, shard: int) -> ChainEnds:
         """The ends of a chain, which no entry is outside of.
 
@@ -269,8 +279,7 @@ class AuditChains:
 
     def _cut_since(self, ends: ChainEnds) -> ChainEnds | None:
         """The ends as they are now, if a sweep has removed entries meanwhile."""
-        with AdmissionToAll():
-            found = self._database.snapshot(self._ends_and_reach, ends.shard)
+        found = self._ends(ends.shard)
         return found if found.first_sequence > ends.first_sequence else None
 
     def cut(self, shard: int, before: int) -> int:
@@ -291,11 +300,9 @@ class AuditChains:
 
     def older(self, shard: int, before: int) -> int:
         """How many entries at the head of a chain are older."""
+        ends, asked = self._ends(shard), {"of_shard": shard, "before": before}
         with AdmissionToAll():
-            row = self._database.read(Transaction.row, _FIRST_KEPT, of_shard=shard, before=before)
-        ends = self._required(
-            self._database.read(Transaction.row, _OF_SHARD, of_shard=shard), shard
-        )
+            row = self._database.read(Transaction.row, _FIRST_KEPT, **asked)
         kept = ends.next_sequence if row is None or row[0] is None else row[0]
         return int(kept - ends.first_sequence)
 

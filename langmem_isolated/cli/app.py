@@ -12,6 +12,7 @@ from langmem_isolated._runtime.environment import ACTOR_VARIABLE
 from langmem_isolated.cli import (
     demo,
     grants,
+    locks,
     merges,
     profile,
     retention,
@@ -138,6 +139,7 @@ app.add_typer(audit, name="audit")
 app.add_typer(anchor, name="anchor")
 app.add_typer(grants.commands, name="grants")
 app.add_typer(sealing_keys.commands, name="keys")
+app.add_typer(locks.commands, name="lock")
 app.add_typer(merges.commands, name="merge")
 app.add_typer(profile.commands, name="profile")
 app.add_typer(session.commands, name="session")

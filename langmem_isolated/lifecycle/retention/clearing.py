@@ -22,7 +22,7 @@ from langmem_isolated._storage.due import Pages, Reach
 from langmem_isolated._storage.entries import ENTRY_KINDS
 from langmem_isolated._storage.owner_state import ids_of
 from langmem_isolated._storage.sessions.dropping import Kept
-from langmem_isolated.errors import LegalHold, RecordDoesNotOpen
+from langmem_isolated.errors import LegalHold, MemoryLocked, RecordDoesNotOpen
 from langmem_isolated.lifecycle.retention import holds
 from langmem_isolated.lifecycle.retention.steps import (
     DropMessages,
@@ -100,8 +100,9 @@ class Clearing:
             of = _Of(owner, keys)
             hide = HideContainer(Kind.SESSION, digest, self._before)
             self._removal.run([of.task(hide)])
-            remove = RemoveContainer(Kind.SESSION, digest, Due())
-            self._until_none_is_locked(lambda: self._removal.run([of.task(remove)]))
+            for kind in (Kind.SESSION, Kind.INBOX):
+                remove = of.task(RemoveContainer(kind, digest, Due()))
+                self._until_none_is_locked(partial(self._removal.run, [remove]))
         return self._result()
 
     def channel(self, owner: Owner, channel: str) -> dict[str, int]:
@@ -161,6 +162,8 @@ class Clearing:
             cache.clear()
         if self._removal.held:
             raise LegalHold
+        if self._removal.unopened:
+            raise MemoryLocked("Only what needs not be opened was removed.")
         if self._removal.damaged:
             raise RecordDoesNotOpen(
                 Kind.ITEM.label, "its expiry or what counts it was changed; all others were removed"
