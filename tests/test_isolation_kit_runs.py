@@ -167,6 +167,7 @@ def noted(text: str) -> Exception:
 
 SHOWN = {
     "a key": lambda text: {text: 1},
+    "below a key": lambda text: {text: {"said": text}},
     "a nested value": lambda text: {"a": [{"b": (1, {text})}]},
     "bytes": lambda text: text.encode(),
     "a model": lambda text: Answer(text=text),
