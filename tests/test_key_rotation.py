@@ -12,7 +12,7 @@ from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
 from langmem_isolated._crypto.kinds import SERVER_HELD, Kind
 from langmem_isolated._storage.copying import imported
 from langmem_isolated._storage.copying.copy import Copy
-from langmem_isolated.errors import KeyNotFound, RecordDoesNotOpen, ScopeError
+from langmem_isolated.errors import KeyNotFound, MemoryLocked, RecordDoesNotOpen, ScopeError
 from langmem_isolated.lifecycle import KeysRotated
 from langmem_isolated.lifecycle.imports.putting import Put
 from tests.conftest import ROOT_KEY, Attacker, Door
@@ -473,3 +473,33 @@ def test_an_import_during_which_keys_are_rotated_goes_on(
     bob = memory.scope(user_id="bob", module_id="tutor")
     assert bob.chat_history("s").messages == alice(memory).chat_history("s").messages
     bob.verify()
+
+
+# Of users who hold their keys
+
+
+def test_a_locked_user_is_left_out_until_the_memory_is_unlocked(
+    memory: IsolatedMemory, attacker: Attacker
+):
+    scope = alice(memory)
+    scope.chat_history("s").add_messages([HumanMessage("before")])
+    memory.scope(user_id="bob", module_id="tutor").store().put(("a",), "b", {})
+    memory.lock_with("alice", passphrase="correct horse battery")
+    scope.chat_history("s").add_messages([HumanMessage("after")])
+    memory.lock("alice")
+
+    with pytest.raises(MemoryLocked):
+        memory.rotate_keys("alice")
+    of_all = memory.rotate_keys(all=True)
+    assert (of_all.owners, of_all.locked, of_all.is_done) == (1, 1, True)
+    scope.chat_history("s").add_messages([HumanMessage("meanwhile")])
+
+    memory.unlock("alice", passphrase="correct horse battery", seconds=600)
+    rotated = memory.rotate_keys("alice")
+    assert (rotated.keys_made, rotated.keys_destroyed) == (1, 1)
+    said = [message.content for message in scope.chat_history("s").messages]
+    assert said == ["before", "after", "meanwhile"]
+    memory.lock("alice")
+    with pytest.raises(MemoryLocked):
+        scope.chat_history("s").messages  # noqa: B018
+    assert scope.chat_history("s").count() == 3

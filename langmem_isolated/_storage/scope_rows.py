@@ -281,7 +281,8 @@ class ScopeRows:
         """
         new = row._replace(oldest_key=version)
         new = new._replace(mac=directory.scope_mac(*new[:_AUTHENTICATED]))
-        return new if self._database.write(_raised, row, new) else None
+        with Admission(row.scope_id, row.principal):
+            return new if self._database.write(_raised, row, new) else None
 
     def delete(self, row: ScopeRow) -> None:
         """Remove the row, if it is still that of the same birth and nothing is below it.

@@ -89,6 +89,8 @@ def _print_rotated(rotated: KeysRotated) -> None:
     )
     if not rotated.is_done:
         typer.echo("There is more to do: run it again.")
+    if rotated.locked:
+        typer.echo(f"{rotated.locked:,} users have locked their memory, and were left out.")
     if rotated.damaged:
         typer.echo(
             f"{rotated.damaged:,} records were tampered with. They stay, and so do the keys they "

@@ -44,6 +44,9 @@ class KeyRotations:
         and makes no further key. Several processes may do it at once. What was tampered with stays
         as it is and is counted, and so does the key that it names.
 
+        A user who has locked the memory (:meth:`lock_with`) unlocks it in this process first; with
+        ``all`` those who have not are left out and counted.
+
         What the server needs for its own duties is sealed by keys that do not rotate: who has
         which scopes, policies, grants, claims, names of models, notes of stores.
 
@@ -67,6 +70,7 @@ class KeyRotations:
                 or ``progress`` no function.
             ValueError: ``max_seconds`` is below 0.
             ScopeError: An id is malformed.
+            MemoryLocked: The user has locked the memory; nothing was changed.
             KeyringError: A key cannot be had, or belongs to another root key.
             RecordDoesNotOpen: The user's keys, or the row of a scope, are not as they were stored;
                 what was sealed before is sealed.
@@ -151,4 +155,7 @@ class KeyRotations:
         from langmem_isolated.lifecycle.rotation.run import RotationRun, checked_owner
 
         owner = checked_owner(user_id, project_id, of_all=of_all)
-        return RotationRun(self._context, max_seconds, progress, is_stopped).run(owner)
+        with self._context.audit.job("rotate_keys", owner) as job:
+            rotated = RotationRun(self._context, max_seconds, progress, is_stopped).run(owner)
+            job.count = rotated.records
+        return rotated
