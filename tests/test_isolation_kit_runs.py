@@ -207,7 +207,7 @@ def test_a_value_that_holds_itself_or_raises_where_it_is_shown_is_looked_through
     assert [text for _, text in texts_in([ring, "end"])] == ["", "end"]
 
 
-@pytest.mark.parametrize("way", ["info", "print", "error", "propagate"])
+@pytest.mark.parametrize("way", ["info", "print", "error", "propagate", "misfit"])
 def test_what_is_logged_or_printed_is_found_with_its_run(
     way: str, capsys: pytest.CaptureFixture[str]
 ):
@@ -219,6 +219,8 @@ def test_what_is_logged_or_printed_is_found_with_its_run(
             print(text)
         elif way == "info":
             logging.getLogger("kit").info("%s", text)
+        elif way == "misfit":
+            logging.getLogger("kit").info(text, 1)
         elif way == "propagate":
             logger.warning(text)
         else:
@@ -329,6 +331,16 @@ def test_an_application_that_hangs_is_told_with_its_run():
     with pytest.raises(TimeoutError, match='run 1: alice in session "1", by await'):
         assert_isolated(app, users=2, seconds_each=0.05)
     assert time.monotonic() - since < 10
+
+
+@pytest.mark.parametrize("error", [TimeoutError, asyncio.CancelledError])
+def test_a_time_limit_or_a_cancelled_task_of_the_applications_own_is_an_error_of_it(error: Any):
+    async def app(user: str, session: str, text: str) -> str:
+        if FAILURE in text:
+            raise error
+        return await aecho(user, session, text)
+
+    assert error.__name__ in assert_isolated(app, users=2).errors
 
 
 REFUSED: list[tuple[Any, dict[str, Any], type[Exception], str]] = [

@@ -1,6 +1,7 @@
 """The root key is exchanged for another: nothing is lost, and nobody has to stop."""
 
 import asyncio
+import random
 import shutil
 import time
 from contextlib import closing
@@ -11,7 +12,8 @@ import pytest
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, Scope
 from langmem_isolated._crypto.owners import Owner
-from langmem_isolated._storage.key_sets import KeySets, StoredKey
+from langmem_isolated._storage import key_sets
+from langmem_isolated._storage.key_sets import KeyEncryptionKeyRetired, KeySets, StoredKey
 from langmem_isolated._storage.wrapped_keys import WrappedKeys
 from langmem_isolated.errors import (
     KeyringError,
@@ -21,7 +23,7 @@ from langmem_isolated.errors import (
 )
 from langmem_isolated.lifecycle import RootKeyRotated
 from tests.conftest import ROOT_KEY, Attacker, Door
-from tests.processes import all_at_once
+from tests.processes import Child, all_at_once
 from tests.test_cli import run, url_of
 
 OLD, NEW = LocalRootKey(ROOT_KEY), LocalRootKey(bytes(31) + b"n")
@@ -414,3 +416,47 @@ def test_a_rate_that_is_none_is_refused_and_changes_nothing(
     with pytest.raises(kind, match="most_per_second"):
         said.rotate_root_key(NEW, most_per_second=wrong)
     assert attacker("SELECT * FROM keys ORDER BY 1, 2, 3") == before
+
+
+def test_a_state_of_the_key_that_wraps_which_nobody_gave_it_ends_in_an_error_and_not_in_a_loop(
+    said: IsolatedMemory, database_url: str, attacker: Attacker, monkeypatch: pytest.MonkeyPatch
+):
+    def never(*_: object) -> None:
+        raise KeyEncryptionKeyRetired(1)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(key_sets, "_prove", never)
+        with pytest.raises(RecordDoesNotOpen, match="another state"):
+            history(said, "dave").add_user_message("of dave")
+    attacker("UPDATE keys SET state = 2 WHERE purpose = 4")
+    with pytest.raises(RecordDoesNotOpen):
+        history(said, "dave").add_user_message("of dave")
+
+
+def test_a_rotation_that_is_killed_again_and_again_completes_while_others_read_and_come(
+    database_url: str, attacker: Attacker
+):
+    users = [f"user {number}" for number in range(25)]
+    with opened_anew(database_url, OLD) as memory:
+        for user in users:
+            history(memory, user).add_user_message(f"of {user}")
+    kills = random.Random(7)
+
+    def rotate() -> int:
+        with opened_anew(database_url, OLD, NEW) as mine:
+            return mine.rotate_root_key(NEW, most_per_second=400).key_sets
+
+    with opened_anew(database_url, OLD, NEW) as other:
+        for number in range(8):
+            child = Child(rotate)
+            time.sleep(kills.uniform(0.005, 0.15))
+            child.kill()
+            other._keyring._cache.clear()
+            assert [heard(other, user) for user in users] == [[f"of {user}"] for user in users]
+            history(other, f"new {number}").add_user_message("hello")
+    Child(rotate).result()
+
+    assert attacker(f"SELECT DISTINCT root_key_id FROM keys WHERE {LIVING}") == [(NEW.key_id,)]
+    with opened_anew(database_url, NEW) as fresh:
+        assert [heard(fresh, user) for user in users] == [[f"of {user}"] for user in users]
+        assert all(heard(fresh, f"new {number}") == ["hello"] for number in range(8))

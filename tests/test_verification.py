@@ -10,7 +10,7 @@ import pytest
 from langchain_core.messages import HumanMessage
 from langchain_core.vectorstores import InMemoryVectorStore
 
-from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
+from langmem_isolated import AuditOptions, IsolatedMemory, LocalRootKey, ScopedMemory
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated.errors import KeyringError
 from langmem_isolated.lifecycle import VerificationReport
@@ -54,7 +54,10 @@ async def test_an_installation_with_everything_in_it_is_clean(memory: IsolatedMe
     assert report.counts["message"] >= 4
     assert report.cross_opening_attempts > 400
     examined = {check.name: check.examined for check in report.checks}
-    assert [name for name, number in examined.items() if not number] == ["row-level security"]
+    assert [name for name, number in examined.items() if not number] == [
+        "audit log",
+        "row-level security",
+    ]
 
 
 def test_an_empty_database_is_clean_and_stays_empty_when_nothing_is_to_be_written(
@@ -149,6 +152,21 @@ def test_one_scope_that_is_damaged_keeps_no_other_from_being_verified(
     assert (report.verified, found(report)) == (3, {"records": 1})
     assert report.check("records").findings[0].scope == damaged.hex()
     assert report.counts["message"] == 2
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_row_that_sqlite_cannot_read_keeps_no_other_scope_from_being_verified(
+    memory: IsolatedMemory, attacker: Attacker
+):
+    for user in ("alice", "bob"):
+        tutor_of(memory, user).chat_history("s").add_user_message("Hi")
+    damaged = bytes.fromhex(tutor_of(memory, "bob").digest() or "")
+    attacker("UPDATE records SET sealed = CAST(sealed AS TEXT) WHERE scope_id = ?", damaged)
+
+    report = memory.verify(read_only=True)
+
+    assert (report.counts["message"], found(report)) == (1, {"records": 1})
+    assert report.check("records").findings[0].scope == damaged.hex()
 
 
 def test_every_flaw_is_counted_and_the_first_are_told(memory: IsolatedMemory, attacker: Attacker):
@@ -262,9 +280,9 @@ def test_users_who_come_write_and_are_erased_meanwhile_make_no_finding(
                     history = scope.chat_history("s")
                     history.add_messages([HumanMessage(f"{turn}.{n}") for n in range(4)])
                     scope.store().put(("facts",), str(turn), {"n": turn})
-                other._keyring.rotate(tutor_of(other, "cem")._records.owner)
-                tutor_of(other, "cem").chat_history("s").add_user_message("rotated")
-                other.erase_user("ann")
+                if turn % 5 == 4:
+                    other.rotate_keys("cem")
+                    other.erase_user("ann")
 
     fill_two(memory)
     workers = [Child(work)]
@@ -313,7 +331,7 @@ def test_canaries_of_a_run_that_was_killed_are_removed_by_the_next(
 
     assert (found(young), found(old), young.scopes) == ({}, {}, 0)
     assert attacker("SELECT count(*) FROM scopes") == [(0,)]
-    assert attacker("SELECT count(*) FROM keys") == [(2,)]
+    assert attacker("SELECT count(DISTINCT principal) FROM keys") == [(1,)]
 
 
 def test_a_project_that_is_only_called_like_canaries_is_nobodys_to_remove(
@@ -463,3 +481,47 @@ def test_a_store_that_this_process_does_not_have_is_not_checked_and_told(
     assert check.state == "not checked"
     assert check.not_checked
     assert check.not_checked.startswith("1 stores")
+
+
+# --- locked users, the audit log, row-level security
+
+
+def test_a_locked_user_is_counted_and_not_opened(memory: IsolatedMemory, attacker: Attacker):
+    fill_two(memory)
+    memory.lock_with("alice", secret=bytes(range(32)))
+    tutor_of(memory, "alice").chat_history("s").add_user_message("Waits in the inbox")
+
+    report = memory.verify(read_only=True)
+    own = memory.verify("alice", read_only=True)
+
+    # The user's own scope has nothing in it that could be opened.
+    assert (found(report), report.locked, report.verified) == ({}, 1, 2)
+    assert (found(own), own.locked, own.verified) == ({}, 1, 1)
+    assert own.counts["message"] == 2
+    attacker(f"DELETE FROM records WHERE kind = {Kind.MESSAGE}")
+    assert found(memory.verify("alice", read_only=True)) == {"counts": 1}
+    attacker(f"UPDATE records SET size = 1 WHERE kind = {Kind.INBOX}")
+    assert found(memory.verify("alice", read_only=True)) == {"records": 1, "counts": 1}
+
+
+def test_a_user_who_has_unlocked_is_opened_as_any_other(memory: IsolatedMemory):
+    fill_two(memory)
+    memory.lock_with("alice", secret=bytes(range(32)))
+    memory.unlock("alice", secret=bytes(range(32)), seconds=600)
+
+    report = memory.verify(read_only=True)
+
+    assert (found(report), report.locked, report.verified) == ({}, 0, 3)
+
+
+def test_the_audit_log_is_verified_where_there_is_one(
+    database_url: str, root_key: LocalRootKey, attacker: Attacker
+):
+    with IsolatedMemory(database_url, root_key=root_key, audit=AuditOptions()) as memory:
+        fill_two(memory)
+        report = memory.verify()
+        assert (found(report), report.check("audit log").state) == ({}, "ok")
+        assert report.check("audit log").examined
+        attacker("UPDATE audit SET created_at = created_at + 1")
+
+        assert found(memory.verify(read_only=True)) == {"audit log": 1}

@@ -202,7 +202,9 @@ class ResultGuard:
             ValueError: Metadata hold a key that begins with ``langmem_``.
             KeyDestroyed: The owner was erased, or is being erased.
         """
-        tags = OwnerTags(self._records[0], self._records[0].living_keys())
+        keys = self._records[0].living_keys()
+        keys.refuse_if_locked()
+        tags = OwnerTags(self._records[0], keys)
         return [tags.tagged(prepared(document)) for document in check_documents(documents)]
 
     def checked(self, documents: Iterable[Document]) -> list[Document]:
@@ -233,6 +235,9 @@ def readable(records: Sequence[OwnerKeys], kind: type[OwnerTags]) -> dict[str, O
     Asked of the database anew each time: an owner that was erased in another process is not there.
     """
     found = [(one, one.find_living_keys()) for one in records[0].having_records(records)]
+    for _, keys in found:
+        if keys:
+            keys.refuse_if_locked()
     tags = [kind(one, keys) for one, keys in found if keys]
     return {one.owner: one for one in tags}
 

@@ -108,6 +108,15 @@ class ScopeKeys:
         """The ids of every key that has sealed the owner's records, as these carry them."""
         return {*self.opening, self.server_held.id}
 
+    def refuse_if_locked(self) -> None:
+        """Go on where the server has the sealing keys: what is kept elsewhere is asked for.
+
+        Raises:
+            MemoryLocked: The user alone has them.
+        """
+        if self.is_locked:
+            raise MemoryLocked
+
     def pseudonym(self, kind: Kind, *parts: bytes) -> bytes:
         """The 16 bytes by which tables know a name that a caller chose."""
         return self._naming.digest(kind.framed_bytes, *parts)
@@ -180,7 +189,7 @@ class ScopeKeys:
 
     def every_key(self) -> list[SealingKey]:
         """All that open something of this scope, for who tries that they open nothing else."""
-        return [*self.opening.values()]
+        return [*self.opening.values(), self.server_held]
 
     def __reduce__(self) -> str:
         raise TypeError("keys are not pickled")

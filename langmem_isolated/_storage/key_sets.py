@@ -61,6 +61,10 @@ class KeyEncryptionKeyRetired(Exception):
     For who wraps, to read again which one does now.
     """
 
+    def __init__(self, version: int | None) -> None:
+        super().__init__()
+        self.version = version
+
 
 class StoredKey(NamedTuple):
     """A row of the table of keys, without its principal."""
@@ -330,7 +334,7 @@ def _prove(installation_id: bytes, wrappers: set[int | None], transaction: Trans
     asked = {"installation_id": installation_id, "purpose": int(Purpose.KEY_ENCRYPTION)}
     for version in wrappers:
         if transaction.row(_SELECT_KEK_STATE, **asked, version=version) != (State.ACTIVE,):
-            raise KeyEncryptionKeyRetired
+            raise KeyEncryptionKeyRetired(version)
 
 
 def _swap(

@@ -18,6 +18,7 @@ from langmem_isolated._runtime.limits import DEFAULT_LIMITS, Limits
 from langmem_isolated._runtime.session_rules import NO_RULES, SessionRules
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated._storage.owner_keys import OwnerKeys, tell
+from langmem_isolated._storage.owner_state import ids_of
 from langmem_isolated._storage.reseal_queue import queue_of
 from langmem_isolated._storage.scope_rows import oldest_key_of
 from langmem_isolated._storage.usage import DAY, first_of_day
@@ -102,7 +103,8 @@ class ScopedDatabase(OwnerKeys):
         super().__init__(keyring, owner)
         self.limits = limits
         self.session_rules = session_rules
-        self._principal: bytes | None = None
+        # By which tables know the owner, where row-level security asks for it.
+        self._ids: Sequence[bytes] = ()
         # The same for all modules of a user; publishers of a project are one.
         self._caller = owner.project, owner.user, owner.guest
         self.is_postgres = database.is_postgres
@@ -269,16 +271,17 @@ class ScopedDatabase(OwnerKeys):
         with OnBehalfOf(self._caller):
             if not self.database.is_bound:
                 return self._run(keys, door, operation, *args, **kwargs)
-            with Admission(*self._ids_for(keys)):
+            with self.admission():
                 return self._run(keys, door, operation, *args, **kwargs)
 
-    def _ids_for(self, keys: ScopeKeys) -> Sequence[bytes]:
-        """Whose rows an operation may meet: the scope's, and what its life and places stand by."""
-        if self._principal is None:
-            directory = self._keyring.directory(create=True)
-            assert directory is not None
-            self._principal = directory.principal_of(self.owner)
-        return keys.scope_id, self._principal, *keys.places
+    def admission(self) -> Admission:
+        """Where an operation on other records meets these, too, in the same transaction."""
+        if not self._ids:
+            self.database.open()
+            self._ids = (
+                ids_of(self._keyring.installation, self.owner) if self.database.is_bound else ()
+            )
+        return Admission(*self._ids)
 
     def _run(
         self,

@@ -180,11 +180,17 @@ class WrappedKeys:
 
     @contextmanager
     def renewed_if_retired(self) -> Iterator[None]:
-        """Have the next key-encryption key at hand where a swap was refused for the former one."""
+        """Have the next key-encryption key at hand where a swap was refused for the former one.
+
+        Raises:
+            RecordDoesNotOpen: There is no next one: it would be refused for ever.
+        """
         try:
             yield
-        except KeyEncryptionKeyRetired:
+        except KeyEncryptionKeyRetired as refusal:
             self.key_encryption_keys.renew()
+            if self.key_encryption_keys.primary.version == refusal.version:
+                raise RecordDoesNotOpen("key", "its row says another state than its set") from None
 
     def rewrapped(self, found: KeySet) -> KeySet:
         """``found`` with every key wrapped by the primary key-encryption key; nothing is stored.

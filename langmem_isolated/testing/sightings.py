@@ -11,7 +11,7 @@ from langmem_isolated.testing.visible import texts_in
 
 _SHOWN = 8
 LOG = "the log"
-_GIVEN = ("HumanMessage", "input")
+_GIVEN = ("HumanMessage", "_start (", "(input")
 """In paths of what a run was given, which it shows again without having answered."""
 _ADVICE = (
     "Look at what the first of these runs shares with the runs before it: a saver or store that "

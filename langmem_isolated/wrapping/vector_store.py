@@ -232,6 +232,7 @@ class WrappedVectorStore(ScopedVectorStore):
 
     def _put(self, documents: list[Document]) -> None:
         keys = self._records[0].living_keys()
+        keys.refuse_if_locked()
         tags = self._kind(self._records[0], keys)
         vectors = None
         if self._seals:

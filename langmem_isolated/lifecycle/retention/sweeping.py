@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.owners import Level, Owner
+from langmem_isolated._database.admission import AdmissionToAll
 from langmem_isolated._runtime.callers import OnBehalfOf
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage import due
@@ -76,6 +77,9 @@ class Swept:
     """How many sessions, threads, collections, items, entries or scopes stay because they were
     tampered with."""
     is_dry_run: bool = False
+    locked: int = 0
+    """Of how many users something stays until they unlock their memory: a message is not taken out
+    of a session, or a checkpoint of a thread, without being opened."""
 
     @property
     def total(self) -> int:
@@ -140,6 +144,7 @@ class Removal:
     counts: Counter[Kind] = field(default_factory=Counter)
     held: set[tuple[str, str | None]] = field(default_factory=set)
     damaged: set[tuple[bytes, object]] = field(default_factory=set)
+    unopened: set[tuple[str, str | None]] = field(default_factory=set)
     locked: int = 0
     is_over: bool = False
     _since: float = field(default_factory=time.monotonic)
@@ -159,7 +164,7 @@ class Removal:
     def _has_more(self, task: Task) -> bool:
         snapshot = self.context.database.snapshot
         found = snapshot(run_batch, [task], {}, is_dry=True)
-        return bool(found.counts.total() or found.damaged)
+        return bool(found.counts.total() or found.damaged or found.unopened)
 
     def _batch(self, tasks: list[Task]) -> list[Task]:
         projects = self._projects(tasks)
@@ -170,6 +175,7 @@ class Removal:
         self.counts += outcome.counts
         self.locked += outcome.locked
         self.held |= {(task.owner.project, task.owner.user) for task in outcome.held}
+        self.unopened |= {(task.owner.project, task.owner.user) for task in outcome.unopened}
         self._after_batch()
         return left
 
@@ -227,6 +233,10 @@ class Sweep:
 
     def run(self) -> Swept:
         """Sweep until nothing is due any more, or it is over."""
+        with AdmissionToAll():
+            return self._run()
+
+    def _run(self) -> Swept:
         for _ in range(_LOOKS):
             self._removal.locked = 0
             self._pass()
@@ -241,6 +251,7 @@ class Sweep:
             held=len(removal.held),
             damaged=len(removal.damaged) + len(self._owners.damaged) + tombstones.damaged,
             is_dry_run=removal.is_dry,
+            locked=len(removal.unopened),
         )
 
     def _tombstones(self) -> Forgotten:

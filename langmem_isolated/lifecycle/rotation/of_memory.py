@@ -191,4 +191,7 @@ class KeyRotations:
 
         owner = checked_owner(user_id, project_id, of_all=of_all)
         run = RotationRun(self._context, max_seconds, progress, is_stopped, with_stores=with_stores)
-        return run.run(owner)
+        with self._context.audit.job("rotate_keys", owner) as job:
+            rotated = run.run(owner)
+            job.count = rotated.records
+        return rotated

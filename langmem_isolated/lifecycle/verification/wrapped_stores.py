@@ -11,7 +11,7 @@ from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage import wrapped_stores
 from langmem_isolated._storage.wrapped_stores import StoreNote
-from langmem_isolated.errors import IsolationViolation
+from langmem_isolated.errors import IsolationViolation, MemoryLocked
 from langmem_isolated.lifecycle.verification.report import Tally
 
 if TYPE_CHECKING:
@@ -91,6 +91,8 @@ class WrappedStores:
     ) -> None:
         scope = keys.scope_id.hex()
         for document in _documents(adapter, OwnerTags(records, keys).owner):
+            if keys.is_locked and STAMP not in document.metadata:
+                continue
             self._tally.examined += 1
             if not _opens(document, records, keys):
                 problem = "a document's mark is not that of its owner, or it was changed"
@@ -111,6 +113,6 @@ def _opens(document: Document, records: ScopedDatabase, keys: ScopeKeys) -> bool
     tags = kind(records, keys)
     try:
         opened = tags.untagged(document)
-    except IsolationViolation:
+    except (IsolationViolation, MemoryLocked):
         return False
     return document.id == tags.stored_id(str(opened.id))
