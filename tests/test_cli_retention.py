@@ -53,7 +53,9 @@ def test_a_sweep_answers_programs_with_one_value(stored: IsolatedMemory):
 
     swept = told(stored, "sweep")
 
-    assert swept == {"counts": {}, "is_done": True, "held": 1, "damaged": 0, "is_dry_run": False}
+    assert swept == {
+        "counts": {}, "is_done": True, "held": 1, "damaged": 0, "is_dry_run": False, "locked": 0,
+    }  # fmt: skip
     assert "1 users on legal hold" in run("sweep", "--database", url_of(stored)).stdout
 
 

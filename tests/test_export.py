@@ -54,6 +54,8 @@ LINES = {
     "grants": [Kind.GRANT],
     "policies": [Kind.POLICY],
     "receipts": [Kind.RECEIPT],
+    # Of a table of its own, while auditing is on.
+    "audit": [],
 }
 # What stands on the line of another.
 WITHIN = {Kind.VECTOR: "items", Kind.EMBEDDING: "documents"}

@@ -1,5 +1,6 @@
 """The kit for applications' tests finds each planted leak, and none where ours is used."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from langmem_isolated.testing import (
 from tests.leaky_applications import LEAKS, Leak
 
 NAMES = list(LEAKS)
+README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
 @pytest.fixture
@@ -55,3 +57,23 @@ def test_the_same_application_with_ours_has_no_leak(
     assert set(report.errors) <= {"EchoFailed"}
     memory.close()
     assert_nothing_readable(tmp_path, canaries=report.canaries)
+
+
+def test_the_leak_of_the_readme_is_found_and_its_line_that_changes_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LANGMEM_ISOLATED_ROOT_KEY", LocalRootKey.generate_text())
+    section = README.partition("## Twelve lines")[2].partition("## One line each")[0]
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", section, re.DOTALL):
+        exec(compile(block, "README.md", "exec"), names)
+
+    with pytest.raises(LeakFound) as caught:
+        assert_isolated(names["stock"], users=2)
+    report = assert_isolated(names["ours"], users=2)
+
+    assert {(one.seer, one.owner) for one in caught.value.sightings} >= {("bob", "alice")}
+    assert report.errors == {}
+    names["memory"].close()
+    assert_nothing_readable("memory.db", canaries=report.canaries)

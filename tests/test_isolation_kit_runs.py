@@ -167,6 +167,7 @@ def noted(text: str) -> Exception:
 
 SHOWN = {
     "a key": lambda text: {text: 1},
+    "below a key": lambda text: {text: {"said": text}},
     "a nested value": lambda text: {"a": [{"b": (1, {text})}]},
     "bytes": lambda text: text.encode(),
     "a model": lambda text: Answer(text=text),
@@ -207,7 +208,7 @@ def test_a_value_that_holds_itself_or_raises_where_it_is_shown_is_looked_through
     assert [text for _, text in texts_in([ring, "end"])] == ["", "end"]
 
 
-@pytest.mark.parametrize("way", ["info", "print", "error", "propagate"])
+@pytest.mark.parametrize("way", ["info", "print", "error", "propagate", "misfit"])
 def test_what_is_logged_or_printed_is_found_with_its_run(
     way: str, capsys: pytest.CaptureFixture[str]
 ):
@@ -219,6 +220,8 @@ def test_what_is_logged_or_printed_is_found_with_its_run(
             print(text)
         elif way == "info":
             logging.getLogger("kit").info("%s", text)
+        elif way == "misfit":
+            logging.getLogger("kit").info(text, 1)
         elif way == "propagate":
             logger.warning(text)
         else:
@@ -329,6 +332,16 @@ def test_an_application_that_hangs_is_told_with_its_run():
     with pytest.raises(TimeoutError, match='run 1: alice in session "1", by await'):
         assert_isolated(app, users=2, seconds_each=0.05)
     assert time.monotonic() - since < 10
+
+
+@pytest.mark.parametrize("error", [TimeoutError, asyncio.CancelledError])
+def test_a_time_limit_or_a_cancelled_task_of_the_applications_own_is_an_error_of_it(error: Any):
+    async def app(user: str, session: str, text: str) -> str:
+        if FAILURE in text:
+            raise error
+        return await aecho(user, session, text)
+
+    assert error.__name__ in assert_isolated(app, users=2).errors
 
 
 REFUSED: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
@@ -447,6 +460,24 @@ def test_a_server_is_started_asked_by_browsers_with_cookies_hung_up_on_and_stopp
     assert "alice last=bob" not in told
     assert "http.disconnect" in told
     assert report.succeeded.keys() == {"request", "request cut off"}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"path": "chat"}, {"path": "/chat?page=1"}, {"path": "/", "json": 1, "body": b"1"}]
+)
+def test_a_request_of_another_shape_is_refused(wrong: dict[str, Any]):
+    with pytest.raises(ValueError, match=r"path must begin|one body"):
+        Request("POST", **wrong)
+
+
+def test_a_request_builder_that_gives_something_else_is_told():
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise NotImplementedError
+
+    with pytest.raises(NothingSeen) as caught:
+        assert_isolated(app, request=lambda *_: ["/say"], users=2)
+
+    assert "must give a Request or several, got str" in str(caught.value.__cause__)
 
 
 def test_a_status_that_says_no_is_an_error_and_its_body_is_seen():

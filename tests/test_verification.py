@@ -1,20 +1,23 @@
 """Verification of all that an installation holds: what it finds, and what it does not take for a
 finding."""
 
+import os
 import select
+import signal
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.vectorstores import InMemoryVectorStore
 
-from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
+from langmem_isolated import AuditOptions, IsolatedMemory, LocalRootKey, ScopedMemory
 from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._database import schema
 from langmem_isolated.errors import KeyringError
 from langmem_isolated.lifecycle import VerificationReport
-from langmem_isolated.lifecycle.verification import canary_adapters, canary_places
+from langmem_isolated.lifecycle.verification import canaries, canary_adapters, canary_places
 from langmem_isolated.lifecycle.verification.canaries import Canaries
 from langmem_isolated.lifecycle.verification.canary_adapters import ADAPTERS, LEFT_OUT
 from langmem_isolated.lifecycle.verification.checks import CHECKS
@@ -54,7 +57,10 @@ async def test_an_installation_with_everything_in_it_is_clean(memory: IsolatedMe
     assert report.counts["message"] >= 4
     assert report.cross_opening_attempts > 400
     examined = {check.name: check.examined for check in report.checks}
-    assert [name for name, number in examined.items() if not number] == ["row-level security"]
+    assert [name for name, number in examined.items() if not number] == [
+        "audit log",
+        "row-level security",
+    ]
 
 
 def test_an_empty_database_is_clean_and_stays_empty_when_nothing_is_to_be_written(
@@ -136,6 +142,23 @@ def test_what_was_done_to_rows_is_found(
     assert told.problem
 
 
+def test_a_models_name_of_another_user_is_found(memory: IsolatedMemory, attacker: Attacker):
+    for user in ("alice", "bob"):
+        answer = AIMessage(
+            "yes",
+            usage_metadata={"input_tokens": 1, "output_tokens": 1, "total_tokens": 2},
+            response_metadata={"model_name": "small"},
+        )
+        tutor_of(memory, user).chat_history("s").add_messages([answer])
+    assert memory.verify(read_only=True).counts["usage"] == 2
+    attacker(
+        "UPDATE usage SET sealed = (SELECT o.sealed FROM usage o WHERE o.sealed IS NOT NULL "
+        "AND o.scope_id <> usage.scope_id) WHERE sealed IS NOT NULL"
+    )
+
+    assert found(memory.verify(read_only=True)) == {"records": 2}
+
+
 def test_one_scope_that_is_damaged_keeps_no_other_from_being_verified(
     memory: IsolatedMemory, attacker: Attacker
 ):
@@ -149,6 +172,21 @@ def test_one_scope_that_is_damaged_keeps_no_other_from_being_verified(
     assert (report.verified, found(report)) == (3, {"records": 1})
     assert report.check("records").findings[0].scope == damaged.hex()
     assert report.counts["message"] == 2
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_row_that_sqlite_cannot_read_keeps_no_other_scope_from_being_verified(
+    memory: IsolatedMemory, attacker: Attacker
+):
+    for user in ("alice", "bob"):
+        tutor_of(memory, user).chat_history("s").add_user_message("Hi")
+    damaged = bytes.fromhex(tutor_of(memory, "bob").digest() or "")
+    attacker("UPDATE records SET sealed = CAST(sealed AS TEXT) WHERE scope_id = ?", damaged)
+
+    report = memory.verify(read_only=True)
+
+    assert (report.counts["message"], found(report)) == (1, {"records": 1})
+    assert report.check("records").findings[0].scope == damaged.hex()
 
 
 def test_every_flaw_is_counted_and_the_first_are_told(memory: IsolatedMemory, attacker: Attacker):
@@ -262,9 +300,9 @@ def test_users_who_come_write_and_are_erased_meanwhile_make_no_finding(
                     history = scope.chat_history("s")
                     history.add_messages([HumanMessage(f"{turn}.{n}") for n in range(4)])
                     scope.store().put(("facts",), str(turn), {"n": turn})
-                other._keyring.rotate(tutor_of(other, "cem")._records.owner)
-                tutor_of(other, "cem").chat_history("s").add_user_message("rotated")
-                other.erase_user("ann")
+                if turn % 5 == 4:
+                    other.rotate_keys("cem")
+                    other.erase_user("ann")
 
     fill_two(memory)
     workers = [Child(work)]
@@ -293,18 +331,27 @@ def test_two_verifications_at_once_find_nothing_of_each_other(memory: IsolatedMe
 # --- canaries
 
 
-def killed(*_: object) -> None:
-    raise SystemExit
+def kill_yourself(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_canaries_of_a_run_that_was_killed_are_removed_by_the_next(
-    memory: IsolatedMemory, attacker: Attacker, monkeypatch: pytest.MonkeyPatch
+    memory: IsolatedMemory,
+    attacker: Attacker,
+    monkeypatch: pytest.MonkeyPatch,
+    database_url: str,
+    root_key: LocalRootKey,
 ):
-    with monkeypatch.context() as patch:
-        patch.setattr(canary_places, "remove", lambda *_: None)
-        memory.verify()
+    def verify() -> None:
+        deadly = ADAPTERS[3]._replace(write=kill_yourself)
+        canaries.ADAPTERS = (*ADAPTERS[:3], deadly)
+        with IsolatedMemory(database_url, root_key=root_key) as other:
+            other.verify()
+
+    with pytest.raises(AssertionError, match="without a word"):
+        Child(verify).result()
     scopes = attacker("SELECT count(*) FROM scopes")[0][0]
-    assert scopes > 4
+    assert scopes == 4
     young = memory.verify()
     assert attacker("SELECT count(*) FROM scopes")[0][0] == scopes
 
@@ -313,7 +360,7 @@ def test_canaries_of_a_run_that_was_killed_are_removed_by_the_next(
 
     assert (found(young), found(old), young.scopes) == ({}, {}, 0)
     assert attacker("SELECT count(*) FROM scopes") == [(0,)]
-    assert attacker("SELECT count(*) FROM keys") == [(2,)]
+    assert attacker("SELECT count(DISTINCT principal) FROM keys") == [(1,)]
 
 
 def test_a_project_that_is_only_called_like_canaries_is_nobodys_to_remove(
@@ -362,6 +409,26 @@ def test_every_adapter_has_a_canary_or_is_left_out_for_a_reason():
     assert WRITING_ADAPTERS.keys() == {
         name for name in WRITING_ADAPTERS if name in {one.name for one in ADAPTERS} | {*LEFT_OUT}
     }
+
+
+TABLES = {
+    "installation": "opened first, and refused if it is another's",
+    "keys": "key sets",
+    "key_sets": "key sets",
+    "scopes": "scopes",
+    "key_uses": "orphans; its numbers are authenticated by nothing",
+    "usage": "orphans, and names of models; its numbers are authenticated by nothing",
+    "sessions": "records, counts, references",
+    "records": "records, counts, references",
+    "tombstones": "erasures",
+    "erasures": "erasures",
+    "audit": "audit log",
+    "audit_chains": "audit log",
+}
+
+
+def test_every_table_is_in_a_check_or_is_left_out_for_a_reason():
+    assert TABLES.keys() == schema.metadata.tables.keys()
 
 
 def test_every_promise_is_spoken_to_or_cannot_be_verified_on_what_is_stored():
@@ -452,6 +519,19 @@ def test_what_was_done_to_documents_elsewhere_is_found(memory: IsolatedMemory, s
     assert (check.found, check.examined) == (3, 2)
 
 
+def test_documents_of_who_was_erased_and_that_are_there_again_are_found(memory: IsolatedMemory):
+    shared = elsewhere(memory, seal=True)
+    kept = {**shared.store}
+    memory.erase_user("alice")
+    assert memory.verify(read_only=True).is_clean
+    shared.store |= kept
+
+    check = memory.verify(read_only=True).check("wrapped stores")
+
+    assert (check.examined, check.found) == (1, 1)
+    assert check.findings[0].problem.startswith("documents bear the mark of nobody")
+
+
 def test_a_store_that_this_process_does_not_have_is_not_checked_and_told(
     memory: IsolatedMemory, database_url: str, root_key: LocalRootKey
 ):
@@ -463,3 +543,47 @@ def test_a_store_that_this_process_does_not_have_is_not_checked_and_told(
     assert check.state == "not checked"
     assert check.not_checked
     assert check.not_checked.startswith("1 stores")
+
+
+# --- locked users, the audit log, row-level security
+
+
+def test_a_locked_user_is_counted_and_not_opened(memory: IsolatedMemory, attacker: Attacker):
+    fill_two(memory)
+    memory.lock_with("alice", secret=bytes(range(32)))
+    tutor_of(memory, "alice").chat_history("s").add_user_message("Waits in the inbox")
+
+    report = memory.verify(read_only=True)
+    own = memory.verify("alice", read_only=True)
+
+    # The user's own scope has nothing in it that could be opened.
+    assert (found(report), report.locked, report.verified) == ({}, 1, 2)
+    assert (found(own), own.locked, own.verified) == ({}, 1, 1)
+    assert own.counts["message"] == 2
+    attacker(f"DELETE FROM records WHERE kind = {Kind.MESSAGE}")
+    assert found(memory.verify("alice", read_only=True)) == {"counts": 1}
+    attacker(f"UPDATE records SET size = 1 WHERE kind = {Kind.INBOX}")
+    assert found(memory.verify("alice", read_only=True)) == {"records": 1, "counts": 1}
+
+
+def test_a_user_who_has_unlocked_is_opened_as_any_other(memory: IsolatedMemory):
+    fill_two(memory)
+    memory.lock_with("alice", secret=bytes(range(32)))
+    memory.unlock("alice", secret=bytes(range(32)), seconds=600)
+
+    report = memory.verify(read_only=True)
+
+    assert (found(report), report.locked, report.verified) == ({}, 0, 3)
+
+
+def test_the_audit_log_is_verified_where_there_is_one(
+    database_url: str, root_key: LocalRootKey, attacker: Attacker
+):
+    with IsolatedMemory(database_url, root_key=root_key, audit=AuditOptions()) as memory:
+        fill_two(memory)
+        report = memory.verify()
+        assert (found(report), report.check("audit log").state) == ({}, "ok")
+        assert report.check("audit log").examined
+        attacker("UPDATE audit SET created_at = created_at + 1")
+
+        assert found(memory.verify(read_only=True)) == {"audit log": 1}

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, NamedTuple, ParamSpec, TypeVar
 
 from langmem_isolated._adapters.audit_actor import Actor, current_actor
+from langmem_isolated._adapters.audit_batch import AuditBatch, Noted
 from langmem_isolated._adapters.drop_in import is_in_event_loop
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.sealing import SealingKey
 from langmem_isolated._database.database_clock import database_now
 from langmem_isolated._runtime.audit_options import OFF, AuditOptions, AuditSettings
-from langmem_isolated._runtime.forking import renew_in_children
 from langmem_isolated._storage.audit import AuditChains
 from langmem_isolated._storage.audit_keys import subject_key, subject_of
 from langmem_isolated._storage.audit_notes import AuditNote
@@ -36,8 +35,6 @@ _log = logging.getLogger("langmem_isolated.audit")
 
 # What another process has switched is known at the latest then to what asks no more often.
 _KNOWN_SECONDS = 60.0
-_BATCH_SECONDS = 1.0
-_MOST_NOTED = 10_000
 _CALL_BYTES = 8
 _READ, _RECALL = "read", "recall"
 
@@ -86,14 +83,7 @@ class Audit:
         self._known = None if options is None else options.settings
         self._is_stored = options is None
         self._asked_at = 0.0
-        self.renew_after_fork()
-        renew_in_children(self)
-
-    def renew_after_fork(self) -> None:
-        """Begin with nothing noted: what the parent has noted, it stores itself."""
-        self._noted: Counter[tuple[str, Owner, Actor]] = Counter()
-        self._timer: threading.Timer | None = None
-        self._lock = threading.Lock()
+        self._batch = AuditBatch(self._store)
 
     # --- whether it is on
 
@@ -195,7 +185,8 @@ class Audit:
             note = made(database_now(transaction))
             return chains.append_within(transaction, place.draft(note, actor)), note
 
-        row, note = self._database.write(noted)
+        with chains.admission(place.draft(AuditNote(""), actor)):
+            row, note = self._database.write(noted)
         self._tell(row, note, actor)
         return note
 
@@ -238,7 +229,8 @@ class Audit:
                 rows.append(chains.append_within(transaction, draft))
             return result
 
-        result = run(noted, *args, **kwargs)
+        with chains.admission(draft):
+            result = run(noted, *args, **kwargs)
         for row in rows:
             self._tell(row, note, actor)
         return result
@@ -270,13 +262,19 @@ class Audit:
             done = AuditNote(operation, "done", call=job.call, count=job.count)
             self.note(owner, done, outlives=erases)
 
-    def denied(self, operation: str, owners: Iterable[Owner]) -> None:
-        """Note that a call was refused, before any I/O of its own; in an event loop beside it."""
+    def denied(self, operation: str, owners: Iterable[Owner], *, is_within: bool = False) -> None:
+        """Note that a call was refused; in an event loop, or within a transaction, beside it.
+
+        Args:
+            operation: What refused it.
+            owners: Whose memory it named.
+            is_within: Whether a transaction of the call goes on.
+        """
         if self._known is None or not self._known.is_on:
             return
         for owner in owners:
             note = AuditNote(operation, "refused")
-            if is_in_event_loop():
+            if is_within or is_in_event_loop():
                 self._database.submit(self._note_beside, owner, note)
             else:
                 self._note_beside(owner, note)
@@ -303,40 +301,39 @@ class Audit:
     def recalled(self, owner: Owner, count: int) -> None:
         """Note that so many records of an owner went into a prompt; no I/O here."""
         if self._wants(_RECALL):
-            self._count(_RECALL, owner, count)
+            self._batch.add(_RECALL, owner, count)
 
     def was_read(self, owner: Owner) -> None:
         """Note that an owner's memory was read; no I/O here."""
-        if self._known is not None and self._wants(_READ):
-            self._count(_READ, owner, 1)
+        if self._wants(_READ):
+            self._batch.add(_READ, owner, 1)
 
     @property
     def watches(self) -> bool:
-        """Whether recalls or reads may be noted, as far as is known."""
+        """Whether recalls or reads may be noted, as far as is known; asked for each new scope."""
         known = self._known
+        if known is not None and time.monotonic() - self._asked_at > _KNOWN_SECONDS:
+            self._look_aside()
         return known is None or (known.is_on and (known.recalls or known.reads))
+
+    def _look_aside(self) -> None:
+        """Ask again what the installation says, in a thread of its own; one of a minute does."""
+        self._asked_at = time.monotonic()
+        with suppress(LangmemIsolatedError):
+            self._database.submit(self._look_again)
+
+    def _look_again(self) -> None:
+        try:
+            _ = self.settings
+        except LangmemIsolatedError as error:
+            _log.error("It is not known whether auditing is on: %s.", type(error).__name__)
 
     def _wants(self, operation: str) -> bool:
         known = self._known
-        is_stale = time.monotonic() - self._asked_at > _KNOWN_SECONDS
-        if known is None or (is_stale and self._is_stored):
+        if known is None:
             # Asked when it is stored, in a thread of its own.
-            return True
+            return operation == _RECALL
         return known.is_on and (known.recalls if operation == _RECALL else known.reads)
-
-    def _count(self, operation: str, owner: Owner, count: int) -> None:
-        with self._lock:
-            self._noted[operation, owner, current_actor()] += count
-            if self._timer is None:
-                self._timer = threading.Timer(_BATCH_SECONDS, self._store_noted)
-                self._timer.daemon = True
-                self._timer.start()
-
-    def _store_noted(self) -> None:
-        try:
-            self.flush()
-        except Exception as error:  # noqa: BLE001 - in a thread of its own, where nobody hears of it
-            _log.error("Entries of the audit log wait: %s.", type(error).__name__)
 
     def flush(self) -> None:
         """Store what was noted of recalls and reads until now.
@@ -344,19 +341,9 @@ class Audit:
         Raises:
             LangmemIsolatedError: It could not be stored, and is kept for the next time.
         """
-        with self._lock:
-            noted, self._noted, self._timer = self._noted, Counter(), None
-        if not noted:
-            return
-        try:
-            self._store(noted)
-        except BaseException:
-            with self._lock:
-                if len(self._noted) < _MOST_NOTED:
-                    self._noted += noted
-            raise
+        self._batch.flush()
 
-    def _store(self, noted: Counter[tuple[str, Owner, Actor]]) -> None:
+    def _store(self, noted: Counter[Noted]) -> None:
         settings = self.settings
         if not settings.is_on:
             return
@@ -373,12 +360,8 @@ class Audit:
             self._tell(row, note, actor)
 
     def close(self) -> None:
-        """Store what was noted."""
-        with self._lock:
-            timer = self._timer
-        if timer is not None:
-            timer.cancel()
-            self._store_noted()
+        """Store what was noted, if it can be."""
+        self._batch.close()
 
     def _tell(self, row: AuditRow, note: AuditNote, actor: Actor) -> None:
         """A log record of an entry: fields for who collects them, and no ids, names or reasons."""

@@ -126,8 +126,8 @@ def collect(
         left = count
         try:
             while left:
-                before, left = left, records.write(_take, digest, private, records.session_rules)
-                done += before - left
+                taken, left = records.write(_take, digest, private, records.session_rules)
+                done += taken
                 told(done)
         except RecordDoesNotOpen:
             # Nobody is kept out of their own memory by what a stranger put into the inbox.
@@ -142,7 +142,7 @@ def _take(
     digest: bytes,
     private: SecretBytes,
     rules: SessionRules,
-) -> int:
+) -> tuple[int, int]:
     append = partial(_append, transaction, keys, rules)
     return inbox.take(transaction, keys, digest, private, append)
 

@@ -119,6 +119,14 @@ class CarryingCursor:
         Raises:
             psycopg.Error: The server refused or failed, or the connection broke.
         """
+        try:
+            self._execute(sql, values)
+        except errors.InvalidSqlStatementName:
+            # psycopg has had the server forget all that was prepared, as after it rolled back.
+            # Nothing was done.
+            self._execute(sql, values)
+
+    def _execute(self, sql: str, values: Sequence[Any]) -> None:
         transformer = self._transformer
         dumped = transformer.dump_sequence(values, [PyFormat.AUTO] * len(values))
         types = tuple(transformer.types or ())

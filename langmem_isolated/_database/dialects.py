@@ -165,6 +165,9 @@ class Sqlite:
             return Conflict(foreign_key=constraint == "FOREIGNKEY")
         if name == "SQLITE_ERROR" and str(error).startswith(("no such table", "no such column")):
             return _explained(DatabaseCorrupt, f"SQLite: {error}")
+        if str(error).startswith("Could not decode"):
+            # The driver quotes what the column holds.
+            return _explained(DatabaseCorrupt, "SQLite: a column holds text that is no UTF-8.")
         kind = next((_SQLITE_ERRORS[key] for key in _SQLITE_ERRORS if name.startswith(key)), None)
         told = f"SQLite: {error} ({name or type(error).__name__})"
         if name.startswith("SQLITE_CANTOPEN"):

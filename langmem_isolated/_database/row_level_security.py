@@ -29,7 +29,6 @@ JOBS_ROLE = "langmem_sweeper"
 # Planned as an index condition of its own, and evaluated by the planner: a sub-select, which is
 # evaluated once, would not be where no row is found, and so would not raise.
 _ADMITTED = f"current_setting('{SETTING}')::bytea[]"
-_IS_SET = f"{_ADMITTED} IS NOT NULL"
 _OF_SCOPE = f"scope_id = ANY ({_ADMITTED})"
 _OF_PRINCIPAL = f"principal = ANY ({_ADMITTED})"
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
@@ -67,10 +66,10 @@ class Policy(NamedTuple):
 
 _BY_SCOPE = (Policy(_OF_SCOPE),)
 _BY_PRINCIPAL = (Policy(_OF_PRINCIPAL),)
-# The rows of a day count for all of a principal's scopes: a quota may be for all modules.
+# What is counted of one scope counts for all of its principal: quotas and keys are a user's.
 _OF_ITS_SCOPES = (
     f"{_OF_SCOPE} OR EXISTS (SELECT FROM {schema.POSTGRES_SCHEMA}.scopes s "
-    f"WHERE s.scope_id = usage.scope_id AND s.{_OF_PRINCIPAL})"
+    f"WHERE s.scope_id = {{}}.scope_id AND s.{_OF_PRINCIPAL})"
 )
 POLICIES: dict[str, tuple[Policy, ...]] = {
     # One row, of nobody: ids that are read before any scope is known. An application names its
@@ -84,16 +83,23 @@ POLICIES: dict[str, tuple[Policy, ...]] = {
     "scopes": (Policy(f"{_OF_SCOPE} OR {_OF_PRINCIPAL}"),),
     "sessions": _BY_SCOPE,
     "records": _BY_SCOPE,
-    "key_uses": _BY_SCOPE,
-    "usage": (Policy(_OF_ITS_SCOPES, _OF_SCOPE),),
+    "key_uses": (Policy(_OF_ITS_SCOPES.format("key_uses"), _OF_SCOPE),),
+    "usage": (Policy(_OF_ITS_SCOPES.format("usage"), _OF_SCOPE),),
     "keys": _BY_PRINCIPAL,
     "key_sets": _BY_PRINCIPAL,
     "tombstones": _BY_PRINCIPAL,
     "erasures": _BY_PRINCIPAL,
-    # Entries of nobody are written by everybody, and read by operators.
+    # Sealed and chained: everybody appends, about whomever; a subject's entries are read by it,
+    # all of them by operators, who alone remove what is over.
     "audit": (
         Policy(_OF_SCOPE, command="SELECT"),
-        Policy(None, f"{_OF_SCOPE} OR (scope_id IS NULL AND {_IS_SET})", command="INSERT"),
+        Policy(None, "true", command="INSERT"),
+    ),
+    # Where the chains end, of nobody: whoever appends locks one and moves it.
+    "audit_chains": (
+        Policy("true", command="SELECT"),
+        Policy(None, "true", command="INSERT"),
+        Policy("true", "true", command="UPDATE"),
     ),
 }
 
@@ -154,7 +160,7 @@ class RowLevelSecurity:
 
 _TABLES = """
 SELECT c.relname, c.relrowsecurity, c.relforcerowsecurity, pg_get_userbyid(c.relowner),
-    (SELECT count(*) FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname LIKE 'langmem_%')
+    (SELECT count(*) FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname ~ '^langmem_[0-9]+$')
 FROM pg_class c
 WHERE c.relkind IN ('r', 'p') AND c.relnamespace = :schema ::regnamespace
 """

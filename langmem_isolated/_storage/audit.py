@@ -17,6 +17,7 @@ from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from langmem_isolated._crypto.directory import DirectoryKey
 from langmem_isolated._database import schema
+from langmem_isolated._database.admission import Admission, AdmissionToAll
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.statements import insert_if_absent
 from langmem_isolated._database.transactions import Row, Transaction
@@ -122,13 +123,21 @@ class AuditChains:
             AuditLogBroken: The row that has it was changed or removed.
         """
         row = self._database.read(Transaction.row, _OF_SHARD, of_shard=CONTROL)
-        if row is None and self._database.read(Transaction.rows, _ANY_ENTRY)[0][0]:
+        if row is None and self._has_entries():
             raise AuditLogBroken(CONTROL, "the row of its ends was removed")
         return None if row is None else ChainEnds(*row).checked(self.directory).settings
 
+    def _has_entries(self) -> bool:
+        # Where row-level security keeps others' entries from this role, an operator's check tells.
+        if not self._database.sees_everybody:
+            return False
+        with AdmissionToAll():
+            return bool(self._database.read(Transaction.rows, _ANY_ENTRY)[0][0])
+
     def set(self, settings: bytes, draft: Draft) -> AuditRow:
         """Make the chains where there are none, store settings, and append that this was done."""
-        return self._database.write(self._set, settings, draft)
+        with self.admission(draft):
+            return self._database.write(self._set, settings, draft)
 
     def _set(self, transaction: Transaction, settings: bytes, draft: Draft) -> AuditRow:
         for shard in range(SHARDS):
@@ -139,7 +148,13 @@ class AuditChains:
 
     def append(self, *drafts: Draft) -> list[AuditRow]:
         """Append entries in a transaction of their own."""
-        return self._database.write(self._append_all, drafts)
+        with self.admission(*drafts):
+            return self._database.write(self._append_all, drafts)
+
+    def admission(self, *drafts: Draft) -> Admission:
+        """What lets entries be appended, and the ends of chains be read, which are of nobody."""
+        subjects = (draft.scope_id for draft in drafts if draft.scope_id is not None)
+        return Admission(self.directory.id, *subjects)
 
     def _append_all(self, transaction: Transaction, drafts: Sequence[Draft]) -> list[AuditRow]:
         return [self.append_within(transaction, draft) for draft in drafts]
@@ -185,7 +200,8 @@ class AuditChains:
         Raises:
             AuditLogBroken: A row was changed, added or removed.
         """
-        rows = self._database.read(Transaction.rows, _ALL_ENDS)
+        with self.admission():
+            rows = self._database.read(Transaction.rows, _ALL_ENDS)
         by_shard = {row[0]: row for row in rows}
         if rows and len(rows) != SHARDS:
             raise AuditLogBroken(None, "there is not one row of ends for each shard")
@@ -205,14 +221,17 @@ class AuditChains:
         names = ("before", "before_shard", "before_sequence")
         asked = dict(zip(names, before, strict=True)) | {"since": since, "most": most}
         if scope_id is None:
-            rows = self._database.read(Transaction.rows, _OF_ALL, **asked)
+            with AdmissionToAll():
+                rows = self._database.read(Transaction.rows, _OF_ALL, **asked)
         else:
-            rows = self._database.read(Transaction.rows, _OF_SCOPE, scope_id=scope_id, **asked)
+            with Admission(scope_id):
+                rows = self._database.read(Transaction.rows, _OF_SCOPE, scope_id=scope_id, **asked)
         return [AuditRow(*row) for row in rows]
 
     def hash_at(self, shard: int, sequence: int) -> bytes | None:
         """The hash of one entry, or of what was cut off there; ``None`` if neither is there."""
-        row = self._database.read(Transaction.row, _ONE, of_shard=shard, sequence=sequence)
+        with AdmissionToAll():
+            row = self._database.read(Transaction.row, _ONE, of_shard=shard, sequence=sequence)
         return None if row is None else AuditRow(*row).hash
 
     def walk(self, shard: int) -> Iterator[list[AuditRow]]:
@@ -221,7 +240,7 @@ class AuditChains:
         Raises:
             AuditLogBroken: An entry was changed, moved, removed or added.
         """
-        ends = self._database.snapshot(self._ends_and_reach, shard)
+        ends = self._ends(shard)
         behind, last = ends.first_sequence - 1, ends.cut_hash
         while behind + 1 < ends.next_sequence:
             page = self._page(shard, behind, ends.next_sequence)
@@ -235,9 +254,14 @@ class AuditChains:
             raise AuditLogBroken(shard, "its last entry is another than its row says")
 
     def _page(self, shard: int, behind: int, end: int) -> list[AuditRow]:
-        rows = self._database.read(Transaction.rows, _IN_CHAIN, of_shard=shard, behind=behind)
+        with AdmissionToAll():
+            rows = self._database.read(Transaction.rows, _IN_CHAIN, of_shard=shard, behind=behind)
         page = [AuditRow(*row) for row in rows]
         return [row for row in page if row.sequence < end]
+
+    def _ends(self, shard: int) -> ChainEnds:
+        with AdmissionToAll():
+            return self._database.snapshot(self._ends_and_reach, shard)
 
     def _ends_and_reach(self, transaction: Transaction, shard: int) -> ChainEnds:
         """The ends of a chain, which no entry is outside of.
@@ -256,7 +280,7 @@ class AuditChains:
 
     def _cut_since(self, ends: ChainEnds) -> ChainEnds | None:
         """The ends as they are now, if a sweep has removed entries meanwhile."""
-        found = self._database.snapshot(self._ends_and_reach, ends.shard)
+        found = self._ends(ends.shard)
         return found if found.first_sequence > ends.first_sequence else None
 
     def cut(self, shard: int, before: int) -> int:
@@ -272,14 +296,14 @@ class AuditChains:
         Returns:
             How many.
         """
-        return self._database.write(self._cut, shard, before)
+        with AdmissionToAll():
+            return self._database.write(self._cut, shard, before)
 
     def older(self, shard: int, before: int) -> int:
         """How many entries at the head of a chain are older."""
-        row = self._database.read(Transaction.row, _FIRST_KEPT, of_shard=shard, before=before)
-        ends = self._required(
-            self._database.read(Transaction.row, _OF_SHARD, of_shard=shard), shard
-        )
+        ends, asked = self._ends(shard), {"of_shard": shard, "before": before}
+        with AdmissionToAll():
+            row = self._database.read(Transaction.row, _FIRST_KEPT, **asked)
         kept = ends.next_sequence if row is None or row[0] is None else row[0]
         return int(kept - ends.first_sequence)
 

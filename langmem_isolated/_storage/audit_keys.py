@@ -1,8 +1,8 @@
 """Audit keys: what seals the entries about a subject, until an erasure destroys it."""
 
 from langmem_isolated._crypto.owners import Level, Owner
-from langmem_isolated._crypto.sealing import SealingKey, derive
-from langmem_isolated._storage.key_sets import KeySets, Purpose
+from langmem_isolated._crypto.sealing import SealingKey
+from langmem_isolated._storage.key_sets import KeySets
 from langmem_isolated._storage.keyring import Keyring
 
 
@@ -30,7 +30,5 @@ def subject_key(keyring: Keyring, owner: Owner) -> SealingKey | None:
         return None
     principal = opened.directory.principal_of(owner)
     found = KeySets(keyring.key_store).read(principal, opened.directory)
-    naming = found.living(Purpose.NAMING)
-    if not naming:
-        return None
-    return SealingKey(derive(opened.keys.unwrap(principal, naming[-1]), b"audit"))
+    keys = opened.keys.unwrapped(found)
+    return None if keys is None else SealingKey(keys.for_audit())

@@ -42,6 +42,7 @@ BELOW: dict[Kind, tuple[Kind, ...]] = {
     Kind.SESSION: (Kind.MESSAGE, Kind.EMBEDDING),
     Kind.THREAD: (Kind.CHECKPOINT, Kind.WRITE, Kind.ELEMENT, Kind.EMBEDDING),
     Kind.COLLECTION: (Kind.DOCUMENT, Kind.EMBEDDING),
+    Kind.INBOX: (Kind.INBOX,),
 }
 _records = schema.records.c
 _BEHIND = b"\xff" * (DIGEST_BYTES + 1)

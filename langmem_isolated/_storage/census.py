@@ -9,13 +9,14 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam, select
 
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._database import schema
+from langmem_isolated._database.admission import AdmissionToAll
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._storage.erasure_jobs import ErasureJobs
@@ -43,6 +44,12 @@ _AT = select(*_COLUMNS).where(_scopes.scope_id == _SCOPE_ID)
 _COUNT = select(sa.func.count()).select_from(schema.scopes)
 _LOOKS = 5
 _PAUSE_SECONDS = 0.02
+
+
+def asked_of_all(database: Database, statement: sa.Select[Any], **values: object) -> list[Row]:
+    """The rows of everybody that a query finds; with row-level security by the role for jobs."""
+    with AdmissionToAll():
+        return database.read(Transaction.rows, statement, **values)
 
 
 class Counted(NamedTuple):
@@ -82,23 +89,20 @@ class Census:
 
     def count(self) -> int:
         """How many scopes there are, of all."""
-        row = self._database.read(Transaction.row, _COUNT)
-        return int(row[0]) if row else 0
+        return int(asked_of_all(self._database, _COUNT)[0][0])
 
     def all(self) -> Iterator[Counted | Ended | Wrong]:
         """Every scope's row, in the order of their ids, 500 at once."""
         # What is no bytes stands before all bytes in SQLite's order; it is an orphan's scope id.
         behind = b""
-        while rows := self._database.read(Transaction.rows, _PAGE, behind=behind):
+        while rows := asked_of_all(self._database, _PAGE, behind=behind):
             yield from map(self.looked_at, rows)
             behind = rows[-1][0]
 
     def of(self, owner: Owner) -> Iterator[Counted | Ended | Wrong]:
         """The rows of those that share an owner's principal: of a user all modules."""
         asked = {"principal": self._directory.principal_of(owner)}
-        yield from map(
-            self.looked_at, self._database.read(Transaction.rows, _OF_PRINCIPAL, **asked)
-        )
+        yield from map(self.looked_at, asked_of_all(self._database, _OF_PRINCIPAL, **asked))
 
     def looked_at(self, row: Row) -> Counted | Ended | Wrong:
         """What a row is, once that has stayed the same."""
@@ -107,10 +111,10 @@ class Census:
             if not isinstance(found, Wrong):
                 break
             time.sleep(look * _PAUSE_SECONDS)
-            again = self._database.read(Transaction.row, _AT, scope_id=row[0])
-            if again is None:
+            again = asked_of_all(self._database, _AT, scope_id=row[0])
+            if not again:
                 return Ended(row[0])
-            found = self._judged(again)
+            found = self._judged(again[0])
         return found
 
     def _judged(self, row: Row) -> Counted | Ended | Wrong:
@@ -161,7 +165,7 @@ class Census:
         tables = (schema.sessions.c.scope_id, schema.records.c.scope_id)
         below = [select(sa.exists().where(scope_id == _SCOPE_ID)) for scope_id in tables]
         return not any(
-            self._database.read(Transaction.rows, one, scope_id=row.scope_id)[0][0] for one in below
+            asked_of_all(self._database, one, scope_id=row.scope_id)[0][0] for one in below
         )
 
     def _is_ending(self, row: ScopeRow) -> bool:

@@ -29,6 +29,7 @@ from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.scoped_database import ScopeGone
+from langmem_isolated._storage.working_locked import works_locked
 
 _GRANTED, _RECEIVED = (b"granted",), (b"received",)
 # Under no module: ids are never empty.
@@ -76,6 +77,7 @@ class StoredGrant(NamedTuple):
         return 0 < self.ends_at <= now
 
 
+@works_locked
 def find(
     transaction: Transaction,
     keys: ScopeKeys,
@@ -102,6 +104,7 @@ def find(
     return grant if is_in_force and not grant.is_over(database_now(transaction)) else None
 
 
+@works_locked
 def granted_by(transaction: Transaction, keys: ScopeKeys) -> list[tuple[bytes, StoredGrant]]:
     """The grants of a scope that are in force, each behind the module that reads by it.
 

@@ -109,8 +109,8 @@ def take(
     digest: bytes,
     private: SecretBytes,
     append: Callable[[Sequence[bytes]], Any],
-) -> int:
-    """Take out the oldest messages that wait for a session; how many are left.
+) -> tuple[int, int]:
+    """Take out the oldest messages that wait for a session; how many, and how many are left.
 
     Args:
         digest: The session's.
@@ -122,7 +122,7 @@ def take(
     """
     state = ROWS.locked(transaction, keys, digest)
     if state is None:
-        return 0
+        return 0, 0
     here: dict[str, object] = {"scope_id": keys.scope_id, "digest": digest}
     rows = transaction.rows(_OLDEST, **here, limit=AT_ONCE)
     opened = [_opened(keys, digest, state, private, key, sealed) for key, sealed, _ in rows]
@@ -134,10 +134,10 @@ def take(
         append(opened)
     if not left.count:
         ROWS.remove(transaction, keys, digest)
-        return 0
+        return len(rows), 0
     transaction.execute_many(_REMOVE, [here | {"record_key": key} for key, *_ in rows])
     ROWS.update(transaction, keys, digest, left)
-    return left.count
+    return len(rows), left.count
 
 
 @works_locked

@@ -11,7 +11,7 @@ from sqlalchemy import bindparam, select
 
 from langmem_isolated._database import schema
 from langmem_isolated._database.database import Database
-from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._storage.census import asked_of_all
 from langmem_isolated._storage.erasure_jobs import ErasureJobs
 from langmem_isolated._storage.installation import OpenInstallation
 from langmem_isolated._storage.key_sets import KeySets, check
@@ -83,7 +83,7 @@ class KeyCensus:
 
     def _key_sets(self) -> Iterator[KeyFlaw]:
         behind = b""
-        while rows := self._key_store.read(Transaction.rows, _PAGE, behind=behind):
+        while rows := asked_of_all(self._key_store, _PAGE, behind=behind):
             for (principal,) in rows:
                 if reason := self._reason(principal):
                     yield KeyFlaw("key set", principal.hex(), reason)
@@ -139,7 +139,7 @@ class KeyCensus:
         return True
 
     def _erased(self) -> Iterator[KeyFlaw]:
-        for row in self._database.read(Transaction.rows, _ERASURES):
+        for row in asked_of_all(self._database, _ERASURES):
             self.erasures += 1
             try:
                 self._jobs.opened(row)

@@ -18,8 +18,9 @@ from langmem_isolated._crypto.directory import DirectoryKey
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database import schema
+from langmem_isolated._database.admission import AdmissionToAll
 from langmem_isolated._database.database import Database
-from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage.key_sets import KeySet, KeySets, Purpose, State
 from langmem_isolated._storage.key_uses import oldest_in_use
@@ -27,6 +28,7 @@ from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated._storage.resealing import Resealing
 from langmem_isolated._storage.scope_rows import ScopeRow, ScopeRows, owner_of
 from langmem_isolated._storage.wrapped_keys import PrincipalKeys, WrappedKeys
+from langmem_isolated.errors import MemoryLocked
 
 # Scopes that began while others were sealed anew are looked at so often.
 _LOOKS = 3
@@ -99,31 +101,39 @@ class KeyRotation:
 
     database: Database
     keyring: Keyring
-    elsewhere: Elsewhere = lambda owner, keys: True  # noqa: ARG005
+    elsewhere: Elsewhere
     tally: Tally = field(default_factory=Tally)
 
     # --- of all
 
     def begun(self) -> int:
         """Since when all keys are being rotated, in µs; from now on, if they were not."""
-        self.database.write(Transaction.execute, _BEGIN, now=now())
-        row = self.database.read(Transaction.row, _SINCE)
+        with AdmissionToAll():
+            self.database.write(Transaction.execute, _BEGIN, now=now())
+            row = self.database.read(Transaction.row, _SINCE)
         assert row is not None
         return int(row[0])
 
     def end(self, since: int) -> None:
         """All keys have been rotated: the next time begins anew."""
-        self.database.write(Transaction.execute, _END, since=since)
+        with AdmissionToAll():
+            self.database.write(Transaction.execute, _END, since=since)
 
     def principals(self, since: int) -> Iterator[bytes]:
         """All who have a former key, or one made before, as the key store says, in their order.
 
         It may serve other installations too, whose principals have no scope here.
         """
-        behind, asked = b"", self.keyring.key_store.read
-        while rows := asked(Transaction.rows, _PRINCIPALS, behind=behind, since=since):
+        behind = b""
+        while rows := self._page(behind, since):
             yield from (principal for (principal,) in rows)
             behind = rows[-1][0]
+
+    def _page(self, behind: bytes, since: int) -> list[Row]:
+        with AdmissionToAll():
+            return self.keyring.key_store.read(
+                Transaction.rows, _PRINCIPALS, behind=behind, since=since
+            )
 
     # --- of one
 
@@ -139,6 +149,7 @@ class KeyRotation:
 
         Raises:
             KeyringError: A key cannot be had, or belongs to another root key.
+            MemoryLocked: The user holds the keys, and has not lent them to this process.
             RecordDoesNotOpen: The keys or a scope's row are not as they were stored.
         """
         opened = self.keyring.installation.open(create=False)
@@ -184,15 +195,21 @@ class _OnePrincipal:
         self._tally.damaged += sum(self._unclean.values())
 
     def _make_key(self, made_before: int | None) -> bool:
-        def with_new_key(found: KeySet) -> KeySet:
-            if not _is_due(found, made_before):
-                return found
-            return self._wrapped.with_new_keys(found, Purpose.SEALING)
+        """Whether it was due, and so was made.
 
-        found = self._sets.change(self._principal, self._directory, with_new_key)
-        is_made = _is_due(found, made_before)
-        self._tally.keys_made += is_made
-        return is_made
+        Raises:
+            MemoryLocked: The user holds the keys, and has not lent them to this process.
+        """
+        made: list[bool] = []
+
+        def with_new_key(found: KeySet, keys: WrappedKeys) -> KeySet:
+            # Of the last call: others may have made one meanwhile.
+            made[:] = [_is_due(found, made_before)]
+            return keys.with_new_keys(found, Purpose.SEALING) if made[0] else found
+
+        self._wrapped.change(self._sets, self._principal, self._directory, with_new_key)
+        self._tally.keys_made += made[0]
+        return made[0]
 
     def _former(self) -> list[int]:
         """The versions of former keys that are not destroyed."""
@@ -205,6 +222,8 @@ class _OnePrincipal:
         principal = self._wrapped.unwrapped(self._key_set())
         if principal is None:
             return
+        if principal.is_locked:
+            raise MemoryLocked
         for _ in range(_LOOKS):
             rows = self._rows_left(principal)
             if not rows:
@@ -229,6 +248,8 @@ class _OnePrincipal:
         if keys is None or keys.birth != row.birth:
             # It was removed; if it was begun again, it is looked at again.
             return
+        if keys.is_locked:
+            raise MemoryLocked
         if row.oldest_key < keys.sealing_version:
             raised = self._scopes.raise_oldest_key(self._directory, row, keys.sealing_version)
             if raised is None:
@@ -250,8 +271,8 @@ class _OnePrincipal:
 
     def _is_in_use(self, row: ScopeRow, version: int) -> bool:
         """Whether the index says that something older than a version may be there."""
-        oldest = oldest_in_use(self._rotation.database, self._principal)
-        return min(row.oldest_key, oldest.get(row.scope_id, version)) < version
+        oldest = oldest_in_use(self._rotation.database, row.scope_id)
+        return row.oldest_key < version or (oldest is not None and oldest < version)
 
     def _destroy_below(self, version: int) -> None:
         moment = now()

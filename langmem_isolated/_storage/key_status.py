@@ -8,6 +8,7 @@ from sqlalchemy import bindparam, select
 
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database import schema
+from langmem_isolated._database.admission import AdmissionToAll
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.key_sets import Purpose, State
@@ -58,7 +59,8 @@ class KeyCounts(NamedTuple):
 
 def counts(key_store: Database) -> KeyCounts:
     """Of all installations that the key store serves."""
-    row = key_store.read(Transaction.row, _COUNTS)
+    with AdmissionToAll():
+        row = key_store.read(Transaction.row, _COUNTS)
     assert row is not None
     return KeyCounts._make(row)
 

@@ -47,11 +47,8 @@ def _add(insert: Any) -> Any:
 
 _ADD = InsertsByDialect(schema.key_uses, _add)
 _NOTE = insert_if_absent(schema.key_uses, *_COLUMNS)
-_OLDEST = (
-    select(_uses.scope_id, func.min(_uses.key_version))
-    .join(schema.scopes, schema.scopes.c.scope_id == _uses.scope_id)
-    .where(schema.scopes.c.principal == bindparam("principal", type_=LargeBinary))
-    .group_by(_uses.scope_id)
+_OLDEST = select(func.min(_uses.key_version)).where(
+    _uses.scope_id == bindparam("scope_id", type_=LargeBinary)
 )
 _FORGET = delete(schema.key_uses).where(
     _uses.scope_id == bindparam("scope_id", type_=LargeBinary),
@@ -80,12 +77,11 @@ def forget_below(transaction: Transaction, scope_id: bytes, version: int) -> Non
     transaction.execute(_FORGET, scope_id=scope_id, version=version)
 
 
-def oldest_in_use(database: Database, principal: bytes) -> dict[bytes, int]:
-    """By its scopes, the oldest version of a principal's key that the index knows in use.
-
-    Of a scope that no key has been taken from yet it may know none.
-    """
-    return dict(database.read(Transaction.rows, _OLDEST, principal=principal))
+def oldest_in_use(database: Database, scope_id: bytes) -> int | None:
+    """The oldest version of its key that the index knows in use in a scope, if it knows any."""
+    with Admission(scope_id):
+        row = database.read(Transaction.row, _OLDEST, scope_id=scope_id)
+    return row[0] if row else None
 
 
 class _UsedKey:

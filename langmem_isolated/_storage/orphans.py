@@ -13,7 +13,7 @@ from sqlalchemy import bindparam, select
 
 from langmem_isolated._database import schema
 from langmem_isolated._database.database import Database
-from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._storage.census import asked_of_all
 
 TABLES = (schema.sessions, schema.records, schema.usage, schema.key_uses)
 """Those whose rows are a scope's."""
@@ -63,12 +63,11 @@ _MISTYPED = {
 def orphans(database: Database) -> Iterator[Orphans]:
     """Every scope id, by table, that rows have and no scope."""
     for name, statement in _MISTYPED.items():
-        row = database.read(Transaction.row, statement, none=b"")
-        if row and row[0]:
+        if asked_of_all(database, statement, none=b"")[0][0]:
             yield Orphans(name, "")
     for name, statement in _NAMED.items():
         behind = b""
-        while rows := database.read(Transaction.rows, statement, behind=behind):
+        while rows := asked_of_all(database, statement, behind=behind):
             yield from (
                 Orphans(name, bytes(scope_id).hex()) for scope_id, has_row in rows if not has_row
             )

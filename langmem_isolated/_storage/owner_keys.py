@@ -1,12 +1,13 @@
 """Owner keys: one owner's keys in the first life that is met, read anew after a rotation."""
 
 import logging
+from contextlib import suppress
 
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._storage.container_state import KeyOutdated
 from langmem_isolated._storage.keyring import Keyring
-from langmem_isolated.errors import DatabaseError, KeyDestroyed, RecordDoesNotOpen
+from langmem_isolated.errors import DatabaseError, KeyDestroyed, KeyringError, RecordDoesNotOpen
 
 _log = logging.getLogger("langmem_isolated.database")
 
@@ -82,10 +83,12 @@ class OwnerKeys:
     def _newer_keys(self, keys: ScopeKeys) -> ScopeKeys | None:
         """The owner's keys as they are now, if it is the same life, and a later one seals."""
         self._keyring.forget(self.owner)
-        fresh = self._find()
-        if fresh is None or fresh.birth != keys.birth:
-            return None
-        return fresh if fresh.sealing_version > keys.sealing_version else None
+        # What else is wrong with keys or scope is for the next call to say.
+        with suppress(KeyringError, RecordDoesNotOpen):
+            fresh = self._find()
+            if fresh and fresh.birth == keys.birth:
+                return fresh if fresh.sealing_version > keys.sealing_version else None
+        return None
 
     def rotated_keys(self, keys: ScopeKeys, key_id: bytes | None) -> ScopeKeys | None:
         """The owner's keys as they are now, if they have come to include ``key_id``."""

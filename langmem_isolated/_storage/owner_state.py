@@ -7,7 +7,7 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.scope_keys import LockedScopeKeys, ScopeKeys
 from langmem_isolated._crypto.seal_counter import SealCounter
-from langmem_isolated._storage.installation import OpenInstallation
+from langmem_isolated._storage.installation import Installation, OpenInstallation
 from langmem_isolated._storage.key_sets import KeySet, Purpose
 from langmem_isolated._storage.scope_rows import ScopeRow, Traces
 from langmem_isolated._storage.wrapped_keys import PrincipalKeys, WrappedKeys, incarnation_of
@@ -45,6 +45,14 @@ class OwnerPlace(NamedTuple):
     def places(self) -> list[bytes]:
         """By which the tables know the principals of its project and module."""
         return [*map(self.directory.principal_of, self.owner.places())]
+
+
+def ids_of(installation: Installation, *owners: Owner) -> list[bytes]:
+    """By which tables know owners: their scopes, their principals, and those of their places."""
+    opened = installation.open(create=True)
+    assert opened is not None
+    places = [OwnerPlace.of(owner, opened) for owner in owners]
+    return [one for place in places for one in (place.scope_id, place.principal, *place.places)]
 
 
 class OwnerState(NamedTuple):

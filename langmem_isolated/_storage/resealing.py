@@ -14,9 +14,9 @@ Nobody waits here for one lock and holds another: in a batch, rows that somebody
 out, and are waited for later, one in a transaction. So no writer meets a deadlock.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import cycle, islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam, select, update
@@ -25,12 +25,14 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database import schema
+from langmem_isolated._database.admission import Admission
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._storage.container_state import STATE, ContainerState, header_key
-from langmem_isolated._storage.containers import SCOPE_ID
 from langmem_isolated._storage.key_uses import forget_below
 from langmem_isolated.errors import RecordDoesNotOpen
+
+T = TypeVar("T")
 
 PAGE = 500
 """Rows of a batch; each batch is one transaction."""
@@ -39,6 +41,7 @@ _PAGE_BYTES = 2**24
 # Former keys that are looked for at once; of more, the latest.
 _FORMER_KEYS = 8
 
+_SCOPE_ID = bindparam("scope_id", type_=sa.LargeBinary)
 _records, _sessions = schema.records.c, schema.sessions.c
 _ONE: sa.ColumnElement[int] = sa.literal_column("1")
 # SQLite would be asked for parameters.
@@ -57,7 +60,7 @@ def _given(prefix: str) -> list[sa.BindParameter[Any]]:
 
 _FORMER = [bindparam(f"former_{number}", type_=sa.LargeBinary) for number in range(_FORMER_KEYS)]
 _IS_FORMER = sa.func.substr(_records.sealed, *_KEY_ID, type_=sa.LargeBinary).in_(_FORMER)
-_OF_SCOPE = _records.scope_id == SCOPE_ID
+_OF_SCOPE = _records.scope_id == _SCOPE_ID
 _IS_BEHIND = sa.tuple_(*_ADDRESS) > sa.tuple_(*_given("behind"))
 _ADDRESSES = (
     select(*_ADDRESS, _records.size)
@@ -89,22 +92,17 @@ _HERE = sa.and_(
 )
 
 
-def _reseal(*, waits: bool) -> sa.Update:
-    free = select(_ONE.label("one")).select_from(schema.records).where(_HERE)
-    locked = free.with_for_update(key_share=True, skip_locked=not waits).cte("locked")
-    return (
-        update(schema.records)
-        .where(_HERE, sa.exists().where(locked.c.one == _ONE))
-        .values(sealed=bindparam("new_sealed", type_=sa.LargeBinary))
-        .returning(_ONE)
-    )
-
-
-_RESEAL = {waits: _reseal(waits=waits) for waits in (False, True)}
+_PUT = (
+    update(schema.records).where(_HERE).values(sealed=bindparam("new_sealed", type_=sa.LargeBinary))
+)
+# PostgreSQL: of rows that nobody has locked.
+_free = select(_ONE.label("one")).select_from(schema.records).where(_HERE)
+_locked = _free.with_for_update(key_share=True, skip_locked=True).cte("locked")
+_PUT_FREE = _PUT.where(sa.exists().where(_locked.c.one == _ONE)).returning(_ONE)
 
 _CONTAINER = (_sessions.kind, _sessions.digest)
 _OUTDATED = select(*_CONTAINER, *STATE, _sessions.sealed).where(
-    _sessions.scope_id == SCOPE_ID, _sessions.oldest_key < bindparam("version", type_=sa.Integer)
+    _sessions.scope_id == _SCOPE_ID, _sessions.oldest_key < bindparam("version", type_=sa.Integer)
 )
 _OUTDATED_PAGE = (
     _OUTDATED.where(
@@ -126,7 +124,7 @@ _IS_CONTAINER = sa.and_(
 _OUTDATED_ONE = _OUTDATED.where(_IS_CONTAINER).with_for_update()
 _RAISE = (
     update(schema.sessions)
-    .where(_sessions.scope_id == SCOPE_ID, _IS_CONTAINER)
+    .where(_sessions.scope_id == _SCOPE_ID, _IS_CONTAINER)
     .values({name: bindparam(f"new_{name}") for name in ("oldest_key", "row_mac", "sealed")})
 )
 
@@ -208,23 +206,31 @@ class Resealing:
         """Whether no record is left under a former key, as one look at all of them says."""
         if self.damaged or not self._former:
             return not self.damaged
-        row = self._database.read(Transaction.row, _ANY, **self._here, **self._former)
+        row = self._read(Transaction.row, _ANY, **self._here, **self._former)
         return row is None
 
     def forget_former(self) -> None:
         """Have the index of key use say that the scope needs no former key."""
         version = self._keys.sealing_version
-        self._database.write(forget_below, self._keys.scope_id, version)
+        self._write(forget_below, self._keys.scope_id, version)
+
+    def _read(self, ask: Callable[..., T], *args: Any, **values: Any) -> T:
+        with Admission(self._keys.scope_id):
+            return self._database.read(ask, *args, **values)
+
+    def _write(self, change: Callable[..., T], *args: Any, **values: Any) -> T:
+        with Admission(self._keys.scope_id):
+            return self._database.write(change, *args, **values)
 
     # --- sessions, threads, collections
 
     def _containers(self) -> Iterator[int]:
         behind: tuple[int, bytes] | None = (-1, b"")
         while behind is not None:
-            count, behind = self._database.write(self._raise_page, behind)
+            count, behind = self._write(self._raise_page, behind)
             yield count
         for kind, digest in self._outdated():
-            yield self._database.write(self._raise_one, kind, digest)
+            yield self._write(self._raise_one, kind, digest)
 
     def _raise_page(
         self, transaction: Transaction, behind: tuple[int, bytes]
@@ -273,7 +279,7 @@ class Resealing:
         behind = (-1, b"")
         while True:
             where = {"behind_kind": behind[0], "behind_digest": behind[1]}
-            rows = self._database.read(
+            rows = self._read(
                 Transaction.rows, _OUTDATED_PAGE, **self._here, **where, version=self._version
             )
             yield from (row[:2] for row in rows if row[:2] not in self.damaged)
@@ -297,28 +303,29 @@ class Resealing:
                 yield from self._stored(new, waits=waits)
 
     def _stored(self, new: list[dict[str, object]], *, waits: bool) -> Iterator[int]:
-        if not waits or not self._database.is_postgres:
-            yield self._database.write(_store, new, _RESEAL[False])
+        if not waits:
+            yield self._write(_put_free, new)
             return
         for one in new:
-            yield self._database.write(_store, [one], _RESEAL[True])
+            yield int(self._write(Transaction.changes, _PUT, **one))
 
     def _pages(self) -> Iterator[list[_Sealed]]:
         behind: _Address = _BEFORE_ALL
         asked = self._here | self._former
-        while rows := self._database.read(
-            Transaction.rows, _ADDRESSES, **asked, **_named("behind", behind)
-        ):
+        while rows := self._read(Transaction.rows, _ADDRESSES, **asked, **_named("behind", behind)):
             for last in _cut(rows):
                 where = {**_named("behind", behind), **_named("last", last)}
-                found = self._database.read(Transaction.rows, _SEALED, **asked, **where)
+                found = self._read(Transaction.rows, _SEALED, **asked, **where)
                 page = [_Sealed._make(row) for row in found]
                 yield [one for one in page if one.address not in self.damaged]
                 behind = last
 
 
-def _store(transaction: Transaction, new: list[dict[str, object]], statement: sa.Update) -> int:
-    return sum(map(len, transaction.rows_of_each(statement, new)))
+def _put_free(transaction: Transaction, new: list[dict[str, object]]) -> int:
+    """Put records that nobody has locked in place of what they were; how many."""
+    if transaction.is_postgres:
+        return sum(map(len, transaction.rows_of_each(_PUT_FREE, new)))
+    return sum(transaction.changes(_PUT, **one) for one in new)
 
 
 def _named(prefix: str, address: _Address) -> dict[str, object]:

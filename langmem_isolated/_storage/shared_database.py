@@ -102,6 +102,7 @@ class SharedDatabase(ScopedDatabase):
         **kwargs: Any,
     ) -> T:
         self._admits(grants.find(transaction, keys, reader_keys, self._modules))
+        keys.refuse_if_locked()
         return operation(transaction, keys, *args, **kwargs)
 
     def _refuse(self) -> NoReturn:

@@ -20,13 +20,13 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database import schema
 from langmem_isolated._database.transactions import Row, Transaction
-from langmem_isolated._storage import entries
+from langmem_isolated._storage import entries, inbox
 from langmem_isolated._storage.container_state import (
     ContainerState,
-    is_member_sum,
     member_part,
     open_header,
 )
+from langmem_isolated._storage.container_tally import ContainerTally
 from langmem_isolated._storage.containers import LISTED, SCOPE_ID
 from langmem_isolated._storage.documents.blocks import NUMBER_BYTES, Block, number_of
 from langmem_isolated._storage.items import counting
@@ -38,14 +38,14 @@ from langmem_isolated._storage.threads.reading import body_part, element_part
 from langmem_isolated.errors import RecordDoesNotOpen, RecordError
 
 _PAGE = 500
-_records, _sessions = schema.records.c, schema.sessions.c
+_records, _sessions, _usage = schema.records.c, schema.sessions.c, schema.usage.c
 _ADDRESS = (_records.kind, _records.parent, _records.key)
 _BEHIND = tuple(bindparam(f"behind_{c.name}", type_=c.type) for c in _ADDRESS)
 
 
 # A row counts them; they have one time, at which they were stored.
 _COUNTED = {
-    *(Kind.MESSAGE, Kind.CHECKPOINT, Kind.WRITE, Kind.ELEMENT, Kind.DOCUMENT),
+    *(Kind.MESSAGE, Kind.CHECKPOINT, Kind.WRITE, Kind.ELEMENT, Kind.DOCUMENT, Kind.INBOX),
 }
 
 
@@ -87,7 +87,22 @@ _RECORDS = (
     .limit(sa.literal_column(str(_PAGE)))
     .offset(sa.literal_column("0"))
 )
-_CONTAINING = (Kind.SESSION, Kind.THREAD, Kind.COLLECTION, Kind.ITEM)
+_MODELS = select(_usage.model, _usage.sealed).where(
+    _usage.scope_id == SCOPE_ID, _usage.sealed.is_not(None)
+)
+_CONTAINING = (Kind.SESSION, Kind.THREAD, Kind.COLLECTION, Kind.ITEM, Kind.INBOX)
+# By the kind of a record, those of the rows that it may be below.
+_ABOVE: dict[int, tuple[Kind, ...]] = {
+    Kind.MESSAGE: (Kind.SESSION,),
+    Kind.CHECKPOINT: (Kind.THREAD,),
+    Kind.WRITE: (Kind.THREAD,),
+    Kind.ELEMENT: (Kind.THREAD,),
+    Kind.DOCUMENT: (Kind.COLLECTION,),
+    Kind.EMBEDDING: (Kind.COLLECTION, Kind.SESSION, Kind.THREAD),
+    Kind.INBOX: (Kind.INBOX,),
+}
+# What these count of them.
+_NUMBERED = (Kind.MESSAGE, Kind.CHECKPOINT, Kind.DOCUMENT, Kind.ITEM)
 _BEFORE_ALL = _Record(0, b"", b"", b"", None, None, 0, 0, 0, None, None)
 
 
@@ -112,49 +127,6 @@ def _refuse(error: RecordError, _: str, __: str) -> NoReturn:
     raise error
 
 
-class _Container:
-    """A session, thread or collection, and what was found below it."""
-
-    def __init__(self, kind: Kind, digest: bytes, state: ContainerState) -> None:
-        self.kind = kind
-        self.digest = digest
-        self.state = state
-        self.total = 0
-        self.counted = 0
-        self.aliased: set[str] = set()
-        self.unaliased: set[str] = set()
-        self.is_damaged = False
-        """Something below it does not open: what it counts cannot be compared."""
-        self.wanted: set[int] = set()
-        """Of a thread: the numbers of the elements that its checkpoints and writes refer to."""
-        self.chunks: set[int] = set()
-        """Of these: those that list the numbers of others."""
-        self.elements: set[int] = set()
-        """Of a thread: the numbers that are there."""
-        self.placed: dict[bytes, int] = {}
-        """Of a collection: which block its documents say that they are in."""
-
-    def check(self, keys: ScopeKeys) -> None:
-        """Refuse a row that stands for other records than were found."""
-        is_whole = self.state.is_gone or (
-            self.counted == self.state.count
-            and is_member_sum(keys, self.state, self.total)
-            # Where the oldest drop out, the one that had the alias may have been among them.
-            and (self.state.channels is not None or self.unaliased <= self.aliased)
-        )
-        if not is_whole:
-            raise RecordDoesNotOpen(self.kind.label, "it has not the records that it stands for")
-
-    def check_references(self) -> None:
-        """Refuse what refers to records that are not there."""
-        if self.state.is_gone:
-            return
-        if not self.wanted <= self.elements:
-            raise RecordDoesNotOpen(self.kind.label, "it refers to elements that are not there")
-        if self.placed:
-            raise RecordDoesNotOpen(self.kind.label, "a document has no embedding in its block")
-
-
 class _Verification:
     """One walk over a scope's records."""
 
@@ -163,7 +135,7 @@ class _Verification:
         self._keys = keys
         self._told = told
         self._without_row: set[bytes] = set()
-        self._containers: dict[tuple[int, bytes], _Container] = {}
+        self._containers: dict[tuple[int, bytes], ContainerTally] = {}
         self._items = RecordAddresses(keys)
         self.counts: Counter[Kind] = Counter()
         self._checks: dict[int, Callable[[_Record], None]] = {
@@ -175,8 +147,12 @@ class _Verification:
             Kind.EMBEDDING: self._embedding,
             Kind.ITEM: self._item,
             Kind.VECTOR: self._vector,
+            Kind.INBOX: self._waiting,
             **dict.fromkeys(entries.ENTRY_KINDS, self._entry),
         }
+        if keys.is_locked and told is not _refuse:
+            content = [kind for kind in self._checks if not Kind(kind).is_server_held]
+            self._checks |= dict.fromkeys(content, self._sealed)
 
     def run(self) -> Counter[Kind]:
         """How many there are of each kind."""
@@ -196,7 +172,17 @@ class _Verification:
         for container in self._containers.values():
             if not container.is_damaged:
                 self._compare(container)
+        for model, sealed in self._transaction.rows(_MODELS, scope_id=self._keys.scope_id):
+            self._name_of_model(model, sealed)
         return self.counts
+
+    def _name_of_model(self, model: bytes, sealed: bytes) -> None:
+        self.counts[Kind.USAGE] += 1
+        try:
+            place = self._keys.aad_prefix(Kind.USAGE, b"")
+            self._keys.open(place, model, sealed, Kind.USAGE)
+        except RecordError as error:
+            self._told(error, "records", _hex(model))
 
     def _look_at(self, record: _Record) -> None:
         try:
@@ -206,14 +192,16 @@ class _Verification:
                 container.is_damaged = True
             self._told(error, "records", f"{_hex(record.parent)} {_hex(record.key)}")
 
-    def _containers_of(self, record: _Record) -> list[_Container]:
+    def _containers_of(self, record: _Record) -> list[ContainerTally]:
         """What may have the record below it; a parent of another type is in none."""
-        above = record.parent[:DIGEST_BYTES] if type(record.parent) is bytes else b""
-        found = [self._containers.get((kind, above)) for kind in _CONTAINING]
-        items = self._containers.get((Kind.ITEM, counting.digest_of(self._keys)))
-        return [one for one in (*found, items if record.kind == Kind.ITEM else None) if one]
+        if record.kind == Kind.ITEM:
+            found = [self._containers.get((Kind.ITEM, counting.digest_of(self._keys)))]
+        else:
+            above = record.parent[:DIGEST_BYTES] if type(record.parent) is bytes else b""
+            found = [self._containers.get((kind, above)) for kind in _ABOVE.get(record.kind, ())]
+        return [one for one in found if one]
 
-    def _compare(self, container: _Container) -> None:
+    def _compare(self, container: ContainerTally) -> None:
         try:
             container.check(self._keys)
         except RecordError as error:
@@ -230,9 +218,10 @@ class _Verification:
             raise RecordDoesNotOpen(Kind.SESSION.label, "its row is of no kind there is")
         kind = Kind(number)
         state = ContainerState.checked(kind, self._keys, digest, row)
-        open_header(kind, self._keys, digest, state, sealed)
-        self._containers[kind, digest] = _Container(kind, digest, state)
-        self.counts[kind] += kind is not Kind.ITEM
+        if kind.is_server_held or not self._keys.is_locked or self._told is _refuse:
+            open_header(kind, self._keys, digest, state, sealed)
+        self._containers[kind, digest] = ContainerTally(kind, digest, state)
+        self.counts[kind] += kind not in (Kind.ITEM, Kind.INBOX)
 
     def _page_behind(self, last: _Record) -> list[_Record]:
         behind = {f"behind_{name}": getattr(last, name) for name in ("kind", "parent", "key")}
@@ -257,7 +246,7 @@ class _Verification:
         check(record)
         self.counts[Kind(record.kind)] += 1
 
-    def _above(self, record: _Record, *kinds: Kind) -> _Container:
+    def _above(self, record: _Record, *kinds: Kind) -> ContainerTally:
         found = (self._containers.get((kind, record.parent[:DIGEST_BYTES])) for kind in kinds)
         container = next((one for one in found if one), None)
         if container is None:
@@ -283,6 +272,21 @@ class _Verification:
             raise RecordDoesNotOpen(Kind.MESSAGE.label, "its alias is another's")
         if record.tag != channel_tag(self._keys, said.channel, said.written):
             raise RecordDoesNotOpen(Kind.MESSAGE.label, "it was put into another channel or time")
+
+    def _waiting(self, record: _Record) -> None:
+        # Sealed to the user: that it is what was put there is told by the row's multiset hash.
+        above = self._above(record, Kind.INBOX)
+        stored_at = record.updated_at
+        above.total += inbox.part(self._keys, above.digest, record.key, stored_at, record.sealed)
+        above.counted += 1
+
+    def _sealed(self, record: _Record) -> None:
+        """Content that the user alone has the keys of: it is there, and counted."""
+        found = self._containers_of(record)
+        if record.kind in _ABOVE and not found:
+            raise RecordDoesNotOpen(Kind(record.kind).label, "its row is missing")
+        for above in found:
+            above.counted += record.kind in _NUMBERED
 
     def _body(self, record: _Record) -> None:
         thread = self._above(record, Kind.THREAD)
@@ -370,8 +374,8 @@ def flaws(
 ) -> tuple[Counter[Kind], Counter[str], list[Flaw]]:
     """How many records there are, how many flaws of each aspect, and the first ``most`` of these.
 
-    Whether a flaw is one, or another process has rotated keys or erased the scope meanwhile, is for
-    the caller to find out.
+    Of a locked user content is counted, and not opened. Whether a flaw is one, or another process
+    has rotated keys or erased the scope meanwhile, is for the caller to find out.
     """
     found: list[Flaw] = []
     numbers: Counter[str] = Counter()

@@ -9,7 +9,17 @@ from typer.core import TyperGroup
 
 from langmem_isolated import __version__
 from langmem_isolated._runtime.environment import ACTOR_VARIABLE
-from langmem_isolated.cli import demo, grants, merges, profile, retention, schema, sealing_keys
+from langmem_isolated.cli import (
+    demo,
+    grants,
+    locks,
+    merges,
+    profile,
+    retention,
+    rls,
+    schema,
+    sealing_keys,
+)
 from langmem_isolated.cli import sessions as session
 from langmem_isolated.cli import threads as thread
 from langmem_isolated.cli.audit import anchor, audit
@@ -129,11 +139,13 @@ app.add_typer(audit, name="audit")
 app.add_typer(anchor, name="anchor")
 app.add_typer(grants.commands, name="grants")
 app.add_typer(sealing_keys.commands, name="keys")
+app.add_typer(locks.commands, name="lock")
 app.add_typer(merges.commands, name="merge")
 app.add_typer(profile.commands, name="profile")
 app.add_typer(session.commands, name="session")
 app.add_typer(thread.commands, name="thread")
 app.add_typer(schema.commands, name="schema")
+app.add_typer(rls.commands, name="rls")
 app.add_typer(retention.retention, name="retention")
 app.add_typer(retention.hold, name="hold")
 

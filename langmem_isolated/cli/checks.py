@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing
 from typing import Any, NamedTuple
 
 from langmem_isolated._crypto.seal_counter import SealCounter
-from langmem_isolated._database import schema
+from langmem_isolated._database import row_level_security, schema
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.files import mode_for_others, path_of
 from langmem_isolated._storage.checked_root_key import CheckedRootKey
@@ -19,6 +19,7 @@ from langmem_isolated.errors import LangmemIsolatedError
 from langmem_isolated.root_keys import LocalRootKey, root_key_from_environment
 
 _KEY_STORE = "key store"
+_OF_ALL = "that of all scopes is seen by the role for jobs: ask with its URL"
 
 
 class Finding(NamedTuple):
@@ -79,7 +80,9 @@ def _examine_database(name: str, url: str) -> Iterator[Finding]:
         yield version
         if version.state == "fail":
             return
-        if not database.is_postgres:
+        if database.is_postgres:
+            yield _attempt(f"{name}: row-level security", lambda: _row_level_security(database))
+        else:
             yield _examine_file(name, database)
         yield _attempt(f"{name}: key uses", lambda: _key_uses(database))
         yield _attempt(f"{name}: key rotation", lambda: _key_rotation(database))
@@ -108,6 +111,8 @@ def _examine_file(name: str, database: Database) -> Finding:
 
 
 def _key_rotation(database: Database) -> tuple[str, str]:
+    if not database.sees_everybody:
+        return "ok", _OF_ALL
     found = counts(database)
     if not found.pending and rotating_since(database) is None:
         return "ok", "no rotation of sealing keys is pending"
@@ -118,6 +123,8 @@ def _key_rotation(database: Database) -> tuple[str, str]:
 
 
 def _key_uses(database: Database) -> tuple[str, str]:
+    if not database.sees_everybody:
+        return "ok", _OF_ALL
     seals = most_seals(database)
     share = f"the key used most has sealed {seals} of 2^32 records"
     return (
@@ -179,6 +186,17 @@ def _examine_role(connection: Any) -> Iterator[Finding]:
     for name, cost in _POSTGRES_SETTINGS.items():
         value = connection.exec_driver_sql(f"SHOW {name}").scalar()
         yield Finding(name, *(("warn", f"off: {cost}") if value == "off" else ("ok", value)))
+
+
+def _row_level_security(database: Database) -> tuple[str, str]:
+    found = row_level_security.status(database)
+    if not found.is_enabled:
+        return "warn", "off: a query that forgot the scope would read everybody's rows; rls enable"
+    if found.fault is not None:
+        return "fail", found.fault
+    if found.role_runs_jobs:
+        return "ok", "this role runs jobs, and sees everybody's rows"
+    return "ok", "in force: a query that names no scope was refused"
 
 
 def _role(attribute: str, has: bool, cost: str) -> Finding:

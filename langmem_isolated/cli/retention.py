@@ -95,6 +95,7 @@ def sweep(
                 "held": swept.held,
                 "damaged": swept.damaged,
                 "is_dry_run": swept.is_dry_run,
+                "locked": swept.locked,
             }
         )
     else:
@@ -102,6 +103,10 @@ def sweep(
         for count, why in (
             (swept.held, "users on legal hold keep what is due"),
             (swept.damaged, "records stay because they were tampered with"),
+            (
+                swept.locked,
+                "users hold their own keys: something of theirs stays until they unlock",
+            ),
         ):
             if count:
                 typer.echo(f"{count:,} {why}.")

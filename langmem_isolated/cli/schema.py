@@ -1,6 +1,7 @@
-"""`schema upgrade`: migrates the tables."""
+"""`schema upgrade`, `schema roles`: migrates the tables, and says who may do what with them."""
 
 from contextlib import closing
+from typing import Annotated
 
 import typer
 
@@ -44,3 +45,28 @@ def upgrade(
         is_new = one["before"] != one["version"]
         done = f"upgraded from {one['before']}" if is_new else "nothing to do"
         typer.echo(f"{one['name']}: schema version {one['version']}, {done}")
+
+
+def _role(flag: str, what: str) -> object:
+    return typer.Option(flag, help=f"The role that {what}.")
+
+
+@commands.command("roles", epilog=shown("schema roles --application chatbot"))
+def roles(
+    *,
+    owner: Annotated[str, _role("--owner", "owns the tables")] = "langmem_owner",
+    application: Annotated[
+        str, _role("--application", "serves, one scope at a time")
+    ] = "langmem_app",
+    sweeper: Annotated[str, _role("--sweeper", "runs jobs over all scopes")] = "langmem_sweeper",
+    backup: Annotated[str, _role("--backup", "reads all for pg_dump")] = "langmem_backup",
+    as_json: JsonOption = False,
+) -> None:
+    """Print the SQL of PostgreSQL roles with no more rights than each needs; runs nothing."""
+    from langmem_isolated._database.roles import Roles
+
+    script = Roles(owner, application, sweeper, backup).script()
+    if as_json:
+        print_json({"sql": script})
+    else:
+        typer.echo(script, nl=False)

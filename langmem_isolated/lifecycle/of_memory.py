@@ -85,7 +85,7 @@ class MemoryLifecycle(
         >>> memory.sweep(dry_run=True).counts
         {'item': 1}
         >>> memory.sweep()
-        Swept(counts={'item': 1}, is_done=True, held=0, damaged=0, is_dry_run=False)
+        Swept(counts={'item': 1}, is_done=True, held=0, damaged=0, is_dry_run=False, locked=0)
 
         Args:
             max_seconds: Begin no batch after so many; by default go on to the end.

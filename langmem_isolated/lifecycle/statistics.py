@@ -12,6 +12,7 @@ from typing import Any
 from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.owners import Level, Owner
+from langmem_isolated._database.admission import Admission, AdmissionToAll
 from langmem_isolated._runtime.arguments import whole_number
 from langmem_isolated._runtime.clock import EPOCH, as_moment, now
 from langmem_isolated._storage import statistics, usage
@@ -227,8 +228,12 @@ def _counted(
     span = [Day(_date(day)) for day in range(today - days + 1, today + 1)]
     if asked is None:
         return Stats(Totals(), {}, [], [], span)
-    rows = context.database.snapshot(statistics.counted, asked, today - days + 1, largest, moment)
-    return _told(_Names(context), rows, span)
+    of_one = asked.get("scope_id")
+    with AdmissionToAll() if of_one is None else Admission(of_one):
+        rows = context.database.snapshot(
+            statistics.counted, asked, today - days + 1, largest, moment
+        )
+        return _told(_Names(context), rows, span)
 
 
 def _told(names: _Names, rows: Counted, span: list[Day]) -> Stats:

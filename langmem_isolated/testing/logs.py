@@ -40,8 +40,16 @@ def watched_logs(watch: Watch, level: int) -> Iterator[None]:
 def _look_at_record(watch: Watch, record: logging.LogRecord) -> None:
     where = f"a log record of {record.name}, level {record.levelname}"
     error = record.exc_info[1] if record.exc_info else None
-    for _, text in texts_in([record.getMessage(), error]):
+    for _, text in texts_in([_formatted(record), error]):
         watch.look(LOG, where, text, current_run())
+
+
+def _formatted(record: logging.LogRecord) -> object:
+    """The message; its parts where they do not fit, which logging tells in its own way."""
+    try:
+        return record.getMessage()
+    except Exception:  # noqa: BLE001 - a log must not fail the application
+        return [str(record.msg), record.args]
 
 
 class _Watched(io.TextIOBase):

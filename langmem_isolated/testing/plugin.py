@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def isolated_memory(tmp_path: Path) -> "Iterator[IsolatedMemory]":
-    """A memory in ``tmp_path / "memory.db"``, with a root key of its own."""
+    """A memory in ``tmp_path / "memory.db"``, with a root key of its own.
+
+    Without ``fsync`` at each commit, which takes most of the time: a test needs no power failure.
+    """
     from langmem_isolated import IsolatedMemory, LocalRootKey
 
     key = LocalRootKey(os.urandom(32))
-    with IsolatedMemory(f"sqlite:///{tmp_path}/memory.db", root_key=key) as memory:
+    url = f"sqlite:///{tmp_path}/memory.db"
+    with IsolatedMemory(url, root_key=key, synchronous="NORMAL") as memory:
         yield memory
 
 

@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -59,6 +59,23 @@ class Worker:
                 future.set_result(None)
 
 
+@dataclass(frozen=True)
+class Seat:
+    """In which thread a run is, where it is in one, and with whom it begins."""
+
+    worker: int
+    start: threading.Barrier | None = None
+
+    def wait_for_others(self) -> None:
+        """Begin when all are there: who was quick would else be gone before the next one comes."""
+        if self.start:
+            with suppress(threading.BrokenBarrierError):
+                self.start.wait(timeout=1)
+
+
+FIRST_SEAT = Seat(0)
+
+
 @dataclass
 class Tally:
     """How runs ended."""
@@ -77,6 +94,11 @@ class Tally:
             return
         self.errors[type(error).__name__] += 1
         self.first_error = self.first_error or error
+
+    def add_cancelled(self) -> None:
+        """Count one that was cut off."""
+        self.runs += 1
+        self.cancelled += 1
 
 
 class Runs:
@@ -129,32 +151,39 @@ class Runs:
         """Have the next runs in another session, the same for all; histories stay short."""
         self._session = self.sessions[number % len(self.sessions)]
 
-    async def run(self, turn: Turn, way: Way, worker: int = 0) -> None:
+    async def run(self, turn: Turn, way: Way, seat: Seat = FIRST_SEAT) -> None:
         """One run to its end; its error is shown to its user, and counted.
 
         Raises:
             TimeoutError: It takes longer than ``seconds``.
         """
-        error: BaseException | None = None
         with Eye(self._watch, turn) as eye:
-            try:
-                async with asyncio.timeout(self._seconds):
-                    await self._called(turn, way, eye, worker)
-            except TimeoutError as late:
-                raise TimeoutError(
-                    f"The application did not answer in {self._seconds} seconds; {turn}. Give "
-                    "assert_isolated more seconds=, or look for a lock that this run waits for."
-                ) from late
-            except asyncio.CancelledError:
-                self.tally.runs += 1
-                self.tally.cancelled += 1
-                raise
-            except Exception as raised:  # noqa: BLE001 - whatever it is, its user sees it
-                error = raised
-                eye.sees("error", raised)
+            error = await self._error_of(turn, way, eye, seat)
+            eye.sees("error", error)
         self.tally.add(way.name, error)
 
-    async def _called(self, turn: Turn, way: Way, eye: Eye, worker: int) -> None:
+    async def _error_of(
+        self, turn: Turn, way: Way, eye: Eye, seat: Seat
+    ) -> Exception | asyncio.CancelledError | None:
+        limit = asyncio.timeout(self._seconds)
+        try:
+            async with limit:
+                await self._called(turn, way, eye, seat)
+        except asyncio.CancelledError as cancelled:
+            if not _is_being_cancelled():
+                return cancelled
+            self.tally.add_cancelled()
+            raise
+        except Exception as error:
+            if not limit.expired():
+                return error
+            raise TimeoutError(
+                f"The application did not answer in {self._seconds} seconds; {turn}. Give "
+                "assert_isolated more seconds_each=, or look for a lock that this run waits for."
+            ) from error
+        return None
+
+    async def _called(self, turn: Turn, way: Way, eye: Eye, seat: Seat) -> None:
         if way.in_task:
             # A task, and so a context, for each: that is what servers do.
             await asyncio.create_task(self._awaited(way.in_task, turn, eye))
@@ -163,13 +192,14 @@ class Runs:
         assert call
 
         def job() -> None:
+            seat.wait_for_others()
             token = CURRENT.set(turn)
             try:
                 call(turn, eye)
             finally:
                 CURRENT.reset(token)
 
-        await asyncio.wrap_future(self._workers[worker].submit(job))
+        await asyncio.wrap_future(self._workers[seat.worker].submit(job))
 
     async def _awaited(self, call: AsyncCall, turn: Turn, eye: Eye) -> None:
         CURRENT.set(turn)
@@ -186,28 +216,37 @@ class Runs:
         """All in threads or tasks of their own, each time in another's."""
         number, shift = len(self.users), next(self._shifts)
         turns = [self.turn(user, texts(user), way, phase) for user in self.users]
+        start = threading.Barrier(number)
         await _all_ended(
             [
-                asyncio.create_task(self.run(turn, way, (place + shift) % number))
+                asyncio.create_task(self.run(turn, way, Seat((place + shift) % number, start)))
                 for place, turn in enumerate(turns)
             ]
         )
 
-    async def cancelled(self, way: Way) -> None:
-        """Cancelled alone, each at a later step, and at once, each second one; then made again."""
+    async def cancelled_alone(self, way: Way) -> None:
+        """Each is cancelled in the midst, and then another goes on."""
         for place, user in enumerate(self.users):
-            task = asyncio.create_task(
-                self.run(self.turn(user, self.told(user), way, "cancelled"), way)
-            )
-            for _ in range(_STEPS * (place + 1)):
-                await asyncio.sleep(0)
-            task.cancel()
-            await _all_ended([task])
+            for steps in (_STEPS * (place + 1), _STEPS, _STEPS // 2):
+                if await self._is_cancelled_after(steps, self.told(user), user, way):
+                    break
             other = self._next_to(user)
             await self.run(self.turn(other, QUESTION, way, "after another's cancelled run"), way)
+
+    async def _is_cancelled_after(self, steps: int, text: str, user: str, way: Way) -> bool:
+        """Whether it was; a machine that is busy may have ended it before."""
+        task = asyncio.create_task(self.run(self.turn(user, text, way, "cancelled"), way))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await _all_ended([task])
+        return task.cancelled()
+
+    async def cancelled_at_once(self, way: Way) -> None:
+        """All at once, each second one cancelled in the midst of it and then made again."""
         told = {user: self.told(user) for user in self.users}
         turns = [self.turn(user, text, way, "cancelled") for user, text in told.items()]
-        tasks = [asyncio.create_task(self.run(turn, way, n)) for n, turn in enumerate(turns)]
+        tasks = [asyncio.create_task(self.run(turn, way)) for turn in turns]
         await asyncio.sleep(_MOMENT)
         for task in tasks[::2]:
             task.cancel()
@@ -246,6 +285,12 @@ class Runs:
             await self.at_once(way, "at the end", lambda _: "")
 
 
+def _is_being_cancelled() -> bool:
+    """Whether by who drives it; an application may be left by a cancelled task of its own."""
+    task = asyncio.current_task()
+    return bool(task and task.cancelling())
+
+
 async def _all_ended(tasks: Sequence["asyncio.Task[None]"]) -> None:
     """Wait for all, so that none is left behind, and then raise what any raised."""
     await asyncio.wait(tasks)
@@ -278,7 +323,8 @@ def _phases(
             yield number, partial(runs.at_once, way, "at once", runs.told)
             yield number, partial(runs.at_once, way, "asking the same at once", lambda _: QUESTION)
         for number, way in enumerate([way for way in ways if way.in_task], round_):
-            yield number, partial(runs.cancelled, way)
+            yield number, partial(runs.cancelled_alone, way)
+            yield number, partial(runs.cancelled_at_once, way)
         for number, way in enumerate(_one_of_each_kind(ways, round_), round_):
             yield number, partial(runs.failed, way)
             yield number, partial(runs.sent_twice, way)

@@ -11,7 +11,7 @@ from langmem_isolated.testing.visible import texts_in
 
 _SHOWN = 8
 LOG = "the log"
-_GIVEN = ("HumanMessage", "input")
+_GIVEN = ("HumanMessage", "_start (", "(input")
 """In paths of what a run was given, which it shows again without having answered."""
 _ADVICE = (
     "Look at what the first of these runs shares with the runs before it: a saver or store that "
@@ -164,6 +164,8 @@ class Watch:
         if (seer, text) in self._clean:
             return
         found = self._canaries.found_in(text)
+        if found and self._canaries.found_in(where):
+            where = "what has one in its name"
         with self._lock:
             self.looked_at += 1
             for canary, form in found:

@@ -1,13 +1,15 @@
 """Rows of any kind, exchanged, restored, copied or removed: noticed, or on the list of what is not.
 
-A life is lived in one database: sessions, threads, collections, items and caches of two users are
-written, cleared, pruned, removed and begun again, and every row that ever stood is kept. Then one
-row at a time is put where it does not belong, or taken away.
+A life is lived in one database: sessions, threads, collections, items and caches of three users are
+written, cleared, pruned, removed and begun again; the keys of one are rotated, and she shares a
+module with another; one claims what a guest said, and one locks his memory and is written to
+meanwhile. Every row that ever stood is kept. Then one row at a time is put where it does not
+belong, or taken away.
 """
 
 import random
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,20 +21,24 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.base import empty_checkpoint
 
-from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
+from langmem_isolated import IsolatedMemory, LocalRootKey, Scope, ScopedMemory
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated.errors import RecordError
+from langmem_isolated._crypto.owners import Owner
+from langmem_isolated.errors import AnonymousNotFound, NotShared, RecordError
 from tests.embeddings import NGramEmbeddings
 
 # 2^16 in all. Each is looked for in the scopes that its row names, every so often in all.
 EXCHANGES, SEEDS, EVERYWHERE = 4_096, range(16), 64
-USERS = ("alice", "bob")
+# Alice's keys are rotated, Bob has claimed a guest's memory, Carol's was locked.
+USERS = ("alice", "bob", "carol")
+SECRET = b"s" * 32
+READER = {"user_id": "alice", "from_module": "tutor", "to_module": "planner"}
 TABLES = {
     "records": ("scope_id", "kind", "parent", "key"),
     "sessions": ("scope_id", "kind", "digest"),
 }
 # What no row counts: that one was removed, or an older one put back where it stood.
-UNCOUNTED = {Kind.ITEM, Kind.VECTOR, Kind.ENTRY, Kind.EMBEDDING}
+UNCOUNTED = {Kind.ITEM, Kind.VECTOR, Kind.ENTRY, Kind.EMBEDDING, Kind.GRANT, Kind.CLAIM}
 TIMES = {"created_at", "updated_at"}
 Row = tuple[Any, ...]
 
@@ -45,7 +51,7 @@ class Lived:
     rows: sqlite3.Connection
     columns: dict[str, list[str]]
     past: dict[str, set[Row]] = field(default_factory=lambda: {table: set() for table in TABLES})
-    scope_ids: dict[str, bytes] = field(default_factory=dict)
+    guest_id: str = ""
 
     @cached_property
     def ever(self) -> dict[str, list[Row]]:
@@ -65,6 +71,14 @@ class Lived:
     def collections(self) -> set[bytes]:
         """The parents of documents and of their embeddings, which are counted."""
         return {row[0] for row in self.rows.execute("SELECT digest FROM sessions WHERE kind = 11")}
+
+    @cached_property
+    def users(self) -> dict[bytes, str]:
+        """Whose a scope is, by its id; those of nobody are a guest's who was claimed."""
+        directory = self.memory._keyring.directory()
+        assert directory is not None
+        scopes = [Scope(user, "tutor") for user in USERS] + [Scope("alice", "planner")]
+        return {directory.scope_id_of(Owner.private(scope)): scope.user_id for scope in scopes}
 
     def scoped(self, user_id: str) -> ScopedMemory:
         return self.memory.scope(user_id=user_id, module_id="tutor")
@@ -108,10 +122,38 @@ def live(scoped: ScopedMemory, keep: Callable[[], None]) -> None:
     scoped.checkpointer().delete_for_runs(["nobody"])
 
 
+def happen(memory: IsolatedMemory, keep: Callable[[], None]) -> str:
+    """Rotations, grants, a claim and a lock, with what is written between them; the guest's id."""
+    tutor, planner = (memory.scope(user_id="alice", module_id=m) for m in ("tutor", "planner"))
+    planner.chat_history("p").add_user_message("planned")
+    for kinds in (["message", "item"], ["message"]):
+        memory.grants.allow(**READER, kinds=kinds)
+        keep()
+        memory.rotate_keys("alice")
+        tutor.chat_history("s").add_user_message("under another key")
+        tutor.store().put(("facts",), "k", {"text": "under another key"})
+        keep()
+    guest = memory.anonymous(module_id="tutor")
+    guest.chat_history("g").add_messages([HumanMessage("a guest's zebra"), AIMessage("claimed")])
+    keep()
+    memory.claim(guest.id, Scope("bob", "tutor"), confirmed=True)
+    memory.lock_with("carol", secret=SECRET)
+    keep()
+    carol = memory.scope(user_id="carol", module_id="tutor")
+    for text in ("while locked", "still locked"):
+        carol.chat_history("s").add_user_message(text)
+    keep()
+    return guest.id
+
+
 def seen(scoped: ScopedMemory) -> dict[str, Any]:
     """What reads give of all that rows count."""
     saver = scoped.checkpointer()
+    reader = scoped.module("planner")
     return {
+        "shared": scoped.scope.user_id == "alice"
+        and [one.content for one in reader.shared_from("tutor").messages("s")],
+        "planned": reader.chat_history("p").messages,
         "messages": {s: scoped.chat_history(s).messages for s in ("s", "t")},
         "titles": {one.id: (one.title, one.messages) for one in scoped.sessions()},
         "recent": scoped.recent({"general": 9}),
@@ -141,17 +183,17 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lived]:
         closing(sqlite3.connect(path, isolation_level=None)) as rows,
     ):
         rows.execute("PRAGMA foreign_keys = OFF")
+        rows.execute("PRAGMA synchronous = OFF")
         columns = {t: [c[1] for c in rows.execute(f"PRAGMA table_info({t})")] for t in TABLES}
         with IsolatedMemory(url, root_key=root_key) as memory:
             before = Lived(memory, rows, columns)
             for user in USERS:
                 live(before.scoped(user), before.keep)
-                known = set(before.scope_ids.values())
-                (scope_id,) = {row[0] for row in before.past["sessions"]} - known
-                before.scope_ids[user] = scope_id
+            before.guest_id = happen(memory, before.keep)
         # And after a restart.
         with IsolatedMemory(url, root_key=root_key) as memory:
-            after = Lived(memory, rows, columns, before.past, before.scope_ids)
+            after = Lived(memory, rows, columns, before.past, before.guest_id)
+            memory.unlock("carol", secret=SECRET, seconds=10**6)
             for user_id in USERS:
                 after.scoped(user_id).chat_history("s").add_user_message("after a restart")
             after.keep()
@@ -179,7 +221,9 @@ class Change:
         for row in filter(None, (self.gone, self.new)):
             kind, parent = (row[columns.index(name)] for name in ("kind", "parent"))
             kinds.add(None if parent in lived.collections() else kind)
-        stood = self.new is None or self.new in lived.past["records"]
+        # Put into a scope that is nobody's, it is removed from where it was.
+        is_removed = self.new is None or self.new[columns.index("scope_id")] not in lived.users
+        stood = is_removed or self.new in lived.past["records"]
         return kinds <= UNCOUNTED and (stood or self.differing(columns) <= TIMES)
 
     def differing(self, columns: list[str]) -> set[str]:
@@ -247,7 +291,18 @@ def touched(lived: Lived, change: Change) -> list[str]:
     """The users whose scope a changed row was, or is, in."""
     at = lived.columns[change.table].index("scope_id")
     ids = {row[at] for row in (change.gone, change.new) if row}
-    return [user for user in USERS if lived.scope_ids[user] in ids]
+    return sorted({lived.users[scope_id] for scope_id in ids & set(lived.users)})
+
+
+def read_all(lived: Lived, users: Sequence[str], expected: dict[str, Any]) -> None:
+    """Open all that users have, and expect what they had before; a guest who is gone is gone."""
+    for user in users:
+        for module in ("tutor", "planner"):
+            lived.scoped(user).module(module).verify()
+        assert seen(lived.scoped(user)) == expected[user]
+    if not users:
+        lived.memory.recover(lived.guest_id)
+        pytest.fail("a guest who was claimed is back")
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -261,11 +316,10 @@ def test_whatever_row_is_put_where_it_does_not_belong_is_noticed(lived: Lived, s
         change = made(lived, chosen(lived, rng))
         if change.gone == change.new:
             continue
+        users = touched(lived, change)
         try:
-            for user in touched(lived, change) if number % EVERYWHERE else USERS:
-                lived.scoped(user).verify()
-                assert seen(lived.scoped(user)) == expected[user]
-        except RecordError:
+            read_all(lived, users if number % EVERYWHERE or not users else USERS, expected)
+        except (RecordError, AnonymousNotFound, NotShared):
             noticed += 1
         else:
             assert change.is_uncounted(lived), describe(lived, change)

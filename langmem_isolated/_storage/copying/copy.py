@@ -109,6 +109,10 @@ class Copy:
             KeyDestroyed: The source or the target was erased.
             DatabaseLocked: The source changed whenever it was compared.
         """
+        with self.source.admission(), self.target.admission():
+            return self._run(at_once, finish)
+
+    def _run(self, at_once: bool, finish: Finish | None) -> Copied:
         for _ in range(_ATTEMPTS):
             self._copied = Copied()
             source_keys = self.source.find_keys()

@@ -46,7 +46,8 @@ def plan(source: ScopedDatabase, target: ScopedDatabase, now: int) -> Planned:
         RecordDoesNotOpen: Something of either is not as it was stored.
     """
     target_keys, planned = target.find_keys(), Planned()
-    return source.snapshot(_planned, planned, target_keys, now)
+    with target.admission():
+        return source.snapshot(_planned, planned, target_keys, now)
 
 
 def _planned(

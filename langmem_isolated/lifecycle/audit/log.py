@@ -119,6 +119,7 @@ class AuditLog:
         checked_text("reason", reason)
         if not self._audit.settings.is_on:
             raise AuditIsOff
+        self._audit.flush()
         self._audit.switch(OFF, reason)
 
     async def aswitch_off(self, *, reason: str) -> None:
@@ -155,14 +156,14 @@ class AuditLog:
         It is an entry of the log, which the user sees: ``scope.audit_log()``. In Python nobody is
         asked for it, but by :meth:`reading`.
 
+        >>> scope.chat_history("monday").add_user_message("Hi")
         >>> memory.audit.switch_on()
         >>> with memory.audit.acting_as("bob"):
         ...     permitted = memory.audit.break_glass("alice", reason="Ticket 12", minutes=5)
         ...     with memory.audit.reading("alice", "support"):
-        ...         history = memory.scope(user_id="alice", module_id="tutor").chat_history("s")
-        ...         said = history.messages
-        >>> [entry.operation for entry in scope.audit_log()]  # she has no keys before she writes
-        []
+        ...         said = scope.chat_history("monday").messages
+        >>> [(entry.operation, entry.actor, entry.reason) for entry in scope.audit_log()][-1]
+        ('break_glass', 'bob', 'Ticket 12')
 
         Args:
             user_id: Whose memory.

@@ -12,6 +12,7 @@ from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.arguments import refuse_single
 from langmem_isolated._runtime.calls import explains_calls, made_by
 from langmem_isolated._runtime.clock import EPOCH, as_moment
+from langmem_isolated._storage.audit_notes import AuditNote
 from langmem_isolated._storage.erased import What
 from langmem_isolated._storage.erasure_jobs import ErasureJob
 from langmem_isolated.errors import LangmemIsolatedError
@@ -203,6 +204,7 @@ class ErasureRegistry:
             DatabaseError: The database refused or failed; to call again goes on.
         """
         refuse_single("without_stores", without_stores, (str,), example='["Chroma notes"]')
+        self._context.audit.note(None, AuditNote("resume_erasures"))
         erasures = ErasureRunner(self._context, self.participants, without_stores=without_stores)
         receipts = list[ErasureReceipt]()
         failure: LangmemIsolatedError | None = None

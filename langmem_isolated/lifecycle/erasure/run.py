@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 from langmem_isolated._adapters import quota
 from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._crypto.owners import Level, Owner
+from langmem_isolated._database.admission import Admission, AdmissionToAll
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage.erased import DestroyedKeys, Erased, What
 from langmem_isolated._storage.erasure_jobs import ErasureJob, ErasureJobs, JobFinished
 from langmem_isolated._storage.key_sets import KeySet, Purpose
+from langmem_isolated._storage.owner_state import ids_of
 from langmem_isolated._storage.removal import remove_rows
 from langmem_isolated._storage.scope_rows import ScopeRow
 from langmem_isolated.errors import LegalHold
@@ -99,6 +101,19 @@ class ErasureRunner:
         Raises:
             LegalHold: Of those in it somebody is on hold; nothing was removed.
         """
+        with self._admission(owner):
+            return self._erase(owner)
+
+    def _admission(self, owner: Owner) -> Admission:
+        """Of a user, what is in any module and what the project keeps; of a place, everybody."""
+        if owner.level in _PLACES:
+            return AdmissionToAll()
+        keyring = self._context.keyring
+        rows = (row.scope_id for row in keyring.scopes_of(owner))
+        project = Owner(Level.PROJECT, owner.project)
+        return Admission(self.principal_of(owner), *rows, *ids_of(keyring.installation, project))
+
+    def _erase(self, owner: Owner) -> ErasureReceipt:
         self._refuse_held(owner)
         owners = (one for _, one in self._owners(owner))
         known(self._context, owner_tags(self._context, owners), self._without)
@@ -121,6 +136,11 @@ class ErasureRunner:
 
     def run(self, job: ErasureJob) -> ErasureReceipt:
         """Go on with a job, from wherever it ended."""
+        owner = job.erased.owner
+        with Admission() if owner is None else self._admission(owner):
+            return self._run(job)
+
+    def _run(self, job: ErasureJob) -> ErasureReceipt:
         with suppress(JobFinished):
             return self.receipt(self._carried_out(job))
         return self.receipt(self.jobs.again(job))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +20,7 @@ from langmem_isolated._storage import wrapped_stores
 from langmem_isolated._storage.copying import streaming
 from langmem_isolated._storage.copying.items import item_pages
 from langmem_isolated._storage.sessions.channel_limits import CUSTOMARY, NamedLimits
+from langmem_isolated.lifecycle.audit.reading import all_of
 from langmem_isolated.lifecycle.export import lines
 from langmem_isolated.lifecycle.export.archive import Archive
 from langmem_isolated.lifecycle.export.bag import Bag
@@ -45,9 +46,12 @@ ENTRY_FILES = {
     Kind.POLICY: "policies",
     Kind.RECEIPT: "receipts",
 }
+AUDIT_FILE = "audit"
+"""Who looked at the user's memory or changed it: for the user to have, and imported nowhere."""
 FILES = (
     *("messages", "sessions", "threads", "checkpoints", "items", "documents", "collections"),
     *ENTRY_FILES.values(),
+    AUDIT_FILE,
 )
 # What no file has.
 NOT_EXPORTED = {
@@ -113,9 +117,18 @@ class Export:
             owners = self._owners()
             for owner in owners:
                 _OfOwner(self._context.operators(owner), archive, self._now, self._told).write()
+            self._audit(archive)
             stores = self._stores(owners)
             archive.publish(self._about(owners, archive, stores))
             return Exported(str(output), dict(archive.counts), dict(archive.left_out), stores)
+
+    def _audit(self, archive: Archive) -> None:
+        about, module = self._user, self._module
+        if module is not None:
+            about = replace(about, level=Level.PRIVATE, module=module)
+        for entry in all_of(self._context, about):
+            archive.add(AUDIT_FILE, lines.audit_line(entry))
+        self._told(archive.read)
 
     def _archive(self, output: Path) -> Archive:
         if self._profile == "full":

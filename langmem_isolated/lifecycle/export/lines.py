@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from langmem_isolated._storage.entries import Entry
     from langmem_isolated._storage.sessions.channel_limits import NamedLimits
+    from langmem_isolated.lifecycle.audit.values import AuditEntry
 
 Line = dict[str, Any]
 
@@ -176,6 +177,20 @@ def entry_line(kind: Kind, one: StreamedEntry) -> Line:
             "tag": None if entry.tag is None else base64_of(entry.tag),
             "value": base64_of(entry.value),
         },
+    }
+
+
+def audit_line(entry: AuditEntry) -> Line:
+    """An entry of the audit log that is about the user."""
+    return {
+        "module": entry.module_id,
+        "time": entry.time.isoformat(timespec="microseconds"),
+        "operation": entry.operation,
+        "outcome": entry.outcome,
+        "actor": entry.actor,
+        "reason": entry.reason,
+        "count": entry.count,
+        "until": entry.until and entry.until.isoformat(timespec="microseconds"),
     }
 
 

@@ -85,7 +85,9 @@ class UserLocks:
         given = locking.given_secret(passphrase=passphrase, secret=secret)
         cost.check()
         told = _told(progress)
-        code, records = locking.lock(self._context, _user(user_id, project_id), given, cost, told)
+        user = _user(user_id, project_id)
+        with self._context.audit.job("lock_with", user):
+            code, records = locking.lock(self._context, user, given, cost, told)
         return NewLock(code, records)
 
     async def alock_with(self, user_id: str, **named: Any) -> NewLock:
@@ -142,7 +144,8 @@ class UserLocks:
         given = locking.given_secret(passphrase=passphrase, secret=secret, recovery=recovery)
         checked_seconds("seconds", seconds)
         user = _user(user_id, project_id)
-        collected = locking.open_lock(self._context, user, given, seconds, _told(progress))
+        with self._context.audit.job("unlock", user):
+            collected = locking.open_lock(self._context, user, given, seconds, _told(progress))
         return Lent(collected, partial(locking.close_lock, self._context, user))
 
     async def aunlock(self, user_id: str, **named: Any) -> Lent:
@@ -240,9 +243,10 @@ class UserLocks:
             new = locking.given_secret(**more)
         cost.check()
         user = _user(user_id, project_id)
-        return locking.change_secret(
-            self._context, user, given, new, cost, new_recovery=new_recovery
-        )
+        with self._context.audit.job("change_secret", user):
+            return locking.change_secret(
+                self._context, user, given, new, cost, new_recovery=new_recovery
+            )
 
     async def achange_secret(self, user_id: str, **named: Any) -> str | None:
         """Exchange what opens a user's lock; see :meth:`change_secret`."""
@@ -273,7 +277,8 @@ class UserLocks:
 
         given = locking.given_secret(passphrase=passphrase, secret=secret, recovery=recovery)
         user = _user(user_id, project_id)
-        return locking.remove_lock(self._context, user, given, _told(progress))
+        with self._context.audit.job("remove_lock", user):
+            return locking.remove_lock(self._context, user, given, _told(progress))
 
     async def aremove_lock(self, user_id: str, **named: Any) -> Collected:
         """Give a user's keys back to the server; see :meth:`remove_lock`."""

@@ -13,14 +13,16 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._crypto.owners import Owner
+from langmem_isolated._crypto.owners import Level, Owner
+from langmem_isolated._database.admission import Admission
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage import due
 from langmem_isolated._storage.batch_removal import BELOW, Due
 from langmem_isolated._storage.due import Pages, Reach
 from langmem_isolated._storage.entries import ENTRY_KINDS
+from langmem_isolated._storage.owner_state import ids_of
 from langmem_isolated._storage.sessions.dropping import Kept
-from langmem_isolated.errors import LegalHold, RecordDoesNotOpen
+from langmem_isolated.errors import LegalHold, MemoryLocked, RecordDoesNotOpen
 from langmem_isolated.lifecycle.retention import holds
 from langmem_isolated.lifecycle.retention.steps import (
     DropMessages,
@@ -70,27 +72,45 @@ class Clearing:
             RecordDoesNotOpen: An item or entry was tampered with, and stays.
         """
         for owner in owners:
-            self._refuse_held(owner)
-            if keys := self._context.keyring.find(owner):
-                of = _Of(owner, keys)
-                self._containers(of, BELOW)
-                for kind in _RECORDS:
-                    self._until_none_is_locked(partial(self._records, of, kind))
+            with self._admission(owner):
+                self._owner(owner)
         return self._result()
+
+    def _admission(self, owner: Owner) -> Admission:
+        """The owner's rows, and those of its project, which may hold a user's."""
+        project = Owner(Level.PROJECT, owner.project)
+        return Admission(*ids_of(self._context.keyring.installation, owner, project))
+
+    def _owner(self, owner: Owner) -> None:
+        self._refuse_held(owner)
+        if keys := self._context.keyring.find(owner):
+            of = _Of(owner, keys)
+            self._containers(of, BELOW)
+            for kind in _RECORDS:
+                self._until_none_is_locked(partial(self._records, of, kind))
 
     def session(self, owner: Owner, digest: bytes) -> dict[str, int]:
         """Remove one session, by its digest; as :meth:`owners`."""
+        with self._admission(owner):
+            return self._session(owner, digest)
+
+    def _session(self, owner: Owner, digest: bytes) -> dict[str, int]:
         self._refuse_held(owner)
         if keys := self._context.keyring.find(owner):
             of = _Of(owner, keys)
             hide = HideContainer(Kind.SESSION, digest, self._before)
             self._removal.run([of.task(hide)])
-            remove = RemoveContainer(Kind.SESSION, digest, Due())
-            self._until_none_is_locked(lambda: self._removal.run([of.task(remove)]))
+            for kind in (Kind.SESSION, Kind.INBOX):
+                remove = of.task(RemoveContainer(kind, digest, Due()))
+                self._until_none_is_locked(partial(self._removal.run, [remove]))
         return self._result()
 
     def channel(self, owner: Owner, channel: str) -> dict[str, int]:
         """Remove the messages of a channel, and the sessions that have no others; as above."""
+        with self._admission(owner):
+            return self._channel(owner, channel)
+
+    def _channel(self, owner: Owner, channel: str) -> dict[str, int]:
         self._refuse_held(owner)
         if keys := self._context.keyring.find(owner):
             until = self._before.created
@@ -142,6 +162,8 @@ class Clearing:
             cache.clear()
         if self._removal.held:
             raise LegalHold
+        if self._removal.unopened:
+            raise MemoryLocked("Only what needs not be opened was removed.")
         if self._removal.damaged:
             raise RecordDoesNotOpen(
                 Kind.ITEM.label, "its expiry or what counts it was changed; all others were removed"

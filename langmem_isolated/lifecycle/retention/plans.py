@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.owners import Level, Owner
+from langmem_isolated._database.admission import AdmissionToAll
 from langmem_isolated._runtime.clock import MICROSECOND
 from langmem_isolated._storage import due, entries
 from langmem_isolated._storage.batch_removal import NEVER, Due
@@ -65,7 +66,7 @@ def stored_policies(
         RecordDoesNotOpen: A policy was tampered with.
     """
     pages, found = due.scopes_with_policies(), list[Policy]()
-    while rows := context.database.read(pages.rows):
+    while rows := read_of_all(context, pages):
         for owner in (known.owner for (scope_id,) in rows if (known := find(scope_id))):
             try:
                 found += _policies_of(context, owner)
@@ -75,6 +76,12 @@ def stored_policies(
                 unreadable.add(owner)
         pages = pages.after(rows[-1])
     return found
+
+
+def read_of_all(context: MemoryContext, pages: due.Pages) -> list[Row]:
+    """A page of rows of all scopes."""
+    with AdmissionToAll():
+        return context.database.read(pages.rows)
 
 
 def _policies_of(context: MemoryContext, owner: Owner) -> list[Policy]:

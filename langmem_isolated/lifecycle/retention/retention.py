@@ -19,7 +19,7 @@ from langmem_isolated._storage.entries import Entry
 from langmem_isolated.errors import LangmemIsolatedError, PolicyNotFound
 from langmem_isolated.lifecycle.retention import holds, policies
 from langmem_isolated.lifecycle.retention.holds import Hold
-from langmem_isolated.lifecycle.retention.plans import stored_policies
+from langmem_isolated.lifecycle.retention.plans import read_of_all, stored_policies
 from langmem_isolated.lifecycle.retention.policies import Policy
 from langmem_isolated.lifecycle.retention.sweeping import Owners, Removal, Sweep
 
@@ -242,7 +242,7 @@ class Retention:
         """All legal holds of all projects, by when they were placed."""
         owners, pages = Owners(self._context), due.scopes_with_policies()
         found: builtins.list[Hold] = []
-        while rows := self._context.database.read(pages.rows):
+        while rows := read_of_all(self._context, pages):
             known = filter(None, (owners.of(scope_id) for (scope_id,) in rows))
             for owner in (one.owner for one in known if one.owner.level is Level.PROJECT):
                 found += holds.holds_of(self._context, owner.project)

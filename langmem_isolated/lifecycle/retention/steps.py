@@ -18,7 +18,7 @@ from langmem_isolated._storage import batch_removal as removal
 from langmem_isolated._storage.batch_removal import BATCH, NEVER, Due, Removed
 from langmem_isolated._storage.documents import writing as documents
 from langmem_isolated._storage.sessions.dropping import Kept, drop
-from langmem_isolated.errors import RecordDoesNotOpen
+from langmem_isolated.errors import MemoryLocked, RecordDoesNotOpen
 from langmem_isolated.lifecycle.retention.holds import held_among
 
 
@@ -208,6 +208,8 @@ class Outcome:
     held: list[Task] = field(default_factory=list)
     """Those of users on legal hold."""
     damaged: list[tuple[Task, RecordDoesNotOpen]] = field(default_factory=list)
+    unopened: list[Task] = field(default_factory=list)
+    """Those of users who alone have the keys of what is due."""
     locked: int = 0
     """Of how many somebody else had the row."""
 
@@ -247,6 +249,9 @@ def run_batch(
             removed = task.step.run(transaction, task.keys, room, is_dry=is_dry)
         except RecordDoesNotOpen as error:
             outcome.damaged.append((task, error))
+            continue
+        except MemoryLocked:
+            outcome.unopened.append(task)
             continue
         outcome.add(task, removed)
         room -= 0 if is_dry else max(removed.counts.total(), 1)

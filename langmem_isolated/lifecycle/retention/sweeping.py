@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.owners import Level, Owner
+from langmem_isolated._database.admission import AdmissionToAll
 from langmem_isolated._runtime.callers import OnBehalfOf
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage import due
@@ -25,7 +26,7 @@ from langmem_isolated._storage.due import Pages
 from langmem_isolated._storage.entries import ENTRY_KINDS
 from langmem_isolated._storage.tombstones import Forgotten
 from langmem_isolated.errors import RecordDoesNotOpen
-from langmem_isolated.lifecycle.audit.upkeep import swept
+from langmem_isolated.lifecycle.audit.upkeep import Kept, swept
 from langmem_isolated.lifecycle.guests.anonymous import remove as remove_guest
 from langmem_isolated.lifecycle.retention.holds import project_keys
 from langmem_isolated.lifecycle.retention.plans import plans_of, stored_policies
@@ -76,6 +77,9 @@ class Swept:
     """How many sessions, threads, collections, items, entries or scopes stay because they were
     tampered with."""
     is_dry_run: bool = False
+    locked: int = 0
+    """Of how many users something stays until they unlock their memory: a message is not taken out
+    of a session, or a checkpoint of a thread, without being opened."""
 
     @property
     def total(self) -> int:
@@ -140,6 +144,7 @@ class Removal:
     counts: Counter[Kind] = field(default_factory=Counter)
     held: set[tuple[str, str | None]] = field(default_factory=set)
     damaged: set[tuple[bytes, object]] = field(default_factory=set)
+    unopened: set[tuple[str, str | None]] = field(default_factory=set)
     locked: int = 0
     is_over: bool = False
     _since: float = field(default_factory=time.monotonic)
@@ -159,7 +164,7 @@ class Removal:
     def _has_more(self, task: Task) -> bool:
         snapshot = self.context.database.snapshot
         found = snapshot(run_batch, [task], {}, is_dry=True)
-        return bool(found.counts.total() or found.damaged)
+        return bool(found.counts.total() or found.damaged or found.unopened)
 
     def _batch(self, tasks: list[Task]) -> list[Task]:
         projects = self._projects(tasks)
@@ -170,6 +175,7 @@ class Removal:
         self.counts += outcome.counts
         self.locked += outcome.locked
         self.held |= {(task.owner.project, task.owner.user) for task in outcome.held}
+        self.unopened |= {(task.owner.project, task.owner.user) for task in outcome.unopened}
         self._after_batch()
         return left
 
@@ -202,10 +208,15 @@ class Removal:
         if not self.is_dry:
             self.context.database.checkpoint_log()
         self.progress(self.told.total())
+        self.ends_now()
+
+    def ends_now(self) -> bool:
+        """Whether it begins no batch any more."""
         is_late = (
             self.max_seconds is not None and time.monotonic() - self._since >= self.max_seconds
         )
         self.is_over = self.is_over or is_late or self.is_stopped()
+        return self.is_over
 
     @property
     def told(self) -> Counter[Kind]:
@@ -227,6 +238,10 @@ class Sweep:
 
     def run(self) -> Swept:
         """Sweep until nothing is due any more, or it is over."""
+        with AdmissionToAll():
+            return self._run()
+
+    def _run(self) -> Swept:
         for _ in range(_LOOKS):
             self._removal.locked = 0
             self._pass()
@@ -234,13 +249,18 @@ class Sweep:
                 break
         removal = self._removal
         tombstones = self._tombstones()
-        besides = {"tombstone": tombstones.number, "audit": self._audit(tombstones.number)}
+        log = self._audit(tombstones.number)
+        besides = {"tombstone": tombstones.number, "audit": log.removed}
         return Swept(
             counts=removal.by_label() | {name: count for name, count in besides.items() if count},
             is_done=not removal.is_over and not removal.locked,
             held=len(removal.held),
-            damaged=len(removal.damaged) + len(self._owners.damaged) + tombstones.damaged,
+            damaged=len(removal.damaged)
+            + len(self._owners.damaged)
+            + tombstones.damaged
+            + log.damaged,
             is_dry_run=removal.is_dry,
+            locked=len(removal.unopened),
         )
 
     def _tombstones(self) -> Forgotten:
@@ -249,11 +269,11 @@ class Sweep:
             return Forgotten(0, 0)
         return self._context.keyring.tombstones.remove_over(now(), is_dry=self._removal.is_dry)
 
-    def _audit(self, tombstones: int) -> int:
+    def _audit(self, tombstones: int) -> Kept:
         """Note what was removed, and remove entries of the audit log whose time is over."""
         removal = self._removal
         count = removal.told.total() + tombstones
-        return swept(self._context, count, is_dry=removal.is_dry, is_over=lambda: removal.is_over)
+        return swept(self._context, count, is_dry=removal.is_dry, is_over=removal.ends_now)
 
     def _pass(self) -> None:
         moment = now()

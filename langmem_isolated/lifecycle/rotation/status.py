@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._crypto.owners import Level, Owner
+from langmem_isolated._database.admission import Admission
 from langmem_isolated._storage import key_status
 from langmem_isolated._storage.key_sets import KeySet, KeySets, Purpose, State
 from langmem_isolated._storage.key_uses import most_seals
@@ -60,7 +61,8 @@ class ScopeKeyUse:
     oldest_key: int
     """The oldest version that may still seal in it."""
     records: Mapping[int, int]
-    """By version, headers of sessions, threads and collections among them."""
+    """By version, headers of sessions, threads and collections among them; of a locked user none
+    is told, since the user alone knows which key is which."""
     seals: Mapping[int, int]
     """By version, how often it has sealed here, as far as that is stored."""
 
@@ -123,8 +125,10 @@ def _uses(context: MemoryContext, user: Owner, found: KeySet) -> list[ScopeKeyUs
         context.keyring.forget(owner)
         keys = context.keyring.find(owner)
         # Others may have rotated or erased since: what it is now, the next call tells.
-        if keys is not None and len(keys.opening) == len(versions):
-            use = context.database.snapshot(key_status.use_of, keys, versions)
+        if keys is not None and (keys.is_locked or len(keys.opening) == len(versions)):
+            known = [] if keys.is_locked else versions
+            with Admission(keys.scope_id):
+                use = context.database.snapshot(key_status.use_of, keys, known)
             told.append(ScopeKeyUse(keys.scope_id.hex(), owner.module, row.oldest_key, *use))
     return told
 

@@ -123,10 +123,11 @@ class Grants:
         source, reader, modules = self._sides(user_id, from_module, to_module, project_id)
         terms = Terms.checked(kinds, fields)
         end_of = _end_of(until)
-        grant = self._context.audit.write(
-            "grant", source.owner, source, "write",
-            stored.put, reader.keys(), modules, terms.encoded(), end_of,
-        )  # fmt: skip
+        with reader.admission():
+            grant = self._context.audit.write(
+                "grant", source.owner, source, "write",
+                stored.put, reader.keys(), modules, terms.encoded(), end_of,
+            )  # fmt: skip
         return Grant.of(from_module, to_module, grant)
 
     async def aallow(
@@ -164,10 +165,12 @@ class Grants:
             DatabaseError: The database refused or failed; the grant is still in force.
         """
         source, reader, modules = self._sides(user_id, from_module, to_module, project_id)
-        if not self._context.audit.write(
-            "revoke", source.owner, source, "write_if_exists",
-            stored.revoke, False, reader.find_keys(), modules,
-        ):  # fmt: skip
+        with reader.admission():
+            found = self._context.audit.write(
+                "revoke", source.owner, source, "write_if_exists",
+                stored.revoke, False, reader.find_keys(), modules,
+            )  # fmt: skip
+        if not found:
             raise NotShared
 
     async def arevoke(

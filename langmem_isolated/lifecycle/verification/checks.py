@@ -53,6 +53,8 @@ CHECKS: tuple[CheckKind, ...] = (
               (5,), ("LLM08:2025",), ("5(1)(d)",)),
     CheckKind("cross-opening", "no record opens with another scope's keys, at another address, as "
               "another kind or in another life", (1, 4), _LEAKS, _CRYPTOGRAPHY),
+    CheckKind("audit log", "every entry follows the one before it, from what is kept of the "
+              "beginning to the end", (4,), (), ("5(2)", "24(1)", "32(1)(d)")),
     CheckKind("canaries", "what was written into scopes made for it is found there through every "
               "adapter, and nowhere else", (0, 1, 2, 7), _LEAKS, ("5(1)(f)", "25(2)", "32(1)(d)")),
     CheckKind("row-level security", "PostgreSQL refuses what forgets the scope", (1,), _LEAKS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -82,13 +83,15 @@ class Verifications:
             callback("progress", progress, example="progress=lambda done: print(done)")
         told = progress or (lambda _: None)
         run = VerificationRun(self._context, user=user, sample=sample, progress=told)
-        run.walk()
-        if read_only:
-            run.tallies["canaries"].not_checked = _READ_ONLY
-        else:
-            remove_abandoned(self._context, (one.row for one in run.canaries))
-            Canaries(self, self._context, run.tallies["canaries"]).fly()
-        return run.report()
+        noted = nullcontext() if read_only else self._context.audit.job("verify", user)
+        with noted:
+            run.walk()
+            if read_only:
+                run.tallies["canaries"].not_checked = _READ_ONLY
+            else:
+                remove_abandoned(self._context, (one.row for one in run.canaries))
+                Canaries(self, self._context, run.tallies["canaries"]).fly()
+            return run.report()
 
     async def averify(
         self,
