@@ -5,6 +5,7 @@ import os
 import select
 import signal
 import threading
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,9 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from langmem_isolated import AuditOptions, IsolatedMemory, LocalRootKey, ScopedMemory
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._database import schema
-from langmem_isolated.errors import KeyringError
+from langmem_isolated._storage.container_state import ContainerState
+from langmem_isolated._storage.container_tally import ContainerTally
+from langmem_isolated.errors import KeyringError, RecordDoesNotOpen
 from langmem_isolated.lifecycle import VerificationReport
 from langmem_isolated.lifecycle.verification import canaries, canary_adapters, canary_places
 from langmem_isolated.lifecycle.verification.canaries import Canaries
@@ -143,6 +146,24 @@ def test_what_was_done_to_rows_is_found(
     assert told.problem
 
 
+def test_an_older_key_set_that_was_put_back_is_found(memory: IsolatedMemory, attacker: Attacker):
+    """Behind a rotation: with the former keys, a whole set, nothing opens that was sealed anew."""
+    tutor_of(memory, "alice").chat_history("s").add_user_message("Hi")
+    tutor_of(memory, "bob").chat_history("s").add_user_message("Hi")
+    kept = {table: attacker(f"SELECT * FROM {table}") for table in ("keys", "key_sets")}
+    memory.rotate_keys("alice")
+    for table, rows in kept.items():
+        attacker(f"DELETE FROM {table}")
+        for row in rows:
+            attacker(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", *row)
+    memory._keyring._cache.clear()
+
+    report = memory.verify(read_only=True)
+
+    assert not report.is_clean
+    assert report.counts["message"] == 1
+
+
 def test_a_models_name_of_another_user_is_found(memory: IsolatedMemory, attacker: Attacker):
     for user in ("alice", "bob"):
         answer = AIMessage(
@@ -158,6 +179,19 @@ def test_a_models_name_of_another_user_is_found(memory: IsolatedMemory, attacker
     )
 
     assert found(memory.verify(read_only=True)).keys() == {"records"}
+
+
+@pytest.mark.parametrize("left", ["wanted", "placed"])
+def test_what_refers_to_a_record_that_is_not_there_is_found(left: str):
+    """No attack gets here, which the multiset hash would not tell of: a writer's mistake would."""
+    columns: list[Any] = [0] * len(ContainerState._fields)
+    state = ContainerState(*columns)._replace(expires_at=None)
+    tally = ContainerTally(Kind.THREAD, bytes(16), state)
+    tally.check_references()
+    setattr(tally, left, {1} if left == "wanted" else {bytes(16): 1})
+
+    with pytest.raises(RecordDoesNotOpen):
+        tally.check_references()
 
 
 def test_one_scope_that_is_damaged_keeps_no_other_from_being_verified(
@@ -518,6 +552,18 @@ def test_what_was_done_to_documents_elsewhere_is_found(memory: IsolatedMemory, s
     check = memory.verify(read_only=True).check("wrapped stores")
 
     assert (check.found, check.examined) == (3, 2)
+
+
+@pytest.mark.parametrize("seal", [False, True])
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_copy_of_a_document_under_another_id_is_found(memory: IsolatedMemory, seal: bool):
+    rows = elsewhere(memory, seal=seal).store
+    other = str(uuid.uuid4())
+    rows[other] = {**next(iter(rows.values())), "id": other}
+
+    check = memory.verify(read_only=True).check("wrapped stores")
+
+    assert (check.found, check.examined) == (1, 3)
 
 
 def test_documents_of_who_was_erased_and_that_are_there_again_are_found(memory: IsolatedMemory):
