@@ -344,5 +344,7 @@ class ScopedDatabase(OwnerKeys):
                 keys = fresh
             return door(operation, self._of_same_life(keys), *args, **kwargs)
         except DatabaseError as error:
-            tell(error, keys.scope_id.hex())
+            # A row that stands there already is in the ordinary course of things.
+            if not isinstance(error, Conflict):
+                tell(error, keys.scope_id.hex())
             raise
