@@ -41,12 +41,7 @@ from langmem_isolated._storage import wrapped_stores
 from langmem_isolated._storage.wrapped_stores import StoreNote
 from langmem_isolated.errors import AnonymousNotFound, KeyDestroyed
 from langmem_isolated.scope import checked_id
-from langmem_isolated.wrapping.adapters import (
-    Hit,
-    Query,
-    VectorStoreAdapter,
-    ids_of,
-)
+from langmem_isolated.wrapping.adapters import Hit, Query, VectorStoreAdapter, ids_of
 from langmem_isolated.wrapping.clearing import clear_owner
 from langmem_isolated.wrapping.probe import ThrowawayOwner, probe
 from langmem_isolated.wrapping.registry import adapter_of, unfiltered
