@@ -255,9 +255,7 @@ class WrappedVectorStore(ScopedVectorStore):
             keys.noted_stores.add(known)
 
     def _undo_if_ended(self, keys: ScopeKeys, stored: list[Document]) -> ScopeKeys:
-        """Remove what was put while an erasure took place, which has looked for it already.
-
-        Gives the keys, or those that seal by now where these do no more.
+        """Remove what was put while an erasure took place, which has looked; else what seals now.
 
         Raises:
             KeyDestroyed: It was.
