@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-PROGRAM = "/usr/sbin/pgbouncer"
+from tests.system import program
+
 _INI = """
 [databases]
 * = host=127.0.0.1 port={server}
@@ -36,15 +37,17 @@ class PgBouncer:
         port: That of the server.
         users: Who may log in.
         size: How many sessions there are for each user of each database.
+        more: Further lines of its settings.
     """
 
-    def __init__(self, port: int, *users: str, size: int = 2) -> None:
+    def __init__(self, port: int, *users: str, size: int = 2, more: str = "") -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="langmem-pgbouncer-"))
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         ini = self.folder / "pgbouncer.ini"
-        ini.write_text(_INI.format(server=port, port=self.port, folder=self.folder, size=size))
+        told = _INI.format(server=port, port=self.port, folder=self.folder, size=size)
+        ini.write_text(told + more)
         (self.folder / "users.txt").write_text("".join(f'"{user}" ""\n' for user in users))
         as_user: dict[str, Any] = {}
         if os.geteuid() == 0:
@@ -53,7 +56,7 @@ class PgBouncer:
             for path in (self.folder, *self.folder.iterdir()):
                 os.chown(path, nobody.pw_uid, nobody.pw_gid)
         self.process = subprocess.Popen(
-            [PROGRAM, "-q", str(ini)],
+            [program("pgbouncer") or "pgbouncer", "-q", str(ini)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd="/",

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import psycopg
@@ -376,7 +377,8 @@ def test_commands_enable_tell_and_disable(postgres: PostgresServer, postgres_url
     # The server of the tests does not wait for the disk, and nothing was stored yet.
     assert [line.split()[:2] for line in warned] == [["database:", "fsync"], ["root", "key"]]
     assert run("rls", "disable", "--database", owner).exit_code == 0
-    assert not row_level_security.status(Database(application)).is_enabled
+    with closing(Database(application)) as database:
+        assert not row_level_security.status(database).is_enabled
 
 
 def test_the_script_of_roles_may_be_run_again_and_names_what_it_is_given(
@@ -392,10 +394,10 @@ def test_the_script_of_roles_may_be_run_again_and_names_what_it_is_given(
 
 
 def test_a_role_that_is_not_there_is_not_given_jobs(bound_url: str):
-    database = Database(as_role(bound_url, ROLES.owner))
-
-    with pytest.raises(RowLevelSecurityError, match="is not there"):
+    with (
+        closing(Database(as_role(bound_url, ROLES.owner))) as database,
+        pytest.raises(RowLevelSecurityError, match="is not there"),
+    ):
         row_level_security.enable(database, jobs_role="nobody_at_all")
     with pytest.raises(DatabaseError, match="is SQLite"):
         row_level_security.enable(Database("sqlite://"))
-    database.close()

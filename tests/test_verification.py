@@ -1,20 +1,23 @@
 """Verification of all that an installation holds: what it finds, and what it does not take for a
 finding."""
 
+import os
 import select
+import signal
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.vectorstores import InMemoryVectorStore
 
 from langmem_isolated import AuditOptions, IsolatedMemory, LocalRootKey, ScopedMemory
 from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._database import schema
 from langmem_isolated.errors import KeyringError
 from langmem_isolated.lifecycle import VerificationReport
-from langmem_isolated.lifecycle.verification import canary_adapters, canary_places
+from langmem_isolated.lifecycle.verification import canaries, canary_adapters, canary_places
 from langmem_isolated.lifecycle.verification.canaries import Canaries
 from langmem_isolated.lifecycle.verification.canary_adapters import ADAPTERS, LEFT_OUT
 from langmem_isolated.lifecycle.verification.checks import CHECKS
@@ -137,6 +140,23 @@ def test_what_was_done_to_rows_is_found(
     told = report.check(check).findings[0]
     assert "alice" not in str(report.as_dict())
     assert told.problem
+
+
+def test_a_models_name_of_another_user_is_found(memory: IsolatedMemory, attacker: Attacker):
+    for user in ("alice", "bob"):
+        answer = AIMessage(
+            "yes",
+            usage_metadata={"input_tokens": 1, "output_tokens": 1, "total_tokens": 2},
+            response_metadata={"model_name": "small"},
+        )
+        tutor_of(memory, user).chat_history("s").add_messages([answer])
+    assert memory.verify(read_only=True).counts["usage"] == 2
+    attacker(
+        "UPDATE usage SET sealed = (SELECT o.sealed FROM usage o WHERE o.sealed IS NOT NULL "
+        "AND o.scope_id <> usage.scope_id) WHERE sealed IS NOT NULL"
+    )
+
+    assert found(memory.verify(read_only=True)) == {"records": 2}
 
 
 def test_one_scope_that_is_damaged_keeps_no_other_from_being_verified(
@@ -311,18 +331,27 @@ def test_two_verifications_at_once_find_nothing_of_each_other(memory: IsolatedMe
 # --- canaries
 
 
-def killed(*_: object) -> None:
-    raise SystemExit
+def kill_yourself(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_canaries_of_a_run_that_was_killed_are_removed_by_the_next(
-    memory: IsolatedMemory, attacker: Attacker, monkeypatch: pytest.MonkeyPatch
+    memory: IsolatedMemory,
+    attacker: Attacker,
+    monkeypatch: pytest.MonkeyPatch,
+    database_url: str,
+    root_key: LocalRootKey,
 ):
-    with monkeypatch.context() as patch:
-        patch.setattr(canary_places, "remove", lambda *_: None)
-        memory.verify()
+    def verify() -> None:
+        deadly = ADAPTERS[3]._replace(write=kill_yourself)
+        canaries.ADAPTERS = (*ADAPTERS[:3], deadly)
+        with IsolatedMemory(database_url, root_key=root_key) as other:
+            other.verify()
+
+    with pytest.raises(AssertionError, match="without a word"):
+        Child(verify).result()
     scopes = attacker("SELECT count(*) FROM scopes")[0][0]
-    assert scopes > 4
+    assert scopes == 4
     young = memory.verify()
     assert attacker("SELECT count(*) FROM scopes")[0][0] == scopes
 
@@ -380,6 +409,26 @@ def test_every_adapter_has_a_canary_or_is_left_out_for_a_reason():
     assert WRITING_ADAPTERS.keys() == {
         name for name in WRITING_ADAPTERS if name in {one.name for one in ADAPTERS} | {*LEFT_OUT}
     }
+
+
+TABLES = {
+    "installation": "opened first, and refused if it is another's",
+    "keys": "key sets",
+    "key_sets": "key sets",
+    "scopes": "scopes",
+    "key_uses": "orphans; its numbers are authenticated by nothing",
+    "usage": "orphans, and names of models; its numbers are authenticated by nothing",
+    "sessions": "records, counts, references",
+    "records": "records, counts, references",
+    "tombstones": "erasures",
+    "erasures": "erasures",
+    "audit": "audit log",
+    "audit_chains": "audit log",
+}
+
+
+def test_every_table_is_in_a_check_or_is_left_out_for_a_reason():
+    assert TABLES.keys() == schema.metadata.tables.keys()
 
 
 def test_every_promise_is_spoken_to_or_cannot_be_verified_on_what_is_stored():
@@ -468,6 +517,19 @@ def test_what_was_done_to_documents_elsewhere_is_found(memory: IsolatedMemory, s
     check = memory.verify(read_only=True).check("wrapped stores")
 
     assert (check.found, check.examined) == (3, 2)
+
+
+def test_documents_of_who_was_erased_and_that_are_there_again_are_found(memory: IsolatedMemory):
+    shared = elsewhere(memory, seal=True)
+    kept = {**shared.store}
+    memory.erase_user("alice")
+    assert memory.verify(read_only=True).is_clean
+    shared.store |= kept
+
+    check = memory.verify(read_only=True).check("wrapped stores")
+
+    assert (check.examined, check.found) == (1, 1)
+    assert check.findings[0].problem.startswith("documents bear the mark of nobody")
 
 
 def test_a_store_that_this_process_does_not_have_is_not_checked_and_told(

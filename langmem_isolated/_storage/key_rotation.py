@@ -101,7 +101,7 @@ class KeyRotation:
 
     database: Database
     keyring: Keyring
-    elsewhere: Elsewhere = lambda owner, keys: True  # noqa: ARG005
+    elsewhere: Elsewhere
     tally: Tally = field(default_factory=Tally)
 
     # --- of all

@@ -182,7 +182,7 @@ _IS_OLDER = or_(
 _IS_ENDING_WITH_PLACE = exists().where(
     _erasures.principal.in_([_PROJECT, _MODULE]), _erasures.finished_at.is_(None), _IS_OLDER
 )
-_LIFE = select(_scopes.scope_id).where(
+_LIFE = select(_scopes.oldest_key).where(
     _scopes.scope_id == _SCOPE_ID,
     _scopes.birth == bindparam("birth", type_=LargeBinary),
     ~_IS_ENDING,
@@ -190,13 +190,17 @@ _LIFE = select(_scopes.scope_id).where(
 )
 
 
-def has_life(
+def oldest_key_of(
     transaction: Transaction, scope_id: bytes, birth: bytes, places: Sequence[bytes]
-) -> bool:
-    """Whether a life of a scope is there, and no erasure of it or of its ``places`` has begun."""
+) -> int | None:
+    """Which key of a life of a scope may still seal, the oldest.
+
+    ``None`` where that life is not there, or an erasure of it or of its ``places`` has begun.
+    """
     project, module = (places[0], places[-1]) if places else (b"", b"")
     life = {"scope_id": scope_id, "birth": birth, "in_project": project, "in_module": module}
-    return transaction.row(_LIFE, **life) is not None
+    row = transaction.row(_LIFE, **life)
+    return None if row is None else row[0]
 
 
 def _row_of(scope_id: BindParameter[bytes]) -> Exists:

@@ -116,7 +116,8 @@ class Put:
             import_position.move(transaction, marker, old, new, now())
             return put(transaction, keys)
 
-        result = self._write(moved)
+        with self._first.admission():
+            result = self._write(moved)
         self._position = new
         return result
 

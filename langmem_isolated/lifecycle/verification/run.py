@@ -113,7 +113,7 @@ class VerificationRun:
                 self.tallies[name].not_checked = _OF_ALL
             self._meet_strangers(census, self._user)
         self._verify_all(self._counted(census))
-        self._wrapped.finish()
+        self._wrapped.finish(is_whole=self._user is None and self._coverage is None)
 
     def report(self) -> VerificationReport:
         """What was found, by now."""
