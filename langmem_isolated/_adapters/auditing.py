@@ -316,7 +316,8 @@ class Audit:
     def watches(self) -> bool:
         """Whether recalls or reads may be noted, as far as is known; asked for each new scope."""
         known = self._known
-        if known is not None and time.monotonic() - self._asked_at > _KNOWN_SECONDS:
+        is_stored = known is not None and self._is_stored
+        if is_stored and time.monotonic() - self._asked_at > _KNOWN_SECONDS:
             self._look_aside()
         return known is None or (known.is_on and (known.recalls or known.reads))
 
