@@ -27,8 +27,7 @@ from tests.served import ROLES, as_role
 
 pytestmark = pytest.mark.system("pgbouncer")
 ROOT = Path(__file__).parent.parent
-# The adapters' tests, of PostgreSQL alone. Left out: what asks the planner with a statement of its
-# own, and processes that are killed, which the other runs do.
+# The adapters' tests, on PostgreSQL and through the synchronous door: it is one body.
 SUITE = [
     f"tests/test_{name}.py"
     for name in (
@@ -36,7 +35,13 @@ SUITE = [
         *("sharing", "middleware", "erasure", "export", "anonymous", "retriever"),
     )
 ]
-LEFT_OUT = ("looks_at_no_more_rows", "kill", "processes", "plan", "slow")
+LEFT_OUT = (
+    "postgres-async",
+    # These ask the database themselves, past what admits them.
+    *("looks_at_no_more_rows", "any_sequence_of_calls", "replaces_what_stood", "plan"),
+    # Long, and of processes: the other runs do these.
+    *("kill", "process", "slow"),
+)
 
 
 @pytest.fixture

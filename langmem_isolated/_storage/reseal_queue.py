@@ -19,6 +19,7 @@ from langmem_isolated._runtime.forking import renew_in_children
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated._storage.resealing import Resealing
 from langmem_isolated._storage.scope_rows import ScopeRows
+from langmem_isolated._storage.write_barrier import raise_barrier
 from langmem_isolated.errors import LangmemIsolatedError
 
 _log = logging.getLogger("langmem_isolated.scopes")
@@ -91,12 +92,11 @@ class ResealQueue:
         keys, directory = self._keyring.find(owner), self._keyring.directory()
         if keys is None or directory is None or keys.is_locked:
             return
-        rows = ScopeRows(self._database)
-        row = rows.by_id(directory, keys.scope_id)
+        row = ScopeRows(self._database).by_id(directory, keys.scope_id)
         if row is None or row.birth != keys.birth:
             return
         version = keys.sealing_version
-        if row.oldest_key < version and not rows.raise_oldest_key(directory, row, version):
+        if row.oldest_key < version and not raise_barrier(self._database, directory, row, version):
             return
         for _ in Resealing(self._database, keys).steps():
             if time.monotonic() >= ends:

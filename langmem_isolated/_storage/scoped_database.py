@@ -348,7 +348,9 @@ class ScopedDatabase(OwnerKeys):
                     fresh = self._newer_or_destroyed(keys)
                 keys = fresh
         except DatabaseError as error:
-            tell(error, keys.scope_id.hex())
+            # A row that stands there already is in the ordinary course of things.
+            if not isinstance(error, Conflict):
+                tell(error, keys.scope_id.hex())
             raise
         if keys.met_former:
             keys.met_former.clear()

@@ -233,13 +233,9 @@ class WrappedVectorStore(ScopedVectorStore):
     def _put(self, documents: list[Document]) -> None:
         keys = self._records[0].living_keys()
         keys.refuse_if_locked()
-        tags = self._kind(self._records[0], keys)
-        vectors = None
-        if self._seals:
-            assert self._store.embeddings is not None
-            texts = [document.page_content for document in documents]
-            vectors = self._store.embeddings.embed_documents(texts)
-        self._note(keys, tags)
+        texts = [document.page_content for document in documents]
+        vectors = self._embedder().embed_documents(texts) if self._seals else None
+        self._note(keys)
         sealed_by = None
         while sealed_by is not keys:
             # Again where others have rotated the owner's keys while it was put.
@@ -250,19 +246,18 @@ class WrappedVectorStore(ScopedVectorStore):
             finally:
                 keys = self._undo_if_ended(keys, stored)
 
-    def _note(self, keys: ScopeKeys, tags: OwnerTags) -> None:
+    def _note(self, keys: ScopeKeys) -> None:
         """Have the scope know of this store, before it holds anything that is to be erased."""
         known = self.store_name, self._seals
         if known not in keys.noted_stores:
-            new = StoreNote(self.store_name, tags.owner)
+            new = StoreNote(self.store_name, self._kind(self._records[0], keys).owner)
             self._records[0].write(wrapped_stores.note, new, now(), is_sealed=self._seals)
             keys.noted_stores.add(known)
 
     def _undo_if_ended(self, keys: ScopeKeys, stored: list[Document]) -> ScopeKeys:
         """Remove what was put while an erasure took place, which has looked for it already.
 
-        Returns:
-            The keys, or those that seal by now where these do no more.
+        Gives the keys, or those that seal by now where these do no more.
 
         Raises:
             KeyDestroyed: It was.
