@@ -388,6 +388,18 @@ def test_who_writes_to_the_database_cannot_switch_it_off(
         audited.audit.status()
 
 
+def test_users_are_served_from_a_database_whose_audit_log_was_tampered_with(
+    audited: IsolatedMemory, tampering: Attacker, database_url: str, root_key: LocalRootKey
+):
+    tampering("UPDATE audit_chains SET settings = NULL")
+
+    for options in (None, AuditOptions()):
+        with IsolatedMemory(database_url, root_key=root_key, audit=options) as memory:
+            assert len(tutor(memory).chat_history("s").messages) == 1
+            with pytest.raises(AuditLogBroken):
+                grant(memory)
+
+
 def test_there_is_nothing_to_read_verify_or_anchor_where_it_never_was_on(memory: IsolatedMemory):
     tutor(memory).chat_history("s").add_user_message("a secret")
 
@@ -1008,6 +1020,35 @@ def test_a_process_that_is_killed_leaves_a_chain_that_is_whole_and_entries_of_wh
         assert len(users) == granted
         grant(memory)
         assert memory.audit.verify().entries == entries + 1
+
+
+def test_an_operation_that_is_killed_has_begun_and_has_no_end(
+    audited: IsolatedMemory, tmp_path: Path
+):
+    def killed() -> None:
+        audited.export_user("alice", tmp_path / "a.zip", progress=lambda _: time.sleep(60))
+
+    child = Child(killed)
+    deadline = time.monotonic() + 20
+    while not operations(audited) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    child.kill()
+
+    assert outcomes(audited, "export") == [("begun", None)]
+    assert audited.audit.verify().entries == 2
+
+
+def test_a_forked_child_notes_nothing_that_its_parent_has_counted(audited: IsolatedMemory):
+    tutor(audited).recall_tool().invoke({"query": "secret"})
+    Child(audited._context.audit.flush).result()
+    assert outcomes(audited, "recall") == [("done", 1)]
+
+    def recalls() -> None:
+        tutor(audited).recall_tool().invoke({"query": "secret"})
+        audited.close()
+
+    Child(recalls).result()
+    assert outcomes(audited, "recall") == [("done", 1)] * 2
 
 
 # --- what nobody reads in it

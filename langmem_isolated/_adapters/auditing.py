@@ -22,7 +22,7 @@ from langmem_isolated._storage.audit import AuditChains
 from langmem_isolated._storage.audit_keys import subject_key, subject_of
 from langmem_isolated._storage.audit_notes import AuditNote
 from langmem_isolated._storage.audit_rows import AuditRow, Draft
-from langmem_isolated.errors import AuditIsOff, LangmemIsolatedError
+from langmem_isolated.errors import AuditIsOff, AuditLogBroken, LangmemIsolatedError
 
 if TYPE_CHECKING:
     from langmem_isolated._crypto.scope_keys import ScopeKeys
@@ -100,10 +100,14 @@ class Audit:
 
     def look(self) -> None:
         """Find out whether it is on, where anything was ever stored or options were given."""
-        if self.options is not None or self._keyring.directory_at_hand is not None:
-            _ = self.settings
-        else:
+        if self.options is None and self._keyring.directory_at_hand is None:
             self._known, self._asked_at = OFF, time.monotonic()
+            return
+        try:
+            _ = self.settings
+        except AuditLogBroken as error:
+            # Users are served; what would have to be noted is refused.
+            _log.error("What has to be noted is refused: %s", error)
 
     def _store_options(self, settings: AuditSettings) -> None:
         chains = self._made()
@@ -312,7 +316,8 @@ class Audit:
     def watches(self) -> bool:
         """Whether recalls or reads may be noted, as far as is known; asked for each new scope."""
         known = self._known
-        if known is not None and time.monotonic() - self._asked_at > _KNOWN_SECONDS:
+        is_stored = known is not None and self._is_stored
+        if is_stored and time.monotonic() - self._asked_at > _KNOWN_SECONDS:
             self._look_aside()
         return known is None or (known.is_on and (known.recalls or known.reads))
 
