@@ -25,7 +25,10 @@ from tests.embeddings import NGramEmbeddings
 from tests.threads import at, put
 
 # Nothing writes these yet.
-RESERVED = {Kind.INBOX, Kind.BLIND_INDEX, Kind.AUDIT, Kind.NODE_CACHE}
+RESERVED = {Kind.BLIND_INDEX, Kind.AUDIT, Kind.NODE_CACHE}
+# What is there for users alone who hold their own keys; see `test_user_held_keys.py`: counted in
+# `lock_state`, cleared and erased with what it is for, verified, and never expires by itself.
+OF_LOCKED_USERS = {Kind.INBOX}
 # What is a row of a table of its own, and no record.
 ROWS = {Kind.SCOPE: "scopes", Kind.USAGE: "usage"}
 CONTAINERS = {Kind.SESSION, Kind.THREAD, Kind.COLLECTION}
@@ -142,7 +145,7 @@ def test_every_kind_is_written_by_what_fills_a_scope_or_is_reserved(
     operate(memory, None)
 
     written = {*kinds_in(attacker), *ROWS}
-    assert written | RESERVED == {*Kind}
+    assert written | RESERVED | OF_LOCKED_USERS == {*Kind}
     assert all(attacker(f"SELECT count(*) FROM {table}")[0][0] for table in ROWS.values())
 
 

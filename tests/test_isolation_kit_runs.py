@@ -167,6 +167,7 @@ def noted(text: str) -> Exception:
 
 SHOWN = {
     "a key": lambda text: {text: 1},
+    "below a key": lambda text: {text: {"said": text}},
     "a nested value": lambda text: {"a": [{"b": (1, {text})}]},
     "bytes": lambda text: text.encode(),
     "a model": lambda text: Answer(text=text),
@@ -459,6 +460,24 @@ def test_a_server_is_started_asked_by_browsers_with_cookies_hung_up_on_and_stopp
     assert "alice last=bob" not in told
     assert "http.disconnect" in told
     assert report.succeeded.keys() == {"request", "request cut off"}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"path": "chat"}, {"path": "/chat?page=1"}, {"path": "/", "json": 1, "body": b"1"}]
+)
+def test_a_request_of_another_shape_is_refused(wrong: dict[str, Any]):
+    with pytest.raises(ValueError, match=r"path must begin|one body"):
+        Request("POST", **wrong)
+
+
+def test_a_request_builder_that_gives_something_else_is_told():
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise NotImplementedError
+
+    with pytest.raises(NothingSeen) as caught:
+        assert_isolated(app, request=lambda *_: ["/say"], users=2)
+
+    assert "must give a Request or several, got str" in str(caught.value.__cause__)
 
 
 def test_a_status_that_says_no_is_an_error_and_its_body_is_seen():

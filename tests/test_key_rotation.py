@@ -1,20 +1,36 @@
 """Sealing keys are exchanged while everybody goes on, and the former ones are destroyed."""
 
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from langchain_core.messages import HumanMessage
 from langchain_core.outputs import Generation
+from langchain_core.vectorstores import InMemoryVectorStore
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
 from langmem_isolated._crypto.kinds import SERVER_HELD, Kind
+from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._runtime.clock import now
+from langmem_isolated._storage import entries
 from langmem_isolated._storage.copying import imported
 from langmem_isolated._storage.copying.copy import Copy
-from langmem_isolated.errors import KeyNotFound, MemoryLocked, RecordDoesNotOpen, ScopeError
+from langmem_isolated.errors import (
+    KeyDestroyed,
+    KeyNotFound,
+    MemoryLocked,
+    RecordDoesNotOpen,
+    ScopeError,
+)
 from langmem_isolated.lifecycle import KeysRotated
 from langmem_isolated.lifecycle.imports.putting import Put
+from langmem_isolated.wrapping.in_memory import InMemoryAdapter
 from tests.conftest import ROOT_KEY, Attacker, Door
 from tests.processes import all_at_once
 from tests.test_inventory import RESERVED, ROWS, embeddings, fill, operate
@@ -503,3 +519,165 @@ def test_a_locked_user_is_left_out_until_the_memory_is_unlocked(
     with pytest.raises(MemoryLocked):
         scope.chat_history("s").messages  # noqa: B018
     assert scope.chat_history("s").count() == 3
+
+
+# Documents that are sealed in third-party stores
+
+
+def sealed_in(scope: ScopedMemory, shared: InMemoryVectorStore) -> Any:
+    return scope.vector_store(wrapping=shared, seal=True)
+
+
+def test_documents_that_are_sealed_elsewhere_keep_their_key_until_they_are_sealed_anew(
+    memory: IsolatedMemory, database_url: str, attacker: Attacker
+):
+    shared, scope = InMemoryVectorStore(embeddings()), alice(memory)
+    texts = [f"a secret {number}" for number in range(120)]
+    sealed_in(scope, shared).add_texts(texts, ids=[str(number) for number in range(120)])
+    scope.vector_store(wrapping=shared).add_texts(["in clear"], ids=["clear"])
+    vectors = {key: list(one["vector"]) for key, one in shared.store.items()}
+
+    # In a process that has not the store, and in one that is not asked to.
+    with opened_anew(database_url) as other:
+        left = other.rotate_keys("alice", with_stores=True)
+    assert (left.keys_destroyed, left.stores_left) == (0, ("InMemoryVectorStore",))
+    assert memory.rotate_keys("alice").stores_left == ("InMemoryVectorStore",)
+    assert len(sealed_in(scope, shared).get_by_ids(["0", "119"])) == 2
+
+    rotated = memory.rotate_keys("alice", with_stores=True)
+
+    assert (rotated.documents, rotated.stores_left, rotated.keys_destroyed) == (120, (), 2)
+    found = sealed_in(scope, shared).get_by_ids([str(number) for number in range(120)])
+    assert sorted(document.page_content for document in found) == sorted(texts)
+    assert {key: list(one["vector"]) for key, one in shared.store.items()} == vectors
+    clear = scope.vector_store(wrapping=shared).get_by_ids(["clear"])
+    assert [document.page_content for document in clear] == ["in clear"]
+
+
+def test_a_document_that_is_sealed_elsewhere_while_keys_are_rotated_opens(
+    memory: IsolatedMemory, database_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    shared, scope = InMemoryVectorStore(embeddings()), alice(memory)
+    wrapped = sealed_in(scope, shared)
+    wrapped.add_texts(["before"], ids=["before"])
+    put, rotated, begun = InMemoryAdapter.put, [], []
+
+    def put_late(self: InMemoryAdapter, *args: Any) -> None:
+        if not begun:
+            begun.append(True)
+            # Its keys are at hand, and it has not put yet, when all there is was sealed anew.
+            with opened_anew(database_url) as other:
+                other._context.known_stores.include(shared)
+                rotated.append(other.rotate_keys("alice", with_stores=True))
+        put(self, *args)
+
+    monkeypatch.setattr(InMemoryAdapter, "put", put_late)
+    wrapped.add_texts(["late"], ids=["late"])
+
+    assert rotated[0].keys_destroyed == 1
+    with opened_anew(database_url) as other:
+        found = sealed_in(alice(other), shared).get_by_ids(["before", "late"])
+        assert sorted(document.page_content for document in found) == ["before", "late"]
+
+
+# Reads that meet a former key
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float = 10) -> None:
+    ends = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < ends, "it did not come to be so"
+        time.sleep(0.02)
+
+
+def test_a_read_that_meets_a_former_key_has_its_scope_sealed_anew_behind_it(
+    memory: IsolatedMemory, attacker: Attacker
+):
+    scope = alice(memory)
+    scope.chat_history("s").add_messages([HumanMessage(str(number)) for number in range(700)])
+    former = key_id(scope)
+    memory._keyring.rotate(scope._records.owner)
+
+    assert len(scope.chat_history("s").messages) == 700
+
+    wait_until(lambda: not rows_under(attacker, former))
+    assert keys_in(attacker) == [(1, 2, True), (2, 1, True)]
+    assert len(scope.chat_history("s").messages) == 700
+    done = memory.rotate_keys("alice")
+    assert (done.keys_made, done.keys_destroyed) == (0, 1)
+
+
+def test_reads_leave_records_as_they_are_where_that_is_wanted(
+    memory: IsolatedMemory, attacker: Attacker
+):
+    scope = alice(memory)
+    scope.chat_history("s").add_messages([HumanMessage("one")])
+    former = key_id(scope)
+    memory.reseals_on_read = False
+    memory._keyring.rotate(scope._records.owner)
+
+    for _ in range(3):
+        assert len(scope.chat_history("s").messages) == 1
+
+    time.sleep(0.1)
+    assert rows_under(attacker, former) == 2
+    with pytest.raises(TypeError):
+        memory.reseals_on_read = "no"  # type: ignore[assignment]
+
+
+# A write that is under way when the barrier is raised
+
+
+def test_a_write_that_is_under_way_is_waited_for(
+    memory: IsolatedMemory, database_url: str, attacker: Attacker
+):
+    scope = alice(memory)
+    scope.store().put(("a",), "b", {})
+    former, proved, go = key_id(scope), threading.Event(), threading.Event()
+
+    def put_slowly(transaction: Transaction, keys: ScopeKeys) -> None:
+        entries.put(transaction, keys, (b"space",), [entries.Entry(b"key", b"value")], now())
+        proved.set()
+        go.wait(20)
+
+    def rotate() -> int:
+        with opened_anew(database_url) as other:
+            return other.rotate_keys("alice").keys_destroyed
+
+    with ThreadPoolExecutor(2) as pool:
+        writing = pool.submit(scope._records.write, put_slowly)
+        assert proved.wait(10)
+        rotating = pool.submit(rotate)
+        time.sleep(0.5)
+        assert not rotating.done()
+        go.set()
+        writing.result(20)
+        assert rotating.result(20) == 1
+
+    assert not rows_under(attacker, former)
+    found = scope._records.read(entries.get, [None], (b"space",), [b"key"], now())
+    assert found == [b"value"]
+
+
+@pytest.mark.parametrize(
+    "put", [WRITES["item"], WRITES["items"], WRITES["cache"], WRITES["create"], WRITES["fact"]]
+)
+def test_a_write_that_saw_the_row_before_the_barrier_was_raised_looks_again(
+    postgres_url: str, put: Callable[[ScopedMemory], object]
+):
+    """PostgreSQL gives a statement what was there when it began, and a locked row as it is then."""
+    with opened_anew(postgres_url) as memory, closing(Attacker(postgres_url)) as attacker:
+        scope = alice(memory)
+        fill(memory, scope, None)
+        before = attacker("SELECT count(*) FROM records")
+        attacker("BEGIN")
+        attacker("SELECT 1 FROM scopes FOR UPDATE")
+        with ThreadPoolExecutor(1) as pool:
+            putting = pool.submit(put, scope)
+            time.sleep(0.4)
+            assert not putting.done()
+            attacker("UPDATE scopes SET oldest_key = 2")
+            attacker("COMMIT")
+            with pytest.raises((KeyDestroyed, RecordDoesNotOpen)):
+                putting.result(20)
+        assert attacker("SELECT count(*) FROM records") == before

@@ -214,3 +214,26 @@ async def test_ten_minutes_without_the_service_under_load_lose_nothing(
     with IsolatedMemory(database_url, root_key=LocalRootKey(ROOT_KEY)) as fresh:
         for user, texts in acknowledged.items():
             assert [m.content for m in history(fresh, user).messages] == texts
+
+
+def test_while_one_thread_waits_for_the_service_others_go_on_with_what_is_kept(ring):
+    keyring, service, clock = ring(300)
+    keyring.obtain(owner("alice"))
+    asked, answered = threading.Event(), threading.Event()
+
+    def answer() -> None:
+        asked.set()
+        assert answered.wait(10)
+
+    service.answer = answer
+    clock.now += 200
+    waiting = threading.Thread(target=keyring.obtain, args=(owner("bob"),))
+    waiting.start()
+    assert asked.wait(10)
+
+    for number in range(10):
+        keyring.obtain(owner(f"user {number}"))
+    assert waiting.is_alive()
+    answered.set()
+    waiting.join()
+    assert service.calls == 7

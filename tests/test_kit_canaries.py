@@ -145,6 +145,22 @@ def test_the_name_of_a_file_is_read_too(tmp_path: Path):
     assert readable(tmp_path) == [("the name of a file", "as it is")]
 
 
+def test_what_has_a_canary_in_its_name_is_not_called_by_it(tmp_path: Path, postgres_url: str):
+    (tmp_path / f"{TEXT}.json").write_text(TEXT)
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f'CREATE TABLE "{TEXT}" AS SELECT 1')
+
+    found = {where for where, _ in readable(tmp_path, postgres_url)}
+
+    assert found >= {"the name of a file", "what has one in its name", "names and comments"}
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite+pysqlite://"])
+def test_a_database_in_memory_is_no_place(url: str):
+    with pytest.raises(ValueError, match="in memory"):
+        assert_nothing_readable(url, canaries=[CANARY])
+
+
 def test_rows_of_sqlite_are_found_in_the_log_before_they_reach_the_file(tmp_path: Path):
     path = tmp_path / "memory.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:

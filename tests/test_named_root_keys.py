@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from langmem_isolated import LocalRootKey
+from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated.errors import RootKeyInvalid, RootKeyMissing
 from langmem_isolated.root_keys import (
     ROOT_KEY_VARIABLE,
@@ -121,3 +121,9 @@ def test_a_key_itself_is_read_as_before():
     assert isinstance(root_key, LocalRootKey)
     with pytest.raises(RootKeyMissing):
         root_key_from_environment({})
+
+
+@pytest.mark.parametrize("name", ["aws-kms:alias/memory", URI])
+def test_whoever_gives_the_name_in_place_of_the_key_is_told_what_to_write(name: str):
+    with pytest.raises(RootKeyInvalid, match=r"got str\. Write root_key=named_root_key\(name\)"):
+        IsolatedMemory("sqlite://", root_key=name)  # type: ignore[arg-type]

@@ -345,3 +345,42 @@ def test_the_command_line_rotates_to_the_token_by_its_uri_and_doctor_finds_it(
     found = words(run("doctor", *on, key=name).stdout)
     assert f"{hsm_key.key_id}; it has wrapped and unwrapped a trial in" in found
     assert "tutor" in run("modules", "--user", "alice", *on, key=name).stdout
+
+
+class Strict:
+    """A library that is initialised in a child as PKCS#11 wants it, which SoftHSM forgives."""
+
+    initialized = True
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def finalize(self) -> None:
+        self.calls.append("finalize")
+        raise pkcs11.PKCS11Error
+
+    def initialize(self) -> None:
+        self.calls.append("initialize")
+
+    def get_token(self, **_: object) -> Any:
+        self.calls.append("get_token")
+        raise pkcs11.TokenNotPresent
+
+
+def test_a_child_initialises_the_module_before_it_uses_it(tmp_path: Path):
+    path, library = tmp_path / "strict.so", Strict()
+    path.touch()
+    pkcs11._loaded[str(path)] = library
+    strict = Pkcs11RootKey(module=path, token="t", key="k")
+
+    def in_child() -> list[str]:
+        for _ in range(2):
+            with pytest.raises(KeyServiceUnavailable, match="TokenNotPresent"):
+                strict.wrap(KEY, b"here")
+        return [*library.calls]
+
+    parents = in_child()
+    library.calls.clear()
+    assert Child(in_child).result()[:3] == ["finalize", "initialize", "get_token"]
+    assert set(parents) == {"get_token"}
+    del pkcs11._loaded[str(path)]

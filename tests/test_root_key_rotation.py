@@ -3,6 +3,7 @@
 import asyncio
 import random
 import shutil
+import threading
 import time
 from contextlib import closing
 from functools import partial
@@ -17,6 +18,7 @@ from langmem_isolated._storage.key_sets import KeyEncryptionKeyRetired, KeySets,
 from langmem_isolated._storage.wrapped_keys import WrappedKeys
 from langmem_isolated.errors import (
     KeyringError,
+    MemoryLocked,
     RecordDoesNotOpen,
     RootKeyInvalid,
     RootKeyMismatch,
@@ -460,3 +462,45 @@ def test_a_rotation_that_is_killed_again_and_again_completes_while_others_read_a
     with opened_anew(database_url, NEW) as fresh:
         assert [heard(fresh, user) for user in users] == [[f"of {user}"] for user in users]
         assert all(heard(fresh, f"new {number}") == ["hello"] for number in range(8))
+
+
+def test_a_rotation_waits_for_who_is_storing_what_the_former_key_wrapped(
+    said: IsolatedMemory, database_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Whoever has looked whether it is in use must have stored before it goes out of use."""
+    prove, looked, rotated = key_sets._prove, threading.Event(), threading.Event()
+
+    def slow(installation_id: bytes, wrappers: set[int | None], transaction: Any) -> None:
+        prove(installation_id, wrappers, transaction)
+        if threading.current_thread() is storing and not looked.is_set():
+            looked.set()
+            assert not rotated.wait(0.5)
+
+    with opened_anew(database_url, OLD, NEW) as other:
+        storing = threading.Thread(
+            target=lambda: other._keyring.rotate(Owner.private(Scope("alice", "tutor")))
+        )
+        heard(other, "alice")
+        monkeypatch.setattr(key_sets, "_prove", slow)
+        storing.start()
+        assert looked.wait(10)
+        assert said.rotate_root_key(NEW).keys == 8
+        rotated.set()
+        storing.join()
+
+    assert_opens_with_the_new_key_alone(database_url)
+
+
+def test_what_a_user_holds_is_wrapped_anew_without_the_users_secret(
+    said: IsolatedMemory, database_url: str
+):
+    said.lock_with("alice", secret=bytes(32))
+    said.lock("alice")
+
+    assert said.rotate_root_key(NEW).key_sets == 4
+
+    with opened_anew(database_url, NEW) as fresh:
+        with pytest.raises(MemoryLocked):
+            heard(fresh, "alice")
+        fresh.unlock("alice", secret=bytes(32), seconds=60)
+        assert heard(fresh, "alice") == ["of alice"]

@@ -14,7 +14,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.base import empty_checkpoint
 
-from langmem_isolated import IsolatedMemory, LocalRootKey
+from langmem_isolated import IsolatedMemory, LocalRootKey, SessionRules
 from langmem_isolated._crypto.hpke import KeyPair, open_from, seal_to
 from langmem_isolated._crypto.lock_secrets import (
     LockSecret,
@@ -520,6 +520,32 @@ def test_what_was_taken_out_of_an_inbox_cannot_be_put_back(
 
     assert unlock(locked).collected.damaged == 1
     assert texts(locked) == ["before", "once"]
+
+
+def test_an_export_has_what_waited(
+    locked: IsolatedMemory, database_url: str, root_key: LocalRootKey, tmp_path: Path
+):
+    unlock(locked)
+    with IsolatedMemory(database_url, root_key=root_key) as other:
+        history_of(other).add_user_message("from another process")
+
+    assert locked.export_user("alice", tmp_path / "alice").counts["messages"] == 2
+    locked.lock("alice")
+    with pytest.raises(MemoryLocked):
+        locked.export_user("alice", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_session_that_begins_in_the_inbox_is_under_the_rules_of_the_memory(
+    database_url: str, root_key: LocalRootKey
+):
+    rules = {"session_rules": SessionRules(idle=timedelta(days=3))}
+    with IsolatedMemory(database_url, root_key=root_key, **rules) as memory:
+        lock(memory)
+        history_of(memory).add_user_message("first")
+        unlock(memory)
+        [session] = memory.scope(user_id="alice", module_id="tutor").sessions()
+        assert session.expires is not None
 
 
 # Duties that go on

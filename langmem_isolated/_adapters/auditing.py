@@ -262,13 +262,19 @@ class Audit:
             done = AuditNote(operation, "done", call=job.call, count=job.count)
             self.note(owner, done, outlives=erases)
 
-    def denied(self, operation: str, owners: Iterable[Owner]) -> None:
-        """Note that a call was refused, before any I/O of its own; in an event loop beside it."""
+    def denied(self, operation: str, owners: Iterable[Owner], *, is_within: bool = False) -> None:
+        """Note that a call was refused; in an event loop, or within a transaction, beside it.
+
+        Args:
+            operation: What refused it.
+            owners: Whose memory it named.
+            is_within: Whether a transaction of the call goes on.
+        """
         if self._known is None or not self._known.is_on:
             return
         for owner in owners:
             note = AuditNote(operation, "refused")
-            if is_in_event_loop():
+            if is_within or is_in_event_loop():
                 self._database.submit(self._note_beside, owner, note)
             else:
                 self._note_beside(owner, note)

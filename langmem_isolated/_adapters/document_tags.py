@@ -18,7 +18,7 @@ from langmem_isolated._adapters.vector_store_arguments import check_documents
 from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._crypto.sealing import equal
+from langmem_isolated._crypto.sealing import equal, key_id_of
 from langmem_isolated._runtime.limits import Limits
 from langmem_isolated._storage.scoped_database import Owned
 from langmem_isolated.errors import IsolationViolation, RecordDoesNotOpen
@@ -47,8 +47,8 @@ class OwnerKeys(Owned, Protocol):
     def find_living_keys(self) -> ScopeKeys | None:
         """The owner's keys, or ``None`` when it has stored nothing, or its life is over."""
 
-    def check_life(self, keys: ScopeKeys) -> None:
-        """Raise `KeyDestroyed` if the life that ``keys`` are of is over."""
+    def check_life(self, keys: ScopeKeys) -> ScopeKeys:
+        """The keys that seal by now; `KeyDestroyed` if the life that ``keys`` are of is over."""
 
     def refuse_if_ended(self) -> None:
         """Raise `KeyDestroyed` if the life that was met here is over."""
@@ -148,6 +148,25 @@ class SealedTags(OwnerTags):
             raise violation()
         name, text, metadata = decode_value(body)
         return Document(id=name, page_content=text, metadata=metadata)
+
+    def resealed(self, document: Document) -> Document | None:
+        """A stored document under the key that seals now; ``None`` for one that is, or is clear.
+
+        Raises:
+            RecordDoesNotOpen: It was changed, or brought from another place.
+        """
+        if ID in document.metadata:
+            return None
+        try:
+            stored_at = uuid.UUID(document.id).bytes
+            sealed = base64.b64decode(document.page_content, validate=True)
+        except (AttributeError, TypeError, ValueError):
+            raise RecordDoesNotOpen(Kind.DOCUMENT.label, "it is not sealed") from None
+        if key_id_of(sealed) not in self._keys.former:
+            return None
+        new = self._keys.resealed(self._place, stored_at, sealed, Kind.DOCUMENT)
+        text = base64.b64encode(new).decode()
+        return Document(id=document.id, page_content=text, metadata=document.metadata)
 
     @property
     def _place(self) -> bytes:

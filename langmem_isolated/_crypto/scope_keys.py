@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.multiset_hash import MultisetHash
@@ -51,7 +51,8 @@ class ScopeKeys:
 
     __slots__ = (
         *("_compress", "_names", "_naming", "_of_server", "_prefix", "_rows"),
-        *("active_day", "birth", "inbox", "incarnation", "members", "noted_stores", "opening"),
+        *("active_day", "birth", "inbox", "incarnation", "members", "met_former"),
+        *("noted_stores", "opening"),
         *("places", "scope_id", "sealing", "sealing_version", "server_held"),
     )
     is_locked: ClassVar[bool] = False
@@ -84,8 +85,11 @@ class ScopeKeys:
         self._names: dict[tuple[bytes, ...], bytes] = {}
         self.active_day = -1
         """The last day, counted from 1970, of which the database knows that the owner wrote."""
-        self.noted_stores: set[str] = set()
-        """Third-party stores of which the database knows that the owner writes to them."""
+        self.noted_stores: set[tuple[str, bool]] = set()
+        """Third-party stores of which the database knows that the owner writes to them, and whether
+        what is sealed."""
+        self.met_former: list[bool] = []
+        """Not empty once something was opened with a key that seals no more."""
         self.scope_id = scope_id
         self.incarnation = incarnation
         self.birth = birth
@@ -94,7 +98,10 @@ class ScopeKeys:
     def _take(self, sealing: Sequence[SecretBytes], counter: SealCounter) -> None:
         subkeys = [derive(key, b"records", self._prefix) for key in sealing]
         self.sealing = SealingKey(subkeys[-1], counter)
-        self.opening = {key.id: key for key in (*map(SealingKey, subkeys[:-1]), self.sealing)}
+        former = [*map(SealingKey, subkeys[:-1])]
+        for key in former:
+            key.decrypt = _noting(key.decrypt, self.met_former)
+        self.opening = {key.id: key for key in (*former, self.sealing)}
 
     @property
     def ids(self) -> set[bytes]:
@@ -186,6 +193,16 @@ class ScopeKeys:
 
     def __reduce__(self) -> str:
         raise TypeError("keys are not pickled")
+
+
+def _noting(decrypt: Callable[..., bytes], met: list[bool]) -> Callable[..., bytes]:
+    # Not the scope's keys themselves: they would be kept by what they keep.
+    def noted(*sealed: Any) -> bytes:
+        if not met:
+            met.append(True)
+        return decrypt(*sealed)
+
+    return noted
 
 
 class LockedScopeKeys(ScopeKeys):

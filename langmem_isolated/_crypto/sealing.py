@@ -223,6 +223,11 @@ def open_sealed(
     return zlib.decompress(plaintext) if inflate and header[0] == DEFLATED else plaintext
 
 
+def key_id_of(sealed: bytes) -> bytes:
+    """The id of the key that a record says it was sealed with; fewer bytes of one cut off."""
+    return sealed[1 : 1 + KEY_ID_BYTES]
+
+
 def resealed(
     keys: Mapping[bytes, SealingKey],
     key: SealingKey,

@@ -152,8 +152,9 @@ class AuditChains:
             return self._database.write(self._append_all, drafts)
 
     def admission(self, *drafts: Draft) -> Admission:
-        """What lets entries be appended; those about nobody by whoever is admitted to anything."""
-        return Admission(*(draft.scope_id or self.directory.id for draft in drafts))
+        """What lets entries be appended, and the ends of chains be read, which are of nobody."""
+        subjects = (draft.scope_id for draft in drafts if draft.scope_id is not None)
+        return Admission(self.directory.id, *subjects)
 
     def _append_all(self, transaction: Transaction, drafts: Sequence[Draft]) -> list[AuditRow]:
         return [self.append_within(transaction, draft) for draft in drafts]
@@ -199,7 +200,7 @@ class AuditChains:
         Raises:
             AuditLogBroken: A row was changed, added or removed.
         """
-        with AdmissionToAll():
+        with self.admission():
             rows = self._database.read(Transaction.rows, _ALL_ENDS)
         by_shard = {row[0]: row for row in rows}
         if rows and len(rows) != SHARDS:

@@ -19,8 +19,8 @@ from langmem_isolated._storage.container_state import (
     header_key,
     open_header,
 )
-from langmem_isolated._storage.scope_rows import MAY_SEAL, proof_of
 from langmem_isolated._storage.scoped_database import ScopeGone
+from langmem_isolated._storage.write_barrier import MAY_SEAL, proof_of
 
 _sessions = schema.sessions.c
 SCOPE_ID = bindparam("scope_id", type_=sa.LargeBinary)

@@ -28,9 +28,9 @@ from langmem_isolated._crypto.sealing import framed, unframed
 from langmem_isolated._database import schema
 from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._storage.expiry import check_expiry, expiry_mac
-from langmem_isolated._storage.scope_rows import MAY_SEAL, proof_of
 from langmem_isolated._storage.scoped_database import ScopeGone
 from langmem_isolated._storage.upserts import upserts
+from langmem_isolated._storage.write_barrier import MAY_SEAL, proof_of
 from langmem_isolated.errors import RecordDoesNotOpen, RecordError
 
 Names = Sequence[bytes]

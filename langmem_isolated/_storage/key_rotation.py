@@ -28,6 +28,7 @@ from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated._storage.resealing import Resealing
 from langmem_isolated._storage.scope_rows import ScopeRow, ScopeRows, owner_of
 from langmem_isolated._storage.wrapped_keys import PrincipalKeys, WrappedKeys
+from langmem_isolated._storage.write_barrier import raise_barrier
 from langmem_isolated.errors import MemoryLocked
 
 # Scopes that began while others were sealed anew are looked at so often.
@@ -101,7 +102,7 @@ class KeyRotation:
 
     database: Database
     keyring: Keyring
-    elsewhere: Elsewhere = lambda owner, keys: True  # noqa: ARG005
+    elsewhere: Elsewhere
     tally: Tally = field(default_factory=Tally)
 
     # --- of all
@@ -251,7 +252,9 @@ class _OnePrincipal:
         if keys.is_locked:
             raise MemoryLocked
         if row.oldest_key < keys.sealing_version:
-            raised = self._scopes.raise_oldest_key(self._directory, row, keys.sealing_version)
+            raised = raise_barrier(
+                self._rotation.database, self._directory, row, keys.sealing_version
+            )
             if raised is None:
                 return
         work = Resealing(self._rotation.database, keys)

@@ -16,7 +16,6 @@ from sqlalchemy import (
     BindParameter,
     ColumnElement,
     Exists,
-    Integer,
     LargeBinary,
     Select,
     and_,
@@ -29,22 +28,20 @@ from sqlalchemy import (
     or_,
     select,
     union_all,
-    update,
 )
 
 from langmem_isolated._crypto.directory import DirectoryKey
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.owners import Level, Owner
-from langmem_isolated._crypto.scope_keys import BIRTH_BYTES, ScopeKeys
+from langmem_isolated._crypto.scope_keys import BIRTH_BYTES
 from langmem_isolated._crypto.sealing import open_sealed, seal
 from langmem_isolated._database import schema
 from langmem_isolated._database.admission import Admission, AdmissionToAll
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.dialects import Conflict
-from langmem_isolated._database.statements import NO_LIMIT, insert_if_absent
+from langmem_isolated._database.statements import insert_if_absent
 from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._runtime.clock import now
-from langmem_isolated._storage.key_uses import note_in_use
 from langmem_isolated._storage.wrapped_keys import PrincipalKeys
 from langmem_isolated.errors import RecordDoesNotOpen
 
@@ -117,20 +114,6 @@ _DELETE = delete(schema.scopes).where(
 )
 
 
-# The write barrier: writers whose sealing key is older read their keys anew. On PostgreSQL whoever
-# asks this locks the row for key share, so that a raised barrier waits for them or they for it.
-MAY_SEAL = _scopes.oldest_key <= bindparam("sealing_version", type_=Integer)
-
-
-def proof_of(keys: ScopeKeys, kind: Kind = Kind.ITEM) -> dict[str, object]:
-    """What statements ask by that write nothing where the scope is gone, or a later key seals.
-
-    A kind that the server holds the key of is behind no barrier: that key never rotates.
-    """
-    version = NO_LIMIT if kind.is_server_held else keys.sealing_version
-    return {"scope_id": keys.scope_id, "scope_birth": keys.birth, "sealing_version": version}
-
-
 _ROW_LOCK = select(_scopes.scope_id).where(_scopes.scope_id == _SCOPE_ID)
 _FOR_SHARE = _ROW_LOCK.with_for_update(read=True)
 # Not for update in full: whoever writes below the row refers to it.
@@ -146,17 +129,6 @@ def lock_for_update(transaction: Transaction, scope_id: bytes) -> None:
     """Wait for all who have the row for share, and keep others from it."""
     transaction.row(_FOR_UPDATE, scope_id=scope_id)
 
-
-_WHOLE = _ROW_LOCK.with_for_update()
-_RAISE = (
-    update(schema.scopes)
-    .where(
-        _scopes.scope_id == _SCOPE_ID,
-        _scopes.birth == bindparam("birth_now", type_=LargeBinary),
-        _scopes.mac == bindparam("mac_now", type_=LargeBinary),
-    )
-    .values(oldest_key=bindparam("new_oldest_key"), mac=bindparam("new_mac"))
-)
 
 _erasures = schema.erasures.c
 # Whoever came back since is in a later life than the erasure ends.
@@ -182,7 +154,7 @@ _IS_OLDER = or_(
 _IS_ENDING_WITH_PLACE = exists().where(
     _erasures.principal.in_([_PROJECT, _MODULE]), _erasures.finished_at.is_(None), _IS_OLDER
 )
-_LIFE = select(_scopes.scope_id).where(
+_LIFE = select(_scopes.oldest_key).where(
     _scopes.scope_id == _SCOPE_ID,
     _scopes.birth == bindparam("birth", type_=LargeBinary),
     ~_IS_ENDING,
@@ -190,13 +162,17 @@ _LIFE = select(_scopes.scope_id).where(
 )
 
 
-def has_life(
+def oldest_key_of(
     transaction: Transaction, scope_id: bytes, birth: bytes, places: Sequence[bytes]
-) -> bool:
-    """Whether a life of a scope is there, and no erasure of it or of its ``places`` has begun."""
+) -> int | None:
+    """Which key of a life of a scope may still seal, the oldest.
+
+    ``None`` where that life is not there, or an erasure of it or of its ``places`` has begun.
+    """
     project, module = (places[0], places[-1]) if places else (b"", b"")
     life = {"scope_id": scope_id, "birth": birth, "in_project": project, "in_module": module}
-    return transaction.row(_LIFE, **life) is not None
+    row = transaction.row(_LIFE, **life)
+    return None if row is None else row[0]
 
 
 def _row_of(scope_id: BindParameter[bytes]) -> Exists:
@@ -270,20 +246,6 @@ class ScopeRows:
             self._database.write(Transaction.execute, insert, **values)
         return row
 
-    def raise_oldest_key(
-        self, directory: DirectoryKey, row: ScopeRow, version: int
-    ) -> ScopeRow | None:
-        """Have no older key than ``version`` seal in a scope; ``None`` if its row is another.
-
-        Whoever is writing is waited for, and whoever comes later is refused: when this returns, no
-        record that an older key seals comes into being outside of a session, thread or collection.
-        What older keys have sealed is noted as in use.
-        """
-        new = row._replace(oldest_key=version)
-        new = new._replace(mac=directory.scope_mac(*new[:_AUTHENTICATED]))
-        with Admission(row.scope_id, row.principal):
-            return new if self._database.write(_raised, row, new) else None
-
     def delete(self, row: ScopeRow) -> None:
         """Remove the row, if it is still that of the same birth and nothing is below it.
 
@@ -336,18 +298,6 @@ class ScopeRows:
         with Admission(*scope_ids):
             rows = self._database.read(Transaction.rows, _SELECT_PRESENT, **asked)
         return {bytes(scope_id) for (scope_id,) in rows}
-
-
-def _raised(transaction: Transaction, row: ScopeRow, new: ScopeRow) -> bool:
-    # In full: foreign keys and proofs of life lock the row for key share.
-    transaction.row(_WHOLE, scope_id=row.scope_id)
-    now_there = {"scope_id": row.scope_id, "birth_now": row.birth, "mac_now": row.mac}
-    is_raised = transaction.changes(
-        _RAISE, **now_there, new_oldest_key=new.oldest_key, new_mac=new.mac
-    )
-    if is_raised:
-        note_in_use(transaction, row.scope_id, range(row.oldest_key, new.oldest_key))
-    return is_raised
 
 
 def new_row(directory: DirectoryKey, owner: Owner, principal: PrincipalKeys) -> ScopeRow:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import count
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from langmem_isolated._crypto.owners import Owner
@@ -18,7 +19,8 @@ from langmem_isolated._runtime.session_rules import NO_RULES, SessionRules
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated._storage.owner_keys import OwnerKeys, tell
 from langmem_isolated._storage.owner_state import ids_of
-from langmem_isolated._storage.scope_rows import has_life
+from langmem_isolated._storage.reseal_queue import queue_of
+from langmem_isolated._storage.scope_rows import oldest_key_of
 from langmem_isolated._storage.usage import DAY, first_of_day
 from langmem_isolated._storage.watching import Watcher
 from langmem_isolated._storage.working_locked import refuse_if_it_reads, works_locked
@@ -50,14 +52,16 @@ class ScopeGone(Exception):
 
 
 @works_locked
-def prove_life(transaction: Transaction, keys: ScopeKeys) -> None:
-    """Expect the life that keys are of, ended by no erasure.
+def prove_life(transaction: Transaction, keys: ScopeKeys) -> int:
+    """Expect the life that keys are of, ended by no erasure; which version may still seal in it.
 
     Raises:
         ScopeGone: It is over, or is being ended.
     """
-    if not has_life(transaction, keys.scope_id, keys.birth, keys.places):
+    oldest = oldest_key_of(transaction, keys.scope_id, keys.birth, keys.places)
+    if oldest is None:
         raise ScopeGone
+    return oldest
 
 
 class ScopedDatabase(OwnerKeys):
@@ -141,9 +145,7 @@ class ScopedDatabase(OwnerKeys):
         Raises:
             KeyDestroyed: The owner was erased, or is being erased.
         """
-        keys = self.keys()
-        self.check_life(keys)
-        return keys
+        return self.check_life(self.keys())
 
     def find_living_keys(self) -> ScopeKeys | None:
         """As :meth:`find_keys`, of a life that goes on at this moment; else ``None``."""
@@ -151,20 +153,23 @@ class ScopedDatabase(OwnerKeys):
         if keys is None:
             return None
         try:
-            self.check_life(keys)
+            return self.check_life(keys)
         except KeyDestroyed:
             # Which is right to whoever has come back since; others have nothing.
             self.find_keys()
             return None
-        return keys
 
-    def check_life(self, keys: ScopeKeys) -> None:
+    def check_life(self, keys: ScopeKeys) -> ScopeKeys:
         """Ask the database, in one query, whether the life that ``keys`` are of goes on.
+
+        Returns:
+            The same keys, or those that seal by now where these do no more.
 
         Raises:
             KeyDestroyed: It is over, or is being ended.
         """
-        self.run_with_keys(keys, self.database.read, prove_life)
+        oldest = self.run_with_keys(keys, self.database.read, prove_life)
+        return keys if oldest <= keys.sealing_version else self._newer_keys(keys) or keys
 
     def refuse_if_ended(self) -> None:
         """Refuse where the life that this object has met is over.
@@ -327,24 +332,38 @@ class ScopedDatabase(OwnerKeys):
         **kwargs: P.kwargs,
     ) -> T:
         try:
-            for _ in range(_ROTATIONS):
+            for number in count():
                 try:
-                    return door(operation, self._of_same_life(keys), *args, **kwargs)
+                    result = door(operation, self._of_same_life(keys), *args, **kwargs)
+                    break
                 except RecordDoesNotOpen as error:
                     fresh = self.fresh_keys(keys, error)
                     if fresh is None:
                         self.refuse_if_erased()
+                    if fresh is None or number == _ROTATIONS:
                         raise
                 except (ScopeGone, Conflict) as error:
                     if isinstance(error, Conflict) and not error.foreign_key:
                         raise
-                    fresh = self._newer_keys(keys)
-                    if fresh is None:
-                        raise KeyDestroyed from None
+                    fresh = self._newer_or_destroyed(keys)
                 keys = fresh
-            return door(operation, self._of_same_life(keys), *args, **kwargs)
         except DatabaseError as error:
             # A row that stands there already is in the ordinary course of things.
             if not isinstance(error, Conflict):
                 tell(error, keys.scope_id.hex())
             raise
+        if keys.met_former:
+            keys.met_former.clear()
+            queue_of(self.database, self._keyring).tell(self.owner)
+        return result
+
+    def _newer_or_destroyed(self, keys: ScopeKeys) -> ScopeKeys:
+        """The keys that seal by now, where the scope's row refused those at hand for their age.
+
+        Raises:
+            KeyDestroyed: It was for another reason: the scope is gone.
+        """
+        fresh = self._newer_keys(keys)
+        if fresh is None:
+            raise KeyDestroyed from None
+        return fresh

@@ -1,9 +1,10 @@
 """Notes of which third-party stores hold documents of a scope, for its erasure to clear them.
 
 An entry of kind *store note* in the space ``"wrapped stores"`` for each store and owner tag; its
-key is both, framed, and it has no value. It is there before the first document, and stays: a clear
-of the scope's memory leaves documents elsewhere, and what is noted. The tag is the scope's own, or
-that of a guest who was claimed, and whose keys are gone.
+key is both, framed. Its value says whether documents there were ever sealed, by the scope's sealing
+key, which must not go before they are sealed anew. It is there before the first document, and
+stays: a clear of the scope's memory leaves documents elsewhere, and what is noted. The tag is the
+scope's own, or that of a guest who was claimed, and whose keys are gone.
 """
 
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from langmem_isolated._storage.working_locked import works_locked
 
 _SPACE = (b"wrapped stores",)
 _KIND = Kind.STORE_NOTE
+_SEALED = b"sealed"
 
 
 class StoreNote(NamedTuple):
@@ -38,8 +40,15 @@ class StoreNote(NamedTuple):
         return cls(*(part.decode() for part in unframed(entry.key)))
 
 
-def note(transaction: Transaction, keys: ScopeKeys, new: StoreNote, moment: int) -> None:
-    """Keep a note, unless it is there; nothing is written then.
+def note(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    new: StoreNote,
+    moment: int,
+    *,
+    is_sealed: bool = False,
+) -> None:
+    """Keep a note, unless it is there and says as much; nothing is written then.
 
     Raises:
         ScopeGone: The scope was erased, or is being erased; nothing was written.
@@ -47,8 +56,10 @@ def note(transaction: Transaction, keys: ScopeKeys, new: StoreNote, moment: int)
     # An erasure that has begun waits for it in `noted`, or it meets that erasure here.
     lock_for_share(transaction, keys.scope_id)
     prove_life(transaction, keys)
-    if entries.get(transaction, keys, _SPACE, [new.framed()], moment, kind=_KIND) == [None]:
-        entries.put(transaction, keys, _SPACE, [Entry(new.framed(), b"")], moment, kind=_KIND)
+    (known,) = entries.get(transaction, keys, _SPACE, [new.framed()], moment, kind=_KIND)
+    if known is None or (is_sealed and known != _SEALED):
+        entry = Entry(new.framed(), _SEALED if is_sealed else b"")
+        entries.put(transaction, keys, _SPACE, [entry], moment, kind=_KIND)
 
 
 def noted(transaction: Transaction, keys: ScopeKeys, moment: int) -> list[StoreNote]:
@@ -79,6 +90,17 @@ def stores_noted(transaction: Transaction, keys: ScopeKeys, moment: int) -> list
         RecordDoesNotOpen: A note was changed, moved or exchanged.
     """
     return [one.store for one in notes(transaction, keys, moment)]
+
+
+@works_locked
+def sealed_notes(transaction: Transaction, keys: ScopeKeys, moment: int) -> list[StoreNote]:
+    """Those of stores in which documents were ever sealed.
+
+    Raises:
+        RecordDoesNotOpen: A note was changed, moved or exchanged.
+    """
+    found = entries.all_of(transaction, keys, _SPACE, moment, kind=_KIND)
+    return [StoreNote.of(entry) for entry in found if entry.value == _SEALED]
 
 
 def take_over(

@@ -20,6 +20,7 @@ from langmem_isolated.cli.terminal import (
     counting,
     print_json,
     print_table,
+    printable,
     pulse,
     second,
     table,
@@ -91,6 +92,12 @@ def _print_rotated(rotated: KeysRotated) -> None:
         typer.echo("There is more to do: run it again.")
     if rotated.locked:
         typer.echo(f"{rotated.locked:,} users have locked their memory, and were left out.")
+    if rotated.stores_left:
+        names = ", ".join(map(printable, rotated.stores_left))
+        typer.echo(
+            f"Former keys stay for documents that are sealed in third-party stores: {names}. The "
+            "application seals those anew: memory.rotate_keys(…, with_stores=True)."
+        )
     if rotated.damaged:
         typer.echo(
             f"{rotated.damaged:,} records were tampered with. They stay, and so do the keys they "

@@ -52,7 +52,7 @@ NOT_COUNTED = {
     Kind.WRITE: "in the bytes of its thread",
     Kind.ELEMENT: "in the bytes of its thread",
     Kind.EMBEDDING: "in the bytes of its collection; one of a message is made again at need",
-    Kind.INBOX: "nothing writes it yet",
+    Kind.INBOX: "it waits for a locked user; lock_state() counts it",
     Kind.BLIND_INDEX: "nothing writes it yet",
     Kind.AUDIT: "reserved: the audit log has a table of its own",
     Kind.NODE_CACHE: "nothing writes it: a node's cache has entries",

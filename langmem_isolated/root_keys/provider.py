@@ -76,6 +76,8 @@ def checked_providers(root_keys: Sequence[RootKey]) -> tuple[RootKey, ...]:
 
 
 def _advice(given: object) -> str:
+    if isinstance(given, str) and given.startswith(("aws-kms:", "pkcs11:")):
+        return "Write root_key=named_root_key(name), from langmem_isolated.root_keys."
     if isinstance(given, str):
         return "Write root_key=LocalRootKey.from_text(text), or from_file(path)."
     if isinstance(given, bytes | bytearray):

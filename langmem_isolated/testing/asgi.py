@@ -31,6 +31,9 @@ class Request:
 
     >>> Request("POST", "/chat", json={"text": "Hi"}).content
     b'{"text": "Hi"}'
+
+    Raises:
+        ValueError: The path begins with no slash, or has a query; or there are two bodies.
     """
 
     method: str
@@ -39,6 +42,15 @@ class Request:
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.path.startswith("/") or "?" in self.path:
+            raise ValueError(
+                f"path must begin with a slash and have no query, got {len(self.path)} characters. "
+                'Write Request("GET", "/chat", query={"page": "1"}).'
+            )
+        if self.json is not None and self.body:
+            raise ValueError("A request has one body, got json and body. Give one of them.")
 
     @property
     def content(self) -> bytes:

@@ -20,6 +20,7 @@ _OPENED: dict[bytes, Callable[[IO[bytes]], Any]] = {
 }
 """What a compressed file begins with, as those have it that rotate logs."""
 _NAME = "the name of a file"
+_NAMED_SO = "what has one in its name"
 _ADVICE = (
     "Whoever gets this file, dump or log reads what users said. Seal it, or keep it out of there."
 )
@@ -75,8 +76,8 @@ def assert_nothing_readable(*places: str | Path, canaries: Iterable[Canary | str
     Raises:
         ReadableFound: A canary can be read; it says which, where, and how it is written there.
         FileNotFoundError: There is no such file or folder: nothing was looked through there.
-        ValueError: No place or no canary was given, the URL is of another database, or a place
-            holds nothing at all.
+        ValueError: No place or no canary was given, the URL is of another database or of one in
+            memory, or a place holds nothing at all.
         TypeError: A place or canary is of another kind.
 
     >>> scope.chat_history("monday").add_user_message("My PIN is 1234")
@@ -92,21 +93,24 @@ def assert_nothing_readable(*places: str | Path, canaries: Iterable[Canary | str
             'assert_nothing_readable("memory.db", canaries=[…]).'
         )
     found: dict[tuple[str, str], str] = {}
-    total = 0
-    for place in places:
-        size = 0
-        for where, block in _blocks_of(place):
-            size += len(block) * (where != _NAME)
-            for canary, form in looked_for.found_in(block):
-                found.setdefault((canary.label, where), form)
-        if not size:
-            raise ValueError(
-                "A place holds no byte, so that nothing can be read there. Look at it."
-            )
-        total += size
+    total = sum(_searched(place, looked_for, found) for place in places)
     if found:
         raise ReadableFound([(label, where, form) for (label, where), form in found.items()])
     return total
+
+
+def _searched(place: object, looked_for: Canaries, found: dict[tuple[str, str], str]) -> int:
+    """How many bytes a place has; what is found there is added to ``found``."""
+    size = 0
+    for where, block in _blocks_of(place):
+        size += len(block) * (where != _NAME)
+        for canary, form in looked_for.found_in(block):
+            # A failure is read by more people than the place is.
+            shown = _NAMED_SO if looked_for.found_in(where) else where
+            found.setdefault((canary.label, shown), form)
+    if not size:
+        raise ValueError("A place holds no byte, so that nothing can be read there. Look at it.")
+    return size
 
 
 def _canaries_of(given: Iterable[Canary | str]) -> list[Canary]:
@@ -133,13 +137,23 @@ def _blocks_of(place: object) -> Iterator[Block]:
     if not separator:
         return _blocks_of_path(Path(place))
     if scheme.startswith("sqlite"):
-        return _blocks_of_path(Path(rest.removeprefix("/").partition("?")[0]))
+        return _blocks_of_path(_path_of_sqlite(rest))
     if scheme.startswith(("postgresql", "postgres")):
         return _blocks_of_postgres("postgresql://" + rest)
     raise ValueError(
         "A URL must begin with sqlite:/// or postgresql://, got another. Dump the database into a "
         "file, and give its path."
     )
+
+
+def _path_of_sqlite(rest: str) -> Path:
+    path = rest.removeprefix("/").partition("?")[0]
+    if path in ("", ":memory:"):
+        raise ValueError(
+            "This SQLite database is in memory, so there is no file to look into. Give the URL of "
+            'one on a disk, such as f"sqlite:///{tmp_path}/memory.db".'
+        )
+    return Path(path)
 
 
 def _blocks_of_path(path: Path) -> Iterator[Block]:

@@ -164,6 +164,8 @@ class Watch:
         if (seer, text) in self._clean:
             return
         found = self._canaries.found_in(text)
+        if found and self._canaries.found_in(where):
+            where = "what has one in its name"
         with self._lock:
             self.looked_at += 1
             for canary, form in found:

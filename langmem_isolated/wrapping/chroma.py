@@ -18,7 +18,7 @@ from langmem_isolated.wrapping.adapters import (
 )
 from langmem_isolated.wrapping.filter_conditions import OneOf, Within, conditions
 from langmem_isolated.wrapping.pushdown import filter_of
-from langmem_isolated.wrapping.unowned import MOST, Unowned, counted
+from langmem_isolated.wrapping.unowned import MOST, Unowned, counted, owners_in
 
 
 def _l2(vectors: Any, query: Vector) -> Any:
@@ -114,6 +114,10 @@ class ChromaAdapter(StandardAdapter):
     def unowned(self) -> Unowned:
         """How many documents have no owner, of the first 10,000: Chroma has no filter for it."""
         return counted(self.store.get(limit=MOST + 1, include=["metadatas"])["metadatas"])
+
+    def owners(self) -> set[str]:
+        """The owner tags of the first 10,000 documents."""
+        return owners_in(self.store.get(limit=MOST, include=["metadatas"])["metadatas"])
 
     def vectors(self, ids: list[str]) -> list[Vector] | None:
         """The stored vectors."""

@@ -19,7 +19,7 @@ from langmem_isolated.wrapping.adapters import (
     ids_of,
 )
 from langmem_isolated.wrapping.pushdown import owner_test
-from langmem_isolated.wrapping.unowned import Unowned, counted
+from langmem_isolated.wrapping.unowned import Unowned, counted, owners_in
 
 
 class FAISSAdapter(StandardAdapter):
@@ -95,6 +95,11 @@ class FAISSAdapter(StandardAdapter):
         """How many documents have no owner, of the first 10,000."""
         with self._lock:
             return counted(one.metadata for _, one in self._documents())
+
+    def owners(self) -> set[str]:
+        """The owner tags of the first 10,000 documents."""
+        with self._lock:
+            return owners_in(one.metadata for _, one in self._documents())
 
     def _documents(self) -> Iterator[tuple[str, Document]]:
         for id_ in self.store.index_to_docstore_id.values():

@@ -8,7 +8,7 @@ from langmem_isolated._adapters.document_tags import OWNER
 from langmem_isolated._search.metadata_filters import Filter
 from langmem_isolated.wrapping.adapters import StandardAdapter, Vector, VectorRows
 from langmem_isolated.wrapping.pushdown import owner_test
-from langmem_isolated.wrapping.unowned import Unowned, counted
+from langmem_isolated.wrapping.unowned import Unowned, counted, owners_in
 
 
 class InMemoryAdapter(StandardAdapter):
@@ -42,6 +42,10 @@ class InMemoryAdapter(StandardAdapter):
     def unowned(self) -> Unowned:
         """How many documents have no owner, of the first 10,000."""
         return counted(row["metadata"] for row in [*self.store.store.values()])
+
+    def owners(self) -> set[str]:
+        """The owner tags of the first 10,000 documents."""
+        return owners_in(row["metadata"] for row in [*self.store.store.values()])
 
     def relevance(self) -> Callable[[float], float]:
         """The score: a cosine, and what points the other way is not relevant at all."""

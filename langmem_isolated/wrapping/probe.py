@@ -39,13 +39,14 @@ class ThrowawayOwner:
         """Its keys."""
         return self._keys
 
-    def check_life(self, keys: ScopeKeys) -> None:
-        """Nobody erases it."""
+    def check_life(self, keys: ScopeKeys) -> ScopeKeys:
+        """Nobody erases it, or rotates its keys."""
+        return keys
 
     def refuse_if_ended(self) -> None:
         """Nobody erases it."""
 
-    def write(self, operation: Callable[..., Any], *args: Any) -> None:
+    def write(self, operation: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """Nothing: what it writes is removed at once, and there is nothing to be noted."""
 
     def rotated_keys(self, keys: ScopeKeys, key_id: bytes | None) -> ScopeKeys | None:  # noqa: ARG002

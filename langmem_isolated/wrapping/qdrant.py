@@ -11,7 +11,7 @@ from langmem_isolated._search.metadata_filters import Filter
 from langmem_isolated.errors import IsolationViolation
 from langmem_isolated.wrapping.adapters import Hit, Query, StandardAdapter, Vector, VectorRows
 from langmem_isolated.wrapping.filter_conditions import Condition, OneOf, Within, conditions
-from langmem_isolated.wrapping.unowned import Unowned
+from langmem_isolated.wrapping.unowned import MOST, Unowned, owners_in
 
 
 class QdrantAdapter(StandardAdapter):
@@ -117,6 +117,12 @@ class QdrantAdapter(StandardAdapter):
         without = self._models.Filter(must=[self._models.IsEmptyCondition(is_empty=field)])
         found = self.store.client.count(self.store.collection_name, without, exact=True)
         return Unowned(found.count, is_exact=True)
+
+    def owners(self) -> set[str]:
+        """The owner tags of the first 10,000 documents."""
+        payload, which = self.store.metadata_payload_key, {"limit": MOST, "with_payload": True}
+        points, _ = self.store.client.scroll(self.store.collection_name, **which)
+        return owners_in((point.payload or {}).get(payload) for point in points)
 
     def vectors(self, ids: list[str]) -> list[Vector] | None:
         """The stored vectors; those of the dense mode can be compared."""

@@ -26,6 +26,12 @@ class Unowned(NamedTuple):
         return f"{self.documents}" if self.is_exact else f"at least {self.documents}"
 
 
+def owners_in(metadatas: Iterable[Mapping[str, Any] | None], most: int = MOST) -> set[str]:
+    """The owner tags that the first ``most`` metadata bear."""
+    found = ((metadata or {}).get(OWNER) for metadata in islice(metadatas, most))
+    return {owner for owner in found if isinstance(owner, str)}
+
+
 def counted(metadatas: Iterable[Mapping[str, Any] | None], most: int = MOST) -> Unowned:
     """How many metadata have no owner, of the first ``most``."""
     seen = [OWNER in (metadata or {}) for metadata in islice(metadatas, most + 1)]

@@ -233,34 +233,37 @@ class WrappedVectorStore(ScopedVectorStore):
     def _put(self, documents: list[Document]) -> None:
         keys = self._records[0].living_keys()
         keys.refuse_if_locked()
-        tags = self._kind(self._records[0], keys)
-        vectors = None
-        if self._seals:
-            assert self._store.embeddings is not None
-            texts = [document.page_content for document in documents]
-            vectors = self._store.embeddings.embed_documents(texts)
-        stored = [_stored_at(tags.tagged(document), tags) for document in documents]
-        self._note(keys, tags)
-        try:
-            self._adapter.put(stored, vectors)
-        finally:
-            self._undo_if_ended(keys, stored)
+        texts = [document.page_content for document in documents]
+        vectors = self._embedder().embed_documents(texts) if self._seals else None
+        self._note(keys)
+        sealed_by = None
+        while sealed_by is not keys:
+            # Again where others have rotated the owner's keys while it was put.
+            tags, sealed_by = self._kind(self._records[0], keys), keys
+            stored = [_stored_at(tags.tagged(document), tags) for document in documents]
+            try:
+                self._adapter.put(stored, vectors)
+            finally:
+                keys = self._undo_if_ended(keys, stored)
 
-    def _note(self, keys: ScopeKeys, tags: OwnerTags) -> None:
+    def _note(self, keys: ScopeKeys) -> None:
         """Have the scope know of this store, before it holds anything that is to be erased."""
-        if self.store_name not in keys.noted_stores:
-            new = StoreNote(self.store_name, tags.owner)
-            self._records[0].write(wrapped_stores.note, new, now())
-            keys.noted_stores.add(self.store_name)
+        known = self.store_name, self._seals
+        if known not in keys.noted_stores:
+            new = StoreNote(self.store_name, self._kind(self._records[0], keys).owner)
+            self._records[0].write(wrapped_stores.note, new, now(), is_sealed=self._seals)
+            keys.noted_stores.add(known)
 
-    def _undo_if_ended(self, keys: ScopeKeys, stored: list[Document]) -> None:
+    def _undo_if_ended(self, keys: ScopeKeys, stored: list[Document]) -> ScopeKeys:
         """Remove what was put while an erasure took place, which has looked for it already.
+
+        Gives the keys, or those that seal by now where these do no more.
 
         Raises:
             KeyDestroyed: It was.
         """
         try:
-            self._records[0].check_life(keys)
+            return self._records[0].check_life(keys)
         except (KeyDestroyed, AnonymousNotFound):
             self._adapter.delete(ids_of(stored))
             raise

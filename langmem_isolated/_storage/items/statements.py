@@ -11,8 +11,8 @@ from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database import schema
 from langmem_isolated._database.statements import InsertsByDialect
 from langmem_isolated._storage.containers import SCOPE_ID
-from langmem_isolated._storage.scope_rows import MAY_SEAL
 from langmem_isolated._storage.upserts import replace_at_address
+from langmem_isolated._storage.write_barrier import MAY_SEAL
 
 _records, _scopes, _sessions = schema.records.c, schema.scopes.c, schema.sessions.c
 _NOW = bindparam("now", type_=sa.BigInteger)

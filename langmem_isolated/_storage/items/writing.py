@@ -18,8 +18,8 @@ from langmem_isolated._storage.items.addresses import (
 )
 from langmem_isolated._storage.items.counting import ItemCount, digest_of
 from langmem_isolated._storage.items.rows import Item, NewItem, expiry, sealed_rows
-from langmem_isolated._storage.scope_rows import proof_of
 from langmem_isolated._storage.scoped_database import ScopeGone
+from langmem_isolated._storage.write_barrier import proof_of
 
 
 def change(

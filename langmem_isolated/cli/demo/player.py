@@ -46,7 +46,12 @@ from langmem_isolated.cli.demo.sections import (
 )
 from langmem_isolated.cli.terminal import cell
 from langmem_isolated.memory import IsolatedMemory
-from langmem_isolated.root_keys import ROOT_KEY_VARIABLE, LocalRootKey
+from langmem_isolated.root_keys import (
+    ROOT_KEY_VARIABLE,
+    LocalRootKey,
+    RootKey,
+    root_key_from_environment,
+)
 from langmem_isolated.scope import Scope
 
 # Reads of one user's session by another take some 100 µs each; of more than this a sample is made.
@@ -86,9 +91,9 @@ def run(console: Console, url: str | None, file: Path | None) -> bool:
             return _show(console, _play(console, memory, conversations))
 
 
-def _root_key(console: Console, *, keeps: bool) -> LocalRootKey:
+def _root_key(console: Console, *, keeps: bool) -> RootKey:
     if any(name in os.environ for name in (ROOT_KEY_VARIABLE, f"{ROOT_KEY_VARIABLE}_FILE")):
-        return LocalRootKey.from_environment()
+        return root_key_from_environment()
     _say(console, f"{ROOT_KEY_VARIABLE} is not set: this run makes a root key and throws it away.")
     if keeps:
         _say(

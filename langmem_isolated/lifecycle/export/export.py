@@ -56,6 +56,7 @@ FILES = (
 # What no file has.
 NOT_EXPORTED = {
     Kind.CLAIM: "it names a guest that was claimed, or says how far an import has come",
+    Kind.INBOX: "it waits for its user; an unlock, or collect_inbox(), brings it into sessions",
     Kind.STORE_NOTE: "it finds documents of this database's owner tags, for an erasure alone",
 }
 

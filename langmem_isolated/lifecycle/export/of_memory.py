@@ -116,6 +116,7 @@ class UserExports:
         is_stopped: Callable[[], bool],
     ) -> Exported:
         from langmem_isolated.lifecycle.export.export import Export
+        from langmem_isolated.lifecycle.locking.locking import collect_before_leaving
 
         if not isinstance(output, str | os.PathLike):
             raise TypeError(
@@ -128,6 +129,7 @@ class UserExports:
         project = checked_id("project_id", project_id)
         module = None if module_id is None else checked_id("module_id", module_id)
         user = Owner(Level.USER, project, checked_id("user_id", user_id))
+        collect_before_leaving(self._context, user)
         export = Export(self._context, user, module, chosen, progress, is_stopped)
         about = user if module is None else Owner(Level.PRIVATE, project, user.user, module)
         with self._context.audit.job("export", about) as job:

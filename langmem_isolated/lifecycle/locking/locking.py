@@ -89,9 +89,20 @@ def collect_all(context: MemoryContext, user: Owner, told: Told = lambda _: None
     if private is None:
         return Collected(0, 0)
     for owner in context.keyring.owners(user):
-        brought, refused = collect(context.operators(owner), private, told)
+        # As the owner, under the rules of sessions that hold for what the owner says.
+        brought, refused = collect(context.records(owner), private, told)
         done, damaged = done + brought, damaged + refused
     return Collected(done, damaged)
+
+
+def collect_before_leaving(context: MemoryContext, user: Owner) -> None:
+    """Empty the inboxes of a user, if there is one, so that what leaves is all there is.
+
+    Raises:
+        MemoryLocked: The user's memory is locked in this process.
+    """
+    if context.keyring.directory() is not None:
+        collect_all(context, user)
 
 
 def close_lock(context: MemoryContext, user: Owner) -> None:

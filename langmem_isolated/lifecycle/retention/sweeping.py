@@ -26,7 +26,7 @@ from langmem_isolated._storage.due import Pages
 from langmem_isolated._storage.entries import ENTRY_KINDS
 from langmem_isolated._storage.tombstones import Forgotten
 from langmem_isolated.errors import RecordDoesNotOpen
-from langmem_isolated.lifecycle.audit.upkeep import swept
+from langmem_isolated.lifecycle.audit.upkeep import Kept, swept
 from langmem_isolated.lifecycle.guests.anonymous import remove as remove_guest
 from langmem_isolated.lifecycle.retention.holds import project_keys
 from langmem_isolated.lifecycle.retention.plans import plans_of, stored_policies
@@ -208,10 +208,15 @@ class Removal:
         if not self.is_dry:
             self.context.database.checkpoint_log()
         self.progress(self.told.total())
+        self.ends_now()
+
+    def ends_now(self) -> bool:
+        """Whether it begins no batch any more."""
         is_late = (
             self.max_seconds is not None and time.monotonic() - self._since >= self.max_seconds
         )
         self.is_over = self.is_over or is_late or self.is_stopped()
+        return self.is_over
 
     @property
     def told(self) -> Counter[Kind]:
@@ -244,12 +249,16 @@ class Sweep:
                 break
         removal = self._removal
         tombstones = self._tombstones()
-        besides = {"tombstone": tombstones.number, "audit": self._audit(tombstones.number)}
+        log = self._audit(tombstones.number)
+        besides = {"tombstone": tombstones.number, "audit": log.removed}
         return Swept(
             counts=removal.by_label() | {name: count for name, count in besides.items() if count},
             is_done=not removal.is_over and not removal.locked,
             held=len(removal.held),
-            damaged=len(removal.damaged) + len(self._owners.damaged) + tombstones.damaged,
+            damaged=len(removal.damaged)
+            + len(self._owners.damaged)
+            + tombstones.damaged
+            + log.damaged,
             is_dry_run=removal.is_dry,
             locked=len(removal.unopened),
         )
@@ -260,11 +269,11 @@ class Sweep:
             return Forgotten(0, 0)
         return self._context.keyring.tombstones.remove_over(now(), is_dry=self._removal.is_dry)
 
-    def _audit(self, tombstones: int) -> int:
+    def _audit(self, tombstones: int) -> Kept:
         """Note what was removed, and remove entries of the audit log whose time is over."""
         removal = self._removal
         count = removal.told.total() + tombstones
-        return swept(self._context, count, is_dry=removal.is_dry, is_over=lambda: removal.is_over)
+        return swept(self._context, count, is_dry=removal.is_dry, is_over=removal.ends_now)
 
     def _pass(self) -> None:
         moment = now()

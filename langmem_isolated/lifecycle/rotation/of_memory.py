@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from langmem_isolated._adapters.context import MemoryContext
+from langmem_isolated._runtime.arguments import true_or_false
 from langmem_isolated._runtime.calls import explains_calls
+from langmem_isolated._storage.reseal_queue import queue_of
 
 if TYPE_CHECKING:
     from langmem_isolated.lifecycle.rotation.run import KeysRotated
@@ -26,6 +28,7 @@ class KeyRotations:
         *,
         project_id: str = "default",
         all: bool = False,  # noqa: A002 - what operators say
+        with_stores: bool = False,
         max_seconds: float | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> KeysRotated:
@@ -61,6 +64,11 @@ class KeyRotations:
             all: Everybody's in the installation, of all projects, and those of modules, projects
                 and anonymous sessions, in place of one user's. A later call goes on with it, also
                 in another process, until it says ``is_done``.
+            with_stores: Also documents that were sealed in third-party stores
+                (``vector_store(wrapping=…, seal=True)``), as far as this process has wrapped or
+                included the store; their vectors stay. Let nobody write the user's documents there
+                meanwhile: these stores cannot tell that a document was changed between its reading
+                and its writing. By default they stay as they are, and the former key with them.
             max_seconds: Begin no batch after so many; by default go on to the end.
             progress: Told after each batch how many records have been sealed by now. What it raises
                 ends the rotation between two batches.
@@ -76,7 +84,9 @@ class KeyRotations:
                 what was sealed before is sealed.
             DatabaseError: The database refused or failed; to call again goes on.
         """
-        return self._rotated_keys(user_id, project_id, all, max_seconds, progress, lambda: False)
+        return self._rotated_keys(
+            user_id, project_id, all, max_seconds, progress, lambda: False, with_stores
+        )
 
     async def arotate_keys(
         self,
@@ -84,6 +94,7 @@ class KeyRotations:
         *,
         project_id: str = "default",
         all: bool = False,  # noqa: A002 - what operators say
+        with_stores: bool = False,
         max_seconds: float | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> KeysRotated:
@@ -91,10 +102,33 @@ class KeyRotations:
         ended = threading.Event()
         try:
             return await self._context.database.arun(
-                self._rotated_keys, user_id, project_id, all, max_seconds, progress, ended.is_set
+                self._rotated_keys,
+                user_id,
+                project_id,
+                all,
+                max_seconds,
+                progress,
+                ended.is_set,
+                with_stores,
             )
         finally:
             ended.set()
+
+    @property
+    def reseals_on_read(self) -> bool:
+        """Whether a read that meets a former key has its scope sealed anew, soon, behind it.
+
+        So a rotation that was interrupted goes on where memory is used: a worker thread seals
+        batches anew for a quarter of a second, and nothing is done inside of the read. What is left
+        at the end, former keys too, is for :meth:`rotate_keys`. It is on until it is set to
+        ``False``, for this memory.
+        """
+        return queue_of(self._context.database, self._context.keyring).is_on
+
+    @reseals_on_read.setter
+    def reseals_on_read(self, is_on: bool) -> None:
+        queue = queue_of(self._context.database, self._context.keyring)
+        queue.is_on = true_or_false("reseals_on_read", is_on)
 
     def key_status(self) -> KeyStatus:
         """What is pending of rotations, and how often keys have sealed, of all; for operators.
@@ -151,11 +185,13 @@ class KeyRotations:
         max_seconds: float | None,
         progress: Callable[[int], object] | None,
         is_stopped: Callable[[], bool],
+        with_stores: bool,
     ) -> KeysRotated:
         from langmem_isolated.lifecycle.rotation.run import RotationRun, checked_owner
 
         owner = checked_owner(user_id, project_id, of_all=of_all)
+        run = RotationRun(self._context, max_seconds, progress, is_stopped, with_stores=with_stores)
         with self._context.audit.job("rotate_keys", owner) as job:
-            rotated = RotationRun(self._context, max_seconds, progress, is_stopped).run(owner)
+            rotated = run.run(owner)
             job.count = rotated.records
         return rotated

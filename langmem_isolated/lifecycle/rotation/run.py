@@ -12,6 +12,7 @@ from langmem_isolated._runtime.arguments import callback, seconds, true_or_false
 from langmem_isolated._runtime.callers import OnBehalfOf
 from langmem_isolated._storage.key_rotation import KeyRotation, Tally
 from langmem_isolated.errors import MemoryLocked
+from langmem_isolated.lifecycle.rotation.elsewhere import SealedElsewhere
 from langmem_isolated.scope import checked_id
 
 # Whose budget of writes a rotation takes: while others write, it rests for two thirds of the time.
@@ -34,6 +35,10 @@ class KeysRotated:
     """Whether all was gone through; where not, the next call goes on."""
     locked: int = 0
     """Users who alone have their keys, and have not unlocked them here: theirs stay as they are."""
+    documents: int = 0
+    """How many were sealed anew in third-party stores."""
+    stores_left: tuple[str, ...] = ()
+    """Names of third-party stores with sealed documents of these users, which keep former keys."""
 
 
 def checked_owner(user_id: str | None, project_id: str, *, of_all: bool) -> Owner | None:
@@ -64,6 +69,7 @@ class RotationRun:
         max_seconds: Begin no batch after so many.
         progress: Told how many records have been sealed.
         is_stopped: Whether the caller has gone.
+        with_stores: Whether documents in third-party stores are sealed anew, too.
     """
 
     def __init__(
@@ -72,6 +78,8 @@ class RotationRun:
         max_seconds: float | None,
         progress: Callable[[int], object] | None,
         is_stopped: Callable[[], bool],
+        *,
+        with_stores: bool = False,
     ) -> None:
         if progress is not None:
             callback("progress", progress, example="progress=lambda sealed: print(sealed)")
@@ -81,14 +89,16 @@ class RotationRun:
         self._progress = progress
         self._is_stopped = is_stopped
         self._ends = None if max_seconds is None else time.monotonic() + max_seconds
-        self._rotation = KeyRotation(context.database, context.keyring)
+        true_or_false("with_stores", with_stores)
+        self._elsewhere = SealedElsewhere(context, is_wanted=with_stores)
+        self._rotation = KeyRotation(context.database, context.keyring, self._elsewhere)
 
     def run(self, owner: Owner | None) -> KeysRotated:
         """Rotate the keys of an owner's principal, or of all."""
         with OnBehalfOf(_CALLER):
             steps = self._of_all() if owner is None else self._of_one(owner)
             is_done = self._go_through(steps)
-        return _told(self._rotation.tally, is_done=is_done)
+        return self._told(self._rotation.tally, is_done=is_done)
 
     def _of_one(self, owner: Owner) -> Iterator[int]:
         directory = self._context.keyring.directory()
@@ -122,14 +132,15 @@ class RotationRun:
         """Whether calls that end at once come to an end all the same."""
         return bool(self._rotation.tally.records or self._rotation.tally.keys_made)
 
-
-def _told(tally: Tally, *, is_done: bool) -> KeysRotated:
-    return KeysRotated(
-        tally.owners,
-        tally.keys_made,
-        tally.keys_destroyed,
-        tally.records,
-        tally.damaged,
-        is_done,
-        tally.locked,
-    )
+    def _told(self, tally: Tally, *, is_done: bool) -> KeysRotated:
+        return KeysRotated(
+            tally.owners,
+            tally.keys_made,
+            tally.keys_destroyed,
+            tally.records,
+            tally.damaged,
+            is_done,
+            tally.locked,
+            self._elsewhere.documents,
+            tuple(sorted(self._elsewhere.left)),
+        )

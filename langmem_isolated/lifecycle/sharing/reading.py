@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from langmem_isolated._adapters.context import MemoryContext
@@ -32,11 +33,19 @@ class SharedReading:
     def __init__(self, way: WayIn, demand: Demand) -> None:
         self._demand = demand
         context, source, reader = way
-        self.records = SharedDatabase(
-            context.database, context.keyring, source, context.records(reader), self._admit
-        )
+        own = context.records(reader)
+        self._refused = partial(context.audit.denied, "NotShared", [reader], is_within=True)
+        self.records = SharedDatabase(context.database, context.keyring, source, own, self._admit)
+        self.records.watcher = own.watcher
 
     def _admit(self, grant: StoredGrant | None) -> None:
+        try:
+            self._check(grant)
+        except NotShared:
+            self._refused()
+            raise
+
+    def _check(self, grant: StoredGrant | None) -> None:
         if grant is None:
             raise NotShared
         terms = Terms.decoded(grant.terms)

@@ -35,6 +35,7 @@ from langmem_isolated.errors import (
     KeyDestroyed,
     KeyringError,
     MemoryLocked,
+    RecordDoesNotOpen,
     RecordError,
 )
 from langmem_isolated.lifecycle.audit.checks import verified as audited
@@ -113,7 +114,7 @@ class VerificationRun:
                 self.tallies[name].not_checked = _OF_ALL
             self._meet_strangers(census, self._user)
         self._verify_all(self._counted(census))
-        self._wrapped.finish()
+        self._wrapped.finish(is_whole=self._user is None and self._coverage is None)
 
     def report(self) -> VerificationReport:
         """What was found, by now."""
@@ -237,6 +238,9 @@ class VerificationRun:
         except KeyringError as error:
             scope = self._digest(owner)
             self.tallies["scopes"].add(f"its keys cannot be had ({type(error).__name__})", scope)
+        except RecordDoesNotOpen as error:
+            # Not for one record: its rows are of later keys than there are.
+            self.tallies["key sets"].add(error.reason, self._digest(owner))
         except DatabaseError as error:
             # A row of this scope that SQLite cannot hand out: text in it is none. Of what befalls
             # all scopes, as a server that is gone, the classes are others.

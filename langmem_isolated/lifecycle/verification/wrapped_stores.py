@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from langmem_isolated._adapters.context import MemoryContext
@@ -11,7 +12,13 @@ from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage import wrapped_stores
 from langmem_isolated._storage.wrapped_stores import StoreNote
-from langmem_isolated.errors import IsolationViolation, MemoryLocked
+from langmem_isolated.errors import (
+    IsolationViolation,
+    KeyDestroyed,
+    KeyringError,
+    MemoryLocked,
+    RecordError,
+)
 from langmem_isolated.lifecycle.verification.report import Tally
 
 if TYPE_CHECKING:
@@ -39,6 +46,7 @@ class WrappedStores:
         self._context, self._tally = context, tally
         self._absent: set[str] = set()
         self._stores: dict[int, VectorStoreAdapter] = {}
+        self._tags: dict[str, set[str]] = {}
         self._strangers: list[tuple[ScopedDatabase, ScopeKeys]] = []
 
     def examine(self, owner: Owner) -> None:
@@ -54,6 +62,7 @@ class WrappedStores:
             return
         own = OwnerTags(records, keys).owner
         for note in noted:
+            self._tags.setdefault(note.store, set()).add(note.tag)
             adapters = self._adapters(note.store)
             if not adapters:
                 self._absent.add(note.store)
@@ -71,8 +80,17 @@ class WrappedStores:
         self._stores |= found
         return [*found.values()]
 
-    def finish(self) -> None:
-        """Tell of documents that bear no owner, and of stores that are not here."""
+    def finish(self, *, is_whole: bool) -> None:
+        """Tell of documents that bear no owner, or nobody's, and of stores that are not here.
+
+        Args:
+            is_whole: Whether every scope was examined.
+        """
+        # Where a scope is damaged its tags are not known: that is told of already.
+        with suppress(RecordError, KeyringError):
+            for name, tags in self._tags.items() if is_whole else ():
+                for adapter in self._adapters(name):
+                    self._tell_of_nobodys(name, adapter, tags)
         for adapter in self._stores.values():
             found = adapter.unowned()
             if found.documents:
@@ -85,6 +103,26 @@ class WrappedStores:
             )
         elif not self._stores and not self._tally.examined:
             self._tally.not_checked = "no scope that was opened ever wrote to one"
+
+    def _tell_of_nobodys(self, name: str, adapter: VectorStoreAdapter, known: set[str]) -> None:
+        """Tell of documents whose owner is nobody in this database: erased, or another's."""
+        find = getattr(adapter, "owners", None)
+        unknown = find() - known if find else set()
+        if unknown:
+            # Somebody may have come since.
+            unknown -= self._noted_by_now(name)
+        for tag in sorted(unknown):
+            if count := len(adapter.owned(tag, MOST_DOCUMENTS)):
+                problem = "documents bear the mark of nobody who has memory here"
+                self._tally.add(problem, place=adapter.name, count=count)
+
+    def _noted_by_now(self, name: str) -> set[str]:
+        found = set()
+        for records in self._context.walk():
+            with suppress(KeyDestroyed):
+                noted = records.snapshot(wrapped_stores.notes, _NONE, now())
+                found |= {note.tag for note in noted if note.store == name}
+        return found
 
     def _examine_in(
         self, adapter: VectorStoreAdapter, records: ScopedDatabase, keys: ScopeKeys
