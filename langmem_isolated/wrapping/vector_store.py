@@ -232,8 +232,7 @@ class WrappedVectorStore(ScopedVectorStore):
         vectors = self._embedder().embed_documents(texts) if self._seals else None
         self._note(keys)
         sealed_by = None
-        while sealed_by is not keys:
-            # Again where others have rotated the owner's keys while it was put.
+        while sealed_by is not keys:  # again where others have rotated them while it was put
             tags, sealed_by = self._kind(self._records[0], keys), keys
             stored = [_stored_at(tags.tagged(document), tags) for document in documents]
             try:
