@@ -181,6 +181,20 @@ def test_a_with_statement_locks_at_its_end_whatever_happens(locked: IsolatedMemo
         texts(locked)
 
 
+def test_an_unlock_that_fails_behind_its_secret_leaves_nothing_lent(locked: IsolatedMemory):
+    history_of(locked).add_user_message("waits")
+
+    def stop(_: int) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        locked.unlock("alice", passphrase=PASSPHRASE, seconds=600, progress=stop)
+    with pytest.raises(MemoryLocked):
+        texts(locked)
+    with unlock(locked):
+        assert texts(locked) == ["before", "waits"]
+
+
 def test_a_forked_process_has_nothing_that_was_lent(locked: IsolatedMemory):
     unlock(locked)
 

@@ -40,12 +40,12 @@ class LentLocks:
 
     Args:
         clock: Seconds that only go forward.
-        ended: Told which principal's lock is no longer there.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self.ended: Callable[[bytes], None] = lambda _: None
+        """Told which principal's lock is no longer there."""
         self.renew_after_fork()
         renew_in_children(self)
 
@@ -57,7 +57,7 @@ class LentLocks:
 
     def lend(self, principal: bytes, lock: LockKey, seconds: float) -> None:
         """Keep a lock for so long, in place of one that is there."""
-        timer = threading.Timer(seconds, self.end_over_time)
+        timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), self.end_over_time)
         timer.daemon = True
         with self._mutex:
             former = self._timers.pop(principal, None)

@@ -17,8 +17,8 @@ from langmem_isolated._runtime.callers import OnBehalfOf
 from langmem_isolated._runtime.limits import DEFAULT_LIMITS, Limits
 from langmem_isolated._runtime.session_rules import NO_RULES, SessionRules
 from langmem_isolated._storage.keyring import Keyring
-from langmem_isolated._storage.owner_keys import OwnerKeys, tell
 from langmem_isolated._storage.owner_state import ids_of
+from langmem_isolated._storage.refreshed_keys import RefreshedKeys, tell
 from langmem_isolated._storage.reseal_queue import queue_of
 from langmem_isolated._storage.scope_rows import oldest_key_of
 from langmem_isolated._storage.usage import DAY, first_of_day
@@ -64,7 +64,7 @@ def prove_life(transaction: Transaction, keys: ScopeKeys) -> int:
     return oldest
 
 
-class ScopedDatabase(OwnerKeys):
+class ScopedDatabase(RefreshedKeys):
     """One owner's records; an operation run through it gets that owner's keys and no others.
 
     Keys are fetched, and if need be unwrapped, before the transaction begins. The first life

@@ -29,6 +29,8 @@ class StoreNote(NamedTuple):
 
     store: str
     tag: str
+    is_sealed: bool = False
+    """Whether documents there were ever sealed."""
 
     def framed(self) -> bytes:
         """The key of its entry."""
@@ -37,17 +39,11 @@ class StoreNote(NamedTuple):
     @classmethod
     def of(cls, entry: Entry) -> "StoreNote":
         """What an entry notes."""
-        return cls(*(part.decode() for part in unframed(entry.key)))
+        store, tag = (part.decode() for part in unframed(entry.key))
+        return cls(store, tag, entry.value == _SEALED)
 
 
-def note(
-    transaction: Transaction,
-    keys: ScopeKeys,
-    new: StoreNote,
-    moment: int,
-    *,
-    is_sealed: bool = False,
-) -> None:
+def note(transaction: Transaction, keys: ScopeKeys, new: StoreNote, moment: int) -> None:
     """Keep a note, unless it is there and says as much; nothing is written then.
 
     Raises:
@@ -57,8 +53,8 @@ def note(
     lock_for_share(transaction, keys.scope_id)
     prove_life(transaction, keys)
     (known,) = entries.get(transaction, keys, _SPACE, [new.framed()], moment, kind=_KIND)
-    if known is None or (is_sealed and known != _SEALED):
-        entry = Entry(new.framed(), _SEALED if is_sealed else b"")
+    if known is None or (new.is_sealed and known != _SEALED):
+        entry = Entry(new.framed(), _SEALED if new.is_sealed else b"")
         entries.put(transaction, keys, _SPACE, [entry], moment, kind=_KIND)
 
 
@@ -90,17 +86,6 @@ def stores_noted(transaction: Transaction, keys: ScopeKeys, moment: int) -> list
         RecordDoesNotOpen: A note was changed, moved or exchanged.
     """
     return [one.store for one in notes(transaction, keys, moment)]
-
-
-@works_locked
-def sealed_notes(transaction: Transaction, keys: ScopeKeys, moment: int) -> list[StoreNote]:
-    """Those of stores in which documents were ever sealed.
-
-    Raises:
-        RecordDoesNotOpen: A note was changed, moved or exchanged.
-    """
-    found = entries.all_of(transaction, keys, _SPACE, moment, kind=_KIND)
-    return [StoreNote.of(entry) for entry in found if entry.value == _SEALED]
 
 
 def take_over(

@@ -46,7 +46,7 @@ class ThrowawayOwner:
     def refuse_if_ended(self) -> None:
         """Nobody erases it."""
 
-    def write(self, operation: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    def write(self, operation: Callable[..., Any], *args: Any) -> None:
         """Nothing: what it writes is removed at once, and there is nothing to be noted."""
 
     def rotated_keys(self, keys: ScopeKeys, key_id: bytes | None) -> ScopeKeys | None:  # noqa: ARG002

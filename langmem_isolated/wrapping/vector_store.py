@@ -41,12 +41,7 @@ from langmem_isolated._storage import wrapped_stores
 from langmem_isolated._storage.wrapped_stores import StoreNote
 from langmem_isolated.errors import AnonymousNotFound, KeyDestroyed
 from langmem_isolated.scope import checked_id
-from langmem_isolated.wrapping.adapters import (
-    Hit,
-    Query,
-    VectorStoreAdapter,
-    ids_of,
-)
+from langmem_isolated.wrapping.adapters import Hit, Query, VectorStoreAdapter, ids_of
 from langmem_isolated.wrapping.clearing import clear_owner
 from langmem_isolated.wrapping.probe import ThrowawayOwner, probe
 from langmem_isolated.wrapping.registry import adapter_of, unfiltered
@@ -250,14 +245,12 @@ class WrappedVectorStore(ScopedVectorStore):
         """Have the scope know of this store, before it holds anything that is to be erased."""
         known = self.store_name, self._seals
         if known not in keys.noted_stores:
-            new = StoreNote(self.store_name, self._kind(self._records[0], keys).owner)
-            self._records[0].write(wrapped_stores.note, new, now(), is_sealed=self._seals)
+            tag = self._kind(self._records[0], keys).owner
+            self._records[0].write(wrapped_stores.note, StoreNote(known[0], tag, known[1]), now())
             keys.noted_stores.add(known)
 
     def _undo_if_ended(self, keys: ScopeKeys, stored: list[Document]) -> ScopeKeys:
-        """Remove what was put while an erasure took place, which has looked for it already.
-
-        Gives the keys, or those that seal by now where these do no more.
+        """Remove what was put while an erasure took place, which has looked; else what seals now.
 
         Raises:
             KeyDestroyed: It was.

@@ -125,8 +125,8 @@ def test_eight_readers_and_writers_in_two_processes_notice_nothing(
         written: dict[str, int] = {}
         for child in children:
             written |= child.result(timeout=60)
-        assert rotated.is_done
-        assert rotated.records > records * 0.7
+        # Behind their reads, the readers' processes have sealed some themselves.
+        assert (rotated.is_done, rotated.keys_destroyed) == (True, 1)
         assert len(written) >= 2 * WORKERS
         assert_all_is_there(memory, records, written)
     assert_former_is_gone(database_url, former)

@@ -79,8 +79,14 @@ def open_lock(
     context: MemoryContext, user: Owner, secret: LockSecret, seconds: float, told: Told
 ) -> Collected:
     """Have a user's lock lent to this process, and bring what has waited into its sessions."""
-    context.keyring.locks().open(user, secret, seconds)
-    return collect_all(context, user, told)
+    locks = context.keyring.locks()
+    locks.open(user, secret, seconds)
+    try:
+        return collect_all(context, user, told)
+    except BaseException:
+        # The caller gets no handle by which to lock it again.
+        locks.forget(user)
+        raise
 
 
 def collect_all(context: MemoryContext, user: Owner, told: Told = lambda _: None) -> Collected:

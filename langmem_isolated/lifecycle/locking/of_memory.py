@@ -51,8 +51,10 @@ class UserLocks:
         policies; what is added to chat histories waits in an inbox that the user's key alone opens.
         All else raises `MemoryLocked`.
 
+        >>> history = memory.scope(user_id="vera", module_id="tutor").chat_history("a")
+        >>> history.add_user_message("I am afraid of the exam.")
         >>> lock = memory.lock_with("vera", passphrase="correct horse battery")
-        >>> memory.scope(user_id="vera", module_id="tutor").chat_history("a").messages
+        >>> history.messages
         Traceback (most recent call last):
         langmem_isolated.errors.MemoryLocked: This user's memory is locked: ...
 

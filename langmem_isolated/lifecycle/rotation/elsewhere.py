@@ -44,9 +44,8 @@ class SealedElsewhere:
     def __call__(self, owner: Owner, keys: ScopeKeys) -> bool:
         """Whether no document of the scope is left under a former key, as far as is noted."""
         records = self._context.operators(owner)
-        noted = {
-            note.store: None for note in records.read(wrapped_stores.sealed_notes, _NONE, now())
-        }
+        notes = records.read(wrapped_stores.notes, _NONE, now())
+        noted = {note.store: None for note in notes if note.is_sealed}
         tags = SealedTags(records, keys)
         left = {name for name in noted if not self._is_done(name, tags)}
         self.left |= left

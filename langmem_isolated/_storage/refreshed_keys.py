@@ -1,4 +1,4 @@
-"""Owner keys: one owner's keys in the first life that is met, read anew after a rotation."""
+"""Refreshed keys: one owner's keys in the first life that is met, read anew after a rotation."""
 
 import logging
 from contextlib import suppress
@@ -18,7 +18,7 @@ def tell(error: DatabaseError, scope: str) -> None:
     _log.error("The database failed (%s): scope %s.", type(error).__name__, scope)
 
 
-class OwnerKeys:
+class RefreshedKeys:
     """The keys of one owner.
 
     The first life met is kept: after an erasure this object gives no keys any more, even if the
