@@ -1008,8 +1008,12 @@ def test_a_process_that_is_killed_leaves_a_chain_that_is_whole_and_entries_of_wh
                 grant(memory, f"user {number}")
 
         for round_ in range(3):
+            before = memory.audit.status().entries
             child = Child(without_end)
-            time.sleep(0.15 + round_ * 0.1)
+            deadline = time.monotonic() + 60
+            while memory.audit.status().entries < before + 3 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(round_ * 0.05)
             child.kill()
 
         entries = memory.audit.verify().entries
