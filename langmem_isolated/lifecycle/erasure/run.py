@@ -105,13 +105,13 @@ class ErasureRunner:
             return self._erase(owner)
 
     def _admission(self, owner: Owner) -> Admission:
-        """Of a user, what is in any module and what the project keeps; of a place, everybody."""
+        """Of a user, the job and what the project keeps; of a place, everybody's rows."""
         if owner.level in _PLACES:
             return AdmissionToAll()
-        keyring = self._context.keyring
-        rows = (row.scope_id for row in keyring.scopes_of(owner))
         project = Owner(Level.PROJECT, owner.project)
-        return Admission(self.principal_of(owner), *rows, *ids_of(keyring.installation, project))
+        return Admission(
+            self.principal_of(owner), *ids_of(self._context.keyring.installation, project)
+        )
 
     def _erase(self, owner: Owner) -> ErasureReceipt:
         self._refuse_held(owner)
