@@ -143,8 +143,9 @@ def test_the_key_that_comes_along_is_not_believed():
 @pytest.mark.parametrize(
     "text",
     [
-        LocalRootKey.generate_text(),
-        OTHER.public_text,
+        # A root key, and the public half.
+        "A" * 43 + "=",
+        KEY.public_text,
         f"lmi-evidence-secret:{SEED[:-1]}",
         f"lmi-evidence-secret:{SEED}A",
         # The same bytes with other bits behind the last one.

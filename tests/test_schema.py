@@ -21,7 +21,7 @@ from langmem_isolated._database import schema
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.schema import POSTGRES_SCHEMA, metadata
 from langmem_isolated._database.statements import InsertsByDialect
-from langmem_isolated._storage import due
+from langmem_isolated._storage import due, orphans
 from langmem_isolated.errors import DatabaseError, SchemaTooNew, SchemaTooOld
 from tests.conftest import ROOT_KEY, Attacker
 from tests.embeddings import NGramEmbeddings
@@ -202,8 +202,9 @@ def test_an_insert_of_given_rows_returns_nothing():
     assert not any("RETURNING" in text for one in inserts for text in compiled(one))
 
 
-# By which a sweep finds what has expired, whosever it is: addresses and times, nothing sealed.
-OF_ALL_SCOPES = (due._EXPIRED_ROWS, due._EXPIRED_RECORDS)
+# By which a sweep finds what has expired, whosever it is, and a verification rows of nobody:
+# addresses and times, nothing sealed.
+OF_ALL_SCOPES = (due._EXPIRED_ROWS, due._EXPIRED_RECORDS, *orphans._MISTYPED.values())
 
 
 def test_every_statement_on_scoped_records_names_the_scope():
