@@ -73,7 +73,7 @@ class AuditVerified:
 
     entries: int
     opened: int
-    """How many say what they are; the others are about who was erased."""
+    """How many are about no subject; those about one open with its key alone, in `entries`."""
     removed: int
     """How many were removed because their time was over, by the numbers of the chains."""
 
