@@ -18,7 +18,7 @@ import pytest
 from langchain_core.messages import HumanMessage
 
 from langmem_isolated import AnchorFile, AuditOptions, IsolatedMemory, LocalRootKey
-from langmem_isolated._adapters import auditing
+from langmem_isolated._adapters import audit_batch, auditing
 from langmem_isolated._crypto.audit_chain import entry_hash, first_hash, place_of
 from langmem_isolated._crypto.directory import DirectoryKey
 from langmem_isolated._crypto.sealing import SealingKey, derive
@@ -31,6 +31,7 @@ from langmem_isolated.errors import (
     AnchorRefused,
     AuditIsOff,
     AuditLogBroken,
+    DatabaseError,
     IsolationViolation,
     NotShared,
     ReasonRequired,
@@ -274,6 +275,65 @@ def test_what_was_recalled_is_stored_by_itself_within_a_second(
     while tampering("SELECT count(*) FROM audit")[0][0] < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert tampering("SELECT count(*) FROM audit") == [(2,)]
+
+
+def test_what_could_not_be_stored_is_stored_later_by_itself(
+    audited: IsolatedMemory, tampering: Attacker, monkeypatch: pytest.MonkeyPatch
+):
+    batch, failures = audited._context.audit._batch, iter([DatabaseError("away")])
+    store = batch._store
+
+    def failing_once(counts: Any) -> None:
+        for failure in failures:
+            raise failure
+        store(counts)
+
+    monkeypatch.setattr(audit_batch, "_SECONDS", 0.05)
+    monkeypatch.setattr(audit_batch, "_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(batch, "_store", failing_once)
+    audited._context.audit.recalled(tutor(audited)._records.owner, 1)
+
+    deadline = time.monotonic() + 10
+    while tampering("SELECT count(*) FROM audit")[0][0] < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert tampering("SELECT count(*) FROM audit") == [(2,)]
+
+
+def test_what_is_being_stored_is_waited_for_by_who_looks_and_who_closes(
+    database_url: str, root_key: LocalRootKey, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(audit_batch, "_SECONDS", 0.01)
+    with IsolatedMemory(database_url, root_key=root_key, audit=AuditOptions()) as memory:
+        tutor(memory).chat_history("s").add_user_message("a secret")
+        batch, begun = memory._context.audit._batch, threading.Event()
+        store = batch._store
+
+        def slow(counts: Any) -> None:
+            begun.set()
+            time.sleep(0.3)
+            store(counts)
+
+        monkeypatch.setattr(batch, "_store", slow)
+        for seen in ([("done", 1)], None):
+            begun.clear()
+            memory._context.audit.recalled(tutor(memory)._records.owner, 1)
+            assert begun.wait(10)
+            assert seen is None or outcomes(memory, "recall") == seen
+
+    with IsolatedMemory(database_url, root_key=root_key) as memory:
+        assert outcomes(memory, "recall") == [("done", 1)] * 2
+
+
+def test_one_users_keys_that_were_tampered_with_keep_no_others_entries_from_being_stored(
+    audited: IsolatedMemory, tampering: Attacker
+):
+    tutor(audited, "bob").chat_history("s").add_user_message("Hi")
+    for user in ("alice", "bob"):
+        audited._context.audit.recalled(tutor(audited, user)._records.owner, 1)
+    alice = audited._context.keyring.directory().principal_of(tutor(audited)._records.owner)
+    tampering("UPDATE key_sets SET mac = ? WHERE principal = ?", bytes(32), alice)
+
+    assert outcomes(audited, "recall", "bob") == [("done", 1)]
 
 
 def test_recalls_are_noted_when_a_memory_is_closed_and_not_if_they_are_switched_off(

@@ -22,7 +22,7 @@ from langmem_isolated._storage.audit import AuditChains
 from langmem_isolated._storage.audit_keys import subject_key, subject_of
 from langmem_isolated._storage.audit_notes import AuditNote
 from langmem_isolated._storage.audit_rows import AuditRow, Draft
-from langmem_isolated.errors import AuditIsOff, AuditLogBroken, LangmemIsolatedError
+from langmem_isolated.errors import AuditIsOff, AuditLogBroken, LangmemIsolatedError, RecordDoesNotOpen
 
 if TYPE_CHECKING:
     from langmem_isolated._crypto.scope_keys import ScopeKeys
@@ -359,10 +359,21 @@ class Audit:
             for (operation, owner, actor), count in noted.items()
             if wanted[operation]
         ]
-        drafts = [self._place(chains, owner).draft(note, who) for owner, note, who in notes]
-        rows = chains.append(*drafts) if drafts else []
-        for row, (_, note, actor) in zip(rows, notes, strict=True):
+        drafts = [(draft, one) for one in notes if (draft := self._drafted(chains, *one))]
+        rows = chains.append(*(draft for draft, _ in drafts)) if drafts else []
+        for row, (_, (_, note, actor)) in zip(rows, drafts, strict=True):
             self._tell(row, note, actor)
+
+    def _drafted(
+        self, chains: AuditChains, owner: Owner, note: AuditNote, actor: Actor
+    ) -> Draft | None:
+        """An entry of what comes often; ``None`` if its owner's keys were tampered with."""
+        try:
+            return self._place(chains, owner).draft(note, actor)
+        except RecordDoesNotOpen as error:
+            # It would keep everybody's from being stored, for as long as they are not mended.
+            _log.error("An entry of the audit log is missing: %s.", type(error).__name__)
+            return None
 
     def close(self) -> None:
         """Store what was noted, if it can be."""
