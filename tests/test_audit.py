@@ -992,6 +992,35 @@ def test_after_an_erasure_the_chain_is_whole_and_says_nothing_of_the_user(
     assert tampering("SELECT count(*) FROM audit WHERE scope_id IS NOT NULL") == [(4,)]
 
 
+def test_no_reason_and_no_module_is_kept_of_who_had_no_keys(audited: IsolatedMemory):
+    dora = tutor(audited, "dora")._records.owner
+    with audited.audit.acting_as("bob", reason=CANARY):
+        audited.audit.break_glass("dora", reason=CANARY)
+        tutor(audited, "dora").chat_history("s").add_user_message("Hi")
+        audited._context.audit.recalled(dora, 1)
+        audited.erase_user("dora")
+        audited.clear_user("dora")
+
+    found = audited.audit.entries(user_id="dora")
+    assert {entry.operation for entry in found} >= {"break_glass", "recall", "clear", "erase_user"}
+    assert {entry.actor for entry in found} == {"bob", None}
+    assert {entry.reason for entry in found} == {None}
+    assert tutor(audited, "dora").digest() not in {entry.scope for entry in found}
+
+
+def test_a_permission_from_before_a_user_had_keys_shows_nothing_of_who_came_since(
+    audited: IsolatedMemory,
+):
+    with audited.audit.acting_as("bob"):
+        audited.audit.break_glass("dora", reason="Ticket 12")
+        with audited.audit.reading("dora", "page"):
+            assert audited.modules("dora") == []
+        tutor(audited, "dora").chat_history("s").add_user_message("Hi")
+
+        with pytest.raises(ReasonRequired), audited.audit.reading("dora", "page"):
+            pass
+
+
 def test_who_comes_back_sees_nothing_of_the_former_life(audited: IsolatedMemory):
     grant(audited)
     audited.erase_user("alice")

@@ -8,21 +8,24 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from langmem_isolated._adapters.audit_actor import Actor, current_actor
 from langmem_isolated._adapters.audit_batch import AuditBatch, Noted
+from langmem_isolated._adapters.audit_places import Place, place_of
 from langmem_isolated._adapters.drop_in import is_in_event_loop
 from langmem_isolated._crypto.owners import Owner
-from langmem_isolated._crypto.sealing import SealingKey
 from langmem_isolated._database.database_clock import database_now
 from langmem_isolated._runtime.audit_options import OFF, AuditOptions, AuditSettings
 from langmem_isolated._storage.audit import AuditChains
-from langmem_isolated._storage.audit_keys import subject_key, subject_of
 from langmem_isolated._storage.audit_notes import AuditNote
 from langmem_isolated._storage.audit_rows import AuditRow, Draft
-from langmem_isolated.errors import AuditIsOff, AuditLogBroken, LangmemIsolatedError, RecordDoesNotOpen
+from langmem_isolated.errors import (
+    AuditIsOff,
+    AuditLogBroken,
+    LangmemIsolatedError,
+    RecordDoesNotOpen,
+)
 
 if TYPE_CHECKING:
     from langmem_isolated._crypto.scope_keys import ScopeKeys
@@ -40,22 +43,6 @@ _READ, _RECALL = "read", "recall"
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class _Place(NamedTuple):
-    """Where entries about somebody belong, and what seals them."""
-
-    key: SealingKey
-    scope_id: bytes | None
-    scope: str | None
-    module: str | None
-    outlives: bool
-
-    def draft(self, note: AuditNote, actor: Actor) -> Draft:
-        """An entry, with who acts and, unless it outlives the subject, why."""
-        reason = None if self.outlives else note.reason or actor.reason
-        told = replace(note, actor=actor.name, reason=reason, scope=self.scope, module=self.module)
-        return Draft(self.key, self.scope_id, told.encoded())
 
 
 class Job:
@@ -166,19 +153,8 @@ class Audit:
         (row,) = chains.append(place.draft(note, actor))
         self._tell(row, note, actor)
 
-    def _place(self, chains: AuditChains, owner: Owner | None, *, outlives: bool = False) -> _Place:
-        """With which key entries about an owner are sealed; asked outside of transactions."""
-        directory = chains.directory
-        if owner is None:
-            return _Place(directory.audit, None, None, None, outlives)
-        key = None if outlives else subject_key(self._keyring, owner)
-        return _Place(
-            key or directory.audit,
-            directory.scope_id_of(subject_of(owner)),
-            directory.scope_id_of(owner).hex(),
-            None if key is None else owner.module,
-            outlives,
-        )
+    def _place(self, chains: AuditChains, owner: Owner | None, *, outlives: bool = False) -> Place:
+        return place_of(self._keyring, chains.directory, owner, outlives=outlives)
 
     def note_by_database(self, owner: Owner, made: Callable[[int], AuditNote]) -> AuditNote:
         """Append an entry that is made of the time by the database's clock; the log is on."""

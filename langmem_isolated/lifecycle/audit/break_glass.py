@@ -84,7 +84,7 @@ def permitted(
     if not found:
         context.audit.note(owner, AuditNote(operation or "read", "refused"))
         raise ReasonRequired
-    with acting_as(found.actor, found.reason), ExitStack() as stack:
+    with acting_as(found.actor, found.reason or None), ExitStack() as stack:
         if operation is not None:
             stack.enter_context(context.audit.job(operation, owner))
         yield found
@@ -98,10 +98,10 @@ def _in_force(context: MemoryContext, owner: Owner, actor: str) -> BreakGlass | 
         if note.actor != actor or note.operation not in (OPENED, ENDED):
             continue
         until = note.until or 0
-        if note.operation == ENDED or until <= moment or note.reason is None:
+        if note.operation == ENDED or until <= moment:
             return None
         end = as_moment(until)
-        return None if end is None else BreakGlass(actor, note.reason, end)
+        return None if end is None else BreakGlass(actor, note.reason or "", end)
     return None
 
 
@@ -110,11 +110,12 @@ def _notes(
 ) -> Iterator[AuditNote]:
     """What was noted about a user as long as a permission may last, the newest first."""
     scope_id = chains.directory.scope_id_of(subject_of(owner))
-    keys = subject_key(context.keyring, owner), chains.directory.audit
+    # Of who has keys only what these sealed: the user sees it, and it is of this life.
+    key = subject_key(context.keyring, owner) or chains.directory.audit
     before = (moment + _SLACK, -1, -1)
     since = moment - MOST_MINUTES * 60 * SECOND - _SLACK
     while rows := chains.newest(scope_id, before, since=since, most=_PAGE):
-        yield from (note for row in rows if (note := opened_note(row, *keys)) is not None)
+        yield from (note for row in rows if (note := opened_note(row, key)) is not None)
         before = rows[-1].position
 
 
