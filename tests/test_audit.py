@@ -783,6 +783,23 @@ def test_a_database_that_was_set_back_and_written_to_since_is_noticed(
         audited.audit.check_anchors([anchor])
 
 
+def test_a_sweep_meanwhile_is_not_taken_for_a_log_that_was_cut(
+    audited: IsolatedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    one_chain(monkeypatch)
+    grant(audited)
+    anchor = audited.audit.anchor()
+    grant(audited)
+    chains, hash_at = audited._context.audit.required(), stored.AuditChains.hash_at
+
+    def behind_a_sweep(self: Any, shard: int, sequence: int) -> bytes | None:
+        chains.cut(shard, time.time_ns())
+        return hash_at(self, shard, sequence)
+
+    monkeypatch.setattr(stored.AuditChains, "hash_at", behind_a_sweep)
+    assert audited.audit.check_anchors([anchor]).over == 1
+
+
 def test_a_log_that_is_gone_is_noticed_by_an_anchor(audited: IsolatedMemory, tampering: Attacker):
     anchor = audited.audit.anchor()
     for table in ("audit", "audit_chains"):
