@@ -448,6 +448,18 @@ def test_who_writes_to_the_database_cannot_switch_it_off(
         audited.audit.status()
 
 
+def test_a_process_that_has_seen_the_log_notices_that_all_of_it_was_removed(
+    audited: IsolatedMemory, tampering: Attacker
+):
+    grant(audited)
+    tampering("DELETE FROM audit")
+    tampering("DELETE FROM audit_chains")
+
+    with pytest.raises(AuditLogBroken, match="all of it was removed"):
+        grant(audited)
+    assert audited.verify(read_only=True).check("audit log").found == 1
+
+
 def test_users_are_served_from_a_database_whose_audit_log_was_tampered_with(
     audited: IsolatedMemory, tampering: Attacker, database_url: str, root_key: LocalRootKey
 ):

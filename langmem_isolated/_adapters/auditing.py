@@ -70,6 +70,7 @@ class Audit:
         self._known = None if options is None else options.settings
         self._is_stored = options is None
         self._asked_at = 0.0
+        self._was_there = False
         self._batch = AuditBatch(self._store)
 
     # --- whether it is on
@@ -81,6 +82,9 @@ class Audit:
             self._store_options(self.options.settings)
         chains = self.chains()
         stored = None if chains is None else chains.settings()
+        if stored is None and self._was_there:
+            raise AuditLogBroken(None, "all of it was removed")
+        self._was_there = stored is not None
         self._known = OFF if stored is None else AuditSettings.decoded(stored)
         self._asked_at = time.monotonic()
         return self._known
@@ -108,6 +112,7 @@ class Audit:
         note, actor, chains = AuditNote(operation, reason=reason), current_actor(), self._made()
         row = chains.set(settings.encoded(), self._place(chains, None).draft(note, actor))
         self._known, self._asked_at, self._is_stored = settings, time.monotonic(), True
+        self._was_there = True
         self._tell(row, note, actor)
 
     def chains(self) -> AuditChains | None:
