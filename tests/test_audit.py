@@ -420,6 +420,27 @@ def test_it_is_on_for_whoever_opens_the_database_whatever_is_left_out(
         assert not memory.audit.status().is_on
 
 
+def test_it_is_on_from_the_first_write_or_read_of_a_memory_that_was_not_opened_before(
+    database_url: str, root_key: LocalRootKey
+):
+    with closing(IsolatedMemory(database_url, root_key=root_key, audit=AuditOptions())) as memory:
+        tutor(memory).chat_history("s").add_user_message("a secret")
+
+        with IsolatedMemory(database_url, root_key=root_key) as other:
+            assert other.audit.status().is_on
+
+
+def test_the_first_call_of_a_process_that_is_refused_is_noted_too(
+    audited: IsolatedMemory, database_url: str, root_key: LocalRootKey
+):
+    with closing(IsolatedMemory(database_url, root_key=root_key)) as other:
+        of_bob = {"configurable": {"user_id": "bob", "module_id": "tutor", "thread_id": "1"}}
+        with pytest.raises(IsolationViolation):
+            tutor(other).checkpointer().get_tuple(of_bob)
+
+    assert operations(audited) == ["IsolationViolation"]
+
+
 def test_to_open_it_again_with_the_same_options_is_no_entry(
     database_url: str, root_key: LocalRootKey
 ):

@@ -68,7 +68,7 @@ class Audit:
     ) -> None:
         self._database, self._keyring, self.options = database, keyring, options
         self._known = None if options is None else options.settings
-        self._is_stored = options is None
+        self._is_stored = self._has_begun = options is None
         self._asked_at = 0.0
         self._was_there = False
         self._batch = AuditBatch(self._store)
@@ -88,6 +88,17 @@ class Audit:
         self._known = OFF if stored is None else AuditSettings.decoded(stored)
         self._asked_at = time.monotonic()
         return self._known
+
+    def begin(self) -> None:
+        """Switch it on where options were given and nothing was done yet: at first use."""
+        if not self._has_begun:
+            # Others wait for nothing: that it is on is known to this process.
+            self._has_begun = True
+            try:
+                self.look()
+            except BaseException:
+                self._has_begun = False
+                raise
 
     def look(self) -> None:
         """Find out whether it is on, where anything was ever stored or options were given."""
@@ -255,12 +266,14 @@ class Audit:
             owners: Whose memory it named.
             is_within: Whether a transaction of the call goes on.
         """
-        if self._known is None or not self._known.is_on:
+        if self._known is not None and not self._known.is_on:
             return
         for owner in owners:
             note = AuditNote(operation, "refused")
-            if is_within or is_in_event_loop():
-                self._database.submit(self._note_beside, owner, note)
+            # Not known yet: it is asked, where nobody waits for it, when it is noted.
+            if is_within or self._known is None or is_in_event_loop():
+                with suppress(LangmemIsolatedError):
+                    self._database.submit(self._note_beside, owner, note)
             else:
                 self._note_beside(owner, note)
 
@@ -300,7 +313,8 @@ class Audit:
         is_stored = known is not None and self._is_stored
         if is_stored and time.monotonic() - self._asked_at > _KNOWN_SECONDS:
             self._look_aside()
-        return known is None or (known.is_on and (known.recalls or known.reads))
+        is_wanted = known is None or (known.is_on and (known.recalls or known.reads))
+        return is_wanted or not self._has_begun
 
     def _look_aside(self) -> None:
         """Ask again what the installation says, in a thread of its own; one of a minute does."""
