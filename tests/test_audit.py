@@ -38,6 +38,7 @@ from langmem_isolated.errors import (
     RecordDoesNotOpen,
 )
 from langmem_isolated.lifecycle import Anchor
+from langmem_isolated.lifecycle.audit import break_glass
 from tests.conftest import ROOT_KEY, Attacker, Door
 from tests.processes import Child
 from tests.test_reapply_erasures import OldCopy
@@ -627,6 +628,36 @@ def test_a_permission_can_be_given_back(audited: IsolatedMemory):
             audited.audit.reading("alice", "show").__enter__()
         with pytest.raises(ReasonRequired):
             audited.audit.end_break_glass("alice")
+
+
+def test_what_was_given_back_permits_nothing_whatever_the_clocks_of_processes_show(
+    audited: IsolatedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    with audited.audit.acting_as("bob"):
+        with monkeypatch.context() as other_process:
+            other_process.setattr(stored, "now", lambda: time.time_ns() // 1000 + 600_000_000)
+            audited.audit.break_glass("alice", reason="Ticket 12", minutes=60)
+        audited.audit.end_break_glass("alice")
+
+        with pytest.raises(ReasonRequired), audited.audit.reading("alice", "page"):
+            pass
+
+
+def test_a_permission_for_longer_holds_beside_a_later_one_for_less(
+    audited: IsolatedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    with audited.audit.acting_as("bob"):
+        until = audited.audit.break_glass("alice", reason="Ticket 12", minutes=60).until
+        audited.audit.break_glass("alice", reason="Ticket 13", minutes=1)
+        monkeypatch.setattr(
+            break_glass, "_now", lambda _: int((until.timestamp() - 60) * 1_000_000)
+        )
+
+        with audited.audit.reading("alice", "page") as permitted:
+            assert (permitted.reason, permitted.until) == ("Ticket 12", until)
+        audited.audit.end_break_glass("alice")
+        with pytest.raises(ReasonRequired), audited.audit.reading("alice", "page"):
+            pass
 
 
 def test_a_permission_that_cannot_be_meant_is_refused(audited: IsolatedMemory):
