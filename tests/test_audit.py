@@ -18,7 +18,7 @@ import pytest
 from langchain_core.messages import HumanMessage
 
 from langmem_isolated import AnchorFile, AuditOptions, IsolatedMemory, LocalRootKey
-from langmem_isolated._adapters import auditing
+from langmem_isolated._adapters import audit_batch, auditing
 from langmem_isolated._crypto.audit_chain import entry_hash, first_hash, place_of
 from langmem_isolated._crypto.directory import DirectoryKey
 from langmem_isolated._crypto.sealing import SealingKey, derive
@@ -31,12 +31,14 @@ from langmem_isolated.errors import (
     AnchorRefused,
     AuditIsOff,
     AuditLogBroken,
+    DatabaseError,
     IsolationViolation,
     NotShared,
     ReasonRequired,
     RecordDoesNotOpen,
 )
 from langmem_isolated.lifecycle import Anchor
+from langmem_isolated.lifecycle.audit import break_glass
 from tests.conftest import ROOT_KEY, Attacker, Door
 from tests.processes import Child
 from tests.test_reapply_erasures import OldCopy
@@ -276,6 +278,65 @@ def test_what_was_recalled_is_stored_by_itself_within_a_second(
     assert tampering("SELECT count(*) FROM audit") == [(2,)]
 
 
+def test_what_could_not_be_stored_is_stored_later_by_itself(
+    audited: IsolatedMemory, tampering: Attacker, monkeypatch: pytest.MonkeyPatch
+):
+    batch, failures = audited._context.audit._batch, iter([DatabaseError("away")])
+    store = batch._store
+
+    def failing_once(counts: Any) -> None:
+        for failure in failures:
+            raise failure
+        store(counts)
+
+    monkeypatch.setattr(audit_batch, "_SECONDS", 0.05)
+    monkeypatch.setattr(audit_batch, "_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(batch, "_store", failing_once)
+    audited._context.audit.recalled(tutor(audited)._records.owner, 1)
+
+    deadline = time.monotonic() + 10
+    while tampering("SELECT count(*) FROM audit")[0][0] < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert tampering("SELECT count(*) FROM audit") == [(2,)]
+
+
+def test_what_is_being_stored_is_waited_for_by_who_looks_and_who_closes(
+    database_url: str, root_key: LocalRootKey, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(audit_batch, "_SECONDS", 0.01)
+    with IsolatedMemory(database_url, root_key=root_key, audit=AuditOptions()) as memory:
+        tutor(memory).chat_history("s").add_user_message("a secret")
+        batch, begun = memory._context.audit._batch, threading.Event()
+        store = batch._store
+
+        def slow(counts: Any) -> None:
+            begun.set()
+            time.sleep(0.3)
+            store(counts)
+
+        monkeypatch.setattr(batch, "_store", slow)
+        for seen in ([("done", 1)], None):
+            begun.clear()
+            memory._context.audit.recalled(tutor(memory)._records.owner, 1)
+            assert begun.wait(10)
+            assert seen is None or outcomes(memory, "recall") == seen
+
+    with IsolatedMemory(database_url, root_key=root_key) as memory:
+        assert outcomes(memory, "recall") == [("done", 1)] * 2
+
+
+def test_one_users_keys_that_were_tampered_with_keep_no_others_entries_from_being_stored(
+    audited: IsolatedMemory, tampering: Attacker
+):
+    tutor(audited, "bob").chat_history("s").add_user_message("Hi")
+    for user in ("alice", "bob"):
+        audited._context.audit.recalled(tutor(audited, user)._records.owner, 1)
+    alice = audited._context.keyring.directory().principal_of(tutor(audited)._records.owner)
+    tampering("UPDATE key_sets SET mac = ? WHERE principal = ?", bytes(32), alice)
+
+    assert outcomes(audited, "recall", "bob") == [("done", 1)]
+
+
 def test_recalls_are_noted_when_a_memory_is_closed_and_not_if_they_are_switched_off(
     database_url: str, root_key: LocalRootKey
 ):
@@ -360,6 +421,27 @@ def test_it_is_on_for_whoever_opens_the_database_whatever_is_left_out(
         assert not memory.audit.status().is_on
 
 
+def test_it_is_on_from_the_first_write_or_read_of_a_memory_that_was_not_opened_before(
+    database_url: str, root_key: LocalRootKey
+):
+    with closing(IsolatedMemory(database_url, root_key=root_key, audit=AuditOptions())) as memory:
+        tutor(memory).chat_history("s").add_user_message("a secret")
+
+        with IsolatedMemory(database_url, root_key=root_key) as other:
+            assert other.audit.status().is_on
+
+
+def test_the_first_call_of_a_process_that_is_refused_is_noted_too(
+    audited: IsolatedMemory, database_url: str, root_key: LocalRootKey
+):
+    with closing(IsolatedMemory(database_url, root_key=root_key)) as other:
+        of_bob = {"configurable": {"user_id": "bob", "module_id": "tutor", "thread_id": "1"}}
+        with pytest.raises(IsolationViolation):
+            tutor(other).checkpointer().get_tuple(of_bob)
+
+    assert operations(audited) == ["IsolationViolation"]
+
+
 def test_to_open_it_again_with_the_same_options_is_no_entry(
     database_url: str, root_key: LocalRootKey
 ):
@@ -386,6 +468,18 @@ def test_who_writes_to_the_database_cannot_switch_it_off(
         grant(audited)
     with pytest.raises(AuditLogBroken):
         audited.audit.status()
+
+
+def test_a_process_that_has_seen_the_log_notices_that_all_of_it_was_removed(
+    audited: IsolatedMemory, tampering: Attacker
+):
+    grant(audited)
+    tampering("DELETE FROM audit")
+    tampering("DELETE FROM audit_chains")
+
+    with pytest.raises(AuditLogBroken, match="all of it was removed"):
+        grant(audited)
+    assert audited.verify(read_only=True).check("audit log").found == 1
 
 
 def test_users_are_served_from_a_database_whose_audit_log_was_tampered_with(
@@ -534,6 +628,36 @@ def test_a_permission_can_be_given_back(audited: IsolatedMemory):
             audited.audit.reading("alice", "show").__enter__()
         with pytest.raises(ReasonRequired):
             audited.audit.end_break_glass("alice")
+
+
+def test_what_was_given_back_permits_nothing_whatever_the_clocks_of_processes_show(
+    audited: IsolatedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    with audited.audit.acting_as("bob"):
+        with monkeypatch.context() as other_process:
+            other_process.setattr(stored, "now", lambda: time.time_ns() // 1000 + 600_000_000)
+            audited.audit.break_glass("alice", reason="Ticket 12", minutes=60)
+        audited.audit.end_break_glass("alice")
+
+        with pytest.raises(ReasonRequired), audited.audit.reading("alice", "page"):
+            pass
+
+
+def test_a_permission_for_longer_holds_beside_a_later_one_for_less(
+    audited: IsolatedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    with audited.audit.acting_as("bob"):
+        until = audited.audit.break_glass("alice", reason="Ticket 12", minutes=60).until
+        audited.audit.break_glass("alice", reason="Ticket 13", minutes=1)
+        monkeypatch.setattr(
+            break_glass, "_now", lambda _: int((until.timestamp() - 60) * 1_000_000)
+        )
+
+        with audited.audit.reading("alice", "page") as permitted:
+            assert (permitted.reason, permitted.until) == ("Ticket 12", until)
+        audited.audit.end_break_glass("alice")
+        with pytest.raises(ReasonRequired), audited.audit.reading("alice", "page"):
+            pass
 
 
 def test_a_permission_that_cannot_be_meant_is_refused(audited: IsolatedMemory):
@@ -721,6 +845,23 @@ def test_a_database_that_was_set_back_and_written_to_since_is_noticed(
     assert audited.audit.verify()
     with pytest.raises(AuditLogBroken, match="another"):
         audited.audit.check_anchors([anchor])
+
+
+def test_a_sweep_meanwhile_is_not_taken_for_a_log_that_was_cut(
+    audited: IsolatedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    one_chain(monkeypatch)
+    grant(audited)
+    anchor = audited.audit.anchor()
+    grant(audited)
+    chains, hash_at = audited._context.audit.required(), stored.AuditChains.hash_at
+
+    def behind_a_sweep(self: Any, shard: int, sequence: int) -> bytes | None:
+        chains.cut(shard, time.time_ns())
+        return hash_at(self, shard, sequence)
+
+    monkeypatch.setattr(stored.AuditChains, "hash_at", behind_a_sweep)
+    assert audited.audit.check_anchors([anchor]).over == 1
 
 
 def test_a_log_that_is_gone_is_noticed_by_an_anchor(audited: IsolatedMemory, tampering: Attacker):
@@ -930,6 +1071,35 @@ def test_after_an_erasure_the_chain_is_whole_and_says_nothing_of_the_user(
     assert audited.audit.verify().entries == 5
     assert audited.audit.check_anchors([anchor]).heads == stored.SHARDS
     assert tampering("SELECT count(*) FROM audit WHERE scope_id IS NOT NULL") == [(4,)]
+
+
+def test_no_reason_and_no_module_is_kept_of_who_had_no_keys(audited: IsolatedMemory):
+    dora = tutor(audited, "dora")._records.owner
+    with audited.audit.acting_as("bob", reason=CANARY):
+        audited.audit.break_glass("dora", reason=CANARY)
+        tutor(audited, "dora").chat_history("s").add_user_message("Hi")
+        audited._context.audit.recalled(dora, 1)
+        audited.erase_user("dora")
+        audited.clear_user("dora")
+
+    found = audited.audit.entries(user_id="dora")
+    assert {entry.operation for entry in found} >= {"break_glass", "recall", "clear", "erase_user"}
+    assert {entry.actor for entry in found} == {"bob", None}
+    assert {entry.reason for entry in found} == {None}
+    assert tutor(audited, "dora").digest() not in {entry.scope for entry in found}
+
+
+def test_a_permission_from_before_a_user_had_keys_shows_nothing_of_who_came_since(
+    audited: IsolatedMemory,
+):
+    with audited.audit.acting_as("bob"):
+        audited.audit.break_glass("dora", reason="Ticket 12")
+        with audited.audit.reading("dora", "page"):
+            assert audited.modules("dora") == []
+        tutor(audited, "dora").chat_history("s").add_user_message("Hi")
+
+        with pytest.raises(ReasonRequired), audited.audit.reading("dora", "page"):
+            pass
 
 
 def test_who_comes_back_sees_nothing_of_the_former_life(audited: IsolatedMemory):

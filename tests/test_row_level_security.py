@@ -310,6 +310,43 @@ def test_a_table_that_lost_its_policy_or_its_force_is_noticed_at_the_start(
         pass
 
 
+@pytest.mark.parametrize(
+    ("table", "policy"),
+    [
+        ("sessions", "CREATE POLICY reports ON {} FOR SELECT USING (true)"),
+        ("records", "CREATE POLICY reports ON {} USING (created_at > 0)"),
+        ("keys", "CREATE POLICY reports ON {} TO langmem_app USING (principal IS NOT NULL)"),
+        ("sessions", "ALTER POLICY langmem_0 ON {} USING (true)"),
+        ("usage", "ALTER POLICY langmem_0 ON {} WITH CHECK (true)"),
+        ("keys", "ALTER POLICY langmem_jobs ON {} TO PUBLIC"),
+    ],
+)
+def test_a_policy_that_admits_to_more_is_noticed_at_the_start(
+    bound_url: str, root_key: LocalRootKey, table: str, policy: str
+):
+    with psycopg.connect(as_role(bound_url, "postgres"), autocommit=True) as superuser:
+        superuser.execute(policy.format(f"{SPACE}.{table}"))
+
+    with (
+        pytest.raises(RowLevelSecurityError, match=f"other policies .* rows of {table}: drop"),
+        IsolatedMemory(bound_url, root_key=root_key),
+    ):
+        pass
+
+
+def test_policies_that_only_narrow_or_are_for_others_are_served(
+    bound_url: str, root_key: LocalRootKey
+):
+    with psycopg.connect(as_role(bound_url, "postgres"), autocommit=True) as superuser:
+        superuser.execute(f"CREATE POLICY a ON {SPACE}.keys AS RESTRICTIVE USING (true)")
+        superuser.execute(f"CREATE POLICY b ON {SPACE}.usage TO {ROLES.backup} USING (true)")
+
+    with IsolatedMemory(bound_url, root_key=root_key, row_level_security="required") as memory:
+        scope = memory.scope(user_id="alice", module_id="tutor")
+        scope.chat_history("monday").add_user_message("Hi")
+        assert len(scope.chat_history("monday").messages) == 1
+
+
 def test_where_it_is_required_a_database_without_is_not_served(
     database_url: str, root_key: LocalRootKey
 ):

@@ -13,6 +13,8 @@ from langmem_isolated._runtime.forking import renew_in_children
 _log = logging.getLogger("langmem_isolated.audit")
 
 _SECONDS = 1.0
+# How long it waits after it could not be stored.
+_AGAIN_SECONDS = 10.0
 # Of users, modules and actors whose counts could not be stored, as when the database is away.
 _MOST_KEPT = 10_000
 
@@ -41,16 +43,22 @@ class AuditBatch:
         """Begin with nothing in a forked child: what the parent has counted, it stores itself."""
         self._counts: Counter[Noted] = Counter()
         self._timer: threading.Timer | None = None
+        self._is_closed = False
         self._lock = threading.Lock()
+        # What is being stored is waited for: who looks or closes then would miss it.
+        self._storing = threading.Lock()
 
     def add(self, operation: str, owner: Owner, count: int) -> None:
         """Count something; no I/O."""
         with self._lock:
             self._counts[Noted(operation, owner, current_actor())] += count
-            if self._timer is None:
-                self._timer = threading.Timer(_SECONDS, self._store_aside)
-                self._timer.daemon = True
-                self._timer.start()
+            self._store_in(_SECONDS)
+
+    def _store_in(self, seconds: float) -> None:
+        if self._timer is None and not self._is_closed:
+            self._timer = threading.Timer(seconds, self._store_aside)
+            self._timer.daemon = True
+            self._timer.start()
 
     def _store_aside(self) -> None:
         try:
@@ -64,22 +72,26 @@ class AuditBatch:
         Raises:
             LangmemIsolatedError: It could not be, and is kept for the next time.
         """
-        with self._lock:
-            counts, self._counts, self._timer = self._counts, Counter(), None
-        if not counts:
-            return
+        with self._storing:
+            with self._lock:
+                counts, self._counts, self._timer = self._counts, Counter(), None
+            if counts:
+                self._store_or_keep(counts)
+
+    def _store_or_keep(self, counts: Counter[Noted]) -> None:
         try:
             self._store(counts)
         except BaseException:
             with self._lock:
                 if len(self._counts) < _MOST_KEPT:
                     self._counts.update(counts)
+                self._store_in(_AGAIN_SECONDS)
             raise
 
     def close(self) -> None:
         """Have what was counted stored, if it can be."""
         with self._lock:
-            timer = self._timer
+            timer, self._is_closed = self._timer, True
         if timer is not None:
             timer.cancel()
         self._store_aside()

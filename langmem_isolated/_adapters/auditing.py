@@ -8,21 +8,24 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from langmem_isolated._adapters.audit_actor import Actor, current_actor
 from langmem_isolated._adapters.audit_batch import AuditBatch, Noted
+from langmem_isolated._adapters.audit_places import Place, place_of
 from langmem_isolated._adapters.drop_in import is_in_event_loop
 from langmem_isolated._crypto.owners import Owner
-from langmem_isolated._crypto.sealing import SealingKey
 from langmem_isolated._database.database_clock import database_now
 from langmem_isolated._runtime.audit_options import OFF, AuditOptions, AuditSettings
 from langmem_isolated._storage.audit import AuditChains
-from langmem_isolated._storage.audit_keys import subject_key, subject_of
 from langmem_isolated._storage.audit_notes import AuditNote
 from langmem_isolated._storage.audit_rows import AuditRow, Draft
-from langmem_isolated.errors import AuditIsOff, AuditLogBroken, LangmemIsolatedError
+from langmem_isolated.errors import (
+    AuditIsOff,
+    AuditLogBroken,
+    LangmemIsolatedError,
+    RecordDoesNotOpen,
+)
 
 if TYPE_CHECKING:
     from langmem_isolated._crypto.scope_keys import ScopeKeys
@@ -40,22 +43,6 @@ _READ, _RECALL = "read", "recall"
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class _Place(NamedTuple):
-    """Where entries about somebody belong, and what seals them."""
-
-    key: SealingKey
-    scope_id: bytes | None
-    scope: str | None
-    module: str | None
-    outlives: bool
-
-    def draft(self, note: AuditNote, actor: Actor) -> Draft:
-        """An entry, with who acts and, unless it outlives the subject, why."""
-        reason = None if self.outlives else note.reason or actor.reason
-        told = replace(note, actor=actor.name, reason=reason, scope=self.scope, module=self.module)
-        return Draft(self.key, self.scope_id, told.encoded())
 
 
 class Job:
@@ -81,8 +68,9 @@ class Audit:
     ) -> None:
         self._database, self._keyring, self.options = database, keyring, options
         self._known = None if options is None else options.settings
-        self._is_stored = options is None
+        self._is_stored = self._has_begun = options is None
         self._asked_at = 0.0
+        self._was_there = False
         self._batch = AuditBatch(self._store)
 
     # --- whether it is on
@@ -94,9 +82,23 @@ class Audit:
             self._store_options(self.options.settings)
         chains = self.chains()
         stored = None if chains is None else chains.settings()
+        if stored is None and self._was_there:
+            raise AuditLogBroken(None, "all of it was removed")
+        self._was_there = stored is not None
         self._known = OFF if stored is None else AuditSettings.decoded(stored)
         self._asked_at = time.monotonic()
         return self._known
+
+    def begin(self) -> None:
+        """Switch it on where options were given and nothing was done yet: at first use."""
+        if not self._has_begun:
+            # Others wait for nothing: that it is on is known to this process.
+            self._has_begun = True
+            try:
+                self.look()
+            except BaseException:
+                self._has_begun = False
+                raise
 
     def look(self) -> None:
         """Find out whether it is on, where anything was ever stored or options were given."""
@@ -121,6 +123,7 @@ class Audit:
         note, actor, chains = AuditNote(operation, reason=reason), current_actor(), self._made()
         row = chains.set(settings.encoded(), self._place(chains, None).draft(note, actor))
         self._known, self._asked_at, self._is_stored = settings, time.monotonic(), True
+        self._was_there = True
         self._tell(row, note, actor)
 
     def chains(self) -> AuditChains | None:
@@ -166,19 +169,8 @@ class Audit:
         (row,) = chains.append(place.draft(note, actor))
         self._tell(row, note, actor)
 
-    def _place(self, chains: AuditChains, owner: Owner | None, *, outlives: bool = False) -> _Place:
-        """With which key entries about an owner are sealed; asked outside of transactions."""
-        directory = chains.directory
-        if owner is None:
-            return _Place(directory.audit, None, None, None, outlives)
-        key = None if outlives else subject_key(self._keyring, owner)
-        return _Place(
-            key or directory.audit,
-            directory.scope_id_of(subject_of(owner)),
-            directory.scope_id_of(owner).hex(),
-            None if key is None else owner.module,
-            outlives,
-        )
+    def _place(self, chains: AuditChains, owner: Owner | None, *, outlives: bool = False) -> Place:
+        return place_of(self._keyring, chains.directory, owner, outlives=outlives)
 
     def note_by_database(self, owner: Owner, made: Callable[[int], AuditNote]) -> AuditNote:
         """Append an entry that is made of the time by the database's clock; the log is on."""
@@ -274,12 +266,14 @@ class Audit:
             owners: Whose memory it named.
             is_within: Whether a transaction of the call goes on.
         """
-        if self._known is None or not self._known.is_on:
+        if self._known is not None and not self._known.is_on:
             return
         for owner in owners:
             note = AuditNote(operation, "refused")
-            if is_within or is_in_event_loop():
-                self._database.submit(self._note_beside, owner, note)
+            # Not known yet: it is asked, where nobody waits for it, when it is noted.
+            if is_within or self._known is None or is_in_event_loop():
+                with suppress(LangmemIsolatedError):
+                    self._database.submit(self._note_beside, owner, note)
             else:
                 self._note_beside(owner, note)
 
@@ -319,7 +313,8 @@ class Audit:
         is_stored = known is not None and self._is_stored
         if is_stored and time.monotonic() - self._asked_at > _KNOWN_SECONDS:
             self._look_aside()
-        return known is None or (known.is_on and (known.recalls or known.reads))
+        is_wanted = known is None or (known.is_on and (known.recalls or known.reads))
+        return is_wanted or not self._has_begun
 
     def _look_aside(self) -> None:
         """Ask again what the installation says, in a thread of its own; one of a minute does."""
@@ -359,10 +354,21 @@ class Audit:
             for (operation, owner, actor), count in noted.items()
             if wanted[operation]
         ]
-        drafts = [self._place(chains, owner).draft(note, who) for owner, note, who in notes]
-        rows = chains.append(*drafts) if drafts else []
-        for row, (_, note, actor) in zip(rows, notes, strict=True):
+        drafts = [(draft, one) for one in notes if (draft := self._drafted(chains, *one))]
+        rows = chains.append(*(draft for draft, _ in drafts)) if drafts else []
+        for row, (_, (_, note, actor)) in zip(rows, drafts, strict=True):
             self._tell(row, note, actor)
+
+    def _drafted(
+        self, chains: AuditChains, owner: Owner, note: AuditNote, actor: Actor
+    ) -> Draft | None:
+        """An entry of what comes often; ``None`` if its owner's keys were tampered with."""
+        try:
+            return self._place(chains, owner).draft(note, actor)
+        except RecordDoesNotOpen as error:
+            # It would keep everybody's from being stored, for as long as they are not mended.
+            _log.error("An entry of the audit log is missing: %s.", type(error).__name__)
+            return None
 
     def close(self) -> None:
         """Store what was noted, if it can be."""

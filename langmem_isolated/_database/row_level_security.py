@@ -23,6 +23,7 @@ from langmem_isolated.errors import DatabaseError, RowLevelSecurityError
 Mode = Literal["detect", "required"]
 """Whether a database without row-level security is served."""
 
+_JOBS_POLICY = "langmem_jobs"
 JOBS_ROLE = "langmem_sweeper"
 """The role of cross-scope jobs, where no other is named."""
 
@@ -51,9 +52,14 @@ class Policy(NamedTuple):
     command: str = "ALL"
     to_owner: bool = False
 
+    @property
+    def checked(self) -> str | None:
+        """What rows that are written must meet; where it is not said, that is ``using``."""
+        return self.check or (self.using if self.command == "ALL" else None)
+
     def sql(self, table: str, name: str, owner: str) -> str:
         """The statement that makes it."""
-        check = self.check or (self.using if self.command == "ALL" else None)
+        check = self.checked
         return " ".join(
             (
                 f"CREATE POLICY {name} ON {_qualified(table)} FOR {self.command}",
@@ -114,6 +120,8 @@ class RowLevelSecurity:
     """On every table, and upon their owner."""
     tables_without: tuple[str, ...]
     """Tables on which it is not enabled, not forced, or that lack a policy."""
+    tables_opened: tuple[str, ...]
+    """Tables with a policy that was changed, or with another one that admits this role to more."""
     jobs_roles: tuple[str, ...]
     """Roles that see everybody's rows, for operators' jobs."""
     role: str
@@ -128,7 +136,7 @@ class RowLevelSecurity:
     @property
     def is_in_force(self) -> bool:
         """Whether the role sees the rows of one scope at a time, in every table."""
-        is_bound = not (self.role_bypasses or self.role_runs_jobs)
+        is_bound = not (self.role_bypasses or self.role_runs_jobs or self.tables_opened)
         return self.is_forced and is_bound and self.refuses
 
     @property
@@ -142,6 +150,11 @@ class RowLevelSecurity:
             return (
                 "it does not bind the role of this connection, a superuser or one with BYPASSRLS: "
                 "serve with the application's role"
+            )
+        if self.tables_opened:
+            return (
+                f"other policies than ours admit to rows of {', '.join(self.tables_opened)}: drop "
+                "them, and enable it again"
             )
         return None if self.refuses else "a query without a scope was not refused: enable it again"
 
@@ -163,6 +176,13 @@ SELECT c.relname, c.relrowsecurity, c.relforcerowsecurity, pg_get_userbyid(c.rel
     (SELECT count(*) FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname ~ '^langmem_[0-9]+$')
 FROM pg_class c
 WHERE c.relkind IN ('r', 'p') AND c.relnamespace = :schema ::regnamespace
+"""
+_ADMITTING = """
+SELECT c.relname, p.polname, pg_get_expr(p.polqual, c.oid), pg_get_expr(p.polwithcheck, c.oid),
+    0 = ANY (p.polroles)
+FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
+WHERE c.relnamespace = :schema ::regnamespace AND p.polpermissive AND (0 = ANY (p.polroles) OR
+    EXISTS (SELECT FROM unnest(p.polroles) j WHERE pg_has_role(current_user, j, 'USAGE')))
 """
 _ROLE = """
 SELECT r.rolname, r.rolsuper OR r.rolbypassrls,
@@ -242,12 +262,33 @@ def examined(connection: Connection) -> RowLevelSecurity:
         is_enabled=is_enabled,
         is_forced=is_enabled and not without,
         tables_without=tuple(without),
+        tables_opened=_opened(connection) if is_enabled else (),
         jobs_roles=tuple(sorted(jobs_roles)),
         role=role,
         role_bypasses=bypasses,
         role_runs_jobs=runs_jobs and not bypasses,
         refuses=is_enabled and _refuses(connection),
     )
+
+
+def _opened(connection: Connection) -> tuple[str, ...]:
+    """Tables of ours on which a policy admits this role to more than those of this version do."""
+    found = connection.execute(text(_ADMITTING), {"schema": schema.POSTGRES_SCHEMA}).all()
+    return tuple(sorted({one[0] for one in found if one[0] in POLICIES and not _is_ours(*one)}))
+
+
+def _is_ours(table: str, name: str, using: str | None, check: str | None, to_all: bool) -> bool:
+    if name == _JOBS_POLICY:
+        return not to_all
+    ours = {f"langmem_{number}": one for number, one in enumerate(POLICIES[table])}.get(name)
+    if ours is None or ours.to_owner is to_all:
+        return False
+    return (_bare(using), _bare(check)) == (_bare(ours.using), _bare(ours.checked))
+
+
+def _bare(expression: str | None) -> str | None:
+    """An expression without what the server writes otherwise than it was told."""
+    return expression and re.sub(r"::text|[\s()]", "", expression)
 
 
 def _refuses(connection: Connection) -> bool:
@@ -284,7 +325,7 @@ def _enabling_on(table: str, owner: str, jobs_role: str | None) -> Iterator[str]
         yield policy.sql(table, f"langmem_{number}", owner)
     if jobs_role is not None:
         yield (
-            f"CREATE POLICY langmem_jobs ON {_qualified(table)} TO {quoted(jobs_role)} "
+            f"CREATE POLICY {_JOBS_POLICY} ON {_qualified(table)} TO {quoted(jobs_role)} "
             "USING (true) WITH CHECK (true)"
         )
     yield f"ALTER TABLE {_qualified(table)} ENABLE ROW LEVEL SECURITY"

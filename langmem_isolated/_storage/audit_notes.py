@@ -29,7 +29,7 @@ class AuditNote:
     scope: str | None = None
     """The digest of the scope, in hexadecimal digits."""
     until: int | None = None
-    """When a permission ends, in µs since 1970 by the database's clock."""
+    """When a permission ends, or the one that is given back, in µs since 1970 by the database."""
     call: str | None = None
     """The same for the begin and the end of one call: 16 hexadecimal digits."""
 

@@ -266,8 +266,10 @@ class ScopedDatabase(RefreshedKeys):
             KeyDestroyed: The owner was erased; nothing was written.
             MemoryLocked: The user alone has the keys.
         """
-        if self.watcher is not None and door in self._reads:
-            self.watcher.was_read(self.owner)
+        if self.watcher is not None:
+            self.watcher.begin()
+            if door in self._reads:
+                self.watcher.was_read(self.owner)
         with OnBehalfOf(self._caller):
             if not self.database.is_bound:
                 return self._run(keys, door, operation, *args, **kwargs)

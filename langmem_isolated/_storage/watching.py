@@ -6,7 +6,10 @@ from langmem_isolated._crypto.owners import Owner
 
 
 class Watcher(Protocol):
-    """Notes what is read, without any I/O of its own."""
+    """Notes what is read, without any I/O but to begin."""
+
+    def begin(self) -> None:
+        """Make it ready, with I/O, before the first thing is done; outside of transactions."""
 
     def was_read(self, owner: Owner) -> None:
         """Note that an owner's memory was read."""

@@ -85,6 +85,7 @@ def _print(found: "RowLevelSecurity") -> None:
         ("enabled", _yes(found.is_enabled)),
         ("forced on every table", _yes(found.is_forced)),
         ("tables without", ", ".join(found.tables_without) or "none"),
+        ("tables with others' policies", ", ".join(found.tables_opened) or "none"),
         ("roles of jobs", ", ".join(found.jobs_roles) or "none"),
         ("this role", found.role),
         ("in force for this role", _yes(found.is_in_force)),

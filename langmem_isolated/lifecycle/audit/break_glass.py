@@ -62,9 +62,10 @@ def ended(context: MemoryContext, owner: Owner) -> None:
     """
     if context.audit.settings.is_on:
         found = _in_force(context, owner, _required_actor())
-        if found is None:
+        if not found:
             raise ReasonRequired
-        context.audit.note(owner, AuditNote(ENDED))
+        for one in found:
+            context.audit.note(owner, AuditNote(ENDED, until=one.until))
 
 
 @contextmanager
@@ -80,29 +81,38 @@ def permitted(
         yield None
         return
     actor = current_actor().name
-    found = actor and _in_force(context, owner, actor)
-    if not found:
+    notes = _in_force(context, owner, actor) if actor else []
+    found = _permission(notes[0]) if notes else None
+    if found is None:
         context.audit.note(owner, AuditNote(operation or "read", "refused"))
         raise ReasonRequired
-    with acting_as(found.actor, found.reason), ExitStack() as stack:
+    with acting_as(found.actor, found.reason or None), ExitStack() as stack:
         if operation is not None:
             stack.enter_context(context.audit.job(operation, owner))
         yield found
 
 
-def _in_force(context: MemoryContext, owner: Owner, actor: str) -> BreakGlass | None:
-    """What permits an actor to read a user's memory now: the newest word that is not over."""
+def _in_force(context: MemoryContext, owner: Owner, actor: str) -> list[AuditNote]:
+    """What permits an actor to read a user's memory now.
+
+    By the database's clock alone: by those of processes one may end before it was made.
+    """
     chains = context.audit.required()
     moment = context.database.read(_now)
+    made, over = [], set()
     for note in _notes(context, chains, owner, moment):
-        if note.actor != actor or note.operation not in (OPENED, ENDED):
+        if note.actor != actor or note.until is None or note.until <= moment:
             continue
-        until = note.until or 0
-        if note.operation == ENDED or until <= moment or note.reason is None:
-            return None
-        end = as_moment(until)
-        return None if end is None else BreakGlass(actor, note.reason, end)
-    return None
+        if note.operation == OPENED:
+            made.append(note)
+        elif note.operation == ENDED:
+            over.add(note.until)
+    return [note for note in made if note.until not in over]
+
+
+def _permission(note: AuditNote) -> BreakGlass | None:
+    end = as_moment(note.until or 0)
+    return None if end is None else BreakGlass(note.actor or "", note.reason or "", end)
 
 
 def _notes(
@@ -110,11 +120,12 @@ def _notes(
 ) -> Iterator[AuditNote]:
     """What was noted about a user as long as a permission may last, the newest first."""
     scope_id = chains.directory.scope_id_of(subject_of(owner))
-    keys = subject_key(context.keyring, owner), chains.directory.audit
+    # Of who has keys only what these sealed: the user sees it, and it is of this life.
+    key = subject_key(context.keyring, owner) or chains.directory.audit
     before = (moment + _SLACK, -1, -1)
     since = moment - MOST_MINUTES * 60 * SECOND - _SLACK
     while rows := chains.newest(scope_id, before, since=since, most=_PAGE):
-        yield from (note for row in rows if (note := opened_note(row, *keys)) is not None)
+        yield from (note for row in rows if (note := opened_note(row, key)) is not None)
         before = rows[-1].position
 
 

@@ -56,7 +56,8 @@ def checked_anchors(
     for anchor in given:
         if not anchor.is_authentic(chains.directory):
             raise AnchorRefused("It is not one that this installation made.")
-        found = [_compared(chains, *pair) for pair in zip(ends, anchor.heads, strict=True)]
+        pairs = zip(ends, anchor.heads, strict=True)
+        found = [_compared_with_sweeps(chains, *pair) for pair in pairs]
         heads, over = heads + sum(found), over + found.count(False)
         if stamps is not None:
             stamps.verify(anchor)
@@ -72,6 +73,17 @@ def _checked(anchor: object) -> Anchor:
             'AnchorFile("anchors.jsonl").read().'
         )
     return anchor
+
+
+def _compared_with_sweeps(chains: AuditChains, ends: ChainEnds, head: Head) -> bool:
+    """The same as `_compared`, with the ends read anew where a sweep removed entries meanwhile."""
+    try:
+        return _compared(chains, ends, head)
+    except AuditLogBroken:
+        found = chains.heads()[ends.shard]
+        if found.first_sequence <= ends.first_sequence:
+            raise
+        return _compared_with_sweeps(chains, found, head)
 
 
 def _compared(chains: AuditChains, ends: ChainEnds, head: Head) -> bool:

@@ -99,6 +99,7 @@ class BreakGlass:
 
     actor: str
     reason: str
+    """Empty where it is asked for and the user has no keys: nothing is kept of why then."""
     until: datetime
     """By the database's clock."""
 

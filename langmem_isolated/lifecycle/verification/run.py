@@ -154,6 +154,8 @@ class VerificationRun:
         tally.examined = len(row_level_security.POLICIES)
         for table in found.tables_without:
             tally.add("it is not in force on a table", place=table)
+        for table in found.tables_opened:
+            tally.add("another policy than ours admits to rows of a table", place=table)
         if found.role_bypasses or found.role_runs_jobs:
             tally.not_checked = (
                 "that a query without a scope is refused: the role that asked sees everybody's rows"
