@@ -101,6 +101,19 @@ def test_refusals_that_the_canaries_provoke_warn_nobody(
     assert "A call was refused (ScopeError)" in caplog.text
 
 
+def test_canaries_leave_no_entry_in_the_audit_log(database_url: str, root_key: LocalRootKey):
+    with IsolatedMemory(database_url, root_key=root_key, audit=AuditOptions(reads=True)) as memory:
+        memory.verify()
+
+        entries = memory.audit.entries()
+
+    assert [(one.operation, one.outcome) for one in entries] == [
+        ("verify", "done"),
+        ("verify", "begun"),
+        ("audit_on", "done"),
+    ]
+
+
 def exchanged(kind: Kind, column: str = "sealed") -> str:
     """Two users' records of a kind, one in the other's place."""
     other = f"SELECT min(o.{column}) FROM records o WHERE o.kind = {int(kind)}"

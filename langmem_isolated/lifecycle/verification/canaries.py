@@ -41,6 +41,7 @@ class Canaries:
         directory = self._context.keyring.directory(create=True)
         assert directory is not None
         project = canary_places.new_project(directory)
+        self._context.audit.left_out.add(project)
         try:
             places = [*self._places(project)]
             for adapter in ADAPTERS:
