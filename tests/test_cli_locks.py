@@ -1,6 +1,9 @@
 """`langmem-isolated lock`: users' own locks on the command line."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,6 +59,34 @@ def test_the_passphrase_is_asked_for_twice_and_shown_never(database: str):
         "lock", "set", "--user", "ben", "--database", database, stdin="one phrase\nanother\n"
     )
     assert other.exit_code != 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["lock", "set"], "--passphrase-file"),
+        (["lock", "remove", "--recovery"], "--recovery-file"),
+    ],
+)
+def test_where_no_terminal_is_to_ask_at_the_option_that_has_a_file_is_named(
+    database: str, arguments: list[str], option: str
+):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "langmem_isolated", *arguments),
+            *("--user", "ann", "--database", database),
+        ],
+        env={**os.environ, "COLUMNS": "120"},
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,  # no terminal at all
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert f"There is no terminal to ask at. Give {option}." in done.stderr
+    assert "Warning" not in done.stderr
 
 
 def test_a_passphrase_is_changed_with_the_recovery_code_and_a_lock_removed(
