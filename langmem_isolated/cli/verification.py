@@ -109,6 +109,10 @@ def _print_report(report: VerificationReport) -> None:
         if check.not_checked:
             typer.echo(f"Not checked: {check.name}: {one_line(check.not_checked)}.")
     _print_coverage(report)
+    if report.subject == "user" and not report.scopes:
+        typer.echo(
+            "This user has no memory here: nothing is stored, or it is in another --project."
+        )
     what = f"{report.found:,} findings." if report.found else "Nothing was found."
     typer.echo(f"{report.verified:,} of {report.scopes:,} scopes opened to the end. {what}")
 
