@@ -117,3 +117,13 @@ def test_a_short_passphrase_is_a_mistake_of_use(database: str, file: Path):
 
     assert made.exit_code == 2
     assert "8 characters" in made.output
+
+
+def test_what_all_modules_share_is_not_shown_as_a_sum_of_them(database: str, file: Path):
+    run("lock", "set", "--user", "ann", "--passphrase-file", file, "--database", database)
+
+    locks = run("lock", "status", "--user", "ann", "--database", database).stdout
+    keys = run("keys", "status", "--user", "ann", "--database", database).stdout
+
+    assert "(all" not in locks + keys
+    assert "(shared by all) 0 0 0 0" in words(locks)

@@ -104,7 +104,7 @@ def status(
     shown_table = table("module", "sessions", "messages", "threads", "waiting")
     for module in found.modules:
         counts = (module.sessions, module.messages, module.threads, module.waiting)
-        name = cell(module.module_id or "(all)")
+        name = cell(module.module_id or "(shared by all)")
         shown_table.add_row(name, *(cell(f"{count:,}") for count in counts))
     if found.modules:
         print_table(shown_table)

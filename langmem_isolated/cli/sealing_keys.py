@@ -173,7 +173,7 @@ def _print_of_user(found: UserKeyStatus) -> None:
     for use in found.scopes:
         for version in sorted({*use.records, *use.seals}):
             uses.add_row(
-                cell(use.module or "(all modules)"),
+                cell(use.module or "(shared by all)"),
                 str(use.oldest_key),
                 str(version),
                 f"{use.records.get(version, 0):,}",
