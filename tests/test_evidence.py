@@ -325,6 +325,16 @@ def test_a_report_is_written_signed_and_checked_without_a_database(
     assert "is refused" in error_line(run("evidence", "check", file, "--key", public, key=None))
 
 
+def test_a_path_that_is_mistyped_is_not_told_as_a_pack_that_was_changed(tmp_path: Path):
+    _, public = keys_in(tmp_path)
+
+    missing = run("evidence", "check", tmp_path / "reprot.json", "--key", public, key=None)
+
+    assert missing.exit_code == 2
+    assert "does not exist" in words(missing.stderr)
+    assert "believed" not in missing.stderr
+
+
 def test_what_was_found_is_told_and_the_status_is_1(tmp_path: Path, installation: str):
     import sqlite3
 

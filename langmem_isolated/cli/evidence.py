@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +23,8 @@ evidence = typer.Typer(
     epilog=shown("evidence keygen --file evidence.key"),
 )
 _MOST_BYTES = 1 << 26
+# A mistyped path is no pack that somebody changed.
+_A_FILE: dict[str, Any] = {"exists": True, "dir_okay": False}
 
 
 @evidence.command(epilog=shown("evidence keygen --file evidence.key"))
@@ -53,15 +55,17 @@ def keygen(
     )
 )
 def check(
-    file: Annotated[Path, typer.Argument(help="The evidence pack.")],
+    file: Annotated[Path, typer.Argument(help="The evidence pack.", **_A_FILE)],
     *,
     key: Annotated[str, typer.Option("--key", help="The public key, as you had it before.")],
     stamp: Annotated[
-        Path | None, typer.Option("--stamp", help="A time stamp on it (RFC 3161, DER).")
+        Path | None, typer.Option("--stamp", help="A time stamp on it (RFC 3161, DER).", **_A_FILE)
     ] = None,
     roots: Annotated[
         list[Path] | None,
-        typer.Option("--roots", help="Root certificates of time stamps that you trust, PEM."),
+        typer.Option(
+            "--roots", help="Root certificates of time stamps that you trust, PEM.", **_A_FILE
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
