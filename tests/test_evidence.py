@@ -328,11 +328,29 @@ def test_a_report_is_written_signed_and_checked_without_a_database(
 def test_a_path_that_is_mistyped_is_not_told_as_a_pack_that_was_changed(tmp_path: Path):
     _, public = keys_in(tmp_path)
 
-    missing = run("evidence", "check", tmp_path / "reprot.json", "--key", public, key=None)
+    file = tmp_path / "reprot.json"
+    missing = run("evidence", "check", file, "--key", public, key=None, COLUMNS="400")
 
     assert missing.exit_code == 2
     assert "does not exist" in words(missing.stderr)
     assert "believed" not in missing.stderr
+
+
+@pytest.mark.parametrize("place", ["taken.json", "no folder/report.json"])
+def test_a_place_where_no_pack_can_be_written_is_told_before_anything_is_verified(
+    tmp_path: Path, place: str
+):
+    path, _ = keys_in(tmp_path)
+    (tmp_path / "taken.json").write_text("a report of last month")
+
+    refused = run(
+        *("verify", "--database", f"sqlite:///{tmp_path}/none.db"),
+        *("--evidence", tmp_path / place),
+        LANGMEM_ISOLATED_EVIDENCE_KEY_FILE=str(path),
+    )
+
+    assert refused.exit_code == 1
+    assert "file for the evidence pack cannot be made" in error_line(refused)
 
 
 def test_what_was_found_is_told_and_the_status_is_1(tmp_path: Path, installation: str):
