@@ -1,6 +1,8 @@
 """Evidence packs: signed reports that are refused when any byte of them was changed."""
 
+import contextlib
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -323,6 +325,29 @@ def test_a_report_is_written_signed_and_checked_without_a_database(
     assert as_json["pack"]["report"]["is_clean"] is True
     file.write_bytes(file.read_bytes().replace(b'"found":0', b'"found":1', 1))
     assert "is refused" in error_line(run("evidence", "check", file, "--key", public, key=None))
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_check_says_in_a_sentence_what_the_pack_says_was_found(
+    tmp_path: Path, installation: str, is_damaged: bool
+):
+    import sqlite3
+
+    path, public = keys_in(tmp_path)
+    if is_damaged:
+        with contextlib.closing(sqlite3.connect(tmp_path / "memory.db")) as connection, connection:
+            connection.execute("UPDATE records SET size = 1")
+    file = tmp_path / "report.json"
+    run(
+        *("verify", "--read-only", "--database", installation, "--evidence", file),
+        LANGMEM_ISOLATED_EVIDENCE_KEY_FILE=str(path),
+    )
+
+    checked = run("evidence", "check", file, "--key", public, key=None)
+
+    assert checked.exit_code == 0
+    assert ("and nothing was found." in words(checked.stdout)) is not is_damaged
+    assert bool(re.search(r"and [1-9]\d* findings\.", words(checked.stdout))) is is_damaged
 
 
 def test_a_path_that_is_mistyped_is_not_told_as_a_pack_that_was_changed(tmp_path: Path):

@@ -103,6 +103,11 @@ def _print_pack(found: Evidence) -> None:
     print_table(listed)
     for one in found.pack["not_checked"]:
         typer.echo(one_line(f"Not checked: {one['what']}: {one['why']}."))
+    what = f"{report['found']:,} findings" if report["found"] else "nothing was found"
+    opened = f"{report['verified']:,} of {report['scopes']:,} scopes"
+    typer.echo(f"It says: {opened} were opened to the end, and {what}.")
+    if report["locked"]:
+        typer.echo(f"{report['locked']:,} scopes were locked: their contents were not looked at.")
     typer.echo(one_line(f"Made at {found.made_at} by its own word, signed with {found.key}."))
     if found.stamped_at is not None:
         typer.echo(f"It was there at {second(found.stamped_at)} UTC, by the authority's word.")
