@@ -357,7 +357,7 @@ def test_a_path_that_is_mistyped_is_not_told_as_a_pack_that_was_changed(tmp_path
     missing = run("evidence", "check", file, "--key", public, key=None, COLUMNS="400")
 
     assert missing.exit_code == 2
-    assert "does not exist" in words(missing.stderr)
+    assert "reprot.json cannot be read: No such file" in words(missing.stderr)
     assert "believed" not in missing.stderr
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +12,6 @@ from langmem_isolated.cli.examples import shown
 from langmem_isolated.cli.keys import write_new
 from langmem_isolated.cli.options import JsonOption
 from langmem_isolated.cli.terminal import cell, one_line, print_json, print_table, second, table
-from langmem_isolated.errors import EvidenceRefused
 
 if TYPE_CHECKING:
     from langmem_isolated.lifecycle import Evidence
@@ -23,8 +22,6 @@ evidence = typer.Typer(
     epilog=shown("evidence keygen --file evidence.key"),
 )
 _MOST_BYTES = 1 << 26
-# A mistyped path is no pack that somebody changed.
-_A_FILE: dict[str, Any] = {"exists": True, "dir_okay": False}
 
 
 @evidence.command(epilog=shown("evidence keygen --file evidence.key"))
@@ -55,17 +52,15 @@ def keygen(
     )
 )
 def check(
-    file: Annotated[Path, typer.Argument(help="The evidence pack.", **_A_FILE)],
+    file: Annotated[Path, typer.Argument(help="The evidence pack.")],
     *,
     key: Annotated[str, typer.Option("--key", help="The public key, as you had it before.")],
     stamp: Annotated[
-        Path | None, typer.Option("--stamp", help="A time stamp on it (RFC 3161, DER).", **_A_FILE)
+        Path | None, typer.Option("--stamp", help="A time stamp on it (RFC 3161, DER).")
     ] = None,
     roots: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--roots", help="Root certificates of time stamps that you trust, PEM.", **_A_FILE
-        ),
+        typer.Option("--roots", help="Root certificates of time stamps that you trust, PEM."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -88,7 +83,8 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(_MOST_BYTES)
     except OSError as error:
-        raise EvidenceRefused(f"a file cannot be read ({error.strerror})") from None
+        # A mistyped path is no pack that somebody changed.
+        raise typer.BadParameter(f"{path} cannot be read: {error.strerror}.") from None
 
 
 def _print_pack(found: Evidence) -> None:

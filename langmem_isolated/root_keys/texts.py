@@ -15,8 +15,10 @@ _FORMS = (
     (r"[A-Z][A-Z0-9]*_[A-Z0-9_]*=.+", "a variable's name and its value. Give the value alone."),
     (
         r"(aws-kms|pkcs11):.*",
-        "the name of a key in a key service. It stands in LANGMEM_ISOLATED_ROOT_KEY itself, in no "
-        "file; in code write named_root_key(name).",
+        (
+            "the name of a key in a key service. It stands in LANGMEM_ISOLATED_ROOT_KEY itself, in "
+            "no file; in code write named_root_key(name)."
+        ),
     ),
     (r"[a-z0-9-]+:[^/].*", "a name. Of key services aws-kms:… and pkcs11:… are known."),
     (r"([\"']).*\1", "a text in quotation marks. Take them off."),
