@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from langmem_isolated._crypto.secret_bytes import SecretBytes
 from langmem_isolated._runtime.arguments import kind_of
+from langmem_isolated._runtime.environment import PKCS11_PIN_VARIABLE
 from langmem_isolated._runtime.forking import renew_in_children
 from langmem_isolated.errors import (
     KeyringError,
@@ -47,7 +48,7 @@ _ADVICE = {
 }
 _NO_PIN = (
     "No PIN was given, and without a login a token shows no key that wants one: set "
-    "LANGMEM_ISOLATED_PKCS11_PIN_FILE, or give pin=."
+    f"{PKCS11_PIN_VARIABLE}_FILE, or give pin=."
 )
 _WANTS_LOGIN = {"NoSuchKey", "UserNotLoggedIn"}
 _LOOK = "Look at the module, the token and the rights of its key (CKA_ENCRYPT, CKA_DECRYPT)."
