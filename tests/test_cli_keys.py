@@ -26,6 +26,18 @@ def test_one_users_keys_are_rotated(told: list[str], attacker: Attacker):
     assert states == [(1,), (1,), (3,)]
 
 
+@pytest.mark.parametrize("command", [["keys", "rotate"], ["keys", "status"]])
+def test_a_user_who_is_not_there_is_told_and_not_taken_for_done(
+    told: list[str], command: list[str]
+):
+    done = run(*command, "--user", "alise", *told)
+
+    assert done.exit_code == 0
+    assert done.stdout == (
+        "This user has no keys here: nothing is stored, or it is in another --project.\n"
+    )
+
+
 def test_all_keys_are_rotated_and_a_rotation_that_ends_early_says_so(told: list[str]):
     early = run("keys", "rotate", "--all", "--max-seconds", "0", "--json", *told)
     assert early.exit_code == 3
@@ -72,3 +84,11 @@ def test_neither_and_both_of_user_and_all_are_refused(told: list[str]):
         refused = run("keys", "rotate", *given, *told)
         assert refused.exit_code == 2
         assert "Give --user or --all" in refused.stderr
+
+
+def test_verify_tells_that_a_user_is_not_there(told: list[str]):
+    nobody = run("verify", "--user", "alise", "--read-only", *told)
+    somebody = run("verify", "--user", "alice", "--read-only", *told)
+
+    assert "This user has no memory here" in nobody.stdout
+    assert "This user has no memory here" not in somebody.stdout

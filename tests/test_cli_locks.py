@@ -1,6 +1,9 @@
 """`langmem-isolated lock`: users' own locks on the command line."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,6 +61,34 @@ def test_the_passphrase_is_asked_for_twice_and_shown_never(database: str):
     assert other.exit_code != 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["lock", "set"], "--passphrase-file"),
+        (["lock", "remove", "--recovery"], "--recovery-file"),
+    ],
+)
+def test_where_no_terminal_is_to_ask_at_the_option_that_has_a_file_is_named(
+    database: str, arguments: list[str], option: str
+):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "langmem_isolated", *arguments),
+            *("--user", "ann", "--database", database),
+        ],
+        env={**os.environ, "COLUMNS": "120"},
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,  # no terminal at all
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert f"There is no terminal to ask at. Give {option}." in done.stderr
+    assert "Warning" not in done.stderr
+
+
 def test_a_passphrase_is_changed_with_the_recovery_code_and_a_lock_removed(
     database: str, file: Path, tmp_path: Path
 ):
@@ -86,3 +117,13 @@ def test_a_short_passphrase_is_a_mistake_of_use(database: str, file: Path):
 
     assert made.exit_code == 2
     assert "8 characters" in made.output
+
+
+def test_what_all_modules_share_is_not_shown_as_a_sum_of_them(database: str, file: Path):
+    run("lock", "set", "--user", "ann", "--passphrase-file", file, "--database", database)
+
+    locks = run("lock", "status", "--user", "ann", "--database", database).stdout
+    keys = run("keys", "status", "--user", "ann", "--database", database).stdout
+
+    assert "(all" not in locks + keys
+    assert "(shared by all) 0 0 0 0" in words(locks)

@@ -1,6 +1,8 @@
 """Evidence packs: signed reports that are refused when any byte of them was changed."""
 
+import contextlib
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -324,6 +326,57 @@ def test_a_report_is_written_signed_and_checked_without_a_database(
     assert as_json["pack"]["report"]["is_clean"] is True
     file.write_bytes(file.read_bytes().replace(b'"found":0', b'"found":1', 1))
     assert "is refused" in error_line(run("evidence", "check", file, "--key", public, key=None))
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_check_says_in_a_sentence_what_the_pack_says_was_found(
+    tmp_path: Path, installation: str, is_damaged: bool
+):
+    import sqlite3
+
+    path, public = keys_in(tmp_path)
+    if is_damaged:
+        with contextlib.closing(sqlite3.connect(tmp_path / "memory.db")) as connection, connection:
+            connection.execute("UPDATE records SET size = 1")
+    file = tmp_path / "report.json"
+    run(
+        *("verify", "--read-only", "--database", installation, "--evidence", file),
+        LANGMEM_ISOLATED_EVIDENCE_KEY_FILE=str(path),
+    )
+
+    checked = run("evidence", "check", file, "--key", public, key=None)
+
+    assert checked.exit_code == 0
+    assert ("and nothing was found." in words(checked.stdout)) is not is_damaged
+    assert bool(re.search(r"and [1-9]\d* findings\.", words(checked.stdout))) is is_damaged
+
+
+def test_a_path_that_is_mistyped_is_not_told_as_a_pack_that_was_changed(tmp_path: Path):
+    _, public = keys_in(tmp_path)
+
+    file = tmp_path / "reprot.json"
+    missing = run("evidence", "check", file, "--key", public, key=None, COLUMNS="400")
+
+    assert missing.exit_code == 2
+    assert "reprot.json cannot be read: No such file" in words(missing.stderr)
+    assert "believed" not in missing.stderr
+
+
+@pytest.mark.parametrize("place", ["taken.json", "no folder/report.json"])
+def test_a_place_where_no_pack_can_be_written_is_told_before_anything_is_verified(
+    tmp_path: Path, place: str
+):
+    path, _ = keys_in(tmp_path)
+    (tmp_path / "taken.json").write_text("a report of last month")
+
+    refused = run(
+        *("verify", "--database", f"sqlite:///{tmp_path}/none.db"),
+        *("--evidence", tmp_path / place),
+        LANGMEM_ISOLATED_EVIDENCE_KEY_FILE=str(path),
+    )
+
+    assert refused.exit_code == 1
+    assert "file for the evidence pack cannot be made" in error_line(refused)
 
 
 def test_what_was_found_is_told_and_the_status_is_1(tmp_path: Path, installation: str):

@@ -367,6 +367,14 @@ def test_an_argument_that_does_not_fit_is_told_before_anything_runs(
         assert_isolated(app, **options)
 
 
+def test_an_asgi_application_without_requests_is_told_to_give_them():
+    async def server(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("it was called as a function")
+
+    with pytest.raises(TypeError, match=r"This is an ASGI application\. Give request="):
+        assert_isolated(server)
+
+
 # Loops, streams and servers.
 
 

@@ -127,3 +127,15 @@ def test_a_key_itself_is_read_as_before():
 def test_whoever_gives_the_name_in_place_of_the_key_is_told_what_to_write(name: str):
     with pytest.raises(RootKeyInvalid, match=r"got str\. Write root_key=named_root_key\(name\)"):
         IsolatedMemory("sqlite://", root_key=name)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["aws-kms:alias/memory", "pkcs11:token=memory;object=root"])
+def test_a_name_in_a_key_file_is_told_where_it_belongs(tmp_path: Path, name: str):
+    file = tmp_path / "root.key"
+    file.write_text(name)
+    file.chmod(0o600)
+
+    with pytest.raises(RootKeyInvalid, match="It stands in LANGMEM_ISOLATED_ROOT_KEY itself") as at:
+        LocalRootKey.from_file(file)
+
+    assert name not in str(at.value)

@@ -2,6 +2,7 @@
 
 import itertools
 import subprocess
+import sys
 import threading
 import traceback
 from collections.abc import Iterator
@@ -220,6 +221,22 @@ def test_a_wrong_pin_is_tried_once(token: str):
         pkcs11.TokenFlag.USER_PIN_FINAL_TRY | pkcs11.TokenFlag.USER_PIN_LOCKED
     )
     assert root_key_of(token).make_key().wrap(KEY, b"here")
+
+
+def test_without_a_pin_the_error_asks_for_it_and_takes_no_key_for_destroyed(
+    token: str,
+):
+    make = "from tests.test_pkcs11 import *; root_key_of({!r}).make_key()"  # its login ends there
+    subprocess.run([sys.executable, "-c", make.format(token)], check=True)
+
+    for attempt in (
+        lambda: root_key_of(token, pin=None).wrap(KEY, b"here"),
+        lambda: root_key_of(token, "new", pin=None).make_key(),
+    ):
+        with pytest.raises(RootKeyUnavailable, match="No PIN was given") as caught:
+            attempt()
+        assert "LANGMEM_ISOLATED_PKCS11_PIN_FILE" in str(caught.value)
+        assert "destroyed" not in str(caught.value)
 
 
 def test_an_application_that_has_logged_in_before_goes_on(token: str):

@@ -1,6 +1,7 @@
 """Verification of all that an installation holds: what it finds, and what it does not take for a
 finding."""
 
+import logging
 import os
 import select
 import signal
@@ -19,7 +20,7 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._database import schema
 from langmem_isolated._storage.container_state import ContainerState
 from langmem_isolated._storage.container_tally import ContainerTally
-from langmem_isolated.errors import KeyringError, RecordDoesNotOpen
+from langmem_isolated.errors import KeyringError, RecordDoesNotOpen, ScopeError
 from langmem_isolated.lifecycle import VerificationReport
 from langmem_isolated.lifecycle.verification import canaries, canary_adapters, canary_places
 from langmem_isolated.lifecycle.verification.canaries import Canaries
@@ -85,6 +86,32 @@ def test_canaries_are_gone_afterwards_with_their_keys(memory: IsolatedMemory, at
     assert memory.verify().check("canaries").examined > 80
 
     assert [attacker(f"SELECT count(*) FROM {table}") for table in tables] == before
+
+
+def test_refusals_that_the_canaries_provoke_warn_nobody(
+    memory: IsolatedMemory, caplog: pytest.LogCaptureFixture
+):
+    fill_two(memory)
+
+    assert memory.verify().is_clean
+
+    assert [record.getMessage() for record in caplog.records if record.levelno > logging.INFO] == []
+    with pytest.raises(ScopeError):
+        memory.checkpointer().get_tuple({"configurable": {"thread_id": "t"}})
+    assert "A call was refused (ScopeError)" in caplog.text
+
+
+def test_canaries_leave_no_entry_in_the_audit_log(database_url: str, root_key: LocalRootKey):
+    with IsolatedMemory(database_url, root_key=root_key, audit=AuditOptions(reads=True)) as memory:
+        memory.verify()
+
+        entries = memory.audit.entries()
+
+    assert [(one.operation, one.outcome) for one in entries] == [
+        ("verify", "done"),
+        ("verify", "begun"),
+        ("audit_on", "done"),
+    ]
 
 
 def exchanged(kind: Kind, column: str = "sealed") -> str:

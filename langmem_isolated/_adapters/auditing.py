@@ -67,6 +67,8 @@ class Audit:
         self, database: Database, keyring: Keyring, options: AuditOptions | None = None
     ) -> None:
         self._database, self._keyring, self.options = database, keyring, options
+        # Ids of projects of a verification's canaries: what is in them is nobody's memory.
+        self.left_out: set[str] = set()
         self._known = None if options is None else options.settings
         self._is_stored = self._has_begun = options is None
         self._asked_at = 0.0
@@ -158,8 +160,11 @@ class Audit:
             note: What it says, without who acts and why.
             outlives: Whether it opens after an erasure of the owner: then it has no reason.
         """
-        if self.settings.is_on:
+        if self.settings.is_on and not self._leaves_out(owner):
             self._append(owner, note, current_actor(), outlives=outlives)
+
+    def _leaves_out(self, owner: Owner | None) -> bool:
+        return owner is not None and owner.project in self.left_out
 
     def _append(
         self, owner: Owner | None, note: AuditNote, actor: Actor, *, outlives: bool = False
@@ -209,7 +214,7 @@ class Audit:
             body: What is run.
         """
         run: Callable[..., T] = getattr(records, door)
-        if not self.settings.is_on:
+        if not self.settings.is_on or self._leaves_out(owner):
             return run(body, *args, **kwargs)
         if door == "write":
             # They seal the entry, too: made before its transaction begins.
@@ -298,12 +303,12 @@ class Audit:
 
     def recalled(self, owner: Owner, count: int) -> None:
         """Note that so many records of an owner went into a prompt; no I/O here."""
-        if self._wants(_RECALL):
+        if self._wants(_RECALL) and not self._leaves_out(owner):
             self._batch.add(_RECALL, owner, count)
 
     def was_read(self, owner: Owner) -> None:
         """Note that an owner's memory was read; no I/O here."""
-        if self._wants(_READ):
+        if self._wants(_READ) and not self._leaves_out(owner):
             self._batch.add(_READ, owner, 1)
 
     @property

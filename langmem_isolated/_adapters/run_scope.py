@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -223,8 +223,23 @@ class ScopeFinder:
             _check_parts(self.keys.parts(own), scope, _CALLER)
 
 
+_is_a_trial: ContextVar[bool] = ContextVar("_is_a_trial", default=False)
+
+
+@contextmanager
+def trial_of_refusals() -> Iterator[None]:
+    """Calls in it are made to be refused: a refusal is what should be, and warns nobody."""
+    token = _is_a_trial.set(True)
+    try:
+        yield
+    finally:
+        _is_a_trial.reset(token)
+
+
 def tell_refusal(refusal: Exception, named: Iterable[Scope], digest_of: DigestOf) -> None:
     """Log that a call was refused, and which scopes were named, by their digests."""
+    if _is_a_trial.get():
+        return
     known = {digest for digest in map(digest_of, named) if digest}
     scopes = ", ".join(sorted(known)) or "of no known digest"
     _log.warning("A call was refused (%s); scopes named: %s.", type(refusal).__name__, scopes)

@@ -56,7 +56,10 @@ def locked(
         LockRefused: It has a lock.
     """
     if found.living(Purpose.LOCK):
-        raise LockRefused("This user has a lock. memory.change_secret(…) changes its secret.")
+        raise LockRefused(
+            "This user has a lock. memory.change_secret(…) changes its secret, on the command line "
+            "`langmem-isolated lock change`."
+        )
     version = found.next_version(Purpose.SEALING)
     fresh = keys.wrap(SecretBytes.random(), found.principal, Purpose.SEALING, version, lock)
     held = _rewrapped(keys, found, lock).with_primary(fresh)

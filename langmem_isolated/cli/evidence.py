@@ -12,7 +12,6 @@ from langmem_isolated.cli.examples import shown
 from langmem_isolated.cli.keys import write_new
 from langmem_isolated.cli.options import JsonOption
 from langmem_isolated.cli.terminal import cell, one_line, print_json, print_table, second, table
-from langmem_isolated.errors import EvidenceRefused
 
 if TYPE_CHECKING:
     from langmem_isolated.lifecycle import Evidence
@@ -84,7 +83,8 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(_MOST_BYTES)
     except OSError as error:
-        raise EvidenceRefused(f"a file cannot be read ({error.strerror})") from None
+        # A mistyped path is no pack that somebody changed.
+        raise typer.BadParameter(f"{path} cannot be read: {error.strerror}.") from None
 
 
 def _print_pack(found: Evidence) -> None:
@@ -99,6 +99,11 @@ def _print_pack(found: Evidence) -> None:
     print_table(listed)
     for one in found.pack["not_checked"]:
         typer.echo(one_line(f"Not checked: {one['what']}: {one['why']}."))
+    what = f"{report['found']:,} findings" if report["found"] else "nothing was found"
+    opened = f"{report['verified']:,} of {report['scopes']:,} scopes"
+    typer.echo(f"It says: {opened} were opened to the end, and {what}.")
+    if report["locked"]:
+        typer.echo(f"{report['locked']:,} scopes were locked: their contents were not looked at.")
     typer.echo(one_line(f"Made at {found.made_at} by its own word, signed with {found.key}."))
     if found.stamped_at is not None:
         typer.echo(f"It was there at {second(found.stamped_at)} UTC, by the authority's word.")

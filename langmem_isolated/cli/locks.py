@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict
+from getpass import GetPassWarning
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -102,7 +104,7 @@ def status(
     shown_table = table("module", "sessions", "messages", "threads", "waiting")
     for module in found.modules:
         counts = (module.sessions, module.messages, module.threads, module.waiting)
-        name = cell(module.module_id or "(all)")
+        name = cell(module.module_id or "(shared by all)")
         shown_table.add_row(name, *(cell(f"{count:,}") for count in counts))
     if found.modules:
         print_table(shown_table)
@@ -206,14 +208,23 @@ def _secret(
     if recovery_file is not None:
         return {"recovery": _content(recovery_file)}
     if asks_recovery:
-        return {"recovery": typer.prompt("Recovery code", hide_input=True)}
+        return {"recovery": _entered("Recovery code")}
     return {"passphrase": _passphrase(passphrase_file, "Passphrase", confirmed=False)}
 
 
 def _passphrase(file: Path | None, asked: str, *, confirmed: bool) -> str:
-    if file is not None:
-        return _content(file)
-    entered: str = typer.prompt(asked, hide_input=True, confirmation_prompt=confirmed)
+    return _entered(asked, confirmed=confirmed) if file is None else _content(file)
+
+
+def _entered(asked: str, *, confirmed: bool = False) -> str:
+    """What is typed at a terminal, unseen; from elsewhere it would come without being hidden."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", GetPassWarning)
+            entered: str = typer.prompt(asked, hide_input=True, confirmation_prompt=confirmed)
+    except GetPassWarning:
+        option = f"--{asked.lower().replace(' ', '-').removesuffix('-code')}-file"
+        raise typer.BadParameter(f"There is no terminal to ask at. Give {option}.") from None
     return entered
 
 

@@ -38,6 +38,8 @@ commands = typer.Typer(
     no_args_is_help=True,
     epilog=shown("keys status", "keys rotate --user ann"),
 )
+# A mistyped id must not look like a rotation.
+_NOBODY = "This user has no keys here: nothing is stored, or it is in another --project."
 _UserOption = Annotated[str | None, typer.Option("--user", help="The user's id.")]
 
 
@@ -76,14 +78,18 @@ def rotate(
     if as_json:
         print_json(asdict(rotated))
     else:
-        _print_rotated(rotated)
+        _print_rotated(rotated, is_one=user is not None)
     if not rotated.is_done:
         raise typer.Exit(3)
     if rotated.damaged:
         raise typer.Exit(1)
 
 
-def _print_rotated(rotated: KeysRotated) -> None:
+def _print_rotated(rotated: KeysRotated, *, is_one: bool) -> None:
+    told = asdict(rotated)
+    if is_one and told.pop("is_done") and not any(told.values()):
+        typer.echo(_NOBODY)
+        return
     typer.echo(
         f"{rotated.keys_made:,} keys were made, {rotated.records:,} records sealed anew, "
         f"{rotated.keys_destroyed:,} former keys destroyed."
@@ -155,6 +161,9 @@ def _print_of_all(found: KeyStatus) -> None:
 
 
 def _print_of_user(found: UserKeyStatus) -> None:
+    if not found.keys:
+        typer.echo(_NOBODY)
+        return
     keys = table("version", "state", "made", "destroyed")
     for key in found.keys:
         moments = second(key.made_at), second(key.destroyed_at)
@@ -164,7 +173,7 @@ def _print_of_user(found: UserKeyStatus) -> None:
     for use in found.scopes:
         for version in sorted({*use.records, *use.seals}):
             uses.add_row(
-                cell(use.module or "(all modules)"),
+                cell(use.module or "(shared by all)"),
                 str(use.oldest_key),
                 str(version),
                 f"{use.records.get(version, 0):,}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -63,8 +64,11 @@ def verify(
     """
     from langmem_isolated.cli.databases import existing_memory
 
-    # Before anything takes long: a report that cannot be signed is not wanted.
-    key = None if evidence is None else _evidence_key()
+    # Before anything takes long: a report that cannot be signed or written is not wanted.
+    key = None
+    if evidence is not None:
+        _refuse_a_place_that_is_taken(evidence)
+        key = _evidence_key()
     with existing_memory(database, key_store) as memory:
         with counting("scopes") as progress:
             report = memory.verify(
@@ -78,6 +82,15 @@ def verify(
         _print_report(report)
     if not report.is_clean:
         raise typer.Exit(1)
+
+
+def _refuse_a_place_that_is_taken(path: Path) -> None:
+    for error, is_so in (
+        (errno.EEXIST, os.path.lexists(path)),
+        (errno.ENOENT, not path.parent.is_dir()),
+    ):
+        if is_so:
+            raise _EvidenceNotWritten(os.strerror(error))
 
 
 def _evidence_key() -> EvidenceKey:
@@ -109,6 +122,10 @@ def _print_report(report: VerificationReport) -> None:
         if check.not_checked:
             typer.echo(f"Not checked: {check.name}: {one_line(check.not_checked)}.")
     _print_coverage(report)
+    if report.subject == "user" and not report.scopes:
+        typer.echo(
+            "This user has no memory here: nothing is stored, or it is in another --project."
+        )
     what = f"{report.found:,} findings." if report.found else "Nothing was found."
     typer.echo(f"{report.verified:,} of {report.scopes:,} scopes opened to the end. {what}")
 

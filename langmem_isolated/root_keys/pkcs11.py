@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from langmem_isolated._crypto.secret_bytes import SecretBytes
 from langmem_isolated._runtime.arguments import kind_of
+from langmem_isolated._runtime.environment import PKCS11_PIN_VARIABLE
 from langmem_isolated._runtime.forking import renew_in_children
 from langmem_isolated.errors import (
     KeyringError,
@@ -40,11 +41,16 @@ _WRONG_PIN = {"PinIncorrect", "PinInvalid", "PinLenRange", "PinLocked", "PinExpi
 _ADVICE = {
     "NoSuchKey": (
         "The token has no AES key of this name: it was destroyed, or never made. What a destroyed "
-        "key wrapped opens nothing any more."
+        "key wrapped opens nothing any more; Pkcs11RootKey(…).make_key() makes a new one."
     ),
     "MultipleObjectsReturned": "The token has several keys of this name: give each another one.",
     **dict.fromkeys(_WRONG_PIN, "Look at the PIN: it is not tried again in this process."),
 }
+_NO_PIN = (
+    "No PIN was given, and without a login a token shows no key that wants one: set "
+    f"{PKCS11_PIN_VARIABLE}_FILE, or give pin=."
+)
+_WANTS_LOGIN = {"NoSuchKey", "UserNotLoggedIn"}
 _LOOK = "Look at the module, the token and the rights of its key (CKA_ENCRYPT, CKA_DECRYPT)."
 
 
@@ -116,7 +122,7 @@ class Pkcs11RootKey:
         try:
             return self._token.run(work, self._pin)
         except _pkcs11().PKCS11Error as error:
-            failure = _translated(error)
+            failure = _translated(error, has_pin=self._pin is not None)
         # Out here, so that the frames of the attempt are in no traceback.
         raise failure
 
@@ -327,9 +333,11 @@ def _works(key: Any) -> bool:
         return False
 
 
-def _translated(error: Exception) -> KeyringError:
+def _translated(error: Exception, *, has_pin: bool) -> KeyringError:
     """What the token said, by its name alone."""
     name = type(error).__name__
+    if name in _WANTS_LOGIN and not has_pin:
+        return RootKeyUnavailable(_SERVICE, name, _NO_PIN)
     if name in _ASK_AGAIN:
         return KeyServiceUnavailable(_SERVICE, name)
     return RootKeyUnavailable(_SERVICE, name, _ADVICE.get(name, _LOOK))

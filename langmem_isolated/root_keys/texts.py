@@ -13,6 +13,13 @@ _FORMS = (
     (r"[0-9a-fA-F]{64}", "64 hexadecimal digits. Write LocalRootKey(bytes.fromhex(text))."),
     (r"\$[({].*", "a command or variable that no shell has replaced. Run it first."),
     (r"[A-Z][A-Z0-9]*_[A-Z0-9_]*=.+", "a variable's name and its value. Give the value alone."),
+    (
+        r"(aws-kms|pkcs11):.*",
+        (
+            "the name of a key in a key service. It stands in LANGMEM_ISOLATED_ROOT_KEY itself, in "
+            "no file; in code write named_root_key(name)."
+        ),
+    ),
     (r"[a-z0-9-]+:[^/].*", "a name. Of key services aws-kms:… and pkcs11:… are known."),
     (r"([\"']).*\1", "a text in quotation marks. Take them off."),
     (r".*\s.*", "a text with spaces or line breaks in it. Take them out, or make a new key."),

@@ -186,8 +186,8 @@ class ApplicationOfEach(Application):
         await self._made[turn.user].look_at_state(turn, eye)
 
 
-def parameters_of(app: object) -> int:
-    """How many arguments a callable must be given by position.
+def parameters_of(app: object) -> list[str]:
+    """Which arguments a callable must be given by position, by their names.
 
     Raises:
         TypeError: It is none that the kit can call.
@@ -201,8 +201,6 @@ def parameters_of(app: object) -> int:
     try:
         parameters = inspect.signature(app).parameters.values()
     except ValueError:
-        return 3
-    return sum(
-        one.default is one.empty and one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
-        for one in parameters
-    )
+        return ["user", "session", "text"]
+    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [one.name for one in parameters if one.default is one.empty and one.kind in by_position]

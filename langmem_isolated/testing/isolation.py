@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
 P = ParamSpec("P")
+_OF_ASGI = ["scope", "receive", "send"]
 _NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi")
 
 
@@ -231,9 +232,15 @@ def _application_of(
     if _is_runnable(app):
         del options["request"]
         return _runnable(app, is_of_one=is_of_one, **options)
-    if parameters_of(app) == 1 and not is_of_one:
+    parameters = parameters_of(app)
+    if len(parameters) == 1 and not is_of_one:
         return ApplicationOfEach(
             {user: _application_of(app(user), users, is_of_one=True, **options) for user in users}
+        )
+    if parameters == _OF_ASGI:
+        raise TypeError(
+            "This is an ASGI application. Give request=, such as lambda user, session, text: "
+            'Request("POST", "/chat", json={"text": text}, headers=…). Nothing was run.'
         )
     _refuse(for_runnables, "a function")
     return CallableApplication(app, options["state"])

@@ -9,6 +9,7 @@ from typing import Any
 from langchain_core.vectorstores import InMemoryVectorStore
 
 from langmem_isolated._adapters.context import MemoryContext
+from langmem_isolated._adapters.run_scope import trial_of_refusals
 from langmem_isolated.errors import DatabaseError, LangmemIsolatedError, NotShared
 from langmem_isolated.lifecycle.verification import canary_places
 from langmem_isolated.lifecycle.verification.canary_adapters import (
@@ -40,6 +41,7 @@ class Canaries:
         directory = self._context.keyring.directory(create=True)
         assert directory is not None
         project = canary_places.new_project(directory)
+        self._context.audit.left_out.add(project)
         try:
             places = [*self._places(project)]
             for adapter in ADAPTERS:
@@ -114,7 +116,8 @@ class Canaries:
         for what, error, call in refusals(places):
             self._tally.examined += 1
             try:
-                call()
+                with trial_of_refusals():
+                    call()
             except error:
                 continue
             self._tally.add(f"{what} was not refused", place="refusals")
