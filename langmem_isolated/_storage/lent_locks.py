@@ -4,7 +4,13 @@ import threading
 import time
 from collections.abc import Callable
 
-from langmem_isolated._crypto.sealing import SealingKey, derive, open_sealed, seal
+from langmem_isolated._crypto.sealing import (
+    KEY_ID_BYTES,
+    SealingKey,
+    derive,
+    open_sealed,
+    seal,
+)
 from langmem_isolated._crypto.secret_bytes import SecretBytes
 from langmem_isolated._runtime.forking import renew_in_children
 
@@ -30,6 +36,10 @@ class LockKey:
         """
         keys = {self._sealing.id: self._sealing}
         return SecretBytes(open_sealed(keys, context, wrapped.reveal(), kind="key"))
+
+    def has_wrapped(self, wrapped: SecretBytes) -> bool:
+        """Whether it is this lock that wrapped a key, as the key's id in what is wrapped says."""
+        return wrapped.reveal()[1 : 1 + KEY_ID_BYTES] == self._sealing.id
 
     def __reduce__(self) -> str:
         raise TypeError("keys are not pickled")

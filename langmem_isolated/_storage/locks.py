@@ -112,7 +112,8 @@ class Locks(NamedTuple):
         principal = self.directory.principal_of(owner)
         found = self.sets.read(principal, self.directory)
         secrets = user_held_keys.kinds_of_secrets(found) if is_user_held(found) else frozenset()
-        return FoundLock(secrets, self.lent.seconds_left(principal))
+        seconds = 0.0 if self.keys.is_locked(found) else self.lent.seconds_left(principal)
+        return FoundLock(secrets, seconds)
 
     def inbox_key(self, owner: Owner) -> SecretBytes | None:
         """What opens a user's inbox; ``None`` for one who never had a lock.
