@@ -1,11 +1,12 @@
 """Users' own locks while several processes make, change, remove and lend them at once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
-from langmem_isolated.errors import MemoryLocked
+from langmem_isolated._storage.key_sets import KeySets
+from langmem_isolated.errors import MemoryLocked, WrongSecret
 from tests.locks import CHEAP, PASSPHRASE, lock, unlock
 
 ANOTHER = "another battery staple"
@@ -71,3 +72,56 @@ def test_who_was_lent_a_lock_that_was_exchanged_is_locked_and_told_of_no_damage(
 
     other.unlock("alice", passphrase=ANOTHER, seconds=600)
     assert texts(other) == ["before", "meanwhile"]
+
+
+@pytest.fixture
+def before_the_swap(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Has something happen, once, before the next key set is swapped."""
+    swap = KeySets.swap
+
+    def happens(what: Callable[[], object]) -> None:
+        def swap_behind(*args: object) -> bool:
+            monkeypatch.setattr(KeySets, "swap", swap)
+            what()
+            return swap(*args)
+
+        monkeypatch.setattr(KeySets, "swap", swap_behind)
+
+    return happens
+
+
+def test_a_secret_that_was_changed_meanwhile_changes_nothing_any_more(
+    locked: IsolatedMemory, other: IsolatedMemory, before_the_swap
+):
+    before_the_swap(
+        lambda: other.change_secret(
+            "alice", passphrase=PASSPHRASE, new_passphrase=ANOTHER, cost=CHEAP
+        )
+    )
+
+    with pytest.raises(WrongSecret):
+        locked.change_secret(
+            "alice", passphrase=PASSPHRASE, new_passphrase="a third of them", cost=CHEAP
+        )
+
+    other.unlock("alice", passphrase=ANOTHER, seconds=600)
+    assert texts(other) == ["before"]
+
+
+@pytest.mark.parametrize("passphrase", [PASSPHRASE, ANOTHER])
+def test_a_secret_is_changed_of_the_lock_that_is_there_and_of_no_former_one(
+    locked: IsolatedMemory, other: IsolatedMemory, before_the_swap, passphrase: str
+):
+    before_the_swap(lambda: lock_anew(other, passphrase))
+    try:
+        locked.change_secret(
+            "alice", passphrase=PASSPHRASE, new_passphrase="a third of them", new_recovery=True,
+            cost=CHEAP,
+        )  # fmt: skip
+    except WrongSecret:
+        opens = passphrase
+    else:
+        opens = "a third of them"
+
+    other.unlock("alice", passphrase=opens, seconds=600)
+    assert texts(other) == ["before"]

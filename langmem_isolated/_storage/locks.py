@@ -8,7 +8,7 @@ from langmem_isolated._crypto.lock_secrets import LockSecret, SecretKind
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.secret_bytes import SecretBytes
 from langmem_isolated._storage import user_held_keys
-from langmem_isolated._storage.key_sets import KeySets
+from langmem_isolated._storage.key_sets import KeySet, KeySets
 from langmem_isolated._storage.lent_locks import LentLocks, LockKey
 from langmem_isolated._storage.user_held_keys import StretchedSecret
 from langmem_isolated._storage.wrapped_keys import WrappedKeys, is_user_held
@@ -72,16 +72,16 @@ class Locks(NamedTuple):
             WrongSecret: It is another's.
             RecordDoesNotOpen: The user's keys are not as they were stored.
         """
-        principal = self.directory.principal_of(owner)
-        lock = self._opened(principal, secret)
-        self.keys.change(
-            self.sets,
-            principal,
-            self.directory,
-            lambda found, keys: user_held_keys.with_other_secrets(
+
+        def changed(found: KeySet, keys: WrappedKeys) -> KeySet:
+            # Of the set that is swapped: others may have changed the secret, or the lock itself.
+            lock = user_held_keys.opened_lock(keys, found, secret)
+            return user_held_keys.with_other_secrets(
                 keys, found, lock, secrets, in_place_of=in_place_of
-            ),
-        )
+            )
+
+        principal = self.directory.principal_of(owner)
+        self.keys.change(self.sets, principal, self.directory, changed)
 
     def remove(self, owner: Owner) -> None:
         """Give a user's keys back to the server for good; the lock must be lent.
