@@ -1,11 +1,15 @@
 """Users' own locks while several processes make, change, remove and lend them at once."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
 
 import pytest
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
+from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._storage.key_sets import KeySets
+from langmem_isolated._storage.owner_state import OwnerPlace
 from langmem_isolated.errors import MemoryLocked, WrongSecret
 from tests.locks import CHEAP, PASSPHRASE, lock, unlock
 
@@ -125,3 +129,39 @@ def test_a_secret_is_changed_of_the_lock_that_is_there_and_of_no_former_one(
 
     other.unlock("alice", passphrase=opens, seconds=600)
     assert texts(other) == ["before"]
+
+
+def test_keys_that_are_taken_back_while_they_are_read_are_not_kept(
+    locked: IsolatedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    scope_keys = OwnerPlace.scope_keys
+
+    def taken_back(*args: Any, **named: Any) -> ScopeKeys:
+        monkeypatch.setattr(OwnerPlace, "scope_keys", scope_keys)
+        made = scope_keys(*args, **named)
+        locked.lock("alice")
+        return made
+
+    unlock(locked)
+    locked._context.keyring._cache.clear()
+    monkeypatch.setattr(OwnerPlace, "scope_keys", taken_back)
+    # Who was about to read may still do so, and nobody behind it.
+    with suppress(MemoryLocked):
+        texts(locked)
+
+    with pytest.raises(MemoryLocked):
+        texts(locked)
+
+
+def test_what_was_opened_leaves_the_plaintext_cache_though_its_keys_have_left_theirs(
+    database_url: str, root_key: LocalRootKey
+):
+    options = {"root_key": root_key, "plaintext_cache_seconds": 600.0, "key_cache_size": 1}
+    with IsolatedMemory(database_url, **options) as memory:
+        say(memory, "Grandma likes chess")
+        lock(memory)
+        with unlock(memory):
+            assert memory.scope(user_id="alice", module_id="tutor").recall("chess")
+            memory.scope(user_id="bob", module_id="tutor").chat_history("a").add_user_message("Hi")
+            assert len(memory._context.plaintext_cache._entries)
+        assert not len(memory._context.plaintext_cache._entries)

@@ -64,6 +64,8 @@ class LentLocks:
         self._mutex = threading.Lock()
         self.held: dict[bytes, tuple[float, LockKey]] = {}
         self._timers: dict[bytes, threading.Timer] = {}
+        self.opened: dict[bytes, set[bytes]] = {}
+        """By principal, the ids of the scopes whose keys a lock has opened."""
 
     def lend(self, principal: bytes, lock: LockKey, seconds: float) -> None:
         """Keep a lock for so long, in place of one that is there."""
@@ -82,6 +84,14 @@ class LentLocks:
         """The lock of a principal, if it is lent."""
         until, lock = self.held.get(principal, (0.0, None))
         return lock if lock is not None and self._clock() < until else None
+
+    def has_opened(self, principal: bytes, scope_id: bytes) -> bool:
+        """Note what the lock of a principal has opened; ``False`` if it is no longer lent."""
+        with self._mutex:
+            is_lent = self.of(principal) is not None
+            if is_lent:
+                self.opened.setdefault(principal, set()).add(scope_id)
+        return is_lent
 
     def seconds_left(self, principal: bytes) -> float:
         """How long it stays; 0 where it is not lent."""

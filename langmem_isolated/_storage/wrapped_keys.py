@@ -277,6 +277,13 @@ class WrappedKeys:
         except MemoryLocked:
             return []
 
+    def may_be_kept(self, found: KeySet, scope_id: bytes) -> bool:
+        """Whether the keys of a scope that were unwrapped may be kept: their user still lends them.
+
+        What they open is to be forgotten with the lock.
+        """
+        return not is_user_held(found) or self._lent.has_opened(found.principal, scope_id)
+
     def is_locked(self, found: KeySet) -> bool:
         """Whether the user alone has the sealing keys of a set."""
         sealing = found.living(Purpose.SEALING)
