@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
+from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._storage import inbox
 from langmem_isolated._storage.key_sets import KeySets
 from langmem_isolated._storage.owner_state import OwnerPlace
-from langmem_isolated.errors import MemoryLocked, WrongSecret
+from langmem_isolated.errors import MemoryLocked, RecordDoesNotOpen, WrongSecret
 from tests.locks import CHEAP, PASSPHRASE, lock, unlock
 
 ANOTHER = "another battery staple"
@@ -165,3 +167,24 @@ def test_what_was_opened_leaves_the_plaintext_cache_though_its_keys_have_left_th
             memory.scope(user_id="bob", module_id="tutor").chat_history("a").add_user_message("Hi")
             assert len(memory._context.plaintext_cache._entries)
         assert not len(memory._context.plaintext_cache._entries)
+
+
+def test_another_lock_has_another_inbox_which_no_key_from_before_opens(
+    locked: IsolatedMemory, other: IsolatedMemory
+):
+    say(locked, "to the first")
+    locked.remove_lock("alice", passphrase=PASSPHRASE)
+    alice = Owner(Level.USER, "default", "alice")
+    # The server has these, and so has a copy of the database from this moment.
+    from_before = locked._context.keyring.locks().inbox_keys(alice)
+    assert from_before
+    locked.lock_with("alice", passphrase=ANOTHER, cost=CHEAP)
+    say(locked, "to the second")
+
+    tutors = locked._context.records(Owner(Level.PRIVATE, "default", "alice", "tutor"))
+    ((digest, _),) = tutors.read(inbox.waiting, [])
+    with pytest.raises(RecordDoesNotOpen):
+        tutors.write(inbox.take, digest, from_before, lambda opened: pytest.fail(repr(opened)))
+
+    other.unlock("alice", passphrase=ANOTHER, seconds=600)
+    assert texts(other) == ["before", "to the first", "to the second"]

@@ -104,7 +104,9 @@ def _put(
 
 
 def collect(
-    records: ScopedDatabase, private: SecretBytes, told: Callable[[int], object] = lambda _: None
+    records: ScopedDatabase,
+    private: Sequence[SecretBytes],
+    told: Callable[[int], object] = lambda _: None,
 ) -> tuple[int, int]:
     """Bring what waits in the inbox of a scope into its sessions.
 
@@ -112,7 +114,7 @@ def collect(
 
     Args:
         records: The scope's.
-        private: The key of the user's inbox.
+        private: The keys of the user's inbox, the latest first.
         told: How many messages were brought so far, behind each batch.
 
     Returns:
@@ -140,7 +142,7 @@ def _take(
     transaction: Transaction,
     keys: ScopeKeys,
     digest: bytes,
-    private: SecretBytes,
+    private: Sequence[SecretBytes],
     rules: SessionRules,
 ) -> tuple[int, int]:
     append = partial(_append, transaction, keys, rules)

@@ -115,8 +115,8 @@ class Locks(NamedTuple):
         seconds = 0.0 if self.keys.is_locked(found) else self.lent.seconds_left(principal)
         return FoundLock(secrets, seconds)
 
-    def inbox_key(self, owner: Owner) -> SecretBytes | None:
-        """What opens a user's inbox; ``None`` for one who never had a lock.
+    def inbox_keys(self, owner: Owner) -> list[SecretBytes]:
+        """What opens a user's inbox, the latest first; nothing for one who never had a lock.
 
         Raises:
             MemoryLocked: The lock is not lent to this process.
@@ -124,7 +124,7 @@ class Locks(NamedTuple):
         """
         principal = self.directory.principal_of(owner)
         found = self.sets.read(principal, self.directory)
-        return user_held_keys.inbox_key(self.keys, found)
+        return user_held_keys.inbox_keys(self.keys, found)
 
     def _opened(self, principal: bytes, secret: LockSecret) -> LockKey:
         found = self.sets.read(principal, self.directory)

@@ -302,9 +302,16 @@ def public_key(found: KeySet) -> bytes | None:
         RecordDoesNotOpen: It has another form.
     """
     rows = found.living(Purpose.INBOX)
-    if not rows:
-        return None
-    stored = rows[-1].second_parameters or b""
+    return public_key_of(rows[-1]) if rows else None
+
+
+def public_key_of(row: StoredKey) -> bytes:
+    """The public key in the row of an inbox's private one.
+
+    Raises:
+        RecordDoesNotOpen: It has another form.
+    """
+    stored = row.second_parameters or b""
     if stored[:1] != INBOX_FORM or len(stored) != 1 + PUBLIC_BYTES:
         raise RecordDoesNotOpen("key", "the key of the inbox has another form")
     return stored[1:]

@@ -91,8 +91,8 @@ def open_lock(
 
 def collect_all(context: MemoryContext, user: Owner, told: Told = lambda _: None) -> Collected:
     """Empty the inboxes of all scopes of a user whose memory is open in this process."""
-    private, done, damaged = context.keyring.locks().inbox_key(user), 0, 0
-    if private is None:
+    private, done, damaged = context.keyring.locks().inbox_keys(user), 0, 0
+    if not private:
         return Collected(0, 0)
     for owner in context.keyring.owners(user):
         # As the owner, under the rules of sessions that hold for what the owner says.
