@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
+from langmem_isolated._adapters import appending
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._storage import inbox
@@ -188,3 +189,32 @@ def test_another_lock_has_another_inbox_which_no_key_from_before_opens(
 
     other.unlock("alice", passphrase=ANOTHER, seconds=600)
     assert texts(other) == ["before", "to the first", "to the second"]
+
+
+def test_what_is_put_into_the_inbox_just_before_the_lock_is_removed_is_brought_in(
+    locked: IsolatedMemory, other: IsolatedMemory, before_the_swap
+):
+    before_the_swap(lambda: say(other, "meanwhile"))
+
+    assert locked.remove_lock("alice", passphrase=PASSPHRASE).messages == 1
+
+    assert texts(other) == ["before", "meanwhile"]
+
+
+@pytest.mark.parametrize("is_for_good", [True, False])
+def test_what_is_put_into_the_inbox_just_behind_an_unlock_is_brought_in_by_who_says_it(
+    locked: IsolatedMemory, monkeypatch: pytest.MonkeyPatch, *, is_for_good: bool
+):
+    let_wait = appending.let_wait
+
+    def let_wait_behind(*args: Any) -> None:
+        if is_for_good:
+            locked.remove_lock("alice", passphrase=PASSPHRASE)
+        else:
+            unlock(locked)
+        let_wait(*args)
+
+    monkeypatch.setattr(appending, "let_wait", let_wait_behind)
+    say(locked, "meanwhile")
+
+    assert texts(locked) == ["before", "meanwhile"]

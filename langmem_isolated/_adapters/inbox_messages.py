@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from typing import NamedTuple
@@ -31,7 +32,7 @@ from langmem_isolated._storage.sessions.listing import ROWS, session_digest
 from langmem_isolated._storage.sessions.writing import Message, Repeated
 from langmem_isolated._storage.usage import Use
 from langmem_isolated._storage.working_locked import works_locked
-from langmem_isolated.errors import RecordDoesNotOpen, SessionClosed
+from langmem_isolated.errors import MemoryLocked, RecordDoesNotOpen, SessionClosed
 
 _log = logging.getLogger("langmem_isolated.sessions")
 
@@ -85,6 +86,15 @@ def let_wait(records: ScopedDatabase, said: Said, messages: Sequence[Message]) -
     """
     waiting = [_encoded(said, message) for message in messages]
     records.write(_put, said.session_id, waiting, os.urandom(BIRTH_BYTES), said.moment)
+    # Unlocked, or for good, since it was tried: who did that has emptied the inbox already.
+    if not records.write(_is_locked):
+        with suppress(MemoryLocked):
+            collect(records, records.inbox_keys())
+
+
+@works_locked
+def _is_locked(_: Transaction, keys: ScopeKeys) -> bool:
+    return keys.is_locked
 
 
 @works_locked

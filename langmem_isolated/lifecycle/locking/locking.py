@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import chain
 
 from langmem_isolated._adapters.context import MemoryContext
@@ -16,6 +17,7 @@ from langmem_isolated._storage.container_state import ContainerState
 from langmem_isolated._storage.overview import Totals
 from langmem_isolated._storage.sessions import unopened
 from langmem_isolated._storage.user_held_keys import StretchedSecret
+from langmem_isolated.errors import MemoryLocked
 from langmem_isolated.lifecycle.locking.values import (
     Collected,
     LockedModule,
@@ -146,6 +148,10 @@ def remove_lock(context: MemoryContext, user: Owner, secret: LockSecret, told: T
         locks.remove(user)
     finally:
         locks.forget(user)
+    # What others have put there until they learned of it.
+    with suppress(MemoryLocked):
+        late = collect_all(context, user)
+        return Collected(collected.messages + late.messages, late.damaged)
     return collected
 
 
