@@ -10,8 +10,10 @@ from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated._adapters import appending
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._crypto.secret_bytes import SecretBytes
 from langmem_isolated._storage import inbox
 from langmem_isolated._storage.key_sets import KeySets
+from langmem_isolated._storage.lent_locks import LentLocks, LockKey
 from langmem_isolated._storage.owner_state import OwnerPlace
 from langmem_isolated.errors import MemoryLocked, RecordDoesNotOpen, WrongSecret
 from tests.locks import CHEAP, PASSPHRASE, lock, unlock
@@ -218,3 +220,22 @@ def test_what_is_put_into_the_inbox_just_behind_an_unlock_is_brought_in_by_who_s
     say(locked, "meanwhile")
 
     assert texts(locked) == ["before", "meanwhile"]
+
+
+def test_a_lock_that_is_lent_anew_as_its_time_is_over_stays_lent():
+    now = [0.0]
+    lent = LentLocks(lambda: now[0])
+    for user in (b"alice", b"bob"):
+        lent.lend(user, LockKey(SecretBytes.random()), 60)
+    # Bob unlocks again while Alice's keys are being let go of.
+    lent.ended = lambda ended: (
+        lent.lend(b"bob", LockKey(SecretBytes.random()), 60) if ended == b"alice" else None
+    )
+    now[0] = 60.0
+
+    lent.end_over_time()
+
+    assert lent.of(b"alice") is None
+    assert lent.of(b"bob") is not None
+    lent.ended = lambda _: None
+    lent.end_all()

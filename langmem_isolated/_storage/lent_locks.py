@@ -1,5 +1,6 @@
 """Lent locks: the keys of users' locks, as long as these lend them to this process."""
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -98,9 +99,12 @@ class LentLocks:
         until, _ = self.held.get(principal, (0.0, None))
         return max(0.0, until - self._clock())
 
-    def end(self, principal: bytes) -> None:
-        """Forget a lock at once."""
+    def end(self, principal: bytes, by: float = math.inf) -> None:
+        """Forget a lock at once; not one that is lent for longer than ``by``."""
         with self._mutex:
+            until, _ = self.held.get(principal, (0.0, None))
+            if until > by:
+                return
             self.held.pop(principal, None)
             timer = self._timers.pop(principal, None)
         if timer:
@@ -112,7 +116,8 @@ class LentLocks:
         now = self._clock()
         for principal, (until, _) in [*self.held.items()]:
             if until <= now:
-                self.end(principal)
+                # Unless it was lent anew at this moment.
+                self.end(principal, by=now)
 
     def end_all(self) -> None:
         """Forget every lock."""
