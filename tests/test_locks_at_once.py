@@ -1,6 +1,9 @@
 """Users' own locks while several processes make, change, remove and lend them at once."""
 
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -239,3 +242,26 @@ def test_a_lock_that_is_lent_anew_as_its_time_is_over_stays_lent():
     assert lent.of(b"bob") is not None
     lent.ended = lambda _: None
     lent.end_all()
+
+
+def test_who_says_something_and_who_unlocks_never_wait_for_each_other_in_a_ring(
+    locked: IsolatedMemory, other: IsolatedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    say(locked, "first")
+    put, has_begun = inbox.put, threading.Event()
+
+    def put_slowly(*args: Any) -> None:
+        # It has the session's row, and will want that of the inbox.
+        has_begun.set()
+        time.sleep(0.5)
+        put(*args)
+
+    monkeypatch.setattr(inbox, "put", put_slowly)
+    with ThreadPoolExecutor(1) as pool:
+        said = pool.submit(say, locked, "second")
+        assert has_begun.wait(30)
+        unlock(other)
+        said.result()
+    other.collect_inbox("alice")
+
+    assert texts(other) == ["before", "first", "second"]

@@ -155,6 +155,8 @@ def _take(
     private: Sequence[SecretBytes],
     rules: SessionRules,
 ) -> tuple[int, int]:
+    # In the order of who says something: the session's row, and then that of its inbox.
+    ROWS.locked(transaction, keys, digest)
     append = partial(_append, transaction, keys, rules)
     return inbox.take(transaction, keys, digest, private, append)
 
