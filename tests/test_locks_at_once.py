@@ -1,10 +1,12 @@
 """Users' own locks while several processes make, change, remove and lend them at once."""
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -265,3 +267,20 @@ def test_who_says_something_and_who_unlocks_never_wait_for_each_other_in_a_ring(
     other.collect_inbox("alice")
 
     assert texts(other) == ["before", "first", "second"]
+
+
+def test_files_that_are_copied_behind_the_lock_have_no_key_and_no_record_from_before(
+    sqlite_url: str, root_key: LocalRootKey
+):
+    path = sqlite_url.removeprefix("sqlite:///")
+    with IsolatedMemory(sqlite_url, root_key=root_key) as memory:
+        for number in range(20):
+            say(memory, f"{number}")
+        with closing(sqlite3.connect(path)) as connection:
+            old = connection.execute("SELECT wrapped FROM keys WHERE purpose = 3").fetchall()
+            old += connection.execute("SELECT sealed FROM records").fetchall()
+
+        lock(memory)
+
+        files = b"".join(Path(path + end).read_bytes() for end in ("", "-wal"))
+        assert not [sealed for (sealed,) in old if sealed in files]

@@ -18,6 +18,7 @@ from langmem_isolated._storage.overview import Totals
 from langmem_isolated._storage.sessions import unopened
 from langmem_isolated._storage.user_held_keys import StretchedSecret
 from langmem_isolated.errors import MemoryLocked
+from langmem_isolated.lifecycle.erasure.run import scrubbed
 from langmem_isolated.lifecycle.locking.values import (
     Collected,
     LockedModule,
@@ -72,6 +73,8 @@ def lock(
     try:
         # The rotation finds a newer key, and makes none.
         rotated = RotationRun(context, None, told, lambda: False).run(user)
+        # A copy of the files has their logs, too, and in them the keys from before.
+        scrubbed(context)
         return code, rotated.records
     finally:
         locks.forget(user)
