@@ -153,6 +153,8 @@ def test_a_statement_that_fails_leaves_a_clean_session(memory: IsolatedMemory):
         assert len(alice.chat_history("monday").messages) == 1
 
 
+# Three minutes where nothing else runs.
+@pytest.mark.timeout(1500)
 @pytest.mark.slow
 def test_the_adapters_suite_passes_with_row_level_security_through_a_pooler():
     without = " and ".join(f"not {name}" for name in LEFT_OUT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from typing import NamedTuple
@@ -31,7 +32,7 @@ from langmem_isolated._storage.sessions.listing import ROWS, session_digest
 from langmem_isolated._storage.sessions.writing import Message, Repeated
 from langmem_isolated._storage.usage import Use
 from langmem_isolated._storage.working_locked import works_locked
-from langmem_isolated.errors import RecordDoesNotOpen, SessionClosed
+from langmem_isolated.errors import MemoryLocked, RecordDoesNotOpen, SessionClosed
 
 _log = logging.getLogger("langmem_isolated.sessions")
 
@@ -85,6 +86,15 @@ def let_wait(records: ScopedDatabase, said: Said, messages: Sequence[Message]) -
     """
     waiting = [_encoded(said, message) for message in messages]
     records.write(_put, said.session_id, waiting, os.urandom(BIRTH_BYTES), said.moment)
+    # Unlocked, or for good, since it was tried: who did that has emptied the inbox already.
+    if not records.write(_is_locked):
+        with suppress(MemoryLocked):
+            collect(records, records.inbox_keys())
+
+
+@works_locked
+def _is_locked(_: Transaction, keys: ScopeKeys) -> bool:
+    return keys.is_locked
 
 
 @works_locked
@@ -104,7 +114,9 @@ def _put(
 
 
 def collect(
-    records: ScopedDatabase, private: SecretBytes, told: Callable[[int], object] = lambda _: None
+    records: ScopedDatabase,
+    private: Sequence[SecretBytes],
+    told: Callable[[int], object] = lambda _: None,
 ) -> tuple[int, int]:
     """Bring what waits in the inbox of a scope into its sessions.
 
@@ -112,7 +124,7 @@ def collect(
 
     Args:
         records: The scope's.
-        private: The key of the user's inbox.
+        private: The keys of the user's inbox, the latest first.
         told: How many messages were brought so far, behind each batch.
 
     Returns:
@@ -140,9 +152,11 @@ def _take(
     transaction: Transaction,
     keys: ScopeKeys,
     digest: bytes,
-    private: SecretBytes,
+    private: Sequence[SecretBytes],
     rules: SessionRules,
 ) -> tuple[int, int]:
+    # In the order of who says something: the session's row, and then that of its inbox.
+    ROWS.locked(transaction, keys, digest)
     append = partial(_append, transaction, keys, rules)
     return inbox.take(transaction, keys, digest, private, append)
 

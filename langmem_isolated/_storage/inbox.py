@@ -10,6 +10,7 @@ after it was taken out, does not open. In bytes::
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import sqlalchemy as sa
@@ -107,14 +108,14 @@ def take(
     transaction: Transaction,
     keys: ScopeKeys,
     digest: bytes,
-    private: SecretBytes,
+    private: Sequence[SecretBytes],
     append: Callable[[Sequence[bytes]], Any],
 ) -> tuple[int, int]:
     """Take out the oldest messages that wait for a session; how many, and how many are left.
 
     Args:
         digest: The session's.
-        private: The key of the user's inbox.
+        private: The keys of the user's inbox, the latest first.
         append: Stores their plaintexts, in this transaction.
 
     Raises:
@@ -160,13 +161,17 @@ def _opened(
     keys: ScopeKeys,
     digest: bytes,
     state: ContainerState,
-    private: SecretBytes,
+    private: Sequence[SecretBytes],
     key: bytes,
     sealed: bytes,
 ) -> bytes:
     if sealed[:1] != _FORM:
         raise RecordDoesNotOpen(Kind.INBOX.label, f"its form is unknown ({len(sealed)} bytes)")
-    return open_from(private, _info(keys, digest, state, key), sealed[1:])
+    info = _info(keys, digest, state, key)
+    for one in private:
+        with suppress(RecordDoesNotOpen):
+            return open_from(one, info, sealed[1:])
+    raise RecordDoesNotOpen(Kind.INBOX.label, "it fails authentication")
 
 
 def _grown(state: ContainerState, count: int, size: int) -> ContainerState:

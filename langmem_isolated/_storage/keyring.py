@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from langmem_isolated._crypto.directory import DirectoryKey
-from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.database import Database
@@ -30,7 +29,7 @@ from langmem_isolated._storage.root_key_rotation import RootKeyRotation
 from langmem_isolated._storage.scope_rows import ScopeRow, ScopeRows, Traces, owner_of
 from langmem_isolated._storage.tombstones import FOR_EVER, TombstoneRules, Tombstones
 from langmem_isolated._storage.wrapped_keys import OWNED, WrappedKeys, incarnation_of
-from langmem_isolated.errors import KeyDestroyed, RecordDoesNotOpen
+from langmem_isolated.errors import KeyDestroyed
 from langmem_isolated.root_keys import RootKey
 
 _log = logging.getLogger("langmem_isolated.scopes")
@@ -313,6 +312,9 @@ class Keyring:
                 self._cache.drop(owner)
                 if kept is not None:
                     self.when_locked(kept.scope_id)
+        # Keys leave the cache before what they opened does.
+        for scope_id in self.lent.opened.pop(principal, ()):
+            self.when_locked(scope_id)
 
     def _cached(self, owner: Owner) -> ScopeKeys | None:
         if self.lent.held:
@@ -329,9 +331,12 @@ class Keyring:
         seals = row.seals if row.used_key == version else None
         counter = self._uses.counter(row.scope_id, version, seals if type(seals) is int else 0)
         keys = place.scope_keys(row, principal, counter, compress=self._compress)
+        self._cache.put(place.owner, keys)
         if keys.is_locked:
             self.when_locked(keys.scope_id)
-        self._cache.put(place.owner, keys)
+        elif not place.keys.may_be_kept(sight.key_set, keys.scope_id):
+            # Taken back while they were unwrapped: who took them back has not found them here.
+            self._cache.drop(place.owner)
         return keys
 
     def _looks(self, place: OwnerPlace) -> Iterator[OwnerState]:
@@ -349,7 +354,7 @@ class Keyring:
         found = self._scopes.look(place.directory, place.scope_id, place.principal)
         key_set = self._sets.read(place.principal, place.directory)
         if isinstance(found, Traces):
-            _refuse_orphans(found)
+            found.refuse_orphans()
             return OwnerState(key_set, None, found)
         return OwnerState(key_set, found, None)
 
@@ -391,10 +396,5 @@ class Keyring:
 
     def _traces(self, place: OwnerPlace) -> Traces:
         traces = self._scopes.traces(place.scope_id, place.principal)
-        _refuse_orphans(traces)
+        traces.refuse_orphans()
         return traces
-
-
-def _refuse_orphans(traces: Traces) -> None:
-    if traces.has_records and not traces.has_row:
-        raise RecordDoesNotOpen(Kind.SCOPE.label, "its row was removed, and its records were not")

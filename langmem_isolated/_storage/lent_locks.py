@@ -1,10 +1,17 @@
 """Lent locks: the keys of users' locks, as long as these lend them to this process."""
 
+import math
 import threading
 import time
 from collections.abc import Callable
 
-from langmem_isolated._crypto.sealing import SealingKey, derive, open_sealed, seal
+from langmem_isolated._crypto.sealing import (
+    KEY_ID_BYTES,
+    SealingKey,
+    derive,
+    open_sealed,
+    seal,
+)
 from langmem_isolated._crypto.secret_bytes import SecretBytes
 from langmem_isolated._runtime.forking import renew_in_children
 
@@ -31,6 +38,10 @@ class LockKey:
         keys = {self._sealing.id: self._sealing}
         return SecretBytes(open_sealed(keys, context, wrapped.reveal(), kind="key"))
 
+    def has_wrapped(self, wrapped: SecretBytes) -> bool:
+        """Whether it is this lock that wrapped a key, as the key's id in what is wrapped says."""
+        return wrapped.reveal()[1 : 1 + KEY_ID_BYTES] == self._sealing.id
+
     def __reduce__(self) -> str:
         raise TypeError("keys are not pickled")
 
@@ -54,6 +65,8 @@ class LentLocks:
         self._mutex = threading.Lock()
         self.held: dict[bytes, tuple[float, LockKey]] = {}
         self._timers: dict[bytes, threading.Timer] = {}
+        self.opened: dict[bytes, set[bytes]] = {}
+        """By principal, the ids of the scopes whose keys a lock has opened."""
 
     def lend(self, principal: bytes, lock: LockKey, seconds: float) -> None:
         """Keep a lock for so long, in place of one that is there."""
@@ -73,14 +86,25 @@ class LentLocks:
         until, lock = self.held.get(principal, (0.0, None))
         return lock if lock is not None and self._clock() < until else None
 
+    def has_opened(self, principal: bytes, scope_id: bytes) -> bool:
+        """Note what the lock of a principal has opened; ``False`` if it is no longer lent."""
+        with self._mutex:
+            is_lent = self.of(principal) is not None
+            if is_lent:
+                self.opened.setdefault(principal, set()).add(scope_id)
+        return is_lent
+
     def seconds_left(self, principal: bytes) -> float:
         """How long it stays; 0 where it is not lent."""
         until, _ = self.held.get(principal, (0.0, None))
         return max(0.0, until - self._clock())
 
-    def end(self, principal: bytes) -> None:
-        """Forget a lock at once."""
+    def end(self, principal: bytes, by: float = math.inf) -> None:
+        """Forget a lock at once; not one that is lent for longer than ``by``."""
         with self._mutex:
+            until, _ = self.held.get(principal, (0.0, None))
+            if until > by:
+                return
             self.held.pop(principal, None)
             timer = self._timers.pop(principal, None)
         if timer:
@@ -92,7 +116,8 @@ class LentLocks:
         now = self._clock()
         for principal, (until, _) in [*self.held.items()]:
             if until <= now:
-                self.end(principal)
+                # Unless it was lent anew at this moment.
+                self.end(principal, by=now)
 
     def end_all(self) -> None:
         """Forget every lock."""

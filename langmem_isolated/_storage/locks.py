@@ -8,7 +8,7 @@ from langmem_isolated._crypto.lock_secrets import LockSecret, SecretKind
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.secret_bytes import SecretBytes
 from langmem_isolated._storage import user_held_keys
-from langmem_isolated._storage.key_sets import KeySets
+from langmem_isolated._storage.key_sets import KeySet, KeySets
 from langmem_isolated._storage.lent_locks import LentLocks, LockKey
 from langmem_isolated._storage.user_held_keys import StretchedSecret
 from langmem_isolated._storage.wrapped_keys import WrappedKeys, is_user_held
@@ -72,16 +72,16 @@ class Locks(NamedTuple):
             WrongSecret: It is another's.
             RecordDoesNotOpen: The user's keys are not as they were stored.
         """
-        principal = self.directory.principal_of(owner)
-        lock = self._opened(principal, secret)
-        self.keys.change(
-            self.sets,
-            principal,
-            self.directory,
-            lambda found, keys: user_held_keys.with_other_secrets(
+
+        def changed(found: KeySet, keys: WrappedKeys) -> KeySet:
+            # Of the set that is swapped: others may have changed the secret, or the lock itself.
+            lock = user_held_keys.opened_lock(keys, found, secret)
+            return user_held_keys.with_other_secrets(
                 keys, found, lock, secrets, in_place_of=in_place_of
-            ),
-        )
+            )
+
+        principal = self.directory.principal_of(owner)
+        self.keys.change(self.sets, principal, self.directory, changed)
 
     def remove(self, owner: Owner) -> None:
         """Give a user's keys back to the server for good; the lock must be lent.
@@ -112,10 +112,11 @@ class Locks(NamedTuple):
         principal = self.directory.principal_of(owner)
         found = self.sets.read(principal, self.directory)
         secrets = user_held_keys.kinds_of_secrets(found) if is_user_held(found) else frozenset()
-        return FoundLock(secrets, self.lent.seconds_left(principal))
+        seconds = 0.0 if self.keys.is_locked(found) else self.lent.seconds_left(principal)
+        return FoundLock(secrets, seconds)
 
-    def inbox_key(self, owner: Owner) -> SecretBytes | None:
-        """What opens a user's inbox; ``None`` for one who never had a lock.
+    def inbox_keys(self, owner: Owner) -> list[SecretBytes]:
+        """What opens a user's inbox, the latest first; nothing for one who never had a lock.
 
         Raises:
             MemoryLocked: The lock is not lent to this process.
@@ -123,7 +124,7 @@ class Locks(NamedTuple):
         """
         principal = self.directory.principal_of(owner)
         found = self.sets.read(principal, self.directory)
-        return user_held_keys.inbox_key(self.keys, found)
+        return user_held_keys.inbox_keys(self.keys, found)
 
     def _opened(self, principal: bytes, secret: LockSecret) -> LockKey:
         found = self.sets.read(principal, self.directory)

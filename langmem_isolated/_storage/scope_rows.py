@@ -83,6 +83,13 @@ class Traces(NamedTuple):
     has_records: bool
     of_principal: bool
 
+    def refuse_orphans(self) -> None:
+        """Refuse records whose scope's row is gone."""
+        if self.has_records and not self.has_row:
+            raise RecordDoesNotOpen(
+                Kind.SCOPE.label, "its row was removed, and its records were not"
+            )
+
 
 _scopes, _uses = schema.scopes.c, schema.key_uses.c
 _COLUMNS = [_scopes[name] for name in _STORED]

@@ -9,6 +9,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._crypto.secret_bytes import SecretBytes
 from langmem_isolated._database.admission import Admission
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.dialects import Conflict
@@ -123,6 +124,10 @@ class ScopedDatabase(RefreshedKeys):
         """Have it noted that so many of these records went into a prompt."""
         if self.watcher is not None and count:
             self.watcher.recalled(self.owner, count)
+
+    def inbox_keys(self) -> Sequence[SecretBytes]:
+        """What opens the inbox of the owner's principal; see `Locks.inbox_keys`."""
+        return self._keyring.locks().inbox_keys(self.owner)
 
     def model_digest(self, name: str) -> bytes:
         """By which the tables know a language model."""

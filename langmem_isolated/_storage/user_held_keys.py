@@ -24,7 +24,7 @@ from langmem_isolated._crypto.secret_bytes import SecretBytes
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage.key_sets import KeySet, Purpose, State, StoredKey
 from langmem_isolated._storage.lent_locks import LockKey
-from langmem_isolated._storage.wrapped_keys import INBOX_FORM, WrappedKeys, public_key
+from langmem_isolated._storage.wrapped_keys import INBOX_FORM, WrappedKeys, public_key_of
 from langmem_isolated.errors import LockRefused, RecordDoesNotOpen, WrongSecret
 
 _CALLED = {
@@ -121,18 +121,19 @@ def kinds_of_secrets(found: KeySet) -> frozenset[SecretKind]:
     return frozenset(kind_of(row.second_parameters) for row in found.living(Purpose.LOCK))
 
 
-def inbox_key(keys: WrappedKeys, found: KeySet) -> SecretBytes | None:
-    """The private key of a set's inbox; ``None`` where it has none.
+def inbox_keys(keys: WrappedKeys, found: KeySet) -> list[SecretBytes]:
+    """The private keys of a set's inbox, that to which is sealed now first.
 
     Raises:
         MemoryLocked: The lock is not lent to this process.
-        RecordDoesNotOpen: It is not the one that was stored.
+        RecordDoesNotOpen: One is not the one that was stored.
     """
-    rows = found.living(Purpose.INBOX)
-    if not rows:
-        return None
-    pair = KeyPair.of(keys.unwrap(found.principal, rows[-1]))
-    if pair.public != public_key(found):
+    return [_private_key(keys, found, row) for row in reversed(found.living(Purpose.INBOX))]
+
+
+def _private_key(keys: WrappedKeys, found: KeySet, row: StoredKey) -> SecretBytes:
+    pair = KeyPair.of(keys.unwrap(found.principal, row))
+    if pair.public != public_key_of(row):
         raise RecordDoesNotOpen("key", "the two keys of the inbox are not a pair")
     return pair.private
 
@@ -184,8 +185,7 @@ def _without(found: KeySet, kinds: frozenset[SecretKind]) -> list[StoredKey]:
 
 
 def _with_inbox(keys: WrappedKeys, found: KeySet, lock: LockKey) -> KeySet:
-    if found.living(Purpose.INBOX):
-        return found
+    # Another one for each lock: without a lock the server, and its copies, have the former one.
     pair, version = KeyPair.random(), found.next_version(Purpose.INBOX)
     row = keys.wrap(pair.private, found.principal, Purpose.INBOX, version, lock)
     return found.with_primary(row._replace(second_parameters=INBOX_FORM + pair.public))

@@ -130,10 +130,21 @@ class WrappedKeys:
         opened = self._unwrapped_once(principal, key)
         if key.wrapping != Wrapping.USERS_LOCK:
             return opened
-        lock = self._lent.of(principal)
-        if lock is None:
-            raise MemoryLocked
+        lock = self._lock_of(principal, opened)
         return lock.unwrap(opened, self.context(principal, key.purpose, key.version))
+
+    def _lock_of(self, principal: bytes, wrapped: SecretBytes) -> LockKey:
+        """The lock that has wrapped a key, if it is the one that is lent.
+
+        What is lent may be of a lock that another process has removed, and exchanged for another.
+
+        Raises:
+            MemoryLocked: It is not.
+        """
+        lock = self._lent.of(principal)
+        if lock is None or not lock.has_wrapped(wrapped):
+            raise MemoryLocked
+        return lock
 
     def wrapped_again(self, principal: bytes, key: StoredKey, lock: LockKey | None) -> StoredKey:
         """The row of a key, wrapped by a lock, or by the key-encryption key alone.
@@ -238,9 +249,8 @@ class WrappedKeys:
         """
         principal, lock = found.principal, None
         if Purpose.SEALING in purposes and is_user_held(found):
-            lock = self._lent.of(principal)
-            if lock is None:
-                raise MemoryLocked
+            sealing = found.living(Purpose.SEALING)[-1]
+            lock = self._lock_of(principal, self._unwrapped_once(principal, sealing))
         added = (
             self.wrap(SecretBytes.random(), principal, purpose, found.next_version(purpose), lock)
             for purpose in purposes
@@ -252,14 +262,32 @@ class WrappedKeys:
         naming, sealing = (found.living(purpose) for purpose in OWNED)
         if not naming or not sealing:
             return None
-        is_locked = is_user_held(found) and self._lent.of(found.principal) is None
         return PrincipalKeys(
             incarnation=naming[-1].version,
             naming=self.unwrap(found.principal, naming[-1]),
-            sealing=[] if is_locked else [self.unwrap(found.principal, key) for key in sealing],
+            sealing=self._unlocked(found.principal, sealing),
             sealing_version=sealing[-1].version,
             inbox=public_key(found),
         )
+
+    def _unlocked(self, principal: bytes, sealing: Sequence[StoredKey]) -> list[SecretBytes]:
+        """Sealing keys; none where the user alone has them."""
+        try:
+            return [self.unwrap(principal, key) for key in sealing]
+        except MemoryLocked:
+            return []
+
+    def may_be_kept(self, found: KeySet, scope_id: bytes) -> bool:
+        """Whether the keys of a scope that were unwrapped may be kept: their user still lends them.
+
+        What they open is to be forgotten with the lock.
+        """
+        return not is_user_held(found) or self._lent.has_opened(found.principal, scope_id)
+
+    def is_locked(self, found: KeySet) -> bool:
+        """Whether the user alone has the sealing keys of a set."""
+        sealing = found.living(Purpose.SEALING)
+        return is_user_held(found) and not self._unlocked(found.principal, sealing)
 
 
 def is_user_held(found: KeySet) -> bool:
@@ -274,9 +302,16 @@ def public_key(found: KeySet) -> bytes | None:
         RecordDoesNotOpen: It has another form.
     """
     rows = found.living(Purpose.INBOX)
-    if not rows:
-        return None
-    stored = rows[-1].second_parameters or b""
+    return public_key_of(rows[-1]) if rows else None
+
+
+def public_key_of(row: StoredKey) -> bytes:
+    """The public key in the row of an inbox's private one.
+
+    Raises:
+        RecordDoesNotOpen: It has another form.
+    """
+    stored = row.second_parameters or b""
     if stored[:1] != INBOX_FORM or len(stored) != 1 + PUBLIC_BYTES:
         raise RecordDoesNotOpen("key", "the key of the inbox has another form")
     return stored[1:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import chain
 
 from langmem_isolated._adapters.context import MemoryContext
@@ -16,6 +17,8 @@ from langmem_isolated._storage.container_state import ContainerState
 from langmem_isolated._storage.overview import Totals
 from langmem_isolated._storage.sessions import unopened
 from langmem_isolated._storage.user_held_keys import StretchedSecret
+from langmem_isolated.errors import MemoryLocked
+from langmem_isolated.lifecycle.erasure.run import scrubbed
 from langmem_isolated.lifecycle.locking.values import (
     Collected,
     LockedModule,
@@ -70,6 +73,8 @@ def lock(
     try:
         # The rotation finds a newer key, and makes none.
         rotated = RotationRun(context, None, told, lambda: False).run(user)
+        # A copy of the files has their logs, too, and in them the keys from before.
+        scrubbed(context)
         return code, rotated.records
     finally:
         locks.forget(user)
@@ -91,8 +96,8 @@ def open_lock(
 
 def collect_all(context: MemoryContext, user: Owner, told: Told = lambda _: None) -> Collected:
     """Empty the inboxes of all scopes of a user whose memory is open in this process."""
-    private, done, damaged = context.keyring.locks().inbox_key(user), 0, 0
-    if private is None:
+    private, done, damaged = context.keyring.locks().inbox_keys(user), 0, 0
+    if not private:
         return Collected(0, 0)
     for owner in context.keyring.owners(user):
         # As the owner, under the rules of sessions that hold for what the owner says.
@@ -146,6 +151,10 @@ def remove_lock(context: MemoryContext, user: Owner, secret: LockSecret, told: T
         locks.remove(user)
     finally:
         locks.forget(user)
+    # What others have put there until they learned of it.
+    with suppress(MemoryLocked):
+        late = collect_all(context, user)
+        return Collected(collected.messages + late.messages, late.damaged)
     return collected
 
 
