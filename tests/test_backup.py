@@ -19,6 +19,8 @@ import psycopg
 import pytest
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
+from langmem_isolated._database import row_level_security
+from langmem_isolated._database.database import Database
 from langmem_isolated.errors import (
     BackupElsewhere,
     BackupRefused,
@@ -421,9 +423,8 @@ def test_what_postgresql_is_told_to_run_makes_a_dump_that_opens_when_restored(
         connection.execute("DROP ROLE IF EXISTS dumps")
         connection.execute("CREATE ROLE dumps LOGIN BYPASSRLS IN ROLE pg_read_all_data")
         connection.execute(f"CREATE DATABASE {restored}")
-    for table in ("records", "keys"):
-        with psycopg.connect(postgres_url, autocommit=True) as connection:
-            connection.execute(f"ALTER TABLE langmem_isolated.{table} ENABLE ROW LEVEL SECURITY")
+    with closing(Database(postgres_url)) as database:
+        row_level_security.enable(database)
     told = re.search(r"pg_dump .*--dbname=DATABASE", str(BackupElsewhere("database")))
     assert told
     command = told[0].replace("=FILE", f"={tmp_path}/dump")
@@ -434,6 +435,9 @@ def test_what_postgresql_is_told_to_run_makes_a_dump_that_opens_when_restored(
         subprocess.run([str(postgres._bin / first), *rest], check=True, capture_output=True)
 
     try:
+        with closing(Database(postgres.url(restored))) as database:
+            assert row_level_security.status(database).is_forced
+            row_level_security.disable(database)  # it does not bind who restored it
         with IsolatedMemory(postgres.url(restored), root_key=root_key) as memory:
             assert [message.content for message in history(memory).messages] == ["Hi"]
     finally:
