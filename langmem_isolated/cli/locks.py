@@ -6,7 +6,7 @@ import warnings
 from dataclasses import asdict
 from getpass import GetPassWarning
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,9 @@ from langmem_isolated.cli.options import (
     UserOption,
 )
 from langmem_isolated.cli.terminal import as_usage, cell, counting, print_json, print_table, table
+
+if TYPE_CHECKING:
+    from langmem_isolated.lifecycle import Collected
 
 commands = typer.Typer(
     help="Users who hold their own keys.",
@@ -165,10 +168,9 @@ def remove(
         as_usage(),
     ):
         collected = memory.remove_lock(user, **secret, project_id=project, progress=progress)
-    if as_json:
-        print_json({"collected": collected.messages, "damaged": collected.damaged})
-    else:
-        typer.echo(f"The lock was removed; {collected.messages:,} messages had waited.")
+    if not as_json:
+        typer.echo("The lock was removed.")
+    _tell_collected(collected, as_json=as_json)
 
 
 @commands.command("collect", epilog=shown("lock collect --user ann"))
@@ -194,12 +196,16 @@ def collect(
         memory.unlock(user, **secret, seconds=60, project_id=project, progress=progress) as lent,
     ):
         collected = lent.collected
+    _tell_collected(collected, as_json=as_json)
+
+
+def _tell_collected(collected: Collected, *, as_json: bool) -> None:
     if as_json:
         print_json({"collected": collected.messages, "damaged": collected.damaged})
-    else:
-        typer.echo(f"{collected.messages:,} messages were brought into their sessions.")
-        if collected.damaged:
-            typer.echo(f"The inbox of {collected.damaged:,} sessions was tampered with.")
+        return
+    typer.echo(f"{collected.messages:,} messages were brought into their sessions.")
+    if collected.damaged:
+        typer.echo(f"The inbox of {collected.damaged:,} sessions was tampered with.")
 
 
 def _secret(
