@@ -35,7 +35,6 @@ from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated._storage.tombstones import tombstone_rules
 from langmem_isolated.errors import DatabaseError, ScopeError
 from langmem_isolated.lifecycle import AnonymousSessions, MemoryLifecycle
-from langmem_isolated.memory_of_run import MemoryOfRun
 from langmem_isolated.root_keys import (
     RootKey,
     checked_provider,
@@ -43,7 +42,7 @@ from langmem_isolated.root_keys import (
     root_key_from_environment,
 )
 from langmem_isolated.scope import AnonymousScope, Scope, checked_id
-from langmem_isolated.scoped_memory import AnonymousMemory, ScopedMemory
+from langmem_isolated.scoped_memory import AnonymousMemory, MemoryOfRun, ScopedMemory
 
 if TYPE_CHECKING:
     from langchain_core.runnables import ConfigurableFieldSpec

@@ -965,8 +965,10 @@ def old(monkeypatch: pytest.MonkeyPatch, days: int) -> Any:
 
 
 def test_what_is_over_is_removed_and_the_rest_still_verifies(
-    database_url: str, root_key: LocalRootKey
+    database_url: str, root_key: LocalRootKey, monkeypatch: pytest.MonkeyPatch
 ):
+    # One behind another in every chain, as they were noted: what is old in a chain comes first.
+    monkeypatch.setattr(stored, "own_shard", lambda: stored.CONTROL + 1)
     options = AuditOptions(audit_days=10)
     with IsolatedMemory(database_url, root_key=root_key, audit=options) as memory:
         tutor(memory).chat_history("s").add_user_message("a secret")

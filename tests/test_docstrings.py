@@ -132,7 +132,13 @@ def test_an_example_that_says_something_else_is_noticed(at_hand: dict[str, Any])
 
 
 def public_modules() -> Iterator[ModuleType]:
-    for name in ("middleware", "node_cache", "recall_tool", "langgraph_server", "memory_of_run"):
+    for name in (
+        "middleware",
+        "node_cache",
+        "recall_tool",
+        "langgraph_server",
+        "scoped_memory.memory_of_run",
+    ):
         yield importlib.import_module(f"langmem_isolated.{name}")
 
 

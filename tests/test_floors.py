@@ -25,7 +25,7 @@ FLOORS = (
         *("chat_history", "sessions", "recall", "recall_tool", "callbacks", "middleware"),
         *("vector_store", "retriever", "caches", "node_cache", "indexing"),
     },
-    {"scoped_memory", "publisher", "memory_of_run", "memory"},
+    {"scoped_memory", "publisher", "memory"},
     {"__init__"},
     {"importers", "admin", "telemetry", "testing", "langgraph_server"},
     {"cli", "__main__"},
@@ -47,7 +47,6 @@ PUBLIC_FOLDERS = {
 FACE = {
     "memory",
     "scoped_memory",
-    "memory_of_run",
     "scope",
     "errors",
     "__init__",

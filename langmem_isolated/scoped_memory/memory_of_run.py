@@ -20,7 +20,7 @@ from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.scope import Scope, checked_thread_id
-from langmem_isolated.scoped_memory import ScopedMemory
+from langmem_isolated.scoped_memory.memory import ScopedMemory
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
