@@ -43,7 +43,8 @@ PUBLIC_FOLDERS = {
     *("checkpointer", "store", "wrapping", "root_keys", "lifecycle", "scoped_memory"),
     *("importers", "admin", "telemetry", "testing"),
 }
-# Other things than these, and the bulk writer of storage for importers, they may not see.
+# Other things than these they may not see. Importers see besides what reads foreign forms, where
+# the drivers and ciphers for it are at home.
 FACE = {
     "memory",
     "scoped_memory",
@@ -53,7 +54,8 @@ FACE = {
     "lifecycle",
     "_runtime",
 }
-LIMITED = {"admin": FACE, "importers": FACE | {"_storage.bulk_writer"}}
+READERS = {"_database.foreign", "_codecs.stock_serializer", "_crypto.fernet"}
+LIMITED = {"admin": FACE, "importers": FACE | READERS}
 
 ABOVE_STORAGE = {name for name, floor in FLOOR_OF.items() if floor > STORAGE}
 UP_TO_STORAGE = {"_database", "_storage"}

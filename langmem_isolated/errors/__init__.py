@@ -34,6 +34,12 @@ from langmem_isolated.errors.database import (
     SchemaTooNew,
     SchemaTooOld,
 )
+from langmem_isolated.errors.importing import (
+    ImportNotVerified,
+    ReceiptRefused,
+    RecordsUnmapped,
+    SourceRefused,
+)
 from langmem_isolated.errors.lifecycle import (
     AnonymousNotFound,
     BackupElsewhere,
@@ -91,6 +97,7 @@ __all__ = [
     "EvidenceRefused",
     "ExportExists",
     "ImportConflict",
+    "ImportNotVerified",
     "ImportRefused",
     "IsolationViolation",
     "KeyDestroyed",
@@ -111,8 +118,10 @@ __all__ = [
     "QuotaExceeded",
     "ReasonRequired",
     "ReceiptNotFound",
+    "ReceiptRefused",
     "RecordDoesNotOpen",
     "RecordError",
+    "RecordsUnmapped",
     "RestoreRefused",
     "RootKeyInvalid",
     "RootKeyMismatch",
@@ -124,6 +133,7 @@ __all__ = [
     "ScopeError",
     "SessionClosed",
     "SessionNotFound",
+    "SourceRefused",
     "ThreadNotFound",
     "UserWasErased",
     "ValueNotStorable",

@@ -24,6 +24,19 @@ if TYPE_CHECKING:
         BreakGlass,
     )
     from langmem_isolated.lifecycle.backup import Backup
+    from langmem_isolated.lifecycle.bulk_import.records import (
+        ForeignCheckpoint,
+        ForeignDocument,
+        ForeignFact,
+        ForeignItem,
+        ForeignMessage,
+        ForeignProfile,
+        ForeignSession,
+        ForeignThread,
+        ForeignUnit,
+        ForeignWrite,
+        Rejected,
+    )
     from langmem_isolated.lifecycle.erasure.participants import ErasureSubject
     from langmem_isolated.lifecycle.erasure.reapplication import Reapplied
     from langmem_isolated.lifecycle.erasure.receipt import ErasureReceipt
@@ -130,6 +143,16 @@ __all__ = [
     "Fact",
     "FactSource",
     "Finding",
+    "ForeignCheckpoint",
+    "ForeignDocument",
+    "ForeignFact",
+    "ForeignItem",
+    "ForeignMessage",
+    "ForeignProfile",
+    "ForeignSession",
+    "ForeignThread",
+    "ForeignUnit",
+    "ForeignWrite",
     "Grant",
     "Grants",
     "Hold",
@@ -164,6 +187,7 @@ __all__ = [
     "Quota",
     "Quotas",
     "Reapplied",
+    "Rejected",
     "Restored",
     "Retention",
     "RootKeyRotated",
@@ -195,6 +219,19 @@ __all__ = [
 # What operators ask for is loaded when they do.
 _NAMES = {
     "_adapters.quota": ("Quota",),
+    "lifecycle.bulk_import.records": (
+        "ForeignCheckpoint",
+        "ForeignDocument",
+        "ForeignFact",
+        "ForeignItem",
+        "ForeignMessage",
+        "ForeignProfile",
+        "ForeignSession",
+        "ForeignThread",
+        "ForeignUnit",
+        "ForeignWrite",
+        "Rejected",
+    ),
     "lifecycle.erasure.participants": ("ErasureSubject",),
     "lifecycle.erasure.reapplication": ("Reapplied",),
     "lifecycle.erasure.receipt": ("ErasureReceipt",),

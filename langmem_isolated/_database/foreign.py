@@ -1,0 +1,82 @@
+"""Read-only connections to databases that are not ours: nothing of them is changed, or made."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from langmem_isolated.errors import SourceRefused
+
+if TYPE_CHECKING:
+    import psycopg
+
+_HEADER = b"SQLite format 3\x00"
+_WAIT_SECONDS = 30
+
+
+def open_sqlite(path: Path) -> sqlite3.Connection:
+    """One state of a foreign SQLite file, what is in its log included.
+
+    The file and its log stay byte by byte as they are; the index of the log beside them, ``-shm``,
+    is SQLite's own and may change.
+
+    Raises:
+        SourceRefused: It is not there, cannot be read, or is no SQLite database.
+    """
+    try:
+        with path.open("rb") as file:
+            header = file.read(len(_HEADER))
+    except OSError as error:
+        raise SourceRefused(
+            f"The file cannot be read: {error.strerror}", "Give the path of an SQLite database."
+        ) from None
+    if header not in (_HEADER, b""):
+        raise SourceRefused(
+            "The file is no SQLite database", "Give the path of one, not its log or a dump of it."
+        )
+    # With immutable=1 what is in the log would be missing.
+    uri = f"file:{quote(str(path.absolute()))}?mode=ro"
+    try:
+        connection = sqlite3.connect(
+            uri, uri=True, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        connection.execute("PRAGMA query_only = 1")
+        connection.execute("BEGIN")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.Error as error:
+        raise SourceRefused(
+            f"SQLite cannot read the file ({type(error).__name__})",
+            "Copy it together with its -wal file to a folder that can be written, and give that.",
+        ) from None
+    return connection
+
+
+def open_postgres(url: str) -> psycopg.Connection[Any]:
+    """One state of a foreign PostgreSQL database, in a transaction that may not write.
+
+    Args:
+        url: As of libpq or SQLAlchemy, with a password or without.
+
+    Raises:
+        SourceRefused: It cannot be reached, or the extra ``postgres`` is not installed.
+    """
+    try:
+        import psycopg
+    except ImportError:
+        raise SourceRefused(
+            "The source is a PostgreSQL database, and its driver is not installed",
+            'pip install "langmem-isolated[postgres]" installs it.',
+        ) from None
+    scheme, separator, rest = url.partition("://")
+    try:
+        connection = psycopg.connect(f"{scheme.partition('+')[0]}{separator}{rest}")
+    except psycopg.Error as error:
+        raise SourceRefused(
+            f"The source cannot be reached ({type(error).__name__})",
+            "Give postgresql://user:password@host:port/name of a server that is there.",
+        ) from None
+    connection.read_only = True
+    connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    return connection
