@@ -1,5 +1,6 @@
 """Importers: move what other stores have into scopes, verified, and undone by one command."""
 
+from langmem_isolated.importers.mapping import Field, Mapping, Owner, Target, Unmapped
 from langmem_isolated.importers.registry import SourceOption, SourceSpec
 from langmem_isolated.importers.source import Source
 from langmem_isolated.lifecycle import (
@@ -17,6 +18,7 @@ from langmem_isolated.lifecycle import (
 )
 
 __all__ = [
+    "Field",
     "ForeignCheckpoint",
     "ForeignDocument",
     "ForeignFact",
@@ -27,8 +29,12 @@ __all__ = [
     "ForeignThread",
     "ForeignUnit",
     "ForeignWrite",
+    "Mapping",
+    "Owner",
     "Rejected",
     "Source",
     "SourceOption",
     "SourceSpec",
+    "Target",
+    "Unmapped",
 ]
