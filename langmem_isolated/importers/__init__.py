@@ -1,5 +1,6 @@
 """Importers: move what other stores have into scopes, verified, and undone by one command."""
 
+from langmem_isolated.importers.langchain.chat_histories import ChatHistorySource
 from langmem_isolated.importers.mapping import Field, Mapping, Owner, Target, Unmapped
 from langmem_isolated.importers.registry import SourceOption, SourceSpec
 from langmem_isolated.importers.source import Source
@@ -18,6 +19,7 @@ from langmem_isolated.lifecycle import (
 )
 
 __all__ = [
+    "ChatHistorySource",
     "Field",
     "ForeignCheckpoint",
     "ForeignDocument",
