@@ -53,4 +53,18 @@ SPECS = (
         ),
         ("mem0 /var/lib/mem0/qdrant --history ~/.mem0/history.db --module-column module",),
     ),
+    SourceSpec(
+        "langmem",
+        "Memories of LangMem in SqliteStore or PostgresStore, their namespaces naming the user",
+        _DATABASE,
+        f"{_HERE}.langmem:LangMemSource",
+        (
+            SourceOption(
+                "namespace",
+                "template, such as memories.{langgraph_user_id} (the default)",
+                is_repeated=True,
+            ),
+        ),
+        ("langmem store.db --namespace 'memories.{user}' --module assistant",),
+    ),
 )
