@@ -1,5 +1,6 @@
 """Memories of the real mem0, in Qdrant and in its history, become items and sessions."""
 
+import contextlib
 import hashlib
 import json
 import pickle
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from qdrant_client import QdrantClient
 from qdrant_client.models import PointStruct
 
@@ -188,6 +191,14 @@ def test_points_of_every_protocol_are_read(protocol):
     read_back = data_of(pickle.dumps(point, protocol=protocol))
 
     assert read_back.state["__dict__"]["payload"] == payload
+
+
+@given(st.binary(max_size=80), st.integers(0, 80))
+def test_any_bytes_are_data_or_refused(noise, cut):
+    whole = pickle.dumps({"a": [1, {"b": "c"}], "d": (1.5, None)})
+    for pickled in (noise, whole[:cut], whole[:cut] + noise):
+        with contextlib.suppress(Unreadable):
+            data_of(pickled)
 
 
 def test_a_pickle_that_would_grow_without_end_is_refused():

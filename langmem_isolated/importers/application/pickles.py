@@ -110,10 +110,10 @@ class _Machine:
         return taken
 
     def _to_mark(self) -> list[Any]:
-        place = next(
-            place for place in range(len(self._stack) - 1, -1, -1)
-            if type(self._stack[place]) is _Mark
-        )  # fmt: skip
+        places = range(len(self._stack) - 1, -1, -1)
+        place = next((place for place in places if type(self._stack[place]) is _Mark), None)
+        if place is None:
+            raise IndexError
         taken = self._stack[place + 1 :]
         del self._stack[place:]
         return taken
