@@ -45,7 +45,7 @@ SPECS: tuple[SourceSpec, ...] = (
         (_BRANCHES,),
         (
             f"open-webui chats.json {_WHOSE}",
-            "open-webui webui.db --user-field user_id --module chat",
+            "open-webui webui.db --user-column user_id --module chat",
         ),
     ),
     SourceSpec(

@@ -70,7 +70,7 @@ def _hour(hour: int, half: str | None) -> int:
 
 
 class _Fit:
-    """How well dates fit an order: how many are days, how often time goes back, from when to when."""
+    """How well dates fit an order: how many are days, how often time goes back, and the span."""
 
     def __init__(self) -> None:
         self.days = self.back = 0
