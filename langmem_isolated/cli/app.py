@@ -62,7 +62,7 @@ app = typer.Typer(
         f"{shown('demo', '--version')}\n\n"
         "The status is 0 when all is done, 1 when something is refused or does not hold, 2 "
         "when a command is not written as --help says, and 3 when a sweep or a rotation of keys "
-        "has more to do."
+        "has more to do, or an upgrade of the tables is pending."
     ),
     no_args_is_help=True,
     add_completion=False,
