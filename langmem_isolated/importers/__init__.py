@@ -2,6 +2,7 @@
 
 from langmem_isolated.importers.catalogue import detect_source, source_specs
 from langmem_isolated.importers.engine import Import, Step
+from langmem_isolated.importers.langchain.chat_histories import ChatHistorySource
 from langmem_isolated.importers.mapping import Field, Mapping, Owner, Target, Unmapped
 from langmem_isolated.importers.plan import ImportPlan
 from langmem_isolated.importers.receipts import ImportReceipt, ModuleCount
@@ -22,6 +23,7 @@ from langmem_isolated.lifecycle import (
 )
 
 __all__ = [
+    "ChatHistorySource",
     "Field",
     "ForeignCheckpoint",
     "ForeignDocument",
