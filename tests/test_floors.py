@@ -3,6 +3,7 @@
 import ast
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -103,8 +104,13 @@ def modules() -> dict[str, str]:
 MODULES = modules()
 
 
-def imported(source: str) -> Iterator[str]:
+@cache
+def imported(source: str) -> tuple[str, ...]:
     """Every name a module imports, dotted, wherever in it the import stands."""
+    return tuple(_imported(source))
+
+
+def _imported(source: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -114,6 +120,7 @@ def imported(source: str) -> Iterator[str]:
             yield from (a.value for a in node.args if isinstance(a, ast.Constant))
 
 
+@cache
 def ours(name: str) -> str | None:
     """Which module of ours an imported name stands for."""
     first, _, rest = name.partition(".")

@@ -184,6 +184,28 @@ def test_redis_is_asked_for_nothing_but_reading_and_never_for_all_keys(tmp_path:
     }
 
 
+def test_a_list_of_redis_that_grows_while_it_is_read_is_read_in_order(tmp_path: Path):
+    messages = [HumanMessage(str(number)) for number in range(120)]
+    with WRITTEN["Redis lists"](tmp_path, "") as written, written.source() as source:
+        key = "message_store:a long one"
+        written.location.lpush(key, *(json.dumps(message_to_dict(m)) for m in messages))
+        session = next(unit for unit in source.units() if unit.id == "a long one")
+        found = []
+        for item in session.messages:
+            written.location.lpush(key, GOOD)
+            found.append(item.message)
+
+    assert found == messages
+
+
+def test_a_source_that_is_closed_half_way_says_nothing(tmp_path: Path, postgres_url: str):
+    for name in ("SQLite", "PostgreSQL"):
+        with WRITTEN[name](tmp_path, postgres_url) as written, written.source() as source:
+            units = source.units()
+            next(units)
+        units.close()
+
+
 def test_a_document_of_redis_in_another_sessions_place_is_rejected(tmp_path: Path):
     with WRITTEN["Redis documents"](tmp_path, "") as written:
         key = next(written.location.scan_iter(f"chat:{next(iter(written.sessions))}:*"))

@@ -88,7 +88,7 @@ class TelegramExport(Messenger):
         return ForeignSession(
             id=str(own_id),
             place=where,
-            messages=self._messages(stream, where),
+            messages=self.streamed(self._messages(stream, where), where),
             fields=scalars(head),
             title=text_of(head.get("name")),
         )
