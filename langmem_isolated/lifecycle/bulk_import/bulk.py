@@ -110,6 +110,6 @@ class BulkImport:
         found = self._targets.get(scope)
         if found is None:
             found = Target(self._context, scope, self._token, self._source, self._readmit)
-            found.begin()
+            found.refuse_erased()
             self._targets.put(scope, found)
         return found
