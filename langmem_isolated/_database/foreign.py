@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -80,3 +83,28 @@ def open_postgres(url: str) -> psycopg.Connection[Any]:
     connection.read_only = True
     connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     return connection
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """What a driver raises while a source is read becomes an error of ours.
+
+    Raises:
+        SourceRefused: The database is damaged there, or its server is gone.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        kind = type(error).__name__
+    except Exception as error:
+        # Who has its errors has the driver.
+        psycopg = sys.modules.get("psycopg")
+        if psycopg is None or not isinstance(error, psycopg.Error):
+            raise
+        kind = type(error).__name__
+    else:
+        return
+    raise SourceRefused(
+        f"The source could not be read further ({kind})",
+        "See that its server runs, or repair the file, and begin again.",
+    ) from None
