@@ -1,4 +1,4 @@
-"""Real graphs whose threads are moved in: tasks at once, a subgraph, an interrupt, delta channels."""
+"""Real graphs whose threads are moved in: tasks at once, subgraph, interrupt, delta channels."""
 
 import itertools
 from collections.abc import Iterator

@@ -24,6 +24,8 @@ _SAVER_OPTIONS = (
     SourceOption("key_file", "File with the key of EncryptedSerializer.", type=Path),
 )
 
+_SCHEMA = SourceOption("schema", "Schema of the tables; by default where the connection looks.")
+
 SPECS = (
     SourceSpec(
         "sqlite-saver",
@@ -32,5 +34,13 @@ SPECS = (
         "langmem_isolated.importers.langgraph.sqlite_saver:SqliteSaverSource",
         _SAVER_OPTIONS,
         ["sqlite-saver checkpoints.sqlite --module=tutor --user='metadata.user_id'"],
+    ),
+    SourceSpec(
+        "postgres-saver",
+        "Threads of PostgresSaver and AsyncPostgresSaver (langgraph-checkpoint-postgres 2 and 3).",
+        "URL of the database",
+        "langmem_isolated.importers.langgraph.postgres_saver:PostgresSaverSource",
+        (*_SAVER_OPTIONS, _SCHEMA),
+        ["postgres-saver postgresql://localhost/app --module=tutor --user='metadata.user_id'"],
     ),
 )
