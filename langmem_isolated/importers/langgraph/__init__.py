@@ -43,4 +43,19 @@ SPECS = (
         (*_SAVER_OPTIONS, _SCHEMA),
         ["postgres-saver postgresql://localhost/app --module=tutor --user='metadata.user_id'"],
     ),
+    SourceSpec(
+        "sqlite-store",
+        "Items of SqliteStore and AsyncSqliteStore (langgraph-checkpoint-sqlite 2 and 3).",
+        "the SQLite file",
+        "langmem_isolated.importers.langgraph.sqlite_store:SqliteStoreSource",
+        examples=["sqlite-store store.sqlite --module=tutor --user='prefix'"],
+    ),
+    SourceSpec(
+        "postgres-store",
+        "Items of PostgresStore and AsyncPostgresStore (langgraph-checkpoint-postgres 2 and 3).",
+        "URL of the database",
+        "langmem_isolated.importers.langgraph.postgres_store:PostgresStoreSource",
+        (_SCHEMA,),
+        ["postgres-store postgresql://localhost/app --module=tutor --user='prefix'"],
+    ),
 )
