@@ -313,7 +313,8 @@ def test_it_tells_which_owners_its_units_have(sqlite_application, tables, tmp_pa
 def test_postgresqls_own_types_are_read_as_what_they_are(postgres_url, tmp_path):
     with psycopg.connect(postgres_url) as connection:
         connection.execute(
-            "CREATE TABLE public.chats (id uuid, owner uuid, at timestamptz, log jsonb, pinned bool)"
+            "CREATE TABLE public.chats "
+            "(id uuid, owner uuid, at timestamptz, log jsonb, pinned bool)"
         )
         connection.execute(
             "INSERT INTO public.chats VALUES (%s, %s, '2026-01-05 10:00+01', %s, true)",
