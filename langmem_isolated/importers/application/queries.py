@@ -73,7 +73,7 @@ class ForeignDatabase:
             for row in self._fetched(cursor):
                 yield dict(zip(names, row, strict=True))
         finally:
-            # Whoever stops in the middle may close the connection before this cursor.
+            # Where a reader stops half way, the database may be closed before this is.
             with suppress(*driver_errors()):
                 cursor.close()
 
