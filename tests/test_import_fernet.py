@@ -177,7 +177,7 @@ def test_other_names_of_table_columns_and_channels(tmp_path):
 
     [(session, [message])] = read(
         str(tmp_path / "app.db"), table='per"sons', id_column="no", key_column="k e y",
-        memory_column="memory", channels=["forum"],
+        memory_column="memory", channel=["forum"],
     )  # fmt: skip
 
     assert (session.fields["user"], session.id, message.channel) == ("7", "memory", "forum")
