@@ -33,6 +33,7 @@ from langmem_isolated.cli.export import export
 from langmem_isolated.cli.imports import import_archive
 from langmem_isolated.cli.keys import keygen
 from langmem_isolated.cli.modules import modules
+from langmem_isolated.cli.moving import move, move_keys
 from langmem_isolated.cli.reasons import act_as
 from langmem_isolated.cli.restore import restore
 from langmem_isolated.cli.root_key import rotate_root_key
@@ -122,6 +123,14 @@ for command, examples in (
         ),
     ),
     (
+        move,
+        (
+            "move --to postgresql://service@host/memory",
+            "move --to sqlite:///new.db --copy-only",
+            "move --to sqlite:///new.db --to-key-store sqlite:///keys.db --new-key-file new.key",
+        ),
+    ),
+    (
         export,
         (
             "export --user ann --output ann.zip",
@@ -134,6 +143,8 @@ for command, examples in (
 _IMPORTS = ("import ann.zip", "import ann.zip --user anna --allow app.models.Order --json")
 # A word of Python cannot be a function's name.
 app.command("import", epilog=shown(*_IMPORTS))(import_archive)
+_MOVE_KEYS = ("keys move --to sqlite:///keys.db", "keys move --to postgresql://keys@host/keys")
+sealing_keys.commands.command("move", epilog=shown(*_MOVE_KEYS))(move_keys)
 app.add_typer(evidence, name="evidence")
 app.add_typer(audit, name="audit")
 app.add_typer(anchor, name="anchor")

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         LockState,
         NewLock,
     )
+    from langmem_isolated.lifecycle.moving.run import KeysMoved, Moved
     from langmem_isolated.lifecycle.profiles.comparison import (
         ComparedRow,
         ModuleComparison,
@@ -160,6 +161,7 @@ __all__ = [
     "Interest",
     "KeyStatus",
     "KeyVersion",
+    "KeysMoved",
     "KeysRotated",
     "Lent",
     "LockState",
@@ -173,6 +175,7 @@ __all__ = [
     "ModuleIsolation",
     "ModuleKnowledge",
     "ModuleStats",
+    "Moved",
     "Named",
     "NewLock",
     "NewName",
@@ -263,6 +266,7 @@ _NAMES = {
         "LockedSession",
         "NewLock",
     ),
+    "lifecycle.moving.run": ("KeysMoved", "Moved"),
     "lifecycle.profiles.comparison": (
         "ComparedRow",
         "ModuleComparison",
