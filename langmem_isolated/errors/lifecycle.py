@@ -305,6 +305,13 @@ class RestoreRefused(DatabaseError):
         super().__init__(f"Nothing was restored. {why}")
 
 
+class MoveRefused(DatabaseError):
+    """An installation, or its keys, cannot move there, or not now; the source is as it was."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"Nothing became an installation there. {why}")
+
+
 class UserWasErased(LangmemIsolatedError):
     """The user was erased here, and nobody said by name that they may come back."""
 

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
         LockState,
         NewLock,
     )
+    from langmem_isolated.lifecycle.moving.run import KeysMoved, Moved
     from langmem_isolated.lifecycle.profiles.comparison import (
         ComparedRow,
         ModuleComparison,
@@ -164,6 +165,7 @@ __all__ = [
     "Interest",
     "KeyStatus",
     "KeyVersion",
+    "KeysMoved",
     "KeysRotated",
     "Left",
     "Lent",
@@ -178,6 +180,7 @@ __all__ = [
     "ModuleIsolation",
     "ModuleKnowledge",
     "ModuleStats",
+    "Moved",
     "Named",
     "NewLock",
     "NewName",
@@ -273,6 +276,7 @@ _NAMES = {
         "LockedSession",
         "NewLock",
     ),
+    "lifecycle.moving.run": ("KeysMoved", "Moved"),
     "lifecycle.profiles.comparison": (
         "ComparedRow",
         "ModuleComparison",
