@@ -1,5 +1,6 @@
 """Exceptions: one root and a tree below it."""
 
+from langmem_isolated.errors.adoption import AdoptionNotVerified, JournalRefused
 from langmem_isolated.errors.core import (
     AddressTaken,
     EmbeddingModelChanged,
@@ -77,6 +78,7 @@ from langmem_isolated.errors.proof import (
 
 __all__ = [
     "AddressTaken",
+    "AdoptionNotVerified",
     "AnchorRefused",
     "AnonymousNotFound",
     "AuditIsOff",
@@ -100,6 +102,7 @@ __all__ = [
     "ImportNotVerified",
     "ImportRefused",
     "IsolationViolation",
+    "JournalRefused",
     "KeyDestroyed",
     "KeyExhausted",
     "KeyNotFound",
