@@ -37,6 +37,7 @@ from langmem_isolated.errors.database import (
 )
 from langmem_isolated.errors.importing import (
     ImportNotVerified,
+    MappingRefused,
     ReceiptRefused,
     RecordsUnmapped,
     SourceRefused,
@@ -112,6 +113,7 @@ __all__ = [
     "LegalHold",
     "LimitExceeded",
     "LockRefused",
+    "MappingRefused",
     "MemoryLocked",
     "NotShared",
     "PolicyNotFound",
