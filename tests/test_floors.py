@@ -44,7 +44,7 @@ PUBLIC_FOLDERS = {
     *("importers", "admin", "telemetry", "testing"),
 }
 # Other things than these they may not see. Importers see besides what reads foreign forms, where
-# the drivers and ciphers for it are at home.
+# the drivers and ciphers for it are at home, and third-party vector stores.
 FACE = {
     "memory",
     "scoped_memory",
@@ -54,7 +54,7 @@ FACE = {
     "lifecycle",
     "_runtime",
 }
-READERS = {"_database.foreign", "_codecs.stock_serializer", "_crypto.fernet"}
+READERS = {"wrapping", "_database.foreign", "_codecs.stock_serializer", "_crypto.fernet"}
 LIMITED = {"admin": FACE, "importers": FACE | READERS}
 
 ABOVE_STORAGE = {name for name, floor in FLOOR_OF.items() if floor > STORAGE}

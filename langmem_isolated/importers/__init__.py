@@ -1,5 +1,11 @@
 """Importers: move what other stores have into scopes, verified, and undone by one command."""
 
+from langmem_isolated.importers.adoption import (
+    Adopted,
+    Adoption,
+    AdoptionUndone,
+    roll_back_adoption,
+)
 from langmem_isolated.importers.catalogue import detect_source, source_specs
 from langmem_isolated.importers.engine import Import, Step
 from langmem_isolated.importers.mapping import Field, Mapping, Owner, Target, Unmapped
@@ -7,6 +13,7 @@ from langmem_isolated.importers.plan import ImportPlan
 from langmem_isolated.importers.receipts import ImportReceipt, ModuleCount
 from langmem_isolated.importers.registry import SourceOption, SourceSpec
 from langmem_isolated.importers.source import Source
+from langmem_isolated.importers.vector_stores import VectorStoreSource
 from langmem_isolated.lifecycle import (
     ForeignCheckpoint,
     ForeignDocument,
@@ -22,6 +29,9 @@ from langmem_isolated.lifecycle import (
 )
 
 __all__ = [
+    "Adopted",
+    "Adoption",
+    "AdoptionUndone",
     "Field",
     "ForeignCheckpoint",
     "ForeignDocument",
@@ -46,6 +56,8 @@ __all__ = [
     "Step",
     "Target",
     "Unmapped",
+    "VectorStoreSource",
     "detect_source",
+    "roll_back_adoption",
     "source_specs",
 ]
