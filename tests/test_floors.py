@@ -45,7 +45,7 @@ PUBLIC_FOLDERS = {
     *("importers", "admin", "telemetry", "testing"),
 }
 # Other things than these they may not see. Importers see besides what reads foreign forms, where
-# the drivers and ciphers for it are at home.
+# the drivers and ciphers for it are at home, and third-party vector stores.
 FACE = {
     "memory",
     "scoped_memory",
@@ -55,7 +55,11 @@ FACE = {
     "lifecycle",
     "_runtime",
 }
-READERS = {"_database.foreign", "_codecs.stock_serializer", "_crypto.fernet", "_crypto.foreign_aes"}
+READERS = {
+    *("_database.foreign", "_codecs.stock_serializer", "_crypto.fernet", "_crypto.foreign_aes"),
+    # Which adopts in place what other collections hold.
+    "wrapping",
+}
 LIMITED = {"admin": FACE, "importers": FACE | READERS}
 
 ABOVE_STORAGE = {name for name, floor in FLOOR_OF.items() if floor > STORAGE}

@@ -89,6 +89,8 @@ def driver_errors() -> tuple[type[Exception], ...]:
     """What a driver raises when a foreign database cannot run or go on with a query."""
     psycopg_errors = sys.modules.get("psycopg")
     return (sqlite3.Error, psycopg_errors.Error) if psycopg_errors else (sqlite3.Error,)
+
+
 @contextmanager
 def reading() -> Iterator[None]:
     """What a driver raises while a source is read becomes an error of ours.

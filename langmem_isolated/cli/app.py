@@ -144,9 +144,6 @@ for command, examples in (
 ):
     app.command(epilog=shown(*examples))(command)
 app.add_typer(importing, name="import")
-_IMPORTS = ("import ann.zip", "import ann.zip --user anna --allow app.models.Order --json")
-# A word of Python cannot be a function's name.
-app.command("import", epilog=shown(*_IMPORTS))(import_archive)
 _MOVE_KEYS = ("keys move --to sqlite:///keys.db", "keys move --to postgresql://keys@host/keys")
 sealing_keys.commands.command("move", epilog=shown(*_MOVE_KEYS))(move_keys)
 app.add_typer(evidence, name="evidence")
