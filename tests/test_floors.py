@@ -61,8 +61,10 @@ ABOVE_STORAGE = {name for name, floor in FLOOR_OF.items() if floor > STORAGE}
 UP_TO_STORAGE = {"_database", "_storage"}
 HOMES = {
     "cryptography": {"_crypto"},
-    "boto3": {"root_keys"},
-    "botocore": {"root_keys"},
+    "boto3": {"root_keys", "importers"},
+    "botocore": {"root_keys", "importers"},
+    "pymongo": {"importers"},
+    "redis": {"importers"},
     "pkcs11": {"root_keys"},
     "rfc3161_client": {"_crypto"},
     "sqlalchemy": UP_TO_STORAGE,
@@ -78,7 +80,7 @@ HOMES = {
     "numpy": {"_search"},
     "Stemmer": {"_search"},
     "rfc8785": {"lifecycle"},
-    "pydantic": {"_codecs", "retriever", "recall_tool", "lifecycle"},
+    "pydantic": {"_codecs", "retriever", "recall_tool", "lifecycle", "importers"},
     # Where its store is: the module imports it when it meets one.
     "qdrant_client": {"wrapping"},
     # A suite that authors of adapters run.

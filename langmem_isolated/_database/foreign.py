@@ -85,6 +85,12 @@ def open_postgres(url: str) -> psycopg.Connection[Any]:
     return connection
 
 
+def driver_errors() -> tuple[type[Exception], ...]:
+    """What a driver raises when a foreign database cannot run or go on with a query."""
+    psycopg_errors = sys.modules.get("psycopg")
+    return (sqlite3.Error, psycopg_errors.Error) if psycopg_errors else (sqlite3.Error,)
+
+
 @contextmanager
 def reading() -> Iterator[None]:
     """What a driver raises while a source is read becomes an error of ours.
@@ -94,17 +100,8 @@ def reading() -> Iterator[None]:
     """
     try:
         yield
-    except sqlite3.Error as error:
-        kind = type(error).__name__
-    except Exception as error:
-        # Who has its errors has the driver.
-        psycopg = sys.modules.get("psycopg")
-        if psycopg is None or not isinstance(error, psycopg.Error):
-            raise
-        kind = type(error).__name__
-    else:
-        return
-    raise SourceRefused(
-        f"The source could not be read further ({kind})",
-        "See that its server runs, or repair the file, and begin again.",
-    ) from None
+    except driver_errors() as error:
+        raise SourceRefused(
+            f"The source could not be read further ({type(error).__name__})",
+            "See that its server runs, or repair the file, and begin again.",
+        ) from None
