@@ -1,5 +1,8 @@
 """Importers: move what other stores have into scopes, verified, and undone by one command."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from langmem_isolated.importers.catalogue import detect_source, source_specs
 from langmem_isolated.importers.engine import Import, Step
 from langmem_isolated.importers.langchain.chat_histories import ChatHistorySource
@@ -22,8 +25,13 @@ from langmem_isolated.lifecycle import (
     Rejected,
 )
 
+if TYPE_CHECKING:
+    from langmem_isolated.importers.langgraph.checkpointer import CheckpointerSource
+    from langmem_isolated.importers.langgraph.store import StoreSource
+
 __all__ = [
     "ChatHistorySource",
+    "CheckpointerSource",
     "Field",
     "ForeignCheckpoint",
     "ForeignDocument",
@@ -46,8 +54,21 @@ __all__ = [
     "SourceOption",
     "SourceSpec",
     "Step",
+    "StoreSource",
     "Target",
     "Unmapped",
     "detect_source",
     "source_specs",
 ]
+
+# What they need of LangGraph is loaded when they are asked for.
+_LATE = {
+    "CheckpointerSource": "langmem_isolated.importers.langgraph.checkpointer",
+    "StoreSource": "langmem_isolated.importers.langgraph.store",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LATE[name]), name)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 from langmem_isolated._database.foreign import open_postgres, reading
 from langmem_isolated.errors import SourceRefused
+
+_FETCHED = 500
+# One that was left half way may still be open when the next begins.
+_numbers = count()
 
 
 class PostgresDatabase:
@@ -84,8 +89,8 @@ class PostgresDatabase:
 
     def stream(self, sql: str, *values: Any) -> Iterator[Any]:
         """What a statement finds, held by the server and fetched 500 rows at a time."""
-        with reading(), self._connection.cursor(name="langmem_isolated_units") as cursor:
-            cursor.itersize = 500
+        with reading(), self._connection.cursor(name=f"units_{next(_numbers)}") as cursor:
+            cursor.itersize = _FETCHED
             cursor.execute(sql.format_map(self.names), values)
             yield from cursor
 
