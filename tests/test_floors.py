@@ -82,7 +82,7 @@ HOMES = {
     "rfc8785": {"lifecycle"},
     "pydantic": {"_codecs", "retriever", "recall_tool", "lifecycle", "importers"},
     # Where its store is: the module imports it when it meets one.
-    "qdrant_client": {"wrapping"},
+    "qdrant_client": {"wrapping", "importers"},
     # A suite that authors of adapters run.
     "pytest": {"wrapping", "testing"},
     "rich": {"cli"},

@@ -26,12 +26,15 @@ from langmem_isolated.lifecycle import (
 )
 
 if TYPE_CHECKING:
+    from langmem_isolated.importers.dual_writing import Difference, DualWriteReport, dual_write
     from langmem_isolated.importers.langgraph.checkpointer import CheckpointerSource
     from langmem_isolated.importers.langgraph.store import StoreSource
 
 __all__ = [
     "ChatHistorySource",
     "CheckpointerSource",
+    "Difference",
+    "DualWriteReport",
     "Field",
     "ForeignCheckpoint",
     "ForeignDocument",
@@ -58,17 +61,21 @@ __all__ = [
     "Target",
     "Unmapped",
     "detect_source",
+    "dual_write",
     "source_specs",
 ]
 
-# What they need of LangGraph is loaded when they are asked for.
-_LATE = {
-    "CheckpointerSource": "langmem_isolated.importers.langgraph.checkpointer",
-    "StoreSource": "langmem_isolated.importers.langgraph.store",
+# Loaded when they are asked for: what names sources alone is to be cheap.
+_HOMES = {
+    "CheckpointerSource": "langgraph.checkpointer",
+    "StoreSource": "langgraph.store",
+    "Difference": "dual_writing",
+    "DualWriteReport": "dual_writing",
+    "dual_write": "dual_writing",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LATE[name]), name)
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
