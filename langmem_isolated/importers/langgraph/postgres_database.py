@@ -33,6 +33,8 @@ class PostgresDatabase:
         self._schema = schema
         self.names = {table: self._named(table).replace("%", "%%") for table in tables}
         """What stands in a statement for ``{table}``."""
+        self.identity = self._known_as()
+        """Host, port, database and schema."""
         try:
             for table, columns in tables.items():
                 self._check(table, columns)
@@ -50,9 +52,7 @@ class PostgresDatabase:
                 "are not where the connection looks.",
             )
 
-    @property
-    def identity(self) -> str:
-        """Host, port, database and schema."""
+    def _known_as(self) -> str:
         info = self._connection.info
         where = f"postgresql://{info.host}:{info.port}/{info.dbname}"
         return where if self._schema is None else f"{where}/{self._schema}"
