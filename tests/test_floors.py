@@ -54,7 +54,7 @@ FACE = {
     "lifecycle",
     "_runtime",
 }
-READERS = {"_database.foreign", "_codecs.stock_serializer", "_crypto.fernet"}
+READERS = {"_database.foreign", "_codecs.stock_serializer", "_crypto.fernet", "_crypto.foreign_aes"}
 LIMITED = {"admin": FACE, "importers": FACE | READERS}
 
 ABOVE_STORAGE = {name for name, floor in FLOOR_OF.items() if floor > STORAGE}
