@@ -98,6 +98,8 @@ class ImportPlan:
     """How long it may take, by rates that were measured on a small machine: 2 cores, one disk."""
     by_scope: Mapping[Scope, int] = field(default_factory=dict, repr=False)
     """Records by scope, where they were asked for."""
+    notes: Mapping[str, int] = field(default_factory=dict)
+    """What the source tells of what it leaves out or makes into text: how often, by what it is."""
 
     @property
     def records(self) -> int:
