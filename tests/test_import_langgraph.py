@@ -3,21 +3,40 @@
 import hashlib
 import shutil
 import sqlite3
+import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.postgres import PostgresSaver
+from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.store.base import BaseStore
+from langgraph.store.memory import InMemoryStore
+from langgraph.store.postgres import PostgresStore
 from langgraph.store.sqlite import SqliteStore
 
-from langmem_isolated.importers import ForeignItem, Rejected
+from langmem_isolated import IsolatedMemory, LocalRootKey
+from langmem_isolated.errors import SourceRefused
+from langmem_isolated.importers import (
+    CheckpointerSource,
+    Field,
+    ForeignItem,
+    Import,
+    Mapping,
+    Rejected,
+    SourceSpec,
+    StoreSource,
+)
 from langmem_isolated.importers.langgraph import SPECS
 from tests import langgraph_threads as threads
 from tests.test_stock_serializer import crafted
@@ -269,3 +288,382 @@ def test_reading_changes_no_byte_of_a_file_and_its_log(savers: Savers):
 
     assert before == after
     assert len(before) == (2 if savers.kind == "sqlite-saver" else 0)
+
+
+# --- moved in -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def moved_to(savers: Savers, tmp_path: Path, root_key: LocalRootKey) -> Iterator[IsolatedMemory]:
+    """A memory in another file, or in the database where the saver's own tables are."""
+    is_sqlite = savers.kind == "sqlite-saver"
+    url = f"sqlite:///{tmp_path}/ours.db" if is_sqlite else savers.location
+    with IsolatedMemory(url, root_key=root_key) as memory:
+        yield memory
+
+
+OWNERS = Mapping(module="tutor", user=Field("metadata.user_id"))
+
+
+def graph_of(memory: IsolatedMemory, user_id: str) -> Any:
+    saver = memory.scope(user_id=user_id, module_id="tutor").checkpointer(strict=False)
+    return threads.graph_on(saver)
+
+
+def test_a_thread_that_was_moved_in_is_step_by_step_what_it_was_and_goes_on(
+    savers: Savers, moved_to: IsolatedMemory, tmp_path: Path
+):
+    with savers.source() as source:
+        moving = Import(moved_to, source, OWNERS, folder=tmp_path)
+        first, second = moving.run(), moving.run()
+    theirs, ours = threads.graph_on(savers.saver), graph_of(moved_to, "alice")
+
+    before, after = ([*g.get_state_history(threads.config("alice-1"))] for g in (theirs, ours))
+    assert len(after) == len(before) == 16
+    for old, new in zip(before, after, strict=True):
+        assert old._replace(config={}, parent_config=None, tasks=()) == new._replace(
+            config={}, parent_config=None, tasks=()
+        )
+        assert [task[:5] for task in old.tasks] == [task[:5] for task in new.tasks]
+    answered = [threads.answer(graph, "alice-1", "yes") for graph in (theirs, ours)]
+    assert answered[0] == answered[1]
+    assert [threads.say(graph, "alice-1", "again") for graph in (theirs, ours)]
+    assert not graph_of(moved_to, "bob").get_state(threads.config("alice-1", "bob")).values
+    assert (first.units, second.units) == ({"copied": 2}, {"present": 2})
+    assert first.rejects == {}
+    assert moved_to.verify().is_clean
+
+
+def test_the_latest_history_goes_on_where_it_is_moved_in(
+    savers: Savers, moved_to: IsolatedMemory, tmp_path: Path
+):
+    with savers.source(history="latest") as source:
+        moving = Import(moved_to, source, OWNERS, folder=tmp_path)
+        moving.run()
+    theirs, ours = threads.graph_on(savers.saver), graph_of(moved_to, "alice")
+
+    assert threads.answer(theirs, "alice-1", "ok") == threads.answer(ours, "alice-1", "ok")
+    assert moved_to.roll_back(moving.token).counts == {"thread": 1}
+    assert not graph_of(moved_to, "bob").get_state(threads.config("bob-1", "bob")).values
+
+
+# --- what is damaged, old or encrypted ------------------------------------------------------------
+
+
+def test_broken_rows_are_reported_with_their_place_and_the_rest_goes_on(savers: Savers):
+    clean = savers.read()
+    table, column = savers.writes
+    of_bob = "thread_id = 'bob-1' AND checkpoint_ns = ''"
+    savers.run(f"UPDATE {table} SET {column} = ? WHERE {of_bob} AND channel = 'log'", (b"\xc1",))
+    broken = "'[1'" if savers.kind == "sqlite-saver" else """'["a"]'"""
+    savers.run(
+        f"UPDATE checkpoints SET metadata = {broken} WHERE {of_bob} AND checkpoint_id = "
+        f"(SELECT min(checkpoint_id) FROM checkpoints WHERE {of_bob})"
+    )
+
+    found = savers.read()
+
+    reported = [one for one in found["bob-1"] if isinstance(one, Rejected)]
+    assert found["alice-1"] == clean["alice-1"]
+    assert [one.place.partition(", ")[0] for one in reported].count("checkpoints") == 1
+    assert [one.place.partition(", ")[0] for one in reported].count(table) == sum(
+        write.channel == "log"
+        for one in clean["bob-1"]
+        for write in one.writes
+        if not one.namespace
+    )
+    whole = [one for one in found["bob-1"] if not isinstance(one, Rejected)]
+    assert [one.id for one in whole] == [one.id for one in clean["bob-1"]][1:]
+    assert all(write.channel != "log" for one in whole if not one.namespace for write in one.writes)
+
+
+@pytest.mark.parametrize("savers", ["postgres"], indirect=True)
+def test_a_checkpoint_whose_value_is_missing_beside_it_is_reported(savers: Savers):
+    clean = savers.read()["bob-1"]
+    at = [one for one in clean if not one.namespace][2]
+    version = at.checkpoint["channel_versions"]["messages"]
+    savers.run(
+        "DELETE FROM checkpoint_blobs WHERE channel = 'messages' AND version = ?", (version,)
+    )
+
+    found = savers.read()["bob-1"]
+
+    lost = [
+        one.checkpoint["channel_versions"].get("messages") == version and not one.namespace
+        for one in clean
+    ]
+    assert [isinstance(one, Rejected) for one in found] == lost
+    assert sum(lost) >= 1
+
+
+@pytest.mark.parametrize("savers", ["sqlite"], indirect=True)
+def test_rows_of_other_types_than_text_are_reported(savers: Savers):
+    savers.run("UPDATE checkpoints SET thread_id = x'ff' WHERE thread_id = 'bob-1'")
+    savers.run(
+        "UPDATE checkpoints SET checkpoint_ns = cast(x'ff' AS TEXT) WHERE checkpoint_id = "
+        "(SELECT max(checkpoint_id) FROM checkpoints WHERE thread_id = 'alice-1')"
+    )
+
+    found = savers.read()
+
+    assert [one.reason for one in found[""]] == ["its thread_id is bytes in place of text"]
+    assert [one.reason for one in found["alice-1"] if isinstance(one, Rejected)] == [
+        "its checkpoint_ns is bytes in place of text"
+    ]
+
+
+def test_an_older_file_without_paths_of_tasks_is_read(sqlite_threads: Path, tmp_path: Path):
+    path = Path(shutil.copy(sqlite_threads, tmp_path / "old.sqlite"))
+    with closing(sqlite3.connect(path, isolation_level=None)) as raw:
+        raw.execute("ALTER TABLE writes DROP COLUMN task_path")
+
+    with SPECS[0].make(str(path), allow=threads.ALLOW) as source:
+        found = threads.read(source)
+
+    assert not rejects(found)
+    with SPECS[0].make(str(sqlite_threads), allow=threads.ALLOW) as source:
+        of_both = zip(threads.tuples(found), threads.tuples(threads.read(source)), strict=True)
+    for old, new in of_both:
+        assert old[:4] == new[:4]
+        assert sorted(map(repr, old.pending_writes)) == sorted(map(repr, new.pending_writes))
+
+
+def test_what_was_sent_to_tasks_before_version_4_stands_where_langgraph_looks_for_it(
+    savers: Savers,
+):
+    """PostgresSaver of today puts it there as it reads; the file's rows are made older here."""
+    graph = threads.graph_on(savers.saver)
+    state = next(
+        one for one in graph.get_state_history(threads.config("bob-1")) if "tool" in one.next
+    )
+    listed = savers.saver.get_tuple(state.config)
+    sends = listed.checkpoint["channel_values"].pop("__pregel_tasks")
+    parent = listed.parent_config
+    older = {**listed.checkpoint, "v": 3, "id": "1" * 36}
+    older["channel_versions"].pop("__pregel_tasks")
+    savers.saver.put(parent, older, {**listed.metadata}, older["channel_versions"])
+
+    found = [one for one in savers.read()["bob-1"] if one.id == "1" * 36]
+
+    assert found[0].checkpoint["channel_values"]["__pregel_tasks"] == sends
+
+
+def test_encrypted_rows_open_with_the_key_and_are_reported_without(
+    savers: Savers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    key = "sixteen bytes ok"
+    savers.saver.serde = EncryptedSerializer.from_pycryptodome_aes(key=key.encode())
+    threads.say(threads.graph_on(savers.saver), "carol-1", "sealed", "carol")
+    (tmp_path / "key").write_text(f"{key}\n")
+    monkeypatch.setenv("LANGGRAPH_AES_KEY", key)
+
+    opened, closed = savers.read(key_file=tmp_path / "key"), savers.read()
+
+    listed = savers.saver.list({"configurable": {"thread_id": "carol-1"}})
+    of_carol = threads.by_id(threads.tuples({"carol-1": opened["carol-1"]}))
+    assert of_carol == threads.by_id(listed)
+    assert not rejects(opened)
+    assert opened == savers.read(key_env="LANGGRAPH_AES_KEY")
+    assert rejects(closed)
+    assert all("encrypted, and no key was given" in one.reason for one in rejects(closed))
+    assert key not in repr(rejects(closed))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"history": "some"}, "neither full nor latest"),
+        ({"unknown": "keep"}, "neither reject nor data"),
+        ({"allow": ["os.system"]}, "Number 1 of allow"),
+        ({"key_env": "NO_SUCH_VARIABLE"}, "is not set"),
+        ({"key_file": "/no/such/file"}, "cannot be read"),
+        ({"key_env": "HOME", "key_file": "/key"}, "are given"),
+    ],
+)
+def test_a_malformed_option_is_refused_before_anything_is_read(
+    sqlite_threads: Path, options: dict[str, Any], message: str
+):
+    with pytest.raises(SourceRefused, match=message):
+        SPECS[0].make(str(sqlite_threads), **options)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.kind)
+def test_what_has_no_tables_of_langgraph_is_refused(
+    spec: SourceSpec, tmp_path: Path, postgres_url: str
+):
+    with closing(sqlite3.connect(tmp_path / "other.sqlite")) as raw:
+        raw.execute("CREATE TABLE store (a)")
+    location = postgres_url if "postgres" in spec.kind else str(tmp_path / "other.sqlite")
+
+    with pytest.raises(SourceRefused, match="as LangGraph makes it"):
+        spec.make(location)
+
+
+# --- savers and stores that are open here ---------------------------------------------------------
+
+
+class AnotherSaver(InMemorySaver):
+    """A saver that is known by the methods of all savers alone."""
+
+
+@pytest.mark.parametrize("kind", [InMemorySaver, AnotherSaver])
+def test_a_checkpointer_in_memory_is_read_as_it_is(kind: type[InMemorySaver]):
+    saver = kind()
+    graph = threads.fill(saver)
+    listed = threads.by_id(saver.list(None))
+
+    with CheckpointerSource(saver) as source:
+        found = threads.read(source)
+        latest = threads.read(CheckpointerSource(saver, threads=["alice-1"], history="latest"))
+        fields = {unit.id: unit.fields["metadata"]["user_id"] for unit in source.units()}
+
+    assert threads.by_id(threads.tuples(found)) == listed
+    assert fields == {"alice-1": "alice", "bob-1": "bob"}
+    again = threads.graph_on(refilled(latest))
+    assert (
+        threads.answer(again, "alice-1", "ok")["log"]
+        == threads.answer(graph, "alice-1", "ok")["log"]
+    )
+
+
+ITEMS = [
+    (("users", "alice"), "name", {"first": "Alice", "n": [1, None, 2.5]}),
+    (("users", "alice", "notes"), "1", {"text": "a.b"}),
+    (("users", "bob"), "name", {"first": "Bob"}),
+]
+
+
+def filled(store: BaseStore, *, has_ttl: bool = True) -> BaseStore:
+    for namespace, key, value in ITEMS:
+        store.put(namespace, key, value)
+    if has_ttl:
+        store.put(("short",), "lived", {"a": 1}, ttl=90)
+    return store
+
+
+@contextmanager
+def open_store(kind: str, location: str) -> Iterator[BaseStore]:
+    stores = {"sqlite-store": SqliteStore, "postgres-store": PostgresStore}
+    with stores[kind].from_conn_string(location) as store:
+        store.setup()
+        yield filled(store)
+
+
+@pytest.mark.parametrize("spec", SPECS[2:], ids=lambda spec: spec.kind)
+def test_items_of_a_store_are_read_with_their_times(
+    spec: SourceSpec, tmp_path: Path, request: pytest.FixtureRequest
+):
+    is_postgres = spec.kind == "postgres-store"
+    location = (
+        request.getfixturevalue("postgres_url") if is_postgres else str(tmp_path / "s.sqlite")
+    )
+    with open_store(spec.kind, location) as store:
+        with spec.make(location) as source:
+            found, again = [*source.units()], [*source.units()]
+            assert source.total() == len(found) == 4
+        stored = store.get(("users", "bob"), "name")
+        live = [*StoreSource(store).units()]
+
+    assert found == again
+    short, *items = found
+    assert [(one.namespace, one.key, one.value) for one in items] == ITEMS
+    assert items[2].id == "users.bob"
+    assert items[2].fields["namespace"] == ["users", "bob"]
+    created = stored.created_at
+    assert items[2].created_at == (created if created.tzinfo else created.replace(tzinfo=UTC))
+    assert abs(items[2].updated_at - datetime.now(UTC)) < timedelta(minutes=5)
+    assert short.ttl_seconds == 90 * 60
+    assert abs(short.expires_at - datetime.now(UTC) - timedelta(minutes=90)) < timedelta(minutes=5)
+    assert items[0].expires_at is items[0].ttl_seconds is None
+    assert [(one.namespace, one.key, one.value) for one in live[1:]] == ITEMS
+
+
+def test_broken_items_are_reported_with_their_place(tmp_path: Path):
+    location = str(tmp_path / "s.sqlite")
+    with open_store("sqlite-store", location):
+        pass
+    with closing(sqlite3.connect(location, isolation_level=None)) as raw:
+        for key, column, value in (
+            ("1", "value", "{"),
+            ("name", "value", "[1]"),
+            ("lived", "expires_at", "soon"),
+        ):
+            raw.execute(f"UPDATE store SET {column} = ? WHERE key = ?", (value, key))
+
+    with SPECS[2].make(location) as source:
+        found = [*source.units()]
+
+    assert [one.reason for one in found] == [
+        "its expires_at is no time of ISO 8601",
+        "the value has list in place of an object of JSON",
+        "the value has no whole JSON",
+        "the value has list in place of an object of JSON",
+    ]
+    assert all(one.place.startswith("store, rowid ") for one in found)
+
+
+def test_a_store_in_memory_is_read_across_its_pages():
+    store = filled(InMemoryStore(), has_ttl=False)
+    for number in range(1100):
+        store.put(("many", "in", "here"), f"{number}", {"n": number})
+
+    found = [*StoreSource(store).units()]
+
+    assert len(found) == 1103
+    assert {one.value["n"] for one in found if one.namespace[0] == "many"} == {*range(1100)}
+    assert all(one.created_at.tzinfo for one in found)
+
+
+def test_items_that_were_moved_in_stand_where_their_owners_find_them(
+    tmp_path: Path, root_key: LocalRootKey
+):
+    location = str(tmp_path / "s.sqlite")
+    with open_store("sqlite-store", location):
+        pass
+    by_label = Mapping(module="tutor", user=Field("namespace.1"))
+
+    with (
+        IsolatedMemory(f"sqlite:///{tmp_path}/ours.db", root_key=root_key) as memory,
+        SPECS[2].make(location) as source,
+    ):
+        receipt = Import(memory, source, by_label, unmapped="report", folder=tmp_path).run()
+        store = memory.scope(user_id="alice", module_id="tutor").store()
+        found = store.search((), limit=10)
+        name = store.get(("users", "alice"), "name")
+
+    assert receipt.units == {"copied": 3, "unmapped": 1}
+    assert sum(receipt.rejects.values()) == 1
+    assert {(one.namespace, one.key) for one in found} == {one[:2] for one in ITEMS[:2]}
+    assert name.value == ITEMS[0][2]
+    assert abs(name.created_at - datetime.now(UTC)) < timedelta(minutes=5)
+
+
+# --- large ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_long_thread_of_a_postgres_saver_is_read_in_little_memory(postgres_url: str):
+    """250 turns, 75 MB of values: LangGraph's own list() holds them all before the first."""
+    with PostgresSaver.from_conn_string(postgres_url) as saver:
+        saver.setup()
+        builder = StateGraph(MessagesState)
+        builder.add_node("model", lambda _: {"messages": [AIMessage("a" * 300)]})
+        builder.add_edge(START, "model")
+        graph = builder.compile(checkpointer=saver)
+        for turn in range(250):
+            said = {"messages": [HumanMessage(f"{turn} " + "q" * 300)]}
+            graph.invoke(said, threads.config("long"), durability="async")
+
+    with SPECS[1].make(postgres_url) as source:
+        (thread,) = source.units()
+        tracemalloc.start()
+        count, largest = 0, 0
+        for one in thread.checkpoints:
+            count += 1
+            largest = max(largest, len(one.checkpoint["channel_values"].get("messages", ())))
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+
+    assert (count, largest) == (750, 500)
+    # 4.4 MB were measured.
+    assert peak < 20_000_000

@@ -116,7 +116,7 @@ def test_what_is_no_text_is_counted():
     source = sample("chatgpt.json")
     read(source)
 
-    assert source.counts() == {"hidden messages": 1, "image": 1}
+    assert source.notes() == {"hidden messages": 1, "image": 1}
 
 
 def test_of_claude_tools_and_attachments_are_kept():
@@ -338,7 +338,7 @@ def test_calls_of_tools_in_librechat_are_kept_with_their_results(tmp_path: Path)
     source = opened("librechat", tmp_path / "one.json", document)
 
     assert said(source, "lc") == [("AI", "I add."), ("To", "2"), ("AI", "Two.")]
-    assert source.counts() == {"calls of tools without a result": 1}
+    assert source.notes() == {"calls of tools without a result": 1}
 
 
 def test_the_package_of_discord_is_of_its_owner_alone(tmp_path: Path):
@@ -415,7 +415,7 @@ def test_where_day_and_month_fit_either_way_it_is_said(tmp_path: Path):
 
     assert sessions["a"][1][0].written_at == datetime(2023, 2, 1, 9, 0, tzinfo=UTC)
     assert american["a"][1][0].written_at == datetime(2023, 1, 2, 9, 0, tzinfo=UTC)
-    assert "chats whose dates would be days in another order, too: see --dates" in source.counts()
+    assert "chats whose dates would be days in another order, too: see --dates" in source.notes()
 
 
 def test_media_are_known_in_every_language():
