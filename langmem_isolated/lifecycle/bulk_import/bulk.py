@@ -12,10 +12,12 @@ from langmem_isolated._runtime.lru import LRUCache
 from langmem_isolated.lifecycle.bulk_import.outcome import OnReject, PutOutcome
 from langmem_isolated.lifecycle.bulk_import.records import (
     ForeignSession,
+    ForeignThread,
     ForeignUnit,
 )
 from langmem_isolated.lifecycle.bulk_import.sessions import SessionImport
 from langmem_isolated.lifecycle.bulk_import.target import Target
+from langmem_isolated.lifecycle.bulk_import.threads import ThreadImport
 from langmem_isolated.scope import Scope
 
 if TYPE_CHECKING:
@@ -45,7 +47,8 @@ class BulkImport:
         context: MemoryContext,
     ) -> None:
         self._token, self._source, self._readmit, self._context = token, source, readmit, context
-        self._sessions = SessionImport(now())
+        moment = now()
+        self._sessions, self._threads = SessionImport(moment), ThreadImport(moment)
         self._targets = LRUCache[Scope, Target](entries=_TARGETS)
         self._ending = ExitStack()
         self._count = 0
@@ -96,6 +99,8 @@ class BulkImport:
     def _put(self, target: Target, unit: ForeignUnit, name: str, on_reject: OnReject) -> PutOutcome:
         if isinstance(unit, ForeignSession):
             return self._sessions.put(target, unit, name, on_reject)
+        if isinstance(unit, ForeignThread):
+            return self._threads.put(target, unit, name, on_reject)
         raise TypeError(
             f"put() takes a foreign session, thread, item, document or profile, got "
             f"{kind_of(unit)}. Nothing was written."
