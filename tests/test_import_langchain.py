@@ -1,6 +1,8 @@
 """Chat histories of LangChain are read as their own classes read them, and left as they are."""
 
 import json
+import re
+import shlex
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -10,11 +12,14 @@ from typing import Any
 
 import pytest
 import sqlalchemy
+import typer
 from langchain_core.messages import HumanMessage, message_to_dict
 
 from langmem_isolated import IsolatedMemory, Limits, LocalRootKey
+from langmem_isolated.cli.importing.group import commands
 from langmem_isolated.errors import SourceRefused
 from langmem_isolated.importers import ForeignSession, Import, Mapping, Owner, Rejected, Source
+from langmem_isolated.importers.langchain import SPECS
 from tests.chat_history_sources import (
     MAKE,
     MESSAGES,
@@ -281,6 +286,20 @@ def test_a_source_that_cannot_be_read_is_refused_without_its_password(kind: str,
 
     assert "hunter2" not in str(refused.value)
     assert refused.value.__cause__ is None
+
+
+PAGE = (Path(__file__).parent.parent / "docs" / "from-langchain.md").read_text()
+COMMANDS = re.findall("^langmem-isolated import (.+)", PAGE.replace("\\\n", " "), re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *(e for spec in SPECS for e in spec.examples)])
+def test_the_commands_that_are_told_have_the_options_that_are_there(command: str):
+    kind, *arguments = shlex.split(command)
+    group = typer.main.get_command(commands)
+
+    made = group.get_command(None, kind).make_context(kind, [*arguments])
+
+    assert made.params["location"] == arguments[0]
 
 
 # --- moved in: everything is there, once, sealed, and can be taken out
