@@ -54,7 +54,7 @@ FACE = {
     "lifecycle",
     "_runtime",
 }
-READERS = {"_database.foreign", "_codecs.stock_serializer", "_crypto.fernet"}
+READERS = {"_database.foreign", "_codecs.stock_serializer", "_crypto.fernet", "_crypto.foreign_aes"}
 LIMITED = {"admin": FACE, "importers": FACE | READERS}
 
 ABOVE_STORAGE = {name for name, floor in FLOOR_OF.items() if floor > STORAGE}
@@ -82,7 +82,7 @@ HOMES = {
     "rfc8785": {"lifecycle"},
     "pydantic": {"_codecs", "retriever", "recall_tool", "lifecycle", "importers"},
     # Where its store is: the module imports it when it meets one.
-    "qdrant_client": {"wrapping"},
+    "qdrant_client": {"wrapping", "importers"},
     # A suite that authors of adapters run.
     "pytest": {"wrapping", "testing"},
     "rich": {"cli"},

@@ -305,6 +305,6 @@ def test_nothing_is_changed_whatever_the_table_file_says(sqlite_application, tmp
 
 
 def test_it_tells_which_owners_its_units_have(sqlite_application, tables, tmp_path):
-    assert TablesSource(sqlite_application, tables=tables).owners == ["user", "module"]
+    assert TablesSource(sqlite_application, tables=tables).owners == ("user", "module")
     with pytest.raises(SourceRefused, match="--tables"):
         TablesSource(sqlite_application)

@@ -63,7 +63,8 @@ app = typer.Typer(
         f"{shown('demo', '--version')}\n\n"
         "The status is 0 when all is done, 1 when something is refused or does not hold, 2 "
         "when a command is not written as --help says, and 3 when a sweep, a rotation of keys or "
-        "a rollback has more to do, or an import has put in all but what it tells as rejects."
+        "a rollback has more to do, an upgrade of the tables is pending, or an import has put in "
+        "all but what it tells as rejects."
     ),
     no_args_is_help=True,
     add_completion=False,

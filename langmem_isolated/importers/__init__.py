@@ -1,5 +1,8 @@
 """Importers: move what other stores have into scopes, verified, and undone by one command."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from langmem_isolated.importers.catalogue import detect_source, source_specs
 from langmem_isolated.importers.engine import Import, Step
 from langmem_isolated.importers.langchain.chat_histories import ChatHistorySource
@@ -22,8 +25,13 @@ from langmem_isolated.lifecycle import (
     Rejected,
 )
 
+if TYPE_CHECKING:
+    from langmem_isolated.importers.dual_writing import Difference, DualWriteReport, dual_write
+
 __all__ = [
     "ChatHistorySource",
+    "Difference",
+    "DualWriteReport",
     "Field",
     "ForeignCheckpoint",
     "ForeignDocument",
@@ -49,5 +57,19 @@ __all__ = [
     "Target",
     "Unmapped",
     "detect_source",
+    "dual_write",
     "source_specs",
 ]
+
+# Loaded when they are asked for: what names sources alone is to be cheap.
+_HOMES = {
+    "Difference": "dual_writing",
+    "DualWriteReport": "dual_writing",
+    "dual_write": "dual_writing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -41,4 +41,30 @@ SPECS = (
         (SourceOption("persona", "only this persona", is_repeated=True),),
         ("profiles data/profiles",),
     ),
+    SourceSpec(
+        "mem0",
+        "mem0 2.x with Qdrant: memories, their history, each scope's last messages",
+        "the folder of a local Qdrant, or the URL of a server",
+        f"{_HERE}.mem0:Mem0Source",
+        (
+            SourceOption("collection", "mem0's collection_name", "mem0"),
+            SourceOption("history", "mem0's history.db", type=Path),
+            SourceOption("api_key_env", "environment variable that has the server's key"),
+        ),
+        ("mem0 /var/lib/mem0/qdrant --history ~/.mem0/history.db --module-column module",),
+    ),
+    SourceSpec(
+        "langmem",
+        "Memories of LangMem in SqliteStore or PostgresStore, their namespaces naming the user",
+        _DATABASE,
+        f"{_HERE}.langmem:LangMemSource",
+        (
+            SourceOption(
+                "namespace",
+                "template, such as memories.{langgraph_user_id} (the default)",
+                is_repeated=True,
+            ),
+        ),
+        ("langmem store.db --namespace 'memories.{user}' --module assistant",),
+    ),
 )

@@ -61,7 +61,10 @@ class TablesSource(Source):
         self._file: TableFile = read_table_file(self._path)
         self._database = ForeignDatabase(location)
         named = [*self._file.sessions, *self._file.items, *self._file.profiles]
-        self.owners = [name for name in OWNERS if all(name in table.columns for table in named)]
+        # Which these are, each table file says.
+        self.owners = tuple(  # type: ignore[misc]
+            name for name in OWNERS if all(name in table.columns for table in named)
+        )
 
     @property
     def identity(self) -> str:
