@@ -28,9 +28,9 @@ from langmem_isolated.importers import (
     source_specs,
 )
 from tests.conftest import ROOT_KEY
-from tests.lines_source import BROKEN, LinesSource, sessions, write_lines
+from tests.killed_imports import outlives_kills
+from tests.lines_source import BROKEN, CANARY, LinesSource, chat_database, sessions, write_lines
 
-CANARY = "canary-7f3a"
 BY_OWNER = Mapping(module="chat", pattern=r"(?P<user>\w+):(?P<session>\d+)")
 
 Made = Callable[..., Import]
@@ -342,3 +342,26 @@ def test_every_source_that_can_be_named_is_found_where_its_entry_says():
         assert spec.kind == kind
         with pytest.raises((SourceRefused, TypeError, ValueError)):
             spec.make(os.devnull + "/nowhere")
+
+
+# --- processes that are killed
+
+
+def test_an_import_that_is_killed_anywhere_goes_on_as_if_nothing_had_been(
+    lines: Path, tmp_path: Path
+):
+    def make(memory: IsolatedMemory, beside: Path) -> Import:
+        return Import(memory, LinesSource(lines), BY_OWNER, folder=beside)
+
+    outlives_kills(make, tmp_path, kills=3)
+
+
+@pytest.mark.slow
+def test_a_chat_history_that_is_killed_at_20_moments_goes_on(tmp_path: Path):
+    path = chat_database(tmp_path / "chats.db", users=5, messages=20)
+
+    def make(memory: IsolatedMemory, beside: Path) -> Import:
+        source = source_specs()["sql-chat-history"].make(str(path))
+        return Import(memory, source, BY_OWNER, folder=beside)
+
+    outlives_kills(make, tmp_path, kills=20)
