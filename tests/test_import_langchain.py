@@ -5,7 +5,7 @@ import re
 import shlex
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from tests.chat_history_sources import (
     write,
 )
 from tests.conftest import ROOT_KEY, new_postgres_url
+from tests.killed_imports import outlives_kills
 
 # Of what SESSIONS says, as it would stand in a file.
 CANARIES = ("世界".encode(), b"Antworte auf Deutsch", b"narrator", b"alice:monday", b"x" * 100)
@@ -371,3 +372,14 @@ def test_postgresql_holds_what_is_moved_in_but_what_is_over_its_limits(
         id_: [message for message in messages if len(message.content) < 1_000_000]
         for id_, messages in written.sessions.items()
     }
+
+
+@pytest.mark.slow
+def test_an_import_that_is_killed_goes_on(written: Written, tmp_path: Path):
+    with ExitStack() as opened:
+
+        def made(memory: IsolatedMemory, folder: Path) -> Import:
+            source = opened.enter_context(written.source())
+            return Import(memory, source, Mapping(function=owner_of), folder=folder)
+
+        outlives_kills(made, tmp_path)
