@@ -4,14 +4,16 @@ import hashlib
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.fernet import Fernet
 
 from langmem_isolated import IsolatedMemory
 from langmem_isolated.importers import Import, Mapping, Source, source_specs
-from tests import test_import_fernet
+from tests import test_import_fernet, test_import_tables
+from tests.killed_imports import outlives_kills
 from tests.test_import_mem0 import mem0
 from tests.test_import_profiles import folder as profile_folder
 from tests.test_import_tables import sqlite_application, tables
@@ -190,3 +192,72 @@ def test_messages_items_and_profiles_are_read_as_the_application_wrote_them(
         assert profile.attributes() == {"level": 3, "style": {"tone": "kind"}}
         assert shogi.value["data"] == "Plays Shogi"
         assert shogi.created_at < shogi.updated_at
+
+
+def many_rows() -> dict[str, list[tuple]]:
+    """Eight users with a project each, two sessions in it, and memory of it."""
+    users = range(1, 9)
+    sessions = [(f"s{n}", n % 8 + 1, "tutor", f"Title {n}", None, False) for n in range(16)]
+    return {
+        "projects": [(user, user, "Maths") for user in users],
+        "chat_sessions": sessions,
+        "messages": [
+            (n, f"s{n % 16}", "user", f"Question {n}", f"2026-01-05 09:{n // 60:02}:{n % 60:02}")
+            for n in range(400)
+        ],
+        "conversation_memory": [(user, "tutor", "goal", f"grade {user}", None) for user in users],
+        "cross_module_memory": [(user, "name", f"Name {user}") for user in users],
+    }
+
+
+@pytest.fixture
+def many(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Made]:
+    """Makes a source of enough to be killed in, again and again."""
+    kind = request.param
+    if kind == "mem0":
+        folder: Path = request.getfixturevalue("mem0")
+        options = {"history": folder / "history.db"}
+        return lambda: (
+            source_specs()[kind].make(str(folder / "qdrant"), **options),
+            Mapping(module="assistant"),
+        )
+    place = tmp_path / "source"
+    place.mkdir()
+    options = {}
+    if kind == "tables":
+        with sqlite3.connect(place / "app.db") as connection:
+            connection.executescript(test_import_tables.SCHEMA)
+            for table, rows in many_rows().items():
+                marks = ", ".join("?" * len(rows[0]))
+                connection.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
+        connection.close()
+        (place / "tables.toml").write_text(test_import_tables.TABLES)
+        options = {"tables": place / "tables.toml"}
+    elif kind == "fernet":
+        key = Fernet.generate_key()
+        rows = [
+            (user, key, Fernet(key).encrypt(json.dumps(test_import_fernet.DOCUMENT).encode()))
+            for user in range(8)
+        ]
+        with sqlite3.connect(place / "app.db") as connection:
+            connection.execute("CREATE TABLE users (id, encryption_key, conversation_memory)")
+            connection.executemany("INSERT INTO users VALUES (?, ?, ?)", rows)
+        connection.close()
+    else:
+        for number in range(8):
+            profile = {"facts": [f"Fact {n} of {number}" for n in range(5)], "level": number}
+            (place / f"user_{number}.json").write_text(json.dumps(profile))
+    location = place if kind == "profiles" else place / "app.db"
+    mapping = Mapping(module="chat") if kind == "fernet" else Mapping()
+    return lambda: (source_specs()[kind].make(str(location), **options), mapping)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("many", ["tables", "fernet", "profiles", "mem0"], indirect=True)
+def test_killed_at_random_it_goes_on_to_what_one_clean_run_gives(
+    many: Callable[[], Made], tmp_path: Path
+):
+    def make(memory: IsolatedMemory, folder: Path) -> Import:
+        return Import(memory, *many(), unmapped="report", folder=folder, backup=False)
+
+    outlives_kills(make, tmp_path, kills=3)

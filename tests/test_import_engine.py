@@ -265,6 +265,27 @@ def test_what_stands_under_a_name_already_stays(made: Made, memory: IsolatedMemo
     assert texts(memory, "user1", "0") == ["Mine"]
 
 
+def test_items_of_one_scope_are_put_in_together_and_one_that_is_refused_alone_is_left_out(
+    memory: IsolatedMemory, tmp_path: Path
+):
+    items = [
+        {"namespace": ["memories", user], "key": str(number), "value": {"n": number}}
+        for user in ("ann", "bob")
+        for number in range(3)
+    ]
+    items[1]["value"] = {"n": "\ud800"}
+    source = LinesSource(write_lines(tmp_path / "items.jsonl", items))
+    mapping = Mapping(module="chat", pattern=r"memories\.(?P<user>\w+)", drop_labels=True)
+
+    receipt = Import(memory, source, mapping, folder=tmp_path).run()
+
+    assert receipt.units == {"copied": 5, "rejected": 1}
+    store = memory.scope(user_id="bob", module_id="chat").store()
+    assert {item.key: item.value for item in store.search(("memories",))} == {
+        str(number): {"n": number} for number in range(3)
+    }
+
+
 # --- backup and receipt
 
 
