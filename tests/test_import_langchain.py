@@ -1,20 +1,25 @@
 """Chat histories of LangChain are read as their own classes read them, and left as they are."""
 
 import json
+import re
+import shlex
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy
+import typer
 from langchain_core.messages import HumanMessage, message_to_dict
 
 from langmem_isolated import IsolatedMemory, Limits, LocalRootKey
+from langmem_isolated.cli.importing.group import commands
 from langmem_isolated.errors import SourceRefused
 from langmem_isolated.importers import ForeignSession, Import, Mapping, Owner, Rejected, Source
+from langmem_isolated.importers.langchain import SPECS
 from tests.chat_history_sources import (
     MAKE,
     MESSAGES,
@@ -25,6 +30,7 @@ from tests.chat_history_sources import (
     write,
 )
 from tests.conftest import ROOT_KEY, new_postgres_url
+from tests.killed_imports import outlives_kills
 
 # Of what SESSIONS says, as it would stand in a file.
 CANARIES = ("世界".encode(), b"Antworte auf Deutsch", b"narrator", b"alice:monday", b"x" * 100)
@@ -283,6 +289,20 @@ def test_a_source_that_cannot_be_read_is_refused_without_its_password(kind: str,
     assert refused.value.__cause__ is None
 
 
+PAGE = (Path(__file__).parent.parent / "docs" / "from-langchain.md").read_text()
+COMMANDS = re.findall("^langmem-isolated import (.+)", PAGE.replace("\\\n", " "), re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *(e for spec in SPECS for e in spec.examples)])
+def test_the_commands_that_are_told_have_the_options_that_are_there(command: str):
+    kind, *arguments = shlex.split(command)
+    group = typer.main.get_command(commands)
+
+    made = group.get_command(None, kind).make_context(kind, [*arguments])
+
+    assert made.params["location"] == arguments[0]
+
+
 # --- moved in: everything is there, once, sealed, and can be taken out
 
 
@@ -352,3 +372,14 @@ def test_postgresql_holds_what_is_moved_in_but_what_is_over_its_limits(
         id_: [message for message in messages if len(message.content) < 1_000_000]
         for id_, messages in written.sessions.items()
     }
+
+
+@pytest.mark.slow
+def test_an_import_that_is_killed_goes_on(written: Written, tmp_path: Path):
+    with ExitStack() as opened:
+
+        def made(memory: IsolatedMemory, folder: Path) -> Import:
+            source = opened.enter_context(written.source())
+            return Import(memory, source, Mapping(function=owner_of), folder=folder)
+
+        outlives_kills(made, tmp_path)
