@@ -158,6 +158,7 @@ def test_it_has_the_commands_that_operators_know():
         "rls enable",
         "rls status",
         "schema roles",
+        "schema status",
         "schema upgrade",
         "sessions",
         "show",

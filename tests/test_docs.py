@@ -138,7 +138,10 @@ QUESTIONS = [
         "Database.arun",
     ),
     Question("What happens in a forked child?", A, "after a fork", "_runtime/forking.py"),
-    Question("Where are the tables?", G, "schema version", "_database/schema.py", "UPGRADES"),
+    Question("Where are the tables?", G, "tables", "_database/schema.py", "metadata"),
+    Question(
+        "How do tables change?", G, "schema version", "_database/upgrades/versions.py", "STEPS"
+    ),
     Question(
         "By what do tables know a user?",
         G,

@@ -17,10 +17,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 import langmem_isolated
 from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._database import schema
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.schema import POSTGRES_SCHEMA, metadata
 from langmem_isolated._database.statements import InsertsByDialect
+from langmem_isolated._database.upgrades import versions
+from langmem_isolated._database.upgrades.step import Step
 from langmem_isolated._storage import due, orphans
 from langmem_isolated.errors import DatabaseError, SchemaTooNew, SchemaTooOld
 from tests.conftest import ROOT_KEY, Attacker
@@ -33,7 +34,7 @@ VECTORS = Path(__file__).parent / "vectors"
 UNSCOPED = ("installation", "keys", "key_sets", "tombstones", "erasures", "audit",
             "audit_chains")  # fmt: skip
 SCOPED = [table for table in metadata.sorted_tables if table.name not in UNSCOPED]
-NEWEST = len(schema.UPGRADES)
+NEWEST = versions.newest()
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -231,7 +232,7 @@ def test_processes_that_open_an_empty_database_together_make_the_tables_once(emp
     def open_it() -> int:
         with closing(Database(empty_url)) as database:
             database.open()
-            return database.inspect(schema.version_of)
+            return database.inspect(versions.version_of)
 
     assert all_at_once([open_it] * 4) == [NEWEST] * 4
     assert execute(empty_url, f"SELECT id, version FROM {our(empty_url, 'installation')}") == [
@@ -267,51 +268,46 @@ def contents(url: str) -> dict[str, list[Any]]:
     return {name: execute(url, f"SELECT * FROM {our(url, name)}") for name in metadata.tables}
 
 
-def add_notes(connection: sa.Connection) -> None:
-    """An upgrade such as a later version may bring."""
-    schema = POSTGRES_SCHEMA + "." if connection.dialect.name == "postgresql" else ""
-    connection.exec_driver_sql(f"ALTER TABLE {schema}sessions ADD COLUMN note INTEGER")
-    connection.exec_driver_sql(f"CREATE TABLE {schema}notes (text INTEGER)")
-    connection.exec_driver_sql(f"INSERT INTO {schema}notes VALUES (1)")
-
-
-def add_notes_and_fail(connection: sa.Connection) -> None:
-    add_notes(connection)
-    raise ArithmeticError("the step failed")
-
-
-def break_a_rule(connection: sa.Connection) -> None:
-    add_notes(connection)
-    connection.execute(schema.installation.insert().values(id=1, version=1))
-
-
-@pytest.mark.parametrize(
-    ("step", "error"), [(add_notes_and_fail, ArithmeticError), (break_a_rule, Exception)]
+# An upgrade such as a later version may bring, and two that do not work.
+NOTES = """
+ALTER TABLE @schema.sessions ADD COLUMN note INTEGER;
+CREATE TABLE @schema.notes (text INTEGER);
+INSERT INTO @schema.notes VALUES (1);
+"""
+ADD_NOTES = Step.of_both(NEWEST + 1, "adds notes", NOTES)
+FAIL = Step.of_both(NEWEST + 1, "fails", f"{NOTES} SELECT nothing FROM nowhere;")
+BREAK_A_RULE = Step.of_both(
+    NEWEST + 1, "breaks a rule", f"{NOTES} INSERT INTO @schema.installation (id) VALUES (1);"
 )
+
+
+@pytest.mark.parametrize("step", [FAIL, BREAK_A_RULE], ids=lambda step: step.what)
 @pytest.mark.parametrize("from_nothing", [False, True])
-def test_an_upgrade_that_fails_leaves_the_database_as_it_was(
-    empty_url: str, opened, monkeypatch, step, error, from_nothing: bool
+def test_an_upgrade_that_fails_leaves_the_version_that_was_whole(
+    empty_url: str, opened, monkeypatch, step: Step, from_nothing: bool
 ):
     if not from_nothing:
         opened(empty_url).open()
-    before = catalog(empty_url)
-    released = schema.UPGRADES
-    monkeypatch.setattr(schema, "UPGRADES", [*released, step])
+    released = versions.STEPS
+    monkeypatch.setattr(versions, "STEPS", (*released, step))
 
+    seen = []
     for attempt in (opened(empty_url).open, opened(empty_url).upgrade):
-        with pytest.raises(error):
+        with pytest.raises(DatabaseError):
             attempt()
-        assert catalog(empty_url) == before
+        seen.append(catalog(empty_url))
 
-    monkeypatch.setattr(schema, "UPGRADES", released)
+    monkeypatch.setattr(versions, "STEPS", released)
     database = opened(empty_url)
     database.open()
-    assert database.inspect(schema.version_of) == NEWEST
+    assert database.inspect(versions.version_of) == NEWEST
+    assert "notes" not in str(seen)
+    assert seen == [catalog(empty_url)] * 2
 
 
 def test_an_upgrade_runs_once_whoever_comes_first(empty_url: str, opened, monkeypatch):
     opened(empty_url).open()
-    monkeypatch.setattr(schema, "UPGRADES", [*schema.UPGRADES, add_notes])
+    monkeypatch.setattr(versions, "STEPS", (*versions.STEPS, ADD_NOTES))
 
     def upgrade() -> tuple[int, int]:
         with closing(Database(empty_url)) as database:
@@ -330,7 +326,7 @@ def test_memory_lives_through_an_upgrade(empty_url: str, monkeypatch):
 
     with opened_anew() as memory:
         memory.scope(user_id="a", module_id="b").chat_history("c").add_user_message("hello")
-    monkeypatch.setattr(schema, "UPGRADES", [*schema.UPGRADES, add_notes])
+    monkeypatch.setattr(versions, "STEPS", (*versions.STEPS, ADD_NOTES))
 
     with opened_anew() as memory:
         history = memory.scope(user_id="a", module_id="b").chat_history("c")
@@ -346,7 +342,7 @@ def test_without_leave_to_upgrade_nothing_is_made(empty_url: str, opened, monkey
     assert opened(empty_url).upgrade() == (0, NEWEST)
     opened(empty_url, auto_upgrade=False).open()
 
-    monkeypatch.setattr(schema, "UPGRADES", [*schema.UPGRADES, add_notes])
+    monkeypatch.setattr(versions, "STEPS", (*versions.STEPS, ADD_NOTES))
     before = catalog(empty_url)
     memory = IsolatedMemory(empty_url, root_key=LocalRootKey(ROOT_KEY), auto_upgrade=False)
     with closing(memory), pytest.raises(SchemaTooOld) as caught:

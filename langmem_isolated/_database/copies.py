@@ -35,14 +35,19 @@ def opened_copy(path: Path) -> Database:
     copy = Database(URL.create("sqlite", database=str(path)), pool_size=1, auto_upgrade=False)
     try:
         copy.open()
-        _refuse_damaged(copy)
+        refuse_damaged(copy)
     except BaseException:
         copy.close()
         raise
     return copy
 
 
-def _refuse_damaged(copy: Database) -> None:
+def refuse_damaged(copy: Database) -> None:
+    """Refuse a copy whose pages are not whole.
+
+    Raises:
+        DatabaseCorrupt: SQLite's quick_check found something.
+    """
     found = copy.inspect(lambda connection: connection.exec_driver_sql("PRAGMA quick_check").all())
     if [tuple(row) for row in found] != [("ok",)]:
         raise DatabaseCorrupt(

@@ -21,13 +21,14 @@ from sqlalchemy.engine import URL
 from sqlalchemy.pool import PoolProxiedConnection
 
 from langmem_isolated._database import row_level_security as policies
-from langmem_isolated._database import schema
 from langmem_isolated._database.admission import admitted
 from langmem_isolated._database.connection_pool import ConnectionPool
 from langmem_isolated._database.dialects import Postgres, Sqlite, Synchronous
 from langmem_isolated._database.files import make_private
 from langmem_isolated._database.scrubbing import scrubbed
 from langmem_isolated._database.transactions import Transaction, TransactionRunner
+from langmem_isolated._database.upgrades import run, versions
+from langmem_isolated._database.upgrades.step import Step
 from langmem_isolated._database.urls import checked_url, without_pooler
 from langmem_isolated._database.write_queue import CommitDelay, WriteQueue
 from langmem_isolated._runtime.arguments import kind_of, seconds, whole_number
@@ -306,11 +307,11 @@ class Database:
             self.refuse_if_closed()
             if self._opened:
                 return
-            found = self._within_engine(schema.version_of)
-            if found < len(schema.UPGRADES) and self._auto_upgrade:
+            found = self._within_engine(versions.version_of)
+            if found < versions.newest() and self._auto_upgrade:
                 self.upgrade()
             else:
-                schema.check_version(found)
+                versions.check_version(found)
             self._learn_row_level_security()
             self._opened = True
 
@@ -321,20 +322,16 @@ class Database:
         if self._security == "required" and not self.is_bound:
             raise RowLevelSecurityError(RowLevelSecurityError.required)
 
-    def upgrade(self) -> tuple[int, int]:
-        """Bring the tables to the current version; returns the version before and after."""
-        return self._within_engine(self._upgrade)
+    def upgrade(self, on_step: Callable[[Step], None] = lambda _: None) -> tuple[int, int]:
+        """Bring the tables to the current version, a transaction for each step.
 
-    def _upgrade(self, connection: Connection) -> tuple[int, int]:
-        connection.exec_driver_sql(self._dialect.begin_write)
-        try:
-            self._dialect.lock_upgrade(connection)
-            versions = schema.upgrade(connection)
-            connection.exec_driver_sql("COMMIT")
-        except BaseException:
-            connection.exec_driver_sql("ROLLBACK")
-            raise
-        return versions
+        Args:
+            on_step: Told of each step that was taken.
+
+        Returns:
+            The version before and after.
+        """
+        return run.upgrade(self._within_engine, self._dialect, on_step)
 
     def _within_engine(self, work: Callable[[Connection], T]) -> T:
         try:

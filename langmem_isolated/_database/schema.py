@@ -1,17 +1,12 @@
-"""Schema: the tables, their numbered versions and migrations.
+"""Schema: the tables, as the newest version of them is; `upgrades/` makes them.
 
 Every key, constraint and upsert target of the tables that hold scoped data starts with
 ``scope_id``, so the same schema shards by it (Citus, CockroachDB).
 """
 
-import os
-from collections.abc import Callable
-from itertools import chain
-
 from sqlalchemy import (
     BigInteger,
     Column,
-    Connection,
     ForeignKey,
     Index,
     Integer,
@@ -20,11 +15,8 @@ from sqlalchemy import (
     SmallInteger,
     String,
     Table,
-    inspect,
     text,
 )
-
-from langmem_isolated.errors import DatabaseCorrupt, DatabaseError, SchemaTooNew, SchemaTooOld
 
 # On PostgreSQL the tables live in a schema of their own: an application may well have `sessions`.
 POSTGRES_SCHEMA = "langmem_isolated"
@@ -269,7 +261,7 @@ audit_chains = Table(
 UNCOUNTED = "kind >= 8 AND kind <> 9 AND kind <> 12"
 
 # Few rows have what these are for: the indexes leave out those that have not.
-_PARTIAL_INDEXES = {
+PARTIAL_INDEXES = {
     "records_alias": "alias IS NOT NULL",
     "records_tag": "tag IS NOT NULL",
     "records_expiry": "expires_at IS NOT NULL",
@@ -280,83 +272,3 @@ _PARTIAL_INDEXES = {
     "usage_active": "principal IS NOT NULL",
     "audit_scope": "scope_id IS NOT NULL",
 }
-
-
-def _make_partial(dialect: str) -> None:
-    # Said when the tables are made: to say it with the table imports both dialects, 25 ms.
-    for index in chain.from_iterable(table.indexes for table in metadata.tables.values()):
-        if condition := _PARTIAL_INDEXES.get(str(index.name)):
-            index.dialect_options[dialect]["where"] = text(condition)
-
-
-def _create_all(connection: Connection) -> None:
-    _make_partial(connection.dialect.name)
-    taken = set(inspect(connection).get_table_names(schema=_schema_of(connection)))
-    if foreign := sorted(taken & set(metadata.tables)):
-        raise DatabaseError(
-            f"The database has tables of other software with our names: {', '.join(foreign)}. "
-            "They were left alone; give us a database (or SQLite file) of our own."
-        )
-    metadata.create_all(connection, checkfirst=False)
-
-
-# The step at index n takes a database from version n to n + 1; a released step is never edited.
-UPGRADES: list[Callable[[Connection], None]] = [_create_all]
-
-
-def version_of(connection: Connection) -> int:
-    """The schema version that the database has; 0 for one without our tables."""
-    inspector, schema = inspect(connection), _schema_of(connection)
-    if not inspector.has_table("installation", schema=schema):
-        return 0
-    columns = {column["name"] for column in inspector.get_columns("installation", schema=schema)}
-    if not columns.issuperset(installation.c.keys()):
-        return 0  # other software's: making ours will refuse
-    found = connection.scalar(installation.select().with_only_columns(installation.c.version)) or 0
-    if type(found) is not int:
-        raise DatabaseCorrupt(
-            f"The schema version in the database is no whole number, it is {type(found).__name__}. "
-            f"{DatabaseCorrupt.advice}"
-        )
-    return found
-
-
-def check_version(found: int) -> None:
-    """Accept only the version this package writes.
-
-    Raises:
-        SchemaTooNew: A later version wrote the database.
-        SchemaTooOld: An earlier one did, or none.
-    """
-    if found > len(UPGRADES):
-        raise SchemaTooNew(found, len(UPGRADES))
-    if found < len(UPGRADES):
-        raise SchemaTooOld(found, len(UPGRADES))
-
-
-def upgrade(connection: Connection) -> tuple[int, int]:
-    """Bring the database to the current version inside the caller's transaction.
-
-    The caller holds the lock that keeps a second process from doing the same.
-
-    Returns:
-        The version before and after.
-
-    Raises:
-        SchemaTooNew: A later version wrote the database; nothing was changed.
-    """
-    before = version_of(connection)
-    if before > len(UPGRADES):
-        raise SchemaTooNew(before, len(UPGRADES))
-    for step in UPGRADES[before:]:
-        step(connection)
-    if before == 0:
-        row = {"id": 1, "version": len(UPGRADES), "installation_id": os.urandom(16)}
-        connection.execute(installation.insert().values(row))
-    elif before < len(UPGRADES):
-        connection.execute(installation.update().values(version=len(UPGRADES)))
-    return before, len(UPGRADES)
-
-
-def _schema_of(connection: Connection) -> str | None:
-    return POSTGRES_SCHEMA if connection.dialect.name == "postgresql" else None

@@ -308,6 +308,22 @@ class KeySets:
         with Admission(principal):
             self.database.write(_remove, found)
 
+    def take_out(self, found: KeySet, is_needed: Callable[[], bool]) -> None:
+        """Remove a set that seals nothing, as if it had never been made.
+
+        Whoever makes a scope with it meanwhile looks at the keys behind that: they find none and
+        begin again, or they found them, and then it is put back.
+
+        Args:
+            found: As it was read; another is left alone.
+            is_needed: Asked behind the removal whether something is sealed with it after all.
+        """
+        with Admission(found.principal):
+            self.database.write(_remove, found)
+            if is_needed():
+                nothing = KeySet(found.principal)
+                self.database.write(_swap, nothing, found, found.keys, lambda _: None)
+
 
 def check(found: KeySet, directory: DirectoryKey) -> None:
     """Refuse a set that is not as it was made; one that was never made is as it should be.

@@ -132,6 +132,26 @@ class Lives(NamedTuple):
         """
         self.sets.remove(principal, self.directory)
 
+    def take_out(self, principal: bytes) -> None:
+        """Remove the keys of a principal of which no scope is left, as if they were never made.
+
+        Keys of lives that were ended before stay, and those of this life with them, destroyed.
+
+        Raises:
+            RecordDoesNotOpen: They are not as they were stored.
+        """
+        self._forget(principal)
+        if self._has_scopes(principal):
+            return
+        found = self.key_set(principal)
+        if len(found.all_living()) < len(found.keys):
+            self.end(principal, _life(found.all_living()))
+        else:
+            self.sets.take_out(found, lambda: self._has_scopes(principal))
+
+    def _has_scopes(self, principal: bytes) -> bool:
+        return bool(self.rows.of_principal(self.directory, principal))
+
     def is_needed(self, root_key_id: str) -> bool:
         """Whether a root key has wrapped a key that lives, or may have: some may not be seen."""
         asked = {"root_key_id": root_key_id}

@@ -30,7 +30,8 @@ from langmem_isolated.cli.erasure import erase
 from langmem_isolated.cli.evidence import evidence
 from langmem_isolated.cli.examples import shown
 from langmem_isolated.cli.export import export
-from langmem_isolated.cli.imports import import_archive
+from langmem_isolated.cli.importing import commands as importing
+from langmem_isolated.cli.importing import rollback
 from langmem_isolated.cli.keys import keygen
 from langmem_isolated.cli.modules import modules
 from langmem_isolated.cli.moving import move, move_keys
@@ -62,8 +63,9 @@ app = typer.Typer(
     epilog=(
         f"{shown('demo', '--version')}\n\n"
         "The status is 0 when all is done, 1 when something is refused or does not hold, 2 "
-        "when a command is not written as --help says, and 3 when a sweep or a rotation of keys "
-        "has more to do."
+        "when a command is not written as --help says, and 3 when a sweep, a rotation of keys or "
+        "a rollback has more to do, an upgrade of the tables is pending, or an import has put in "
+        "all but what it tells as rejects."
     ),
     no_args_is_help=True,
     add_completion=False,
@@ -122,6 +124,7 @@ for command, examples in (
             "restore --database postgresql://service@host/memory --erasure-log erasures.jsonl",
         ),
     ),
+    (rollback, ("rollback import-0123456789ab.json", "rollback receipt.json --yes --json")),
     (
         move,
         (
@@ -140,11 +143,9 @@ for command, examples in (
     (doctor, ("doctor", "doctor --database postgresql://service@host/memory --json")),
 ):
     app.command(epilog=shown(*examples))(command)
-_IMPORTS = ("import ann.zip", "import ann.zip --user anna --allow app.models.Order --json")
-# A word of Python cannot be a function's name.
-app.command("import", epilog=shown(*_IMPORTS))(import_archive)
 _MOVE_KEYS = ("keys move --to sqlite:///keys.db", "keys move --to postgresql://keys@host/keys")
 sealing_keys.commands.command("move", epilog=shown(*_MOVE_KEYS))(move_keys)
+app.add_typer(importing, name="import")
 app.add_typer(evidence, name="evidence")
 app.add_typer(audit, name="audit")
 app.add_typer(anchor, name="anchor")

@@ -10,6 +10,7 @@ from langmem_isolated._crypto.seal_counter import SealCounter
 from langmem_isolated._database import row_level_security, schema
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.files import mode_for_others, path_of
+from langmem_isolated._database.upgrades import versions
 from langmem_isolated._storage.checked_root_key import CheckedRootKey
 from langmem_isolated._storage.key_status import counts, rotating_since
 from langmem_isolated._storage.key_uses import most_seals
@@ -92,8 +93,8 @@ def _examine_database(name: str, url: str) -> Iterator[Finding]:
 
 
 def _version(database: Database) -> tuple[str, str]:
-    found = database.inspect(schema.version_of)
-    schema.check_version(found)
+    found = database.inspect(versions.version_of)
+    versions.check_version(found)
     return "ok", f"version {found}"
 
 

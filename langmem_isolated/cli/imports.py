@@ -1,4 +1,4 @@
-"""`import`: puts in what an export wrote."""
+"""`import ARCHIVE`: puts in what an export wrote."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +14,11 @@ from langmem_isolated.cli.options import (
 )
 from langmem_isolated.cli.terminal import counting, print_counts, print_json
 from langmem_isolated.errors import LangmemIsolatedError
+
+AllowOption = Annotated[
+    list[str] | None,
+    typer.Option("--allow", help="module.Class whose objects may be in it; several times."),
+]
 
 
 class _NotRead(LangmemIsolatedError):
@@ -32,10 +37,7 @@ def import_archive(
     user: Annotated[
         str | None, typer.Option("--user", help="Who gets it; otherwise whose export it is.")
     ] = None,
-    allow: Annotated[
-        list[str] | None,
-        typer.Option("--allow", help="module.Class whose objects may be in it; several times."),
-    ] = None,
+    allow: AllowOption = None,
     readmit: Annotated[
         list[str] | None,
         typer.Option("--readmit", help="An erased user who may come back; several times."),

@@ -36,6 +36,7 @@ from langmem_isolated.errors.database import (
 )
 from langmem_isolated.errors.importing import (
     ImportNotVerified,
+    MappingRefused,
     ReceiptRefused,
     RecordsUnmapped,
     SourceRefused,
@@ -110,6 +111,7 @@ __all__ = [
     "LegalHold",
     "LimitExceeded",
     "LockRefused",
+    "MappingRefused",
     "MemoryLocked",
     "MoveRefused",
     "NotShared",

@@ -16,6 +16,18 @@ class SourceRefused(LangmemIsolatedError, ValueError):
         self.what, self.instead = what, instead
 
 
+class MappingRefused(LangmemIsolatedError, ValueError):
+    """Rules of a mapping cannot be meant, or leave out the user or the module; nothing was read.
+
+    Args:
+        what: What is wrong with them, and what was expected; no id.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} Nothing was imported.")
+        self.what = what
+
+
 class RecordsUnmapped(LangmemIsolatedError):
     """Records of a source have no scope by the mapping; nothing was imported.
 

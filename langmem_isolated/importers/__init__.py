@@ -3,6 +3,12 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from langmem_isolated.importers.catalogue import detect_source, source_specs
+from langmem_isolated.importers.engine import Import, Step
+from langmem_isolated.importers.langchain.chat_histories import ChatHistorySource
+from langmem_isolated.importers.mapping import Field, Mapping, Owner, Target, Unmapped
+from langmem_isolated.importers.plan import ImportPlan
+from langmem_isolated.importers.receipts import ImportReceipt, ModuleCount
 from langmem_isolated.importers.registry import SourceOption, SourceSpec
 from langmem_isolated.importers.source import Source
 from langmem_isolated.lifecycle import (
@@ -23,8 +29,10 @@ if TYPE_CHECKING:
     from langmem_isolated.importers.dual_writing import Difference, DualWriteReport, dual_write
 
 __all__ = [
+    "ChatHistorySource",
     "Difference",
     "DualWriteReport",
+    "Field",
     "ForeignCheckpoint",
     "ForeignDocument",
     "ForeignFact",
@@ -35,11 +43,22 @@ __all__ = [
     "ForeignThread",
     "ForeignUnit",
     "ForeignWrite",
+    "Import",
+    "ImportPlan",
+    "ImportReceipt",
+    "Mapping",
+    "ModuleCount",
+    "Owner",
     "Rejected",
     "Source",
     "SourceOption",
     "SourceSpec",
+    "Step",
+    "Target",
+    "Unmapped",
+    "detect_source",
     "dual_write",
+    "source_specs",
 ]
 
 # Loaded when they are asked for: what names sources alone is to be cheap.

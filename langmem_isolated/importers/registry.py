@@ -52,4 +52,5 @@ class SourceSpec:
         """
         module, _, name = self.home.partition(":")
         made: Source = getattr(import_module(module), name)(location, **options)
+        made.options = options
         return made

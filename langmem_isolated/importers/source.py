@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import ClassVar, Self
+from types import MappingProxyType, TracebackType
+from typing import Any, ClassVar, Self
 
 from langmem_isolated.lifecycle import ForeignUnit, Rejected
 
@@ -21,6 +21,11 @@ class Source(ABC):
 
     kind: ClassVar[str]
     """What the command line calls it: ``"sqlite-saver"``."""
+    owners: ClassVar[Sequence[str]] = ()
+    """Which of ``user``, ``module``, ``project`` and ``name`` each unit of it has among its
+    ``fields``, so that they need no rule; a rule has precedence."""
+    options: Mapping[str, Any] = MappingProxyType({})
+    """What it was made with besides its location, where that changes what is read."""
 
     @property
     @abstractmethod

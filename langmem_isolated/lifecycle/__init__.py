@@ -24,6 +24,8 @@ if TYPE_CHECKING:
         BreakGlass,
     )
     from langmem_isolated.lifecycle.backup import Backup
+    from langmem_isolated.lifecycle.bulk_import.bulk import BulkImport
+    from langmem_isolated.lifecycle.bulk_import.outcome import PutOutcome
     from langmem_isolated.lifecycle.bulk_import.records import (
         ForeignCheckpoint,
         ForeignDocument,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
         ForeignWrite,
         Rejected,
     )
+    from langmem_isolated.lifecycle.bulk_import.rolling_back import Left, RolledBack
     from langmem_isolated.lifecycle.erasure.participants import ErasureSubject
     from langmem_isolated.lifecycle.erasure.reapplication import Reapplied
     from langmem_isolated.lifecycle.erasure.receipt import ErasureReceipt
@@ -128,6 +131,7 @@ __all__ = [
     "AuditVerified",
     "Backup",
     "BreakGlass",
+    "BulkImport",
     "Check",
     "Collected",
     "ComparedRow",
@@ -163,6 +167,7 @@ __all__ = [
     "KeyVersion",
     "KeysMoved",
     "KeysRotated",
+    "Left",
     "Lent",
     "LockState",
     "LockedModule",
@@ -187,12 +192,14 @@ __all__ = [
     "ProfileCleared",
     "ProfileContents",
     "ProfileReader",
+    "PutOutcome",
     "Quota",
     "Quotas",
     "Reapplied",
     "Rejected",
     "Restored",
     "Retention",
+    "RolledBack",
     "RootKeyRotated",
     "ScopeKeyUse",
     "ScopeLifecycle",
@@ -222,6 +229,9 @@ __all__ = [
 # What operators ask for is loaded when they do.
 _NAMES = {
     "_adapters.quota": ("Quota",),
+    "lifecycle.bulk_import.bulk": ("BulkImport",),
+    "lifecycle.bulk_import.outcome": ("PutOutcome",),
+    "lifecycle.bulk_import.rolling_back": ("Left", "RolledBack"),
     "lifecycle.bulk_import.records": (
         "ForeignCheckpoint",
         "ForeignDocument",

@@ -13,6 +13,7 @@ from langmem_isolated._runtime.arguments import callback, seconds, true_or_false
 from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated.lifecycle.audit.of_memory import Audited
 from langmem_isolated.lifecycle.backup import MemoryBackups
+from langmem_isolated.lifecycle.bulk_import.of_memory import BulkImports
 from langmem_isolated.lifecycle.erasure.reapplication import ErasuresAgain
 from langmem_isolated.lifecycle.export.of_memory import UserExports
 from langmem_isolated.lifecycle.imports.of_memory import UserImports
@@ -45,6 +46,7 @@ class MemoryLifecycle(
     ModuleMerges,
     UserExports,
     UserImports,
+    BulkImports,
     MemoryBackups,
     ErasuresAgain,
     RootKeyRotations,

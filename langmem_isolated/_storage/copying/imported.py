@@ -29,7 +29,7 @@ from langmem_isolated._storage.copying.containers import (
 )
 from langmem_isolated._storage.copying.import_position import Overtaken
 from langmem_isolated._storage.copying.options import NO_MARK, Copied
-from langmem_isolated._storage.copying.staging import Step
+from langmem_isolated._storage.copying.staging import Place, Step
 from langmem_isolated._storage.documents import collection as collections
 from langmem_isolated._storage.documents import writing as documents
 from langmem_isolated._storage.documents.writing import NewDocument
@@ -207,6 +207,27 @@ def publish(
         expires_at=arrived.ends_at,
     )
     rows.update(transaction, keys, digest, seen)
+
+
+def append(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    name: str,
+    left: ContainerState,
+    lines: Sequence[Line],
+    updated_at: int,
+) -> ContainerState:
+    """Put further messages into a session; how its row is left.
+
+    Raises:
+        Overtaken: Its row is not as it was left.
+    """
+    place = Place(Kind.SESSION, name, digest_of(keys, Kind.SESSION, name), left.birth)
+    put_lines(transaction, keys, Step(place, left, []), lines)
+    state = ROWS[Kind.SESSION].locked(transaction, keys, place.digest)
+    assert state is not None
+    later = state._replace(updated_at=max(updated_at, state.updated_at))
+    return ROWS[Kind.SESSION].update(transaction, keys, place.digest, later).but_keys
 
 
 class ArrivedCollection(NamedTuple):

@@ -7,26 +7,26 @@ was changed since.
 """
 
 import os
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import select
 
 from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._database import schema
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import SECOND, now
 from langmem_isolated._storage import entries
-from langmem_isolated._storage.containers import ContainerRows
-from langmem_isolated._storage.copying.containers import ROWS, digest_of
+from langmem_isolated._storage.containers import SCOPE_ID
+from langmem_isolated._storage.copying.containers import ROWS
 from langmem_isolated._storage.copying.options import Added, Renamed
-from langmem_isolated._storage.documents import collection
-from langmem_isolated._storage.documents import writing as documents
+from langmem_isolated._storage.copying.proofs import lock_collections, proofs, remove
 from langmem_isolated._storage.entries import Entry
-from langmem_isolated._storage.items import reading
 from langmem_isolated._storage.items import statements as sql
-from langmem_isolated._storage.items import writing as items
-from langmem_isolated._storage.items.addresses import Address
 from langmem_isolated._storage.scoped_database import ScopeGone
 
 TOKEN_BYTES = 16
@@ -37,9 +37,17 @@ _PARTS_KEPT = 2 * KEPT
 _PART_KEY_BYTES = 16
 _RECEIPTS = (b"receipts",)
 _VERSION = 1
-_COLLECTIONS = ContainerRows(Kind.COLLECTION)
-
-Proof = bytes | None
+_records = schema.records.c
+_SOME = (
+    select(_records.key, _records.sealed, _records.tag, _records.updated_at, _records.expires_at)
+    .where(
+        _records.scope_id == SCOPE_ID,
+        _records.kind == sa.literal_column(str(int(Kind.RECEIPT))),
+        _records.parent == sa.bindparam("parent", type_=sa.LargeBinary),
+    )
+    .limit(sa.bindparam("limit", type_=sa.Integer))
+    .offset(sa.literal_column("0"))
+)
 
 
 class Receipt(NamedTuple):
@@ -152,10 +160,18 @@ def record(
     renamed: list[Renamed],
     *,
     token: bytes,
+    kept: int = _PARTS_KEPT,
 ) -> None:
     """Keep what this transaction has put in.
 
-    A session or thread has a part of its own: to take it out is a transaction's work.
+    A session or thread has a part of its own: to take it out is a transaction's work. What this
+    copy has kept of it before gives way.
+
+    Args:
+        added: What.
+        renamed: Which of it stands under another name than it had.
+        token: Of the copy.
+        kept: For how long, in µs.
 
     Raises:
         ScopeGone: The target was erased.
@@ -164,14 +180,12 @@ def record(
     small = [one for one in added if one.kind not in ROWS]
     groups = [*large, small] if small else large
     for number, group in enumerate(groups):
-        proofs = _proofs(transaction, keys, group)
-        lines = [
-            [int(one.kind), *one.names, proof] for one, proof in zip(group, proofs, strict=True)
-        ]
+        macs = proofs(transaction, keys, group)
+        lines = [[int(one.kind), *one.names, proof] for one, proof in zip(group, macs, strict=True)]
         names = [[int(kind), old, new] for kind, old, new in renamed] if number == 0 else []
         value = encode_value([_VERSION, lines, names], "a receipt")
-        entry = Entry(os.urandom(_PART_KEY_BYTES), value)
-        given = transaction, keys, _space(token), [entry], now(), _PARTS_KEPT
+        entry = Entry(_part_key(group), value)
+        given = transaction, keys, _space(token), [entry], now(), kept
         entries.put(*given, kind=Kind.RECEIPT)
 
 
@@ -181,18 +195,55 @@ def parts(transaction: Transaction, keys: ScopeKeys, token: bytes) -> Iterator[P
     Raises:
         RecordDoesNotOpen: A part was changed, moved or exchanged.
     """
-    for entry in entries.all_of(transaction, keys, _space(token), now(), kind=Kind.RECEIPT):
-        _, lines, renamed = decode_value(entry.value)
-        yield Part(
-            entry.key,
-            [(Added(Kind(kind), tuple(names)), proof) for kind, *names, proof in lines],
-            [Renamed(Kind(kind), old, new) for kind, old, new in renamed],
-        )
+    found = entries.all_of(transaction, keys, _space(token), now(), kind=Kind.RECEIPT)
+    yield from map(_part, found)
+
+
+def _part(entry: Entry) -> Part:
+    _, lines, renamed = decode_value(entry.value)
+    return Part(
+        entry.key,
+        [(Added(Kind(kind), tuple(names)), proof) for kind, *names, proof in lines],
+        [Renamed(Kind(kind), old, new) for kind, old, new in renamed],
+    )
 
 
 def all_parts(transaction: Transaction, keys: ScopeKeys, token: bytes) -> list[Part]:
     """As :func:`parts`, read at once."""
     return [*parts(transaction, keys, token)]
+
+
+def some_parts(transaction: Transaction, keys: ScopeKeys, token: bytes, most: int) -> list[Part]:
+    """As :func:`parts`, at most so many, in any order.
+
+    Raises:
+        RecordDoesNotOpen: A part was changed, moved or exchanged.
+    """
+    parent = keys.pseudonym(Kind.RECEIPT, b"space", *_space(token))
+    rows = transaction.rows(_SOME, scope_id=keys.scope_id, parent=parent, limit=most)
+    found = (entries.opened_anywhere(keys, Kind.RECEIPT, parent, row) for row in rows)
+    return [_part(entry) for _, entry in found]
+
+
+def is_as_put(transaction: Transaction, keys: ScopeKeys, token: bytes, one: Added) -> bool:
+    """Whether a copy has put in this session or thread, and nobody has changed it since.
+
+    Raises:
+        RecordDoesNotOpen: A part, or it itself, was changed, moved or exchanged.
+    """
+    key = _part_key([one])
+    given = transaction, keys, _space(token), [key], now()
+    (value,) = entries.get(*given, kind=Kind.RECEIPT)
+    (there,) = proofs(transaction, keys, [one])
+    return value is not None and (one, there) in _part(Entry(key, value)).lines
+
+
+def _part_key(group: Sequence[Added]) -> bytes:
+    """Of a session or thread one and the same: what stands there by now is in its only part."""
+    (kind, names), *_ = group
+    if kind not in ROWS:
+        return os.urandom(_PART_KEY_BYTES)
+    return kind.framed_bytes + names[0]
 
 
 def undo_part(transaction: Transaction, keys: ScopeKeys, token: bytes, part: Part) -> Undone:
@@ -206,11 +257,11 @@ def undo_part(transaction: Transaction, keys: ScopeKeys, token: bytes, part: Par
     scope = {"scope_id": keys.scope_id, "scope_birth": keys.birth}
     if transaction.row(sql.LOCK_SCOPE, **scope) is None:
         raise ScopeGone
-    _lock_collections(transaction, keys, [added for added, _ in part.lines])
-    there = _proofs(transaction, keys, [added for added, _ in part.lines])
+    lock_collections(transaction, keys, [added for added, _ in part.lines])
+    there = proofs(transaction, keys, [added for added, _ in part.lines])
     known = [(added, proof, at) for (added, proof), at in zip(part.lines, there, strict=True) if at]
     removed = [added for added, proof, at in known if proof == at]
-    _remove(transaction, keys, removed)
+    remove(transaction, keys, removed)
     entries.remove(transaction, keys, _space(token), [part.key], kind=Kind.RECEIPT)
     return Undone(removed, [added for added, proof, at in known if proof != at])
 
@@ -228,118 +279,3 @@ def _put(transaction: Transaction, keys: ScopeKeys, receipt: Receipt) -> None:
 
 def _space(token: bytes) -> tuple[bytes, bytes]:
     return b"journal", token
-
-
-# --- what stands under names, by kinds ------------------------------------------------------------
-
-
-def _proofs(transaction: Transaction, keys: ScopeKeys, added: Sequence[Added]) -> list[Proof]:
-    """A MAC of what stands under each of these names, or ``None``."""
-    found: dict[Added, Proof] = {}
-    for kind, group in _by_kind(added).items():
-        found.update(zip(group, _PROVE[kind](transaction, keys, group), strict=True))
-    return [found[one] for one in added]
-
-
-def _by_kind(added: Iterable[Added]) -> dict[Kind, list[Added]]:
-    groups: dict[Kind, list[Added]] = defaultdict(list)
-    for one in added:
-        groups[one.kind].append(one)
-    return groups
-
-
-def _by_space(added: Iterable[Added]) -> dict[tuple[bytes, ...], list[Added]]:
-    """Grouped by all their names but the first."""
-    groups: dict[tuple[bytes, ...], list[Added]] = defaultdict(list)
-    for one in added:
-        groups[one.names[1:]].append(one)
-    return groups
-
-
-def _of_containers(
-    transaction: Transaction, keys: ScopeKeys, group: Sequence[Added]
-) -> Iterator[Proof]:
-    for kind, (name,) in group:
-        digest = digest_of(keys, kind, name.decode())
-        state = ROWS[kind].locked(transaction, keys, digest)
-        if state is None:
-            yield None
-        else:
-            # Keys that were rotated since are nobody's doing.
-            yield keys.row_mac(b"journal", state.but_keys.computed_mac(kind, keys, digest))
-
-
-def _of_items(transaction: Transaction, keys: ScopeKeys, group: Sequence[Added]) -> Iterator[Proof]:
-    for item in reading.get(transaction, keys, [*map(_address, group)], now()):
-        yield item and keys.row_mac(b"journal", item.updated.to_bytes(8), item.body)
-
-
-def _address(added: Added) -> Address:
-    key, *namespace = added.names
-    return Address(tuple(namespace), key)
-
-
-def _of_documents(
-    transaction: Transaction, keys: ScopeKeys, group: Sequence[Added]
-) -> Iterator[Proof]:
-    bodies: dict[Added, bytes] = {}
-    for name, members in _by_collection(group).items():
-        if found := collection.find(transaction, keys, name):
-            digests = [found.document_digest(one.names[1]) for one in members]
-            at = zip(members, found.at(digests), strict=True)
-            bodies |= {one: document.body for one, document in at if document}
-    for one in group:
-        yield keys.row_mac(b"journal", bodies[one]) if one in bodies else None
-
-
-def _by_collection(group: Iterable[Added]) -> dict[bytes, list[Added]]:
-    groups: dict[bytes, list[Added]] = defaultdict(list)
-    for one in group:
-        groups[one.names[0]].append(one)
-    return groups
-
-
-def _of_entries(
-    transaction: Transaction, keys: ScopeKeys, group: Sequence[Added]
-) -> Iterator[Proof]:
-    values: dict[Added, bytes | None] = {}
-    for names, members in _by_space(group).items():
-        wanted = [one.names[0] for one in members]
-        found = entries.get(transaction, keys, names, wanted, now(), kind=members[0].kind)
-        values.update(zip(members, found, strict=True))
-    for one in group:
-        value = values[one]
-        yield None if value is None else keys.row_mac(b"journal", value)
-
-
-def _lock_collections(transaction: Transaction, keys: ScopeKeys, added: Sequence[Added]) -> None:
-    names = {one.names[0] for one in added if one.kind is Kind.DOCUMENT}
-    for digest in sorted(keys.pseudonym(Kind.COLLECTION, name) for name in names):
-        _COLLECTIONS.lock(transaction, keys, digest)
-
-
-def _remove(transaction: Transaction, keys: ScopeKeys, added: Sequence[Added]) -> None:
-    for kind, group in _by_kind(added).items():
-        if kind in ROWS:
-            for _, (name,) in group:
-                ROWS[kind].remove(transaction, keys, digest_of(keys, kind, name.decode()))
-        elif kind is Kind.ITEM:
-            items.remove(transaction, keys, [*map(_address, group)], now())
-        elif kind is Kind.DOCUMENT:
-            for name, members in _by_collection(group).items():
-                ids = [one.names[1] for one in members]
-                documents.remove(transaction, keys, name, ids, now())
-        else:
-            for names, members in _by_space(group).items():
-                wanted = [one.names[0] for one in members]
-                entries.remove(transaction, keys, names, wanted, kind=kind)
-
-
-_Prove = Callable[[Transaction, ScopeKeys, Sequence[Added]], Iterator[Proof]]
-_PROVE: dict[Kind, _Prove] = {
-    **dict.fromkeys(ROWS, _of_containers),
-    Kind.ITEM: _of_items,
-    Kind.DOCUMENT: _of_documents,
-    Kind.ENTRY: _of_entries,
-    Kind.PROFILE: _of_entries,
-}

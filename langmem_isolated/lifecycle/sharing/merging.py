@@ -202,10 +202,11 @@ def undo(context: MemoryContext, receipt: MergeReceipt) -> Undone:
         removed += undone.removed
         left += undone.left
     target.write(journal.forget, token)
-    return Undone(by_kind(one.kind.label for one in removed), tuple(map(_named, left)))
+    return Undone(by_kind(one.kind.label for one in removed), tuple(map(named, left)))
 
 
-def _named(added: Added) -> Named:
+def named(added: Added) -> Named:
+    """What was put in, as people call it."""
     names = added.names
     if added.kind is Kind.PROFILE and names[1:] == Part.FACTS.space:
         # A fact's key is what its id says in other digits.
@@ -219,7 +220,7 @@ def _shown(name: bytes) -> str:
 
 def _as_plan(planned: Planned) -> MergePlan:
     counts = {kind.label: count for kind, count in sorted(planned.counts.items()) if count}
-    return MergePlan(counts, tuple(map(_named, planned.taken)))
+    return MergePlan(counts, tuple(map(named, planned.taken)))
 
 
 def _note_facts(facts: list[Fact], planned: Planned, found: ProfileEntries) -> None:

@@ -1,0 +1,90 @@
+"""Receipts of imports: which have put something into a scope, and whether it was made for them.
+
+A receipt is an entry of its kind in a space of its own, under the token of the import; what it has
+put in is in the journal of that token. Both are kept for longer than anybody goes without noticing
+that an import went wrong.
+"""
+
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import delete, exists, select
+
+from langmem_isolated._codecs.values import decode_value, encode_value
+from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._database import schema
+from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._runtime.clock import SECOND, now
+from langmem_isolated._storage import entries
+from langmem_isolated._storage.containers import SCOPE_ID
+from langmem_isolated._storage.entries import Entry
+
+KEPT_DAYS = 400
+KEPT = KEPT_DAYS * 24 * 3600 * SECOND
+"""Microseconds that a receipt is kept, from when the import last began in its scope."""
+PARTS_KEPT = 2 * KEPT
+SPACE = (b"imported",)
+_VERSION = 1
+
+_IS_BARE = select(
+    *(
+        ~exists().where(table.c.scope_id == SCOPE_ID)
+        for table in (schema.sessions, schema.records, schema.usage)
+    )
+)
+_DELETE_SCOPE = delete(schema.scopes).where(
+    schema.scopes.c.scope_id == SCOPE_ID,
+    schema.scopes.c.birth == sa.bindparam("birth", type_=sa.LargeBinary),
+)
+
+
+class ImportReceipt(NamedTuple):
+    """That an import has put something into a scope."""
+
+    source: str
+    """What the kind of its source is called."""
+    begun_at: int
+    made_scope: bool
+    """Whether nothing was in the scope before."""
+
+
+def begin(transaction: Transaction, keys: ScopeKeys, token: bytes, source: str) -> ImportReceipt:
+    """The receipt of an import into a scope, made where it is the first time.
+
+    Raises:
+        ScopeGone: The user was erased.
+        RecordDoesNotOpen: It was changed, moved or exchanged.
+    """
+    receipt = find(transaction, keys, token)
+    if receipt is None:
+        receipt = ImportReceipt(source, now(), is_bare(transaction, keys))
+    entry = Entry(token, encode_value([_VERSION, *receipt], "a receipt"))
+    entries.put(transaction, keys, SPACE, [entry], now(), KEPT, kind=Kind.RECEIPT)
+    return receipt
+
+
+def find(transaction: Transaction, keys: ScopeKeys, token: bytes) -> ImportReceipt | None:
+    """The receipt of an import, if it has put anything into the scope.
+
+    Raises:
+        RecordDoesNotOpen: It was changed, moved or exchanged.
+    """
+    (value,) = entries.get(transaction, keys, SPACE, [token], now(), kind=Kind.RECEIPT)
+    return None if value is None else ImportReceipt(*decode_value(value)[1:])
+
+
+def forget(transaction: Transaction, keys: ScopeKeys, token: bytes) -> None:
+    """Remove a receipt."""
+    entries.remove(transaction, keys, SPACE, [token], kind=Kind.RECEIPT)
+
+
+def is_bare(transaction: Transaction, keys: ScopeKeys) -> bool:
+    """Whether nothing is in the scope, and its owner has never written into it."""
+    row = transaction.row(_IS_BARE, scope_id=keys.scope_id)
+    return row is not None and all(row)
+
+
+def remove_scope(transaction: Transaction, keys: ScopeKeys) -> None:
+    """Remove the row of a scope in which nothing is."""
+    transaction.execute(_DELETE_SCOPE, scope_id=keys.scope_id, birth=keys.birth)

@@ -1,0 +1,93 @@
+"""`import FILE`: finds out what a file is, and imports it."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from dataclasses import fields
+from inspect import Parameter, Signature
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from langmem_isolated.cli.databases import existing_database
+from langmem_isolated.cli.importing.options import ImportOptions, shared_parameters
+from langmem_isolated.cli.importing.run import import_source
+from langmem_isolated.cli.imports import AllowOption, import_archive
+
+FILE = "FILE"
+FILE_EXAMPLES = (
+    "import conversations.json --user ann --module chat",
+    "import ann.zip",
+    "import ann.zip --user anna --allow app.models.Order --json",
+)
+_DECLARATION = "bagit.txt"
+_OF_ARCHIVES = {"user", "project", "readmit", "as_json", "database", "key_store"}
+
+
+def file_command() -> Callable[..., None]:
+    """The function of the command, with the options that all sources have."""
+
+    def import_file(file: Path, allow: list[str] | None, **given: Any) -> None:
+        """Find out what a file or folder is, and import it: an export of ours, or of a product.
+
+        What an export of ours is goes to whom it was of, or to --user; run again, it goes on where
+        it ended. Needs the root key.
+        """
+        asked = ImportOptions(**given)
+        if is_archive(file):
+            _import_archive(file, allow, asked)
+            return
+        # Before anything is said of the file: as for each command, there is a database.
+        existing_database(asked.database).close()
+        _import_what_it_is(file, asked)
+
+    argument = Annotated[Path, typer.Argument(metavar="FILE", help="What is imported.")]
+    import_file.__signature__ = Signature(  # type: ignore[attr-defined]
+        [
+            Parameter("file", Parameter.POSITIONAL_OR_KEYWORD, annotation=argument),
+            Parameter("allow", Parameter.KEYWORD_ONLY, default=None, annotation=AllowOption),
+            *shared_parameters(),
+        ]
+    )
+    import_file.__annotations__ = {}
+    return import_file
+
+
+def is_archive(file: Path) -> bool:
+    """Whether it is an export of ours, or is to be refused as none: not there, or a broken zip."""
+    if not file.exists() or file.name.endswith((".mem", ".mem.zip")):
+        return True
+    if file.is_dir():
+        return (file / _DECLARATION).exists()
+    if file.suffix != ".zip":
+        return False
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return any(Path(name).name == _DECLARATION for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return True
+
+
+def _import_archive(file: Path, allow: list[str] | None, asked: ImportOptions) -> None:
+    given = {one.name for one in fields(asked) if getattr(asked, one.name) != one.default}
+    if others := sorted(given - _OF_ARCHIVES):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in others)
+        raise typer.BadParameter(f"An export of ours says all that {names} would; leave it out.")
+    import_archive(
+        archive=file,
+        user=asked.user,
+        allow=allow,
+        readmit=asked.readmit,
+        project=asked.project or "default",
+        as_json=asked.as_json,
+        database=asked.database,
+        key_store=asked.key_store,
+    )
+
+
+def _import_what_it_is(file: Path, asked: ImportOptions) -> None:
+    from langmem_isolated.importers import detect_source
+
+    import_source(detect_source(file), str(file), {}, asked)

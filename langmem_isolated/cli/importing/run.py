@@ -1,0 +1,88 @@
+"""Run of `import`: from what was asked for to the report and the status."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from langmem_isolated.cli.importing.options import ImportOptions
+from langmem_isolated.cli.importing.progress import watching
+from langmem_isolated.cli.importing.report import print_plan, print_receipt
+from langmem_isolated.cli.terminal import as_usage, print_json
+from langmem_isolated.errors import LangmemIsolatedError
+
+if TYPE_CHECKING:
+    from langmem_isolated.importers import Import, SourceSpec
+
+LEFT_OUT = 3
+
+
+class _NotWritten(LangmemIsolatedError):
+    """The file system refused."""
+
+    def __init__(self, reason: str | None) -> None:
+        super().__init__(
+            f"A file of the import could not be read or written: {reason}. Give --receipt, "
+            "--rejects and --backup in folders that can be written. The same command goes on."
+        )
+
+
+def import_source(
+    spec: SourceSpec, location: str, options: Mapping[str, Any], asked: ImportOptions
+) -> None:
+    """Import from a source, or plan to; ends with status 3 if something is left out."""
+    from langmem_isolated.cli.databases import existing_memory
+    from langmem_isolated.importers import Import
+
+    with as_usage(), _as_one_line(), watching(verbose=asked.verbose) as progress:
+        memory = existing_memory(asked.database, asked.key_store)
+        with spec.make(location, **options) as source:
+            made = Import(
+                memory,
+                source,
+                asked.rules(),
+                unmapped=asked.unmapped.value,
+                readmit=asked.readmit or (),
+                receipt=asked.receipt,
+                rejects=asked.rejects,
+                backup=asked.backup_place,
+                progress=progress,
+            )
+            if asked.dry_run:
+                is_whole = _plan(made, asked)
+            else:
+                with memory:
+                    is_whole = _run(made, asked)
+    if not is_whole:
+        raise typer.Exit(LEFT_OUT)
+
+
+def _plan(made: Import, asked: ImportOptions) -> bool:
+    plan = made.plan(by_scope=asked.by_scope)
+    if asked.as_json:
+        print_json(plan.as_dict())
+    else:
+        print_plan(plan, unmapped=asked.unmapped.value)
+    return plan.is_whole
+
+
+def _run(made: Import, asked: ImportOptions) -> bool:
+    receipt = made.run()
+    if asked.as_json:
+        print_json(receipt.as_dict() | {"receipt": str(made.receipt_path)})
+    else:
+        print_receipt(receipt, made.receipt_path)
+    return receipt.is_whole
+
+
+@contextmanager
+def _as_one_line() -> Iterator[None]:
+    try:
+        yield
+    except LangmemIsolatedError:
+        raise
+    except OSError as error:
+        raise _NotWritten(error.strerror) from None
