@@ -27,6 +27,7 @@ from langmem_isolated.lifecycle import (
 
 if TYPE_CHECKING:
     from langmem_isolated.importers.dual_writing import Difference, DualWriteReport, dual_write
+    from langmem_isolated.importers.moving_out import MovedOut, amove_out, move_out
 
 __all__ = [
     "ChatHistorySource",
@@ -48,6 +49,7 @@ __all__ = [
     "ImportReceipt",
     "Mapping",
     "ModuleCount",
+    "MovedOut",
     "Owner",
     "Rejected",
     "Source",
@@ -56,8 +58,10 @@ __all__ = [
     "Step",
     "Target",
     "Unmapped",
+    "amove_out",
     "detect_source",
     "dual_write",
+    "move_out",
     "source_specs",
 ]
 
@@ -65,7 +69,10 @@ __all__ = [
 _HOMES = {
     "Difference": "dual_writing",
     "DualWriteReport": "dual_writing",
+    "MovedOut": "moving_out",
+    "amove_out": "moving_out",
     "dual_write": "dual_writing",
+    "move_out": "moving_out",
 }
 
 
