@@ -149,8 +149,14 @@ def _verified(
     for place in places:
         here = yield Call(ours, "get_tuple", (config_at(thread_id, place.namespace, place.id),))
         there = yield Call(to, "get_tuple", (config_at(target_id, place.namespace, place.id),))
-        if kind := tuple_difference(here, there):
+        if kind := tuple_difference(here, there) or _lacks_values(here, there):
             raise MoveNotVerified(f"thread {number}", kind)
+
+
+def _lacks_values(here: Any, there: Any) -> str | None:
+    # A snapshot may be with more checkpoints there, never with fewer.
+    values = [found.checkpoint["channel_values"].keys() for found in (here, there)]
+    return "values" if values[0] - values[1] else None
 
 
 def _items(scope: ScopedMemory, to: Any, name: Callable[[Any], Any]) -> Body[MovedOut]:
