@@ -7,7 +7,6 @@ from langmem_isolated.importers.catalogue import detect_source, source_specs
 from langmem_isolated.importers.engine import Import, Step
 from langmem_isolated.importers.langchain.chat_histories import ChatHistorySource
 from langmem_isolated.importers.mapping import Field, Mapping, Owner, Target, Unmapped
-from langmem_isolated.importers.people.openai_messages import openai_message
 from langmem_isolated.importers.plan import ImportPlan
 from langmem_isolated.importers.receipts import ImportReceipt, ModuleCount
 from langmem_isolated.importers.registry import SourceOption, SourceSpec
@@ -28,12 +27,10 @@ from langmem_isolated.lifecycle import (
 
 if TYPE_CHECKING:
     from langmem_isolated.importers.dual_writing import Difference, DualWriteReport, dual_write
-    from langmem_isolated.importers.langgraph.checkpointer import CheckpointerSource
-    from langmem_isolated.importers.langgraph.store import StoreSource
+    from langmem_isolated.importers.moving_out import MovedOut, amove_out, move_out
 
 __all__ = [
     "ChatHistorySource",
-    "CheckpointerSource",
     "Difference",
     "DualWriteReport",
     "Field",
@@ -52,28 +49,30 @@ __all__ = [
     "ImportReceipt",
     "Mapping",
     "ModuleCount",
+    "MovedOut",
     "Owner",
     "Rejected",
     "Source",
     "SourceOption",
     "SourceSpec",
     "Step",
-    "StoreSource",
     "Target",
     "Unmapped",
+    "amove_out",
     "detect_source",
     "dual_write",
-    "openai_message",
+    "move_out",
     "source_specs",
 ]
 
 # Loaded when they are asked for: what names sources alone is to be cheap.
 _HOMES = {
-    "CheckpointerSource": "langgraph.checkpointer",
-    "StoreSource": "langgraph.store",
     "Difference": "dual_writing",
     "DualWriteReport": "dual_writing",
+    "MovedOut": "moving_out",
+    "amove_out": "moving_out",
     "dual_write": "dual_writing",
+    "move_out": "moving_out",
 }
 
 
