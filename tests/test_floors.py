@@ -54,15 +54,23 @@ FACE = {
     "lifecycle",
     "_runtime",
 }
-READERS = {"wrapping", "_database.foreign", "_codecs.stock_serializer", "_crypto.fernet"}
+READERS = {
+    "wrapping",
+    "_database.foreign",
+    "_codecs.stock_serializer",
+    "_crypto.fernet",
+    "_crypto.foreign_aes",
+}
 LIMITED = {"admin": FACE, "importers": FACE | READERS}
 
 ABOVE_STORAGE = {name for name, floor in FLOOR_OF.items() if floor > STORAGE}
 UP_TO_STORAGE = {"_database", "_storage"}
 HOMES = {
     "cryptography": {"_crypto"},
-    "boto3": {"root_keys"},
-    "botocore": {"root_keys"},
+    "boto3": {"root_keys", "importers"},
+    "botocore": {"root_keys", "importers"},
+    "pymongo": {"importers"},
+    "redis": {"importers"},
     "pkcs11": {"root_keys"},
     "rfc3161_client": {"_crypto"},
     "sqlalchemy": UP_TO_STORAGE,
@@ -78,9 +86,13 @@ HOMES = {
     "numpy": {"_search"},
     "Stemmer": {"_search"},
     "rfc8785": {"lifecycle"},
-    "pydantic": {"_codecs", "retriever", "recall_tool", "lifecycle"},
+    "pydantic": {"_codecs", "retriever", "recall_tool", "lifecycle", "importers"},
     # Where its store is: the module imports it when it meets one.
-    "qdrant_client": {"wrapping"},
+    "qdrant_client": {"wrapping", "importers"},
+    "chromadb": {"importers"},
+    "langchain_chroma": {"importers"},
+    "langchain_postgres": {"importers"},
+    "langchain_qdrant": {"importers"},
     # A suite that authors of adapters run.
     "pytest": {"wrapping", "testing"},
     "rich": {"cli"},

@@ -87,7 +87,7 @@ class AllowedTypes:
             raise ValueNotStorable(
                 f"{module}.{name}", cause="it is not allowed: checkpointer(allow=[…the type…])"
             )
-        if _found(module, name, kind) is None:
+        if class_named(module, name, kind) is None:
             self.tell(
                 f"{module}.{name}", "plain fields: no class is found by that name in its module"
             )
@@ -130,7 +130,7 @@ def taken_apart(value: Any, types: AllowedTypes) -> Parts | None:
         ValueNotStorable: The class is not allowed.
     """
     kind = type(value)
-    found = _kind_of(kind)
+    found = kind_of(kind)
     if found is None:
         return None
     module, name = kind.__module__, kind.__qualname__
@@ -153,11 +153,12 @@ def dumped(value: Any, parts: Parts) -> Iterator[Parts]:
 
 def fields_of_object(value: object) -> Mapping[str, Any] | None:
     """The values of an object's fields by their names; ``None`` where it is of no kind."""
-    found = _kind_of(type(value))
+    found = kind_of(type(value))
     return None if found in (None, ENUM) else _TAKE_APART[str(found)](value)[0]
 
 
-def _kind_of(kind: type) -> str | None:
+def kind_of(kind: type) -> str | None:
+    """Which of the four kinds a class is of: `MODEL`, `DATACLASS`…; ``None`` for others."""
     # Not `issubclass`, which asks the class's own metaclass.
     line = kind.__mro__
     if BaseModel in line:
@@ -232,7 +233,7 @@ def rebuild(parts: Iterable[Any], types: AllowedTypes) -> Any:
     kind, module, name, fields, *more = parts
     known = _REBUILD.get(kind) if isinstance(kind, str) else None
     if known and isinstance(module, str) and isinstance(name, str) and types.admits(module, name):
-        found = _found(module, name, kind)
+        found = class_named(module, name, kind)
         with suppress(Exception):
             if found is not None:
                 return known(found, fields, *more)
@@ -243,8 +244,24 @@ def rebuild(parts: Iterable[Any], types: AllowedTypes) -> Any:
 _NOT_REBUILT = "its class is not allowed, was not found, or has changed"
 
 
-def _found(module: str, name: str, kind: str) -> type | None:
+def object_of(kind: str, found: type, fields: Any) -> Any:
+    """An object of a class of that kind.
+
+    Raises:
+        Exception: Whatever the class raises of fields that it does not take.
+    """
+    return _REBUILD[kind](found, fields)
+
+
+def class_named(module: str, name: str, kind: str) -> type | None:
     """The class of that kind and qualified name, looked up without calling what is found."""
+    found = object_named(module, name)
+    is_kind = isinstance(found, type) and kind_of(found) == (MODEL if kind == DUMPED else kind)
+    return found if is_kind else None
+
+
+def object_named(module: str, name: str) -> Any:
+    """What stands under that qualified name in a module, which is imported; else ``None``."""
     try:
         place = sys.modules.get(module) or importlib.import_module(module)
         members: Mapping[str, Any] = vars(place)
@@ -255,8 +272,7 @@ def _found(module: str, name: str, kind: str) -> type | None:
             members = vars(found) if isinstance(found, type) else {}
     except (Exception, SystemExit):  # noqa: BLE001 - a module may do anything when it is imported
         return None
-    is_kind = isinstance(found, type) and _kind_of(found) == (MODEL if kind == DUMPED else kind)
-    return found if is_kind else None
+    return found
 
 
 def _model(cls: Any, fields: dict[str, Any], names: list[str] | None = None) -> Any:

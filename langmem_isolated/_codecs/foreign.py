@@ -21,14 +21,12 @@ from langmem_isolated._codecs.foreign_elements import Elements
 from langmem_isolated._codecs.forms import BY_CODE, MESSAGE, OBJECT
 from langmem_isolated._codecs.message_fields import validate_fields
 from langmem_isolated._codecs.messages import MESSAGE_V1, MESSAGE_V2, MessageMetadata
-from langmem_isolated._codecs.refusals import NotStorable
+from langmem_isolated._codecs.refusals import NotStorable, shown_class
 from langmem_isolated._codecs.values import encode_value
 
 # As deep as a value may be on its way in.
 _DEEPEST = 200
 _MOST_NUMBER = 2**63 - 1
-# What a class and its module are called, where an error names them.
-_MOST_NAME = 200
 _ANY_KEYS = ormsgpack.OPT_NON_STR_KEYS
 
 _Hook = Callable[[int, bytes], Any]
@@ -206,7 +204,7 @@ class ForeignForms:
         if kind not in _KINDS:
             raise NotStorable("an object is of a kind that this version does not know")
         if not self._types.admits(module, name):
-            raise NotStorable(f"{_shown(module, name)} is not among those that allow= names")
+            raise NotStorable(f"{shown_class(module, name)} is not among those that allow= names")
         return _StandIn()
 
 
@@ -220,13 +218,6 @@ def _parts(what: str, plain: Any, *lengths: int) -> list[Any]:
     if type(plain) is not list or len(plain) not in lengths:
         raise NotStorable(f"a part of a {what} has not the length that this version knows")
     return plain
-
-
-def _shown(module: str, name: str) -> str:
-    """A class, if what it is called can be shown."""
-    dotted = f"{module}.{name}"
-    is_name = dotted.isascii() and all(part.isidentifier() for part in dotted.split("."))
-    return f"the class {dotted}" if is_name and len(dotted) <= _MOST_NAME else "a class"
 
 
 def check_message(type_: object, fields: object) -> None:

@@ -9,10 +9,19 @@ from langmem_isolated.errors import ValueNotStorable
 
 # What stands deeper, or behind so many others, is refused without its place.
 _DEEPEST, _MOST = 100, 10_000
+# What a class and its module are called, where an error names them.
+_MOST_NAME = 200
 
 
 class NotStorable(ValueError):
     """Bytes are no stored form, or hold what is not allowed; the message says which."""
+
+
+def shown_class(module: object, name: object) -> str:
+    """A class that foreign bytes name, if what it is called can be shown."""
+    dotted = f"{module}.{name}"
+    is_name = dotted.isascii() and all(part.isidentifier() for part in dotted.split("."))
+    return f"the class {dotted}" if is_name and len(dotted) <= _MOST_NAME else "a class"
 
 
 def located(refusal: ValueNotStorable, value: object, where: str) -> ValueNotStorable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -80,3 +81,9 @@ def open_postgres(url: str) -> psycopg.Connection[Any]:
     connection.read_only = True
     connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     return connection
+
+
+def driver_errors() -> tuple[type[Exception], ...]:
+    """What a driver raises when a foreign database cannot run or go on with a query."""
+    psycopg_errors = sys.modules.get("psycopg")
+    return (sqlite3.Error, psycopg_errors.Error) if psycopg_errors else (sqlite3.Error,)

@@ -359,6 +359,10 @@ class IsolatedCheckpointSaver(ThreadMethods, DropIn, BaseCheckpointSaver[Any]):
         """Open everything of a thread; see :meth:`verify_thread`."""
         return await self._arun(None, lambda saver: saver.verify_thread(thread_id))
 
+    def config_of(self, scope: Scope, config: RunnableConfig) -> RunnableConfig:
+        """A checkpoint's config, of any saver, with what leads later calls back to its scope."""
+        return self._tuples.config(scope, Address.of(config))
+
     def _threads(self, config: RunnableConfig | None) -> tuple[Scope, ThreadRepository]:
         scope, records = self._resolve(config)
         return scope, ThreadRepository(records, self._known, self._serde, self._lifetimes)

@@ -1,19 +1,16 @@
 """Importers: move what other stores have into scopes, verified, and undone by one command."""
 
-from langmem_isolated.importers.adoption import (
-    Adopted,
-    Adoption,
-    AdoptionUndone,
-    roll_back_adoption,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from langmem_isolated.importers.catalogue import detect_source, source_specs
 from langmem_isolated.importers.engine import Import, Step
+from langmem_isolated.importers.langchain.chat_histories import ChatHistorySource
 from langmem_isolated.importers.mapping import Field, Mapping, Owner, Target, Unmapped
 from langmem_isolated.importers.plan import ImportPlan
 from langmem_isolated.importers.receipts import ImportReceipt, ModuleCount
 from langmem_isolated.importers.registry import SourceOption, SourceSpec
 from langmem_isolated.importers.source import Source
-from langmem_isolated.importers.vector_stores import VectorStoreSource
 from langmem_isolated.lifecycle import (
     ForeignCheckpoint,
     ForeignDocument,
@@ -28,10 +25,23 @@ from langmem_isolated.lifecycle import (
     Rejected,
 )
 
+if TYPE_CHECKING:
+    from langmem_isolated.importers.adoption import (
+        Adopted,
+        Adoption,
+        AdoptionUndone,
+        roll_back_adoption,
+    )
+    from langmem_isolated.importers.dual_writing import Difference, DualWriteReport, dual_write
+    from langmem_isolated.importers.vector_stores import VectorStoreSource
+
 __all__ = [
     "Adopted",
     "Adoption",
     "AdoptionUndone",
+    "ChatHistorySource",
+    "Difference",
+    "DualWriteReport",
     "Field",
     "ForeignCheckpoint",
     "ForeignDocument",
@@ -58,6 +68,25 @@ __all__ = [
     "Unmapped",
     "VectorStoreSource",
     "detect_source",
+    "dual_write",
     "roll_back_adoption",
     "source_specs",
 ]
+
+# Loaded when they are asked for: what names sources alone is to be cheap.
+_HOMES = {
+    "Adopted": "adoption",
+    "Adoption": "adoption",
+    "AdoptionUndone": "adoption",
+    "VectorStoreSource": "vector_stores",
+    "roll_back_adoption": "adoption",
+    "Difference": "dual_writing",
+    "DualWriteReport": "dual_writing",
+    "dual_write": "dual_writing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,307 @@
+"""Dual write of checkpoints: two LangGraph savers as one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Self
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    BaseCheckpointSaver,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    DeltaChannelHistory,
+)
+
+from langmem_isolated import IsolatedCheckpointSaver, Scope
+from langmem_isolated.importers.dual_writing.calls import Body, Call, arun, run
+from langmem_isolated.importers.dual_writing.comparing import same_writes, tuple_difference
+from langmem_isolated.importers.dual_writing.copying import config_at, copied_thread
+from langmem_isolated.importers.dual_writing.state import FAILED, DualWrite, State
+
+
+class _Found(NamedTuple):
+    """Whose a call is, and ours for that scope alone."""
+
+    scope: Scope
+    records: Any
+    ours: Any
+
+
+class DualCheckpointSaver(DualWrite, BaseCheckpointSaver[Any]):
+    """Two checkpointers as one, as :func:`dual_write` makes it.
+
+    Args:
+        theirs: Any saver.
+        ours: Of a scope, or one that finds the scope of each call.
+        state: What copies share.
+    """
+
+    theirs: BaseCheckpointSaver[Any]
+    ours: IsolatedCheckpointSaver
+
+    def __init__(
+        self, theirs: BaseCheckpointSaver[Any], ours: IsolatedCheckpointSaver, state: State
+    ) -> None:
+        super().__init__(serde=theirs.serde)
+        self.theirs, self.ours, self._state = theirs, ours, state
+
+    @property
+    def bound_to(self) -> Scope | None:
+        """The scope that every call means, if there is one."""
+        return self.ours.bound_to
+
+    @property
+    def config_specs(self) -> list[Any]:
+        """What theirs asks of a config."""
+        return self.theirs.config_specs
+
+    def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> Self:
+        """A copy whose sides may store further types; it shares the report and the side read."""
+        clone = copy.copy(self)
+        clone.theirs = self.theirs.with_allowlist(extra_allowlist)
+        clone.ours = self.ours.with_allowlist(extra_allowlist)
+        clone.serde = clone.theirs.serde
+        return clone
+
+    def get_next_version(self, current: Any, channel: None) -> Any:
+        """The next version of a channel, of who answers; the other one goes on with it."""
+        return self._sides(self.ours)[0].get_next_version(current, channel)
+
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """A checkpoint, of who answers.
+
+        Raises:
+            ScopeError: The call names no scope; nothing was asked of either side.
+            IsolationViolation: The thread belongs to another scope, by what ``backfill`` says.
+            UserWasErased: The user was erased here, and theirs has the thread yet.
+        """
+        return run(self._tuple(config))
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """A checkpoint; see :meth:`get_tuple`."""
+        return await arun(self._tuple(config))
+
+    def _tuple(self, config: RunnableConfig) -> Body[CheckpointTuple | None]:
+        found, unit = yield from self._ready(config)
+        read = Call(None, "get_tuple", (config,))
+        answer: CheckpointTuple | None
+        answer = yield from self._answered(found.ours, unit, read, tuple_difference)
+        return None if answer is None else self._led_back(found, answer)
+
+    def list(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,  # noqa: A002 - as LangGraph calls it
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> Iterator[CheckpointTuple]:
+        """Checkpoints of who answers, newest first; each is looked up at the other side, too.
+
+        Without a config those of all threads: of theirs, whoever's they are, as long as it answers.
+        """
+        found, unit = run(self._ready(config))
+        first, second = self._sides(found.ours)
+        return self._listed(
+            found, unit, second, first.list(config, filter=filter, before=before, limit=limit)
+        )
+
+    def _listed(
+        self, found: _Found, unit: Any, second: Any, listed: Iterator[CheckpointTuple]
+    ) -> Iterator[CheckpointTuple]:
+        for one in listed:
+            if unit is not None:
+                run(self._look(unit, second, one))
+            yield self._led_back(found, one)
+
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,  # noqa: A002 - as LangGraph calls it
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """Checkpoints, newest first; see :meth:`list`."""
+        found, unit = await arun(self._ready(config))
+        first, second = self._sides(found.ours)
+        listed = first.alist(config, filter=filter, before=before, limit=limit)
+        async for one in listed:
+            if unit is not None:
+                await arun(self._look(unit, second, one))
+            yield self._led_back(found, one)
+
+    def _look(self, unit: Any, second: Any, one: CheckpointTuple) -> Body[None]:
+        """Compare a checkpoint that was listed with the other side's."""
+        if second is None or not self._state.compares:
+            return
+        read = Call(second, "get_tuple", (one.config,))
+        kind = yield from self._kind(one, read, second, unit, tuple_difference)
+        if kind is not FAILED:
+            self._compared("list", unit, kind)
+
+    def get_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """What ancestors contributed to channels, of who answers."""
+        return run(self._history(config, channels))
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """What ancestors contributed; see :meth:`get_delta_channel_history`."""
+        return await arun(self._history(config, channels))
+
+    def _history(
+        self, config: RunnableConfig, channels: Sequence[str]
+    ) -> Body[Mapping[str, DeltaChannelHistory]]:
+        found, unit = yield from self._ready(config)
+        asked = {"config": config, "channels": channels}
+        read = Call(None, "get_delta_channel_history", (), asked)
+        answer: Mapping[str, DeltaChannelHistory] = yield from self._answered(
+            found.ours, unit, read, lambda one, other: None if same_writes(one, other) else "writes"
+        )
+        return answer
+
+    def put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Store a checkpoint in both; as for all writes, see :func:`dual_write`."""
+        return run(self._put(config, checkpoint, metadata, new_versions))
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Store a checkpoint in both; see :meth:`put`."""
+        return await arun(self._put(config, checkpoint, metadata, new_versions))
+
+    def _put(self, config: RunnableConfig, *what: Any) -> Body[RunnableConfig]:
+        found, unit = yield from self._ready(config)
+        stored = yield from self._written(found.ours, unit, "put", config, *what)
+        return self._config_back(found, stored)
+
+    def put_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> None:
+        """Store in both what a task wrote."""
+        run(self._put_writes(config, writes, task_id, task_path))
+
+    async def aput_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> None:
+        """Store in both what a task wrote."""
+        await arun(self._put_writes(config, writes, task_id, task_path))
+
+    def _put_writes(self, config: RunnableConfig, *what: Any) -> Body[None]:
+        found, unit = yield from self._ready(config)
+        yield from self._written(found.ours, unit, "put_writes", config, *what)
+
+    def delete_thread(self, thread_id: str) -> None:
+        """Remove a thread from both."""
+        run(self._whole("delete_thread", (), thread_id))
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """Remove a thread from both."""
+        await arun(self._whole("delete_thread", (), thread_id))
+
+    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy a thread in both."""
+        run(self._whole("copy_thread", (source_thread_id,), source_thread_id, target_thread_id))
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy a thread in both."""
+        await arun(
+            self._whole("copy_thread", (source_thread_id,), source_thread_id, target_thread_id)
+        )
+
+    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Remove from both what runs stored."""
+        run(self._whole("delete_for_runs", (), run_ids))
+
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Remove from both what runs stored."""
+        await arun(self._whole("delete_for_runs", (), run_ids))
+
+    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Remove older checkpoints from both."""
+        run(self._whole("prune", thread_ids, thread_ids, strategy=strategy))
+
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Remove older checkpoints from both."""
+        await arun(self._whole("prune", thread_ids, thread_ids, strategy=strategy))
+
+    def _whole(self, name: str, threads: Sequence[str], *args: Any, **kwargs: Any) -> Body[None]:
+        """A write that brings no config; ``threads`` must be there for it."""
+        found = self._found(None)
+        for thread_id in threads:
+            yield from self._thread_ready(found, thread_id)
+        yield from self._written(found.ours, None, name, *args, **kwargs)
+
+    def _found(self, config: RunnableConfig | None) -> _Found:
+        # Asked once: theirs, which knows no scopes, must not be asked before.
+        found = self.ours._resolve(config)  # noqa: SLF001 - leads to the scope of a call
+        ours = self.ours._copied(_resolve=lambda _: found)  # noqa: SLF001 - for this call
+        return _Found(found[0], found[1], ours)
+
+    def _ready(self, config: RunnableConfig | None) -> Body[tuple[_Found, Any]]:
+        found = self._found(config)
+        thread_id = (config or {}).get("configurable", {}).get("thread_id")
+        if thread_id is None:
+            return found, None
+        return found, (yield from self._thread_ready(found, thread_id))
+
+    def _thread_ready(self, found: _Found, thread_id: str) -> Body[Any]:
+        unit = found.scope, str(thread_id)
+        yield from self._backfilled(unit, lambda: self._copied(found, str(thread_id)))
+        return unit
+
+    def _copied(self, found: _Found, thread_id: str) -> Body[None]:
+        latest = config_at(thread_id)
+        here = yield Call(found.ours, "get_tuple", (latest,))
+        if here is not None and self._state.read_from == "ours":
+            return
+        there = yield Call(self.theirs, "get_tuple", (latest,))
+        # Once more where another process wrote meanwhile: what a task resumes with is replaced.
+        for _ in range(3):
+            if there is None or tuple_difference(there, here) is None:
+                return
+            self._state.permit(found.scope, thread_id, found.records)
+            yield from copied_thread(self.theirs, found.ours, thread_id, thread_id)
+            self._state.count("copied")
+            here = yield Call(found.ours, "get_tuple", (latest,))
+            there = yield Call(self.theirs, "get_tuple", (latest,))
+
+    def _config_back(self, found: _Found, config: RunnableConfig) -> RunnableConfig:
+        """A config of theirs with what leads a later call back to its scope."""
+        if self.bound_to is not None:
+            return config
+        return self.ours.config_of(found.scope, config)
+
+    def _led_back(self, found: _Found, answer: CheckpointTuple) -> CheckpointTuple:
+        if self.bound_to is not None:
+            return answer
+        parent = answer.parent_config
+        return answer._replace(
+            config=self._config_back(found, answer.config),
+            parent_config=parent and self._config_back(found, parent),
+        )

@@ -1,0 +1,82 @@
+"""Messengers: what people wrote to one another, of whom one is the owner of the export."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+
+from langchain_core.messages import HumanMessage
+
+from langmem_isolated.importers.people.export import PeopleExport
+from langmem_isolated.lifecycle import ForeignSession, Rejected
+
+_MOST_NAME = 80
+_MOST_ID = 200
+# What OpenAI takes as the name of who wrote a message; it refuses any other.
+_NOT_IN_NAMES = re.compile(r"[\s<|\\/>]+")
+
+
+class Messenger(PeopleExport):
+    """Chats of people with one another.
+
+    What the owner wrote becomes a `HumanMessage`. What others wrote must look neither as said by
+    the user nor by an assistant, in prompts and in what recall quotes, and models' services leave
+    out ``name``: it becomes a `HumanMessage` with the name, whose text begins with it, ``"Bob: "``.
+
+    Args:
+        location: The path of a file, a folder or a zip.
+        me: The names, or ids, of the owner, compared as they are written. Without any, everybody is
+            somebody else.
+    """
+
+    def __init__(self, location: str, *, me: Sequence[str] | None = None) -> None:
+        super().__init__(location)
+        self._given = self._me = frozenset(me or ())
+        self._met = False
+
+    def units(self) -> Iterator[ForeignSession | Rejected]:
+        """Its chats; at the end, a reject if none of the owner's names wrote any.
+
+        Raises:
+            SourceRefused: There is no file in it that this reads.
+        """
+        self._met = False
+        yield from super().units()
+        if self._given and not self._met:
+            yield Rejected(
+                "the whole export",
+                f"none of {len(self._given)} names of --me wrote a message: they are compared "
+                "as they are written",
+            )
+
+    def written(self, names: Iterable[str | None], text: str, own_id: str | None) -> HumanMessage:
+        """A message.
+
+        Args:
+            names: Of who wrote it, what others see as the first, and ids.
+            text: What it says.
+            own_id: The message's id.
+        """
+        known = [name for name in names if name]
+        if not self._me.isdisjoint(known):
+            self._met = True
+            return HumanMessage(text, id=own_id)
+        shown = one_line(known[0])[:_MOST_NAME] if known else "somebody"
+        name = _NOT_IN_NAMES.sub("_", shown)[:64] or "somebody"
+        return HumanMessage(f"{shown}: {text}", id=own_id, name=name)
+
+
+def one_line(text: str) -> str:
+    """A name without line breaks, control characters and marks of direction, in NFC."""
+    plain = "".join(
+        " " if unicodedata.category(one) in ("Cc", "Zl", "Zp") else one
+        for one in unicodedata.normalize("NFC", text)
+        if unicodedata.category(one) not in ("Cf", "Cs")
+    )
+    return " ".join(plain.split())
+
+
+def id_of(name: str) -> str:
+    """A name as the id of a session, for an export that has no ids."""
+    return one_line(name).encode()[:_MOST_ID].decode(errors="ignore") or "chat"

@@ -1,0 +1,248 @@
+"""Chat histories of LangChain are read as their own classes read them, and left as they are."""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy
+from langchain_core.messages import HumanMessage, message_to_dict
+
+from langmem_isolated.errors import SourceRefused
+from langmem_isolated.importers import Rejected, Source
+from tests.chat_history_sources import MAKE, MESSAGES, WRITTEN, Written, sql_histories, write
+
+
+def read(source: Source) -> tuple[dict[str, list[Any]], list[Rejected]]:
+    """Messages by session, and what was rejected."""
+    sessions: dict[str, list[Any]] = {}
+    rejected = []
+    for unit in source.units():
+        if isinstance(unit, Rejected):
+            rejected.append(unit)
+            continue
+        assert unit.id not in sessions
+        found = list(unit.messages)
+        rejected += [message for message in found if isinstance(message, Rejected)]
+        sessions[unit.id] = [m for m in found if not isinstance(m, Rejected)]
+    return sessions, rejected
+
+
+@pytest.fixture(params=WRITTEN)
+def written(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    postgres_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Written]:
+    with WRITTEN[request.param](tmp_path, postgres_url) as made:
+        yield made
+
+
+def test_sessions_come_as_their_own_class_has_them(written: Written):
+    """All kinds of messages, ids with colons and quotes, interleaved, equal ones in their order."""
+    with written.source() as source:
+        sessions, rejected = read(source)
+        again, _ = read(source)
+
+    assert rejected == []
+    found = {id_: [item.message for item in items] for id_, items in sessions.items()}
+    assert found == written.sessions
+    assert list(again) == list(sessions)
+    for id_, items in sessions.items():
+        assert [type(m.message) for m in items] == [type(m) for m in written.sessions[id_]]
+        assert len({item.place for item in items}) == len(items)
+        assert not any(id_ in item.place for item in items)
+
+
+def test_times_and_empty_sessions_come_where_the_source_has_them(tmp_path: Path, postgres_url: str):
+    begin = datetime.now(UTC).replace(microsecond=0)
+    for name in ("langchain-postgres", "Redis documents", "MongoDB"):
+        with WRITTEN[name](tmp_path, postgres_url) as written, written.source() as source:
+            times = [[m.written_at for m in found] for found in read(source)[0].values()]
+        assert all(begin <= time <= datetime.now(UTC) for session in times for time in session)
+        assert all(session == sorted(session) for session in times)
+
+
+# Every row but the good ones is what somebody else may have written.
+GOOD = json.dumps(message_to_dict(HumanMessage("secret-canary")))
+CONSTRUCTOR = {"lc": 1, "type": "constructor", "id": ["os", "system"], "kwargs": {"x": "canary"}}
+NESTED = {"type": "human", "data": {"content": [{"a": [CONSTRUCTOR]}]}}
+BAD = {
+    "another type of message": '{"type": "canary", "data": {"content": "canary"}}',
+    "a type that is a list": '{"type": ["human"], "data": {"content": "canary"}}',
+    "a class for a type": '{"type": "langchain_core.messages.HumanMessage", "data": {}}',
+    "broken JSON": GOOD[:-9],
+    "no object": '["canary"]',
+    "no data": '{"type": "human", "data": "canary"}',
+    "a constructor": json.dumps(CONSTRUCTOR),
+    "a constructor in a message": json.dumps(NESTED),
+    "a constructor in escapes": json.dumps(NESTED).replace('"lc"', r'"\u006cc"'),
+    "other fields": '{"type": "tool", "data": {"content": "canary", "status": "canary"}}',
+    "a field that is Python's": '{"type": "human", "data": {"content": "canary", "self": 1}}',
+    "a type in its data": '{"type": "human", "data": {"content": "canary", "type": "ai"}}',
+    "brackets without an end": "[" * 100_000,
+    "a number of many digits": '{"type": "human", "data": ' + "1" * 5_000 + "}",
+    "bytes": b"\xff\xfecanary",
+    "nothing": None,
+    "a number": 17,
+}
+
+
+def test_what_is_no_message_is_rejected_with_its_place_and_the_rest_goes_on(tmp_path: Path):
+    path = tmp_path / "chats.db"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE message_store (id INTEGER PRIMARY KEY, session_id, message)")
+        for stored in BAD.values():
+            rows = [("one", stored), ("one", GOOD)]
+            database.executemany("INSERT INTO message_store VALUES (NULL, ?, ?)", rows)
+        rows = [(None, GOOD), (b"\xffcanary", GOOD)]
+        database.executemany("INSERT INTO message_store VALUES (NULL, ?, ?)", rows)
+        database.commit()
+
+    with MAKE["sql-chat-history"](str(path)) as source:
+        sessions, rejected = read(source)
+
+    assert [item.message.content for item in sessions["one"]] == ["secret-canary"] * len(BAD)
+    ids = [2 * len(BAD) + 1, *range(1, 2 * len(BAD), 2), 2 * len(BAD) + 2]
+    assert [item.place for item in rejected] == [f"message_store, id {id_}" for id_ in ids]
+    assert all("expected" in item.reason for item in rejected)
+    assert "canary" not in repr(rejected)
+
+
+def test_a_column_that_is_not_there_is_no_text_of_that_name(tmp_path: Path):
+    """SQLite takes a quoted name that it does not know for text: all would be one session's."""
+    path = tmp_path / "chats.db"
+    with sql_histories(f"sqlite:///{path}") as history:
+        write(history, {"one": MESSAGES[:1], "two": MESSAGES[:1]})
+
+    for option in ("session_column", "message_column", "order_column", "time_column", "table"):
+        with pytest.raises(SourceRefused, match="no such"):
+            MAKE["sql-chat-history"](str(path), **{option: 'nope" UNION SELECT 1; --'})
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_one_id_with_two_owners_is_two_sessions(kind: str, tmp_path: Path, postgres_url: str):
+    """Tables by (user, conversation) have conversation 1 of everybody."""
+    url = postgres_url if kind == "postgres" else f"sqlite:///{tmp_path}/chats.db"
+    columns = "id SERIAL PRIMARY KEY, conversation INT, owner TEXT, body TEXT, at TEXT"
+    rows = [(n, 1, owner, GOOD, "2026-01-02 03:04:05") for n, owner in enumerate("abBa")]
+    engine = sqlalchemy.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f'CREATE TABLE "my chats" ({columns})')
+        for row in rows:
+            connection.execute(
+                sqlalchemy.text('INSERT INTO "my chats" VALUES (:n, :c, :o, :b, :t)'),
+                dict(zip("ncobt", row, strict=True)),
+            )
+    engine.dispose()
+
+    with MAKE["sql-chat-history"](
+        url,
+        table="my chats",
+        session_column="conversation",
+        message_column="body",
+        time_column="at",
+        columns=["owner"],
+    ) as source:
+        found = [(u.id, dict(u.fields), [m.written_at for m in u.messages]) for u in source.units()]
+
+    at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert found == [("1", {"owner": o}, [at] * n) for o, n in (("B", 1), ("a", 2), ("b", 1))]
+
+
+def test_reading_leaves_an_sqlite_file_and_its_log_as_they_are(tmp_path: Path):
+    path = tmp_path / "chats.db"
+    with closing(sqlite3.connect(path)) as application:
+        application.execute("PRAGMA journal_mode = WAL")
+        application.execute("CREATE TABLE message_store (id INTEGER, session_id, message)")
+        application.execute("INSERT INTO message_store VALUES (1, 'one', ?)", (GOOD,))
+        application.commit()
+        with MAKE["sql-chat-history"](str(path)) as source:
+            before = [file.read_bytes() for file in source.files()]
+            sessions, _ = read(source)
+            assert source.total() == 1
+        assert [file.read_bytes() for file in source.files()] == before
+
+    assert len(before) == 2
+    assert [len(messages) for messages in sessions.values()] == [1]
+
+
+def test_redis_is_asked_for_nothing_but_reading_and_never_for_all_keys(tmp_path: Path):
+    with WRITTEN["Redis lists"](tmp_path, "") as written:
+        written.location.config_resetstat()
+        with written.source() as source:
+            read(source)
+        used = {name.removeprefix("cmdstat_") for name in written.location.info("commandstats")}
+
+    assert {name.partition("|")[0] for name in used} - {"client", "hello", "select", "config"} == {
+        *("ping", "scan", "llen", "lrange"),
+    }
+
+
+def test_a_document_of_redis_in_another_sessions_place_is_rejected(tmp_path: Path):
+    with WRITTEN["Redis documents"](tmp_path, "") as written:
+        key = next(written.location.scan_iter(f"chat:{next(iter(written.sessions))}:*"))
+        written.location.execute_command("JSON.SET", key, "$.session_id", '"mallory"')
+        with written.source() as source:
+            _, rejected = read(source)
+
+    assert [item.place for item in rejected] == [f"document {key[-26:].decode()}"]
+
+
+def test_a_file_that_ends_too_early_keeps_the_messages_that_are_whole(tmp_path: Path):
+    whole = json.dumps([message_to_dict(message) for message in MESSAGES[:3]])
+    bad = {"a": whole[:-20], "b": whole + "canary", "c": "{}", "d": "", "e": "[,]", "f": "[NaN]"}
+    for name, text in bad.items():
+        (tmp_path / f"{name}.json").write_text(text)
+    (tmp_path / "g.json").write_bytes(b"[\xff]")
+
+    with MAKE["file-chat-history"](str(tmp_path)) as source:
+        sessions, rejected = read(source)
+
+    counts = {name: len(messages) for name, messages in sessions.items()}
+    assert counts == {"a": 2, "b": 3, "e": 0, "f": 0}
+    assert [
+        item.place.partition(" in ")[0] for item in rejected if "message" not in item.place
+    ] == [
+        *("file 3", "file 4", "file 7"),
+    ]
+    assert len(rejected) == 7
+    assert "canary" not in repr(rejected)
+
+
+def test_what_dynamodb_has_yet_to_delete_is_rejected(tmp_path: Path):
+    with WRITTEN["DynamoDB"](tmp_path, "") as written:
+        written.location.put_item(Item={"SessionId": "over", "History": [], "expireAt": 1})
+        written.location.put_item(Item={"SessionId": "odd", "History": [{"type": b"canary"}]})
+        with written.source() as source:
+            sessions, rejected = read(source)
+
+    assert sessions.keys() - written.sessions.keys() == {"odd"}
+    assert sorted(item.reason.split(",")[0] for item in rejected) == [
+        *("expected values of JSON", "its time to live"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "location"),
+    [
+        ("sql-chat-history", "/nowhere/chats.db"),
+        ("sql-chat-history", "mysql://root:hunter2@127.0.0.1/chats"),
+        ("postgres-chat-history", "postgresql://me:hunter2@127.0.0.1:1/chats"),
+        ("file-chat-history", "/nowhere"),
+        ("redis", "redis://me:hunter2@127.0.0.1:1/0"),
+        ("redis", "https://me:hunter2@127.0.0.1"),
+        ("mongodb", "https://me:hunter2@127.0.0.1"),
+    ],
+)
+def test_a_source_that_cannot_be_read_is_refused_without_its_password(kind: str, location: str):
+    with pytest.raises(SourceRefused) as refused:
+        MAKE[kind](location)
+
+    assert "hunter2" not in str(refused.value)
+    assert refused.value.__cause__ is None
