@@ -88,6 +88,10 @@ HOMES = {
     "pydantic": {"_codecs", "retriever", "recall_tool", "lifecycle", "importers"},
     # Where its store is: the module imports it when it meets one.
     "qdrant_client": {"wrapping", "importers"},
+    "chromadb": {"importers"},
+    "langchain_chroma": {"importers"},
+    "langchain_postgres": {"importers"},
+    "langchain_qdrant": {"importers"},
     # A suite that authors of adapters run.
     "pytest": {"wrapping", "testing"},
     "rich": {"cli"},

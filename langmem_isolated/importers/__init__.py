@@ -26,10 +26,19 @@ from langmem_isolated.lifecycle import (
 )
 
 if TYPE_CHECKING:
+    from langmem_isolated.importers.adoption import (
+        Adopted,
+        Adoption,
+        AdoptionUndone,
+        roll_back_adoption,
+    )
     from langmem_isolated.importers.dual_writing import Difference, DualWriteReport, dual_write
-    from langmem_isolated.importers.moving_out import MovedOut, amove_out, move_out
+    from langmem_isolated.importers.vector_stores import VectorStoreSource
 
 __all__ = [
+    "Adopted",
+    "Adoption",
+    "AdoptionUndone",
     "ChatHistorySource",
     "Difference",
     "DualWriteReport",
@@ -49,7 +58,6 @@ __all__ = [
     "ImportReceipt",
     "Mapping",
     "ModuleCount",
-    "MovedOut",
     "Owner",
     "Rejected",
     "Source",
@@ -58,21 +66,23 @@ __all__ = [
     "Step",
     "Target",
     "Unmapped",
-    "amove_out",
+    "VectorStoreSource",
     "detect_source",
     "dual_write",
-    "move_out",
+    "roll_back_adoption",
     "source_specs",
 ]
 
 # Loaded when they are asked for: what names sources alone is to be cheap.
 _HOMES = {
+    "Adopted": "adoption",
+    "Adoption": "adoption",
+    "AdoptionUndone": "adoption",
+    "VectorStoreSource": "vector_stores",
+    "roll_back_adoption": "adoption",
     "Difference": "dual_writing",
     "DualWriteReport": "dual_writing",
-    "MovedOut": "moving_out",
-    "amove_out": "moving_out",
     "dual_write": "dual_writing",
-    "move_out": "moving_out",
 }
 
 
