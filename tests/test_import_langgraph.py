@@ -30,7 +30,6 @@ from langmem_isolated.errors import SourceRefused
 from langmem_isolated.importers import (
     CheckpointerSource,
     Field,
-    ForeignItem,
     Import,
     Mapping,
     Rejected,
@@ -170,20 +169,6 @@ def test_a_crafted_state_runs_nothing_and_the_rest_of_its_thread_goes_on(
     with suppress(Exception):
         [*savers.saver.list({"configurable": {"thread_id": "bob-1"}})]
     assert ran.exists()
-
-
-def test_json_in_a_store_stays_data(tmp_path: Path):
-    call = {"lc": 2, "type": "constructor", "id": ["os", "system"], "args": [f"touch {tmp_path}/r"]}
-    with SqliteStore.from_conn_string(str(tmp_path / "store.sqlite")) as store:
-        store.setup()
-        store.put(("a",), "k", call)
-
-    with SPECS[2].make(str(tmp_path / "store.sqlite")) as source:
-        (item,) = source.units()
-
-    assert isinstance(item, ForeignItem)
-    assert item.value == call
-    assert not (tmp_path / "r").exists()
 
 
 # --- threads --------------------------------------------------------------------------------------
@@ -332,6 +317,9 @@ def test_a_thread_that_was_moved_in_is_step_by_step_what_it_was_and_goes_on(
     assert (first.units, second.units) == ({"copied": 2}, {"present": 2})
     assert first.rejects == {}
     assert moved_to.verify().is_clean
+    if savers.kind == "sqlite-saver":
+        written = b"".join(path.read_bytes() for path in tmp_path.glob("ours.db*"))
+        assert all(said not in written for said in (b"secret of bob", b"messages", b"alice-1"))
 
 
 def test_the_latest_history_goes_on_where_it_is_moved_in(
@@ -576,6 +564,23 @@ def test_items_of_a_store_are_read_with_their_times(
     assert abs(short.expires_at - datetime.now(UTC) - timedelta(minutes=90)) < timedelta(minutes=5)
     assert items[0].expires_at is items[0].ttl_seconds is None
     assert [(one.namespace, one.key, one.value) for one in live[1:]] == ITEMS
+
+
+@pytest.mark.parametrize("kind", ["sqlite-store", "postgres-store"])
+def test_json_in_a_store_stays_data(kind: str, tmp_path: Path, request: pytest.FixtureRequest):
+    is_postgres = kind == "postgres-store"
+    location = (
+        request.getfixturevalue("postgres_url") if is_postgres else str(tmp_path / "s.sqlite")
+    )
+    call = {"lc": 2, "type": "constructor", "id": ["os", "system"], "args": [f"touch {tmp_path}/r"]}
+    with open_store(kind, location) as store:
+        store.put(("zzz",), "k", call)
+
+    with next(spec for spec in SPECS if spec.kind == kind).make(location) as source:
+        *_, item = source.units()
+
+    assert item.value == call
+    assert not (tmp_path / "r").exists()
 
 
 def test_broken_items_are_reported_with_their_place(tmp_path: Path):

@@ -48,7 +48,9 @@ SPECS = (
         "Items of SqliteStore and AsyncSqliteStore (langgraph-checkpoint-sqlite 2 and 3).",
         "the SQLite file",
         "langmem_isolated.importers.langgraph.sqlite_store:SqliteStoreSource",
-        examples=[r"sqlite-store store.sqlite --module tutor --id-pattern 'users\.(?P<user>[^.]+).*'"],
+        examples=[
+            r"sqlite-store store.sqlite --module tutor --id-pattern 'users\.(?P<user>[^.]+).*'"
+        ],
     ),
     SourceSpec(
         "postgres-store",
