@@ -7,6 +7,7 @@ from langmem_isolated.importers.catalogue import detect_source, source_specs
 from langmem_isolated.importers.engine import Import, Step
 from langmem_isolated.importers.langchain.chat_histories import ChatHistorySource
 from langmem_isolated.importers.mapping import Field, Mapping, Owner, Target, Unmapped
+from langmem_isolated.importers.people.openai_messages import openai_message
 from langmem_isolated.importers.plan import ImportPlan
 from langmem_isolated.importers.receipts import ImportReceipt, ModuleCount
 from langmem_isolated.importers.registry import SourceOption, SourceSpec
@@ -62,6 +63,7 @@ __all__ = [
     "Unmapped",
     "detect_source",
     "dual_write",
+    "openai_message",
     "source_specs",
 ]
 
