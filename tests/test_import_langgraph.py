@@ -5,7 +5,7 @@ import shutil
 import sqlite3
 import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -38,6 +38,7 @@ from langmem_isolated.importers import (
 )
 from langmem_isolated.importers.langgraph import SPECS
 from tests import langgraph_threads as threads
+from tests.killed_imports import outlives_kills
 from tests.test_stock_serializer import crafted
 
 
@@ -643,7 +644,7 @@ def test_items_that_were_moved_in_stand_where_their_owners_find_them(
     assert abs(name.created_at - datetime.now(UTC)) < timedelta(minutes=5)
 
 
-# --- large ----------------------------------------------------------------------------------------
+# --- large, and killed ----------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -672,3 +673,30 @@ def test_a_long_thread_of_a_postgres_saver_is_read_in_little_memory(postgres_url
     assert (count, largest) == (750, 500)
     # 4.4 MB were measured.
     assert peak < 20_000_000
+
+
+def kill_imports(spec: SourceSpec, location: str, owners: Mapping, folder: Path) -> None:
+    options = {"allow": threads.ALLOW} if spec.options and "saver" in spec.kind else {}
+    with ExitStack() as opened:
+
+        def made(memory: IsolatedMemory, beside: Path) -> Import:
+            source = opened.enter_context(spec.make(location, **options))
+            return Import(memory, source, owners, unmapped="report", folder=beside)
+
+        outlives_kills(made, folder)
+
+
+@pytest.mark.slow
+def test_an_import_of_threads_that_is_killed_goes_on(savers: Savers, tmp_path: Path):
+    (tmp_path / "targets").mkdir()
+    spec = next(spec for spec in SPECS if spec.kind == savers.kind)
+    kill_imports(spec, savers.location, OWNERS, tmp_path / "targets")
+
+
+@pytest.mark.slow
+def test_an_import_of_items_that_is_killed_goes_on(tmp_path: Path):
+    (tmp_path / "targets").mkdir()
+    location = str(tmp_path / "s.sqlite")
+    with open_store("sqlite-store", location):
+        owners = Mapping(module="tutor", user=Field("namespace.1"))
+        kill_imports(SPECS[2], location, owners, tmp_path / "targets")
