@@ -86,15 +86,19 @@ def chat_database(path: Path, *, users: int, messages: int) -> Path:
     """What `SQLChatMessageHistory` writes: sessions ``user:0`` whose rows are mixed."""
     with closing(sqlite3.connect(path)) as database, database:
         database.execute(
-            "CREATE TABLE message_store (id INTEGER PRIMARY KEY, session_id TEXT, message TEXT)"
+            "CREATE TABLE message_store "
+            "(id INTEGER PRIMARY KEY, session_id TEXT, message TEXT, owner TEXT)"
         )
-        rows = (
-            (
-                f"user{user}:0",
-                json.dumps(message_to_dict(HumanMessage(f"{user} {number} {CANARY}"))),
-            )
+        said = (
+            (user, f"{user} {number} {CANARY}")
             for number in range(messages)
             for user in range(users)
         )
-        database.executemany("INSERT INTO message_store (session_id, message) VALUES (?, ?)", rows)
+        database.executemany(
+            "INSERT INTO message_store (session_id, message, owner) VALUES (?, ?, ?)",
+            (
+                (f"user{user}:0", json.dumps(message_to_dict(HumanMessage(text))), f"of user{user}")
+                for user, text in said
+            ),
+        )
     return path

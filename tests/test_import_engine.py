@@ -273,7 +273,7 @@ def test_items_of_one_scope_are_put_in_together_and_one_that_is_refused_alone_is
         for user in ("ann", "bob")
         for number in range(3)
     ]
-    items[1]["value"] = {"n": "\ud800"}
+    memory.scope(user_id="ann", module_id="chat").store().put(("memories",), "1", {"n": "mine"})
     source = LinesSource(write_lines(tmp_path / "items.jsonl", items))
     mapping = Mapping(module="chat", pattern=r"memories\.(?P<user>\w+)", drop_labels=True)
 

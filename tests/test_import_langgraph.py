@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import sqlite3
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -12,21 +13,31 @@ from typing import Any
 
 import psycopg
 import pytest
+from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.postgres import PostgresSaver
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.store.base import BaseStore
 from langgraph.store.memory import InMemoryStore
 from langgraph.store.postgres import PostgresStore
 from langgraph.store.sqlite import SqliteStore
 
+from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated.errors import SourceRefused
-from langmem_isolated.importers import ForeignItem, Rejected, SourceSpec
+from langmem_isolated.importers import (
+    CheckpointerSource,
+    Field,
+    ForeignItem,
+    Import,
+    Mapping,
+    Rejected,
+    SourceSpec,
+    StoreSource,
+)
 from langmem_isolated.importers.langgraph import SPECS
-from langmem_isolated.importers.langgraph.checkpointer import CheckpointerSource
-from langmem_isolated.importers.langgraph.store import StoreSource
 from tests import langgraph_threads as threads
 from tests.test_stock_serializer import crafted
 
@@ -277,6 +288,63 @@ def test_reading_changes_no_byte_of_a_file_and_its_log(savers: Savers):
 
     assert before == after
     assert len(before) == (2 if savers.kind == "sqlite-saver" else 0)
+
+
+# --- moved in -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def moved_to(savers: Savers, tmp_path: Path, root_key: LocalRootKey) -> Iterator[IsolatedMemory]:
+    """A memory in another file, or in the database where the saver's own tables are."""
+    is_sqlite = savers.kind == "sqlite-saver"
+    url = f"sqlite:///{tmp_path}/ours.db" if is_sqlite else savers.location
+    with IsolatedMemory(url, root_key=root_key) as memory:
+        yield memory
+
+
+OWNERS = Mapping(module="tutor", user=Field("metadata.user_id"))
+
+
+def graph_of(memory: IsolatedMemory, user_id: str) -> Any:
+    saver = memory.scope(user_id=user_id, module_id="tutor").checkpointer(strict=False)
+    return threads.graph_on(saver)
+
+
+def test_a_thread_that_was_moved_in_is_step_by_step_what_it_was_and_goes_on(
+    savers: Savers, moved_to: IsolatedMemory, tmp_path: Path
+):
+    with savers.source() as source:
+        moving = Import(moved_to, source, OWNERS, folder=tmp_path)
+        first, second = moving.run(), moving.run()
+    theirs, ours = threads.graph_on(savers.saver), graph_of(moved_to, "alice")
+
+    before, after = ([*g.get_state_history(threads.config("alice-1"))] for g in (theirs, ours))
+    assert len(after) == len(before) == 16
+    for old, new in zip(before, after, strict=True):
+        assert old._replace(config={}, parent_config=None, tasks=()) == new._replace(
+            config={}, parent_config=None, tasks=()
+        )
+        assert [task[:5] for task in old.tasks] == [task[:5] for task in new.tasks]
+    answered = [threads.answer(graph, "alice-1", "yes") for graph in (theirs, ours)]
+    assert answered[0] == answered[1]
+    assert [threads.say(graph, "alice-1", "again") for graph in (theirs, ours)]
+    assert not graph_of(moved_to, "bob").get_state(threads.config("alice-1", "bob")).values
+    assert (first.units, second.units) == ({"copied": 2}, {"present": 2})
+    assert first.rejects == {}
+    assert moved_to.verify().is_clean
+
+
+def test_the_latest_history_goes_on_where_it_is_moved_in(
+    savers: Savers, moved_to: IsolatedMemory, tmp_path: Path
+):
+    with savers.source(history="latest") as source:
+        moving = Import(moved_to, source, OWNERS, folder=tmp_path)
+        moving.run()
+    theirs, ours = threads.graph_on(savers.saver), graph_of(moved_to, "alice")
+
+    assert threads.answer(theirs, "alice-1", "ok") == threads.answer(ours, "alice-1", "ok")
+    assert moved_to.roll_back(moving.token).counts == {"thread": 1}
+    assert not graph_of(moved_to, "bob").get_state(threads.config("bob-1", "bob")).values
 
 
 # --- what is damaged, old or encrypted ------------------------------------------------------------
@@ -544,3 +612,58 @@ def test_a_store_in_memory_is_read_across_its_pages():
     assert len(found) == 1103
     assert {one.value["n"] for one in found if one.namespace[0] == "many"} == {*range(1100)}
     assert all(one.created_at.tzinfo for one in found)
+
+
+def test_items_that_were_moved_in_stand_where_their_owners_find_them(
+    tmp_path: Path, root_key: LocalRootKey
+):
+    location = str(tmp_path / "s.sqlite")
+    with open_store("sqlite-store", location):
+        pass
+    by_label = Mapping(module="tutor", user=Field("namespace.1"))
+
+    with (
+        IsolatedMemory(f"sqlite:///{tmp_path}/ours.db", root_key=root_key) as memory,
+        SPECS[2].make(location) as source,
+    ):
+        receipt = Import(memory, source, by_label, unmapped="report", folder=tmp_path).run()
+        store = memory.scope(user_id="alice", module_id="tutor").store()
+        found = store.search((), limit=10)
+        name = store.get(("users", "alice"), "name")
+
+    assert receipt.units == {"copied": 3, "unmapped": 1}
+    assert sum(receipt.rejects.values()) == 1
+    assert {(one.namespace, one.key) for one in found} == {one[:2] for one in ITEMS[:2]}
+    assert name.value == ITEMS[0][2]
+    assert abs(name.created_at - datetime.now(UTC)) < timedelta(minutes=5)
+
+
+# --- large ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_long_thread_of_a_postgres_saver_is_read_in_little_memory(postgres_url: str):
+    """250 turns, 75 MB of values: LangGraph's own list() holds them all before the first."""
+    with PostgresSaver.from_conn_string(postgres_url) as saver:
+        saver.setup()
+        builder = StateGraph(MessagesState)
+        builder.add_node("model", lambda _: {"messages": [AIMessage("a" * 300)]})
+        builder.add_edge(START, "model")
+        graph = builder.compile(checkpointer=saver)
+        for turn in range(250):
+            said = {"messages": [HumanMessage(f"{turn} " + "q" * 300)]}
+            graph.invoke(said, threads.config("long"), durability="async")
+
+    with SPECS[1].make(postgres_url) as source:
+        (thread,) = source.units()
+        tracemalloc.start()
+        count, largest = 0, 0
+        for one in thread.checkpoints:
+            count += 1
+            largest = max(largest, len(one.checkpoint["channel_values"].get("messages", ())))
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+
+    assert (count, largest) == (750, 500)
+    # 4.4 MB were measured.
+    assert peak < 20_000_000

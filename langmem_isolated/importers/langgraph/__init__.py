@@ -33,7 +33,7 @@ SPECS = (
         "the SQLite file",
         "langmem_isolated.importers.langgraph.sqlite_saver:SqliteSaverSource",
         _SAVER_OPTIONS,
-        ["sqlite-saver checkpoints.sqlite --module=tutor --user='metadata.user_id'"],
+        ["sqlite-saver checkpoints.sqlite --module tutor --user-path metadata.user_id"],
     ),
     SourceSpec(
         "postgres-saver",
@@ -41,14 +41,16 @@ SPECS = (
         "URL of the database",
         "langmem_isolated.importers.langgraph.postgres_saver:PostgresSaverSource",
         (*_SAVER_OPTIONS, _SCHEMA),
-        ["postgres-saver postgresql://localhost/app --module=tutor --user='metadata.user_id'"],
+        ["postgres-saver postgresql://localhost/app --module tutor --user-path metadata.user_id"],
     ),
     SourceSpec(
         "sqlite-store",
         "Items of SqliteStore and AsyncSqliteStore (langgraph-checkpoint-sqlite 2 and 3).",
         "the SQLite file",
         "langmem_isolated.importers.langgraph.sqlite_store:SqliteStoreSource",
-        examples=["sqlite-store store.sqlite --module=tutor --user='prefix'"],
+        examples=[
+            r"sqlite-store store.sqlite --module tutor --id-pattern 'users\.(?P<user>[^.]+).*'"
+        ],
     ),
     SourceSpec(
         "postgres-store",
@@ -56,6 +58,6 @@ SPECS = (
         "URL of the database",
         "langmem_isolated.importers.langgraph.postgres_store:PostgresStoreSource",
         (_SCHEMA,),
-        ["postgres-store postgresql://localhost/app --module=tutor --user='prefix'"],
+        ["postgres-store postgresql://localhost/app --module tutor --user-path namespace.1"],
     ),
 )

@@ -25,6 +25,13 @@ def checked_history(history: str) -> str:
     return history
 
 
+def class_name(allowed: str | type) -> str:
+    """What a class that is allowed is called: its module and qualified name."""
+    if isinstance(allowed, str):
+        return allowed
+    return f"{allowed.__module__}.{allowed.__qualname__}"
+
+
 def stock_serializer(
     allow: Iterable[str | type], unknown: Unknown, key_env: str | None, key_file: Path | str | None
 ) -> StockSerializer:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 from langmem_isolated._database.foreign import open_postgres, reading
 from langmem_isolated.errors import SourceRefused
+
+_FETCHED = 500
+# One that was left half way may still be open when the next begins.
+_numbers = count()
 
 
 class PostgresDatabase:
@@ -28,6 +33,8 @@ class PostgresDatabase:
         self._schema = schema
         self.names = {table: self._named(table).replace("%", "%%") for table in tables}
         """What stands in a statement for ``{table}``."""
+        self.identity = self._known_as()
+        """Host, port, database and schema."""
         try:
             for table, columns in tables.items():
                 self._check(table, columns)
@@ -45,9 +52,7 @@ class PostgresDatabase:
                 "are not where the connection looks.",
             )
 
-    @property
-    def identity(self) -> str:
-        """Host, port, database and schema."""
+    def _known_as(self) -> str:
         info = self._connection.info
         where = f"postgresql://{info.host}:{info.port}/{info.dbname}"
         return where if self._schema is None else f"{where}/{self._schema}"
@@ -84,8 +89,8 @@ class PostgresDatabase:
 
     def stream(self, sql: str, *values: Any) -> Iterator[Any]:
         """What a statement finds, held by the server and fetched 500 rows at a time."""
-        with reading(), self._connection.cursor(name="langmem_isolated_units") as cursor:
-            cursor.itersize = 500
+        with reading(), self._connection.cursor(name=f"units_{next(_numbers)}") as cursor:
+            cursor.itersize = _FETCHED
             cursor.execute(sql.format_map(self.names), values)
             yield from cursor
 

@@ -19,7 +19,7 @@ from langmem_isolated.importers.langgraph.forms import (
     lacks_sends,
 )
 from langmem_isolated.importers.langgraph.history import Loaded, Reference, reference
-from langmem_isolated.importers.langgraph.options import stock_serializer
+from langmem_isolated.importers.langgraph.options import class_name, stock_serializer
 from langmem_isolated.importers.langgraph.postgres_blobs import Blobs
 from langmem_isolated.importers.langgraph.postgres_database import PostgresDatabase
 from langmem_isolated.importers.langgraph.saver_source import SaverSource, foreign
@@ -80,7 +80,8 @@ class PostgresSaverSource(SaverSource):
         key_env: str | None = None,
         key_file: Path | str | None = None,
     ) -> None:
-        super().__init__(history)
+        allow = [*allow]
+        super().__init__(history, allow=sorted(map(class_name, allow)), unknown=unknown)
         self._serializer = stock_serializer(allow, unknown, key_env, key_file)
         self._database = PostgresDatabase(location, schema, _TABLES)
         # Tables of before 2.0.15 lack it; LangGraph adds it, empty.

@@ -24,10 +24,12 @@ class SaverSource(Source):
 
     Args:
         history: ``"full"``, or ``"latest"`` for what a thread needs to go on.
+        options: What else changes what is read.
     """
 
-    def __init__(self, history: str) -> None:
+    def __init__(self, history: str, **options: Any) -> None:
         self.history = checked_history(history)
+        self.options = {"history": history, **options}
 
     def units(self) -> Iterator[ForeignThread | Rejected]:
         """The threads by their ids; see `Source.units`."""

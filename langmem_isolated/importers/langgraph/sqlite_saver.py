@@ -17,7 +17,7 @@ from langmem_isolated.importers.langgraph.forms import (
     lacks_sends,
 )
 from langmem_isolated.importers.langgraph.history import Loaded, Reference, reference
-from langmem_isolated.importers.langgraph.options import stock_serializer
+from langmem_isolated.importers.langgraph.options import class_name, stock_serializer
 from langmem_isolated.importers.langgraph.saver_source import SaverSource, foreign
 from langmem_isolated.importers.langgraph.sqlite_file import SqliteFile
 from langmem_isolated.lifecycle import ForeignWrite, Rejected
@@ -55,7 +55,8 @@ class SqliteSaverSource(SaverSource):
         key_env: str | None = None,
         key_file: Path | str | None = None,
     ) -> None:
-        super().__init__(history)
+        allow = [*allow]
+        super().__init__(history, allow=sorted(map(class_name, allow)), unknown=unknown)
         self._serializer = stock_serializer(allow, unknown, key_env, key_file)
         self._file = SqliteFile(location, {"checkpoints": _CHECKPOINTS, "writes": ("task_id",)})
         # Files of before 3.1 lack it; LangGraph reads them as if it were empty.

@@ -51,8 +51,8 @@ class PeopleExport(Source):
         """Those that the export consists of."""
         return self.exported.paths()
 
-    def counts(self) -> Mapping[str, int]:
-        """How often what is no text was left out or written as a note, in what was read last."""
+    def notes(self) -> Mapping[str, int]:
+        """How often what is no text was left out, or stands as a note in what was read last."""
         return dict(self._counts)
 
     def units(self) -> Iterator[ForeignSession | Rejected]:

@@ -101,4 +101,4 @@ class Target:
 
     def is_as_put(self, one: Added) -> bool:
         """Whether this import has put in a session or thread, and nobody has changed it since."""
-        return self.records.snapshot(journal.is_as_put, False, self.token, one)
+        return self.records.write_if_exists(journal.is_as_put, False, self.token, one)
