@@ -28,9 +28,12 @@ from langmem_isolated.lifecycle import (
 
 if TYPE_CHECKING:
     from langmem_isolated.importers.dual_writing import Difference, DualWriteReport, dual_write
+    from langmem_isolated.importers.langgraph.checkpointer import CheckpointerSource
+    from langmem_isolated.importers.langgraph.store import StoreSource
 
 __all__ = [
     "ChatHistorySource",
+    "CheckpointerSource",
     "Difference",
     "DualWriteReport",
     "Field",
@@ -55,6 +58,7 @@ __all__ = [
     "SourceOption",
     "SourceSpec",
     "Step",
+    "StoreSource",
     "Target",
     "Unmapped",
     "detect_source",
@@ -65,6 +69,8 @@ __all__ = [
 
 # Loaded when they are asked for: what names sources alone is to be cheap.
 _HOMES = {
+    "CheckpointerSource": "langgraph.checkpointer",
+    "StoreSource": "langgraph.store",
     "Difference": "dual_writing",
     "DualWriteReport": "dual_writing",
     "dual_write": "dual_writing",

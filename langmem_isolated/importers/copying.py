@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,6 +20,8 @@ from langmem_isolated.importers.plan import Tally
 from langmem_isolated.importers.rejects import Rejects, RejectState
 from langmem_isolated.lifecycle import (
     ForeignItem,
+    ForeignSession,
+    ForeignThread,
     ForeignUnit,
     Rejected,
 )
@@ -27,6 +29,9 @@ from langmem_isolated.scope import Scope
 
 if TYPE_CHECKING:
     from langmem_isolated.lifecycle import BulkImport, PutOutcome
+
+# As many as a bulk import puts in by one transaction.
+_BATCH = 500
 
 # What is wrong with one unit, or with its user: the rest goes on.
 _OF_ONE: dict[type[Exception], tuple[RejectState, str]] = {
@@ -80,9 +85,12 @@ class Copying:
     def put_all(
         self, bulk: BulkImport, mapped: Iterable[tuple[ForeignUnit, Target]]
     ) -> Iterator[Put]:
-        """Put units in, one behind the other."""
-        for unit, target in mapped:
-            yield self._put(bulk, target.scope, _placed(unit, target), target.name)
+        """Put units in, small ones of one scope and kind that follow one another together."""
+        for scope, batch in _batches(mapped):
+            if isinstance(batch[0][0], ForeignSession | ForeignThread):
+                yield self._put(bulk, scope, *batch[0])
+            else:
+                yield from self._put_many(bulk, scope, [unit for unit, _ in batch])
 
     def _put(self, bulk: BulkImport, scope: Scope, unit: ForeignUnit, name: str | None) -> Put:
         try:
@@ -90,6 +98,18 @@ class Copying:
         except _REFUSALS as error:
             return self._refused(unit, error)
         return self._counted(scope, unit, outcome)
+
+    def _put_many(
+        self, bulk: BulkImport, scope: Scope, units: Sequence[ForeignUnit]
+    ) -> Iterator[Put]:
+        try:
+            outcomes = bulk.put_many(scope, units, on_reject=self.reject)
+        except _REFUSALS as error:
+            # Of the user or scope: what is wrong with one of them is among the outcomes.
+            yield from [self._refused(unit, error) for unit in units]
+            return
+        for unit, outcome in zip(units, outcomes, strict=True):
+            yield self._counted(scope, unit, outcome)
 
     def _counted(self, scope: Scope, unit: ForeignUnit, outcome: PutOutcome) -> Put:
         self._units[outcome.state] += 1
@@ -106,6 +126,26 @@ class Copying:
         self._units["rejected"] += 1
         self._rejects.add(state, Rejected(unit.place, reason))
         return Put(unit.place, state, 0)
+
+
+def _batches(
+    mapped: Iterable[tuple[ForeignUnit, Target]],
+) -> Iterator[tuple[Scope, list[tuple[ForeignUnit, str | None]]]]:
+    """Units that are put in together: sessions and threads, which are streams, each by itself."""
+    batch: list[tuple[ForeignUnit, str | None]] = []
+    scope: Scope | None = None
+    for unit, target in mapped:
+        goes_on = batch and scope == target.scope and type(batch[0][0]) is type(unit)
+        if scope is not None and batch and (not goes_on or len(batch) == _BATCH):
+            yield scope, batch
+            batch = []
+        scope = target.scope
+        batch.append((_placed(unit, target), target.name))
+        if isinstance(unit, ForeignSession | ForeignThread):
+            yield scope, batch
+            batch = []
+    if scope is not None and batch:
+        yield scope, batch
 
 
 def _placed(unit: ForeignUnit, target: Target) -> ForeignUnit:

@@ -106,7 +106,8 @@ def _parts(value: Any) -> Any:
         return {field.name: getattr(value, field.name, None) for field in fields(value)}
     if hasattr(value, "tobytes"):
         return [str(value.dtype), list(value.shape), value.tobytes().hex()]
-    if hasattr(value, "model_fields") or hasattr(value, "__pydantic_fields__"):
+    # Of an object it would be deprecated.
+    if hasattr(type(value), "model_fields") or hasattr(value, "__pydantic_fields__"):
         return vars(value) | (value.__pydantic_extra__ or {})
     slots = chain.from_iterable(_slots(one) for one in type(value).__mro__)
     named = {name: getattr(value, name) for name in slots if hasattr(value, name)}
