@@ -330,10 +330,13 @@ def test_rows_of_json_from_before_msgpack_are_read():
 @pytest.mark.parametrize("size", [16, 24, 32])
 def test_what_an_encrypted_serializer_sealed_opens_with_its_key_alone(size: int):
     key = bytes(range(size))
-    kind, sealed = EncryptedSerializer.from_pycryptodome_aes(key=key).dumps_typed(["secret"])
+    stock = EncryptedSerializer.from_pycryptodome_aes(key=key)
+    kind, sealed = stock.dumps_typed(["secret"])
     assert kind == "msgpack+aes"
 
-    assert StockSerializer(decrypt=ForeignAes(key).open).loads(kind, sealed) == ["secret"]
+    ours = StockSerializer(decrypt=ForeignAes(key).open)
+    for value in (["secret"], None, b"bytes", bytearray(b"array"), "x" * 100):
+        assert ours.loads(*stock.dumps_typed(value)) == value
     for wrong, changed in ((bytes(size), sealed), (key, sealed[:-1] + b"\x00"), (key, b"")):
         with pytest.raises(Undecodable, match="does not open with the key"):
             StockSerializer(decrypt=ForeignAes(wrong).open).loads(kind, changed)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -87,3 +89,19 @@ def driver_errors() -> tuple[type[Exception], ...]:
     """What a driver raises when a foreign database cannot run or go on with a query."""
     psycopg_errors = sys.modules.get("psycopg")
     return (sqlite3.Error, psycopg_errors.Error) if psycopg_errors else (sqlite3.Error,)
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """What a driver raises while a source is read becomes an error of ours.
+
+    Raises:
+        SourceRefused: The database is damaged there, or its server is gone.
+    """
+    try:
+        yield
+    except driver_errors() as error:
+        raise SourceRefused(
+            f"The source could not be read further ({type(error).__name__})",
+            "See that its server runs, or repair the file, and begin again.",
+        ) from None

@@ -143,9 +143,9 @@ for command, examples in (
     (doctor, ("doctor", "doctor --database postgresql://service@host/memory --json")),
 ):
     app.command(epilog=shown(*examples))(command)
+app.add_typer(importing, name="import")
 _MOVE_KEYS = ("keys move --to sqlite:///keys.db", "keys move --to postgresql://keys@host/keys")
 sealing_keys.commands.command("move", epilog=shown(*_MOVE_KEYS))(move_keys)
-app.add_typer(importing, name="import")
 app.add_typer(evidence, name="evidence")
 app.add_typer(audit, name="audit")
 app.add_typer(anchor, name="anchor")

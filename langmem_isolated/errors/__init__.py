@@ -1,5 +1,6 @@
 """Exceptions: one root and a tree below it."""
 
+from langmem_isolated.errors.adoption import AdoptionNotVerified, JournalRefused
 from langmem_isolated.errors.core import (
     AddressTaken,
     EmbeddingModelChanged,
@@ -80,6 +81,7 @@ from langmem_isolated.errors.proof import (
 
 __all__ = [
     "AddressTaken",
+    "AdoptionNotVerified",
     "AnchorRefused",
     "AnonymousNotFound",
     "AuditIsOff",
@@ -103,6 +105,7 @@ __all__ = [
     "ImportNotVerified",
     "ImportRefused",
     "IsolationViolation",
+    "JournalRefused",
     "KeyDestroyed",
     "KeyExhausted",
     "KeyNotFound",

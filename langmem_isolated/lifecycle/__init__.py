@@ -13,6 +13,7 @@ from langmem_isolated.lifecycle.verification.verified import Verified, verified
 if TYPE_CHECKING:
     from langmem_isolated._adapters.quota import Quota
     from langmem_isolated._crypto.lock_secrets import PassphraseCost
+    from langmem_isolated.lifecycle.adoption.store import AdoptedDocuments, AdoptingStore
     from langmem_isolated.lifecycle.audit.anchors import Anchor, AnchorFile
     from langmem_isolated.lifecycle.audit.log import AuditLog
     from langmem_isolated.lifecycle.audit.time_stamps import TimeStamps
@@ -121,6 +122,8 @@ if TYPE_CHECKING:
 __all__ = [
     "COUNTED",
     "NOT_COUNTED",
+    "AdoptedDocuments",
+    "AdoptingStore",
     "Anchor",
     "AnchorFile",
     "AnchorsChecked",
@@ -229,6 +232,7 @@ __all__ = [
 # What operators ask for is loaded when they do.
 _NAMES = {
     "_adapters.quota": ("Quota",),
+    "lifecycle.adoption.store": ("AdoptedDocuments", "AdoptingStore"),
     "lifecycle.bulk_import.bulk": ("BulkImport",),
     "lifecycle.bulk_import.outcome": ("PutOutcome",),
     "lifecycle.bulk_import.rolling_back": ("Left", "RolledBack"),

@@ -11,6 +11,7 @@ from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.arguments import callback, seconds, true_or_false
 from langmem_isolated._runtime.calls import explains_calls
+from langmem_isolated.lifecycle.adoption.of_memory import StoreAdoptions
 from langmem_isolated.lifecycle.audit.of_memory import Audited
 from langmem_isolated.lifecycle.backup import MemoryBackups
 from langmem_isolated.lifecycle.bulk_import.of_memory import BulkImports
@@ -48,6 +49,7 @@ class MemoryLifecycle(
     UserImports,
     BulkImports,
     MemoryBackups,
+    StoreAdoptions,
     ErasuresAgain,
     RootKeyRotations,
     Verifications,

@@ -179,6 +179,8 @@ def _built(class_: type[BaseMessage], content: str | list[Any], entry: Mapping[s
     fields = {name: entry[name] for name in _OF_A_MESSAGE if entry.get(name) is not None}
     if "id" in fields:
         fields["id"] = id_of(fields["id"])
+    if others := _others(entry):
+        fields["response_metadata"] = others
     role = class_.model_fields["type"].default
     # A tool's answer without the id of its call is kept, as what a tool said.
     required = {"tool_call_id": ""} if class_ is ToolMessage else {}
@@ -186,3 +188,11 @@ def _built(class_: type[BaseMessage], content: str | list[Any], entry: Mapping[s
         return convert_to_messages([{"role": role, "content": content, **required, **fields}])[0]
     except (TypeError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
         raise Unreadable(f"no {class_.__name__}: {type(error).__name__}") from None
+
+
+def _others(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What an entry has besides: a model's name, a rating, a second text."""
+    read = {*_OF_A_MESSAGE, "channel"}
+    for names in (ROLE_NAMES, CONTENT_NAMES, TIME_NAMES):
+        read.add(next((name for name in names if entry.get(name) is not None), ""))
+    return {name: value for name, value in entry.items() if name not in read and value is not None}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -66,11 +66,16 @@ class ForeignDatabase:
         Raises:
             SourceRefused: The database cannot run it.
         """
-        with closing(self._cursor()) as cursor:
+        cursor = self._cursor()
+        try:
             self._run(cursor, query, values)
             names = [column[0] for column in cursor.description or ()]
             for row in self._fetched(cursor):
                 yield dict(zip(names, row, strict=True))
+        finally:
+            # Where a reader stops half way, the database may be closed before this is.
+            with suppress(*driver_errors()):
+                cursor.close()
 
     def has_table(self, name: str) -> bool:
         """Whether SQLite's file has a table."""

@@ -174,5 +174,5 @@ def _columns(connection: Any, table: str) -> list[Any]:
 
 
 def _of_another(what: str, source: str) -> SourceRefused:
-    command = f"import {source} FILE".replace("  ", " ")
-    return SourceRefused(what, f"langmem-isolated {command} reads it, as its --help says.")
+    words = " ".join(filter(None, ("import", source, "FILE")))
+    return SourceRefused(what, f"langmem-isolated {words} reads it, as its --help says.")

@@ -61,7 +61,7 @@ class DiscordExport(Messenger):
         return ForeignSession(
             id=own_id,
             place=where,
-            messages=self._own(folder, where),
+            messages=self.streamed(self._own(folder, where), where),
             fields={**scalars(channel), "guild": inside(channel, "guild", "name")},
             title=text_of(channel.get("name")),
         )
@@ -116,7 +116,7 @@ class DiscordExport(Messenger):
             yield ForeignSession(
                 id=own_id,
                 place=where,
-                messages=self._messages(stream, where),
+                messages=self.streamed(self._messages(stream, where), where),
                 fields={**scalars(channel), "guild": inside(head, "guild", "name")},
                 title=text_of(channel.get("name")),
             )

@@ -18,7 +18,7 @@ from langmem_isolated.importers.people.json_stream import (
     parsed,
 )
 from langmem_isolated.importers.source import Source
-from langmem_isolated.lifecycle import ForeignSession, Rejected
+from langmem_isolated.lifecycle import ForeignMessage, ForeignSession, Rejected
 
 _MOST_NAME = 80
 _HEAD = 2**20
@@ -51,8 +51,8 @@ class PeopleExport(Source):
         """Those that the export consists of."""
         return self.exported.paths()
 
-    def counts(self) -> Mapping[str, int]:
-        """How often what is no text was left out or written as a note, in what was read last."""
+    def notes(self) -> Mapping[str, int]:
+        """How often what is no text was left out, or stands as a note in what was read last."""
         return dict(self._counts)
 
     def units(self) -> Iterator[ForeignSession | Rejected]:
@@ -68,7 +68,7 @@ class PeopleExport(Source):
             place = "" if len(names) == 1 else f"{self.part} {number}, "
             try:
                 yield from self.read(name, place)
-            except Broken as broken:
+            except Unreadable as broken:
                 yield Rejected(f"{place}what is left of the file", broken.args[0])
 
     def read(self, name: str, place: str) -> Iterator[ForeignSession | Rejected]:
@@ -114,6 +114,15 @@ class PeopleExport(Source):
             f"{len(self.exported.names):,} files has no file of {self.product}",
             "Leave out the kind of the source to be told what it looks like.",
         )
+
+    def streamed(
+        self, messages: Iterator[ForeignMessage | Rejected], where: str
+    ) -> Iterator[ForeignMessage | Rejected]:
+        """Messages that are read as they are gone through; where they break off, a reject."""
+        try:
+            yield from messages
+        except Unreadable as broken:
+            yield Rejected(f"{where}, what is left of its messages", broken.args[0])
 
     def note(self, what: str, name: object = None) -> str:
         """Count what is no text; what stands for it in a message."""

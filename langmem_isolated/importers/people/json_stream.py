@@ -19,7 +19,7 @@ _REST_OF_TEXT = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _SCALAR = re.compile(rb'[^ \t\r\n,:"\[\]{}]*+')
 
 
-class Unreadable(Exception):
+class Unreadable(ValueError):
     """A record, not what stands behind it, cannot be read; the reason, without content."""
 
 

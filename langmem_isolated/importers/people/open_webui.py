@@ -121,7 +121,7 @@ class OpenWebUiExport(PeopleExport):
     def _message(self, said: dict[str, Any]) -> BaseMessage | None:
         pieces = [self._text(said.get("content"))]
         pieces += [
-            self.note(text_of(file.get("type")) or "file", file.get("name"))
+            self.note("image" if file.get("type") == "image" else "file", file.get("name"))
             for file in objects(said.get("files"))
         ]
         text = "\n\n".join(piece for piece in pieces if piece)

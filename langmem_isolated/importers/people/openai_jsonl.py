@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from langmem_isolated.importers.people.export import PeopleExport
 from langmem_isolated.importers.people.json_stream import Unreadable
-from langmem_isolated.importers.people.openai_messages import message_of
+from langmem_isolated.importers.people.openai_messages import openai_message
 from langmem_isolated.importers.people.values import expected, inside, instant, scalars, text_of
 from langmem_isolated.lifecycle import ForeignMessage, ForeignSession, Rejected
 
@@ -53,7 +53,7 @@ class OpenAiMessages(PeopleExport):
     def _found(self, said: object, place: str) -> ForeignMessage | Rejected:
         try:
             time = inside(said, "timestamp") or inside(said, "created_at")
-            return ForeignMessage(message_of(said), place, instant(time))
+            return ForeignMessage(openai_message(said), place, instant(time))
         except Unreadable as unreadable:
             return Rejected(place, unreadable.args[0])
 

@@ -171,6 +171,7 @@ def _end(
     """Forget the import in a scope; whether the scope was made for it, and is gone with it."""
     refuse(transaction)
     import_receipts.forget(transaction, keys, token)
+    import_receipts.remove_collections(transaction, keys, receipt.collections)
     is_gone = receipt.made_scope and import_receipts.is_bare(transaction, keys)
     if is_gone:
         import_receipts.remove_scope(transaction, keys)
