@@ -14,6 +14,7 @@ import pytest
 from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated.errors import (
     BackupRefused,
+    ImportPlaceTaken,
     MappingRefused,
     ReceiptRefused,
     RecordsUnmapped,
@@ -127,8 +128,9 @@ def test_a_receipt_or_backup_never_takes_the_place_of_another_file(
     (tmp_path / "mine.json").write_text("{}")
     memory.scope(user_id="ann", module_id="chat").chat_history("0").add_user_message("Before")
 
-    with pytest.raises(ReceiptRefused):
-        made(receipt=tmp_path / "mine.json").run()
+    for name in ("receipt", "rejects"):
+        with pytest.raises(ImportPlaceTaken, match=f"--{name}"):
+            made(**{name: tmp_path / "mine.json"}).run()
     if not memory._context.database.is_postgres:
         with pytest.raises(BackupRefused):
             made(backup=tmp_path / "mine.json").run()
