@@ -170,7 +170,7 @@ def test_one_id_with_two_owners_is_two_sessions(kind: str, tmp_path: Path, postg
         session_column="conversation",
         message_column="body",
         time_column="at",
-        owner_columns=["owner"],
+        columns=["owner"],
     ) as source:
         found = [(u.id, dict(u.fields), [m.written_at for m in u.messages]) for u in source.units()]
 

@@ -26,7 +26,7 @@ class MongoDBSource(Source):
         collection: Where the messages are.
         session_key: The field with the session's id.
         history_key: The field with the message.
-        owner_columns: Further fields that say whose a session is: mapping rules read them, and a
+        columns: Further fields that say whose a session is: mapping rules read them, and a
             session's id stands for one session in each combination of their values.
 
     Raises:
@@ -43,13 +43,13 @@ class MongoDBSource(Source):
         collection: str = "message_store",
         session_key: str = "SessionId",
         history_key: str = "History",
-        owner_columns: Sequence[str] = (),
+        columns: Sequence[str] = (),
     ) -> None:
         self._client = _connected(location)
         self._collection = self._client[source_database][collection]
         self._session, self._history = session_key, history_key
-        self._columns = tuple(owner_columns)
-        self._identity = f"{public(location)} {source_database}.{collection} {owner_columns!r}"
+        self._columns = tuple(columns)
+        self._identity = f"{public(location)} {source_database}.{collection} {columns!r}"
 
     @property
     def identity(self) -> str:
