@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from uuid import UUID
 
 import psycopg
@@ -17,6 +18,7 @@ import sqlalchemy
 import typer
 from langchain_core.messages import HumanMessage, message_to_dict
 from langchain_postgres import PostgresChatMessageHistory
+from pymongo.errors import AutoReconnect
 
 from langmem_isolated import IsolatedMemory, Limits, LocalRootKey
 from langmem_isolated.cli.importing.group import commands
@@ -250,6 +252,20 @@ def test_a_list_of_redis_that_grows_while_it_is_read_is_read_in_order(tmp_path: 
             found.append(item.message)
 
     assert found == messages
+
+
+def test_a_server_that_fails_half_way_ends_the_source_with_an_error_of_ours(tmp_path: Path):
+    with WRITTEN["Redis lists"](tmp_path, "") as written, written.source() as source:
+        session = next(unit for unit in source.units())
+        written.location.shutdown(nosave=True)
+        with pytest.raises(SourceRefused, match="Redis"):
+            list(session.messages)
+    failing = patch("mongomock.collection.Cursor.__next__", side_effect=AutoReconnect("canary"))
+    with WRITTEN["MongoDB"](tmp_path, "") as written, written.source() as source:
+        session = next(source.units())
+        with failing, pytest.raises(SourceRefused, match="MongoDB") as refused:
+            list(session.messages)
+    assert "canary" not in str(refused.value)
 
 
 def test_a_source_that_is_closed_half_way_says_nothing(tmp_path: Path, postgres_url: str):
