@@ -56,7 +56,8 @@ updated_at = "c.updated_at"
 [[profiles]]
 from = "cross_module_memory AS c JOIN projects AS p ON p.id = c.project_id"
 user = "p.owner_id"
-module = "'notebook'"
+module = "'application'"
+cross_module = true
 attribute = "c.key"
 value = "c.value"
 """
@@ -192,11 +193,11 @@ def test_memory_rows_become_items_and_those_of_all_modules_a_profile(application
         "days": ("1", "planner", place, {"value": [1, 3]}),
         "lost": (None, "tutor", place, {"value": "1"}),
     }
-    profiles = {u.id: (u.fields["module"], u.attributes)
+    profiles = {u.id: (u.is_cross_module, u.attributes)
                 for u in found if isinstance(u, ForeignProfile)}  # fmt: skip
     assert profiles == {
-        "1": ("notebook", {"name": "Ann", "pets": ["cat"]}),
-        "2": ("notebook", {"name": "Bob"}),
+        "1": (True, {"name": "Ann", "pets": ["cat"]}),
+        "2": (True, {"name": "Bob"}),
     }
 
 
@@ -277,6 +278,8 @@ def test_a_join_that_would_give_a_session_two_owners_is_refused(application, tmp
         ('title = "s.title"', 'titel = "s.title"', "'titel'; known are"),
         ('title = "s.title"', "title = 5", "title = int"),
         ("[[sessions]]", "[[sessions]", "no TOML"),
+        ("cross_module = true", "cross_module = 'yes'", "where true or false"),
+        ("[[items]]", "[[items]]\ncross_module = true", "'cross_module'; known are"),
         (TABLES, "[mapping]", "names no table"),
     ],
 )

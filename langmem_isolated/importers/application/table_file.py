@@ -31,7 +31,8 @@ _REQUIRED = {
     "profiles": ("user",),
 }
 _KNOWN = {"sessions": SESSION, "messages": MESSAGE, "items": ITEM, "profiles": PROFILE}
-_OF_A_TABLE = ("name", "from", "where", "fields", "order", "namespace")
+_OF_A_TABLE = ("name", "from", "where", "fields", "order")
+_OF_A_KIND = {"items": ("namespace",), "profiles": ("cross_module",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,8 @@ class Table:
     order: Sequence[str] = ()
     """Which of the columns rows are ordered by."""
     namespace: tuple[str, ...] = ()
+    is_cross_module: bool = False
+    """Whether a profile is what all modules of the user share."""
     messages: Table | None = None
 
     @property
@@ -119,6 +122,7 @@ def _table(kind: str, entry: object, number: int) -> Table:
         tuple(fields),
         _order(columns),
         (namespace,) if isinstance(namespace, str) else tuple(map(str, namespace)),
+        _truth(given, "cross_module", where),
         _table("messages", nested, number) if nested is not None else None,
     )
 
@@ -129,7 +133,7 @@ def _order(columns: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _check_names(kind: str, given: Mapping[str, Any], where: str) -> None:
-    known = (*_KNOWN[kind], *_OF_A_TABLE)
+    known = (*_KNOWN[kind], *_OF_A_TABLE, *_OF_A_KIND.get(kind, ()))
     if unknown := sorted(set(given) - set(known)):
         raise _refused(f"has in {where} {unknown[0]!r}; known are {', '.join(known)}")
     if missing := [name for name in ("from", *_REQUIRED[kind]) if name not in given]:
@@ -140,6 +144,13 @@ def _text(given: Mapping[str, Any], name: str, where: str) -> str:
     value = given[name]
     if not isinstance(value, str) or not value.strip():
         raise _refused(f"has in {where} {name} = {kind_of(value)} where an expression is expected")
+    return value
+
+
+def _truth(given: Mapping[str, Any], name: str, where: str) -> bool:
+    value = given.get(name, False)
+    if not isinstance(value, bool):
+        raise _refused(f"has in {where} {name} = {kind_of(value)} where true or false is expected")
     return value
 
 

@@ -260,7 +260,14 @@ def _profile(table: Table, rows: Iterator[Row], place: str) -> Iterator[ForeignP
     if first is not None:
         fields = _fields(table, first)
         yield ForeignProfile(
-            fields["user"] or "", place, facts, interests, attributes, summary, fields
+            fields["user"] or "",
+            place,
+            facts,
+            interests,
+            attributes,
+            summary,
+            fields,
+            table.is_cross_module,
         )
 
 
