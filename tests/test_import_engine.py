@@ -3,9 +3,9 @@
 import asyncio
 import hashlib
 import json
-import os
 import stat
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +14,24 @@ import pytest
 from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated.errors import (
     BackupRefused,
+    ImportPlaceTaken,
     MappingRefused,
     ReceiptRefused,
     RecordsUnmapped,
-    SourceRefused,
 )
 from langmem_isolated.importers import (
     Field,
     Import,
     ImportReceipt,
     Mapping,
+    Source,
     Step,
     source_specs,
 )
 from tests.conftest import ROOT_KEY
 from tests.killed_imports import outlives_kills
 from tests.lines_source import BROKEN, CANARY, LinesSource, chat_database, sessions, write_lines
+from tests.locks import lock, unlock
 
 BY_OWNER = Mapping(module="chat", pattern=r"(?P<user>\w+):(?P<session>\d+)")
 
@@ -127,8 +129,9 @@ def test_a_receipt_or_backup_never_takes_the_place_of_another_file(
     (tmp_path / "mine.json").write_text("{}")
     memory.scope(user_id="ann", module_id="chat").chat_history("0").add_user_message("Before")
 
-    with pytest.raises(ReceiptRefused):
-        made(receipt=tmp_path / "mine.json").run()
+    for name in ("receipt", "rejects"):
+        with pytest.raises(ImportPlaceTaken, match=f"--{name}"):
+            made(**{name: tmp_path / "mine.json"}).run()
     if not memory._context.database.is_postgres:
         with pytest.raises(BackupRefused):
             made(backup=tmp_path / "mine.json").run()
@@ -256,6 +259,20 @@ def test_who_was_erased_stays_erased_unless_named(made: Made, memory: IsolatedMe
     assert memory.modules("user1") == ["chat"]
 
 
+def test_a_user_who_alone_has_the_keys_is_left_out_until_they_unlock(
+    made: Made, memory: IsolatedMemory
+):
+    memory.scope(user_id="user1", module_id="chat").chat_history("old").add_user_message("Hi")
+    lock(memory, "user1")
+
+    receipt = made().run()
+
+    assert receipt.units == {"copied": 4, "rejected": 2}
+    assert receipt.rejects == {"locked": 2}
+    unlock(memory, "user1")
+    assert made().run().units == {"present": 4, "copied": 2}
+
+
 def test_what_stands_under_a_name_already_stays(made: Made, memory: IsolatedMemory):
     memory.scope(user_id="user1", module_id="chat").chat_history("0").add_user_message("Mine")
 
@@ -360,9 +377,9 @@ def test_the_token_is_of_the_source_its_options_and_the_mapping(made: Made, line
 
 def test_every_source_that_can_be_named_is_found_where_its_entry_says():
     for kind, spec in source_specs().items():
+        module, _, name = spec.home.partition(":")
         assert spec.kind == kind
-        with pytest.raises((SourceRefused, TypeError, ValueError)):
-            spec.make(os.devnull + "/nowhere")
+        assert issubclass(getattr(import_module(module), name), Source)
 
 
 # --- processes that are killed
