@@ -32,7 +32,7 @@ _REQUIRED = {
 }
 _KNOWN = {"sessions": SESSION, "messages": MESSAGE, "items": ITEM, "profiles": PROFILE}
 _OF_A_TABLE = ("name", "from", "where", "fields", "order")
-_OF_A_KIND = {"items": ("namespace",), "profiles": ("cross_module",)}
+_OF_A_KIND = {"items": ("namespace", "labels"), "profiles": ("cross_module",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,8 @@ class Table:
     order: Sequence[str] = ()
     """Which of the columns rows are ordered by."""
     namespace: tuple[str, ...] = ()
+    labels: Sequence[str] = ()
+    """Which of the columns are further labels of the namespace."""
     is_cross_module: bool = False
     """Whether a profile is what all modules of the user share."""
     messages: Table | None = None
@@ -107,13 +109,13 @@ def _table(kind: str, entry: object, number: int) -> Table:
     nested = given.pop("messages") if isinstance(given.get("messages"), dict) else None
     _check_names(kind, given, where)
     source = _text(given, "from", where)
-    fields, order = given.get("fields", {}), given.get("order", [])
-    if not isinstance(fields, dict) or not isinstance(order, list):
-        raise _refused(f"has in {where} fields that are no table, or an order that is no list")
+    fields = given.get("fields", {})
+    if not isinstance(fields, dict):
+        raise _refused(f"has in {where} fields that are no table, but {kind_of(fields)}")
     columns = {name: _text(given, name, where) for name in _KNOWN[kind] if name in given}
     columns |= {f"field {name}": _text(fields, name, f"{where}, fields") for name in fields}
-    columns |= {f"order {place}": str(sql) for place, sql in enumerate(order)}
-    namespace = given.get("namespace", [])
+    for name, each in (("order", "order"), ("labels", "label")):
+        columns |= {f"{each} {place}": sql for place, sql in enumerate(_texts(given, name, where))}
     return Table(
         _text(given, "name", where) if "name" in given else source.split()[0].strip('("'),
         columns,
@@ -121,7 +123,8 @@ def _table(kind: str, entry: object, number: int) -> Table:
         _text(given, "where", where) if "where" in given else None,
         tuple(fields),
         _order(columns),
-        (namespace,) if isinstance(namespace, str) else tuple(map(str, namespace)),
+        tuple(_texts(given, "namespace", where)),
+        [name for name in columns if name.startswith("label ")],
         _truth(given, "cross_module", where),
         _table("messages", nested, number) if nested is not None else None,
     )
@@ -144,6 +147,13 @@ def _text(given: Mapping[str, Any], name: str, where: str) -> str:
     value = given[name]
     if not isinstance(value, str) or not value.strip():
         raise _refused(f"has in {where} {name} = {kind_of(value)} where an expression is expected")
+    return value
+
+
+def _texts(given: Mapping[str, Any], name: str, where: str) -> list[str]:
+    value = given.get(name, [])
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise _refused(f"has in {where} {name} = {kind_of(value)} where texts in [] are expected")
     return value
 
 

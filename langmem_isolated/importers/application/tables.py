@@ -215,8 +215,9 @@ def _messages_of_column(value: object, place: str) -> Iterator[ForeignMessage | 
 def _item(table: Table, row: Row, place: str) -> ForeignItem:
     key = _required_id(row["key"], "an item without a key")
     value = _value_of(row["value"])
+    labels = (_required_id(row[name], "an item without a label") for name in table.labels)
     return ForeignItem(
-        table.namespace or (table.name,),
+        (*(table.namespace or (table.name,)), *labels),
         key,
         value if isinstance(value, dict) else {"value": value},
         place,
