@@ -16,8 +16,9 @@ Row = dict[str, Any]
 # Of what a URL may say besides, what leads to other tables; a password may be there as well.
 _OF_THE_PLACE = ("host", "port", "dbname", "service", "options")
 _SCHEMES = ("postgres", "postgresql")
-# Rows that a server-side cursor brings at a time.
-_ROWS_AT_ONCE = 200
+# Rows that a server-side cursor brings at a time: messages of 1 MB each would be 50 MB. 100,000 of
+# 2 KB take as long with 200.
+_ROWS_AT_ONCE = 50
 
 
 def quoted(*names: str) -> str:
