@@ -3,6 +3,7 @@
 import ast
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -44,7 +45,7 @@ PUBLIC_FOLDERS = {
     *("importers", "admin", "telemetry", "testing"),
 }
 # Other things than these they may not see. Importers see besides what reads foreign forms, where
-# the drivers and ciphers for it are at home.
+# the drivers and ciphers for it are at home, and third-party vector stores.
 FACE = {
     "memory",
     "scoped_memory",
@@ -54,7 +55,11 @@ FACE = {
     "lifecycle",
     "_runtime",
 }
-READERS = {"_database.foreign", "_codecs.stock_serializer", "_crypto.fernet", "_crypto.foreign_aes"}
+READERS = {
+    *("_database.foreign", "_codecs.stock_serializer", "_crypto.fernet", "_crypto.foreign_aes"),
+    # Which adopts in place what other collections hold.
+    "wrapping",
+}
 LIMITED = {"admin": FACE, "importers": FACE | READERS}
 
 ABOVE_STORAGE = {name for name, floor in FLOOR_OF.items() if floor > STORAGE}
@@ -83,6 +88,10 @@ HOMES = {
     "pydantic": {"_codecs", "retriever", "recall_tool", "lifecycle", "importers"},
     # Where its store is: the module imports it when it meets one.
     "qdrant_client": {"wrapping", "importers"},
+    "chromadb": {"importers"},
+    "langchain_chroma": {"importers"},
+    "langchain_postgres": {"importers"},
+    "langchain_qdrant": {"importers"},
     # A suite that authors of adapters run.
     "pytest": {"wrapping", "testing"},
     "rich": {"cli"},
@@ -103,8 +112,13 @@ def modules() -> dict[str, str]:
 MODULES = modules()
 
 
-def imported(source: str) -> Iterator[str]:
+@cache
+def imported(source: str) -> tuple[str, ...]:
     """Every name a module imports, dotted, wherever in it the import stands."""
+    return tuple(_imported(source))
+
+
+def _imported(source: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -114,6 +128,7 @@ def imported(source: str) -> Iterator[str]:
             yield from (a.value for a in node.args if isinstance(a, ast.Constant))
 
 
+@cache
 def ours(name: str) -> str | None:
     """Which module of ours an imported name stands for."""
     first, _, rest = name.partition(".")

@@ -18,7 +18,7 @@ from langmem_isolated._adapters.vector_store_arguments import check_documents
 from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._crypto.sealing import equal, key_id_of
+from langmem_isolated._crypto.sealing import equal, framed, key_id_of
 from langmem_isolated._runtime.limits import Limits
 from langmem_isolated._storage.scoped_database import Owned
 from langmem_isolated.errors import IsolationViolation, RecordDoesNotOpen
@@ -28,7 +28,7 @@ OWNER, ID, STAMP = "langmem_owner", "langmem_id", "langmem_stamp"
 _TAG_KEYS = {OWNER, ID, STAMP}
 
 # Four parts: names of documents in our own collections have fewer, so none is ever the same.
-_WHOSE, _WHERE, _WHAT = b"owner", b"stored id", b"stamp"
+_WHOSE, _WHERE, _WHAT, _MARK = b"owner", b"stored id", b"stamp", b"mark"
 _ELSEWHERE = b"documents elsewhere"
 
 
@@ -96,6 +96,11 @@ class OwnerTags:
             id=name, page_content=document.page_content, metadata=document.metadata | tags
         )
 
+    def placed(self, document: Document) -> Document:
+        """The tagged document under the id that a foreign store shall know it by."""
+        tagged, id_ = self.tagged(document), self.stored_id(_name(document))
+        return Document(id=id_, page_content=tagged.page_content, metadata=tagged.metadata)
+
     def untagged(self, document: Document) -> Document:
         """The document as it was before :meth:`tagged`.
 
@@ -113,6 +118,12 @@ class OwnerTags:
             raise violation()
         kept = {key: value for key, value in metadata.items() if key not in _TAG_KEYS}
         return Document(id=name, page_content=document.page_content, metadata=kept)
+
+    def mark(self, document: Document) -> str:
+        """A keyed digest of all of a document, by which it is known to be what it was."""
+        body = json.dumps(document.metadata, sort_keys=True, default=repr)
+        parts = (_name(document), document.page_content, body)
+        return self._digest(_MARK, b"", framed(*map(_bytes, parts))).hex()
 
     def _stamp(self, name: str, text: str) -> str:
         return self._digest(_WHAT, _bytes(name), _bytes(text)).hex()

@@ -1,5 +1,6 @@
 """Exceptions: one root and a tree below it."""
 
+from langmem_isolated.errors.adoption import AdoptionNotVerified, JournalRefused
 from langmem_isolated.errors.core import (
     AddressTaken,
     EmbeddingModelChanged,
@@ -50,6 +51,8 @@ from langmem_isolated.errors.lifecycle import (
     ImportConflict,
     ImportRefused,
     LegalHold,
+    MoveNotVerified,
+    MoveRefused,
     NotShared,
     PolicyNotFound,
     ProfileEntryChanged,
@@ -78,6 +81,7 @@ from langmem_isolated.errors.proof import (
 
 __all__ = [
     "AddressTaken",
+    "AdoptionNotVerified",
     "AnchorRefused",
     "AnonymousNotFound",
     "AuditIsOff",
@@ -101,6 +105,7 @@ __all__ = [
     "ImportNotVerified",
     "ImportRefused",
     "IsolationViolation",
+    "JournalRefused",
     "KeyDestroyed",
     "KeyExhausted",
     "KeyNotFound",
@@ -112,6 +117,8 @@ __all__ = [
     "LockRefused",
     "MappingRefused",
     "MemoryLocked",
+    "MoveNotVerified",
+    "MoveRefused",
     "NotShared",
     "PolicyNotFound",
     "ProfileEntryChanged",

@@ -13,6 +13,7 @@ from langmem_isolated.lifecycle.verification.verified import Verified, verified
 if TYPE_CHECKING:
     from langmem_isolated._adapters.quota import Quota
     from langmem_isolated._crypto.lock_secrets import PassphraseCost
+    from langmem_isolated.lifecycle.adoption.store import AdoptedDocuments, AdoptingStore
     from langmem_isolated.lifecycle.audit.anchors import Anchor, AnchorFile
     from langmem_isolated.lifecycle.audit.log import AuditLog
     from langmem_isolated.lifecycle.audit.time_stamps import TimeStamps
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
         LockState,
         NewLock,
     )
+    from langmem_isolated.lifecycle.moving.run import KeysMoved, Moved
     from langmem_isolated.lifecycle.profiles.comparison import (
         ComparedRow,
         ModuleComparison,
@@ -120,6 +122,8 @@ if TYPE_CHECKING:
 __all__ = [
     "COUNTED",
     "NOT_COUNTED",
+    "AdoptedDocuments",
+    "AdoptingStore",
     "Anchor",
     "AnchorFile",
     "AnchorsChecked",
@@ -164,6 +168,7 @@ __all__ = [
     "Interest",
     "KeyStatus",
     "KeyVersion",
+    "KeysMoved",
     "KeysRotated",
     "Left",
     "Lent",
@@ -178,6 +183,7 @@ __all__ = [
     "ModuleIsolation",
     "ModuleKnowledge",
     "ModuleStats",
+    "Moved",
     "Named",
     "NewLock",
     "NewName",
@@ -226,6 +232,7 @@ __all__ = [
 # What operators ask for is loaded when they do.
 _NAMES = {
     "_adapters.quota": ("Quota",),
+    "lifecycle.adoption.store": ("AdoptedDocuments", "AdoptingStore"),
     "lifecycle.bulk_import.bulk": ("BulkImport",),
     "lifecycle.bulk_import.outcome": ("PutOutcome",),
     "lifecycle.bulk_import.rolling_back": ("Left", "RolledBack"),
@@ -273,6 +280,7 @@ _NAMES = {
         "LockedSession",
         "NewLock",
     ),
+    "lifecycle.moving.run": ("KeysMoved", "Moved"),
     "lifecycle.profiles.comparison": (
         "ComparedRow",
         "ModuleComparison",

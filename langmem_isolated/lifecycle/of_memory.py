@@ -11,6 +11,7 @@ from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.arguments import callback, seconds, true_or_false
 from langmem_isolated._runtime.calls import explains_calls
+from langmem_isolated.lifecycle.adoption.of_memory import StoreAdoptions
 from langmem_isolated.lifecycle.audit.of_memory import Audited
 from langmem_isolated.lifecycle.backup import MemoryBackups
 from langmem_isolated.lifecycle.bulk_import.of_memory import BulkImports
@@ -18,6 +19,7 @@ from langmem_isolated.lifecycle.erasure.reapplication import ErasuresAgain
 from langmem_isolated.lifecycle.export.of_memory import UserExports
 from langmem_isolated.lifecycle.imports.of_memory import UserImports
 from langmem_isolated.lifecycle.locking.of_memory import UserLocks
+from langmem_isolated.lifecycle.moving.of_memory import MemoryMoves
 from langmem_isolated.lifecycle.root_key_rotation import RootKeyRotations
 from langmem_isolated.lifecycle.rotation.of_memory import KeyRotations
 from langmem_isolated.lifecycle.sharing.of_memory import ModuleMerges
@@ -47,12 +49,14 @@ class MemoryLifecycle(
     UserImports,
     BulkImports,
     MemoryBackups,
+    StoreAdoptions,
     ErasuresAgain,
     RootKeyRotations,
     Verifications,
     Audited,
     UserLocks,
     KeyRotations,
+    MemoryMoves,
 ):
     """The life of everybody's memory, as :class:`IsolatedMemory` has it."""
 

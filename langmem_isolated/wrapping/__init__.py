@@ -5,6 +5,7 @@ from langmem_isolated.wrapping.adapters import (
     Hit,
     PostFilterAdapter,
     StandardAdapter,
+    Stored,
     VectorRows,
     VectorStoreAdapter,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "OneOf",
     "PostFilterAdapter",
     "StandardAdapter",
+    "Stored",
     "Unowned",
     "VectorRows",
     "VectorStoreAdapter",

@@ -4,7 +4,7 @@ Whoever writes an adapter for another store subclasses :class:`StandardAdapter`,
 ``where``, and runs the suite in :mod:`langmem_isolated.wrapping.testing` on it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from langchain_core.documents import Document
@@ -52,6 +52,23 @@ class VectorRows(NamedTuple):
         texts = [document.page_content for document in documents]
         metadatas = [document.metadata for document in documents]
         return cls(texts, vectors, metadatas, ids_of(documents))
+
+
+class Stored(NamedTuple):
+    """What a store has under an id, whoever wrote it.
+
+    >>> Stored("1", Document("Fractions are parts.", id="1"), [0.5, 0.5]).fault is None
+    True
+    """
+
+    id: Any
+    """By which the store knows it: a text, or a whole number in Qdrant."""
+    document: Document | None
+    """With that id as text; ``None`` where LangChain would read less than is there."""
+    vector: Vector | None = None
+    """``None`` where the store does not give it."""
+    fault: str | None = None
+    """Why there is no document; no content."""
 
 
 class VectorStoreAdapter(Protocol):
@@ -214,6 +231,41 @@ class StandardAdapter:
         """How many documents have no owner, of the 256 that are nearest to some text."""
         nearest = self.nearest(self.prepared("document"), _LOOKED_AT + 1)
         return counted((hit.document.metadata for hit in nearest), _LOOKED_AT)
+
+    def unowned_ids(self) -> list[Any]:
+        """Ids of all documents without an owner, for an adoption of what was there before.
+
+        All at once, some 100 bytes each: while documents are adopted, pages would shift.
+
+        Raises:
+            TypeError: This adapter has not got it.
+        """
+        raise TypeError(
+            f"Documents of {type(self.store).__name__} cannot be listed, so they cannot be "
+            "adopted. Write unowned_ids() in its adapter, or add them to the vector stores of "
+            "their scopes. Nothing was changed."
+        )
+
+    def stored(self, ids: list[Any]) -> list[Stored]:
+        """What is there under ids, with vectors where those can be had."""
+        found = {str(document.id): document for document in self.get(ids)}
+        there = [id_ for id_ in ids if str(id_) in found]
+        vectors: Sequence[Vector | None] = (self.vectors(there) if there else None) or [None] * len(
+            there
+        )
+        return [
+            Stored(id_, found[str(id_)], vector) for id_, vector in zip(there, vectors, strict=True)
+        ]
+
+    def put_back(self, found: list[Stored]) -> None:
+        """Store documents under the ids that they had, with their vectors where they have them."""
+        documents = [one.document for one in found if one.document is not None]
+        vectors = [one.vector for one in found if one.vector is not None]
+        if len(vectors) < len(found):
+            self.put(documents, None)
+        else:
+            rows = VectorRows.of(documents, vectors)
+            self.put_vectors(rows._replace(ids=[one.id for one in found]))
 
 
 class PostFilterAdapter(StandardAdapter):

@@ -12,13 +12,14 @@ from langmem_isolated.wrapping.adapters import (
     Hit,
     Query,
     StandardAdapter,
+    Stored,
     Vector,
     VectorRows,
     ids_of,
 )
 from langmem_isolated.wrapping.filter_conditions import OneOf, Within, conditions
 from langmem_isolated.wrapping.pushdown import filter_of
-from langmem_isolated.wrapping.unowned import MOST, Unowned, counted, owners_in
+from langmem_isolated.wrapping.unowned import MOST, Unowned, counted, owners_in, without_owner
 
 
 def _l2(vectors: Any, query: Vector) -> Any:
@@ -40,6 +41,7 @@ _DISTANCES: dict[str, Callable[[Any, Vector], Any]] = {
     "ip": _inner_product,
     "cosine": _cosine,
 }
+_COLUMNS = ("documents", "metadatas", "embeddings")
 # A vector of zeros points nowhere.
 _ALMOST_NOTHING = 1e-30
 
@@ -80,7 +82,7 @@ class ChromaAdapter(StandardAdapter):
         return hits if len(ids) == len(hits) else self._compared(query, ids)[:k]
 
     def _compared(self, query: Query, ids: list[str]) -> list[Hit]:
-        found = self.store.get(ids, include=["documents", "metadatas", "embeddings"])
+        found = self.store.get(ids, include=[*_COLUMNS])
         asked = self.store.embeddings.embed_query(query) if isinstance(query, str) else query
         distances = _DISTANCES[self._space()](found["embeddings"], asked).tolist()
         rows = zip(found["ids"], found["documents"], found["metadatas"], distances, strict=True)
@@ -103,7 +105,11 @@ class ChromaAdapter(StandardAdapter):
     def put_vectors(self, rows: VectorRows) -> None:
         """Store vectors as they are."""
         self.store._collection.upsert(
-            ids=rows.ids, embeddings=rows.vectors, documents=rows.texts, metadatas=rows.metadatas
+            ids=rows.ids,
+            embeddings=rows.vectors,
+            documents=rows.texts,
+            # It refuses an empty one.
+            metadatas=[metadata or None for metadata in rows.metadatas],
         )
 
     def owned(self, owner: str, k: int) -> list[str]:
@@ -114,6 +120,29 @@ class ChromaAdapter(StandardAdapter):
     def unowned(self) -> Unowned:
         """How many documents have no owner, of the first 10,000: Chroma has no filter for it."""
         return counted(self.store.get(limit=MOST + 1, include=["metadatas"])["metadatas"])
+
+    def unowned_ids(self) -> list[Any]:
+        """Ids of all documents without an owner."""
+        found: list[Any] = []
+        for start in range(0, self.store._collection.count(), MOST):
+            page = self.store.get(limit=MOST, offset=start, include=["metadatas"])
+            found += without_owner(zip(page["ids"], page["metadatas"], strict=True))
+        return found
+
+    def stored(self, ids: list[Any]) -> list[Stored]:
+        """What is there under ids; some have a vector and no text."""
+        found = self.store.get(ids, include=[*_COLUMNS])
+        rows = zip(*(found[key] for key in ("ids", *_COLUMNS)), strict=True)
+        return [
+            Stored(id_, None, fault="it has no text")
+            if text is None
+            else Stored(
+                id_,
+                Document(id=id_, page_content=text, metadata=metadata or {}),
+                vector.tolist(),
+            )
+            for id_, text, metadata, vector in rows
+        ]
 
     def owners(self) -> set[str]:
         """The owner tags of the first 10,000 documents."""

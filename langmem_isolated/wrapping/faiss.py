@@ -1,7 +1,7 @@
 """Adapter of `FAISS` (langchain-community)."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,12 +14,12 @@ from langmem_isolated.wrapping.adapters import (
     Hit,
     Query,
     StandardAdapter,
+    Stored,
     Vector,
     VectorRows,
-    ids_of,
 )
 from langmem_isolated.wrapping.pushdown import owner_test
-from langmem_isolated.wrapping.unowned import Unowned, counted, owners_in
+from langmem_isolated.wrapping.unowned import Unowned, counted, owners_in, without_owner
 
 
 class FAISSAdapter(StandardAdapter):
@@ -65,7 +65,9 @@ class FAISSAdapter(StandardAdapter):
     def delete(self, ids: list[str]) -> None:
         """Remove documents; FAISS itself raises for ids that are not there."""
         with self._lock:
-            if there := ids_of(self.get(ids)):
+            # By the index: documents that older versions have stored do not know their ids.
+            known = {*self.store.index_to_docstore_id.values()}
+            if there := [id_ for id_ in dict.fromkeys(ids) if id_ in known]:
                 self.store.delete(there)
 
     def prepared(self, query: str) -> Query:
@@ -96,6 +98,22 @@ class FAISSAdapter(StandardAdapter):
         with self._lock:
             return counted(one.metadata for _, one in self._documents())
 
+    def unowned_ids(self) -> list[Any]:
+        """Ids of all documents without an owner."""
+        with self._lock:
+            return without_owner((id_, one.metadata) for id_, one in self._documents())
+
+    def stored(self, ids: list[Any]) -> list[Stored]:
+        """What is there under ids, also of documents that do not know theirs."""
+        with self._lock:
+            found = {id_: self.store.docstore.search(id_) for id_ in ids}
+            there = [id_ for id_ in ids if isinstance(found[id_], Document)]
+            vectors: Sequence[Vector | None] = self.vectors(there) or [None] * len(there)
+        return [
+            Stored(id_, _named(id_, found[id_]), vector)
+            for id_, vector in zip(there, vectors, strict=True)
+        ]
+
     def owners(self) -> set[str]:
         """The owner tags of the first 10,000 documents."""
         with self._lock:
@@ -115,6 +133,10 @@ class FAISSAdapter(StandardAdapter):
                 return [self.store.index.reconstruct(rows[id_]).tolist() for id_ in ids]
             except RuntimeError:
                 return None
+
+
+def _named(id_: str, document: Document) -> Document:
+    return Document(id=id_, page_content=document.page_content, metadata={**document.metadata})
 
 
 _locks: WeakKeyDictionary[VectorStore, threading.RLock] = WeakKeyDictionary()

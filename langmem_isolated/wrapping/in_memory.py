@@ -1,6 +1,7 @@
 """Adapter of `InMemoryVectorStore` (langchain-core)."""
 
 from collections.abc import Callable
+from typing import Any
 
 from langchain_core.documents import Document
 
@@ -8,7 +9,7 @@ from langmem_isolated._adapters.document_tags import OWNER
 from langmem_isolated._search.metadata_filters import Filter
 from langmem_isolated.wrapping.adapters import StandardAdapter, Vector, VectorRows
 from langmem_isolated.wrapping.pushdown import owner_test
-from langmem_isolated.wrapping.unowned import Unowned, counted, owners_in
+from langmem_isolated.wrapping.unowned import Unowned, counted, owners_in, without_owner
 
 
 class InMemoryAdapter(StandardAdapter):
@@ -42,6 +43,10 @@ class InMemoryAdapter(StandardAdapter):
     def unowned(self) -> Unowned:
         """How many documents have no owner, of the first 10,000."""
         return counted(row["metadata"] for row in [*self.store.store.values()])
+
+    def unowned_ids(self) -> list[Any]:
+        """Ids of all documents without an owner."""
+        return without_owner((id_, row["metadata"]) for id_, row in [*self.store.store.items()])
 
     def owners(self) -> set[str]:
         """The owner tags of the first 10,000 documents."""

@@ -106,6 +106,11 @@ class PGVectorStoreAdapter(StandardAdapter):
         found = self.store.get(where={OWNER: {"$exists": False}}, limit=MOST, include=[])
         return Unowned(len(found["ids"]), len(found["ids"]) < MOST)
 
+    def unowned_ids(self) -> list[Any]:
+        """Ids of all rows without an owner."""
+        found: list[Any] = self.store.get(where={OWNER: {"$exists": False}}, include=[])["ids"]
+        return found
+
     def vectors(self, ids: list[str]) -> list[Vector] | None:
         """The stored vectors."""
         found = self.store.get(ids=ids, include=["embeddings"])

@@ -9,7 +9,14 @@ from langchain_core.vectorstores import VectorStore
 from langmem_isolated._adapters.document_tags import OWNER
 from langmem_isolated._search.metadata_filters import Filter
 from langmem_isolated.errors import IsolationViolation
-from langmem_isolated.wrapping.adapters import Hit, Query, StandardAdapter, Vector, VectorRows
+from langmem_isolated.wrapping.adapters import (
+    Hit,
+    Query,
+    StandardAdapter,
+    Stored,
+    Vector,
+    VectorRows,
+)
 from langmem_isolated.wrapping.filter_conditions import Condition, OneOf, Within, conditions
 from langmem_isolated.wrapping.unowned import MOST, Unowned, owners_in
 
@@ -113,10 +120,56 @@ class QdrantAdapter(StandardAdapter):
 
     def unowned(self) -> Unowned:
         """How many documents have no owner: Qdrant counts them."""
-        field = self._models.PayloadField(key=f"{self.store.metadata_payload_key}.{OWNER}")
-        without = self._models.Filter(must=[self._models.IsEmptyCondition(is_empty=field)])
-        found = self.store.client.count(self.store.collection_name, without, exact=True)
+        found = self.store.client.count(self.store.collection_name, self._without(), exact=True)
         return Unowned(found.count, is_exact=True)
+
+    def _without(self) -> Any:
+        field = self._models.PayloadField(key=f"{self.store.metadata_payload_key}.{OWNER}")
+        return self._models.Filter(must=[self._models.IsEmptyCondition(is_empty=field)])
+
+    def unowned_ids(self) -> list[Any]:
+        """Ids of all points without an owner, texts or whole numbers."""
+        found: list[Any] = []
+        which = {"scroll_filter": self._without(), "limit": MOST, "with_payload": False}
+        offset: Any = None
+        while True:
+            points, offset = self.store.client.scroll(
+                self.store.collection_name, offset=offset, **which
+            )
+            found += [point.id for point in points]
+            if offset is None:
+                return found
+
+    def stored(self, ids: list[Any]) -> list[Stored]:
+        """What is there under ids; points may have more than LangChain reads of them."""
+        points = self.store.client.retrieve(
+            self.store.collection_name, ids, with_payload=True, with_vectors=True
+        )
+        return [self._stored(point) for point in points]
+
+    def _stored(self, point: Any) -> Stored:
+        store, payload = self.store, point.payload or {}
+        known = {store.content_payload_key, store.metadata_payload_key}
+        vectors = (
+            point.vector if isinstance(point.vector, dict) else {store.vector_name: point.vector}
+        )
+        text, metadata = (
+            payload.get(key) for key in (store.content_payload_key, store.metadata_payload_key)
+        )
+        if not isinstance(text, str) or not isinstance(metadata or {}, dict):
+            return Stored(
+                point.id, None, fault="its payload has no text, or metadata of another type"
+            )
+        if more := len({*payload} - known):
+            return Stored(
+                point.id, None, fault=f"its payload has {more} more fields than LangChain's"
+            )
+        if self._is_dense and {*vectors} != {store.vector_name}:
+            return Stored(
+                point.id, None, fault=f"it has {len(vectors)} vectors, of which one would be kept"
+            )
+        document = Document(id=str(point.id), page_content=text, metadata=metadata or {})
+        return Stored(point.id, document, vectors[store.vector_name] if self._is_dense else None)
 
     def owners(self) -> set[str]:
         """The owner tags of the first 10,000 documents."""

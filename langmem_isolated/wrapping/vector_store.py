@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple, NoReturn, TypeVar
@@ -45,13 +44,7 @@ from langmem_isolated.wrapping.adapters import Hit, Query, VectorStoreAdapter, i
 from langmem_isolated.wrapping.clearing import clear_owner
 from langmem_isolated.wrapping.probe import ThrowawayOwner, probe
 from langmem_isolated.wrapping.registry import adapter_of, unfiltered
-from langmem_isolated.wrapping.unowned import Unowned
-
-_log = logging.getLogger("langmem_isolated")
-_UNOWNED = (
-    "This %s holds documents that bear no owner: %s. They were written past this package, and no "
-    "scope finds them. Add them again, each by the vector store of the scope it belongs to."
-)
+from langmem_isolated.wrapping.unowned import Unowned, tell_of
 
 # How many more than wanted are asked for where some of them may not pass.
 _MORE = 4
@@ -175,8 +168,7 @@ class WrappedVectorStore(ScopedVectorStore):
             found = self.unowned()
         except Exception:  # noqa: BLE001 - of a store that was tried: it works without being counted
             return
-        if found.documents:
-            _log.warning(_UNOWNED, type(self._store).__name__, found)
+        tell_of(found, type(self._store).__name__)
 
     def unowned(self) -> Unowned:
         """How many documents of the store bear no owner, as it was filled past this package.
@@ -225,16 +217,38 @@ class WrappedVectorStore(ScopedVectorStore):
             self._put(part)
         return [str(document.id) for document in new]
 
-    def _put(self, documents: list[Document]) -> None:
+    def put_embedded(
+        self, documents: Sequence[Document], vectors: Sequence[Sequence[float]]
+    ) -> list[str]:
+        """Store documents with vectors that are there already; nothing is embedded.
+
+        Args:
+            documents: As in :meth:`add_documents`.
+            vectors: One for each, made by the store's embeddings.
+
+        Raises:
+            TypeError: The store takes no vectors as they are.
+            ValueError: There are not as many vectors as documents; or as in :meth:`add_documents`.
+        """
+        if not self._adapter.seals:
+            raise TypeError(f"{type(self._store).__name__} takes no vectors. Use add_documents().")
+        new = [prepared(document, id_) for id_, document in self._named(documents, None)]
+        pairs = {one.id: (one, [*vector]) for one, vector in zip(new, vectors, strict=True)}
+        for part in _parts([*pairs.values()]):
+            self._put([one for one, _ in part], [vector for _, vector in part])
+        return [str(document.id) for document in new]
+
+    def _put(self, documents: list[Document], vectors: list[list[float]] | None = None) -> None:
         keys = self._records[0].living_keys()
         keys.refuse_if_locked()
-        texts = [document.page_content for document in documents]
-        vectors = self._embedder().embed_documents(texts) if self._seals else None
+        if self._seals and vectors is None:
+            texts = [document.page_content for document in documents]
+            vectors = self._embedder().embed_documents(texts)
         self._note(keys)
         sealed_by = None
         while sealed_by is not keys:  # again where others have rotated them while it was put
             tags, sealed_by = self._kind(self._records[0], keys), keys
-            stored = [_stored_at(tags.tagged(document), tags) for document in documents]
+            stored = [tags.placed(document) for document in documents]
             try:
                 self._adapter.put(stored, vectors)
             finally:
@@ -261,7 +275,7 @@ class WrappedVectorStore(ScopedVectorStore):
             raise
 
     def _remove(self, names: list[str]) -> None:
-        tags = self._own_tags()
+        tags = self.own_tags()
         if tags is not None:
             for part in _parts([*{tags.stored_id(name): None for name in names}]):
                 self._adapter.delete(part)
@@ -273,11 +287,11 @@ class WrappedVectorStore(ScopedVectorStore):
             KeyDestroyed: The owner was erased, or is being erased.
             WrappedStoreKeeps: The store still has what it was told to remove.
         """
-        tags = self._own_tags()
+        tags = self.own_tags()
         if tags is not None:
             clear_owner(self._adapter, tags.owner)
 
-    def _own_tags(self) -> OwnerTags | None:
+    def own_tags(self) -> OwnerTags | None:
         """Those of the first owner, if it has stored anything."""
         keys = self._records[0].find_living_keys()
         if keys is None:
@@ -385,9 +399,3 @@ class WrappedVectorStore(ScopedVectorStore):
 
 def _parts(items: list[T]) -> Iterator[list[T]]:
     return (items[start : start + _MOST_AT_ONCE] for start in range(0, len(items), _MOST_AT_ONCE))
-
-
-def _stored_at(tagged: Document, tags: OwnerTags) -> Document:
-    """A tagged document under the id that the store shall know it by."""
-    id_ = tags.stored_id(str(tagged.id))
-    return Document(id=id_, page_content=tagged.page_content, metadata=tagged.metadata)

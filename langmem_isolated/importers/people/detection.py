@@ -144,7 +144,7 @@ def _kind_of_record(record: FirstRecord) -> str:
 
 
 def _kind_of_database(path: Path) -> str:
-    with closing(open_sqlite(path)) as connection:
+    with closing(open_sqlite(path, is_brief=True)) as connection:
         try:
             rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
             tables = {row[0] for row in rows}

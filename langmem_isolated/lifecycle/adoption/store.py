@@ -1,0 +1,186 @@
+"""Adopting store: a third-party vector store whose documents without an owner get one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from langchain_core.documents import Document
+from langchain_core.vectorstores import VectorStore
+
+from langmem_isolated._adapters.context import MemoryContext
+from langmem_isolated._adapters.document_tags import OwnerTags
+from langmem_isolated._crypto.owners import Level, Owner
+from langmem_isolated._runtime.calls import made_by
+from langmem_isolated._storage.scoped_database import ScopedDatabase
+from langmem_isolated.errors import UserWasErased, WrappedStoreKeeps
+from langmem_isolated.scope import Scope
+from langmem_isolated.wrapping import Stored, WrappedVectorStore
+
+# Vectors that a store normalises once more differ in the last of the 24 bits of a float.
+_RELATIVE, _ABSOLUTE = 1e-4, 1e-6
+# How many a search is asked for, to see that a document is found.
+_ASKED = 4
+
+
+@made_by("memory.adopting(store)", first=MemoryContext)
+class AdoptingStore:
+    """A third-party store, some of whose documents bear no owner."""
+
+    def __init__(
+        self,
+        context: MemoryContext,
+        store: VectorStore,
+        options: dict[str, Any],
+        readmit: frozenset[str],
+    ) -> None:
+        self._context, self._store = context, store
+        self._options, self._readmit = options, readmit
+        self._adapter: Any = options["adapter"]
+
+    @property
+    def name(self) -> str:
+        """By which erasures know the store."""
+        return str(self._options["name"] or self._adapter.name)
+
+    def unowned_ids(self) -> list[Any]:
+        """Ids of all documents that bear no owner.
+
+        Raises:
+            TypeError: The adapter does not list them.
+        """
+        found: list[Any] = self._adapter.unowned_ids()
+        return found
+
+    def stored(self, ids: Sequence[Any]) -> list[Stored]:
+        """What the store has under ids, in their order; those that are not there left out."""
+        found = {str(one.id): one for one in self._adapter.stored([*ids])} if ids else {}
+        return [found[str(id_)] for id_ in ids if str(id_) in found]
+
+    def of(self, scope: Scope) -> AdoptedDocuments:
+        """The documents of one scope in it.
+
+        Raises:
+            UserWasErased: The user was erased, and is not readmitted.
+            TypeError: The store cannot be sealed, and ``seal`` was asked for.
+        """
+        user = Owner(Level.USER, scope.project_id, scope.user_id)
+        if scope.user_id not in self._readmit and self._context.is_tombstoned(user):
+            raise UserWasErased
+        records = self._context.private(scope)
+        wrapped: Any = self._context.vector_store(
+            [records], None, self._store, probe=False, **self._options
+        )
+        return AdoptedDocuments(wrapped, records, self._adapter)
+
+    def put_back(self, found: Sequence[Stored]) -> None:
+        """Store documents without an owner, under the ids that they had."""
+        self._adapter.put_back([*found])
+
+    def remove(self, ids: Sequence[Any]) -> None:
+        """Remove documents by the ids that the store has.
+
+        Raises:
+            WrappedStoreKeeps: The store still has what it was told to remove.
+        """
+        self._adapter.delete([*ids])
+        if self.stored(ids):
+            raise WrappedStoreKeeps(self._adapter.name)
+
+
+class AdoptedDocuments:
+    """One scope's documents in a third-party store, by the ids that they had in it before."""
+
+    def __init__(self, wrapped: WrappedVectorStore, records: ScopedDatabase, adapter: Any) -> None:
+        self._wrapped, self._records, self._adapter = wrapped, records, adapter
+
+    def taken(self, found: Sequence[Stored]) -> set[str]:
+        """Ids under which the scope has a document of its own, and another one."""
+        own = {one.id: one for one in self._wrapped.get_by_ids(_names(found))}
+        return {
+            str(one.id)
+            for one in _documents(found)
+            if one.id in own and not _are_same(one, own[one.id])
+        }
+
+    def put(self, found: Sequence[Stored]) -> None:
+        """Store documents as the scope's, with the vectors that they have; else they are embedded.
+
+        Raises:
+            ValueError: An id or metadata are not what a scope's document may have.
+            LimitExceeded: A text is beyond ``limits``.
+            KeyDestroyed: The owner was erased meanwhile; nothing of this call is left.
+        """
+        vectors = [one.vector for one in found if one.vector is not None]
+        if len(vectors) == len(found) and self._adapter.seals:
+            self._wrapped.put_embedded(_documents(found), vectors)
+        else:
+            self._wrapped.add_documents(_documents(found))
+
+    def difference(self, one: Stored) -> str | None:
+        """What the scope finds otherwise than ``one`` is; ``None`` if all is the same.
+
+        It is read as its owner reads it, and searched for by its vector.
+        """
+        expected = one.document
+        found = self._wrapped.get_by_ids(_names([one]))
+        if expected is None or len(found) != 1:
+            return "it is not there"
+        if not _are_same(found[0], expected):
+            return "its text or metadata"
+        if one.vector is None:
+            return None
+        (own,) = self.stored(_names([one]))
+        if own.vector is None or not _are_close(own.vector, one.vector):
+            return "its vector"
+        return None
+
+    def is_found(self, one: Stored) -> bool:
+        """Whether a search by its vector leads to it, or to as many others as were asked for."""
+        if one.vector is None:
+            return True
+        found = self._wrapped.find(one.vector, k=_ASKED)
+        names = {document.id for document, _ in found.hits}
+        return str(one.id) in names or len(names) == _ASKED
+
+    def marks(self, found: Sequence[Stored]) -> list[str]:
+        """Keyed digests of documents, by which they are known to be what they were."""
+        tags = OwnerTags(self._records, self._records.living_keys())
+        return [tags.mark(one) for one in _documents(found)]
+
+    def stored(self, names: Sequence[str]) -> list[Stored]:
+        """The scope's documents of these names, opened, with their vectors."""
+        tags = self._wrapped.own_tags()
+        if tags is None:
+            return []
+        places = {tags.stored_id(name): name for name in names}
+        own = {one.id: one for one in self._wrapped.get_by_ids([*names])}
+        return [
+            one._replace(id=name, document=own[name])
+            for one in self._adapter.stored([*places])
+            if (name := places[str(one.id)]) in own
+        ]
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove the scope's documents of these names."""
+        self._wrapped.delete([*names])
+
+
+def _documents(found: Iterable[Stored]) -> list[Document]:
+    return [one.document for one in found if one.document is not None]
+
+
+def _names(found: Iterable[Stored]) -> list[str]:
+    return [str(one.id) for one in _documents(found)]
+
+
+def _are_same(one: Document, other: Document) -> bool:
+    return (one.page_content, one.metadata) == (other.page_content, other.metadata)
+
+
+def _are_close(one: Sequence[float], other: Sequence[float]) -> bool:
+    return len(one) == len(other) and all(
+        math.isclose(a, b, rel_tol=_RELATIVE, abs_tol=_ABSOLUTE)
+        for a, b in zip(one, other, strict=True)
+    )
