@@ -48,7 +48,7 @@ class _Sources(TyperGroup):
 commands = typer.Typer(
     cls=_Sources,
     help="Move in from other stores, or put in what an export wrote. The source stays as it is.",
-    epilog=shown("import sql-chat-history chats.db --user-column owner --module chat --dry-run")
+    epilog=shown("import sql-chat-history chats.db --user ann --module chat --dry-run")
     + "\n\nWhat is no name of these is a file: what it is is found out.",
     no_args_is_help=True,
 )
