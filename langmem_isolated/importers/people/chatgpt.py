@@ -30,6 +30,12 @@ _MEDIA = {
     "video_container_asset_pointer": "video",
     "real_time_user_audio_video_asset_pointer": "voice and video",
 }
+_LEFT_OUT = {
+    "thoughts": "thoughts",
+    "reasoning_recap": "thoughts",
+    "user_editable_context": "instructions and memories that were given along",
+    "model_editable_context": "instructions and memories that were given along",
+}
 VISIBLE, ALL = "visible", "all"
 
 
@@ -122,6 +128,10 @@ class _Turns:
         if inside(said, "metadata", "is_visually_hidden_from_conversation") is True:
             self._export.count("hidden messages")
             return
+        left_out = _LEFT_OUT.get(str(inside(said, "content", "content_type")))
+        if left_out is not None:
+            self._export.count(left_out)
+            return
         text, own_id = self._text(said), text_of(said.get("id")) or node
         if not text:
             self._export.count("empty messages")
@@ -180,10 +190,6 @@ class _Turns:
                 yield text_of(content.get("text")) or ""
             case "tether_browsing_display":
                 yield text_of(content.get("result")) or text_of(content.get("summary")) or ""
-            case "thoughts" | "reasoning_recap":
-                self._export.count("thoughts")
-            case "user_editable_context" | "model_editable_context":
-                self._export.count("instructions and memories that were given along")
             case str() as other:
                 yield self._export.note("content of a kind that is not known", other)
             case other:
