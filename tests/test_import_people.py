@@ -212,6 +212,20 @@ def test_tool_calls_of_openais_messages_are_kept():
     assert result.tool_call_id == called.tool_calls[0]["id"]
 
 
+def test_where_claude_says_what_follows_what_the_last_branch_is_read(tmp_path: Path):
+    above = {"q": "0", "a": "q", "q2": "a", "q3": "a", "a3": "q3"}
+    messages = [
+        {"uuid": own, "parent_message_uuid": parent, "text": own, "sender": "human"}
+        for own, parent in above.items()
+    ]
+    document = [{"uuid": "c", "chat_messages": messages}]
+    visible, _ = read(opened("claude", tmp_path / "a.json", document))
+    both, _ = read(opened("claude", tmp_path / "a.json", document, branches="all"))
+
+    assert [one.message.id for one in visible["c"][1]] == ["q", "a", "q3", "a3"]
+    assert [one.message.id for one in both["c:2"][1]] == ["q", "a", "q2"]
+
+
 # Whose words they are.
 
 
