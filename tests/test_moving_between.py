@@ -357,7 +357,7 @@ with IsolatedMemory(sys.argv[1], root_key=LocalRootKey(bytes(range(32)))) as mem
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lines", [1, 2, 4, 7, 12])
+@pytest.mark.parametrize("lines", [1, 4, 7])
 def test_a_move_that_was_killed_is_gone_on_with(sqlite_url: str, tmp_path: Path, lines: int):
     with opened(sqlite_url) as memory:
         for user in ("alice", "bob"):
