@@ -2,7 +2,9 @@
 
 import asyncio
 import itertools
+import operator
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,8 +26,9 @@ from typing_extensions import TypedDict
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, Scope, ScopedMemory
 from langmem_isolated.errors import IsolationViolation, ScopeError, UserWasErased
-from langmem_isolated.importers import Difference, dual_write
+from langmem_isolated.importers import Difference, Import, Mapping, dual_write
 from langmem_isolated.importers.dual_writing import DualCheckpointSaver
+from langmem_isolated.importers.langgraph.sqlite_saver import SqliteSaverSource
 from tests.conftest import Door
 
 _numbers = itertools.count()
@@ -380,6 +383,77 @@ def test_threads_that_use_one_old_thread_at_once_copy_it_once(alice: ScopedMemor
     assert all(found)
     assert saver.report.copied == 1
     assert saver.report.is_clean
+
+
+def test_an_import_in_the_background_brings_what_nobody_has_used_yet(
+    memory: IsolatedMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)  # where the backup of an import goes
+    path = f"{tmp_path}/theirs.db"
+    with SqliteSaver.from_conn_string(path) as theirs:
+        old = approving().compile(checkpointer=theirs)
+        for user in ("alice", "bob"):
+            for n in range(3):
+                old.invoke({"messages": [HumanMessage(f"{n}", id=str(n))]}, at(f"{user}-{n}"))
+        saver = dual_write(theirs, memory.checkpointer(), backfill=owned)
+        graph = approving().compile(checkpointer=saver)
+        used = at("alice-1", user_id="alice", module_id="tutor")
+        graph.invoke(Command(resume="yes"), used)
+
+        pattern = r"(?P<thread>(?P<user>[^-]+)-.*)"
+        with SqliteSaverSource(path) as source:
+            receipt = Import(memory, source, Mapping(pattern=pattern, module="tutor")).run()
+        assert receipt.units == {"copied": 5, "present": 1}
+        saver.read_from = "ours"
+        graph.invoke(Command(resume="sure"), at("bob-2", user_id="bob", module_id="tutor"))
+
+        assert saver.report.is_clean, saver.report
+        assert saver.report.copied == 1
+        for user in ("alice", "bob"):
+            scope = memory.scope(user_id=user, module_id="tutor")
+            ids = {thread.id for thread in scope.checkpointer().threads()}
+            assert ids == {f"{user}-{n}" for n in range(3)}
+
+
+def test_parallel_nodes_of_many_users_keep_their_writes_apart_on_both_sides(
+    memory: IsolatedMemory,
+):
+    """LangGraph stores what parallel nodes wrote from threads that know of no run."""
+
+    class Both(TypedDict):
+        seen: Annotated[list[str], operator.add]
+        user: str
+
+    def node(name: str) -> Callable[[Both], dict[str, Any]]:
+        def slow(state: Both) -> dict[str, Any]:
+            time.sleep(0.02)
+            return {"seen": [f"{state['user']} {name}"]}
+
+        return slow
+
+    builder = StateGraph(Both)
+    for name in ("a", "b", "c"):
+        builder.add_node(name, node(name)).add_edge(START, name)
+    saver = dual_write(InMemorySaver(), memory.checkpointer())
+    graph = builder.compile(checkpointer=saver)
+    users = [f"user{n}" for n in range(6)]
+
+    def use(user: str) -> None:
+        config = at(f"{user}-1", user_id=user, module_id="tutor")
+        for _ in range(2):
+            graph.invoke({"seen": [], "user": user}, config)
+
+    with ThreadPoolExecutor(6) as pool:
+        [*pool.map(use, users)]
+
+    saver.read_from = "ours"
+    for user in users:
+        config = at(f"{user}-1", user_id=user, module_id="tutor")
+        assert sorted(graph.get_state(config).values["seen"]) == [
+            f"{user} {name}" for name in "aabbcc"
+        ]
+        assert [*saver.list(config)]
+    assert saver.report.is_clean, saver.report
 
 
 # Histories ----------------------------------------------------------------------------------------
