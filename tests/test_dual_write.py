@@ -5,8 +5,9 @@ import itertools
 import operator
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.postgres import PostgresSaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, MessagesState, StateGraph
@@ -216,10 +218,25 @@ async def test_the_conformance_suite_passes_on_a_pair(memory: IsolatedMemory, si
         assert all(one.is_clean for one in reports), reports
 
 
+@contextmanager
+def stock_saver(kind: str, tmp_path: Path, postgres_url: str) -> Iterator[Any]:
+    """A saver of LangGraph's own, with its tables."""
+    if kind == "memory":
+        yield InMemorySaver()
+    elif kind == "sqlite":
+        with SqliteSaver.from_conn_string(f"{tmp_path}/stock.db") as saver:
+            yield saver
+    else:
+        with PostgresSaver.from_conn_string(postgres_url) as saver:
+            saver.setup()
+            yield saver
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 def test_a_graph_waits_at_theirs_and_goes_on_at_ours_after_the_switch(
-    tmp_path: Path, alice: ScopedMemory
+    tmp_path: Path, alice: ScopedMemory, postgres_url: str, kind: str
 ):
-    with SqliteSaver.from_conn_string(f"{tmp_path}/theirs.db") as theirs:
+    with stock_saver(kind, tmp_path, postgres_url) as theirs:
         old = approving().compile(checkpointer=theirs)
         old.invoke({"messages": [HumanMessage("one", id="1")]}, at("alice-1"))
         saver = dual_write(theirs, alice.checkpointer(), backfill=owned)
