@@ -2,15 +2,18 @@
 
 import hashlib
 import json
+import shlex
 import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import Result
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
+from langmem_isolated.cli import app
 from langmem_isolated.importers import source_specs
 from tests.command_line import error_line, run, words
 from tests.conftest import ROOT_KEY
@@ -215,3 +218,17 @@ def test_an_export_of_ours_takes_no_rules(url: str, tmp_path: Path):
     assert refused.exit_code == 2
     assert "leave it out" in words(refused.stderr.replace("│", ""))
     assert "messages 1" in words(done.stdout)
+
+
+def test_every_command_of_the_page_about_moving_in_can_be_typed():
+    page = (Path(__file__).parent.parent / "docs" / "moving-in.md").read_text()
+    known = typer.main.get_command(app)
+    typed = [shlex.split(line)[1:] for line in page.splitlines() if line.startswith("langmem-")]
+
+    assert len(typed) == 3
+    for words_typed in typed:
+        meant, rest = known.get_command(None, words_typed[0]), words_typed[1:]
+        if words_typed[0] == "import":
+            meant, rest = meant.get_command(None, rest[0]), rest[1:]
+        # Parses, without running anything.
+        meant.make_context("moving in", rest)

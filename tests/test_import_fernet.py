@@ -203,3 +203,23 @@ def test_it_reads_postgresql_as_well(postgres_url):
 def test_a_table_that_is_not_there_is_told_by_its_name(application):
     with pytest.raises(SourceRefused, match="no such table: people"):
         read(application, table="people")
+
+
+def test_what_a_model_called_wrongly_and_a_tool_without_its_call_are_kept(tmp_path):
+    calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{"}}]
+    said = [
+        {"role": "assistant", "content": "", "tool_calls": calls},
+        {"role": "tool", "content": "42"},
+        {"role": "assistant", "content": "", "tool_calls": [5]},
+    ]
+    with sqlite3.connect(tmp_path / "app.db") as connection:
+        connection.execute("CREATE TABLE users (id, encryption_key, conversation_memory)")
+        row = ("ann", KEYS["ann"], token("ann", {"messages": said}))
+        connection.execute("INSERT INTO users VALUES (?, ?, ?)", row)
+    connection.close()
+
+    [(_, [wrong, answer, broken])] = read(str(tmp_path / "app.db"))
+
+    assert wrong.message.invalid_tool_calls[0]["args"] == "{"
+    assert (answer.message.type, answer.message.content) == ("tool", "42")
+    assert "no AIMessage" in broken.reason

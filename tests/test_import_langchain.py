@@ -9,11 +9,14 @@ from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import psycopg
 import pytest
 import sqlalchemy
 import typer
 from langchain_core.messages import HumanMessage, message_to_dict
+from langchain_postgres import PostgresChatMessageHistory
 
 from langmem_isolated import IsolatedMemory, Limits, LocalRootKey
 from langmem_isolated.cli.importing.group import commands
@@ -31,6 +34,7 @@ from tests.chat_history_sources import (
 )
 from tests.conftest import ROOT_KEY, new_postgres_url
 from tests.killed_imports import outlives_kills
+from tests.postgres import PostgresServer
 
 # Of what SESSIONS says, as it would stand in a file.
 CANARIES = ("世界".encode(), b"Antworte auf Deutsch", b"narrator", b"alice:monday", b"x" * 100)
@@ -172,6 +176,30 @@ def test_one_id_with_two_owners_is_two_sessions(kind: str, tmp_path: Path, postg
 
     at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     assert found == [("1", {"owner": o}, [at] * n) for o, n in (("B", 1), ("a", 2), ("b", 1))]
+
+
+def test_times_of_postgresql_have_one_form_and_who_may_only_read_reads_them(
+    postgres: PostgresServer, postgres_url: str
+):
+    name = postgres_url.rpartition("/")[2]
+    with psycopg.connect(postgres.url(name), autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {name} SET datestyle = 'SQL, DMY'")
+        PostgresChatMessageHistory.create_tables(connection, "chat_history")
+        for time in ("2026-01-02 03:04:05.123456+02", "infinity", "4000-01-01 BC"):
+            row = "INSERT INTO chat_history (session_id, message, created_at) VALUES (%s, %s, %s)"
+            connection.execute(row, (UUID(int=1), GOOD, time))
+        connection.execute("DROP ROLE IF EXISTS only_reads")
+        connection.execute("CREATE ROLE only_reads LOGIN")
+        connection.execute("GRANT SELECT ON chat_history TO only_reads")
+
+    with MAKE["postgres-chat-history"](postgres.url(name, "only_reads")) as source:
+        sessions, rejected = read(source)
+
+    ((message,),) = sessions.values()
+    assert message.written_at == datetime(2026, 1, 2, 1, 4, 5, 123456, tzinfo=UTC)
+    assert [item.place for item in rejected] == ["chat_history, id 2", "chat_history, id 3"]
+    with psycopg.connect(postgres.url(name), autocommit=True) as connection:
+        connection.execute("DROP OWNED BY only_reads; DROP ROLE only_reads")
 
 
 def test_reading_leaves_an_sqlite_file_and_its_log_as_they_are(tmp_path: Path):

@@ -5,7 +5,7 @@ import shutil
 import sqlite3
 import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,7 +30,6 @@ from langmem_isolated.errors import SourceRefused
 from langmem_isolated.importers import (
     CheckpointerSource,
     Field,
-    ForeignItem,
     Import,
     Mapping,
     Rejected,
@@ -39,6 +38,7 @@ from langmem_isolated.importers import (
 )
 from langmem_isolated.importers.langgraph import SPECS
 from tests import langgraph_threads as threads
+from tests.killed_imports import outlives_kills
 from tests.test_stock_serializer import crafted
 
 
@@ -170,20 +170,6 @@ def test_a_crafted_state_runs_nothing_and_the_rest_of_its_thread_goes_on(
     with suppress(Exception):
         [*savers.saver.list({"configurable": {"thread_id": "bob-1"}})]
     assert ran.exists()
-
-
-def test_json_in_a_store_stays_data(tmp_path: Path):
-    call = {"lc": 2, "type": "constructor", "id": ["os", "system"], "args": [f"touch {tmp_path}/r"]}
-    with SqliteStore.from_conn_string(str(tmp_path / "store.sqlite")) as store:
-        store.setup()
-        store.put(("a",), "k", call)
-
-    with SPECS[2].make(str(tmp_path / "store.sqlite")) as source:
-        (item,) = source.units()
-
-    assert isinstance(item, ForeignItem)
-    assert item.value == call
-    assert not (tmp_path / "r").exists()
 
 
 # --- threads --------------------------------------------------------------------------------------
@@ -332,6 +318,9 @@ def test_a_thread_that_was_moved_in_is_step_by_step_what_it_was_and_goes_on(
     assert (first.units, second.units) == ({"copied": 2}, {"present": 2})
     assert first.rejects == {}
     assert moved_to.verify().is_clean
+    if savers.kind == "sqlite-saver":
+        written = b"".join(path.read_bytes() for path in tmp_path.glob("ours.db*"))
+        assert all(said not in written for said in (b"secret of bob", b"messages", b"alice-1"))
 
 
 def test_the_latest_history_goes_on_where_it_is_moved_in(
@@ -578,6 +567,23 @@ def test_items_of_a_store_are_read_with_their_times(
     assert [(one.namespace, one.key, one.value) for one in live[1:]] == ITEMS
 
 
+@pytest.mark.parametrize("kind", ["sqlite-store", "postgres-store"])
+def test_json_in_a_store_stays_data(kind: str, tmp_path: Path, request: pytest.FixtureRequest):
+    is_postgres = kind == "postgres-store"
+    location = (
+        request.getfixturevalue("postgres_url") if is_postgres else str(tmp_path / "s.sqlite")
+    )
+    call = {"lc": 2, "type": "constructor", "id": ["os", "system"], "args": [f"touch {tmp_path}/r"]}
+    with open_store(kind, location) as store:
+        store.put(("zzz",), "k", call)
+
+    with next(spec for spec in SPECS if spec.kind == kind).make(location) as source:
+        *_, item = source.units()
+
+    assert item.value == call
+    assert not (tmp_path / "r").exists()
+
+
 def test_broken_items_are_reported_with_their_place(tmp_path: Path):
     location = str(tmp_path / "s.sqlite")
     with open_store("sqlite-store", location):
@@ -638,7 +644,7 @@ def test_items_that_were_moved_in_stand_where_their_owners_find_them(
     assert abs(name.created_at - datetime.now(UTC)) < timedelta(minutes=5)
 
 
-# --- large ----------------------------------------------------------------------------------------
+# --- large, and killed ----------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -667,3 +673,30 @@ def test_a_long_thread_of_a_postgres_saver_is_read_in_little_memory(postgres_url
     assert (count, largest) == (750, 500)
     # 4.4 MB were measured.
     assert peak < 20_000_000
+
+
+def kill_imports(spec: SourceSpec, location: str, owners: Mapping, folder: Path) -> None:
+    options = {"allow": threads.ALLOW} if spec.options and "saver" in spec.kind else {}
+    with ExitStack() as opened:
+
+        def made(memory: IsolatedMemory, beside: Path) -> Import:
+            source = opened.enter_context(spec.make(location, **options))
+            return Import(memory, source, owners, unmapped="report", folder=beside)
+
+        outlives_kills(made, folder)
+
+
+@pytest.mark.slow
+def test_an_import_of_threads_that_is_killed_goes_on(savers: Savers, tmp_path: Path):
+    (tmp_path / "targets").mkdir()
+    spec = next(spec for spec in SPECS if spec.kind == savers.kind)
+    kill_imports(spec, savers.location, OWNERS, tmp_path / "targets")
+
+
+@pytest.mark.slow
+def test_an_import_of_items_that_is_killed_goes_on(tmp_path: Path):
+    (tmp_path / "targets").mkdir()
+    location = str(tmp_path / "s.sqlite")
+    with open_store("sqlite-store", location):
+        owners = Mapping(module="tutor", user=Field("namespace.1"))
+        kill_imports(SPECS[2], location, owners, tmp_path / "targets")

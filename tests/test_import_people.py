@@ -19,6 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
+from langmem_isolated import IsolatedMemory, LocalRootKey
+from langmem_isolated.cli.demo.conversations import ConversationsUnusable, read_conversations
 from langmem_isolated.errors import SourceRefused
 from langmem_isolated.importers import ForeignSession, Rejected, Source
 from langmem_isolated.importers.people import SPECS
@@ -26,6 +28,8 @@ from langmem_isolated.importers.people.branches import branch, branches
 from langmem_isolated.importers.people.json_stream import JsonStream, Unreadable
 from langmem_isolated.importers.people.values import instant
 from langmem_isolated.importers.people.whatsapp_lines import line_of, media_of, order_of
+from tests.command_line import run
+from tests.conftest import ROOT_KEY
 from tests.test_import_detection import EXPORTS, KINDS
 
 KIND = {spec.kind: spec for spec in SPECS}
@@ -157,7 +161,7 @@ def test_of_open_webui_usage_is_kept():
             "QWJhYvA_0",
             [("Hu", "What rhymes with orange?"), ("AI", "Nothing quite does.")],
         ),
-        ("openai.jsonl", "line 2", [("Hu", "Thanks"), ("AI", "Gladly.")]),
+        ("openai.jsonl", "openai, line 2", [("Hu", "Thanks"), ("AI", "Gladly.")]),
         (
             "whatsapp.txt",
             "whatsapp",
@@ -201,7 +205,7 @@ def test_a_sample_says_what_was_said(name: str, session: str, expected: list[Any
 
 def test_tool_calls_of_openais_messages_are_kept():
     sessions, _ = read(sample("openai.jsonl"))
-    system, _, called, result, _ = (one.message for one in sessions["line 1"][1])
+    system, _, called, result, _ = (one.message for one in sessions["openai, line 1"][1])
 
     assert isinstance(system, SystemMessage)
     assert called.tool_calls[0]["args"] == {"city": "Bergen"}
@@ -424,6 +428,55 @@ def test_media_are_known_in_every_language():
     assert media_of("\u200eimage absente") == "image absente"
     assert media_of("a < b and b > c") is None
     assert media_of("See notes.txt (the second page)") is None
+
+
+# From a file into a scope.
+
+
+def test_every_sample_is_imported_without_a_switch_once_and_undone(tmp_path: Path):
+    """Sealed, equal to what the source says, present the second time, gone after a rollback."""
+    url = f"sqlite:///{tmp_path / 'memory.db'}"
+    run("schema", "upgrade", "--database", url)
+    places = ("--user", "ann", "--module", "chat", "--database", url, "--no-backup")
+    expected = {}
+    for name in KINDS:
+        receipt = tmp_path / f"{name}-receipt.json"
+        told = run("import", EXPORTS / name, *places, "--receipt", receipt, "--json")
+        assert (told.exit_code, json.loads(told.stdout)["rejects"]) == (0, {}), told.output
+        expected |= {
+            key: [m.message for m in found] for key, (_, found) in read(sample(name))[0].items()
+        }
+
+    with IsolatedMemory(url, root_key=LocalRootKey(ROOT_KEY)) as memory:
+        scope = memory.scope(user_id="ann", module_id="chat")
+        stored = {key: scope.chat_history(key).messages for key in expected}
+    receipt = tmp_path / "claude.json-receipt.json"
+    again = run("import", EXPORTS / "claude.json", *places, "--receipt", receipt, "--json")
+    undone = run("rollback", receipt, "--yes", "--database", url)
+
+    assert stored == expected
+    assert b"Trieste" not in (tmp_path / "memory.db").read_bytes()
+    assert json.loads(again.stdout)["units"] == {"present": 2}
+    assert undone.exit_code == 0, undone.output
+    with IsolatedMemory(url, root_key=LocalRootKey(ROOT_KEY)) as memory:
+        sessions = memory.scope(user_id="ann", module_id="chat").sessions(limit=50)
+    gone, archived = {"c1a0de00-0001", "c1a0de00-0002"}, {"6b1f0c52-0002"}
+    assert {one.id for one in sessions} == set(expected) - gone - archived
+
+
+def test_the_demo_reads_what_a_product_exported(tmp_path: Path):
+    first, *_ = read_conversations(EXPORTS / "claude.json")
+    broken = tmp_path / "conversations.json"
+    broken.write_text('[{"uuid": "a", "chat_messages": 5}]')
+
+    assert [type(one) for one in first.messages] == [
+        HumanMessage,
+        AIMessage,
+        ToolMessage,
+        AIMessage,
+    ]
+    with pytest.raises(ConversationsUnusable, match="conversation 1: expected chat_messages"):
+        read_conversations(broken)
 
 
 # What is hostile.

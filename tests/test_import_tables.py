@@ -304,6 +304,15 @@ def test_nothing_is_changed_whatever_the_table_file_says(sqlite_application, tmp
     assert [path.read_bytes() for path in files] == before
 
 
+def test_it_is_known_again_without_its_password(tables):
+    url = "postgresql://app:hush@db1,db2:5432/app?options=-csearch_path%3Dold&password=hush"
+
+    identity = TablesSource(url, tables=tables).identity
+
+    assert identity.startswith("postgresql://db1,db2:5432/app?options=-csearch_path%3Dold ")
+    assert "hush" not in identity
+
+
 def test_it_tells_which_owners_its_units_have(sqlite_application, tables, tmp_path):
     assert TablesSource(sqlite_application, tables=tables).owners == ("user", "module")
     with pytest.raises(SourceRefused, match="--tables"):

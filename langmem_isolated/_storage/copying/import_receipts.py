@@ -22,6 +22,7 @@ from langmem_isolated._storage.containers import SCOPE_ID
 from langmem_isolated._storage.documents import collection
 from langmem_isolated._storage.documents import writing as documents
 from langmem_isolated._storage.entries import Entry
+from langmem_isolated._storage.key_sets import KeySet, remove_with_last_scope
 
 KEPT_DAYS = 400
 KEPT = KEPT_DAYS * 24 * 3600 * SECOND
@@ -110,6 +111,8 @@ def is_bare(transaction: Transaction, keys: ScopeKeys) -> bool:
     return row is not None and all(row)
 
 
-def remove_scope(transaction: Transaction, keys: ScopeKeys) -> None:
-    """Remove the row of a scope in which nothing is."""
+def remove_scope(transaction: Transaction, keys: ScopeKeys, spare: KeySet | None) -> None:
+    """Remove the row of a scope in which nothing is, and with the last one its keys."""
     transaction.execute(_DELETE_SCOPE, scope_id=keys.scope_id, birth=keys.birth)
+    if spare is not None:
+        remove_with_last_scope(transaction, spare)

@@ -43,14 +43,15 @@ class DiscordExport(Messenger):
 
     def read(self, name: str, place: str) -> Iterator[ForeignSession | Rejected]:
         """The channel of a file."""
-        if name.endswith("channel.json"):
-            yield self._of_package(name, place)
+        folder = name.removesuffix("channel.json")
+        if {f"{folder}messages.json", f"{folder}messages.csv"} & set(self.exported.names):
+            yield self._of_package(name, folder, place)
             return
         with self.document(name) as stream:
             yield from self._exported(stream, f"{place}the channel")
 
-    def _of_package(self, name: str, place: str) -> ForeignSession | Rejected:
-        where, folder = f"{place}the channel", name.removesuffix("channel.json")
+    def _of_package(self, name: str, folder: str, place: str) -> ForeignSession | Rejected:
+        where = f"{place}the channel"
         try:
             channel = an_object(self.small(name))
             own_id = text_of(channel.get("id"))

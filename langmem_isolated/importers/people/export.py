@@ -17,6 +17,7 @@ from langmem_isolated.importers.people.json_stream import (
     Unreadable,
     parsed,
 )
+from langmem_isolated.importers.people.names import id_of
 from langmem_isolated.importers.source import Source
 from langmem_isolated.lifecycle import ForeignMessage, ForeignSession, Rejected
 
@@ -124,6 +125,10 @@ class PeopleExport(Source):
         except Unreadable as broken:
             yield Rejected(f"{where}, what is left of its messages", broken.args[0])
 
+    def unnamed(self, where: str) -> str:
+        """The id of a conversation that has none: those of two files are not one."""
+        return f"{id_of(self.exported.path.stem)}, {where}"
+
     def note(self, what: str, name: object = None) -> str:
         """Count what is no text; what stands for it in a message."""
         self.count(what)
@@ -154,7 +159,7 @@ class PeopleExport(Source):
         with self.exported.open(name) as reading:
             for number, _, line in reading.lines(MOST_BYTES):
                 if line is None or line.strip():
-                    yield f"{place}line {number}", _parsed_or_reason(line)
+                    yield f"{place}line {number}", parsed_or_reason(line)
 
     def small(self, name: str) -> Any:
         """A file that is read whole.
@@ -202,7 +207,8 @@ def value_or_reason(stream: JsonStream) -> Any:
         return unreadable
 
 
-def _parsed_or_reason(line: bytes | None) -> Any:
+def parsed_or_reason(line: bytes | None) -> Any:
+    """The value of a line, or why it cannot be read; ``None`` is one that is too long."""
     if line is None:
         return Unreadable(f"it has more than {MOST_BYTES // 2**20} MB")
     try:

@@ -16,7 +16,8 @@ class OpenAiMessages(PeopleExport):
     """Conversations as OpenAI's chat completions and fine-tuning files have them.
 
     A conversation is ``{"messages": […]}`` or a list of messages. One without an id, ``id``,
-    ``session_id`` or ``custom_id``, is called by its number. Tool calls are kept as they are.
+    ``session_id`` or ``custom_id``, is called
+    by its file and number. Tool calls are kept as they are.
 
     Args:
         location: JSON lines with a conversation each, or JSON with a list of them, or with one.
@@ -42,7 +43,7 @@ class OpenAiMessages(PeopleExport):
         fields = value if isinstance(value, dict) else {}
         ids = (text_of(fields.get(name)) for name in ("id", "session_id", "custom_id"))
         yield ForeignSession(
-            id=next(filter(None, ids), where),
+            id=next(filter(None, ids), self.unnamed(where)),
             place=where,
             messages=[self._found(one, f"{where}, message {n}") for n, one in enumerate(said, 1)],
             fields=scalars(fields),

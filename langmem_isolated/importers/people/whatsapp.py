@@ -12,7 +12,8 @@ from langchain_core.messages import BaseMessage
 
 from langmem_isolated.errors import SourceRefused
 from langmem_isolated.importers.people.json_stream import Broken
-from langmem_isolated.importers.people.messenger import Messenger, id_of
+from langmem_isolated.importers.people.messenger import Messenger
+from langmem_isolated.importers.people.names import id_of
 from langmem_isolated.importers.people.whatsapp_lines import (
     ORDERS,
     Line,

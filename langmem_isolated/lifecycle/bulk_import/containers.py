@@ -56,7 +56,8 @@ def copied(target: Target, batches: Iterator[Batch], moment: int) -> Arrived:
     if len(lines) < BATCH:
         target.write_noted(names, put_whole, arrived, lines, moment)
         return arrived
-    step = target.write(imported.stage, arrived.as_source(), moment)
+    # Kept in the journal from the first row on: killed from here on, a roll back finds it.
+    step = target.write_noted(names, imported.stage, arrived.as_source(), moment)
     step = target.write(imported.put_lines, step, lines)
     for said, lines in batches:
         arrived = said
