@@ -147,6 +147,7 @@ def test_it_has_the_commands_that_operators_know():
         "merge run",
         "rotate-root-key",
         "merge undo",
+        "adopt",
         "modules",
         "profile compare",
         "profile show",
