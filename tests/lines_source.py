@@ -1,12 +1,14 @@
 """A source of JSON lines, for tests of what is the same for all: sessions, items, broken lines."""
 
 import json
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, message_to_dict
 
 from langmem_isolated.importers import (
     ForeignItem,
@@ -18,6 +20,7 @@ from langmem_isolated.importers import (
 )
 
 BEGAN = datetime(2025, 3, 1, tzinfo=UTC)
+CANARY = "canary-7f3a"
 BROKEN = {"broken": True}
 
 
@@ -72,8 +75,30 @@ def sessions(users: int, per_user: int, messages: int) -> list[dict[str, Any]]:
         {
             "id": f"user{user}:{number}",
             "owner": f"user{user}",
-            "messages": [f"{user} {number} {index} canary-7f3a" for index in range(messages)],
+            "messages": [f"{user} {number} {index} {CANARY}" for index in range(messages)],
         }
         for user in range(users)
         for number in range(per_user)
     ]
+
+
+def chat_database(path: Path, *, users: int, messages: int) -> Path:
+    """What `SQLChatMessageHistory` writes: sessions ``user:0`` whose rows are mixed."""
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute(
+            "CREATE TABLE message_store "
+            "(id INTEGER PRIMARY KEY, session_id TEXT, message TEXT, owner TEXT)"
+        )
+        said = (
+            (user, f"{user} {number} {CANARY}")
+            for number in range(messages)
+            for user in range(users)
+        )
+        database.executemany(
+            "INSERT INTO message_store (session_id, message, owner) VALUES (?, ?, ?)",
+            (
+                (f"user{user}:0", json.dumps(message_to_dict(HumanMessage(text))), f"of user{user}")
+                for user, text in said
+            ),
+        )
+    return path

@@ -3,6 +3,7 @@
 import ast
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -55,11 +56,9 @@ FACE = {
     "_runtime",
 }
 READERS = {
+    *("_database.foreign", "_codecs.stock_serializer", "_crypto.fernet", "_crypto.foreign_aes"),
+    # Which adopts in place what other collections hold.
     "wrapping",
-    "_database.foreign",
-    "_codecs.stock_serializer",
-    "_crypto.fernet",
-    "_crypto.foreign_aes",
 }
 LIMITED = {"admin": FACE, "importers": FACE | READERS}
 
@@ -113,8 +112,13 @@ def modules() -> dict[str, str]:
 MODULES = modules()
 
 
-def imported(source: str) -> Iterator[str]:
+@cache
+def imported(source: str) -> tuple[str, ...]:
     """Every name a module imports, dotted, wherever in it the import stands."""
+    return tuple(_imported(source))
+
+
+def _imported(source: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -124,6 +128,7 @@ def imported(source: str) -> Iterator[str]:
             yield from (a.value for a in node.args if isinstance(a, ast.Constant))
 
 
+@cache
 def ours(name: str) -> str | None:
     """Which module of ours an imported name stands for."""
     first, _, rest = name.partition(".")

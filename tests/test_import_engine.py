@@ -3,9 +3,9 @@
 import asyncio
 import hashlib
 import json
-import os
 import stat
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,20 @@ from langmem_isolated.errors import (
     MappingRefused,
     ReceiptRefused,
     RecordsUnmapped,
-    SourceRefused,
 )
 from langmem_isolated.importers import (
     Field,
     Import,
     ImportReceipt,
     Mapping,
+    Source,
     Step,
     source_specs,
 )
 from tests.conftest import ROOT_KEY
-from tests.lines_source import BROKEN, LinesSource, sessions, write_lines
+from tests.killed_imports import outlives_kills
+from tests.lines_source import BROKEN, CANARY, LinesSource, chat_database, sessions, write_lines
 
-CANARY = "canary-7f3a"
 BY_OWNER = Mapping(module="chat", pattern=r"(?P<user>\w+):(?P<session>\d+)")
 
 Made = Callable[..., Import]
@@ -64,7 +64,7 @@ def everything(memory: IsolatedMemory) -> dict[str, Any]:
     return {
         f"{user}:{session.id}": [
             (timed.message.type, timed.message.id, timed.message.content, timed.said_at)
-            for timed in scope.chat_history(session.id).timed_messages()
+            for timed in scope.chat_history(session.id).timed()
         ]
         for user in (f"user{number}" for number in range(3))
         for scope in [memory.scope(user_id=user, module_id="chat")]
@@ -152,7 +152,7 @@ def test_an_import_puts_all_into_its_owners_scopes_and_rolls_back_to_what_was_be
     assert receipt.records == 24
     assert receipt.backup_state == "nothing there"
     assert texts(memory, "user1", "0") == [f"1 0 {index} {CANARY}" for index in range(4)]
-    assert memory.verify().is_intact
+    assert memory.verify().is_clean
     assert memory.roll_back(bytes.fromhex(receipt.token)).is_done
     assert everything(memory) == before
     assert memory.stats().total.scopes == 0
@@ -273,13 +273,13 @@ def test_items_of_one_scope_are_put_in_together_and_one_that_is_refused_alone_is
         for user in ("ann", "bob")
         for number in range(3)
     ]
-    items[1]["value"] = {"n": "\ud800"}
+    memory.scope(user_id="ann", module_id="chat").store().put(("memories",), "1", {"n": "mine"})
     source = LinesSource(write_lines(tmp_path / "items.jsonl", items))
     mapping = Mapping(module="chat", pattern=r"memories\.(?P<user>\w+)", drop_labels=True)
 
     receipt = Import(memory, source, mapping, folder=tmp_path).run()
 
-    assert receipt.units["copied"] >= 5
+    assert receipt.units == {"copied": 5, "rejected": 1}
     store = memory.scope(user_id="bob", module_id="chat").store()
     assert {item.key: item.value for item in store.search(("memories",))} == {
         str(number): {"n": number} for number in range(3)
@@ -360,6 +360,29 @@ def test_the_token_is_of_the_source_its_options_and_the_mapping(made: Made, line
 
 def test_every_source_that_can_be_named_is_found_where_its_entry_says():
     for kind, spec in source_specs().items():
+        module, _, name = spec.home.partition(":")
         assert spec.kind == kind
-        with pytest.raises((SourceRefused, TypeError, ValueError)):
-            spec.make(os.devnull + "/nowhere")
+        assert issubclass(getattr(import_module(module), name), Source)
+
+
+# --- processes that are killed
+
+
+def test_an_import_that_is_killed_anywhere_goes_on_as_if_nothing_had_been(
+    lines: Path, tmp_path: Path
+):
+    def make(memory: IsolatedMemory, beside: Path) -> Import:
+        return Import(memory, LinesSource(lines), BY_OWNER, folder=beside)
+
+    outlives_kills(make, tmp_path, kills=3)
+
+
+@pytest.mark.slow
+def test_a_chat_history_that_is_killed_at_20_moments_goes_on(tmp_path: Path):
+    path = chat_database(tmp_path / "chats.db", users=5, messages=20)
+
+    def make(memory: IsolatedMemory, beside: Path) -> Import:
+        source = source_specs()["sql-chat-history"].make(str(path))
+        return Import(memory, source, BY_OWNER, folder=beside)
+
+    outlives_kills(make, tmp_path, kills=20)

@@ -24,7 +24,13 @@ DOCUMENT = {
     "general_chat": [{"role": "user", "content": "Tea?", "timestamp": 1_772_360_000}],
     "ai_conversation": [
         {"sender": "user", "text": "Riddle", "timestamp": "2026-03-02T08:00:00"},
-        {"sender": "ai", "text": "A clock", "timestamp": "2026-03-02T08:00:01"},
+        {
+            "sender": "ai",
+            "text": "A clock",
+            "timestamp": "2026-03-02T08:00:01",
+            "model": "small",
+            "date": "tomorrow",
+        },
     ],
     "metadata": {"visits": 3},
     "mood": "fine",
@@ -94,6 +100,7 @@ def test_messages_come_in_order_with_their_channels_and_times(application):
         "2026-03-02T08:00:00+00:00",
         "2026-03-02T08:00:01+00:00",
     ]
+    assert said[-1].message.response_metadata == {"model": "small", "date": "tomorrow"}
     assert session.updated_at == datetime.fromtimestamp(WRITTEN, UTC)
 
 
@@ -170,7 +177,7 @@ def test_other_names_of_table_columns_and_channels(tmp_path):
 
     [(session, [message])] = read(
         str(tmp_path / "app.db"), table='per"sons', id_column="no", key_column="k e y",
-        memory_column="memory", channels=["forum"],
+        memory_column="memory", channel=["forum"],
     )  # fmt: skip
 
     assert (session.fields["user"], session.id, message.channel) == ("7", "memory", "forum")
@@ -196,3 +203,23 @@ def test_it_reads_postgresql_as_well(postgres_url):
 def test_a_table_that_is_not_there_is_told_by_its_name(application):
     with pytest.raises(SourceRefused, match="no such table: people"):
         read(application, table="people")
+
+
+def test_what_a_model_called_wrongly_and_a_tool_without_its_call_are_kept(tmp_path):
+    calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{"}}]
+    said = [
+        {"role": "assistant", "content": "", "tool_calls": calls},
+        {"role": "tool", "content": "42"},
+        {"role": "assistant", "content": "", "tool_calls": [5]},
+    ]
+    with sqlite3.connect(tmp_path / "app.db") as connection:
+        connection.execute("CREATE TABLE users (id, encryption_key, conversation_memory)")
+        row = ("ann", KEYS["ann"], token("ann", {"messages": said}))
+        connection.execute("INSERT INTO users VALUES (?, ?, ?)", row)
+    connection.close()
+
+    [(_, [wrong, answer, broken])] = read(str(tmp_path / "app.db"))
+
+    assert wrong.message.invalid_tool_calls[0]["args"] == "{"
+    assert (answer.message.type, answer.message.content) == ("tool", "42")
+    assert "no AIMessage" in broken.reason

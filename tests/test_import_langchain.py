@@ -1,20 +1,43 @@
 """Chat histories of LangChain are read as their own classes read them, and left as they are."""
 
 import json
+import re
+import shlex
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import psycopg
 import pytest
 import sqlalchemy
+import typer
 from langchain_core.messages import HumanMessage, message_to_dict
+from langchain_postgres import PostgresChatMessageHistory
 
+from langmem_isolated import IsolatedMemory, Limits, LocalRootKey
+from langmem_isolated.cli.importing.group import commands
 from langmem_isolated.errors import SourceRefused
-from langmem_isolated.importers import Rejected, Source
-from tests.chat_history_sources import MAKE, MESSAGES, WRITTEN, Written, sql_histories, write
+from langmem_isolated.importers import ForeignSession, Import, Mapping, Owner, Rejected, Source
+from langmem_isolated.importers.langchain import SPECS
+from tests.chat_history_sources import (
+    MAKE,
+    MESSAGES,
+    WRITTEN,
+    Written,
+    sql_histories,
+    sqlite,
+    write,
+)
+from tests.conftest import ROOT_KEY, new_postgres_url
+from tests.killed_imports import outlives_kills
+from tests.postgres import PostgresServer
+
+# Of what SESSIONS says, as it would stand in a file.
+CANARIES = ("世界".encode(), b"Antworte auf Deutsch", b"narrator", b"alice:monday", b"x" * 100)
 
 
 def read(source: Source) -> tuple[dict[str, list[Any]], list[Rejected]]:
@@ -32,14 +55,14 @@ def read(source: Source) -> tuple[dict[str, list[Any]], list[Rejected]]:
     return sessions, rejected
 
 
-@pytest.fixture(params=WRITTEN)
+@pytest.fixture(scope="module", params=WRITTEN)
 def written(
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-    postgres_url: str,
-    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Written]:
-    with WRITTEN[request.param](tmp_path, postgres_url) as made:
+    """Each source once for all tests, which leave it as it is."""
+    is_postgres = "ostgre" in request.param
+    url = new_postgres_url(request.getfixturevalue("postgres")) if is_postgres else ""
+    with WRITTEN[request.param](tmp_path_factory.mktemp("source"), url) as made:
         yield made
 
 
@@ -147,12 +170,36 @@ def test_one_id_with_two_owners_is_two_sessions(kind: str, tmp_path: Path, postg
         session_column="conversation",
         message_column="body",
         time_column="at",
-        columns=["owner"],
+        owner_columns=["owner"],
     ) as source:
         found = [(u.id, dict(u.fields), [m.written_at for m in u.messages]) for u in source.units()]
 
     at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     assert found == [("1", {"owner": o}, [at] * n) for o, n in (("B", 1), ("a", 2), ("b", 1))]
+
+
+def test_times_of_postgresql_have_one_form_and_who_may_only_read_reads_them(
+    postgres: PostgresServer, postgres_url: str
+):
+    name = postgres_url.rpartition("/")[2]
+    with psycopg.connect(postgres.url(name), autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {name} SET datestyle = 'SQL, DMY'")
+        PostgresChatMessageHistory.create_tables(connection, "chat_history")
+        for time in ("2026-01-02 03:04:05.123456+02", "infinity", "4000-01-01 BC"):
+            row = "INSERT INTO chat_history (session_id, message, created_at) VALUES (%s, %s, %s)"
+            connection.execute(row, (UUID(int=1), GOOD, time))
+        connection.execute("DROP ROLE IF EXISTS only_reads")
+        connection.execute("CREATE ROLE only_reads LOGIN")
+        connection.execute("GRANT SELECT ON chat_history TO only_reads")
+
+    with MAKE["postgres-chat-history"](postgres.url(name, "only_reads")) as source:
+        sessions, rejected = read(source)
+
+    ((message,),) = sessions.values()
+    assert message.written_at == datetime(2026, 1, 2, 1, 4, 5, 123456, tzinfo=UTC)
+    assert [item.place for item in rejected] == ["chat_history, id 2", "chat_history, id 3"]
+    with psycopg.connect(postgres.url(name), autocommit=True) as connection:
+        connection.execute("DROP OWNED BY only_reads; DROP ROLE only_reads")
 
 
 def test_reading_leaves_an_sqlite_file_and_its_log_as_they_are(tmp_path: Path):
@@ -163,10 +210,10 @@ def test_reading_leaves_an_sqlite_file_and_its_log_as_they_are(tmp_path: Path):
         application.execute("INSERT INTO message_store VALUES (1, 'one', ?)", (GOOD,))
         application.commit()
         with MAKE["sql-chat-history"](str(path)) as source:
-            before = [file.read_bytes() for file in source.files()]
+            before = file_bytes(source)
             sessions, _ = read(source)
             assert source.total() == 1
-        assert [file.read_bytes() for file in source.files()] == before
+        assert file_bytes(source) == before
 
     assert len(before) == 2
     assert [len(messages) for messages in sessions.values()] == [1]
@@ -182,6 +229,28 @@ def test_redis_is_asked_for_nothing_but_reading_and_never_for_all_keys(tmp_path:
     assert {name.partition("|")[0] for name in used} - {"client", "hello", "select", "config"} == {
         *("ping", "scan", "llen", "lrange"),
     }
+
+
+def test_a_list_of_redis_that_grows_while_it_is_read_is_read_in_order(tmp_path: Path):
+    messages = [HumanMessage(str(number)) for number in range(120)]
+    with WRITTEN["Redis lists"](tmp_path, "") as written, written.source() as source:
+        key = "message_store:a long one"
+        written.location.lpush(key, *(json.dumps(message_to_dict(m)) for m in messages))
+        session = next(unit for unit in source.units() if unit.id == "a long one")
+        found = []
+        for item in session.messages:
+            written.location.lpush(key, GOOD)
+            found.append(item.message)
+
+    assert found == messages
+
+
+def test_a_source_that_is_closed_half_way_says_nothing(tmp_path: Path, postgres_url: str):
+    for name in ("SQLite", "PostgreSQL"):
+        with WRITTEN[name](tmp_path, postgres_url) as written, written.source() as source:
+            units = source.units()
+            next(units)
+        units.close()
 
 
 def test_a_document_of_redis_in_another_sessions_place_is_rejected(tmp_path: Path):
@@ -246,3 +315,99 @@ def test_a_source_that_cannot_be_read_is_refused_without_its_password(kind: str,
 
     assert "hunter2" not in str(refused.value)
     assert refused.value.__cause__ is None
+
+
+PAGE = (Path(__file__).parent.parent / "docs" / "from-langchain.md").read_text()
+COMMANDS = re.findall("^langmem-isolated import (.+)", PAGE.replace("\\\n", " "), re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *(e for spec in SPECS for e in spec.examples)])
+def test_the_commands_that_are_told_have_the_options_that_are_there(command: str):
+    kind, *arguments = shlex.split(command)
+    group = typer.main.get_command(commands)
+
+    made = group.get_command(None, kind).make_context(kind, [*arguments])
+
+    assert made.params["location"] == arguments[0]
+
+
+# --- moved in: everything is there, once, sealed, and can be taken out
+
+
+def file_bytes(source: Source) -> list[bytes]:
+    return [path.read_bytes() for path in source.files() if path.exists()]
+
+
+def owner_of(unit: ForeignSession) -> Owner:
+    return Owner(user="ann" if unit.id < "alice:monday:" else "bob", module="tutor")
+
+
+def moved_in(memory: IsolatedMemory) -> dict[str, list[Any]]:
+    scopes = [memory.scope(user_id=user, module_id="tutor") for user in ("ann", "bob")]
+    return {
+        session.id: scope.chat_history(session.id).timed()
+        for scope in scopes
+        for session in scope.sessions()
+    }
+
+
+def ours(url: str, message_bytes: int = 2_000_000) -> IsolatedMemory:
+    limits = Limits(message_bytes=message_bytes)
+    return IsolatedMemory(url, root_key=LocalRootKey(ROOT_KEY), limits=limits)
+
+
+def test_what_is_moved_in_is_as_it_was_sealed_and_can_be_taken_out(
+    written: Written, tmp_path: Path
+):
+    mapping, target = Mapping(function=owner_of), tmp_path / "ours"
+    target.mkdir()
+    with ours(f"sqlite:///{target}/ours.db") as memory, written.source() as source:
+        times = {id_: [m.written_at for m in found] for id_, found in read(source)[0].items()}
+        before = file_bytes(source)
+        assert Import(memory, source, mapping, folder=target).plan().is_whole
+        receipt = Import(memory, source, mapping, folder=target).run()
+        again = Import(memory, source, mapping, folder=target).run()
+
+        found = moved_in(memory)
+        assert {id_: [m.message for m in items] for id_, items in found.items()} == written.sessions
+        for id_, items in found.items():
+            known = zip(times[id_], (m.said_at for m in items), strict=True)
+            assert all(written_at in (None, said_at) for written_at, said_at in known)
+        assert (receipt.rejects, again.units) == ({}, {"present": len(written.sessions)})
+        assert file_bytes(source) == before
+        assert memory.verify(read_only=True).is_clean
+        for path in target.iterdir():
+            assert not any(canary in path.read_bytes() for canary in CANARIES)
+        assert memory.roll_back(bytes.fromhex(receipt.token)).is_done
+        assert moved_in(memory) == {}
+
+
+def test_postgresql_holds_what_is_moved_in_but_what_is_over_its_limits(
+    tmp_path: Path, postgres_url: str
+):
+    with (
+        sqlite(tmp_path, "") as written,
+        written.source() as source,
+        ours(postgres_url, message_bytes=1_000_000) as memory,
+    ):
+        receipt = Import(memory, source, Mapping(function=owner_of), folder=tmp_path).run()
+        found = moved_in(memory)
+        assert memory.roll_back(bytes.fromhex(receipt.token)).is_done
+        assert moved_in(memory) == {}
+
+    assert receipt.rejects == {"rejected": 1}
+    assert {id_: [m.message for m in items] for id_, items in found.items()} == {
+        id_: [message for message in messages if len(message.content) < 1_000_000]
+        for id_, messages in written.sessions.items()
+    }
+
+
+@pytest.mark.slow
+def test_an_import_that_is_killed_goes_on(written: Written, tmp_path: Path):
+    with ExitStack() as opened:
+
+        def made(memory: IsolatedMemory, folder: Path) -> Import:
+            source = opened.enter_context(written.source())
+            return Import(memory, source, Mapping(function=owner_of), folder=folder)
+
+        outlives_kills(made, tmp_path)

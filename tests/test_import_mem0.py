@@ -133,7 +133,7 @@ def test_history_belongs_to_the_owner_of_its_memory_and_that_of_deleted_ones_is_
 def test_last_messages_become_the_session_of_their_run(mem0):
     with Mem0Source(str(mem0 / "qdrant"), history=mem0 / "history.db") as source:
         [(session, said)] = [
-            (unit, [message.message.content for message in unit.messages])
+            (unit, [(m.message.content, m.message.response_metadata) for m in unit.messages])
             for unit in source.units()
             if isinstance(unit, ForeignSession)
         ]
@@ -142,7 +142,7 @@ def test_last_messages_become_the_session_of_their_run(mem0):
         "r=1",
         {"user": "ann", "module": "tutor", "session": "r=1"},
     )
-    assert said == ["hi", "Hello, Ann"]
+    assert said == [("hi", {}), ("Hello, Ann", {})]
 
 
 def test_a_crafted_point_runs_nothing_and_is_told_with_its_place(mem0, tmp_path):

@@ -304,7 +304,40 @@ def test_nothing_is_changed_whatever_the_table_file_says(sqlite_application, tmp
     assert [path.read_bytes() for path in files] == before
 
 
+def test_it_is_known_again_without_its_password(tables):
+    url = "postgresql://app:hush@db1,db2:5432/app?options=-csearch_path%3Dold&password=hush"
+
+    identity = TablesSource(url, tables=tables).identity
+
+    assert identity.startswith("postgresql://db1,db2:5432/app?options=-csearch_path%3Dold ")
+    assert "hush" not in identity
+
+
 def test_it_tells_which_owners_its_units_have(sqlite_application, tables, tmp_path):
     assert TablesSource(sqlite_application, tables=tables).owners == ("user", "module")
     with pytest.raises(SourceRefused, match="--tables"):
         TablesSource(sqlite_application)
+
+
+def test_postgresqls_own_types_are_read_as_what_they_are(postgres_url, tmp_path):
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute(
+            "CREATE TABLE public.chats "
+            "(id uuid, owner uuid, at timestamptz, log jsonb, pinned bool)"
+        )
+        connection.execute(
+            "INSERT INTO public.chats VALUES (%s, %s, '2026-01-05 10:00+01', %s, true)",
+            ("00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-0000000000aa",
+             '[{"role": "user", "content": [{"type": "text", "text": "100 % ?"}]}]'),
+        )  # fmt: skip
+    (tmp_path / "t.toml").write_text(
+        '[[sessions]]\nfrom = "public.chats"\nid = "id"\nuser = "owner"\nmessages = "log"\n'
+        "created_at = \"at\"\npinned = \"pinned AND 'a%' LIKE 'a%'\"\n"
+    )
+
+    [(session, [message])] = read(postgres_url, tmp_path / "t.toml")
+
+    assert session.id == "00000000-0000-0000-0000-000000000001"
+    assert session.fields["user"] == "00000000-0000-0000-0000-0000000000aa"
+    assert session.created_at == datetime(2026, 1, 5, 9, tzinfo=UTC)
+    assert (session.is_pinned, message.message.text) == (True, "100 % ?")

@@ -53,7 +53,7 @@ def test_ci_runs_the_test_command_of_the_readme():
 
 SECTIONS = [
     *("What it promises", "Install", "A root key", "Twelve lines", "The leak", "One line each"),
-    *("The life of memory", "Leaving", "Keys and proof", "Limits", "Documentation"),
+    *("Moving in", "The life of memory", "Leaving", "Keys and proof", "Limits", "Documentation"),
 ]
 
 

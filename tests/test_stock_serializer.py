@@ -10,6 +10,7 @@ import re
 import uuid
 import zoneinfo
 from collections import deque
+from contextlib import suppress
 from decimal import Decimal
 from enum import Enum
 from pathlib import Path
@@ -18,6 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import ormsgpack
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from langchain_core.documents import Document
 from langchain_core.load import dumpd
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, ToolMessage
@@ -238,6 +241,9 @@ def test_no_module_is_imported_that_bytes_name(tmp_path: Path, monkeypatch: pyte
     assert not (tmp_path / "trap.py.ran").exists()
 
 
+JSON_ROW = ("json", json.dumps({"a": [dumpd(HumanMessage("Hi", id="1"))], "b": 1.5}).encode())
+
+
 @pytest.mark.parametrize(
     "row",
     [
@@ -268,6 +274,21 @@ def test_a_damaged_row_is_refused_without_a_word_of_its_content(row: tuple[Any, 
 
     assert "aaaa" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_rows_that_were_changed_at_random_are_read_or_refused_and_nothing_else(data: Any):
+    kind, stored = data.draw(st.sampled_from([*map(STOCK.dumps_typed, STOCKS_OWN), JSON_ROW]))
+    changed = bytearray(stored)
+    for _ in range(data.draw(st.integers(1, 3)) if changed else 0):
+        at = data.draw(st.integers(0, len(changed) - 1))
+        changed[at] = data.draw(st.integers(0, 255))
+    end = data.draw(st.integers(0, len(changed)))
+
+    for bytes_ in (bytes(changed), bytes(changed[:end]), data.draw(st.binary(max_size=40))):
+        with suppress(Undecodable):
+            StockSerializer(unknown="data").loads(kind, bytes_)
 
 
 def test_nesting_is_bounded():
@@ -301,7 +322,10 @@ def lc2(module: str, name: str, **parts: Any) -> dict[str, Any]:
 
 def test_rows_of_json_from_before_msgpack_are_read():
     state = {
-        "messages": [dumpd(HumanMessage("Hi", id="1")), dumpd(AIMessage("Yo"))],
+        "messages": [
+            dumpd(HumanMessage("Hi", id="1")),
+            dumpd(AIMessage("Yo")) | {"id": ["langchain_core", "messages", "AIMessage"]},
+        ],
         "time": lc2("datetime", "datetime", method="fromisoformat", args=[NOON.isoformat()]),
         "uuid": lc2("uuid", "UUID", args=["0" * 32]),
         "sends": [lc2("langgraph.constants", "Send", kwargs={"node": "n", "arg": 1})],
@@ -330,10 +354,13 @@ def test_rows_of_json_from_before_msgpack_are_read():
 @pytest.mark.parametrize("size", [16, 24, 32])
 def test_what_an_encrypted_serializer_sealed_opens_with_its_key_alone(size: int):
     key = bytes(range(size))
-    kind, sealed = EncryptedSerializer.from_pycryptodome_aes(key=key).dumps_typed(["secret"])
+    stock = EncryptedSerializer.from_pycryptodome_aes(key=key)
+    kind, sealed = stock.dumps_typed(["secret"])
     assert kind == "msgpack+aes"
 
-    assert StockSerializer(decrypt=ForeignAes(key).open).loads(kind, sealed) == ["secret"]
+    ours = StockSerializer(decrypt=ForeignAes(key).open)
+    for value in (["secret"], None, b"bytes", bytearray(b"array"), "x" * 100):
+        assert ours.loads(*stock.dumps_typed(value)) == value
     for wrong, changed in ((bytes(size), sealed), (key, sealed[:-1] + b"\x00"), (key, b"")):
         with pytest.raises(Undecodable, match="does not open with the key"):
             StockSerializer(decrypt=ForeignAes(wrong).open).loads(kind, changed)

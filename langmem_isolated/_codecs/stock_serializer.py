@@ -111,6 +111,8 @@ class StockSerializer:
             raise Undecodable("it does not open with the key that was given") from None
 
     def _of_plain(self, kind: str, stored: bytes) -> Any:
+        if kind == "null":
+            return None
         if kind == "bytes":
             return stored
         if kind == "bytearray":

@@ -159,6 +159,8 @@ JSON_METHODS: dict[tuple[str, str, str], Builder] = {
 LANGCHAIN: dict[tuple[str, ...], Builder] = {
     **{tuple(found.lc_id()): FIELDS[name] for name, found in _MODELS.items()},  # type: ignore[attr-defined]
     **{(*name[0].split("."), name[1]): make for name, make in FIELDS.items()},
+    # As LangChain.js has them.
+    **{("langchain_core", "messages", name[1]): FIELDS[name] for name in MESSAGES},
 }
 
 

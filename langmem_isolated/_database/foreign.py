@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -17,11 +19,16 @@ _HEADER = b"SQLite format 3\x00"
 _WAIT_SECONDS = 30
 
 
-def open_sqlite(path: Path) -> sqlite3.Connection:
-    """One state of a foreign SQLite file, what is in its log included.
+def open_sqlite(path: Path, *, is_brief: bool = False) -> sqlite3.Connection:
+    """One state of a foreign SQLite file, what is in its log included; its writers go on.
 
     The file and its log stay byte by byte as they are; the index of the log beside them, ``-shm``,
-    is SQLite's own and may change.
+    is SQLite's own and may change. Without a log, a reader keeps writers waiting for as long as it
+    reads: such a file is copied first, into a temporary one that SQLite unlinks as it opens it.
+
+    Args:
+        path: The file.
+        is_brief: Whether it is looked at for a moment, and not worth a copy.
 
     Raises:
         SourceRefused: It is not there, cannot be read, or is no SQLite database.
@@ -40,11 +47,11 @@ def open_sqlite(path: Path) -> sqlite3.Connection:
     # With immutable=1 what is in the log would be missing.
     uri = f"file:{quote(str(path.absolute()))}?mode=ro"
     try:
-        connection = sqlite3.connect(
-            uri, uri=True, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
-        )
-        connection.execute("PRAGMA query_only = 1")
-        connection.execute("BEGIN")
+        connection = _connected(uri)
+        if not is_brief and connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+            connection = _copied(connection)
+        for setting in _SETTINGS:
+            connection.execute(setting)
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.Error as error:
         raise SourceRefused(
@@ -52,6 +59,24 @@ def open_sqlite(path: Path) -> sqlite3.Connection:
             "Copy it together with its -wal file to a folder that can be written, and give that.",
         ) from None
     return connection
+
+
+# Nothing is written, and what its schema names runs no function that does more than count.
+_SETTINGS = ("PRAGMA query_only = 1", "PRAGMA trusted_schema = 0", "BEGIN")
+
+
+def _connected(uri: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        uri, uri=True, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
+    )
+
+
+def _copied(connection: sqlite3.Connection) -> sqlite3.Connection:
+    with closing(connection):
+        # A name that is empty is a temporary file of SQLite's own.
+        copy = _connected("")
+        connection.backup(copy)
+    return copy
 
 
 def open_postgres(url: str) -> psycopg.Connection[Any]:
@@ -87,3 +112,19 @@ def driver_errors() -> tuple[type[Exception], ...]:
     """What a driver raises when a foreign database cannot run or go on with a query."""
     psycopg_errors = sys.modules.get("psycopg")
     return (sqlite3.Error, psycopg_errors.Error) if psycopg_errors else (sqlite3.Error,)
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """What a driver raises while a source is read becomes an error of ours.
+
+    Raises:
+        SourceRefused: The database is damaged there, or its server is gone.
+    """
+    try:
+        yield
+    except driver_errors() as error:
+        raise SourceRefused(
+            f"The source could not be read further ({type(error).__name__})",
+            "See that its server runs, or repair the file, and begin again.",
+        ) from None

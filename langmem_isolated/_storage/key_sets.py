@@ -202,6 +202,9 @@ _SELECT_KEK_STATE = (
     .with_for_update(read=True)
 )
 _SELECT_MAC = select(_sets.mac).where(_sets.principal == bindparam("principal"))
+_SELECT_SCOPE = select(schema.scopes.c.scope_id).where(
+    schema.scopes.c.principal == bindparam("principal", type_=LargeBinary)
+)
 _DELETE_SET = delete(schema.key_sets).where(
     _sets.principal == bindparam("principal"), _sets.mac == bindparam("mac")
 )
@@ -320,9 +323,14 @@ class KeySets:
         """
         with Admission(found.principal):
             self.database.write(_remove, found)
-            if is_needed():
-                nothing = KeySet(found.principal)
-                self.database.write(_swap, nothing, found, found.keys, lambda _: None)
+        if is_needed():
+            self.put_back(found)
+
+    def put_back(self, found: KeySet) -> None:
+        """Store a set as it was read before, if there is none by now."""
+        nothing = KeySet(found.principal)
+        with Admission(found.principal):
+            self.database.write(_swap, nothing, found, found.keys, lambda _: None)
 
 
 def check(found: KeySet, directory: DirectoryKey) -> None:
@@ -334,6 +342,12 @@ def check(found: KeySet, directory: DirectoryKey) -> None:
     is_absent = not found.keys and found.mac is None
     if not is_absent and not directory.has_key_set(found.mac, *found.columns()):
         raise RecordDoesNotOpen("key", "the keys of its owner are not the set that was stored")
+
+
+def remove_with_last_scope(transaction: Transaction, found: KeySet) -> None:
+    """Remove a set of this database, if no scope of its principal is left."""
+    if transaction.row(_SELECT_SCOPE, principal=found.principal) is None:
+        _remove(transaction, found)
 
 
 def _remove(transaction: Transaction, found: KeySet) -> None:

@@ -132,21 +132,37 @@ class Lives(NamedTuple):
         """
         self.sets.remove(principal, self.directory)
 
-    def take_out(self, principal: bytes) -> None:
-        """Remove the keys of a principal of which no scope is left, as if they were never made.
+    def spare_keys(self, principal: bytes) -> KeySet | None:
+        """The keys of a principal that may go in one transaction with its last scope.
+
+        ``None`` where they are elsewhere, or keys of lives that were ended stand beside them.
+        """
+        found = self.key_set(principal)
+        is_alone = len(found.all_living()) == len(found.keys)
+        return found if is_alone and self.sets.database is self.database else None
+
+    def take_out(self, principal: bytes, removed: KeySet | None) -> None:
+        """Have a principal that has no scope any more have no keys either, as at first.
 
         Keys of lives that were ended before stay, and those of this life with them, destroyed.
+
+        Args:
+            principal: Whose.
+            removed: The keys that went with the last scope; put back where another one was made
+                with them meanwhile.
 
         Raises:
             RecordDoesNotOpen: They are not as they were stored.
         """
         self._forget(principal)
         if self._has_scopes(principal):
+            if removed is not None:
+                self.sets.put_back(removed)
             return
         found = self.key_set(principal)
         if len(found.all_living()) < len(found.keys):
             self.end(principal, _life(found.all_living()))
-        else:
+        elif found.keys:
             self.sets.take_out(found, lambda: self._has_scopes(principal))
 
     def _has_scopes(self, principal: bytes) -> bool:

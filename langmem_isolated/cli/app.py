@@ -35,6 +35,7 @@ from langmem_isolated.cli.importing import commands as importing
 from langmem_isolated.cli.importing import rollback
 from langmem_isolated.cli.keys import keygen
 from langmem_isolated.cli.modules import modules
+from langmem_isolated.cli.moving import move, move_keys
 from langmem_isolated.cli.reasons import act_as
 from langmem_isolated.cli.restore import restore
 from langmem_isolated.cli.root_key import rotate_root_key
@@ -134,6 +135,14 @@ for command, examples in (
     ),
     (rollback, ("rollback import-0123456789ab.json", "rollback receipt.json --yes --json")),
     (
+        move,
+        (
+            "move --to postgresql://service@host/memory",
+            "move --to sqlite:///new.db --copy-only",
+            "move --to sqlite:///new.db --to-key-store sqlite:///keys.db --new-key-file new.key",
+        ),
+    ),
+    (
         export,
         (
             "export --user ann --output ann.zip",
@@ -144,6 +153,8 @@ for command, examples in (
 ):
     app.command(epilog=shown(*examples))(command)
 app.add_typer(importing, name="import")
+_MOVE_KEYS = ("keys move --to sqlite:///keys.db", "keys move --to postgresql://keys@host/keys")
+sealing_keys.commands.command("move", epilog=shown(*_MOVE_KEYS))(move_keys)
 app.add_typer(evidence, name="evidence")
 app.add_typer(audit, name="audit")
 app.add_typer(anchor, name="anchor")

@@ -48,7 +48,7 @@ def rotate_root_key(
     """
     from langmem_isolated.cli.databases import existing_memory
 
-    new = _new_root_key(new_key_file, new_root_key)
+    new = new_root_key_of(new_key_file, new_root_key)
     # Accepted: where a run has come to its end, another one can begin, and finds nothing to do.
     with existing_memory(database, key_store, new) as memory, counting("owners") as progress:
         rotated = memory.rotate_root_key(new, progress=progress, most_per_second=most_per_second)
@@ -60,7 +60,8 @@ def rotate_root_key(
         typer.echo("All keys were wrapped by this root key before.")
 
 
-def _new_root_key(file: Path | None, name: str | None) -> "RootKey":
+def new_root_key_of(file: Path | None, name: str | None) -> "RootKey":
+    """The root key that one of two options names."""
     from langmem_isolated.root_keys import LocalRootKey, named_root_key
 
     if file is not None and name is None:

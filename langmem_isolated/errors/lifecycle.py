@@ -305,6 +305,30 @@ class RestoreRefused(DatabaseError):
         super().__init__(f"Nothing was restored. {why}")
 
 
+class MoveRefused(DatabaseError):
+    """An installation, or its keys, cannot move there, or not now; the source is as it was."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"Nothing became an installation there. {why}")
+
+
+class MoveNotVerified(LangmemIsolatedError):
+    """What was read back at the target of a move is not what was put there; the source stays.
+
+    Args:
+        place: Of what, such as ``"thread 3"``; no id.
+        what: What differs, such as ``"values"``; no content.
+    """
+
+    def __init__(self, place: str, what: str) -> None:
+        super().__init__(
+            f"What was put for {place} came back otherwise: {what}. The target changes what it "
+            "stores, or somebody else writes there. What is here was not changed; what was put "
+            "there before stays there."
+        )
+        self.place, self.what = place, what
+
+
 class UserWasErased(LangmemIsolatedError):
     """The user was erased here, and nobody said by name that they may come back."""
 

@@ -105,12 +105,8 @@ class Copying:
         try:
             outcomes = bulk.put_many(scope, units, on_reject=self.reject)
         except _REFUSALS as error:
-            if len(units) == 1:
-                yield self._refused(units[0], error)
-                return
-            # One of them is refused, and nothing was written: each by itself tells which.
-            for unit in units:
-                yield from self._put_many(bulk, scope, [unit])
+            # Of the user or scope: what is wrong with one of them is among the outcomes.
+            yield from [self._refused(unit, error) for unit in units]
             return
         for unit, outcome in zip(units, outcomes, strict=True):
             yield self._counted(scope, unit, outcome)

@@ -160,7 +160,9 @@ class Import:
             spent = time.monotonic() - since
             done = planner.tally.records
             self._tell(Step("reading", unit.place, "mapped", records, done, total, spent))
-        return planner.plan(self._source.kind, self._source.size())
+        return replace(
+            planner.plan(self._source.kind, self._source.size()), notes=dict(self._source.notes())
+        )
 
     def run(self) -> ImportReceipt:
         """Move all of it.
@@ -194,7 +196,7 @@ class Import:
                 told = copying.told() | {"error": type(error).__name__}
                 receipt.ended("interrupted", **told).write(self.receipt_path)
                 raise
-        receipt = receipt.ended("done", **copying.told())
+        receipt = receipt.ended("done", **copying.told(), notes=dict(self._source.notes()))
         receipt.write(self.receipt_path)
         return receipt
 

@@ -302,8 +302,9 @@ class Function(Rule):
         self._function = _loaded(function) if isinstance(function, str) else function
         if not callable(self._function):
             raise MappingRefused(f"The function cannot be called; it is {kind_of(function)}.")
-        names = (getattr(self._function, name, "") for name in ("__module__", "__qualname__"))
-        self._name = function if isinstance(function, str) else ":".join(names)
+        # What is made by exec() or partial() may have neither.
+        named = (getattr(self._function, name, None) for name in ("__module__", "__qualname__"))
+        self._name = function if isinstance(function, str) else ":".join(map(str, named))
 
     def owner_of(self, unit: ForeignUnit) -> Owner:
         """What the function returns."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from langmem_isolated.importers.mapping import Target
@@ -40,8 +40,9 @@ RECORDS_OF = {
 SHOWN = 20
 """How many places of what is broken or unmapped a plan tells."""
 
-# Measured with verification on 2 cores and a solid-state disk, one process, in records a second.
-RATES = {"session": 2500, "thread": 400, "item": 1500, "document": 800, "profile": 200}
+# Records a second, verification included, of one process on 2 cores at 2.8 GHz; see
+# benchmarks/importing.py.
+RATES = {"session": 3500, "thread": 700, "item": 1500, "document": 800, "profile": 200}
 
 
 class Tally:
@@ -97,6 +98,8 @@ class ImportPlan:
     """How long it may take, by rates that were measured on a small machine: 2 cores, one disk."""
     by_scope: Mapping[Scope, int] = field(default_factory=dict, repr=False)
     """Records by scope, where they were asked for."""
+    notes: Mapping[str, int] = field(default_factory=dict)
+    """What the source tells of what it leaves out or makes into text: how often, by what it is."""
 
     @property
     def records(self) -> int:
@@ -110,7 +113,7 @@ class ImportPlan:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON of it."""
-        told = {name: value for name, value in asdict(self).items() if name != "by_scope"}
+        told = asdict(replace(self, by_scope={}))
         told["by_scope"] = [
             {"project": s.project_id, "user": s.user_id, "module": s.module_id, "records": count}
             for s, count in self.by_scope.items()

@@ -71,6 +71,8 @@ class ImportReceipt:
     rejects: Mapping[str, int] = field(default_factory=dict)
     """How many lines the file of rejects has, by what became of them."""
     rejects_file: str | None = None
+    notes: Mapping[str, int] = field(default_factory=dict)
+    """What the source told of what it left out or made into text: how often, by what it is."""
     backup: str | None = None
     """Where that of the target is."""
     backup_state: BackupState = "not yet"

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from langmem_isolated.importers.source import Source
+if TYPE_CHECKING:
+    from langmem_isolated.importers.source import Source
 
 
 @dataclass(frozen=True)

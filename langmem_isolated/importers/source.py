@@ -56,6 +56,13 @@ class Source(ABC):
         """The files that must be, byte by byte, as they were: a database and its log."""
         return ()
 
+    def notes(self) -> Mapping[str, int]:
+        """What is to be told of what :meth:`units` yielded last, by what it is, and how often.
+
+        Of what was left out since it is no message, or made into text; words of ours, no content.
+        """
+        return {}
+
     def close(self) -> None:  # noqa: B027 - most hold nothing open between two calls
         """Let go of what it holds; closing twice is fine."""
 

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         LockState,
         NewLock,
     )
+    from langmem_isolated.lifecycle.moving.run import KeysMoved, Moved
     from langmem_isolated.lifecycle.profiles.comparison import (
         ComparedRow,
         ModuleComparison,
@@ -167,6 +168,7 @@ __all__ = [
     "Interest",
     "KeyStatus",
     "KeyVersion",
+    "KeysMoved",
     "KeysRotated",
     "Left",
     "Lent",
@@ -181,6 +183,7 @@ __all__ = [
     "ModuleIsolation",
     "ModuleKnowledge",
     "ModuleStats",
+    "Moved",
     "Named",
     "NewLock",
     "NewName",
@@ -277,6 +280,7 @@ _NAMES = {
         "LockedSession",
         "NewLock",
     ),
+    "lifecycle.moving.run": ("KeysMoved", "Moved"),
     "lifecycle.profiles.comparison": (
         "ComparedRow",
         "ModuleComparison",

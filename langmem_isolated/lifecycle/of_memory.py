@@ -19,6 +19,7 @@ from langmem_isolated.lifecycle.erasure.reapplication import ErasuresAgain
 from langmem_isolated.lifecycle.export.of_memory import UserExports
 from langmem_isolated.lifecycle.imports.of_memory import UserImports
 from langmem_isolated.lifecycle.locking.of_memory import UserLocks
+from langmem_isolated.lifecycle.moving.of_memory import MemoryMoves
 from langmem_isolated.lifecycle.root_key_rotation import RootKeyRotations
 from langmem_isolated.lifecycle.rotation.of_memory import KeyRotations
 from langmem_isolated.lifecycle.sharing.of_memory import ModuleMerges
@@ -55,6 +56,7 @@ class MemoryLifecycle(
     Audited,
     UserLocks,
     KeyRotations,
+    MemoryMoves,
 ):
     """The life of everybody's memory, as :class:`IsolatedMemory` has it."""
 

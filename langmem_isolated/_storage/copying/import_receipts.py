@@ -5,6 +5,7 @@ put in is in the journal of that token. Both are kept for longer than anybody go
 that an import went wrong.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -18,7 +19,10 @@ from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import SECOND, now
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.containers import SCOPE_ID
+from langmem_isolated._storage.documents import collection
+from langmem_isolated._storage.documents import writing as documents
 from langmem_isolated._storage.entries import Entry
+from langmem_isolated._storage.key_sets import KeySet, remove_with_last_scope
 
 KEPT_DAYS = 400
 KEPT = KEPT_DAYS * 24 * 3600 * SECOND
@@ -47,6 +51,8 @@ class ImportReceipt(NamedTuple):
     begun_at: int
     made_scope: bool
     """Whether nothing was in the scope before."""
+    collections: list[bytes]
+    """The names of those that it made."""
 
 
 def begin(transaction: Transaction, keys: ScopeKeys, token: bytes, source: str) -> ImportReceipt:
@@ -58,10 +64,30 @@ def begin(transaction: Transaction, keys: ScopeKeys, token: bytes, source: str) 
     """
     receipt = find(transaction, keys, token)
     if receipt is None:
-        receipt = ImportReceipt(source, now(), is_bare(transaction, keys))
+        receipt = ImportReceipt(source, now(), is_bare(transaction, keys), [])
+    _put(transaction, keys, token, receipt)
+    return receipt
+
+
+def _put(transaction: Transaction, keys: ScopeKeys, token: bytes, receipt: ImportReceipt) -> None:
     entry = Entry(token, encode_value([_VERSION, *receipt], "a receipt"))
     entries.put(transaction, keys, SPACE, [entry], now(), KEPT, kind=Kind.RECEIPT)
-    return receipt
+
+
+def note_collection(transaction: Transaction, keys: ScopeKeys, token: bytes, name: bytes) -> None:
+    """Keep that a collection is made by an import that has begun."""
+    receipt = find(transaction, keys, token)
+    assert receipt is not None
+    made = receipt._replace(collections=[*receipt.collections, name])
+    _put(transaction, keys, token, made)
+
+
+def remove_collections(transaction: Transaction, keys: ScopeKeys, names: Sequence[bytes]) -> None:
+    """Remove collections in which nothing is."""
+    for name in names:
+        found = collection.find(transaction, keys, name)
+        if found is not None and not found.state.count:
+            documents.clear(transaction, keys, name)
 
 
 def find(transaction: Transaction, keys: ScopeKeys, token: bytes) -> ImportReceipt | None:
@@ -85,6 +111,8 @@ def is_bare(transaction: Transaction, keys: ScopeKeys) -> bool:
     return row is not None and all(row)
 
 
-def remove_scope(transaction: Transaction, keys: ScopeKeys) -> None:
-    """Remove the row of a scope in which nothing is."""
+def remove_scope(transaction: Transaction, keys: ScopeKeys, spare: KeySet | None) -> None:
+    """Remove the row of a scope in which nothing is, and with the last one its keys."""
     transaction.execute(_DELETE_SCOPE, scope_id=keys.scope_id, birth=keys.birth)
+    if spare is not None:
+        remove_with_last_scope(transaction, spare)

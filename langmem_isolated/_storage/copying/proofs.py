@@ -11,6 +11,7 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage import entries
+from langmem_isolated._storage.container_state import UNSEEN
 from langmem_isolated._storage.containers import ContainerRows
 from langmem_isolated._storage.copying.containers import ROWS, digest_of
 from langmem_isolated._storage.copying.options import Added
@@ -23,6 +24,9 @@ from langmem_isolated._storage.items.addresses import Address
 _COLLECTIONS = ContainerRows(Kind.COLLECTION)
 
 Proof = bytes | None
+
+# Of what nobody has seen yet, however far it has come.
+_STAGED = b"staged"
 
 
 def proofs(transaction: Transaction, keys: ScopeKeys, added: Sequence[Added]) -> list[Proof]:
@@ -56,6 +60,8 @@ def _of_containers(
         state = ROWS[kind].locked(transaction, keys, digest)
         if state is None:
             yield None
+        elif state.expires_at == UNSEEN:
+            yield _STAGED
         else:
             # Keys that were rotated since are nobody's doing.
             yield keys.row_mac(b"journal", state.but_keys.computed_mac(kind, keys, digest))

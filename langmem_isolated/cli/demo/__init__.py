@@ -25,7 +25,8 @@ def demo(
             "OpenAI's files have it, or that list alone. The file is JSON, one conversation or a "
             "list of them; or JSON lines with a conversation each. A conversation may have "
             "user_id, module_id and session_id. Or the file is a list or lines of messages that "
-            "each have them. Else conversations that come along.",
+            "each have them, or what a product exported, as import reads it. Else those "
+            "that come along.",
         ),
     ] = None,
 ) -> None:

@@ -9,19 +9,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, convert_to_messages
+from langchain_core.messages import AIMessage, BaseMessage
 
 from langmem_isolated._codecs.messages import encode_message
-from langmem_isolated.errors import LangmemIsolatedError, ScopeError
+from langmem_isolated.errors import LangmemIsolatedError, ScopeError, SourceRefused
+from langmem_isolated.importers import (
+    ForeignUnit,
+    Rejected,
+    detect_source,
+    openai_message,
+)
+from langmem_isolated.lifecycle import ForeignSession
 from langmem_isolated.scope import Scope, checked_id
 
+# The kind of source that reads what is read here, too, with its users.
+_OUR_SHAPES = "openai-jsonl"
 USERS = ("ann@example.org", "bob@example.org")
 MODULES = ("study-tutor", "trip-planner")
 
-# langchain-core's names of roles; any other becomes a `ChatMessage`, which keeps the role as it is.
-_ROLES = {"user", "human", "assistant", "ai", "system", "developer", "tool", "function"}
-# Without these langchain-core cannot make the message; conversations often come without them.
-_REQUIRED = {"tool": {"tool_call_id": ""}, "function": {"name": ""}}
 # What says whose a message or a conversation is.
 _ADDRESS = {"user_id", "module_id", "session_id"}
 
@@ -30,7 +35,8 @@ SHAPES = (
     'A conversation is {"messages": [{"role": …, "content": …}, …]}, as in OpenAI\'s files, or the '
     "list of messages alone. A file is JSON, one conversation or a list of them, or JSON lines "
     "with a conversation each; a conversation may have user_id, module_id and session_id. Or it is "
-    "a list or lines of messages that each have user_id, module_id, session_id, role and content."
+    "a list or lines of messages that each have user_id, module_id, session_id, role and content. "
+    "Or it is what a product exported, as import reads it."
 )
 """What a file of conversations may look like."""
 
@@ -102,8 +108,10 @@ def read_conversations(file: Path | None) -> list[Conversation]:
     Raises:
         ConversationsUnusable: The file cannot be read, is malformed, or holds no message.
     """
-    text = _text_of(file) if file else _shipped()
-    read = _from_json(text) if _is_one_document(text) else _from_lines(text)
+    read = _exported(file) if file else None
+    if read is None:
+        text = _text_of(file) if file else _shipped()
+        read = _from_json(text) if _is_one_document(text) else _from_lines(text)
     by_place: dict[Place, list[BaseMessage]] = {}
     for conversation in read:
         by_place.setdefault(conversation.place, []).extend(conversation.messages)
@@ -126,6 +134,30 @@ def with_shared_session(conversations: list[Conversation]) -> list[Conversation]
     first = conversations[0].place
     place = Place(Scope(visitor, first.scope.module_id), first.session_id)
     return [*conversations, Conversation(place, _from_json(_shipped())[1].messages)]
+
+
+def _exported(file: Path) -> list[Conversation] | None:
+    """The conversations of a product's export; ``None`` of a file that says whose they are."""
+    try:
+        spec = detect_source(file)
+    except SourceRefused:
+        return None
+    if spec.kind == _OUR_SHAPES:
+        return None
+    with spec.make(str(file)) as source:
+        return [_of_session(unit, index) for index, unit in enumerate(source.units())]
+
+
+def _of_session(unit: ForeignUnit | Rejected, index: int) -> Conversation:
+    if not isinstance(unit, ForeignSession):
+        reason = unit.reason if isinstance(unit, Rejected) else "it is no session"
+        raise ConversationsUnusable(unit.place, reason)
+    messages = []
+    for found in unit.messages:
+        if isinstance(found, Rejected):
+            raise ConversationsUnusable(found.place, found.reason)
+        messages.append(_storable(found.message, found.place))
+    return Conversation(_place_by_turns(index), messages)
 
 
 def _visitor(number: int) -> str:
@@ -252,32 +284,22 @@ def _place(entry: dict[str, Any], where: str) -> Place:
 
 
 def _message(entry: object, where: str) -> BaseMessage:
-    fields = dict(_mapping(entry, where))
-    role, is_missing = fields.get("role"), "content" not in fields and not fields.get("tool_calls")
-    if not isinstance(role, str) or not role:
-        raise ConversationsUnusable(where, _expected("role to be text", role))
-    content = fields["content"] = "" if fields.get("content") is None else fields["content"]
-    if is_missing or not isinstance(content, str | list):
-        got = None if is_missing else content
-        raise ConversationsUnusable(where, _expected("content to be text, a list or null", got))
+    _mapping(entry, where)
     try:
-        message = _as_langchain(role, fields)
+        return _storable(openai_message(entry), where)
+    except ValueError as error:
+        raise ConversationsUnusable(where, str(error)) from None
+
+
+def _storable(message: BaseMessage, where: str) -> BaseMessage:
+    # Two people may say the same words: ids tell whose they are.
+    message.id = message.id or str(uuid4())
+    try:
         encode_message(message)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
-        # Those errors may quote the content.
-        problem = f"LangChain's message of role and content cannot hold it ({type(error).__name__})"
+        problem = f"LangChain's message cannot be stored ({type(error).__name__})"
         raise ConversationsUnusable(where, problem) from None
     return message
-
-
-def _as_langchain(role: str, fields: dict[str, Any]) -> BaseMessage:
-    # Two people may say the same words: ids tell whose they are.
-    fields["id"] = fields.get("id") or str(uuid4())
-    known = role.lower()
-    if known in _ROLES:
-        return convert_to_messages([{**_REQUIRED.get(known, {}), **fields, "role": known}])[0]
-    own = {name: fields.pop(name) for name in ("role", "content", "id")}
-    return ChatMessage(**own, additional_kwargs=fields)
 
 
 def _parsed(text: str, line: int = 1) -> Any:

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import typer
 
-from langmem_isolated.cli.databases import existing_database
 from langmem_isolated.cli.importing.options import ImportOptions, shared_parameters
 from langmem_isolated.cli.importing.run import import_source
 from langmem_isolated.cli.imports import AllowOption, import_archive
@@ -35,6 +34,8 @@ def file_command() -> Callable[..., None]:
         What an export of ours is goes to whom it was of, or to --user; run again, it goes on where
         it ended. Needs the root key.
         """
+        from langmem_isolated.cli.databases import existing_database
+
         asked = ImportOptions(**given)
         if is_archive(file):
             _import_archive(file, allow, asked)

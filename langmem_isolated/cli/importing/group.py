@@ -35,7 +35,9 @@ class _Sources(TyperGroup):
         if cmd_name == FILE:
             return _made(FILE, file_command(), FILE_EXAMPLES)
         spec = source_specs().get(cmd_name)
-        return None if spec is None else _made(spec.kind, command_of(spec), spec.examples)
+        if spec is None:
+            return None
+        return _made(cmd_name, command_of(spec), [f"import {typed}" for typed in spec.examples])
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] != _HELP and args[0] not in self.list_commands(ctx):
@@ -74,7 +76,7 @@ def command_of(spec: SourceSpec) -> Callable[..., None]:
         told = {name: value for name, value in options.items() if value is not None}
         import_source(spec, location, told, ImportOptions(**given))
 
-    argument = Annotated[str, typer.Argument(metavar="LOCATION", help=spec.location)]
+    argument = Annotated[str, typer.Argument(metavar="LOCATION", help=_sentence(spec.location))]
     command.__signature__ = Signature(  # type: ignore[attr-defined]
         [
             Parameter("location", Parameter.POSITIONAL_OR_KEYWORD, annotation=argument),
@@ -83,8 +85,12 @@ def command_of(spec: SourceSpec) -> Callable[..., None]:
         ]
     )
     command.__annotations__ = {}
-    command.__doc__ = spec.help
+    command.__doc__ = _sentence(spec.help)
     return command
+
+
+def _sentence(told: str) -> str:
+    return f"{told[:1].upper()}{told[1:].removesuffix('.')}."
 
 
 def _parameter_of(option: SourceOption) -> Parameter:
@@ -94,7 +100,7 @@ def _parameter_of(option: SourceOption) -> Parameter:
         kind = list[kind]
     if option.type is not bool:
         kind = kind | None
-    annotation = Annotated[kind, typer.Option(name, help=option.help)]
+    annotation = Annotated[kind, typer.Option(name, help=_sentence(option.help))]
     default = option.default
     if option.type is bool and default is None:
         default = False

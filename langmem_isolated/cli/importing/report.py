@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -43,6 +43,7 @@ def print_plan(plan: ImportPlan, *, unmapped: str) -> None:
     _print_scopes(plan)
     _print_first("have no owner by this mapping", plan.unmapped, plan.unmapped_first)
     _print_first("cannot be put in", plan.rejected, plan.rejected_first)
+    _print_notes(plan.notes)
     size = "" if plan.source_bytes is None else f" from {plan.source_bytes / _MEGABYTE:,.1f} MB"
     typer.echo(
         f"{plan.records:,} records{size}, in about {plan.seconds:,.0f} s, as measured on 2 cores. "
@@ -50,6 +51,11 @@ def print_plan(plan: ImportPlan, *, unmapped: str) -> None:
     )
     if plan.unmapped and unmapped == "stop":
         typer.echo("The import would be refused: see --unmapped.")
+
+
+def _print_notes(notes: Mapping[str, int]) -> None:
+    if notes:
+        print_counts(notes, nothing="", what="left out, or told in words")
 
 
 def _print_scopes(plan: ImportPlan) -> None:
@@ -81,6 +87,7 @@ def print_receipt(receipt: ImportReceipt, path: object) -> None:
     if receipt.rejects_file:
         print_counts(receipt.rejects, nothing="", what="left out")
         typer.echo(f"Places and reasons: {one_line(receipt.rejects_file)}")
+    _print_notes(receipt.notes)
     if receipt.backup:
         typer.echo(f"What was there before: {one_line(receipt.backup)}")
     typer.echo(f"All of it was read back. To undo it: langmem-isolated rollback {path}")

@@ -41,7 +41,7 @@ class FernetSource(Source):
         key_column: The user's key, as ``Fernet.generate_key()`` writes it.
         memory_column: The token.
         keys: A CSV file of the columns ``id`` and ``key``, in place of ``key_column``.
-        channels: Names in the document whose messages are kept as channels of the session.
+        channel: Names in the document whose messages are kept as channels of the session.
     """
 
     kind: ClassVar[str] = "fernet"
@@ -56,11 +56,11 @@ class FernetSource(Source):
         key_column: str = "encryption_key",
         memory_column: str = "conversation_memory",
         keys: Path | str | None = None,
-        channels: Sequence[str] = (),
+        channel: Sequence[str] = (),
     ) -> None:
         self._database = ForeignDatabase(location)
         self._table, self._name = table, memory_column
-        self._channels = tuple(channels) or _CHANNELS
+        self._channels = tuple(channel) or _CHANNELS
         self._keys = _keys_of(Path(keys)) if keys is not None else None
         key = "NULL" if keys is not None else quoted(key_column)
         owner = quoted(id_column)

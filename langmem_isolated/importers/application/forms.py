@@ -35,6 +35,10 @@ ROLES: Mapping[str, type[BaseMessage]] = {
 ROLE_NAMES = ("role", "type", "sender", "author")
 CONTENT_NAMES = ("content", "text", "message", "body")
 TIME_NAMES = ("time", "timestamp", "created_at", "date", "sent_at")
+_REQUIRED: Mapping[type[BaseMessage], Mapping[str, str]] = {
+    ToolMessage: {"tool_call_id": ""},
+    FunctionMessage: {"name": ""},
+}
 _OF_A_MESSAGE = ("id", "name", "tool_call_id", "tool_calls", "additional_kwargs")
 # 20240131 is a date, 1706659200 seconds of the epoch.
 _EPOCH_TEXT = re.compile(r"\d{9,13}(\.\d+)?")
@@ -179,10 +183,31 @@ def _built(class_: type[BaseMessage], content: str | list[Any], entry: Mapping[s
     fields = {name: entry[name] for name in _OF_A_MESSAGE if entry.get(name) is not None}
     if "id" in fields:
         fields["id"] = id_of(fields["id"])
-    role = class_.model_fields["type"].default
+    if not isinstance(fields.get("additional_kwargs", {}), Mapping):
+        raise Unreadable("additional_kwargs that are no object")
+    if others := _others(entry):
+        fields["response_metadata"] = others
     # A tool's answer without the id of its call is kept, as what a tool said.
-    required = {"tool_call_id": ""} if class_ is ToolMessage else {}
+    required = _REQUIRED.get(class_, {})
+    role = class_.model_fields["type"].default
+    return _converted(class_, {"role": role, "content": content, **required, **fields})
+
+
+def _converted(class_: type[BaseMessage], written: dict[str, Any]) -> Any:
     try:
-        return convert_to_messages([{"role": role, "content": content, **required, **fields}])[0]
+        return convert_to_messages([written])[0]
+    except json.JSONDecodeError:
+        # A model wrote arguments that are no JSON; so it becomes one of `invalid_tool_calls`.
+        others = written.get("additional_kwargs") or {}
+        calls = {**others, "tool_calls": written.pop("tool_calls", None)}
+        return _converted(class_, written | {"additional_kwargs": calls})
     except (TypeError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
         raise Unreadable(f"no {class_.__name__}: {type(error).__name__}") from None
+
+
+def _others(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What an entry has besides: a model's name, a rating, a second text."""
+    read = {*_OF_A_MESSAGE, "channel"}
+    for names in (ROLE_NAMES, CONTENT_NAMES, TIME_NAMES):
+        read.add(next((name for name in names if entry.get(name) is not None), ""))
+    return {name: value for name, value in entry.items() if name not in read and value is not None}

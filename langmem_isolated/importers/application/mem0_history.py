@@ -26,6 +26,8 @@ _CHANGES = (
     *("is_deleted", "actor_id", "role"),
 )
 
+_OF_A_MESSAGE = ("id", "role", "content", "name", "created_at")
+
 Owner = Callable[[str], Mapping[str, Any] | None]
 
 
@@ -102,6 +104,6 @@ def _fields_of(scope: object) -> dict[str, str]:
 def _message(row: Row) -> ForeignMessage | Rejected:
     place = f"messages, row {row['number']}"
     try:
-        return message_of(row, place)
+        return message_of({name: row.get(name) for name in _OF_A_MESSAGE}, place)
     except Unreadable as error:
         return Rejected(place, str(error))

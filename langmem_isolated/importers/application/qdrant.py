@@ -166,7 +166,7 @@ class ServedPoints(Points):
     def identity(self) -> str:
         """Its address."""
         parts = urlsplit(self._url)
-        return f"{parts.scheme}://{parts.hostname}:{parts.port or ''}{parts.path}"
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     def all(self, collection: str) -> Iterator[tuple[str, Point | Rejected]]:
         """Points in the order of their ids, as the server scrolls."""

@@ -19,6 +19,7 @@ from langmem_isolated.importers.application.forms import (
 )
 from langmem_isolated.importers.application.queries import ForeignDatabase, Row, quoted
 from langmem_isolated.importers.application.table_file import (
+    MESSAGE,
     OWNERS,
     Table,
     TableFile,
@@ -185,9 +186,10 @@ def _messages(table: Table, rows: Iterator[Row], place: str) -> Iterator[Foreign
     if table.messages is None:
         yield from _messages_of_column(next(rows).get("messages"), f"{place}, messages")
         return
+    names = table.messages.columns
     for number, row in enumerate(rows, start=1):
-        message = {name: row[f"message {name}"] for name in table.messages.columns}
-        if message["session"] is not None:
+        message = {name: row[f"message {name}"] for name in MESSAGE if name in names}
+        if message.pop("session") is not None:
             where = _row_place(table.messages, message.get("id"), f"message {number} of {place}")
             yield _message(message, where)
 

@@ -5,7 +5,7 @@ from langmem_isolated.importers.registry import SourceOption, SourceSpec
 _HOME = "langmem_isolated.importers.langchain"
 
 _OWNER_COLUMNS = SourceOption(
-    "columns",
+    "owner_columns",
     "a further column that says whose a session is, for mapping rules to read",
     default=(),
     is_repeated=True,
@@ -67,7 +67,7 @@ SPECS: tuple[SourceSpec, ...] = (
         "mongodb://user:password@host:port",
         f"{_HOME}.mongodb:MongoDBSource",
         (
-            SourceOption("database", "the database's name", "chat_history"),
+            SourceOption("source_database", "the database's name", "chat_history"),
             SourceOption("collection", "the collection's name", "message_store"),
             _SESSION_KEY,
             _HISTORY_KEY,

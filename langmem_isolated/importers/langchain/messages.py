@@ -84,11 +84,10 @@ def message_from(form: object) -> BaseMessage:
 def _class_of(type_: object) -> type[BaseMessage]:
     message_class = _BY_TYPE.get(type_) if isinstance(type_, str) else None
     if message_class is None:
-        size = f" of {len(type_)} characters" if isinstance(type_, str) else ""
+        other = f"another of {len(type_)} characters" if isinstance(type_, str) else None
         known = ", ".join(name for name in _BY_TYPE if not name.endswith("Chunk"))
-        raise MessageRefused(
-            f"expected a type of message of {known}, got another {type(type_).__name__}{size}"
-        )
+        got = other or type(type_).__name__
+        raise MessageRefused(f"expected a type of message, one of {known}, got {got}")
     return message_class
 
 

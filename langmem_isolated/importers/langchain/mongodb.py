@@ -22,11 +22,11 @@ class MongoDBSource(Source):
 
     Args:
         location: ``mongodb://…`` or ``mongodb+srv://…``.
-        database: As the histories were given, like what follows.
+        source_database: As the histories were given, like what follows.
         collection: Where the messages are.
         session_key: The field with the session's id.
         history_key: The field with the message.
-        columns: Further fields that say whose a session is: mapping rules read them, and a
+        owner_columns: Further fields that say whose a session is: mapping rules read them, and a
             session's id stands for one session in each combination of their values.
 
     Raises:
@@ -39,17 +39,17 @@ class MongoDBSource(Source):
         self,
         location: str,
         *,
-        database: str = "chat_history",
+        source_database: str = "chat_history",
         collection: str = "message_store",
         session_key: str = "SessionId",
         history_key: str = "History",
-        columns: Sequence[str] = (),
+        owner_columns: Sequence[str] = (),
     ) -> None:
         self._client = _connected(location)
-        self._collection = self._client[database][collection]
+        self._collection = self._client[source_database][collection]
         self._session, self._history = session_key, history_key
-        self._columns = tuple(columns)
-        self._identity = f"{public(location)} {database}.{collection}"
+        self._columns = tuple(owner_columns)
+        self._identity = f"{public(location)} {source_database}.{collection} {owner_columns!r}"
 
     @property
     def identity(self) -> str:

@@ -130,8 +130,9 @@ def _session(
 
 def _list_messages(client: Redis, key: bytes, place: str) -> Iterator[ForeignMessage | Rejected]:
     """From the right, where the oldest is: what comes meanwhile comes at the left."""
-    for start in range(0, client.llen(key), _MESSAGES_AT_ONCE):
-        chunk = client.lrange(key, -start - _MESSAGES_AT_ONCE, -start - 1)
+    length = client.llen(key)
+    for start in range(0, length, _MESSAGES_AT_ONCE):
+        chunk = client.lrange(key, -min(start + _MESSAGES_AT_ONCE, length), -start - 1)
         for number, stored in enumerate(reversed(chunk), start + 1):
             yield read_message(stored, f"{place}, message {number} from the oldest")
 

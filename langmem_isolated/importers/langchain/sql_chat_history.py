@@ -28,7 +28,7 @@ class SqlChatHistorySource(Source):
         message_column: With the message, as text or JSON.
         order_column: By which the rows of a session are in order.
         time_column: With the time of writing, if there is one.
-        columns: Further columns that say whose a session is: mapping rules read them, and a
+        owner_columns: Further columns that say whose a session is: mapping rules read them, and a
             session's id stands for one session in each combination of their values.
 
     Raises:
@@ -47,21 +47,21 @@ class SqlChatHistorySource(Source):
         message_column: str = "message",
         order_column: str = "id",
         time_column: str | None = None,
-        columns: Sequence[str] = (),
+        owner_columns: Sequence[str] = (),
     ) -> None:
         self._database = ForeignDatabase(str(location))
         self._is_postgres = str(location).startswith("postgres")
-        self._name, self._order, self._columns = table, order_column, tuple(columns)
+        self._name, self._order, self._columns = table, order_column, tuple(owner_columns)
         self._table = quoted(*filter(None, (schema, table)))
         self._query = self._select(
-            [session_column, *columns], [message_column, *filter(None, [time_column])]
+            [session_column, *owner_columns], [message_column, *filter(None, [time_column])]
         )
         next(self._database.rows(f"{self._query} LIMIT 0"), None)
 
     @property
     def identity(self) -> str:
-        """The absolute path or the URL without user and password, and the table."""
-        return f"{self._database.identity} {self._table}"
+        """The absolute path or the URL without user and password, and what is read there."""
+        return f"{self._database.identity} {self._query}"
 
     def files(self) -> Sequence[Path]:
         """The file of SQLite, and its log."""
@@ -123,7 +123,7 @@ class PostgresChatHistorySource(SqlChatHistorySource):
         location: ``postgresql://…``.
         table: As the histories were given.
         schema: Of the table, where it is not on the search path.
-        columns: As of `SqlChatHistorySource`.
+        owner_columns: As of `SqlChatHistorySource`.
 
     Raises:
         SourceRefused: There is no such table, it lacks a column, or it cannot be read.
@@ -137,8 +137,12 @@ class PostgresChatHistorySource(SqlChatHistorySource):
         *,
         table: str = "chat_history",
         schema: str | None = None,
-        columns: Sequence[str] = (),
+        owner_columns: Sequence[str] = (),
     ) -> None:
         super().__init__(
-            location, table=table, schema=schema, time_column="created_at", columns=columns
+            location,
+            table=table,
+            schema=schema,
+            time_column="created_at",
+            owner_columns=owner_columns,
         )

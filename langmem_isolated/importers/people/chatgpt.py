@@ -23,6 +23,13 @@ from langmem_isolated.importers.people.values import (
 )
 from langmem_isolated.lifecycle import ForeignMessage, ForeignSession, Rejected
 
+# What is counted has names of ours: those of an export may say anything.
+_MEDIA = {
+    "image_asset_pointer": "image",
+    "audio_asset_pointer": "audio",
+    "video_container_asset_pointer": "video",
+    "real_time_user_audio_video_asset_pointer": "voice and video",
+}
 VISIBLE, ALL = "visible", "all"
 
 
@@ -188,6 +195,5 @@ class _Turns:
         kind = inside(part, "content_type")
         if kind == "audio_transcription":
             return text_of(inside(part, "text")) or ""
-        if isinstance(kind, str):
-            return self._export.note(kind.removesuffix("_asset_pointer").replace("_", " ")[:40])
-        return self._export.note("part that is not known")
+        known = _MEDIA.get(kind) if isinstance(kind, str) else None
+        return self._export.note(known or "part that is not known")

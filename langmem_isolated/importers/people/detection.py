@@ -92,11 +92,14 @@ def _kind_of_several(files: ExportFiles) -> str:
     for pattern, known, source in _FOLDERS:
         if files.matching(pattern):
             raise _of_another(f"The {what} looks like {known}", source)
+    for name in files.matching(r"conversations(?:-\d+)?\.json")[:1]:
+        # Before others: what was attached to conversations is beside them, by any name.
+        with suppress(SourceRefused):
+            return _kind_of_file(files, name)
     for kind, pattern in _NAMES:
         if files.matching(pattern):
             return kind
-    likely = files.matching(r"conversations(?:-\d+)?\.json")
-    for name in [*likely, *files.matching(r"[^/]*\.(?:jsonl?|txt)")][:_LINES]:
+    for name in files.matching(r"[^/]*\.(?:jsonl?|txt)")[:_LINES]:
         with suppress(SourceRefused):
             return _kind_of_file(files, name)
     raise SourceRefused(
@@ -141,7 +144,7 @@ def _kind_of_record(record: FirstRecord) -> str:
 
 
 def _kind_of_database(path: Path) -> str:
-    with closing(open_sqlite(path)) as connection:
+    with closing(open_sqlite(path, is_brief=True)) as connection:
         try:
             rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
             tables = {row[0] for row in rows}
@@ -174,5 +177,5 @@ def _columns(connection: Any, table: str) -> list[Any]:
 
 
 def _of_another(what: str, source: str) -> SourceRefused:
-    command = f"import {source} FILE".replace("  ", " ")
-    return SourceRefused(what, f"langmem-isolated {command} reads it, as its --help says.")
+    words = " ".join(filter(None, ("import", source, "FILE")))
+    return SourceRefused(what, f"langmem-isolated {words} reads it, as its --help says.")

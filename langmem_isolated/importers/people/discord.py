@@ -43,14 +43,15 @@ class DiscordExport(Messenger):
 
     def read(self, name: str, place: str) -> Iterator[ForeignSession | Rejected]:
         """The channel of a file."""
-        if name.endswith("channel.json"):
-            yield self._of_package(name, place)
+        folder = name.removesuffix("channel.json")
+        if {f"{folder}messages.json", f"{folder}messages.csv"} & set(self.exported.names):
+            yield self._of_package(name, folder, place)
             return
         with self.document(name) as stream:
             yield from self._exported(stream, f"{place}the channel")
 
-    def _of_package(self, name: str, place: str) -> ForeignSession | Rejected:
-        where, folder = f"{place}the channel", name.removesuffix("channel.json")
+    def _of_package(self, name: str, folder: str, place: str) -> ForeignSession | Rejected:
+        where = f"{place}the channel"
         try:
             channel = an_object(self.small(name))
             own_id = text_of(channel.get("id"))
@@ -61,7 +62,7 @@ class DiscordExport(Messenger):
         return ForeignSession(
             id=own_id,
             place=where,
-            messages=self._own(folder, where),
+            messages=self.streamed(self._own(folder, where), where),
             fields={**scalars(channel), "guild": inside(channel, "guild", "name")},
             title=text_of(channel.get("name")),
         )
@@ -116,7 +117,7 @@ class DiscordExport(Messenger):
             yield ForeignSession(
                 id=own_id,
                 place=where,
-                messages=self._messages(stream, where),
+                messages=self.streamed(self._messages(stream, where), where),
                 fields={**scalars(channel), "guild": inside(head, "guild", "name")},
                 title=text_of(channel.get("name")),
             )

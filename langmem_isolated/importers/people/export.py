@@ -17,8 +17,9 @@ from langmem_isolated.importers.people.json_stream import (
     Unreadable,
     parsed,
 )
+from langmem_isolated.importers.people.names import id_of
 from langmem_isolated.importers.source import Source
-from langmem_isolated.lifecycle import ForeignSession, Rejected
+from langmem_isolated.lifecycle import ForeignMessage, ForeignSession, Rejected
 
 _MOST_NAME = 80
 _HEAD = 2**20
@@ -51,8 +52,8 @@ class PeopleExport(Source):
         """Those that the export consists of."""
         return self.exported.paths()
 
-    def counts(self) -> Mapping[str, int]:
-        """How often what is no text was left out or written as a note, in what was read last."""
+    def notes(self) -> Mapping[str, int]:
+        """How often what is no text was left out, or stands as a note in what was read last."""
         return dict(self._counts)
 
     def units(self) -> Iterator[ForeignSession | Rejected]:
@@ -68,7 +69,7 @@ class PeopleExport(Source):
             place = "" if len(names) == 1 else f"{self.part} {number}, "
             try:
                 yield from self.read(name, place)
-            except Broken as broken:
+            except Unreadable as broken:
                 yield Rejected(f"{place}what is left of the file", broken.args[0])
 
     def read(self, name: str, place: str) -> Iterator[ForeignSession | Rejected]:
@@ -115,6 +116,19 @@ class PeopleExport(Source):
             "Leave out the kind of the source to be told what it looks like.",
         )
 
+    def streamed(
+        self, messages: Iterator[ForeignMessage | Rejected], where: str
+    ) -> Iterator[ForeignMessage | Rejected]:
+        """Messages that are read as they are gone through; where they break off, a reject."""
+        try:
+            yield from messages
+        except Unreadable as broken:
+            yield Rejected(f"{where}, what is left of its messages", broken.args[0])
+
+    def unnamed(self, where: str) -> str:
+        """The id of a conversation that has none: those of two files are not one."""
+        return f"{id_of(self.exported.path.stem)}, {where}"
+
     def note(self, what: str, name: object = None) -> str:
         """Count what is no text; what stands for it in a message."""
         self.count(what)
@@ -145,7 +159,7 @@ class PeopleExport(Source):
         with self.exported.open(name) as reading:
             for number, _, line in reading.lines(MOST_BYTES):
                 if line is None or line.strip():
-                    yield f"{place}line {number}", _parsed_or_reason(line)
+                    yield f"{place}line {number}", parsed_or_reason(line)
 
     def small(self, name: str) -> Any:
         """A file that is read whole.
@@ -193,7 +207,8 @@ def value_or_reason(stream: JsonStream) -> Any:
         return unreadable
 
 
-def _parsed_or_reason(line: bytes | None) -> Any:
+def parsed_or_reason(line: bytes | None) -> Any:
+    """The value of a line, or why it cannot be read; ``None`` is one that is too long."""
     if line is None:
         return Unreadable(f"it has more than {MOST_BYTES // 2**20} MB")
     try:

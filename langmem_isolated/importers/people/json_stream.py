@@ -19,7 +19,7 @@ _REST_OF_TEXT = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _SCALAR = re.compile(rb'[^ \t\r\n,:"\[\]{}]*+')
 
 
-class Unreadable(Exception):
+class Unreadable(ValueError):
     """A record, not what stands behind it, cannot be read; the reason, without content."""
 
 
@@ -60,10 +60,14 @@ class JsonStream:
     It stands before a value, and :meth:`value`, :meth:`elements` or :meth:`members` read it. What
     has been begun and not read to its end is passed over. Memory is bounded by the largest value
     that is read whole; a longer one is passed over, too.
+
+    Args:
+        stream: What is read, from where it stands.
+        chunk: Bytes that are read at once, at least.
     """
 
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
+    def __init__(self, stream: Stream, *, chunk: int = _CHUNK) -> None:
+        self._stream, self._chunk = stream, chunk
         self._text, self._at, self._before = b"", 0, 0
         self._open = 0
         self._more()
@@ -216,7 +220,7 @@ class JsonStream:
     def _more(self, keep_from: int | None = None) -> bool:
         """Read on, ever more at once, so that a long value is not copied again for each chunk."""
         kept = self._at if keep_from is None else keep_from
-        size = max(_CHUNK, len(self._text) - kept)
+        size = max(self._chunk, len(self._text) - kept)
         chunk = self._stream.read(size)
         self._text = self._text[kept:] + chunk
         self._at -= kept

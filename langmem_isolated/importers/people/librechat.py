@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
 from langchain_core.messages import BaseMessage
 
 from langmem_isolated.importers.people.branches import branch, branches
 from langmem_isolated.importers.people.chatgpt import ALL, VISIBLE, checked_branches
-from langmem_isolated.importers.people.export import PeopleExport
+from langmem_isolated.importers.people.export import PeopleExport, parsed_or_reason, value_or_reason
 from langmem_isolated.importers.people.json_stream import (
     MOST_BYTES,
     JsonStream,
@@ -32,6 +32,8 @@ from langmem_isolated.lifecycle import ForeignMessage, ForeignSession, Rejected
 
 # Python goes some 900 calls deep, and one message takes two.
 _MOST_LEVELS = 300
+# What is read at once of one that is looked up again: most have less.
+_MESSAGE_BYTES = 2**12
 
 
 class LibreChatExport(PeopleExport):
@@ -58,11 +60,7 @@ class LibreChatExport(PeopleExport):
             if stream.peek() == "{" and (found := self._exported(stream, place)):
                 yield from found
                 return
-            is_list = stream.peek() == "["
-        if is_list:
-            yield from self._listed(name, place)
-        else:
-            yield from self._of_lines(name, place)
+        yield from self._of_messages(name, place)
 
     def _exported(self, stream: JsonStream, place: str) -> list[ForeignSession | Rejected] | None:
         """The conversation of an export; ``None`` if it is a message of ``mongoexport``."""
@@ -78,7 +76,7 @@ class LibreChatExport(PeopleExport):
             else:
                 head[key] = stream.value()
         if said is None:
-            return [Rejected(where, "expected messages or messagesTree, got neither")]
+            return None
         return list(self._conversation(head, said, where))
 
     def _conversation(
@@ -169,51 +167,44 @@ class LibreChatExport(PeopleExport):
         arguments = arguments if isinstance(arguments, dict) else {"input": json.dumps(arguments)}
         return Called(own_id, text_of(inside(call, "name")) or "tool", arguments, result)
 
-    def _listed(self, name: str, place: str) -> Iterator[ForeignSession | Rejected]:
-        """The conversations of a list: of exports one by one, or of messages, which is whole."""
-        said: list[dict[str, Any]] = []
-        for where, value in self.values(name, place):
-            if isinstance(value, Unreadable):
-                yield Rejected(where, value.args[0])
-            elif inside(value, "messages") is not None or inside(value, "messagesTree") is not None:
-                messages = list(objects(value.get("messages")))
-                yield from self._conversation(value, messages, where)
-            elif isinstance(value, dict):
-                said.append(value)
-            else:
-                yield Rejected(where, expected("a message as an object", value).args[0])
-        grouped: dict[str | None, list[dict[str, Any]]] = {}
-        for one in said:
-            grouped.setdefault(text_of(one.get("conversationId")), []).append(one)
-        for number, (own_id, messages) in enumerate(grouped.items(), 1):
-            yield from self._sorted(own_id, messages, f"{place}conversation {number}")
+    def _of_messages(self, name: str, place: str) -> Iterator[ForeignSession | Rejected]:
+        """The conversations of messages, which may come in any order, or of exports one by one."""
+        positions: dict[str, array[int]] = {}
+        for where, position, value in self._values_at(name, place):
+            try:
+                entry = an_object(_raised(value), "a message as an object")
+                if isinstance(entry.get("messages"), list):
+                    yield from self._conversation(entry, list(objects(entry["messages"])), where)
+                    continue
+                own_id = text_of(entry.get("conversationId"))
+                if own_id is None:
+                    raise expected("conversationId to be text", entry.get("conversationId"))
+            except Unreadable as unreadable:
+                yield Rejected(where, unreadable.args[0])
+                continue
+            positions.setdefault(own_id, array("Q")).append(position)
+        for number, (own_id, own) in enumerate(positions.items(), 1):
+            said = list(self._at(name, own))
+            yield from self._sorted(own_id, said, f"{place}conversation {number}")
 
-    def _of_lines(self, name: str, place: str) -> Iterator[ForeignSession | Rejected]:
-        """The conversations of lines of messages, which may come in any order."""
-        positions = array("Q")
-        numbers: dict[str, int] = {}
-        lines: dict[int, array[int]] = {}
+    def _values_at(self, name: str, place: str) -> Iterator[tuple[str, int, Any]]:
+        """Place, position and value of each element of a list, or of each line."""
+        with self.document(name) as stream:
+            if stream.peek() == "[":
+                for number in stream.elements():
+                    stream.peek()
+                    yield f"{place}message {number}", stream.position, value_or_reason(stream)
+                return
         with self.exported.open(name) as reading:
             for number, position, line in reading.lines(MOST_BYTES):
-                try:
-                    own_id = _conversation_of(line)
-                except Unreadable as unreadable:
-                    yield Rejected(f"{place}line {number}", unreadable.args[0])
-                    continue
-                if own_id is not None:
-                    of_conversation = numbers.setdefault(own_id, len(numbers))
-                    lines.setdefault(of_conversation, array("Q")).append(len(positions))
-                    positions.append(position)
-        for own_id, of_conversation in numbers.items():
-            said = list(self._at(name, [positions[one] for one in lines[of_conversation]]))
-            yield from self._sorted(own_id, said, f"{place}conversation {of_conversation + 1}")
+                if line is None or line.strip():
+                    yield f"{place}line {number}", position, parsed_or_reason(line)
 
-    def _at(self, name: str, positions: list[int]) -> Iterator[dict[str, Any]]:
+    def _at(self, name: str, positions: Iterable[int]) -> Iterator[dict[str, Any]]:
         with self.exported.open(name) as reading:
             for position in positions:
                 reading.seek(position)
-                _, _, line = next(reading.lines(MOST_BYTES))
-                yield parsed(line or b"{}")
+                yield JsonStream(reading, chunk=_MESSAGE_BYTES).value()
 
     def _sorted(
         self, own_id: str | None, said: list[dict[str, Any]], where: str
@@ -233,16 +224,10 @@ def _owner(said: list[dict[str, Any]]) -> dict[str, Any]:
     return {"user": next(iter(users))} if len(users) == 1 and None not in users else {}
 
 
-def _conversation_of(line: bytes | None) -> str | None:
-    """Which conversation a line is of; ``None`` of an empty line."""
-    if line is None:
-        raise Unreadable(f"it has more than {MOST_BYTES // 2**20} MB")
-    if not line.strip():
-        return None
-    found = an_object(parsed(line), "a message as an object").get("conversationId")
-    if text_of(found) is None:
-        raise expected("conversationId to be text", found)
-    return str(found)
+def _raised(value: object) -> object:
+    if isinstance(value, Unreadable):
+        raise value
+    return value
 
 
 def _flatten(

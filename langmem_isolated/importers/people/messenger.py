@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 
 from langchain_core.messages import HumanMessage
 
 from langmem_isolated.importers.people.export import PeopleExport
+from langmem_isolated.importers.people.names import one_line
 from langmem_isolated.lifecycle import ForeignSession, Rejected
 
 _MOST_NAME = 80
-_MOST_ID = 200
 # What OpenAI takes as the name of who wrote a message; it refuses any other.
 _NOT_IN_NAMES = re.compile(r"[\s<|\\/>]+")
 
@@ -65,18 +64,3 @@ class Messenger(PeopleExport):
         shown = one_line(known[0])[:_MOST_NAME] if known else "somebody"
         name = _NOT_IN_NAMES.sub("_", shown)[:64] or "somebody"
         return HumanMessage(f"{shown}: {text}", id=own_id, name=name)
-
-
-def one_line(text: str) -> str:
-    """A name without line breaks, control characters and marks of direction, in NFC."""
-    plain = "".join(
-        " " if unicodedata.category(one) in ("Cc", "Zl", "Zp") else one
-        for one in unicodedata.normalize("NFC", text)
-        if unicodedata.category(one) not in ("Cf", "Cs")
-    )
-    return " ".join(plain.split())
-
-
-def id_of(name: str) -> str:
-    """A name as the id of a session, for an export that has no ids."""
-    return one_line(name).encode()[:_MOST_ID].decode(errors="ignore") or "chat"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any, ClassVar
 
 from langchain_core.messages import AIMessage, BaseMessage
@@ -49,6 +50,11 @@ class OpenWebUiExport(PeopleExport):
     def __init__(self, location: str, *, branches: str = VISIBLE) -> None:
         super().__init__(location)
         self._branches = checked_branches(branches)
+
+    def files(self) -> Sequence[Path]:
+        """The file, and the log of a database beside it."""
+        log = self.exported.path.with_name(f"{self.exported.path.name}-wal")
+        return [*super().files(), *([log] if log.exists() else [])]
 
     def read(self, name: str, place: str) -> Iterator[ForeignSession | Rejected]:
         """The chats of a JSON file or a database."""
@@ -121,7 +127,7 @@ class OpenWebUiExport(PeopleExport):
     def _message(self, said: dict[str, Any]) -> BaseMessage | None:
         pieces = [self._text(said.get("content"))]
         pieces += [
-            self.note(text_of(file.get("type")) or "file", file.get("name"))
+            self.note("image" if file.get("type") == "image" else "file", file.get("name"))
             for file in objects(said.get("files"))
         ]
         text = "\n\n".join(piece for piece in pieces if piece)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from langmem_isolated.importers.people.export import PeopleExport
 from langmem_isolated.importers.people.json_stream import Unreadable
-from langmem_isolated.importers.people.openai_messages import message_of
+from langmem_isolated.importers.people.openai_messages import openai_message
 from langmem_isolated.importers.people.values import expected, inside, instant, scalars, text_of
 from langmem_isolated.lifecycle import ForeignMessage, ForeignSession, Rejected
 
@@ -16,7 +16,8 @@ class OpenAiMessages(PeopleExport):
     """Conversations as OpenAI's chat completions and fine-tuning files have them.
 
     A conversation is ``{"messages": […]}`` or a list of messages. One without an id, ``id``,
-    ``session_id`` or ``custom_id``, is called by its number. Tool calls are kept as they are.
+    ``session_id`` or ``custom_id``, is called
+    by its file and number. Tool calls are kept as they are.
 
     Args:
         location: JSON lines with a conversation each, or JSON with a list of them, or with one.
@@ -42,7 +43,7 @@ class OpenAiMessages(PeopleExport):
         fields = value if isinstance(value, dict) else {}
         ids = (text_of(fields.get(name)) for name in ("id", "session_id", "custom_id"))
         yield ForeignSession(
-            id=next(filter(None, ids), where),
+            id=next(filter(None, ids), self.unnamed(where)),
             place=where,
             messages=[self._found(one, f"{where}, message {n}") for n, one in enumerate(said, 1)],
             fields=scalars(fields),
@@ -53,7 +54,7 @@ class OpenAiMessages(PeopleExport):
     def _found(self, said: object, place: str) -> ForeignMessage | Rejected:
         try:
             time = inside(said, "timestamp") or inside(said, "created_at")
-            return ForeignMessage(message_of(said), place, instant(time))
+            return ForeignMessage(openai_message(said), place, instant(time))
         except Unreadable as unreadable:
             return Rejected(place, unreadable.args[0])
 

@@ -15,7 +15,7 @@ _ROLES = {"user", "human", "assistant", "ai", "system", "developer", "tool", "fu
 _REQUIRED = {"tool": {"tool_call_id": ""}, "function": {"name": ""}}
 
 
-def message_of(entry: object) -> BaseMessage:
+def openai_message(entry: object) -> BaseMessage:
     """A message with a role and content; further fields are kept as langchain-core keeps them.
 
     Args:

@@ -32,7 +32,7 @@ class ShareGptExport(PeopleExport):
     patterns: ClassVar = (r".*\.jsonl?",)
 
     def sessions(self, value: Any, where: str) -> Iterator[ForeignSession | Rejected]:
-        """A conversation; one without an id is called by its number."""
+        """A conversation; one without an id is called by its file and number."""
         conversation = an_object(value, "a conversation as an object")
         named = (conversation.get(name) for name in ("conversations", "conversation", "items"))
         said = next((one for one in named if one is not None), None)
@@ -41,7 +41,7 @@ class ShareGptExport(PeopleExport):
         own_id = conversation.get("id")
         is_number = isinstance(own_id, int) and not isinstance(own_id, bool)
         yield ForeignSession(
-            id=str(own_id) if is_number else text_of(own_id) or where,
+            id=str(own_id) if is_number else text_of(own_id) or self.unnamed(where),
             place=where,
             messages=[
                 found

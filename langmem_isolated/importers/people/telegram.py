@@ -19,6 +19,7 @@ from langmem_isolated.importers.people.values import (
 from langmem_isolated.lifecycle import ForeignMessage, ForeignSession, Rejected
 
 _LISTS = ("chats", "left_chats")
+_KINDS = ("sticker", "animation", "video_file", "video_message", "voice_message", "audio_file")
 _MEDIA = ("photo", "file", "location_information", "contact_information", "poll")
 
 
@@ -88,7 +89,7 @@ class TelegramExport(Messenger):
         return ForeignSession(
             id=str(own_id),
             place=where,
-            messages=self._messages(stream, where),
+            messages=self.streamed(self._messages(stream, where), where),
             fields=scalars(head),
             title=text_of(head.get("name")),
         )
@@ -126,8 +127,9 @@ class TelegramExport(Messenger):
         kind = text_of(said.get("media_type"))
         there = next((name for name in _MEDIA if said.get(name) is not None), None)
         if kind or there:
-            what = (kind or str(there)).removesuffix("_information").replace("_", " ")
-            yield self.note(what[:40], said.get("sticker_emoji") or said.get("file_name"))
+            what = kind if kind in _KINDS else there or "media"
+            name = said.get("sticker_emoji") or said.get("file_name")
+            yield self.note(what.removesuffix("_information").replace("_", " "), name)
 
 
 def _text(value: object) -> str:

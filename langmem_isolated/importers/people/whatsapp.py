@@ -12,7 +12,8 @@ from langchain_core.messages import BaseMessage
 
 from langmem_isolated.errors import SourceRefused
 from langmem_isolated.importers.people.json_stream import Broken
-from langmem_isolated.importers.people.messenger import Messenger, id_of
+from langmem_isolated.importers.people.messenger import Messenger
+from langmem_isolated.importers.people.names import id_of
 from langmem_isolated.importers.people.whatsapp_lines import (
     ORDERS,
     Line,
@@ -71,11 +72,11 @@ class WhatsAppExport(Messenger):
         self.count(f"chats whose dates were read {order}")
         if is_unsure and not self._dates:
             self.count("chats whose dates would be days in another order, too: see --dates")
-        title = self._title(name)
+        title, where = self._title(name), f"{place}the chat"
         yield ForeignSession(
             id=id_of(title),
-            place=f"{place}the chat",
-            messages=self._messages(name, place, order),
+            place=where,
+            messages=self.streamed(self._messages(name, place, order), where),
             fields={"title": title},
             title=title,
         )

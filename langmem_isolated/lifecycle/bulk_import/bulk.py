@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
@@ -9,17 +10,30 @@ from langmem_isolated._runtime.arguments import kind_of
 from langmem_isolated._runtime.calls import made_by
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.lru import LRUCache
-from langmem_isolated.lifecycle.bulk_import.outcome import OnReject, PutOutcome
+from langmem_isolated._storage.copying.options import BATCH
+from langmem_isolated.errors import AddressTaken
+from langmem_isolated.lifecycle.bulk_import.documents import DocumentImport
+from langmem_isolated.lifecycle.bulk_import.items import ItemImport
+from langmem_isolated.lifecycle.bulk_import.outcome import REJECTED, OnReject, OnTaken, PutOutcome
+from langmem_isolated.lifecycle.bulk_import.profiles import ProfileImport
 from langmem_isolated.lifecycle.bulk_import.records import (
+    ForeignDocument,
+    ForeignItem,
+    ForeignProfile,
     ForeignSession,
+    ForeignThread,
     ForeignUnit,
+    Rejected,
 )
 from langmem_isolated.lifecycle.bulk_import.sessions import SessionImport
 from langmem_isolated.lifecycle.bulk_import.target import Target
+from langmem_isolated.lifecycle.bulk_import.threads import ThreadImport
 from langmem_isolated.scope import Scope
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from langchain_core.embeddings import Embeddings
 
     from langmem_isolated._adapters.context import MemoryContext
 
@@ -42,10 +56,14 @@ class BulkImport:
         token: bytes,
         source: str,
         readmit: frozenset[str],
+        embeddings: Embeddings | None,
         context: MemoryContext,
     ) -> None:
         self._token, self._source, self._readmit, self._context = token, source, readmit, context
-        self._sessions = SessionImport(now())
+        moment = now()
+        self._sessions, self._threads = SessionImport(moment), ThreadImport(moment)
+        self._items, self._documents = ItemImport(moment), DocumentImport(embeddings)
+        self._profiles = ProfileImport(moment)
         self._targets = LRUCache[Scope, Target](entries=_TARGETS)
         self._ending = ExitStack()
         self._count = 0
@@ -96,15 +114,81 @@ class BulkImport:
     def _put(self, target: Target, unit: ForeignUnit, name: str, on_reject: OnReject) -> PutOutcome:
         if isinstance(unit, ForeignSession):
             return self._sessions.put(target, unit, name, on_reject)
+        if isinstance(unit, ForeignThread):
+            return self._threads.put(target, unit, name, on_reject)
+        if isinstance(unit, ForeignProfile):
+            return self._profiles.put(target, unit, on_reject)
+        return self._put_alike(target, [unit], on_reject, _refuse_taken)[0]
+
+    def put_many(
+        self, scope: Scope, units: Sequence[ForeignUnit], *, on_reject: OnReject
+    ) -> list[PutOutcome]:
+        """Put up to 500 items, documents and others into a scope, and compare them.
+
+        Items share a transaction, and so do the documents of a collection; sessions, threads and
+        profiles are put in as :meth:`put` does it. An item or document under whose address there is
+        something else is rejected, and the others go in.
+
+        Args:
+            scope: Whose they become.
+            units: What.
+            on_reject: As for :meth:`put`.
+
+        Returns:
+            What became of each, in their order.
+
+        Raises:
+            ValueError: There are more than 500; nothing was written.
+            UserWasErased: And all others as of :meth:`put`.
+        """
+        if len(units) > BATCH:
+            raise ValueError(
+                f"put_many() takes {BATCH} at most, got {len(units):,}. Nothing was written; call "
+                "it more often."
+            )
+
+        def taken(unit: ForeignUnit, kind: str) -> PutOutcome:
+            on_reject(Rejected(unit.place, f"another {kind} stands under its address"))
+            return REJECTED
+
+        target, outcomes = self._target(scope), dict[int, PutOutcome]()
+        for kind in (ForeignItem, ForeignDocument):
+            numbers = [number for number, unit in enumerate(units) if isinstance(unit, kind)]
+            alike = [units[number] for number in numbers]
+            made = self._put_alike(target, alike, on_reject, taken) if alike else []
+            outcomes.update(zip(numbers, made, strict=True))
+        for number, unit in enumerate(units):
+            if number not in outcomes:
+                outcomes[number] = self._put(target, unit, unit.id, on_reject)
+        self._count += sum(one.records for one in outcomes.values())
+        return [outcomes[number] for number in range(len(units))]
+
+    def _put_alike(
+        self,
+        target: Target,
+        units: Sequence[ForeignUnit],
+        on_reject: OnReject,
+        on_taken: OnTaken,
+    ) -> list[PutOutcome]:
+        items = [unit for unit in units if isinstance(unit, ForeignItem)]
+        documents = [unit for unit in units if isinstance(unit, ForeignDocument)]
+        if len(items) == len(units):
+            return self._items.put(target, items, on_reject, on_taken)
+        if len(documents) == len(units):
+            return self._documents.put(target, documents, on_reject, on_taken)
         raise TypeError(
             f"put() takes a foreign session, thread, item, document or profile, got "
-            f"{kind_of(unit)}. Nothing was written."
+            f"{kind_of(units[0])}. Nothing was written."
         )
 
     def _target(self, scope: Scope) -> Target:
         found = self._targets.get(scope)
         if found is None:
             found = Target(self._context, scope, self._token, self._source, self._readmit)
-            found.begin()
+            found.refuse_erased()
             self._targets.put(scope, found)
         return found
+
+
+def _refuse_taken(_: ForeignUnit, kind: str) -> PutOutcome:
+    raise AddressTaken(kind)

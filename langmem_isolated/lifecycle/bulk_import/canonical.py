@@ -7,7 +7,7 @@ loses is noticed. Tuples and lists are alike in it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import fields, is_dataclass
 from datetime import date, time, timedelta
@@ -18,16 +18,50 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage
 
+from langmem_isolated._codecs.checkpoints.element_cache import fingerprint
+from langmem_isolated._codecs.refusals import NotStorable
+
 DIGEST_BYTES = 16
+
+
+class Canon:
+    """Makes digests of what has the same messages again and again, as checkpoints of a thread do.
+
+    A message's own digest is kept by the fingerprint of its fields, for as long as this lives.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[type, int], str] = {}
+
+    def digest(self, value: object) -> bytes:
+        """16 bytes that are the same for what says the same."""
+        return _digest(value, self._form)
+
+    def _form(self, value: Any) -> Any:
+        if not isinstance(value, BaseMessage):
+            return _form(value)
+        mark = fingerprint(value)
+        if mark is None:
+            return message_form(value)
+        key = type(value), mark
+        if key not in self._known:
+            self._known[key] = _digest(message_form(value), _form).hex()
+        return [value.type, self._known[key]]
 
 
 def digest(value: object) -> bytes:
     """16 bytes that are the same for what says the same."""
+    return _digest(value, _form)
+
+
+def _digest(value: object, form: Callable[[Any], Any]) -> bytes:
     try:
-        text = json.dumps(value, default=_form, sort_keys=True)
+        text = json.dumps(value, default=form, sort_keys=True)
+    except RecursionError:
+        raise NotStorable("it is nested too deeply") from None
     except TypeError:
         # Keys that are no text, or of several types.
-        text = json.dumps(_plain(value), default=_form)
+        text = json.dumps(_plain(value), default=form)
     return blake2b(text.encode(), digest_size=DIGEST_BYTES).digest()
 
 
@@ -72,7 +106,8 @@ def _parts(value: Any) -> Any:
         return {field.name: getattr(value, field.name, None) for field in fields(value)}
     if hasattr(value, "tobytes"):
         return [str(value.dtype), list(value.shape), value.tobytes().hex()]
-    if hasattr(value, "model_fields") or hasattr(value, "__pydantic_fields__"):
+    # Of an object it would be deprecated.
+    if hasattr(type(value), "model_fields") or hasattr(value, "__pydantic_fields__"):
         return vars(value) | (value.__pydantic_extra__ or {})
     slots = chain.from_iterable(_slots(one) for one in type(value).__mro__)
     named = {name: getattr(value, name) for name in slots if hasattr(value, name)}

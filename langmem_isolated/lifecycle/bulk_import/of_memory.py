@@ -11,6 +11,8 @@ from langmem_isolated._runtime.arguments import callback, kind_of, refuse_single
 from langmem_isolated.scope import checked_id
 
 if TYPE_CHECKING:
+    from langchain_core.embeddings import Embeddings
+
     from langmem_isolated.lifecycle.bulk_import.bulk import BulkImport
     from langmem_isolated.lifecycle.bulk_import.rolling_back import Progress, RolledBack
 
@@ -22,7 +24,14 @@ class BulkImports:
 
     _context: MemoryContext
 
-    def bulk_import(self, token: bytes, *, source: str, readmit: Iterable[str] = ()) -> BulkImport:
+    def bulk_import(
+        self,
+        token: bytes,
+        *,
+        source: str,
+        readmit: Iterable[str] = (),
+        embeddings: Embeddings | None = None,
+    ) -> BulkImport:
         """Put what foreign stores have into scopes, for importers; a context manager.
 
         >>> from langmem_isolated.lifecycle import ForeignMessage, ForeignSession
@@ -41,6 +50,7 @@ class BulkImports:
                 :meth:`roll_back` takes out what was put in under it.
             source: What the kind of the source is called, 1 to 255 bytes.
             readmit: Ids of users who may come back though they were erased here.
+            embeddings: Embed documents for which the source has no embedding.
 
         Raises:
             TypeError: ``token`` is no bytes, or ``readmit`` a single text.
@@ -52,7 +62,7 @@ class BulkImports:
         refuse_single("readmit", readmit, (), example='readmit=["ann"]')
         readmitted = frozenset(checked_id("readmit", one) for one in readmit)
         source = checked_id("source", source)
-        return BulkImport(_checked_token(token), source, readmitted, self._context)
+        return BulkImport(_checked_token(token), source, readmitted, embeddings, self._context)
 
     def roll_back(self, token: bytes, *, progress: Progress | None = None) -> RolledBack:
         """Take out what an import put in, as far as nobody has changed it since.

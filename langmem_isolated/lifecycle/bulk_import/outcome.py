@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from langmem_isolated.lifecycle.bulk_import.records import Rejected
+from langmem_isolated.lifecycle.bulk_import.records import ForeignUnit, Rejected
 
 PutState = Literal["copied", "present", "continued", "rejected"]
 """``"copied"``: it was put in; ``"present"``: it was there, with all that the source has;
@@ -25,4 +25,6 @@ class PutOutcome(NamedTuple):
     """Bytes of what was put in, before they are sealed."""
 
 
+OnTaken = Callable[[ForeignUnit, str], PutOutcome]
+"""What becomes of a record of a kind whose address has something else."""
 REJECTED = PutOutcome("rejected", 0)

@@ -20,6 +20,7 @@ from langmem_isolated._storage.copying import import_receipts, journal
 from langmem_isolated._storage.copying.import_receipts import ImportReceipt
 from langmem_isolated._storage.copying.journal import Part, Undone
 from langmem_isolated._storage.copying.options import Added
+from langmem_isolated._storage.key_sets import KeySet
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import LegalHold, MemoryLocked
 from langmem_isolated.lifecycle.retention import holds
@@ -119,11 +120,20 @@ class RollBack:
         with self._unless_held(records.owner) as refuse:
             if not self._undo_parts(records, refuse):
                 return
-            is_gone = records.write(_end, self._token, receipt, refuse)
-        if is_gone:
-            lives = self._context.keyring.lives()
-            lives.take_out(lives.directory.principal_of(records.owner))
+            self._end(records, receipt, refuse)
         self._scopes += 1
+
+    def _end(
+        self,
+        records: ScopedDatabase,
+        receipt: ImportReceipt,
+        refuse: Callable[[Transaction], None],
+    ) -> None:
+        lives = self._context.keyring.lives()
+        principal = lives.directory.principal_of(records.owner)
+        spare = lives.spare_keys(principal) if receipt.made_scope else None
+        if records.write(_end, self._token, receipt, spare, refuse):
+            lives.take_out(principal, spare)
 
     def _undo_parts(self, records: ScopedDatabase, refuse: Callable[[Transaction], None]) -> bool:
         """Take out part by part; ``False`` where it was stopped."""
@@ -166,14 +176,16 @@ def _end(
     keys: ScopeKeys,
     token: bytes,
     receipt: ImportReceipt,
+    spare: KeySet | None,
     refuse: Callable[[Transaction], None],
 ) -> bool:
     """Forget the import in a scope; whether the scope was made for it, and is gone with it."""
     refuse(transaction)
     import_receipts.forget(transaction, keys, token)
+    import_receipts.remove_collections(transaction, keys, receipt.collections)
     is_gone = receipt.made_scope and import_receipts.is_bare(transaction, keys)
     if is_gone:
-        import_receipts.remove_scope(transaction, keys)
+        import_receipts.remove_scope(transaction, keys, spare)
     return is_gone
 
 

@@ -45,30 +45,43 @@ class Target:
         self.limits = context.limits
         self._keys: ScopeKeys | None = None
 
-    def begin(self) -> None:
-        """Keep that the import puts something in here; once this returns it is stored.
+    def refuse_erased(self) -> None:
+        """Refuse a user who was erased and is not readmitted.
 
         Raises:
-            UserWasErased: The user was erased, and is not readmitted.
-            MemoryLocked: The user alone has the keys.
+            UserWasErased: So it is.
         """
-        self._refuse_erased()
-        self._keys = self.records.keys()
-        # An erasure may have ended meanwhile; who is erased from now on stays so: all that follows
-        # is put in with these keys, or not at all.
-        self._refuse_erased()
-        self.write(import_receipts.begin, self.token, self._source)
-
-    def _refuse_erased(self) -> None:
         user = Owner(Level.USER, self.scope.project_id, self.scope.user_id)
         if self.scope.user_id not in self._readmit and self._context.is_tombstoned(user):
             raise UserWasErased
 
     def write(self, operation: Operation[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run an operation in one write transaction, with the keys that were met at first."""
-        assert self._keys is not None
+        """Run an operation in one write transaction; the first one keeps the receipt, too.
+
+        Raises:
+            UserWasErased: The user was erased meanwhile.
+            MemoryLocked: The user alone has the keys.
+        """
+        if self._keys is not None:
+            return self._write(self._keys, operation, *args, **kwargs)
+        keys = self.records.keys()
+        # An erasure may have ended meanwhile; who is erased from now on stays so: all that follows
+        # is put in with these keys, or not at all.
+        self.refuse_erased()
+
+        def begun(transaction: Transaction, keys: ScopeKeys, *more: Any, **named: Any) -> T:
+            import_receipts.begin(transaction, keys, self.token, self._source)
+            return operation(transaction, keys, *more, **named)
+
+        result = self._write(keys, begun, *args, **kwargs)
+        self._keys = keys
+        return result
+
+    def _write(
+        self, keys: ScopeKeys, operation: Operation[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         door = self.records.database.write
-        return self.records.run_with_keys(self._keys, door, operation, *args, **kwargs)
+        return self.records.run_with_keys(keys, door, operation, *args, **kwargs)
 
     def write_noted(
         self,
@@ -88,4 +101,4 @@ class Target:
 
     def is_as_put(self, one: Added) -> bool:
         """Whether this import has put in a session or thread, and nobody has changed it since."""
-        return self.records.snapshot(journal.is_as_put, False, self.token, one)
+        return self.records.write_if_exists(journal.is_as_put, False, self.token, one)
