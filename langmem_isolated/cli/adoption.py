@@ -81,7 +81,7 @@ def adopt(
     The status is 3 if something is left without an owner, or as its owner changed it since.
     """
     from langmem_isolated.cli.databases import existing_memory
-    from langmem_isolated.importers.named_stores import named_store
+    from langmem_isolated.importers import named_store
 
     asked = ImportOptions(**given)
     memory = existing_memory(asked.database, asked.key_store)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         Target,
         Unmapped,
     )
+    from langmem_isolated.importers.named_stores import named_store
     from langmem_isolated.importers.people.openai_messages import (
         openai_message,
     )
@@ -109,6 +110,7 @@ __all__ = [
     "VectorStoreSource",
     "detect_source",
     "dual_write",
+    "named_store",
     "openai_message",
     "roll_back_adoption",
     "source_specs",
@@ -145,6 +147,7 @@ _NAMES = {
         "Target",
         "Unmapped",
     ),
+    "importers.named_stores": ("named_store",),
     "importers.people.openai_messages": ("openai_message",),
     "importers.plan": ("ImportPlan",),
     "importers.receipts": (
