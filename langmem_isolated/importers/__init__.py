@@ -39,11 +39,7 @@ if TYPE_CHECKING:
         Target,
         Unmapped,
     )
-    from langmem_isolated.importers.moving_out import (
-        MovedOut,
-        amove_out,
-        move_out,
-    )
+    from langmem_isolated.importers.named_stores import named_store
     from langmem_isolated.importers.people.openai_messages import (
         openai_message,
     )
@@ -102,7 +98,6 @@ __all__ = [
     "ImportReceipt",
     "Mapping",
     "ModuleCount",
-    "MovedOut",
     "Owner",
     "Rejected",
     "Source",
@@ -113,10 +108,9 @@ __all__ = [
     "Target",
     "Unmapped",
     "VectorStoreSource",
-    "amove_out",
     "detect_source",
     "dual_write",
-    "move_out",
+    "named_store",
     "openai_message",
     "roll_back_adoption",
     "source_specs",
@@ -153,11 +147,7 @@ _NAMES = {
         "Target",
         "Unmapped",
     ),
-    "importers.moving_out": (
-        "MovedOut",
-        "amove_out",
-        "move_out",
-    ),
+    "importers.named_stores": ("named_store",),
     "importers.people.openai_messages": ("openai_message",),
     "importers.plan": ("ImportPlan",),
     "importers.receipts": (
