@@ -37,7 +37,8 @@ class Left:
     """What is left where it was put in, because it was changed since; it is its owner's now."""
 
     user_id: str = field(repr=False)
-    module_id: str = field(repr=False)
+    module_id: str | None = field(repr=False)
+    """``None`` for what all modules of the user share."""
     project_id: str = field(repr=False)
     what: Named = field(repr=False)
 
@@ -112,7 +113,7 @@ class RollBack:
         return RolledBack(counts, tuple(self._left), self._scopes, self._held, self._locked)
 
     def _out_of(self, records: ScopedDatabase) -> None:
-        if records.owner.level is not Level.PRIVATE:
+        if records.owner.level not in (Level.PRIVATE, Level.USER):
             return
         mark = records.read(import_marks.find, None, self._token)
         if mark is None:
@@ -191,6 +192,5 @@ def _end(
 
 def _left_of(owner: Owner) -> Callable[[Added], Left]:
     assert owner.user is not None
-    assert owner.module is not None
     ids = owner.user, owner.module, owner.project
     return lambda one: Left(*ids, named(one))

@@ -29,6 +29,7 @@ class Target:
         token: Of the import.
         source: What the kind of its source is called.
         readmit: Ids of users who may come back though they were erased.
+        level: Of whom in the scope: of its module, or of what all modules of the user share.
     """
 
     def __init__(
@@ -38,10 +39,11 @@ class Target:
         token: bytes,
         source: str,
         readmit: Collection[str],
+        level: Level = Level.PRIVATE,
     ) -> None:
         self._context, self.scope, self.token, self._source = context, scope, token, source
         self._readmit = readmit
-        self.records = context.operators(Owner.private(scope))
+        self.records = context.operators(Owner.at(level, scope))
         self.limits = context.limits
         self._keys: ScopeKeys | None = None
 
