@@ -42,7 +42,7 @@ SHOWN = 20
 
 # Records a second, verification included, of one process on 2 cores at 2.8 GHz; see
 # benchmarks/importing.py.
-RATES = {"session": 3500, "thread": 700, "item": 1500, "document": 800, "profile": 200}
+RATES = {"session": 3500, "thread": 900, "item": 1500, "document": 800, "profile": 200}
 
 
 class Tally:
