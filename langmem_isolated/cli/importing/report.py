@@ -44,10 +44,9 @@ def print_plan(plan: ImportPlan, *, unmapped: str) -> None:
     _print_first("cannot be put in", plan.rejected, plan.rejected_first)
     _print_notes(plan.notes)
     size = "" if plan.source_bytes is None else f" from {plan.source_bytes:,} bytes"
-    typer.echo(
-        f"{plan.records:,} records{size}, in about {max(1, plan.seconds):,.0f} s, as measured on 2 cores. "
-        "Nothing was written."
-    )
+    becomes = "" if plan.target_bytes is None else f", about {plan.target_bytes:,} bytes here"
+    time = f"in about {max(1, plan.seconds):,.0f} s, as measured on 2 cores"
+    typer.echo(f"{plan.records:,} records{size}{becomes}, {time}. Nothing was written.")
     if plan.unmapped and unmapped == "stop":
         typer.echo("The import would be refused: see --unmapped.")
 
