@@ -132,7 +132,7 @@ def _table(kind: str, entry: object, number: int) -> Table:
 
 def _name_in(source: str, kind: str) -> str:
     """The first table that is named; a query in parentheses has none."""
-    first = source.split()[0]
+    first = source.split(maxsplit=1)[0]
     return kind if first.startswith("(") else first.strip('"')
 
 
