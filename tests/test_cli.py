@@ -152,6 +152,7 @@ def test_it_has_the_commands_that_operators_know():
         "merge run",
         "rotate-root-key",
         "merge undo",
+        "adopt",
         "modules",
         "move",
         "profile compare",

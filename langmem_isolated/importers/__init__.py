@@ -39,6 +39,11 @@ if TYPE_CHECKING:
         Target,
         Unmapped,
     )
+    from langmem_isolated.importers.moving_out import (
+        MovedOut,
+        amove_out,
+        move_out,
+    )
     from langmem_isolated.importers.people.openai_messages import (
         openai_message,
     )
@@ -97,6 +102,7 @@ __all__ = [
     "ImportReceipt",
     "Mapping",
     "ModuleCount",
+    "MovedOut",
     "Owner",
     "Rejected",
     "Source",
@@ -107,8 +113,10 @@ __all__ = [
     "Target",
     "Unmapped",
     "VectorStoreSource",
+    "amove_out",
     "detect_source",
     "dual_write",
+    "move_out",
     "openai_message",
     "roll_back_adoption",
     "source_specs",
@@ -130,6 +138,11 @@ _NAMES = {
         "Difference",
         "DualWriteReport",
         "dual_write",
+    ),
+    "importers.moving_out": (
+        "MovedOut",
+        "amove_out",
+        "move_out",
     ),
     "importers.engine": (
         "Import",
