@@ -1,5 +1,6 @@
 """Documents that a shared vector store had before it was wrapped get their owners, in place."""
 
+import asyncio
 import json
 import signal
 import stat
@@ -466,8 +467,9 @@ def test_columns_that_a_table_has_besides_are_kept_or_it_is_refused(
 
     with pytest.raises(TypeError, match="1 columns that this PGVectorStore does not read"):
         Adoption(memory, store, MAPPING, journal=journal).run()
-    named = named_store("pgvector", url, table)
+    named: Any = named_store("pgvector", url, table)
     assert Adoption(memory, named, MAPPING, journal=journal).run().documents == 5
+    asyncio.run(named._engine.close())
 
     with psycopg.connect(url.replace("+psycopg", "")) as connection:
         rows = connection.execute(f"SELECT rating FROM {table}").fetchall()
