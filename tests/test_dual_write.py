@@ -2,9 +2,12 @@
 
 import asyncio
 import itertools
+import operator
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +17,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.postgres import PostgresSaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, MessagesState, StateGraph
@@ -24,8 +28,9 @@ from typing_extensions import TypedDict
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, Scope, ScopedMemory
 from langmem_isolated.errors import IsolationViolation, ScopeError, UserWasErased
-from langmem_isolated.importers import Difference, dual_write
+from langmem_isolated.importers import Difference, Import, Mapping, dual_write
 from langmem_isolated.importers.dual_writing import DualCheckpointSaver
+from langmem_isolated.importers.langgraph.sqlite_saver import SqliteSaverSource
 from tests.conftest import Door
 
 _numbers = itertools.count()
@@ -213,10 +218,25 @@ async def test_the_conformance_suite_passes_on_a_pair(memory: IsolatedMemory, si
         assert all(one.is_clean for one in reports), reports
 
 
+@contextmanager
+def stock_saver(kind: str, tmp_path: Path, postgres_url: str) -> Iterator[Any]:
+    """A saver of LangGraph's own, with its tables."""
+    if kind == "memory":
+        yield InMemorySaver()
+    elif kind == "sqlite":
+        with SqliteSaver.from_conn_string(f"{tmp_path}/stock.db") as saver:
+            yield saver
+    else:
+        with PostgresSaver.from_conn_string(postgres_url) as saver:
+            saver.setup()
+            yield saver
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 def test_a_graph_waits_at_theirs_and_goes_on_at_ours_after_the_switch(
-    tmp_path: Path, alice: ScopedMemory
+    tmp_path: Path, alice: ScopedMemory, postgres_url: str, kind: str
 ):
-    with SqliteSaver.from_conn_string(f"{tmp_path}/theirs.db") as theirs:
+    with stock_saver(kind, tmp_path, postgres_url) as theirs:
         old = approving().compile(checkpointer=theirs)
         old.invoke({"messages": [HumanMessage("one", id="1")]}, at("alice-1"))
         saver = dual_write(theirs, alice.checkpointer(), backfill=owned)
@@ -380,6 +400,77 @@ def test_threads_that_use_one_old_thread_at_once_copy_it_once(alice: ScopedMemor
     assert all(found)
     assert saver.report.copied == 1
     assert saver.report.is_clean
+
+
+def test_an_import_in_the_background_brings_what_nobody_has_used_yet(
+    memory: IsolatedMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)  # where the backup of an import goes
+    path = f"{tmp_path}/theirs.db"
+    with SqliteSaver.from_conn_string(path) as theirs:
+        old = approving().compile(checkpointer=theirs)
+        for user in ("alice", "bob"):
+            for n in range(3):
+                old.invoke({"messages": [HumanMessage(f"{n}", id=str(n))]}, at(f"{user}-{n}"))
+        saver = dual_write(theirs, memory.checkpointer(), backfill=owned)
+        graph = approving().compile(checkpointer=saver)
+        used = at("alice-1", user_id="alice", module_id="tutor")
+        graph.invoke(Command(resume="yes"), used)
+
+        pattern = r"(?P<thread>(?P<user>[^-]+)-.*)"
+        with SqliteSaverSource(path) as source:
+            receipt = Import(memory, source, Mapping(pattern=pattern, module="tutor")).run()
+        assert receipt.units == {"copied": 5, "present": 1}
+        saver.read_from = "ours"
+        graph.invoke(Command(resume="sure"), at("bob-2", user_id="bob", module_id="tutor"))
+
+        assert saver.report.is_clean, saver.report
+        assert saver.report.copied == 1
+        for user in ("alice", "bob"):
+            scope = memory.scope(user_id=user, module_id="tutor")
+            ids = {thread.id for thread in scope.checkpointer().threads()}
+            assert ids == {f"{user}-{n}" for n in range(3)}
+
+
+def test_parallel_nodes_of_many_users_keep_their_writes_apart_on_both_sides(
+    memory: IsolatedMemory,
+):
+    """LangGraph stores what parallel nodes wrote from threads that know of no run."""
+
+    class Both(TypedDict):
+        seen: Annotated[list[str], operator.add]
+        user: str
+
+    def node(name: str) -> Callable[[Both], dict[str, Any]]:
+        def slow(state: Both) -> dict[str, Any]:
+            time.sleep(0.02)
+            return {"seen": [f"{state['user']} {name}"]}
+
+        return slow
+
+    builder = StateGraph(Both)
+    for name in ("a", "b", "c"):
+        builder.add_node(name, node(name)).add_edge(START, name)
+    saver = dual_write(InMemorySaver(), memory.checkpointer())
+    graph = builder.compile(checkpointer=saver)
+    users = [f"user{n}" for n in range(6)]
+
+    def use(user: str) -> None:
+        config = at(f"{user}-1", user_id=user, module_id="tutor")
+        for _ in range(2):
+            graph.invoke({"seen": [], "user": user}, config)
+
+    with ThreadPoolExecutor(6) as pool:
+        [*pool.map(use, users)]
+
+    saver.read_from = "ours"
+    for user in users:
+        config = at(f"{user}-1", user_id=user, module_id="tutor")
+        assert sorted(graph.get_state(config).values["seen"]) == [
+            f"{user} {name}" for name in "aabbcc"
+        ]
+        assert [*saver.list(config)]
+    assert saver.report.is_clean, saver.report
 
 
 # Histories ----------------------------------------------------------------------------------------

@@ -143,6 +143,7 @@ def test_counts_by_user_and_module_are_the_same_on_both_sides(
 
     with IsolatedMemory(f"sqlite:///{tmp_path}/memory.db", root_key=root_key) as memory, source:
         receipt = Import(memory, source, mapping, unmapped="report", folder=tmp_path).run()
+        notebook = memory.scope(user_id="1", module_id="any").cross_module().attributes()
         ours: tuple[Counter[str], ...] = (Counter(), Counter(), Counter())
         for user in ("1", "2"):
             for module in ("tutor", "planner"):
@@ -153,14 +154,15 @@ def test_counts_by_user_and_module_are_the_same_on_both_sides(
                 ours[2][user + module] += len(scope.store().search((), limit=99))
 
     assert [+count for count in ours] == [Counter(sessions), Counter(messages), Counter(rows)]
-    # Ann has tutor, planner and notebook; so has Bob. None is there twice, and none is nobody's.
+    # Ann has tutor and planner; so has Bob. None is there twice, and none is nobody's.
     with sqlite3.connect(tmp_path / "memory.db") as target:
         scopes = target.execute(
             "SELECT count(*), count(DISTINCT principal || project || module), count(principal) "
             "FROM scopes WHERE module IS NOT NULL"
         ).fetchone()
     target.close()
-    assert scopes == (6, 6, 6)
+    assert scopes == (4, 4, 4)
+    assert notebook == {"name": "Ann", "pets": ["cat"]}
     assert receipt.rejects == {"unmapped": 2, "rejected": 3}
     told = [json.loads(line) for line in Path(receipt.rejects_file).read_text().splitlines()]
     assert {"chat_sessions, row 5 by id"} <= {line["place"] for line in told}

@@ -458,6 +458,18 @@ def test_encrypted_rows_open_with_the_key_and_are_reported_without(
     assert key not in repr(rejects(closed))
 
 
+def test_a_source_that_is_encrypted_is_refused_where_no_key_is_given(savers: Savers):
+    savers.saver.serde = EncryptedSerializer.from_pycryptodome_aes(key=b"sixteen bytes ok")
+    for table in ("checkpoints", savers.writes[0]):
+        savers.run(f"DELETE FROM {table}")
+    if savers.kind == "postgres-saver":
+        savers.run("DELETE FROM checkpoint_blobs")
+    threads.say(threads.graph_on(savers.saver), "carol-1", "sealed", "carol")
+
+    with pytest.raises(SourceRefused, match="no key is given"):
+        savers.source()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

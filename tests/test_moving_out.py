@@ -1,7 +1,6 @@
 """What a scope has goes on in stock savers, stores and histories; nobody else's goes with it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,6 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.checkpoint.postgres import PostgresSaver
-from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.store.memory import InMemoryStore
@@ -20,7 +17,7 @@ from langgraph.types import Command
 from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
 from langmem_isolated.errors import AddressTaken, MoveNotVerified
 from langmem_isolated.importers import MovedOut, amove_out, move_out
-from tests.test_dual_write import Growing, Theirs, approving, at, told
+from tests.test_dual_write import Growing, Theirs, approving, at, stock_saver, told
 
 
 @pytest.fixture
@@ -32,19 +29,6 @@ def memory(sqlite_url: str, root_key: LocalRootKey) -> Iterator[IsolatedMemory]:
 @pytest.fixture
 def alice(memory: IsolatedMemory) -> ScopedMemory:
     return memory.scope(user_id="alice", module_id="tutor")
-
-
-@contextmanager
-def stock(kind: str, tmp_path: Path, postgres_url: str) -> Iterator[Any]:
-    if kind == "memory":
-        yield InMemorySaver()
-    elif kind == "sqlite":
-        with SqliteSaver.from_conn_string(f"{tmp_path}/stock.db") as saver:
-            yield saver
-    else:
-        with PostgresSaver.from_conn_string(postgres_url) as saver:
-            saver.setup()
-            yield saver
 
 
 def parent() -> Any:
@@ -63,7 +47,7 @@ def test_a_graph_that_waits_in_a_subgraph_goes_on_at_a_stock_saver(
     ours.invoke({"messages": ["two"]}, at("1"))
     bob = memory.scope(user_id="bob", module_id="tutor").bind(parent().compile())
     bob.invoke({"messages": ["bob's"]}, at("1"))
-    with stock(kind, tmp_path, postgres_url) as saver:
+    with stock_saver(kind, tmp_path, postgres_url) as saver:
         done = move_out(alice, saver, name=lambda thread_id: f"alice-{thread_id}")
         assert move_out(alice, saver, name=lambda thread_id: f"alice-{thread_id}") == done
         graph = parent().compile(checkpointer=saver)

@@ -30,6 +30,8 @@ from tests.test_bulk_import import BEGAN, CONFIG, TOKEN, delta_graph
 Dump = dict[str, list[str]]
 # What opens every installation, and what says how often a key was used: neither is a scope's own.
 NOT_COMPARED = {"key_uses"}
+# Messages that take more than one transaction.
+MANY = 1_100
 
 
 def dumped(attacker: Attacker) -> Dump:
@@ -42,15 +44,15 @@ def dumped(attacker: Attacker) -> Dump:
 
 
 @cache
-def units() -> list[Any]:
-    """One of each kind, and a session that takes several transactions."""
+def units(long: int) -> list[Any]:
+    """One of each kind, and a session of so many messages."""
     theirs = InMemorySaver()
     graph = delta_graph().compile(checkpointer=theirs)
     for number in range(3):
         graph.invoke({"messages": [("human", f"turn {number}")]}, CONFIG)
     messages = [
         ForeignMessage(HumanMessage(f"message {n}", id=str(n)), f"row {n}", BEGAN, "general")
-        for n in range(1_100)
+        for n in range(long)
     ]
     return [
         ForeignSession("short", "rows", messages[:3], title="Short"),
@@ -63,11 +65,13 @@ def units() -> list[Any]:
     ]  # fmt: skip
 
 
-def put_in(memory: IsolatedMemory, users: tuple[str, ...] = ("alice", "carol")) -> list[str]:
+def put_in(
+    memory: IsolatedMemory, users: tuple[str, ...] = ("alice", "carol"), long: int = 10
+) -> list[str]:
     states: list[str] = []
     with memory.bulk_import(TOKEN, source="test") as bulk:
         for user in users:
-            outcomes = bulk.put_many(Scope(user, "tutor"), units(), on_reject=print)
+            outcomes = bulk.put_many(Scope(user, "tutor"), units(long), on_reject=print)
             states += [one.state for one in outcomes]
     return states
 
@@ -96,8 +100,8 @@ def test_every_table_is_as_it_was_scopes_and_keys_included(
     memory.scope(user_id="bob", module_id="tutor").chat_history("own").add_user_message("His.")
     before = dumped(attacker)
 
-    first = put_in(memory)
-    again = put_in(memory)
+    first = put_in(memory, long=MANY)
+    again = put_in(memory, long=MANY)
     memory.verify()
     told: list[int] = []
     result = memory.roll_back(TOKEN, progress=told.append)
@@ -249,7 +253,7 @@ async def test_the_async_twin_does_the_same(memory: IsolatedMemory):
 
 def _import(url: str, key: LocalRootKey) -> None:
     with IsolatedMemory(url, root_key=key) as memory:
-        put_in(memory)
+        put_in(memory, long=MANY)
 
 
 def _roll_back(url: str, key: LocalRootKey) -> None:
@@ -271,10 +275,10 @@ def test_killed_at_any_point_an_import_and_a_roll_back_go_on(
             time.sleep(0.15 + 0.3 * number)
             child.kill()
         with IsolatedMemory(sqlite_url, root_key=root_key) as memory:
-            put_in(memory)
+            put_in(memory, long=MANY)
             memory.verify()
             whole = [went_on(memory, user) for user in ("alice", "carol")]
-            assert [len(one["long"]) for one in whole] == [1_100, 1_100]
+            assert [len(one["long"]) for one in whole] == [MANY, MANY]
             assert whole[0]["short"] == whole[1]["short"]
             assert len(whole[0]["items"]) == len(whole[0]["documents"]) == 20
         child = Child(_roll_back, sqlite_url, root_key)

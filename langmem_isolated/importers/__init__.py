@@ -39,7 +39,11 @@ if TYPE_CHECKING:
         Target,
         Unmapped,
     )
-    from langmem_isolated.importers.named_stores import named_store
+    from langmem_isolated.importers.moving_out import (
+        MovedOut,
+        amove_out,
+        move_out,
+    )
     from langmem_isolated.importers.people.openai_messages import (
         openai_message,
     )
@@ -98,6 +102,7 @@ __all__ = [
     "ImportReceipt",
     "Mapping",
     "ModuleCount",
+    "MovedOut",
     "Owner",
     "Rejected",
     "Source",
@@ -108,9 +113,10 @@ __all__ = [
     "Target",
     "Unmapped",
     "VectorStoreSource",
+    "amove_out",
     "detect_source",
     "dual_write",
-    "named_store",
+    "move_out",
     "openai_message",
     "roll_back_adoption",
     "source_specs",
@@ -133,6 +139,11 @@ _NAMES = {
         "DualWriteReport",
         "dual_write",
     ),
+    "importers.moving_out": (
+        "MovedOut",
+        "amove_out",
+        "move_out",
+    ),
     "importers.engine": (
         "Import",
         "Step",
@@ -147,7 +158,6 @@ _NAMES = {
         "Target",
         "Unmapped",
     ),
-    "importers.named_stores": ("named_store",),
     "importers.people.openai_messages": ("openai_message",),
     "importers.plan": ("ImportPlan",),
     "importers.receipts": (

@@ -6,6 +6,7 @@ import copy
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
+from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
     BaseCheckpointSaver,
@@ -18,7 +19,7 @@ from langgraph.checkpoint.base import (
 
 from langmem_isolated import IsolatedCheckpointSaver, Scope
 from langmem_isolated.importers.dual_writing.calls import Body, Call, arun, run
-from langmem_isolated.importers.dual_writing.comparing import same_writes, tuple_difference
+from langmem_isolated.importers.dual_writing.comparing import same, tuple_difference
 from langmem_isolated.importers.dual_writing.copying import config_at, copied_thread
 from langmem_isolated.importers.dual_writing.state import FAILED, DualWrite, State
 
@@ -163,7 +164,7 @@ class DualCheckpointSaver(DualWrite, BaseCheckpointSaver[Any]):
         asked = {"config": config, "channels": channels}
         read = Call(None, "get_delta_channel_history", (), asked)
         answer: Mapping[str, DeltaChannelHistory] = yield from self._answered(
-            found.ours, unit, read, lambda one, other: None if same_writes(one, other) else "writes"
+            found.ours, unit, read, lambda one, other: None if same(one, other) else "writes"
         )
         return answer
 
@@ -212,9 +213,14 @@ class DualCheckpointSaver(DualWrite, BaseCheckpointSaver[Any]):
         """Store in both what a task wrote."""
         await arun(self._put_writes(config, writes, task_id, task_path))
 
-    def _put_writes(self, config: RunnableConfig, *what: Any) -> Body[None]:
+    def _put_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], *task: str
+    ) -> Body[None]:
+        # LangGraph gives messages their ids while savers store them: both sides are to see the same
+        # message, the one before or the one behind that.
+        written = [(channel, _at_this_moment(value)) for channel, value in writes]
         found, unit = yield from self._ready(config)
-        yield from self._written(found.ours, unit, "put_writes", config, *what)
+        yield from self._written(found.ours, unit, "put_writes", config, written, *task)
 
     def delete_thread(self, thread_id: str) -> None:
         """Remove a thread from both."""
@@ -305,3 +311,14 @@ class DualCheckpointSaver(DualWrite, BaseCheckpointSaver[Any]):
             config=self._config_back(found, answer.config),
             parent_config=parent and self._config_back(found, parent),
         )
+
+
+def _at_this_moment(value: Any) -> Any:
+    """A value with copies of the messages in it, as they are now."""
+    if isinstance(value, BaseMessage):
+        return value.model_copy()
+    if type(value) is list:
+        return [_at_this_moment(one) for one in value]
+    if type(value) is dict:
+        return {name: _at_this_moment(one) for name, one in value.items()}
+    return value
