@@ -27,6 +27,7 @@ from langmem_isolated.importers import (
     Adoption,
     Field,
     ForeignDocument,
+    Import,
     Mapping,
     VectorStoreSource,
     roll_back_adoption,
@@ -392,6 +393,25 @@ def test_a_collection_is_read_for_an_import_with_its_vectors(
     assert all(unit.embedding and len(unit.embedding) == 64 for unit in units)
     assert embeddings.embedded == embedded
     assert contents(shared) == before
+
+
+def test_an_import_takes_a_collection_over_as_it_was_embedded(
+    memory: IsolatedMemory,
+    in_memory: InMemoryVectorStore,
+    embeddings: CountingEmbeddings,
+    tmp_path: Path,
+):
+    before, embedded = contents(in_memory), embeddings.embedded
+    source = VectorStoreSource(in_memory, collection="notes")
+
+    Import(memory, source, MAPPING, receipt=tmp_path / "receipt.json", backup=False).run()
+
+    own = memory.scope(user_id="ann", module_id="tutor").vector_store(
+        embeddings, collection="notes"
+    )
+    assert found_by(own) == [one for one in found_by(in_memory) if one[2]["owner"] == "ann"]
+    assert embeddings.embedded == embedded
+    assert contents(in_memory) == before
 
 
 # The command, and a process that is killed
