@@ -71,6 +71,7 @@ def test_a_dry_run_shows_what_would_go_where_and_touches_nothing(imports: Import
     assert files() == before
     assert "chat session 2 2 6 messages" in words(shown.stdout)
     assert "Nothing was written." in shown.stdout
+    assert told["target_bytes"] > told["source_bytes"] > 0
     assert "mapped" in shown.stderr
     assert {one["user"]: one["records"] for one in told["by_scope"]} == {"user0": 3, "user1": 3}
     for output in (shown.stdout, shown.stderr):
