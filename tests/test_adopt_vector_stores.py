@@ -1,11 +1,17 @@
 """Documents that a shared vector store had before it was wrapped get their owners, in place."""
 
+import asyncio
+import json
+import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from langchain_core.documents import Document
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
@@ -21,11 +27,14 @@ from langmem_isolated.importers import (
     Adoption,
     Field,
     ForeignDocument,
+    Import,
     Mapping,
     VectorStoreSource,
     roll_back_adoption,
 )
+from langmem_isolated.importers.named_stores import named_store
 from langmem_isolated.wrapping import any_adapter
+from tests.command_line import error_line, run
 from tests.embeddings import NGramEmbeddings
 from tests.vector_stores import MakeStore, make_pgvector, make_store
 
@@ -384,3 +393,157 @@ def test_a_collection_is_read_for_an_import_with_its_vectors(
     assert all(unit.embedding and len(unit.embedding) == 64 for unit in units)
     assert embeddings.embedded == embedded
     assert contents(shared) == before
+
+
+def test_an_import_takes_a_collection_over_as_it_was_embedded(
+    memory: IsolatedMemory,
+    in_memory: InMemoryVectorStore,
+    embeddings: CountingEmbeddings,
+    tmp_path: Path,
+):
+    before, embedded = contents(in_memory), embeddings.embedded
+    source = VectorStoreSource(in_memory, collection="notes")
+
+    Import(memory, source, MAPPING, receipt=tmp_path / "receipt.json", backup=False).run()
+
+    own = memory.scope(user_id="ann", module_id="tutor").vector_store(
+        embeddings, collection="notes"
+    )
+    assert found_by(own) == [one for one in found_by(in_memory) if one[2]["owner"] == "ann"]
+    assert embeddings.embedded == embedded
+    assert contents(in_memory) == before
+
+
+# The command, and a process that is killed
+
+
+def chroma_at(folder: Path) -> Any:
+    import chromadb
+    from chromadb.config import Settings
+    from langchain_chroma import Chroma
+
+    client = chromadb.PersistentClient(str(folder), Settings(anonymized_telemetry=False))
+    return Chroma("notes", NGramEmbeddings(), client=client)
+
+
+def test_a_store_that_can_be_named_is_adopted_and_rolled_back_by_a_command(
+    memory: IsolatedMemory, tmp_path: Path
+):
+    store = filled(chroma_at(tmp_path / "chroma"))
+    before = contents(store)
+    memory.open()
+    named = ("adopt", "chroma", tmp_path / "chroma", "--collection", "notes")
+    where = ("--database", memory._database.url.render_as_string(), "--journal", tmp_path / "j")
+    whose = ("--user-column", "owner", "--module", "tutor")
+
+    planned = run(*named, *whose, *where, "--dry-run", "--json")
+    assert json.loads(planned.stdout)["modules"][0]["records"] == 5
+    assert contents(store) == before
+    assert run(*named, *whose, *where, stdin="n\n").exit_code == 1
+    done = run(*named, *whose, *where, "--yes")
+    assert done.exit_code == 0, done.output
+    assert "5 documents adopted" in done.stdout
+    assert found_by(scoped(memory, store, "ann"))[0][1] == TEXTS["ann"][0]
+    undone = run(*named, *where, "--roll-back", "--yes", "--json")
+    assert json.loads(undone.stdout) == {"documents": 5, "left": {}}
+    assert contents(store) == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "location", "told"),
+    [
+        ("chroma", "nowhere", "no database of Chroma"),
+        ("qdrant", "nowhere", "no database of Qdrant"),
+        ("pgvector", "sqlite:///x", "no URL of PostgreSQL"),
+        ("pgvector", "postgresql://nobody:hidden@127.0.0.1:1/none", "cannot be opened"),
+    ],
+)
+def test_a_store_that_is_not_there_is_refused_and_not_made(
+    memory: IsolatedMemory, tmp_path: Path, kind: str, location: str, told: str
+):
+    memory.open()
+    place = tmp_path / location if location == "nowhere" else location
+    url = memory._database.url.render_as_string()
+
+    line = error_line(
+        run("adopt", kind, place, "--collection", "notes", "--user", "ann", "--module", "tutor",
+            "--dry-run", "--database", url)
+    )  # fmt: skip
+
+    assert told in line
+    assert "hidden" not in line
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_columns_that_a_table_has_besides_are_kept_or_it_is_refused(
+    memory: IsolatedMemory, make_pgvector: MakeStore, journal: Path
+):
+    store: Any = make_pgvector(NGramEmbeddings())
+    table = store._PGVectorStore__vs.table_name
+    url = store._engine._pool.url.render_as_string(hide_password=False)
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN rating INTEGER DEFAULT 7")
+    filled(store)
+
+    with pytest.raises(TypeError, match="1 columns that this PGVectorStore does not read"):
+        Adoption(memory, store, MAPPING, journal=journal).run()
+    named: Any = named_store("pgvector", url, table)
+    assert Adoption(memory, named, MAPPING, journal=journal).run().documents == 5
+    asyncio.run(named._engine.close())
+
+    with psycopg.connect(url.replace("+psycopg", "")) as connection:
+        rows = connection.execute(f"SELECT rating FROM {table}").fetchall()
+    assert rows == [(7,)] * 5
+
+
+# One document after the other, killed before a call of this number.
+KILLED = """
+import os, signal, sys
+from langmem_isolated import IsolatedMemory, LocalRootKey
+from langmem_isolated.importers import Adoption, Field, Mapping, adoption
+from langmem_isolated.importers.named_stores import named_store
+from langmem_isolated.lifecycle import AdoptedDocuments, AdoptingStore
+
+folder, after = sys.argv[1], int(sys.argv[2])
+calls = 0
+
+def counted(real):
+    def call(*args):
+        global calls
+        calls += 1
+        if calls > after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args)
+    return call
+
+adoption.AT_ONCE = 1
+for kind, name in (
+    (AdoptedDocuments, "put"), (AdoptedDocuments, "difference"), (AdoptingStore, "remove")
+):
+    setattr(kind, name, counted(getattr(kind, name)))
+key = LocalRootKey(bytes(range(32)))
+with IsolatedMemory(f"sqlite:///{folder}/memory.db", root_key=key) as memory:
+    store = named_store("chroma", f"{folder}/chroma", "notes")
+    mapping = Mapping(user=Field("owner"), module="tutor")
+    Adoption(memory, store, mapping, journal=f"{folder}/j").run()
+"""
+
+
+@pytest.mark.slow
+def test_killed_in_its_midst_it_ends_like_one_clean_run(memory: IsolatedMemory, tmp_path: Path):
+    """`kill -9` of a process before it reads back, and one before it removes another document."""
+    store = filled(chroma_at(tmp_path / "chroma"))
+    raw = found_by(store)
+    for after in (4, 5):
+        command = [sys.executable, "-c", KILLED, str(tmp_path), str(after)]
+        killed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+
+    Adoption(memory, store, MAPPING, journal=tmp_path / "j").run()
+
+    assert contents(store) == []
+    for user in ("ann", "bob"):
+        mine = [one for one in raw if one[2]["owner"] == user]
+        assert found_by(scoped(memory, store, user)) == mine
+    assert roll_back_adoption(memory, store, tmp_path / "j").documents == 5
+    assert found_by(store) == raw

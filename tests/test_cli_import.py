@@ -14,6 +14,7 @@ from typer.testing import Result
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated.cli import app
+from langmem_isolated.cli.importing.options import shared_parameters
 from langmem_isolated.importers import source_specs
 from tests.command_line import error_line, run, words
 from tests.conftest import ROOT_KEY
@@ -70,6 +71,7 @@ def test_a_dry_run_shows_what_would_go_where_and_touches_nothing(imports: Import
     assert files() == before
     assert "chat session 2 2 6 messages" in words(shown.stdout)
     assert "Nothing was written." in shown.stdout
+    assert told["target_bytes"] > told["source_bytes"] > 0
     assert "mapped" in shown.stderr
     assert {one["user"]: one["records"] for one in told["by_scope"]} == {"user0": 3, "user1": 3}
     for output in (shown.stdout, shown.stderr):
@@ -139,7 +141,7 @@ def test_rules_come_from_columns_tables_functions_and_files(imports: Imports, tm
 
     assert users("--map", str(tmp_path / "owners.csv")) == {"ann", "bob"}
     assert users("--mapping", str(tmp_path / "mapping.toml")) == {"user0", "user1"}
-    assert users("--columns", "owner", "--user-column", "owner") == {"of user0", "of user1"}
+    assert users("--owner-columns", "owner", "--user-column", "owner") == {"of user0", "of user1"}
     assert users("--user", "ann") == {"ann"}
 
 
@@ -170,15 +172,24 @@ def test_a_file_that_cannot_be_written_ends_with_a_line(imports: Imports, url: s
     assert of_user(url, "user0") == []
 
 
-def test_every_source_has_a_command_with_its_own_options_and_those_of_all(tmp_path: Path):
+def test_every_source_has_a_command_with_its_own_options_and_those_of_all():
+    group = typer.main.get_command(app).get_command(None, "import")
+    shared = {one.name for one in shared_parameters()}
+
     listed = run("import", "--help").stdout
+
     for kind, spec in source_specs().items():
+        command = group.get_command(None, kind)
         assert kind in listed
-        shown = run("import", kind, "--help", COLUMNS="200").stdout
-        for option in spec.options:
-            assert f"--{option.name.replace('_', '-')}" in shown
-        assert "--dry-run" in shown
-        assert "--unmapped" in shown
+        assert all(one.help for one in command.params)
+        own = {option.name for option in spec.options}
+        assert {one.name for one in command.params} == own | shared | {"location"}
+        assert spec.examples
+        for example in spec.examples:
+            named, *rest = shlex.split(example)
+            assert named == kind
+            # Parses, without running anything.
+            command.make_context("example", rest)
 
 
 def exported_chats(folder: Path) -> Path:
@@ -200,10 +211,11 @@ def test_a_file_without_the_name_of_a_source_is_found_out(
     # Its options may stand before it.
     done = run("import", "--json", exported_chats(tmp_path), *owner)
     unknown = run("import", tmp_path / "target.db", *owner)
+    allowed = run("import", exported_chats(tmp_path), "--allow", "app.Order", *owner)
 
     assert json.loads(done.stdout)["source"] == "openai-jsonl"
     assert json.loads(done.stdout)["modules"][0]["records"] == 2
-    assert unknown.exit_code == 1
+    assert (unknown.exit_code, allowed.exit_code) == (1, 2)
     assert "Nothing was imported" in error_line(unknown)
 
 

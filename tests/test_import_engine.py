@@ -3,8 +3,10 @@
 import asyncio
 import hashlib
 import json
+import sqlite3
 import stat
 from collections.abc import Callable
+from contextlib import closing
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated.errors import (
     BackupRefused,
+    ImportPlaceTaken,
     MappingRefused,
     ReceiptRefused,
     RecordsUnmapped,
@@ -30,6 +33,7 @@ from langmem_isolated.importers import (
 from tests.conftest import ROOT_KEY
 from tests.killed_imports import outlives_kills
 from tests.lines_source import BROKEN, CANARY, LinesSource, chat_database, sessions, write_lines
+from tests.locks import lock, unlock
 
 BY_OWNER = Mapping(module="chat", pattern=r"(?P<user>\w+):(?P<session>\d+)")
 
@@ -127,8 +131,9 @@ def test_a_receipt_or_backup_never_takes_the_place_of_another_file(
     (tmp_path / "mine.json").write_text("{}")
     memory.scope(user_id="ann", module_id="chat").chat_history("0").add_user_message("Before")
 
-    with pytest.raises(ReceiptRefused):
-        made(receipt=tmp_path / "mine.json").run()
+    for name in ("receipt", "rejects"):
+        with pytest.raises(ImportPlaceTaken, match=f"--{name}"):
+            made(**{name: tmp_path / "mine.json"}).run()
     if not memory._context.database.is_postgres:
         with pytest.raises(BackupRefused):
             made(backup=tmp_path / "mine.json").run()
@@ -206,6 +211,26 @@ async def test_an_import_that_nobody_waits_for_any_more_ends_behind_a_unit(
     assert sum(receipt.units.values()) == 6
 
 
+def test_the_source_and_its_log_stay_as_they_are_byte_by_byte(
+    memory: IsolatedMemory, tmp_path: Path
+):
+    (tmp_path / "theirs").mkdir()
+    path = chat_database(tmp_path / "theirs" / "chats.db", users=2, messages=3)
+    with closing(sqlite3.connect(path)) as application:
+        application.execute("PRAGMA journal_mode = WAL")
+        application.execute("UPDATE message_store SET owner = 'in the log alone'")
+        application.commit()
+        before = digests(tmp_path / "theirs")
+
+        with source_specs()["sql-chat-history"].make(str(path)) as source:
+            done = Import(memory, source, BY_OWNER, folder=tmp_path)
+            assert done.plan().records == 6
+            assert done.run().is_whole
+
+        assert set(before) == {"chats.db", "chats.db-wal"}
+        assert digests(tmp_path / "theirs") == before
+
+
 # --- what cannot be put in is told, and the rest goes on
 
 
@@ -254,6 +279,20 @@ def test_who_was_erased_stays_erased_unless_named(made: Made, memory: IsolatedMe
     assert memory.modules("user1") == []
     assert made(readmit=["user1"]).run().units == {"present": 4, "copied": 2}
     assert memory.modules("user1") == ["chat"]
+
+
+def test_a_user_who_alone_has_the_keys_is_left_out_until_they_unlock(
+    made: Made, memory: IsolatedMemory
+):
+    memory.scope(user_id="user1", module_id="chat").chat_history("old").add_user_message("Hi")
+    lock(memory, "user1")
+
+    receipt = made().run()
+
+    assert receipt.units == {"copied": 4, "rejected": 2}
+    assert receipt.rejects == {"locked": 2}
+    unlock(memory, "user1")
+    assert made().run().units == {"present": 4, "copied": 2}
 
 
 def test_what_stands_under_a_name_already_stays(made: Made, memory: IsolatedMemory):

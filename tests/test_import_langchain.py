@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from uuid import UUID
 
 import psycopg
@@ -17,6 +18,7 @@ import sqlalchemy
 import typer
 from langchain_core.messages import HumanMessage, message_to_dict
 from langchain_postgres import PostgresChatMessageHistory
+from pymongo.errors import AutoReconnect
 
 from langmem_isolated import IsolatedMemory, Limits, LocalRootKey
 from langmem_isolated.cli.importing.group import commands
@@ -35,6 +37,7 @@ from tests.chat_history_sources import (
 from tests.conftest import ROOT_KEY, new_postgres_url
 from tests.killed_imports import outlives_kills
 from tests.postgres import PostgresServer
+from tests.served import at_the_server
 
 # Of what SESSIONS says, as it would stand in a file.
 CANARIES = ("世界".encode(), b"Antworte auf Deutsch", b"narrator", b"alice:monday", b"x" * 100)
@@ -62,6 +65,8 @@ def written(
     """Each source once for all tests, which leave it as it is."""
     is_postgres = "ostgre" in request.param
     url = new_postgres_url(request.getfixturevalue("postgres")) if is_postgres else ""
+    # Whoever made the source made its tables, too.
+    url = at_the_server(url)
     with WRITTEN[request.param](tmp_path_factory.mktemp("source"), url) as made:
         yield made
 
@@ -82,10 +87,13 @@ def test_sessions_come_as_their_own_class_has_them(written: Written):
         assert not any(id_ in item.place for item in items)
 
 
-def test_times_and_empty_sessions_come_where_the_source_has_them(tmp_path: Path, postgres_url: str):
+def test_times_come_where_the_source_has_them(tmp_path: Path, postgres_url: str):
     begin = datetime.now(UTC).replace(microsecond=0)
     for name in ("langchain-postgres", "Redis documents", "MongoDB"):
-        with WRITTEN[name](tmp_path, postgres_url) as written, written.source() as source:
+        with (
+            WRITTEN[name](tmp_path, at_the_server(postgres_url)) as written,
+            written.source() as source,
+        ):
             times = [[m.written_at for m in found] for found in read(source)[0].values()]
         assert all(begin <= time <= datetime.now(UTC) for session in times for time in session)
         assert all(session == sorted(session) for session in times)
@@ -151,7 +159,8 @@ def test_a_column_that_is_not_there_is_no_text_of_that_name(tmp_path: Path):
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 def test_one_id_with_two_owners_is_two_sessions(kind: str, tmp_path: Path, postgres_url: str):
     """Tables by (user, conversation) have conversation 1 of everybody."""
-    url = postgres_url if kind == "postgres" else f"sqlite:///{tmp_path}/chats.db"
+    sqlite_url, server = f"sqlite:///{tmp_path}/chats.db", at_the_server(postgres_url)
+    url = server if kind == "postgres" else sqlite_url
     columns = "id SERIAL PRIMARY KEY, conversation INT, owner TEXT, body TEXT, at TEXT"
     rows = [(n, 1, owner, GOOD, "2026-01-02 03:04:05") for n, owner in enumerate("abBa")]
     engine = sqlalchemy.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
@@ -170,7 +179,7 @@ def test_one_id_with_two_owners_is_two_sessions(kind: str, tmp_path: Path, postg
         session_column="conversation",
         message_column="body",
         time_column="at",
-        owner_columns=["owner"],
+        columns=["owner"],
     ) as source:
         found = [(u.id, dict(u.fields), [m.written_at for m in u.messages]) for u in source.units()]
 
@@ -245,9 +254,26 @@ def test_a_list_of_redis_that_grows_while_it_is_read_is_read_in_order(tmp_path: 
     assert found == messages
 
 
+def test_a_server_that_fails_half_way_ends_the_source_with_an_error_of_ours(tmp_path: Path):
+    with WRITTEN["Redis lists"](tmp_path, "") as written, written.source() as source:
+        session = next(unit for unit in source.units())
+        written.location.shutdown(nosave=True)
+        with pytest.raises(SourceRefused, match="Redis"):
+            list(session.messages)
+    failing = patch("mongomock.collection.Cursor.__next__", side_effect=AutoReconnect("canary"))
+    with WRITTEN["MongoDB"](tmp_path, "") as written, written.source() as source:
+        session = next(source.units())
+        with failing, pytest.raises(SourceRefused, match="MongoDB") as refused:
+            list(session.messages)
+    assert "canary" not in str(refused.value)
+
+
 def test_a_source_that_is_closed_half_way_says_nothing(tmp_path: Path, postgres_url: str):
     for name in ("SQLite", "PostgreSQL"):
-        with WRITTEN[name](tmp_path, postgres_url) as written, written.source() as source:
+        with (
+            WRITTEN[name](tmp_path, at_the_server(postgres_url)) as written,
+            written.source() as source,
+        ):
             units = source.units()
             next(units)
         units.close()

@@ -1,6 +1,5 @@
 """Threads and items of LangGraph's own savers and stores are read whole, and run nothing."""
 
-import hashlib
 import shutil
 import sqlite3
 import tracemalloc
@@ -266,14 +265,18 @@ def test_the_latest_history_has_what_delta_channels_stand_on_and_no_more(savers:
     assert {one.namespace for one in latest["bob-1"]} == {""}
 
 
-def test_reading_changes_no_byte_of_a_file_and_its_log(savers: Savers):
+def test_reading_changes_no_byte_of_a_file_and_leaves_nothing_beside_it(savers: Savers):
+    folder = Path(savers.location).parent if savers.kind == "sqlite-saver" else None
+    before = contents(folder)
     with savers.source() as source:
-        before = [hashlib.sha256(path.read_bytes()).digest() for path in source.files()]
         threads.read(source)
-        after = [hashlib.sha256(path.read_bytes()).digest() for path in source.files()]
 
-    assert before == after
-    assert len(before) == (2 if savers.kind == "sqlite-saver" else 0)
+    assert contents(folder) == before
+    assert bool(before) is (folder is not None)
+
+
+def contents(folder: Path | None) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.iterdir()} if folder else {}
 
 
 # --- moved in -------------------------------------------------------------------------------------
@@ -456,6 +459,18 @@ def test_encrypted_rows_open_with_the_key_and_are_reported_without(
     assert rejects(closed)
     assert all("encrypted, and no key was given" in one.reason for one in rejects(closed))
     assert key not in repr(rejects(closed))
+
+
+def test_a_source_that_is_encrypted_is_refused_where_no_key_is_given(savers: Savers):
+    savers.saver.serde = EncryptedSerializer.from_pycryptodome_aes(key=b"sixteen bytes ok")
+    for table in ("checkpoints", savers.writes[0]):
+        savers.run(f"DELETE FROM {table}")
+    if savers.kind == "postgres-saver":
+        savers.run("DELETE FROM checkpoint_blobs")
+    threads.say(threads.graph_on(savers.saver), "carol-1", "sealed", "carol")
+
+    with pytest.raises(SourceRefused, match="no key is given"):
+        savers.source()
 
 
 @pytest.mark.parametrize(

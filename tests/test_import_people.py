@@ -212,6 +212,20 @@ def test_tool_calls_of_openais_messages_are_kept():
     assert result.tool_call_id == called.tool_calls[0]["id"]
 
 
+def test_where_claude_says_what_follows_what_the_last_branch_is_read(tmp_path: Path):
+    above = {"q": "0", "a": "q", "q2": "a", "q3": "a", "a3": "q3"}
+    messages = [
+        {"uuid": own, "parent_message_uuid": parent, "text": own, "sender": "human"}
+        for own, parent in above.items()
+    ]
+    document = [{"uuid": "c", "chat_messages": messages}]
+    visible, _ = read(opened("claude", tmp_path / "a.json", document))
+    both, _ = read(opened("claude", tmp_path / "a.json", document, branches="all"))
+
+    assert [one.message.id for one in visible["c"][1]] == ["q", "a", "q3", "a3"]
+    assert [one.message.id for one in both["c:2"][1]] == ["q", "a", "q2"]
+
+
 # Whose words they are.
 
 
@@ -366,15 +380,18 @@ def test_the_package_of_discord_is_of_its_owner_alone(tmp_path: Path):
 # WhatsApp's dates.
 
 FORMS = [
-    ("{d:02}.{m:02}.{y:02}, {H:02}:{M:02} - Ann: {text}", 24),
-    ("{d:02}/{m:02}/{Y}, {H:02}:{M:02} - Ann: {text}", 24),
-    ("{d}-{m}-{Y} {H:02}:{M:02} - Ann: {text}", 24),
-    ("{m}/{d}/{y:02}, {h}:{M:02}\u202f{half} - Ann: {text}", 12),
-    ("\u200e[{d:02}/{m:02}/{Y}, {H:02}:{M:02}:00] Ann: {text}", 24),
-    ("[{Y}-{m:02}-{d:02}, {h}:{M:02}:00 {half}] Ann: {text}", 12),
-    ("{Y}/{m}/{d} {asian}{h}:{M:02} - Ann: {text}", 12),
-    ("{Y}년 {m}월 {d}일 {korean} {h}:{M:02} - Ann: {text}", 12),
-    ("{Y}. {m}. {d}. {H:02}:{M:02} - Ann: {text}", 24),
+    "{d:02}.{m:02}.{y:02}, {H:02}:{M:02} - Ann: {text}",
+    "{d:02}/{m:02}/{Y}, {H:02}:{M:02} - Ann: {text}",
+    "{d}-{m}-{Y} {H:02}:{M:02} - Ann: {text}",
+    "{m}/{d}/{y:02}, {h}:{M:02}\u202f{half} - Ann: {text}",
+    "\u200e[{d:02}/{m:02}/{Y}, {H:02}:{M:02}:00] Ann: {text}",
+    "[{Y}-{m:02}-{d:02}, {h}:{M:02}:00 {half}] Ann: {text}",
+    "{Y}/{m}/{d} {asian}{h}:{M:02} - Ann: {text}",
+    "{Y}년 {m}월 {d}일 {korean} {h}:{M:02} - Ann: {text}",
+    "{Y}. {m}. {d}. {H:02}:{M:02} - Ann: {text}",
+    "[{d}/{m}/{y:02}, {h}:{M:02}:00\u202f{spanish}] Ann: {text}",
+    "\u200f{d}\u200f/{m}\u200f/{Y}، {h}:{M:02} {arabic} - Ann: {text}",
+    "{d}.{m}.{Y} klo {H:02}.{M:02} - Ann: {text}",
 ]
 
 
@@ -389,10 +406,12 @@ def as_phone(form: str, time: datetime, text: str) -> str:
         d=time.day, m=time.month, y=time.year % 100, Y=time.year, H=time.hour, M=time.minute,
         h=time.hour % 12 or 12, half="PM" if is_late else "AM", text=text,
         asian="下午" if is_late else "上午", korean="오후" if is_late else "오전",
+        spanish="p.\u00a0m." if is_late else "a.\u00a0m.",
+        arabic="م" if is_late else "ص",
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("form", [form for form, _ in FORMS])
+@pytest.mark.parametrize("form", FORMS)
 @given(
     times=st.lists(st.datetimes(clock(2012, 1, 1), clock(2031, 12, 31)), min_size=1, max_size=8),
     text=st.text(st.characters(codec="utf-8", exclude_characters="\r\n\u200e\0"), max_size=20),
@@ -422,6 +441,15 @@ def test_where_day_and_month_fit_either_way_it_is_said(tmp_path: Path):
     assert "chats whose dates would be days in another order, too: see --dates" in source.notes()
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("piece", ["\u200e", " ", "1", "[", "(", "12/12/2012, 12:12 - ", ":", "<"])
+def test_a_line_of_nothing_else_is_soon_over(piece: str):
+    """Otherwise an expression that goes back would take minutes."""
+    for begun in ("", "[", "13/05/2024", "13/05/2024, 18:02 - ", "13/05/2024, 18:02 - Ann: \u200e"):
+        if found := line_of(begun + piece * 200_000):
+            media_of(found.text)
+
+
 def test_media_are_known_in_every_language():
     assert media_of("<Medien ausgeschlossen>") == "Medien ausgeschlossen"
     assert media_of("IMG-20231231-WA0001.jpg (file attached)")
@@ -438,11 +466,12 @@ def test_every_sample_is_imported_without_a_switch_once_and_undone(tmp_path: Pat
     url = f"sqlite:///{tmp_path / 'memory.db'}"
     run("schema", "upgrade", "--database", url)
     places = ("--user", "ann", "--module", "chat", "--database", url, "--no-backup")
-    expected = {}
+    expected, notes = {}, {}
     for name in KINDS:
         receipt = tmp_path / f"{name}-receipt.json"
         told = run("import", EXPORTS / name, *places, "--receipt", receipt, "--json")
         assert (told.exit_code, json.loads(told.stdout)["rejects"]) == (0, {}), told.output
+        notes[name] = json.loads(told.stdout)["notes"]
         expected |= {
             key: [m.message for m in found] for key, (_, found) in read(sample(name))[0].items()
         }
@@ -455,6 +484,7 @@ def test_every_sample_is_imported_without_a_switch_once_and_undone(tmp_path: Pat
     undone = run("rollback", receipt, "--yes", "--database", url)
 
     assert stored == expected
+    assert notes["chatgpt.json"] == {"hidden messages": 1, "image": 1}
     assert b"Trieste" not in (tmp_path / "memory.db").read_bytes()
     assert json.loads(again.stdout)["units"] == {"present": 2}
     assert undone.exit_code == 0, undone.output

@@ -56,7 +56,8 @@ updated_at = "c.updated_at"
 [[profiles]]
 from = "cross_module_memory AS c JOIN projects AS p ON p.id = c.project_id"
 user = "p.owner_id"
-module = "'notebook'"
+module = "'application'"
+cross_module = true
 attribute = "c.key"
 value = "c.value"
 """
@@ -192,12 +193,24 @@ def test_memory_rows_become_items_and_those_of_all_modules_a_profile(application
         "days": ("1", "planner", place, {"value": [1, 3]}),
         "lost": (None, "tutor", place, {"value": "1"}),
     }
-    profiles = {u.id: (u.fields["module"], u.attributes)
+    profiles = {u.id: (u.is_cross_module, u.attributes)
                 for u in found if isinstance(u, ForeignProfile)}  # fmt: skip
     assert profiles == {
-        "1": ("notebook", {"name": "Ann", "pets": ["cat"]}),
-        "2": ("notebook", {"name": "Bob"}),
+        "1": (True, {"name": "Ann", "pets": ["cat"]}),
+        "2": (True, {"name": "Bob"}),
     }
+
+
+def test_projects_of_one_owner_are_told_apart_by_labels_or_as_projects(application, tmp_path):
+    told = TABLES.replace('key = "c.key"', 'key = "c.mode"\nlabels = ["c.project_id"]')
+    told = told.replace('module = "c.mode"', 'module = "c.mode"\nproject = "p.id"')
+    (tmp_path / "t.toml").write_text(told)
+
+    found = [unit for unit, _ in read(application, tmp_path / "t.toml")]
+
+    items = [u for u in found if isinstance(u, ForeignItem) and u.key == "tutor"]
+    owned = {(u.namespace, u.fields["project"]) for u in items if u.fields["user"] == "1"}
+    assert owned == {(("conversation_memory", id_), id_) for id_ in ("10", "11")}
 
 
 def test_what_is_broken_is_told_with_its_place_and_the_rest_goes_on(application, tables):
@@ -277,6 +290,9 @@ def test_a_join_that_would_give_a_session_two_owners_is_refused(application, tmp
         ('title = "s.title"', 'titel = "s.title"', "'titel'; known are"),
         ('title = "s.title"', "title = 5", "title = int"),
         ("[[sessions]]", "[[sessions]", "no TOML"),
+        ('key = "c.key"', 'key = "c.key"\nlabels = "c.mode"', "labels = str"),
+        ("cross_module = true", "cross_module = 'yes'", "where true or false"),
+        ("[[items]]", "[[items]]\ncross_module = true", "'cross_module'; known are"),
         (TABLES, "[mapping]", "names no table"),
     ],
 )

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, Scope
+from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._database import schema
+from langmem_isolated._storage.copying.import_marks import ImportMark
 from langmem_isolated.errors import KeyDestroyed, RecordDoesNotOpen
 from langmem_isolated.lifecycle import (
     ForeignDocument,
@@ -30,6 +33,10 @@ from tests.test_bulk_import import BEGAN, CONFIG, TOKEN, delta_graph
 Dump = dict[str, list[str]]
 # What opens every installation, and what says how often a key was used: neither is a scope's own.
 NOT_COMPARED = {"key_uses"}
+MARK = ImportMark("sqlite-saver", 1714564800000000, True, [b"notes"])
+FROZEN = "9501ac73716c6974652d7361766572cf0006176339d93000c391c4056e6f746573"
+# Messages that take more than one transaction.
+MANY = 1_100
 
 
 def dumped(attacker: Attacker) -> Dump:
@@ -42,15 +49,15 @@ def dumped(attacker: Attacker) -> Dump:
 
 
 @cache
-def units() -> list[Any]:
-    """One of each kind, and a session that takes several transactions."""
+def units(long: int) -> list[Any]:
+    """One of each kind, and a session of so many messages."""
     theirs = InMemorySaver()
     graph = delta_graph().compile(checkpointer=theirs)
     for number in range(3):
         graph.invoke({"messages": [("human", f"turn {number}")]}, CONFIG)
     messages = [
         ForeignMessage(HumanMessage(f"message {n}", id=str(n)), f"row {n}", BEGAN, "general")
-        for n in range(1_100)
+        for n in range(long)
     ]
     return [
         ForeignSession("short", "rows", messages[:3], title="Short"),
@@ -63,11 +70,13 @@ def units() -> list[Any]:
     ]  # fmt: skip
 
 
-def put_in(memory: IsolatedMemory, users: tuple[str, ...] = ("alice", "carol")) -> list[str]:
+def put_in(
+    memory: IsolatedMemory, users: tuple[str, ...] = ("alice", "carol"), long: int = 10
+) -> list[str]:
     states: list[str] = []
     with memory.bulk_import(TOKEN, source="test") as bulk:
         for user in users:
-            outcomes = bulk.put_many(Scope(user, "tutor"), units(), on_reject=print)
+            outcomes = bulk.put_many(Scope(user, "tutor"), units(long), on_reject=print)
             states += [one.state for one in outcomes]
     return states
 
@@ -96,8 +105,8 @@ def test_every_table_is_as_it_was_scopes_and_keys_included(
     memory.scope(user_id="bob", module_id="tutor").chat_history("own").add_user_message("His.")
     before = dumped(attacker)
 
-    first = put_in(memory)
-    again = put_in(memory)
+    first = put_in(memory, long=MANY)
+    again = put_in(memory, long=MANY)
     memory.verify()
     told: list[int] = []
     result = memory.roll_back(TOKEN, progress=told.append)
@@ -244,12 +253,39 @@ async def test_the_async_twin_does_the_same(memory: IsolatedMemory):
     assert (await memory.aroll_back(TOKEN)).scopes == 1
 
 
+def test_keys_of_another_store_go_as_well_and_rotated_ones_prove_the_same(
+    sqlite_url: str, root_key: LocalRootKey, tmp_path: Path
+):
+    key_store = f"sqlite:///{tmp_path}/keys.db"
+    attackers = [Attacker(sqlite_url), Attacker(key_store)]
+    with IsolatedMemory(sqlite_url, root_key=root_key, key_store=key_store) as memory:
+        memory.scope(user_id="bob", module_id="tutor").chat_history("own").add_user_message("His.")
+        before = [*map(dumped, attackers)]
+        put_in(memory)
+        memory.rotate_keys("alice")
+
+        result = memory.roll_back(TOKEN)
+
+        assert [*map(dumped, attackers)] == before
+        assert (result.left, result.scopes) == ((), 2)
+    for attacker in attackers:
+        attacker.close()
+
+
+def test_the_mark_of_an_import_is_frozen():
+    """What stands in a scope must be found by every later version, or nothing is taken out."""
+    stored = bytes.fromhex(FROZEN)
+
+    assert ImportMark(*decode_value(stored)[1:]) == MARK
+    assert encode_value([1, *MARK], "a receipt") == stored
+
+
 # --- killed ---------------------------------------------------------------------------------------
 
 
 def _import(url: str, key: LocalRootKey) -> None:
     with IsolatedMemory(url, root_key=key) as memory:
-        put_in(memory)
+        put_in(memory, long=MANY)
 
 
 def _roll_back(url: str, key: LocalRootKey) -> None:
@@ -271,10 +307,10 @@ def test_killed_at_any_point_an_import_and_a_roll_back_go_on(
             time.sleep(0.15 + 0.3 * number)
             child.kill()
         with IsolatedMemory(sqlite_url, root_key=root_key) as memory:
-            put_in(memory)
+            put_in(memory, long=MANY)
             memory.verify()
             whole = [went_on(memory, user) for user in ("alice", "carol")]
-            assert [len(one["long"]) for one in whole] == [1_100, 1_100]
+            assert [len(one["long"]) for one in whole] == [MANY, MANY]
             assert whole[0]["short"] == whole[1]["short"]
             assert len(whole[0]["items"]) == len(whole[0]["documents"]) == 20
         child = Child(_roll_back, sqlite_url, root_key)

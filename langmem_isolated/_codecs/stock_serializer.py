@@ -74,6 +74,10 @@ class StockSerializer:
         self._messages: dict[bytes, Any] = {}
         self._remembered = 0
 
+    def needs_key(self, kind: object) -> bool:
+        """Whether rows of a type are encrypted, and no key was given."""
+        return type(kind) is str and "+" in kind and self._decrypt is None
+
     def forget(self) -> None:
         """Let go of the messages that were decoded."""
         self._messages.clear()

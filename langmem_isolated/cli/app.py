@@ -22,6 +22,7 @@ from langmem_isolated.cli import (
 )
 from langmem_isolated.cli import sessions as session
 from langmem_isolated.cli import threads as thread
+from langmem_isolated.cli.adoption import adopt
 from langmem_isolated.cli.audit import anchor, audit
 from langmem_isolated.cli.backup import backup
 from langmem_isolated.cli.clearing import clear
@@ -122,6 +123,14 @@ for command, examples in (
         (
             "restore monday.db --erasure-log erasures.jsonl",
             "restore --database postgresql://service@host/memory --erasure-log erasures.jsonl",
+        ),
+    ),
+    (
+        adopt,
+        (
+            "adopt chroma ./chroma --collection notes --user-column owner --module tutor --dry-run",
+            "adopt qdrant http://localhost:6333 --collection notes --mapping owners.toml",
+            "adopt chroma ./chroma --collection notes --roll-back",
         ),
     ),
     (rollback, ("rollback import-0123456789ab.json", "rollback receipt.json --yes --json")),

@@ -37,6 +37,7 @@ from langmem_isolated.errors.database import (
 )
 from langmem_isolated.errors.importing import (
     ImportNotVerified,
+    ImportPlaceTaken,
     MappingRefused,
     ReceiptRefused,
     RecordsUnmapped,
@@ -103,6 +104,7 @@ __all__ = [
     "ExportExists",
     "ImportConflict",
     "ImportNotVerified",
+    "ImportPlaceTaken",
     "ImportRefused",
     "IsolationViolation",
     "JournalRefused",

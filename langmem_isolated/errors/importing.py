@@ -46,6 +46,21 @@ class RecordsUnmapped(LangmemIsolatedError):
         self.count, self.place, self.reason = count, place, reason
 
 
+class ImportPlaceTaken(LangmemIsolatedError, ValueError):
+    """Another file stands where an import would write; it was left alone, and nothing imported.
+
+    Args:
+        what: ``"receipt"`` or ``"rejects"``.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"Something that is not of this import stands where its {what} would go, and stays. "
+            f"Nothing was imported. Give another place: {what}=…, on the command line --{what}."
+        )
+        self.what = what
+
+
 class ImportNotVerified(LangmemIsolatedError):
     """What was read back after it had been put in is not what the source has.
 

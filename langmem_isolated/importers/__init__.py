@@ -139,6 +139,11 @@ _NAMES = {
         "DualWriteReport",
         "dual_write",
     ),
+    "importers.moving_out": (
+        "MovedOut",
+        "amove_out",
+        "move_out",
+    ),
     "importers.engine": (
         "Import",
         "Step",
@@ -152,11 +157,6 @@ _NAMES = {
         "Owner",
         "Target",
         "Unmapped",
-    ),
-    "importers.moving_out": (
-        "MovedOut",
-        "amove_out",
-        "move_out",
     ),
     "importers.people.openai_messages": ("openai_message",),
     "importers.plan": ("ImportPlan",),

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from langmem_isolated.errors import BackupElsewhere
+from langmem_isolated.errors import BackupElsewhere, MemoryLocked
 from langmem_isolated.scope import Scope
 
 if TYPE_CHECKING:
@@ -45,14 +45,16 @@ def _export_users(memory: IsolatedMemory, folder: Path, scopes: Iterable[Scope])
             continue
         seen.add(user)
         if memory.modules(scope.user_id, project_id=scope.project_id):
-            exported += 1
-            _export(memory, folder, scope, exported)
+            exported += _is_exported(memory, folder, scope, exported + 1)
     return exported
 
 
-def _export(memory: IsolatedMemory, folder: Path, scope: Scope, number: int) -> None:
+def _is_exported(memory: IsolatedMemory, folder: Path, scope: Scope, number: int) -> bool:
     folder.mkdir(mode=0o700, exist_ok=True)
-    # The source has one order always: a process that was killed left whole ones only.
-    archive = folder / f"user-{number:06}.zip"
-    if not archive.exists():
+    try:
+        archive = folder / f"user-{number:06}.zip"
         memory.export_user(scope.user_id, archive, project_id=scope.project_id)
+    except MemoryLocked:
+        # Who alone has the keys gets nothing from an import either.
+        return False
+    return True

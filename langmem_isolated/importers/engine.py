@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from langmem_isolated._runtime.arguments import callback, kind_of, refuse_single
-from langmem_isolated.errors import ReceiptRefused, RecordsUnmapped
+from langmem_isolated.errors import ImportPlaceTaken, ReceiptRefused, RecordsUnmapped
 from langmem_isolated.importers.backups import back_up
 from langmem_isolated.importers.copying import Copying
 from langmem_isolated.importers.mapping import Mapping, Target, Unmapped
@@ -27,6 +27,8 @@ from langmem_isolated.lifecycle import ForeignUnit, Rejected
 from langmem_isolated.scope import Scope
 
 if TYPE_CHECKING:
+    from langchain_core.embeddings import Embeddings
+
     from langmem_isolated import IsolatedMemory
 
 UnmappedRule = Literal["stop", "skip", "report"]
@@ -83,6 +85,8 @@ class Import:
         unmapped: What becomes of units without an owner. ``"stop"``: nothing is imported;
             ``"report"``: they go to the file of rejects; ``"skip"``: they are counted.
         readmit: Ids of users who may come back though they were erased here.
+        embeddings: Embed documents for which the source has no embedding; without, those are
+            rejected.
         folder: Where the receipt, rejects and backup go that have no place of their own; by default
             the current one. Their names begin with ``import-`` and the first digits of the token.
         receipt: Where the receipt goes.
@@ -104,6 +108,7 @@ class Import:
         *,
         unmapped: UnmappedRule = "stop",
         readmit: Iterable[str] = (),
+        embeddings: Embeddings | None = None,
         folder: str | os.PathLike[str] = ".",
         receipt: str | os.PathLike[str] | None = None,
         rejects: str | os.PathLike[str] | None = None,
@@ -123,6 +128,7 @@ class Import:
         self._memory, self._source, self._unmapped = memory, source, unmapped
         self._mapping = mapping.completed(source.owners)
         self._readmit = tuple(readmit)
+        self._embeddings = embeddings
         self._progress: Progress = progress or (lambda _: None)
         self._stopped = threading.Event()
         name = Path(folder) / f"import-{self.token.hex()[:12]}"
@@ -174,7 +180,8 @@ class Import:
             RecordsUnmapped: Something has no owner, and ``unmapped`` is ``"stop"``; nothing was
                 written.
             SourceRefused: The source is not what this reads, or cannot be read.
-            ReceiptRefused: Something else stands where the receipt goes; nothing was written.
+            ImportPlaceTaken: Something else stands where the receipt or the rejects go; nothing was
+                written.
             BackupRefused: The backup cannot be written; nothing was.
             ImportNotVerified: What was read back is not what was put in.
             OSError: The receipt, rejects or backup cannot be written.
@@ -184,7 +191,11 @@ class Import:
             self._refuse_unmapped()
         former = self._former()
         receipt = ImportReceipt(
-            self.token.hex(), self._source.kind, self._source_digest, self._mapping.digest.hex()
+            self.token.hex(),
+            self._source.kind,
+            self._source_digest,
+            self._mapping.digest.hex(),
+            rejects_place=str(self._rejects_path),
         )
         receipt.write(self.receipt_path)
         with Rejects(self._rejects_path) as rejects:
@@ -258,18 +269,26 @@ class Import:
         """The receipt that this import has written before.
 
         Raises:
-            ReceiptRefused: Something else stands in its place.
+            ImportPlaceTaken: Something else stands in its place, or in that of the rejects.
         """
         if not self.receipt_path.exists():
+            if self._rejects_path.exists():
+                raise ImportPlaceTaken("rejects")
             return None
-        former = ImportReceipt.read(self.receipt_path)
+        try:
+            former = ImportReceipt.read(self.receipt_path)
+        except ReceiptRefused:
+            raise ImportPlaceTaken("receipt") from None
         if former.token != self.token.hex():
-            raise ReceiptRefused("another import's receipt stands where its own goes")
-        return None if former.status == "rolled back" else former
+            raise ImportPlaceTaken("receipt")
+        if self._rejects_path.exists() and former.rejects_place != str(self._rejects_path):
+            raise ImportPlaceTaken("rejects")
+        return former
 
     def _backed_up(self, receipt: ImportReceipt, former: ImportReceipt | None) -> ImportReceipt:
         """The receipt with a backup from before this import wrote anything."""
-        if former is not None and former.backup_state in ("made", "nothing there"):
+        is_going_on = former is not None and former.status != "rolled back"
+        if former and is_going_on and former.backup_state in ("made", "nothing there"):
             # What is there by now is this import's own, too.
             kept = replace(receipt, backup=former.backup, backup_state=former.backup_state)
         elif not self._wants_backup:

@@ -59,6 +59,8 @@ class ImportReceipt:
     source_digest: str
     """SHA-256 of the kind and place of the source, in hexadecimal."""
     mapping_digest: str
+    rejects_place: str
+    """Where rejects go, if there are any."""
     status: Status = "running"
     error: str | None = None
     """What ended it, where it was interrupted: the error's name."""

@@ -106,8 +106,29 @@ class PGVectorStoreAdapter(StandardAdapter):
         found = self.store.get(where={OWNER: {"$exists": False}}, limit=MOST, include=[])
         return Unowned(len(found["ids"]), len(found["ids"]) < MOST)
 
+    def other_columns(self) -> list[str]:
+        """Columns of the table that this store does not read, and would not write."""
+        inner = self._inner
+
+        async def names() -> set[str]:
+            query = f'SELECT * FROM "{inner.schema_name}"."{inner.table_name}" LIMIT 0'  # noqa: S608 - its own names, which it quotes alike
+            async with inner.engine.connect() as connection:
+                return {*(await connection.exec_driver_sql(query)).keys()}
+
+        known = self._columns | {OWNER, inner.metadata_json_column}
+        return sorted(self.store._engine._run_as_sync(names()) - known)
+
     def unowned_ids(self) -> list[Any]:
-        """Ids of all rows without an owner."""
+        """Ids of all rows without an owner.
+
+        Raises:
+            TypeError: The table has columns that would be lost: the store does not read them.
+        """
+        if others := self.other_columns():
+            raise TypeError(
+                f"The table has {len(others)} columns that this PGVectorStore does not read. "
+                "Nothing was changed. Make it with metadata_columns=[…] of all of them."
+            )
         found: list[Any] = self.store.get(where={OWNER: {"$exists": False}}, include=[])["ids"]
         return found
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
@@ -164,11 +165,8 @@ class WrappedVectorStore(ScopedVectorStore):
         self._tell_of_unowned()
 
     def _tell_of_unowned(self) -> None:
-        try:
-            found = self.unowned()
-        except Exception:  # noqa: BLE001 - of a store that was tried: it works without being counted
-            return
-        tell_of(found, type(self._store).__name__)
+        with suppress(Exception):  # of a store that was tried: it works without being counted
+            tell_of(self.unowned(), type(self._store).__name__)
 
     def unowned(self) -> Unowned:
         """How many documents of the store bear no owner, as it was filled past this package.
@@ -220,15 +218,15 @@ class WrappedVectorStore(ScopedVectorStore):
     def put_embedded(
         self, documents: Sequence[Document], vectors: Sequence[Sequence[float]]
     ) -> list[str]:
-        """Store documents with vectors that are there already; nothing is embedded.
+        """Store documents, as :meth:`add_documents` does, with the store's vectors of them.
 
         Args:
-            documents: As in :meth:`add_documents`.
-            vectors: One for each, made by the store's embeddings.
+            documents: What to store.
+            vectors: One for each; nothing is embedded.
 
         Raises:
             TypeError: The store takes no vectors as they are.
-            ValueError: There are not as many vectors as documents; or as in :meth:`add_documents`.
+            ValueError: There are not as many; or as there.
         """
         if not self._adapter.seals:
             raise TypeError(f"{type(self._store).__name__} takes no vectors. Use add_documents().")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,14 +31,7 @@ class _Sources(TyperGroup):
         return [FILE, *source_specs()]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - as above
-        from langmem_isolated.importers import source_specs
-
-        if cmd_name == FILE:
-            return _made(FILE, file_command(), FILE_EXAMPLES)
-        spec = source_specs().get(cmd_name)
-        if spec is None:
-            return None
-        return _made(cmd_name, command_of(spec), [f"import {typed}" for typed in spec.examples])
+        return _command(cmd_name)
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] != _HELP and args[0] not in self.list_commands(ctx):
@@ -48,7 +42,9 @@ class _Sources(TyperGroup):
 commands = typer.Typer(
     cls=_Sources,
     help="Move in from other stores, or put in what an export wrote. The source stays as it is.",
-    epilog=shown("import sql-chat-history chats.db --user-column owner --module chat --dry-run")
+    epilog=shown(
+        "import sql-chat-history chats.db --columns owner --user-column owner --module chat"
+    )
     + "\n\nWhat is no name of these is a file: what it is is found out.",
     no_args_is_help=True,
 )
@@ -57,6 +53,19 @@ commands = typer.Typer(
 @commands.callback()
 def _sources() -> None:
     """Move in from other stores, or put in what an export wrote. The source stays as it is."""
+
+
+# 10 ms each.
+@cache
+def _command(name: str) -> Any:
+    from langmem_isolated.importers import source_specs
+
+    if name == FILE:
+        return _made(FILE, file_command(), FILE_EXAMPLES)
+    spec = source_specs().get(name)
+    if spec is None:
+        return None
+    return _made(name, command_of(spec), [f"import {typed}" for typed in spec.examples])
 
 
 def _made(name: str, function: Callable[..., None], examples: Any) -> Any:

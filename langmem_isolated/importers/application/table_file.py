@@ -31,7 +31,8 @@ _REQUIRED = {
     "profiles": ("user",),
 }
 _KNOWN = {"sessions": SESSION, "messages": MESSAGE, "items": ITEM, "profiles": PROFILE}
-_OF_A_TABLE = ("name", "from", "where", "fields", "order", "namespace")
+_OF_A_TABLE = ("name", "from", "where", "fields", "order")
+_OF_A_KIND = {"items": ("namespace", "labels"), "profiles": ("cross_module",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,10 @@ class Table:
     order: Sequence[str] = ()
     """Which of the columns rows are ordered by."""
     namespace: tuple[str, ...] = ()
+    labels: Sequence[str] = ()
+    """Which of the columns are further labels of the namespace."""
+    is_cross_module: bool = False
+    """Whether a profile is what all modules of the user share."""
     messages: Table | None = None
 
     @property
@@ -104,23 +109,31 @@ def _table(kind: str, entry: object, number: int) -> Table:
     nested = given.pop("messages") if isinstance(given.get("messages"), dict) else None
     _check_names(kind, given, where)
     source = _text(given, "from", where)
-    fields, order = given.get("fields", {}), given.get("order", [])
-    if not isinstance(fields, dict) or not isinstance(order, list):
-        raise _refused(f"has in {where} fields that are no table, or an order that is no list")
+    fields = given.get("fields", {})
+    if not isinstance(fields, dict):
+        raise _refused(f"has in {where} fields that are no table, but {kind_of(fields)}")
     columns = {name: _text(given, name, where) for name in _KNOWN[kind] if name in given}
     columns |= {f"field {name}": _text(fields, name, f"{where}, fields") for name in fields}
-    columns |= {f"order {place}": str(sql) for place, sql in enumerate(order)}
-    namespace = given.get("namespace", [])
+    for name, each in (("order", "order"), ("labels", "label")):
+        columns |= {f"{each} {place}": sql for place, sql in enumerate(_texts(given, name, where))}
     return Table(
-        _text(given, "name", where) if "name" in given else source.split()[0].strip('("'),
-        columns,
-        source,
-        _text(given, "where", where) if "where" in given else None,
-        tuple(fields),
-        _order(columns),
-        (namespace,) if isinstance(namespace, str) else tuple(map(str, namespace)),
-        _table("messages", nested, number) if nested is not None else None,
+        name=_text(given, "name", where) if "name" in given else _name_in(source, kind),
+        columns=columns,
+        source=source,
+        where=_text(given, "where", where) if "where" in given else None,
+        fields=tuple(fields),
+        order=_order(columns),
+        namespace=tuple(_texts(given, "namespace", where)),
+        labels=[name for name in columns if name.startswith("label ")],
+        is_cross_module=_truth(given, "cross_module", where),
+        messages=_table("messages", nested, number) if nested is not None else None,
     )
+
+
+def _name_in(source: str, kind: str) -> str:
+    """The first table that is named; a query in parentheses has none."""
+    first = source.split(maxsplit=1)[0]
+    return kind if first.startswith("(") else first.strip('"')
 
 
 def _order(columns: Mapping[str, str]) -> tuple[str, ...]:
@@ -129,7 +142,7 @@ def _order(columns: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _check_names(kind: str, given: Mapping[str, Any], where: str) -> None:
-    known = (*_KNOWN[kind], *_OF_A_TABLE)
+    known = (*_KNOWN[kind], *_OF_A_TABLE, *_OF_A_KIND.get(kind, ()))
     if unknown := sorted(set(given) - set(known)):
         raise _refused(f"has in {where} {unknown[0]!r}; known are {', '.join(known)}")
     if missing := [name for name in ("from", *_REQUIRED[kind]) if name not in given]:
@@ -140,6 +153,20 @@ def _text(given: Mapping[str, Any], name: str, where: str) -> str:
     value = given[name]
     if not isinstance(value, str) or not value.strip():
         raise _refused(f"has in {where} {name} = {kind_of(value)} where an expression is expected")
+    return value
+
+
+def _texts(given: Mapping[str, Any], name: str, where: str) -> list[str]:
+    value = given.get(name, [])
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise _refused(f"has in {where} {name} = {kind_of(value)} where texts in [] are expected")
+    return value
+
+
+def _truth(given: Mapping[str, Any], name: str, where: str) -> bool:
+    value = given.get(name, False)
+    if not isinstance(value, bool):
+        raise _refused(f"has in {where} {name} = {kind_of(value)} where true or false is expected")
     return value
 
 

@@ -215,8 +215,9 @@ def _messages_of_column(value: object, place: str) -> Iterator[ForeignMessage | 
 def _item(table: Table, row: Row, place: str) -> ForeignItem:
     key = _required_id(row["key"], "an item without a key")
     value = _value_of(row["value"])
+    labels = (_required_id(row[name], "an item without a label") for name in table.labels)
     return ForeignItem(
-        table.namespace or (table.name,),
+        (*(table.namespace or (table.name,)), *labels),
         key,
         value if isinstance(value, dict) else {"value": value},
         place,
@@ -260,7 +261,14 @@ def _profile(table: Table, rows: Iterator[Row], place: str) -> Iterator[ForeignP
     if first is not None:
         fields = _fields(table, first)
         yield ForeignProfile(
-            fields["user"] or "", place, facts, interests, attributes, summary, fields
+            fields["user"] or "",
+            place,
+            facts,
+            interests,
+            attributes,
+            summary,
+            fields,
+            table.is_cross_module,
         )
 
 

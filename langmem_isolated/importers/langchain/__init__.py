@@ -5,7 +5,7 @@ from langmem_isolated.importers.registry import SourceOption, SourceSpec
 _HOME = "langmem_isolated.importers.langchain"
 
 _OWNER_COLUMNS = SourceOption(
-    "owner_columns",
+    "columns",
     "a further column that says whose a session is, for mapping rules to read",
     default=(),
     is_repeated=True,

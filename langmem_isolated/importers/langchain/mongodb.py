@@ -26,7 +26,7 @@ class MongoDBSource(Source):
         collection: Where the messages are.
         session_key: The field with the session's id.
         history_key: The field with the message.
-        owner_columns: Further fields that say whose a session is: mapping rules read them, and a
+        columns: Further fields that say whose a session is: mapping rules read them, and a
             session's id stands for one session in each combination of their values.
 
     Raises:
@@ -43,13 +43,13 @@ class MongoDBSource(Source):
         collection: str = "message_store",
         session_key: str = "SessionId",
         history_key: str = "History",
-        owner_columns: Sequence[str] = (),
+        columns: Sequence[str] = (),
     ) -> None:
         self._client = _connected(location)
         self._collection = self._client[source_database][collection]
         self._session, self._history = session_key, history_key
-        self._columns = tuple(owner_columns)
-        self._identity = f"{public(location)} {source_database}.{collection} {owner_columns!r}"
+        self._columns = tuple(columns)
+        self._identity = f"{public(location)} {source_database}.{collection} {columns!r}"
 
     @property
     def identity(self) -> str:
@@ -66,22 +66,25 @@ class MongoDBSource(Source):
 
     def units(self) -> Iterator[ForeignSession | Rejected]:
         """The sessions, each with its messages in the order of ``_id``."""
+        return sessions_of(self._messages(), self._columns)
+
+    def _messages(self) -> Iterator[StoredMessage]:
         from pymongo.errors import PyMongoError
 
         try:
-            yield from sessions_of(self._messages(), self._columns)
+            yield from map(self._message, self._documents())
         except PyMongoError as error:
             raise not_read("The MongoDB server", error, _SERVER) from None
 
-    def _messages(self) -> Iterator[StoredMessage]:
+    def _documents(self) -> Any:
         names = (self._session, *self._columns)
         found = self._collection.find({}, [*names, self._history], batch_size=_MESSAGES_AT_ONCE)
-        order = [(name, 1) for name in (*names, "_id")]
-        for document in found.sort(order).allow_disk_use(True):
-            id_, *owner = (document.get(name) for name in names)
-            yield StoredMessage(
-                id_, self._place(document), document.get(self._history), _time(document), (*owner,)
-            )
+        return found.sort([(name, 1) for name in (*names, "_id")]).allow_disk_use(True)
+
+    def _message(self, document: Mapping[str, Any]) -> StoredMessage:
+        id_, *owner = (document.get(name) for name in (self._session, *self._columns))
+        stored, place = document.get(self._history), self._place(document)
+        return StoredMessage(id_, place, stored, _time(document), tuple(owner))
 
     def _place(self, document: Mapping[str, Any]) -> str:
         number = document["_id"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from langmem_isolated.errors import SourceRefused
 from langmem_isolated.importers.langchain.messages import MessageRefused, from_json, read_message
@@ -26,7 +26,7 @@ _LAYOUTS = {"lists": (b"list", b"message_store:"), "documents": (b"ReJSON-RL", b
 _KEYS_AT_ONCE = 1_000
 # A message of 1 MB each would be 50 MB.
 _MESSAGES_AT_ONCE = 50
-_ULID = 26
+T = TypeVar("T")
 
 
 class RedisSource(Source):
@@ -71,17 +71,14 @@ class RedisSource(Source):
 
     def units(self) -> Iterator[ForeignSession | Rejected]:
         """The sessions of lists, then those of documents."""
-        from redis.exceptions import RedisError
+        return _told(self._units())
 
-        try:
-            for layout in self._layouts:
-                type_, prefix = _LAYOUTS[layout]
-                prefix = prefix if self._prefix is None else self._prefix
-                keys = self._keys(prefix, type_)
-                read = _lists if layout == "lists" else _documents
-                yield from read(self._client, keys, len(prefix))
-        except RedisError as error:
-            raise not_read("The Redis server", error, _SERVER) from None
+    def _units(self) -> Iterator[ForeignSession | Rejected]:
+        for layout in self._layouts:
+            type_, prefix = _LAYOUTS[layout]
+            prefix = prefix if self._prefix is None else self._prefix
+            read = _lists if layout == "lists" else _documents
+            yield from read(self._client, self._keys(prefix, type_), len(prefix))
 
     def _keys(self, prefix: bytes, type_: bytes) -> list[bytes]:
         """All keys of the type with the prefix, each once, which SCAN does not promise."""
@@ -113,6 +110,20 @@ def _connected(location: str) -> Redis:
     return client
 
 
+def _told(found: Iterator[T]) -> Iterator[T]:
+    """What is found, until the server fails: sessions are read when their messages are asked for.
+
+    Raises:
+        SourceRefused: It fails.
+    """
+    from redis.exceptions import RedisError
+
+    try:
+        yield from found
+    except RedisError as error:
+        raise not_read("The Redis server", error, _SERVER) from None
+
+
 def _lists(client: Redis, keys: list[bytes], skip: int) -> Iterator[ForeignSession | Rejected]:
     for number, key in enumerate(keys, 1):
         place = f"list {number} in the order of keys"
@@ -123,7 +134,7 @@ def _session(
     id_: bytes, place: str, messages: Iterator[ForeignMessage | Rejected]
 ) -> ForeignSession | Rejected:
     try:
-        return ForeignSession(id_.decode(), place, messages)
+        return ForeignSession(id_.decode(), place, _told(messages))
     except UnicodeDecodeError:
         return Rejected(place, f"expected an id in UTF-8, got {len(id_)} other bytes")
 

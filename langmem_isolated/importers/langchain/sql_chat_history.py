@@ -28,7 +28,7 @@ class SqlChatHistorySource(Source):
         message_column: With the message, as text or JSON.
         order_column: By which the rows of a session are in order.
         time_column: With the time of writing, if there is one.
-        owner_columns: Further columns that say whose a session is: mapping rules read them, and a
+        columns: Further columns that say whose a session is: mapping rules read them, and a
             session's id stands for one session in each combination of their values.
 
     Raises:
@@ -47,14 +47,14 @@ class SqlChatHistorySource(Source):
         message_column: str = "message",
         order_column: str = "id",
         time_column: str | None = None,
-        owner_columns: Sequence[str] = (),
+        columns: Sequence[str] = (),
     ) -> None:
         self._database = ForeignDatabase(str(location))
         self._is_postgres = str(location).startswith("postgres")
-        self._name, self._order, self._columns = table, order_column, tuple(owner_columns)
+        self._name, self._order, self._columns = table, order_column, tuple(columns)
         self._table = quoted(*filter(None, (schema, table)))
         self._query = self._select(
-            [session_column, *owner_columns], [message_column, *filter(None, [time_column])]
+            [session_column, *columns], [message_column, *filter(None, [time_column])]
         )
         next(self._database.rows(f"{self._query} LIMIT 0"), None)
 
@@ -123,7 +123,7 @@ class PostgresChatHistorySource(SqlChatHistorySource):
         location: ``postgresql://…``.
         table: As the histories were given.
         schema: Of the table, where it is not on the search path.
-        owner_columns: As of `SqlChatHistorySource`.
+        columns: As of `SqlChatHistorySource`.
 
     Raises:
         SourceRefused: There is no such table, it lacks a column, or it cannot be read.
@@ -137,12 +137,12 @@ class PostgresChatHistorySource(SqlChatHistorySource):
         *,
         table: str = "chat_history",
         schema: str | None = None,
-        owner_columns: Sequence[str] = (),
+        columns: Sequence[str] = (),
     ) -> None:
         super().__init__(
             location,
             table=table,
             schema=schema,
             time_column="created_at",
-            owner_columns=owner_columns,
+            columns=columns,
         )

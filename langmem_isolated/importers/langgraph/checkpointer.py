@@ -24,6 +24,15 @@ class CheckpointerSource(SaverSource):
     `SqliteSaverSource` and `PostgresSaverSource` are safe where this is not. Where each checkpoint
     is must fit into memory; the checkpoints need not.
 
+    >>> from langgraph.checkpoint.memory import InMemorySaver
+    >>> from langmem_isolated.importers import CheckpointerSource
+    >>> theirs = InMemorySaver()
+    >>> config = {"configurable": {"thread_id": "chat-1", "user_id": "alice"}}
+    >>> graph = builder.compile(checkpointer=theirs)
+    >>> said = graph.invoke({"messages": [("human", "Hi")]}, config)
+    >>> [(one.id, one.fields["metadata"]["user_id"]) for one in CheckpointerSource(theirs).units()]
+    [('chat-1', 'alice')]
+
     Args:
         saver: ``InMemorySaver``, or any other that lists checkpoints in a sync call.
         name: What it is known by again: an import goes on, and is found done, under one name.

@@ -53,6 +53,19 @@ def stock_serializer(
     return StockSerializer(allow, unknown=unknown, decrypt=decrypt)
 
 
+def refuse_without_key(serializer: StockSerializer, rows: Iterable[tuple[object]]) -> None:
+    """Refuse a source whose first row is encrypted, where no key was given.
+
+    Raises:
+        SourceRefused: It is that: each of its rows would be a reject.
+    """
+    if any(serializer.needs_key(kind) for (kind,) in rows):
+        raise SourceRefused(
+            "The rows are encrypted by EncryptedSerializer, and no key is given",
+            "Give it by key_env= or key_file=, on the command line --key-env or --key-file.",
+        )
+
+
 def _key(key_env: str | None, key_file: Path | str | None) -> ForeignAes | None:
     if key_env is None and key_file is None:
         return None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from langmem_isolated._codecs.stock_serializer import Undecodable, Unknown
+from langmem_isolated.errors import SourceRefused
 from langmem_isolated.importers.langgraph.forms import (
     TASKS,
     add_sends,
@@ -19,7 +20,11 @@ from langmem_isolated.importers.langgraph.forms import (
     lacks_sends,
 )
 from langmem_isolated.importers.langgraph.history import Loaded, Reference, reference
-from langmem_isolated.importers.langgraph.options import class_name, stock_serializer
+from langmem_isolated.importers.langgraph.options import (
+    class_name,
+    refuse_without_key,
+    stock_serializer,
+)
 from langmem_isolated.importers.langgraph.postgres_blobs import Blobs
 from langmem_isolated.importers.langgraph.postgres_database import PostgresDatabase
 from langmem_isolated.importers.langgraph.saver_source import SaverSource, foreign
@@ -63,8 +68,8 @@ class PostgresSaverSource(SaverSource):
         key_file: File with that key.
 
     Raises:
-        SourceRefused: There are no such tables, the server cannot be reached, or an option is
-            malformed.
+        SourceRefused: There are no such tables, the server cannot be reached, the rows are
+            encrypted and no key is given, or an option is malformed.
     """
 
     kind = "postgres-saver"
@@ -87,6 +92,12 @@ class PostgresSaverSource(SaverSource):
         # Tables of before 2.0.15 lack it; LangGraph adds it, empty.
         has_path = "task_path" in self._database.columns("checkpoint_writes")
         self._database.names["task_path"] = "task_path" if has_path else "''"
+        first = self._database.rows("SELECT type FROM {checkpoint_blobs} LIMIT 1")
+        try:
+            refuse_without_key(self._serializer, first)
+        except SourceRefused:
+            self.close()
+            raise
 
     @property
     def identity(self) -> str:

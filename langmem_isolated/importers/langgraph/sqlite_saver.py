@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from langmem_isolated._codecs.stock_serializer import Undecodable, Unknown
+from langmem_isolated.errors import SourceRefused
 from langmem_isolated.importers.langgraph.forms import (
     TASKS,
     add_sends,
@@ -17,7 +18,11 @@ from langmem_isolated.importers.langgraph.forms import (
     lacks_sends,
 )
 from langmem_isolated.importers.langgraph.history import Loaded, Reference, reference
-from langmem_isolated.importers.langgraph.options import class_name, stock_serializer
+from langmem_isolated.importers.langgraph.options import (
+    class_name,
+    refuse_without_key,
+    stock_serializer,
+)
 from langmem_isolated.importers.langgraph.saver_source import SaverSource, foreign
 from langmem_isolated.importers.langgraph.sqlite_file import SqliteFile
 from langmem_isolated.lifecycle import ForeignWrite, Rejected
@@ -62,6 +67,12 @@ class SqliteSaverSource(SaverSource):
         # Files of before 3.1 lack it; LangGraph reads them as if it were empty.
         has_path = "task_path" in self._file.columns("writes")
         self._task_path = "task_path" if has_path else "''"
+        first = self._file.rows("SELECT type FROM checkpoints LIMIT 1")
+        try:
+            refuse_without_key(self._serializer, first)
+        except SourceRefused:
+            self.close()
+            raise
 
     @property
     def identity(self) -> str:

@@ -16,6 +16,13 @@ _PAGE = 500
 class StoreSource(Source):
     """The items of a store that is open in this process; its times to live are not in its items.
 
+    >>> from langgraph.store.memory import InMemoryStore
+    >>> from langmem_isolated.importers import StoreSource
+    >>> theirs = InMemoryStore()
+    >>> theirs.put(("users", "alice"), "name", {"first": "Alice"})
+    >>> [(item.id, item.key, item.value) for item in StoreSource(theirs).units()]
+    [('users.alice', 'name', {'first': 'Alice'})]
+
     Args:
         store: ``InMemoryStore``, or any other that lists its namespaces in a sync call. It must
             not change meanwhile.

@@ -7,9 +7,7 @@ from typing import Any, ClassVar
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
-from langmem_isolated.errors import SourceRefused
-from langmem_isolated.importers.people.branches import branch, branches
-from langmem_isolated.importers.people.export import PeopleExport
+from langmem_isolated.importers.people.branched import BranchedExport
 from langmem_isolated.importers.people.json_stream import Unreadable
 from langmem_isolated.importers.people.replies import model_of, spoken_by
 from langmem_isolated.importers.people.values import (
@@ -30,24 +28,15 @@ _MEDIA = {
     "video_container_asset_pointer": "video",
     "real_time_user_audio_video_asset_pointer": "voice and video",
 }
-VISIBLE, ALL = "visible", "all"
+_LEFT_OUT = {
+    "thoughts": "thoughts",
+    "reasoning_recap": "thoughts",
+    "user_editable_context": "instructions and memories that were given along",
+    "model_editable_context": "instructions and memories that were given along",
+}
 
 
-def checked_branches(value: str) -> str:
-    """Which branches of a conversation are read.
-
-    Raises:
-        SourceRefused: It is neither ``"visible"`` nor ``"all"``.
-    """
-    if value not in (VISIBLE, ALL):
-        raise SourceRefused(
-            f"branches must be {VISIBLE} or {ALL}, got {len(value)} characters",
-            f"Write {VISIBLE} for what is seen in the product, {ALL} for what was rewritten, too.",
-        )
-    return value
-
-
-class ChatGptExport(PeopleExport):
+class ChatGptExport(BranchedExport):
     """Conversations of ChatGPT.
 
     What people see is read: the branch to ``current_node``, without hidden messages. A tool's
@@ -62,10 +51,6 @@ class ChatGptExport(PeopleExport):
     product = "ChatGPT"
     patterns: ClassVar = (r"conversations\.json", r"conversations-\d+\.json")
 
-    def __init__(self, location: str, *, branches: str = VISIBLE) -> None:
-        super().__init__(location)
-        self._branches = checked_branches(branches)
-
     def sessions(self, value: Any, where: str) -> Iterator[ForeignSession | Rejected]:
         """A conversation, and its other branches where they are wanted."""
         conversation = an_object(value, "a conversation as an object")
@@ -75,12 +60,11 @@ class ChatGptExport(PeopleExport):
             raise expected("id to be text", conversation.get("id"))
         parents = {node: text_of(inside(one, "parent")) for node, one in nodes.items()}
         leaf = text_of(conversation.get("current_node"))
-        wanted = branches(parents, leaf) if self._branches == ALL else [branch(parents, leaf)]
-        for number, path in enumerate(wanted, 1):
+        for way in self.branches_of(own_id, where, parents, leaf):
             yield ForeignSession(
-                id=own_id if number == 1 else f"{own_id}:{number}",
-                place=where if number == 1 else f"{where}, branch {number}",
-                messages=self._messages(nodes, path, where),
+                id=way.id,
+                place=way.place,
+                messages=self._messages(nodes, way.nodes, where),
                 fields=scalars(conversation),
                 title=text_of(conversation.get("title")),
                 created_at=instant(conversation.get("create_time")),
@@ -121,6 +105,10 @@ class _Turns:
             raise expected("author.role to be text", inside(said, "author", "role"))
         if inside(said, "metadata", "is_visually_hidden_from_conversation") is True:
             self._export.count("hidden messages")
+            return
+        left_out = _LEFT_OUT.get(str(inside(said, "content", "content_type")))
+        if left_out is not None:
+            self._export.count(left_out)
             return
         text, own_id = self._text(said), text_of(said.get("id")) or node
         if not text:
@@ -180,10 +168,6 @@ class _Turns:
                 yield text_of(content.get("text")) or ""
             case "tether_browsing_display":
                 yield text_of(content.get("result")) or text_of(content.get("summary")) or ""
-            case "thoughts" | "reasoning_recap":
-                self._export.count("thoughts")
-            case "user_editable_context" | "model_editable_context":
-                self._export.count("instructions and memories that were given along")
             case str() as other:
                 yield self._export.note("content of a kind that is not known", other)
             case other:

@@ -8,9 +8,7 @@ from typing import Any, ClassVar
 
 from langchain_core.messages import BaseMessage
 
-from langmem_isolated.importers.people.branches import branch, branches
-from langmem_isolated.importers.people.chatgpt import ALL, VISIBLE, checked_branches
-from langmem_isolated.importers.people.export import PeopleExport
+from langmem_isolated.importers.people.branched import BranchedExport
 from langmem_isolated.importers.people.json_stream import Unreadable
 from langmem_isolated.importers.people.replies import Called, reply, spoken_by
 from langmem_isolated.importers.people.values import (
@@ -25,7 +23,7 @@ from langmem_isolated.importers.people.values import (
 from langmem_isolated.lifecycle import ForeignMessage, ForeignSession, Rejected
 
 
-class ClaudeExport(PeopleExport):
+class ClaudeExport(BranchedExport):
     """Conversations of Claude.
 
     Args:
@@ -38,10 +36,6 @@ class ClaudeExport(PeopleExport):
     product = "Claude"
     patterns: ClassVar = (r"conversations(?:-\d+)?\.json",)
 
-    def __init__(self, location: str, *, branches: str = VISIBLE) -> None:
-        super().__init__(location)
-        self._branches = checked_branches(branches)
-
     def sessions(self, value: Any, where: str) -> Iterator[ForeignSession | Rejected]:
         """A conversation, and its other branches where they are wanted."""
         conversation = an_object(value, "a conversation as an object")
@@ -51,10 +45,13 @@ class ClaudeExport(PeopleExport):
         said = conversation.get("chat_messages")
         if not isinstance(said, list):
             raise expected("chat_messages to be a list", said)
-        for number, path in enumerate(self._paths(conversation, said), 1):
+        numbers, parents = _tree(said)
+        leaf = text_of(conversation.get("current_leaf_message_uuid"))
+        for way in self.branches_of(own_id, where, parents, leaf):
+            path = [numbers[node] for node in way.nodes]
             yield ForeignSession(
-                id=own_id if number == 1 else f"{own_id}:{number}",
-                place=where if number == 1 else f"{where}, branch {number}",
+                id=way.id,
+                place=way.place,
                 messages=[found for n in path for found in self._found(said[n], n, where)],
                 fields=scalars(conversation),
                 title=text_of(conversation.get("name")),
@@ -62,18 +59,6 @@ class ClaudeExport(PeopleExport):
                 updated_at=instant(conversation.get("updated_at")),
                 is_pinned=conversation.get("is_starred") is True,
             )
-
-    def _paths(self, conversation: dict[str, Any], said: list[Any]) -> list[list[int]]:
-        """By their numbers, the messages of each branch; without parents, all as they come."""
-        ids = [text_of(inside(one, "uuid")) for one in said]
-        above = [text_of(inside(one, "parent_message_uuid")) for one in said]
-        if not said or None in ids or above.count(None) > 1 or len(set(ids)) < len(ids):
-            return [list(range(len(said)))]
-        number_of = {own: number for number, own in enumerate(ids)}
-        parents = {str(own): parent for own, parent in zip(ids, above, strict=True)}
-        leaf = text_of(conversation.get("current_leaf_message_uuid")) or ids[-1]
-        find = branches if self._branches == ALL else _only
-        return [[number_of[own] for own in path] for path in find(parents, leaf)]
 
     def _found(self, said: object, number: int, where: str) -> list[ForeignMessage | Rejected]:
         place = f"{where}, message {number + 1}"
@@ -155,5 +140,12 @@ class ClaudeExport(PeopleExport):
             yield self.note("file", file.get("file_name"))
 
 
-def _only(parents: dict[str, str | None], leaf: str | None) -> list[list[str]]:
-    return [branch(parents, leaf)]
+def _tree(said: list[Any]) -> tuple[dict[str, int], dict[str, str | None]]:
+    """The number and the parent of each message; without parents one follows the other."""
+    ids = [text_of(inside(one, "uuid")) for one in said]
+    above = [text_of(inside(one, "parent_message_uuid")) for one in said]
+    if None in ids or above.count(None) > 1 or len(set(ids)) < len(ids):
+        ids = [str(number) for number in range(len(said))]
+        above = [None, *ids[:-1]] if ids else []
+    names = [str(own) for own in ids]
+    return dict(zip(names, range(len(said)), strict=True)), dict(zip(names, above, strict=True))

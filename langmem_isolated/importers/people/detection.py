@@ -44,7 +44,8 @@ _RECORDS: Sequence[tuple[str, Sequence[str], Sequence[str]]] = (
 )
 # What the names of files in a folder or a zip say.
 _NAMES = (
-    ("discord", r"messages/c?\d+/channel\.json"),
+    # Its folder is called as its owner's language has it.
+    ("discord", r"c?\d+/channel\.json"),
     ("slack", r"[^/]+/\d{4}-\d\d-\d\d\.json"),
     ("open-webui", r"webui\.db"),
     ("whatsapp", r"_chat\.txt|[^/]*whatsapp[^/]*\.txt"),

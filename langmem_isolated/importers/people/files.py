@@ -16,6 +16,7 @@ from langmem_isolated.errors import SourceRefused
 from langmem_isolated.importers.people.json_stream import Broken
 
 _MOST_FILES = 200_000
+_MOST_NAME = 1_000
 # Text is packed to a fifth; whoever packs to a 250th has packed one thing a million times.
 _MOST_UNPACKED = 250
 _SMALL = 100 * 2**20
@@ -39,7 +40,7 @@ class ExportFiles:
         self.path = path
         try:
             kind = path.stat().st_mode
-            self.is_zip = stat.S_ISREG(kind) and zipfile.is_zipfile(path)
+            self.is_zip = stat.S_ISREG(kind) and _is_zip(path)
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or type(error).__name__
             raise SourceRefused(f"The export cannot be read: {why}", _GIVE) from None
@@ -97,7 +98,8 @@ class ExportFiles:
             ) from None
         _check_sizes(members, self.path.stat().st_size)
         for member in members:
-            if not member.is_dir() and not stat.S_ISLNK(member.external_attr >> 16):
+            is_link = stat.S_ISLNK(member.external_attr >> 16)
+            if not member.is_dir() and not is_link and len(member.filename) <= _MOST_NAME:
                 yield member.filename
 
     def _names_in_folder(self) -> Iterator[str]:
@@ -116,6 +118,12 @@ class ExportFiles:
 
 
 _GIVE = "Give the file, folder or zip that the product's export wrote."
+
+
+def _is_zip(path: Path) -> bool:
+    """Whether it begins as one, too: a database may have one at its end."""
+    with path.open("rb") as file:
+        return file.read(2) == b"PK" and zipfile.is_zipfile(path)
 
 
 def _check_sizes(members: list[zipfile.ZipInfo], packed: int) -> None:

@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 
 from langchain_core.messages import BaseMessage
 
-from langmem_isolated.importers.people.branches import branch, branches
-from langmem_isolated.importers.people.chatgpt import ALL, VISIBLE, checked_branches
-from langmem_isolated.importers.people.export import PeopleExport, parsed_or_reason, value_or_reason
+from langmem_isolated.importers.people.branched import BranchedExport
+from langmem_isolated.importers.people.export import parsed_or_reason, value_or_reason
 from langmem_isolated.importers.people.json_stream import (
     MOST_BYTES,
     JsonStream,
@@ -36,7 +35,7 @@ _MOST_LEVELS = 300
 _MESSAGE_BYTES = 2**12
 
 
-class LibreChatExport(PeopleExport):
+class LibreChatExport(BranchedExport):
     """Conversations of LibreChat.
 
     Args:
@@ -49,10 +48,6 @@ class LibreChatExport(PeopleExport):
     kind = "librechat"
     product = "LibreChat"
     patterns: ClassVar = (r".*\.jsonl?",)
-
-    def __init__(self, location: str, *, branches: str = VISIBLE) -> None:
-        super().__init__(location)
-        self._branches = checked_branches(branches)
 
     def read(self, name: str, place: str) -> Iterator[ForeignSession | Rejected]:
         """The conversation of a file, or those that its messages are of."""
@@ -89,15 +84,13 @@ class LibreChatExport(PeopleExport):
             return
         by_id = {text_of(one.get("messageId")) or f"message {n}": one for n, one in enumerate(said)}
         parents = {node: text_of(one.get("parentMessageId")) for node, one in by_id.items()}
-        leaf = next(reversed(parents), None)
-        paths = branches(parents, leaf) if self._branches == ALL else [branch(parents, leaf)]
-        for number, path in enumerate(paths, 1):
+        for way in self.branches_of(own_id, where, parents, None):
             yield ForeignSession(
-                id=own_id if number == 1 else f"{own_id}:{number}",
-                place=where if number == 1 else f"{where}, branch {number}",
+                id=way.id,
+                place=way.place,
                 messages=[
                     found
-                    for position, node in enumerate(path, 1)
+                    for position, node in enumerate(way.nodes, 1)
                     for found in self._found(by_id[node], f"{where}, message {position}")
                 ],
                 fields={**scalars(head), **_owner(said)},

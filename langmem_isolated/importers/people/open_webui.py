@@ -12,9 +12,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 
 from langmem_isolated._database.foreign import open_sqlite
 from langmem_isolated.errors import SourceRefused
-from langmem_isolated.importers.people.branches import branch, branches
-from langmem_isolated.importers.people.chatgpt import ALL, VISIBLE, checked_branches
-from langmem_isolated.importers.people.export import PeopleExport
+from langmem_isolated.importers.people.branched import BranchedExport
 from langmem_isolated.importers.people.json_stream import MOST_BYTES, Unreadable, parsed
 from langmem_isolated.importers.people.replies import model_of, spoken_by, usage_of
 from langmem_isolated.importers.people.values import (
@@ -34,7 +32,7 @@ _COLUMNS = (
 _OF_USER = ("email", "name", "username", "role")
 
 
-class OpenWebUiExport(PeopleExport):
+class OpenWebUiExport(BranchedExport):
     """Chats of Open WebUI.
 
     Args:
@@ -46,10 +44,6 @@ class OpenWebUiExport(PeopleExport):
     kind = "open-webui"
     product = "Open WebUI"
     patterns: ClassVar = (r"webui\.db", r"(?:all-)?chats?-export.*\.json", r".*\.json")
-
-    def __init__(self, location: str, *, branches: str = VISIBLE) -> None:
-        super().__init__(location)
-        self._branches = checked_branches(branches)
 
     def files(self) -> Sequence[Path]:
         """The file, and the log of a database beside it."""
@@ -80,13 +74,12 @@ class OpenWebUiExport(PeopleExport):
         messages = self._by_id(chat)
         leaf = text_of(inside(chat, "history", "currentId"))
         parents = {one: text_of(inside(said, "parentId")) for one, said in messages.items()}
-        paths = branches(parents, leaf) if self._branches == ALL else [branch(parents, leaf)]
         title = text_of(entry.get("title")) or text_of(chat.get("title"))
-        for number, path in enumerate(paths, 1):
+        for way in self.branches_of(own_id, where, parents, leaf):
             yield ForeignSession(
-                id=own_id if number == 1 else f"{own_id}:{number}",
-                place=where if number == 1 else f"{where}, branch {number}",
-                messages=list(self._found(messages, path, where)),
+                id=way.id,
+                place=way.place,
+                messages=list(self._found(messages, way.nodes, where)),
                 fields=scalars(entry),
                 title=title,
                 created_at=instant(entry.get("created_at", chat.get("timestamp"))),

@@ -14,10 +14,14 @@ _HALF = r"[AaPp]\.?\s?[Mm]\.?|上午|下午|午前|午後|오전|오후|ص|م"
 _CENTURY = 100
 _HALF_DAY = 12
 _LATER = ("p", "下午", "午後", "오후", "م")
+# Languages from right to left have marks between the parts of a date. Their number is bounded:
+# otherwise a line of nothing else would take minutes.
+_GAP = rf"[{_MARKS}\s]{{0,3}}"
 _HEAD = re.compile(
-    rf"[{_MARKS}]*(\[)?[{_MARKS}]*"
-    r"(\d{1,4})\s?(?:[./-]|年|년)\s?(\d{1,2})\s?(?:[./-]|月|월)\s?(\d{1,4})(?:\.|日|일)?"
-    rf",?\s+(?:({_HALF})\s?)?(\d{{1,2}})[:.](\d{{2}})(?:[:.](\d{{2}}))?(?:\s?({_HALF}))?"
+    rf"[{_MARKS}]{{0,9}}(\[)?[{_MARKS}]{{0,9}}"
+    rf"(\d{{1,4}}){_GAP}(?:[./-]|年|년){_GAP}(\d{{1,2}}){_GAP}(?:[./-]|月|월){_GAP}(\d{{1,4}})"
+    rf"(?:\.|日|일|\s\u0433\.)?{_GAP}[,،]?\s+(?:klo\s)?"
+    rf"(?:({_HALF})\s?)?(\d{{1,2}})[:.](\d{{2}})(?:[:.](\d{{2}}))?(?:\s?({_HALF}))?"
     r"(?(1)\]|\s[-\u2013])\s?(.*)",
     re.DOTALL,
 )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
+from langmem_isolated._crypto.owners import Level
 from langmem_isolated._runtime.arguments import kind_of
 from langmem_isolated._runtime.calls import made_by
 from langmem_isolated._runtime.clock import now
@@ -64,7 +65,7 @@ class BulkImport:
         self._sessions, self._threads = SessionImport(moment), ThreadImport(moment)
         self._items, self._documents = ItemImport(moment), DocumentImport(embeddings)
         self._profiles = ProfileImport(moment)
-        self._targets = LRUCache[Scope, Target](entries=_TARGETS)
+        self._targets = LRUCache[tuple[Level, Scope], Target](entries=_TARGETS)
         self._ending = ExitStack()
         self._count = 0
 
@@ -117,7 +118,8 @@ class BulkImport:
         if isinstance(unit, ForeignThread):
             return self._threads.put(target, unit, name, on_reject)
         if isinstance(unit, ForeignProfile):
-            return self._profiles.put(target, unit, on_reject)
+            shared = self._target(target.scope, Level.USER) if unit.is_cross_module else target
+            return self._profiles.put(shared, unit, on_reject)
         return self._put_alike(target, [unit], on_reject, _refuse_taken)[0]
 
     def put_many(
@@ -181,12 +183,12 @@ class BulkImport:
             f"{kind_of(units[0])}. Nothing was written."
         )
 
-    def _target(self, scope: Scope) -> Target:
-        found = self._targets.get(scope)
+    def _target(self, scope: Scope, level: Level = Level.PRIVATE) -> Target:
+        found = self._targets.get((level, scope))
         if found is None:
-            found = Target(self._context, scope, self._token, self._source, self._readmit)
+            found = Target(self._context, scope, self._token, self._source, self._readmit, level)
             found.refuse_erased()
-            self._targets.put(scope, found)
+            self._targets.put((level, scope), found)
         return found
 
 

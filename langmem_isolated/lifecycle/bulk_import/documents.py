@@ -19,7 +19,7 @@ from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._search.embedding_models import embedding_model_name
 from langmem_isolated._storage.container_state import BIRTH_BYTES
-from langmem_isolated._storage.copying import import_receipts
+from langmem_isolated._storage.copying import import_marks
 from langmem_isolated._storage.copying.options import Added
 from langmem_isolated._storage.documents import collection, writing
 from langmem_isolated._storage.documents.writing import NewDocument
@@ -180,7 +180,7 @@ def _put(
 ) -> None:
     name = header.collection.encode()
     if collection.find(transaction, keys, name) is None:
-        import_receipts.note_collection(transaction, keys, token, name)
+        import_marks.note_collection(transaction, keys, token, name)
     writing.put(transaction, keys, name, header, documents, birth, moment)
 
 

@@ -14,7 +14,7 @@ from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage import profiles
 from langmem_isolated._storage.copying import journal
-from langmem_isolated._storage.copying.import_receipts import PARTS_KEPT
+from langmem_isolated._storage.copying.import_marks import PARTS_KEPT
 from langmem_isolated._storage.copying.options import Added
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.profiles import Part, ProfileEntries

@@ -149,6 +149,8 @@ class ForeignProfile:
     """JSON by name."""
     summary: str | None = field(default=None, repr=False)
     fields: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    is_cross_module: bool = False
+    """Whether all modules of the user share it; then the module is where it was learned."""
 
 
 ForeignUnit = ForeignSession | ForeignThread | ForeignItem | ForeignDocument | ForeignProfile

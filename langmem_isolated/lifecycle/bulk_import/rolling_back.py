@@ -1,7 +1,7 @@
 """Roll back: takes out what an import put in, as far as nobody has changed it since.
 
-Where it put in anything its receipt stands, so every scope is looked at. Killed at any point the
-same call goes on: a scope's receipt goes last, together with the scope if it was made for it.
+Where it put in anything its mark stands, so every scope is looked at. Killed at any point the
+same call goes on: a scope's mark goes last, together with the scope if it was made for it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._storage.copying import import_receipts, journal
-from langmem_isolated._storage.copying.import_receipts import ImportReceipt
+from langmem_isolated._storage.copying import import_marks, journal
+from langmem_isolated._storage.copying.import_marks import ImportMark
 from langmem_isolated._storage.copying.journal import Part, Undone
 from langmem_isolated._storage.copying.options import Added
 from langmem_isolated._storage.key_sets import KeySet
@@ -37,7 +37,8 @@ class Left:
     """What is left where it was put in, because it was changed since; it is its owner's now."""
 
     user_id: str = field(repr=False)
-    module_id: str = field(repr=False)
+    module_id: str | None = field(repr=False)
+    """``None`` for what all modules of the user share."""
     project_id: str = field(repr=False)
     what: Named = field(repr=False)
 
@@ -112,27 +113,27 @@ class RollBack:
         return RolledBack(counts, tuple(self._left), self._scopes, self._held, self._locked)
 
     def _out_of(self, records: ScopedDatabase) -> None:
-        if records.owner.level is not Level.PRIVATE:
+        if records.owner.level not in (Level.PRIVATE, Level.USER):
             return
-        receipt = records.read(import_receipts.find, None, self._token)
-        if receipt is None:
+        mark = records.read(import_marks.find, None, self._token)
+        if mark is None:
             return
         with self._unless_held(records.owner) as refuse:
             if not self._undo_parts(records, refuse):
                 return
-            self._end(records, receipt, refuse)
+            self._end(records, mark, refuse)
         self._scopes += 1
 
     def _end(
         self,
         records: ScopedDatabase,
-        receipt: ImportReceipt,
+        mark: ImportMark,
         refuse: Callable[[Transaction], None],
     ) -> None:
         lives = self._context.keyring.lives()
         principal = lives.directory.principal_of(records.owner)
-        spare = lives.spare_keys(principal) if receipt.made_scope else None
-        if records.write(_end, self._token, receipt, spare, refuse):
+        spare = lives.spare_keys(principal) if mark.made_scope else None
+        if records.write(_end, self._token, mark, spare, refuse):
             lives.take_out(principal, spare)
 
     def _undo_parts(self, records: ScopedDatabase, refuse: Callable[[Transaction], None]) -> bool:
@@ -175,22 +176,21 @@ def _end(
     transaction: Transaction,
     keys: ScopeKeys,
     token: bytes,
-    receipt: ImportReceipt,
+    mark: ImportMark,
     spare: KeySet | None,
     refuse: Callable[[Transaction], None],
 ) -> bool:
     """Forget the import in a scope; whether the scope was made for it, and is gone with it."""
     refuse(transaction)
-    import_receipts.forget(transaction, keys, token)
-    import_receipts.remove_collections(transaction, keys, receipt.collections)
-    is_gone = receipt.made_scope and import_receipts.is_bare(transaction, keys)
+    import_marks.forget(transaction, keys, token)
+    import_marks.remove_collections(transaction, keys, mark.collections)
+    is_gone = mark.made_scope and import_marks.is_bare(transaction, keys)
     if is_gone:
-        import_receipts.remove_scope(transaction, keys, spare)
+        import_marks.remove_scope(transaction, keys, spare)
     return is_gone
 
 
 def _left_of(owner: Owner) -> Callable[[Added], Left]:
     assert owner.user is not None
-    assert owner.module is not None
     ids = owner.user, owner.module, owner.project
     return lambda one: Left(*ids, named(one))

@@ -1,4 +1,4 @@
-"""Target of a bulk import: one scope, with its receipt, whose records are written and read back."""
+"""Target of a bulk import: one scope, marked as such, whose records are written and read back."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._storage.copying import import_receipts, journal
-from langmem_isolated._storage.copying.import_receipts import PARTS_KEPT
+from langmem_isolated._storage.copying import import_marks, journal
+from langmem_isolated._storage.copying.import_marks import PARTS_KEPT
 from langmem_isolated._storage.copying.options import Added
 from langmem_isolated._storage.scoped_database import Operation
 from langmem_isolated.errors import UserWasErased
@@ -29,6 +29,7 @@ class Target:
         token: Of the import.
         source: What the kind of its source is called.
         readmit: Ids of users who may come back though they were erased.
+        level: Of whom in the scope: of its module, or of what all modules of the user share.
     """
 
     def __init__(
@@ -38,10 +39,11 @@ class Target:
         token: bytes,
         source: str,
         readmit: Collection[str],
+        level: Level = Level.PRIVATE,
     ) -> None:
         self._context, self.scope, self.token, self._source = context, scope, token, source
         self._readmit = readmit
-        self.records = context.operators(Owner.private(scope))
+        self.records = context.operators(Owner.at(level, scope))
         self.limits = context.limits
         self._keys: ScopeKeys | None = None
 
@@ -56,7 +58,7 @@ class Target:
             raise UserWasErased
 
     def write(self, operation: Operation[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run an operation in one write transaction; the first one keeps the receipt, too.
+        """Run an operation in one write transaction; the first one keeps the mark, too.
 
         Raises:
             UserWasErased: The user was erased meanwhile.
@@ -70,7 +72,7 @@ class Target:
         self.refuse_erased()
 
         def begun(transaction: Transaction, keys: ScopeKeys, *more: Any, **named: Any) -> T:
-            import_receipts.begin(transaction, keys, self.token, self._source)
+            import_marks.begin(transaction, keys, self.token, self._source)
             return operation(transaction, keys, *more, **named)
 
         result = self._write(keys, begun, *args, **kwargs)

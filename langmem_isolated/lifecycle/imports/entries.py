@@ -16,7 +16,7 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.sealing import unframed
 from langmem_isolated._runtime.limits import Limits
-from langmem_isolated._storage.copying import import_receipts
+from langmem_isolated._storage.copying import import_marks
 from langmem_isolated._storage.copying.imported import ArrivedEntry
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.grants import StoredGrant
@@ -188,7 +188,7 @@ class Entries:
 
     def _receipt(self, names: Names, entry: Entry) -> Entry | None:
         parts = self._forms.value(entry.value)
-        if names == import_receipts.SPACE:
+        if names == import_marks.SPACE:
             # Of what was moved in elsewhere: nobody takes it out here.
             return None
         if type(parts) is not list or parts[:1] != [1]:

@@ -1,8 +1,8 @@
-"""Receipts of imports: which have put something into a scope, and whether it was made for them.
+"""Marks of imports: which of them have put something into a scope, and what they made for it.
 
-A receipt is an entry of its kind in a space of its own, under the token of the import; what it has
-put in is in the journal of that token. Both are kept for longer than anybody goes without noticing
-that an import went wrong.
+A mark is an entry of kind *receipt* in a space of its own, under the token of the import; what it
+has put in is in the journal of that token. Both are kept for longer than anybody goes without
+noticing that an import went wrong.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from langmem_isolated._storage.key_sets import KeySet, remove_with_last_scope
 
 KEPT_DAYS = 400
 KEPT = KEPT_DAYS * 24 * 3600 * SECOND
-"""Microseconds that a receipt is kept, from when the import last began in its scope."""
+"""Microseconds that a mark is kept, from when the import last began in its scope."""
 PARTS_KEPT = 2 * KEPT
 SPACE = (b"imported",)
 _VERSION = 1
@@ -43,7 +43,7 @@ _DELETE_SCOPE = delete(schema.scopes).where(
 )
 
 
-class ImportReceipt(NamedTuple):
+class ImportMark(NamedTuple):
     """That an import has put something into a scope."""
 
     source: str
@@ -55,30 +55,30 @@ class ImportReceipt(NamedTuple):
     """The names of those that it made."""
 
 
-def begin(transaction: Transaction, keys: ScopeKeys, token: bytes, source: str) -> ImportReceipt:
-    """The receipt of an import into a scope, made where it is the first time.
+def begin(transaction: Transaction, keys: ScopeKeys, token: bytes, source: str) -> ImportMark:
+    """The mark of an import in a scope, made where it is the first time.
 
     Raises:
         ScopeGone: The user was erased.
         RecordDoesNotOpen: It was changed, moved or exchanged.
     """
-    receipt = find(transaction, keys, token)
-    if receipt is None:
-        receipt = ImportReceipt(source, now(), is_bare(transaction, keys), [])
-    _put(transaction, keys, token, receipt)
-    return receipt
+    mark = find(transaction, keys, token)
+    if mark is None:
+        mark = ImportMark(source, now(), is_bare(transaction, keys), [])
+    _put(transaction, keys, token, mark)
+    return mark
 
 
-def _put(transaction: Transaction, keys: ScopeKeys, token: bytes, receipt: ImportReceipt) -> None:
-    entry = Entry(token, encode_value([_VERSION, *receipt], "a receipt"))
+def _put(transaction: Transaction, keys: ScopeKeys, token: bytes, mark: ImportMark) -> None:
+    entry = Entry(token, encode_value([_VERSION, *mark], "a receipt"))
     entries.put(transaction, keys, SPACE, [entry], now(), KEPT, kind=Kind.RECEIPT)
 
 
 def note_collection(transaction: Transaction, keys: ScopeKeys, token: bytes, name: bytes) -> None:
     """Keep that a collection is made by an import that has begun."""
-    receipt = find(transaction, keys, token)
-    assert receipt is not None
-    made = receipt._replace(collections=[*receipt.collections, name])
+    mark = find(transaction, keys, token)
+    assert mark is not None
+    made = mark._replace(collections=[*mark.collections, name])
     _put(transaction, keys, token, made)
 
 
@@ -90,18 +90,18 @@ def remove_collections(transaction: Transaction, keys: ScopeKeys, names: Sequenc
             documents.clear(transaction, keys, name)
 
 
-def find(transaction: Transaction, keys: ScopeKeys, token: bytes) -> ImportReceipt | None:
-    """The receipt of an import, if it has put anything into the scope.
+def find(transaction: Transaction, keys: ScopeKeys, token: bytes) -> ImportMark | None:
+    """The mark of an import, if it has put anything into the scope.
 
     Raises:
         RecordDoesNotOpen: It was changed, moved or exchanged.
     """
     (value,) = entries.get(transaction, keys, SPACE, [token], now(), kind=Kind.RECEIPT)
-    return None if value is None else ImportReceipt(*decode_value(value)[1:])
+    return None if value is None else ImportMark(*decode_value(value)[1:])
 
 
 def forget(transaction: Transaction, keys: ScopeKeys, token: bytes) -> None:
-    """Remove a receipt."""
+    """Remove a mark."""
     entries.remove(transaction, keys, SPACE, [token], kind=Kind.RECEIPT)
 
 
