@@ -44,7 +44,9 @@ if TYPE_CHECKING:
         amove_out,
         move_out,
     )
-    from langmem_isolated.importers.named_stores import named_store
+    from langmem_isolated.importers.named_stores import (
+        named_store,
+    )
     from langmem_isolated.importers.people.openai_messages import (
         openai_message,
     )
@@ -160,8 +162,8 @@ _NAMES = {
         "Target",
         "Unmapped",
     ),
-    "importers.named_stores": ("named_store",),
     "importers.people.openai_messages": ("openai_message",),
+    "importers.named_stores": ("named_store",),
     "importers.plan": ("ImportPlan",),
     "importers.receipts": (
         "ImportReceipt",
