@@ -58,7 +58,7 @@ def file_command() -> Callable[..., None]:
 
 def is_archive(file: Path) -> bool:
     """Whether it is an export of ours, or is to be refused as none: not there, or a broken zip."""
-    if not file.exists() or file.name.endswith((".mem", ".mem.zip")):
+    if not file.exists():
         return True
     if file.is_dir():
         return (file / _DECLARATION).exists()
