@@ -113,7 +113,8 @@ class _Thread:
             pass
         arrived = self._arrived(encoder)
         copied(self._target, self._batches(arrived, encoder), self._moment)
-        self._verify(arrived)
+        with self._target.comparing(added(Kind.THREAD, self._name)):
+            self._verify(arrived)
         size = sum(len(line.plaintext) for line in encoder.lines)
         return PutOutcome("copied", len(self._digests), size)
 
@@ -190,7 +191,8 @@ class _Thread:
         self._times += [opened.state.created_at, opened.state.updated_at]
         arrived = self._arrived(encoder)
         self._target.write_noted([one], _replace, opened, arrived, encoder.lines, self._moment)
-        self._verify(arrived)
+        with self._target.comparing(one):
+            self._verify(arrived)
         size = sum(len(line.plaintext) for line in encoder.lines[len(opened.lines) :])
         return PutOutcome("continued", count, size)
 
