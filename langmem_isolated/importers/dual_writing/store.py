@@ -59,36 +59,70 @@ class DualStore(DualWrite, BaseStore):
         # Before theirs, which knows no scopes, is asked.
         records = self.ours._resolve()  # noqa: SLF001 - leads to the scope of a call
         ours = self.ours
-        for op in ops:
+        units = [self._unit(records, op) for op in ops]
+        for op, unit in zip(ops, units, strict=True):
             if isinstance(op, GetOp):
-                unit = records.owner, op.namespace, op.key
                 yield from self._backfilled(unit, lambda op=op: self._copied(records, op))  # type: ignore[misc]
+            elif unit is not None:
+                yield from self._settled(unit)
         first, second = self._sides(ours)
         writes = any(isinstance(op, PutOp) for op in ops)
         if writes:
             self._state.count("writes")
-        results: list[Result] = yield Call(first, "batch", (ops,))
-        if second is not None and (writes or self._state.compares):
-            others = yield from self._tried(Call(second, "batch", (ops,)), None)
-            if others is not FAILED and self._state.compares:
-                self._compare(ops, results, others, is_ours_second=second is ours)
+        is_done = False
+        try:
+            results: list[Result] = yield Call(first, "batch", (ops,))
+            if second is not None and (writes or self._state.compares):
+                others = yield from self._tried(Call(second, "batch", (ops,)), None)
+                is_done = others is not FAILED
+                if not is_done:
+                    self._owe(second, ops, units)
+                elif self._state.compares:
+                    self._compare(ops, units, results, others, is_ours_second=second is ours)
+        finally:
+            for op, unit in zip(ops, units, strict=True):
+                if isinstance(op, PutOp) and (not is_done or op.value is None):
+                    self._state.doubt(unit)
         return results
 
+    @staticmethod
+    def _unit(records: Any, op: Op) -> Any:
+        """The item that an operation means, if it means one."""
+        return (records.owner, op.namespace, op.key) if isinstance(op, GetOp | PutOp) else None
+
+    def _owe(self, second: BaseStore, ops: list[Op], units: list[Any]) -> None:
+        """Keep what is to be removed at the other side before its items are used again."""
+        for op, unit in zip(ops, units, strict=True):
+            if isinstance(op, PutOp) and op.value is None:
+                self._state.owed[unit] = Call(second, "batch", ([op],))
+
     def _compare(
-        self, ops: list[Op], results: list[Result], others: list[Result], *, is_ours_second: bool
+        self,
+        ops: list[Op],
+        units: list[Any],
+        results: list[Result],
+        others: list[Result],
+        *,
+        is_ours_second: bool,
     ) -> None:
-        for op, answer, other in zip(ops, results, others, strict=True):
+        for op, unit, answer, other in zip(ops, units, results, others, strict=True):
             if isinstance(op, PutOp) or not is_comparable(op, answer):
                 continue
             theirs, ours = (answer, other) if is_ours_second else (other, answer)
             name = _NAMES.get(type(op).__name__, "list_namespaces")
-            self._compared(name, None, result_difference(op, theirs, ours))
+            self._compared(name, unit, result_difference(op, theirs, ours))
 
     def _copied(self, records: Any, op: GetOp) -> Body[None]:
-        here = (yield Call(self.ours, "batch", ([op],)))[0]
-        if here is not None:
+        unit = self._unit(records, op)
+        here = yield from self._here(records, op)
+        if here is not None and self._state.read_from == "ours":
             return
         there = (yield Call(self.theirs, "batch", ([op],)))[0]
+        if there is None:
+            # Whoever puts it may be somebody else.
+            self._state.doubt(unit)
+        elif result_difference(op, there, here) is None:
+            return
         while there is not None:
             self._state.permit(scope_of(records), ".".join(op.namespace), records)
             put = PutOp(op.namespace, op.key, dict(there.value))
@@ -101,3 +135,12 @@ class DualStore(DualWrite, BaseStore):
             there = again
             if there is None:
                 yield Call(self.ours, "batch", ([PutOp(op.namespace, op.key, None)],))
+
+    def _here(self, records: Any, op: GetOp) -> Body[Any]:
+        """The item of ours; where that fails, theirs is asked whose its own is."""
+        try:
+            return (yield Call(self.ours, "batch", ([op],)))[0]
+        except Exception:
+            if (yield Call(self.theirs, "batch", ([op],)))[0] is not None:
+                self._state.refuse_foreign(scope_of(records), ".".join(op.namespace))
+            raise
