@@ -24,6 +24,7 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.pregel._messages import _messages_delta_reducer
 from langgraph.store.memory import InMemoryStore
+from langgraph.store.sqlite import SqliteStore
 from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
@@ -695,6 +696,17 @@ async def test_items_are_written_twice_and_copied_when_they_are_got(
     assert await door(store, "get", ("alice-facts",), "old") is None
     assert theirs.get(("alice-facts",), "old") is None
     assert store.report.is_clean
+
+
+def test_an_item_that_theirs_keeps_for_a_time_is_not_copied_for_ever(alice: ScopedMemory):
+    with SqliteStore.from_conn_string(":memory:", ttl={"default_ttl": 0.01}) as theirs:
+        theirs.setup()
+        theirs.put(("alice-1",), "k", {"v": 1})
+        items = dual_write(theirs, alice.store(), backfill=owned)
+        assert items.get(("alice-1",), "k").value == {"v": 1}
+
+    time.sleep(0.7)
+    assert alice.store().get(("alice-1",), "k") is None
 
 
 def test_a_search_that_ours_would_answer_otherwise_is_a_difference_and_copies_nothing(

@@ -160,7 +160,9 @@ def _lacks_values(here: Any, there: Any) -> str | None:
 
 
 def _items(scope: ScopedMemory, to: Any, name: Callable[[Any], Any]) -> Body[MovedOut]:
-    found: list[Item] = yield Call(scope.store(), "search", ((),), {"limit": _ALL})
+    # Whoever looks at all of them uses none of them.
+    asked = {"limit": _ALL, "refresh_ttl": False}
+    found: list[Item] = yield Call(scope.store(), "search", ((),), asked)
     refused: list[str] = []
     for item in found:
         at = (tuple(name(item.namespace)), item.key)

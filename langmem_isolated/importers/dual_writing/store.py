@@ -125,7 +125,7 @@ class DualStore(DualWrite, BaseStore):
             return
         while there is not None:
             self._state.permit(scope_of(records), ".".join(op.namespace), records)
-            put = PutOp(op.namespace, op.key, dict(there.value))
+            put = PutOp(op.namespace, op.key, dict(there.value), ttl=self._lifetime())
             yield Call(self.ours, "batch", ([put],))
             again = (yield Call(self.theirs, "batch", ([op],)))[0]
             if again is not None and again.value == there.value:
@@ -135,6 +135,11 @@ class DualStore(DualWrite, BaseStore):
             there = again
             if there is None:
                 yield Call(self.ours, "batch", ([PutOp(op.namespace, op.key, None)],))
+
+    def _lifetime(self) -> float | None:
+        """For how many minutes theirs keeps an item: of each, the interface does not tell."""
+        config: TTLConfig = getattr(self.theirs, "ttl_config", None) or {}
+        return config.get("default_ttl")
 
     def _here(self, records: Any, op: GetOp) -> Body[Any]:
         """The item of ours; where that fails, theirs is asked whose its own is."""
