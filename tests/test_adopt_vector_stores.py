@@ -1,5 +1,6 @@
 """Documents that a shared vector store had before it was wrapped get their owners, in place."""
 
+import asyncio
 import json
 import signal
 import stat
@@ -26,6 +27,7 @@ from langmem_isolated.importers import (
     Adoption,
     Field,
     ForeignDocument,
+    Import,
     Mapping,
     VectorStoreSource,
     roll_back_adoption,
@@ -393,6 +395,25 @@ def test_a_collection_is_read_for_an_import_with_its_vectors(
     assert contents(shared) == before
 
 
+def test_an_import_takes_a_collection_over_as_it_was_embedded(
+    memory: IsolatedMemory,
+    in_memory: InMemoryVectorStore,
+    embeddings: CountingEmbeddings,
+    tmp_path: Path,
+):
+    before, embedded = contents(in_memory), embeddings.embedded
+    source = VectorStoreSource(in_memory, collection="notes")
+
+    Import(memory, source, MAPPING, receipt=tmp_path / "receipt.json", backup=False).run()
+
+    own = memory.scope(user_id="ann", module_id="tutor").vector_store(
+        embeddings, collection="notes"
+    )
+    assert found_by(own) == [one for one in found_by(in_memory) if one[2]["owner"] == "ann"]
+    assert embeddings.embedded == embedded
+    assert contents(in_memory) == before
+
+
 # The command, and a process that is killed
 
 
@@ -466,8 +487,9 @@ def test_columns_that_a_table_has_besides_are_kept_or_it_is_refused(
 
     with pytest.raises(TypeError, match="1 columns that this PGVectorStore does not read"):
         Adoption(memory, store, MAPPING, journal=journal).run()
-    named = named_store("pgvector", url, table)
+    named: Any = named_store("pgvector", url, table)
     assert Adoption(memory, named, MAPPING, journal=journal).run().documents == 5
+    asyncio.run(named._engine.close())
 
     with psycopg.connect(url.replace("+psycopg", "")) as connection:
         rows = connection.execute(f"SELECT rating FROM {table}").fetchall()

@@ -193,15 +193,18 @@ def test_what_cannot_be_put_in_is_told_with_its_place_and_the_rest_goes_on(
 
         [outcome] = importer.put(scope, session(*found, *said(1, first=1)))
         [malformed] = importer.put(scope, replace(session(), id="x" * 300))
+        [nothing] = importer.put(scope, replace(session(broken), id="tuesday"))
+        [titled] = importer.put(scope, replace(session(title="Empty"), id="wednesday"))
 
         assert [message.text for message in scope.chat_history("monday").messages] == [
             "message 0",
             "message 1",
         ]
     places = [one.place for one in importer.rejected]
-    assert places == [*(f"row {number}" for number in (6, 7, 8, 9, 10, 11)), "rows"]
+    assert places == [*(f"row {number}" for number in (6, 7, 8, 9, 10, 11)), "rows", "row 6"]
     assert CANARY not in "".join(one.reason for one in importer.rejected)
-    assert (outcome.records, malformed) == (2, PutOutcome("rejected", 0))
+    assert (outcome.records, titled.state) == (2, "copied")
+    assert malformed == nothing == PutOutcome("rejected", 0)
 
 
 def test_a_session_without_times_has_that_of_the_import_and_is_found_again(

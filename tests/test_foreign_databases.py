@@ -41,9 +41,22 @@ def test_nothing_is_written_into_it_nor_left_beside_it(path: Path):
         with pytest.raises(sqlite3.OperationalError):
             source.execute("DELETE FROM said")
 
-    assert before.items() <= {one: one.read_bytes() for one in path.parent.iterdir()}.items()
-    left = {one.name for one in path.parent.iterdir()} - {one.name for one in before}
-    assert left <= {"foreign.db-shm", "foreign.db-wal"}
+    assert {one: one.read_bytes() for one in path.parent.iterdir()} == before
+
+
+def test_what_is_in_its_log_is_read_and_the_log_stays(tmp_path: Path):
+    path = tmp_path / "foreign.db"
+    with closing(sqlite3.connect(path)) as application:
+        application.execute("PRAGMA journal_mode = wal")
+        application.execute("CREATE TABLE said (text)")
+        application.execute("INSERT INTO said VALUES ('in the log')")
+        application.commit()
+        before = [one.read_bytes() for one in (path, path.with_name("foreign.db-wal"))]
+
+        with closing(open_sqlite(path)) as source:
+            assert source.execute("SELECT text FROM said").fetchall() == [("in the log",)]
+
+        assert [one.read_bytes() for one in (path, path.with_name("foreign.db-wal"))] == before
 
 
 def test_what_is_no_database_is_refused(tmp_path: Path):

@@ -14,11 +14,12 @@ from langmem_isolated import IsolatedMemory
 from langmem_isolated.importers import Import, Mapping, Source, source_specs
 from tests import test_import_fernet, test_import_tables
 from tests.killed_imports import outlives_kills
+from tests.test_import_langmem import store_file
 from tests.test_import_mem0 import mem0
 from tests.test_import_profiles import folder as profile_folder
 from tests.test_import_tables import sqlite_application, tables
 
-__all__ = ["mem0", "profile_folder", "sqlite_application", "tables"]
+__all__ = ["mem0", "profile_folder", "sqlite_application", "store_file", "tables"]
 
 Made = tuple[Source, Mapping]
 
@@ -49,7 +50,12 @@ def mem0_source(mem0: Path) -> Made:
     return made, Mapping(module="assistant")
 
 
-@pytest.fixture(params=["tables", "fernet", "profiles", "mem0"])
+@pytest.fixture
+def langmem_source(store_file: str) -> Made:
+    return source_specs()["langmem"].make(store_file), Mapping(module="assistant")
+
+
+@pytest.fixture(params=["tables", "fernet", "profiles", "mem0", "langmem"])
 def made(request: pytest.FixtureRequest) -> Iterator[Made]:
     source, mapping = request.getfixturevalue(f"{request.param}_source")
     with source:
@@ -61,6 +67,7 @@ CONTENT = {
     "tables": (6 + 3 + 3, ["What is ½", "C major", "teal", "Fractions"]),
     "fernet": (6 + 2, ["Grüße", "Riddle", "A clock", "no time"]),
     "profiles": (12, ["Has a test", "Plays chess", "A pupil", "Runs on"]),
+    "langmem": (2, ["Likes chess", "Plays Go", "Memory"]),
     "mem0": (3 + 4 + 2, ["Likes chess", "Plays Shogi", "Hello, Ann", "games"]),
 }
 
@@ -223,6 +230,9 @@ def many(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Made]:
             source_specs()[kind].make(str(folder / "qdrant"), **options),
             Mapping(module="assistant"),
         )
+    if kind == "langmem":
+        store = request.getfixturevalue("store_file")
+        return lambda: (source_specs()[kind].make(store), Mapping(module="assistant"))
     place = tmp_path / "source"
     place.mkdir()
     options = {}
@@ -255,7 +265,7 @@ def many(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Made]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("many", ["tables", "fernet", "profiles", "mem0"], indirect=True)
+@pytest.mark.parametrize("many", ["tables", "fernet", "profiles", "mem0", "langmem"], indirect=True)
 def test_killed_at_random_it_goes_on_to_what_one_clean_run_gives(
     many: Callable[[], Made], tmp_path: Path
 ):

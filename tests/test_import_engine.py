@@ -3,8 +3,10 @@
 import asyncio
 import hashlib
 import json
+import sqlite3
 import stat
 from collections.abc import Callable
+from contextlib import closing
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -207,6 +209,26 @@ async def test_an_import_that_nobody_waits_for_any_more_ends_behind_a_unit(
 
     assert receipt.is_whole
     assert sum(receipt.units.values()) == 6
+
+
+def test_the_source_and_its_log_stay_as_they_are_byte_by_byte(
+    memory: IsolatedMemory, tmp_path: Path
+):
+    (tmp_path / "theirs").mkdir()
+    path = chat_database(tmp_path / "theirs" / "chats.db", users=2, messages=3)
+    with closing(sqlite3.connect(path)) as application:
+        application.execute("PRAGMA journal_mode = WAL")
+        application.execute("UPDATE message_store SET owner = 'in the log alone'")
+        application.commit()
+        before = digests(tmp_path / "theirs")
+
+        with source_specs()["sql-chat-history"].make(str(path)) as source:
+            done = Import(memory, source, BY_OWNER, folder=tmp_path)
+            assert done.plan().records == 6
+            assert done.run().is_whole
+
+        assert set(before) == {"chats.db", "chats.db-wal"}
+        assert digests(tmp_path / "theirs") == before
 
 
 # --- what cannot be put in is told, and the rest goes on

@@ -234,6 +234,8 @@ def test_labels_that_name_the_owner_stay_unless_they_are_to_be_dropped():
         ({"pattern": "(.+)"}, "0 with names"),
         ({"pattern": "("}, "no regular expression"),
         ({"user": "ann", "drop_labels": True}, "no pattern says which"),
+        ({"user": 7, "module": "chat"}, "user must be an id, as str, or a Field, got int"),
+        ({"name": "all in one"}, "name must be a Field, got str"),
         ({"function": "app.nowhere:owner"}, "cannot be loaded"),
         ({"function": "app"}, "is named"),
         ({"table": "nowhere.csv"}, "cannot be read"),

@@ -466,11 +466,12 @@ def test_every_sample_is_imported_without_a_switch_once_and_undone(tmp_path: Pat
     url = f"sqlite:///{tmp_path / 'memory.db'}"
     run("schema", "upgrade", "--database", url)
     places = ("--user", "ann", "--module", "chat", "--database", url, "--no-backup")
-    expected = {}
+    expected, notes = {}, {}
     for name in KINDS:
         receipt = tmp_path / f"{name}-receipt.json"
         told = run("import", EXPORTS / name, *places, "--receipt", receipt, "--json")
         assert (told.exit_code, json.loads(told.stdout)["rejects"]) == (0, {}), told.output
+        notes[name] = json.loads(told.stdout)["notes"]
         expected |= {
             key: [m.message for m in found] for key, (_, found) in read(sample(name))[0].items()
         }
@@ -483,6 +484,7 @@ def test_every_sample_is_imported_without_a_switch_once_and_undone(tmp_path: Pat
     undone = run("rollback", receipt, "--yes", "--database", url)
 
     assert stored == expected
+    assert notes["chatgpt.json"] == {"hidden messages": 1, "image": 1}
     assert b"Trieste" not in (tmp_path / "memory.db").read_bytes()
     assert json.loads(again.stdout)["units"] == {"present": 2}
     assert undone.exit_code == 0, undone.output

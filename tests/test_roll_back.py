@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, Scope
+from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._database import schema
+from langmem_isolated._storage.copying.import_marks import ImportMark
 from langmem_isolated.errors import KeyDestroyed, RecordDoesNotOpen
 from langmem_isolated.lifecycle import (
     ForeignDocument,
@@ -30,6 +33,8 @@ from tests.test_bulk_import import BEGAN, CONFIG, TOKEN, delta_graph
 Dump = dict[str, list[str]]
 # What opens every installation, and what says how often a key was used: neither is a scope's own.
 NOT_COMPARED = {"key_uses"}
+MARK = ImportMark("sqlite-saver", 1714564800000000, True, [b"notes"])
+FROZEN = "9501ac73716c6974652d7361766572cf0006176339d93000c391c4056e6f746573"
 # Messages that take more than one transaction.
 MANY = 1_100
 
@@ -246,6 +251,33 @@ async def test_the_async_twin_does_the_same(memory: IsolatedMemory):
     put_in(memory, ("alice",))
 
     assert (await memory.aroll_back(TOKEN)).scopes == 1
+
+
+def test_keys_of_another_store_go_as_well_and_rotated_ones_prove_the_same(
+    sqlite_url: str, root_key: LocalRootKey, tmp_path: Path
+):
+    key_store = f"sqlite:///{tmp_path}/keys.db"
+    attackers = [Attacker(sqlite_url), Attacker(key_store)]
+    with IsolatedMemory(sqlite_url, root_key=root_key, key_store=key_store) as memory:
+        memory.scope(user_id="bob", module_id="tutor").chat_history("own").add_user_message("His.")
+        before = [*map(dumped, attackers)]
+        put_in(memory)
+        memory.rotate_keys("alice")
+
+        result = memory.roll_back(TOKEN)
+
+        assert [*map(dumped, attackers)] == before
+        assert (result.left, result.scopes) == ((), 2)
+    for attacker in attackers:
+        attacker.close()
+
+
+def test_the_mark_of_an_import_is_frozen():
+    """What stands in a scope must be found by every later version, or nothing is taken out."""
+    stored = bytes.fromhex(FROZEN)
+
+    assert ImportMark(*decode_value(stored)[1:]) == MARK
+    assert encode_value([1, *MARK], "a receipt") == stored
 
 
 # --- killed ---------------------------------------------------------------------------------------

@@ -16,15 +16,18 @@ if TYPE_CHECKING:
     import psycopg
 
 _HEADER = b"SQLite format 3\x00"
+# Offset of the file format write version, 2 where there is a write-ahead log:
+# https://www.sqlite.org/fileformat.html, 1.3.
+_VERSION_AT, _LOGGING = 18, b"\x02"
 _WAIT_SECONDS = 30
 
 
 def open_sqlite(path: Path, *, is_brief: bool = False) -> sqlite3.Connection:
     """One state of a foreign SQLite file, what is in its log included; its writers go on.
 
-    The file and its log stay byte by byte as they are; the index of the log beside them, ``-shm``,
-    is SQLite's own and may change. Without a log, a reader keeps writers waiting for as long as it
-    reads: such a file is copied first, into a temporary one that SQLite unlinks as it opens it.
+    The file and its log stay byte by byte as they are; the index of a log, ``-shm``, is SQLite's
+    own and may change. Without a log, a reader keeps writers waiting for as long as it reads: such
+    a file is copied first, into a temporary one that SQLite unlinks as it opens it.
 
     Args:
         path: The file.
@@ -35,21 +38,20 @@ def open_sqlite(path: Path, *, is_brief: bool = False) -> sqlite3.Connection:
     """
     try:
         with path.open("rb") as file:
-            header = file.read(len(_HEADER))
+            header = file.read(_VERSION_AT + 1)
     except OSError as error:
         raise SourceRefused(
             f"The file cannot be read: {error.strerror}", "Give the path of an SQLite database."
         ) from None
-    if header not in (_HEADER, b""):
+    if header[: len(_HEADER)] not in (_HEADER, b""):
         raise SourceRefused(
             "The file is no SQLite database", "Give the path of one, not its log or a dump of it."
         )
-    # With immutable=1 what is in the log would be missing.
     uri = f"file:{quote(str(path.absolute()))}?mode=ro"
     try:
-        connection = _connected(uri)
-        if not is_brief and connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
-            connection = _copied(connection)
+        is_of_logging = header[_VERSION_AT : _VERSION_AT + 1] == _LOGGING
+        copy = None if is_brief else _copy_without_log(path, uri, is_of_logging=is_of_logging)
+        connection = copy or _connected(uri)
         for setting in _SETTINGS:
             connection.execute(setting)
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -71,12 +73,34 @@ def _connected(uri: str) -> sqlite3.Connection:
     )
 
 
-def _copied(connection: sqlite3.Connection) -> sqlite3.Connection:
-    with closing(connection):
+def _copy_without_log(path: Path, uri: str, *, is_of_logging: bool) -> sqlite3.Connection | None:
+    """A copy of a file that has no log; ``None`` where it has one, into which writers write.
+
+    Args:
+        path: The file.
+        uri: What SQLite knows it by.
+        is_of_logging: Whether its writers make a log: to be read, it would get an empty one. With
+            immutable=1 it gets none, and what is in a log would be missing: so that there is none
+            yet, and nobody has written, is looked at again behind the copy.
+    """
+    before = _state_without_log(path)
+    if before is None:
+        return None
+    with closing(_connected(f"{uri}&immutable=1" if is_of_logging else uri)) as connection:
         # A name that is empty is a temporary file of SQLite's own.
         copy = _connected("")
         connection.backup(copy)
+    if is_of_logging and _state_without_log(path) != before:
+        copy.close()
+        return None
     return copy
+
+
+def _state_without_log(path: Path) -> tuple[int, int] | None:
+    if path.with_name(f"{path.name}-wal").exists():
+        return None
+    now = path.stat()
+    return now.st_size, now.st_mtime_ns
 
 
 def open_postgres(url: str) -> psycopg.Connection[Any]:

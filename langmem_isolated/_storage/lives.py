@@ -138,8 +138,8 @@ class Lives(NamedTuple):
         ``None`` where they are elsewhere, or keys of lives that were ended stand beside them.
         """
         found = self.key_set(principal)
-        is_alone = len(found.all_living()) == len(found.keys)
-        return found if is_alone and self.sets.database is self.database else None
+        is_here = self.sets.database is self.database
+        return found if is_here and not _has_ended_life(found) else None
 
     def take_out(self, principal: bytes, removed: KeySet | None) -> None:
         """Have a principal that has no scope any more have no keys either, as at first.
@@ -160,7 +160,7 @@ class Lives(NamedTuple):
                 self.sets.put_back(removed)
             return
         found = self.key_set(principal)
-        if len(found.all_living()) < len(found.keys):
+        if _has_ended_life(found):
             self.end(principal, _life(found.all_living()))
         elif found.keys:
             self.sets.take_out(found, lambda: self._has_scopes(principal))
@@ -204,6 +204,12 @@ def _digest_of_rows(transaction: Transaction, statement: sa.Select[Any]) -> byte
 
 def _as_bytes(value: object) -> bytes:
     return value.to_bytes(8, signed=True) if isinstance(value, int) else bytes(value)  # type: ignore[call-overload]
+
+
+def _has_ended_life(found: KeySet) -> bool:
+    """Whether a life came before: a naming key is destroyed with its life, and never rotated."""
+    naming = [key for key in found.keys if key.purpose == Purpose.NAMING]
+    return len(found.living(Purpose.NAMING)) < len(naming)
 
 
 def _life(keys: list[StoredKey]) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+from langmem_isolated._runtime.arguments import kind_of
 from langmem_isolated.errors import MappingRefused, ScopeError
 from langmem_isolated.importers.mapping_file import read_mapping_file
 from langmem_isolated.importers.mapping_rules import (
@@ -84,6 +85,8 @@ class Mapping:
     _rules: tuple[Rule, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        for part in PARTS:
+            _refuse_other_types(part, getattr(self, part))
         rules = tuple(self._made_rules())
         told = [part for rule in rules for part in rule.tells]
         if twice := next((part for part in PARTS if told.count(part) > 1), None):
@@ -179,3 +182,11 @@ class Mapping:
             "rules": [rule.canonical() for rule in self._rules],
         }
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).digest()
+
+
+def _refuse_other_types(part: str, value: object) -> None:
+    # One name for all would be one session of all.
+    is_id = type(value) is str and part != "name"
+    if value is not None and not is_id and not isinstance(value, Field):
+        expected = "a Field" if part == "name" else "an id, as str, or a Field"
+        raise MappingRefused(f'{part} must be {expected}, got {kind_of(value)}. Write Field("…").')

@@ -5,6 +5,7 @@ Nothing is made that is not there, and nothing is embedded: a store that would n
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -80,7 +81,7 @@ def _qdrant(location: str, collection: str) -> VectorStore:
 
 
 def _pgvector(location: str, collection: str) -> VectorStore:
-    from langchain_postgres import PGEngine, PGVectorStore
+    from langchain_postgres import PGEngine
 
     scheme, separator, rest = location.partition("://")
     if scheme.partition("+")[0] not in ("postgres", "postgresql"):
@@ -89,13 +90,23 @@ def _pgvector(location: str, collection: str) -> VectorStore:
         )
     engine = PGEngine.from_connection_string(f"postgresql+psycopg{separator}{rest}")
     schema, _, table = collection.rpartition(".")
-    options: dict[str, Any] = {"schema_name": schema or "public"}
+    try:
+        return _read_whole(engine, table, schema or "public")
+    except BaseException:
+        asyncio.run(engine.close())
+        raise
+
+
+def _read_whole(engine: Any, table: str, schema: str) -> VectorStore:
+    """A store that reads every column: what it does not read would not be written again."""
+    from langchain_postgres import PGVectorStore
+
+    options: dict[str, Any] = {"schema_name": schema}
     try:
         store = PGVectorStore.create_sync(engine, NoEmbeddings(), table, **options)
     except ValueError:
         raise _no_collection() from None
     adapter: Any = any_adapter(store)
-    # What it does not read would not be written with the document.
     options["metadata_columns"] = adapter.other_columns()
     return PGVectorStore.create_sync(engine, NoEmbeddings(), table, **options)
 

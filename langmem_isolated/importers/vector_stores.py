@@ -32,6 +32,8 @@ class VectorStoreSource(Source):
     Args:
         store: The store.
         collection: What its documents' collection is called; by default the store's name.
+        name: By which an import knows the store again; by default its kind and the name of its
+            collection or table. Give one where two stores have the same.
         adapter: What knows the store; by default found by its class.
     """
 
@@ -42,15 +44,17 @@ class VectorStoreSource(Source):
         store: VectorStore,
         *,
         collection: str | None = None,
+        name: str | None = None,
         adapter: VectorStoreAdapter | None = None,
     ) -> None:
         self._adapter: Any = adapter or any_adapter(store)
-        self._collection = collection or self._adapter.name
+        self._name = str(name or self._adapter.name)
+        self._collection = collection or self._name
 
     @property
     def identity(self) -> str:
-        """The store's name, by which erasures know it, too."""
-        return str(self._adapter.name)
+        """The store's name."""
+        return self._name
 
     @cached_property
     def _ids(self) -> list[Any]:

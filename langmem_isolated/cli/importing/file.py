@@ -42,7 +42,7 @@ def file_command() -> Callable[..., None]:
             return
         # Before anything is said of the file: as for each command, there is a database.
         existing_database(asked.database).close()
-        _import_what_it_is(file, asked)
+        _import_what_it_is(file, allow, asked)
 
     argument = Annotated[Path, typer.Argument(metavar="FILE", help="What is imported.")]
     import_file.__signature__ = Signature(  # type: ignore[attr-defined]
@@ -58,7 +58,7 @@ def file_command() -> Callable[..., None]:
 
 def is_archive(file: Path) -> bool:
     """Whether it is an export of ours, or is to be refused as none: not there, or a broken zip."""
-    if not file.exists() or file.name.endswith((".mem", ".mem.zip")):
+    if not file.exists():
         return True
     if file.is_dir():
         return (file / _DECLARATION).exists()
@@ -88,7 +88,10 @@ def _import_archive(file: Path, allow: list[str] | None, asked: ImportOptions) -
     )
 
 
-def _import_what_it_is(file: Path, asked: ImportOptions) -> None:
+def _import_what_it_is(file: Path, allow: list[str] | None, asked: ImportOptions) -> None:
     from langmem_isolated.importers import detect_source
 
-    import_source(detect_source(file), str(file), {}, asked)
+    spec = detect_source(file)
+    if allow and "allow" not in {option.name for option in spec.options}:
+        raise typer.BadParameter(f"--allow is not for {spec.kind}: it has no objects of classes.")
+    import_source(spec, str(file), {"allow": allow} if allow else {}, asked)

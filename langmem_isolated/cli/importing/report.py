@@ -21,7 +21,6 @@ _PLURAL = {
     "profile": "entries of profiles",
 }
 _STYLES = {"rejected": "red", "unmapped": "red", "copied": "green", "continued": "green"}
-_MEGABYTE = 10**6
 
 
 def print_modules(modules: Sequence[ModuleCount]) -> None:
@@ -44,11 +43,10 @@ def print_plan(plan: ImportPlan, *, unmapped: str) -> None:
     _print_first("have no owner by this mapping", plan.unmapped, plan.unmapped_first)
     _print_first("cannot be put in", plan.rejected, plan.rejected_first)
     _print_notes(plan.notes)
-    size = "" if plan.source_bytes is None else f" from {plan.source_bytes / _MEGABYTE:,.1f} MB"
-    typer.echo(
-        f"{plan.records:,} records{size}, in about {plan.seconds:,.0f} s, as measured on 2 cores. "
-        "Nothing was written."
-    )
+    size = "" if plan.source_bytes is None else f" from {plan.source_bytes:,} bytes"
+    becomes = "" if plan.target_bytes is None else f", about {plan.target_bytes:,} bytes here"
+    time = f"in about {max(1, plan.seconds):,.0f} s, as measured on 2 cores"
+    typer.echo(f"{plan.records:,} records{size}{becomes}, {time}. Nothing was written.")
     if plan.unmapped and unmapped == "stop":
         typer.echo("The import would be refused: see --unmapped.")
 
@@ -90,4 +88,6 @@ def print_receipt(receipt: ImportReceipt, path: object) -> None:
     _print_notes(receipt.notes)
     if receipt.backup:
         typer.echo(f"What was there before: {one_line(receipt.backup)}")
-    typer.echo(f"All of it was read back. To undo it: langmem-isolated rollback {path}")
+    typer.echo(
+        f"What is in was read back and compared. To undo it: langmem-isolated rollback {path}"
+    )

@@ -117,17 +117,23 @@ def _table(kind: str, entry: object, number: int) -> Table:
     for name, each in (("order", "order"), ("labels", "label")):
         columns |= {f"{each} {place}": sql for place, sql in enumerate(_texts(given, name, where))}
     return Table(
-        _text(given, "name", where) if "name" in given else source.split()[0].strip('("'),
-        columns,
-        source,
-        _text(given, "where", where) if "where" in given else None,
-        tuple(fields),
-        _order(columns),
-        tuple(_texts(given, "namespace", where)),
-        [name for name in columns if name.startswith("label ")],
-        _truth(given, "cross_module", where),
-        _table("messages", nested, number) if nested is not None else None,
+        name=_text(given, "name", where) if "name" in given else _name_in(source, kind),
+        columns=columns,
+        source=source,
+        where=_text(given, "where", where) if "where" in given else None,
+        fields=tuple(fields),
+        order=_order(columns),
+        namespace=tuple(_texts(given, "namespace", where)),
+        labels=[name for name in columns if name.startswith("label ")],
+        is_cross_module=_truth(given, "cross_module", where),
+        messages=_table("messages", nested, number) if nested is not None else None,
     )
+
+
+def _name_in(source: str, kind: str) -> str:
+    """The first table that is named; a query in parentheses has none."""
+    first = source.split(maxsplit=1)[0]
+    return kind if first.startswith("(") else first.strip('"')
 
 
 def _order(columns: Mapping[str, str]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from datetime import date, time, timedelta
 from enum import Enum
 from hashlib import blake2b
 from itertools import chain
+from pathlib import PurePath
 from typing import Any
 
 from langchain_core.messages import BaseMessage
@@ -96,16 +97,20 @@ def _said(value: Any) -> Any:
         return bytes(value).hex()
     if isinstance(value, AbstractSet):
         return sorted(json.dumps(_plain(one)) for one in value)
-    if isinstance(value, Enum):
-        return value.name
-    return repr(value) if isinstance(value, date | time | timedelta | type) else _parts(value)
+    if isinstance(value, date | time):
+        # Of one moment and offset, whatever the zone is called.
+        return value.isoformat()
+    if isinstance(value, Enum | type):
+        return getattr(value, "name", repr(value))
+    return str(value) if isinstance(value, PurePath | timedelta) else _parts(value)
 
 
 def _parts(value: Any) -> Any:
     if is_dataclass(value):
         return {field.name: getattr(value, field.name, None) for field in fields(value)}
     if hasattr(value, "tobytes"):
-        return [str(value.dtype), list(value.shape), value.tobytes().hex()]
+        shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+        return [str(shape), value.tobytes().hex()]
     # Of an object it would be deprecated.
     if hasattr(type(value), "model_fields") or hasattr(value, "__pydantic_fields__"):
         return vars(value) | (value.__pydantic_extra__ or {})
@@ -118,4 +123,4 @@ def _parts(value: Any) -> Any:
 
 def _slots(one: type) -> tuple[str, ...]:
     found = one.__dict__.get("__slots__", ())
-    return (found,) if isinstance(found, str) else tuple(n for n in found if n != "__weakref__")
+    return (found,) if isinstance(found, str) else tuple(n for n in found if n[:2] != "__")

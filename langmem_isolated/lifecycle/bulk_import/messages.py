@@ -100,7 +100,7 @@ class NewMessages:
     ) -> None:
         self._found, self._limits, self._on_reject = iter(found), limits, on_reject
         self._last = otherwise
-        self.size = 0
+        self.size = self.rejected = 0
 
     def batch(self, most: int = BATCH) -> list[NewMessage]:
         """The next ones, at most so many; none at the end."""
@@ -108,16 +108,19 @@ class NewMessages:
 
     def _made(self) -> Iterator[NewMessage]:
         for one in self._found:
-            if isinstance(one, Rejected):
-                self._on_reject(one)
-                continue
-            try:
-                new = self._new(one)
-            except REFUSALS as refusal:
-                self._on_reject(Rejected(one.place, str(refusal)))
-                continue
-            self.size += len(new.plaintext)
-            yield new
+            new = one if isinstance(one, Rejected) else self._new_or_rejected(one)
+            if isinstance(new, Rejected):
+                self.rejected += 1
+                self._on_reject(new)
+            else:
+                self.size += len(new.plaintext)
+                yield new
+
+    def _new_or_rejected(self, one: ForeignMessage) -> NewMessage | Rejected:
+        try:
+            return self._new(one)
+        except REFUSALS as refusal:
+            return Rejected(one.place, str(refusal))
 
     def _new(self, one: ForeignMessage) -> NewMessage:
         own_time = microseconds(one.written_at)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from langmem_isolated._codecs.messages import decode_partially
@@ -111,7 +112,12 @@ class _Session:
 
     def copy(self) -> PutOutcome:
         """Put all of it in, and compare."""
-        arrived = copied(self._target, self._batches(), self._moment)
+        batches = self._batches()
+        first = next(batches)
+        if not self._marks and self._messages.rejected:
+            # One without messages has a title at least; of this one nothing can be put in.
+            return REJECTED
+        arrived = copied(self._target, chain([first], batches), self._moment)
         name = self._said.name
         with self._target.comparing(added(Kind.SESSION, name)):
             self._verify()

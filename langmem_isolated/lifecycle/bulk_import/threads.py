@@ -111,6 +111,9 @@ class _Thread:
         encoder = ThreadEncoder(self._target.limits)
         for _ in self._encoded(encoder, {}):
             pass
+        if not self._digests:
+            # Nothing of it can be put in, and an empty thread is none.
+            return REJECTED
         arrived = self._arrived(encoder)
         copied(self._target, self._batches(arrived, encoder), self._moment)
         with self._target.comparing(added(Kind.THREAD, self._name)):
