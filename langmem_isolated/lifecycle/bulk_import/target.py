@@ -84,7 +84,7 @@ class Target:
         """The same behind a mark: a roll back may have taken it out since the first write."""
 
         def marked(
-            transaction: Transaction, keys: ScopeKeys, *args: P.args, **kwargs: P.kwargs
+            transaction: Transaction, keys: ScopeKeys, /, *args: P.args, **kwargs: P.kwargs
         ) -> T:
             import_marks.keep(transaction, keys, self.token, self._source)
             return operation(transaction, keys, *args, **kwargs)
