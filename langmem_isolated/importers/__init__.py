@@ -44,6 +44,9 @@ if TYPE_CHECKING:
         amove_out,
         move_out,
     )
+    from langmem_isolated.importers.named_stores import (
+        named_store,
+    )
     from langmem_isolated.importers.people.openai_messages import (
         openai_message,
     )
@@ -117,6 +120,7 @@ __all__ = [
     "detect_source",
     "dual_write",
     "move_out",
+    "named_store",
     "openai_message",
     "roll_back_adoption",
     "source_specs",
@@ -159,6 +163,7 @@ _NAMES = {
         "Unmapped",
     ),
     "importers.people.openai_messages": ("openai_message",),
+    "importers.named_stores": ("named_store",),
     "importers.plan": ("ImportPlan",),
     "importers.receipts": (
         "ImportReceipt",

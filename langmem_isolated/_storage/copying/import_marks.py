@@ -22,6 +22,7 @@ from langmem_isolated._storage.containers import SCOPE_ID
 from langmem_isolated._storage.documents import collection
 from langmem_isolated._storage.documents import writing as documents
 from langmem_isolated._storage.entries import Entry
+from langmem_isolated._storage.items import statements as sql
 from langmem_isolated._storage.key_sets import KeySet, remove_with_last_scope
 
 KEPT_DAYS = 400
@@ -67,6 +68,19 @@ def begin(transaction: Transaction, keys: ScopeKeys, token: bytes, source: str) 
         mark = ImportMark(source, now(), is_bare(transaction, keys), [])
     _put(transaction, keys, token, mark)
     return mark
+
+
+def keep(transaction: Transaction, keys: ScopeKeys, token: bytes, source: str) -> None:
+    """Have a mark of an import that goes on, whoever has forgotten it since it began.
+
+    Raises:
+        RecordDoesNotOpen: It was changed, moved or exchanged.
+    """
+    if transaction.is_postgres:
+        # From here on no roll back forgets it before this transaction ends.
+        transaction.query(sql.SHARE_SCOPE, scope_id=keys.scope_id, scope_birth=keys.birth)
+    if find(transaction, keys, token) is None:
+        begin(transaction, keys, token, source)
 
 
 def _put(transaction: Transaction, keys: ScopeKeys, token: bytes, mark: ImportMark) -> None:

@@ -253,10 +253,7 @@ def undo_part(transaction: Transaction, keys: ScopeKeys, token: bytes, part: Par
         ScopeGone: The target was erased.
         RecordDoesNotOpen: Something was changed, moved or exchanged behind our back.
     """
-    # Nobody puts anything into this scope before this transaction ends.
-    scope = {"scope_id": keys.scope_id, "scope_birth": keys.birth}
-    if transaction.row(sql.LOCK_SCOPE, **scope) is None:
-        raise ScopeGone
+    _lock_scope(transaction, keys)
     lock_collections(transaction, keys, [added for added, _ in part.lines])
     there = proofs(transaction, keys, [added for added, _ in part.lines])
     known = [(added, proof, at) for (added, proof), at in zip(part.lines, there, strict=True) if at]
@@ -264,6 +261,24 @@ def undo_part(transaction: Transaction, keys: ScopeKeys, token: bytes, part: Par
     remove(transaction, keys, removed)
     entries.remove(transaction, keys, _space(token), [part.key], kind=Kind.RECEIPT)
     return Undone(removed, [added for added, proof, at in known if proof != at])
+
+
+def _lock_scope(transaction: Transaction, keys: ScopeKeys) -> None:
+    """Let nobody put anything into this scope before this transaction ends."""
+    scope = {"scope_id": keys.scope_id, "scope_birth": keys.birth}
+    if transaction.row(sql.LOCK_SCOPE, **scope) is None:
+        raise ScopeGone
+
+
+def has_grown(transaction: Transaction, keys: ScopeKeys, token: bytes) -> bool:
+    """Whether a copy has put in more since all of its parts were undone; no more comes now.
+
+    Raises:
+        ScopeGone: The target was erased.
+        RecordDoesNotOpen: A part was changed, moved or exchanged.
+    """
+    _lock_scope(transaction, keys)
+    return bool(some_parts(transaction, keys, token, 1))
 
 
 def forget(transaction: Transaction, keys: ScopeKeys, token: bytes) -> None:

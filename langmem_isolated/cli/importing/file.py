@@ -60,8 +60,6 @@ def is_archive(file: Path) -> bool:
     """Whether it is an export of ours; what is not there, or a broken zip, nobody knows."""
     if not file.exists():
         return False
-    if file.name.endswith((".mem", ".mem.zip")):
-        return True
     if file.is_dir():
         return (file / _DECLARATION).exists()
     if file.suffix != ".zip":

@@ -110,4 +110,12 @@ SPECS: tuple[SourceSpec, ...] = (
         (_ME,),
         (f"slack export.zip --me Ann {_WHOSE}",),
     ),
+    SourceSpec(
+        "mem",
+        "Memory of another program in the portable .mem format, version 1.",
+        "The bundle, a folder or a zip of it.",
+        f"{_HERE}.mem_bundle:MemBundle",
+        (),
+        (f"mem memory.mem {_WHOSE}",),
+    ),
 )

@@ -44,6 +44,7 @@ _RECORDS: Sequence[tuple[str, Sequence[str], Sequence[str]]] = (
 )
 # What the names of files in a folder or a zip say.
 _NAMES = (
+    ("mem", r"items/[A-Za-z]+\.jsonl"),
     # Its folder is called as its owner's language has it.
     ("discord", r"c?\d+/channel\.json"),
     ("slack", r"[^/]+/\d{4}-\d\d-\d\d\.json"),
@@ -54,7 +55,6 @@ _NAMES = (
 # What is no export of people: how it is known, what it is, and the source that reads it.
 _FOLDERS = (
     (r"bagit\.txt", "an export of this package", ""),
-    (r"items/[a-z]+\.jsonl", "a .mem bundle", ""),
     (r"profiles/(?:[^/]+/)?user_[^/]+\.json", "a folder of profiles", "profiles"),
     (r"collection/[^/]+/storage\.sqlite", "a folder of Qdrant, as mem0 has it", "mem0"),
 )

@@ -118,22 +118,15 @@ class AdoptedDocuments:
         else:
             self._wrapped.add_documents(_documents(found))
 
-    def difference(self, one: Stored) -> str | None:
-        """What the scope finds otherwise than ``one`` is; ``None`` if all is the same.
+    def difference(self, found: Sequence[Stored]) -> tuple[str, str] | None:
+        """The id of the first that the scope finds otherwise, and what differs; ``None`` if none.
 
-        It is read as its owner reads it, and searched for by its vector.
+        Each is read as its owner reads it.
         """
-        expected = one.document
-        found = self._wrapped.get_by_ids(_names([one]))
-        if expected is None or len(found) != 1:
-            return "it is not there"
-        if not _are_same(found[0], expected):
-            return "its text or metadata"
-        if one.vector is None:
-            return None
-        (own,) = self.stored(_names([one]))
-        if own.vector is None or not _are_close(own.vector, one.vector):
-            return "its vector"
+        own = {one.id: one for one in self.stored(_names(found))}
+        for one in found:
+            if (what := _difference(own.get(str(one.id)), one)) is not None:
+                return str(one.id), what
         return None
 
     def is_found(self, one: Stored) -> bool:
@@ -165,6 +158,15 @@ class AdoptedDocuments:
     def remove(self, names: Sequence[str]) -> None:
         """Remove the scope's documents of these names."""
         self._wrapped.delete([*names])
+
+
+def _difference(own: Stored | None, one: Stored) -> str | None:
+    if own is None or own.document is None or one.document is None:
+        return "it is not there"
+    if not _are_same(own.document, one.document):
+        return "its text or metadata"
+    is_kept = one.vector is None or (own.vector and _are_close(own.vector, one.vector))
+    return None if is_kept else "its vector"
 
 
 def _documents(found: Iterable[Stored]) -> list[Document]:

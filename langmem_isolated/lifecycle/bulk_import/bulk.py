@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Self
 
 from langmem_isolated._crypto.owners import Level
@@ -12,7 +12,7 @@ from langmem_isolated._runtime.calls import made_by
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.lru import LRUCache
 from langmem_isolated._storage.copying.options import BATCH
-from langmem_isolated.errors import AddressTaken
+from langmem_isolated.errors import AddressTaken, KeyDestroyed
 from langmem_isolated.lifecycle.bulk_import.documents import DocumentImport
 from langmem_isolated.lifecycle.bulk_import.items import ItemImport
 from langmem_isolated.lifecycle.bulk_import.outcome import REJECTED, OnReject, OnTaken, PutOutcome
@@ -108,7 +108,8 @@ class BulkImport:
             DatabaseError: The database refused or failed; to call again goes on.
         """
         target = self._target(scope)
-        outcome = self._put(target, unit, unit.id if name is None else name, on_reject)
+        with _unless_erased(target):
+            outcome = self._put(target, unit, unit.id if name is None else name, on_reject)
         self._count += outcome.records
         return outcome
 
@@ -154,14 +155,15 @@ class BulkImport:
             return REJECTED
 
         target, outcomes = self._target(scope), dict[int, PutOutcome]()
-        for kind in (ForeignItem, ForeignDocument):
-            numbers = [number for number, unit in enumerate(units) if isinstance(unit, kind)]
-            alike = [units[number] for number in numbers]
-            made = self._put_alike(target, alike, on_reject, taken) if alike else []
-            outcomes.update(zip(numbers, made, strict=True))
-        for number, unit in enumerate(units):
-            if number not in outcomes:
-                outcomes[number] = self._put(target, unit, unit.id, on_reject)
+        with _unless_erased(target):
+            for kind in (ForeignItem, ForeignDocument):
+                numbers = [number for number, unit in enumerate(units) if isinstance(unit, kind)]
+                alike = [units[number] for number in numbers]
+                made = self._put_alike(target, alike, on_reject, taken) if alike else []
+                outcomes.update(zip(numbers, made, strict=True))
+            for number, unit in enumerate(units):
+                if number not in outcomes:
+                    outcomes[number] = self._put(target, unit, unit.id, on_reject)
         self._count += sum(one.records for one in outcomes.values())
         return [outcomes[number] for number in range(len(units))]
 
@@ -190,6 +192,20 @@ class BulkImport:
             found.refuse_erased()
             self._targets.put((level, scope), found)
         return found
+
+
+@contextmanager
+def _unless_erased(target: Target) -> Iterator[None]:
+    """Tell an erasure while the import goes on from a scope that is gone otherwise.
+
+    Raises:
+        UserWasErased: The user was erased since the import looked.
+    """
+    try:
+        yield
+    except KeyDestroyed:
+        target.refuse_erased()
+        raise
 
 
 def _refuse_taken(_: ForeignUnit, kind: str) -> PutOutcome:

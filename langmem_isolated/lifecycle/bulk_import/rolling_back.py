@@ -119,9 +119,11 @@ class RollBack:
         if mark is None:
             return
         with self._unless_held(records.owner) as refuse:
-            if not self._undo_parts(records, refuse):
-                return
-            self._end(records, mark, refuse)
+            is_ended = False
+            while not is_ended:
+                if not self._undo_parts(records, refuse):
+                    return
+                is_ended = self._end(records, mark, refuse)
         self._scopes += 1
 
     def _end(
@@ -129,12 +131,15 @@ class RollBack:
         records: ScopedDatabase,
         mark: ImportMark,
         refuse: Callable[[Transaction], None],
-    ) -> None:
+    ) -> bool:
+        """Forget the import in a scope; ``False`` where it has put in more meanwhile."""
         lives = self._context.keyring.lives()
         principal = lives.directory.principal_of(records.owner)
         spare = lives.spare_keys(principal) if mark.made_scope else None
-        if records.write(_end, self._token, mark, spare, refuse):
+        is_gone = records.write(_end, self._token, mark, spare, refuse)
+        if is_gone:
             lives.take_out(principal, spare)
+        return is_gone is not None
 
     def _undo_parts(self, records: ScopedDatabase, refuse: Callable[[Transaction], None]) -> bool:
         """Take out part by part; ``False`` where it was stopped."""
@@ -179,9 +184,14 @@ def _end(
     mark: ImportMark,
     spare: KeySet | None,
     refuse: Callable[[Transaction], None],
-) -> bool:
-    """Forget the import in a scope; whether the scope was made for it, and is gone with it."""
+) -> bool | None:
+    """Forget the import in a scope; whether the scope was made for it, and is gone with it.
+
+    ``None`` where it is going on, and has put in more: nothing was forgotten.
+    """
     refuse(transaction)
+    if journal.has_grown(transaction, keys, token):
+        return None
     import_marks.forget(transaction, keys, token)
     import_marks.remove_collections(transaction, keys, mark.collections)
     is_gone = mark.made_scope and import_marks.is_bare(transaction, keys)

@@ -118,10 +118,11 @@ class _Session:
             # One without messages has a title at least; of this one nothing can be put in.
             return REJECTED
         arrived = copied(self._target, chain([first], batches), self._moment)
-        self._verify()
         name = self._said.name
-        if self._target.records.read(about, None, Kind.SESSION, name) != About.of(arrived):
-            raise ImportNotVerified(self._unit.place, "its title, times or marks")
+        with self._target.comparing(added(Kind.SESSION, name)):
+            self._verify()
+            if self._target.records.read(about, None, Kind.SESSION, name) != About.of(arrived):
+                raise ImportNotVerified(self._unit.place, "its title, times or marks")
         return PutOutcome("copied", len(self._marks), self._messages.size)
 
     def _batches(self) -> Iterator[Batch]:
@@ -196,7 +197,8 @@ class _Session:
             size += sum(len(new.plaintext) for new in batch)
             batch = self._messages.batch(BATCH)
             add_all(self._marks, batch)
-        self._verify()
+        with self._target.comparing(one):
+            self._verify()
         return PutOutcome("continued", count - first, size)
 
     # --- read back

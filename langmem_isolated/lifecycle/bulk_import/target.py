@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 from langmem_isolated._adapters.context import MemoryContext
@@ -13,7 +14,7 @@ from langmem_isolated._storage.copying import import_marks, journal
 from langmem_isolated._storage.copying.import_marks import PARTS_KEPT
 from langmem_isolated._storage.copying.options import Added
 from langmem_isolated._storage.scoped_database import Operation
-from langmem_isolated.errors import UserWasErased
+from langmem_isolated.errors import ImportNotVerified, UserWasErased
 from langmem_isolated.scope import Scope
 
 P = ParamSpec("P")
@@ -58,14 +59,14 @@ class Target:
             raise UserWasErased
 
     def write(self, operation: Operation[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run an operation in one write transaction; the first one keeps the mark, too.
+        """Run an operation in one write transaction, which keeps the mark where there is none.
 
         Raises:
             UserWasErased: The user was erased meanwhile.
             MemoryLocked: The user alone has the keys.
         """
         if self._keys is not None:
-            return self._write(self._keys, operation, *args, **kwargs)
+            return self._write(self._keys, self._marked(operation), *args, **kwargs)
         keys = self.records.keys()
         # An erasure may have ended meanwhile; who is erased from now on stays so: all that follows
         # is put in with these keys, or not at all.
@@ -78,6 +79,17 @@ class Target:
         result = self._write(keys, begun, *args, **kwargs)
         self._keys = keys
         return result
+
+    def _marked(self, operation: Operation[P, T]) -> Operation[P, T]:
+        """The same behind a mark: a roll back may have taken it out since the first write."""
+
+        def marked(
+            transaction: Transaction, keys: ScopeKeys, /, *args: P.args, **kwargs: P.kwargs
+        ) -> T:
+            import_marks.keep(transaction, keys, self.token, self._source)
+            return operation(transaction, keys, *args, **kwargs)
+
+        return marked
 
     def _write(
         self, keys: ScopeKeys, operation: Operation[P, T], *args: P.args, **kwargs: P.kwargs
@@ -104,3 +116,16 @@ class Target:
     def is_as_put(self, one: Added) -> bool:
         """Whether this import has put in a session or thread, and nobody has changed it since."""
         return self.records.write_if_exists(journal.is_as_put, False, self.token, one)
+
+    @contextmanager
+    def comparing(self, one: Added) -> Iterator[None]:
+        """Let a difference pass where somebody has gone on with a session or thread meanwhile.
+
+        Raises:
+            ImportNotVerified: What was read back is what was put in, and differs.
+        """
+        try:
+            yield
+        except ImportNotVerified:
+            if self.is_as_put(one):
+                raise

@@ -116,7 +116,8 @@ class _Thread:
             return REJECTED
         arrived = self._arrived(encoder)
         copied(self._target, self._batches(arrived, encoder), self._moment)
-        self._verify(arrived)
+        with self._target.comparing(added(Kind.THREAD, self._name)):
+            self._verify(arrived)
         size = sum(len(line.plaintext) for line in encoder.lines)
         return PutOutcome("copied", len(self._digests), size)
 
@@ -193,7 +194,8 @@ class _Thread:
         self._times += [opened.state.created_at, opened.state.updated_at]
         arrived = self._arrived(encoder)
         self._target.write_noted([one], _replace, opened, arrived, encoder.lines, self._moment)
-        self._verify(arrived)
+        with self._target.comparing(one):
+            self._verify(arrived)
         size = sum(len(line.plaintext) for line in encoder.lines[len(opened.lines) :])
         return PutOutcome("continued", count, size)
 

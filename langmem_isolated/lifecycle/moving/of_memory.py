@@ -105,8 +105,8 @@ class MemoryMoves:
         Raises:
             MoveRefused: The keys are there already, or it is this database.
             RecordDoesNotOpen: Keys are not as they were stored; nothing was removed.
-            DatabaseLocked: Somebody changes keys all the while, or ``pool_size`` is 1: what is
-                removed is read beside.
+            DatabaseLocked: Somebody changes keys all the while, or ``pool_size`` is 1, where two
+                connections are needed.
             DatabaseError: One of the databases refused or failed; nothing was removed.
         """
         from langmem_isolated.lifecycle.moving.run import move_keys, opened_target

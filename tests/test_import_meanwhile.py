@@ -1,0 +1,95 @@
+"""Imports while others work: who is erased, rolls back or goes on meanwhile stops nobody else."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from langchain_core.messages import HumanMessage
+
+from langmem_isolated import IsolatedMemory, Scope
+from langmem_isolated.importers import Import, Mapping, Source
+from langmem_isolated.lifecycle import ForeignItem, ForeignMessage, ForeignSession, ForeignUnit
+from tests.test_bulk_import import TOKEN
+
+ALICE = Scope("alice", "tutor")
+BY_OWNER = Mapping(module="tutor", pattern=r"(?P<user>\w+):(?P<session>\w+)")
+
+
+def said(name: str, count: int = 2) -> ForeignSession:
+    messages = [ForeignMessage(HumanMessage(f"{name} {n}"), f"row {n}") for n in range(count)]
+    return ForeignSession(name, "rows", messages)
+
+
+def sessions_of(memory: IsolatedMemory, user: str) -> set[str]:
+    return {one.id for one in memory.scope(user_id=user, module_id="tutor").sessions()}
+
+
+class Interrupted(Source):
+    """Sessions, in front of one of which something happens once."""
+
+    kind, identity = "interrupted", "in this program"
+
+    def __init__(self, names: list[str], before: str, happens: Any) -> None:
+        self._names, self._before, self._happens = names, before, happens
+
+    def units(self) -> Iterator[ForeignUnit]:
+        for name in self._names:
+            if name == self._before:
+                self._happens()
+            yield said(name)
+
+
+def test_who_is_erased_while_an_import_runs_is_left_out_and_the_others_come(
+    memory: IsolatedMemory, tmp_path: Path
+):
+    def leave() -> None:
+        memory.erase_user("alice")
+        # Come back in person: what others have of them stays out all the same.
+        memory.scope(user_id="alice", module_id="tutor").chat_history("own").add_user_message("Hi")
+
+    source = Interrupted(["alice:a", "alice:b", "bob:a"], "alice:b", leave)
+    receipt = Import(memory, source, BY_OWNER, unmapped="skip", folder=tmp_path).run()
+
+    assert dict(receipt.rejects) == {"erased": 1}
+    assert sessions_of(memory, "alice") == {"own"}
+    assert sessions_of(memory, "bob") == {"a"}
+
+
+def test_what_comes_behind_a_roll_back_of_the_same_import_is_taken_out_by_the_next_one(
+    memory: IsolatedMemory,
+):
+    memory.scope(user_id="alice", module_id="tutor").chat_history("own").add_user_message("Mine.")
+    with memory.bulk_import(TOKEN, source="test") as bulk:
+        bulk.put(ALICE, said("a"), on_reject=print)
+        assert memory.roll_back(TOKEN).counts == {"session": 1}
+        bulk.put(ALICE, said("b"), on_reject=print)
+        bulk.put(ALICE, ForeignItem(("a",), "k", {"n": 1}, "row"), on_reject=print)
+
+    assert memory.roll_back(TOKEN).counts == {"item": 1, "session": 1}
+    assert sessions_of(memory, "alice") == {"own"}
+    memory.verify()
+
+
+def test_who_goes_on_with_a_session_as_soon_as_it_is_there_does_not_end_the_import(
+    memory: IsolatedMemory,
+):
+    scope, ended = memory.scope(user_id="alice", module_id="tutor"), threading.Event()
+
+    def go_on() -> None:
+        while not ended.is_set():
+            if [*scope.sessions()]:
+                scope.chat_history("long").add_user_message("And now?")
+                return
+
+    application = threading.Thread(target=go_on)
+    application.start()
+    with memory.bulk_import(TOKEN, source="test") as bulk:
+        try:
+            outcome = bulk.put(ALICE, said("long", 3_000), on_reject=print)
+        finally:
+            ended.set()
+            application.join()
+
+    assert (outcome.state, outcome.records) == ("copied", 3_000)
+    assert len(memory.roll_back(TOKEN).left) == 1
