@@ -159,6 +159,7 @@ def test_rules_come_from_columns_tables_functions_and_files(imports: Imports, tm
     assert users("--map", str(tmp_path / "owners.csv")) == {"ann", "bob"}
     assert users("--mapping", str(tmp_path / "mapping.toml")) == {"user0", "user1"}
     assert users("--columns", "owner", "--user-column", "owner") == {"of user0", "of user1"}
+    assert users("--user-column", "owner") == {"of user0", "of user1"}
     assert users("--user", "ann") == {"ann"}
 
 
