@@ -170,15 +170,40 @@ def test_a_thread_that_another_user_begins_later_is_not_handed_out(
         others.get_tuple(at("t"))
 
 
-def test_a_thread_of_another_user_is_not_removed(memory: IsolatedMemory):
+def test_a_thread_of_another_user_is_neither_deleted_nor_written_over(
+    memory: IsolatedMemory, alice: ScopedMemory
+):
     theirs = InMemorySaver()
     approving().compile(checkpointer=theirs).invoke({"messages": ["secret"]}, at("alice-1"))
     bob = memory.scope(user_id="bob", module_id="tutor")
+    saver = dual_write(theirs, bob.checkpointer(), backfill=owned)
+
+    for attempt in (
+        lambda: saver.delete_thread("alice-1"),
+        lambda: saver.copy_thread("bob-1", "alice-1"),
+    ):
+        with pytest.raises(IsolationViolation):
+            attempt()
+    assert theirs.get_tuple(at("alice-1")) is not None
+
+    dual_write(theirs, alice.checkpointer(), backfill=owned).delete_thread("alice-1")
+    assert theirs.get_tuple(at("alice-1")) is None
+
+
+def test_an_item_of_another_user_is_neither_replaced_nor_deleted(memory: IsolatedMemory):
+    theirs = InMemoryStore()
+    theirs.put(("alice-facts",), "school", {"level": 3})
+    bob = memory.scope(user_id="bob", module_id="tutor")
+    store = dual_write(theirs, bob.store(), backfill=owned)
 
     with pytest.raises(IsolationViolation):
-        dual_write(theirs, bob.checkpointer(), backfill=owned).delete_thread("alice-1")
+        store.put(("alice-facts",), "school", {"level": 0})
+    with pytest.raises(IsolationViolation):
+        store.delete(("alice-facts",), "school")
+    store.put(("bob-facts",), "school", {"level": 1})
 
-    assert told(approving().compile(checkpointer=theirs), "alice-1") == ["secret"]
+    assert theirs.get(("alice-facts",), "school").value == {"level": 3}
+    assert [item.namespace for item in bob.store().search(())] == [("bob-facts",)]
 
 
 def test_a_subgraph_that_is_there_alone_is_not_handed_out_either(memory: IsolatedMemory):
@@ -441,21 +466,6 @@ def test_what_is_removed_while_one_side_fails_does_not_come_back(
         assert "secret" not in [message.text for message in session.messages]
 
 
-def test_a_value_that_ours_missed_is_made_good_when_the_item_is_got(
-    alice: ScopedMemory, monkeypatch: pytest.MonkeyPatch
-):
-    items = dual_write(InMemoryStore(), alice.store(), backfill=owned)
-    items.put(("alice-1",), "k", {"v": 1})
-    assert items.get(("alice-1",), "k").value == {"v": 1}
-    with monkeypatch.context() as patched:
-        Failing(IsolatedStore, "batch").install(patched)
-        items.put(("alice-1",), "k", {"v": 2})
-    assert items.get(("alice-1",), "k").value == {"v": 2}
-
-    items.read_from = "ours"
-    assert items.get(("alice-1",), "k").value == {"v": 2}
-
-
 async def test_a_call_in_the_event_loop_does_not_wait_for_a_task_of_that_loop(alice: ScopedMemory):
     theirs = InMemorySaver()
     approving().compile(checkpointer=theirs).invoke({"messages": ["x"]}, at("alice-1"))
@@ -707,6 +717,22 @@ def test_an_item_that_theirs_keeps_for_a_time_is_not_copied_for_ever(alice: Scop
 
     time.sleep(0.7)
     assert alice.store().get(("alice-1",), "k") is None
+
+
+def test_what_ours_missed_of_an_item_follows_when_it_is_got(
+    alice: ScopedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    ours = alice.store()
+    store = dual_write(InMemoryStore(), ours, backfill=owned)
+    store.put(("alice-facts",), "school", {"level": 1})
+    assert store.get(("alice-facts",), "school").value == {"level": 1}
+    with monkeypatch.context() as broken:
+        Failing(type(ours), "batch").install(broken)
+        store.put(("alice-facts",), "school", {"level": 2})
+
+    assert store.get(("alice-facts",), "school").value == {"level": 2}
+    store.read_from = "ours"
+    assert store.get(("alice-facts",), "school").value == {"level": 2}
 
 
 def test_a_search_that_ours_would_answer_otherwise_is_a_difference_and_copies_nothing(

@@ -333,7 +333,7 @@ class DualCheckpointSaver(DualWrite, BaseCheckpointSaver[Any]):
         except Exception:
             if (yield Call(self.theirs, "get_tuple", (latest,))) is not None:
                 thread_id = latest["configurable"]["thread_id"]
-                self._state.refuse_foreign(found.scope, str(thread_id))
+                self._state.expect_owner(found.scope, str(thread_id))
             raise
         return here
 

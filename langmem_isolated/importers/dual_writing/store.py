@@ -13,6 +13,7 @@ from langmem_isolated.importers.dual_writing.comparing import is_comparable, res
 from langmem_isolated.importers.dual_writing.history import scope_of
 from langmem_isolated.importers.dual_writing.state import FAILED, DualWrite, State
 
+_PUT = "put"
 _NAMES = {"PutOp": "put", "GetOp": "get", "SearchOp": "search"}
 
 
@@ -63,8 +64,9 @@ class DualStore(DualWrite, BaseStore):
         for op, unit in zip(ops, units, strict=True):
             if isinstance(op, GetOp):
                 yield from self._backfilled(unit, lambda op=op: self._copied(records, op))  # type: ignore[misc]
-            elif unit is not None:
+            elif isinstance(op, PutOp):
                 yield from self._settled(unit)
+                yield from self._backfilled((_PUT, unit), lambda op=op: self._expected(records, op))  # type: ignore[misc]
         first, second = self._sides(ours)
         writes = any(isinstance(op, PutOp) for op in ops)
         if writes:
@@ -83,6 +85,7 @@ class DualStore(DualWrite, BaseStore):
             for op, unit in zip(ops, units, strict=True):
                 if isinstance(op, PutOp) and (not is_done or op.value is None):
                     self._state.doubt(unit)
+                    self._state.doubt((_PUT, unit))
         return results
 
     @staticmethod
@@ -112,6 +115,13 @@ class DualStore(DualWrite, BaseStore):
             name = _NAMES.get(type(op).__name__, "list_namespaces")
             self._compared(name, unit, result_difference(op, theirs, ours))
 
+    def _expected(self, records: Any, op: PutOp) -> Body[None]:
+        """Expect that what is about to be replaced is not somebody else's."""
+        get = GetOp(op.namespace, op.key)
+        here = yield from self._here(records, get)
+        if here is None and (yield Call(self.theirs, "batch", ([get],)))[0] is not None:
+            self._state.expect_owner(scope_of(records), ".".join(op.namespace))
+
     def _copied(self, records: Any, op: GetOp) -> Body[None]:
         unit = self._unit(records, op)
         here = yield from self._here(records, op)
@@ -138,8 +148,8 @@ class DualStore(DualWrite, BaseStore):
 
     def _lifetime(self) -> float | None:
         """For how many minutes theirs keeps an item: of each, the interface does not tell."""
-        config: TTLConfig = getattr(self.theirs, "ttl_config", None) or {}
-        return config.get("default_ttl")
+        config: TTLConfig | None = getattr(self.theirs, "ttl_config", None)
+        return config.get("default_ttl") if config else None
 
     def _here(self, records: Any, op: GetOp) -> Body[Any]:
         """The item of ours; where that fails, theirs is asked whose its own is."""
@@ -147,5 +157,5 @@ class DualStore(DualWrite, BaseStore):
             return (yield Call(self.ours, "batch", ([op],)))[0]
         except Exception:
             if (yield Call(self.theirs, "batch", ([op],)))[0] is not None:
-                self._state.refuse_foreign(scope_of(records), ".".join(op.namespace))
+                self._state.expect_owner(scope_of(records), ".".join(op.namespace))
             raise
