@@ -15,7 +15,7 @@ import pytest
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langgraph.channels.delta import DeltaChannel
-from langgraph.checkpoint.base import empty_checkpoint
+from langgraph.checkpoint.base import BaseCheckpointSaver, empty_checkpoint
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.postgres import PostgresSaver
@@ -511,6 +511,24 @@ def test_once_ours_answers_a_thread_that_cannot_be_copied_is_not_begun_anew(
 
     graph.invoke(Command(resume="yes"), at("alice-1"))
     assert told(graph, "alice-1") == ["one", "yes: 1"]
+
+
+class Numbering(InMemorySaver):
+    """A saver that leaves versions to its base class, whose are numbers."""
+
+    get_next_version = BaseCheckpointSaver.get_next_version
+
+
+def test_a_thread_begun_at_ours_goes_on_at_a_saver_of_other_versions(alice: ScopedMemory):
+    saver = dual_write(Numbering(), alice.checkpointer(), backfill=owned)
+    graph = approving().compile(checkpointer=saver)
+    for side in ("ours", "theirs", "ours"):
+        saver.read_from = side
+        graph.invoke({"messages": ["?"]}, at("alice-1"))
+        graph.invoke(Command(resume="yes"), at("alice-1"))
+
+    assert told(graph, "alice-1") == ["?", "yes: 1", "?", "yes: 3", "?", "yes: 5"]
+    assert saver.report.is_clean
 
 
 def test_a_difference_is_told_by_its_kind_and_without_content(

@@ -69,8 +69,13 @@ class DualCheckpointSaver(DualWrite, BaseCheckpointSaver[Any]):
         return clone
 
     def get_next_version(self, current: Any, channel: None) -> Any:
-        """The next version of a channel, of who answers; the other one goes on with it."""
-        return self._sides(self.ours)[0].get_next_version(current, channel)
+        """The next version of a channel, of theirs as long as it is written.
+
+        Ours goes on with versions of any kind, some savers with numbers alone: behind others there
+        would be no way back.
+        """
+        side = self.theirs if self._state.writes_theirs else self.ours
+        return side.get_next_version(current, channel)
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """A checkpoint, of who answers.
