@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from langmem_isolated.errors import (
     AdoptionNotVerified,
+    KeyDestroyed,
     LangmemIsolatedError,
     MemoryLocked,
     RecordsUnmapped,
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 
 AT_ONCE = 500
 """So many documents at most are in memory, with their vectors."""
+
+# Users to whom nothing can be given, and who have nothing to put back; erased meanwhile, perhaps.
+_GONE = (UserWasErased, KeyDestroyed, MemoryLocked)
 
 UnmappedChoice = Literal["stop", "skip", "report"]
 Progress = Callable[[int], None]
@@ -228,8 +232,8 @@ class _Giving:
         """Give documents to a scope; returns how many it took."""
         try:
             return self._give(scope, part)
-        except (UserWasErased, MemoryLocked) as error:
-            why = "erased" if isinstance(error, UserWasErased) else "locked"
+        except _GONE as error:
+            why = "locked" if isinstance(error, MemoryLocked) else "erased"
             for place, _ in part:
                 self.leave(why, Rejected(place, f"its user is {why}"))
         except (TypeError, ValueError) as error:
@@ -312,8 +316,8 @@ def _undo(store: Any, scope: Scope, entries: Sequence[JournalEntry], left: Count
     try:
         own = store.of(scope)
         found = {one.id: one for one in own.stored([str(one.id) for one in entries])}
-    except (UserWasErased, MemoryLocked) as error:
-        left["erased" if isinstance(error, UserWasErased) else "locked"] += len(entries)
+    except _GONE as error:
+        left["locked" if isinstance(error, MemoryLocked) else "erased"] += len(entries)
         return 0
     there = [one for one in entries if str(one.id) in found]
     if not there:
