@@ -466,6 +466,33 @@ def test_what_is_removed_while_one_side_fails_does_not_come_back(
         assert "secret" not in [message.text for message in session.messages]
 
 
+async def test_a_removal_that_was_cancelled_between_the_sides_is_made_before_the_next_use(
+    alice: ScopedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    theirs = InMemorySaver()
+    saver = dual_write(theirs, alice.checkpointer(), backfill=owned)
+    saver.read_from = "ours"
+    approving().compile(checkpointer=saver).invoke({"messages": ["secret"]}, at("alice-1"))
+    begun = asyncio.Event()
+
+    async def slow(_: str) -> None:
+        begun.set()
+        await asyncio.sleep(9)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(theirs, "adelete_thread", slow)
+        removing = asyncio.create_task(saver.adelete_thread("alice-1"))
+        await begun.wait()
+        removing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await removing
+
+    found = await asyncio.gather(*(saver.aget_tuple(at("alice-1")) for _ in range(4)))
+    assert found == [None] * 4
+    assert theirs.get_tuple(at("alice-1")) is None
+    assert alice.checkpointer().get_tuple(at("alice-1")) is None
+
+
 async def test_a_call_in_the_event_loop_does_not_wait_for_a_task_of_that_loop(alice: ScopedMemory):
     theirs = InMemorySaver()
     approving().compile(checkpointer=theirs).invoke({"messages": ["x"]}, at("alice-1"))

@@ -262,22 +262,28 @@ class DualWrite:
 
     def _settled(self, unit: Hashable) -> Body[bool]:
         """Make the removal that one side has yet to make of a unit; whether none is left."""
-        owed = self._state.owed.pop(unit, None)
-        is_theirs = owed is not None and owed.on is self.theirs
-        if owed is None or (is_theirs and not self._state.writes_theirs):
-            return True
-        is_made = False
-        try:
-            if is_theirs == (self._state.read_from == "theirs"):
-                # It answers by now: its error is the caller's.
-                yield owed
-                is_made = True
-            else:
-                is_made = (yield from self._tried(owed, unit)) is not FAILED
-        finally:
-            if not is_made:
-                self._state.owed[unit] = owed
-        return is_made
+        if unit in self._state.owed:
+            removal = "removal", unit
+            try:
+                # One after the other: what is written behind it must not be removed again.
+                yield from self._state.once(removal, lambda: self._settle(unit))
+            finally:
+                self._state.doubt(removal)
+        return unit not in self._state.owed
+
+    def _settle(self, unit: Hashable) -> Body[None]:
+        owed = self._state.owed.get(unit)
+        if owed is None:
+            return
+        side: Side = "theirs" if owed.on is self.theirs else "ours"
+        if side == self._state.read_from:
+            # It answers by now: its error is the caller's.
+            yield owed
+        elif (side == "ours" or self._state.writes_theirs) and (
+            (yield from self._tried(owed, unit)) is FAILED
+        ):
+            return
+        self._state.owed.pop(unit, None)
 
     def _tried(self, call: Call, unit: Hashable) -> Generator[Call, Any, Any]:
         """Call the side that does not answer: a failure is counted."""
