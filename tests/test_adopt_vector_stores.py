@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -345,6 +346,32 @@ def test_the_journal_is_the_operator_s_alone_and_has_no_content(
         journal.write_text(other)
         with pytest.raises(JournalRefused):
             roll_back_adoption(memory, in_memory, journal)
+
+
+def test_who_was_killed_before_the_journal_had_a_line_goes_on(
+    memory: IsolatedMemory, in_memory: InMemoryVectorStore, journal: Path
+):
+    for rest in ("", '{"format": 1, "store": "InM'):
+        journal.write_text(rest)
+        assert Adoption(memory, in_memory, MAPPING, journal=journal).run().documents == 5
+        assert roll_back_adoption(memory, in_memory, journal).documents == 5
+
+
+@pytest.mark.parametrize("seal", [False, True])
+def test_one_document_with_no_number_in_it_stops_nobody_s_adoption(
+    memory: IsolatedMemory, in_memory: InMemoryVectorStore, journal: Path, seal: bool
+):
+    """A person may upload a file from which a value or a vector comes out that equals nothing."""
+    in_memory.add_texts(["x", "y"], [{"owner": "ann", "n": [float("nan")]}] * 2, ids=["x", "y"])
+    row = in_memory.store["x"]
+    row["vector"] = [float("nan"), *row["vector"][1:]]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # LangChain's, of such a vector
+        done = Adoption(memory, in_memory, MAPPING, journal=journal, seal=seal).run()
+        back = roll_back_adoption(memory, in_memory, journal)
+
+    assert (done.documents, done.left, back.documents, back.left) == (7, {}, 7, {})
 
 
 def test_points_of_qdrant_with_numbers_for_ids_or_more_than_a_document_are_met(

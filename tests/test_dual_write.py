@@ -15,6 +15,7 @@ import pytest
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langgraph.channels.delta import DeltaChannel
+from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.postgres import PostgresSaver
@@ -26,7 +27,14 @@ from langgraph.store.memory import InMemoryStore
 from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
-from langmem_isolated import IsolatedMemory, LocalRootKey, Scope, ScopedMemory
+from langmem_isolated import (
+    IsolatedCheckpointSaver,
+    IsolatedMemory,
+    IsolatedStore,
+    LocalRootKey,
+    Scope,
+    ScopedMemory,
+)
 from langmem_isolated.errors import IsolationViolation, ScopeError, UserWasErased
 from langmem_isolated.importers import Difference, Import, Mapping, dual_write
 from langmem_isolated.importers.dual_writing import DualCheckpointSaver
@@ -170,6 +178,83 @@ def test_an_item_of_another_user_is_neither_replaced_nor_deleted(memory: Isolate
 
     assert theirs.get(("alice-facts",), "school").value == {"level": 3}
     assert [item.namespace for item in bob.store().search(())] == [("bob-facts",)]
+
+
+def test_a_thread_that_another_user_begins_later_is_not_handed_out(
+    memory: IsolatedMemory, alice: ScopedMemory
+):
+    """Who has looked for an id when nobody had it, or has had it before, gets nothing by it."""
+    theirs, owners = InMemorySaver(), {"t": "bob"}
+    bob = memory.scope(user_id="bob", module_id="tutor")
+    mine, others = (
+        dual_write(
+            theirs,
+            scope.checkpointer(),
+            backfill=lambda scope, unit: owners.get(unit) == scope.user_id,
+            compare=False,
+        )
+        for scope in (alice, bob)
+    )
+    approving().compile(checkpointer=others).invoke({"messages": ["bob's"]}, at("t"))
+    others.delete_thread("t")
+    assert others.get_tuple(at("t")) is None
+
+    owners["t"] = "alice"
+    approving().compile(checkpointer=mine).invoke({"messages": ["secret"]}, at("t"))
+    with pytest.raises(IsolationViolation):
+        others.get_tuple(at("t"))
+
+
+def test_a_thread_of_another_user_is_not_removed(memory: IsolatedMemory):
+    theirs = InMemorySaver()
+    approving().compile(checkpointer=theirs).invoke({"messages": ["secret"]}, at("alice-1"))
+    bob = memory.scope(user_id="bob", module_id="tutor")
+
+    with pytest.raises(IsolationViolation):
+        dual_write(theirs, bob.checkpointer(), backfill=owned).delete_thread("alice-1")
+
+    assert told(approving().compile(checkpointer=theirs), "alice-1") == ["secret"]
+
+
+def test_a_subgraph_that_is_there_alone_is_not_handed_out_either(memory: IsolatedMemory):
+    """A graph that ends its subgraph's writes first may be killed before its own."""
+    theirs, inside = InMemorySaver(), at("alice-1", checkpoint_ns="sub")
+    checkpoint = empty_checkpoint()
+    theirs.put(inside, checkpoint, {}, {})
+    bob = memory.scope(user_id="bob", module_id="tutor")
+
+    with pytest.raises(IsolationViolation):
+        dual_write(theirs, bob.checkpointer(), backfill=owned).get_tuple(inside)
+
+
+def test_an_outage_of_ours_lets_nobody_in(memory: IsolatedMemory, monkeypatch: pytest.MonkeyPatch):
+    saver, store = InMemorySaver(), InMemoryStore()
+    approving().compile(checkpointer=saver).invoke({"messages": ["secret"]}, at("alice-1"))
+    store.put(("alice-1",), "k", {"v": "secret"})
+    bob = memory.scope(user_id="bob", module_id="tutor")
+    threads = dual_write(saver, bob.checkpointer(), backfill=owned)
+    items = dual_write(store, bob.store(), backfill=owned)
+    Failing(IsolatedCheckpointSaver, "get_tuple").install(monkeypatch)
+    Failing(IsolatedStore, "batch").install(monkeypatch)
+
+    with pytest.raises(IsolationViolation):
+        threads.get_tuple(at("alice-1"))
+    with pytest.raises(IsolationViolation):
+        items.get(("alice-1",), "k")
+
+
+def test_an_item_that_another_user_puts_later_is_not_handed_out(
+    memory: IsolatedMemory, alice: ScopedMemory
+):
+    theirs = InMemoryStore()
+    bob = memory.scope(user_id="bob", module_id="tutor")
+    mine, others = (dual_write(theirs, one.store(), backfill=owned) for one in (alice, bob))
+    assert others.get(("alice-1",), "k") is None
+
+    mine.put(("alice-1",), "k", {"v": "secret"})
+
+    with pytest.raises(IsolationViolation):
+        others.get(("alice-1",), "k")
 
 
 def test_a_call_without_a_scope_is_refused_before_either_side_is_asked(memory: IsolatedMemory):
@@ -361,6 +446,62 @@ def test_a_failure_of_ours_is_counted_and_made_good_at_the_next_use(
     saver.read_from = "ours"
     assert told(graph, "alice-1") == ["one", "yes: 1"]
     assert saver.report.failures == failures
+
+
+@pytest.mark.parametrize("read_from", ["theirs", "ours"])
+def test_what_is_removed_while_one_side_fails_does_not_come_back(
+    alice: ScopedMemory, monkeypatch: pytest.MonkeyPatch, read_from: Any
+):
+    threads = dual_write(InMemorySaver(), alice.checkpointer(), backfill=owned)
+    items = dual_write(InMemoryStore(), alice.store(), backfill=owned)
+    session = dual_write(Theirs(), alice.chat_history("s"), backfill=True)
+    approving().compile(checkpointer=threads).invoke({"messages": ["secret"]}, at("alice-1"))
+    items.put(("alice-1",), "k", {"v": 1})
+    session.add_user_message("secret")
+    with monkeypatch.context() as patched:
+        for pair, name in ((threads, "delete_thread"), (items, "batch"), (session, "clear")):
+            pair.read_from = read_from
+            other = pair.ours if read_from == "theirs" else pair.theirs
+            Failing(type(other), name).install(patched)
+        threads.delete_thread("alice-1")
+        items.delete(("alice-1",), "k")
+        session.clear()
+        session.add_user_message("new")
+
+    for side in (read_from, "theirs", "ours"):
+        for pair in (threads, items, session):
+            pair.read_from = side
+        assert threads.get_tuple(at("alice-1")) is None
+        assert items.get(("alice-1",), "k") is None
+        assert "secret" not in [message.text for message in session.messages]
+
+
+def test_a_value_that_ours_missed_is_made_good_when_the_item_is_got(
+    alice: ScopedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    items = dual_write(InMemoryStore(), alice.store(), backfill=owned)
+    items.put(("alice-1",), "k", {"v": 1})
+    assert items.get(("alice-1",), "k").value == {"v": 1}
+    with monkeypatch.context() as patched:
+        Failing(IsolatedStore, "batch").install(patched)
+        items.put(("alice-1",), "k", {"v": 2})
+    assert items.get(("alice-1",), "k").value == {"v": 2}
+
+    items.read_from = "ours"
+    assert items.get(("alice-1",), "k").value == {"v": 2}
+
+
+async def test_a_call_in_the_event_loop_does_not_wait_for_a_task_of_that_loop(alice: ScopedMemory):
+    theirs = InMemorySaver()
+    approving().compile(checkpointer=theirs).invoke({"messages": ["x"]}, at("alice-1"))
+    saver = dual_write(theirs, alice.checkpointer(), backfill=owned)
+    copying = asyncio.create_task(saver.aget_tuple(at("alice-1")))
+    await asyncio.sleep(0)
+
+    assert saver.get_tuple(at("alice-1")) is not None
+
+    assert await copying is not None
+    assert saver.report.is_clean
 
 
 def test_a_failure_of_theirs_reaches_the_application_and_ours_is_not_written(

@@ -329,14 +329,16 @@ def _undo(store: Any, scope: Scope, entries: Sequence[JournalEntry], left: Count
 
 def _put_back(store: Any, own: AdoptedDocuments, back: Sequence[Stored], left: Counter[str]) -> int:
     held = {one.id: one.document for one in store.stored([one.id for one in back])}
-    free = [one for one in back if one.id not in held or held[one.id] == one.document]
+    free = [one for one in back if one.id not in held or store.is_same(held[one.id], one.document)]
     if len(free) < len(back):
         left["taken"] += len(back) - len(free)
     if not free:
         return 0
     store.put_back(free)
     stored = store.stored([one.id for one in free])
-    if [one.document for one in stored] != [one.document for one in free]:
+    if len(stored) < len(free) or not all(
+        store.is_same(one.document, there.document) for one, there in zip(free, stored, strict=True)
+    ):
         raise AdoptionNotVerified(f"{store.name}, one of {len(free)} documents", "it is not back")
     own.remove([str(one.id) for one in free])
     return len(free)

@@ -74,6 +74,11 @@ class AdoptingStore:
         )
         return AdoptedDocuments(wrapped, records, self._adapter)
 
+    @staticmethod
+    def is_same(one: Document | None, other: Document | None) -> bool:
+        """Whether two documents have the same text and metadata."""
+        return one is other or (one is not None and other is not None and _are_same(one, other))
+
     def put_back(self, found: Sequence[Stored]) -> None:
         """Store documents without an owner, under the ids that they had."""
         self._adapter.put_back([*found])
@@ -178,11 +183,24 @@ def _names(found: Iterable[Stored]) -> list[str]:
 
 
 def _are_same(one: Document, other: Document) -> bool:
-    return (one.page_content, one.metadata) == (other.page_content, other.metadata)
+    return one.page_content == other.page_content and _are_equal(one.metadata, other.metadata)
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    """Whether values are equal; what is no number is another one that is none."""
+    match one, other:
+        case dict(), dict():
+            return one.keys() == other.keys() and all(_are_equal(one[k], other[k]) for k in one)
+        case (list(), list()) | (tuple(), tuple()):
+            return len(one) == len(other) and all(map(_are_equal, one, other))
+        case float(), float():
+            return one == other or (math.isnan(one) and math.isnan(other))
+    return bool(one == other)
 
 
 def _are_close(one: Sequence[float], other: Sequence[float]) -> bool:
     return len(one) == len(other) and all(
         math.isclose(a, b, rel_tol=_RELATIVE, abs_tol=_ABSOLUTE)
+        or (math.isnan(a) and math.isnan(b))
         for a, b in zip(one, other, strict=True)
     )
