@@ -13,6 +13,7 @@ from langmem_isolated.importers.dual_writing.comparing import is_comparable, res
 from langmem_isolated.importers.dual_writing.history import scope_of
 from langmem_isolated.importers.dual_writing.state import FAILED, DualWrite, State
 
+_PUT = "put"
 _NAMES = {"PutOp": "put", "GetOp": "get", "SearchOp": "search"}
 
 
@@ -63,8 +64,11 @@ class DualStore(DualWrite, BaseStore):
         for op, unit in zip(ops, units, strict=True):
             if isinstance(op, GetOp):
                 yield from self._backfilled(unit, lambda op=op: self._copied(records, op))  # type: ignore[misc]
-            elif unit is not None:
+            elif isinstance(op, PutOp):
                 yield from self._settled(unit)
+                # Once for an item: what ours has then was the scope's when it came.
+                ready = _PUT, unit
+                yield from self._backfilled(ready, lambda op=op: self._expected(records, op))  # type: ignore[misc]
         first, second = self._sides(ours)
         writes = any(isinstance(op, PutOp) for op in ops)
         if writes:
@@ -111,6 +115,17 @@ class DualStore(DualWrite, BaseStore):
             theirs, ours = (answer, other) if is_ours_second else (other, answer)
             name = _NAMES.get(type(op).__name__, "list_namespaces")
             self._compared(name, unit, result_difference(op, theirs, ours))
+
+    def _expected(self, records: Any, op: PutOp) -> Body[None]:
+        """Expect that what is about to be replaced or deleted is not somebody else's."""
+        get = GetOp(op.namespace, op.key)
+        if (yield from self._here(records, get)) is not None:
+            return
+        if (yield Call(self.theirs, "batch", ([get],)))[0] is None:
+            # Whoever puts it next may be somebody else.
+            self._state.doubt((_PUT, self._unit(records, op)))
+        else:
+            self._state.refuse_foreign(scope_of(records), ".".join(op.namespace))
 
     def _copied(self, records: Any, op: GetOp) -> Body[None]:
         unit = self._unit(records, op)
