@@ -66,6 +66,7 @@ class DualStore(DualWrite, BaseStore):
                 yield from self._backfilled(unit, lambda op=op: self._copied(records, op))  # type: ignore[misc]
             elif isinstance(op, PutOp):
                 yield from self._settled(unit)
+                # Once for an item: what ours has then was the scope's when it came.
                 yield from self._backfilled((_PUT, unit), lambda op=op: self._expected(records, op))  # type: ignore[misc]
         first, second = self._sides(ours)
         writes = any(isinstance(op, PutOp) for op in ops)
@@ -116,10 +117,14 @@ class DualStore(DualWrite, BaseStore):
             self._compared(name, unit, result_difference(op, theirs, ours))
 
     def _expected(self, records: Any, op: PutOp) -> Body[None]:
-        """Expect that what is about to be replaced is not somebody else's."""
+        """Expect that what is about to be replaced or deleted is not somebody else's."""
         get = GetOp(op.namespace, op.key)
-        here = yield from self._here(records, get)
-        if here is None and (yield Call(self.theirs, "batch", ([get],)))[0] is not None:
+        if (yield from self._here(records, get)) is not None:
+            return
+        if (yield Call(self.theirs, "batch", ([get],)))[0] is None:
+            # Whoever puts it next may be somebody else.
+            self._state.doubt((_PUT, self._unit(records, op)))
+        else:
             self._state.expect_owner(scope_of(records), ".".join(op.namespace))
 
     def _copied(self, records: Any, op: GetOp) -> Body[None]:
