@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -59,7 +60,10 @@ class Wait(Call):
     name: str = "wait"
 
     def made(self) -> None:
-        """Block this thread meanwhile."""
+        """Block this thread meanwhile, unless the other may need its event loop."""
+        with suppress(RuntimeError):
+            asyncio.get_running_loop()
+            return
         self.on.exception()
 
     async def amade(self) -> None:

@@ -132,6 +132,10 @@ class State:
                 return
             if not found.done():
                 yield Wait(found)
+            if not found.done():
+                # What is copied twice at once is there once.
+                yield from body()
+                return
             if self._ready.get(unit) is found:
                 return
 
