@@ -159,6 +159,7 @@ def test_rules_come_from_columns_tables_functions_and_files(imports: Imports, tm
     assert users("--map", str(tmp_path / "owners.csv")) == {"ann", "bob"}
     assert users("--mapping", str(tmp_path / "mapping.toml")) == {"user0", "user1"}
     assert users("--columns", "owner", "--user-column", "owner") == {"of user0", "of user1"}
+    assert users("--user-column", "owner") == {"of user0", "of user1"}
     assert users("--user", "ann") == {"ann"}
 
 
@@ -234,6 +235,45 @@ def test_a_file_without_the_name_of_a_source_is_found_out(
     assert json.loads(done.stdout)["modules"][0]["records"] == 2
     assert (unknown.exit_code, allowed.exit_code) == (1, 2)
     assert "Nothing was imported" in error_line(unknown)
+
+
+def test_a_name_that_is_misspelled_is_told_from_a_file_that_is_not_there(url: str, tmp_path: Path):
+    owner = ("--user", "ann", "--module", "chat", "--database", url)
+    (tmp_path / "cut.zip").write_bytes(b"PK\3\4" + bytes(100))
+
+    misspelled = run("import", "sql-chat-histroy", "chats.db", *owner)
+    absent = run("import", tmp_path / "conversations.json", *owner)
+    cut = run("import", tmp_path / "cut.zip", *owner)
+
+    assert misspelled.exit_code == 2
+    assert "the nearest is sql-chat-history" in words(misspelled.stderr.replace("│", ""))
+    assert "No such file or directory. Give the file, folder or zip" in error_line(absent)
+    assert "the beginning of a zip. Fetch the export again." in error_line(cut)
+
+
+def test_an_import_of_which_nothing_fits_says_so(imports: Imports, url: str):
+    with IsolatedMemory(url, root_key=LocalRootKey(ROOT_KEY)) as memory:
+        for user in ("user0", "user1"):
+            scope = memory.scope(user_id=user, module_id="chat")
+            scope.chat_history("0").add_user_message("Something else")
+
+    done = imports()
+
+    assert done.exit_code == 3
+    assert "taken 2" in words(done.stdout)
+    assert done.stdout.endswith("Nothing was put in.\n")
+
+
+def test_a_dry_run_ends_as_the_import_would(imports: Imports):
+    only_one = ("--id-pattern", "(?P<user>user0):(?P<session>.+)")
+
+    skipped = imports("--unmapped=skip", "--dry-run", rules=only_one)
+    named = imports("--by-scope")
+
+    assert skipped.exit_code == 0
+    # It names people, and is asked for to look first.
+    assert named.exit_code == 2
+    assert "--by-scope tells of a --dry-run" in named.stderr
 
 
 def test_an_export_of_ours_takes_no_rules(url: str, tmp_path: Path):

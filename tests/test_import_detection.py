@@ -142,7 +142,7 @@ def test_other_folders_zips_and_paths_are_told_apart(tmp_path: Path):
 
     assert "langmem-isolated import FILE reads it" in refusal(tmp_path / "ours")
     assert "The folder has 0 files" in refusal(tmp_path / "none")
-    assert "looks like binary" in refusal(tmp_path / "broken.zip")
+    assert "the beginning of a zip. Fetch the export again." in refusal(tmp_path / "broken.zip")
     assert "No such file" in refusal(tmp_path / "absent")
     assert "neither a file nor a folder" in refusal(Path("/dev/null"))
 

@@ -229,6 +229,21 @@ def test_what_is_broken_is_told_with_its_place_and_the_rest_goes_on(application,
     assert not any(word in repr(rejected) for word in ("oracle", "hidden", "Left", "grade"))
 
 
+def test_a_column_of_authors_gives_names_to_messages_and_not_to_places(
+    sqlite_application, tmp_path
+):
+    told = TABLES.replace('role = "m.role"', 'role = "m.role"\nname = "m.role"')
+    (tmp_path / "t.toml").write_text(told)
+
+    said = [one for _, said in read(sqlite_application, tmp_path / "t.toml") for one in said]
+
+    assert [one.place for one in said if isinstance(one, Rejected)] == ["messages, id 8"]
+    assert {one.message.name for one in said if not isinstance(one, Rejected)} == {
+        "user",
+        "assistant",
+    }
+
+
 def test_the_counts_by_user_and_module_are_those_of_the_application(application, tables):
     found = read(application, tables)
     sessions = Counter(u.fields["user"] for u, _ in found if isinstance(u, ForeignSession))

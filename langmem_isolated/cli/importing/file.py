@@ -37,12 +37,12 @@ def file_command() -> Callable[..., None]:
         from langmem_isolated.cli.databases import existing_database
 
         asked = ImportOptions(**given)
-        if is_archive(file):
-            _import_archive(file, allow, asked)
-            return
         # Before anything is said of the file: as for each command, there is a database.
         existing_database(asked.database).close()
-        _import_what_it_is(file, allow, asked)
+        if is_archive(file):
+            _import_archive(file, allow, asked)
+        else:
+            _import_what_it_is(file, allow, asked)
 
     argument = Annotated[Path, typer.Argument(metavar="FILE", help="What is imported.")]
     import_file.__signature__ = Signature(  # type: ignore[attr-defined]
@@ -57,9 +57,9 @@ def file_command() -> Callable[..., None]:
 
 
 def is_archive(file: Path) -> bool:
-    """Whether it is an export of ours, or is to be refused as none: not there, or a broken zip."""
+    """Whether it is an export of ours; what is not there, or a broken zip, nobody knows."""
     if not file.exists():
-        return True
+        return False
     if file.is_dir():
         return (file / _DECLARATION).exists()
     if file.suffix != ".zip":
@@ -68,7 +68,7 @@ def is_archive(file: Path) -> bool:
         with zipfile.ZipFile(file) as archive:
             return any(Path(name).name == _DECLARATION for name in archive.namelist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return True
+        return False
 
 
 def _import_archive(file: Path, allow: list[str] | None, asked: ImportOptions) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from difflib import get_close_matches
 from functools import cache
 from inspect import Parameter, Signature
 from pathlib import Path
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from langmem_isolated.importers import SourceOption, SourceSpec
 
 _HELP = "--help"
+_NAME = re.compile("[a-z0-9]+(-[a-z0-9]+)*")
 
 
 class _Sources(TyperGroup):
@@ -35,16 +38,25 @@ class _Sources(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] != _HELP and args[0] not in self.list_commands(ctx):
+            _refuse_misspelled(args[0], self.list_commands(ctx))
             args = [FILE, *args]
         return super().parse_args(ctx, args)
+
+
+def _refuse_misspelled(given: str, sources: list[str]) -> None:
+    """Refuse what is written as the names of sources are, and is no file."""
+    if not _NAME.fullmatch(given) or Path(given).exists():
+        return
+    nearest = "".join(f", the nearest is {one}" for one in get_close_matches(given, sources, n=1))
+    raise typer.BadParameter(
+        f"No source has this name{nearest}, and no file is called so. import --help lists them."
+    )
 
 
 commands = typer.Typer(
     cls=_Sources,
     help="Move in from other stores, or put in what an export wrote. The source stays as it is.",
-    epilog=shown(
-        "import sql-chat-history chats.db --columns owner --user-column owner --module chat"
-    )
+    epilog=shown("import sql-chat-history chats.db --user-column owner --module chat")
     + "\n\nWhat is no name of these is a file: what it is is found out.",
     no_args_is_help=True,
 )

@@ -76,7 +76,8 @@ def _print_first(what: str, count: int, first: Iterable[Rejected]) -> None:
 
 def print_receipt(receipt: ImportReceipt, path: object) -> None:
     """Print what an import did."""
-    print_modules(receipt.modules)
+    if receipt.modules:
+        print_modules(receipt.modules)
     shown = table("what became of it", "")
     for state, count in receipt.units.items():
         shown.add_row(cell(state, _STYLES.get(state, "")), Text(f"{count:,}"))
@@ -88,6 +89,9 @@ def print_receipt(receipt: ImportReceipt, path: object) -> None:
     _print_notes(receipt.notes)
     if receipt.backup:
         typer.echo(f"What was there before: {one_line(receipt.backup)}")
-    typer.echo(
-        f"What is in was read back and compared. To undo it: langmem-isolated rollback {path}"
-    )
+    if receipt.modules:
+        typer.echo(
+            f"What is in was read back and compared. To undo it: langmem-isolated rollback {path}"
+        )
+    else:
+        typer.echo("Nothing was put in.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from langmem_isolated.cli.importing.options import ImportOptions
+from langmem_isolated.cli.importing.options import ImportOptions, UnmappedRule
 from langmem_isolated.cli.importing.progress import watching
 from langmem_isolated.cli.importing.report import print_plan, print_receipt
 from langmem_isolated.cli.terminal import as_usage, print_json
@@ -37,9 +37,11 @@ def import_source(
     from langmem_isolated.cli.databases import existing_memory
     from langmem_isolated.importers import Import
 
+    if asked.by_scope and not asked.dry_run:
+        raise typer.BadParameter("--by-scope tells of a --dry-run: give both.")
     with as_usage(), _as_one_line(), watching(verbose=asked.verbose) as progress:
         memory = existing_memory(asked.database, asked.key_store)
-        with spec.make(location, **options) as source:
+        with spec.make(location, **_with_columns(spec, options, asked)) as source:
             made = Import(
                 memory,
                 source,
@@ -60,13 +62,24 @@ def import_source(
         raise typer.Exit(LEFT_OUT)
 
 
+def _with_columns(
+    spec: SourceSpec, options: Mapping[str, Any], asked: ImportOptions
+) -> Mapping[str, Any]:
+    """The options, and the columns of --user-column and others where none were named."""
+    takes_columns = any(option.name == "columns" for option in spec.options)
+    if options.get("columns") or not takes_columns or not asked.columns:
+        return options
+    return {**options, "columns": asked.columns}
+
+
 def _plan(made: Import, asked: ImportOptions) -> bool:
     plan = made.plan(by_scope=asked.by_scope)
     if asked.as_json:
         print_json(plan.as_dict())
     else:
         print_plan(plan, unmapped=asked.unmapped.value)
-    return plan.is_whole
+    is_meant = asked.unmapped is UnmappedRule.skip
+    return plan.is_whole or (is_meant and not plan.rejected)
 
 
 def _run(made: Import, asked: ImportOptions) -> bool:

@@ -116,8 +116,10 @@ def _table(kind: str, entry: object, number: int) -> Table:
     columns |= {f"field {name}": _text(fields, name, f"{where}, fields") for name in fields}
     for name, each in (("order", "order"), ("labels", "label")):
         columns |= {f"{each} {place}": sql for place, sql in enumerate(_texts(given, name, where))}
+    # Of messages it is the column of their authors' names.
+    is_named = "name" in given and "name" not in columns
     return Table(
-        name=_text(given, "name", where) if "name" in given else _name_in(source, kind),
+        name=_text(given, "name", where) if is_named else _name_in(source, kind),
         columns=columns,
         source=source,
         where=_text(given, "where", where) if "where" in given else None,

@@ -41,6 +41,8 @@ class ExportFiles:
         try:
             kind = path.stat().st_mode
             self.is_zip = stat.S_ISREG(kind) and _is_zip(path)
+        except SourceRefused:
+            raise
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or type(error).__name__
             raise SourceRefused(f"The export cannot be read: {why}", _GIVE) from None
@@ -117,13 +119,19 @@ class ExportFiles:
                     yield path.relative_to(self.path).as_posix()
 
 
+_ZIP = b"PK\3\4"
 _GIVE = "Give the file, folder or zip that the product's export wrote."
 
 
 def _is_zip(path: Path) -> bool:
     """Whether it begins as one, too: a database may have one at its end."""
     with path.open("rb") as file:
-        return file.read(2) == b"PK" and zipfile.is_zipfile(path)
+        head = file.read(len(_ZIP))
+    if head[:2] == _ZIP[:2] and zipfile.is_zipfile(path):
+        return True
+    if head == _ZIP:
+        raise SourceRefused("The file is the beginning of a zip", "Fetch the export again.")
+    return False
 
 
 def _check_sizes(members: list[zipfile.ZipInfo], packed: int) -> None:
