@@ -453,6 +453,23 @@ def chroma_at(folder: Path) -> Any:
     return Chroma("notes", NGramEmbeddings(), client=client)
 
 
+def test_a_roll_back_takes_nothing_from_a_user_on_hold_until_that_ends(
+    memory: IsolatedMemory, in_memory: InMemoryVectorStore, journal: Path
+):
+    before = contents(in_memory)
+    Adoption(memory, in_memory, MAPPING, journal=journal).run()
+    memory.retention.hold("ann", reason="case 7", by="counsel")
+    anns = found_by(scoped(memory, in_memory, "ann"))
+
+    undone = roll_back_adoption(memory, in_memory, journal)
+    assert undone.left == {"held": len(anns)}
+    assert found_by(scoped(memory, in_memory, "ann")) == anns
+
+    memory.retention.release("ann")
+    assert roll_back_adoption(memory, in_memory, journal).documents == len(anns)
+    assert contents(in_memory) == before
+
+
 def test_a_store_that_can_be_named_is_adopted_and_rolled_back_by_a_command(
     memory: IsolatedMemory, tmp_path: Path
 ):

@@ -579,6 +579,27 @@ def test_threads_that_use_one_old_thread_at_once_copy_it_once(alice: ScopedMemor
     assert saver.report.is_clean
 
 
+async def test_a_synchronous_call_does_not_wait_for_a_copy_that_needs_its_event_loop(
+    alice: ScopedMemory,
+):
+    class Slow(InMemorySaver):
+        async def aget_tuple(self, config: Any) -> Any:
+            await asyncio.sleep(0.2)
+            return self.get_tuple(config)
+
+    theirs, ours = Slow(), alice.checkpointer()
+    approving().compile(checkpointer=theirs).invoke({"messages": ["one"]}, at("alice-1"))
+    saver = dual_write(theirs, ours, backfill=owned)
+
+    copying = asyncio.create_task(saver.aget_tuple(at("alice-1")))
+    await asyncio.sleep(0.05)
+    assert saver.get_tuple(at("alice-1")) is not None
+    await copying
+
+    assert saver.report.is_clean
+    assert len([*ours.list(at("alice-1"))]) == len([*theirs.list(at("alice-1"))])
+
+
 def test_an_import_in_the_background_brings_what_nobody_has_used_yet(
     memory: IsolatedMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from langmem_isolated.errors import (
     AdoptionNotVerified,
     LangmemIsolatedError,
+    LegalHold,
     MemoryLocked,
     RecordsUnmapped,
     UserWasErased,
@@ -40,6 +41,12 @@ if TYPE_CHECKING:
 AT_ONCE = 500
 """So many documents at most are in memory, with their vectors."""
 
+_WHY: dict[type[Exception], str] = {
+    UserWasErased: "erased",
+    MemoryLocked: "locked",
+    LegalHold: "held",
+}
+
 UnmappedChoice = Literal["stop", "skip", "report"]
 Progress = Callable[[int], None]
 
@@ -64,7 +71,7 @@ class AdoptionUndone:
     """Without an owner again, under the ids that they had."""
     left: dict[str, int] = field(default_factory=dict)
     """What stays: ``"changed"`` by its owner since, ``"taken"`` (something else has its former id),
-    and of ``"erased"`` or ``"locked"`` users."""
+    and of ``"erased"``, ``"locked"`` or ``"held"`` users."""
 
 
 class Adoption:
@@ -229,7 +236,7 @@ class _Giving:
         try:
             return self._give(scope, part)
         except (UserWasErased, MemoryLocked) as error:
-            why = "erased" if isinstance(error, UserWasErased) else "locked"
+            why = _WHY[type(error)]
             for place, _ in part:
                 self.leave(why, Rejected(place, f"its user is {why}"))
         except (TypeError, ValueError) as error:
@@ -310,10 +317,11 @@ def roll_back_adoption(
 
 def _undo(store: Any, scope: Scope, entries: Sequence[JournalEntry], left: Counter[str]) -> int:
     try:
+        store.refuse_held(scope)
         own = store.of(scope)
         found = {one.id: one for one in own.stored([str(one.id) for one in entries])}
-    except (UserWasErased, MemoryLocked) as error:
-        left["erased" if isinstance(error, UserWasErased) else "locked"] += len(entries)
+    except (UserWasErased, MemoryLocked, LegalHold) as error:
+        left[_WHY[type(error)]] += len(entries)
         return 0
     there = [one for one in entries if str(one.id) in found]
     if not there:

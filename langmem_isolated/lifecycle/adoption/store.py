@@ -15,6 +15,7 @@ from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.calls import made_by
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import UserWasErased, WrappedStoreKeeps
+from langmem_isolated.lifecycle.retention import holds
 from langmem_isolated.scope import Scope
 from langmem_isolated.wrapping import Stored, WrappedVectorStore
 
@@ -78,6 +79,14 @@ class AdoptingStore:
     def is_same(one: Document | None, other: Document | None) -> bool:
         """Whether two documents have the same text and metadata."""
         return one is other or (one is not None and other is not None and _are_same(one, other))
+
+    def refuse_held(self, scope: Scope) -> None:
+        """Refuse to take anything from a user who is on hold.
+
+        Raises:
+            LegalHold: The user is.
+        """
+        holds.check(self._context, scope.user_id, scope.project_id)
 
     def put_back(self, found: Sequence[Stored]) -> None:
         """Store documents without an owner, under the ids that they had."""
