@@ -34,6 +34,7 @@ from langmem_isolated.importers import (
     roll_back_adoption,
 )
 from langmem_isolated.importers.named_stores import named_store
+from langmem_isolated.lifecycle import AdoptedDocuments, AdoptingStore
 from langmem_isolated.wrapping import any_adapter
 from tests.command_line import error_line, run
 from tests.embeddings import NGramEmbeddings
@@ -230,8 +231,6 @@ def test_broken_off_anywhere_it_goes_on_and_can_be_rolled_back(
 
 
 def break_off(patched: pytest.MonkeyPatch, method: str, after: int) -> None:
-    from langmem_isolated.lifecycle import AdoptedDocuments, AdoptingStore
-
     kind: Any = AdoptingStore if method == "remove" else AdoptedDocuments
     real: Callable[..., Any] = getattr(kind, method)
     calls = 0
@@ -298,6 +297,26 @@ def test_an_erased_user_gets_nothing_unless_readmitted(
     assert (done.documents, done.left) == (3, {"erased": 2})
     again = Adoption(memory, in_memory, MAPPING, journal=journal, readmit=["bob"]).run()
     assert again.documents == 2
+
+
+def test_who_is_erased_meanwhile_gets_nothing_and_others_their_own(
+    memory: IsolatedMemory,
+    in_memory: InMemoryVectorStore,
+    journal: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    real: Callable[..., Any] = AdoptedDocuments.put
+
+    def erased_first(own: Any, found: Any) -> None:
+        if found[0].document.metadata["owner"] == "ann":
+            memory.erase_user("ann")
+        real(own, found)
+
+    monkeypatch.setattr(AdoptedDocuments, "put", erased_first)
+    done = Adoption(memory, in_memory, MAPPING, journal=journal).run()
+
+    assert (done.documents, done.left) == (2, {"erased": 3})
+    assert len(contents(in_memory)) == 3
 
 
 def test_an_erasure_finds_what_was_adopted(

@@ -15,7 +15,7 @@ import pytest
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langgraph.channels.delta import DeltaChannel
-from langgraph.checkpoint.base import empty_checkpoint
+from langgraph.checkpoint.base import BaseCheckpointSaver, empty_checkpoint
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.postgres import PostgresSaver
@@ -24,6 +24,7 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.pregel._messages import _messages_delta_reducer
 from langgraph.store.memory import InMemoryStore
+from langgraph.store.sqlite import SqliteStore
 from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
@@ -144,6 +145,31 @@ def test_an_item_of_another_user_is_neither_handed_out_nor_copied(memory: Isolat
     assert bob.store().search(()) == []
 
 
+def test_a_thread_that_another_user_begins_later_is_not_handed_out(
+    memory: IsolatedMemory, alice: ScopedMemory
+):
+    """Who has looked for an id when nobody had it, or has had it before, gets nothing by it."""
+    theirs, owners = InMemorySaver(), {"t": "bob"}
+    bob = memory.scope(user_id="bob", module_id="tutor")
+    mine, others = (
+        dual_write(
+            theirs,
+            scope.checkpointer(),
+            backfill=lambda scope, unit: owners.get(unit) == scope.user_id,
+            compare=False,
+        )
+        for scope in (alice, bob)
+    )
+    approving().compile(checkpointer=others).invoke({"messages": ["bob's"]}, at("t"))
+    others.delete_thread("t")
+    assert others.get_tuple(at("t")) is None
+
+    owners["t"] = "alice"
+    approving().compile(checkpointer=mine).invoke({"messages": ["secret"]}, at("t"))
+    with pytest.raises(IsolationViolation):
+        others.get_tuple(at("t"))
+
+
 def test_a_thread_of_another_user_is_neither_deleted_nor_written_over(
     memory: IsolatedMemory, alice: ScopedMemory
 ):
@@ -178,42 +204,6 @@ def test_an_item_of_another_user_is_neither_replaced_nor_deleted(memory: Isolate
 
     assert theirs.get(("alice-facts",), "school").value == {"level": 3}
     assert [item.namespace for item in bob.store().search(())] == [("bob-facts",)]
-
-
-def test_a_thread_that_another_user_begins_later_is_not_handed_out(
-    memory: IsolatedMemory, alice: ScopedMemory
-):
-    """Who has looked for an id when nobody had it, or has had it before, gets nothing by it."""
-    theirs, owners = InMemorySaver(), {"t": "bob"}
-    bob = memory.scope(user_id="bob", module_id="tutor")
-    mine, others = (
-        dual_write(
-            theirs,
-            scope.checkpointer(),
-            backfill=lambda scope, unit: owners.get(unit) == scope.user_id,
-            compare=False,
-        )
-        for scope in (alice, bob)
-    )
-    approving().compile(checkpointer=others).invoke({"messages": ["bob's"]}, at("t"))
-    others.delete_thread("t")
-    assert others.get_tuple(at("t")) is None
-
-    owners["t"] = "alice"
-    approving().compile(checkpointer=mine).invoke({"messages": ["secret"]}, at("t"))
-    with pytest.raises(IsolationViolation):
-        others.get_tuple(at("t"))
-
-
-def test_a_thread_of_another_user_is_not_removed(memory: IsolatedMemory):
-    theirs = InMemorySaver()
-    approving().compile(checkpointer=theirs).invoke({"messages": ["secret"]}, at("alice-1"))
-    bob = memory.scope(user_id="bob", module_id="tutor")
-
-    with pytest.raises(IsolationViolation):
-        dual_write(theirs, bob.checkpointer(), backfill=owned).delete_thread("alice-1")
-
-    assert told(approving().compile(checkpointer=theirs), "alice-1") == ["secret"]
 
 
 def test_a_subgraph_that_is_there_alone_is_not_handed_out_either(memory: IsolatedMemory):
@@ -476,19 +466,31 @@ def test_what_is_removed_while_one_side_fails_does_not_come_back(
         assert "secret" not in [message.text for message in session.messages]
 
 
-def test_a_value_that_ours_missed_is_made_good_when_the_item_is_got(
+async def test_a_removal_that_was_cancelled_between_the_sides_is_made_before_the_next_use(
     alice: ScopedMemory, monkeypatch: pytest.MonkeyPatch
 ):
-    items = dual_write(InMemoryStore(), alice.store(), backfill=owned)
-    items.put(("alice-1",), "k", {"v": 1})
-    assert items.get(("alice-1",), "k").value == {"v": 1}
-    with monkeypatch.context() as patched:
-        Failing(IsolatedStore, "batch").install(patched)
-        items.put(("alice-1",), "k", {"v": 2})
-    assert items.get(("alice-1",), "k").value == {"v": 2}
+    theirs = InMemorySaver()
+    saver = dual_write(theirs, alice.checkpointer(), backfill=owned)
+    saver.read_from = "ours"
+    approving().compile(checkpointer=saver).invoke({"messages": ["secret"]}, at("alice-1"))
+    begun = asyncio.Event()
 
-    items.read_from = "ours"
-    assert items.get(("alice-1",), "k").value == {"v": 2}
+    async def slow(_: str) -> None:
+        begun.set()
+        await asyncio.sleep(9)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(theirs, "adelete_thread", slow)
+        removing = asyncio.create_task(saver.adelete_thread("alice-1"))
+        await begun.wait()
+        removing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await removing
+
+    found = await asyncio.gather(*(saver.aget_tuple(at("alice-1")) for _ in range(4)))
+    assert found == [None] * 4
+    assert theirs.get_tuple(at("alice-1")) is None
+    assert alice.checkpointer().get_tuple(at("alice-1")) is None
 
 
 async def test_a_call_in_the_event_loop_does_not_wait_for_a_task_of_that_loop(alice: ScopedMemory):
@@ -538,6 +540,24 @@ def test_once_ours_answers_a_thread_that_cannot_be_copied_is_not_begun_anew(
     assert told(graph, "alice-1") == ["one", "yes: 1"]
 
 
+class Numbering(InMemorySaver):
+    """A saver that leaves versions to its base class, whose are numbers."""
+
+    get_next_version = BaseCheckpointSaver.get_next_version
+
+
+def test_a_thread_begun_at_ours_goes_on_at_a_saver_of_other_versions(alice: ScopedMemory):
+    saver = dual_write(Numbering(), alice.checkpointer(), backfill=owned)
+    graph = approving().compile(checkpointer=saver)
+    for side in ("ours", "theirs", "ours"):
+        saver.read_from = side
+        graph.invoke({"messages": ["?"]}, at("alice-1"))
+        graph.invoke(Command(resume="yes"), at("alice-1"))
+
+    assert told(graph, "alice-1") == ["?", "yes: 1", "?", "yes: 3", "?", "yes: 5"]
+    assert saver.report.is_clean
+
+
 def test_a_difference_is_told_by_its_kind_and_without_content(
     alice: ScopedMemory, caplog: pytest.LogCaptureFixture
 ):
@@ -577,27 +597,6 @@ def test_threads_that_use_one_old_thread_at_once_copy_it_once(alice: ScopedMemor
     assert all(found)
     assert saver.report.copied == 1
     assert saver.report.is_clean
-
-
-async def test_a_synchronous_call_does_not_wait_for_a_copy_that_needs_its_event_loop(
-    alice: ScopedMemory,
-):
-    class Slow(InMemorySaver):
-        async def aget_tuple(self, config: Any) -> Any:
-            await asyncio.sleep(0.2)
-            return self.get_tuple(config)
-
-    theirs, ours = Slow(), alice.checkpointer()
-    approving().compile(checkpointer=theirs).invoke({"messages": ["one"]}, at("alice-1"))
-    saver = dual_write(theirs, ours, backfill=owned)
-
-    copying = asyncio.create_task(saver.aget_tuple(at("alice-1")))
-    await asyncio.sleep(0.05)
-    assert saver.get_tuple(at("alice-1")) is not None
-    await copying
-
-    assert saver.report.is_clean
-    assert len([*ours.list(at("alice-1"))]) == len([*theirs.list(at("alice-1"))])
 
 
 def test_an_import_in_the_background_brings_what_nobody_has_used_yet(
@@ -752,6 +751,17 @@ async def test_items_are_written_twice_and_copied_when_they_are_got(
     assert await door(store, "get", ("alice-facts",), "old") is None
     assert theirs.get(("alice-facts",), "old") is None
     assert store.report.is_clean
+
+
+def test_an_item_that_theirs_keeps_for_a_time_is_not_copied_for_ever(alice: ScopedMemory):
+    with SqliteStore.from_conn_string(":memory:", ttl={"default_ttl": 0.01}) as theirs:
+        theirs.setup()
+        theirs.put(("alice-1",), "k", {"v": 1})
+        items = dual_write(theirs, alice.store(), backfill=owned)
+        assert items.get(("alice-1",), "k").value == {"v": 1}
+
+    time.sleep(0.7)
+    assert alice.store().get(("alice-1",), "k") is None
 
 
 def test_what_ours_missed_of_an_item_follows_when_it_is_got(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from langmem_isolated.errors import (
     AdoptionNotVerified,
+    KeyDestroyed,
     LangmemIsolatedError,
     LegalHold,
     MemoryLocked,
@@ -43,6 +44,7 @@ AT_ONCE = 500
 
 _WHY: dict[type[Exception], str] = {
     UserWasErased: "erased",
+    KeyDestroyed: "erased",  # meanwhile
     MemoryLocked: "locked",
     LegalHold: "held",
 }
@@ -235,7 +237,7 @@ class _Giving:
         """Give documents to a scope; returns how many it took."""
         try:
             return self._give(scope, part)
-        except (UserWasErased, MemoryLocked) as error:
+        except (UserWasErased, KeyDestroyed, MemoryLocked) as error:
             why = _WHY[type(error)]
             for place, _ in part:
                 self.leave(why, Rejected(place, f"its user is {why}"))
@@ -320,7 +322,7 @@ def _undo(store: Any, scope: Scope, entries: Sequence[JournalEntry], left: Count
         store.refuse_held(scope)
         own = store.of(scope)
         found = {one.id: one for one in own.stored([str(one.id) for one in entries])}
-    except (UserWasErased, MemoryLocked, LegalHold) as error:
+    except (UserWasErased, KeyDestroyed, MemoryLocked, LegalHold) as error:
         left[_WHY[type(error)]] += len(entries)
         return 0
     there = [one for one in entries if str(one.id) in found]

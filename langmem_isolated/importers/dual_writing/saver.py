@@ -69,8 +69,13 @@ class DualCheckpointSaver(DualWrite, BaseCheckpointSaver[Any]):
         return clone
 
     def get_next_version(self, current: Any, channel: None) -> Any:
-        """The next version of a channel, of who answers; the other one goes on with it."""
-        return self._sides(self.ours)[0].get_next_version(current, channel)
+        """The next version of a channel, of theirs as long as it is written.
+
+        Ours goes on with versions of any kind, some savers with numbers alone: behind others there
+        would be no way back.
+        """
+        side = self.theirs if self._state.writes_theirs else self.ours
+        return side.get_next_version(current, channel)
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """A checkpoint, of who answers.
@@ -333,7 +338,7 @@ class DualCheckpointSaver(DualWrite, BaseCheckpointSaver[Any]):
         except Exception:
             if (yield Call(self.theirs, "get_tuple", (latest,))) is not None:
                 thread_id = latest["configurable"]["thread_id"]
-                self._state.refuse_foreign(found.scope, str(thread_id))
+                self._state.expect_owner(found.scope, str(thread_id))
             raise
         return here
 

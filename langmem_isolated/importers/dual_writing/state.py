@@ -161,11 +161,11 @@ class State:
             IsolationViolation: It belongs to somebody else.
             UserWasErased: The user was erased here; what an older store has of them stays out.
         """
-        self.refuse_foreign(scope, unit_id)
+        self.expect_owner(scope, unit_id)
         if records._keyring.tombstones.has(records.owner):  # noqa: SLF001 - whose memory it is
             raise UserWasErased
 
-    def refuse_foreign(self, scope: Scope, unit_id: str) -> None:
+    def expect_owner(self, scope: Scope, unit_id: str) -> None:
         """Expect that what theirs has under an id belongs to the scope.
 
         Raises:
@@ -174,9 +174,9 @@ class State:
         if self.owns is None or self.owns(scope, unit_id) is not True:
             raise IsolationViolation(
                 "What the other store has under this id does not belong to the scope of the call, "
-                "by the function given as backfill=. Nothing was handed out or copied. It must "
-                "return True for the scope that owns an id; an id of another user is not to be "
-                "asked for."
+                "by the function given as backfill=. Nothing was handed out, copied or changed. It "
+                "must return True for the scope that owns an id; an id of another user is not to "
+                "be asked for."
             )
 
 
@@ -262,22 +262,28 @@ class DualWrite:
 
     def _settled(self, unit: Hashable) -> Body[bool]:
         """Make the removal that one side has yet to make of a unit; whether none is left."""
-        owed = self._state.owed.pop(unit, None)
-        is_theirs = owed is not None and owed.on is self.theirs
-        if owed is None or (is_theirs and not self._state.writes_theirs):
-            return True
-        is_made = False
-        try:
-            if is_theirs == (self._state.read_from == "theirs"):
-                # It answers by now: its error is the caller's.
-                yield owed
-                is_made = True
-            else:
-                is_made = (yield from self._tried(owed, unit)) is not FAILED
-        finally:
-            if not is_made:
-                self._state.owed[unit] = owed
-        return is_made
+        if unit in self._state.owed:
+            removal = "removal", unit
+            try:
+                # One after the other: what is written behind it must not be removed again.
+                yield from self._state.once(removal, lambda: self._settle(unit))
+            finally:
+                self._state.doubt(removal)
+        return unit not in self._state.owed
+
+    def _settle(self, unit: Hashable) -> Body[None]:
+        owed = self._state.owed.get(unit)
+        if owed is None:
+            return
+        side: Side = "theirs" if owed.on is self.theirs else "ours"
+        if side == self._state.read_from:
+            # It answers by now: its error is the caller's.
+            yield owed
+        elif (side == "ours" or self._state.writes_theirs) and (
+            (yield from self._tried(owed, unit)) is FAILED
+        ):
+            return
+        self._state.owed.pop(unit, None)
 
     def _tried(self, call: Call, unit: Hashable) -> Generator[Call, Any, Any]:
         """Call the side that does not answer: a failure is counted."""

@@ -66,9 +66,7 @@ class DualStore(DualWrite, BaseStore):
                 yield from self._backfilled(unit, lambda op=op: self._copied(records, op))  # type: ignore[misc]
             elif isinstance(op, PutOp):
                 yield from self._settled(unit)
-                # Once for an item: what ours has then was the scope's when it came.
-                ready = _PUT, unit
-                yield from self._backfilled(ready, lambda op=op: self._expected(records, op))  # type: ignore[misc]
+                yield from self._backfilled((_PUT, unit), lambda op=op: self._expected(records, op))  # type: ignore[misc]
         first, second = self._sides(ours)
         writes = any(isinstance(op, PutOp) for op in ops)
         if writes:
@@ -87,6 +85,7 @@ class DualStore(DualWrite, BaseStore):
             for op, unit in zip(ops, units, strict=True):
                 if isinstance(op, PutOp) and (not is_done or op.value is None):
                     self._state.doubt(unit)
+                    self._state.doubt((_PUT, unit))
         return results
 
     @staticmethod
@@ -117,15 +116,11 @@ class DualStore(DualWrite, BaseStore):
             self._compared(name, unit, result_difference(op, theirs, ours))
 
     def _expected(self, records: Any, op: PutOp) -> Body[None]:
-        """Expect that what is about to be replaced or deleted is not somebody else's."""
+        """Expect that what is about to be replaced is not somebody else's."""
         get = GetOp(op.namespace, op.key)
-        if (yield from self._here(records, get)) is not None:
-            return
-        if (yield Call(self.theirs, "batch", ([get],)))[0] is None:
-            # Whoever puts it next may be somebody else.
-            self._state.doubt((_PUT, self._unit(records, op)))
-        else:
-            self._state.refuse_foreign(scope_of(records), ".".join(op.namespace))
+        here = yield from self._here(records, get)
+        if here is None and (yield Call(self.theirs, "batch", ([get],)))[0] is not None:
+            self._state.expect_owner(scope_of(records), ".".join(op.namespace))
 
     def _copied(self, records: Any, op: GetOp) -> Body[None]:
         unit = self._unit(records, op)
@@ -140,7 +135,7 @@ class DualStore(DualWrite, BaseStore):
             return
         while there is not None:
             self._state.permit(scope_of(records), ".".join(op.namespace), records)
-            put = PutOp(op.namespace, op.key, dict(there.value))
+            put = PutOp(op.namespace, op.key, dict(there.value), ttl=self._lifetime())
             yield Call(self.ours, "batch", ([put],))
             again = (yield Call(self.theirs, "batch", ([op],)))[0]
             if again is not None and again.value == there.value:
@@ -151,11 +146,16 @@ class DualStore(DualWrite, BaseStore):
             if there is None:
                 yield Call(self.ours, "batch", ([PutOp(op.namespace, op.key, None)],))
 
+    def _lifetime(self) -> float | None:
+        """For how many minutes theirs keeps an item: of each, the interface does not tell."""
+        config: TTLConfig | None = getattr(self.theirs, "ttl_config", None)
+        return config.get("default_ttl") if config else None
+
     def _here(self, records: Any, op: GetOp) -> Body[Any]:
         """The item of ours; where that fails, theirs is asked whose its own is."""
         try:
             return (yield Call(self.ours, "batch", ([op],)))[0]
         except Exception:
             if (yield Call(self.theirs, "batch", ([op],)))[0] is not None:
-                self._state.refuse_foreign(scope_of(records), ".".join(op.namespace))
+                self._state.expect_owner(scope_of(records), ".".join(op.namespace))
             raise
