@@ -246,6 +246,33 @@ def test_an_import_of_which_nothing_fits_says_so(imports: Imports, url: str):
     assert done.stdout.endswith("Nothing was put in.\n")
 
 
+def test_an_import_that_is_interrupted_says_how_to_go_on(
+    imports: Imports, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # Both sessions are planned, the first is copied.
+    (tmp_path / "here" / "stopping.py").write_text(
+        "from itertools import count\n"
+        "from langmem_isolated.importers import Owner\n"
+        "asked = count(1)\n"
+        "def owner_of(unit):\n"
+        "    if next(asked) == 4:\n"
+        "        raise KeyboardInterrupt\n"
+        "    return Owner(unit.id.partition(':')[0], 'chat', name='0')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "here")
+    rules = ("--map-function", "stopping:owner_of")
+
+    def moved() -> Result:
+        return run("import", "sql-chat-history", tmp_path / "chats.db", *rules, "--database", url)
+
+    stopped, done = moved(), moved()
+
+    assert stopped.exit_code == 130
+    assert "The same command goes on; to undo it: langmem-isolated rollback" in stopped.stderr
+    assert done.exit_code == 0
+    assert len(of_user(url, "user1")) == 3
+
+
 def test_a_dry_run_ends_as_the_import_would(imports: Imports):
     only_one = ("--id-pattern", "(?P<user>user0):(?P<session>.+)")
 
