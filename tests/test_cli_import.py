@@ -192,6 +192,22 @@ def test_every_source_has_a_command_with_its_own_options_and_those_of_all():
             command.make_context("example", rest)
 
 
+@pytest.mark.parametrize("command", ["import sqlite-saver", "import redis", "import FILE", "adopt"])
+def test_a_terminal_of_80_columns_shows_the_whole_help(command: str):
+    shown = run(*command.split(), "--help", COLUMNS="80").stdout
+
+    assert "(?P<user>[^:]+):(?P<session>.+)" in shown
+    assert "…" not in shown.replace("import-….json", "")
+
+
+def test_a_path_and_a_column_are_two_names_of_one_option(imports: Imports):
+    def told(*rules: str) -> Result:
+        return imports("--dry-run", "--columns", "owner", rules=rules)
+
+    assert told("--user-path", "owner").stdout == told("--user-column", "owner").stdout
+    assert told("--user-path", "owner", "--user-column", "owner").exit_code == 2
+
+
 def exported_chats(folder: Path) -> Path:
     """A list of OpenAI's messages."""
     said: list[dict[str, Any]] = [{"role": "user", "content": f"What is 6 times 7? {CANARY}"}]
