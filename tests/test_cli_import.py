@@ -319,7 +319,7 @@ def test_every_command_of_the_page_about_moving_in_can_be_typed():
     known = typer.main.get_command(app)
     typed = [shlex.split(line)[1:] for line in page.splitlines() if line.startswith("langmem-")]
 
-    assert len(typed) == 3
+    assert len(typed) == 5
     for words_typed in typed:
         meant, rest = known.get_command(None, words_typed[0]), words_typed[1:]
         if words_typed[0] == "import":
