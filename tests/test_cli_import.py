@@ -113,6 +113,23 @@ def test_a_rollback_asks_first_and_knows_its_own_database(imports: Imports, tmp_
     assert "not what an import writes" in error_line(none)
 
 
+def test_a_killed_import_is_not_called_rolled_back_by_another_database(
+    imports: Imports, url: str, tmp_path: Path
+):
+    receipt = Path(json.loads(imports("--json").stdout)["receipt"])
+    # As a process that was killed leaves it.
+    told = json.loads(receipt.read_text()) | {"status": "running", "modules": [], "units": {}}
+    receipt.write_text(json.dumps(told))
+    other = f"sqlite:///{tmp_path}/other.db"
+    IsolatedMemory(other, root_key=LocalRootKey(ROOT_KEY)).open().close()
+
+    assert run("rollback", receipt, "--yes", "--database", other).exit_code == 0
+    assert json.loads(receipt.read_text())["status"] == "running"
+    assert run("rollback", receipt, "--yes", "--database", url).exit_code == 0
+    assert json.loads(receipt.read_text())["status"] == "rolled back"
+    assert of_user(url, "user0") == []
+
+
 def test_what_has_no_owner_is_refused_left_out_or_told(imports: Imports, url: str):
     only_one = ("--id-pattern", "(?P<user>user0):(?P<session>.+)")
 
@@ -142,6 +159,7 @@ def test_rules_come_from_columns_tables_functions_and_files(imports: Imports, tm
     assert users("--map", str(tmp_path / "owners.csv")) == {"ann", "bob"}
     assert users("--mapping", str(tmp_path / "mapping.toml")) == {"user0", "user1"}
     assert users("--columns", "owner", "--user-column", "owner") == {"of user0", "of user1"}
+    assert users("--user-column", "owner") == {"of user0", "of user1"}
     assert users("--user", "ann") == {"ann"}
 
 

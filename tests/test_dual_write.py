@@ -136,6 +136,42 @@ def test_an_item_of_another_user_is_neither_handed_out_nor_copied(memory: Isolat
     assert bob.store().search(()) == []
 
 
+def test_a_thread_of_another_user_is_neither_deleted_nor_written_over(
+    memory: IsolatedMemory, alice: ScopedMemory
+):
+    theirs = InMemorySaver()
+    approving().compile(checkpointer=theirs).invoke({"messages": ["secret"]}, at("alice-1"))
+    bob = memory.scope(user_id="bob", module_id="tutor")
+    saver = dual_write(theirs, bob.checkpointer(), backfill=owned)
+
+    for attempt in (
+        lambda: saver.delete_thread("alice-1"),
+        lambda: saver.copy_thread("bob-1", "alice-1"),
+    ):
+        with pytest.raises(IsolationViolation):
+            attempt()
+    assert theirs.get_tuple(at("alice-1")) is not None
+
+    dual_write(theirs, alice.checkpointer(), backfill=owned).delete_thread("alice-1")
+    assert theirs.get_tuple(at("alice-1")) is None
+
+
+def test_an_item_of_another_user_is_neither_replaced_nor_deleted(memory: IsolatedMemory):
+    theirs = InMemoryStore()
+    theirs.put(("alice-facts",), "school", {"level": 3})
+    bob = memory.scope(user_id="bob", module_id="tutor")
+    store = dual_write(theirs, bob.store(), backfill=owned)
+
+    with pytest.raises(IsolationViolation):
+        store.put(("alice-facts",), "school", {"level": 0})
+    with pytest.raises(IsolationViolation):
+        store.delete(("alice-facts",), "school")
+    store.put(("bob-facts",), "school", {"level": 1})
+
+    assert theirs.get(("alice-facts",), "school").value == {"level": 3}
+    assert [item.namespace for item in bob.store().search(())] == [("bob-facts",)]
+
+
 def test_a_call_without_a_scope_is_refused_before_either_side_is_asked(memory: IsolatedMemory):
     theirs, items = InMemorySaver(), InMemoryStore()
     saver = dual_write(theirs, memory.checkpointer())
@@ -554,6 +590,22 @@ async def test_items_are_written_twice_and_copied_when_they_are_got(
     assert await door(store, "get", ("alice-facts",), "old") is None
     assert theirs.get(("alice-facts",), "old") is None
     assert store.report.is_clean
+
+
+def test_what_ours_missed_of_an_item_follows_when_it_is_got(
+    alice: ScopedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    ours = alice.store()
+    store = dual_write(InMemoryStore(), ours, backfill=owned)
+    store.put(("alice-facts",), "school", {"level": 1})
+    assert store.get(("alice-facts",), "school").value == {"level": 1}
+    with monkeypatch.context() as broken:
+        Failing(type(ours), "batch").install(broken)
+        store.put(("alice-facts",), "school", {"level": 2})
+
+    assert store.get(("alice-facts",), "school").value == {"level": 2}
+    store.read_from = "ours"
+    assert store.get(("alice-facts",), "school").value == {"level": 2}
 
 
 def test_a_search_that_ours_would_answer_otherwise_is_a_difference_and_copies_nothing(

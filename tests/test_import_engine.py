@@ -138,6 +138,9 @@ def test_a_receipt_or_backup_never_takes_the_place_of_another_file(
         with pytest.raises(BackupRefused):
             made(backup=tmp_path / "mine.json").run()
 
+    with pytest.raises(ImportPlaceTaken, match="--rejects"):
+        made(receipt=tmp_path / "both.json", rejects=tmp_path / "both.json").run()
+
     assert (tmp_path / "mine.json").read_text() == "{}"
     assert memory.modules("user0") == []
 

@@ -289,6 +289,21 @@ def test_a_document_of_redis_in_another_sessions_place_is_rejected(tmp_path: Pat
     assert [item.place for item in rejected] == [f"document {key[-26:].decode()}"]
 
 
+def test_a_link_in_a_folder_of_sessions_brings_nobody_anothers_session(tmp_path: Path):
+    (tmp_path / "alice").mkdir()
+    (tmp_path / "bob").mkdir()
+    (tmp_path / "bob" / "monday.json").write_text(json.dumps([message_to_dict(MESSAGES[0])]))
+    (tmp_path / "alice" / "monday.json").symlink_to(tmp_path / "bob" / "monday.json")
+
+    with MAKE["file-chat-history"](str(tmp_path)) as source:
+        sessions, rejected = read(source)
+
+    assert [*sessions] == ["bob/monday"]
+    assert [(one.place, one.reason) for one in rejected] == [
+        ("file 1 in the order of paths", "expected a file, got a link")
+    ]
+
+
 def test_a_file_that_ends_too_early_keeps_the_messages_that_are_whole(tmp_path: Path):
     whole = json.dumps([message_to_dict(message) for message in MESSAGES[:3]])
     bad = {"a": whole[:-20], "b": whole + "canary", "c": "{}", "d": "", "e": "[,]", "f": "[NaN]"}

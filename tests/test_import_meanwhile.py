@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from langchain_core.messages import HumanMessage
 
 from langmem_isolated import IsolatedMemory, Scope
+from langmem_isolated.errors import DatabaseLocked
 from langmem_isolated.importers import Import, Mapping, Source
 from langmem_isolated.lifecycle import ForeignItem, ForeignMessage, ForeignSession, ForeignUnit
 from tests.test_bulk_import import TOKEN
@@ -67,6 +69,48 @@ def test_what_comes_behind_a_roll_back_of_the_same_import_is_taken_out_by_the_ne
         bulk.put(ALICE, ForeignItem(("a",), "k", {"n": 1}, "row"), on_reject=print)
 
     assert memory.roll_back(TOKEN).counts == {"item": 1, "session": 1}
+    assert sessions_of(memory, "alice") == {"own"}
+    memory.verify()
+
+
+def test_a_roll_back_takes_out_what_the_import_goes_on_with_under_its_hands(
+    memory: IsolatedMemory,
+):
+    memory.scope(user_id="alice", module_id="tutor").chat_history("own").add_user_message("Mine.")
+    names = [f"s{n}" for n in range(4)]
+    with memory.bulk_import(TOKEN, source="test") as bulk:
+        for name in names:
+            bulk.put(ALICE, said(name), on_reject=print)
+
+        def go_on(removed: int) -> None:
+            for name in names if removed == 1 else ():
+                bulk.put(ALICE, said(name, 3), on_reject=print)
+
+        undone = memory.roll_back(TOKEN, progress=go_on)
+
+    assert undone.left == ()
+    assert sessions_of(memory, "alice") == {"own"}
+    memory.verify()
+
+
+def test_an_import_that_is_rolled_back_under_its_hands_ends_with_an_error_that_says_so(
+    memory: IsolatedMemory,
+):
+    memory.scope(user_id="alice", module_id="tutor").chat_history("own").add_user_message("Mine.")
+
+    def messages() -> Iterator[ForeignMessage]:
+        for number in range(1_200):
+            if number == 1_100:
+                memory.roll_back(TOKEN)
+            yield ForeignMessage(HumanMessage(f"message {number}"), f"row {number}")
+
+    with (
+        memory.bulk_import(TOKEN, source="test") as bulk,
+        pytest.raises(DatabaseLocked, match="takes out"),
+    ):
+        bulk.put(ALICE, ForeignSession("long", "rows", messages()), on_reject=print)
+
+    memory.roll_back(TOKEN)
     assert sessions_of(memory, "alice") == {"own"}
     memory.verify()
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -116,6 +117,15 @@ def test_no_link_is_followed(tmp_path):
     [rejected] = units(tmp_path / "profiles")
 
     assert "a link" in rejected.reason
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_nobody_waits_for_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "user_eve.json")
+
+    [rejected] = units(tmp_path)
+
+    assert "a pipe" in rejected.reason
 
 
 def test_an_older_file_does_not_go_over_the_one_of_its_persona(tmp_path):

@@ -271,6 +271,8 @@ class Import:
         Raises:
             ImportPlaceTaken: Something else stands in its place, or in that of the rejects.
         """
+        if self._rejects_path.absolute() == self.receipt_path.absolute():
+            raise ImportPlaceTaken("rejects")
         if not self.receipt_path.exists():
             if self._rejects_path.exists():
                 raise ImportPlaceTaken("rejects")

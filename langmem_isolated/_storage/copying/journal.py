@@ -254,9 +254,13 @@ def undo_part(transaction: Transaction, keys: ScopeKeys, token: bytes, part: Par
         RecordDoesNotOpen: Something was changed, moved or exchanged behind our back.
     """
     _lock_scope(transaction, keys)
-    lock_collections(transaction, keys, [added for added, _ in part.lines])
-    there = proofs(transaction, keys, [added for added, _ in part.lines])
-    known = [(added, proof, at) for (added, proof), at in zip(part.lines, there, strict=True) if at]
+    # Whoever goes on with the copy may have kept something else in it since it was read.
+    given = transaction, keys, _space(token), [part.key], now()
+    (value,) = entries.get(*given, kind=Kind.RECEIPT)
+    lines = [] if value is None else _part(Entry(part.key, value)).lines
+    lock_collections(transaction, keys, [added for added, _ in lines])
+    there = proofs(transaction, keys, [added for added, _ in lines])
+    known = [(added, proof, at) for (added, proof), at in zip(lines, there, strict=True) if at]
     removed = [added for added, proof, at in known if proof == at]
     remove(transaction, keys, removed)
     entries.remove(transaction, keys, _space(token), [part.key], kind=Kind.RECEIPT)

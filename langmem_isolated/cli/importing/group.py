@@ -56,9 +56,7 @@ def _refuse_misspelled(given: str, sources: list[str]) -> None:
 commands = typer.Typer(
     cls=_Sources,
     help="Move in from other stores, or put in what an export wrote. The source stays as it is.",
-    epilog=shown(
-        "import sql-chat-history chats.db --columns owner --user-column owner --module chat"
-    )
+    epilog=shown("import sql-chat-history chats.db --user-column owner --module chat")
     + "\n\nWhat is no name of these is a file: what it is is found out.",
     no_args_is_help=True,
 )

@@ -173,6 +173,12 @@ class ImportOptions:
         return replace(Mapping.from_file(self.mapping) if self.mapping else Mapping(), **given)
 
     @property
+    def columns(self) -> list[str]:
+        """The columns that rules read, for a source that reads none but those it is told of."""
+        named = (self.user_column, self.module_column, self.project_column)
+        return [column for column in named if column and "." not in column]
+
+    @property
     def backup_place(self) -> Path | bool:
         """Where the backup goes; whether there is one, where no place was given."""
         if self.backup and self.no_backup:

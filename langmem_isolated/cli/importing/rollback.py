@@ -52,7 +52,8 @@ def rollback(
     with memory, counting("taken out") as progress:
         done = memory.roll_back(bytes.fromhex(told.token), progress=progress)
     _refuse_another_database(told, done)
-    if done.is_done:
+    # Where nothing was found it may be another database than that of an import that was killed.
+    if done.is_done and done.scopes:
         replace(told, status="rolled back").write(receipt)
     _print(done, as_json=as_json, verbose=verbose)
     if not done.is_done:

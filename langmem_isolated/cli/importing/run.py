@@ -43,7 +43,7 @@ def import_source(
         raise typer.BadParameter("--by-scope tells of a --dry-run: give both.")
     with as_usage(), _as_one_line(), watching(verbose=asked.verbose) as progress:
         memory = existing_memory(asked.database, asked.key_store)
-        with spec.make(location, **options) as source:
+        with spec.make(location, **_with_columns(spec, options, asked)) as source:
             made = Import(
                 memory,
                 source,
@@ -62,6 +62,16 @@ def import_source(
                     is_whole = _run(made, asked)
     if not is_whole:
         raise typer.Exit(LEFT_OUT)
+
+
+def _with_columns(
+    spec: SourceSpec, options: Mapping[str, Any], asked: ImportOptions
+) -> Mapping[str, Any]:
+    """The options, and the columns of --user-column and others where none were named."""
+    takes_columns = any(option.name == "columns" for option in spec.options)
+    if options.get("columns") or not takes_columns or not asked.columns:
+        return options
+    return {**options, "columns": asked.columns}
 
 
 def _plan(made: Import, asked: ImportOptions) -> bool:

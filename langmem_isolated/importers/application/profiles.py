@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -139,11 +140,12 @@ def _read(path: Path) -> bytes:
     """The file's bytes.
 
     Raises:
-        Unreadable: It leads elsewhere, is too long, or cannot be read.
+        Unreadable: It leads elsewhere, is no file, is too long, or cannot be read.
     """
     try:
-        if path.is_symlink() or path.stat().st_size > _MOST_BYTES:
-            raise Unreadable(f"a link, or a file of more than {_MOST_BYTES >> 20} MB")
+        kind = path.lstat()
+        if not stat.S_ISREG(kind.st_mode) or kind.st_size > _MOST_BYTES:
+            raise Unreadable(f"a link, a pipe, or a file of more than {_MOST_BYTES >> 20} MB")
         return path.read_bytes()
     except OSError as error:
         raise Unreadable(f"a file that cannot be read: {error.strerror}") from None

@@ -224,21 +224,19 @@ class DualCheckpointSaver(DualWrite, BaseCheckpointSaver[Any]):
 
     def delete_thread(self, thread_id: str) -> None:
         """Remove a thread from both."""
-        run(self._whole("delete_thread", (), thread_id))
+        run(self._over("delete_thread", thread_id, thread_id))
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Remove a thread from both."""
-        await arun(self._whole("delete_thread", (), thread_id))
+        await arun(self._over("delete_thread", thread_id, thread_id))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a thread in both."""
-        run(self._whole("copy_thread", (source_thread_id,), source_thread_id, target_thread_id))
+        run(self._copy(source_thread_id, target_thread_id))
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a thread in both."""
-        await arun(
-            self._whole("copy_thread", (source_thread_id,), source_thread_id, target_thread_id)
-        )
+        await arun(self._copy(source_thread_id, target_thread_id))
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Remove from both what runs stored."""
@@ -262,6 +260,21 @@ class DualCheckpointSaver(DualWrite, BaseCheckpointSaver[Any]):
         for thread_id in threads:
             yield from self._thread_ready(found, thread_id)
         yield from self._written(found.ours, None, name, *args, **kwargs)
+
+    def _copy(self, source_id: str, target_id: str) -> Body[None]:
+        yield from self._thread_ready(self._found(None), source_id)
+        yield from self._over("copy_thread", target_id, source_id, target_id)
+
+    def _over(self, name: str, thread_id: str, *args: str) -> Body[None]:
+        """A write over all of a thread, which is not another user's where that is known."""
+        found = self._found(None)
+        if self._state.owns is not None and self._state.writes_theirs:
+            at = (config_at(thread_id),)
+            here = yield from self._tried(Call(found.ours, "get_tuple", at), None)
+            # What ours has was the scope's when it came.
+            if here in (None, FAILED) and (yield Call(self.theirs, "get_tuple", at)) is not None:
+                self._state.expect_owner(found.scope, thread_id)
+        yield from self._whole(name, (), *args)
 
     def _found(self, config: RunnableConfig | None) -> _Found:
         # Asked once: theirs, which knows no scopes, must not be asked before.

@@ -157,15 +157,23 @@ class State:
             IsolationViolation: It belongs to somebody else.
             UserWasErased: The user was erased here; what an older store has of them stays out.
         """
+        self.expect_owner(scope, unit_id)
+        if records._keyring.tombstones.has(records.owner):  # noqa: SLF001 - whose memory it is
+            raise UserWasErased
+
+    def expect_owner(self, scope: Scope, unit_id: str) -> None:
+        """Expect that what theirs has under an id belongs to the scope.
+
+        Raises:
+            IsolationViolation: It belongs to somebody else.
+        """
         if self.owns is None or self.owns(scope, unit_id) is not True:
             raise IsolationViolation(
                 "What the other store has under this id does not belong to the scope of the call, "
-                "by the function given as backfill=. Nothing was handed out or copied. It must "
-                "return True for the scope that owns an id; an id of another user is not to be "
-                "asked for."
+                "by the function given as backfill=. Nothing was handed out, copied or changed. It "
+                "must return True for the scope that owns an id; an id of another user is not to "
+                "be asked for."
             )
-        if records._keyring.tombstones.has(records.owner):  # noqa: SLF001 - whose memory it is
-            raise UserWasErased
 
 
 class DualWrite:

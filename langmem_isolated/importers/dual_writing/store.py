@@ -13,6 +13,7 @@ from langmem_isolated.importers.dual_writing.comparing import is_comparable, res
 from langmem_isolated.importers.dual_writing.history import scope_of
 from langmem_isolated.importers.dual_writing.state import FAILED, DualWrite, State
 
+_PUT = "put"
 _NAMES = {"PutOp": "put", "GetOp": "get", "SearchOp": "search"}
 
 
@@ -59,37 +60,67 @@ class DualStore(DualWrite, BaseStore):
         # Before theirs, which knows no scopes, is asked.
         records = self.ours._resolve()  # noqa: SLF001 - leads to the scope of a call
         ours = self.ours
+        puts = [op for op in ops if isinstance(op, PutOp)]
         for op in ops:
             if isinstance(op, GetOp):
-                unit = records.owner, op.namespace, op.key
+                unit = _unit(records, op)
                 yield from self._backfilled(unit, lambda op=op: self._copied(records, op))  # type: ignore[misc]
+            elif isinstance(op, PutOp):
+                yield from self._backfilled(
+                    (_PUT, *_unit(records, op)),
+                    lambda op=op: self._expected(records, op),  # type: ignore[misc]
+                )
         first, second = self._sides(ours)
-        writes = any(isinstance(op, PutOp) for op in ops)
-        if writes:
+        if puts:
             self._state.count("writes")
-        results: list[Result] = yield Call(first, "batch", (ops,))
-        if second is not None and (writes or self._state.compares):
-            others = yield from self._tried(Call(second, "batch", (ops,)), None)
-            if others is not FAILED and self._state.compares:
-                self._compare(ops, results, others, is_ours_second=second is ours)
+        is_whole = False
+        try:
+            results: list[Result] = yield Call(first, "batch", (ops,))
+            if second is not None and (puts or self._state.compares):
+                others = yield from self._tried(Call(second, "batch", (ops,)), None)
+                is_whole = others is not FAILED
+                if is_whole and self._state.compares:
+                    self._compare(records, ops, results, others, is_ours_second=second is ours)
+            else:
+                is_whole = True
+        finally:
+            if not is_whole:
+                for op in puts:
+                    self._state.doubt(_unit(records, op))
         return results
 
     def _compare(
-        self, ops: list[Op], results: list[Result], others: list[Result], *, is_ours_second: bool
+        self,
+        records: Any,
+        ops: list[Op],
+        results: list[Result],
+        others: list[Result],
+        *,
+        is_ours_second: bool,
     ) -> None:
         for op, answer, other in zip(ops, results, others, strict=True):
             if isinstance(op, PutOp) or not is_comparable(op, answer):
                 continue
             theirs, ours = (answer, other) if is_ours_second else (other, answer)
             name = _NAMES.get(type(op).__name__, "list_namespaces")
-            self._compared(name, None, result_difference(op, theirs, ours))
+            unit = _unit(records, op) if isinstance(op, GetOp) else None
+            self._compared(name, unit, result_difference(op, theirs, ours))
+
+    def _expected(self, records: Any, op: PutOp) -> Body[None]:
+        """Expect that what is about to be replaced is not somebody else's."""
+        get = [GetOp(op.namespace, op.key)]
+        if (yield Call(self.ours, "batch", (get,)))[0] is None and (
+            yield Call(self.theirs, "batch", (get,))
+        )[0] is not None:
+            self._state.expect_owner(scope_of(records), ".".join(op.namespace))
 
     def _copied(self, records: Any, op: GetOp) -> Body[None]:
         here = (yield Call(self.ours, "batch", ([op],)))[0]
-        if here is not None:
+        if here is not None and self._state.read_from == "ours":
             return
         there = (yield Call(self.theirs, "batch", ([op],)))[0]
-        while there is not None:
+        # Ours has another one where it has missed what was put since.
+        while there is not None and not (here is not None and here.value == there.value):
             self._state.permit(scope_of(records), ".".join(op.namespace), records)
             put = PutOp(op.namespace, op.key, dict(there.value))
             yield Call(self.ours, "batch", ([put],))
@@ -98,6 +129,10 @@ class DualStore(DualWrite, BaseStore):
                 self._state.count("copied")
                 return
             # Somebody wrote meanwhile: what was put may be older than what they put.
-            there = again
+            here, there = None, again
             if there is None:
                 yield Call(self.ours, "batch", ([PutOp(op.namespace, op.key, None)],))
+
+
+def _unit(records: Any, op: GetOp | PutOp) -> tuple[Any, ...]:
+    return records.owner, op.namespace, op.key

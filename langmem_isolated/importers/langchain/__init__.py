@@ -6,7 +6,7 @@ _HOME = "langmem_isolated.importers.langchain"
 
 _OWNER_COLUMNS = SourceOption(
     "columns",
-    "a further column that says whose a session is, for mapping rules to read",
+    "a column that says whose a session is, besides that of --user-column and its like",
     default=(),
     is_repeated=True,
 )

@@ -63,6 +63,9 @@ class FileChatHistorySource(Source):
             yield self._session(path, f"file {number} in the order of paths")
 
     def _session(self, path: Path, place: str) -> ForeignSession | Rejected:
+        if path.is_symlink():
+            # What it leads to may be another user's.
+            return Rejected(place, "expected a file, got a link")
         try:
             text = path.read_text(encoding=self._encoding).removeprefix("\ufeff")
         except OSError as error:

@@ -115,9 +115,12 @@ class SqliteSaverSource(SaverSource):
             return {}
 
     def _row(self, thread_id: str, reference: Reference) -> tuple[Any, Any, dict[str, Any]]:
-        (row,) = self._file.rows(
-            f"SELECT type, checkpoint, metadata FROM checkpoints {_OF_CHECKPOINT}",  # noqa: S608 - a constant
-            *(thread_id, reference.namespace, reference.id),
+        # A table without its primary key may have several.
+        row = next(
+            self._file.rows(
+                f"SELECT type, checkpoint, metadata FROM checkpoints {_OF_CHECKPOINT}",  # noqa: S608 - a constant
+                *(thread_id, reference.namespace, reference.id),
+            )
         )
         kind, blob, metadata = row
         return kind, blob, {} if metadata is None else json_object(metadata, "the metadata")

@@ -11,8 +11,9 @@ from langmem_isolated._runtime.arguments import kind_of
 from langmem_isolated._runtime.calls import made_by
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.lru import LRUCache
+from langmem_isolated._storage.copying.import_position import Overtaken
 from langmem_isolated._storage.copying.options import BATCH
-from langmem_isolated.errors import AddressTaken, KeyDestroyed
+from langmem_isolated.errors import AddressTaken, DatabaseLocked, KeyDestroyed
 from langmem_isolated.lifecycle.bulk_import.documents import DocumentImport
 from langmem_isolated.lifecycle.bulk_import.items import ItemImport
 from langmem_isolated.lifecycle.bulk_import.outcome import REJECTED, OnReject, OnTaken, PutOutcome
@@ -196,16 +197,23 @@ class BulkImport:
 
 @contextmanager
 def _unless_erased(target: Target) -> Iterator[None]:
-    """Tell an erasure while the import goes on from a scope that is gone otherwise.
+    """Tell an erasure while the import goes on from what others do to a scope otherwise.
 
     Raises:
         UserWasErased: The user was erased since the import looked.
+        DatabaseLocked: Another process puts in the same, or takes it out.
     """
     try:
         yield
     except KeyDestroyed:
         target.refuse_erased()
         raise
+    except Overtaken:
+        target.refuse_erased()
+        raise DatabaseLocked(
+            "Another process puts in the same, or takes out what this one had put in. What is in "
+            "stays, and the same import goes on with it."
+        ) from None
 
 
 def _refuse_taken(_: ForeignUnit, kind: str) -> PutOutcome:
