@@ -220,8 +220,9 @@ def test_a_terminal_of_80_columns_shows_the_whole_help(command: str):
 
 def test_a_path_and_a_column_are_two_names_of_one_option(imports: Imports):
     def told(*rules: str) -> Result:
-        return imports("--dry-run", "--columns", "owner", rules=rules)
+        return imports("--dry-run", rules=rules)
 
+    assert told("--user-path", "owner").exit_code == 0
     assert told("--user-path", "owner").stdout == told("--user-column", "owner").stdout
     assert told("--user-path", "owner", "--user-column", "owner").exit_code == 2
 

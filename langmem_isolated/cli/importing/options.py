@@ -162,10 +162,7 @@ class ImportOptions:
             "drop_labels": self.drop_labels or None,
         }
         for part in ("user", "module", "project"):
-            columns = [getattr(self, f"{part}_{name}") for name in ("column", "path")]
-            if all(columns):
-                raise typer.BadParameter(f"Give --{part}-column or --{part}-path.")
-            if column := columns[0] or columns[1]:
+            if column := self._column(part):
                 if told[part] is not None:
                     raise typer.BadParameter(f"Give --{part} or --{part}-column.")
                 told[part] = Field(column)
@@ -175,8 +172,14 @@ class ImportOptions:
     @property
     def columns(self) -> list[str]:
         """The columns that rules read, for a source that reads none but those it is told of."""
-        named = (self.user_column, self.module_column, self.project_column)
+        named = map(self._column, ("user", "module", "project"))
         return [column for column in named if column and "." not in column]
+
+    def _column(self, part: str) -> str | None:
+        column, path = (getattr(self, f"{part}_{name}") for name in ("column", "path"))
+        if column and path:
+            raise typer.BadParameter(f"Give --{part}-column or --{part}-path.")
+        return column or path
 
     @property
     def backup_place(self) -> Path | bool:
