@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from inspect import Parameter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
 
 import typer
 
@@ -176,7 +176,8 @@ class ImportOptions:
         return [column for column in named if column and "." not in column]
 
     def _column(self, part: str) -> str | None:
-        column, path = (getattr(self, f"{part}_{name}") for name in ("column", "path"))
+        names = (f"{part}_column", f"{part}_path")
+        column, path = (cast("str | None", getattr(self, name)) for name in names)
         if column and path:
             raise typer.BadParameter(f"Give --{part}-column or --{part}-path.")
         return column or path
