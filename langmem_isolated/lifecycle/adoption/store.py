@@ -179,7 +179,7 @@ def _difference(own: Stored | None, one: Stored) -> str | None:
         return "it is not there"
     if not _are_same(own.document, one.document):
         return "its text or metadata"
-    is_kept = one.vector is None or (own.vector and _are_close(own.vector, one.vector))
+    is_kept = one.vector is None or (own.vector and _is_kept(own.vector, one.vector))
     return None if is_kept else "its vector"
 
 
@@ -205,6 +205,15 @@ def _are_equal(one: Any, other: Any) -> bool:
         case float(), float():
             return one == other or (math.isnan(one) and math.isnan(other))
     return bool(one == other)
+
+
+def _is_kept(own: Sequence[float], one: Sequence[float]) -> bool:
+    """Whether it is the same, or at length 1, as which a store that ranks by cosine keeps it.
+
+    A folder of Qdrant gives vectors as they were put once it was opened anew, and else at length 1.
+    """
+    length = math.hypot(*one)
+    return _are_close(own, one) or (length > 0 and _are_close(own, [x / length for x in one]))
 
 
 def _are_close(one: Sequence[float], other: Sequence[float]) -> bool:
