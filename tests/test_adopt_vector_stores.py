@@ -422,6 +422,39 @@ def test_points_of_qdrant_with_numbers_for_ids_or_more_than_a_document_are_met(
     assert [point.id for point in store.client.retrieve("test", [17, 18, 19])] == [17, 18, 19]
 
 
+def test_a_folder_of_qdrant_with_vectors_of_any_length_is_adopted_and_rolled_back(
+    memory: IsolatedMemory, tmp_path: Path
+):
+    """Opened anew, it gives vectors as they were put; once put again, at length 1."""
+    from qdrant_client import QdrantClient, models
+
+    folder = str(tmp_path / "qdrant")
+    sizes = models.VectorParams(size=3, distance=models.Distance.COSINE)
+    client = QdrantClient(path=folder)
+    client.create_collection("notes", vectors_config=sizes)
+    points = [
+        models.PointStruct(
+            id=n,
+            vector=[3.0, 4.0, float(n)],
+            payload={"page_content": f"text {n}", "metadata": {"owner": "ann"}},
+        )
+        for n in (1, 2)
+    ]
+    client.upsert("notes", points)
+    client.close()
+
+    store: Any = named_store("qdrant", folder, "notes")
+    adopted = Adoption(memory, store, MAPPING, journal=tmp_path / "adoption.jsonl").run()
+    store.client.close()
+    store = named_store("qdrant", folder, "notes")
+    undone = roll_back_adoption(memory, store, tmp_path / "adoption.jsonl")
+    there, _ = store.client.scroll("notes", with_vectors=True)
+    store.client.close()
+
+    assert (adopted.documents, undone.documents) == (2, 2)
+    assert {one.id for one in there} == {1, 2}
+
+
 def test_a_collection_is_read_for_an_import_with_its_vectors(
     shared: VectorStore, embeddings: CountingEmbeddings
 ):
@@ -470,6 +503,23 @@ def chroma_at(folder: Path) -> Any:
 
     client = chromadb.PersistentClient(str(folder), Settings(anonymized_telemetry=False))
     return Chroma("notes", NGramEmbeddings(), client=client)
+
+
+def test_a_roll_back_takes_nothing_from_a_user_on_hold_until_that_ends(
+    memory: IsolatedMemory, in_memory: InMemoryVectorStore, journal: Path
+):
+    before = contents(in_memory)
+    Adoption(memory, in_memory, MAPPING, journal=journal).run()
+    memory.retention.hold("ann", reason="case 7", by="counsel")
+    anns = found_by(scoped(memory, in_memory, "ann"))
+
+    undone = roll_back_adoption(memory, in_memory, journal)
+    assert undone.left == {"held": len(anns)}
+    assert found_by(scoped(memory, in_memory, "ann")) == anns
+
+    memory.retention.release("ann")
+    assert roll_back_adoption(memory, in_memory, journal).documents == len(anns)
+    assert contents(in_memory) == before
 
 
 def test_a_store_that_can_be_named_is_adopted_and_rolled_back_by_a_command(

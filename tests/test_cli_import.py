@@ -210,6 +210,23 @@ def test_every_source_has_a_command_with_its_own_options_and_those_of_all():
             command.make_context("example", rest)
 
 
+@pytest.mark.parametrize("command", ["import sqlite-saver", "import redis", "import FILE", "adopt"])
+def test_a_terminal_of_80_columns_shows_the_whole_help(command: str):
+    shown = run(*command.split(), "--help", COLUMNS="80").stdout
+
+    assert "(?P<user>[^:]+):(?P<session>.+)" in shown
+    assert "…" not in shown.replace("import-….json", "")
+
+
+def test_a_path_and_a_column_are_two_names_of_one_option(imports: Imports):
+    def told(*rules: str) -> Result:
+        return imports("--dry-run", rules=rules)
+
+    assert told("--user-path", "owner").exit_code == 0
+    assert told("--user-path", "owner").stdout == told("--user-column", "owner").stdout
+    assert told("--user-path", "owner", "--user-column", "owner").exit_code == 2
+
+
 def exported_chats(folder: Path) -> Path:
     """A list of OpenAI's messages."""
     said: list[dict[str, Any]] = [{"role": "user", "content": f"What is 6 times 7? {CANARY}"}]
@@ -264,6 +281,33 @@ def test_an_import_of_which_nothing_fits_says_so(imports: Imports, url: str):
     assert done.stdout.endswith("Nothing was put in.\n")
 
 
+def test_an_import_that_is_interrupted_says_how_to_go_on(
+    imports: Imports, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # Both sessions are planned, the first is copied.
+    (tmp_path / "here" / "stopping.py").write_text(
+        "from itertools import count\n"
+        "from langmem_isolated.importers import Owner\n"
+        "asked = count(1)\n"
+        "def owner_of(unit):\n"
+        "    if next(asked) == 4:\n"
+        "        raise KeyboardInterrupt\n"
+        "    return Owner(unit.id.partition(':')[0], 'chat', name='0')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "here")
+    rules = ("--map-function", "stopping:owner_of")
+
+    def moved() -> Result:
+        return run("import", "sql-chat-history", tmp_path / "chats.db", *rules, "--database", url)
+
+    stopped, done = moved(), moved()
+
+    assert stopped.exit_code == 130
+    assert "The same command goes on; to undo it: langmem-isolated rollback" in stopped.stderr
+    assert done.exit_code == 0
+    assert len(of_user(url, "user1")) == 3
+
+
 def test_a_dry_run_ends_as_the_import_would(imports: Imports):
     only_one = ("--id-pattern", "(?P<user>user0):(?P<session>.+)")
 
@@ -294,7 +338,7 @@ def test_every_command_of_the_page_about_moving_in_can_be_typed():
     known = typer.main.get_command(app)
     typed = [shlex.split(line)[1:] for line in page.splitlines() if line.startswith("langmem-")]
 
-    assert len(typed) == 3
+    assert len(typed) == 5
     for words_typed in typed:
         meant, rest = known.get_command(None, words_typed[0]), words_typed[1:]
         if words_typed[0] == "import":

@@ -101,6 +101,17 @@ def test_a_field_that_is_not_there_is_told_with_those_that_are():
     assert "there are mode, user_id" in reason
 
 
+def test_a_path_that_ends_too_early_is_told_with_what_is_in_its_first_field():
+    metadata = {"user_id": "ann", "deeper": {SECRET: 1}}
+    shallow, deep = (
+        refused(Mapping(user=Field(path), module="chat"), session(metadata=metadata))
+        for path in ("metadata.userid", "metadata.deeper.userid")
+    )
+
+    assert "in 'metadata' there are deeper, user_id" in shallow
+    assert "in 'metadata' there are deeper, user_id" in deep
+
+
 # --- what a rule maps
 
 

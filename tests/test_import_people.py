@@ -262,6 +262,17 @@ def test_names_of_the_owner_that_nobody_has_are_told():
     assert [one.place for one in rejects] == ["the whole export"]
 
 
+def test_that_nobody_is_named_as_the_owner_is_counted():
+    kind = "messages taken for somebody else's: see --me"
+    counted = []
+    for source in (sample("whatsapp.txt"), sample("whatsapp.txt", me=["Ann"])):
+        read(source)
+        counted.append(source.notes().get(kind))
+
+    assert counted[0] > 0
+    assert counted[1] is None
+
+
 def test_an_export_of_all_of_telegram_knows_its_owner(tmp_path: Path):
     chat = json.loads((EXPORTS / "telegram.json").read_text())
     document = {"about": "", "personal_information": {"user_id": 11}, "chats": {"list": [chat]}}

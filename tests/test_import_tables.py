@@ -309,6 +309,8 @@ def test_a_join_that_would_give_a_session_two_owners_is_refused(application, tmp
         ("cross_module = true", "cross_module = 'yes'", "where true or false"),
         ("[[items]]", "[[items]]\ncross_module = true", "'cross_module'; known are"),
         (TABLES, "[mapping]", "names no table"),
+        ('id = "s.id"', 'id = "id"', "ambiguous column name: id"),
+        ("LEFT JOIN", "LEFT JION", "syntax error"),
     ],
 )
 def test_a_table_file_that_cannot_be_meant_is_refused(

@@ -288,6 +288,25 @@ def test_a_dry_run_makes_no_file_where_there_is_none(tmp_path: Path):
     assert [*tmp_path.iterdir()] == []
 
 
+def test_a_file_of_other_software_is_copied_and_asked_about_before_it_gets_our_tables(
+    tmp_path: Path,
+):
+    """Who gives the source of an import as its target is told to run this."""
+    file = tmp_path / "chats.db"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE message_store (id INTEGER)")
+    before = file.read_bytes()
+    upgrade = ("schema", "upgrade", "--database", url_of(file))
+
+    refused = run(*upgrade, stdin="n\n")
+
+    assert refused.exit_code == 1
+    assert "1 tables of other software" in refused.stderr
+    assert file.read_bytes() == before
+    assert run(*upgrade, "--yes").exit_code == 0
+    assert (tmp_path / "chats.db.schema-0").exists()
+
+
 def test_a_copy_is_made_first_and_brings_the_version_before_back(
     filled_file: Path, monkeypatch: pytest.MonkeyPatch
 ):

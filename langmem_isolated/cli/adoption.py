@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 _LEFT_OUT = 3
 # What it has in common with imports.
 _SHARED = {
-    *("user", "user_column", "module", "module_column", "project", "project_column"),
+    *("user", "user_column", "user_path", "module", "module_column", "module_path"),
+    *("project", "project_column", "project_path"),
     *("id_pattern", "map", "map_function", "mapping", "unmapped", "readmit"),
     *("dry_run", "by_scope", "as_json", "database", "key_store"),
 }

@@ -49,7 +49,7 @@ class _Place:
     @property
     def is_new(self) -> bool:
         """Whether there is nothing yet that could be lost."""
-        return self.state.version == 0
+        return self.state.version == 0 and not self.state.others
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -166,7 +166,7 @@ def _back_up(
         if one.database.is_postgres and not is_waived:
             raise BackupWanted(one.name)
     if not is_agreed:
-        typer.confirm("Upgrade? Is the application stopped?", abort=True, err=True)
+        _agree(places)
     for one in places if not is_waived else ():
         is_named = file is not None and one.name == _DATABASE
         target = file if is_named else default_backup(one.database, one.state.version)
@@ -174,6 +174,16 @@ def _back_up(
         with pulse("Copying"):
             size = back_up(one.database, target)
         typer.echo(f"{one.name}: {size:,} bytes copied to {target.name}", err=True)
+
+
+def _agree(places: Sequence[_Place]) -> None:
+    if others := sum(one.state.others for one in places if not one.state.version):
+        typer.echo(
+            f"The file has {others:,} tables of other software. Is it what an import is to read? "
+            "Ours had better stand in a new file.",
+            err=True,
+        )
+    typer.confirm("Upgrade? Is the application stopped?", abort=True, err=True)
 
 
 def _upgraded(place: _Place) -> dict[str, Any]:

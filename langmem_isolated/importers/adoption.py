@@ -14,6 +14,7 @@ from langmem_isolated.errors import (
     AdoptionNotVerified,
     KeyDestroyed,
     LangmemIsolatedError,
+    LegalHold,
     MemoryLocked,
     RecordsUnmapped,
     UserWasErased,
@@ -41,8 +42,12 @@ if TYPE_CHECKING:
 AT_ONCE = 500
 """So many documents at most are in memory, with their vectors."""
 
-# Users to whom nothing can be given, and who have nothing to put back; erased meanwhile, perhaps.
-_GONE = (UserWasErased, KeyDestroyed, MemoryLocked)
+_WHY: dict[type[Exception], str] = {
+    UserWasErased: "erased",
+    KeyDestroyed: "erased",  # meanwhile
+    MemoryLocked: "locked",
+    LegalHold: "held",
+}
 
 UnmappedChoice = Literal["stop", "skip", "report"]
 Progress = Callable[[int], None]
@@ -68,7 +73,7 @@ class AdoptionUndone:
     """Without an owner again, under the ids that they had."""
     left: dict[str, int] = field(default_factory=dict)
     """What stays: ``"changed"`` by its owner since, ``"taken"`` (something else has its former id),
-    and of ``"erased"`` or ``"locked"`` users."""
+    and of ``"erased"``, ``"locked"`` or ``"held"`` users."""
 
 
 class Adoption:
@@ -232,8 +237,8 @@ class _Giving:
         """Give documents to a scope; returns how many it took."""
         try:
             return self._give(scope, part)
-        except _GONE as error:
-            why = "locked" if isinstance(error, MemoryLocked) else "erased"
+        except (UserWasErased, KeyDestroyed, MemoryLocked) as error:
+            why = _WHY[type(error)]
             for place, _ in part:
                 self.leave(why, Rejected(place, f"its user is {why}"))
         except (TypeError, ValueError) as error:
@@ -314,10 +319,11 @@ def roll_back_adoption(
 
 def _undo(store: Any, scope: Scope, entries: Sequence[JournalEntry], left: Counter[str]) -> int:
     try:
+        store.refuse_held(scope)
         own = store.of(scope)
         found = {one.id: one for one in own.stored([str(one.id) for one in entries])}
-    except _GONE as error:
-        left["locked" if isinstance(error, MemoryLocked) else "erased"] += len(entries)
+    except (UserWasErased, KeyDestroyed, MemoryLocked, LegalHold) as error:
+        left[_WHY[type(error)]] += len(entries)
         return 0
     there = [one for one in entries if str(one.id) in found]
     if not there:

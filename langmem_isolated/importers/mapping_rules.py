@@ -101,8 +101,17 @@ class Field:
             elif isinstance(value, list | tuple) and name.isdecimal() and int(name) < len(value):
                 value = value[int(name)]
             else:
-                raise Unmapped(f"there is no field {self.path!r}; {_names(fields)}")
+                raise Unmapped(f"there is no field {self.path!r}; {self._near(fields)}")
         return value
+
+    def _near(self, fields: Mapping[str, Any]) -> str:
+        """Names of the fields, or of what is in the one in which it was looked for."""
+        first, _, rest = self.path.removeprefix("$.").partition(".")
+        inside = fields.get(first)
+        # Not deeper, where names may be content.
+        if rest and isinstance(inside, Mapping) and inside:
+            return f"in {first!r} {_names(inside)}"
+        return _names(fields)
 
 
 def _names(fields: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,8 @@ class SchemaState:
     """Bytes of all tables; on SQLite of the file without its log."""
     jobs: dict[str, int | None]
     """What has begun and is not finished, by what it is; ``None`` where the role may not see it."""
+    others: int = 0
+    """Tables of other software in the file of SQLite; PostgreSQL has a schema for ours."""
 
     @property
     def is_too_new(self) -> bool:
@@ -100,7 +103,9 @@ def _read_only(path: Path) -> SchemaState:
 
 def _state(connection: Connection) -> SchemaState:
     version, is_postgres = versions.version_of(connection), connection.dialect.name == "postgresql"
-    tables = _postgres_tables(connection) if is_postgres else _sqlite_tables(connection)
+    names = [] if is_postgres else _sqlite_names(connection)
+    ours = [name for name in names if name in metadata.tables]
+    tables = _postgres_tables(connection) if is_postgres else _sqlite_tables(connection, ours)
     size = sum(one.size or 0 for one in tables)
     return SchemaState(
         backend=connection.dialect.name,
@@ -110,6 +115,7 @@ def _state(connection: Connection) -> SchemaState:
         tables=tuple(tables),
         size=size if is_postgres else connection.exec_driver_sql(_SQLITE_SIZE).scalar_one(),
         jobs=_jobs(connection, f"{POSTGRES_SCHEMA}." if is_postgres else "") if version else {},
+        others=len(names) - len(ours),
     )
 
 
@@ -118,9 +124,11 @@ def _postgres_tables(connection: Connection) -> list[TableState]:
     return [TableState(*row) for row in found]
 
 
-def _sqlite_tables(connection: Connection) -> list[TableState]:
-    names = [name for (name,) in connection.exec_driver_sql(_SQLITE_TABLES).all()]
-    ours = [name for name in names if name in metadata.tables]
+def _sqlite_names(connection: Connection) -> list[str]:
+    return [name for (name,) in connection.exec_driver_sql(_SQLITE_TABLES).all()]
+
+
+def _sqlite_tables(connection: Connection, ours: Sequence[str]) -> list[TableState]:
     counts = (
         connection.scalar(select(func.count()).select_from(metadata.tables[name])) for name in ours
     )

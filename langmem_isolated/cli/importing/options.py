@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from inspect import Parameter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
 
 import typer
 
@@ -36,6 +36,11 @@ def _of_owners(*names: str, told: str) -> Any:
     return typer.Option(*names, help=told, rich_help_panel=_OWNERS)
 
 
+def _second(name: str) -> Any:
+    # Both names in one option leave the help 24 columns of a terminal's 80.
+    return typer.Option(name, hidden=True, help="As the one of the column.")
+
+
 def _of_files(*names: str, told: str) -> Any:
     return typer.Option(*names, help=told, rich_help_panel=_FILES)
 
@@ -56,25 +61,30 @@ class ImportOptions:
         str | None,
         _of_owners(
             "--user-column",
-            "--user-path",
-            told="The column, or path such as metadata.user_id, that has the user's id.",
+            told="The column, or path such as metadata.user_id, that has the user's id; or "
+            "--user-path.",
         ),
     ] = None
+    user_path: Annotated[str | None, _second("--user-path")] = None
     module: Annotated[
         str | None, _of_owners("--module", told="The module's id, for all of the source.")
     ] = None
     module_column: Annotated[
         str | None,
-        _of_owners("--module-column", "--module-path", told="The one that has the module's id."),
+        _of_owners("--module-column", told="The one that has the module's id; or --module-path."),
     ] = None
+    module_path: Annotated[str | None, _second("--module-path")] = None
     project: Annotated[
         str | None,
         _of_owners("--project", told='The project\'s id, for all; "default" if nothing tells it.'),
     ] = None
     project_column: Annotated[
         str | None,
-        _of_owners("--project-column", "--project-path", told="The one that has the project's id."),
+        _of_owners(
+            "--project-column", told="The one that has the project's id; or --project-path."
+        ),
     ] = None
+    project_path: Annotated[str | None, _second("--project-path")] = None
     id_pattern: Annotated[
         str | None,
         _of_owners(
@@ -85,7 +95,10 @@ class ImportOptions:
     ] = None
     map: Annotated[
         Path | None,
-        _of_owners("--map", told="A CSV file with a header: id,user[,module][,project][,name]."),
+        _of_owners(
+            "--map",
+            told="A CSV file whose header has id, user and, as you like, module, project, name.",
+        ),
     ] = None
     map_function: Annotated[
         str | None, _of_owners("--map-function", told="package.module:function that tells owners.")
@@ -125,7 +138,7 @@ class ImportOptions:
         Path | None,
         _of_files("--backup", told="Where the backup of the target goes, by default beside it."),
     ] = None
-    no_backup: Annotated[bool, _of_files("--no-backup", told="Make none.")] = False
+    no_backup: Annotated[bool, _of_files("--no-backup", told="Make no backup.")] = False
     verbose: VerboseOption = False
     as_json: JsonOption = False
     database: DatabaseOption = DEFAULT_DATABASE
@@ -149,7 +162,7 @@ class ImportOptions:
             "drop_labels": self.drop_labels or None,
         }
         for part in ("user", "module", "project"):
-            if column := getattr(self, f"{part}_column"):
+            if column := self._column(part):
                 if told[part] is not None:
                     raise typer.BadParameter(f"Give --{part} or --{part}-column.")
                 told[part] = Field(column)
@@ -159,8 +172,15 @@ class ImportOptions:
     @property
     def columns(self) -> list[str]:
         """The columns that rules read, for a source that reads none but those it is told of."""
-        named = (self.user_column, self.module_column, self.project_column)
+        named = map(self._column, ("user", "module", "project"))
         return [column for column in named if column and "." not in column]
+
+    def _column(self, part: str) -> str | None:
+        names = (f"{part}_column", f"{part}_path")
+        column, path = (cast("str | None", getattr(self, name)) for name in names)
+        if column and path:
+            raise typer.BadParameter(f"Give --{part}-column or --{part}-path.")
+        return column or path
 
     @property
     def backup_place(self) -> Path | bool:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from langmem_isolated.importers import Import, SourceSpec
 
 LEFT_OUT = 3
+# As shells count a program that Ctrl-C ended.
+_INTERRUPTED = 130
 
 
 class _NotWritten(LangmemIsolatedError):
@@ -83,12 +85,26 @@ def _plan(made: Import, asked: ImportOptions) -> bool:
 
 
 def _run(made: Import, asked: ImportOptions) -> bool:
-    receipt = made.run()
+    try:
+        receipt = made.run()
+    except KeyboardInterrupt:
+        _tell_of_interrupt(made)
+        raise typer.Exit(_INTERRUPTED) from None
     if asked.as_json:
         print_json(receipt.as_dict() | {"receipt": str(made.receipt_path)})
     else:
         print_receipt(receipt, made.receipt_path)
     return receipt.is_whole
+
+
+def _tell_of_interrupt(made: Import) -> None:
+    told = "Interrupted; nothing was written."
+    if made.receipt_path.exists():
+        told = (
+            "Interrupted; what was copied is in. The same command goes on; to undo it: "
+            f"langmem-isolated rollback {made.receipt_path}"
+        )
+    typer.echo(told, err=True)
 
 
 @contextmanager

@@ -142,10 +142,14 @@ def _text_or_bytes(stored: bytes) -> str | bytes:
         return stored
 
 
+# SQLite's: "no such column: p.owner", 'near "JION": syntax error', "ambiguous column name: id".
+_OF_NAMES = ("no such ", "near ", "ambiguous column name")
+
+
 def _told_of_names(error: Exception) -> str:
     """What the database says, if it is about names: a query's, and no value's."""
     state = getattr(error, "sqlstate", None)
     told = error.diag.message_primary if state else str(error)  # type: ignore[attr-defined]
-    # 42: syntax error or access rule violation. SQLite's: "no such column: p.owner".
-    is_of_names = state.startswith("42") if state else told.startswith("no such ")
+    # 42: syntax error or access rule violation.
+    is_of_names = state.startswith("42") if state else told.startswith(_OF_NAMES)
     return f": {told}" if is_of_names else ""

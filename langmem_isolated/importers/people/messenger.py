@@ -61,6 +61,8 @@ class Messenger(PeopleExport):
         if not self._me.isdisjoint(known):
             self._met = True
             return HumanMessage(text, id=own_id)
+        if not self._me:
+            self._counts["messages taken for somebody else's: see --me"] += 1
         shown = one_line(known[0])[:_MOST_NAME] if known else "somebody"
         name = _NOT_IN_NAMES.sub("_", shown)[:64] or "somebody"
         return HumanMessage(f"{shown}: {text}", id=own_id, name=name)

@@ -15,6 +15,7 @@ from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.calls import made_by
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import UserWasErased, WrappedStoreKeeps
+from langmem_isolated.lifecycle.retention import holds
 from langmem_isolated.scope import Scope
 from langmem_isolated.wrapping import Stored, WrappedVectorStore
 
@@ -78,6 +79,14 @@ class AdoptingStore:
     def is_same(one: Document | None, other: Document | None) -> bool:
         """Whether two documents have the same text and metadata."""
         return one is other or (one is not None and other is not None and _are_same(one, other))
+
+    def refuse_held(self, scope: Scope) -> None:
+        """Refuse to take anything from a user who is on hold.
+
+        Raises:
+            LegalHold: The user is.
+        """
+        holds.check(self._context, scope.user_id, scope.project_id)
 
     def put_back(self, found: Sequence[Stored]) -> None:
         """Store documents without an owner, under the ids that they had."""
@@ -170,7 +179,7 @@ def _difference(own: Stored | None, one: Stored) -> str | None:
         return "it is not there"
     if not _are_same(own.document, one.document):
         return "its text or metadata"
-    is_kept = one.vector is None or (own.vector and _are_close(own.vector, one.vector))
+    is_kept = one.vector is None or (own.vector and _is_kept(own.vector, one.vector))
     return None if is_kept else "its vector"
 
 
@@ -196,6 +205,15 @@ def _are_equal(one: Any, other: Any) -> bool:
         case float(), float():
             return one == other or (math.isnan(one) and math.isnan(other))
     return bool(one == other)
+
+
+def _is_kept(own: Sequence[float], one: Sequence[float]) -> bool:
+    """Whether it is the same, or at length 1, as which a store that ranks by cosine keeps it.
+
+    A folder of Qdrant gives vectors as they were put once it was opened anew, and else at length 1.
+    """
+    length = math.hypot(*one)
+    return _are_close(own, one) or (length > 0 and _are_close(own, [x / length for x in one]))
 
 
 def _are_close(one: Sequence[float], other: Sequence[float]) -> bool:
