@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +34,7 @@ from langmem_isolated.importers import (
     roll_back_adoption,
 )
 from langmem_isolated.importers.named_stores import named_store
+from langmem_isolated.lifecycle import AdoptedDocuments, AdoptingStore
 from langmem_isolated.wrapping import any_adapter
 from tests.command_line import error_line, run
 from tests.embeddings import NGramEmbeddings
@@ -229,8 +231,6 @@ def test_broken_off_anywhere_it_goes_on_and_can_be_rolled_back(
 
 
 def break_off(patched: pytest.MonkeyPatch, method: str, after: int) -> None:
-    from langmem_isolated.lifecycle import AdoptedDocuments, AdoptingStore
-
     kind: Any = AdoptingStore if method == "remove" else AdoptedDocuments
     real: Callable[..., Any] = getattr(kind, method)
     calls = 0
@@ -299,6 +299,26 @@ def test_an_erased_user_gets_nothing_unless_readmitted(
     assert again.documents == 2
 
 
+def test_who_is_erased_meanwhile_gets_nothing_and_others_their_own(
+    memory: IsolatedMemory,
+    in_memory: InMemoryVectorStore,
+    journal: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    real: Callable[..., Any] = AdoptedDocuments.put
+
+    def erased_first(own: Any, found: Any) -> None:
+        if found[0].document.metadata["owner"] == "ann":
+            memory.erase_user("ann")
+        real(own, found)
+
+    monkeypatch.setattr(AdoptedDocuments, "put", erased_first)
+    done = Adoption(memory, in_memory, MAPPING, journal=journal).run()
+
+    assert (done.documents, done.left) == (2, {"erased": 3})
+    assert len(contents(in_memory)) == 3
+
+
 def test_an_erasure_finds_what_was_adopted(
     memory: IsolatedMemory, in_memory: InMemoryVectorStore, journal: Path
 ):
@@ -345,6 +365,32 @@ def test_the_journal_is_the_operator_s_alone_and_has_no_content(
         journal.write_text(other)
         with pytest.raises(JournalRefused):
             roll_back_adoption(memory, in_memory, journal)
+
+
+def test_who_was_killed_before_the_journal_had_a_line_goes_on(
+    memory: IsolatedMemory, in_memory: InMemoryVectorStore, journal: Path
+):
+    for rest in ("", '{"format": 1, "store": "InM'):
+        journal.write_text(rest)
+        assert Adoption(memory, in_memory, MAPPING, journal=journal).run().documents == 5
+        assert roll_back_adoption(memory, in_memory, journal).documents == 5
+
+
+@pytest.mark.parametrize("seal", [False, True])
+def test_one_document_with_no_number_in_it_stops_nobody_s_adoption(
+    memory: IsolatedMemory, in_memory: InMemoryVectorStore, journal: Path, seal: bool
+):
+    """A person may upload a file from which a value or a vector comes out that equals nothing."""
+    in_memory.add_texts(["x", "y"], [{"owner": "ann", "n": [float("nan")]}] * 2, ids=["x", "y"])
+    row = in_memory.store["x"]
+    row["vector"] = [float("nan"), *row["vector"][1:]]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # LangChain's, of such a vector
+        done = Adoption(memory, in_memory, MAPPING, journal=journal, seal=seal).run()
+        back = roll_back_adoption(memory, in_memory, journal)
+
+    assert (done.documents, done.left, back.documents, back.left) == (7, {}, 7, {})
 
 
 def test_points_of_qdrant_with_numbers_for_ids_or_more_than_a_document_are_met(
@@ -457,6 +503,23 @@ def chroma_at(folder: Path) -> Any:
 
     client = chromadb.PersistentClient(str(folder), Settings(anonymized_telemetry=False))
     return Chroma("notes", NGramEmbeddings(), client=client)
+
+
+def test_a_roll_back_takes_nothing_from_a_user_on_hold_until_that_ends(
+    memory: IsolatedMemory, in_memory: InMemoryVectorStore, journal: Path
+):
+    before = contents(in_memory)
+    Adoption(memory, in_memory, MAPPING, journal=journal).run()
+    memory.retention.hold("ann", reason="case 7", by="counsel")
+    anns = found_by(scoped(memory, in_memory, "ann"))
+
+    undone = roll_back_adoption(memory, in_memory, journal)
+    assert undone.left == {"held": len(anns)}
+    assert found_by(scoped(memory, in_memory, "ann")) == anns
+
+    memory.retention.release("ann")
+    assert roll_back_adoption(memory, in_memory, journal).documents == len(anns)
+    assert contents(in_memory) == before
 
 
 def test_a_store_that_can_be_named_is_adopted_and_rolled_back_by_a_command(

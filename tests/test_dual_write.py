@@ -15,6 +15,7 @@ import pytest
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langgraph.channels.delta import DeltaChannel
+from langgraph.checkpoint.base import BaseCheckpointSaver, empty_checkpoint
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.postgres import PostgresSaver
@@ -23,10 +24,18 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.pregel._messages import _messages_delta_reducer
 from langgraph.store.memory import InMemoryStore
+from langgraph.store.sqlite import SqliteStore
 from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
-from langmem_isolated import IsolatedMemory, LocalRootKey, Scope, ScopedMemory
+from langmem_isolated import (
+    IsolatedCheckpointSaver,
+    IsolatedMemory,
+    IsolatedStore,
+    LocalRootKey,
+    Scope,
+    ScopedMemory,
+)
 from langmem_isolated.errors import IsolationViolation, ScopeError, UserWasErased
 from langmem_isolated.importers import Difference, Import, Mapping, dual_write
 from langmem_isolated.importers.dual_writing import DualCheckpointSaver
@@ -136,6 +145,31 @@ def test_an_item_of_another_user_is_neither_handed_out_nor_copied(memory: Isolat
     assert bob.store().search(()) == []
 
 
+def test_a_thread_that_another_user_begins_later_is_not_handed_out(
+    memory: IsolatedMemory, alice: ScopedMemory
+):
+    """Who has looked for an id when nobody had it, or has had it before, gets nothing by it."""
+    theirs, owners = InMemorySaver(), {"t": "bob"}
+    bob = memory.scope(user_id="bob", module_id="tutor")
+    mine, others = (
+        dual_write(
+            theirs,
+            scope.checkpointer(),
+            backfill=lambda scope, unit: owners.get(unit) == scope.user_id,
+            compare=False,
+        )
+        for scope in (alice, bob)
+    )
+    approving().compile(checkpointer=others).invoke({"messages": ["bob's"]}, at("t"))
+    others.delete_thread("t")
+    assert others.get_tuple(at("t")) is None
+
+    owners["t"] = "alice"
+    approving().compile(checkpointer=mine).invoke({"messages": ["secret"]}, at("t"))
+    with pytest.raises(IsolationViolation):
+        others.get_tuple(at("t"))
+
+
 def test_a_thread_of_another_user_is_neither_deleted_nor_written_over(
     memory: IsolatedMemory, alice: ScopedMemory
 ):
@@ -170,6 +204,47 @@ def test_an_item_of_another_user_is_neither_replaced_nor_deleted(memory: Isolate
 
     assert theirs.get(("alice-facts",), "school").value == {"level": 3}
     assert [item.namespace for item in bob.store().search(())] == [("bob-facts",)]
+
+
+def test_a_subgraph_that_is_there_alone_is_not_handed_out_either(memory: IsolatedMemory):
+    """A graph that ends its subgraph's writes first may be killed before its own."""
+    theirs, inside = InMemorySaver(), at("alice-1", checkpoint_ns="sub")
+    checkpoint = empty_checkpoint()
+    theirs.put(inside, checkpoint, {}, {})
+    bob = memory.scope(user_id="bob", module_id="tutor")
+
+    with pytest.raises(IsolationViolation):
+        dual_write(theirs, bob.checkpointer(), backfill=owned).get_tuple(inside)
+
+
+def test_an_outage_of_ours_lets_nobody_in(memory: IsolatedMemory, monkeypatch: pytest.MonkeyPatch):
+    saver, store = InMemorySaver(), InMemoryStore()
+    approving().compile(checkpointer=saver).invoke({"messages": ["secret"]}, at("alice-1"))
+    store.put(("alice-1",), "k", {"v": "secret"})
+    bob = memory.scope(user_id="bob", module_id="tutor")
+    threads = dual_write(saver, bob.checkpointer(), backfill=owned)
+    items = dual_write(store, bob.store(), backfill=owned)
+    Failing(IsolatedCheckpointSaver, "get_tuple").install(monkeypatch)
+    Failing(IsolatedStore, "batch").install(monkeypatch)
+
+    with pytest.raises(IsolationViolation):
+        threads.get_tuple(at("alice-1"))
+    with pytest.raises(IsolationViolation):
+        items.get(("alice-1",), "k")
+
+
+def test_an_item_that_another_user_puts_later_is_not_handed_out(
+    memory: IsolatedMemory, alice: ScopedMemory
+):
+    theirs = InMemoryStore()
+    bob = memory.scope(user_id="bob", module_id="tutor")
+    mine, others = (dual_write(theirs, one.store(), backfill=owned) for one in (alice, bob))
+    assert others.get(("alice-1",), "k") is None
+
+    mine.put(("alice-1",), "k", {"v": "secret"})
+
+    with pytest.raises(IsolationViolation):
+        others.get(("alice-1",), "k")
 
 
 def test_a_call_without_a_scope_is_refused_before_either_side_is_asked(memory: IsolatedMemory):
@@ -363,6 +438,74 @@ def test_a_failure_of_ours_is_counted_and_made_good_at_the_next_use(
     assert saver.report.failures == failures
 
 
+@pytest.mark.parametrize("read_from", ["theirs", "ours"])
+def test_what_is_removed_while_one_side_fails_does_not_come_back(
+    alice: ScopedMemory, monkeypatch: pytest.MonkeyPatch, read_from: Any
+):
+    threads = dual_write(InMemorySaver(), alice.checkpointer(), backfill=owned)
+    items = dual_write(InMemoryStore(), alice.store(), backfill=owned)
+    session = dual_write(Theirs(), alice.chat_history("s"), backfill=True)
+    approving().compile(checkpointer=threads).invoke({"messages": ["secret"]}, at("alice-1"))
+    items.put(("alice-1",), "k", {"v": 1})
+    session.add_user_message("secret")
+    with monkeypatch.context() as patched:
+        for pair, name in ((threads, "delete_thread"), (items, "batch"), (session, "clear")):
+            pair.read_from = read_from
+            other = pair.ours if read_from == "theirs" else pair.theirs
+            Failing(type(other), name).install(patched)
+        threads.delete_thread("alice-1")
+        items.delete(("alice-1",), "k")
+        session.clear()
+        session.add_user_message("new")
+
+    for side in (read_from, "theirs", "ours"):
+        for pair in (threads, items, session):
+            pair.read_from = side
+        assert threads.get_tuple(at("alice-1")) is None
+        assert items.get(("alice-1",), "k") is None
+        assert "secret" not in [message.text for message in session.messages]
+
+
+async def test_a_removal_that_was_cancelled_between_the_sides_is_made_before_the_next_use(
+    alice: ScopedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    theirs = InMemorySaver()
+    saver = dual_write(theirs, alice.checkpointer(), backfill=owned)
+    saver.read_from = "ours"
+    approving().compile(checkpointer=saver).invoke({"messages": ["secret"]}, at("alice-1"))
+    begun = asyncio.Event()
+
+    async def slow(_: str) -> None:
+        begun.set()
+        await asyncio.sleep(9)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(theirs, "adelete_thread", slow)
+        removing = asyncio.create_task(saver.adelete_thread("alice-1"))
+        await begun.wait()
+        removing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await removing
+
+    found = await asyncio.gather(*(saver.aget_tuple(at("alice-1")) for _ in range(4)))
+    assert found == [None] * 4
+    assert theirs.get_tuple(at("alice-1")) is None
+    assert alice.checkpointer().get_tuple(at("alice-1")) is None
+
+
+async def test_a_call_in_the_event_loop_does_not_wait_for_a_task_of_that_loop(alice: ScopedMemory):
+    theirs = InMemorySaver()
+    approving().compile(checkpointer=theirs).invoke({"messages": ["x"]}, at("alice-1"))
+    saver = dual_write(theirs, alice.checkpointer(), backfill=owned)
+    copying = asyncio.create_task(saver.aget_tuple(at("alice-1")))
+    await asyncio.sleep(0)
+
+    assert saver.get_tuple(at("alice-1")) is not None
+
+    assert await copying is not None
+    assert saver.report.is_clean
+
+
 def test_a_failure_of_theirs_reaches_the_application_and_ours_is_not_written(
     alice: ScopedMemory, monkeypatch: pytest.MonkeyPatch
 ):
@@ -395,6 +538,24 @@ def test_once_ours_answers_a_thread_that_cannot_be_copied_is_not_begun_anew(
 
     graph.invoke(Command(resume="yes"), at("alice-1"))
     assert told(graph, "alice-1") == ["one", "yes: 1"]
+
+
+class Numbering(InMemorySaver):
+    """A saver that leaves versions to its base class, whose are numbers."""
+
+    get_next_version = BaseCheckpointSaver.get_next_version
+
+
+def test_a_thread_begun_at_ours_goes_on_at_a_saver_of_other_versions(alice: ScopedMemory):
+    saver = dual_write(Numbering(), alice.checkpointer(), backfill=owned)
+    graph = approving().compile(checkpointer=saver)
+    for side in ("ours", "theirs", "ours"):
+        saver.read_from = side
+        graph.invoke({"messages": ["?"]}, at("alice-1"))
+        graph.invoke(Command(resume="yes"), at("alice-1"))
+
+    assert told(graph, "alice-1") == ["?", "yes: 1", "?", "yes: 3", "?", "yes: 5"]
+    assert saver.report.is_clean
 
 
 def test_a_difference_is_told_by_its_kind_and_without_content(
@@ -590,6 +751,17 @@ async def test_items_are_written_twice_and_copied_when_they_are_got(
     assert await door(store, "get", ("alice-facts",), "old") is None
     assert theirs.get(("alice-facts",), "old") is None
     assert store.report.is_clean
+
+
+def test_an_item_that_theirs_keeps_for_a_time_is_not_copied_for_ever(alice: ScopedMemory):
+    with SqliteStore.from_conn_string(":memory:", ttl={"default_ttl": 0.01}) as theirs:
+        theirs.setup()
+        theirs.put(("alice-1",), "k", {"v": 1})
+        items = dual_write(theirs, alice.store(), backfill=owned)
+        assert items.get(("alice-1",), "k").value == {"v": 1}
+
+    time.sleep(0.7)
+    assert alice.store().get(("alice-1",), "k") is None
 
 
 def test_what_ours_missed_of_an_item_follows_when_it_is_got(

@@ -286,7 +286,11 @@ def test_a_document_of_redis_in_another_sessions_place_is_rejected(tmp_path: Pat
         with written.source() as source:
             _, rejected = read(source)
 
+            written.location.execute_command("JSON.SET", "chat:ann@example.org", "$", "{}")
+            _, others = read(source)
+
     assert [item.place for item in rejected] == [f"document {key[-26:].decode()}"]
+    assert {item.place for item in others} == {rejected[0].place, "a document without a ULID"}
 
 
 def test_a_link_in_a_folder_of_sessions_brings_nobody_anothers_session(tmp_path: Path):

@@ -599,6 +599,23 @@ def test_json_in_a_store_stays_data(kind: str, tmp_path: Path, request: pytest.F
     assert not (tmp_path / "r").exists()
 
 
+def test_a_table_without_its_key_that_has_a_checkpoint_twice_brings_it_once(
+    sqlite_threads: Path, tmp_path: Path
+):
+    copy = shutil.copy(sqlite_threads, tmp_path / "doubled.db")
+    with closing(sqlite3.connect(copy)) as database, database:
+        database.execute("CREATE TABLE doubled AS SELECT * FROM checkpoints")
+        database.execute("DROP TABLE checkpoints")
+        database.execute("ALTER TABLE doubled RENAME TO checkpoints")
+        database.execute("INSERT INTO checkpoints SELECT * FROM checkpoints")
+
+    def found(path: Path) -> list[tuple[str, list[Any]]]:
+        with SPECS[0].make(str(path), allow=threads.ALLOW) as source:
+            return [(unit.id, [one.id for one in unit.checkpoints]) for unit in source.units()]
+
+    assert found(copy) == found(sqlite_threads)
+
+
 def test_broken_items_are_reported_with_their_place(tmp_path: Path):
     location = str(tmp_path / "s.sqlite")
     with open_store("sqlite-store", location):

@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 
 from langmem_isolated import AuditOptions, IsolatedMemory, LocalRootKey
 from langmem_isolated._database import schema
+from langmem_isolated._database.database import Database
+from langmem_isolated._storage.key_copies import KeyCopies
 from langmem_isolated._storage.moved_installation import DATA_TABLES
 from langmem_isolated.cli.app import app
 from langmem_isolated.errors import (
@@ -23,6 +25,7 @@ from langmem_isolated.errors import (
     RootKeyMismatch,
     UserWasErased,
 )
+from langmem_isolated.lifecycle.moving.run import KeysMoved
 from tests.conftest import ROOT_KEY, Attacker, Door
 from tests.locks import lock, unlock
 from tests.test_inventory import fill
@@ -70,6 +73,10 @@ def lived_in(url: str, **options: Any) -> None:
         memory.retention.keep("message", module_id="tutor", user_id="bob", days=9)
         memory.retention.hold("bob", reason="a case", by="counsel")
         lock(memory, "carol")
+
+
+def killed(*_: Any) -> Any:
+    raise KeyboardInterrupt
 
 
 def texts(memory: IsolatedMemory, user: str) -> list[str]:
@@ -294,6 +301,81 @@ def test_keys_that_do_not_open_the_database_stay_where_they_are(
         assert memory.move_keys(file_url(tmp_path / "keys.db")).key_sets > 0
         with pytest.raises(KeyNotFound):
             memory.move_keys(source)
+
+
+def test_keys_do_not_move_to_where_they_are_by_whatever_name(
+    postgres_url: str, source: str, tmp_path: Path
+):
+    lived_in(postgres_url)
+    (tmp_path / "link.db").symlink_to(tmp_path / "memory.db")
+    other_name = f"{postgres_url}{'&' if '?' in postgres_url else '?'}application_name=other"
+    for url, same in (
+        (postgres_url, other_name),
+        (source, file_url(tmp_path / "link.db")),
+        (source, source),
+    ):
+        with opened(url) as memory, pytest.raises(MoveRefused):
+            memory.move_keys(same)
+        with opened(url) as memory:
+            assert texts(memory, "alice") == ["a secret", "kept"]
+
+
+def test_keys_that_changed_since_a_move_was_killed_are_not_put_back(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    keys = file_url(tmp_path / "keys.db")
+    with opened(source) as memory, monkeypatch.context() as patched:
+        patched.setattr(KeyCopies, "remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            memory.move_keys(keys)
+    with opened(source, key_store=keys) as memory:
+        memory.scope(user_id="dora", module_id="tutor").chat_history("s").add_user_message("hi")
+        memory.erase_user("alice")
+
+    with opened(source) as memory, pytest.raises(MoveRefused, match="key_store="):
+        memory.move_keys(keys)
+
+    with opened(source, key_store=keys) as memory:
+        assert memory.move_keys(keys).key_sets > 0
+        assert everything(source)["keys"] == []
+        assert texts(memory, "dora") == ["hi"]
+        assert texts(memory, "alice") == []
+        assert memory.verify().is_clean
+
+
+def test_what_a_killed_move_left_of_keys_in_the_file_is_removed(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    keys = file_url(tmp_path / "keys.db")
+    with opened(source) as memory, monkeypatch.context() as patched:
+        patched.setattr(Database, "scrub", killed)
+        with pytest.raises(KeyboardInterrupt):
+            memory.move_keys(keys)
+
+    with opened(source, key_store=keys) as memory:
+        assert memory.move_keys(keys) == KeysMoved(0, is_scrubbed=True)
+        assert texts(memory, "alice") == ["a secret", "kept"]
+
+
+def test_a_key_store_that_lacks_keys_takes_none_away(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Killed before all were copied: the installation's own may be there alone."""
+    keys = file_url(tmp_path / "keys.db")
+    with opened(source) as memory, monkeypatch.context() as patched:
+        put, own = KeyCopies._put, memory.open()._context.keyring.installation
+        directory = own.open(create=False).directory
+        patched.setattr(
+            KeyCopies, "_put", lambda it, one: one == directory.installation_id and put(it, one)
+        )
+        patched.setattr(KeyCopies, "remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            memory.move_keys(keys)
+
+    with opened(source, key_store=keys) as memory, pytest.raises(MoveRefused, match="lacks"):
+        memory.move_keys(keys)
+    with opened(source) as memory:
+        assert texts(memory, "alice") == ["a secret", "kept"]
 
 
 def test_the_new_installation_takes_another_root_key(source: str, tmp_path: Path):

@@ -17,7 +17,8 @@ from langgraph.types import Command
 from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
 from langmem_isolated.errors import AddressTaken, MoveNotVerified
 from langmem_isolated.importers import MovedOut, amove_out, move_out
-from tests.test_dual_write import Growing, Theirs, approving, at, stock_saver, told
+from tests.conftest import Attacker
+from tests.test_dual_write import Growing, Numbering, Theirs, approving, at, stock_saver, told
 
 
 @pytest.fixture
@@ -139,6 +140,28 @@ def test_items_go_out_by_namespaces_of_the_users_and_what_a_store_cannot_hold_is
     with pytest.raises(AddressTaken):
         move_out(alice, taken)
     assert taken.get(("facts", "school"), "level").value == {"n": 4}  # type: ignore[union-attr]
+
+
+def test_a_saver_that_could_not_go_on_with_a_thread_gets_none(alice: ScopedMemory):
+    alice.bind(approving().compile()).invoke({"messages": ["?"]}, at("1"))
+    numbering = Numbering()
+
+    with pytest.raises(TypeError, match="version"):
+        move_out(alice, numbering)
+
+    assert [*numbering.list(None)] == []
+
+
+def test_what_goes_out_lives_here_no_longer_for_that(alice: ScopedMemory, sqlite_url: str):
+    alice.store().put(("facts",), "k", {"v": 1}, ttl=10)
+    attacker = Attacker(sqlite_url)
+    asked = "SELECT expires_at FROM records WHERE expires_at IS NOT NULL"
+    before = attacker(asked)
+
+    move_out(alice, InMemoryStore())
+
+    assert attacker(asked) == before
+    attacker.close()
 
 
 def test_a_session_goes_out_and_on(alice: ScopedMemory):

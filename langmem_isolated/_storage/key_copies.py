@@ -28,6 +28,7 @@ _PUT_SET: Any = insert(schema.key_sets).values(
 )
 _OWN = _tombs.directory_id == bindparam("directory_id", type_=LargeBinary)
 _DELETE_TOMBSTONES = delete(schema.tombstones).where(_OWN)
+_TOMBSTONES = select(_tombs.principal, _tombs.incarnation).where(_OWN)
 # Readers go on; who would change a key waits, and meets that it is there no more.
 _LOCK = text(
     "LOCK TABLE "
@@ -73,6 +74,47 @@ class KeyCopies:
             self._to.database.write(_replace, KeySet(principal))
             changed += 1
         return changed + self._copy_tombstones()
+
+    def refuse_later_ones(self) -> None:
+        """Expect that nobody has worked with what a run before had copied.
+
+        Raises:
+            MoveRefused: The target has keys or erasures that the source lacks; both stay.
+        """
+        target, source = self._to.database, self._from.database
+        if self._lacks(self._from, self._to) or self._erased(target) - self._erased(source):
+            raise MoveRefused(
+                "Since a move that was broken off, keys were made or destroyed there: to copy once "
+                "more would undo that. Run it again with that key store as key_store=, on the "
+                "command line --key-store: it removes what is left here."
+            )
+
+    def refuse_lacking(self) -> None:
+        """Expect that the target has all that the source has of those who have memory.
+
+        Raises:
+            MoveRefused: It has not: to remove them would destroy that memory.
+        """
+        if self._lacks(self._to, self._from):
+            raise MoveRefused(
+                "Keys are in the database that the key store lacks: a move was broken off before "
+                "all were copied. Run it again without key_store=; nothing was removed."
+            )
+
+    def _lacks(self, sets: KeySets, others: KeySets) -> bool:
+        return any(
+            sets.read_unchecked(principal).revision < others.read_unchecked(principal).revision
+            and self._is_needed(principal)
+            for principal in self._own(others)
+        )
+
+    def _is_needed(self, principal: bytes) -> bool:
+        is_installation = principal == self._directory.installation_id
+        return is_installation or bool(self._scopes.of_principal(self._directory, principal))
+
+    def _erased(self, database: Database) -> set[tuple[Any, ...]]:
+        rows = database.read(Transaction.rows, _TOMBSTONES, directory_id=self._directory.id)
+        return {tuple(row) for row in rows}
 
     def remove(self, transaction: Transaction) -> int:
         """Remove all from the source, in a transaction of the source's; how many sets."""
@@ -131,6 +173,7 @@ def moved_keys(copies: KeyCopies, source: Database, prove: Callable[[], object])
     def moved(transaction: Transaction) -> int:
         if transaction.is_postgres:
             transaction.execute(_LOCK)
+        copies.refuse_later_ones()
         if copies.run() and copies.run():
             raise MoveRefused("The key store is being written by another move.")
         prove()
@@ -138,6 +181,17 @@ def moved_keys(copies: KeyCopies, source: Database, prove: Callable[[], object])
 
     with AdmissionToAll():
         return source.write(moved)
+
+
+def left_removed(copies: KeyCopies, source: Database) -> int:
+    """Remove from the source what a move that was broken off has left there; how many sets."""
+
+    def removed(transaction: Transaction) -> int:
+        copies.refuse_lacking()
+        return copies.remove(transaction)
+
+    with AdmissionToAll():
+        return source.write(removed)
 
 
 def _replace(transaction: Transaction, found: KeySet) -> None:

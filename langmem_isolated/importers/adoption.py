@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from langmem_isolated.errors import (
     AdoptionNotVerified,
+    KeyDestroyed,
     LangmemIsolatedError,
+    LegalHold,
     MemoryLocked,
     RecordsUnmapped,
     UserWasErased,
@@ -40,6 +42,13 @@ if TYPE_CHECKING:
 AT_ONCE = 500
 """So many documents at most are in memory, with their vectors."""
 
+_WHY: dict[type[Exception], str] = {
+    UserWasErased: "erased",
+    KeyDestroyed: "erased",  # meanwhile
+    MemoryLocked: "locked",
+    LegalHold: "held",
+}
+
 UnmappedChoice = Literal["stop", "skip", "report"]
 Progress = Callable[[int], None]
 
@@ -64,7 +73,7 @@ class AdoptionUndone:
     """Without an owner again, under the ids that they had."""
     left: dict[str, int] = field(default_factory=dict)
     """What stays: ``"changed"`` by its owner since, ``"taken"`` (something else has its former id),
-    and of ``"erased"`` or ``"locked"`` users."""
+    and of ``"erased"``, ``"locked"`` or ``"held"`` users."""
 
 
 class Adoption:
@@ -228,8 +237,8 @@ class _Giving:
         """Give documents to a scope; returns how many it took."""
         try:
             return self._give(scope, part)
-        except (UserWasErased, MemoryLocked) as error:
-            why = "erased" if isinstance(error, UserWasErased) else "locked"
+        except (UserWasErased, KeyDestroyed, MemoryLocked) as error:
+            why = _WHY[type(error)]
             for place, _ in part:
                 self.leave(why, Rejected(place, f"its user is {why}"))
         except (TypeError, ValueError) as error:
@@ -310,10 +319,11 @@ def roll_back_adoption(
 
 def _undo(store: Any, scope: Scope, entries: Sequence[JournalEntry], left: Counter[str]) -> int:
     try:
+        store.refuse_held(scope)
         own = store.of(scope)
         found = {one.id: one for one in own.stored([str(one.id) for one in entries])}
-    except (UserWasErased, MemoryLocked) as error:
-        left["erased" if isinstance(error, UserWasErased) else "locked"] += len(entries)
+    except (UserWasErased, KeyDestroyed, MemoryLocked, LegalHold) as error:
+        left[_WHY[type(error)]] += len(entries)
         return 0
     there = [one for one in entries if str(one.id) in found]
     if not there:
@@ -329,14 +339,16 @@ def _undo(store: Any, scope: Scope, entries: Sequence[JournalEntry], left: Count
 
 def _put_back(store: Any, own: AdoptedDocuments, back: Sequence[Stored], left: Counter[str]) -> int:
     held = {one.id: one.document for one in store.stored([one.id for one in back])}
-    free = [one for one in back if one.id not in held or held[one.id] == one.document]
+    free = [one for one in back if one.id not in held or store.is_same(held[one.id], one.document)]
     if len(free) < len(back):
         left["taken"] += len(back) - len(free)
     if not free:
         return 0
     store.put_back(free)
     stored = store.stored([one.id for one in free])
-    if [one.document for one in stored] != [one.document for one in free]:
+    if len(stored) < len(free) or not all(
+        store.is_same(one.document, there.document) for one, there in zip(free, stored, strict=True)
+    ):
         raise AdoptionNotVerified(f"{store.name}, one of {len(free)} documents", "it is not back")
     own.remove([str(one.id) for one in free])
     return len(free)

@@ -67,12 +67,13 @@ class Journal:
     """
 
     def __init__(self, path: Path, head: JournalHead) -> None:
-        if path.exists():
+        if path.exists() and not _is_begun(path, head):
             if read_head(path) != head:
                 raise JournalRefused("it is of another store, or was sealed otherwise")
             _drop_half_a_line(path)
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        if os.fstat(self._descriptor).st_size == 0:
+        if _is_begun(path, head):
+            os.ftruncate(self._descriptor, 0)
             self._write([head.line()])
 
     def add(self, entries: Sequence[JournalEntry]) -> None:
@@ -80,7 +81,7 @@ class Journal:
         self._write([one.line() for one in entries])
 
     def _write(self, lines: Sequence[dict[str, Any]]) -> None:
-        text = "".join(f"{json.dumps(line)}\n" for line in lines).encode()
+        text = _text(lines)
         while text:
             text = text[os.write(self._descriptor, text) :]
         os.fsync(self._descriptor)
@@ -90,6 +91,18 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
+
+
+def _text(lines: Sequence[dict[str, Any]]) -> bytes:
+    return "".join(f"{json.dumps(line)}\n" for line in lines).encode()
+
+
+def _is_begun(path: Path, head: JournalHead) -> bool:
+    """Whether who was to write the first line was killed before it was whole."""
+    whole = _text([head.line()])
+    with path.open("rb") as file:
+        found = file.read(len(whole))
+    return found != whole and whole.startswith(found)
 
 
 def read_head(path: Path) -> JournalHead:

@@ -83,7 +83,8 @@ def move_out(
     Raises:
         AddressTaken: Under a name there is something else. What was put before stays.
         MoveNotVerified: A thread or session that was read back is not what was put.
-        TypeError: ``to`` is none of these, or ``session`` is missing or of no use.
+        TypeError: ``to`` is none of these, or a saver that could not go on with a thread, or
+            ``session`` is missing or of no use.
     """
     return run(_moved(scope, to, session, threads, name))
 
@@ -134,6 +135,12 @@ def _threads(
         there = yield Walk(to, "list", (_every(target_id),), {}, place_of)
         if not set(there) <= set(places):
             raise AddressTaken("thread")
+        if not (yield from _goes_on(ours, to, thread_id)):
+            raise TypeError(
+                f"{type(to).__name__} makes no version behind those that thread {number} has: its "
+                "graph could not go on there. Nothing of the thread was put. Give a saver whose "
+                "get_next_version takes text, as those for SQLite and PostgreSQL do."
+            )
         checkpoints += yield from copied_thread(ours, to, thread_id, target_id)
         yield from _verified(ours, to, thread_id, target_id, places, number)
     return MovedOut(threads=len(threads), checkpoints=checkpoints)
@@ -141,6 +148,18 @@ def _threads(
 
 def _every(thread_id: str) -> Any:
     return {"configurable": {"thread_id": thread_id}}
+
+
+def _goes_on(ours: Any, to: Any, thread_id: str) -> Body[bool]:
+    """Whether the target makes versions behind those of a thread: some savers count in numbers."""
+    latest = yield Call(ours, "get_tuple", (config_at(thread_id),))
+    versions = {} if latest is None else latest.checkpoint["channel_versions"]
+    try:
+        for version in versions.values():
+            to.get_next_version(version, None)
+    except Exception:  # noqa: BLE001 - another one's saver may raise anything
+        return False
+    return True
 
 
 def _verified(
@@ -160,7 +179,9 @@ def _lacks_values(here: Any, there: Any) -> str | None:
 
 
 def _items(scope: ScopedMemory, to: Any, name: Callable[[Any], Any]) -> Body[MovedOut]:
-    found: list[Item] = yield Call(scope.store(), "search", ((),), {"limit": _ALL})
+    # Whoever looks at all of them uses none of them.
+    asked = {"limit": _ALL, "refresh_ttl": False}
+    found: list[Item] = yield Call(scope.store(), "search", ((),), asked)
     refused: list[str] = []
     for item in found:
         at = (tuple(name(item.namespace)), item.key)

@@ -53,18 +53,27 @@ class Walk(Call):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Wait(Call):
-    """Wait until somebody else has done something, whatever came of it."""
+    """Wait until somebody else has done something, whatever came of it; ``False`` if not waited.
+
+    A thread that runs an event loop does not: who does it may be a task of that loop.
+    """
 
     on: Future[None]
     name: str = "wait"
 
-    def made(self) -> None:
+    def made(self) -> bool:
         """Block this thread meanwhile."""
-        self.on.exception()
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            self.on.exception()
+            return True
+        return False
 
-    async def amade(self) -> None:
+    async def amade(self) -> bool:
         """Let the event loop go on meanwhile."""
         await asyncio.wait([asyncio.wrap_future(self.on)])
+        return True
 
 
 Body = Generator[Call, Any, T]

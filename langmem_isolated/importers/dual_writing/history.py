@@ -70,11 +70,11 @@ class DualChatMessageHistory(DualWrite, BaseChatMessageHistory):
 
     def clear(self) -> None:
         """Remove every message from both."""
-        run(self._written(self.ours, _UNIT, "clear"))
+        run(self._removed(self.ours, _UNIT, "clear"))
 
     async def aclear(self) -> None:
         """Remove every message from both."""
-        await arun(self._written(self.ours, _UNIT, "clear"))
+        await arun(self._removed(self.ours, _UNIT, "clear"))
 
     def _copied(self) -> Body[None]:
         here = yield Call(self.ours, "messages")

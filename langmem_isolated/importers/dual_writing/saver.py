@@ -18,9 +18,9 @@ from langgraph.checkpoint.base import (
 )
 
 from langmem_isolated import IsolatedCheckpointSaver, Scope
-from langmem_isolated.importers.dual_writing.calls import Body, Call, arun, run
+from langmem_isolated.importers.dual_writing.calls import Body, Call, Walk, arun, run
 from langmem_isolated.importers.dual_writing.comparing import same, tuple_difference
-from langmem_isolated.importers.dual_writing.copying import config_at, copied_thread
+from langmem_isolated.importers.dual_writing.copying import config_at, copied_thread, place_of
 from langmem_isolated.importers.dual_writing.state import FAILED, DualWrite, State
 
 
@@ -69,8 +69,13 @@ class DualCheckpointSaver(DualWrite, BaseCheckpointSaver[Any]):
         return clone
 
     def get_next_version(self, current: Any, channel: None) -> Any:
-        """The next version of a channel, of who answers; the other one goes on with it."""
-        return self._sides(self.ours)[0].get_next_version(current, channel)
+        """The next version of a channel, of theirs as long as it is written.
+
+        Ours goes on with versions of any kind, some savers with numbers alone: behind others there
+        would be no way back.
+        """
+        side = self.theirs if self._state.writes_theirs else self.ours
+        return side.get_next_version(current, channel)
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """A checkpoint, of who answers.
@@ -189,7 +194,7 @@ class DualCheckpointSaver(DualWrite, BaseCheckpointSaver[Any]):
         return await arun(self._put(config, checkpoint, metadata, new_versions))
 
     def _put(self, config: RunnableConfig, *what: Any) -> Body[RunnableConfig]:
-        found, unit = yield from self._ready(config)
+        found, unit = yield from self._ready(config, begins=True)
         stored = yield from self._written(found.ours, unit, "put", config, *what)
         return self._config_back(found, stored)
 
@@ -219,24 +224,26 @@ class DualCheckpointSaver(DualWrite, BaseCheckpointSaver[Any]):
         # LangGraph gives messages their ids while savers store them: both sides are to see the same
         # message, the one before or the one behind that.
         written = [(channel, _at_this_moment(value)) for channel, value in writes]
-        found, unit = yield from self._ready(config)
+        found, unit = yield from self._ready(config, begins=True)
         yield from self._written(found.ours, unit, "put_writes", config, written, *task)
 
     def delete_thread(self, thread_id: str) -> None:
         """Remove a thread from both."""
-        run(self._over("delete_thread", thread_id, thread_id))
+        run(self._deleted(thread_id))
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Remove a thread from both."""
-        await arun(self._over("delete_thread", thread_id, thread_id))
+        await arun(self._deleted(thread_id))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a thread in both."""
-        run(self._copy(source_thread_id, target_thread_id))
+        both = source_thread_id, target_thread_id
+        run(self._whole("copy_thread", both, *both))
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a thread in both."""
-        await arun(self._copy(source_thread_id, target_thread_id))
+        both = source_thread_id, target_thread_id
+        await arun(self._whole("copy_thread", both, *both))
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Remove from both what runs stored."""
@@ -254,6 +261,14 @@ class DualCheckpointSaver(DualWrite, BaseCheckpointSaver[Any]):
         """Remove older checkpoints from both."""
         await arun(self._whole("prune", thread_ids, thread_ids, strategy=strategy))
 
+    def _deleted(self, thread_id: str) -> Body[None]:
+        found = self._found(None)
+        unit = found.scope, str(thread_id)
+        # Looked at anew: nothing is copied, but whose it is.
+        self._state.doubt(unit)
+        yield from self._backfilled(unit, lambda: self._copied(found, thread_id, only_looked=True))
+        yield from self._removed(found.ours, unit, "delete_thread", thread_id)
+
     def _whole(self, name: str, threads: Sequence[str], *args: Any, **kwargs: Any) -> Body[None]:
         """A write that brings no config; ``threads`` must be there for it."""
         found = self._found(None)
@@ -261,54 +276,76 @@ class DualCheckpointSaver(DualWrite, BaseCheckpointSaver[Any]):
             yield from self._thread_ready(found, thread_id)
         yield from self._written(found.ours, None, name, *args, **kwargs)
 
-    def _copy(self, source_id: str, target_id: str) -> Body[None]:
-        yield from self._thread_ready(self._found(None), source_id)
-        yield from self._over("copy_thread", target_id, source_id, target_id)
-
-    def _over(self, name: str, thread_id: str, *args: str) -> Body[None]:
-        """A write over all of a thread, which is not another user's where that is known."""
-        found = self._found(None)
-        if self._state.owns is not None and self._state.writes_theirs:
-            at = (config_at(thread_id),)
-            here = yield from self._tried(Call(found.ours, "get_tuple", at), None)
-            # What ours has was the scope's when it came.
-            if here in (None, FAILED) and (yield Call(self.theirs, "get_tuple", at)) is not None:
-                self._state.expect_owner(found.scope, thread_id)
-        yield from self._whole(name, (), *args)
-
     def _found(self, config: RunnableConfig | None) -> _Found:
         # Asked once: theirs, which knows no scopes, must not be asked before.
         found = self.ours._resolve(config)  # noqa: SLF001 - leads to the scope of a call
         ours = self.ours._copied(_resolve=lambda _: found)  # noqa: SLF001 - for this call
         return _Found(found[0], found[1], ours)
 
-    def _ready(self, config: RunnableConfig | None) -> Body[tuple[_Found, Any]]:
+    def _ready(
+        self, config: RunnableConfig | None, *, begins: bool = False
+    ) -> Body[tuple[_Found, Any]]:
         found = self._found(config)
         thread_id = (config or {}).get("configurable", {}).get("thread_id")
         if thread_id is None:
             return found, None
-        return found, (yield from self._thread_ready(found, thread_id))
+        return found, (yield from self._thread_ready(found, thread_id, begins=begins))
 
-    def _thread_ready(self, found: _Found, thread_id: str) -> Body[Any]:
+    def _thread_ready(self, found: _Found, thread_id: Any, **how: bool) -> Body[Any]:
         unit = found.scope, str(thread_id)
-        yield from self._backfilled(unit, lambda: self._copied(found, str(thread_id)))
+        yield from self._backfilled(unit, lambda: self._copied(found, thread_id, **how))
         return unit
 
-    def _copied(self, found: _Found, thread_id: str) -> Body[None]:
+    def _copied(
+        self, found: _Found, thread_id: Any, *, begins: bool = False, only_looked: bool = False
+    ) -> Body[None]:
+        """Copy a thread, if it is the scope's.
+
+        Args:
+            found: Whose the call is.
+            thread_id: Of the thread.
+            begins: Whether the call makes it the scope's where nobody has it.
+            only_looked: Whether it is only looked whose it is.
+        """
         latest = config_at(thread_id)
-        here = yield Call(found.ours, "get_tuple", (latest,))
+        here = yield from self._here(found, latest)
         if here is not None and self._state.read_from == "ours":
             return
         there = yield Call(self.theirs, "get_tuple", (latest,))
         # Once more where another process wrote meanwhile: what a task resumes with is replaced.
         for _ in range(3):
-            if there is None or tuple_difference(there, here) is None:
+            if there is None and not (yield from self._has_subgraphs(thread_id)):
+                if not begins:
+                    # Whoever begins it may be somebody else.
+                    self._state.doubt((found.scope, str(thread_id)))
                 return
-            self._state.permit(found.scope, thread_id, found.records)
+            if there is not None and tuple_difference(there, here) is None:
+                return
+            self._state.permit(found.scope, str(thread_id), found.records)
+            if only_looked:
+                return
             yield from copied_thread(self.theirs, found.ours, thread_id, thread_id)
             self._state.count("copied")
+            if there is None:
+                return
             here = yield Call(found.ours, "get_tuple", (latest,))
             there = yield Call(self.theirs, "get_tuple", (latest,))
+
+    def _here(self, found: _Found, latest: RunnableConfig) -> Body[CheckpointTuple | None]:
+        """The latest checkpoint of ours; where that fails, theirs is asked whose its own is."""
+        try:
+            here: CheckpointTuple | None = yield Call(found.ours, "get_tuple", (latest,))
+        except Exception:
+            if (yield Call(self.theirs, "get_tuple", (latest,))) is not None:
+                thread_id = latest["configurable"]["thread_id"]
+                self._state.expect_owner(found.scope, str(thread_id))
+            raise
+        return here
+
+    def _has_subgraphs(self, thread_id: Any) -> Body[bool]:
+        """Whether theirs has checkpoints of a thread without one of the graph itself."""
+        every = {"configurable": {"thread_id": thread_id}}
+        return bool((yield Walk(self.theirs, "list", (every,), {"limit": 1}, place_of)))
 
     def _config_back(self, found: _Found, config: RunnableConfig) -> RunnableConfig:
         """A config of theirs with what leads a later call back to its scope."""

@@ -87,6 +87,8 @@ class State:
         self._differences: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
         self._ready = LRUCache[Hashable, Future[None]](entries=_MOST_READY)
+        self.owed: dict[Hashable, Call] = {}
+        """Removals that one side has made and the other has yet to make, by unit."""
 
     def report(self) -> DualWriteReport:
         """What was counted so far."""
@@ -130,8 +132,10 @@ class State:
             if found is mine:
                 yield from self._first(unit, mine, body)
                 return
-            if not found.done():
-                yield Wait(found)
+            if not found.done() and not (yield Wait(found)):
+                # Copied by two at once it is the same.
+                yield from body()
+                return
             if self._ready.get(unit) is found:
                 return
 
@@ -234,13 +238,52 @@ class DualWrite:
         self._state.count("writes")
         try:
             answer = yield Call(first, name, args, kwargs)
-            if second is not None:
+            # Behind a removal that is owed there, what is written would be removed with the rest.
+            if second is not None and unit not in self._state.owed:
                 yield from self._tried(Call(second, name, args, kwargs), unit)
         except BaseException:
             # What was cancelled between the two sides is looked at again, too.
             self._state.doubt(unit)
             raise
         return answer
+
+    def _removed(self, ours: Any, unit: Hashable, name: str, *args: Any) -> Body[None]:
+        """Remove a unit from who answers, then from the other one, before its next use at least."""
+        first, second = self._sides(ours)
+        self._state.count("writes")
+        try:
+            yield Call(first, name, args)
+            if second is not None:
+                self._state.owed[unit] = Call(second, name, args)
+                yield from self._settled(unit)
+        finally:
+            # Who uses the id next may be somebody else.
+            self._state.doubt(unit)
+
+    def _settled(self, unit: Hashable) -> Body[bool]:
+        """Make the removal that one side has yet to make of a unit; whether none is left."""
+        if unit in self._state.owed:
+            removal = "removal", unit
+            try:
+                # One after the other: what is written behind it must not be removed again.
+                yield from self._state.once(removal, lambda: self._settle(unit))
+            finally:
+                self._state.doubt(removal)
+        return unit not in self._state.owed
+
+    def _settle(self, unit: Hashable) -> Body[None]:
+        owed = self._state.owed.get(unit)
+        if owed is None:
+            return
+        side: Side = "theirs" if owed.on is self.theirs else "ours"
+        if side == self._state.read_from:
+            # It answers by now: its error is the caller's.
+            yield owed
+        elif (side == "ours" or self._state.writes_theirs) and (
+            (yield from self._tried(owed, unit)) is FAILED
+        ):
+            return
+        self._state.owed.pop(unit, None)
 
     def _tried(self, call: Call, unit: Hashable) -> Generator[Call, Any, Any]:
         """Call the side that does not answer: a failure is counted."""
@@ -258,8 +301,11 @@ class DualWrite:
         """Have ours get what theirs has of a unit, once.
 
         While theirs answers, a failure is counted and tried again at the next use; once ours does,
-        it is raised: to go on would begin anew what is only not there yet.
+        it is raised: to go on would begin anew what is only not there yet. What is to be removed at
+        one of them is not copied.
         """
+        if not (yield from self._settled(unit)):
+            return
         if self._state.owns is None or not self._state.writes_theirs:
             return
         try:

@@ -60,79 +60,102 @@ class DualStore(DualWrite, BaseStore):
         # Before theirs, which knows no scopes, is asked.
         records = self.ours._resolve()  # noqa: SLF001 - leads to the scope of a call
         ours = self.ours
-        puts = [op for op in ops if isinstance(op, PutOp)]
-        for op in ops:
+        units = [self._unit(records, op) for op in ops]
+        for op, unit in zip(ops, units, strict=True):
             if isinstance(op, GetOp):
-                unit = _unit(records, op)
                 yield from self._backfilled(unit, lambda op=op: self._copied(records, op))  # type: ignore[misc]
             elif isinstance(op, PutOp):
-                yield from self._backfilled(
-                    (_PUT, *_unit(records, op)),
-                    lambda op=op: self._expected(records, op),  # type: ignore[misc]
-                )
+                yield from self._settled(unit)
+                yield from self._backfilled((_PUT, unit), lambda op=op: self._expected(records, op))  # type: ignore[misc]
         first, second = self._sides(ours)
-        if puts:
+        writes = any(isinstance(op, PutOp) for op in ops)
+        if writes:
             self._state.count("writes")
-        is_whole = False
+        is_done = False
         try:
             results: list[Result] = yield Call(first, "batch", (ops,))
-            if second is not None and (puts or self._state.compares):
+            if second is not None and (writes or self._state.compares):
                 others = yield from self._tried(Call(second, "batch", (ops,)), None)
-                is_whole = others is not FAILED
-                if is_whole and self._state.compares:
-                    self._compare(records, ops, results, others, is_ours_second=second is ours)
-            else:
-                is_whole = True
+                is_done = others is not FAILED
+                if not is_done:
+                    self._owe(second, ops, units)
+                elif self._state.compares:
+                    self._compare(ops, units, results, others, is_ours_second=second is ours)
         finally:
-            if not is_whole:
-                for op in puts:
-                    self._state.doubt(_unit(records, op))
+            for op, unit in zip(ops, units, strict=True):
+                if isinstance(op, PutOp) and (not is_done or op.value is None):
+                    self._state.doubt(unit)
+                    self._state.doubt((_PUT, unit))
         return results
+
+    @staticmethod
+    def _unit(records: Any, op: Op) -> Any:
+        """The item that an operation means, if it means one."""
+        return (records.owner, op.namespace, op.key) if isinstance(op, GetOp | PutOp) else None
+
+    def _owe(self, second: BaseStore, ops: list[Op], units: list[Any]) -> None:
+        """Keep what is to be removed at the other side before its items are used again."""
+        for op, unit in zip(ops, units, strict=True):
+            if isinstance(op, PutOp) and op.value is None:
+                self._state.owed[unit] = Call(second, "batch", ([op],))
 
     def _compare(
         self,
-        records: Any,
         ops: list[Op],
+        units: list[Any],
         results: list[Result],
         others: list[Result],
         *,
         is_ours_second: bool,
     ) -> None:
-        for op, answer, other in zip(ops, results, others, strict=True):
+        for op, unit, answer, other in zip(ops, units, results, others, strict=True):
             if isinstance(op, PutOp) or not is_comparable(op, answer):
                 continue
             theirs, ours = (answer, other) if is_ours_second else (other, answer)
             name = _NAMES.get(type(op).__name__, "list_namespaces")
-            unit = _unit(records, op) if isinstance(op, GetOp) else None
             self._compared(name, unit, result_difference(op, theirs, ours))
 
     def _expected(self, records: Any, op: PutOp) -> Body[None]:
         """Expect that what is about to be replaced is not somebody else's."""
-        get = [GetOp(op.namespace, op.key)]
-        if (yield Call(self.ours, "batch", (get,)))[0] is None and (
-            yield Call(self.theirs, "batch", (get,))
-        )[0] is not None:
+        get = GetOp(op.namespace, op.key)
+        here = yield from self._here(records, get)
+        if here is None and (yield Call(self.theirs, "batch", ([get],)))[0] is not None:
             self._state.expect_owner(scope_of(records), ".".join(op.namespace))
 
     def _copied(self, records: Any, op: GetOp) -> Body[None]:
-        here = (yield Call(self.ours, "batch", ([op],)))[0]
+        unit = self._unit(records, op)
+        here = yield from self._here(records, op)
         if here is not None and self._state.read_from == "ours":
             return
         there = (yield Call(self.theirs, "batch", ([op],)))[0]
-        # Ours has another one where it has missed what was put since.
-        while there is not None and not (here is not None and here.value == there.value):
+        if there is None:
+            # Whoever puts it may be somebody else.
+            self._state.doubt(unit)
+        elif result_difference(op, there, here) is None:
+            return
+        while there is not None:
             self._state.permit(scope_of(records), ".".join(op.namespace), records)
-            put = PutOp(op.namespace, op.key, dict(there.value))
+            put = PutOp(op.namespace, op.key, dict(there.value), ttl=self._lifetime())
             yield Call(self.ours, "batch", ([put],))
             again = (yield Call(self.theirs, "batch", ([op],)))[0]
             if again is not None and again.value == there.value:
                 self._state.count("copied")
                 return
             # Somebody wrote meanwhile: what was put may be older than what they put.
-            here, there = None, again
+            there = again
             if there is None:
                 yield Call(self.ours, "batch", ([PutOp(op.namespace, op.key, None)],))
 
+    def _lifetime(self) -> float | None:
+        """For how many minutes theirs keeps an item: of each, the interface does not tell."""
+        config: TTLConfig | None = getattr(self.theirs, "ttl_config", None)
+        return config.get("default_ttl") if config else None
 
-def _unit(records: Any, op: GetOp | PutOp) -> tuple[Any, ...]:
-    return records.owner, op.namespace, op.key
+    def _here(self, records: Any, op: GetOp) -> Body[Any]:
+        """The item of ours; where that fails, theirs is asked whose its own is."""
+        try:
+            return (yield Call(self.ours, "batch", ([op],)))[0]
+        except Exception:
+            if (yield Call(self.theirs, "batch", ([op],)))[0] is not None:
+                self._state.expect_owner(scope_of(records), ".".join(op.namespace))
+            raise

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _SERVER = "Give redis://user:password@host:port/number of a server that is there."
 _LAYOUTS = {"lists": (b"list", b"message_store:"), "documents": (b"ReJSON-RL", b"chat:")}
+_ULID = re.compile(rb"[0-9A-HJKMNP-TV-Z]{26}")
 _KEYS_AT_ONCE = 1_000
 # A message of 1 MB each would be 50 MB.
 _MESSAGES_AT_ONCE = 50
@@ -169,8 +170,14 @@ def _document_messages(
     for key, document in zip(keys, _stored(client, keys, "$"), strict=True):
         # It may have expired meanwhile.
         if document is not None:
-            place = f"document {key.rpartition(b':')[2].decode(errors='replace')}"
+            place = _document_place(key)
             yield _document_message(document, place, id_.decode())
+
+
+def _document_place(key: bytes) -> str:
+    """By its ULID; what another stands for, such as a user, is not told."""
+    name = key.rpartition(b":")[2]
+    return f"document {name.decode()}" if _ULID.fullmatch(name) else "a document without a ULID"
 
 
 def _stored(client: Redis, keys: list[bytes], path: str) -> Iterator[Any]:

@@ -15,6 +15,7 @@ from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.calls import made_by
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import UserWasErased, WrappedStoreKeeps
+from langmem_isolated.lifecycle.retention import holds
 from langmem_isolated.scope import Scope
 from langmem_isolated.wrapping import Stored, WrappedVectorStore
 
@@ -73,6 +74,19 @@ class AdoptingStore:
             [records], None, self._store, probe=False, **self._options
         )
         return AdoptedDocuments(wrapped, records, self._adapter)
+
+    @staticmethod
+    def is_same(one: Document | None, other: Document | None) -> bool:
+        """Whether two documents have the same text and metadata."""
+        return one is other or (one is not None and other is not None and _are_same(one, other))
+
+    def refuse_held(self, scope: Scope) -> None:
+        """Refuse to take anything from a user who is on hold.
+
+        Raises:
+            LegalHold: The user is.
+        """
+        holds.check(self._context, scope.user_id, scope.project_id)
 
     def put_back(self, found: Sequence[Stored]) -> None:
         """Store documents without an owner, under the ids that they had."""
@@ -178,7 +192,19 @@ def _names(found: Iterable[Stored]) -> list[str]:
 
 
 def _are_same(one: Document, other: Document) -> bool:
-    return (one.page_content, one.metadata) == (other.page_content, other.metadata)
+    return one.page_content == other.page_content and _are_equal(one.metadata, other.metadata)
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    """Whether values are equal; what is no number is another one that is none."""
+    match one, other:
+        case dict(), dict():
+            return one.keys() == other.keys() and all(_are_equal(one[k], other[k]) for k in one)
+        case (list(), list()) | (tuple(), tuple()):
+            return len(one) == len(other) and all(map(_are_equal, one, other))
+        case float(), float():
+            return one == other or (math.isnan(one) and math.isnan(other))
+    return bool(one == other)
 
 
 def _is_kept(own: Sequence[float], one: Sequence[float]) -> bool:
@@ -193,5 +219,6 @@ def _is_kept(own: Sequence[float], one: Sequence[float]) -> bool:
 def _are_close(one: Sequence[float], other: Sequence[float]) -> bool:
     return len(one) == len(other) and all(
         math.isclose(a, b, rel_tol=_RELATIVE, abs_tol=_ABSOLUTE)
+        or (math.isnan(a) and math.isnan(b))
         for a, b in zip(one, other, strict=True)
     )

@@ -99,11 +99,15 @@ class MemoryMoves:
         a new one with it. Processes that work with the old arguments store no new user's keys any
         more, and fail when those that they have are over time; stop them first.
 
+        Called by a memory that has this ``key_store=`` already, it removes what a move that was
+        killed has left in the database, and in its file.
+
         Args:
             key_store: The URL of a database; others may have keys in it.
 
         Raises:
-            MoveRefused: The keys are there already, or it is this database.
+            MoveRefused: It is this database; or since a move that was killed keys there have
+                changed, or some are not there. Nothing was removed.
             RecordDoesNotOpen: Keys are not as they were stored; nothing was removed.
             DatabaseLocked: Somebody changes keys all the while, or ``pool_size`` is 1, where two
                 connections are needed.

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from langmem_isolated._database.admission import AdmissionToAll
 from langmem_isolated._database.database import Database
 from langmem_isolated._storage.audit_notes import AuditNote
-from langmem_isolated._storage.key_copies import KeyCopies, moved_keys
+from langmem_isolated._storage.installation import ids_of
+from langmem_isolated._storage.key_copies import KeyCopies, left_removed, moved_keys
 from langmem_isolated._storage.moved_installation import MovedInstallation
 from langmem_isolated._storage.scope_rows import ScopeRows
 from langmem_isolated.errors import MoveRefused
@@ -115,16 +116,23 @@ class Move:
 
 def move_keys(context: MemoryContext, key_store: Database) -> KeysMoved:
     """Move the keys of an installation to another key store; see `MemoryMoves.move_keys`."""
-    keyring, source = context.keyring, context.keyring.key_store
-    installation = keyring.installation
-    if key_store.url in (source.url, context.database.url):
-        raise MoveRefused("The keys are in that database, or it holds what they open.")
+    keyring, database = context.keyring, context.database
+    installation, source = keyring.installation, keyring.key_store
+    # By what is in them: one database has many URLs, and its keys would be removed as the source's.
+    there, here = ids_of(key_store)[0], ids_of(database)[0]
+    if there == here:
+        raise MoveRefused("It is the database that holds what the keys open.")
     opened = installation.open(create=False)
     if opened is None:
         raise MoveRefused("Nothing was ever stored here: give key_store= from the beginning on.")
-    copies = KeyCopies(source, key_store, ScopeRows(context.database), opened.directory)
+    scopes = ScopeRows(database)
+    if there == ids_of(source)[0]:
+        # They are there: of a move that was broken off something may be left here.
+        copies = KeyCopies(database, key_store, scopes, opened.directory)
+        return KeysMoved(left_removed(copies, database), database.scrub())
+    copies = KeyCopies(source, key_store, scopes, opened.directory)
     number = moved_keys(
-        copies, source, lambda: installation.over(context.database, key_store).open(create=False)
+        copies, source, lambda: installation.over(database, key_store).open(create=False)
     )
     keyring.installation.forget()
     return KeysMoved(number, source.scrub())
