@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
-from langmem_isolated.errors import ScopeError
+from langmem_isolated.errors import ImportRefused, ScopeError
 from tests.command_line import OTHER_KEY, error_line, run, words
 from tests.conftest import Door
 from tests.embeddings import NGramEmbeddings
@@ -69,17 +69,19 @@ def test_the_receipt_of_an_id_under_which_there_was_nothing_says_so(memory: Isol
 
 
 @pytest.mark.parametrize("name", ["a.mem", "a.mem.zip"])
-def test_a_name_asks_for_the_portable_format_which_import_says_is_for_others(
+def test_a_name_asks_for_the_portable_format_which_is_moved_in_and_not_put_back(
     memory: IsolatedMemory, tmp_path: Path, name: str
 ):
     say(memory, "bob")
     url = ("--database", url_of(memory))
 
     exported = memory.export_user("bob", tmp_path / name)
-    refused = error_line(run("import", tmp_path / name, "--user", "ann", *url))
+    asked = error_line(run("import", tmp_path / name, "--user", "ann", *url))
 
     assert exported.counts["episode"] == 1
-    assert "portable .mem format, which is for other programs" in refused
+    assert "No rule tells the module" in asked
+    with pytest.raises(ImportRefused, match=r"portable \.mem format, which is for other programs"):
+        memory.import_user(tmp_path / name, user_id="ann")
 
 
 async def test_the_receipts_of_one_user_are_found_by_who_knows_the_id(
