@@ -22,7 +22,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated.cli.demo.conversations import ConversationsUnusable, read_conversations
 from langmem_isolated.errors import SourceRefused
-from langmem_isolated.importers import ForeignSession, Rejected, Source
+from langmem_isolated.importers import ForeignSession, Import, Mapping, Rejected, Source
 from langmem_isolated.importers.people import SPECS
 from langmem_isolated.importers.people.branches import branch, branches
 from langmem_isolated.importers.people.json_stream import JsonStream, Unreadable
@@ -30,6 +30,7 @@ from langmem_isolated.importers.people.values import instant
 from langmem_isolated.importers.people.whatsapp_lines import line_of, media_of, order_of
 from tests.command_line import run
 from tests.conftest import ROOT_KEY
+from tests.killed_imports import outlives_kills
 from tests.test_import_detection import EXPORTS, KINDS
 
 KIND = {spec.kind: spec for spec in SPECS}
@@ -743,3 +744,13 @@ def test_a_value_that_is_not_json_does_not_tell_of_it():
         with pytest.raises(Unreadable) as caught:
             stream.value()
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["chatgpt.json", "whatsapp.txt"])
+def test_an_import_that_is_killed_goes_on(name: str, tmp_path: Path):
+    def made(memory: IsolatedMemory, beside: Path) -> Import:
+        source = KIND[KINDS[name]].make(str(EXPORTS / name))
+        return Import(memory, source, Mapping(user="ann", module="chat"), folder=beside)
+
+    outlives_kills(made, tmp_path)

@@ -411,7 +411,10 @@ def test_a_function_that_gives_a_coroutine_or_a_stream_is_awaited(given: Any):
 
 
 def test_more_rounds_make_more_runs():
-    assert assert_isolated(echo, users=2, rounds=2).runs == 2 * assert_isolated(echo, users=2).runs
+    once, twice = (assert_isolated(echo, users=2, rounds=rounds) for rounds in (1, 2))
+
+    # Not twice as many to the unit: which of them are cut off before they end is the machine's.
+    assert twice.runs - twice.cancelled > 1.5 * (once.runs - once.cancelled)
 
 
 def test_an_object_that_streams_is_driven_in_tasks():
