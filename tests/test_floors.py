@@ -57,6 +57,8 @@ FACE = {
 }
 READERS = {
     *("_database.foreign", "_codecs.stock_serializer", "_crypto.fernet", "_crypto.foreign_aes"),
+    # Which classes of messages there are.
+    "_codecs.message_fields",
     # Which adopts in place what other collections hold.
     "wrapping",
 }

@@ -7,30 +7,15 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from langchain_core import messages
 from langchain_core.messages import BaseMessage
 from pydantic import ValidationError
 
+from langmem_isolated._codecs.message_fields import KNOWN_MESSAGES
 from langmem_isolated.lifecycle import ForeignMessage, Rejected
 
-_CLASSES: tuple[type[BaseMessage], ...] = (
-    messages.AIMessage,
-    messages.AIMessageChunk,
-    messages.ChatMessage,
-    messages.ChatMessageChunk,
-    messages.FunctionMessage,
-    messages.FunctionMessageChunk,
-    messages.HumanMessage,
-    messages.HumanMessageChunk,
-    messages.RemoveMessage,
-    messages.SystemMessage,
-    messages.SystemMessageChunk,
-    messages.ToolMessage,
-    messages.ToolMessageChunk,
-)
 # A table of our own: what is stored names an entry of it, and never a class.
 _BY_TYPE: Mapping[str, type[BaseMessage]] = {
-    message_class.model_fields["type"].default: message_class for message_class in _CLASSES
+    message_class.model_fields["type"].default: message_class for message_class in KNOWN_MESSAGES
 }
 _EXPECTED = "expected the JSON object that message_to_dict makes, with type and data"
 
@@ -85,7 +70,7 @@ def _class_of(type_: object) -> type[BaseMessage]:
     message_class = _BY_TYPE.get(type_) if isinstance(type_, str) else None
     if message_class is None:
         other = f"another of {len(type_)} characters" if isinstance(type_, str) else None
-        known = ", ".join(name for name in _BY_TYPE if not name.endswith("Chunk"))
+        known = ", ".join(sorted(name for name in _BY_TYPE if not name.endswith("Chunk")))
         got = other or type(type_).__name__
         raise MessageRefused(f"expected a type of message, one of {known}, got {got}")
     return message_class

@@ -117,26 +117,13 @@ class DiscordExport(Messenger):
             yield ForeignSession(
                 id=own_id,
                 place=where,
-                messages=self.streamed(self._messages(stream, where), where),
+                messages=self.streamed(self.messages(stream, where), where),
                 fields={**scalars(channel), "guild": inside(head, "guild", "name")},
                 title=text_of(channel.get("name")),
             )
 
-    def _messages(self, stream: JsonStream, where: str) -> Iterator[ForeignMessage | Rejected]:
-        for number in stream.elements():
-            place, value = f"{where}, message {number}", value_or_reason(stream)
-            try:
-                found = self._found(value, place)
-            except Unreadable as unreadable:
-                yield Rejected(place, unreadable.args[0])
-                continue
-            if found is not None:
-                yield found
-
-    def _found(self, value: object, place: str) -> ForeignMessage | None:
-        if isinstance(value, Unreadable):
-            raise value
-        said = an_object(value, "a message as an object")
+    def message(self, said: dict[str, Any], place: str) -> ForeignMessage | None:
+        """A message as Discord has it; see `Messenger.message`."""
         if said.get("type") not in _WRITTEN:
             self.count("messages that Discord tells something in")
             return None

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from langchain_core.messages import HumanMessage
 
-from langmem_isolated.importers.people.export import PeopleExport
+from langmem_isolated.importers.people.export import PeopleExport, value_or_reason
+from langmem_isolated.importers.people.json_stream import JsonStream, Unreadable
 from langmem_isolated.importers.people.names import one_line
-from langmem_isolated.lifecycle import ForeignSession, Rejected
+from langmem_isolated.importers.people.values import an_object
+from langmem_isolated.lifecycle import ForeignMessage, ForeignSession, Rejected
 
 _MOST_NAME = 80
 # What OpenAI takes as the name of who wrote a message; it refuses any other.
@@ -48,6 +51,32 @@ class Messenger(PeopleExport):
                 f"none of {len(self._given)} names of --me wrote a message: they are compared "
                 "as they are written",
             )
+
+    def messages(self, stream: JsonStream, where: str) -> Iterator[ForeignMessage | Rejected]:
+        """The messages of the list that the stream stands at, as they are gone through."""
+        for number in stream.elements():
+            place = f"{where}, message {number}"
+            yield from self.read_message(value_or_reason(stream), place)
+
+    def read_message(self, value: object, place: str) -> Iterator[ForeignMessage | Rejected]:
+        """A message, or why it cannot be read; nothing where the product tells something in it."""
+        try:
+            if isinstance(value, Unreadable):
+                raise value
+            found = self.message(an_object(value, "a message as an object"), place)
+        except Unreadable as unreadable:
+            yield Rejected(place, unreadable.args[0])
+            return
+        if found is not None:
+            yield found
+
+    def message(self, said: dict[str, Any], place: str) -> ForeignMessage | None:
+        """A message; ``None`` for what is counted as left out.
+
+        Raises:
+            Unreadable: It is none.
+        """
+        raise NotImplementedError
 
     def written(self, names: Iterable[str | None], text: str, own_id: str | None) -> HumanMessage:
         """A message.

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 from langmem_isolated.importers.people.json_stream import Unreadable
 from langmem_isolated.importers.people.messenger import Messenger
 from langmem_isolated.importers.people.values import (
-    an_object,
     expected,
     inside,
     instant,
@@ -70,13 +69,13 @@ class SlackExport(Messenger):
         yield ForeignSession(
             id=text_of(channel.get("id")) or folder,
             place=where,
-            messages=self._messages(name, where),
+            messages=self._days_of(name, where),
             fields={**scalars(channel), "folder": folder},
             title=text_of(channel.get("name")) or folder,
             is_archived=channel.get("is_archived") is True,
         )
 
-    def _messages(self, folder: str, where: str) -> Iterator[ForeignMessage | Rejected]:
+    def _days_of(self, folder: str, where: str) -> Iterator[ForeignMessage | Rejected]:
         for name in self._days[folder]:
             yield from self._day(name, f"{where}, {name.rpartition('/')[2]}")
 
@@ -90,17 +89,10 @@ class SlackExport(Messenger):
             return
         numbered = enumerate(said, 1)
         for number, one in sorted(numbered, key=lambda pair: str(inside(pair[1], "ts") or "")):
-            place = f"{where}, message {number}"
-            try:
-                found = self._found(one, place)
-            except Unreadable as unreadable:
-                yield Rejected(place, unreadable.args[0])
-                continue
-            if found is not None:
-                yield found
+            yield from self.read_message(one, f"{where}, message {number}")
 
-    def _found(self, value: object, place: str) -> ForeignMessage | None:
-        said = an_object(value, "a message as an object")
+    def message(self, said: dict[str, Any], place: str) -> ForeignMessage | None:
+        """A message as Slack has it; see `Messenger.message`."""
         if said.get("type", "message") != "message" or said.get("subtype") not in _WRITTEN:
             self.count("messages that Slack tells something in")
             return None

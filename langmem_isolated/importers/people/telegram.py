@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from langmem_isolated.importers.people.export import value_or_reason
-from langmem_isolated.importers.people.json_stream import JsonStream, Unreadable
+from langmem_isolated.importers.people.json_stream import JsonStream
 from langmem_isolated.importers.people.messenger import Messenger
 from langmem_isolated.importers.people.values import (
-    an_object,
     expected,
     inside,
     instant,
@@ -89,26 +88,13 @@ class TelegramExport(Messenger):
         return ForeignSession(
             id=str(own_id),
             place=where,
-            messages=self.streamed(self._messages(stream, where), where),
+            messages=self.streamed(self.messages(stream, where), where),
             fields=scalars(head),
             title=text_of(head.get("name")),
         )
 
-    def _messages(self, stream: JsonStream, where: str) -> Iterator[ForeignMessage | Rejected]:
-        for number in stream.elements():
-            place, value = f"{where}, message {number}", value_or_reason(stream)
-            try:
-                found = self._found(value, place)
-            except Unreadable as unreadable:
-                yield Rejected(place, unreadable.args[0])
-                continue
-            if found is not None:
-                yield found
-
-    def _found(self, value: object, place: str) -> ForeignMessage | None:
-        if isinstance(value, Unreadable):
-            raise value
-        said = an_object(value, "a message as an object")
+    def message(self, said: dict[str, Any], place: str) -> ForeignMessage | None:
+        """A message as Telegram has it; see `Messenger.message`."""
         if said.get("type") != "message":
             self.count("messages that Telegram tells something in")
             return None
