@@ -208,9 +208,10 @@ async def test_an_import_that_nobody_waits_for_any_more_ends_behind_a_unit(
     with pytest.raises(asyncio.CancelledError):
         await running
 
-    receipt = await made().arun()
+    plan, receipt = await made().aplan(), await made().arun()
 
     assert receipt.is_whole
+    assert plan.records == receipt.records
     assert sum(receipt.units.values()) == 6
 
 

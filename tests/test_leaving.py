@@ -80,7 +80,7 @@ def test_a_name_asks_for_the_portable_format_which_is_moved_in_and_not_put_back(
 
     assert exported.counts["episode"] == 1
     assert "No rule tells the module" in asked
-    with pytest.raises(ImportRefused, match=r"portable \.mem format, which is for other programs"):
+    with pytest.raises(ImportRefused, match=r"portable \.mem format, which the source mem"):
         memory.import_user(tmp_path / name, user_id="ann")
 
 

@@ -34,8 +34,8 @@ _MOST_SMALL_BYTES = 100_000_000
 MOST_LINE_BYTES = 128_000_000
 _OF_BUNDLES = "manifest.json"
 _BUNDLE = (
-    "it seems to be of the portable .mem format, which is for other programs. What is imported "
-    "here is the full profile"
+    "it seems to be of the portable .mem format, which the source mem of an import reads. What is "
+    "put in here is the full profile"
 )
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError)
 
