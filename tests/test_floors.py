@@ -96,6 +96,9 @@ HOMES = {
     "langchain_qdrant": {"importers"},
     # A suite that authors of adapters run.
     "pytest": {"wrapping", "testing"},
+    "starlette": {"admin"},
+    "jinja2": {"admin"},
+    "uvicorn": {"cli"},
     "rich": {"cli"},
     "typer": {"cli"},
 }
