@@ -94,7 +94,9 @@ def _answer(messages: Sequence[BaseMessage], tools: Sequence[str]) -> AIMessage:
 
 def _found(what: str, messages: Sequence[BaseMessage]) -> str:
     """What was said of it last, in the thread or in what is quoted."""
-    texts = [text for message in messages if message.type == "human" for text in _texts(message)]
+    # What bears a name was said by somebody else in the room.
+    own = [message for message in messages if message.type == "human" and not message.name]
+    texts = [text for message in own for text in _texts(message)]
     said = [
         told["value"] for text in texts for told in _TOLD.finditer(text) if told["what"] == what
     ]

@@ -11,8 +11,8 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from examples import ag_ui, anonymous_chat
-from examples.accounts import Accounts
 from examples.fastapi_sse import app as fastapi_sse
+from examples.logins.accounts import Accounts
 from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated.testing import (
     EchoChatModel,

@@ -15,8 +15,8 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from examples.accounts import Accounts
 from examples.fastapi_sse.app import application
+from examples.logins.accounts import Accounts
 from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated.testing import EchoChatModel, assert_nothing_readable
 from langmem_isolated.testing.echo_model import FAILURE

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Cookie, Depends, FastAPI, HTTPException, Request, Response
+from fastapi import APIRouter, Body, Depends, FastAPI, HTTPException, Request
 from fastapi import Path as InPath
 from fastapi.responses import StreamingResponse
 from fastapi.staticfiles import StaticFiles
@@ -20,18 +20,15 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 
-from examples.accounts import LOGIN_SECONDS, Accounts, NameTaken
 from examples.fastapi_sse.answers import Answers, Busy
+from examples.logins.accounts import Accounts
+from examples.logins.routes import SCRIPTS, login_routes, user_of, with_policy
 from examples.offline_model import model_of_environment
 from langmem_isolated import IsolatedMemory, Scope, ScopedMemory
 
 MODULE = "chat"
 PAGES = Path(__file__).with_name("static")
-# Pages load nothing from elsewhere, run no script but their own, and are in nobody's frame.
-POLICY = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 
-Name = Annotated[str, Body(min_length=1, max_length=64, pattern=r"^[\w.-]+$")]
-Password = Annotated[str, Body(min_length=8, max_length=200)]
 Text = Annotated[str, Body(embed=True, min_length=1, max_length=8_000)]
 Conversation = Annotated[str, InPath(max_length=64, pattern=r"^[\w-]+$")]
 
@@ -59,8 +56,9 @@ def application(
         await memory.aclose()
 
     app = FastAPI(lifespan=lifespan)
-    app.include_router(logging_in(accounts))
+    app.include_router(login_routes(accounts))
     app.include_router(conversations(memory, accounts, model or model_of_environment(), answers))
+    app.mount("/logins", SCRIPTS)
     app.mount("/", StaticFiles(directory=PAGES, html=True))
     app.middleware("http")(with_policy)
     return app
@@ -68,42 +66,8 @@ def application(
 
 def scope_of(request: Request, accounts: Accounts) -> Scope | None:
     """Whose memory a request means: the session cookie says it, and nothing else does."""
-    user_id = accounts.user_of(request.cookies.get("session"))
+    user_id = user_of(request, accounts)
     return None if user_id is None else Scope(user_id, MODULE)
-
-
-def logging_in(accounts: Accounts) -> APIRouter:
-    """Accounts, logins and logouts; `def`, because a hash takes its time in a thread."""
-    routes = APIRouter()
-
-    @routes.post("/register", status_code=201)
-    def register(name: Name, password: Password, request: Request, response: Response) -> None:
-        try:
-            user_id = accounts.register(name, password)
-        except NameTaken:
-            raise HTTPException(409, "This name is taken.") from None
-        set_cookie(request, response, accounts.log_in(user_id))
-
-    @routes.post("/login", status_code=204)
-    def log_in(name: Name, password: Password, request: Request, response: Response) -> None:
-        user_id = accounts.checked(name, password)
-        if user_id is None:
-            raise HTTPException(401, "Name or password is wrong.")
-        set_cookie(request, response, accounts.log_in(user_id))
-
-    @routes.post("/logout", status_code=204)
-    def log_out(response: Response, session: Annotated[str, Cookie()] = "") -> None:
-        accounts.log_out(session)
-        response.delete_cookie("session")
-
-    @routes.get("/me")
-    def me(request: Request) -> str:
-        scope = scope_of(request, accounts)
-        if scope is None:
-            raise HTTPException(401)
-        return accounts.name_of(scope.user_id) or ""
-
-    return routes
 
 
 def conversations(
@@ -166,23 +130,3 @@ def config_of(scope: Scope, conversation: str) -> RunnableConfig:
     """
     named = {"user_id": scope.user_id, "module_id": scope.module_id}
     return {"configurable": {**named, "thread_id": conversation}}
-
-
-def set_cookie(request: Request, response: Response, token: str) -> None:
-    """Hand a login to the browser: no script reads it, no other site sends it, HTTPS alone."""
-    response.set_cookie(
-        "session",
-        token,
-        max_age=LOGIN_SECONDS,
-        httponly=True,
-        samesite="strict",
-        # But for a browser on the server's own machine, as when this is tried.
-        secure=request.url.hostname not in {"localhost", "127.0.0.1"},
-    )
-
-
-async def with_policy(request: Request, call_next: Any) -> Response:
-    """Every answer with the content security policy of the page, unless it has one of its own."""
-    response: Response = await call_next(request)
-    response.headers.setdefault("content-security-policy", POLICY)
-    return response

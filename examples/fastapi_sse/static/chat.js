@@ -1,34 +1,12 @@
 "use strict";
-// What people and models said is put in as text (textContent), never as HTML.
-const $ = (id) => document.getElementById(id);
 let conversation = crypto.randomUUID();
-
-async function send(method, path, body) {
-  const options = { method, headers: { "content-type": "application/json" } };
-  if (body) options.body = JSON.stringify(body);
-  const answer = await fetch(path, options);
-  $("problem").textContent = "";
-  if (answer.ok) return answer;
-  const { detail } = await answer.json();
-  const problem = typeof detail === "string" ? detail : "This is too short, too long or misspelt.";
-  $("problem").textContent = problem;
-  throw new Error(problem);
-}
-
-function show(role, text) {
-  const line = document.createElement("li");
-  line.className = role;
-  line.textContent = text;
-  $("said").append(line);
-  return line;
-}
 
 // Server-sent events of a POST, which EventSource does not do: blocks that end with an empty line.
 async function* events(answer) {
   let rest = "";
-  for await (const bytes of answer.body.pipeThrough(new TextDecoderStream())) {
-    rest += bytes;
-    const blocks = rest.split("\n\n");
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let { done, value } = await reader.read(); !done; { done, value } = await reader.read()) {
+    const blocks = (rest + value).split("\n\n");
     rest = blocks.pop();
     for (const block of blocks) {
       const [event, data] = block.split("\n");
@@ -57,22 +35,14 @@ async function list() {
   }));
 }
 
-async function enter() {
-  const answer = await fetch("/me");
-  $("entry").hidden = answer.ok;
-  $("inside").hidden = !answer.ok;
-  if (!answer.ok) return;
-  $("who").textContent = await answer.json();
-  await list();
+function begin() {
+  conversation = crypto.randomUUID();
+  $("said").replaceChildren();
 }
 
-$("entry").addEventListener("submit", async (event) => {
-  event.preventDefault();
-  const { name, password } = Object.fromEntries(new FormData(event.target));
-  await send("POST", `/${event.submitter.value}`, { name, password });
-  event.target.reset();
-  await enter();
-});
+document.addEventListener("entered", list);
+document.addEventListener("left", begin);
+$("new").addEventListener("click", begin);
 
 $("question").addEventListener("submit", async (event) => {
   event.preventDefault();
@@ -87,16 +57,3 @@ $("question").addEventListener("submit", async (event) => {
   }
   await list();
 });
-
-$("new").addEventListener("click", () => {
-  conversation = crypto.randomUUID();
-  $("said").replaceChildren();
-});
-
-$("leave").addEventListener("click", async () => {
-  await send("POST", "/logout");
-  $("said").replaceChildren();
-  await enter();
-});
-
-enter();
