@@ -22,6 +22,7 @@ from langmem_isolated._crypto.sealing import framed
 from langmem_isolated._runtime.arguments import kind_of, refuse_single, time_to_live
 from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._runtime.clock import lifetime, now
+from langmem_isolated._runtime.operations import counted, found, given, observed, one
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -104,6 +105,7 @@ class IsolatedLLMCache(BaseCache):
         records = self._resolve()
         await records.arun(self._update, records, prompt, llm_string, return_val)
 
+    @observed("upsert_memory", "answer", one, records=lambda _, records, *__: records)
     def _update(
         self, records: ScopedDatabase, prompt: str, llm_string: str, answer: RETURN_VAL_TYPE
     ) -> None:
@@ -125,22 +127,32 @@ class IsolatedLLMCache(BaseCache):
             TypeError: A keyword was given: there is none that would spare some answers.
         """
         _refuse(kwargs)
-        self._resolve().write_if_exists(entries.clear, None, _ANSWERS)
+        _cleared(self._resolve())
 
     async def aclear(self, **kwargs: Any) -> None:
         """Forget every answer of the scope; see :meth:`clear`."""
         _refuse(kwargs)
         records = self._resolve()
-        await records.arun(records.write_if_exists, entries.clear, None, _ANSWERS)
+        await records.arun(_cleared, records)
 
     def sweep(self) -> int:
         """Remove the scope's expired answers from the database; returns how many."""
-        return self._resolve().write_if_exists(entries.sweep, 0, now())
+        return _swept(self._resolve())
 
     async def asweep(self) -> int:
         """Remove expired answers; see :meth:`sweep`."""
         records = self._resolve()
-        return await records.arun(records.write_if_exists, entries.sweep, 0, now())
+        return await records.arun(_swept, records)
+
+
+@observed("delete_memory", "answer", records=lambda records: records)
+def _cleared(records: ScopedDatabase) -> None:
+    records.write_if_exists(entries.clear, None, _ANSWERS)
+
+
+@observed("sweep", "answer", counted, records=lambda records: records)
+def _swept(records: ScopedDatabase) -> int:
+    return records.write_if_exists(entries.sweep, 0, now())
 
 
 def _refuse(keywords: dict[str, Any]) -> None:
@@ -154,6 +166,7 @@ def _digest(prompt: str, llm_string: str) -> bytes:
     return hashlib.sha256(framed(*parts)).digest()
 
 
+@observed("search_memory", "answer", found, records=lambda records, *_: records)
 def _looked_up(records: ScopedDatabase, digest: bytes) -> list[Generation] | None:
     nothing: list[bytes | None] = [None]
     (found,) = records.read(entries.get, nothing, _ANSWERS, [digest], now())
@@ -218,6 +231,7 @@ class IsolatedByteStore(BaseStore[str, bytes]):
         self._records = records
         self._names = (b"byte store", checked_id("name", name).encode())
 
+    @observed("search_memory", "entry", found)
     def mget(self, keys: Sequence[str]) -> list[bytes | None]:
         """The value under each key, or ``None``.
 
@@ -235,6 +249,7 @@ class IsolatedByteStore(BaseStore[str, bytes]):
         """The value under each key; see :meth:`mget`."""
         return await self._records.arun(self.mget, keys)
 
+    @observed("upsert_memory", "entry", given)
     def mset(self, key_value_pairs: Sequence[tuple[str, bytes]]) -> None:
         """Store values in place of what stands under their keys, all or none.
 
@@ -255,6 +270,7 @@ class IsolatedByteStore(BaseStore[str, bytes]):
         """Store values; see :meth:`mset`. If cancelled, they may have been stored."""
         await self._records.arun(self.mset, key_value_pairs)
 
+    @observed("delete_memory", "entry", given)
     def mdelete(self, keys: Sequence[str]) -> None:
         """Remove the values under ``keys``, where there are any."""
         encoded = self._checked_keys(keys)
@@ -290,6 +306,7 @@ class IsolatedByteStore(BaseStore[str, bytes]):
         refuse_single("keys", keys, (), example='["key"]')
         return self._records.limits.checked_count("ids", [*map(_key, keys)])
 
+    @observed("search_memory", "entry", lambda page, *_: len(page[0]))
     def _page(self, behind: bytes, prefix: str | None) -> tuple[list[str], bytes]:
         """Keys of a page that begin with ``prefix``, and what the next page begins behind."""
         found, last = self._records.read(entries.page, ([], b""), self._names, behind, _PAGE, now())
