@@ -31,6 +31,13 @@ EMBEDDINGS = NGramEmbeddings()
 
 
 @pytest.fixture
+def database_url(request: pytest.FixtureRequest, sqlite_url: str) -> str:
+    """Of one kind: what is told of does not depend on it. A test on the other asks for it."""
+    is_postgres = "postgres_url" in request.fixturenames
+    return request.getfixturevalue("postgres_url") if is_postgres else sqlite_url
+
+
+@pytest.fixture
 def telemetry(memory: IsolatedMemory) -> Iterator[Telemetry]:
     """What an instrumented memory tells."""
     telemetry = Telemetry()
@@ -220,7 +227,7 @@ async def test_what_operators_do(
         ("delete_memory", "user"),
         ("delete_memory_store", "user"),
     ]
-    assert dict((name, count) for name, _, count in told)["delete_memory"] == 2
+    assert {name: count for name, _, count in told}["delete_memory"] == 2
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda adapter: adapter.name)
@@ -294,7 +301,7 @@ def test_of_an_error_the_type_is_told_and_nothing_else(scope: ScopedMemory, tele
 
 def test_tampering_shows_in_metrics(scope: ScopedMemory, telemetry: Telemetry, attacker: Attacker):
     scope.chat_history("monday").add_user_message("Hi")
-    attacker("UPDATE records SET sealed = ? WHERE kind = 2", bytes(64))
+    attacker("UPDATE records SET sealed = ? WHERE kind = 3", bytes(64))
 
     with pytest.raises(RecordDoesNotOpen):
         _ = scope.chat_history("monday").messages
@@ -325,7 +332,7 @@ def test_metrics_add_up_and_name_no_scope(memory: IsolatedMemory, telemetry: Tel
 
 
 async def test_spans_are_children_of_their_callers(
-    scope: ScopedMemory, telemetry: Telemetry, door: Door
+    postgres_url: str, scope: ScopedMemory, telemetry: Telemetry, door: Door
 ):
     history = scope.chat_history("monday")
 

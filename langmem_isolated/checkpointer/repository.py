@@ -160,7 +160,7 @@ class ThreadRepository:
         except Conflict:
             attempts.until_stored(partial(attempt, writing.ANYTHING))
 
-    @observed("upsert_memory", "write", lambda _, __, writes, *___: len(writes), records="records")
+    @observed("upsert_memory", "write", lambda _, *given: len(given[2]), records="records")
     def put_writes(
         self,
         address: Address,
