@@ -20,6 +20,7 @@ from langmem_isolated._adapters.quota import counts_messages
 from langmem_isolated._adapters.run_scope import session_named_in
 from langmem_isolated._codecs.storable import storable
 from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.operations import observed
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import reading
 from langmem_isolated._storage.sessions.reading import Known
@@ -239,6 +240,7 @@ class Recorder:
         self.records.read_apart(reading.trace, None, self.session_id, ids, note, now())
         return max(found, default=-1)
 
+    @observed("search_memory", "message", records="records")
     def trace(
         self, newest_first: Sequence[BaseMessage], is_end: Callable[[int, Known], bool]
     ) -> Sequence[int | None]:
