@@ -42,12 +42,7 @@ def application(
     memory = memory or IsolatedMemory.from_environment()
     accounts = accounts or Accounts(os.environ.get("ACCOUNTS", "accounts.db"))
     answers = Answers()
-    # Who has everything forgotten has no account any more, and is logged out everywhere.
-    memory.erasure.register(
-        "accounts",
-        lambda erased: accounts.remove(erased.user_id or ""),
-        lambda erased: accounts.name_of(erased.user_id or "") is None,
-    )
+    accounts.erase_with(memory)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
