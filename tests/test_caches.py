@@ -37,10 +37,10 @@ from langmem_isolated import (
     LocalRootKey,
     Scope,
     ScopedMemory,
-    caches,
 )
 from langmem_isolated._codecs import classes
 from langmem_isolated._storage import entries
+from langmem_isolated.caches import llm_cache
 from langmem_isolated.errors import (
     IsolationViolation,
     KeyDestroyed,
@@ -215,7 +215,9 @@ async def test_an_answer_that_a_later_version_stored_is_refused(
     plain: list[Any],
 ):
     with monkeypatch.context() as later:
-        later.setattr(caches, "_encoded", lambda _: form + caches.encode_value(plain, "a test"))
+        later.setattr(
+            llm_cache, "_encoded", lambda _: form + llm_cache.encode_value(plain, "a test")
+        )
         await door(cache, "update", "Where?", MODEL, [])
 
     with pytest.raises(RecordError, match="later langmem-isolated"):
@@ -701,7 +703,7 @@ def test_the_form_of_an_answer_is_frozen():
         "6e65726174696f6ea76d657373616765c70f1792a2616981a7636f6e74656e74a179"
     )
 
-    assert caches._decoded(stored) == [
+    assert llm_cache._decoded(stored) == [
         Generation(text="x"),
         ChatGeneration(message=AIMessage("y")),
     ]

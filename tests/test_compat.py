@@ -36,8 +36,8 @@ from langmem_isolated._adapters.compat import (
 from langmem_isolated._adapters.run_scope import config_of_run
 from langmem_isolated._codecs.compat import SAFE_MSGPACK_TYPES, DeltaSnapshot
 from langmem_isolated._storage.scoped_database import ScopedDatabase
+from langmem_isolated.caches.node_cache import IsolatedNodeCache, _Tasks
 from langmem_isolated.errors import IsolationViolation
-from langmem_isolated.node_cache import IsolatedNodeCache, _Tasks
 from tests.conftest import Door
 
 

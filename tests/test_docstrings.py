@@ -134,8 +134,8 @@ def test_an_example_that_says_something_else_is_noticed(at_hand: dict[str, Any])
 def public_modules() -> Iterator[ModuleType]:
     for name in (
         "middleware",
-        "node_cache",
-        "recall_tool",
+        "caches.node_cache",
+        "recall.tool",
         "langgraph_server",
         "scoped_memory.memory_of_run",
     ):

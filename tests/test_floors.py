@@ -23,8 +23,8 @@ FLOORS = (
     {"_storage"},
     {
         *("_adapters", "lifecycle", "checkpointer", "store", "wrapping"),
-        *("chat_history", "sessions", "recall", "recall_tool", "callbacks", "middleware"),
-        *("vector_store", "retriever", "caches", "node_cache", "indexing"),
+        *("chat_history", "sessions", "recall", "callbacks", "middleware"),
+        *("vector_store", "retriever", "caches", "indexing"),
     },
     {"scoped_memory", "publisher", "memory"},
     {"__init__"},
@@ -37,12 +37,12 @@ STORAGE = FLOOR_OF["_storage"]
 # One interface of a third party each; what two of them need is in _adapters.
 ADAPTERS = {
     *("chat_history", "checkpointer", "store", "vector_store", "wrapping"),
-    *("retriever", "caches", "node_cache", "indexing", "recall"),
+    *("retriever", "caches", "indexing", "recall"),
 }
 # Folders whose names are had from the folder, not from a module in it.
 PUBLIC_FOLDERS = {
     *("checkpointer", "store", "wrapping", "root_keys", "lifecycle", "scoped_memory"),
-    *("importers", "admin", "telemetry", "testing"),
+    *("importers", "admin", "telemetry", "testing", "caches"),
 }
 # Other things than these they may not see. Importers see besides what reads foreign forms, where
 # the drivers and ciphers for it are at home, and third-party vector stores.
@@ -86,8 +86,9 @@ HOMES = {
     "ormsgpack": {"_codecs", "checkpointer"},
     "numpy": {"_search"},
     "Stemmer": {"_search"},
+    "opentelemetry": {"telemetry"},
     "rfc8785": {"lifecycle"},
-    "pydantic": {"_codecs", "retriever", "recall_tool", "lifecycle", "importers"},
+    "pydantic": {"_codecs", "retriever", "recall", "lifecycle", "importers"},
     # Where its store is: the module imports it when it meets one.
     "qdrant_client": {"wrapping", "importers"},
     "chromadb": {"importers"},
@@ -96,6 +97,9 @@ HOMES = {
     "langchain_qdrant": {"importers"},
     # A suite that authors of adapters run.
     "pytest": {"wrapping", "testing"},
+    "starlette": {"admin"},
+    "jinja2": {"admin"},
+    "uvicorn": {"cli"},
     "rich": {"cli"},
     "typer": {"cli"},
 }

@@ -56,8 +56,8 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from langgraph.checkpoint.memory import InMemorySaver
 from langmem_isolated import *
 from langmem_isolated.middleware import IsolatedMemoryMiddleware
-from langmem_isolated.node_cache import IsolatedNodeCache
-from langmem_isolated.recall_tool import RecallTool
+from langmem_isolated.caches import IsolatedNodeCache
+from langmem_isolated.recall.tool import RecallTool
 from langmem_isolated.wrapping import WrappedVectorStore
 """
 # What no error may show: what was said, whose it is, a password, a key.

@@ -14,8 +14,8 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import CachePolicy
 
 from langmem_isolated import IsolatedMemory, Scope, ScopedMemory
+from langmem_isolated.caches import IsolatedNodeCache
 from langmem_isolated.errors import IsolationViolation, RecordDoesNotOpen, ScopeError
-from langmem_isolated.node_cache import IsolatedNodeCache
 from tests.conftest import Attacker, Door
 from tests.spellings import spellings
 

@@ -20,7 +20,7 @@ from langchain_tests.integration_tests import ToolsIntegrationTests
 from langchain_tests.unit_tests import ToolsUnitTests
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, Recalled, ScopedMemory
-from langmem_isolated.recall_tool import RecallTool, quoted
+from langmem_isolated.recall.tool import RecallTool, quoted
 from tests.conftest import ROOT_KEY, Door
 from tests.threads import at, put
 

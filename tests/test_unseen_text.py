@@ -8,7 +8,7 @@ import pytest
 
 from langmem_isolated._runtime.unseen_text import is_unseen
 from langmem_isolated.cli.terminal import printable
-from langmem_isolated.recall_tool import as_json_line
+from langmem_isolated.recall.tool import as_json_line
 
 # Without a glyph, though of categories that have one: letters, marks, symbols.
 FILLERS = [

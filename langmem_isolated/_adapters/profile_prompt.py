@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from langchain_core.messages import AnyMessage, HumanMessage
 
 from langmem_isolated._runtime.arguments import kind_of
-from langmem_isolated.recall_tool import as_json_line, line_within
+from langmem_isolated.recall.tool import as_json_line, line_within
 
 PROFILE_CHARACTERS = 4_000
 _HEAD = (

@@ -6,7 +6,7 @@ from langchain_core.messages import AnyMessage, BaseMessage, HumanMessage
 
 from langmem_isolated._adapters.recall_tool_defaults import SAID_IN_PERSON
 from langmem_isolated.recall import Recall
-from langmem_isolated.recall_tool import quoted
+from langmem_isolated.recall.tool import quoted
 
 _RECALLED_CHARACTERS = 4_000
 

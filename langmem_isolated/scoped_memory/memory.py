@@ -28,15 +28,14 @@ if TYPE_CHECKING:
     from langgraph.store.base import IndexConfig, TTLConfig
 
     from langmem_isolated._adapters.compat import Graph
-    from langmem_isolated.caches import IsolatedByteStore, IsolatedLLMCache
+    from langmem_isolated.caches import IsolatedByteStore, IsolatedLLMCache, IsolatedNodeCache
     from langmem_isolated.callbacks import IsolatedCallbackHandler
     from langmem_isolated.chat_history import IsolatedChatMessageHistory
     from langmem_isolated.checkpointer import IsolatedCheckpointSaver
     from langmem_isolated.indexing import IsolatedRecordManager
     from langmem_isolated.middleware import IsolatedMemoryMiddleware
-    from langmem_isolated.node_cache import IsolatedNodeCache
     from langmem_isolated.recall import Recall, Recalled
-    from langmem_isolated.recall_tool import RecallTool
+    from langmem_isolated.recall.tool import RecallTool
     from langmem_isolated.sessions import Sessions
     from langmem_isolated.store import IsolatedStore, StoreIndexConfig
 
@@ -229,7 +228,7 @@ class ScopedMemory(ScopedRetrieval, ScopeLifecycle):
         Args:
             serde: A serializer of LangGraph for what is kept, by default our own.
         """
-        from langmem_isolated.node_cache import IsolatedNodeCache
+        from langmem_isolated.caches import IsolatedNodeCache
 
         return IsolatedNodeCache(self._records_of_config, bound_to=self._scope, serde=serde)
 
@@ -316,7 +315,7 @@ class ScopedMemory(ScopedRetrieval, ScopeLifecycle):
             name: What the model calls it.
             description: What the model reads of it.
         """
-        from langmem_isolated.recall_tool import RecallTool
+        from langmem_isolated.recall.tool import RecallTool
 
         return RecallTool(
             lambda _: self.recall,

@@ -33,13 +33,12 @@ if TYPE_CHECKING:
 
     from langmem_isolated._adapters.vector_store_base import ScopedVectorStore
     from langmem_isolated._adapters.vector_store_of_run import VectorStoreOfRun
-    from langmem_isolated.caches import IsolatedLLMCache
+    from langmem_isolated.caches import IsolatedLLMCache, IsolatedNodeCache
     from langmem_isolated.callbacks import IsolatedCallbackHandler
     from langmem_isolated.chat_history import IsolatedChatMessageHistory
     from langmem_isolated.checkpointer import IsolatedCheckpointSaver
     from langmem_isolated.middleware import IsolatedMemoryMiddleware
-    from langmem_isolated.node_cache import IsolatedNodeCache
-    from langmem_isolated.recall_tool import RecallTool
+    from langmem_isolated.recall.tool import RecallTool
     from langmem_isolated.retriever import IsolatedRetriever, RetrieverOfRun
     from langmem_isolated.store import IsolatedStore, StoreIndexConfig
 
@@ -268,7 +267,7 @@ class MemoryOfRun:
             serde: A serializer of LangGraph for what is kept, by default our own.
             scope_resolver: As for :meth:`checkpointer`.
         """
-        from langmem_isolated.node_cache import IsolatedNodeCache
+        from langmem_isolated.caches import IsolatedNodeCache
 
         return IsolatedNodeCache(self._records_by(scope_resolver), serde=serde)
 
@@ -284,7 +283,7 @@ class MemoryOfRun:
         Raises:
             TypeError: An option is not known.
         """
-        from langmem_isolated.recall_tool import RecallTool
+        from langmem_isolated.recall.tool import RecallTool
 
         find = self._memory_by(scope_resolver)
         return RecallTool(lambda config: find(config).recall, **options)

@@ -13,7 +13,7 @@ from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import LimitExceeded, ProfileEntryNotFound
 from langmem_isolated.lifecycle.profiles.profile import Profile
-from langmem_isolated.recall_tool import FEWEST_CHARACTERS
+from langmem_isolated.recall.tool import FEWEST_CHARACTERS
 
 FindRecords = Callable[[RunnableConfig | None], ScopedDatabase]
 Action = Literal["list", "add", "correct", "remove", "interest"]

@@ -1,7 +1,6 @@
-"""The FastAPI example over HTTP: streams of two users at once, forgeries, and `using`."""
+"""`using` around an endpoint of FastAPI, from dependencies with `yield`."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -13,10 +12,8 @@ from fastapi.responses import StreamingResponse
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.graph import START, MessagesState, StateGraph
 
-from examples.fastapi_chat import application
 from langmem_isolated import IsolatedMemory, LocalRootKey, Scope
 from langmem_isolated.errors import IsolationViolation, ScopeError
-from tests.servers.models import Echo
 from tests.servers.uvicorn_thread import served
 
 USERS = ("alice", "bob")
@@ -27,112 +24,6 @@ ALICE, BOB = (Scope(user, "chat") for user in USERS)
 def memory(sqlite_url: str, root_key: LocalRootKey) -> Iterator[IsolatedMemory]:
     with IsolatedMemory(sqlite_url, root_key=root_key) as memory:
         yield memory
-
-
-@pytest.fixture
-def url(memory: IsolatedMemory) -> Iterator[str]:
-    with served(application(memory, Echo())) as url:
-        yield url
-
-
-def headers(user: str) -> dict[str, str]:
-    return {"authorization": f"Bearer token of {user}"}
-
-
-async def stream(url: str, user: str, said: Any, thread: str = "1") -> list[str]:
-    """The parts in which an answer came."""
-    async with (
-        httpx.AsyncClient(base_url=url, headers=headers(user), timeout=30) as client,
-        client.stream("POST", f"/threads/{thread}", json=said) as response,
-    ):
-        assert response.status_code == 200
-        assert response.headers["content-type"].startswith("text/event-stream")
-        return [
-            json.loads(line.removeprefix("data: ")) async for line in response.aiter_lines() if line
-        ]
-
-
-def read(url: str, user: str, thread: str = "1") -> list[str]:
-    answer = httpx.get(f"{url}/threads/{thread}", headers=headers(user), timeout=30)
-    found: list[str] = answer.json()
-    return found
-
-
-async def test_interleaved_streams_of_one_thread_id_stay_with_their_users(
-    url: str, memory: IsolatedMemory
-):
-    for number in range(3):
-        said = [f"{user} {number}" for user in USERS]
-        answers = await asyncio.gather(*map(stream, [url] * 2, USERS, said))
-        for user, parts in zip(USERS, answers, strict=True):
-            so_far = ", ".join(f"{user} {n}" for n in range(number + 1))
-            assert "".join(parts).strip() == f"You said: {so_far}"
-            assert len([part for part in parts if part]) > 3
-
-    for user, scope in zip(USERS, (ALICE, BOB), strict=True):
-        assert [text for text in read(url, user) if not text.startswith("You")] == [
-            f"{user} {number}" for number in range(3)
-        ]
-        recorded = memory.scope(scope).chat_history("1").messages
-        assert [message.text.strip() for message in recorded] == [
-            text.strip() for text in read(url, user)
-        ]
-
-
-async def test_many_streams_at_once_stay_with_their_threads(url: str):
-    asked = [(user, f"{number}") for number in range(6) for user in USERS]
-
-    answers = await asyncio.gather(
-        *(stream(url, user, f"{user} in {thread}", thread) for user, thread in asked)
-    )
-
-    assert ["".join(parts).strip() for parts in answers] == [
-        f"You said: {user} in {thread}" for user, thread in asked
-    ]
-
-
-@pytest.mark.parametrize("token", ["", "Bearer ", "Bearer token of mallory", "alice"])
-def test_who_is_not_authenticated_gets_401(url: str, memory: IsolatedMemory, token: str):
-    sent = {"authorization": token} if token.strip() == token else {}
-    for answer in (
-        httpx.post(f"{url}/threads/1", json="hello", headers=sent),
-        httpx.get(f"{url}/threads/1", headers=sent),
-    ):
-        assert answer.status_code == 401
-    assert memory.modules(user_id="alice") == []
-
-
-async def test_a_client_that_names_another_user_gets_nothing_of_theirs(
-    url: str, memory: IsolatedMemory
-):
-    await stream(url, "alice", "my secret")
-    forged = {"user_id": "alice", "module_id": "chat", "configurable": {"user_id": "alice"}}
-    query = "?user_id=alice&module_id=chat"
-
-    async with httpx.AsyncClient(base_url=url, headers=headers("bob"), timeout=30) as client:
-        assert (await client.post("/threads/1", json=forged)).status_code == 422
-        said = await client.post(f"/threads/1{query}", json=json.dumps(forged))
-        found = await client.get(f"/threads/1{query}", headers={"user_id": "alice"})
-
-    assert "secret" not in said.text
-    assert "secret" not in found.text
-    assert len(found.json()) == 2
-    assert len(read(url, "alice")) == 2
-
-
-async def test_a_client_that_leaves_in_the_middle_leaves_nothing_to_the_next(url: str):
-    async with (
-        httpx.AsyncClient(base_url=url, headers=headers("alice"), timeout=30) as client,
-        client.stream("POST", "/threads/1", json="alice " * 50) as response,
-    ):
-        async for _ in response.aiter_lines():
-            break
-
-    assert "".join(await stream(url, "bob", "bob alone")).strip() == "You said: bob alone"
-    assert "".join(await stream(url, "bob", "again", "2")).strip() == "You said: again"
-
-
-# `using` around an endpoint, from dependencies with `yield`.
 
 
 def answer(state: MessagesState) -> dict:

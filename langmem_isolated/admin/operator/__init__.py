@@ -1,0 +1,1 @@
+"""Admin page: what operators see and do."""

@@ -1,0 +1,1 @@
+"""My-memory page: what users see and do of their own memory."""

@@ -1,0 +1,1 @@
+"""What every page has: security headers, CSRF tokens, forms, references, templates."""

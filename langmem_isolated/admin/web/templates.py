@@ -1,0 +1,59 @@
+"""Templates: HTML with everything escaped that a page did not write itself."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.staticfiles import StaticFiles
+
+_HERE = Path(__file__).parent.parent
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def static_files() -> StaticFiles:
+    """Style sheet and script, of this host alone."""
+    return StaticFiles(directory=_HERE / "static")
+
+
+def rendered(template: str, values: Mapping[str, Any]) -> str:
+    """A page's HTML.
+
+    Raises:
+        jinja2.UndefinedError: The template asks for what is not among ``values``.
+    """
+    return _environment().get_template(template).render(values)
+
+
+@cache
+def _environment() -> Environment:
+    made = Environment(
+        loader=FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(moment=moment, size=size, number=number)
+    return made
+
+
+def moment(value: datetime | None) -> str:
+    """A time to the minute, UTC."""
+    return "never" if value is None else value.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def number(value: int) -> str:
+    """A count with its thousands apart."""
+    return f"{value:,}"
+
+
+def size(count: float) -> str:
+    """Bytes in the unit that leaves up to three digits: 1,200 are 1.2 kB."""
+    for unit in _UNITS:
+        if count < 1000 or unit == _UNITS[-1]:  # noqa: PLR2004 - decimal prefixes (ISO 80000-1)
+            break
+        count /= 1000
+    return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"  # noqa: PLR2004
