@@ -3,6 +3,7 @@
 import fcntl
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 import shutil
@@ -54,7 +55,8 @@ def copy_of_documentation(to: Path) -> None:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the built site, once for all processes of the tests."""
-    project = tmp_path_factory.getbasetemp().parent / "documentation"
+    own = tmp_path_factory.getbasetemp()
+    project = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "documentation"
     project.mkdir(exist_ok=True)
     with (project / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
