@@ -87,7 +87,7 @@ def found(result: Any, *_: Any) -> int:
     """How many records a body returned: as many as are in it; of one alone 1, of ``None`` 0."""
     if result is None:
         return 0
-    return len(result) if isinstance(result, list | tuple | dict) else 1
+    return len(result) if isinstance(result, list | dict) else 1
 
 
 def counted(result: int, *_: Any) -> int:
