@@ -90,6 +90,9 @@ def interrupted(interrupt: Interrupt, tool_call_id: str | None = None) -> ChatMe
 
 
 def _text_of(error: BaseException) -> str:
+    # LangGraph cancels with a bare object: its address says nothing, and differs each time.
+    if isinstance(error, asyncio.CancelledError) and not isinstance((*error.args, "")[0], str):
+        return ""
     try:
         return str(error)
     except Exception:  # noqa: BLE001 - that of an application raises what it likes
