@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,9 @@ from langgraph.checkpoint.base import empty_checkpoint
 from opentelemetry import trace
 from opentelemetry.trace import StatusCode
 
+import langmem_isolated
 from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
+from langmem_isolated._adapters.observed_jobs import NAMES
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import RecordDoesNotOpen, SessionNotFound
 from langmem_isolated.lifecycle import digest_of
@@ -26,6 +30,7 @@ from tests.conftest import ROOT_KEY, Attacker, Door
 from tests.embeddings import NGramEmbeddings
 from tests.tracing import Telemetry
 
+PACKAGE = Path(langmem_isolated.__file__).parent
 THREAD: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
 EMBEDDINGS = NGramEmbeddings()
 
@@ -256,6 +261,15 @@ def test_no_adapter_touches_records_unobserved(
 
     assert unobserved == []
     assert adapter.name == "ephemeral" or telemetry.spans
+
+
+def test_every_job_has_a_name_of_ours():
+    """Others are told as "read": an application may call what an operator reads anything."""
+    sources = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    jobs = set(re.findall(r'audit\.job\(\s*"(\w+)"', sources))
+
+    assert len(jobs) > 10
+    assert jobs - set(NAMES) == set()
 
 
 def test_a_span_tells_whose_memory_by_the_digest_that_operators_compute(

@@ -92,6 +92,11 @@ async def test_no_field_of_what_operators_do_is_told(
     await door(memory.retention, "hold", user, **reason)
     await door(memory.retention, "release", user, project_id=project)
     await door(memory.retention, "keep", "message", days=1, user_id=user, project_id=project)
+    memory.audit.switch_on()
+    with memory.audit.acting_as(canary("actor")):
+        memory.audit.break_glass(user, reason=canary("why"), minutes=5, project_id=project)
+        with memory.audit.reading(user, canary("page"), project_id=project):
+            await door(profile, "facts")
     await door(memory, "export_user", user, project_id=project, output=tmp_path / canary("file"))
     await door(memory, "erase_user", user, project_id=project)
 
