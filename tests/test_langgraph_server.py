@@ -2,6 +2,8 @@
 
 import ast
 import asyncio
+import json
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -22,7 +24,7 @@ from langmem_isolated import IsolatedMemory, LocalRootKey, Scope
 from langmem_isolated.errors import IsolationViolation, ScopeError
 from langmem_isolated.langgraph_server import scope_of_user
 from tests.conftest import ROOT_KEY
-from tests.servers.langgraph_dev import LangGraphDev
+from tests.servers.langgraph_dev import EXAMPLE, LangGraphDev
 
 USERS = ("alice", "bob")
 
@@ -410,6 +412,23 @@ async def test_a_client_that_names_another_user_in_a_run_gets_nothing_of_theirs(
     assert "secret" not in f"{served} {refused}"
     assert set(threads[:3]) <= threads_of(memory, "bob")
     assert not set(threads) & threads_of(memory, "alice")
+
+
+@pytest.mark.system("curl")
+def test_what_the_examples_readme_asks_is_answered_for_each_user(server: LangGraphDev):
+    page = (EXAMPLE / "README.md").read_text()
+    asked = page.partition("```bash\n")[2].partition("```")[0]
+    asked = asked.replace("localhost:2024", server.url).replace("curl ", "curl -sS ")
+
+    answers = subprocess.run(
+        ["bash", "-ec", asked.replace("\ncurl", "\necho; curl")],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+
+    assert json.loads(answers[1])["value"] == {"name": "Mia"}
+    assert json.loads(answers[2]) is None
 
 
 @pytest.mark.parametrize("token", ["", "token of mallory", "alice"])
