@@ -416,6 +416,21 @@ def test_instrumented_again_it_tells_the_new_providers_alone(
     other.close()
 
 
+def test_canaries_of_a_verification_are_nobodys_operations(
+    memory: IsolatedMemory, scope: ScopedMemory, telemetry: Telemetry
+):
+    """They try what must be refused, too: that is no alarm."""
+    scope.chat_history("monday").add_user_message("Hi")
+    telemetry.told()
+
+    assert memory.verify().check("canaries").examined > 80
+
+    assert {(name, kind) for name, kind, _ in telemetry.told()} == {
+        ("stats", "installation"),
+        ("verify", "installation"),
+    }
+
+
 def test_without_providers_nothing_fails(memory: IsolatedMemory, scope: ScopedMemory):
     instrument(memory)
 

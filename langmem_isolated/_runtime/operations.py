@@ -42,11 +42,16 @@ class Operations:
 
     def __init__(self) -> None:
         self.observers: tuple[Observer, ...] = ()
+        # Ids of projects of a verification's canaries: what is in them is nobody's memory.
+        self.left_out: set[str] = set()
 
     @contextmanager
     def observing(self, name: str, kind: str, owner: Any) -> Iterator[Operation]:
         """A context for one operation: observers are in it, and the log is told of its end."""
         operation = Operation(name, kind, owner)
+        if owner is not None and owner.project in self.left_out:
+            yield operation
+            return
         begun = time.perf_counter()
         told = "An operation failed."
         try:
