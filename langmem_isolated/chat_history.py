@@ -25,6 +25,7 @@ from langmem_isolated._codecs.storable import storable
 from langmem_isolated._runtime.arguments import kind_of, whole_number
 from langmem_isolated._runtime.calls import ONE_SCOPE, explains_call, made_by
 from langmem_isolated._runtime.clock import as_moment, now
+from langmem_isolated._runtime.operations import counted, found, observed
 from langmem_isolated._storage.container_state import BIRTH_BYTES, ContainerState
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import reading, writing
@@ -122,6 +123,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         return f"{type(self).__name__}(session_id=…)"
 
     @property
+    @observed("search_memory", "message", found)
     def messages(self) -> list[BaseMessage]:  # type: ignore[override]
         """Every message, oldest first, in a list of the caller's own.
 
@@ -204,6 +206,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         """Add what the model said; see :meth:`add_messages`."""
         await self.aadd_messages([_as_message(AIMessage, message)])
 
+    @observed("delete_memory", "message")
     def clear(self) -> None:
         """Remove every message of this session, and its summary.
 
@@ -261,6 +264,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         opened = self._page(before, limit)
         return Page([decode_message(plaintext) for plaintext in opened.messages], opened.before)
 
+    @observed("search_memory", "message", lambda opened, *_: len(opened.messages))
     def _page(self, before: int | None, limit: int) -> Opened:
         limit = min(whole_number("limit", limit), LATEST)
         end = LATEST if before is None else min(whole_number("before", before), LATEST)
@@ -272,6 +276,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         """A page of messages; see :meth:`page`."""
         return await self._records.arun(self.page, before=before, limit=limit)
 
+    @observed("search_memory", "message", counted)
     def count(self) -> int:
         """How many messages the session has, without reading any."""
         return self._records.read(reading.count, 0, self._session_id, now())

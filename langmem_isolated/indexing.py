@@ -12,6 +12,7 @@ from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.arguments import whole_number
 from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._runtime.clock import SECOND, now
+from langmem_isolated._runtime.operations import found, given, observed
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry, Names
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -62,6 +63,7 @@ class IsolatedRecordManager(RecordManager):
     async def acreate_schema(self) -> None:
         """Nothing to do: the memory makes its tables."""
 
+    @observed("search_memory", "entry")
     def get_time(self) -> float:
         """A time, in seconds, later than everything recorded and earlier than what will be."""
         time = now()
@@ -72,6 +74,7 @@ class IsolatedRecordManager(RecordManager):
         """A time; see :meth:`get_time`."""
         return await self._records.arun(self.get_time)
 
+    @observed("upsert_memory", "entry", given)
     def update(
         self,
         keys: Sequence[str],
@@ -116,6 +119,7 @@ class IsolatedRecordManager(RecordManager):
             self.update, keys, group_ids=group_ids, time_at_least=time_at_least
         )
 
+    @observed("search_memory", "entry", found)
     def exists(self, keys: Sequence[str]) -> list[bool]:
         """Whether each of ``keys`` is recorded.
 
@@ -131,6 +135,7 @@ class IsolatedRecordManager(RecordManager):
         """Whether each of ``keys`` is recorded; see :meth:`exists`."""
         return await self._records.arun(self.exists, keys)
 
+    @observed("search_memory", "entry", found)
     def list_keys(
         self,
         *,
@@ -176,6 +181,7 @@ class IsolatedRecordManager(RecordManager):
             self.list_keys, before=before, after=after, group_ids=group_ids, limit=limit
         )
 
+    @observed("delete_memory", "entry", given)
     def delete_keys(self, keys: Sequence[str]) -> None:
         """Forget ``keys``, where they are recorded."""
         self._records.write_if_exists(entries.remove, None, self._names, self._checked(keys))

@@ -1,7 +1,7 @@
 """Retrievers of one scope's documents: by meaning, by words (BM25), or checked one by one."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import Context
 from typing import Any
@@ -21,6 +21,7 @@ from langmem_isolated._adapters.document_tags import ResultGuard
 from langmem_isolated._codecs.documents import decode_document
 from langmem_isolated._runtime.arguments import kind_of, whole_number
 from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
+from langmem_isolated._runtime.operations import found, observed
 from langmem_isolated._search.bm25 import best_first, query_scores
 from langmem_isolated._search.metadata_filters import Filter, metadata_test
 from langmem_isolated._search.words import words
@@ -206,10 +207,13 @@ class IsolatedBM25Retriever(BaseRetriever):
         found = best_first(query_scores(query, texts, self.language))
         return [documents[number] for number, _ in found[:most_found]]
 
-    def _readable(self) -> Iterable[Document]:
-        for source in self._sources[0].having_records(self._sources):
-            for body in source.snapshot(stored.everything, [], self._collection):
-                yield decode_document(body)
+    @observed("search_memory", "document", found, records=lambda self: self._sources[0])
+    def _readable(self) -> list[Document]:
+        return [
+            decode_document(body)
+            for source in self._sources[0].having_records(self._sources)
+            for body in source.snapshot(stored.everything, [], self._collection)
+        ]
 
     async def _aget_relevant_documents(
         self,

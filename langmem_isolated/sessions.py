@@ -14,6 +14,7 @@ from langmem_isolated._codecs.headers import Header, decode_header
 from langmem_isolated._runtime.arguments import kind_of
 from langmem_isolated._runtime.calls import ONE_SCOPE, explains_calls, made_by
 from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.operations import observed, one
 from langmem_isolated._runtime.session_rules import SessionRules, checked_channel_limits
 from langmem_isolated._storage.container_listing import Listed, Position
 from langmem_isolated._storage.container_state import BIRTH_BYTES, ContainerState
@@ -155,6 +156,7 @@ class Sessions(SessionLifecycle):
         """How many sessions there are; see :meth:`count`."""
         return await self._records.arun(self.count, archived=archived)
 
+    @observed("create_memory", "session", one)
     def create(
         self,
         session_id: str | None = None,

@@ -32,6 +32,7 @@ from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.arguments import whole_number
 from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.operations import counted, found, given, observed
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._search.embedding_models import embedding_model_name
 from langmem_isolated._search.metadata_filters import Filter, metadata_test
@@ -224,6 +225,7 @@ class IsolatedVectorStore(ScopedVectorStore):
             await self._arun(self._put, new, vectors)
         return [id_ for id_, _ in new]
 
+    @observed("upsert_memory", "document", given, records="_own")
     def _put(self, new: list[tuple[str, Document]], vectors: list[list[float]]) -> None:
         # The last of one id counts.
         by_id = {
@@ -239,10 +241,12 @@ class IsolatedVectorStore(ScopedVectorStore):
     def _encoded(self, id_: str, document: Document) -> bytes:
         return self._limits.checked_size("document_bytes", encode_document(id_, document))
 
+    @observed("delete_memory", "document", given, records="_own")
     def _remove(self, names: list[str]) -> None:
         digested = [name.encode() for name in names]
         self._own.write_if_exists(writing.remove, None, self._collection, digested, now())
 
+    @observed("update_memory", "document", counted, records="_own")
     def reembed(self, *, batch_size: int = _BATCH) -> int:
         """Embed the scope's documents in this collection anew, and keep this model's name with it.
 
@@ -277,10 +281,12 @@ class IsolatedVectorStore(ScopedVectorStore):
         batch = whole_number("batch_size", batch_size, least=1)
         return Reembedding(self._own, self._collection, self._header, batch)
 
+    @observed("delete_memory", "document", records="_own")
     def clear(self) -> None:
         """Remove every document of the scope in this collection."""
         self._own.write_if_exists(writing.clear, None, self._collection)
 
+    @observed("search_memory", "document", found, records="_own")
     def _at(self, names: list[str]) -> dict[str, Document]:
         found: dict[str, bytes] = {}
         for source in reversed(self._readable()):
@@ -328,6 +334,7 @@ class IsolatedVectorStore(ScopedVectorStore):
         chosen = most_diverse(asked.vector, candidates, k, lambda_mult)
         return [hits[place].document for place in chosen]
 
+    @observed("search_memory", "document", found, records="_own")
     def documents(self) -> list[Document]:
         """Every document that the scope may read in this collection, in no order."""
         bodies = (
@@ -343,6 +350,7 @@ class IsolatedVectorStore(ScopedVectorStore):
     def _readable(self) -> list[ScopedDatabase]:
         return self._own.having_records(self._sources)
 
+    @observed("search_memory", "document", found, records="_own")
     def _nearest(self, asked: Asked, k: int, filter: Filter | None) -> list[Hit]:
         passes, count = metadata_test(filter), checked_count(k)
 

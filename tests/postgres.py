@@ -50,7 +50,8 @@ class PostgresServer:
         self.data = Path(tempfile.mkdtemp(prefix="langmem-pg-", dir=parent or self.folder))
         self._fsync = fsync
         self._as_user: dict[str, Any] = {}
-        self._bin = _programs()
+        self.programs = _programs()
+        """Where `psql` and its like are."""
         if os.geteuid() == 0:
             nobody = pwd.getpwnam("nobody")
             for folder in (self.folder, self.data):
@@ -72,21 +73,21 @@ class PostgresServer:
 
     def _make_reachable(self) -> None:
         """Copy the programs to where `nobody` can reach them, if it cannot."""
-        test = [str(self._bin / "postgres"), "--version"]
+        test = [str(self.programs / "postgres"), "--version"]
         try:
             subprocess.run(test, check=True, capture_output=True, cwd="/", **self._as_user)
         except (OSError, subprocess.CalledProcessError):
-            package = self._bin.parent.parent
+            package = self.programs.parent.parent
             for name in (f"{package.name}/pginstall18", f"{package.name}.libs"):
                 source = package.parent / name
                 if source.exists():
                     shutil.copytree(source, self.folder / name, symlinks=True)
             self.folder.chmod(0o755)
-            self._bin = self.folder / package.name / "pginstall18" / "bin"
+            self.programs = self.folder / package.name / "pginstall18" / "bin"
 
     def _run(self, program: str, *arguments: str) -> None:
         subprocess.run(
-            [str(self._bin / program), *arguments],
+            [str(self.programs / program), *arguments],
             check=True,
             capture_output=True,
             cwd="/",
@@ -112,7 +113,7 @@ class PostgresServer:
         options = f"listen_addresses=127.0.0.1 port={self.port} fsync={fsync} max_connections=200"
         self.process = subprocess.Popen(
             [
-                str(self._bin / "postgres"), "-D", str(self.data), "-k", str(self.folder),
+                str(self.programs / "postgres"), "-D", str(self.data), "-k", str(self.folder),
                 *(part for option in options.split() for part in ("-c", option)),
             ],
             stdout=subprocess.DEVNULL,
@@ -149,7 +150,7 @@ class PostgresServer:
     def dump(self, database: str) -> bytes:
         """What `pg_dump` writes of a database."""
         return subprocess.run(
-            [str(self._bin / "pg_dump"), self.url(database)], check=True, capture_output=True
+            [str(self.programs / "pg_dump"), self.url(database)], check=True, capture_output=True
         ).stdout
 
     def stop(self) -> None:

@@ -334,7 +334,7 @@ def test_an_export_of_ours_takes_no_rules(url: str, tmp_path: Path):
 
 
 def test_every_command_of_the_page_about_moving_in_can_be_typed():
-    page = (Path(__file__).parent.parent / "docs" / "moving-in.md").read_text()
+    page = (Path(__file__).parent.parent / "docs" / "how-to" / "moving-in.md").read_text()
     known = typer.main.get_command(app)
     typed = [shlex.split(line)[1:] for line in page.splitlines() if line.startswith("langmem-")]
 

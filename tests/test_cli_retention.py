@@ -1,13 +1,20 @@
 """`sweep`, `retention`, `hold` and `clear`, as operators and cron call them."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from langgraph.store.base import PutOp
 
 from langmem_isolated import IsolatedMemory
-from tests.command_line import error_line, run, words
+from langmem_isolated.cli import sweeping
+from tests.command_line import KEY, error_line, run, words
 from tests.test_cli import ANN, url_of
 
 EXPIRED = 6e-8
@@ -57,6 +64,51 @@ def test_a_sweep_answers_programs_with_one_value(stored: IsolatedMemory):
         "counts": {}, "is_done": True, "held": 1, "damaged": 0, "is_dry_run": False, "locked": 0,
     }  # fmt: skip
     assert "1 users on legal hold" in run("sweep", "--database", url_of(stored)).stdout
+
+
+def test_a_sweeper_goes_on_until_a_signal_ends_it_with_0(stored: IsolatedMemory):
+    command = [sys.executable, "-m", "langmem_isolated", "sweep", "--every", "1"]
+    environment = {**os.environ, "LANGMEM_ISOLATED_ROOT_KEY": KEY}
+    store = stored.scope(user_id="bob", module_id="tutor").store()
+
+    with subprocess.Popen(
+        [*command, "--database", url_of(stored)], env=environment, stdout=subprocess.PIPE, text=True
+    ) as sweeper:
+        assert sweeper.stdout
+        first = next(line for line in sweeper.stdout if "item" in line)
+        store.put(("notes",), "late", {"n": 1}, ttl=EXPIRED)
+        later = next(line for line in sweeper.stdout if "item" in line)
+        sweeper.terminate()
+        ended = sweeper.wait(timeout=60)
+
+    assert [line.split()[-1] for line in (first, later)] == ["600", "1"]
+    assert ended == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_sweep_between_two_batches_and_is_handed_back(
+    stored: IsolatedMemory, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+):
+    @contextmanager
+    def signalling(_: str) -> Iterator[Callable[[int], None]]:
+        yield lambda _: signal.raise_signal(number)
+
+    monkeypatch.setattr(sweeping, "counting", signalling)
+    before = signal.getsignal(number)
+
+    ended = run("sweep", "--every", 3600, "--database", url_of(stored))
+
+    assert (ended.exit_code, ended.stdout) == (0, "")
+    assert signal.getsignal(number) is before
+    assert 0 < stored.sweep(dry_run=True).counts["item"] < 600
+
+
+def test_a_sweeper_that_fails_ends_with_1(stored: IsolatedMemory):
+    url = ("--database", url_of(stored))
+
+    failed = run("sweep", "--every", 3600, *url, key=None)
+
+    assert "LANGMEM_ISOLATED_ROOT_KEY" in error_line(failed)
 
 
 def test_policies_are_kept_listed_and_removed(stored: IsolatedMemory):

@@ -24,11 +24,14 @@ PROJECT = Path(__file__).parent.parent
 PACKAGE = Path(langmem_isolated.__file__).parent
 PAGES = {
     path.relative_to(PROJECT).as_posix(): path.read_text()
-    for path in (*sorted((PROJECT / "docs").glob("*.md")), *sorted(PROJECT.glob("*.md")))
+    for path in (*sorted((PROJECT / "docs").rglob("*.md")), *sorted(PROJECT.glob("*.md")))
     if path.name != "CHANGELOG.md"
 }
-ARCHITECTURE, GLOSSARY = PAGES["docs/architecture.md"], PAGES["docs/glossary.md"]
-THREATS, CONTRIBUTING = PAGES["docs/threat-model.md"], PAGES["CONTRIBUTING.md"]
+ARCHITECTURE, GLOSSARY = (
+    PAGES["docs/explanation/architecture.md"],
+    PAGES["docs/explanation/glossary.md"],
+)
+THREATS, CONTRIBUTING = PAGES["docs/explanation/threat-model.md"], PAGES["CONTRIBUTING.md"]
 
 FILE = re.compile(r"`([\w./-]+(?:\.(?:py|md|toml|lock|yaml)|/))`")
 # A path and what is in it: `scope.py` · `Scope`.
@@ -74,7 +77,7 @@ class Question(NamedTuple):
     name: str = ""
 
 
-A, G, C = "docs/architecture.md", "docs/glossary.md", "CONTRIBUTING.md"
+A, G, C = "docs/explanation/architecture.md", "docs/explanation/glossary.md", "CONTRIBUTING.md"
 QUESTIONS = [
     Question("Where is the nonce made?", G, "nonce", "_crypto/sealing.py", "seal"),
     Question(

@@ -86,6 +86,7 @@ HOMES = {
     "ormsgpack": {"_codecs", "checkpointer"},
     "numpy": {"_search"},
     "Stemmer": {"_search"},
+    "opentelemetry": {"telemetry"},
     "rfc8785": {"lifecycle"},
     "pydantic": {"_codecs", "retriever", "recall", "lifecycle", "importers"},
     # Where its store is: the module imports it when it meets one.

@@ -362,7 +362,7 @@ def test_a_source_that_cannot_be_read_is_refused_without_its_password(kind: str,
     assert refused.value.__cause__ is None
 
 
-PAGE = (Path(__file__).parent.parent / "docs" / "from-langchain.md").read_text()
+PAGE = (Path(__file__).parent.parent / "docs" / "how-to" / "from-langchain.md").read_text()
 COMMANDS = re.findall("^langmem-isolated import (.+)", PAGE.replace("\\\n", " "), re.MULTILINE)
 
 

@@ -11,7 +11,7 @@ from tests.test_import_time import BEYOND_THE_COMMAND_LINE, among, imported
 
 PROJECT = Path(__file__).parent.parent
 PLUGIN = ("-p", "langmem_isolated.testing.plugin")
-PAGE = (PROJECT / "docs" / "testing.md").read_text()
+PAGE = (PROJECT / "docs" / "how-to" / "testing.md").read_text()
 
 
 def ran(folder: Path, *options: str) -> str:

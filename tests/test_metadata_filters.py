@@ -216,7 +216,7 @@ def translator(name: str) -> Visitor:
     "name", ["pinecone.PineconeTranslator", "astradb.AstraDBTranslator", "chroma.ChromaTranslator"]
 )
 def test_translators_of_langchain_that_the_documentation_names_write_our_filters(name: str):
-    assert name.rpartition(".")[2] in (PROJECT / "docs/filters.md").read_text()
+    assert name.rpartition(".")[2] in (PROJECT / "docs/how-to/filters.md").read_text()
     visitor = translator(name)
     known = {one.value for one in visitor.allowed_comparators or []} & PARTS.keys()
     assert known >= PARTS.keys() - ({"in", "nin"} if "Chroma" in name else set())

@@ -6,7 +6,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -21,16 +21,17 @@ from langchain.agents.middleware import (
     PIIMiddleware,
     SummarizationMiddleware,
 )
-from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models import BaseChatModel, GenericFakeChatModel
 from langchain_core.messages import (
     AIMessage,
+    AIMessageChunk,
     BaseMessage,
     ChatMessage,
     HumanMessage,
     RemoveMessage,
     ToolMessage,
 )
-from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
@@ -533,6 +534,23 @@ async def test_a_run_cancelled_while_the_model_thinks_keeps_the_question(
     with pytest.raises(asyncio.CancelledError):
         await task
     done.set()
+
+    assert await soon(lambda: texts(recorded(tutor))[1:]) == ["error: "]
+
+
+async def test_a_stream_that_is_closed_while_the_model_writes_is_noted_without_an_address(
+    memory: IsolatedMemory, tutor: ScopedMemory
+):
+    class Pausing(GenericFakeChatModel):
+        async def _astream(self, *_: Any, **__: Any) -> AsyncIterator[ChatGenerationChunk]:
+            yield ChatGenerationChunk(message=AIMessageChunk("one"))
+            await asyncio.Event().wait()
+
+    agent = create_agent(Pausing(messages=iter(())), middleware=[memory.middleware()])
+
+    stream = agent.astream({"messages": [("user", "count")]}, at(), stream_mode="messages")
+    await anext(stream)
+    await stream.aclose()
 
     assert await soon(lambda: texts(recorded(tutor))[1:]) == ["error: "]
 

@@ -210,7 +210,7 @@ def test_what_was_changed_within_a_module_is_refused_as_damage(
 
 def counting_sql() -> list[str]:
     """The statements that the documentation counts with."""
-    page = Path(__file__).parent.parent / "docs" / "operations.md"
+    page = Path(__file__).parent.parent / "docs" / "operations" / "operations.md"
     return re.findall(r"```sql\n(.*?)\n```", page.read_text(), re.DOTALL)
 
 

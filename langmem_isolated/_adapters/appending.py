@@ -14,6 +14,7 @@ from langmem_isolated._codecs.messages import MessageMetadata, encode_message
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._runtime.clock import now, witness
+from langmem_isolated._runtime.operations import given, observed
 from langmem_isolated._storage.container_state import BIRTH_BYTES, ContainerState
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import writing
@@ -60,6 +61,7 @@ class Appender:
             witness(seen.updated_at)
         self._state = seen
 
+    @observed("create_memory", "message", given)
     def add(
         self, messages: Sequence[BaseMessage], channel: str | None, repeated: Repeated | None
     ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +13,7 @@ from langmem_isolated._adapters.audit_actor import Actor, current_actor
 from langmem_isolated._adapters.audit_batch import AuditBatch, Noted
 from langmem_isolated._adapters.audit_places import Place, place_of
 from langmem_isolated._adapters.drop_in import is_in_event_loop
+from langmem_isolated._adapters.observed_jobs import Job, observed_job, observed_write
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._database.database_clock import database_now
 from langmem_isolated._runtime.audit_options import OFF, AuditOptions, AuditSettings
@@ -38,20 +38,10 @@ _log = logging.getLogger("langmem_isolated.audit")
 
 # What another process has switched is known at the latest then to what asks no more often.
 _KNOWN_SECONDS = 60.0
-_CALL_BYTES = 8
 _READ, _RECALL = "read", "recall"
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class Job:
-    """An operation of several transactions, as the audit log tells of it."""
-
-    def __init__(self) -> None:
-        self.call = os.urandom(_CALL_BYTES).hex()
-        self.count: int | None = None
-        """How many records it was about, as far as that is known when it ends."""
 
 
 class Audit:
@@ -67,6 +57,7 @@ class Audit:
         self, database: Database, keyring: Keyring, options: AuditOptions | None = None
     ) -> None:
         self._database, self._keyring, self.options = database, keyring, options
+        self.operations = database.operations
         # Ids of projects of a verification's canaries: what is in them is nobody's memory.
         self.left_out: set[str] = set()
         self._known = None if options is None else options.settings
@@ -191,6 +182,7 @@ class Audit:
         self._tell(row, note, actor)
         return note
 
+    @observed_write
     def write(
         self,
         operation: str,
@@ -236,6 +228,7 @@ class Audit:
             self._tell(row, note, actor)
         return result
 
+    @observed_job
     @contextmanager
     def job(
         self, operation: str, owner: Owner | None = None, *, erases: bool = False

@@ -9,6 +9,7 @@ from langmem_isolated._codecs.messages import decode_message_with_metadata
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._runtime.arguments import mapping, whole_number
 from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.operations import found, observed
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import reading
 from langmem_isolated._storage.sessions.reading import LATEST, Recent
@@ -16,6 +17,7 @@ from langmem_isolated.errors import RecordDoesNotOpen
 from langmem_isolated.scope import checked_id
 
 
+@observed("search_memory", "message", found, records=lambda records, *_: records)
 def recent(records: ScopedDatabase, limits: Mapping[str, int]) -> list[BaseMessage]:
     """The newest messages of some channels, over all sessions of the scope, oldest first.
 

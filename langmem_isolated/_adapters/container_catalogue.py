@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from operator import attrgetter
 
 from langmem_isolated._codecs.headers import Header, decode_header, encode_header
 from langmem_isolated._runtime.arguments import kind_of, time_to_live, whole_number
 from langmem_isolated._runtime.clock import lifetime, now
+from langmem_isolated._runtime.operations import counted, found, observed, one
 from langmem_isolated._search.titles import has_parts, title_parts
 from langmem_isolated._storage.container_listing import (
     BEGINNING,
@@ -21,6 +23,7 @@ from langmem_isolated.errors import LangmemIsolatedError, ValueNotStorable
 _PAGE = 500
 _MOST = 2**63 - 1
 
+_noun_of = attrgetter("_noun")
 ChangeHeader = Callable[[Header, ContainerState], tuple[Header, ContainerState]]
 
 
@@ -94,13 +97,16 @@ class ContainerCatalogue:
                 return
             position = page[-1].position
 
+    @observed("search_memory", _noun_of, found)
     def _page(self, position: Position, limit: int, archived: bool | None) -> list[Listed]:
         return self._records.read(self._listing.page, [], position, limit, archived, now())
 
+    @observed("search_memory", _noun_of, counted)
     def count(self, archived: bool | None) -> int:
         """How many :meth:`listed` gives in all."""
         return self._records.read(self._listing.count, 0, _check_archived(archived), now())
 
+    @observed("search_memory", _noun_of, found)
     def get(self, name: str) -> Listed:
         """One of them; where there is none, the error of the catalogue is raised."""
         found = self._records.read(self._listing.find, None, name, now())
@@ -108,6 +114,7 @@ class ContainerCatalogue:
             raise self._not_found
         return found
 
+    @observed("update_memory", _noun_of, one)
     def change(self, name: str, change: ChangeHeader) -> None:
         """Change the header and the state of one; where there is none, the error is raised."""
 
@@ -179,6 +186,7 @@ class ContainerCatalogue:
 
         self.change(name, living)
 
+    @observed("delete_memory", _noun_of, one)
     def remove(self, name: str) -> None:
         """Remove one with all that is below it."""
         self._expect(self._records.write_if_exists(self._listing.remove, False, name))

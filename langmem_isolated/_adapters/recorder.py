@@ -20,6 +20,7 @@ from langmem_isolated._adapters.quota import counts_messages
 from langmem_isolated._adapters.run_scope import session_named_in
 from langmem_isolated._codecs.storable import storable
 from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.operations import observed
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import reading
 from langmem_isolated._storage.sessions.reading import Known
@@ -89,6 +90,9 @@ def interrupted(interrupt: Interrupt, tool_call_id: str | None = None) -> ChatMe
 
 
 def _text_of(error: BaseException) -> str:
+    # LangGraph cancels with a bare object: its address says nothing, and differs each time.
+    if isinstance(error, asyncio.CancelledError) and not isinstance((*error.args, "")[0], str):
+        return ""
     try:
         return str(error)
     except Exception:  # noqa: BLE001 - that of an application raises what it likes
@@ -236,6 +240,7 @@ class Recorder:
         self.records.read_apart(reading.trace, None, self.session_id, ids, note, now())
         return max(found, default=-1)
 
+    @observed("search_memory", "message", records="records")
     def trace(
         self, newest_first: Sequence[BaseMessage], is_end: Callable[[int, Known], bool]
     ) -> Sequence[int | None]:

@@ -6,6 +6,7 @@ from datetime import timedelta
 from langmem_isolated._adapters.container_catalogue import ContainerCatalogue
 from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.operations import observed, one
 from langmem_isolated._runtime.session_rules import checked_channel_limits
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import writing
@@ -62,6 +63,7 @@ class SessionLifecycle:
         """Say how long the session lives; see :meth:`set_lifetime`."""
         await self._records.arun(self.set_lifetime, session_id, idle=idle, absolute=absolute)
 
+    @observed("update_memory", "session", one)
     def set_channel_limits(self, session_id: str, limits: Mapping[str, int] | None) -> None:
         """Keep so many messages of each channel in the session, and remove the oldest beyond.
 

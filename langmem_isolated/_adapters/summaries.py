@@ -9,6 +9,7 @@ from langchain_core.runnables import RunnableConfig
 from langmem_isolated._codecs.messages import decode_message
 from langmem_isolated._runtime.arguments import whole_number
 from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.operations import observed
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import reading
 from langmem_isolated.recall.tool import as_json_line
@@ -46,6 +47,7 @@ def check_options(recall: object, summarize_with: object, summarize_after: objec
         )
 
 
+@observed("search_memory", "message", records=lambda records, *_: records)
 def unsummarized(
     records: ScopedDatabase, session_id: str, start: int, end: int
 ) -> tuple[Sequence[int], list[BaseMessage]]:

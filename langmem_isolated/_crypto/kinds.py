@@ -29,7 +29,7 @@ class Kind(IntEnum):
     COLLECTION = 11
     EMBEDDING = 12
     ENTRY = 13
-    # Reserved, with the addresses that docs/formats.md gives them.
+    # Reserved, with the addresses that docs/explanation/formats.md gives them.
     GRANT = 14
     PROFILE = 15
     INBOX = 16

@@ -35,6 +35,7 @@ from langmem_isolated._runtime.arguments import kind_of, seconds, whole_number
 from langmem_isolated._runtime.budgets import Budgets
 from langmem_isolated._runtime.callers import FairExecutor, Share, current_owner
 from langmem_isolated._runtime.forking import pause_for_forks, renew_in_children
+from langmem_isolated._runtime.operations import Operations
 from langmem_isolated.errors import DatabaseError, DatabaseLocked, RowLevelSecurityError
 
 _CHECKPOINT = "PRAGMA wal_checkpoint(PASSIVE)"
@@ -103,6 +104,7 @@ class Database:
             cast("ConnectionPool", self._engine.pool).is_usable = self._dialect.is_usable
         else:
             event.listen(self._engine, "do_connect", make_private)
+        self.operations = Operations()
         self._timeout = timeout
         self._workers = options["pool_size"]
         self._auto_upgrade = auto_upgrade

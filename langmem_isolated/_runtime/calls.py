@@ -94,12 +94,14 @@ def _explained(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     if function.__code__.co_flags & _AWAITED:
         return function
 
+    depth = _wrappers_of(function)
+
     @wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
         except TypeError as error:
-            if not _is_of_shape(error):
+            if not _is_of_shape(error, depth):
                 raise
             told = f"{error}. It is called as {name}{_shape_of(function)}. Nothing was done."
         finally:
@@ -114,9 +116,19 @@ def _explained(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 _AWAITED = 0x80 | 0x200 | 0x20
 
 
-def _is_of_shape(error: TypeError) -> bool:
-    """Whether a call of ours itself failed: then no frame was entered below."""
-    return error.__traceback__ is not None and error.__traceback__.tb_next is None
+def _is_of_shape(error: TypeError, depth: int = 0) -> bool:
+    """Whether a call of ours itself failed: then no frame was entered below but wrappers'."""
+    frame = error.__traceback__
+    for _ in range(depth):
+        frame = frame and frame.tb_next
+    return frame is not None and frame.tb_next is None
+
+
+def _wrappers_of(function: Callable[..., Any]) -> int:
+    depth = 0
+    while hasattr(function, "__wrapped__"):
+        function, depth = function.__wrapped__, depth + 1
+    return depth
 
 
 def _shape_of(function: Callable[..., Any]) -> str:

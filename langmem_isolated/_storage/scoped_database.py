@@ -100,7 +100,7 @@ class ScopedDatabase(RefreshedKeys):
         *,
         is_owners: bool = True,
     ) -> None:
-        self.database = database
+        self.database, self.operations = database, database.operations
         super().__init__(keyring, owner)
         self.limits = limits
         self.session_rules = session_rules

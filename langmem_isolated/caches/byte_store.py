@@ -9,6 +9,7 @@ from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._runtime.arguments import kind_of, refuse_single
 from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.operations import found, given, observed
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -44,6 +45,7 @@ class IsolatedByteStore(BaseStore[str, bytes]):
         self._records = records
         self._names = (b"byte store", checked_id("name", name).encode())
 
+    @observed("search_memory", "entry", found)
     def mget(self, keys: Sequence[str]) -> list[bytes | None]:
         """The value under each key, or ``None``.
 
@@ -61,6 +63,7 @@ class IsolatedByteStore(BaseStore[str, bytes]):
         """The value under each key; see :meth:`mget`."""
         return await self._records.arun(self.mget, keys)
 
+    @observed("upsert_memory", "entry", given)
     def mset(self, key_value_pairs: Sequence[tuple[str, bytes]]) -> None:
         """Store values in place of what stands under their keys, all or none.
 
@@ -81,6 +84,7 @@ class IsolatedByteStore(BaseStore[str, bytes]):
         """Store values; see :meth:`mset`. If cancelled, they may have been stored."""
         await self._records.arun(self.mset, key_value_pairs)
 
+    @observed("delete_memory", "entry", given)
     def mdelete(self, keys: Sequence[str]) -> None:
         """Remove the values under ``keys``, where there are any."""
         encoded = self._checked_keys(keys)
@@ -116,6 +120,7 @@ class IsolatedByteStore(BaseStore[str, bytes]):
         refuse_single("keys", keys, (), example='["key"]')
         return self._records.limits.checked_count("ids", [*map(_key, keys)])
 
+    @observed("search_memory", "entry", lambda page, *_: len(page[0]))
     def _page(self, behind: bytes, prefix: str | None) -> tuple[list[str], bytes]:
         """Keys of a page that begin with ``prefix``, and what the next page begins behind."""
         found, last = self._records.read(entries.page, ([], b""), self._names, behind, _PAGE, now())

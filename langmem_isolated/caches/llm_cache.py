@@ -20,6 +20,7 @@ from langmem_isolated._crypto.sealing import framed
 from langmem_isolated._runtime.arguments import time_to_live
 from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._runtime.clock import lifetime, now
+from langmem_isolated._runtime.operations import counted, found, observed, one
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -98,6 +99,7 @@ class IsolatedLLMCache(BaseCache):
         records = self._resolve()
         await records.arun(self._update, records, prompt, llm_string, return_val)
 
+    @observed("upsert_memory", "answer", one, records=lambda _, records, *__: records)
     def _update(
         self, records: ScopedDatabase, prompt: str, llm_string: str, answer: RETURN_VAL_TYPE
     ) -> None:
@@ -119,22 +121,32 @@ class IsolatedLLMCache(BaseCache):
             TypeError: A keyword was given: there is none that would spare some answers.
         """
         _refuse(kwargs)
-        self._resolve().write_if_exists(entries.clear, None, _ANSWERS)
+        _cleared(self._resolve())
 
     async def aclear(self, **kwargs: Any) -> None:
         """Forget every answer of the scope; see :meth:`clear`."""
         _refuse(kwargs)
         records = self._resolve()
-        await records.arun(records.write_if_exists, entries.clear, None, _ANSWERS)
+        await records.arun(_cleared, records)
 
     def sweep(self) -> int:
         """Remove the scope's expired answers from the database; returns how many."""
-        return self._resolve().write_if_exists(entries.sweep, 0, now())
+        return _swept(self._resolve())
 
     async def asweep(self) -> int:
         """Remove expired answers; see :meth:`sweep`."""
         records = self._resolve()
-        return await records.arun(records.write_if_exists, entries.sweep, 0, now())
+        return await records.arun(_swept, records)
+
+
+@observed("delete_memory", "answer", records=lambda records: records)
+def _cleared(records: ScopedDatabase) -> None:
+    records.write_if_exists(entries.clear, None, _ANSWERS)
+
+
+@observed("sweep", "answer", counted, records=lambda records: records)
+def _swept(records: ScopedDatabase) -> int:
+    return records.write_if_exists(entries.sweep, 0, now())
 
 
 def _refuse(keywords: dict[str, Any]) -> None:
@@ -148,6 +160,7 @@ def _digest(prompt: str, llm_string: str) -> bytes:
     return hashlib.sha256(framed(*parts)).digest()
 
 
+@observed("search_memory", "answer", found, records=lambda records, *_: records)
 def _looked_up(records: ScopedDatabase, digest: bytes) -> list[Generation] | None:
     nothing: list[bytes | None] = [None]
     (found,) = records.read(entries.get, nothing, _ANSWERS, [digest], now())

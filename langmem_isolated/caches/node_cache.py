@@ -20,6 +20,7 @@ from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._runtime.clock import SECOND, now
 from langmem_isolated._runtime.forking import renew_in_children
 from langmem_isolated._runtime.limits import Limits
+from langmem_isolated._runtime.operations import found, observed
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -37,6 +38,10 @@ _KIND = "value"
 _END_OF_TIME = 2**53
 # Tasks that were looked up, not found, and have not ended.
 _MOST_TASKS = 16_384
+
+
+def _second(_: object, records: ScopedDatabase, *__: object) -> ScopedDatabase:
+    return records
 
 
 @made_by(f"{ONE_SCOPE}.node_cache()", "memory.node_cache()", first=Callable)
@@ -91,6 +96,7 @@ class IsolatedNodeCache(BaseCache[Any]):
         records = self._find(loop)
         return await records.arun(self._got, records, keys, is_run=loop is not None)
 
+    @observed("search_memory", "node_cache", found, records=_second)
     def _got(
         self, records: ScopedDatabase, keys: Sequence[FullKey], *, is_run: bool
     ) -> dict[FullKey, Any]:
@@ -128,6 +134,12 @@ class IsolatedNodeCache(BaseCache[Any]):
             return [*found, (self._find(None), left)] if left else list(found)
         return list(found)
 
+    @observed(
+        "upsert_memory",
+        "node_cache",
+        lambda *given: len(given[-1]),
+        records=_second,
+    )
     def _set(self, records: ScopedDatabase, pairs: Pairs) -> None:
         for key, (value, seconds) in pairs.items():
             encoded = self._encoded(value)
@@ -225,6 +237,7 @@ def _stored(records: ScopedDatabase, keys: Sequence[FullKey]) -> Iterable[tuple[
     return [(key, value) for key, value in zip(keys, found, strict=True) if value is not None]
 
 
+@observed("delete_memory", "node_cache", records=lambda records, *_: records)
 def _clear(records: ScopedDatabase, namespaces: Sequence[Namespace] | None) -> None:
     if namespaces is None:
         records.write_if_exists(entries.clear, None, _SPACE)

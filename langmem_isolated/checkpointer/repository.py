@@ -23,6 +23,7 @@ from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.operations import counted, found, observed, one
 from langmem_isolated._storage.container_state import BIRTH_BYTES, GENERATION_BYTES
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.threads import listing, reading, writing
@@ -73,6 +74,7 @@ class ThreadRepository:
         self._serde = serde
         self._lifetimes = lifetimes
 
+    @observed("search_memory", "checkpoint", found, records="records")
     def get(self, address: Address) -> Snapshot | None:
         """The checkpoint at ``address``."""
         keys = self.records.find_keys()
@@ -100,12 +102,14 @@ class ThreadRepository:
         # of both will tell.
         return run(keys, database.snapshot, read_with_elements, required_elements, asked)
 
+    @observed("search_memory", "checkpoint", lambda page, *_: len(page[0]), records="records")
     def page(self, listing: ListCursor) -> tuple[list[Snapshot], ListCursor]:
         """The next checkpoints of a listing, and the listing that goes on behind them."""
         self.records.limits.check_filter(listing.filter)
         nothing: tuple[list[Snapshot], ListCursor] = [], replace(listing, is_done=True)
         return self.records.snapshot(page, nothing, listing, self._serde, now())
 
+    @observed("search_memory", "checkpoint", records="records")
     def history(self, address: Address, channels: Sequence[str]) -> dict[str, DeltaChannelHistory]:
         """What the ancestors of a checkpoint contributed to channels."""
         histories = {channel: History() for channel in channels}
@@ -113,6 +117,7 @@ class ThreadRepository:
             self.records.snapshot(walk, None, address, histories, self._serde, now())
         return {channel: history.result() for channel, history in histories.items()}
 
+    @observed("verify", "thread", counted, records="records")
     def verify(self, thread_id: str) -> int:
         """Open everything of a thread, resolve every reference, count; the number of bodies."""
         return self.records.snapshot(self._verify, 0, thread_id)
@@ -125,6 +130,7 @@ class ThreadRepository:
             required_elements(transaction, keys, life, [Body.of(one.plaintext) for one in stored])
         return len(stored)
 
+    @observed("upsert_memory", "checkpoint", one, records="records")
     def put(
         self,
         address: Address,
@@ -154,6 +160,7 @@ class ThreadRepository:
         except Conflict:
             attempts.until_stored(partial(attempt, writing.ANYTHING))
 
+    @observed("upsert_memory", "write", lambda _, *given: len(given[2]), records="records")
     def put_writes(
         self,
         address: Address,
@@ -345,10 +352,12 @@ class ThreadRepository:
         checked = [checked_thread_id("thread_id", thread_id) for thread_id in thread_ids]
         return self.records.limits.checked_count("ids", checked)
 
+    @observed("delete_memory", "thread", one, records="records")
     def delete(self, thread_id: str) -> None:
         """Remove a thread with all it has."""
         self.records.write_if_exists(operations.delete_thread, None, thread_id)
 
+    @observed("create_memory", "thread", one, records="records")
     def copy(self, source_id: str, target_id: str) -> None:
         """Copy a thread with all it has; nothing happens when there is no such thread.
 
@@ -360,6 +369,7 @@ class ThreadRepository:
         except Conflict:
             raise AddressTaken(Kind.THREAD.label) from None
 
+    @observed("delete_memory", "checkpoint", records="records")
     def prune(self, thread_id: str, keep_last: int) -> None:
         """Keep the newest ``keep_last`` checkpoints of each namespace, and what they stand on."""
         keys = self.records.find_keys()
@@ -368,6 +378,7 @@ class ThreadRepository:
                 thread_digest(keys, thread_id), lambda bodies: pruning.older(bodies, keep_last)
             )
 
+    @observed("delete_memory", "checkpoint", records="records")
     def delete_for_runs(self, run_ids: Iterable[str]) -> None:
         """Remove what runs stored, in every thread of the scope."""
         keys = self.records.find_keys()

@@ -41,6 +41,7 @@ from langmem_isolated.cli.restore import restore
 from langmem_isolated.cli.root_key import rotate_root_key
 from langmem_isolated.cli.sessions import sessions, show
 from langmem_isolated.cli.stats import digest, stats
+from langmem_isolated.cli.sweeping import sweep
 from langmem_isolated.cli.terminal import one_line
 from langmem_isolated.cli.threads import threads
 from langmem_isolated.cli.verification import verify
@@ -96,7 +97,14 @@ for command, examples in (
     (threads, ("threads --user ann --module tutor --json",)),
     (stats, ("stats", "stats --project shop --days 7", "stats --user ann --module tutor --json")),
     (digest, ("digest --user ann --module tutor",)),
-    (retention.sweep, ("sweep --dry-run", "sweep --max-seconds 60 --json")),
+    (
+        sweep,
+        (
+            "sweep --dry-run",
+            "sweep --max-seconds 60 --json",
+            "sweep --every 3600 --max-seconds 300",
+        ),
+    ),
     (clear, ("clear --user ann --module tutor", "clear --user ann --yes --json")),
     (
         erase,

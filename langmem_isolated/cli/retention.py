@@ -1,4 +1,4 @@
-"""`sweep`, `retention` and `hold`: how long memory is kept, for operators and for cron."""
+"""`retention` and `hold`: how long memory is kept, for operators."""
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +9,6 @@ from langmem_isolated.cli.examples import shown
 from langmem_isolated.cli.options import (
     DEFAULT_DATABASE,
     DatabaseOption,
-    ErasureLogOption,
     JsonOption,
     KeyStoreOption,
     ProjectOption,
@@ -18,9 +17,7 @@ from langmem_isolated.cli.options import (
 from langmem_isolated.cli.terminal import (
     as_usage,
     cell,
-    counting,
     minute,
-    print_counts,
     print_json,
     print_table,
     table,
@@ -28,9 +25,6 @@ from langmem_isolated.cli.terminal import (
 
 if TYPE_CHECKING:
     from langmem_isolated.lifecycle import Hold, Policy
-
-# What `sweep` ends with when something that was due is left for the next one.
-NOT_DONE = 3
 
 KindArgument = Annotated[
     str,
@@ -60,60 +54,6 @@ hold = typer.Typer(
     no_args_is_help=True,
     epilog=shown("hold list", "hold release --user ann"),
 )
-
-
-def sweep(
-    *,
-    max_seconds: Annotated[
-        float | None,
-        typer.Option("--max-seconds", min=0, help="Begin nothing more after so many seconds."),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Count what is due, and remove nothing.")
-    ] = False,
-    as_json: JsonOption = False,
-    database: DatabaseOption = DEFAULT_DATABASE,
-    key_store: KeyStoreOption = None,
-    erasure_log: ErasureLogOption = None,
-) -> None:
-    """Remove what has expired, and what policies keep no longer. Needs the root key.
-
-    The status is 0 when nothing more is due, and 3 when something is left for the next sweep.
-    """
-    from langmem_isolated.cli.databases import existing_memory
-
-    with (
-        existing_memory(database, key_store, erasure_log=erasure_log) as memory,
-        counting("removed") as progress,
-    ):
-        swept = memory.sweep(max_seconds, dry_run=dry_run, progress=progress)
-    if as_json:
-        print_json(
-            {
-                "counts": swept.counts,
-                "is_done": swept.is_done,
-                "held": swept.held,
-                "damaged": swept.damaged,
-                "is_dry_run": swept.is_dry_run,
-                "locked": swept.locked,
-            }
-        )
-    else:
-        print_counts(swept.counts, nothing="Nothing was due.")
-        for count, why in (
-            (swept.held, "users on legal hold keep what is due"),
-            (swept.damaged, "records stay because they were tampered with"),
-            (
-                swept.locked,
-                "users hold their own keys: something of theirs stays until they unlock",
-            ),
-        ):
-            if count:
-                typer.echo(f"{count:,} {why}.")
-        if not swept.is_done:
-            typer.echo("More is due; the next sweep goes on.")
-    if not swept.is_done:
-        raise typer.Exit(NOT_DONE)
 
 
 @retention.command("list", epilog=shown("retention list", "retention list --json"))

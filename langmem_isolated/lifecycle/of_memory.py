@@ -141,7 +141,10 @@ class MemoryLifecycle(
         removal = Removal(self._context, max_seconds, is_dry=dry_run, is_stopped=is_stopped)
         if progress is not None:
             removal.progress = progress
-        return Sweep(removal).run()
+        with self._context.database.operations.observing("sweep", "installation", None) as told:
+            swept = Sweep(removal).run()
+            told.count = sum(swept.counts.values())
+        return swept
 
     # --- clear
 
@@ -215,9 +218,14 @@ class MemoryLifecycle(
         """
         from langmem_isolated.lifecycle.statistics import stats
 
-        return stats(
-            self._context, project_id=project_id, module_id=module_id, days=days, largest=largest
-        )
+        with self._context.database.operations.observing("stats", "installation", None):
+            return stats(
+                self._context,
+                project_id=project_id,
+                module_id=module_id,
+                days=days,
+                largest=largest,
+            )
 
     async def astats(
         self,

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from operator import add
 from typing import Unpack
@@ -13,6 +14,7 @@ from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.arguments import checked_embeddings, whole_number
 from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.operations import Operation, given, observed
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._search.bm25 import query_scores
 from langmem_isolated._search.embedding_models import embedding_model_name, model_digest
@@ -113,7 +115,10 @@ class Recall:
                 ``embedding_batch`` is below 1.
         """
         model = _model(embeddings, embedding_name, embedding_batch)
-        return perform(self._steps(query, options, model, embedding_batch), embeddings)
+        with self._observing() as told:
+            answer = perform(self._steps(query, options, model, embedding_batch), embeddings)
+            told.count = len(answer)
+        return answer
 
     async def arecall(
         self,
@@ -127,7 +132,14 @@ class Recall:
         """What was said before in this scope; see :meth:`__call__`."""
         model = _model(embeddings, embedding_name, embedding_batch)
         steps = self._steps(query, options, model, embedding_batch)
-        return await aperform(steps, embeddings, self.arun)
+        with self._observing() as told:
+            answer = await aperform(steps, embeddings, self.arun)
+            told.count = len(answer)
+        return answer
+
+    def _observing(self) -> AbstractContextManager[Operation]:
+        records = self._records
+        return records.operations.observing("search_memory", "message", records.owner)
 
     def into_prompt(self, found: list[Recalled]) -> list[Recalled]:
         """What was found, noted in the audit log as going into a prompt, where that is wanted."""
@@ -188,6 +200,7 @@ class Recall:
             kept |= records.read(transcripts.embeddings, {}, births)
         return EmbeddingWork(found, kept, model, asked, self._most, batch, now())
 
+    @observed("upsert_memory", "embedding", given)
     def _store(self, embedded: list[Embedded]) -> None:
         if embedded and self._part is None:
             self._records.write_if_exists(transcripts.put_embeddings, None, embedded, now())

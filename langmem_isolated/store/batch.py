@@ -34,6 +34,7 @@ from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime import clock
 from langmem_isolated._runtime.arguments import kind_of, mapping
 from langmem_isolated._runtime.limits import Limits
+from langmem_isolated._runtime.operations import found, observed
 from langmem_isolated._search import store_filters
 from langmem_isolated._search.embedding_models import embedding_model_name, model_digest
 from langmem_isolated._search.vectors import VectorSpace
@@ -94,6 +95,18 @@ class Index:
 
 def _tokens(path: str) -> str | list[str]:
     return path if path == "$" else tokenize_path(path)
+
+
+def _name_of(batch: "Batch") -> str:
+    """As what a batch is told of: it may read besides what it writes."""
+    if not batch.puts:
+        return "search_memory"
+    return "upsert_memory" if any(batch.puts.values()) else "delete_memory"
+
+
+def _count_of(results: Sequence[Any], batch: "Batch", *_: object) -> int:
+    """How many items it writes or removes; where it does neither, how many it finds."""
+    return len(batch.puts) or sum(map(found, results))
 
 
 class _Put(NamedTuple):
@@ -168,6 +181,7 @@ class Batch:
         packed = map(self.index.space.pack, queries)
         self.queries = dict(zip(self.queries, packed, strict=True))
 
+    @observed(_name_of, "item", _count_of, records=lambda _, records, **__: records)
     def perform(self, records: ScopedDatabase, *, is_counted: bool = False) -> list[Result]:
         """Run it in one transaction; the results in the order of the operations.
 

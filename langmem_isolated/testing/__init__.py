@@ -9,7 +9,8 @@
 True
 
 Its fixtures come with the package, as a plugin of pytest: `isolated_memory`, `isolated_users`,
-`canary` and `fake_clock`. No model and no server is needed. ``docs/testing.md`` has the rest.
+`canary` and `fake_clock`. No model and no server is needed. ``docs/how-to/testing.md`` has the
+rest.
 """
 
 from importlib import import_module

@@ -4,8 +4,8 @@ Whoever writes an adapter for another store subclasses :class:`StandardAdapter`,
 ``where``, and runs the suite in :mod:`langmem_isolated.wrapping.testing` on it.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
@@ -15,9 +15,12 @@ from langmem_isolated._adapters.document_tags import OWNER
 from langmem_isolated._search.metadata_filters import Filter
 from langmem_isolated.wrapping.unowned import Unowned, counted
 
+# Stores refuse more ids than they have parameters for: Chroma 5,461, PostgreSQL 65,535.
+_MOST_AT_ONCE = 1_000
 # What any store hands out at once.
 _LOOKED_AT = 256
 
+T = TypeVar("T")
 Vector = list[float]
 Query = str | Vector
 
@@ -291,3 +294,8 @@ class PostFilterAdapter(StandardAdapter):
 def ids_of(documents: list[Document]) -> list[str]:
     """The ids that documents have."""
     return [document.id for document in documents if document.id is not None]
+
+
+def parts_of(items: list[T]) -> Iterator[list[T]]:
+    """Items in parts, as many as any store takes at once."""
+    return (items[start : start + _MOST_AT_ONCE] for start in range(0, len(items), _MOST_AT_ONCE))

@@ -11,6 +11,7 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._crypto.secret_bytes import SecretBytes
 from langmem_isolated._runtime.limits import DEFAULT_LIMITS
+from langmem_isolated._runtime.operations import Operations
 from langmem_isolated.errors import IsolationViolation
 
 _NAME = "canary"
@@ -21,7 +22,7 @@ class ThrowawayOwner:
     """An owner that exists in this object only: its keys are random and stored nowhere."""
 
     def __init__(self) -> None:
-        self.limits = DEFAULT_LIMITS
+        self.limits, self.operations = DEFAULT_LIMITS, Operations()
         self.owner = Owner.anonymous(os.urandom(16).hex(), project="probe")
         nobody, birth = bytes(DIGEST_BYTES), os.urandom(16)
         naming, sealing = SecretBytes.random(), SecretBytes.random()

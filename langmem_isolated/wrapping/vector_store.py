@@ -6,10 +6,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn
 
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
@@ -35,13 +35,14 @@ from langmem_isolated._adapters.vector_store_base import (
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.operations import found, given, observed
 from langmem_isolated._search.metadata_filters import Filter, metadata_test
 from langmem_isolated._search.vectors import VectorSpace, most_diverse
 from langmem_isolated._storage import wrapped_stores
 from langmem_isolated._storage.wrapped_stores import StoreNote
 from langmem_isolated.errors import AnonymousNotFound, KeyDestroyed
 from langmem_isolated.scope import checked_id
-from langmem_isolated.wrapping.adapters import Hit, Query, VectorStoreAdapter, ids_of
+from langmem_isolated.wrapping.adapters import Hit, Query, VectorStoreAdapter, ids_of, parts_of
 from langmem_isolated.wrapping.clearing import clear_owner
 from langmem_isolated.wrapping.probe import ThrowawayOwner, probe
 from langmem_isolated.wrapping.registry import adapter_of, unfiltered
@@ -49,10 +50,6 @@ from langmem_isolated.wrapping.unowned import Unowned, tell_of
 
 # How many more than wanted are asked for where some of them may not pass.
 _MORE = 4
-# Stores refuse more ids than they have parameters for: Chroma 5,461, PostgreSQL 65,535.
-_MOST_AT_ONCE = 1_000
-
-T = TypeVar("T")
 
 
 class _Opened(NamedTuple):
@@ -112,8 +109,7 @@ class WrappedVectorStore(ScopedVectorStore):
         name: str | None = None,
     ) -> None:
         super().__init__(records[0].owner, records[0].arun, records[0].limits)
-        self._store = store
-        self._records = records
+        self._store, self._records, self._own = store, records, records[0]
         self._adapter = adapter or adapter_of(store) or unfiltered(store, allowed=post_filter)
         self._seals = seal
         self._stamps = stamped
@@ -211,7 +207,7 @@ class WrappedVectorStore(ScopedVectorStore):
         """
         new = [prepared(document, id_) for id_, document in self._named(documents, ids)]
         # The last of one id counts.
-        for part in _parts([*{document.id: document for document in new}.values()]):
+        for part in parts_of([*{document.id: document for document in new}.values()]):
             self._put(part)
         return [str(document.id) for document in new]
 
@@ -232,10 +228,11 @@ class WrappedVectorStore(ScopedVectorStore):
             raise TypeError(f"{type(self._store).__name__} takes no vectors. Use add_documents().")
         new = [prepared(document, id_) for id_, document in self._named(documents, None)]
         pairs = {one.id: (one, [*vector]) for one, vector in zip(new, vectors, strict=True)}
-        for part in _parts([*pairs.values()]):
+        for part in parts_of([*pairs.values()]):
             self._put([one for one, _ in part], [vector for _, vector in part])
         return [str(document.id) for document in new]
 
+    @observed("upsert_memory", "document", given, records="_own")
     def _put(self, documents: list[Document], vectors: list[list[float]] | None = None) -> None:
         keys = self._records[0].living_keys()
         keys.refuse_if_locked()
@@ -272,12 +269,14 @@ class WrappedVectorStore(ScopedVectorStore):
             self._adapter.delete(ids_of(stored))
             raise
 
+    @observed("delete_memory", "document", given, records="_own")
     def _remove(self, names: list[str]) -> None:
         tags = self.own_tags()
         if tags is not None:
-            for part in _parts([*{tags.stored_id(name): None for name in names}]):
+            for part in parts_of([*{tags.stored_id(name): None for name in names}]):
                 self._adapter.delete(part)
 
+    @observed("delete_memory", "document", records="_own")
     def clear(self) -> None:
         """Remove every document of this owner.
 
@@ -297,11 +296,12 @@ class WrappedVectorStore(ScopedVectorStore):
             return None
         return self._kind(self._records[0], keys)
 
+    @observed("search_memory", "document", found, records="_own")
     def _at(self, names: list[str]) -> dict[str, Document]:
         found: dict[str, Document] = {}
         for tags in reversed(self.readable_tags().values()):
             wanted = {tags.stored_id(name): name for name in names}
-            for document in chain.from_iterable(map(self._adapter.get, _parts([*wanted]))):
+            for document in chain.from_iterable(map(self._adapter.get, parts_of([*wanted]))):
                 if document.id not in wanted:
                     raise violation()
                 found[wanted[document.id]] = self._untagged(document, tags)
@@ -342,6 +342,7 @@ class WrappedVectorStore(ScopedVectorStore):
         chosen = most_diverse(pack(vector), [pack(one) for one in vectors], k, lambda_mult)
         return [opened[place].document for place in chosen]
 
+    @observed("search_memory", "document", lambda hits, *_: len(hits[0]), records="_own")
     def _nearest(self, query: Query, k: int, filter: Filter | None) -> tuple[list[_Opened], bool]:
         """The nearest documents that pass, and whether there are no more."""
         count, passes = checked_count(k), metadata_test(filter)
@@ -393,7 +394,3 @@ class WrappedVectorStore(ScopedVectorStore):
         if self._store.embeddings is None:
             raise NotImplementedError(f"This {type(self._store).__name__} has no embeddings.")
         return self._store.embeddings
-
-
-def _parts(items: list[T]) -> Iterator[list[T]]:
-    return (items[start : start + _MOST_AT_ONCE] for start in range(0, len(items), _MOST_AT_ONCE))

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
-from tests.servers.langgraph_dev import free_port
+from tests.servers.program import free_port
 
 
 @contextmanager

@@ -174,5 +174,6 @@ def _truth(given: Mapping[str, Any], name: str, where: str) -> bool:
 
 def _refused(what: str) -> SourceRefused:
     return SourceRefused(
-        f"The table file {what}", "docs/from-applications.md shows one with all that it can say."
+        f"The table file {what}",
+        "docs/how-to/from-applications.md shows one with all that it can say.",
     )

@@ -51,7 +51,7 @@ class Evidence:
     """An evidence pack whose signature is that of the key it was checked with."""
 
     pack: Mapping[str, Any]
-    """What was signed: see docs/verification.md."""
+    """What was signed: see docs/operations/verification.md."""
     key: str
     """The public key, as text."""
     stamped_at: datetime | None = None

@@ -35,8 +35,9 @@ class UserExports:
         """Write all that a user has into an archive that is read without this package.
 
         A folder in the layout of BagIt (RFC 8493), or a zip file of one: a file of JSON lines for
-        each kind, counts, and the SHA-256 of each file; `docs/leaving.md` says what the lines hold,
-        and reads them. It is in plaintext, and its owner alone may read the files (mode 0600).
+        each kind, counts, and the SHA-256 of each file; `docs/privacy/leaving.md` says what the
+        lines hold, and reads them. It is in plaintext, and its owner alone may read the files
+        (mode 0600).
 
         Memory stays bounded: what is read comes in pages of 500 records or 1 MiB; the latest state
         of one thread is held as a whole. Each session, thread and collection is of one state of the

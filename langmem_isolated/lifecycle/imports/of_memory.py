@@ -40,7 +40,7 @@ class UserImports:
         threads and collections are seen when they are whole, items and entries by batches of at
         most 500 rows. Killed at any point, the same call goes on behind the last batch, and nothing
         is put in twice; once it is done, another finds its names taken. Memory stays bounded by the
-        longest line. `docs/leaving.md` says what is left out, and what differs.
+        longest line. `docs/privacy/leaving.md` says what is left out, and what differs.
 
         >>> from tempfile import mkdtemp
         >>> archive = mkdtemp() + "/alice.zip"

@@ -46,7 +46,7 @@ class Imported:
     user_id: str = field(repr=False)
     counts: dict[str, int] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
-    """How many were left out; `docs/leaving.md` says why."""
+    """How many were left out; `docs/privacy/leaving.md` says why."""
 
     def as_dict(self) -> dict[str, Any]:
         """The same as a dict, for JSON."""

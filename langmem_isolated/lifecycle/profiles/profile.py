@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from langmem_isolated._runtime.arguments import callback, refuse_single
 from langmem_isolated._runtime.calls import explains_calls, made_by
 from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.operations import counted, given, observed, one
 from langmem_isolated._storage import profiles
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.profiles import Part, ProfileEntries
@@ -144,6 +145,7 @@ class Profile(ProfileReader):
         refuse_single("texts", texts, (), example='["Likes chess.", "Has a test on Friday."]')
         return await self._records.arun(self._added, [*texts], source, session_id, message_id, time)
 
+    @observed("upsert_memory", "profile", given)
     def _added(
         self,
         texts: list[str],
@@ -161,6 +163,7 @@ class Profile(ProfileReader):
         ]
         return self._edit(lambda found: self._edits.add(found, new)) if new else []
 
+    @observed("update_memory", "profile", one)
     def correct(self, fact: Fact | str, text: str) -> Fact:
         """Give a fact another text.
 
@@ -181,6 +184,7 @@ class Profile(ProfileReader):
         """Give a fact another text; see :meth:`correct`."""
         return await self._records.arun(self.correct, fact, text)
 
+    @observed("delete_memory", "profile", one)
     def remove(self, fact: Fact | str) -> None:
         """Remove a fact, or the one that has an id.
 
@@ -193,6 +197,7 @@ class Profile(ProfileReader):
         """Remove a fact; see :meth:`remove`."""
         await self._records.arun(self.remove, fact)
 
+    @observed("update_memory", "profile", one)
     def merge(self, *facts: Fact | str, text: str | None = None) -> Fact:
         """Make one fact of two or more: the first, with the sources of all; the others go.
 
@@ -217,6 +222,7 @@ class Profile(ProfileReader):
         """Make one fact of two or more; see :meth:`merge`."""
         return await self._records.arun(self.merge, *facts, text=text)
 
+    @observed("update_memory", "profile", counted)
     def fold_duplicates(self) -> int:
         """Merge facts that came to say the same by corrections; returns how many went."""
         return self._change(0, self._edits.fold)
@@ -225,6 +231,7 @@ class Profile(ProfileReader):
         """Merge facts that came to say the same; see :meth:`fold_duplicates`."""
         return await self._records.arun(self.fold_duplicates)
 
+    @observed("upsert_memory", "profile", one)
     def add_interest(self, name: str) -> Interest:
         """Add an interest, or count another mention of it."""
         name = checked_text("interest", name)
@@ -234,6 +241,7 @@ class Profile(ProfileReader):
         """Add an interest; see :meth:`add_interest`."""
         return await self._records.arun(self.add_interest, name)
 
+    @observed("delete_memory", "profile", one)
     def remove_interest(self, name: str) -> None:
         """Remove an interest.
 
@@ -246,6 +254,7 @@ class Profile(ProfileReader):
         """Remove an interest; see :meth:`remove_interest`."""
         await self._records.arun(self.remove_interest, name)
 
+    @observed("upsert_memory", "profile", one)
     def set_attribute(self, name: str, value: Any) -> None:
         """Store an attribute in place of the one of that name.
 
@@ -265,6 +274,7 @@ class Profile(ProfileReader):
         """Store an attribute; see :meth:`set_attribute`."""
         await self._records.arun(self.set_attribute, name, value)
 
+    @observed("upsert_memory", "profile", one)
     def update_attribute(self, name: str, change: Callable[[Any], Any]) -> Any:
         """Store what ``change`` makes of an attribute, so that no change of others is lost.
 
@@ -301,6 +311,7 @@ class Profile(ProfileReader):
         """
         return await self._records.arun(self.update_attribute, name, change)
 
+    @observed("delete_memory", "profile", one)
     def remove_attribute(self, name: str) -> None:
         """Remove an attribute.
 
@@ -313,6 +324,7 @@ class Profile(ProfileReader):
         """Remove an attribute; see :meth:`remove_attribute`."""
         await self._records.arun(self.remove_attribute, name)
 
+    @observed("upsert_memory", "profile", one)
     def set_summary(self, summary: str | None) -> None:
         """Set the module's summary of the user; ``None`` removes what there is.
 
@@ -328,6 +340,7 @@ class Profile(ProfileReader):
         """Set the module's summary of the user; see :meth:`set_summary`."""
         await self._records.arun(self.set_summary, summary)
 
+    @observed("delete_memory", "profile")
     def clear(self) -> ProfileCleared:
         """Remove all of it, what was tampered with, too; returns how much there was."""
         return self._change(ProfileCleared(0, 0, 0, 0), edits.clear)

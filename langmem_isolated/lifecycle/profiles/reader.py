@@ -4,6 +4,7 @@ from typing import Any
 
 from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.operations import found, observed, one
 from langmem_isolated._storage import profiles
 from langmem_isolated._storage.profiles import Part, ProfileEntries
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -23,6 +24,7 @@ class ProfileReader:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(…)"
 
+    @observed("search_memory", "profile", one)
     def contents(self) -> ProfileContents:
         """All that the profile holds, of one moment.
 
@@ -37,6 +39,7 @@ class ProfileReader:
         """All that the profile holds; see :meth:`contents`."""
         return await self._records.arun(self.contents)
 
+    @observed("search_memory", "profile", found)
     def facts(self) -> list[Fact]:
         """The facts, by when they were first stored."""
         return self._records.read(profiles.view, [], facts_of, now())
@@ -45,6 +48,7 @@ class ProfileReader:
         """The facts; see :meth:`facts`."""
         return await self._records.arun(self.facts)
 
+    @observed("search_memory", "profile", found)
     def interests(self) -> list[Interest]:
         """The interests, the most mentioned first."""
         return self._records.read(profiles.view, [], interests_of, now())
@@ -53,6 +57,7 @@ class ProfileReader:
         """The interests; see :meth:`interests`."""
         return await self._records.arun(self.interests)
 
+    @observed("search_memory", "profile", found)
     def attributes(self) -> dict[str, Any]:
         """The attributes, by name."""
         return self._records.read(profiles.view, {}, attributes_of, now())
@@ -61,6 +66,7 @@ class ProfileReader:
         """The attributes, by name."""
         return await self._records.arun(self.attributes)
 
+    @observed("search_memory", "profile", found)
     def summary(self) -> str | None:
         """What the module makes of the user as a whole; ``None`` if nothing was set."""
         return self._records.read(profiles.view, None, summary_of, now())

@@ -15,7 +15,7 @@ PROMISES = {
     7: "Erased is erased.",
     8: "Cost follows what is new.",
 }
-"""By their numbers, as docs/verification.md explains them."""
+"""By their numbers, as docs/operations/verification.md explains them."""
 
 
 class CheckKind(NamedTuple):

@@ -42,7 +42,7 @@ class Verifications:
         rows, numbers, multiset hashes, references, key sets, tombstones are as they were stored;
         nothing belongs to a scope that is not there. Canaries are written through every adapter
         into scopes made for it, looked for in all of them, and removed, also those of a run that
-        was killed. What each check speaks to is in ``docs/verification.md``.
+        was killed. What each check speaks to is in ``docs/operations/verification.md``.
 
         Users may come, write, be erased and have keys rotated meanwhile: that makes no finding.
         Each scope is read in one state of the database, in which what is written is whole.

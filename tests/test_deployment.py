@@ -1,0 +1,219 @@
+"""The files of examples/deployment: linted, and run where what they need is to be had here."""
+
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import yaml
+
+from langmem_isolated import IsolatedMemory, LocalRootKey, __version__
+from langmem_isolated._runtime import environment
+from langmem_isolated.errors import RowLevelSecurityError
+from tests.command_line import run
+from tests.postgres import PostgresServer
+
+PROJECT = Path(__file__).parent.parent
+DEPLOYMENT = PROJECT / "examples" / "deployment"
+COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOYMENT / "compose.yaml").read_text())
+SERVICES: dict[str, Any] = COMPOSE["services"]
+OURS = {name: service for name, service in SERVICES.items() if "build" in service}
+UNITS = sorted(DEPLOYMENT.glob("*.service")) + sorted(DEPLOYMENT.glob("*.timer"))
+TOOLS = Path(sys.executable).parent
+
+
+def checked(*command: object, **kwargs: Any) -> str:
+    """What a command prints; fails with all it says."""
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, check=False, **kwargs
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_hadolint_finds_nothing_in_the_containerfile():
+    checked(TOOLS / "hadolint", "--failure-threshold", "style", PROJECT / "Containerfile")
+
+
+def test_the_compose_file_is_one():
+    schema = ("--builtin-schema", "vendor.compose-spec")
+
+    checked(TOOLS / "check-jsonschema", *schema, DEPLOYMENT / "compose.yaml")
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_of_the_compose_file_has_no_rights_that_it_does_not_need(name: str):
+    service = SERVICES[name]
+
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", service["user"])
+    assert all(mapped.startswith("127.0.0.1:") for mapped in service.get("ports", ()))
+    assert "privileged" not in service
+
+
+def test_secrets_of_the_compose_file_are_files_that_the_script_makes():
+    told = (DEPLOYMENT / "make-secrets.sh").read_text()
+
+    assert set(COMPOSE["secrets"]) == {name for one in SERVICES.values() for name in one["secrets"]}
+    for name, secret in COMPOSE["secrets"].items():
+        assert secret == {"file": f"./secrets/{name}"}
+        assert name in told or name.partition("_")[0] in told
+    given = [value for one in SERVICES.values() for value in one["environment"].values()]
+    assert not [value for value in given if re.search(r"://[^@/]*:[^@/]*@", value)]
+
+
+def test_the_image_has_the_version_of_the_package():
+    assert f"ARG VERSION={__version__}\n" in (PROJECT / "Containerfile").read_text()
+    assert {one["image"] for one in OURS.values()} == {f"localhost/langmem-isolated:{__version__}"}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_service_of_ours_is_given_variables_that_are_read(name: str):
+    known = {value for name, value in vars(environment).items() if name.endswith("_VARIABLE")}
+
+    assert set(OURS[name]["environment"]) <= {*known, "PGPASSFILE"}
+
+
+def test_the_roles_are_those_that_the_command_prints():
+    assert (DEPLOYMENT / "roles.sql").read_text() == run("schema", "roles").stdout
+
+
+@pytest.fixture(scope="module")
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the script makes, owned by who runs the tests."""
+    folder = tmp_path_factory.mktemp("secrets") / "secrets"
+    own_chown = folder.parent / "bin"
+    own_chown.mkdir()
+    # To give files away takes root; who gets them is looked at in the script's text.
+    (own_chown / "chown").symlink_to("/bin/true")
+    path = f"{own_chown}:{os.environ['PATH']}"
+    script = DEPLOYMENT / "make-secrets.sh"
+    checked("sh", script, folder, env={**os.environ, "PATH": path})
+    return folder
+
+
+def test_secrets_are_made_once_and_for_nobody_else_to_read(secrets: Path):
+    assert {path.name for path in secrets.iterdir()} == {*COMPOSE["secrets"], "app_pgpass"}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in secrets.iterdir()} == {0o400}
+    assert LocalRootKey.from_file(secrets / "langmem_root_key")
+    assert len({path.read_text() for path in secrets.glob("*_password")}) == 4
+
+    again = subprocess.run(
+        ["sh", DEPLOYMENT / "make-secrets.sh", secrets], capture_output=True, check=False
+    )
+    assert again.returncode != 0
+
+
+class Composed:
+    """A server that ran the scripts of PostgreSQL's image, and asks for passwords."""
+
+    def __init__(self, server: PostgresServer, secrets: Path) -> None:
+        self._server, self._secrets = server, secrets
+        with psycopg.connect(server.url(), autocommit=True) as connection:
+            connection.execute("CREATE DATABASE memory")
+            self._run_scripts()
+            (server.data / "pg_hba.conf").write_text("host all all 127.0.0.1/32 scram-sha-256\n")
+            connection.execute("SELECT pg_reload_conf()")
+            self._wait_for_passwords()
+
+    def _wait_for_passwords(self) -> None:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            try:
+                psycopg.connect(self._here("postgresql://langmem_owner@postgres/memory")).close()
+            except psycopg.OperationalError:
+                return
+            time.sleep(0.05)
+        raise TimeoutError("PostgreSQL asked for no passwords within 30 s")
+
+    def _run_scripts(self) -> None:
+        for mounted in SERVICES["postgres"]["volumes"]:
+            source, _, target = mounted.partition(":")
+            if target.startswith("/docker-entrypoint-initdb.d/"):
+                self._initialize(DEPLOYMENT / source)
+
+    def _initialize(self, script: Path) -> None:
+        environment = {
+            **os.environ,
+            "PATH": f"{self._server.programs}:{os.environ['PATH']}",
+            "PGHOST": "127.0.0.1",
+            "PGPORT": str(self._server.port),
+            "POSTGRES_USER": "postgres",
+            "POSTGRES_DB": "memory",
+            "SECRETS": str(self._secrets),
+        }
+        as_sql = ("psql", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "memory", "-f", script)
+        checked(*(("sh", script) if script.suffix == ".sh" else as_sql), env=environment)
+
+    def run(self, name: str, *command: str) -> str:
+        """Run a service of ours as the compose file says, or another command in its place."""
+        service = SERVICES[name]
+        database = service["environment"]["LANGMEM_ISOLATED_DATABASE"]
+        passwords = Path(service["environment"]["PGPASSFILE"]).name
+        assert passwords in service["secrets"]
+        done = run(
+            *(command or service["command"]),
+            key=(self._secrets / "langmem_root_key").read_text().strip(),
+            LANGMEM_ISOLATED_DATABASE=self._here(database),
+            PGPASSFILE=str(self._passwords(passwords)),
+        )
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    def url(self, role: str) -> str:
+        """The URL of a role with its password."""
+        password = (self._secrets / f"{role}_password").read_text().strip()
+        return self._here(f"postgresql://langmem_{role}:{password}@postgres/memory")
+
+    def _here(self, url: str) -> str:
+        return url.replace("@postgres/", f"@127.0.0.1:{self._server.port}/")
+
+    def _passwords(self, name: str) -> Path:
+        here = self._server.folder / name
+        if not here.exists():
+            told = (self._secrets / name).read_text()
+            here.touch(mode=0o600)
+            here.write_text(told.replace("postgres:5432", f"127.0.0.1:{self._server.port}"))
+        return here
+
+
+@pytest.fixture(scope="module")
+def composed(secrets: Path) -> Iterator[Composed]:
+    with PostgresServer() as server:
+        yield Composed(server, secrets)
+
+
+def test_the_compose_files_jobs_make_a_database_that_serves_one_scope_at_a_time(
+    composed: Composed, secrets: Path, tmp_path: Path
+):
+    composed.run("schema")
+    composed.run("row-level-security")
+    root_key = LocalRootKey.from_file(secrets / "langmem_root_key")
+    as_application = IsolatedMemory(
+        composed.url("app"), root_key=root_key, row_level_security="required", auto_upgrade=False
+    )
+    with as_application as memory:
+        store = memory.scope(user_id="ann", module_id="tutor").store()
+        store.put(("notes",), "expired", {"text": "Hi"}, ttl=6e-8)
+        with pytest.raises(RowLevelSecurityError):
+            memory.sweep()
+
+    at_intervals = SERVICES["sweeper"]["command"]
+    assert at_intervals[:3] == ["sweep", "--every", "3600"]
+    swept = composed.run("sweeper", "sweep", *at_intervals[3:])
+    healthy = composed.run("sweeper", "doctor")
+    again = composed.run("schema")
+
+    assert json.loads(swept)["counts"] == {"item": 1}
+    assert "fail" not in healthy
+    assert "nothing" in again.lower()
