@@ -1,4 +1,4 @@
-"""My-memory pages under test: somebody with memory of every kind, and a client that is logged in."""
+"""My-memory pages under test: somebody with memory of every kind, and who is logged in."""
 
 from __future__ import annotations
 

@@ -112,6 +112,7 @@ def _list(mine: Mine) -> Response:
     return mine.page(
         "conversations",
         "Conversations",
+        current="conversations",
         module=module,
         found=[(one, _reference(mine, module, one.kind, one.id)) for one in shown],
         has_claimed=any(one.is_untrusted for one in wanted),

@@ -30,7 +30,7 @@ def _list(mine: Mine) -> Response:
     found = [
         (one, mine.reference(*_names(module, one.name))) for one in module.scoped.collections()
     ]
-    return mine.page("collections", "Documents", module=module, found=found)
+    return mine.page("collections", "Documents", current="collections", module=module, found=found)
 
 
 def _meant(mine: Mine, module: Module) -> DocumentCollection:

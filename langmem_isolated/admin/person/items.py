@@ -36,6 +36,7 @@ def _list(mine: Mine) -> Response:
     return mine.page(
         "items",
         "What agents noted",
+        current="items",
         module=module,
         found=[(one, as_text(one.value), mine.reference(*_names(module, one))) for one in shown],
         number=number,

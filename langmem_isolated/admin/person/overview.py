@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from langmem_isolated._runtime.session_rules import SessionRules
-from langmem_isolated.admin.person.pages import Mine, Pages
+from langmem_isolated.admin.person.pages import MINUTES, Mine, Pages
 from langmem_isolated.lifecycle import Policy, RetentionApplied
 
 _NAMES = {
@@ -36,7 +36,12 @@ def _overview(mine: Mine) -> Response:
     counted = [(one, one.scoped.stats(days=1).total) for one in mine.modules()]
     lock = mine.memory.lock_state(**mine.who)
     return mine.page(
-        "overview", "What is remembered about you", current="overview", counted=counted, lock=lock
+        "overview",
+        "What is remembered about you",
+        current="overview",
+        counted=counted,
+        lock=lock,
+        minutes=MINUTES,
     )
 
 
@@ -44,7 +49,7 @@ def _module(mine: Mine) -> Response:
     module = mine.module()
     total = module.scoped.stats(days=1).total
     kept = in_words(module.scoped.retention())
-    return mine.page("module", module.name, module=module, total=total, kept=kept)
+    return mine.page("module", module.name, current="module", module=module, total=total, kept=kept)
 
 
 def _retention(mine: Mine) -> Response:

@@ -38,6 +38,8 @@ _HELD = (
     "Your memory is on legal hold: it may not be removed now. Nothing was removed. Whoever runs "
     "this application can tell you more."
 )
+# So much stands on one line.
+_SHORT = 80
 _ABSENT = (NotShared, ProfileEntryNotFound, SessionNotFound, ThreadNotFound)
 
 
@@ -184,4 +186,7 @@ def as_text(value: Any) -> str:
     """A stored value as people read it: a text as it is, all else as JSON."""
     if isinstance(value, str):
         return value
+    short = json.dumps(value, ensure_ascii=False, default=str)
+    if len(short) <= _SHORT:
+        return short
     return json.dumps(value, ensure_ascii=False, indent=1, default=str)

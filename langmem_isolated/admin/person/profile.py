@@ -61,7 +61,7 @@ def _profile(mine: Mine) -> Response:
     return mine.page(
         "profile",
         "What is known about you" if known.module else "What all modules know",
-        current=None if known.module else SHARED,
+        current="profile" if known.module else None,
         module=known.module,
         of=known.reference,
         summary=found.summary,

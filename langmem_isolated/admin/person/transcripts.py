@@ -19,6 +19,7 @@ class Line(NamedTuple):
 
     speaker: str
     text: str
+    is_users: bool = False
     time: datetime | None = None
     channel: str | None = None
 
@@ -28,7 +29,8 @@ def line_of(message: BaseMessage, time: datetime | None = None, channel: str | N
     speaker = _SPEAKERS.get(message.type, message.type)
     if message.name:
         speaker = f"{speaker} ({message.name})"
-    return Line(speaker, "\n".join(filter(None, _parts(message))), time, channel)
+    text = "\n".join(filter(None, _parts(message)))
+    return Line(speaker, text, message.type == "human", time, channel)
 
 
 def _parts(message: BaseMessage) -> Iterable[str]:
