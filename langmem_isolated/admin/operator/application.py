@@ -95,7 +95,13 @@ def operators_pages(
 ) -> Starlette:
     """The application; its jobs are in its ``state``."""
     jobs = Jobs()
-    told = {"application": "Memory", "navigation": _NAVIGATION, "can_log_out": False, **shown}
+    told = {
+        "application": "Memory",
+        "styles": "operator.css",
+        "navigation": _NAVIGATION,
+        "can_log_out": False,
+        **shown,
+    }
     pages = Endpoints(authorize, subject_of, signer, told)
     routes = [
         *routes_of(TABLE, pages, Here(memory, jobs)),

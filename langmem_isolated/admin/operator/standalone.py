@@ -35,7 +35,7 @@ _MOST_SESSIONS = 100
 _PENALTY_SECONDS = 1.0
 _MOST_WAITING = 4
 _OPEN = (HEALTH, "/login")
-_SHOWN = {"application": "Memory"}
+_SHOWN = {"application": "Memory", "styles": "operator.css"}
 _STRANGER = "You are not logged in. Give the token that the server printed when it began."
 
 
