@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         Rejected,
     )
     from langmem_isolated.lifecycle.bulk_import.rolling_back import Left, RolledBack
+    from langmem_isolated.lifecycle.collections import Collections, DocumentCollection
     from langmem_isolated.lifecycle.erasure.participants import ErasureSubject
     from langmem_isolated.lifecycle.erasure.reapplication import Reapplied
     from langmem_isolated.lifecycle.erasure.receipt import ErasureReceipt
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
     )
     from langmem_isolated.lifecycle.quotas import Quotas
     from langmem_isolated.lifecycle.restore import Restored, restore_backup, would_replace
+    from langmem_isolated.lifecycle.retention.applied import RetentionApplied
     from langmem_isolated.lifecycle.retention.holds import Hold
     from langmem_isolated.lifecycle.retention.policies import Policy
     from langmem_isolated.lifecycle.retention.retention import Retention
@@ -139,9 +141,11 @@ __all__ = [
     "BulkImport",
     "Check",
     "Collected",
+    "Collections",
     "ComparedRow",
     "Coverage",
     "Day",
+    "DocumentCollection",
     "EphemeralContext",
     "EphemeralLife",
     "ErasureReceipt",
@@ -204,6 +208,7 @@ __all__ = [
     "Rejected",
     "Restored",
     "Retention",
+    "RetentionApplied",
     "RolledBack",
     "RootKeyRotated",
     "RowLevelSecurity",
@@ -255,6 +260,7 @@ _NAMES = {
         "ForeignWrite",
         "Rejected",
     ),
+    "lifecycle.collections": ("Collections", "DocumentCollection"),
     "lifecycle.erasure.participants": ("ErasureSubject",),
     "lifecycle.erasure.reapplication": ("Reapplied",),
     "lifecycle.erasure.receipt": ("ErasureReceipt",),
@@ -305,6 +311,7 @@ _NAMES = {
     ),
     "lifecycle.quotas": ("Quotas",),
     "lifecycle.restore": ("Restored", "restore_backup", "would_replace"),
+    "lifecycle.retention.applied": ("RetentionApplied",),
     "lifecycle.retention.holds": ("Hold",),
     "lifecycle.retention.policies": ("Policy",),
     "lifecycle.retention.retention": ("Retention",),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 
 WIDTH, HEIGHT = 640, 160
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 4, 8, 20
+_LEFT, _RIGHT, _TOP, _BOTTOM = 72, 4, 10, 24
 # So many days have their dates below them: more would touch on a narrow screen.
 _LABELS = 5
 
