@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 
 WIDTH, HEIGHT = 640, 160
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 4, 8, 20
+_LEFT, _RIGHT, _TOP, _BOTTOM = 72, 4, 10, 24
 # So many days have their dates below them: more would touch on a narrow screen.
 _LABELS = 5
 
@@ -44,7 +44,8 @@ class Chart:
     """The value of the highest line."""
     rows: list[tuple[str, tuple[str, ...]]]
     """Days with their values, the newest first; those without are left out."""
-    total: tuple[str, ...]
+    told: tuple[str, ...]
+    """What is said of each series beside its name."""
     width: int = WIDTH
     height: int = HEIGHT
     left: int = _LEFT
@@ -58,6 +59,8 @@ def chart(
     series: Sequence[str],
     days: Sequence[tuple[date, Sequence[int]]],
     shown: Callable[[int], str] = "{:,}".format,
+    *,
+    is_summed: bool = True,
 ) -> Chart:
     """Bars of each series side by side, day by day.
 
@@ -66,6 +69,7 @@ def chart(
         series: Names of what is counted side by side.
         days: Days, the oldest first, with a value for each series; below 0 counts as 0.
         shown: A value as people read it.
+        is_summed: Whether days add up; if not, as for people who come again, the most is told.
     """
     most = max((max(values) for _, values in days), default=0)
     slot = (WIDTH - _LEFT - _RIGHT) / max(len(days), 1)
@@ -81,8 +85,9 @@ def chart(
         if place % every == every // 2
     ]
     rows = [(str(day), tuple(map(shown, values))) for day, values in days if any(values)]
-    totals = tuple(shown(sum(column)) for column in zip(*(v for _, v in days), strict=True))
-    return Chart(name, tuple(series), bars, labels, shown(max(most, 0)), rows[::-1], totals)
+    columns = zip(*(values for _, values in days), strict=True)
+    told = tuple(shown(sum(c)) if is_summed else f"{shown(max(c))} a day at most" for c in columns)
+    return Chart(name, tuple(series), bars, labels, shown(max(most, 0)), rows[::-1], told)
 
 
 def _bars(

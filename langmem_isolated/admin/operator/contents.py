@@ -53,7 +53,7 @@ def _asks_to_open(here: Here, visit: Visit[str]) -> Asked:
         "Read what this user has?",
         [
             f"You may read it for {_minutes(visit)} minutes; then that ends by itself.",
-            "Your name, your reason and all that you look at are in the audit log, for ever.",
+            "Your name, your reason and what you look at are noted in the audit log.",
             "The user can see them.",
         ],
         "Permit it, and note it",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -130,11 +130,9 @@ def acting(here: Here, handler: Handler[str]) -> Handler[str]:
 
     def named(visit: Visit[str]) -> Response:
         reason = visit.form.get("reason", "").strip() or None
-        with as_input():
-            actor = here.memory.audit.acting_as(visit.who, reason)
-            with actor:
-                pass
-        with here.memory.audit.acting_as(visit.who, reason):
+        with ExitStack() as stack:
+            with as_input():
+                stack.enter_context(here.memory.audit.acting_as(visit.who, reason))
             return handler(visit)
 
     return named

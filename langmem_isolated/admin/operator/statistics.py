@@ -42,7 +42,12 @@ def charts(days: list[Day], tokens: Iterable[Tokens]) -> list[Chart]:
     used = _tokens_by_day(tokens)
     return [
         chart("Messages", ["messages"], [(day.day, [day.messages]) for day in days]),
-        chart("Active users", ["users"], [(day.day, [day.active_users]) for day in days]),
+        chart(
+            "Active users",
+            ["users"],
+            [(day.day, [day.active_users]) for day in days],
+            is_summed=False,
+        ),
         chart("Growth", ["added"], [(day.day, [day.bytes]) for day in days], size),
         chart("Tokens", ["input", "output"], [(day.day, used[day.day]) for day in days]),
     ]
