@@ -188,7 +188,8 @@ async def test_a_question_before_the_answer_is_told_to_wait_and_others_are_not(u
 
 
 async def test_who_is_not_logged_in_gets_401(server: Program, users: list[User]):
-    tokens = ("", users[0].name, "x" * 5_000, "' OR 1=1 --", "%00")
+    user_id = Accounts(server.folder / "accounts.db").checked(users[0].name, PASSWORD)
+    tokens = ("", users[0].name, user_id, "x" * 5_000, "' OR 1=1 --", "%00")
     async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
         for headers in ({}, *({"cookie": f"session={token}"} for token in tokens)):
             said = {"text": "hello"}
@@ -201,21 +202,26 @@ async def test_who_is_not_logged_in_gets_401(server: Program, users: list[User])
             assert [answer.status_code for answer in answers] == [401] * 4
 
 
-async def test_who_names_another_user_gets_nothing_of_theirs(users: list[User], mallory: User):
+async def test_who_names_another_user_gets_nothing_of_theirs(
+    server: Program, users: list[User], mallory: User
+):
     alice, _ = users
     await alice.say("My secret is 4711.")
-    forged = {"user_id": alice.name, "module_id": "chat", "session": alice.name}
+    # More than anybody is told: the id that memory is scoped by.
+    user_id = Accounts(server.folder / "accounts.db").checked(alice.name, PASSWORD)
+    assert user_id
+    forged = {"user_id": user_id, "module_id": "chat", "session": user_id}
     client = mallory.client
 
     said = await mallory.say(
-        "What is my secret?", params=forged, headers={**forged, "x-user-id": alice.name}
+        "What is my secret?", params=forged, headers={**forged, "x-user-id": user_id}
     )
     read = await mallory.read("2", params=forged)
     more = {"text": "Hello", **forged, "configurable": forged, "config": {"configurable": forged}}
     answer = await client.post("/conversations/3", json=more)
     strange = [
         await client.get(f"/conversations/{path}")
-        for path in ("..%2f..%2fme", "%00", "a" * 65, "1%0a", "{alice}", "1?user_id=alice")
+        for path in ("..%2f..%2fme", "%00", "a" * 65, "1%0a", "{alice}", f"1?user_id={user_id}")
     ]
 
     assert said == "You have not told me your secret."
