@@ -232,7 +232,7 @@ async def test_a_thread_is_copied_within_its_users_memory(
 
     copies: dict[str, str] = {}
     await for_each(users, act)
-    # One after the other: see docs/how-to/servers.md for what the server does with two at once.
+    # One after the other: docs/how-to/langgraph-server.md says what it does with two at once.
     for user in users:
         await user.client.threads.delete(copies[user.name])
         assert copies[user.name] not in threads_of(memory, user.name)
@@ -315,7 +315,7 @@ async def test_a_run_that_is_cancelled_with_rollback_leaves_its_thread_usable(
 
 
 async def test_stateless_runs_leave_no_thread(users: list[User], memory: IsolatedMemory):
-    # One after the other: see docs/how-to/servers.md for what the server does with two at once.
+    # One after the other: docs/how-to/langgraph-server.md says what it does with two at once.
     for user in users:
         before = threads_of(memory, user.name)
         said = await user.run("passing", thread=None)
@@ -596,7 +596,7 @@ def test_a_server_whose_private_name_is_gone_is_refused(monkeypatch: pytest.Monk
 
 
 def test_the_snippet_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    page = (Path(__file__).parents[1] / "docs" / "how-to" / "servers.md").read_text()
+    page = (Path(__file__).parents[1] / "docs/how-to/langgraph-server.md").read_text()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LANGMEM_ISOLATED_ROOT_KEY", LocalRootKey.generate_text())
     made: dict[str, Any] = {}
