@@ -327,12 +327,39 @@ def test_in_a_browser_what_is_said_is_text_and_is_there_after_a_reload(server: P
         assert page.locator("#said li").all_text_contents() == [attack, f"You said: {attack}"]
         assert page.evaluate("document.cookie") == ""
         assert serious_violations(page) == []
-        page.get_by_role("link", name="What is remembered of me").click()
-        assert page.url == f"{server.url}/memory/"
-        page.go_back()
         page.get_by_role("button", name="Log out").click()
         page.get_by_label("Password").wait_for()
         assert page.locator("#said li").count() == 0
+
+
+@pytest.mark.system("chromium")
+def test_in_a_browser_a_user_sees_what_is_remembered_and_has_it_forgotten(server: Program):
+    name = f"ada-{uuid4().hex[:8]}"
+    with chromium() as browser:
+        page = browser.new_page()
+        page.goto(server.url)
+        page.get_by_label("Name").fill(name)
+        page.get_by_label("Password").fill(PASSWORD)
+        page.get_by_role("button", name="Make an account").click()
+        page.get_by_label("Message").fill("My cat is Mia.")
+        page.get_by_role("button", name="Send").click()
+        page.get_by_text("I will remember that.").wait_for()
+
+        page.get_by_role("link", name="What is remembered of me").click()
+        page.get_by_role("link", name="chat", exact=True).first.click()
+        page.get_by_role("link", name="What is known").click()
+        page.wait_for_url("**/profile")
+        assert "My cat is Mia." in page.content()
+        page.get_by_role("link", name="Forget me").click()
+        page.get_by_role("textbox").fill("forget everything about me")
+        page.get_by_role("button", name="Forget me").click()
+        page.get_by_role("heading", name="You are forgotten").wait_for()
+
+        page.goto(server.url)
+        page.get_by_label("Name").fill(name)
+        page.get_by_label("Password").fill(PASSWORD)
+        page.get_by_role("button", name="Log in").click()
+        page.get_by_text("Name or password is wrong.").wait_for()
 
 
 @pytest.fixture
