@@ -87,17 +87,17 @@ def test_profiles_of_the_older_bot_are_known_to_their_persona_alone(tmp_path: Pa
         key=KEY,
         LANGMEM_ISOLATED_DATABASE=database,
     )
-    said = "/known\n/persona coach\n/known\n"
+    of_bob = json.dumps({"author": BOB, "content": "/known"})
 
-    printed = run_example("discord_personas", folder=tmp_path, said=said)
-    of_bob = run_example("discord_personas", "--user", "2002", folder=tmp_path, said=said)
+    printed = run_example(
+        "discord_personas", folder=tmp_path, said=f"/known\n/persona coach\n/known\n{of_bob}\n"
+    )
 
     assert moved.exit_code == 0, moved.output
-    tutor, _, coach = [json.loads(line)["content"] for line in printed.splitlines()]
+    tutor, _, coach, bobs = [json.loads(line)["content"] for line in printed.splitlines()]
     assert tutor == "Has a test on fractions on Friday.\nInterest: football\nlevel: 3"
     assert coach == "Runs on Sundays.\nHurt the left knee in May.\nWants to run ten kilometres."
-    assert "licence to sail" in of_bob
-    assert not any(word in of_bob for word in ("fractions", "Sundays", "knee"))
+    assert bobs == "Learns for a licence to sail.\nInterest: boats"
 
 
 async def test_what_one_persona_knows_another_does_not_until_it_is_shared_and_no_longer(bot):
