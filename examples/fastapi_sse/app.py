@@ -109,9 +109,10 @@ def conversations(
 
     async def parts(user: ScopedMemory, conversation: str, text: str) -> AsyncIterator[str]:
         """The parts of an answer, as the model says them."""
-        said = {"messages": [HumanMessage(text)]}
         stream = user.bind(agent).astream(
-            said, config_of(user.scope, conversation), stream_mode="messages"
+            {"messages": [HumanMessage(text)]},
+            config_of(user.scope, conversation),
+            stream_mode="messages",
         )
         async for part, _ in stream:
             if isinstance(part, AIMessage) and part.text:

@@ -55,8 +55,8 @@ def agent() -> Any:
 def page() -> None:
     """What the browser shows: the login, or the user's own chat."""
     st.set_page_config(page_title="Chat")
-    user_id = st.session_state.get("user_id")
-    name = accounts().name_of(user_id) if user_id else None
+    user_id: str = st.session_state.get("user_id", "")
+    name = accounts().name_of(user_id)
     if name is None:
         forget_browser()
         logging_in()

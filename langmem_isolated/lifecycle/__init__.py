@@ -13,6 +13,7 @@ from langmem_isolated.lifecycle.verification.verified import Verified, verified
 if TYPE_CHECKING:
     from langmem_isolated._adapters.quota import Quota
     from langmem_isolated._crypto.lock_secrets import PassphraseCost
+    from langmem_isolated._database.row_level_security import RowLevelSecurity
     from langmem_isolated.lifecycle.adoption.store import AdoptedDocuments, AdoptingStore
     from langmem_isolated.lifecycle.audit.anchors import Anchor, AnchorFile
     from langmem_isolated.lifecycle.audit.log import AuditLog
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         Rejected,
     )
     from langmem_isolated.lifecycle.bulk_import.rolling_back import Left, RolledBack
+    from langmem_isolated.lifecycle.collections import Collections, DocumentCollection
     from langmem_isolated.lifecycle.erasure.participants import ErasureSubject
     from langmem_isolated.lifecycle.erasure.reapplication import Reapplied
     from langmem_isolated.lifecycle.erasure.receipt import ErasureReceipt
@@ -79,6 +81,7 @@ if TYPE_CHECKING:
     )
     from langmem_isolated.lifecycle.quotas import Quotas
     from langmem_isolated.lifecycle.restore import Restored, restore_backup, would_replace
+    from langmem_isolated.lifecycle.retention.applied import RetentionApplied
     from langmem_isolated.lifecycle.retention.holds import Hold
     from langmem_isolated.lifecycle.retention.policies import Policy
     from langmem_isolated.lifecycle.retention.retention import Retention
@@ -112,6 +115,7 @@ if TYPE_CHECKING:
         Totals,
         digest_of,
     )
+    from langmem_isolated.lifecycle.users import UserName, UserStats
     from langmem_isolated.lifecycle.verification.confidence import Coverage
     from langmem_isolated.lifecycle.verification.report import (
         Check,
@@ -137,9 +141,11 @@ __all__ = [
     "BulkImport",
     "Check",
     "Collected",
+    "Collections",
     "ComparedRow",
     "Coverage",
     "Day",
+    "DocumentCollection",
     "EphemeralContext",
     "EphemeralLife",
     "ErasureReceipt",
@@ -202,8 +208,10 @@ __all__ = [
     "Rejected",
     "Restored",
     "Retention",
+    "RetentionApplied",
     "RolledBack",
     "RootKeyRotated",
+    "RowLevelSecurity",
     "ScopeKeyUse",
     "ScopeLifecycle",
     "ScopeStats",
@@ -220,6 +228,8 @@ __all__ = [
     "Undone",
     "UnfinishedErasure",
     "UserKeyStatus",
+    "UserName",
+    "UserStats",
     "VerificationReport",
     "Verified",
     "check_evidence",
@@ -232,6 +242,7 @@ __all__ = [
 # What operators ask for is loaded when they do.
 _NAMES = {
     "_adapters.quota": ("Quota",),
+    "_database.row_level_security": ("RowLevelSecurity",),
     "lifecycle.adoption.store": ("AdoptedDocuments", "AdoptingStore"),
     "lifecycle.bulk_import.bulk": ("BulkImport",),
     "lifecycle.bulk_import.outcome": ("PutOutcome",),
@@ -249,6 +260,7 @@ _NAMES = {
         "ForeignWrite",
         "Rejected",
     ),
+    "lifecycle.collections": ("Collections", "DocumentCollection"),
     "lifecycle.erasure.participants": ("ErasureSubject",),
     "lifecycle.erasure.reapplication": ("Reapplied",),
     "lifecycle.erasure.receipt": ("ErasureReceipt",),
@@ -299,6 +311,7 @@ _NAMES = {
     ),
     "lifecycle.quotas": ("Quotas",),
     "lifecycle.restore": ("Restored", "restore_backup", "would_replace"),
+    "lifecycle.retention.applied": ("RetentionApplied",),
     "lifecycle.retention.holds": ("Hold",),
     "lifecycle.retention.policies": ("Policy",),
     "lifecycle.retention.retention": ("Retention",),
@@ -327,6 +340,7 @@ _NAMES = {
         "Totals",
         "digest_of",
     ),
+    "lifecycle.users": ("UserName", "UserStats"),
     "lifecycle.verification.confidence": ("Coverage",),
     "lifecycle.verification.report": ("Check", "Finding", "VerificationReport"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from langmem_isolated._adapters.context import MemoryContext
@@ -15,9 +16,11 @@ from langmem_isolated.scope import Scope, checked_id
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
+    from langmem_isolated.lifecycle.collections import Collections
     from langmem_isolated.lifecycle.profiles.overview import Overview
     from langmem_isolated.lifecycle.profiles.profile import Profile
     from langmem_isolated.lifecycle.profiles.tool import ProfileTool
+    from langmem_isolated.lifecycle.retention.applied import RetentionApplied
     from langmem_isolated.lifecycle.retention.sweeping import Progress
     from langmem_isolated.lifecycle.sharing.shared_memory import SharedMemory
     from langmem_isolated.lifecycle.statistics import Stats
@@ -67,6 +70,34 @@ class ScopeLifecycle(AuditedScope):
     async def averify(self) -> Verified:
         """Open all that the scope has; see :meth:`verify`."""
         return await self._records.arun(self.verify)
+
+    # --- what is kept, and for how long
+
+    @cached_property
+    def collections(self) -> Collections:
+        """The scope's own documents, without a model; see :class:`Collections`."""
+        from langmem_isolated.lifecycle.collections import Collections
+
+        return Collections(self._records)
+
+    def retention(self) -> RetentionApplied:
+        """How long what is in this scope is kept; what has no policy is kept for ever.
+
+        >>> _ = memory.retention.keep("message", module_id="tutor", days=90)
+        >>> scope.retention().policies
+        (Policy(message, age=90 days, 0:00:00),)
+
+        Raises:
+            RecordDoesNotOpen: A policy or a legal hold was tampered with.
+            DatabaseError: The database refused or failed.
+        """
+        from langmem_isolated.lifecycle.retention.applied import applied_to
+
+        return applied_to(self._context, self._records.owner)
+
+    async def aretention(self) -> RetentionApplied:
+        """How long what is in this scope is kept; see :meth:`retention`."""
+        return await self._records.arun(self.retention)
 
     # --- clear
 

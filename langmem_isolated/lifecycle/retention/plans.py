@@ -69,7 +69,7 @@ def stored_policies(
     while rows := read_of_all(context, pages):
         for owner in (known.owner for (scope_id,) in rows if (known := find(scope_id))):
             try:
-                found += _policies_of(context, owner)
+                found += policies_of(context, owner)
             except RecordDoesNotOpen:
                 if unreadable is None:
                     raise
@@ -84,7 +84,7 @@ def read_of_all(context: MemoryContext, pages: due.Pages) -> list[Row]:
         return context.database.read(pages.rows)
 
 
-def _policies_of(context: MemoryContext, owner: Owner) -> list[Policy]:
+def policies_of(context: MemoryContext, owner: Owner) -> list[Policy]:
     """The policies that are kept under one owner, by when they were first made."""
     read = context.records(owner).read
     stored: list[Entry] = read(entries.all_of, [], SPACE, WHENEVER, kind=Kind.POLICY)

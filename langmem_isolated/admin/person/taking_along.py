@@ -1,0 +1,58 @@
+"""Taking along: an archive of everything, sent and not kept."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from langmem_isolated.admin.person.pages import Mine, Pages
+
+_NAMES = {"full": "my-memory.zip", "mem": "my-memory.mem.zip"}
+_CHUNK = 256 * 1024
+
+
+def routes(pages: Pages) -> list[Route]:
+    """What can be taken along, and the archive."""
+    return [
+        pages.get("/download", _offer, "download"),
+        pages.post("/download", _send, "send"),
+    ]
+
+
+def _offer(mine: Mine) -> Response:
+    return mine.page("download", "Take everything along", current="download")
+
+
+def _send(mine: Mine) -> Response:
+    name = _NAMES.get(mine.visit.form.get("form", ""), _NAMES["full"])
+    archive, length = _exported(mine, name)
+    headers = {
+        "Content-Disposition": f'attachment; filename="{name}"',
+        "Content-Length": str(length),
+    }
+    return StreamingResponse(_parts(archive), media_type="application/zip", headers=headers)
+
+
+def _exported(mine: Mine, name: str) -> tuple[IO[bytes], int]:
+    """The archive in a file without a name, which goes when it is closed, or the process ends."""
+    archive = tempfile.TemporaryFile()  # noqa: SIM115 - who sends it closes it
+    with tempfile.TemporaryDirectory(prefix="langmem-isolated-") as folder:
+        path = Path(folder) / name
+        mine.memory.export_user(output=path, **mine.who)
+        with path.open("rb") as whole:
+            shutil.copyfileobj(whole, archive, _CHUNK)
+    length = archive.tell()
+    archive.seek(0)
+    return archive, length
+
+
+def _parts(archive: IO[bytes]) -> Iterator[bytes]:
+    with archive:
+        while part := archive.read(_CHUNK):
+            yield part
