@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from langgraph.store.base import PutOp
 from starlette.exceptions import HTTPException
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
@@ -127,9 +128,9 @@ def test_what_fails_says_what_the_library_says_and_nothing_of_others(
 def test_a_job_that_was_stopped_goes_on_when_it_is_begun_again(
     memory: IsolatedMemory, carol: Operator
 ):
-    store = tutor_of(memory).store()
-    for number in range(700):
-        store.put(("drafts",), str(number), {"n": number}, ttl=60 / 10**9)
+    tutor_of(memory).store().batch(
+        [PutOp(("drafts",), str(number), {"n": 1}, ttl=60 / 10**9) for number in range(700)]
+    )
     jobs: Jobs = carol.app.state.jobs
 
     ready = threading.Event()
