@@ -38,7 +38,7 @@ def admin_app(
         TypeError: ``authorize`` is no function, or ``secret`` no bytes.
         ValueError: ``secret`` is too short.
     """
-    callback("authorize", authorize, example=_EXAMPLE)
+    callback("authorize", authorize, example=_EXAMPLE, is_awaited=True)
     shown = {"application": "Memory"}
     pages = Endpoints(authorize, _subject, Signer(secret), shown)
 
