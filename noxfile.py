@@ -48,6 +48,13 @@ def notebooks(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """The site, as HTML in `build/site`; a warning ends it."""
+    session.install("-e", ".[dev]")
+    session.run("sphinx-build", "-W", "--keep-going", "-n", "-q", "docs", "build/site")
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """Every test, those on a real PostgreSQL included."""
     session.install("-e", ".[dev]")

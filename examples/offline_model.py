@@ -67,8 +67,8 @@ class OfflineModel(BaseChatModel):
             ToolCallChunk(name=call["name"], args=json.dumps(call["args"]), id=call["id"], index=0)
             for call in answer.tool_calls
         ]
-        parts = [AIMessageChunk(word) for word in re.findall(r"\s*\S+", answer.text)]
-        parts.append(AIMessageChunk("", tool_call_chunks=calls, chunk_position="last"))
+        parts = [AIMessageChunk(content=word) for word in re.findall(r"\s*\S+", answer.text)]
+        parts.append(AIMessageChunk(content="", tool_call_chunks=calls, chunk_position="last"))
         for part in parts:
             time.sleep(self.pause)
             chunk = ChatGenerationChunk(message=part)

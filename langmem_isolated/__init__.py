@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from langmem_isolated.vector_store import IsolatedVectorStore
 
 __version__: str
+"""The version that is installed."""
 
 __all__ = [
     "AnchorFile",

@@ -143,14 +143,14 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
 
         Args:
             messages: Any of langchain-core's.
-            channel: Where they were said, sealed with them; :func:`recent` finds them by it. By
+            channel: Where they were said, sealed with them; `recent` finds them by it. By
                 default that of this object.
 
         Raises:
             ValueNotStorable: ``messages`` is no list, or has something else in it; or a message
                 holds a value without a stored form. From
                 `RunnableWithMessageHistory`, which would only log it and lose the turn, the message
-                is stored as far as it can be; see :func:`storable`.
+                is stored as far as it can be; and names what is not.
             LimitExceeded: A message, or all of them together, are beyond ``limits``.
             ScopeError: ``channel`` is malformed.
             SessionClosed: The session was closed.

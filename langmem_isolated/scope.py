@@ -63,7 +63,7 @@ def as_thread_id(value: object) -> object:
 
 
 def checked_thread_id(name: str, value: object) -> str:
-    """The id of a thread as :func:`checked_id` takes it, or a UUID or integer, as its text.
+    """The id of a thread as `checked_id` takes it, or a UUID or integer, as its text.
 
     Raises:
         ScopeError: The value is neither.
@@ -104,7 +104,7 @@ class Scope:
             two projects is two users.
 
     Raises:
-        ScopeError: A value is not a ``str`` of 1 to 255 bytes as :func:`checked_id` says.
+        ScopeError: A value is not a ``str`` of 1 to 255 bytes as `checked_id` says.
     """
 
     user_id: str

@@ -126,7 +126,7 @@ class Sessions(SessionLifecycle):
         archived: bool | None = False,
         search: str | None = None,
     ) -> list[Session]:
-        """The sessions, newest first; see :meth:`__call__`."""
+        """The sessions, newest first; as calling this object gives them."""
         return await self._records.arun(
             self, limit=limit, before=before, archived=archived, search=search
         )

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 # By program; a package that is not listed has the name of its program.
-_PACKAGES = {"softhsm2-util": "softhsm2"}
+_PACKAGES = {"softhsm2-util": "softhsm2", "systemd-analyze": "systemd"}
 _LEFT_OUT = "left out: needs "
 
 

@@ -21,6 +21,7 @@ from examples.logins.accounts import Accounts
 from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
 from langmem_isolated.testing import EchoChatModel, assert_nothing_readable
 from langmem_isolated.testing.echo_model import FAILURE
+from tests.browsing import chromium, serious_violations
 from tests.conftest import ROOT_KEY
 from tests.servers.program import PROJECT, Program
 
@@ -362,6 +363,31 @@ async def test_an_error_that_is_not_ours_is_not_hidden(
         monkeypatch.setattr(room, "remembered_by", broken)
         with pytest.raises(ZeroDivisionError):
             await room.say(alice, "general", "hello")
+
+
+@pytest.mark.system("chromium")
+def test_in_browsers_two_hear_each_other_and_words_are_text(server: Program, room: str):
+    attack = "<img src=x onerror=\"document.title='broken'\">"
+    with chromium() as browser:
+        ada, bea = (browser.new_context().new_page() for _ in range(2))
+        for page, name in ((ada, "ada"), (bea, "bea")):
+            page.goto(server.url)
+            page.get_by_label("Name").fill(f"{name}-{uuid4().hex[:6]}")
+            page.get_by_label("Password").fill(PASSWORD)
+            page.get_by_role("button", name="Make an account").click()
+            page.get_by_label("Room").fill(room)
+            page.get_by_role("button", name="Go in").click()
+            page.get_by_text("came in.").first.wait_for()
+        ada.get_by_label("Message").fill(attack)
+        ada.get_by_role("button", name="Say").click()
+        bea.get_by_text("general · ada-").wait_for()
+
+        assert bea.locator("#said li").last.text_content().endswith(f": {attack}")
+        assert bea.title() == "Chat rooms"
+        assert serious_violations(bea) == []
+        bea.get_by_role("button", name="Go in").click()
+        bea.get_by_text("came in.").first.wait_for()
+        assert attack in (bea.locator("#said li").first.text_content() or "")
 
 
 def test_a_model_that_fails_leaves_the_room_going(

@@ -7,7 +7,8 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import yaml
 from langmem_isolated import IsolatedMemory, LocalRootKey, __version__
 from langmem_isolated._runtime import environment
 from langmem_isolated.errors import RowLevelSecurityError
-from tests.command_line import run
+from tests.command_line import KEY, run
 from tests.postgres import PostgresServer
 
 PROJECT = Path(__file__).parent.parent
@@ -217,3 +218,126 @@ def test_the_compose_files_jobs_make_a_database_that_serves_one_scope_at_a_time(
     assert json.loads(swept)["counts"] == {"item": 1}
     assert "fail" not in healthy
     assert "nothing" in again.lower()
+
+
+@pytest.mark.system("systemd-analyze")
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
+def test_systemd_takes_a_unit_and_finds_it_closed(unit: Path, tmp_path: Path):
+    here = tmp_path / unit.name
+    # It is looked up, too.
+    program = re.compile(r"/opt/langmem-isolated/bin/langmem-isolated(?= )")
+    here.write_text(program.sub(str(TOOLS / "langmem-isolated"), unit.read_text()))
+
+    told = checked("systemd-analyze", "verify", here)
+    checked("systemd-analyze", "security", "--offline=true", "--threshold=20", here)
+
+    assert told == ""
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
+def test_a_unit_runs_a_command_that_is_one(unit: Path):
+    (command,) = re.findall(r"^ExecStart=\S+ (.+)$", unit.read_text(), re.MULTILINE)
+
+    assert run(*command.split()[:1], "--help").exit_code == 0
+    options = {part for part in command.split() if part.startswith("--")}
+    assert options <= set(run(*command.split()[:1], "--help").stdout.split())
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> Iterator[IsolatedMemory]:
+    """An SQLite database with a session of Ann's and one of Bob's, and a log of erasures."""
+    url, log = f"sqlite:///{tmp_path}/memory.db", tmp_path / "erasures.jsonl"
+    root_key = LocalRootKey(bytes(range(32)))
+    with IsolatedMemory(url, root_key=root_key, erasure_log=log) as memory:
+        for user in ("ann", "bob"):
+            add_message(memory, user)
+        yield memory
+
+
+def add_message(memory: IsolatedMemory, user: str) -> None:
+    memory.scope(user_id=user, module_id="tutor").chat_history("monday").add_user_message("Hi")
+
+
+def test_a_daily_backup_replaces_those_that_are_too_old(filled: IsolatedMemory, tmp_path: Path):
+    backups = tmp_path / "backups"
+    backups.mkdir()
+    old, recent, other = (
+        backups / name for name in ("memory-2000-01-01.db", "memory-2000-01-02.db", "memory.db")
+    )
+    for path, age in ((old, 31), (recent, 29), (other, 31)):
+        path.touch()
+        os.utime(path, (time.time() - age * 86_400,) * 2)
+    given = {
+        "LANGMEM_ISOLATED_DATABASE": f"sqlite:///{tmp_path}/memory.db",
+        "LANGMEM_ISOLATED_ROOT_KEY": KEY,
+        "PATH": f"{TOOLS}:{os.environ['PATH']}",
+    }
+
+    told = checked("sh", DEPLOYMENT / "backup.sh", backups, "30", env={**os.environ, **given})
+
+    made = set(backups.iterdir()) - {recent, other}
+    assert [stat.S_IMODE(path.stat().st_mode) for path in made] == [0o600]
+    assert old not in made
+    assert json.loads(told)
+
+
+class Litestream:
+    """Litestream with the configuration of the example, and a folder in place of a bucket."""
+
+    def __init__(self, folder: Path) -> None:
+        self._database = str(folder / "memory.db")
+        config = yaml.safe_load((DEPLOYMENT / "litestream.yml").read_text())
+        (database,) = config["dbs"]
+        database["path"] = self._database
+        assert database["replica"].pop("bucket") == "$LITESTREAM_BUCKET"
+        database["replica"] |= {"type": "file", "path": str(folder / "replica")}
+        self._config = folder / "litestream.yml"
+        self._config.write_text(yaml.safe_dump(config))
+
+    @contextmanager
+    def replicating(self) -> Iterator[None]:
+        """Copy what is written, as long as the block runs."""
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        with subprocess.Popen(self._command("replicate"), **quiet) as process:
+            try:
+                yield
+            finally:
+                process.terminate()
+
+    def restore(self, output: Path) -> bool:
+        """Put the newest copy there; whether there was one."""
+        command = [*self._command("restore"), "-o", output, self._database]
+        output.unlink(missing_ok=True)
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    def _command(self, name: str) -> list[object]:
+        return [TOOLS / "litestream", name, "-config", self._config]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "nothing came of it within 60 s"
+        time.sleep(0.2)
+
+
+def test_a_copy_of_litestream_is_restored_without_who_was_erased_since(
+    filled: IsolatedMemory, tmp_path: Path
+):
+    litestream, copy = Litestream(tmp_path), tmp_path / "copy.db"
+    url = ("--database", f"sqlite:///{tmp_path}/memory.db")
+    with litestream.replicating():
+        wait_for(lambda: litestream.restore(copy))
+        filled.erase_user("ann")
+
+    # Its own transaction may have kept the log from being emptied as long as it ran.
+    assert run("erase", "--finish", *url).exit_code == 0
+    restored = tmp_path / "restored.db"
+    log = ("--erasure-log", tmp_path / "erasures.jsonl")
+    assert run("restore", copy, "--database", f"sqlite:///{restored}", *log).exit_code == 0
+    with IsolatedMemory(f"sqlite:///{restored}", root_key=LocalRootKey(bytes(range(32)))) as memory:
+        counts = [
+            memory.scope(user_id=user, module_id="tutor").verify().messages
+            for user in ("ann", "bob")
+        ]
+    assert counts == [0, 1]

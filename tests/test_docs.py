@@ -433,7 +433,7 @@ def sessions_of_ci() -> dict[str, list[str]]:
 
 
 def test_nox_and_ci_run_the_same_commands():
-    names = ["lint", "types", "imports", "demo", "notebooks", "tests"]
+    names = ["lint", "types", "imports", "demo", "notebooks", "docs", "tests"]
 
     assert sessions_of_nox() == sessions_of_ci()
     assert [*sessions_of_nox()] == [*sessions_of_ci()] == names

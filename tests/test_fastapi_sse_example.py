@@ -20,6 +20,7 @@ from examples.logins.accounts import Accounts
 from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated.testing import EchoChatModel, assert_nothing_readable
 from langmem_isolated.testing.echo_model import FAILURE
+from tests.browsing import chromium, serious_violations
 from tests.conftest import ROOT_KEY
 from tests.servers.program import PROJECT, Program
 from tests.servers.uvicorn_thread import served
@@ -257,6 +258,24 @@ async def test_the_session_is_a_cookie_that_no_script_and_no_other_site_gets(ser
     assert form.status_code == 422
 
 
+async def test_the_page_of_ones_memory_is_that_of_who_is_logged_in(
+    server: Program, users: list[User], mallory: User
+):
+    alice, _ = users
+    await alice.say("My cat is Mia.")
+    path = "/memory/"
+
+    own = await alice.client.get(path)
+    others = await mallory.client.get(path, params={"user_id": alice.name})
+    async with httpx.AsyncClient(base_url=server.url) as nobody:
+        nobodys = await nobody.get(path)
+
+    assert (own.status_code, others.status_code, nobodys.status_code) == (200, 200, 401)
+    assert "Mia" not in others.text + nobodys.text
+    # The page has a policy of its own, which the application leaves alone.
+    assert own.headers["content-security-policy"].count("default-src") == 1
+
+
 async def test_what_was_acknowledged_is_there_after_kill_9_and_nothing_is_readable(tmp_path: Path):
     database = f"sqlite:///{tmp_path}/memory.db"
     with example(tmp_path / "first", database) as server:
@@ -276,6 +295,38 @@ async def test_what_was_acknowledged_is_there_after_kill_9_and_nothing_is_readab
             assert await again.read() == ["My canary is Zwitscherling.", "I will remember that."]
             assert await again.say("What is my canary?", "2") == "Your canary is Zwitscherling."
     assert_nothing_readable(tmp_path, canaries=looked_for)
+
+
+@pytest.mark.system("chromium")
+def test_in_a_browser_what_is_said_is_text_and_is_there_after_a_reload(server: Program):
+    attack = (
+        "<img src=x onerror=\"document.title='broken'\"><script>document.title='broken'</script>"
+    )
+    with chromium() as browser:
+        page = browser.new_page()
+        page.goto(server.url)
+        page.get_by_label("Name").fill(f"ada-{uuid4().hex[:8]}")
+        page.get_by_label("Password").fill(PASSWORD)
+        page.get_by_role("button", name="Make an account").click()
+        page.get_by_label("Message").fill(attack)
+        page.get_by_role("button", name="Send").click()
+        page.get_by_text("You said: <img").wait_for()
+        page.get_by_role("button", name="<img").wait_for()
+
+        page.reload()
+        page.get_by_role("button", name="<img").click()
+        page.get_by_text("You said: <img").wait_for()
+
+        assert page.title() == "Chat"
+        assert page.locator("#said li").all_text_contents() == [attack, f"You said: {attack}"]
+        assert page.evaluate("document.cookie") == ""
+        assert serious_violations(page) == []
+        page.get_by_role("link", name="What is remembered of me").click()
+        assert page.url == f"{server.url}/memory/"
+        page.go_back()
+        page.get_by_role("button", name="Log out").click()
+        page.get_by_label("Password").wait_for()
+        assert page.locator("#said li").count() == 0
 
 
 @pytest.fixture

@@ -1069,6 +1069,11 @@ def test_a_root_key_is_tried_once_in_a_memory(sqlite_url: str):
         # Mounted: root's file, our group, for reading alone.
         (0, 2000, 0o440, True),
         (0, 2000, 0o400, True),
+        # A credential of systemd: root's alone but for a list that the mode does not show.
+        (0, 0, 0o440, True),
+        (0, 0, 0o444, False),
+        (0, 0, 0o640, False),
+        (1001, 0, 0o440, False),
         (0, 50, 0o440, False),
         (0, 2000, 0o640, False),
         (0, 2000, 0o460, False),

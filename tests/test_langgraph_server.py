@@ -2,6 +2,8 @@
 
 import ast
 import asyncio
+import json
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -22,7 +24,7 @@ from langmem_isolated import IsolatedMemory, LocalRootKey, Scope
 from langmem_isolated.errors import IsolationViolation, ScopeError
 from langmem_isolated.langgraph_server import scope_of_user
 from tests.conftest import ROOT_KEY
-from tests.servers.langgraph_dev import LangGraphDev
+from tests.servers.langgraph_dev import EXAMPLE, LangGraphDev
 
 USERS = ("alice", "bob")
 
@@ -230,7 +232,7 @@ async def test_a_thread_is_copied_within_its_users_memory(
 
     copies: dict[str, str] = {}
     await for_each(users, act)
-    # One after the other: see docs/how-to/servers.md for what the server does with two at once.
+    # One after the other: docs/how-to/langgraph-server.md says what it does with two at once.
     for user in users:
         await user.client.threads.delete(copies[user.name])
         assert copies[user.name] not in threads_of(memory, user.name)
@@ -313,7 +315,7 @@ async def test_a_run_that_is_cancelled_with_rollback_leaves_its_thread_usable(
 
 
 async def test_stateless_runs_leave_no_thread(users: list[User], memory: IsolatedMemory):
-    # One after the other: see docs/how-to/servers.md for what the server does with two at once.
+    # One after the other: docs/how-to/langgraph-server.md says what it does with two at once.
     for user in users:
         before = threads_of(memory, user.name)
         said = await user.run("passing", thread=None)
@@ -410,6 +412,23 @@ async def test_a_client_that_names_another_user_in_a_run_gets_nothing_of_theirs(
     assert "secret" not in f"{served} {refused}"
     assert set(threads[:3]) <= threads_of(memory, "bob")
     assert not set(threads) & threads_of(memory, "alice")
+
+
+@pytest.mark.system("curl")
+def test_what_the_examples_readme_asks_is_answered_for_each_user(server: LangGraphDev):
+    page = (EXAMPLE / "README.md").read_text()
+    asked = page.partition("```bash\n")[2].partition("```")[0]
+    asked = asked.replace("localhost:2024", server.url).replace("curl ", "curl -sS ")
+
+    answers = subprocess.run(
+        ["bash", "-ec", asked.replace("\ncurl", "\necho; curl")],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+
+    assert json.loads(answers[1])["value"] == {"name": "Mia"}
+    assert json.loads(answers[2]) is None
 
 
 @pytest.mark.parametrize("token", ["", "token of mallory", "alice"])
@@ -577,7 +596,7 @@ def test_a_server_whose_private_name_is_gone_is_refused(monkeypatch: pytest.Monk
 
 
 def test_the_snippet_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    page = (Path(__file__).parents[1] / "docs" / "how-to" / "servers.md").read_text()
+    page = (Path(__file__).parents[1] / "docs/how-to/langgraph-server.md").read_text()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LANGMEM_ISOLATED_ROOT_KEY", LocalRootKey.generate_text())
     made: dict[str, Any] = {}

@@ -18,7 +18,7 @@ from langmem_isolated.errors import AuditIsOff
 from langmem_isolated.scope import Scope
 from tests.browsing import SCHEMES, chromium, serious_violations, serving
 
-SHOWN = {"application": "Test"}
+SHOWN = {"application": "Test", "styles": "person.css"}
 
 
 @pytest.fixture

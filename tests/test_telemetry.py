@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,9 @@ from langgraph.checkpoint.base import empty_checkpoint
 from opentelemetry import trace
 from opentelemetry.trace import StatusCode
 
+import langmem_isolated
 from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
+from langmem_isolated._adapters.observed_jobs import NAMES
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import RecordDoesNotOpen, SessionNotFound
 from langmem_isolated.lifecycle import digest_of
@@ -26,6 +30,7 @@ from tests.conftest import ROOT_KEY, Attacker, Door
 from tests.embeddings import NGramEmbeddings
 from tests.tracing import Telemetry
 
+PACKAGE = Path(langmem_isolated.__file__).parent
 THREAD: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
 EMBEDDINGS = NGramEmbeddings()
 
@@ -258,6 +263,15 @@ def test_no_adapter_touches_records_unobserved(
     assert adapter.name == "ephemeral" or telemetry.spans
 
 
+def test_every_job_has_a_name_of_ours():
+    """Others are told as "read": an application may call what an operator reads anything."""
+    sources = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    jobs = set(re.findall(r'audit\.job\(\s*"(\w+)"', sources))
+
+    assert len(jobs) > 10
+    assert jobs - set(NAMES) == set()
+
+
 def test_a_span_tells_whose_memory_by_the_digest_that_operators_compute(
     memory: IsolatedMemory, telemetry: Telemetry
 ):
@@ -295,7 +309,7 @@ def test_of_an_error_the_type_is_told_and_nothing_else(scope: ScopedMemory, tele
     assert span.attributes["error.type"] == "SessionNotFound"
     assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, None)
     assert list(span.events) == []
-    (point,) = telemetry.metrics()["langmem_isolated.operations"]
+    (point,) = telemetry.metrics()["gen_ai.client.operation.duration"]
     assert point["attributes"]["error.type"] == "SessionNotFound"
 
 
@@ -306,7 +320,7 @@ def test_tampering_shows_in_metrics(scope: ScopedMemory, telemetry: Telemetry, a
     with pytest.raises(RecordDoesNotOpen):
         _ = scope.chat_history("monday").messages
 
-    points = telemetry.metrics()["langmem_isolated.operations"]
+    points = telemetry.metrics()["gen_ai.client.operation.duration"]
     assert [point["attributes"].get("error.type") for point in points] == [
         None,
         "RecordDoesNotOpen",
@@ -324,10 +338,12 @@ def test_metrics_add_up_and_name_no_scope(memory: IsolatedMemory, telemetry: Tel
         "gen_ai.provider.name": "langmem_isolated",
         "langmem_isolated.kind": "message",
     }
-    (done,), (moved,) = metrics["langmem_isolated.operations"], metrics["langmem_isolated.records"]
-    (took,) = metrics["gen_ai.client.operation.duration"]
-    assert (done["value"], moved["value"], took["count"]) == (2, 4, 2)
-    assert done["attributes"] == moved["attributes"] == took["attributes"] == ours
+    (took,), (moved,) = (
+        metrics["gen_ai.client.operation.duration"],
+        metrics["langmem_isolated.records"],
+    )
+    assert (took["count"], moved["value"]) == (2, 4)
+    assert took["attributes"] == moved["attributes"] == ours
     assert {0.00025, 0.01, 0.16, 81.92} <= set(took["explicit_bounds"])
 
 
@@ -398,6 +414,21 @@ def test_instrumented_again_it_tells_the_new_providers_alone(
     assert telemetry.told() == []
     assert other.told() == [("create_memory", "message", 1)]
     other.close()
+
+
+def test_canaries_of_a_verification_are_nobodys_operations(
+    memory: IsolatedMemory, scope: ScopedMemory, telemetry: Telemetry
+):
+    """They try what must be refused, too: that is no alarm."""
+    scope.chat_history("monday").add_user_message("Hi")
+    telemetry.told()
+
+    assert memory.verify().check("canaries").examined > 80
+
+    assert {(name, kind) for name, kind, _ in telemetry.told()} == {
+        ("stats", "installation"),
+        ("verify", "installation"),
+    }
 
 
 def test_without_providers_nothing_fails(memory: IsolatedMemory, scope: ScopedMemory):

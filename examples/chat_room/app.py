@@ -59,6 +59,7 @@ def application(
     memory = memory or IsolatedMemory(database, session_rules=RULES)
     model = model or model_of_environment()
     accounts = accounts or Accounts(os.environ.get("ACCOUNTS", "accounts.db"))
+    accounts.erase_with(memory)
     rooms = Rooms(memory)
 
     @asynccontextmanager

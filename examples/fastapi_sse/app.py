@@ -8,6 +8,7 @@ Run it from the root of the repository, as README.md in this folder says::
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +26,7 @@ from examples.logins.accounts import Accounts
 from examples.logins.routes import SCRIPTS, login_routes, user_of, with_policy
 from examples.offline_model import model_of_environment
 from langmem_isolated import IsolatedMemory, Scope, ScopedMemory
+from langmem_isolated.admin import memory_app
 
 MODULE = "chat"
 PAGES = Path(__file__).with_name("static")
@@ -42,12 +44,7 @@ def application(
     memory = memory or IsolatedMemory.from_environment()
     accounts = accounts or Accounts(os.environ.get("ACCOUNTS", "accounts.db"))
     answers = Answers()
-    # Who has everything forgotten has no account any more, and is logged out everywhere.
-    memory.erasure.register(
-        "accounts",
-        lambda erased: accounts.remove(erased.user_id or ""),
-        lambda erased: accounts.name_of(erased.user_id or "") is None,
-    )
+    accounts.erase_with(memory)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -58,6 +55,7 @@ def application(
     app = FastAPI(lifespan=lifespan)
     app.include_router(login_routes(accounts))
     app.include_router(conversations(memory, accounts, model or model_of_environment(), answers))
+    app.mount("/memory", memory_app(memory, scope_of=partial(scope_of, accounts=accounts)))
     app.mount("/logins", SCRIPTS)
     app.mount("/", StaticFiles(directory=PAGES, html=True))
     app.middleware("http")(with_policy)
@@ -111,9 +109,10 @@ def conversations(
 
     async def parts(user: ScopedMemory, conversation: str, text: str) -> AsyncIterator[str]:
         """The parts of an answer, as the model says them."""
-        said = {"messages": [HumanMessage(text)]}
         stream = user.bind(agent).astream(
-            said, config_of(user.scope, conversation), stream_mode="messages"
+            {"messages": [HumanMessage(text)]},
+            config_of(user.scope, conversation),
+            stream_mode="messages",
         )
         async for part, _ in stream:
             if isinstance(part, AIMessage) and part.text:

@@ -1,4 +1,4 @@
-"""Accounts with name and password, for the examples: a SQLite file of their own, stdlib alone.
+"""Accounts with name and password, for the examples: a SQLite file of their own, by sqlite3 alone.
 
 What a memory is scoped by is the account's id, which is random and never given to anybody else: who
 takes the name of an account that is gone finds nothing.
@@ -12,6 +12,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+from langmem_isolated import IsolatedMemory
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS accounts (
@@ -96,6 +98,14 @@ class Accounts:
         """Remove an account and all its logins."""
         self._run("DELETE FROM logins WHERE user_id = ?", user_id)
         self._run("DELETE FROM accounts WHERE user_id = ?", user_id)
+
+    def erase_with(self, memory: IsolatedMemory) -> None:
+        """Have an account go when its user is erased: nobody is logged in to nothing."""
+        memory.erasure.register(
+            "accounts",
+            lambda erased: self.remove(erased.user_id or ""),
+            lambda erased: self.name_of(erased.user_id or "") is None,
+        )
 
     def _run(self, sql: str, *values: Any) -> list[Any]:
         # A connection for each statement: threads share none, and a table of accounts is small.

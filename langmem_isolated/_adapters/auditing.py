@@ -58,8 +58,7 @@ class Audit:
     ) -> None:
         self._database, self._keyring, self.options = database, keyring, options
         self.operations = database.operations
-        # Ids of projects of a verification's canaries: what is in them is nobody's memory.
-        self.left_out: set[str] = set()
+        self.left_out = self.operations.left_out
         self._known = None if options is None else options.settings
         self._is_stored = self._has_begun = options is None
         self._asked_at = 0.0

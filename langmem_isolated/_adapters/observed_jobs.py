@@ -9,14 +9,22 @@ from typing import Any, TypeVar, cast
 from langmem_isolated._crypto.owners import Level, Owner
 
 _CALL_BYTES = 8
-# What OpenTelemetry's conventions have a name for; all else keeps its own.
-_NAMES = {
+_OWN_NAMES = (
+    *("backup", "change_secret", "claim", "compare_modules", "copy_facts", "export", "import"),
+    *("lock_with", "merge", "remove_lock", "roll_back", "rotate_keys", "undo", "unlock"),
+    *("verify", "verify_module_isolation"),
+)
+NAMES = {
+    **{name: name for name in _OWN_NAMES},
     "clear": "delete_memory",
     "erase_user": "delete_memory_store",
     "erase_guest": "delete_memory_store",
     "erase_module": "delete_memory_store",
     "erase_project": "delete_memory_store",
 }
+"""What observers are told of each job: its own name where OpenTelemetry's conventions have none."""
+# What an operator reads, an application may call anything: a person's name, too.
+_OTHER = "read"
 _GRANTS = {"grant", "revoke"}
 _ABOUT = {
     Level.PRIVATE: "scope",
@@ -66,7 +74,7 @@ def observed_job(
         audit: Any, operation: str, owner: Owner | None = None, **named: Any
     ) -> Iterator[Job]:
         operations = audit.operations
-        name = _NAMES.get(operation, operation)
+        name = NAMES.get(operation, _OTHER)
         with (
             operations.observing(name, kind_about(owner), owner) as told,
             job(audit, operation, owner, **named) as noted,

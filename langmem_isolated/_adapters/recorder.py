@@ -143,7 +143,8 @@ class Recorder:
     def add(self, messages: Sequence[BaseMessage]) -> None:
         """Record messages that have ids, except those recorded before.
 
-        One that cannot be stored exactly is recorded as far as it can be; see :func:`storable`.
+        One that cannot be stored exactly is recorded as far as it can be, with the names of the
+        types that are not.
         """
         self._add(messages, left_out)
         if self._appender.state is not None:

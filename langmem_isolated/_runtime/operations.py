@@ -42,16 +42,16 @@ class Operations:
 
     def __init__(self) -> None:
         self.observers: tuple[Observer, ...] = ()
-
-    @property
-    def are_observed(self) -> bool:
-        """Whether anybody is told; asked for each operation, and 60 ns where nobody is."""
-        return bool(self.observers) or _log.isEnabledFor(logging.DEBUG)
+        # Ids of projects of a verification's canaries: what is in them is nobody's memory.
+        self.left_out: set[str] = set()
 
     @contextmanager
     def observing(self, name: str, kind: str, owner: Any) -> Iterator[Operation]:
         """A context for one operation: observers are in it, and the log is told of its end."""
         operation = Operation(name, kind, owner)
+        if owner is not None and owner.project in self.left_out:
+            yield operation
+            return
         begun = time.perf_counter()
         told = "An operation failed."
         try:
@@ -87,7 +87,7 @@ def found(result: Any, *_: Any) -> int:
     """How many records a body returned: as many as are in it; of one alone 1, of ``None`` 0."""
     if result is None:
         return 0
-    return len(result) if isinstance(result, list | tuple | dict) else 1
+    return len(result) if isinstance(result, list | dict) else 1
 
 
 def counted(result: int, *_: Any) -> int:
@@ -125,7 +125,8 @@ def observed(
         def call(*args: Any, **kwargs: Any) -> Any:
             whose = find(args[0]) if find else cast("Callable[..., Any]", records)(*args)
             operations: Operations = whose.operations
-            if not operations.are_observed:
+            # Written out: as a property it would cost 50 ns more, at every operation of everybody.
+            if not (operations.observers or _log.isEnabledFor(logging.DEBUG)):
                 return body(*args, **kwargs)
             called = name if isinstance(name, str) else name(args[0])
             about = kind if isinstance(kind, str) else kind(args[0])

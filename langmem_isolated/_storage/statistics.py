@@ -121,6 +121,14 @@ def _largest(where: Where) -> sa.Select[Any]:
     )
 
 
+@cache
+def held_by_scope() -> sa.CompoundSelect[Any]:
+    """What one scope has: kind, rows, what is below them, bytes, last activity (µs)."""
+    held = (made(("scope_id",)).subquery() for made in (_held_below, _held_singly))
+    names = ("kind", "rows", "below", "size", "last")
+    return sa.union_all(*(select(*(one.c[name] for name in names)) for one in held))
+
+
 def _owners(where: Where) -> sa.Select[Any]:
     """Scopes of each module."""
     return (

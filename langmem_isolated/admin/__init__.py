@@ -5,11 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from langmem_isolated.admin.operator.application import admin_app
+    from langmem_isolated.admin.operator.standalone import standalone_app
     from langmem_isolated.admin.person.application import memory_app
 
-__all__ = ["admin_app", "memory_app"]
+__all__ = ["admin_app", "memory_app", "standalone_app"]
 
-_HOMES = {"admin_app": "operator.application", "memory_app": "person.application"}
+_HOMES = {
+    "admin_app": "operator.application",
+    "memory_app": "person.application",
+    "standalone_app": "operator.standalone",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -24,7 +24,7 @@ def prune_thread(
     *,
     is_dry: bool = False,
 ) -> tuple[Counter[Kind], bool]:
-    """Remove what :func:`pruning.older` names of a thread, the newest of it first.
+    """Remove what `older` names of a thread, the newest of it first.
 
     In this order what is left of it for a later step can still be rebuilt from its ancestors.
 

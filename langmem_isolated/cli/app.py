@@ -39,6 +39,7 @@ from langmem_isolated.cli.moving import move, move_keys
 from langmem_isolated.cli.reasons import act_as
 from langmem_isolated.cli.restore import restore
 from langmem_isolated.cli.root_key import rotate_root_key
+from langmem_isolated.cli.serve import serve
 from langmem_isolated.cli.sessions import sessions, show
 from langmem_isolated.cli.stats import digest, stats
 from langmem_isolated.cli.sweeping import sweep
@@ -158,6 +159,7 @@ for command, examples in (
         ),
     ),
     (doctor, ("doctor", "doctor --database postgresql://service@host/memory --json")),
+    (serve, ("serve", "serve --port 9000", "serve --host 0.0.0.0 --token-file /run/secrets/token")),
 ):
     app.command(epilog=shown(*examples))(command)
 app.add_typer(importing, name="import")

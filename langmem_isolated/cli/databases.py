@@ -25,6 +25,7 @@ def existing_memory(
     *accepted_root_keys: RootKey,
     erasure_log: Path | None = None,
     tombstone_days: int | None = None,
+    jobs_url: str | None = None,
 ) -> IsolatedMemory:
     """A memory over databases that are there; asking must not make one."""
     from langmem_isolated.memory import IsolatedMemory
@@ -39,6 +40,7 @@ def existing_memory(
         erasure_log=erasure_log,
         tombstone_days=tombstone_days,
         auto_upgrade=False,
+        jobs_url=jobs_url,
     )
 
 

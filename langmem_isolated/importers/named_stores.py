@@ -124,7 +124,7 @@ def named_store(kind: str, location: str, collection: str) -> VectorStore:
     """Open a vector store that is there.
 
     Args:
-        kind: One of :data:`STORE_KINDS`.
+        kind: ``"chroma"``, ``"qdrant"`` or ``"pgvector"``.
         location: A folder or ``http://`` URL of Chroma or Qdrant, a URL of PostgreSQL.
         collection: Of it; on PostgreSQL a table, with its schema unless that is the public one.
 

@@ -12,7 +12,7 @@ from langmem_isolated.lifecycle import ForeignUnit, Rejected
 
 
 class Source(ABC):
-    """A foreign store that is read, once for each call of :meth:`units`, in one order always.
+    """A foreign store that is read, once for each call of `units`, in one order always.
 
     It is opened read-only, never by a constructor that makes tables or changes settings, and what
     it has in memory is bounded by its largest record, not by their number. What is broken in it is
@@ -57,7 +57,7 @@ class Source(ABC):
         return ()
 
     def notes(self) -> Mapping[str, int]:
-        """What is to be told of what :meth:`units` yielded last, by what it is, and how often.
+        """What is to be told of what `units` yielded last, by what it is, and how often.
 
         Of what was left out since it is no message, or made into text; words of ours, no content.
         """

@@ -13,6 +13,7 @@ from langmem_isolated.lifecycle.verification.verified import Verified, verified
 if TYPE_CHECKING:
     from langmem_isolated._adapters.quota import Quota
     from langmem_isolated._crypto.lock_secrets import PassphraseCost
+    from langmem_isolated._database.row_level_security import RowLevelSecurity
     from langmem_isolated.lifecycle.adoption.store import AdoptedDocuments, AdoptingStore
     from langmem_isolated.lifecycle.audit.anchors import Anchor, AnchorFile
     from langmem_isolated.lifecycle.audit.log import AuditLog
@@ -114,6 +115,7 @@ if TYPE_CHECKING:
         Totals,
         digest_of,
     )
+    from langmem_isolated.lifecycle.users import UserName, UserStats
     from langmem_isolated.lifecycle.verification.confidence import Coverage
     from langmem_isolated.lifecycle.verification.report import (
         Check,
@@ -209,6 +211,7 @@ __all__ = [
     "RetentionApplied",
     "RolledBack",
     "RootKeyRotated",
+    "RowLevelSecurity",
     "ScopeKeyUse",
     "ScopeLifecycle",
     "ScopeStats",
@@ -225,6 +228,8 @@ __all__ = [
     "Undone",
     "UnfinishedErasure",
     "UserKeyStatus",
+    "UserName",
+    "UserStats",
     "VerificationReport",
     "Verified",
     "check_evidence",
@@ -237,6 +242,7 @@ __all__ = [
 # What operators ask for is loaded when they do.
 _NAMES = {
     "_adapters.quota": ("Quota",),
+    "_database.row_level_security": ("RowLevelSecurity",),
     "lifecycle.adoption.store": ("AdoptedDocuments", "AdoptingStore"),
     "lifecycle.bulk_import.bulk": ("BulkImport",),
     "lifecycle.bulk_import.outcome": ("PutOutcome",),
@@ -334,6 +340,7 @@ _NAMES = {
         "Totals",
         "digest_of",
     ),
+    "lifecycle.users": ("UserName", "UserStats"),
     "lifecycle.verification.confidence": ("Coverage",),
     "lifecycle.verification.report": ("Check", "Finding", "VerificationReport"),
 }

@@ -17,12 +17,14 @@ from langmem_isolated.lifecycle.backup import MemoryBackups
 from langmem_isolated.lifecycle.bulk_import.of_memory import BulkImports
 from langmem_isolated.lifecycle.erasure.reapplication import ErasuresAgain
 from langmem_isolated.lifecycle.export.of_memory import UserExports
+from langmem_isolated.lifecycle.health import HealthChecks
 from langmem_isolated.lifecycle.imports.of_memory import UserImports
 from langmem_isolated.lifecycle.locking.of_memory import UserLocks
 from langmem_isolated.lifecycle.moving.of_memory import MemoryMoves
 from langmem_isolated.lifecycle.root_key_rotation import RootKeyRotations
 from langmem_isolated.lifecycle.rotation.of_memory import KeyRotations
 from langmem_isolated.lifecycle.sharing.of_memory import ModuleMerges
+from langmem_isolated.lifecycle.users import UserListings
 from langmem_isolated.lifecycle.verification.of_memory import Verifications
 from langmem_isolated.scope import checked_id
 
@@ -57,6 +59,8 @@ class MemoryLifecycle(
     UserLocks,
     KeyRotations,
     MemoryMoves,
+    UserListings,
+    HealthChecks,
 ):
     """The life of everybody's memory, as :class:`IsolatedMemory` has it."""
 

@@ -129,7 +129,7 @@ class Recall:
         embedding_batch: int = _BATCH,
         **options: Unpack[RecallOptions],
     ) -> list[Recalled]:
-        """What was said before in this scope; see :meth:`__call__`."""
+        """What was said before in this scope; as calling this object finds it."""
         model = _model(embeddings, embedding_name, embedding_batch)
         steps = self._steps(query, options, model, embedding_batch)
         with self._observing() as told:

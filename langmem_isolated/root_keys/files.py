@@ -26,7 +26,9 @@ class FileAccess(NamedTuple):
         A file of the user's own, or of root, must be closed to everybody else. The one exception is
         a mounted secret: Docker and Kubernetes give it to root with mode 0440 and a group of the
         container's (``gid:``, ``fsGroup:``), since the container does not run as root. Nobody but
-        root can write it, and who reads it was chosen with the group.
+        root can write it, and who reads it was chosen with the group. systemd (since 254) leaves a
+        credential to root and root's group, and lets the service read it by an access control list,
+        of which mode 0440 shows the mask.
 
         Args:
             user: Effective user id of the process.
@@ -37,7 +39,8 @@ class FileAccess(NamedTuple):
                 "The root key file belongs to another user, who could read and exchange it. "
                 "Make it a file of the user that runs this process."
             )
-        is_mounted_secret = self.owner == 0 and self.mode == _MOUNTED and self.group in groups
+        is_given = self.group in groups or self.group == 0
+        is_mounted_secret = self.owner == 0 and self.mode == _MOUNTED and is_given
         if self.mode & (stat.S_IRWXG | stat.S_IRWXO) and not is_mounted_secret:
             return (
                 f"The root key file has mode {self.mode:04o}: others may read it. "

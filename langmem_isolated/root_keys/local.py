@@ -63,7 +63,8 @@ class LocalRootKey:
         """Read a key file that only its owner can read.
 
         The owner is the effective user or root, the mode 0400 or 0600. A secret mounted into a
-        container is read, too: a file of root with mode 0440, in a group of this process.
+        container is read, too, and so is a credential of systemd: a file of root with mode 0440, in
+        a group of this process or in root's.
 
         Raises:
             RootKeyInvalid: The file is another user's, others may read it, or it holds no key.

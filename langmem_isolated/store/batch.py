@@ -47,6 +47,7 @@ from langmem_isolated.errors import ValueNotStorable
 from langmem_isolated.store.arguments import check_page, lifetime
 
 Namespace = tuple[str, ...]
+"""Where items stand: labels, the outermost first."""
 Answer = tuple[Result, list[rows.Item]]
 Read = Callable[[Transaction, ScopeKeys, int], Answer]
 

@@ -35,8 +35,7 @@ SCOPE = "langmem_isolated.scope"
 KIND = "langmem_isolated.kind"
 
 DURATION = "gen_ai.client.operation.duration"
-"""As the conventions call it: seconds."""
-OPERATIONS_DONE = "langmem_isolated.operations"
+"""As the conventions call it: seconds. Its count is that of operations."""
 RECORDS_MOVED = "langmem_isolated.records"
 
 US = "langmem_isolated"
@@ -49,7 +48,7 @@ BOUNDS = [
 
 
 class Instrumentation:
-    """Tells OpenTelemetry of the operations of one memory: a span each, and three metrics.
+    """Tells OpenTelemetry of the operations of one memory: a span each, and two metrics.
 
     Args:
         context: The memory's.
@@ -71,9 +70,6 @@ class Instrumentation:
             unit="s",
             description="How long an operation took.",
             explicit_bucket_boundaries_advisory=BOUNDS,
-        )
-        self._operations = meter.create_counter(
-            OPERATIONS_DONE, unit="{operation}", description="How many operations there were."
         )
         self._records = meter.create_counter(
             RECORDS_MOVED, unit="{record}", description="How many records they gave or found."
@@ -104,7 +100,6 @@ class Instrumentation:
             finally:
                 span.set_attributes(self._facts_of(operation))
                 self._duration.record(time.perf_counter() - begun, told)
-                self._operations.add(1, told)
                 if operation.count:
                     self._records.add(operation.count, told)
 

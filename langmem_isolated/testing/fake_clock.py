@@ -41,7 +41,7 @@ class FakeClock:
         return datetime.fromtimestamp(self._nanoseconds / 1e9, UTC)
 
     def time_ns(self) -> int:
-        """Nanoseconds since 1970, as :func:`time.time_ns`."""
+        """Nanoseconds since 1970, as `time.time_ns`."""
         return self._nanoseconds
 
     def advance(self, span: timedelta | float) -> None:

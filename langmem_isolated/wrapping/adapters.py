@@ -136,7 +136,7 @@ class VectorStoreAdapter(Protocol):
 
 
 class StandardAdapter:
-    """An adapter by LangChain's interface alone; a subclass writes :meth:`where`, and no more.
+    """An adapter by LangChain's interface alone; a subclass writes `where`, and no more.
 
     >>> class Adapter(StandardAdapter):
     ...     def where(self, owners, wanted):  # of a store that filters by a function

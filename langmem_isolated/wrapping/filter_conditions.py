@@ -50,6 +50,7 @@ class AnyOf(NamedTuple):
 
 
 Condition = OneOf | Within | AnyOf
+"""What a filter asks of one field, or of alternatives."""
 
 
 def conditions(wanted: Mapping[str, Any] | None) -> list[Condition]:

@@ -68,6 +68,15 @@ def ended(context: MemoryContext, owner: Owner) -> None:
             context.audit.note(owner, AuditNote(ENDED, until=one.until))
 
 
+def in_force(context: MemoryContext, owner: Owner) -> BreakGlass | None:
+    """What permits whoever acts to read a user's memory now; nothing is noted."""
+    actor = current_actor().name
+    if actor is None or not context.audit.settings.is_on:
+        return None
+    notes = _in_force(context, owner, actor)
+    return _permission(notes[0]) if notes else None
+
+
 @contextmanager
 def permitted(
     context: MemoryContext, owner: Owner, operation: str | None

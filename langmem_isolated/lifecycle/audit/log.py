@@ -16,7 +16,7 @@ from langmem_isolated._runtime.calls import explains_calls, made_by
 from langmem_isolated._runtime.clock import now
 from langmem_isolated.errors import AuditIsOff
 from langmem_isolated.lifecycle.audit.anchors import Anchor
-from langmem_isolated.lifecycle.audit.break_glass import MINUTES, ended, opened, permitted
+from langmem_isolated.lifecycle.audit.break_glass import MINUTES, ended, in_force, opened, permitted
 from langmem_isolated.lifecycle.audit.checks import checked_anchors, verified
 from langmem_isolated.lifecycle.audit.reading import entries_of
 from langmem_isolated.lifecycle.audit.values import (
@@ -191,6 +191,18 @@ class AuditLog:
         return await self._context.database.arun(
             self.break_glass, user_id, reason=reason, minutes=minutes, project_id=project_id
         )
+
+    def permission(self, user_id: str, *, project_id: str = "default") -> BreakGlass | None:
+        """What permits whoever acts to read a user's memory now, if anything does; not noted.
+
+        Raises:
+            ScopeError: An id is malformed.
+        """
+        return in_force(self._context, _user(user_id, project_id))
+
+    async def apermission(self, user_id: str, *, project_id: str = "default") -> BreakGlass | None:
+        """What permits to read a user's memory; see :meth:`permission`."""
+        return await self._context.database.arun(self.permission, user_id, project_id=project_id)
 
     def end_break_glass(self, user_id: str, *, project_id: str = "default") -> None:
         """End what :meth:`break_glass` permitted to whoever acts, before its time is over.

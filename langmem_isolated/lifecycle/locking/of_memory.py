@@ -67,7 +67,8 @@ class UserLocks:
             progress: Called with the number of records sealed anew so far.
 
         Returns:
-            The recovery code, shown once: 128 random bits and a checksum, in base32 (RFC 4648).
+            The recovery code, shown once. It is 128 random bits and a checksum, in base32 (RFC
+            4648).
             With neither it nor the secret everything is lost.
 
         Raises:
@@ -129,7 +130,7 @@ class UserLocks:
             progress: Called with the number of messages brought into sessions so far.
 
         Returns:
-            A handle: ``handle.lock()``, or the end of a ``with`` statement, locks at once.
+            A handle. Its ``lock()``, or the end of a ``with`` statement, locks at once.
 
         Raises:
             WrongSecret: The secret is another's; nothing was opened.

@@ -61,7 +61,7 @@ class Verifications:
                 walk between two of them.
 
         Returns:
-            What was looked at and found. It names nobody: scopes by their digests, as logs do.
+            What was looked at and found. It names nobody, and scopes by their digests, as logs do.
 
         Raises:
             ScopeError: An id is malformed.

@@ -1,0 +1,69 @@
+"""Answer what a terminal or a file says, or with DISCORD_TOKEN set what Discord says.
+
+See README.md beside this file.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+
+from langchain_core.language_models import BaseChatModel
+
+from examples.discord_personas.bot import PersonaBot
+from examples.discord_personas.offline import RuleModel, messages_from
+from langmem_isolated import IsolatedMemory
+
+
+def model_of(name: str | None) -> BaseChatModel:
+    """The chat model of a name, or one that follows a rule."""
+    if name is None:
+        return RuleModel()
+    from langchain.chat_models import init_chat_model  # noqa: PLC0415 - brings a provider's package
+
+    return init_chat_model(name)
+
+
+async def lines() -> AsyncIterator[str]:
+    """What is typed, or what a file has, line by line."""
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        yield line
+
+
+async def in_terminal(bot: PersonaBot, user: int) -> None:
+    """Answer each line in turn."""
+    async for message in messages_from(lines(), user):
+        await bot.on_message(message)
+        sys.stdout.flush()
+
+
+async def on_discord(bot: PersonaBot, token: str) -> None:
+    """Answer on Discord until the program is stopped."""
+    from examples.discord_personas.discord_client import (  # noqa: PLC0415 - needs discord.py
+        DiscordClient,
+    )
+
+    async with DiscordClient(bot) as client:
+        await client.start(token)
+
+
+async def main() -> None:
+    """Serve one or the other."""
+    parser = argparse.ArgumentParser("python -m examples.discord_personas", description=__doc__)
+    parser.add_argument("--user", type=int, default=1001, help="who types, in a terminal")
+    parser.add_argument("--model", help="as init_chat_model takes it; by default a rule")
+    given = parser.parse_args()
+    async with IsolatedMemory.from_environment() as memory:
+        bot = PersonaBot(memory, model_of(given.model))
+        if token := os.environ.get("DISCORD_TOKEN"):
+            await on_discord(bot, token)
+        else:
+            await in_terminal(bot, given.user)
+
+
+if __name__ == "__main__":
+    try:
+        asyncio.run(main())
+    except ValueError as refused:
+        sys.exit(str(refused))

@@ -1,0 +1,1 @@
+"""An application's own `UserAgent`: its public face stays, its memory is ours."""
