@@ -11,11 +11,24 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import HumanMessage
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.testclient import TestClient
 
 from langmem_isolated import AuditOptions, IsolatedMemory, LocalRootKey, SessionRules
+from langmem_isolated.admin import memory_app
 from langmem_isolated.errors import KeyDestroyed, MemoryLocked
 from langmem_isolated.scope import Scope
-from tests.my_memory import Person, client_of, forms_of, named_links, remember, walked
+from tests.my_memory import (
+    Person,
+    client_of,
+    forms_of,
+    links_of,
+    named_links,
+    remember,
+    scope_of_header,
+    walked,
+)
 
 PASSPHRASE = "correct horse battery"
 
@@ -375,3 +388,20 @@ def test_damaged_messages_are_told_and_not_shown(
 
     assert answer.status_code == 409
     assert "does not open" in answer.text
+
+
+def test_below_another_application_every_address_begins_with_where_it_is_mounted(
+    on_sqlite: IsolatedMemory,
+):
+    remember(on_sqlite, "alice")
+    app = Starlette(routes=[Mount("/my/memory", memory_app(on_sqlite, scope_of=scope_of_header))])
+    alice = Person(TestClient(app, follow_redirects=False), "alice", "/my/memory")
+    pages = dict(walked(alice, "/my/memory/"))
+
+    assert {answer.status_code for answer in pages.values()} == {200}
+    assert len(pages) > 15
+    for answer in pages.values():
+        addresses = [*links_of(answer.text), *(path for path, _ in forms_of(answer.text))]
+        assert all(one.startswith(("/my/memory/", "?")) for one in addresses)
+    ended = alice.confirm(alice.form("/my/memory/sharing", "/sharing/"))
+    assert ended.headers["location"] == "/my/memory/sharing"
