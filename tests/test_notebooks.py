@@ -55,6 +55,11 @@ def images_of(name: str) -> Iterator[np.ndarray]:
                 yield np.asarray(image.convert("RGB")).astype(int)
 
 
+def title_of(page: Path) -> str:
+    """The title of a page of the documentation."""
+    return page.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+
+
 def prints(source: str) -> bool:
     """Whether a cell says something, as far as can be seen without running it."""
     lines = [line for line in source.splitlines() if not line.startswith("%")]
@@ -150,13 +155,14 @@ def test_charts_are_in_colours_that_everybody_tells_apart(name: str):
 
 
 @every_notebook
-def test_links_of_notebooks_lead_to_files(name: str):
+def test_a_notebook_leads_to_pages_of_the_documentation_by_their_titles(name: str):
     told = "".join("".join(cell["source"]) for cell in NOTEBOOKS[name]["cells"])
-    links = [link for link in re.findall(r"\]\(([^)#]+)", told) if "://" not in link]
-    named = re.findall(r"`((?:docs|examples)/[\w./-]+)`", told)
+    pages = re.findall(r"\[([^\]]+)\]\(\.\./(docs/[\w./-]+\.md)\)", told)
 
-    assert [link for link in links if not (PROJECT / "notebooks" / link).exists()] == []
-    assert [path for path in named if not (PROJECT / path).exists()] == []
+    assert "\n\nIn the documentation: [" in told
+    assert pages
+    assert [title for title, path in pages if title != title_of(PROJECT / path)] == []
+    assert len(pages) == told.count("](")
 
 
 @pytest.mark.parametrize("colour", ["red", "lime", "purple", "#2ca02c", "#d62728", "#1f77b4"])
