@@ -66,7 +66,8 @@ def _directive(one: PublicName) -> str:
         return f".. autoclass:: {one.name}\n{members}{without}"
     if inspect.isroutine(found):
         return f".. autofunction:: {one.name}\n"
-    return f".. py:data:: {one.name}\n\n   {_about_value(one)}\n"
+    module, _, name = one.name.rpartition(".")
+    return f".. py:data:: {name}\n   :module: {module}\n\n   {_about_value(one)}\n"
 
 
 def _section(one: PublicName) -> str:
