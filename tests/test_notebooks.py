@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image, ImageColor
 
 PROJECT = Path(__file__).parent.parent
 NOTEBOOKS = {
@@ -47,13 +48,16 @@ def texts_of(output: dict[str, Any]) -> Iterator[str]:
 
 def images_of(name: str) -> Iterator[np.ndarray]:
     """The charts, as red, green and blue."""
-    from matplotlib.image import imread
-
     for cell in code_cells(name):
         for output in cell["outputs"]:
             if "image/png" in output.get("data", {}):
-                image = imread(io.BytesIO(base64.b64decode(output["data"]["image/png"])))
-                yield (image[..., :3] * 255).astype(int)
+                image = Image.open(io.BytesIO(base64.b64decode(output["data"]["image/png"])))
+                yield np.asarray(image.convert("RGB")).astype(int)
+
+
+def title_of(page: Path) -> str:
+    """The title of a page of the documentation."""
+    return page.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
 
 
 def prints(source: str) -> bool:
@@ -151,21 +155,20 @@ def test_charts_are_in_colours_that_everybody_tells_apart(name: str):
 
 
 @every_notebook
-def test_links_of_notebooks_lead_to_files(name: str):
+def test_a_notebook_leads_to_pages_of_the_documentation_by_their_titles(name: str):
     told = "".join("".join(cell["source"]) for cell in NOTEBOOKS[name]["cells"])
-    links = [link for link in re.findall(r"\]\(([^)#]+)", told) if "://" not in link]
-    named = re.findall(r"`((?:docs|examples)/[\w./-]+)`", told)
+    pages = re.findall(r"\[([^\]]+)\]\(\.\./(docs/[\w./-]+\.md)\)", told)
 
-    assert [link for link in links if not (PROJECT / "notebooks" / link).exists()] == []
-    assert [path for path in named if not (PROJECT / path).exists()] == []
+    assert "\n\nIn the documentation: [" in told
+    assert pages
+    assert [title for title, path in pages if title != title_of(PROJECT / path)] == []
+    assert len(pages) == told.count("](")
 
 
-@pytest.mark.parametrize("colour", ["tab:red", "tab:green", "tab:blue", "purple", "lime"])
+@pytest.mark.parametrize("colour", ["red", "lime", "purple", "#2ca02c", "#d62728", "#1f77b4"])
 def test_another_colour_in_a_chart_is_noticed(colour: str):
-    from matplotlib.colors import to_rgb
-
     image = np.full((100, 100, 3), 255)
-    image[:10] = [round(255 * part) for part in to_rgb(colour)]
+    image[:10] = ImageColor.getrgb(colour)
     image[20:30] = PALETTE[0]
 
     assert list(strange_colours(image).values()) == [0.1]
