@@ -74,7 +74,7 @@ def test_a_job_tells_how_far_it_is_and_is_refreshed_with_and_without_a_script(
 def test_a_job_is_stopped_between_two_batches(carol: Operator, work: Work):
     path = begun(carol, work)
 
-    assert carol.post(f"{path}/stop").headers["location"] == path
+    assert carol.do(f"{path}/stop").headers["location"] == path
     told = carol.ended(path)
 
     assert told["state"] == "stopped"

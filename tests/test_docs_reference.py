@@ -17,6 +17,7 @@ from langmem_isolated.cli import app
 from tests.test_docs import PAGES, PROJECT
 
 PACKAGE = Path(langmem_isolated.__file__).parent
+PROGRAM = get_command(app)
 ERRORS = PAGES["docs/reference/errors.md"]
 VARIABLE = re.compile(r"`(LANGMEM_ISOLATED_[A-Z0-9_]+)`")
 
@@ -142,7 +143,7 @@ def typed(text: str) -> Iterator[list[str]]:
 
 def refused(words: list[str]) -> str:
     """The first word that the command line would not know."""
-    command = get_command(app)
+    command = PROGRAM
     while words:
         word, *words = words
         if word.startswith("-"):

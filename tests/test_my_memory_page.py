@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 
 from langmem_isolated import AuditOptions, IsolatedMemory, LocalRootKey, SessionRules
 from langmem_isolated.admin import memory_app
+from langmem_isolated.admin.person import locks
 from langmem_isolated.errors import KeyDestroyed, MemoryLocked
 from langmem_isolated.scope import Scope
 from tests.my_memory import (
@@ -405,3 +406,23 @@ def test_below_another_application_every_address_begins_with_where_it_is_mounted
         assert all(one.startswith(("/my/memory/", "?")) for one in addresses)
     ended = alice.confirm(alice.form("/my/memory/sharing", "/sharing/"))
     assert ended.headers["location"] == "/my/memory/sharing"
+
+
+def test_only_so_many_passphrases_are_stretched_at_once(
+    on_sqlite: IsolatedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    """64 MiB each: whoever sends a hundred at once gets no 6 GB of this process."""
+    monkeypatch.setattr(locks, "_SECONDS", 0.01)
+    remember(on_sqlite, "alice")
+    alice = Person(client_of(on_sqlite), "alice")
+    alice.post("/lock", new=PASSPHRASE, again=PASSPHRASE)
+    taken = [locks._opening.acquire() for _ in range(locks._AT_ONCE)]
+    try:
+        answer = alice.post("/lock/open", passphrase=PASSPHRASE)
+    finally:
+        for _ in taken:
+            locks._opening.release()
+
+    assert answer.status_code == 503
+    assert on_sqlite.lock_state("alice").is_locked
+    assert alice.post("/lock/open", passphrase=PASSPHRASE).status_code == 303

@@ -21,6 +21,12 @@ PROGRAM: Any = typer.main.get_command(app)
 COMMAND = "langmem-isolated "
 # What an evidence pack begins with.
 _NO_COMMAND = "langmem-isolated evidence pack v1"
+# Pages that the site makes of the program itself are there where it was built.
+WRITTEN = [
+    page
+    for page in PAGES
+    if COMMAND in PAGES[page] and not page.startswith("docs/reference/commands/")
+]
 
 
 def rows(heading: str) -> dict[str, list[str]]:
@@ -86,7 +92,7 @@ def written(page: str) -> list[str]:
     return [line for line in lines if line != _NO_COMMAND]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if COMMAND in PAGES[page]])
+@pytest.mark.parametrize("page", WRITTEN)
 def test_every_command_of_the_documentation_exists_with_its_options(page: str):
     wrong = [
         (line, unknown)

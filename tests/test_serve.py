@@ -126,12 +126,18 @@ def test_a_name_that_is_not_this_servers_is_refused(memory: IsolatedMemory, host
     assert client.get("/health", headers={"host": host}).status_code == 200
 
 
-def test_guesses_are_slow_and_few_at_once(memory: IsolatedMemory):
+@pytest.mark.parametrize("by_form", [True, False])
+def test_guesses_are_slow_and_few_at_once(memory: IsolatedMemory, by_form: bool):
     client = client_of(memory)
+
+    def guess(_: int) -> int:
+        if by_form:
+            return client.post("/login", data={"token": "x"}).status_code
+        headers = {"authorization": "Bearer x"}
+        return client.get("/api/stats", headers=headers).status_code
+
     with ThreadPoolExecutor(12) as pool:
-        answers = list(
-            pool.map(lambda _: client.post("/login", data={"token": "x"}).status_code, range(12))
-        )
+        answers = list(pool.map(guess, range(12)))
     waited = [status for status in answers if status == 401]
 
     assert set(answers) <= {401, 429}
