@@ -70,7 +70,10 @@ nitpick_ignore_regex = [
     # What is imported for type checkers alone stands in signatures without its module.
     (r"py:(class|exc)", r"[A-Z]\w*|date|datetime|timedelta"),
     # The sites of others are not fetched, so that this one builds offline: no link leads there.
-    (r"py:.*", r"(langchain\w*|langgraph|sqlalchemy|pydantic\w*|annotated_types|_?pytest)\..*"),
+    (
+        r"py:.*",
+        r"(langchain\w*|langgraph|sqlalchemy|pydantic\w*|annotated_types|starlette|_?pytest)\..*",
+    ),
     # Python's own, whose inventory is not fetched either.
     (r"py:.*", r"(asyncio|collections|contextlib|datetime|decimal|enum|os|pathlib|types|uuid)\..*"),
     # Inner rooms have no page; their names, and aliases of types, stand in signatures.

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Sequence
+from importlib.metadata import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,15 @@ _OF_SYSTEMS = (
     *("libgcc_s.so.1", "libstdc++.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1"),
     *("libutil.so.1", "libresolv.so.2", "libnss_files.so.2", "libnss_dns.so.2"),
 )
-_LEFT_OUT = ("site-packages", "dist-packages", "test", "__pycache__", "config-*", "_tkinter*")
+_LEFT_OUT = (
+    "site-packages",
+    "dist-packages",
+    "test",
+    "__pycache__",
+    "EXTERNALLY-MANAGED",
+    "config-*",
+    "_tkinter*",
+)
 # Its own namespaces of mounts and processes, the root read-only, no way to more rights: what
 # `--read-only --cap-drop=all --security-opt=no-new-privileges` asks of an engine.
 _START = """
@@ -145,11 +154,24 @@ def _copy_python(root: Path) -> None:
         shutil.copy2(file, copy)
     copy = root / library.relative_to("/")
     shutil.copytree(library, copy, ignore=shutil.ignore_patterns(*_LEFT_OUT), symlinks=True)
+    _copy_pip(root, python)
     command = root / "usr/local/bin/python3"
     command.parent.mkdir(parents=True, exist_ok=True)
     command.symlink_to(python)
     for folder in ("proc", "dev", "tmp", "run/secrets"):
         (root / folder).mkdir(parents=True)
+
+
+def _copy_pip(root: Path, python: Path) -> None:
+    """Images of Python bring it, too."""
+    asked = [python, "-I", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    told = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
+    target = root / Path(told).relative_to("/")
+    for file in files("pip") or ():
+        if file.suffix != ".pyc" and ".." not in file.parts:
+            copy = target / file
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(file.locate(), copy)
 
 
 def _libraries(file: Path) -> list[Path]:

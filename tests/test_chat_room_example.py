@@ -58,7 +58,8 @@ def memory(server: Program, folder: Path) -> Iterator[IsolatedMemory]:
 
 @pytest.fixture
 def accounts(server: Program, folder: Path) -> Accounts:
-    return Accounts(folder / "accounts.db")
+    # Nobody logs in by password here.
+    return Accounts(folder / "accounts.db", work=2)
 
 
 class User:

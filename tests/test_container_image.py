@@ -8,6 +8,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+import httpx
 import pytest
 
 from langmem_isolated import LocalRootKey, __version__
@@ -35,7 +36,7 @@ def image(images: Images, tmp_path_factory: pytest.TempPathFactory) -> str:
     subprocess.run([*build, PROJECT], check=True, capture_output=True)
     with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
         archive.extractall(folder, filter="data")
-    return images.build(folder / f"langmem_isolated-{__version__}", "postgres")
+    return images.build(folder / f"langmem_isolated-{__version__}", "admin,postgres")
 
 
 @pytest.fixture
@@ -63,6 +64,12 @@ def listing(root: Path) -> dict[str, tuple[int, int, int]]:
     """Everything below a folder, with size, time and mode."""
     found = ((path, path.lstat()) for path in root.rglob("*"))
     return {str(path): (one.st_size, one.st_mtime_ns, one.st_mode) for path, one in found}
+
+
+def end(process: "subprocess.Popen[str]") -> None:
+    """Send SIGTERM to the first process within a container, as an engine does to stop it."""
+    (first,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(first), signal.SIGTERM)
 
 
 def test_an_image_says_how_it_is_run(container: Container):
@@ -132,6 +139,19 @@ def test_a_sweeper_that_is_the_first_process_ends_at_sigterm(container: Containe
     with container.start("sweep", "--every", "3600") as sweeper:
         assert sweeper.stdout
         assert sweeper.stdout.readline() == "Nothing was due.\n"
-        (first,) = Path(f"/proc/{sweeper.pid}/task/{sweeper.pid}/children").read_text().split()
-        os.kill(int(first), signal.SIGTERM)
+        end(sweeper)
         assert sweeper.wait(timeout=60) == 0
+
+
+def test_the_admin_page_is_served_and_ends_at_sigterm(container: Container):
+    container.run("schema", "upgrade")
+
+    with container.start("serve", "--host", "0.0.0.0", "--port", "0") as server:
+        assert server.stdout
+        port = int(server.stdout.readline().rpartition(":")[2].strip("/\n"))
+        healthy = httpx.get(f"http://127.0.0.1:{port}/health")
+        closed = httpx.get(f"http://127.0.0.1:{port}/")
+        end(server)
+        ended = server.wait(timeout=60)
+
+    assert (healthy.status_code, closed.status_code, ended) == (200, 401, 0)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 import yaml
@@ -68,7 +69,7 @@ def test_secrets_of_the_compose_file_are_files_that_the_script_makes():
     assert set(COMPOSE["secrets"]) == {name for one in SERVICES.values() for name in one["secrets"]}
     for name, secret in COMPOSE["secrets"].items():
         assert secret == {"file": f"./secrets/{name}"}
-        assert name in told or name.partition("_")[0] in told
+        assert name in told or name.partition("_")[0] in told, name
     given = [value for one in SERVICES.values() for value in one["environment"].values()]
     assert not [value for value in given if re.search(r"://[^@/]*:[^@/]*@", value)]
 
@@ -158,18 +159,39 @@ class Composed:
 
     def run(self, name: str, *command: str) -> str:
         """Run a service of ours as the compose file says, or another command in its place."""
-        service = SERVICES[name]
-        database = service["environment"]["LANGMEM_ISOLATED_DATABASE"]
-        passwords = Path(service["environment"]["PGPASSFILE"]).name
-        assert passwords in service["secrets"]
-        done = run(
-            *(command or service["command"]),
-            key=(self._secrets / "langmem_root_key").read_text().strip(),
-            LANGMEM_ISOLATED_DATABASE=self._here(database),
-            PGPASSFILE=str(self._passwords(passwords)),
-        )
+        done = run(*(command or SERVICES[name]["command"]), **self.environment(name))
         assert done.exit_code == 0, done.output
         return done.stdout
+
+    def environment(self, name: str) -> dict[str, str]:
+        """That of a service, with the places that its container has and this machine has not."""
+        service = SERVICES[name]
+        given = {key: self._here(value) for key, value in service["environment"].items()}
+        passwords = Path(given["PGPASSFILE"]).name
+        assert passwords in service["secrets"]
+        given["PGPASSFILE"] = str(self._passwords(passwords))
+        given["key"] = (self._secrets / "langmem_root_key").read_text().strip()
+        given.pop("LANGMEM_ISOLATED_ERASURE_LOG", None)
+        return given
+
+    @contextmanager
+    def serving(self) -> Iterator[int]:
+        """The admin page, at a port that is free."""
+        places = {"--host=0.0.0.0": "--host=127.0.0.1", "--port=8321": "--port=0"}
+        command = [places.get(part, part) for part in SERVICES["admin"]["command"]]
+        command[-1] = command[-1].replace("/run/secrets", str(self._secrets))
+        given = self.environment("admin")
+        given["LANGMEM_ISOLATED_ROOT_KEY"] = given.pop("key")
+        program = [sys.executable, "-m", "langmem_isolated", *command]
+        with subprocess.Popen(
+            program, env={**os.environ, **given}, stdout=subprocess.PIPE, text=True
+        ) as server:
+            try:
+                assert server.stdout
+                yield int(server.stdout.readline().rpartition(":")[2].strip("/\n"))
+            finally:
+                server.terminate()
+        assert server.returncode == 0
 
     def url(self, role: str) -> str:
         """The URL of a role with its password."""
@@ -341,3 +363,25 @@ def test_a_copy_of_litestream_is_restored_without_who_was_erased_since(
             for user in ("ann", "bob")
         ]
     assert counts == [0, 1]
+
+
+def test_the_compose_files_admin_page_is_healthy_and_closed_without_the_token(
+    composed: Composed, secrets: Path
+):
+    composed.run("schema")
+    composed.run("row-level-security")
+    check = SERVICES["admin"]["healthcheck"]["test"]
+    token = (secrets / "admin_token").read_text().strip()
+
+    with composed.serving() as port:
+        program = [sys.executable, *(part.replace("8321", f"{port}") for part in check[2:])]
+        healthy = subprocess.run(program, check=False)
+        page = f"http://127.0.0.1:{port}/"
+        without = httpx.get(page)
+        within = httpx.get(page, headers={"Authorization": f"Bearer {token}"})
+
+    assert check[:2] == ["CMD", "python3"]
+    assert healthy.returncode == 0
+    assert without.status_code == 401
+    assert within.status_code == 200
+    assert subprocess.run(program, stderr=subprocess.DEVNULL, check=False).returncode == 1

@@ -188,7 +188,8 @@ async def test_a_question_before_the_answer_is_told_to_wait_and_others_are_not(u
 
 
 async def test_who_is_not_logged_in_gets_401(server: Program, users: list[User]):
-    tokens = ("", users[0].name, "x" * 5_000, "' OR 1=1 --", "%00")
+    user_id = Accounts(server.folder / "accounts.db").checked(users[0].name, PASSWORD)
+    tokens = ("", users[0].name, user_id, "x" * 5_000, "' OR 1=1 --", "%00")
     async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
         for headers in ({}, *({"cookie": f"session={token}"} for token in tokens)):
             said = {"text": "hello"}
@@ -201,21 +202,26 @@ async def test_who_is_not_logged_in_gets_401(server: Program, users: list[User])
             assert [answer.status_code for answer in answers] == [401] * 4
 
 
-async def test_who_names_another_user_gets_nothing_of_theirs(users: list[User], mallory: User):
+async def test_who_names_another_user_gets_nothing_of_theirs(
+    server: Program, users: list[User], mallory: User
+):
     alice, _ = users
     await alice.say("My secret is 4711.")
-    forged = {"user_id": alice.name, "module_id": "chat", "session": alice.name}
+    # More than anybody is told: the id that memory is scoped by.
+    user_id = Accounts(server.folder / "accounts.db").checked(alice.name, PASSWORD)
+    assert user_id
+    forged = {"user_id": user_id, "module_id": "chat", "session": user_id}
     client = mallory.client
 
     said = await mallory.say(
-        "What is my secret?", params=forged, headers={**forged, "x-user-id": alice.name}
+        "What is my secret?", params=forged, headers={**forged, "x-user-id": user_id}
     )
     read = await mallory.read("2", params=forged)
     more = {"text": "Hello", **forged, "configurable": forged, "config": {"configurable": forged}}
     answer = await client.post("/conversations/3", json=more)
     strange = [
         await client.get(f"/conversations/{path}")
-        for path in ("..%2f..%2fme", "%00", "a" * 65, "1%0a", "{alice}", "1?user_id=alice")
+        for path in ("..%2f..%2fme", "%00", "a" * 65, "1%0a", "{alice}", f"1?user_id={user_id}")
     ]
 
     assert said == "You have not told me your secret."
@@ -321,12 +327,39 @@ def test_in_a_browser_what_is_said_is_text_and_is_there_after_a_reload(server: P
         assert page.locator("#said li").all_text_contents() == [attack, f"You said: {attack}"]
         assert page.evaluate("document.cookie") == ""
         assert serious_violations(page) == []
-        page.get_by_role("link", name="What is remembered of me").click()
-        assert page.url == f"{server.url}/memory/"
-        page.go_back()
         page.get_by_role("button", name="Log out").click()
         page.get_by_label("Password").wait_for()
         assert page.locator("#said li").count() == 0
+
+
+@pytest.mark.system("chromium")
+def test_in_a_browser_a_user_sees_what_is_remembered_and_has_it_forgotten(server: Program):
+    name = f"ada-{uuid4().hex[:8]}"
+    with chromium() as browser:
+        page = browser.new_page()
+        page.goto(server.url)
+        page.get_by_label("Name").fill(name)
+        page.get_by_label("Password").fill(PASSWORD)
+        page.get_by_role("button", name="Make an account").click()
+        page.get_by_label("Message").fill("My cat is Mia.")
+        page.get_by_role("button", name="Send").click()
+        page.get_by_text("I will remember that.").wait_for()
+
+        page.get_by_role("link", name="What is remembered of me").click()
+        page.get_by_role("link", name="chat", exact=True).first.click()
+        page.get_by_role("link", name="What is known").click()
+        page.wait_for_url("**/profile")
+        assert "My cat is Mia." in page.content()
+        page.get_by_role("link", name="Forget me").click()
+        page.get_by_role("textbox").fill("forget everything about me")
+        page.get_by_role("button", name="Forget me").click()
+        page.get_by_role("heading", name="You are forgotten").wait_for()
+
+        page.goto(server.url)
+        page.get_by_label("Name").fill(name)
+        page.get_by_label("Password").fill(PASSWORD)
+        page.get_by_role("button", name="Log in").click()
+        page.get_by_text("Name or password is wrong.").wait_for()
 
 
 @pytest.fixture

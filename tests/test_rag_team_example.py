@@ -1,5 +1,7 @@
 """The team's library: a handbook that a team reads, notes that one person reads, one collection."""
 
+import ast
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,12 +10,13 @@ import pytest
 from langchain_chroma import Chroma
 from langchain_core.documents import Document
 
+from examples.rag_team import library as shown_library
 from examples.rag_team.__main__ import HANDBOOKS, QUESTION, arguments, collection_in
 from examples.rag_team.library import Answer, Library, cited
 from examples.rag_team.offline import LetterEmbeddings, QuotingModel
 from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated.testing import assert_nothing_readable
-from tests.example_programs import run_example
+from tests.example_programs import PROJECT, run_example
 
 SECRET = "Heron-7"
 
@@ -31,10 +34,10 @@ def shared(tmp_path: Path) -> Chroma:
 
 @pytest.fixture
 def library(memory: IsolatedMemory, shared: Chroma) -> Library:
-    library = Library(memory, shared, QuotingModel())
+    made = Library(memory, shared, QuotingModel())
     for folder in sorted(HANDBOOKS.iterdir()):
-        library.publish(folder.name, folder)
-    return library
+        made.publish(folder.name, folder)
+    return made
 
 
 def test_the_program_says_who_reads_what_and_a_second_run_adds_nothing(tmp_path: Path):
@@ -148,6 +151,30 @@ def test_a_number_that_no_passage_has_cites_nothing(numbers: str):
 
     assert cited(f"As it says {numbers}", found) == []
     assert cited(f"As it says {numbers} [2][1] and [2]", found) == ["b.md", "a.md"]
+
+
+def definitions(source: str) -> dict[str, str]:
+    """What is defined under which name, without what is said of it."""
+    found = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef):
+            is_told = ast.get_docstring(node) is not None
+            node.body = node.body[is_told:]
+            found[node.name] = ast.unparse(node)
+        if isinstance(node, ast.Assign):
+            found[ast.unparse(node.targets[0])] = ast.unparse(node.value)
+    return found
+
+
+def test_what_the_tutorial_says_of_the_example_stands_there():
+    page = (PROJECT / "docs" / "tutorials" / "rag-for-a-team.md").read_text()
+    taught = definitions("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)))
+    shown = definitions(Path(shown_library.__file__).read_text())
+
+    (named,) = re.findall(r"(`PROMPT`.*) stand there word for word", page)
+    names = re.findall(r"`(\w+)`", named)
+    assert names == ["PROMPT", "passages_in", "one_line", "cited"]
+    assert {name: taught[name] for name in names} == {name: shown[name] for name in names}
 
 
 def test_who_asks_without_saying_who_they_are_is_told_so(

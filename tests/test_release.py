@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from email.parser import Parser
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ import pytest
 import yaml
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from langmem_isolated import __version__
+from tests.test_docs import table
 
 PROJECT = Path(__file__).parent.parent
 PACKAGE = PROJECT / "langmem_isolated"
@@ -73,6 +77,17 @@ def test_a_wheel_carries_the_bill_of_what_others_wrote_in_it(wheel: zipfile.ZipF
 
     assert name.endswith(f"{__version__}.dist-info/sboms/{BILL.name}")
     assert wheel.read(name) == BILL.read_bytes()
+
+
+def test_a_wheel_asks_for_what_the_page_on_what_is_installed_says(wheel: zipfile.ZipFile):
+    (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    metadata = Parser().parsestr(wheel.read(name).decode())
+    asked = [Requirement(text) for text in metadata.get_all("Requires-Dist", ())]
+    core = {one.name for one in asked if one.marker is None}
+    page = (PROJECT / "docs" / "explanation" / "installed.md").read_text()
+
+    told = {canonicalize_name(name.strip("`")) for name, *_ in table(page, "What each is for")}
+    assert told == {canonicalize_name(name) for name in core}
 
 
 def test_the_bill_is_valid_and_names_every_vendored_file_with_its_version():

@@ -29,18 +29,15 @@ def moving(memory: IsolatedMemory, folder: Path) -> Import:
     return Import(memory, source, Mapping(), unmapped="report", backup=False, folder=folder.parent)
 
 
-def test_the_program_moves_the_former_files_in_once_and_answers_each_user_alone(tmp_path: Path):
-    first, second = (run_example("user_agent", folder=tmp_path).splitlines() for _ in range(2))
+def test_the_program_moves_the_former_files_in_and_answers_each_user_alone(tmp_path: Path):
+    read, moved, _, alice, bob, mallory = run_example("user_agent", folder=tmp_path).splitlines()
 
-    assert first[:2] == ["6 records of 2 files, 0 broken", "done {'copied': 4}"]
-    assert second[1] == "done {'present': 4}"
-    alice, bob, mallory = first[3:]
+    assert (read, moved) == ("6 records of 2 files, 0 broken", "done {'copied': 4}")
     assert alice.startswith("alice: ['The PIN of my bank card is 1234.'")
     assert "Alice drinks tea." in alice
     assert "8080" in bob
     assert not any(word in bob for word in ("1234", "Alice"))
     assert mallory == "mallory: [] []"
-    assert first[3:] == second[3:]
     stored = [path for path in tmp_path.iterdir() if ".db" in path.name]
     assert_nothing_readable(*stored, canaries=["PIN of my bank card", "drinks tea", "I keep it"])
 
@@ -169,6 +166,7 @@ def test_files_move_in_with_roles_times_and_facts_and_back_out(memory, tmp_path)
     (session,) = memory.scope(user_id="alice", module_id=MODULE).sessions()
     assert session.last_activity.isoformat() == json.loads(before)["messages"][1]["time"]
     assert memory.modules(user_id="bob") == []
+    assert moving(memory, tmp_path / "agents").run().units == {"present": 2}
     memory.roll_back(bytes.fromhex(receipt.token))
     assert (agent.messages, agent.facts) == ([], [])
     assert (tmp_path / "agents" / "alice.json").read_bytes() == before

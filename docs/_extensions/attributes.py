@@ -1,8 +1,9 @@
-"""What Sphinx would misread: prose of attributes, and defaults that are no Python."""
+"""What Sphinx would misread in docstrings: prose of attributes, defaults that are no Python."""
 
 import re
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 
 SECTIONS = ("Args:", "Raises:", "Returns:", "Yields:")
@@ -37,10 +38,18 @@ def _readable(_: Sphinx, *more: Any) -> tuple[str, str | None] | None:
     return (NO_PYTHON.sub("...", signature), returns) if signature else None
 
 
+def _with_dashes(_: Sphinx, document: nodes.document) -> None:
+    """Between a parameter and its text; elsewhere two hyphens begin an option of a command."""
+    for text in list(document.findall(nodes.Text)):
+        if text == " -- ":
+            text.parent.replace(text, nodes.Text(" – "))  # noqa: RUF001 - a dash is meant
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     prose = _Prose()
     app.connect("autodoc-process-docstring", prose.keep, priority=BEFORE_NAPOLEON)
     app.connect("autodoc-process-docstring", prose.put_back, priority=AFTER_NAPOLEON)
     app.connect("autodoc-process-signature", _readable)
+    app.connect("doctree-read", _with_dashes)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

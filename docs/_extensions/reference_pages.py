@@ -18,6 +18,8 @@ from typer.main import get_command
 from langmem_isolated.cli import app as typer_app
 
 PROGRAM = "langmem-isolated"
+# The one special method that is more than it says: `scope.sessions()`.
+CALLED = "__call__"
 
 
 def _is_ours(base: type) -> bool:
@@ -33,8 +35,8 @@ def _others_members(found: type) -> str:
     """Members of bases that are not ours, which are theirs to document; no class has them all."""
     ours = [base for base in found.__mro__ if _is_ours(base)]
     others = [base for base in found.__mro__ if not _is_ours(base)]
-    names = {name for name in _stated_by(others) - _stated_by(ours) if not name.startswith("_")}
-    return ", ".join(sorted(names))
+    names = _stated_by(others) - _stated_by(ours)
+    return ", ".join(sorted(name for name in names if name == CALLED or not name.startswith("_")))
 
 
 def _bases_of_root() -> set[type]:
@@ -62,11 +64,13 @@ def _directive(one: PublicName) -> str:
         if found in _bases_of_root():
             return f".. autoclass:: {one.name}\n"
         members = "   :members:\n   :undoc-members:\n   :inherited-members:\n"
+        members += f"   :special-members: {CALLED}\n"
         without = f"   :exclude-members: {_others_members(found)}\n"
         return f".. autoclass:: {one.name}\n{members}{without}"
     if inspect.isroutine(found):
         return f".. autofunction:: {one.name}\n"
-    return f".. py:data:: {one.name}\n\n   {_about_value(one)}\n"
+    module, _, name = one.name.rpartition(".")
+    return f".. py:data:: {name}\n   :module: {module}\n\n   {_about_value(one)}\n"
 
 
 def _section(one: PublicName) -> str:

@@ -9,20 +9,10 @@ import os
 import sys
 from collections.abc import AsyncIterator
 
-from langchain_core.language_models import BaseChatModel
-
 from examples.discord_personas.bot import PersonaBot
-from examples.discord_personas.offline import RuleModel, messages_from
+from examples.discord_personas.terminal import messages_from
+from examples.offline_model import model_of_environment
 from langmem_isolated import IsolatedMemory
-
-
-def model_of(name: str | None) -> BaseChatModel:
-    """The chat model of a name, or one that follows a rule."""
-    if name is None:
-        return RuleModel()
-    from langchain.chat_models import init_chat_model  # noqa: PLC0415 - brings a provider's package
-
-    return init_chat_model(name)
 
 
 async def lines() -> AsyncIterator[str]:
@@ -52,10 +42,9 @@ async def main() -> None:
     """Serve one or the other."""
     parser = argparse.ArgumentParser("python -m examples.discord_personas", description=__doc__)
     parser.add_argument("--user", type=int, default=1001, help="who types, in a terminal")
-    parser.add_argument("--model", help="as init_chat_model takes it; by default a rule")
     given = parser.parse_args()
     async with IsolatedMemory.from_environment() as memory:
-        bot = PersonaBot(memory, model_of(given.model))
+        bot = PersonaBot(memory, model_of_environment())
         if token := os.environ.get("DISCORD_TOKEN"):
             await on_discord(bot, token)
         else:

@@ -35,10 +35,12 @@ class Accounts:
 
     Args:
         file: Made if it is missing. Several processes of one machine may share it.
+        work: How hard a password is to try, a power of two, the same for all that share the file.
+            By default 16 MB and 0.2 s each, of what OWASP's cheat sheet on passwords recommends.
     """
 
-    def __init__(self, file: str | Path) -> None:
-        self._file = file
+    def __init__(self, file: str | Path, *, work: int = 2**14) -> None:
+        self._file, self._work = file, work
         with closing(sqlite3.connect(file)) as database:
             database.executescript(_TABLES)
         # Compared with where a name is unknown, so that the time tells nobody which names exist.
@@ -54,7 +56,7 @@ class Accounts:
         try:
             self._run(
                 "INSERT INTO accounts VALUES (?, ?, ?, ?)",
-                *(name, user_id, salt, _hash(password, salt)),
+                *(name, user_id, salt, self._hash(password, salt)),
             )
         except sqlite3.IntegrityError:
             raise NameTaken from None
@@ -64,7 +66,7 @@ class Accounts:
         """The user id of who has the password; ``None`` if nobody does."""
         found = self._run("SELECT user_id, salt, hash FROM accounts WHERE name = ?", name)
         user_id, salt, expected = found[0] if found else self._nobody
-        is_right = secrets.compare_digest(_hash(password, salt), expected)
+        is_right = secrets.compare_digest(self._hash(password, salt), expected)
         return user_id if found and is_right else None
 
     def log_in(self, user_id: str) -> str:
@@ -107,15 +109,13 @@ class Accounts:
             lambda erased: self.name_of(erased.user_id or "") is None,
         )
 
+    def _hash(self, password: str, salt: bytes) -> bytes:
+        return hashlib.scrypt(password.encode(), salt=salt, n=self._work, r=8, p=5)
+
     def _run(self, sql: str, *values: Any) -> list[Any]:
         # A connection for each statement: threads share none, and a table of accounts is small.
         with closing(sqlite3.connect(self._file, timeout=30)) as database, database:
             return database.execute(sql, values).fetchall()
-
-
-def _hash(password: str, salt: bytes) -> bytes:
-    # 16 MB and 0.2 s: OWASP's password storage cheat sheet, scrypt, second column from the right.
-    return hashlib.scrypt(password.encode(), salt=salt, n=2**14, r=8, p=5)
 
 
 def _digest(token: str) -> bytes:

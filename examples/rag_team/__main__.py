@@ -4,9 +4,12 @@ See README.md beside this file.
 """
 
 import argparse
+import os
 from pathlib import Path
 
 import chromadb
+from langchain.chat_models import init_chat_model
+from langchain.embeddings import init_embeddings
 from langchain_chroma import Chroma
 from langchain_core.embeddings import Embeddings
 from langchain_core.language_models import BaseChatModel
@@ -25,8 +28,6 @@ def arguments() -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser("python -m examples.rag_team", description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("rag-team-data"), help="where it keeps")
-    parser.add_argument("--model", help="as init_chat_model takes it; by default one that quotes")
-    parser.add_argument("--embeddings", help="as init_embeddings takes it; by default letters")
     parser.add_argument("--user", choices=sorted(TEAMS), help="who asks or notes")
     parser.add_argument("--note", help="keep this for the user")
     parser.add_argument("question", nargs="?")
@@ -36,22 +37,16 @@ def arguments() -> argparse.Namespace:
     return given
 
 
-def model_of(name: str | None) -> BaseChatModel:
-    """The chat model of a name, or the one that quotes."""
-    if name is None:
-        return QuotingModel()
-    from langchain.chat_models import init_chat_model  # noqa: PLC0415 - an extra
-
-    return init_chat_model(name)
+def model_of_environment() -> BaseChatModel:
+    """The chat model that MODEL names, or the one that quotes."""
+    name = os.environ.get("MODEL")
+    return init_chat_model(name) if name else QuotingModel()
 
 
-def embeddings_of(name: str | None) -> Embeddings:
-    """The embeddings of a name, or those made of letters."""
-    if name is None:
-        return LetterEmbeddings()
-    from langchain.embeddings import init_embeddings  # noqa: PLC0415 - an extra
-
-    return init_embeddings(name)
+def embeddings_of_environment() -> Embeddings:
+    """The embeddings that EMBEDDINGS names, or those made of letters."""
+    name = os.environ.get("EMBEDDINGS")
+    return init_embeddings(name) if name else LetterEmbeddings()
 
 
 def collection_in(folder: Path, embeddings: Embeddings) -> Chroma:
@@ -82,10 +77,10 @@ def everybody(library: Library, shared: Chroma) -> None:
 def main() -> None:
     """Run what the command line says."""
     given = arguments()
-    shared = collection_in(given.folder, embeddings_of(given.embeddings))
+    shared = collection_in(given.folder, embeddings_of_environment())
     database = f"sqlite:///{given.folder.resolve()}/memory.db"
     with IsolatedMemory(database) as memory:
-        library = Library(memory, shared, model_of(given.model))
+        library = Library(memory, shared, model_of_environment())
         for folder in sorted(HANDBOOKS.iterdir()):
             print(f"handbook of {folder.name}:", library.publish(folder.name, folder))
         if given.note:

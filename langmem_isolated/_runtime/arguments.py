@@ -56,17 +56,24 @@ def true_or_false(name: str, value: object) -> bool:
     return value
 
 
-def callback(name: str, value: object, *, example: str) -> None:
+def callback(name: str, value: object, *, example: str, is_awaited: bool = False) -> None:
     """Refuse what cannot be called, before it would be.
+
+    Args:
+        name: What the argument is called, for the message.
+        value: What was given.
+        example: What to write instead.
+        is_awaited: Whether it may be a coroutine function, too.
 
     Raises:
         TypeError: It cannot, or is a coroutine function, whose answer nobody would await.
     """
-    got = "a coroutine function" if iscoroutinefunction(value) else kind_of(value)
-    if not callable(value) or iscoroutinefunction(value):
+    is_unfit = iscoroutinefunction(value) and not is_awaited
+    if not callable(value) or is_unfit:
+        got = "a coroutine function" if is_unfit else kind_of(value)
+        wanted = "a function" if is_awaited else "a function, called without await"
         raise TypeError(
-            f"{name} must be a function, called without await, got {got}. Write {example}. Nothing "
-            "was read or written."
+            f"{name} must be {wanted}, got {got}. Write {example}. Nothing was read or written."
         )
 
 

@@ -44,18 +44,18 @@ class Program:
     def __init__(
         self, module: Sequence[str], folder: Path, ready: str, environment: Mapping[str, str]
     ) -> None:
-        self._module, self._folder, self._ready = module, folder, ready
+        self._module, self.folder, self._ready = module, folder, ready
         self._environment = {**os.environ, **environment}
 
     def __enter__(self) -> Self:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        self.log = self._folder / "log"
+        self.log = self.folder / "log"
         command = [part.format(port=port) for part in self._module]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *command],
-                cwd=self._folder,
+                cwd=self.folder,
                 env=self._environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -86,7 +86,7 @@ def admin_app(
         TypeError: ``authorize`` is no function, or ``secret`` no bytes.
         ValueError: ``secret`` is too short.
     """
-    callback("authorize", authorize, example=_EXAMPLE)
+    callback("authorize", authorize, example=_EXAMPLE, is_awaited=True)
     return operators_pages(memory, authorize, Signer(secret), {})
 
 

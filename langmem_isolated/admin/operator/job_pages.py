@@ -10,7 +10,7 @@ from typing import Any
 from starlette.responses import Response
 
 from langmem_isolated.admin.operator.jobs import Job, State
-from langmem_isolated.admin.operator.pages import Action, Here, Page
+from langmem_isolated.admin.operator.pages import Action, Asked, Here, Page
 from langmem_isolated.admin.web.endpoints import Visit
 
 
@@ -60,6 +60,16 @@ def _job(here: Here, visit: Visit[str]) -> JobShown:
     return JobShown.of(_chosen(here, visit))
 
 
+def _asks(here: Here, visit: Visit[str]) -> Asked:
+    job = _chosen(here, visit)
+    return Asked(
+        f"Stop: {job.kind}?",
+        ["It ends behind the batch that runs. What is done is done.",
+         "To begin it again goes on with the rest."],
+        "Stop it",
+    )  # fmt: skip
+
+
 def _stop(here: Here, visit: Visit[str]) -> Response:
     job = _chosen(here, visit)
     job.stop()
@@ -69,5 +79,5 @@ def _stop(here: Here, visit: Visit[str]) -> Response:
 PAGES: Sequence[Page | Action] = (
     Page("/jobs", "jobs", "Jobs", _jobs, JobsShown),
     Page("/jobs/{job}", "job", "A job", _job, JobShown),
-    Action("/jobs/{job}/stop", "stop_job", _stop),
+    Action("/jobs/{job}/stop", "stop_job", _stop, _asks),
 )

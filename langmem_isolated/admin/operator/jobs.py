@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -92,7 +93,7 @@ class Jobs:
         self._lock = threading.Lock()
         self._threads: dict[str, threading.Thread] = {}
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Job]:
         with self._lock:
             return reversed([*self._jobs.values()])
 
@@ -143,8 +144,9 @@ class Jobs:
             del self._jobs[job_id], self._threads[job_id]
 
     def stop(self, seconds: float) -> None:
-        """Ask all to end, and wait for them so long."""
+        """Ask all to end, and wait so long for all of them together."""
         for job in self:
             job.stop()
+        end = time.monotonic() + seconds
         for thread in [*self._threads.values()]:
-            thread.join(seconds)
+            thread.join(max(0.0, end - time.monotonic()))

@@ -99,7 +99,7 @@ class Asked:
 class Action:
     """Something that is done by POST; one with ``asks`` asks first whether it is meant.
 
-    Without ``asks`` are a search, reading what a permission is there for, and to stop a job.
+    Without ``asks`` are a search, and reading what a permission is there for.
     """
 
     path: str

@@ -37,6 +37,7 @@ _MOST_WAITING = 4
 _OPEN = (HEALTH, "/login")
 _SHOWN = {"application": "Memory", "styles": "operator.css"}
 _STRANGER = "You are not logged in. Give the token that the server printed when it began."
+_BUSY = "Too many wrong tokens just now. Try again in a second."
 
 
 def standalone_app(
@@ -77,6 +78,10 @@ def standalone_app(
     return made
 
 
+class _BusyError(Exception):
+    """As many wrong tokens wait as may: another one is not looked at."""
+
+
 class _HostCheck:
     """ASGI middleware that refuses names of hosts that are not this server's (DNS rebinding)."""
 
@@ -103,16 +108,20 @@ class _Guard:
         self._app, self._gate = app, gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            # Nothing here speaks WebSocket.
-            return
-        request = Request(scope, receive)
-        path = _own_path(request)
-        is_open = path in _OPEN or path.startswith("/static/")
-        if is_open or await self._gate.is_known(request):
+        # Nothing here speaks WebSocket.
+        if scope["type"] == "http" and (refusal := await self._refusal(Request(scope, receive))):
+            await refusal(scope, receive, send)
+        elif scope["type"] != "websocket":
             await self._app(scope, receive, send)
-        else:
-            await _stranger(request, 401)(scope, receive, send)
+
+    async def _refusal(self, request: Request) -> Response | None:
+        path = _own_path(request)
+        if path in _OPEN or path.startswith("/static/"):
+            return None
+        try:
+            return None if await self._gate.is_known(request) else _stranger(request, 401)
+        except _BusyError:
+            return _stranger(request, 429, _BUSY)
 
 
 def _own_path(request: Request) -> str:
@@ -151,11 +160,15 @@ class _Gate:
         return ends is not None and time.monotonic() < ends
 
     async def _is_token(self, told: str) -> bool:
-        """Whether it is the token; a wrong one waits, and few may wait at once."""
+        """Whether it is the token; a wrong one waits, and few may wait at once.
+
+        Raises:
+            _BusyError: As many wait as may: it was not looked at.
+        """
+        if self._waiting >= _MOST_WAITING:
+            raise _BusyError
         if hmac.compare_digest(told.encode(errors="replace"), self._token):
             return True
-        if self._waiting >= _MOST_WAITING:
-            return False
         self._waiting += 1
         try:
             await asyncio.sleep(_PENALTY_SECONDS)
@@ -169,9 +182,11 @@ class _Gate:
             form = await form_of(request)
         except HTTPException as error:
             return failure(request, error, _SHOWN)
-        if self._waiting >= _MOST_WAITING:
-            return _stranger(request, 429, "Too many wrong tokens just now. Try again in a second.")
-        if not await self._is_token(form.get("token", "").strip()):
+        try:
+            is_token = await self._is_token(form.get("token", "").strip())
+        except _BusyError:
+            return _stranger(request, 429, _BUSY)
+        if not is_token:
             return _stranger(request, 401, "That is not the token of this server.")
         session = secrets.token_urlsafe(FEWEST_BYTES)
         self._remember(_digest(session))

@@ -59,7 +59,7 @@ def memory_app(
         TypeError: ``scope_of`` is no function, or ``secret`` no bytes.
         ValueError: ``secret`` is too short.
     """
-    callback("scope_of", scope_of, example=_EXAMPLE)
+    callback("scope_of", scope_of, example=_EXAMPLE, is_awaited=True)
     shown = {"application": "My memory", "styles": "person.css"}
     pages = Pages(memory, Endpoints(_checked(scope_of), _subject, Signer(secret), shown))
     return application([*chain.from_iterable(noun.routes(pages) for noun in _NOUNS)], shown)

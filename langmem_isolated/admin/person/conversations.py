@@ -139,12 +139,12 @@ def _confirm(mine: Mine) -> Response:
     module = mine.module()
     if not mine.visit.is_confirmed:
         said = [
-            "What was said before you logged in is yours from now on: assistants are told of it.",
-            "If somebody else said it, delete those conversations instead.",
+            "What was said before you logged in counts as yours: assistants are told of it.",
+            "If it was somebody else, delete those conversations instead.",
         ]
-        return mine.visit.ask("Were these yours?", consequences=said, button="They are mine")
+        return mine.visit.ask("Was this you?", consequences=said, button="It was me")
     module.scoped.confirm_claimed()
-    return mine.visit.back("conversations", module=module.reference)
+    return mine.visit.back("module", module=module.reference)
 
 
 def _messages(

@@ -11,19 +11,23 @@ from starlette.routing import Route
 
 from langmem_isolated.admin.person.pages import MINUTES, Handler, Mine, Pages
 
-# Argon2id takes 64 MiB for each passphrase: so many are stretched at once in this process.
-_stretching = threading.BoundedSemaphore(2)
+# Argon2id takes 64 MiB for each passphrase: so many are stretched at once in this process. What
+# seals all anew takes longer, and keeps nobody from opening a lock.
+_AT_ONCE = 4
+_opening, _sealing = (threading.BoundedSemaphore(_AT_ONCE) for _ in range(2))
+# Who waits keeps a thread that others need.
+_SECONDS = 2.0
 
 
 def routes(pages: Pages) -> list[Route]:
     """Whether there is a lock, and what makes, opens, closes, changes and removes it."""
     return [
         pages.get("/lock", _show, "lock"),
-        pages.post("/lock", _with_secret(_lock), "make_lock"),
-        pages.post("/lock/open", _with_secret(_unlock), "unlock"),
+        pages.post("/lock", _with_secret(_lock, _sealing), "make_lock"),
+        pages.post("/lock/open", _with_secret(_unlock, _opening), "unlock"),
         pages.post("/lock/close", _close, "close_lock"),
-        pages.post("/lock/change", _with_secret(_change), "change_lock"),
-        pages.post("/lock/remove", _with_secret(_remove), "remove_lock"),
+        pages.post("/lock/change", _with_secret(_change, _opening), "change_lock"),
+        pages.post("/lock/remove", _with_secret(_remove, _sealing), "remove_lock"),
     ]
 
 
@@ -39,16 +43,19 @@ def _show(mine: Mine, alert: str | None = None, status: int = 200) -> Response:
     )
 
 
-def _with_secret(handler: Handler) -> Handler:
+def _with_secret(handler: Handler, room: threading.BoundedSemaphore) -> Handler:
     """A handler that is given a secret: one that does not fit is told on the page."""
 
     def answer(mine: Mine) -> Response:
+        if not room.acquire(timeout=_SECONDS):
+            raise HTTPException(503, "Too many do this just now. Nothing was done; try it again.")
         try:
-            with _stretching:
-                return handler(mine)
+            return handler(mine)
         except ValueError as error:
             # What the library says of secrets has none of it.
             return _show(mine, str(error), 409)
+        finally:
+            room.release()
 
     return answer
 

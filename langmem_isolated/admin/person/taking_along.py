@@ -41,10 +41,10 @@ def _send(mine: Mine) -> Response:
 
 def _exported(mine: Mine, name: str) -> tuple[IO[bytes], int]:
     """The archive in a file without a name, which goes when it is closed, or the process ends."""
-    archive = tempfile.TemporaryFile()  # noqa: SIM115 - who sends it closes it
     with tempfile.TemporaryDirectory(prefix="langmem-isolated-") as folder:
         path = Path(folder) / name
         mine.memory.export_user(output=path, **mine.who)
+        archive = tempfile.TemporaryFile()  # noqa: SIM115 - who sends it closes it
         with path.open("rb") as whole:
             shutil.copyfileobj(whole, archive, _CHUNK)
     length = archive.tell()

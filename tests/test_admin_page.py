@@ -1,0 +1,577 @@
+"""The admin page: what operators see and do, and what nobody gets out of it."""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import validate
+from starlette.testclient import TestClient
+
+from langmem_isolated import AuditOptions, IsolatedMemory, LocalRootKey
+from langmem_isolated.admin import admin_app
+from langmem_isolated.admin.operator.application import TABLE
+from langmem_isolated.admin.operator.pages import Page
+from langmem_isolated.admin.web.signing import Signer
+from tests.conftest import Attacker
+from tests.operators import Operator, operator_of, paths, tutor_of
+from tests.test_statistics import store_everything
+
+NAMES = [page.name for page in TABLE if isinstance(page, Page)]
+EVIL = "<script>alert(1)</script>\"><img src=x onerror=alert(2)>' javascript:alert(3)"
+CANARY = "canary-7f3a@example.org"
+
+
+@pytest.fixture
+def carol(memory: IsolatedMemory) -> Operator:
+    return operator_of(memory)
+
+
+@pytest.fixture
+def plain(sqlite_url: str, root_key: LocalRootKey) -> Iterator[IsolatedMemory]:
+    """On SQLite alone: where the database makes no difference."""
+    with IsolatedMemory(sqlite_url, root_key=root_key) as memory:
+        yield memory
+
+
+@pytest.fixture
+def stored(plain: IsolatedMemory, sqlite_url: str) -> Iterator[Callable[[], Any]]:
+    """All that is in the database of `plain`."""
+    attacker = Attacker(sqlite_url)
+
+    def everything() -> Any:
+        tables = attacker("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
+        return {name: sorted(attacker(f"SELECT * FROM {name}"), key=repr) for (name,) in tables}
+
+    yield everything
+    attacker.close()
+
+
+def page_path(memory: IsolatedMemory, name: str, job: str = "x") -> str:
+    (path,) = (page.path for page in TABLE if page.name == name)
+    return path.replace("{digest}", memory.user_digest("alice") or "").replace("{job}", job)
+
+
+def filled(path: str, digest: str | None, job: str) -> str:
+    """A path with something in place of its parts."""
+    named = path.replace("{digest}", digest or "").replace("{job}", job)
+    return named.replace("{session}", "x")
+
+
+# --- what is seen
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "job"])
+def test_every_page_and_its_json_answer(memory: IsolatedMemory, carol: Operator, name: str):
+    store_everything(tutor_of(memory))
+    memory.audit.switch_on(AuditOptions())
+    path = page_path(memory, name)
+    (api,) = (page.api_path for page in TABLE if isinstance(page, Page) and page.name == name)
+    api = api.replace("{digest}", memory.user_digest("alice") or "")
+
+    page, told = carol.get(path), carol.get(api)
+
+    assert (page.status_code, told.status_code) == (200, 200), page.text
+    assert 'aria-current="page"' in page.text or name == "user"
+    assert isinstance(told.json(), dict)
+    assert "What is 6 times 7?" not in page.text + told.text
+
+
+def test_every_page_opens_on_an_empty_memory(plain: IsolatedMemory):
+    carol = operator_of(plain)
+    for name in NAMES:
+        if name not in ("user", "job"):
+            assert carol.get(page_path(plain, name)).status_code == 200
+    assert carol.get(f"/users/{'00' * 16}").status_code == 404
+
+
+def test_the_json_is_as_openapi_describes_it(memory: IsolatedMemory, carol: Operator):
+    store_everything(tutor_of(memory))
+    memory.audit.switch_on(AuditOptions())
+    memory.retention.keep("message", days=30)
+    memory.retention.hold("alice", reason="case", by="legal")
+    memory.erase_user(tutor_of(memory, "bob").scope.user_id)
+    job = carol.job("/retention/sweep", dry_run="yes")
+    digest = memory.user_digest("alice") or ""
+    described = carol.get("/api/openapi.json").json()
+
+    assert set(described["paths"]) == {p.api_path for p in TABLE if isinstance(p, Page)}
+    for path, operations in described["paths"].items():
+        told = carol.get(path.replace("{digest}", digest).replace("{job}", job["id"])).json()
+        answer = operations["get"]["responses"]["200"]
+        Draft202012Validator(answer["content"]["application/json"]["schema"]).validate(told)
+
+
+def test_openapi_is_valid(carol: Operator):
+    validate(carol.get("/api/openapi.json").json())
+
+
+def test_a_user_is_found_by_the_exact_id_alone(memory: IsolatedMemory, carol: Operator):
+    tutor_of(memory)
+    found = carol.post("/users/find", user_id="alice", project_id="default")
+
+    assert found.status_code == 303
+    assert found.headers["location"] == f"/users/{memory.user_digest('alice')}"
+    for near in ("Alice", "alice ", "alic", "%", "*", "bob"):
+        assert carol.post("/users/find", user_id=near).status_code == 404
+    assert carol.post("/users/find", user_id="alice", project_id="other").status_code == 404
+
+
+def test_users_are_paged_and_narrowed_to_a_project(plain: IsolatedMemory):
+    for number in range(60):
+        tutor_of(plain, f"u{number}", "red" if number % 2 else "blue")
+    carol, seen = operator_of(plain), set()
+    page = carol.get("/api/users").json()
+    while True:
+        seen |= {user["digest"] for user in page["users"]}
+        if page["next"] is None:
+            break
+        page = carol.get(f"/api/users?after={page['next']}").json()
+    red = next(one for one in carol.get("/api/projects").json()["projects"] if one["tokens"] == 0
+               and one["project_id"] == "red")  # fmt: skip
+
+    assert len(seen) == 60
+    of_red = carol.get(f"/api/users?project={red['reference']}").json()["users"]
+    assert {user["project_id"] for user in of_red} == {"red"}
+    assert len(of_red) == 30
+    assert carol.get("/users?project=guess").status_code == 404
+    assert carol.get("/users?after=guess").status_code == 400
+
+
+def test_one_user_is_shown_as_counts_and_times(memory: IsolatedMemory, carol: Operator):
+    scope = tutor_of(memory)
+    scope.sessions.rename("monday", "Multiplication")
+    scope.profile().add_fact("Likes chess.")
+    digest = memory.user_digest("alice")
+
+    page, told = carol.get(f"/users/{digest}").text, carol.get(f"/api/users/{digest}").json()
+
+    [module] = told["modules"]
+    assert (module["module_id"], module["totals"]["messages"]) == ("tutor", 1)
+    assert module["overview"]["facts"] == 1
+    assert [one["records"] for one in module["containers"]] == [1]
+    for content in ("Multiplication", "monday", "Likes chess", "alice", "What is 6"):
+        assert content not in page + json.dumps(told)
+
+
+# --- what is done
+
+
+def test_a_user_is_erased_with_a_receipt_by_who_types_the_id(
+    memory: IsolatedMemory, carol: Operator
+):
+    tutor_of(memory)
+    digest = memory.user_digest("alice")
+    for wrong in ("", "bob", "Alice"):
+        assert carol.post(f"/users/{digest}/erase", user_id=wrong).status_code == 400
+    job = carol.job(f"/users/{digest}/erase", user_id="alice", reason="Ticket 12")
+
+    assert job["state"] == "done"
+    assert (job["outcome"]["principal"], job["outcome"]["counts"]["message"]) == (digest, 1)
+    assert job["outcome"]["does_not_prove"]
+    assert memory.users() == []
+    gone = carol.get(f"/users/{digest}")
+    assert gone.status_code == 404
+    assert "was erased" in gone.text
+    [receipt] = carol.get("/api/erasures").json()["receipts"]
+    assert receipt["principal"] == digest
+    assert digest in carol.get("/erasures").text
+
+
+def test_a_hold_is_placed_seen_and_released(memory: IsolatedMemory, carol: Operator):
+    tutor_of(memory)
+    digest = memory.user_digest("alice")
+    assert carol.post(f"/users/{digest}/hold", reason="").status_code == 400
+    assert carol.do(f"/users/{digest}/hold", reason="Case 12", days="30").status_code == 303
+
+    [hold] = memory.retention.holds()
+    assert (hold.user_id, hold.by, hold.reason) == ("alice", "carol", "Case 12")
+    assert hold.until is not None
+    assert carol.get(f"/api/users/{digest}").json()["hold"]["by"] == "carol"
+    held = carol.job(f"/users/{digest}/erase", user_id="alice")
+    assert (held["state"], memory.user_digest("alice")) == ("failed", digest)
+    assert "hold" in held["error"]
+    [listed] = carol.get("/api/retention").json()["holds"]
+    assert carol.post("/retention/release", hold="guess").status_code == 404
+    assert carol.do("/retention/release", hold=listed["reference"]).status_code == 303
+    assert memory.retention.holds() == []
+    assert carol.do(f"/users/{digest}/hold", reason="Again").status_code == 303
+    assert carol.do(f"/users/{digest}/release").status_code == 303
+    assert memory.retention.holds() == []
+
+
+def test_policies_are_kept_and_ended_and_a_sweep_has_a_dry_run(
+    memory: IsolatedMemory, carol: Operator
+):
+    scope = tutor_of(memory)
+    scope.store().put(("drafts",), "a", {"n": 1}, ttl=60 / 10**9)
+    for wrong in ({"kind": "message"}, {"kind": "x", "days": 1}, {"kind": "message", "days": "-1"}):
+        assert carol.post("/retention/keep", **wrong).status_code == 400
+    assert carol.do("/retention/keep", kind="session", idle_days="9").status_code == 303
+    refused = carol.do("/retention/keep", kind="item", idle_days="9")
+    assert refused.status_code == 400
+    assert carol.do("/retention/keep", kind="item", module_id="tutor", days="9").status_code == 303
+
+    policies = {one.kind: one for one in memory.retention.list()}
+    assert policies["session"].idle == timedelta(days=9)
+    assert (policies["item"].module_id, policies["item"].age) == ("tutor", timedelta(days=9))
+    listed = carol.get("/api/retention").json()["policies"]
+    reference = next(one["reference"] for one in listed if one["kind"] == "item")
+    assert carol.post("/retention/remove", policy="guess").status_code == 404
+    assert carol.do("/retention/remove", policy=reference).status_code == 303
+    assert [one.kind for one in memory.retention.list()] == ["session"]
+    dry = carol.job("/retention/sweep", dry_run="yes")
+    assert (dry["outcome"]["counts"], dry["outcome"]["is_dry_run"]) == ({"item": 1}, True)
+    assert carol.job("/retention/sweep")["outcome"]["counts"] == {"item": 1}
+    assert carol.job("/retention/sweep")["outcome"]["counts"] == {}
+
+
+def test_keys_are_rotated_and_what_is_stored_is_verified(memory: IsolatedMemory, carol: Operator):
+    tutor_of(memory).module("planner").chat_history("x").add_user_message("Hi")
+    digest = memory.user_digest("alice")
+
+    assert carol.job(f"/users/{digest}/rotate")["outcome"]["keys_destroyed"] == 1
+    assert carol.job("/keys/rotate")["outcome"]["is_done"]
+    assert carol.get("/api/keys").json()["pending"] == 0
+    assert [key["state"] for key in carol.get(f"/api/users/{digest}").json()["keys"]["keys"]]
+    assert carol.job(f"/users/{digest}/verify")["outcome"]["is_clean"]
+    assert carol.job(f"/users/{digest}/verify-isolation")["outcome"]["pairs"] == 2
+    assert carol.job("/verification/run", read_only="yes", sample="1")["outcome"]["is_clean"]
+    assert carol.get("/api/verification").json()["report"]["is_clean"]
+    assert "Nothing was found." in carol.get("/verification").text
+    assert carol.job("/erasures/resume")["outcome"] == {"receipts": []}
+    assert carol.job("/erasures/finish")["outcome"]["heap"] in ("scrubbed", "pending")
+
+
+def test_what_was_tampered_with_is_told_and_other_modules_are_shown(
+    memory: IsolatedMemory, carol: Operator, attacker: Attacker
+):
+    tutor_of(memory)
+    digest = memory.user_digest("alice")
+    attacker("UPDATE sessions SET row_mac = ?", bytes(16))
+
+    assert carol.get(f"/users/{digest}").status_code == 200
+    report = carol.job("/verification/run", read_only="yes")["outcome"]
+    assert not report["is_clean"]
+    assert 'role="alert"' in carol.get("/verification").text
+
+
+# --- the audit log, and break-glass
+
+
+def test_content_is_read_with_a_reason_and_the_user_sees_who_it_was(
+    memory: IsolatedMemory, carol: Operator
+):
+    scope = tutor_of(memory)
+    scope.sessions.rename("monday", "Multiplication")
+    scope.profile().add_fact("Likes chess.")
+    memory.audit.switch_on(AuditOptions())
+    digest = memory.user_digest("alice")
+    refused = carol.post(f"/users/{digest}/read")
+    assert refused.status_code == 403
+    assert "Likes chess" not in refused.text
+    for wrong in ({"reason": ""}, {"reason": "Ticket", "minutes": "x"}, {"reason": "x" * 1001}):
+        assert carol.post(f"/users/{digest}/break-glass", **wrong).status_code == 400
+    too_long = carol.do(f"/users/{digest}/break-glass", reason="Ticket", minutes="1441")
+    assert too_long.status_code == 400
+    assert carol.do(f"/users/{digest}/break-glass", reason="Ticket 12", minutes="5").is_redirect
+
+    read = carol.post(f"/users/{digest}/read")
+    assert read.status_code == 200
+    assert "Likes chess." in read.text
+    assert "Multiplication" in read.text
+    reference = read.text.partition("/read/")[2].partition('"')[0]
+    session = carol.post(f"/users/{digest}/read/{reference}")
+    assert "What is 6 times 7?" in session.text
+    assert carol.post(f"/users/{digest}/read/guess").status_code == 404
+    dave = operator_of(memory, "dave")
+    assert dave.post(f"/users/{digest}/read").status_code == 403
+    noted = [(one.operation, one.outcome, one.actor, one.reason) for one in scope.audit_log()]
+    assert ("break_glass", "done", "carol", "Ticket 12") in noted
+    assert ("show", "done", "carol", "Ticket 12") in noted
+    assert ("compare_modules", "done", "carol", "Ticket 12") in noted
+    assert ("sessions", "refused", "dave", None) in noted
+    assert "Ticket 12" in carol.get(f"/users/{digest}").text
+    assert carol.do(f"/users/{digest}/break-glass/end").is_redirect
+    assert carol.post(f"/users/{digest}/read").status_code == 403
+
+
+def test_a_long_session_is_read_page_by_page(plain: IsolatedMemory):
+    history = tutor_of(plain).chat_history("long")
+    for number in range(60):
+        history.add_user_message(f"<{number:03}>")
+    plain.audit.switch_on()
+    carol, digest = operator_of(plain), plain.user_digest("alice")
+    carol.do(f"/users/{digest}/break-glass", reason="Ticket")
+    listed = carol.post(f"/users/{digest}/read").text
+    texts = [
+        carol.post(f"/users/{digest}/read/{part.partition(chr(34))[0]}").text
+        for part in listed.split("/read/")[1:]
+    ]
+    page = next(text for text in texts if "&lt;059&gt;" in text)
+
+    assert "&lt;010&gt;" in page
+    assert "&lt;009&gt;" not in page
+    before = page.partition('name="before" value="')[2].partition('"')[0]
+    reference = listed.split("/read/")[1 + texts.index(page)].partition('"')[0]
+    older = carol.post(f"/users/{digest}/read/{reference}", before=before).text
+    assert "&lt;000&gt;" in older
+    assert "&lt;010&gt;" not in older
+
+
+def test_without_the_audit_log_nobody_reads_content(memory: IsolatedMemory, carol: Operator):
+    tutor_of(memory).profile().add_fact("Likes chess.")
+    digest = memory.user_digest("alice")
+
+    for answer in (
+        carol.post(f"/users/{digest}/read"),
+        carol.post(f"/users/{digest}/break-glass", reason="Ticket"),
+    ):
+        assert answer.status_code == 409
+        assert "audit log is off" in answer.text
+        assert "Likes chess" not in answer.text
+    assert carol.do("/audit/on").is_redirect
+    assert memory.audit.status().is_on
+    assert carol.post("/audit/off").status_code == 400
+    assert carol.job("/audit/verify")["outcome"]["entries"] > 0
+    assert carol.do("/audit/off", reason="Moved").is_redirect
+    last = memory.audit.entries()[0]
+    assert (last.actor, last.reason) == ("carol", "Moved")
+
+
+def test_every_action_is_noted_with_who_did_it_and_why(memory: IsolatedMemory, carol: Operator):
+    memory.audit.switch_on(AuditOptions())
+    tutor_of(memory)
+    digest = memory.user_digest("alice")
+    carol.do("/retention/keep", kind="item", days="9", reason="Policy 7")
+    carol.do(f"/users/{digest}/hold", reason="Case 12")
+    carol.do(f"/users/{digest}/release")
+    carol.job(f"/users/{digest}/rotate")
+    carol.job(f"/users/{digest}/verify-isolation")
+
+    entries = memory.audit.entries(limit=100)
+    by = {one.operation: one.actor for one in entries}
+    assert {"policy", "hold", "hold_released", "rotate_keys", "verify_module_isolation"} <= set(by)
+    assert set(by.values()) <= {"carol", None}
+    assert [one.reason for one in entries if one.operation == "policy"] == ["Policy 7"]
+    page = carol.get("/audit").text
+    assert "rotate_keys" in page
+    assert "alice" not in page
+
+
+def test_the_audit_log_is_paged(plain: IsolatedMemory):
+    plain.audit.switch_on()
+    for number in range(130):
+        plain.retention.keep("item", module_id=f"m{number}", days=1)
+    carol = operator_of(plain)
+    first = carol.get("/api/audit").json()
+    second = carol.get(f"/api/audit?before={first['next']}").json()
+
+    assert len(first["entries"]) == 100
+    assert len(second["entries"]) >= 30
+    assert second["next"] is None
+    for wrong in ("x", "1e400", "nan", "-1e300"):
+        assert carol.get(f"/audit?before={wrong}").status_code == 400
+
+
+# --- hostile
+
+
+def test_every_post_without_a_token_or_with_anothers_does_nothing(
+    plain: IsolatedMemory, stored: Callable[[], Any]
+):
+    tutor_of(plain)
+    plain.audit.switch_on()
+    secret = bytes(range(32))
+    carol = operator_of(plain, secret=secret)
+    digest, before = plain.user_digest("alice"), stored()
+    form = {"confirmed": "yes", "reason": "x", "user_id": "alice", "kind": "item", "days": "1"}
+    every = [filled(path, digest, "x") for path in paths(carol.app, "POST")]
+    dave = operator_of(plain, "dave", secret=secret).token()
+
+    assert len(every) > 20
+    for path in every:
+        for token in ("", "x", dave, Signer(bytes(32)).csrf_token("carol")):
+            answer = carol.client.post(path, data={**form, "csrf_token": token})
+            assert answer.status_code == 403, path
+        for site in ("cross-site", "same-site"):
+            answer = carol.client.post(
+                path,
+                data={**form, "csrf_token": carol.token()},
+                headers={"sec-fetch-site": site},
+            )
+            assert answer.status_code == 403, path
+    assert stored() == before
+
+
+def test_get_changes_nothing(plain: IsolatedMemory, stored: Callable[[], Any]):
+    store_everything(tutor_of(plain))
+    plain.audit.switch_on()
+    plain.retention.hold("alice", reason="x", by="legal")
+    carol = operator_of(plain)
+    job = carol.job("/retention/sweep", dry_run="yes")["id"]
+    digest, before = plain.user_digest("alice") or "", stored()
+
+    every = {*paths(carol.app, "GET"), *paths(carol.app, "POST")}
+    for path in (filled(path, digest, job) for path in every):
+        for asked in (path, f"{path}?confirmed=yes&reason=x&user_id=alice&kind=item&days=1"):
+            assert carol.get(asked).status_code in (200, 404, 405)
+    assert stored() == before
+
+
+def test_nobody_who_is_not_authorized_sees_anything(plain: IsolatedMemory):
+    tutor_of(plain)
+    app = admin_app(plain, authorize=lambda _: None)
+    client = TestClient(app)
+    for path in paths(app, "GET"):
+        answer = client.get(path.replace("{digest}", plain.user_digest("alice") or ""))
+        assert answer.status_code == (200 if path == "/health" else 401), path
+        assert "tutor" not in answer.text
+    for path in paths(app, "POST"):
+        assert client.post(path, data={"confirmed": "yes"}).status_code == 401
+
+
+@pytest.mark.parametrize("wrong", [True, 7, "", b"carol", "x" * 1001])
+def test_who_is_authorized_by_no_name_does_and_sees_nothing(plain: IsolatedMemory, wrong: Any):
+    tutor_of(plain)
+    app = admin_app(plain, authorize=lambda _: wrong)
+    for path in ("/", "/api/stats", "/users"):
+        answer = TestClient(app).get(path)
+        assert answer.status_code in (400, 500)
+        assert "tutor" not in answer.text
+
+
+def test_what_users_wrote_is_never_markup(plain: IsolatedMemory):
+    scope = plain.scope(user_id=EVIL, module_id=EVIL, project_id=EVIL)
+    scope.chat_history(EVIL).add_user_message(EVIL)
+    scope.sessions.rename(EVIL, EVIL)
+    scope.profile().add_fact(EVIL)
+    scope.profile().add_interest(EVIL)
+    scope.profile().set_attribute(EVIL, EVIL)
+    scope.profile().set_summary(EVIL)
+    scope.cross_module().add_fact(EVIL)
+    plain.audit.switch_on()
+    with plain.audit.acting_as(EVIL, EVIL):
+        plain.retention.keep("message", module_id=EVIL, channel=EVIL, project_id=EVIL, days=9)
+        plain.retention.hold(EVIL, reason=EVIL, by=EVIL, project_id=EVIL)
+    evil = operator_of(plain, EVIL)
+    digest = plain.user_digest(EVIL, project_id=EVIL)
+    evil.do(f"/users/{digest}/break-glass", reason=EVIL)
+    pages = [evil.get(page.path.replace("{digest}", digest or "")) for page in TABLE
+             if isinstance(page, Page) and page.name != "job"]  # fmt: skip
+    read = evil.post(f"/users/{digest}/read")
+    reference = read.text.partition("/read/")[2].partition('"')[0]
+    pages += [read, evil.post(f"/users/{digest}/read/{reference}")]
+    pages += [evil.post(f"/users/{digest}/hold", reason=EVIL)]
+    pages += [evil.post("/retention/keep", kind="message", days="1", module_id=EVIL)]
+
+    for page in pages:
+        assert page.status_code == 200
+        assert "<script>alert" not in page.text
+        assert "<img src=x" not in page.text
+        assert 'href="javascript' not in page.text
+    assert sum("&lt;script&gt;alert" in page.text for page in pages) >= 8
+
+
+def test_no_id_is_in_an_address_or_a_log(plain: IsolatedMemory, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.DEBUG)
+    tutor_of(plain, CANARY, CANARY).sessions.rename("monday", CANARY)
+    plain.audit.switch_on()
+    carol, asked = operator_of(plain), []
+    carol.client.event_hooks["response"].append(
+        lambda answer: asked.extend([str(answer.url), answer.headers.get("location", "")])
+    )
+    found = carol.post("/users/find", user_id=CANARY, project_id=CANARY)
+    user = found.headers["location"]
+    carol.get(user)
+    carol.do(f"{user}/break-glass", reason=CANARY)
+    read = carol.post(f"{user}/read").text
+    carol.post(f"{user}/read/{read.partition('/read/')[2].partition(chr(34))[0]}")
+    for page in ("/projects", "/users", "/audit", "/retention"):
+        text = carol.get(page).text
+        links = [part.partition('"')[0] for part in text.split('href="')[1:]]
+        assert CANARY not in " ".join(links)
+    carol.do(f"{user}/hold", reason=CANARY)
+    carol.post("/users/find", user_id=f"not-{CANARY}")
+    carol.post(f"{user}/erase", user_id=f"not-{CANARY}")
+    carol.do(f"{user}/release")
+    carol.job(f"{user}/erase", user_id=CANARY)
+
+    assert len(asked) > 20
+    assert CANARY not in " ".join(asked)
+    assert "canary" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/users/..%2f..", "/users/alice", "/users/%00", "/users/" + "0" * 31, "/users/" + "g" * 32,
+     "/users/" + "é" * 32, "/jobs/1", "/jobs/../users", "/static/../application.py",
+     "/static/..%2fapplication.py", "/api/users/x", "/users//erase"],
+)  # fmt: skip
+def test_guessed_paths_lead_nowhere(plain: IsolatedMemory, path: str):
+    tutor_of(plain)
+    answer = operator_of(plain).get(path)
+
+    assert answer.status_code in (404, 405, 200)
+    assert "import" not in answer.text
+    assert "tutor" not in answer.text or answer.url.path == "/users"
+
+
+def test_no_frame_may_hold_a_page(plain: IsolatedMemory):
+    headers = operator_of(plain).get("/").headers
+
+    assert headers["x-frame-options"] == "DENY"
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+
+
+def test_fifty_operators_at_once_all_get_their_pages(memory: IsolatedMemory):
+    for number in range(5):
+        store_everything(tutor_of(memory, f"u{number}"))
+    app = admin_app(memory, authorize=lambda request: request.headers.get("who"))
+    digest = memory.user_digest("u1")
+
+    def visit(number: int) -> list[int]:
+        client = TestClient(app, headers={"who": f"operator {number}"})
+        asked = ("/", "/users", f"/users/{digest}", "/retention", "/api/stats", "/health")
+        return [client.get(path).status_code for path in asked]
+
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(visit, range(50)))
+
+    assert answers == [[200] * 6] * 50
+
+
+# --- where it stands
+
+
+def test_mounted_it_is_found_below_its_path(plain: IsolatedMemory):
+    tutor_of(plain)
+    outer = FastAPI()
+    outer.mount("/memory", admin_app(plain, authorize=lambda _: "carol"))
+    carol = Operator(outer, "/memory")
+    digest = plain.user_digest("alice")
+
+    page = carol.get("/users")
+    assert f'href="/memory/users/{digest}"' in page.text
+    assert 'src="/memory/static/htmx.min.js"' in page.text
+    assert carol.job("/retention/sweep", dry_run="yes")["state"] == "done"
+    found = carol.post("/users/find", user_id="alice")
+    assert found.headers["location"] == f"/memory/users/{digest}"
+
+
+def test_a_database_that_is_away_is_told_by_health_and_pages(
+    sqlite_url: str, root_key: LocalRootKey
+):
+    memory = IsolatedMemory(sqlite_url, root_key=root_key).open()
+    client = TestClient(admin_app(memory, authorize=lambda _: "carol"))
+    assert (client.get("/health").status_code, client.get("/health").text) == (200, "ok")
+    memory.close()
+
+    assert (client.get("/health").status_code, client.get("/health").text) == (503, "unavailable")
+    assert client.get("/").status_code == 503
+    assert client.get("/api/stats").status_code == 503
