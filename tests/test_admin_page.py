@@ -1,5 +1,6 @@
 """The admin page: what operators see and do, and what nobody gets out of it."""
 
+import asyncio
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ import pytest
 from fastapi import FastAPI
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from langmem_isolated import AuditOptions, IsolatedMemory, LocalRootKey
@@ -562,6 +564,16 @@ def test_mounted_it_is_found_below_its_path(plain: IsolatedMemory):
     assert carol.job("/retention/sweep", dry_run="yes")["state"] == "done"
     found = carol.post("/users/find", user_id="alice")
     assert found.headers["location"] == f"/memory/users/{digest}"
+
+
+def test_who_may_see_it_may_be_asked_of_somebody_else(plain: IsolatedMemory):
+    async def authorize(request: Request) -> str | None:
+        await asyncio.sleep(0)
+        return request.headers.get("who")
+
+    client = TestClient(admin_app(plain, authorize=authorize))
+    assert client.get("/").status_code == 401
+    assert client.get("/", headers={"who": "carol"}).status_code == 200
 
 
 def test_a_database_that_is_away_is_told_by_health_and_pages(
