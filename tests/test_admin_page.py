@@ -263,6 +263,28 @@ def test_what_was_tampered_with_is_told_and_other_modules_are_shown(
     assert 'role="alert"' in carol.get("/verification").text
 
 
+def test_who_holds_the_keys_is_counted_verified_and_erased_and_never_read(
+    memory: IsolatedMemory, carol: Operator
+):
+    tutor_of(memory).profile().add_fact("Likes chess.")
+    memory.audit.switch_on(AuditOptions())
+    memory.lock_with("alice", secret=bytes(range(32)))
+    digest = memory.user_digest("alice")
+
+    page, told = carol.get(f"/users/{digest}").text, carol.get(f"/api/users/{digest}").json()
+    assert told["is_locked"]
+    assert told["modules"][0]["totals"]["messages"] == 1
+    assert "The user holds the keys" in page
+    assert "break-glass" not in page
+    carol.do(f"/users/{digest}/break-glass", reason="Ticket")
+    read = carol.post(f"/users/{digest}/read")
+    assert read.status_code == 409
+    assert "Likes chess" not in read.text
+    assert carol.job(f"/users/{digest}/rotate")["state"] == "failed"
+    assert carol.job(f"/users/{digest}/verify")["outcome"]["locked"] == 1
+    assert carol.job(f"/users/{digest}/erase", user_id="alice")["state"] == "done"
+
+
 # --- the audit log, and break-glass
 
 
