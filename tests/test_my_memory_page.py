@@ -359,7 +359,10 @@ def test_a_legal_hold_is_told_and_nothing_is_removed(memory: IsolatedMemory, ali
     assert memory.scope(user_id="alice", module_id="tutor").overview().messages == 3
 
 
-def test_memory_is_locked_opened_for_a_while_and_given_back(memory: IsolatedMemory, alice: Person):
+def test_memory_is_locked_opened_for_a_while_and_given_back(on_sqlite: IsolatedMemory):
+    memory = on_sqlite
+    remember(memory, "alice")
+    alice = Person(client_of(memory), "alice")
     history = memory.scope(user_id="alice", module_id="tutor").chat_history("s")
     for wrong in ({"new": "short", "again": "short"}, {"new": PASSPHRASE, "again": "another"}):
         assert alice.post("/lock", **wrong).status_code == 409
