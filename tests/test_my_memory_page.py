@@ -461,3 +461,15 @@ def test_only_so_many_passphrases_are_stretched_at_once(
     assert answer.status_code == 503
     assert on_sqlite.lock_state("alice").is_locked
     assert alice.post("/lock/open", passphrase=PASSPHRASE).status_code == 303
+
+
+def test_who_has_lost_both_secrets_can_still_forget_everything(on_sqlite: IsolatedMemory):
+    remember(on_sqlite, "alice")
+    on_sqlite.lock_with("alice", secret=bytes(32))
+    alice = Person(client_of(on_sqlite), "alice")
+
+    answer = alice.post("/forget", sentence="forget everything about me")
+
+    assert title_of(answer) == "You are forgotten"
+    assert on_sqlite.modules("alice") == []
+    assert not on_sqlite.lock_state("alice").has_lock
