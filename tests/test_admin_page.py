@@ -202,9 +202,30 @@ def test_a_hold_is_placed_seen_and_released(memory: IsolatedMemory, carol: Opera
     assert carol.post("/retention/release", hold="guess").status_code == 404
     assert carol.do("/retention/release", hold=listed["reference"]).status_code == 303
     assert memory.retention.holds() == []
-    assert carol.do(f"/users/{digest}/hold", reason="Again").status_code == 303
-    assert carol.do(f"/users/{digest}/release").status_code == 303
-    assert memory.retention.holds() == []
+
+
+def test_a_page_from_before_ends_no_hold_and_no_policy_that_came_since(plain: IsolatedMemory):
+    tutor_of(plain)
+    carol, digest = operator_of(plain), plain.user_digest("alice")
+    carol.do(f"/users/{digest}/hold", reason="Case 12")
+    carol.do("/retention/keep", kind="message", days="30")
+    former = carol.get("/api/retention").json()
+    forms = (
+        ("/retention/release", {"hold": former["holds"][0]["reference"]}),
+        ("/retention/remove", {"policy": former["policies"][0]["reference"]}),
+    )
+    asked = [carol.post(path, **form) for path, form in forms]
+    assert "by carol: Case 12" in asked[0].text
+    assert "30 days" in asked[1].text
+    assert forms[0][1]["hold"] in carol.get(f"/users/{digest}").text
+    plain.retention.release("alice")
+    plain.retention.hold("alice", reason="Case 13", by="legal")
+    plain.retention.keep("message", days=900)
+
+    for path, form in forms:
+        assert carol.post(path, **form, confirmed="yes").status_code == 404
+    assert [hold.reason for hold in plain.retention.holds()] == ["Case 13"]
+    assert [policy.age for policy in plain.retention.list()] == [timedelta(days=900)]
 
 
 def test_policies_are_kept_and_ended_and_a_sweep_has_a_dry_run(
@@ -374,7 +395,8 @@ def test_every_action_is_noted_with_who_did_it_and_why(memory: IsolatedMemory, c
     digest = memory.user_digest("alice")
     carol.do("/retention/keep", kind="item", days="9", reason="Policy 7")
     carol.do(f"/users/{digest}/hold", reason="Case 12")
-    carol.do(f"/users/{digest}/release")
+    [hold] = carol.get("/api/retention").json()["holds"]
+    carol.do("/retention/release", hold=hold["reference"])
     carol.job(f"/users/{digest}/rotate")
     carol.job(f"/users/{digest}/verify-isolation")
 
@@ -523,7 +545,7 @@ def test_no_id_is_in_an_address_or_a_log(plain: IsolatedMemory, caplog: pytest.L
     carol.do(f"{user}/hold", reason=CANARY)
     carol.post("/users/find", user_id=f"not-{CANARY}")
     carol.post(f"{user}/erase", user_id=f"not-{CANARY}")
-    carol.do(f"{user}/release")
+    carol.do("/retention/release", hold=carol.get(f"/api{user}").json()["hold"]["reference"])
     carol.job(f"{user}/erase", user_id=CANARY)
 
     assert len(asked) > 20
