@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from jsonschema import Draft202012Validator
+from langchain_core.messages import AIMessage
 from openapi_spec_validator import validate
 from starlette.requests import Request
 from starlette.testclient import TestClient
@@ -215,7 +217,7 @@ def test_a_page_from_before_ends_no_hold_and_no_policy_that_came_since(plain: Is
         ("/retention/remove", {"policy": former["policies"][0]["reference"]}),
     )
     asked = [carol.post(path, **form) for path, form in forms]
-    assert "by carol: Case 12" in asked[0].text
+    assert "Why: Case 12" in asked[0].text
     assert "30 days" in asked[1].text
     assert forms[0][1]["hold"] in carol.get(f"/users/{digest}").text
     plain.retention.release("alice")
@@ -522,6 +524,35 @@ def test_what_users_wrote_is_never_markup(plain: IsolatedMemory):
         assert "<img src=x" not in page.text
         assert 'href="javascript' not in page.text
     assert sum("&lt;script&gt;alert" in page.text for page in pages) >= 8
+
+
+def test_what_turns_text_around_turns_nothing_but_itself(plain: IsolatedMemory):
+    # A right-to-left override, which ends with the element that it stands in.
+    evil = "\u202eevil"
+    scope = plain.scope(user_id=evil, module_id=evil, project_id=evil)
+    scope.chat_history(evil).add_message(AIMessage(evil, name=evil, tool_calls=[
+        {"name": evil, "args": {}, "id": "1"}]))  # fmt: skip
+    scope.sessions.rename(evil, evil)
+    scope.profile().set_attribute(evil, evil)
+    scope.cross_module().set_attribute(evil, evil)
+    plain.audit.switch_on()
+    plain.retention.keep("message", module_id=evil, channel=evil, project_id=evil, days=9)
+    plain.retention.hold(evil, reason=evil, by=evil, project_id=evil)
+    carol, digest = operator_of(plain, evil), plain.user_digest(evil, project_id=evil)
+    carol.do(f"/users/{digest}/break-glass", reason=evil)
+    read = carol.post(f"/users/{digest}/read")
+    reference = read.text.partition("/read/")[2].partition('"')[0]
+    job = carol.job("/retention/sweep", dry_run="yes")["id"]
+    pages = [carol.get(page_path(plain, name, job).replace("/users/", f"/users/{digest}"))
+             for name in NAMES]  # fmt: skip
+    pages += [read, carol.post(f"/users/{digest}/read/{reference}")]
+
+    for page in pages:
+        assert page.status_code == 200
+        # Alone in its element, or in an attribute.
+        body = re.sub(r'"[^"<>]*\u202e[^"<>]*"', "", page.text)
+        assert re.sub(r">\s*\u202eevil\s*<", "", body).count(evil) == 0, page.url
+    assert sum(evil in page.text for page in pages) >= 8
 
 
 def test_no_id_is_in_an_address_or_a_log(plain: IsolatedMemory, caplog: pytest.LogCaptureFixture):
