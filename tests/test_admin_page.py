@@ -111,6 +111,40 @@ def test_the_json_is_as_openapi_describes_it(memory: IsolatedMemory, carol: Oper
         Draft202012Validator(answer["content"]["application/json"]["schema"]).validate(told)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    ["/users?after=x", "/users?project=x", "/audit?before=x", "/users/{digest}", "/jobs/{job}"],
+)
+def test_refusals_are_as_openapi_describes_them(plain: IsolatedMemory, wrong: str):
+    tutor_of(plain)
+    carol = operator_of(plain)
+    described = carol.get("/api/openapi.json").json()
+    answer = carol.get(f"/api{wrong}")
+    responses = described["paths"]["/api" + wrong.partition("?")[0]]["get"]["responses"]
+
+    schema = responses[str(answer.status_code)]["content"]["application/json"]["schema"]
+    assert schema == {"$ref": "#/components/schemas/Error"}
+    Draft202012Validator(described["components"]["schemas"]["Error"]).validate(answer.json())
+
+
+def test_who_does_not_mean_it_goes_back_to_where_it_was_asked(plain: IsolatedMemory):
+    tutor_of(plain)
+    plain.audit.switch_on()
+    outer = FastAPI()
+    outer.mount("/m", admin_app(plain, authorize=lambda _: "carol"))
+    carol, user = Operator(outer, "/m"), f"/users/{plain.user_digest('alice')}"
+
+    for path, page in (
+        (f"{user}/rotate", user),
+        (f"{user}/break-glass/end", user),
+        ("/retention/sweep", "/retention"),
+        ("/audit/verify", "/audit"),
+    ):
+        back = carol.post(path).text.rpartition('href="')[2].partition('"')[0]
+        assert back == f"/m{page}"
+        assert carol.get(page).status_code == 200
+
+
 def test_openapi_is_valid(carol: Operator):
     validate(carol.get("/api/openapi.json").json())
 
@@ -336,6 +370,9 @@ def test_content_is_read_with_a_reason_and_the_user_sees_who_it_was(
     session = carol.post(f"/users/{digest}/read/{reference}")
     assert "What is 6 times 7?" in session.text
     assert carol.post(f"/users/{digest}/read/guess").status_code == 404
+    for other in ("dave", "Carol", "carol "):
+        refused = operator_of(memory, other).post(f"/users/{digest}/read/{reference}")
+        assert refused.status_code == 403
     dave = operator_of(memory, "dave")
     assert dave.post(f"/users/{digest}/read").status_code == 403
     noted = [(one.operation, one.outcome, one.actor, one.reason) for one in scope.audit_log()]
@@ -346,6 +383,25 @@ def test_content_is_read_with_a_reason_and_the_user_sees_who_it_was(
     assert "Ticket 12" in carol.get(f"/users/{digest}").text
     assert carol.do(f"/users/{digest}/break-glass/end").is_redirect
     assert carol.post(f"/users/{digest}/read").status_code == 403
+
+
+def test_a_permission_is_for_nobody_of_the_same_id_in_another_project(plain: IsolatedMemory):
+    digests = []
+    for project in ("default", "other"):
+        tutor_of(plain, "alice", project).sessions.rename("monday", f"Of {project}")
+        digests.append(plain.user_digest("alice", project_id=project))
+    plain.audit.switch_on()
+    carol, (here, there) = operator_of(plain), digests
+    carol.do(f"/users/{here}/break-glass", reason="Ticket")
+    read = carol.post(f"/users/{here}/read").text
+    reference = read.partition("/read/")[2].partition('"')[0]
+
+    assert "Of default" in read
+    assert "Of other" not in read
+    for path in (f"/users/{there}/read", f"/users/{there}/read/{reference}"):
+        assert carol.post(path).status_code == 403
+    carol.do(f"/users/{there}/break-glass", reason="Ticket")
+    assert carol.post(f"/users/{there}/read/{reference}").status_code == 404
 
 
 def test_a_long_session_is_read_page_by_page(plain: IsolatedMemory):
