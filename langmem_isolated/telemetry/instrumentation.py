@@ -16,7 +16,7 @@ except ImportError:
     ) from None
 
 from langmem_isolated._runtime.arguments import kind_of
-from langmem_isolated._runtime.operations import Observer, Operation
+from langmem_isolated._runtime.operations import Observer, Operation, error_name
 from langmem_isolated.memory import IsolatedMemory
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Instrumentation:
             try:
                 yield
             except BaseException as error:
-                told[ERROR] = type(error).__qualname__
+                told[ERROR] = error_name(error)
                 span.set_attribute(ERROR, told[ERROR])
                 span.set_status(Status(StatusCode.ERROR))
                 raise
