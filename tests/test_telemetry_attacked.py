@@ -11,6 +11,7 @@ import pytest
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import Generation
+from langchain_core.vectorstores import InMemoryVectorStore
 from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
@@ -323,12 +324,32 @@ def test_pages_are_told_of_as_they_are_read_and_lend_nobody_their_span(
     assert sum(count for *_, count in telemetry.told()) == 1500
 
 
+@pytest.mark.parametrize("is_given_vector_store", [True, False])
+async def test_a_retriever_that_is_not_ours_is_told_of_once(
+    scope: ScopedMemory, telemetry: Telemetry, door: Door, is_given_vector_store: bool
+):
+    """What it searches itself, nobody else could tell of."""
+    theirs = InMemoryVectorStore(EMBEDDINGS)
+    if is_given_vector_store:
+        scope.vector_store(wrapping=theirs).add_texts(["Fractions."])
+        retriever = scope.retriever(theirs)
+    else:
+        theirs.add_documents(scope.stamped([Document("Fractions.")]))
+        retriever = scope.retriever(theirs.as_retriever())
+    telemetry.told()
+
+    assert len(await door(retriever, "invoke", "fractions")) == 1
+
+    assert telemetry.told() == [("search_memory", "document", 1)]
+
+
 # --- what is not told of otherwise: one call of a user is one operation
 
 
 def shown(memory: IsolatedMemory) -> dict[str, tuple[Any, str, tuple[Any, ...], dict[str, Any]]]:
     """Calls over a whole memory or scope, each with what it needs."""
     scope, alice = memory.scope(user_id="alice", module_id="tutor"), {"user_id": "alice"}
+    guest = memory.anonymous(module_id="tutor").id
     return {
         "verify": (scope, "verify", (), {}),
         "confirm_claimed": (scope, "confirm_claimed", (), {}),
@@ -347,6 +368,10 @@ def shown(memory: IsolatedMemory) -> dict[str, tuple[Any, str, tuple[Any, ...], 
         "holds": (memory.retention, "holds", (), {}),
         "quotas": (memory.quotas, "list", (), {}),
         "audit entries": (memory.audit, "entries", (), {}),
+        "audit_log": (scope, "audit_log", (), {}),
+        "anonymous": (memory, "anonymous", (), {"module_id": "tutor"}),
+        "recover": (memory, "recover", (guest,), {}),
+        "lock_state": (memory, "lock_state", ("alice",), {}),
         "audit verify": (memory.audit, "verify", (), {}),
         "clear_session": (scope, "clear_session", ("monday",), {}),
         "clear": (scope, "clear", (), {}),
@@ -366,9 +391,10 @@ async def test_each_call_over_a_memory_or_scope_is_one_operation(
     scope.chat_history("monday").add_messages([HumanMessage("6 times 7?"), AIMessage("42")])
     scope.chat_history("tuesday").add_user_message("Hi")
     scope.vector_store(EMBEDDINGS).add_documents([Document("Fractions.")], ids=["1"])
+    calls = shown(memory)
     telemetry.told()
 
-    for name, (of, method, args, named) in shown(memory).items():
+    for name, (of, method, args, named) in calls.items():
         if name == "collections":
             await door(of.collections, "__call__")
         else:
