@@ -18,10 +18,10 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.sampling import Sampler
 
-from langmem_isolated import IsolatedMemory, ScopedMemory
+from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
 from langmem_isolated.errors import SessionNotFound
 from langmem_isolated.telemetry import instrument, uninstrument
-from tests.conftest import Door
+from tests.conftest import ROOT_KEY, Door
 from tests.embeddings import NGramEmbeddings
 from tests.tracing import Telemetry
 
@@ -450,3 +450,38 @@ def test_uninstrumented_while_an_operation_runs(
     scope.chat_history("monday").add_user_message("Hi")
 
     assert telemetry.told() == [("upsert_memory", "profile", 1)]
+
+
+# --- who is told
+
+
+def test_two_memories_of_one_provider_add_up(memory: IsolatedMemory, telemetry: Telemetry):
+    """As most processes have it: one provider, and an instrument of a name is one series."""
+    with IsolatedMemory("sqlite://", root_key=LocalRootKey(ROOT_KEY)) as second:
+        telemetry.watch(second)
+        telemetry.watch(memory)
+        for one in (memory, second):
+            one.scope(user_id="alice", module_id="tutor").chat_history("monday").count()
+
+    (point,) = telemetry.metrics()[DURATION]
+    assert point["count"] == 2
+    assert RECORDS not in telemetry.metrics()
+
+
+@pytest.mark.parametrize("name", ["tracer_provider", "meter_provider"])
+def test_what_is_no_provider_is_refused_and_nothing_changed(
+    memory: IsolatedMemory, scope: ScopedMemory, telemetry: Telemetry, name: str
+):
+    providers: Any = {name: "http://alice:4317"}
+
+    with pytest.raises(TypeError, match=f"{name} must be a provider") as caught:
+        instrument(memory, **providers)
+
+    assert "alice" not in str(caught.value)
+    assert scope.chat_history("monday").count() == 0
+    assert telemetry.told() == [("search_memory", "message", 0)]
+
+
+def test_uninstrument_speaks_of_itself():
+    with pytest.raises(TypeError, match=r"uninstrument\(\) takes an IsolatedMemory"):
+        uninstrument(object())  # type: ignore[arg-type]
