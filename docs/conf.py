@@ -53,6 +53,8 @@ maximum_signature_line_length = 80
 toc_object_entries = False
 
 html_theme = "furo"
+# The theme's own underlines names of modules, as if they were links.
+pygments_dark_style = "github-dark"
 html_title = f"langmem-isolated {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]

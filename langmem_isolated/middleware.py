@@ -39,6 +39,7 @@ from langmem_isolated._adapters.summaries import (
 from langmem_isolated._codecs.headers import Header, decode_header
 from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.operations import observed
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._storage.container_state import ContainerState
 from langmem_isolated._storage.sessions.listing import LISTING
@@ -386,6 +387,7 @@ class _Step:
                 self._recorder.session_id, str(summary.text), until=due.until
             )
 
+    @observed("search_memory", "session", records="_recorder.records")
     def _session(self) -> tuple[ContainerState, Header] | None:
         session_id = self._recorder.session_id
         found = self._recorder.records.read(LISTING.header, None, session_id, now())

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -24,8 +26,11 @@ DATABASE = "/data/memory.db"
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
-    return Images(tmp_path_factory.mktemp("images"))
+def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
+    folder = tmp_path_factory.mktemp("images")
+    yield Images(folder)
+    # 1 GB; pytest would keep it for three runs.
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain.agents import create_agent
 from langchain_core.documents import Document
+from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import Generation
 from langchain_core.vectorstores import InMemoryVectorStore
@@ -28,6 +30,7 @@ from langmem_isolated.lifecycle.verification.canary_adapters import ADAPTERS, Ca
 from langmem_isolated.telemetry import instrument, uninstrument
 from tests.conftest import ROOT_KEY, Attacker, Door
 from tests.embeddings import NGramEmbeddings
+from tests.test_docs import PAGES
 from tests.tracing import Telemetry
 
 PACKAGE = Path(langmem_isolated.__file__).parent
@@ -235,26 +238,48 @@ async def test_what_operators_do(
     assert {name: count for name, _, count in told}["delete_memory"] == 2
 
 
-@pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda adapter: adapter.name)
-def test_no_adapter_touches_records_unobserved(
-    memory: IsolatedMemory,
-    telemetry: Telemetry,
-    monkeypatch: pytest.MonkeyPatch,
-    adapter: CanaryAdapter,
-):
-    """Every adapter that verification flies canaries through, those yet to come included."""
-    unobserved: list[Any] = []
+@pytest.fixture
+def unobserved(
+    memory: IsolatedMemory, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> list[Any]:
+    """What is run on records outside of any operation that is told of."""
+    found: list[Any] = []
     run = ScopedDatabase.run_with_keys
 
     def watching(records: Any, keys: Any, door: Any, operation: Any, *args: Any, **named: Any):
         is_ours = records.operations is memory._context.database.operations
         if is_ours and not trace.get_current_span().is_recording():
-            unobserved.append(operation)
+            found.append(operation)
         return run(records, keys, door, operation, *args, **named)
 
+    monkeypatch.setattr(ScopedDatabase, "run_with_keys", watching)
+    return found
+
+
+async def test_an_agent_with_middleware_touches_no_records_unobserved(
+    memory: IsolatedMemory, scope: ScopedMemory, unobserved: list[Any], door: Door
+):
+    memory.quotas.set(tokens=10**6, per="day")
+    answers = GenericFakeChatModel(messages=iter([AIMessage("42"), AIMessage("56")]))
+    summaries = GenericFakeChatModel(messages=iter([AIMessage("Sums.")] * 9))
+    middleware = scope.middleware(
+        recall=3, profile=True, summarize_with=summaries, summarize_after=1
+    )
+    agent = scope.bind(create_agent(answers, middleware=[middleware]))
+
+    for text in ("6 times 7?", "7 times 8?"):
+        await door(agent, "invoke", {"messages": [("human", text)]}, THREAD)
+
+    assert unobserved == []
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda adapter: adapter.name)
+def test_no_adapter_touches_records_unobserved(
+    memory: IsolatedMemory, telemetry: Telemetry, unobserved: list[Any], adapter: CanaryAdapter
+):
+    """Every adapter that verification flies canaries through, those yet to come included."""
     theirs = InMemoryVectorStore(EMBEDDINGS)
     place = Place(memory, memory.scope(user_id="a", module_id="m"), "a", "m", theirs)
-    monkeypatch.setattr(ScopedDatabase, "run_with_keys", watching)
 
     adapter.write(place, "canary")
     adapter.look(place)
@@ -270,6 +295,15 @@ def test_every_job_has_a_name_of_ours():
 
     assert len(jobs) > 10
     assert jobs - set(NAMES) == set()
+
+
+def test_every_operation_and_kind_is_on_the_page_about_telemetry():
+    page = PAGES["docs/how-to/telemetry.md"]
+    sources = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    told = set(re.findall(r'(?:observed|observing)\(\s*"(\w+)",\s*"(\w+)"', sources))
+
+    assert len(told) > 30
+    assert {name for pair in told for name in pair if f"`{name}`" not in page} == set()
 
 
 def test_a_span_tells_whose_memory_by_the_digest_that_operators_compute(

@@ -18,6 +18,7 @@ from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._database.database import Database
 from langmem_isolated._runtime.clock import EPOCH, now
 from langmem_isolated._runtime.lru import LRUCache
+from langmem_isolated._runtime.operations import found, observed
 from langmem_isolated._storage import entries, usage
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -76,6 +77,7 @@ class Quota:
         if is_over:
             raise QuotaExceeded(self.measure, self.limit, self.per, ends)
 
+    @observed("search_memory", "usage", records=lambda _, records, *__: records)
     def _spent(self, records: ScopedDatabase, begun: int) -> Spent:
         in_all = self.module_id is None
         return records.read(usage.spent, Spent(0, 0), begun, in_all_modules=in_all)
@@ -100,6 +102,7 @@ def _span(per: Period, moment: int) -> tuple[int, datetime]:
     return (first - EPOCH).days, (first + timedelta(days=31)).replace(day=1)
 
 
+@observed("search_memory", "policy", found, records=lambda records: records)
 def quotas_of(records: ScopedDatabase) -> list[Quota]:
     """Those that are kept with a project or a user."""
     owner = records.owner

@@ -36,7 +36,6 @@ class ScopeLifecycle(AuditedScope):
     _scope: Scope
     _records: ScopedDatabase
 
-    @observed("verify", "scope")
     def verify(self) -> Verified:
         """Open all that the scope has, and find nothing missing that is counted.
 
@@ -211,7 +210,6 @@ class ScopeLifecycle(AuditedScope):
         shared = self._context.records(Owner.at(Level.USER, self._scope))
         return Profile(shared, self._scope.module_id)
 
-    @observed("stats", "scope")
     def overview(self) -> Overview:
         """What a profile page shows: conversations, messages, first and last activity.
 

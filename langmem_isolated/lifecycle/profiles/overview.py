@@ -6,6 +6,7 @@ from datetime import datetime
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._runtime.clock import as_moment, now
+from langmem_isolated._runtime.operations import observed, one
 from langmem_isolated._storage import overview
 from langmem_isolated._storage.overview import Totals
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -40,6 +41,7 @@ class Overview:
 _NOTHING: tuple[dict[Kind, Totals], int] = ({}, 0)
 
 
+@observed("search_memory", "profile", one, records=lambda records: records)
 def overview_of(records: ScopedDatabase) -> Overview:
     """What one scope has, in two queries."""
     by_kind, facts = records.read(overview.totals, _NOTHING, now())

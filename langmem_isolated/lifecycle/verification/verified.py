@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from langmem_isolated._crypto.kinds import Kind
+from langmem_isolated._runtime.operations import observed
 from langmem_isolated._storage import verification
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 
@@ -23,6 +24,7 @@ class Verified:
     """Of caches, byte stores and indexes."""
 
 
+@observed("verify", "scope", records=lambda records: records)
 def verified(records: ScopedDatabase) -> Verified:
     """Open everything that a scope has, and compare it with what its rows stand for.
 
