@@ -13,7 +13,6 @@ from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.arguments import kind_of, whole_number
 from langmem_isolated._runtime.calls import explains_calls, made_by
 from langmem_isolated._runtime.clock import now
-from langmem_isolated._runtime.operations import found, observed
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.scope import checked_id
@@ -100,7 +99,6 @@ class Quotas:
             user_id=user_id, module_id=module_id, project_id=project_id,
         )  # fmt: skip
 
-    @observed("search_memory", "policy", found, records="_context")
     def list(
         self, *, user_id: str | None = None, project_id: str = "default"
     ) -> builtins.list[Quota]:
