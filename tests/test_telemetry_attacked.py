@@ -1,6 +1,7 @@
 """Telemetry attacked: failing observers, names made of ids, wrong counts, calls untold of."""
 
 import asyncio
+import inspect
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -404,6 +405,43 @@ async def test_each_call_over_a_memory_or_scope_is_one_operation(
         assert kind.isidentifier()
 
 
+# Those that tell in what they call, which the tests beside this one look at.
+BEHIND = {
+    "IsolatedMemory": "erase_guest erase_module erase_project erase_user export_user import_user "
+    "roll_back rotate_keys sweep",
+    "ScopedMemory": "overview recall recent verify",
+    "Retention": "hold release",
+    "Quotas": "list",
+    "SharedMemory": "messages recall sessions",
+}
+# Those that nobody is told of, as the page about telemetry says: no memory is read or written.
+UNTOLD = {
+    "IsolatedMemory": "close evidence_pack finish_erasure key_status key_status_of lock move_keys "
+    "move_to open ping reapply_erasures rotate_root_key row_level_security user_digest",
+    "ScopedMemory": "digest",
+    "Retention": "start stop",
+    "AuditLog": "anchor break_glass check_anchors end_break_glass permission status switch_off "
+    "switch_on",
+}
+TELLING = "@observed(", "audit.job(", "audit.write(", "observing("
+
+
+def test_each_call_with_two_doors_tells_or_is_named_here(
+    memory: IsolatedMemory, scope: ScopedMemory
+):
+    """A new one fails until somebody has decided."""
+    faces = (memory, scope, memory.grants, memory.retention, memory.quotas, memory.audit)
+    for face in (type(one) for one in (*faces, scope.collections, scope.shared_from("planner"))):
+        doors = {name for name in dir(face) if hasattr(face, f"a{name}")}
+        silent = {name for name in doors if name[0] != "_" and not _tells(getattr(face, name))}
+        named = f"{BEHIND.get(face.__name__, '')} {UNTOLD.get(face.__name__, '')}"
+        assert silent == set(named.split()), face.__name__
+
+
+def _tells(method: Any) -> bool:
+    return inspect.isfunction(method) and any(sign in inspect.getsource(method) for sign in TELLING)
+
+
 # --- threads, tasks, processes
 
 
@@ -420,6 +458,32 @@ async def test_a_cancelled_call_is_told_of_as_it_ended(
 
     stored = [one for one in telemetry.told() if one[0] == "create_memory"]
     assert stored in ([], [("create_memory", "message", 1)])
+
+
+async def test_what_is_cancelled_while_a_model_answers_leaves_no_span_open(
+    scope: ScopedMemory, telemetry: Telemetry
+):
+    scope.chat_history("monday").add_user_message("I like chess.")
+    telemetry.told()
+    asked = asyncio.Event()
+
+    class Silent(NGramEmbeddings):
+        """Never answers."""
+
+        async def aembed_query(self, text: str) -> list[float]:
+            asked.set()
+            await asyncio.sleep(3600)
+            return self.embed_query(text)
+
+    call = asyncio.ensure_future(scope.arecall("chess", embeddings=Silent()))
+    await asked.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+    (span,) = telemetry.spans
+    assert span.attributes["error.type"] == "CancelledError"
+    assert not trace.get_current_span().is_recording()
 
 
 def test_a_forked_child_is_observed_and_tells_the_parent_nothing(
