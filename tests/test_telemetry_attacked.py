@@ -278,6 +278,20 @@ async def test_what_is_given_once_is_not_used_up(
     assert [kind for _, kind, _ in telemetry.told()][:2] == ["message", "profile"]
 
 
+async def test_what_cannot_be_counted_is_stored_all_the_same(
+    scope: ScopedMemory, telemetry: Telemetry, door: Door
+):
+    class Uncounted(list[tuple[str, bytes]]):
+        """A caller's own."""
+
+        __len__ = broken
+
+    await door(scope.byte_store(), "mset", Uncounted([("a", b"1")]))
+
+    assert scope.byte_store().mget(["a"]) == [b"1"]
+    assert telemetry.told()[0] == ("upsert_memory", "entry", None)
+
+
 async def test_documents_embedded_anew_are_one_operation_by_both_doors(
     scope: ScopedMemory, telemetry: Telemetry, door: Door
 ):

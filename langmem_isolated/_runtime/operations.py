@@ -188,7 +188,7 @@ def observed(
     Args:
         name: What the operation is called, or what says so of the first argument.
         kind: What it is about, likewise.
-        count: Counts records by what is returned and the arguments; it must not raise.
+        count: Counts records by what is returned and the arguments; not known if it raises.
         records: Where the object has its records, or what finds them among all arguments.
     """
     find = attrgetter(records) if isinstance(records, str) else None
@@ -206,7 +206,9 @@ def observed(
             with operations.observing(called, about, whose.owner) as operation:
                 result = body(*args, **kwargs)
                 if count is not None:
-                    operation.count = count(result, *args, *kwargs.values())
+                    # A caller's own collection may refuse to be counted, after it was stored.
+                    with suppress(Exception):
+                        operation.count = count(result, *args, *kwargs.values())
                 return result
 
         return cast("F", call)
