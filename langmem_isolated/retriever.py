@@ -201,6 +201,7 @@ class IsolatedBM25Retriever(BaseRetriever):
         self._filter = filter
         self._collection = checked_id("collection", collection).encode()
 
+    @observed("search_memory", "document", found, records=lambda self, *_: self._sources[0])
     def _get_relevant_documents(
         self,
         query: str,
@@ -223,7 +224,6 @@ class IsolatedBM25Retriever(BaseRetriever):
         found = best_first(query_scores(query, texts, self.language))
         return [documents[number] for number, _ in found[:most_found]]
 
-    @observed("search_memory", "document", found, records=lambda self: self._sources[0])
     def _readable(self) -> list[Document]:
         return [
             decode_document(body)

@@ -339,6 +339,18 @@ def test_pages_are_told_of_as_they_are_read_and_lend_nobody_their_span(
     assert sum(count for *_, count in telemetry.told()) == 1500
 
 
+async def test_a_search_by_words_finds_what_it_returns(
+    scope: ScopedMemory, telemetry: Telemetry, door: Door
+):
+    """Not what it read to rank it."""
+    scope.vector_store(EMBEDDINGS).add_texts(["Fractions.", "Ratios.", "Sums."])
+    telemetry.told()
+
+    await door(scope.bm25_retriever(), "invoke", "fractions")
+
+    assert telemetry.told() == [("search_memory", "document", 1)]
+
+
 @pytest.mark.parametrize("is_given_vector_store", [True, False])
 async def test_a_retriever_that_is_not_ours_is_told_of_once(
     scope: ScopedMemory, telemetry: Telemetry, door: Door, is_given_vector_store: bool
