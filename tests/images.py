@@ -1,6 +1,7 @@
 """Container images without an engine or a registry: built by buildah, started as an engine does.
 
-The base is made of this machine's Python and the libraries it needs, in place of a pulled one.
+The base is made of this machine's Python and the libraries it needs, in place of a pulled one, and
+wheels of what is installed here: nothing is fetched.
 """
 
 import json
@@ -10,12 +11,15 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from collections.abc import Sequence
-from importlib.metadata import files
+from importlib.metadata import distribution, files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from packaging.requirements import Requirement
+from packaging.tags import sys_tags
+from packaging.utils import canonicalize_name
 
 from tests.installed import closure, our_requirements
 
@@ -106,8 +110,8 @@ class Images:
         needed = closure([*our_requirements(*extras), Requirement("hatchling")])
         pinned = folder / "constraints.txt"
         pinned.write_text("".join(f"{name}=={version}\n" for name, version in needed.items()))
-        download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        subprocess.run([*download, "--dest", folder, "--requirement", pinned], check=True)
+        for name in needed:
+            _pack(name, folder)
         return folder
 
     def _base(self) -> str:
@@ -134,6 +138,18 @@ class Images:
     def root_of(self, image: str) -> Path:
         """The root of the file system of a new container."""
         return Path(self.buildah("mount", self.buildah("from", "--pull-never", image)))
+
+
+def _pack(name: str, folder: Path) -> None:
+    """Make a wheel again of an installed package, without bytecode and scripts."""
+    found = distribution(name)
+    tags = {line.removeprefix("Tag: ") for line in (found.read_text("WHEEL") or "").splitlines()}
+    tag = next(tag for tag in map(str, sys_tags()) if tag in tags)
+    stem = canonicalize_name(name).replace("-", "_")
+    with zipfile.ZipFile(folder / f"{stem}-{found.version}-{tag}.whl", "w") as wheel:
+        for file in found.files or ():
+            if ".." not in file.parts and file.suffix != ".pyc":
+                wheel.write(file.locate(), file.as_posix())
 
 
 def _copy_python(root: Path) -> None:

@@ -1,5 +1,6 @@
 """The admin page: what operators see and do, and what nobody gets out of it."""
 
+import asyncio
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ import pytest
 from fastapi import FastAPI
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from langmem_isolated import AuditOptions, IsolatedMemory, LocalRootKey
@@ -259,6 +261,28 @@ def test_what_was_tampered_with_is_told_and_other_modules_are_shown(
     report = carol.job("/verification/run", read_only="yes")["outcome"]
     assert not report["is_clean"]
     assert 'role="alert"' in carol.get("/verification").text
+
+
+def test_who_holds_the_keys_is_counted_verified_and_erased_and_never_read(
+    memory: IsolatedMemory, carol: Operator
+):
+    tutor_of(memory).profile().add_fact("Likes chess.")
+    memory.audit.switch_on(AuditOptions())
+    memory.lock_with("alice", secret=bytes(range(32)))
+    digest = memory.user_digest("alice")
+
+    page, told = carol.get(f"/users/{digest}").text, carol.get(f"/api/users/{digest}").json()
+    assert told["is_locked"]
+    assert told["modules"][0]["totals"]["messages"] == 1
+    assert "The user holds the keys" in page
+    assert "break-glass" not in page
+    carol.do(f"/users/{digest}/break-glass", reason="Ticket")
+    read = carol.post(f"/users/{digest}/read")
+    assert read.status_code == 409
+    assert "Likes chess" not in read.text
+    assert carol.job(f"/users/{digest}/rotate")["state"] == "failed"
+    assert carol.job(f"/users/{digest}/verify")["outcome"]["locked"] == 1
+    assert carol.job(f"/users/{digest}/erase", user_id="alice")["state"] == "done"
 
 
 # --- the audit log, and break-glass
@@ -562,6 +586,16 @@ def test_mounted_it_is_found_below_its_path(plain: IsolatedMemory):
     assert carol.job("/retention/sweep", dry_run="yes")["state"] == "done"
     found = carol.post("/users/find", user_id="alice")
     assert found.headers["location"] == f"/memory/users/{digest}"
+
+
+def test_who_may_see_it_may_be_asked_of_somebody_else(plain: IsolatedMemory):
+    async def authorize(request: Request) -> str | None:
+        await asyncio.sleep(0)
+        return request.headers.get("who")
+
+    client = TestClient(admin_app(plain, authorize=authorize))
+    assert client.get("/").status_code == 401
+    assert client.get("/", headers={"who": "carol"}).status_code == 200
 
 
 def test_a_database_that_is_away_is_told_by_health_and_pages(

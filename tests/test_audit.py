@@ -595,6 +595,21 @@ def test_nobody_reads_without_a_reason_and_the_attempt_is_noted(audited: Isolate
     ]  # fmt: skip
 
 
+async def test_whether_somebody_may_read_is_told_and_not_noted(audited: IsolatedMemory, door: Door):
+    assert await door(audited.audit, "permission", "alice") is None
+    with audited.audit.acting_as("carol"):
+        assert await door(audited.audit, "permission", "alice") is None
+        made = audited.audit.break_glass("alice", reason="look")
+        noted = len(audited.audit.entries())
+        assert await door(audited.audit, "permission", "alice") == made
+        assert await door(audited.audit, "permission", "bob") is None
+        assert len(audited.audit.entries()) == noted
+        audited.audit.end_break_glass("alice")
+        assert await door(audited.audit, "permission", "alice") is None
+    with audited.audit.acting_as("dave"):
+        assert await door(audited.audit, "permission", "alice") is None
+
+
 def test_a_permission_is_of_one_actor_for_one_user(audited: IsolatedMemory):
     tutor(audited, "bob").chat_history("s").add_user_message("another secret")
     with audited.audit.acting_as("carol"):

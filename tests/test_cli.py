@@ -168,6 +168,7 @@ def test_it_has_the_commands_that_operators_know():
         "schema roles",
         "schema status",
         "schema upgrade",
+        "serve",
         "sessions",
         "show",
         "sweep",

@@ -78,7 +78,7 @@ def test_every_page_opens_narrow_and_wide_light_and_dark_and_is_accessible(
 
 def test_what_is_stored_runs_nothing(browser: Browser, sqlite_url: str, root_key: LocalRootKey):
     with IsolatedMemory(sqlite_url, root_key=root_key) as memory:
-        remember(memory, "eve", EVIL)
+        remember(memory, "eve", EVIL + "w" * 120)
         app = memory_app(memory, scope_of=lambda _: Scope("eve", "tutor"), secret=SECRET)
         paths = kinds_of_pages(Person(client_of(memory), "eve"))
         with serving(app) as address:

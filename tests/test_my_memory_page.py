@@ -7,19 +7,23 @@ import zipfile
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+from langgraph.channels.delta import DeltaChannel
+from langgraph.graph import START, StateGraph
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.testclient import TestClient
+from typing_extensions import TypedDict
 
 from langmem_isolated import AuditOptions, IsolatedMemory, LocalRootKey, SessionRules
 from langmem_isolated.admin import memory_app
 from langmem_isolated.admin.person import locks
 from langmem_isolated.errors import KeyDestroyed, MemoryLocked
 from langmem_isolated.scope import Scope
+from tests.langgraph_threads import joined
 from tests.my_memory import (
     Person,
     client_of,
@@ -88,7 +92,9 @@ def test_a_fact_is_corrected_and_forgotten(memory: IsolatedMemory, alice: Person
 
     for part in ("/forget", "/interests/", "/attributes/", "/summary"):
         path = alice.form(page, part)
-        assert "Forget this?" in alice.post(path).text
+        asked = alice.post(path).text
+        assert "Forget this?" in asked
+        assert ("Cancel", page) in named_links(asked)
         assert profile.contents()
         assert alice.confirm(path).status_code == 303
     assert not profile.contents()
@@ -123,6 +129,32 @@ def test_a_conversation_is_renamed_taken_along_and_deleted(
     assert alice.get(page).status_code == 404
     left = scope.sessions() if kind == "s" else scope.checkpointer().threads()
     assert left == []
+
+
+class Deltas(TypedDict, total=False):
+    messages: Annotated[list[AnyMessage], DeltaChannel(joined)]
+    log: Annotated[list[str], DeltaChannel(joined, snapshot_frequency=2)]
+
+
+def test_a_thread_whose_messages_are_kept_as_deltas_is_read(memory: IsolatedMemory):
+    def answer(state: Deltas) -> dict[str, Any]:
+        heard = len(state["messages"])
+        return {"messages": [AIMessage(f"Heard {heard}.")], "log": [f"step {heard}"]}
+
+    scope = memory.scope(user_id="alice", module_id="tutor")
+    graph = StateGraph(Deltas).add_node("answer", answer).add_edge(START, "answer").compile()
+    config: Any = {"configurable": {"thread_id": "deltas"}}
+    for number in range(3):
+        scope.bind(graph).invoke({"messages": [HumanMessage(f"no. {number};")]}, config)
+    alice = Person(client_of(memory), "alice")
+
+    said = alice.get(alice.path_to("tutor", "Conversations", "Conversation of")).text
+
+    texts = ["no. 0;", "Heard 1.", "no. 1;", "Heard 3.", "no. 2;", "Heard 5."]
+    places = [said.index(text) for text in texts]
+    assert places == sorted(places)
+    for text in ("step 1", "step 3", "step 5"):
+        assert text in said
 
 
 def test_conversations_are_found_by_title_and_by_what_was_said(alice: Person):
@@ -327,7 +359,10 @@ def test_a_legal_hold_is_told_and_nothing_is_removed(memory: IsolatedMemory, ali
     assert memory.scope(user_id="alice", module_id="tutor").overview().messages == 3
 
 
-def test_memory_is_locked_opened_for_a_while_and_given_back(memory: IsolatedMemory, alice: Person):
+def test_memory_is_locked_opened_for_a_while_and_given_back(on_sqlite: IsolatedMemory):
+    memory = on_sqlite
+    remember(memory, "alice")
+    alice = Person(client_of(memory), "alice")
     history = memory.scope(user_id="alice", module_id="tutor").chat_history("s")
     for wrong in ({"new": "short", "again": "short"}, {"new": PASSPHRASE, "again": "another"}):
         assert alice.post("/lock", **wrong).status_code == 409
@@ -426,3 +461,15 @@ def test_only_so_many_passphrases_are_stretched_at_once(
     assert answer.status_code == 503
     assert on_sqlite.lock_state("alice").is_locked
     assert alice.post("/lock/open", passphrase=PASSPHRASE).status_code == 303
+
+
+def test_who_has_lost_both_secrets_can_still_forget_everything(on_sqlite: IsolatedMemory):
+    remember(on_sqlite, "alice")
+    on_sqlite.lock_with("alice", secret=bytes(32))
+    alice = Person(client_of(on_sqlite), "alice")
+
+    answer = alice.post("/forget", sentence="forget everything about me")
+
+    assert title_of(answer) == "You are forgotten"
+    assert on_sqlite.modules("alice") == []
+    assert not on_sqlite.lock_state("alice").has_lock

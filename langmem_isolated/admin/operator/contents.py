@@ -123,7 +123,7 @@ def _read(here: Here, visit: Visit[str]) -> Response:
 def _sessions(visit: Visit[str], scope: ScopedMemory) -> list[dict[str, Any]]:
     return [
         {
-            "reference": reference_of(visit, scope, one.id),
+            "reference": visit.signer.reference(*_names(scope, one.id)),
             "title": one.title or one.id,
             "messages": one.messages,
             "last_activity": one.last_activity,
@@ -133,12 +133,10 @@ def _sessions(visit: Visit[str], scope: ScopedMemory) -> list[dict[str, Any]]:
     ]
 
 
-def reference_of(visit: Visit[str], scope: ScopedMemory, session_id: str) -> str:
-    """What stands for a session in paths."""
+def _names(scope: ScopedMemory, session_id: str) -> tuple[str, ...]:
+    """What a session's reference stands for."""
     named = scope.scope
-    return visit.signer.reference(
-        "session", named.project_id, named.user_id, named.module_id, session_id
-    )
+    return "session", named.project_id, named.user_id, named.module_id, session_id
 
 
 def _session(here: Here, visit: Visit[str]) -> Response:
@@ -163,14 +161,21 @@ def _session(here: Here, visit: Visit[str]) -> Response:
 def _named(
     here: Here, visit: Visit[str], user: UserName, reference: str
 ) -> tuple[ScopedMemory, str]:
-    for scope in scopes_of(here, user):
+    every = _every_session(scopes_of(here, user))
+    found = visit.signer.named_by(reference, every, lambda one: _names(*one))
+    if found is None:
+        raise HTTPException(
+            404, "There is no such session now: it was removed, or has another user."
+        )
+    return found
+
+
+def _every_session(scopes: list[ScopedMemory]) -> Iterator[tuple[ScopedMemory, str]]:
+    for scope in scopes:
         before = None
         while page := scope.sessions(archived=None, before=before):
-            for one in page:
-                if one.id and reference_of(visit, scope, one.id) == reference:
-                    return scope, one.id
+            yield from ((scope, one.id) for one in page if one.id is not None)
             before = page[-1]
-    raise HTTPException(404, "There is no such session now: it was removed, or has another user.")
 
 
 def _message(message: BaseMessage) -> dict[str, Any]:

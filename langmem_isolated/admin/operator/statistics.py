@@ -110,13 +110,8 @@ def _project(stats: Stats, project: str, visit: Visit[str]) -> ProjectShown:
         stats.projects[project],
         [one for one in stats.modules if one.project == project],
         sum(one.input_tokens + one.output_tokens for one in tokens),
-        project_reference(visit, project),
+        visit.signer.reference("project", project),
     )
-
-
-def project_reference(visit: Visit[str], project: str) -> str:
-    """What stands for a project in paths."""
-    return visit.signer.reference("project", project)
 
 
 PAGES = (

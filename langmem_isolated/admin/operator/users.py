@@ -21,7 +21,6 @@ from langmem_isolated.admin.operator.pages import (
     plain,
     required,
 )
-from langmem_isolated.admin.operator.statistics import project_reference
 from langmem_isolated.admin.web.endpoints import Visit
 from langmem_isolated.errors import LangmemIsolatedError
 from langmem_isolated.lifecycle import (
@@ -64,7 +63,7 @@ def _users(here: Here, visit: Visit[str]) -> Users:
 
 def _project_named(here: Here, visit: Visit[str], reference: str) -> str:
     projects = here.memory.stats(days=1).projects
-    found = next((one for one in projects if project_reference(visit, one) == reference), None)
+    found = visit.signer.named_by(reference, projects, lambda one: ("project", one))
     if found is None:
         raise HTTPException(404, "There is no such project now. Go back to the list of projects.")
     return found

@@ -37,7 +37,6 @@ _OPERATIONS = {
     "unlock": "Unlocked your memory",
     "verify": "Checked that it is whole",
 }
-_OUTCOMES = {"begun": "begun", "done": "done", "failed": "failed", "refused": "refused"}
 
 
 def routes(pages: Pages) -> list[Route]:
@@ -53,10 +52,7 @@ def _list(mine: Mine) -> Response:
         "Who looked, and why",
         current="accesses",
         is_on=mine.memory.audit.status().is_on,
-        entries=[
-            (one, _who(one), operation_of(one), _OUTCOMES.get(one.outcome or "", ""))
-            for one in entries
-        ],
+        entries=[(one, _who(one), operation_of(one), one.outcome or "") for one in entries],
         # Its end by the clock, to the microsecond: the next page begins before it.
         more=_microseconds(entries[-1].time) if len(entries) == _PAGE else None,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Awaitable, Callable
 from inspect import isawaitable
 from itertools import chain
@@ -32,6 +33,7 @@ from langmem_isolated.memory import IsolatedMemory
 from langmem_isolated.scope import Scope
 
 ScopeOf = Callable[[Request], Scope | Awaitable[Scope | None] | None]
+_log = logging.getLogger("langmem_isolated.admin")
 _EXAMPLE = "scope_of=lambda request: Scope(request.user.id, 'assistant')"
 _NOUNS = (
     *(overview, profile, conversations, items, documents, sharing, accesses),
@@ -71,9 +73,9 @@ def _checked(scope_of: ScopeOf) -> Callable[[Request], Awaitable[Scope | None]]:
         scope = await found if isawaitable(found) else found
         # A subclass could be a guest's, or compare as it likes.
         if scope is not None and type(scope) is not Scope:
-            raise HTTPException(
-                500, f"scope_of must return a Scope or None, got {kind_of(scope)}. {_EXAMPLE}"
-            )
+            told = f"scope_of must return a Scope or None, got {kind_of(scope)}."
+            _log.error("%s Write %s.", told, _EXAMPLE)
+            raise HTTPException(500, f"{told} Nothing was shown.")
         return scope
 
     return find

@@ -10,12 +10,12 @@ from itertools import islice
 from typing import Any, Literal
 
 from langchain_core.messages import BaseMessage
-from langchain_core.runnables import RunnableConfig
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
 
 from langmem_isolated.admin.person.pages import Mine, Module, Pages, as_text, page_of
+from langmem_isolated.admin.person.thread_states import MESSAGES, messages_in, state_of
 from langmem_isolated.admin.person.transcripts import Line, as_json, as_markdown, line_of
 from langmem_isolated.scoped_memory import ScopedMemory
 
@@ -142,7 +142,7 @@ def _confirm(mine: Mine) -> Response:
             "What was said before you logged in counts as yours: assistants are told of it.",
             "If it was somebody else, delete those conversations instead.",
         ]
-        return mine.visit.ask("Was this you?", consequences=said, button="It was me")
+        return mine.ask("Was this you?", said, "It was me", "module", module=module.reference)
     module.scoped.confirm_claimed()
     return mine.visit.back("module", module=module.reference)
 
@@ -153,26 +153,17 @@ def _messages(
     if one.kind == "session":
         timed = scoped.chat_history(one.id or "").timed()
         return [(said.message, said.said_at, said.channel) for said in timed]
-    found = _state(scoped, one).get("messages", [])
-    messages = found if isinstance(found, list) else [found]
-    return [(said, None, None) for said in messages if isinstance(said, BaseMessage)]
+    return [(said, None, None) for said in messages_in(_state(scoped, one))]
 
 
 def _state(scoped: ScopedMemory, one: Conversation) -> dict[str, Any]:
-    """The channels of a thread as they are now."""
-    config: RunnableConfig = {"configurable": {"thread_id": one.id, "checkpoint_ns": ""}}
-    found = scoped.checkpointer().get_tuple(config)
-    return {} if found is None else dict(found.checkpoint["channel_values"])
+    return {} if one.kind == "session" else state_of(scoped.checkpointer(), one.id or "")
 
 
 def _others(scoped: ScopedMemory, one: Conversation) -> dict[str, Any]:
-    """What a thread keeps beside messages, without LangGraph's own channels."""
-    found = {} if one.kind == "session" else _state(scoped, one)
-    return {
-        name: value
-        for name, value in found.items()
-        if name != "messages" and not name.startswith(("__", "branch:"))
-    }
+    """What a thread keeps beside messages."""
+    state = _state(scoped, one)
+    return {name: value for name, value in state.items() if name != MESSAGES}
 
 
 def _lines(scoped: ScopedMemory, one: Conversation) -> list[Line]:
@@ -220,7 +211,9 @@ def _delete(mine: Mine) -> Response:
     one = _meant(mine, module)
     if not mine.visit.is_confirmed:
         said = [f"“{one.shown}” is removed for good, with all that was said in it."]
-        return mine.visit.ask("Delete this conversation?", consequences=said, button="Delete it")
+        return mine.ask(
+            "Delete this conversation?", said, "Delete it", "conversations", module=module.reference
+        )
     if one.kind == "session":
         module.scoped.sessions.delete(one.id or "")
     else:

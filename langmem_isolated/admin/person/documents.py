@@ -71,6 +71,8 @@ def _delete(mine: Mine) -> Response:
     )
     if not mine.visit.is_confirmed:
         said = [f"“{document.page_content[:200]}”", "It is removed for good."]
-        return mine.visit.ask("Delete this document?", consequences=said, button="Delete it")
+        return mine.ask(
+            "Delete this document?", said, "Delete it", "collections", module=module.reference
+        )
     collections.delete(collection.name, [str(document.id)])
     return mine.visit.back("collections", module=module.reference)

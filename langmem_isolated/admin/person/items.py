@@ -57,6 +57,6 @@ def _delete(mine: Mine) -> Response:
     item = mine.meant("item", _all(store), lambda item: _names(module, item))
     if not mine.visit.is_confirmed:
         said = [f"“{item.key}” in {' / '.join(item.namespace)} is removed for good."]
-        return mine.visit.ask("Delete this note?", consequences=said, button="Delete it")
+        return mine.ask("Delete this note?", said, "Delete it", "items", module=module.reference)
     store.delete(item.namespace, item.key)
     return mine.visit.back("items", module=module.reference)

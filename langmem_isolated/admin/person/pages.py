@@ -134,6 +134,11 @@ class Mine:
         is_number = given.isascii() and given.isdigit() and len(given) <= len(str(most))
         return min(max(int(given), 1), most) if is_number else default
 
+    def ask(self, title: str, said: list[str], button: str, back: str, **parts: str) -> Response:
+        """Ask whether what was sent is meant; who does not mean it goes back to a page."""
+        cancel = self.visit.path(back, **parts)
+        return self.visit.ask(title, consequences=said, button=button, cancel=cancel)
+
     def page(self, template: str, title: str, **values: Any) -> HTMLResponse:
         """A page with the navigation of all."""
         shown = {"module": None, "current": None, "alert": None, **values}

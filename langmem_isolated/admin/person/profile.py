@@ -100,7 +100,7 @@ def _forgetting(part: Forget) -> Handler:
         shown, remove = part(mine, known)
         if not mine.visit.is_confirmed:
             said = [f"“{shown}”", "It is removed for good."]
-            return mine.visit.ask("Forget this?", consequences=said, button="Forget it")
+            return mine.ask("Forget this?", said, "Forget it", "profile", module=known.reference)
         remove()
         return mine.visit.back("profile", module=known.reference)
 

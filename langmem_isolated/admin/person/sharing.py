@@ -61,6 +61,6 @@ def _revoke(mine: Mine) -> Response:
             f"“{grant.to_module}” reads no longer what “{grant.from_module}” has.",
             "What it has read already is not called back.",
         ]
-        return mine.visit.ask("End this sharing?", consequences=said, button="End it")
+        return mine.ask("End this sharing?", said, "End it", "sharing")
     mine.memory.grants.revoke(from_module=grant.from_module, to_module=grant.to_module, **mine.who)
     return mine.visit.back("sharing")

@@ -58,12 +58,22 @@ class Visit(Generic[Who]):
         }
         return HTMLResponse(rendered(template, shown), status_code=status)
 
-    def ask(self, title: str, *, consequences: list[str], button: str) -> HTMLResponse:
-        """A page that asks whether what was sent is meant, and sends the same again if so."""
+    def ask(
+        self, title: str, *, consequences: list[str], button: str, cancel: str | None = None
+    ) -> HTMLResponse:
+        """A page that asks whether what was sent is meant, and sends the same again if so.
+
+        Args:
+            title: What is asked.
+            consequences: What will be then, a sentence each.
+            button: What to press if so.
+            cancel: The path for whoever does not mean it; by default that of the first page.
+        """
         kept = {name: value for name, value in self.form.items() if name != TOKEN_FIELD}
         return self.page(
-            "confirm.html", title=title, consequences=consequences, button=button, kept=kept
-        )
+            "confirm.html", title=title, consequences=consequences, button=button, kept=kept,
+            cancel=cancel,
+        )  # fmt: skip
 
     def back(self, name: str, **parts: Any) -> RedirectResponse:
         """To another page by GET, so that to load it anew does nothing again (303)."""
