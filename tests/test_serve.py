@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated.admin import standalone_app
@@ -59,6 +60,14 @@ def test_without_the_token_everything_is_401_but_health(memory: IsolatedMemory):
     assert 'action="/login"' in client.get("/").text
     assert client.get("/health").text == "ok"
     assert client.get("/static/style.css").status_code == 200
+
+
+def test_no_websocket_is_opened_for_anybody(memory: IsolatedMemory):
+    client = client_of(memory)
+    client.headers["authorization"] = f"Bearer {TOKEN}"
+    for path in ("/", "/health", "/static/style.css"):
+        with pytest.raises(WebSocketDisconnect), client.websocket_connect(path):
+            pass
 
 
 @pytest.mark.usefixtures("impatient")

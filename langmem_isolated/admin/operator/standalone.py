@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from langmem_isolated._runtime.arguments import kind_of
 from langmem_isolated.admin.operator.application import HEALTH, operators_pages, subject_of
@@ -109,10 +110,12 @@ class _Guard:
         self._app, self._gate = app, gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Nothing here speaks WebSocket.
-        if scope["type"] == "http" and (refusal := await self._refusal(Request(scope, receive))):
+        if scope["type"] == "websocket":
+            # Nothing here speaks it.
+            await WebSocketClose()(scope, receive, send)
+        elif scope["type"] == "http" and (refusal := await self._refusal(Request(scope, receive))):
             await refusal(scope, receive, send)
-        elif scope["type"] != "websocket":
+        else:
             await self._app(scope, receive, send)
 
     async def _refusal(self, request: Request) -> Response | None:
