@@ -19,6 +19,7 @@ from starlette.testclient import TestClient
 
 from langmem_isolated import AuditOptions, IsolatedMemory, LocalRootKey
 from langmem_isolated.admin import admin_app
+from langmem_isolated.admin.operator import erasures
 from langmem_isolated.admin.operator.application import TABLE
 from langmem_isolated.admin.operator.pages import Page
 from langmem_isolated.admin.web.signing import Signer
@@ -219,6 +220,25 @@ def test_a_user_is_erased_with_a_receipt_by_who_types_the_id(
     [receipt] = carol.get("/api/erasures").json()["receipts"]
     assert receipt["principal"] == digest
     assert digest in carol.get("/erasures").text
+
+
+def test_of_many_receipts_the_newest_are_shown_and_all_are_counted(
+    plain: IsolatedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(erasures, "_RECEIPTS", 2)
+    digests = []
+    for user in ("ann", "bob", "zoe"):
+        tutor_of(plain, user)
+        digests.append(plain.user_digest(user))
+        plain.erase_user(user)
+    carol = operator_of(plain)
+    told = carol.get("/api/erasures").json()
+
+    assert told["finished"] == 3
+    assert [one["principal"] for one in told["receipts"]] == [digests[2], digests[1]]
+    page = carol.get("/erasures").text
+    assert "The newest 2 of 3" in page
+    assert digests[0] not in page
 
 
 def test_a_hold_is_placed_seen_and_released(memory: IsolatedMemory, carol: Operator):

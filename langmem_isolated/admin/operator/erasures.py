@@ -13,6 +13,9 @@ from langmem_isolated.admin.operator.pages import Action, Asked, Here, Page
 from langmem_isolated.admin.web.endpoints import Visit
 from langmem_isolated.lifecycle import UnfinishedErasure
 
+# Each is 2 kB of a page.
+_RECEIPTS = 100
+
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
@@ -41,14 +44,18 @@ class Erasures:
 
     pending: list[Unfinished]
     receipts: list[dict[str, Any]]
-    """The newest first, with what each does not prove."""
+    """The newest 100, the newest first, with what each does not prove."""
+    finished: int
+    """How many receipts there are."""
 
 
 def _erasures(here: Here, _visit: Visit[str]) -> Erasures:
     erasure = here.memory.erasure
+    receipts = erasure.receipts()
     return Erasures(
         [Unfinished.of(one) for one in erasure.pending()],
-        [one.to_dict() for one in reversed(erasure.receipts())],
+        [one.to_dict() for one in receipts[: -_RECEIPTS - 1 : -1]],
+        len(receipts),
     )
 
 
