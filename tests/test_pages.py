@@ -156,6 +156,15 @@ def test_every_answer_has_the_security_headers(client: TestClient):
     assert client.get("/act", headers={"who": "alice"}).headers["cache-control"] == "no-store"
 
 
+def test_static_files_are_sent_once_and_asked_for_again(client: TestClient):
+    sent = client.get("/static/htmx.min.js")
+    again = client.get("/static/htmx.min.js", headers={"if-none-match": sent.headers["etag"]})
+
+    assert [answer.headers["cache-control"] for answer in (sent, again)] == ["no-cache"] * 2
+    assert (sent.status_code, again.status_code, again.content) == (200, 304, b"")
+    assert client.get("/static/none.js").headers["cache-control"] == "no-store"
+
+
 @pytest.mark.parametrize("wrong", ["x" * 32, None, 7])
 def test_a_page_without_a_function_for_who_asks_is_refused(memory: IsolatedMemory, wrong: Any):
     with pytest.raises(TypeError, match="authorize"):

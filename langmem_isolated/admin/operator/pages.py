@@ -77,7 +77,9 @@ class Page:
 
         def page(visit: Visit[str]) -> Response:
             it = self.found(here, visit)
-            return visit.page(self.template, title=self.title, current=self.name, it=it)
+            # One user's page stands below that of all.
+            current = self.path.split("/")[1] or self.name
+            return visit.page(self.template, title=self.title, current=current, it=it)
 
         def answer(visit: Visit[str]) -> Response:
             return as_json(self.found(here, visit))

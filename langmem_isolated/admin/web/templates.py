@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 _HERE = Path(__file__).parent.parent
@@ -15,9 +16,18 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
+class _Revalidated(StaticFiles):
+    """Files that browsers keep, and ask for by their ETag whether they are still the same."""
+
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        response = super().file_response(*args, **options)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
 def static_files() -> StaticFiles:
     """Style sheet and script, of this host alone."""
-    return StaticFiles(directory=_HERE / "static")
+    return _Revalidated(directory=_HERE / "static")
 
 
 def rendered(template: str, values: Mapping[str, Any]) -> str:
