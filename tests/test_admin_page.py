@@ -202,9 +202,30 @@ def test_a_hold_is_placed_seen_and_released(memory: IsolatedMemory, carol: Opera
     assert carol.post("/retention/release", hold="guess").status_code == 404
     assert carol.do("/retention/release", hold=listed["reference"]).status_code == 303
     assert memory.retention.holds() == []
-    assert carol.do(f"/users/{digest}/hold", reason="Again").status_code == 303
-    assert carol.do(f"/users/{digest}/release").status_code == 303
-    assert memory.retention.holds() == []
+
+
+def test_a_page_from_before_ends_no_hold_and_no_policy_that_came_since(plain: IsolatedMemory):
+    tutor_of(plain)
+    carol, digest = operator_of(plain), plain.user_digest("alice")
+    carol.do(f"/users/{digest}/hold", reason="Case 12")
+    carol.do("/retention/keep", kind="message", days="30")
+    former = carol.get("/api/retention").json()
+    forms = (
+        ("/retention/release", {"hold": former["holds"][0]["reference"]}),
+        ("/retention/remove", {"policy": former["policies"][0]["reference"]}),
+    )
+    asked = [carol.post(path, **form) for path, form in forms]
+    assert "by carol: Case 12" in asked[0].text
+    assert "30 days" in asked[1].text
+    assert forms[0][1]["hold"] in carol.get(f"/users/{digest}").text
+    plain.retention.release("alice")
+    plain.retention.hold("alice", reason="Case 13", by="legal")
+    plain.retention.keep("message", days=900)
+
+    for path, form in forms:
+        assert carol.post(path, **form, confirmed="yes").status_code == 404
+    assert [hold.reason for hold in plain.retention.holds()] == ["Case 13"]
+    assert [policy.age for policy in plain.retention.list()] == [timedelta(days=900)]
 
 
 def test_policies_are_kept_and_ended_and_a_sweep_has_a_dry_run(
@@ -374,7 +395,8 @@ def test_every_action_is_noted_with_who_did_it_and_why(memory: IsolatedMemory, c
     digest = memory.user_digest("alice")
     carol.do("/retention/keep", kind="item", days="9", reason="Policy 7")
     carol.do(f"/users/{digest}/hold", reason="Case 12")
-    carol.do(f"/users/{digest}/release")
+    [hold] = carol.get("/api/retention").json()["holds"]
+    carol.do("/retention/release", hold=hold["reference"])
     carol.job(f"/users/{digest}/rotate")
     carol.job(f"/users/{digest}/verify-isolation")
 
@@ -523,7 +545,7 @@ def test_no_id_is_in_an_address_or_a_log(plain: IsolatedMemory, caplog: pytest.L
     carol.do(f"{user}/hold", reason=CANARY)
     carol.post("/users/find", user_id=f"not-{CANARY}")
     carol.post(f"{user}/erase", user_id=f"not-{CANARY}")
-    carol.do(f"{user}/release")
+    carol.do("/retention/release", hold=carol.get(f"/api{user}").json()["hold"]["reference"])
     carol.job(f"{user}/erase", user_id=CANARY)
 
     assert len(asked) > 20
@@ -544,6 +566,55 @@ def test_guessed_paths_lead_nowhere(plain: IsolatedMemory, path: str):
     assert answer.status_code in (404, 405, 200)
     assert "import" not in answer.text
     assert "tutor" not in answer.text or answer.url.path == "/users"
+
+
+def test_a_surrogate_in_what_is_stored_hides_nothing_from_the_operator(plain: IsolatedMemory):
+    scope = tutor_of(plain)
+    scope.sessions.rename("monday", "Bad \udc80 title")
+    scope.chat_history("monday").add_user_message("Bad \ud800 text")
+    plain.audit.switch_on()
+    with plain.audit.acting_as("bo\ud800b", "why\ud800"):
+        plain.retention.hold("alice", reason="case\ud800", by="bo\ud800b")
+    carol, digest = operator_of(plain), plain.user_digest("alice")
+    carol.do(f"/users/{digest}/break-glass", reason="Ticket")
+    read = carol.post(f"/users/{digest}/read")
+    reference = read.text.partition("/read/")[2].partition('"')[0]
+
+    assert "Bad \N{REPLACEMENT CHARACTER} title" in read.text
+    session = carol.post(f"/users/{digest}/read/{reference}").text
+    assert "Bad \N{REPLACEMENT CHARACTER} text" in session
+    for path in ("/retention", "/audit", f"/users/{digest}"):
+        assert carol.get(path).status_code == 200
+        assert carol.get(f"/api{path}").status_code == 200
+
+
+@pytest.mark.parametrize("name", ["minutes", "days"])
+@pytest.mark.parametrize("wrong", ["0", "-1", "1.5", "²", "٣", "9" * 11, "1e3"])
+def test_a_number_that_is_none_is_told_before_anything_is_asked(
+    plain: IsolatedMemory, name: str, wrong: str
+):
+    tutor_of(plain)
+    plain.audit.switch_on()
+    action = {"minutes": "break-glass", "days": "hold"}[name]
+    path = f"/users/{plain.user_digest('alice')}/{action}"
+    refused = operator_of(plain).post(path, reason="Ticket", **{name: wrong})
+
+    assert refused.status_code == 400
+    assert f"{name} must be a whole number of 1 or more" in refused.text
+
+
+def test_no_answer_sends_anybody_to_the_host_that_a_request_names(plain: IsolatedMemory):
+    carol = operator_of(plain)
+    carol.client.headers["host"] = "evil.example"
+    tutor_of(plain)
+    answers = [
+        carol.get("/users/"),
+        carol.get("/static"),
+        carol.get("//evil.example/users/"),
+        carol.post("/users/find", user_id="alice"),
+    ]
+
+    assert "evil" not in " ".join(answer.headers.get("location", "") for answer in answers)
 
 
 def test_no_frame_may_hold_a_page(plain: IsolatedMemory):
@@ -586,6 +657,22 @@ def test_mounted_it_is_found_below_its_path(plain: IsolatedMemory):
     assert carol.job("/retention/sweep", dry_run="yes")["state"] == "done"
     found = carol.post("/users/find", user_id="alice")
     assert found.headers["location"] == f"/memory/users/{digest}"
+
+
+def test_endpoints_of_the_application_around_it_take_no_link_and_no_form(plain: IsolatedMemory):
+    tutor_of(plain)
+    outer = FastAPI()
+    for route in admin_app(plain, authorize=lambda _: None).routes:
+        outer.add_api_route(f"/outer{route.path}", lambda: "outer", name=route.name)
+    outer.mount("/memory", admin_app(plain, authorize=lambda _: "carol"), name="static")
+    carol, digest = Operator(outer, "/memory"), plain.user_digest("alice")
+
+    for page in ("/", "/projects", "/users", f"/users/{digest}", "/retention", "/erasures"):
+        shown = carol.get(page).text
+        for link in ("href", "action", "src"):
+            targets = [part.partition('"')[0] for part in shown.split(f'{link}="')[1:]]
+            assert all(one.startswith(("/memory/", "#")) for one in targets), targets
+    assert carol.post("/users/find", user_id="alice").headers["location"].startswith("/memory/")
 
 
 def test_who_may_see_it_may_be_asked_of_somebody_else(plain: IsolatedMemory):

@@ -170,17 +170,20 @@ def required(visit: Visit[str], name: str) -> str:
 
 
 def number_of(visit: Visit[str], name: str) -> int | None:
-    """A field that is a whole number; ``None`` where it is empty.
+    """A field that is a whole number of 1 or more; ``None`` where it is empty.
 
     Raises:
-        HTTPException: 400 where it is no whole number.
+        HTTPException: 400 where it is another, or none.
     """
     found = text_of(visit, name)
     if found is None:
         return None
-    if not (found.isascii() and found.isdigit() and len(found) <= 10):  # noqa: PLR2004 - any int
+    is_digits = found.isascii() and found.isdigit() and len(found) <= 10  # noqa: PLR2004 - any int
+    if not is_digits or int(found) < 1:
         raise HTTPException(
-            400, f"{name} must be a whole number, got {len(found)} characters. Nothing was done."
+            400,
+            f"{name} must be a whole number of 1 or more, got {len(found)} characters that are "
+            "none. Nothing was done.",
         )
     return int(found)
 

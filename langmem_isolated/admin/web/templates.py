@@ -1,5 +1,6 @@
 """Templates: HTML with everything escaped that a page did not write itself."""
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -10,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.staticfiles import StaticFiles
 
 _HERE = Path(__file__).parent.parent
+_SURROGATES = re.compile("[\ud800-\udfff]")
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -19,12 +21,14 @@ def static_files() -> StaticFiles:
 
 
 def rendered(template: str, values: Mapping[str, Any]) -> str:
-    """A page's HTML.
+    """A page's HTML, with U+FFFD for lone surrogates, which text may have and UTF-8 has not.
 
     Raises:
         jinja2.UndefinedError: The template asks for what is not among ``values``.
     """
-    return _environment().get_template(template).render(values)
+    return _SURROGATES.sub(
+        "\N{REPLACEMENT CHARACTER}", _environment().get_template(template).render(values)
+    )
 
 
 @cache
