@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from jsonschema import Draft202012Validator
+from langchain_core.messages import AIMessage
 from openapi_spec_validator import validate
 from starlette.requests import Request
 from starlette.testclient import TestClient
@@ -107,6 +109,40 @@ def test_the_json_is_as_openapi_describes_it(memory: IsolatedMemory, carol: Oper
         told = carol.get(path.replace("{digest}", digest).replace("{job}", job["id"])).json()
         answer = operations["get"]["responses"]["200"]
         Draft202012Validator(answer["content"]["application/json"]["schema"]).validate(told)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["/users?after=x", "/users?project=x", "/audit?before=x", "/users/{digest}", "/jobs/{job}"],
+)
+def test_refusals_are_as_openapi_describes_them(plain: IsolatedMemory, wrong: str):
+    tutor_of(plain)
+    carol = operator_of(plain)
+    described = carol.get("/api/openapi.json").json()
+    answer = carol.get(f"/api{wrong}")
+    responses = described["paths"]["/api" + wrong.partition("?")[0]]["get"]["responses"]
+
+    schema = responses[str(answer.status_code)]["content"]["application/json"]["schema"]
+    assert schema == {"$ref": "#/components/schemas/Error"}
+    Draft202012Validator(described["components"]["schemas"]["Error"]).validate(answer.json())
+
+
+def test_who_does_not_mean_it_goes_back_to_where_it_was_asked(plain: IsolatedMemory):
+    tutor_of(plain)
+    plain.audit.switch_on()
+    outer = FastAPI()
+    outer.mount("/m", admin_app(plain, authorize=lambda _: "carol"))
+    carol, user = Operator(outer, "/m"), f"/users/{plain.user_digest('alice')}"
+
+    for path, page in (
+        (f"{user}/rotate", user),
+        (f"{user}/break-glass/end", user),
+        ("/retention/sweep", "/retention"),
+        ("/audit/verify", "/audit"),
+    ):
+        back = carol.post(path).text.rpartition('href="')[2].partition('"')[0]
+        assert back == f"/m{page}"
+        assert carol.get(page).status_code == 200
 
 
 def test_openapi_is_valid(carol: Operator):
@@ -215,7 +251,7 @@ def test_a_page_from_before_ends_no_hold_and_no_policy_that_came_since(plain: Is
         ("/retention/remove", {"policy": former["policies"][0]["reference"]}),
     )
     asked = [carol.post(path, **form) for path, form in forms]
-    assert "by carol: Case 12" in asked[0].text
+    assert "Why: Case 12" in asked[0].text
     assert "30 days" in asked[1].text
     assert forms[0][1]["hold"] in carol.get(f"/users/{digest}").text
     plain.retention.release("alice")
@@ -334,6 +370,9 @@ def test_content_is_read_with_a_reason_and_the_user_sees_who_it_was(
     session = carol.post(f"/users/{digest}/read/{reference}")
     assert "What is 6 times 7?" in session.text
     assert carol.post(f"/users/{digest}/read/guess").status_code == 404
+    for other in ("dave", "Carol", "carol "):
+        refused = operator_of(memory, other).post(f"/users/{digest}/read/{reference}")
+        assert refused.status_code == 403
     dave = operator_of(memory, "dave")
     assert dave.post(f"/users/{digest}/read").status_code == 403
     noted = [(one.operation, one.outcome, one.actor, one.reason) for one in scope.audit_log()]
@@ -344,6 +383,25 @@ def test_content_is_read_with_a_reason_and_the_user_sees_who_it_was(
     assert "Ticket 12" in carol.get(f"/users/{digest}").text
     assert carol.do(f"/users/{digest}/break-glass/end").is_redirect
     assert carol.post(f"/users/{digest}/read").status_code == 403
+
+
+def test_a_permission_is_for_nobody_of_the_same_id_in_another_project(plain: IsolatedMemory):
+    digests = []
+    for project in ("default", "other"):
+        tutor_of(plain, "alice", project).sessions.rename("monday", f"Of {project}")
+        digests.append(plain.user_digest("alice", project_id=project))
+    plain.audit.switch_on()
+    carol, (here, there) = operator_of(plain), digests
+    carol.do(f"/users/{here}/break-glass", reason="Ticket")
+    read = carol.post(f"/users/{here}/read").text
+    reference = read.partition("/read/")[2].partition('"')[0]
+
+    assert "Of default" in read
+    assert "Of other" not in read
+    for path in (f"/users/{there}/read", f"/users/{there}/read/{reference}"):
+        assert carol.post(path).status_code == 403
+    carol.do(f"/users/{there}/break-glass", reason="Ticket")
+    assert carol.post(f"/users/{there}/read/{reference}").status_code == 404
 
 
 def test_a_long_session_is_read_page_by_page(plain: IsolatedMemory):
@@ -522,6 +580,35 @@ def test_what_users_wrote_is_never_markup(plain: IsolatedMemory):
         assert "<img src=x" not in page.text
         assert 'href="javascript' not in page.text
     assert sum("&lt;script&gt;alert" in page.text for page in pages) >= 8
+
+
+def test_what_turns_text_around_turns_nothing_but_itself(plain: IsolatedMemory):
+    # A right-to-left override, which ends with the element that it stands in.
+    evil = "\u202eevil"
+    scope = plain.scope(user_id=evil, module_id=evil, project_id=evil)
+    scope.chat_history(evil).add_message(AIMessage(evil, name=evil, tool_calls=[
+        {"name": evil, "args": {}, "id": "1"}]))  # fmt: skip
+    scope.sessions.rename(evil, evil)
+    scope.profile().set_attribute(evil, evil)
+    scope.cross_module().set_attribute(evil, evil)
+    plain.audit.switch_on()
+    plain.retention.keep("message", module_id=evil, channel=evil, project_id=evil, days=9)
+    plain.retention.hold(evil, reason=evil, by=evil, project_id=evil)
+    carol, digest = operator_of(plain, evil), plain.user_digest(evil, project_id=evil)
+    carol.do(f"/users/{digest}/break-glass", reason=evil)
+    read = carol.post(f"/users/{digest}/read")
+    reference = read.text.partition("/read/")[2].partition('"')[0]
+    job = carol.job("/retention/sweep", dry_run="yes")["id"]
+    pages = [carol.get(page_path(plain, name, job).replace("/users/", f"/users/{digest}"))
+             for name in NAMES]  # fmt: skip
+    pages += [read, carol.post(f"/users/{digest}/read/{reference}")]
+
+    for page in pages:
+        assert page.status_code == 200
+        # Alone in its element, or in an attribute.
+        body = re.sub(r'"[^"<>]*\u202e[^"<>]*"', "", page.text)
+        assert re.sub(r">\s*\u202eevil\s*<", "", body).count(evil) == 0, page.url
+    assert sum(evil in page.text for page in pages) >= 8
 
 
 def test_no_id_is_in_an_address_or_a_log(plain: IsolatedMemory, caplog: pytest.LogCaptureFixture):

@@ -113,10 +113,19 @@ class Action:
         def act(visit: Visit[str]) -> Response:
             if self.asks is not None and not visit.is_confirmed:
                 asked = self.asks(here, visit)
-                return visit.ask(asked.title, consequences=asked.consequences, button=asked.button)
+                return visit.ask(
+                    asked.title, consequences=asked.consequences, button=asked.button,
+                    cancel=self._page_before(visit),
+                )  # fmt: skip
             return self.done(here, visit)
 
         yield pages.post(self.path, acting(here, act), self.name)
+
+    def _page_before(self, visit: Visit[str]) -> str:
+        """The path of the page that has the form: of the one user, or of all of a kind."""
+        parts = self.path.split("/")[: 3 if "{" in self.path else 2]
+        base: str = visit.request.scope.get("root_path", "")
+        return base + "/".join(parts).format_map(visit.request.path_params)
 
 
 def routes_of(table: Sequence[Page | Action], pages: Endpoints[str], here: Here) -> Iterator[Route]:

@@ -206,7 +206,9 @@ def _asks_to_release(here: Here, visit: Visit[str]) -> Asked:
     return Asked(
         "Release the legal hold?",
         [
-            f"Placed {moment(hold.since)} UTC by {hold.by}: {hold.reason}",
+            f"Placed: {moment(hold.since)} UTC",
+            f"By: {hold.by}",
+            f"Why: {hold.reason}",
             "What is due goes with the next sweep.",
         ],
         "Release it",
