@@ -156,6 +156,19 @@ def test_every_answer_has_the_security_headers(client: TestClient):
     assert client.get("/act", headers={"who": "alice"}).headers["cache-control"] == "no-store"
 
 
+def test_an_address_that_is_none_is_told_in_words(client: TestClient):
+    missing, put = client.get("/nowhere"), client.put("/act")
+
+    assert (missing.status_code, put.status_code) == (404, 405)
+    assert "There is no such page." in missing.text
+    assert "Not Found" not in missing.text
+    assert "not asked in this way" in put.text
+    assert {"GET", "HEAD"} <= set(put.headers["allow"].split(", "))
+    assert client.get("/api/nowhere").json() == {
+        "error": "There is no such page. Nothing was done."
+    }
+
+
 def test_static_files_are_sent_once_and_asked_for_again(client: TestClient):
     sent = client.get("/static/htmx.min.js")
     again = client.get("/static/htmx.min.js", headers={"if-none-match": sent.headers["etag"]})

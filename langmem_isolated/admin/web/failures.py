@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -22,12 +23,19 @@ _TITLES = {
     413: "Too long",
     503: "Not now",
 }
+# What Starlette says by itself.
+_UNTOLD = {
+    HTTPStatus.NOT_FOUND.phrase: "There is no such page. Nothing was done.",
+    HTTPStatus.METHOD_NOT_ALLOWED.phrase: (
+        "This address is not asked in this way: pages are loaded, forms are sent. Nothing was done."
+    ),
+}
 
 
 def failure(request: Request, error: Exception, shown: Mapping[str, Any]) -> Response:
     """What is answered to an error; one that nobody expected is logged by its type alone."""
     if isinstance(error, HTTPException):
-        status, text = error.status_code, error.detail
+        status, text = error.status_code, _UNTOLD.get(error.detail, error.detail)
     elif isinstance(error, LangmemIsolatedError):
         # Messages of this library have no content and no ids.
         status, text = 503 if isinstance(error, DatabaseError) else 409, str(error)
