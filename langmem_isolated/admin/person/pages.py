@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypedDict, TypeVar
@@ -38,8 +37,6 @@ _HELD = (
     "Your memory is on legal hold: it may not be removed now. Nothing was removed. Whoever runs "
     "this application can tell you more."
 )
-# So much stands on one line.
-_SHORT = 80
 _ABSENT = (NotShared, ProfileEntryNotFound, SessionNotFound, ThreadNotFound)
 
 
@@ -185,13 +182,3 @@ def page_of(found: Sequence[Named], number: int, size: int) -> tuple[Sequence[Na
     """The page of that number, from 1 on, and the number of the next one, if there is one."""
     end = number * size
     return found[end - size : end], number + 1 if len(found) > end else None
-
-
-def as_text(value: Any) -> str:
-    """A stored value as people read it: a text as it is, all else as JSON."""
-    if isinstance(value, str):
-        return value
-    short = json.dumps(value, ensure_ascii=False, default=str)
-    if len(short) <= _SHORT:
-        return short
-    return json.dumps(value, ensure_ascii=False, indent=1, default=str)

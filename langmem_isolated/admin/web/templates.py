@@ -1,5 +1,6 @@
 """Templates: HTML with everything escaped that a page did not write itself."""
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -10,6 +11,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.staticfiles import StaticFiles
 
 _HERE = Path(__file__).parent.parent
+# What nobody sees: marks that turn the direction of what follows, a page's own words with it; tags,
+# which spell text that models read; and half characters, which UTF-8 has not. A flag of a region is
+# spelled in tags, too.
+_UNSEEN = re.compile(
+    "(\U0001f3f4[\U000e0020-\U000e007f]+)"
+    "|[\u202a-\u202e\u2066-\u2069\ud800-\udfff\U000e0000-\U000e007f]"
+)
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -33,11 +41,20 @@ def _environment() -> Environment:
         loader=FileSystemLoader(_HERE / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     made.filters.update(moment=moment, size=size, number=number)
     return made
+
+
+def visible(value: Any) -> Any:
+    """A text with what nobody would see of it written out: ``[U+202E]``; all else as it is."""
+    # What is markup already was made of parts that came through here.
+    if not isinstance(value, str) or hasattr(value, "__html__") or value.isascii():
+        return value
+    return _UNSEEN.sub(lambda found: found[1] or f"[U+{ord(found[0]):04X}]", value)
 
 
 def moment(value: datetime | None) -> str:
