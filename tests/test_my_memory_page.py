@@ -2,11 +2,13 @@
 
 import io
 import json
+import os
 import re
 import tempfile
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +24,7 @@ from typing_extensions import TypedDict
 
 from langmem_isolated import AuditOptions, IsolatedMemory, LocalRootKey, SessionRules
 from langmem_isolated.admin import memory_app
-from langmem_isolated.admin.person import locks
+from langmem_isolated.admin.person import locks, pages, taking_along
 from langmem_isolated.errors import KeyDestroyed, MemoryLocked
 from langmem_isolated.scope import Scope
 from tests.langgraph_threads import joined
@@ -352,6 +354,44 @@ def test_everything_is_taken_along_and_no_copy_stays(
     assert [*tmp_path.glob("langmem-isolated-*")] == []
 
 
+def test_only_so_many_archives_are_made_at_once(
+    on_sqlite: IsolatedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    """Whoever asks for a hundred leaves threads to those who only look."""
+    monkeypatch.setattr(pages, "SECONDS", 0.01)
+    remember(on_sqlite, "alice")
+    alice = Person(client_of(on_sqlite), "alice")
+    with ExitStack() as stack:
+        for _ in range(taking_along._AT_ONCE):
+            stack.enter_context(taking_along._making)
+        assert alice.post("/download").status_code == 503
+        assert alice.get("/").status_code == 200
+
+    assert alice.post("/download").status_code == 200
+
+
+def test_what_a_killed_process_left_of_an_archive_goes_with_the_next(
+    on_sqlite: IsolatedMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    remember(on_sqlite, "alice")
+    left, new, others = (
+        tmp_path / name for name in ("langmem-isolated-a", "langmem-isolated-b", "c")
+    )
+    for folder in (left, new, others):
+        folder.mkdir()
+        (folder / "my-memory.zip").write_text("What is a half?")
+    for folder in (left, others):
+        os.utime(folder, (1, 1))
+    (tmp_path / "langmem-isolated-link").symlink_to(others)
+
+    assert Person(client_of(on_sqlite), "alice").post("/download").status_code == 200
+
+    assert not left.exists()
+    assert (new / "my-memory.zip").exists()
+    assert (others / "my-memory.zip").exists()
+
+
 def test_forgetting_everything_takes_the_sentence(memory: IsolatedMemory, alice: Person):
     for sentence in ("", "yes", "forget everything", "confirmed"):
         refused = alice.post("/forget", sentence=sentence, confirmed="yes")
@@ -486,7 +526,7 @@ def test_only_so_many_passphrases_are_stretched_at_once(
     on_sqlite: IsolatedMemory, monkeypatch: pytest.MonkeyPatch
 ):
     """64 MiB each: whoever sends a hundred at once gets no 6 GB of this process."""
-    monkeypatch.setattr(locks, "_SECONDS", 0.01)
+    monkeypatch.setattr(pages, "SECONDS", 0.01)
     remember(on_sqlite, "alice")
     alice = Person(client_of(on_sqlite), "alice")
     alice.post("/lock", new=PASSPHRASE, again=PASSPHRASE)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypedDict, TypeVar
 
@@ -28,6 +30,8 @@ Named = TypeVar("Named")
 
 MINUTES = (5, 15, 60)
 """For how long a locked memory may be opened."""
+SECONDS = 2.0
+"""For how long it is waited for a place: who waits keeps a thread that others need."""
 THE_USER = "the user"
 """Who acts here, for the audit log; whose memory it is, the entry says by its scope."""
 # Of what there never was and of what is another's the same is said.
@@ -176,6 +180,21 @@ class Pages:
                     raise HTTPException(404, NOT_HERE) from None
 
         return answer
+
+
+@contextmanager
+def a_place_in(room: threading.BoundedSemaphore) -> Iterator[None]:
+    """Take one of the places that there are for what needs much memory, or long.
+
+    Raises:
+        HTTPException: 503, none became free in time.
+    """
+    if not room.acquire(timeout=SECONDS):
+        raise HTTPException(503, "Too many do this just now. Nothing was done; try it again.")
+    try:
+        yield
+    finally:
+        room.release()
 
 
 def page_of(found: Sequence[Named], number: int, size: int) -> tuple[Sequence[Named], int | None]:
