@@ -284,9 +284,9 @@ def test_it_is_told_how_long_what_is_kept(sqlite_url: str, root_key: LocalRootKe
             said = alice.get(path).text
             for sentence in (
                 "Messages are removed after 90 days.",
-                "Threads of agents are removed after 1 day",
+                "Agent conversations are removed after 1 day",
                 "and are removed when nothing was done in them for 36 hours.",
-                "Earlier states of threads are kept up to the newest 1,200.",
+                "Earlier states of agent conversations are kept up to the newest 1,200.",
                 "Chats are removed when nothing is said in them for 7 days.",
                 "The newest 1,000 chats are kept, and those that are pinned.",
                 "Of the channel “ai” the newest 20 messages of a chat are kept.",

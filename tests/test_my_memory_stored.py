@@ -73,7 +73,7 @@ def test_values_that_json_has_not_are_shown_and_taken_along(scope: ScopedMemory,
     markdown = alice.post(f"{path}/export", form="markdown")
 
     assert page.status_code == markdown.status_code == 200
-    for text in ("[image_url]", "what is it?", "[asked look:", "a cat", "aside"):
+    for text in ("[picture]", "what is it?", "[asked look:", "a cat", "aside"):
         assert text in page.text
     assert len(page.text) < 20_000
     messages = [one["data"] for one in told["messages"]]

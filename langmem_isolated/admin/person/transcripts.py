@@ -12,6 +12,16 @@ from langmem_isolated.admin.person.readable import as_json, as_text, plain
 
 _SPEAKERS = {"human": "You", "ai": "Assistant", "system": "System", "tool": "Tool"}
 
+# What is no text, in words.
+_BLOCKS = {
+    "image": "picture",
+    "image_url": "picture",
+    "input_audio": "sound",
+    "audio": "sound",
+    "reasoning": "thoughts of the assistant",
+    "tool_use": "use of a tool",
+}
+
 
 class Line(NamedTuple):
     """Something that was said."""
@@ -47,7 +57,7 @@ def _is_text(block: object) -> bool:
 def _block(block: object) -> str:
     """What is no text: of a picture that it is one, and not its bytes."""
     kind = block.get("type") if isinstance(block, Mapping) else type(block).__name__
-    return f"[{kind}]"
+    return f"[{_BLOCKS.get(str(kind), kind)}]"
 
 
 def told_in_json(
