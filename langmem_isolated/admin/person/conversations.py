@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from langmem_isolated.admin.person import said
-from langmem_isolated.admin.person.pages import Mine, Module, Pages, page_of
+from langmem_isolated.admin.person.pages import Mine, Module, Pages, a_place_in, page_of
 from langmem_isolated.admin.person.readable import as_text
 from langmem_isolated.admin.person.said import Said
 from langmem_isolated.admin.person.transcripts import line_of, told_in_json, told_in_markdown
@@ -26,6 +27,8 @@ _FOUND = 20
 _LONGEST_TITLE = 500
 # No conversation has so many messages.
 _LAST = 10**15
+# All of a conversation is held while it is written down: so many at once in this process.
+_exporting = threading.BoundedSemaphore(4)
 
 
 def routes(pages: Pages) -> list[Route]:
@@ -220,14 +223,16 @@ def _delete(mine: Mine) -> Response:
 def _export(mine: Mine) -> Response:
     module = mine.module()
     one = _meant(mine, module)
-    found = _all_of(module.scoped, one)
-    if mine.visit.form.get("form") == "markdown":
-        lines = (line_of(*message) for message in found.messages)
-        text = told_in_markdown(one.title, lines).encode(errors="replace")
-        return _file(text, "text/markdown", "conversation.md")
-    # Half characters as JSON escapes them.
-    text = told_in_json(one.title, found.messages, found.others).encode(errors="backslashreplace")
-    return _file(text, "application/json", "conversation.json")
+    with a_place_in(_exporting):
+        found = _all_of(module.scoped, one)
+        if mine.visit.form.get("form") == "markdown":
+            lines = (line_of(*message) for message in found.messages)
+            text = told_in_markdown(one.title, lines).encode(errors="replace")
+            return _file(text, "text/markdown", "conversation.md")
+        told = told_in_json(one.title, found.messages, found.others)
+        # Half characters as JSON escapes them.
+        text = told.encode(errors="backslashreplace")
+        return _file(text, "application/json", "conversation.json")
 
 
 def _file(text: bytes, media_type: str, name: str) -> Response:
