@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from langchain_core.messages import (
@@ -16,15 +15,13 @@ from langchain_core.messages import (
 from langmem_isolated._adapters.appending import Appender
 from langmem_isolated._adapters.compat import is_called_to_record
 from langmem_isolated._adapters.message_ids import left_out
+from langmem_isolated._adapters.timed_messages import TimedMessage, TimedPage, timed_page
 from langmem_isolated._codecs.headers import decode_header, encode_header
-from langmem_isolated._codecs.messages import (
-    decode_message,
-    decode_message_with_metadata,
-)
+from langmem_isolated._codecs.messages import decode_message
 from langmem_isolated._codecs.storable import storable
 from langmem_isolated._runtime.arguments import kind_of, whole_number
 from langmem_isolated._runtime.calls import ONE_SCOPE, explains_call, made_by
-from langmem_isolated._runtime.clock import as_moment, now
+from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.operations import counted, found, observed
 from langmem_isolated._storage.container_state import BIRTH_BYTES, ContainerState
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -40,18 +37,6 @@ else:
         from langchain_core.chat_history import BaseChatMessageHistory
     except ImportError:  # deprecated since langchain-core 1.6.4, to be removed in 2.0
         BaseChatMessageHistory = object
-
-
-class TimedMessage(NamedTuple):
-    """A message of a session, and what is sealed beside it."""
-
-    number: int
-    """Its place in the session, from 1 on."""
-    message: BaseMessage
-    said_at: datetime | None
-    """When it was stored, UTC."""
-    channel: str | None
-    """Where it was said."""
 
 
 TokenCounter = Callable[[list[BaseMessage]], int] | Callable[[BaseMessage], int]
@@ -237,10 +222,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
             ValueError: ``n`` is negative.
             RecordDoesNotOpen: As for :attr:`messages`.
         """
-        found = self._page(None, LATEST if n is None else n)
-        end = 0 if found.state is None else found.state.count
-        numbers = range(end - len(found.messages) + 1, end + 1)
-        return [_timed(*line) for line in zip(numbers, found.messages, strict=True)]
+        return timed_page(self._page(None, LATEST if n is None else n)).messages
 
     async def atimed(self, n: int | None = None) -> list[TimedMessage]:
         """The newest messages with when they were said; see :meth:`timed`."""
@@ -263,6 +245,21 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         """
         opened = self._page(before, limit)
         return Page([decode_message(plaintext) for plaintext in opened.messages], opened.before)
+
+    @explains_call
+    def timed_page(self, *, before: int | None = None, limit: int = 50) -> TimedPage:
+        """A page as :meth:`page` has it, with when and where each message was said.
+
+        Raises:
+            ValueError: ``limit`` or ``before`` is negative.
+            TypeError: One is no number.
+            RecordDoesNotOpen: As for :attr:`messages`; the end is checked on every page.
+        """
+        return timed_page(self._page(before, limit))
+
+    async def atimed_page(self, *, before: int | None = None, limit: int = 50) -> TimedPage:
+        """A page with when and where each message was said; see :meth:`timed_page`."""
+        return await self._records.arun(self.timed_page, before=before, limit=limit)
 
     @observed("search_memory", "message", lambda opened, *_: len(opened.messages))
     def _page(self, before: int | None, limit: int) -> Opened:
@@ -368,12 +365,6 @@ def _named(channel: str | None) -> dict[str, str]:
 
 def _as_message(message_class: type[BaseMessage], message: BaseMessage | str) -> BaseMessage:
     return message_class(content=message) if isinstance(message, str) else message
-
-
-def _timed(number: int, plaintext: bytes) -> TimedMessage:
-    message, said = decode_message_with_metadata(plaintext)
-    said_at, channel = (None, None) if said is None else (as_moment(said.written), said.channel)
-    return TimedMessage(number, message, said_at, channel)
 
 
 def _listed(messages: Iterable[BaseMessage]) -> list[BaseMessage]:

@@ -4,14 +4,16 @@ import itertools
 from typing import Annotated, Any
 
 import pytest
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, RemoveMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.channels.delta import DeltaChannel
+from langgraph.channels.ephemeral_value import EphemeralValue
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.base.id import uuid6
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.pregel._messages import _messages_delta_reducer
+from langgraph.types import Overwrite
 from typing_extensions import TypedDict
 
 from langmem_isolated import IsolatedMemory, ScopedMemory
@@ -191,3 +193,58 @@ async def test_a_history_of_no_channels_or_no_thread_is_empty(
     }  # fmt: skip
     other = at("t", str(uuid6()))
     assert await door(saver, name, config=other, channels=["a"]) == {"a": {"writes": []}}
+
+
+@pytest.mark.parametrize("last", ["invoke", "update", "overwrite"])
+async def test_the_values_of_a_thread_are_told_without_its_graph(
+    saver: IsolatedCheckpointSaver, door: Door, last: str
+):
+    graph = delta_graph(saver)
+    say(graph, at("t"), *"abcdef")
+    graph.update_state(at("t"), {"messages": [RemoveMessage("c")], "never": ["one"]})
+    if last == "update":
+        graph.update_state(at("t"), {"never": ["two"], "messages": [HumanMessage("B", id="b")]})
+    elif last == "overwrite":
+        graph.update_state(at("t"), {"never": Overwrite(["three"])})
+    else:
+        say(graph, at("t"), "g")
+
+    values = await door(saver, "thread_values", "t")
+
+    names = ("messages", "seldom", "never")
+    assert same({name: values[name] for name in names}, graph.get_state(at("t")).values)
+    assert await door(saver, "thread_values", "unknown") == {}
+
+
+def test_of_values_without_a_graph_nothing_is_left_out(saver: IsolatedCheckpointSaver):
+    """What no reducer is known of is told as it was written; empty channels are no deltas."""
+
+    class State(TypedDict, total=False):
+        facts: Annotated[dict[str, str], DeltaChannel(merged, dict)]
+        talk: Annotated[list[AnyMessage], DeltaChannel(_messages_delta_reducer)]
+        messages: Annotated[list[Any], DeltaChannel(joined)]
+        passing: Annotated[str, EphemeralValue]
+
+    def think(state: State) -> Any:
+        last = state["passing"]
+        return {
+            "facts": {last: "x"},
+            "talk": [AIMessage(last, id="1")],
+            "messages": [{"day": last}],
+        }
+
+    graph = StateGraph(State).add_node("think", think).add_edge(START, "think").compile(saver)
+    for text in ("a", "b"):
+        graph.invoke({"passing": text}, at("t"))
+
+    values = saver.thread_values("t")
+
+    assert {name: value for name, value in values.items() if "__" not in name} == {
+        "facts": [{"a": "x"}, {"b": "x"}],
+        "talk": [AIMessage("b", id="1")],
+        "messages": [{"day": "a"}, {"day": "b"}],
+    }
+
+
+def merged(state: dict[str, str], new: list[dict[str, str]]) -> dict[str, str]:
+    return {name: value for one in (state, *new) for name, value in one.items()}

@@ -19,10 +19,13 @@ import zlib
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
+from langgraph.channels.delta import DeltaChannel
+from langgraph.graph import START, StateGraph
+from typing_extensions import TypedDict
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated._codecs.messages import MessageMetadata
@@ -35,6 +38,7 @@ from langmem_isolated.errors import ExportExists, RecordDoesNotOpen, ScopeError
 from langmem_isolated.lifecycle.export.export import FILES, NOT_EXPORTED
 from tests.command_line import error_line, run
 from tests.conftest import ROOT_KEY, Attacker, Door
+from tests.langgraph_threads import joined
 from tests.test_cli import url_of
 from tests.test_drafts import without_links
 from tests.test_inventory import (
@@ -561,6 +565,41 @@ def test_the_state_of_a_long_thread_is_held_once(memory: IsolatedMemory, tmp_pat
     assert thread["state"]["n"] == [1, [{"type": "bytes", "value": "eA=="}]]
     # 13.5 MB where it is held as objects and as JSON.
     assert peak < 10_000_000
+
+
+class Deltas(TypedDict, total=False):
+    messages: Annotated[list[AnyMessage], DeltaChannel(joined)]
+    log: Annotated[list[str], DeltaChannel(joined, snapshot_frequency=2)]
+    plain: str
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+@pytest.mark.parametrize("profile", ["full", "mem"])
+def test_what_a_thread_keeps_as_deltas_is_in_the_export(
+    memory: IsolatedMemory, tmp_path: Path, turns: int, profile: Any
+):
+    """Whether the latest checkpoint has all of it, a part, or nothing."""
+
+    def answer(state: Deltas) -> Any:
+        return {"messages": [AIMessage("heard")], "log": [f"n{len(state['messages'])}"]}
+
+    graph = StateGraph(Deltas).add_node("answer", answer).add_edge(START, "answer").compile()
+    bound = memory.scope(user_id="alice", module_id="tutor").bind(graph)
+    for turn in range(turns):
+        bound.invoke({"messages": [HumanMessage(f"said {turn}")], "plain": "p"}, at("t"))
+
+    memory.export_user("alice", tmp_path / "a", profile=profile)
+
+    texts = [text for turn in range(turns) for text in (f"said {turn}", "heard")]
+    if profile == "mem":
+        told = "".join(path.read_text() for path in (tmp_path / "a").rglob("*.jsonl"))
+        assert all(told.count(f'"{text}"') for text in texts)
+        return
+    (thread,) = lines(tmp_path / "a", "threads")
+    state = thread["state"]
+    assert [one["data"]["content"] for one in state["messages"]] == texts
+    assert state["log"] == [f"n{2 * turn + 1}" for turn in range(turns)]
+    assert state["plain"] == "p"
 
 
 def large(number: int, *, compresses: bool) -> str:

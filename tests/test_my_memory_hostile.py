@@ -5,6 +5,7 @@ import logging
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from functools import partial
 from html.parser import HTMLParser
 from typing import Any
@@ -18,6 +19,7 @@ from starlette.testclient import TestClient
 from langmem_isolated import AuditOptions, IsolatedMemory, LocalRootKey, SessionRules
 from langmem_isolated.admin import memory_app
 from langmem_isolated.admin.web.signing import Signer
+from langmem_isolated.errors import KeyDestroyed
 from langmem_isolated.scope import Scope
 from tests.browsing import serving
 from tests.my_memory import (
@@ -180,6 +182,76 @@ def test_parameters_that_nobody_offered_change_nothing(client: TestClient, alice
         answer = alice.post(facts, text="x", revision=revision, user_id="bob", project_id="p")
         assert answer.status_code in (303, 409)
     assert "Likes chess." in "".join(shown(Person(client, "bob")).values())
+
+
+def test_locked_memory_is_read_and_changed_by_no_page_and_no_form(
+    client: TestClient, memory: IsolatedMemory, alice: Person
+):
+    """Somebody at a desk that was left: what is counted is shown, and a sharing can be ended."""
+    tutor = memory.scope(user_id="alice", module_id="tutor")
+    before, forms = tutor.stats(days=1).total, forms_on(alice)
+    paths = [*dict(walked(alice))]
+    alice.post("/lock", new="correct horse battery", again="correct horse battery")
+
+    answers = {path: alice.get(path) for path in paths}
+    for path, fields in forms:
+        if not path.startswith(("/lock", "/forget", "/sharing")):
+            # A page that asks for the sentence says nothing of what is there.
+            sent = {**SENT, **fields, "sentence": ""}
+            answers[f"POST {path}"] = alice.post(path, **sent)
+
+    for path, answer in answers.items():
+        asks = path.startswith("POST /m/") and path.count("/") == 3 and path.endswith("/forget")
+        assert answer.status_code in ((400,) if asks else (200, 423)), path
+        for text in ("half", "chess", "Fractions", "Plans", "German"):
+            assert text not in answer.text, path
+    assert all(a.status_code in (400, 423) for path, a in answers.items() if path[:4] == "POST")
+    after = tutor.stats(days=1).total
+    for kind in ("messages", "threads", "items", "documents", "profiles"):
+        assert getattr(after, kind) == getattr(before, kind) > 0
+
+
+def test_what_other_modules_share_is_shown_on_their_own_pages_alone(
+    memory: IsolatedMemory, client: TestClient, alice: Person
+):
+    memory.grants.allow(
+        user_id="alice", from_module="planner", to_module="tutor", kinds=["message", "profile"]
+    )
+    memory.scope(user_id="alice", module_id="planner").chat_history("x").add_user_message(
+        "Private."
+    )
+    page = alice.path_to("tutor", "Conversations")
+
+    found = alice.post(f"{page}/search", query="private when")
+
+    assert "Private." not in found.text
+    theirs = f"{alice.path_to('planner')}/conversations/"
+    where = [path for path, answer in walked(alice) if "Private." in answer.text]
+    assert len(where) == 1
+    assert where[0].startswith(theirs)
+
+
+def test_what_went_meanwhile_is_not_here(client: TestClient, memory: IsolatedMemory, alice: Person):
+    """Deleted elsewhere, at the end of its time, and all of it forgotten while a chat goes on."""
+    scope = memory.scope(user_id="alice", module_id="tutor")
+    history = scope.chat_history("s")
+    page = alice.path_to("tutor", "Conversations", "Fractions")
+    scope.sessions.set_lifetime("s", absolute=timedelta(microseconds=1))
+    for answer in (
+        alice.get(page),
+        alice.post(f"{page}/rename", title="x"),
+        alice.post(f"{page}/export", form="json"),
+        alice.post(f"{page}/delete", confirmed="yes"),
+    ):
+        assert answer.status_code == 404
+
+    assert alice.post("/forget", sentence="forget everything about me").status_code == 200
+    with pytest.raises(KeyDestroyed):
+        history.add_user_message("late")
+    assert "Nothing is remembered about you." in alice.get("/").text
+    back = memory.scope(user_id="alice", module_id="tutor")
+    back.chat_history("s").add_user_message("I am back.")
+    assert "half" not in "".join(shown(alice).values())
 
 
 class Seen(HTMLParser):

@@ -119,7 +119,7 @@ def test_everything_works_without_scripts(
     expect(page.get_by_role("heading", name="Halves")).to_be_visible()
     page.get_by_text("Rename, take along, delete").click()
     with page.expect_download() as download:
-        page.get_by_role("button", name="As Markdown").click()
+        page.get_by_role("button", name="Save as text (Markdown)").click()
     download.value.save_as(tmp_path / "conversation.md")
     assert "What is a half?" in (tmp_path / "conversation.md").read_text()
     page.get_by_role("button", name="Delete…").click()

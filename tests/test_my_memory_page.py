@@ -2,9 +2,13 @@
 
 import io
 import json
+import os
+import re
 import tempfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +24,7 @@ from typing_extensions import TypedDict
 
 from langmem_isolated import AuditOptions, IsolatedMemory, LocalRootKey, SessionRules
 from langmem_isolated.admin import memory_app
-from langmem_isolated.admin.person import locks
+from langmem_isolated.admin.person import locks, pages, taking_along
 from langmem_isolated.errors import KeyDestroyed, MemoryLocked
 from langmem_isolated.scope import Scope
 from tests.langgraph_threads import joined
@@ -34,6 +38,7 @@ from tests.my_memory import (
     scope_of_header,
     walked,
 )
+from tests.threads import at, put
 
 PASSPHRASE = "correct horse battery"
 
@@ -169,25 +174,61 @@ def test_conversations_are_found_by_title_and_by_what_was_said(alice: Person):
     assert alice.post(f"{page}/search", query=" ").status_code == 400
 
 
-def test_many_conversations_and_long_ones_come_in_pages(on_sqlite: IsolatedMemory):
+def test_many_conversations_come_in_pages(on_sqlite: IsolatedMemory):
     scope = on_sqlite.scope(user_id="alice", module_id="tutor")
     for number in range(51):
         scope.sessions.create(title=f"Title {number}")
-    scope.chat_history("long").add_messages([HumanMessage(f"no. {n};") for n in range(120)])
     alice = Person(client_of(on_sqlite), "alice")
     page = alice.path_to("tutor", "Conversations")
 
     shown = [alice.get(f"{page}?page={number}").text for number in (1, 2)]
-    assert [text.count("Title") for text in shown] == [49, 2]
-    long = named_links(shown[0])
-    path = next(target for name, target in long if name.startswith("Conversation of"))
-    read = [alice.get(f"{path}?page={number}").text for number in (1, 2, 3)]
-    for text, first, last in zip(read, (70, 20, 0), (119, 69, 19), strict=True):
-        assert f"no. {first};" in text
-        assert f"no. {last};" in text
-        assert f"no. {last + 1};" not in text
+    assert [text.count("Title") for text in shown] == [50, 1]
     for strange in ("0", "-1", "x", "9" * 30, "\u0661"):
         assert alice.get(f"{page}?page={strange}").status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["session", "thread"])
+def test_a_long_conversation_comes_in_pages_from_its_end(on_sqlite: IsolatedMemory, kind: str):
+    scope = on_sqlite.scope(user_id="alice", module_id="tutor")
+    said = [HumanMessage(f"no. {n};") for n in range(120)]
+    if kind == "session":
+        scope.chat_history("long").add_messages(said)
+    else:
+        put(scope.checkpointer(), at("long"), {"messages": said})
+    alice = Person(client_of(on_sqlite), "alice")
+    path = alice.path_to("tutor", "Conversations", "Conversation of")
+
+    query = ""
+    for first, last in ((70, 119), (20, 69), (0, 19)):
+        text = alice.get(path + query).text
+        assert [*map(int, re.findall(r"no\. (\d+);", text))] == [*range(first, last + 1)]
+        links = dict(named_links(text))
+        query = links.get("Earlier messages", "")
+    assert query == ""
+    assert links["To the newest messages"] == path
+    for strange in ("-1", "x", "9" * 30, "\u0661", "1" + "0" * 15):
+        assert "no. 119;" in alice.get(f"{path}?before={strange}").text
+    for early in ("0", "1"):
+        assert "no. 119;" not in alice.get(f"{path}?before={early}").text
+
+
+def test_a_page_of_a_long_chat_reads_only_that(on_sqlite: IsolatedMemory):
+    scope = on_sqlite.scope(user_id="alice", module_id="tutor")
+    for begin in range(0, 4000, 500):
+        said = [HumanMessage(f"{n} {'x' * 200}") for n in range(begin, begin + 500)]
+        scope.chat_history("long").add_messages(said)
+    alice = Person(client_of(on_sqlite), "alice")
+    path = alice.path_to("tutor", "Conversations", "Conversation of")
+    alice.get(path)
+    tracemalloc.start()
+    try:
+        assert "3999 xx" in alice.get(path).text
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    # All 4,000 took 6 MB; a page of 50 takes 0.3.
+    assert peak < 2_000_000
 
 
 def test_what_was_said_before_login_is_confirmed(memory: IsolatedMemory):
@@ -243,9 +284,9 @@ def test_it_is_told_how_long_what_is_kept(sqlite_url: str, root_key: LocalRootKe
             said = alice.get(path).text
             for sentence in (
                 "Messages are removed after 90 days.",
-                "Threads of agents are removed after 1 day",
+                "Agent conversations are removed after 1 day",
                 "and are removed when nothing was done in them for 36 hours.",
-                "Earlier states of threads are kept up to the newest 1,200.",
+                "Earlier states of agent conversations are kept up to the newest 1,200.",
                 "Chats are removed when nothing is said in them for 7 days.",
                 "The newest 1,000 chats are kept, and those that are pinned.",
                 "Of the channel “ai” the newest 20 messages of a chat are kept.",
@@ -311,6 +352,44 @@ def test_everything_is_taken_along_and_no_copy_stays(
     assert b"What is a half?" in whole
     assert b"bobs" not in whole
     assert [*tmp_path.glob("langmem-isolated-*")] == []
+
+
+def test_only_so_many_archives_are_made_at_once(
+    on_sqlite: IsolatedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    """Whoever asks for a hundred leaves threads to those who only look."""
+    monkeypatch.setattr(pages, "SECONDS", 0.01)
+    remember(on_sqlite, "alice")
+    alice = Person(client_of(on_sqlite), "alice")
+    with ExitStack() as stack:
+        for _ in range(taking_along._AT_ONCE):
+            stack.enter_context(taking_along._making)
+        assert alice.post("/download").status_code == 503
+        assert alice.get("/").status_code == 200
+
+    assert alice.post("/download").status_code == 200
+
+
+def test_what_a_killed_process_left_of_an_archive_goes_with_the_next(
+    on_sqlite: IsolatedMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    remember(on_sqlite, "alice")
+    left, new, others = (
+        tmp_path / name for name in ("langmem-isolated-a", "langmem-isolated-b", "c")
+    )
+    for folder in (left, new, others):
+        folder.mkdir()
+        (folder / "my-memory.zip").write_text("What is a half?")
+    for folder in (left, others):
+        os.utime(folder, (1, 1))
+    (tmp_path / "langmem-isolated-link").symlink_to(others)
+
+    assert Person(client_of(on_sqlite), "alice").post("/download").status_code == 200
+
+    assert not left.exists()
+    assert (new / "my-memory.zip").exists()
+    assert (others / "my-memory.zip").exists()
 
 
 def test_forgetting_everything_takes_the_sentence(memory: IsolatedMemory, alice: Person):
@@ -447,7 +526,7 @@ def test_only_so_many_passphrases_are_stretched_at_once(
     on_sqlite: IsolatedMemory, monkeypatch: pytest.MonkeyPatch
 ):
     """64 MiB each: whoever sends a hundred at once gets no 6 GB of this process."""
-    monkeypatch.setattr(locks, "_SECONDS", 0.01)
+    monkeypatch.setattr(pages, "SECONDS", 0.01)
     remember(on_sqlite, "alice")
     alice = Person(client_of(on_sqlite), "alice")
     alice.post("/lock", new=PASSPHRASE, again=PASSPHRASE)

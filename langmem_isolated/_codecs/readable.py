@@ -12,10 +12,6 @@ from typing import Any, NamedTuple
 
 import ormsgpack
 
-from langmem_isolated._codecs.checkpoints.chunks import decode_chunk
-from langmem_isolated._codecs.checkpoints.decoder import Decoder
-from langmem_isolated._codecs.checkpoints.serializer import Serde
-from langmem_isolated._codecs.checkpoints.stored_bodies import Body
 from langmem_isolated._codecs.classes import type_name
 from langmem_isolated._codecs.forms import MESSAGE, PAIRS, TEXT
 from langmem_isolated._codecs.messages import MESSAGE_V1, MESSAGE_V2, MessageMetadata
@@ -88,25 +84,9 @@ def readable_bytes(value: bytes) -> Any:
         return None
 
 
-def references_of(plaintext: bytes) -> Body:
-    """The body of a checkpoint, whose references are still numbers."""
-    return Body.of(plaintext)
-
-
-def listed_by(chunks: list[bytes]) -> set[int]:
-    """The numbers of elements that chunks list."""
-    return {number for chunk in chunks for number in decode_chunk(chunk)}
-
-
-def readable_state(plaintext: bytes, elements: dict[int, bytes]) -> dict[str, Any]:
-    """The values of a checkpoint's channels, by channel, each in a readable form.
-
-    Args:
-        plaintext: The checkpoint's body.
-        elements: All that it refers to, by their numbers.
-    """
-    (snapshot,) = Decoder(elements, None, Serde()).decode([Body.of(plaintext)])
-    return {str(name): _state(value) for name, value in snapshot[-1].items()}
+def readable_state(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of channels, by channel, each in a readable form; lists among them are emptied."""
+    return {str(name): _state(value) for name, value in values.items()}
 
 
 def _state(value: object) -> Any:

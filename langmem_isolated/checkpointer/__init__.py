@@ -1,5 +1,6 @@
 """Checkpointer of LangGraph, isolated and encrypted."""
 
+from langmem_isolated.checkpointer.channel_values import thread_values
 from langmem_isolated.checkpointer.retention import prune_thread
 from langmem_isolated.checkpointer.saver import IsolatedCheckpointSaver
 from langmem_isolated.checkpointer.thread import Thread
@@ -18,4 +19,5 @@ __all__ = [
     "ThreadEncoder",
     "prune_thread",
     "stored_checkpoints",
+    "thread_values",
 ]

@@ -8,10 +8,12 @@ from typing import Any, Self, TypeVar
 from langchain_core.runnables import RunnableConfig
 
 from langmem_isolated._adapters.container_catalogue import ContainerCatalogue
+from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._runtime.arguments import kind_of
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.threads.listing import LISTING
+from langmem_isolated.checkpointer.channel_values import thread_values
 from langmem_isolated.checkpointer.thread import Thread, as_thread
 from langmem_isolated.errors import ThreadNotFound
 from langmem_isolated.scope import Scope, checked_thread_id
@@ -25,6 +27,7 @@ class ThreadMethods:
     """What a checkpointer does with whole threads; ``_resolve`` leads a call to its scope."""
 
     _resolve: Resolve
+    _serde: Serde
 
     def threads(
         self,
@@ -96,6 +99,24 @@ class ThreadMethods:
     async def athread(self, thread_id: str) -> Thread:
         """One thread as a list shows it; see :meth:`thread`."""
         return await self._arun(None, lambda saver: saver.thread(thread_id))
+
+    def thread_values(self, thread_id: str) -> dict[str, Any]:
+        """What the thread's channels hold now, by their names; of an unknown thread nothing.
+
+        For whoever has not the graph: channels that are kept as deltas are rebuilt from what was
+        written to them, messages by their ids, dicts merged, all else one behind the other. With
+        the graph, its ``get_state`` tells the same by its own reducers, and subgraphs besides.
+
+        Raises:
+            RecordDoesNotOpen: What is stored was changed, moved or removed.
+        """
+        thread_id = checked_thread_id("thread_id", thread_id)
+        records = self._resolve(None)[1]
+        return records.snapshot(thread_values, None, thread_id, self._serde, now()) or {}
+
+    async def athread_values(self, thread_id: str) -> dict[str, Any]:
+        """What the thread's channels hold now; see :meth:`thread_values`."""
+        return await self._arun(None, lambda saver: saver.thread_values(thread_id))
 
     def rename_thread(self, thread_id: str, title: str | None) -> None:
         """Give the thread a title, sealed; ``None`` takes it away.

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
     from langmem_isolated import ScopedMemory
-    from langmem_isolated.chat_history import TimedMessage
+    from langmem_isolated._adapters.timed_messages import TimedMessage
     from langmem_isolated.sessions import Session
 
 _FIELDS = (

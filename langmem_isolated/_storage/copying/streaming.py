@@ -12,7 +12,6 @@ from sqlalchemy import bindparam, select
 
 from langmem_isolated._codecs.checkpoints.stored_bodies import Outline
 from langmem_isolated._codecs.documents import document_id
-from langmem_isolated._codecs.readable import listed_by, references_of
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database import schema
@@ -27,8 +26,7 @@ from langmem_isolated._storage.documents.blocks import Block, refused
 from langmem_isolated._storage.documents.collection import Collection
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.sessions.messages import message_aad_prefix, message_part
-from langmem_isolated._storage.threads import reading
-from langmem_isolated._storage.threads.addresses import END, Life, Slot, mac_of
+from langmem_isolated._storage.threads.addresses import END, Slot, mac_of
 from langmem_isolated._storage.threads.reading import body_part, element_part, open_at
 from langmem_isolated.errors import RecordDoesNotOpen
 
@@ -211,23 +209,6 @@ def _of_thread(keys: ScopeKeys, of: Found, kind: Kind, row: Row) -> tuple[Stream
 def namespace_of(checkpoint: Streamed) -> str:
     """The namespace that a checkpoint belongs to."""
     return Outline.of(checkpoint.plaintext).namespace
-
-
-def elements_of(
-    transaction: Transaction, keys: ScopeKeys, of: Found, checkpoint: bytes
-) -> dict[int, bytes]:
-    """All elements that a checkpoint refers to, by their numbers.
-
-    Raises:
-        RecordDoesNotOpen: One is missing, or was changed.
-    """
-    body, life = references_of(checkpoint), Life(of.digest, of.state.birth)
-    chunks = reading.elements(transaction, keys, life, body.chunks)
-    wanted = {*body.numbers, *body.chunks} | listed_by([*chunks.values()])
-    found = reading.elements(transaction, keys, life, wanted)
-    if len(found) != len(wanted):
-        raise RecordDoesNotOpen(Kind.CHECKPOINT.label, "elements it refers to are missing")
-    return found
 
 
 def collected(

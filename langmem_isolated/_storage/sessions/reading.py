@@ -39,6 +39,8 @@ class Opened(NamedTuple):
     """The session's state when they were read; ``None`` for a session that is not there."""
     numbers: Sequence[int] = ()
     """Their sequence numbers."""
+    first: int = 1
+    """The place of the first in the session, from 1 on."""
 
 
 NOTHING = Opened([], None, None)
@@ -148,7 +150,8 @@ def opened(
     has_newest = bool(plaintexts) and end == state.next_sequence
     if has_newest and newest_of(keys, digest, ordered[-1][0], plaintexts[-1]) != state.newest:
         raise RecordDoesNotOpen(Kind.SESSION.label, "its newest message was exchanged")
-    return Opened(plaintexts, start if start > oldest else None, state, range(start, end))
+    before = start if start > oldest else None
+    return Opened(plaintexts, before, state, range(start, end), start - oldest + 1)
 
 
 def _within(ordered: list[T], bounds: Bounds) -> list[T]:
@@ -178,7 +181,8 @@ def _summed_up(
     numbers = [int.from_bytes(key) for key, *_ in found]
     has_older = bool(found) and found[0] is not ordered[0]
     plaintexts = [plaintext for _, plaintext, _ in found]
-    return Opened(plaintexts, numbers[0] if has_older else None, state, numbers)
+    first = ordered.index(found[0]) + 1 if found else 1
+    return Opened(plaintexts, numbers[0] if has_older else None, state, numbers, first)
 
 
 class Known(NamedTuple):

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import heapq
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
-from typing import Any, Literal
+from typing import Literal
 
-from langchain_core.messages import BaseMessage
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
 
-from langmem_isolated.admin.person.pages import Mine, Module, Pages, as_text, page_of
-from langmem_isolated.admin.person.thread_states import MESSAGES, messages_in, state_of
-from langmem_isolated.admin.person.transcripts import Line, as_json, as_markdown, line_of
+from langmem_isolated.admin.person import said
+from langmem_isolated.admin.person.pages import Mine, Module, Pages, a_place_in, page_of
+from langmem_isolated.admin.person.readable import as_text
+from langmem_isolated.admin.person.said import Said
+from langmem_isolated.admin.person.transcripts import line_of, told_in_json, told_in_markdown
 from langmem_isolated.scoped_memory import ScopedMemory
 
 _PAGE = 50
 _READ = 500
 _FOUND = 20
 _LONGEST_TITLE = 500
+# No conversation has so many messages.
+_LAST = 10**15
+# All of a conversation is held while it is written down: so many at once in this process.
+_exporting = threading.BoundedSemaphore(4)
 
 
 def routes(pages: Pages) -> list[Route]:
@@ -124,68 +130,57 @@ def _list(mine: Mine) -> Response:
 def _search(mine: Mine) -> Response:
     module, query = mine.module(), mine.sent("query")
     titled = [*islice(_all(module.scoped, query), _FOUND)]
-    said = module.scoped.recall(query, limit=_FOUND)
+    recalled = module.scoped.recall(query, limit=_FOUND)
     return mine.page(
         "found",
         "What was found",
         module=module,
         query=query,
         titled=[(one, _reference(mine, module, one.kind, one.id)) for one in titled],
-        said=[(one, _reference(mine, module, one.source, one.source_id)) for one in said],
+        said=[(one, _reference(mine, module, one.source, one.source_id)) for one in recalled],
     )
 
 
 def _confirm(mine: Mine) -> Response:
     module = mine.module()
     if not mine.visit.is_confirmed:
-        said = [
+        consequences = [
             "What was said before you logged in counts as yours: assistants are told of it.",
             "If it was somebody else, delete those conversations instead.",
         ]
-        return mine.ask("Was this you?", said, "It was me", "module", module=module.reference)
+        return mine.ask(
+            "Was this you?", consequences, "It was me", "module", module=module.reference
+        )
     module.scoped.confirm_claimed()
     return mine.visit.back("module", module=module.reference)
 
 
-def _messages(
-    scoped: ScopedMemory, one: Conversation
-) -> list[tuple[BaseMessage, datetime | None, str | None]]:
-    if one.kind == "session":
-        timed = scoped.chat_history(one.id or "").timed()
-        return [(said.message, said.said_at, said.channel) for said in timed]
-    return [(said, None, None) for said in messages_in(_state(scoped, one))]
+def _page_of(scoped: ScopedMemory, one: Conversation, before: int | None) -> Said:
+    read = said.in_session if one.kind == "session" else said.in_thread
+    return read(scoped, one.id or "", before)
 
 
-def _state(scoped: ScopedMemory, one: Conversation) -> dict[str, Any]:
-    return {} if one.kind == "session" else state_of(scoped.checkpointer(), one.id or "")
-
-
-def _others(scoped: ScopedMemory, one: Conversation) -> dict[str, Any]:
-    """What a thread keeps beside messages."""
-    state = _state(scoped, one)
-    return {name: value for name, value in state.items() if name != MESSAGES}
-
-
-def _lines(scoped: ScopedMemory, one: Conversation) -> list[Line]:
-    return [line_of(*said) for said in _messages(scoped, one)]
+def _all_of(scoped: ScopedMemory, one: Conversation) -> Said:
+    read = said.all_in_session if one.kind == "session" else said.all_in_thread
+    return read(scoped, one.id or "")
 
 
 def _read(mine: Mine) -> Response:
     module = mine.module()
-    one, number = _meant(mine, module), mine.number("page")
-    lines = _lines(module.scoped, one)
-    # Pages go back from the newest.
-    newest, more = page_of(lines[::-1], number, _PAGE)
+    one = _meant(mine, module)
+    # Below 1 nothing is older.
+    before = mine.number("before", default=0, most=_LAST) or None
+    found = _page_of(module.scoped, one, before)
     return mine.page(
         "conversation",
         one.shown,
         module=module,
         one=one,
         reference=mine.reference(one.kind, module.name, one.id or ""),
-        lines=newest[::-1],
-        others=[(n, as_text(v)) for n, v in _others(module.scoped, one).items()],
-        number=number,
-        more=more,
+        lines=[line_of(*message) for message in found.messages],
+        others=[(name, as_text(value)) for name, value in found.others.items()],
+        is_newest=before is None,
+        before=found.before,
     )
 
 
@@ -210,9 +205,13 @@ def _delete(mine: Mine) -> Response:
     module = mine.module()
     one = _meant(mine, module)
     if not mine.visit.is_confirmed:
-        said = [f"“{one.shown}” is removed for good, with all that was said in it."]
+        consequences = [f"“{one.shown}” is removed for good, with all that was said in it."]
         return mine.ask(
-            "Delete this conversation?", said, "Delete it", "conversations", module=module.reference
+            "Delete this conversation?",
+            consequences,
+            "Delete it",
+            "conversations",
+            module=module.reference,
         )
     if one.kind == "session":
         module.scoped.sessions.delete(one.id or "")
@@ -224,14 +223,18 @@ def _delete(mine: Mine) -> Response:
 def _export(mine: Mine) -> Response:
     module = mine.module()
     one = _meant(mine, module)
-    if mine.visit.form.get("form") == "markdown":
-        text, kind, name = as_markdown(one.title, _lines(module.scoped, one)), "markdown", "md"
-        return _file(text, f"text/{kind}", f"conversation.{name}")
-    said = ((message, time) for message, time, _ in _messages(module.scoped, one))
-    text = as_json(one.title, said, _others(module.scoped, one))
-    return _file(text, "application/json", "conversation.json")
+    with a_place_in(_exporting):
+        found = _all_of(module.scoped, one)
+        if mine.visit.form.get("form") == "markdown":
+            lines = (line_of(*message) for message in found.messages)
+            text = told_in_markdown(one.title, lines).encode(errors="replace")
+            return _file(text, "text/markdown", "conversation.md")
+        told = told_in_json(one.title, found.messages, found.others)
+        # Half characters as JSON escapes them.
+        text = told.encode(errors="backslashreplace")
+        return _file(text, "application/json", "conversation.json")
 
 
-def _file(text: str, media_type: str, name: str) -> Response:
+def _file(text: bytes, media_type: str, name: str) -> Response:
     disposition = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return Response(text.encode(errors="replace"), media_type=media_type, headers=disposition)
+    return Response(text, media_type=media_type, headers=disposition)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from starlette.responses import Response
 from starlette.routing import Route
 
-from langmem_isolated.admin.person.pages import Mine, Module, Pages, as_text, page_of
+from langmem_isolated.admin.person.pages import Mine, Module, Pages, page_of
+from langmem_isolated.admin.person.readable import as_text
 from langmem_isolated.lifecycle import DocumentCollection
 
 _PAGE = 50

@@ -8,7 +8,8 @@ from langgraph.store.base import BaseStore, Item
 from starlette.responses import Response
 from starlette.routing import Route
 
-from langmem_isolated.admin.person.pages import Mine, Module, Pages, as_text, page_of
+from langmem_isolated.admin.person.pages import Mine, Module, Pages, page_of
+from langmem_isolated.admin.person.readable import as_text
 
 _PAGE = 50
 _READ = 500

@@ -9,14 +9,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
 
-from langmem_isolated.admin.person.pages import MINUTES, Handler, Mine, Pages
+from langmem_isolated.admin.person.pages import MINUTES, Handler, Mine, Pages, a_place_in
 
 # Argon2id takes 64 MiB for each passphrase: so many are stretched at once in this process. What
 # seals all anew takes longer, and keeps nobody from opening a lock.
 _AT_ONCE = 4
 _opening, _sealing = (threading.BoundedSemaphore(_AT_ONCE) for _ in range(2))
-# Who waits keeps a thread that others need.
-_SECONDS = 2.0
 
 
 def routes(pages: Pages) -> list[Route]:
@@ -47,15 +45,12 @@ def _with_secret(handler: Handler, room: threading.BoundedSemaphore) -> Handler:
     """A handler that is given a secret: one that does not fit is told on the page."""
 
     def answer(mine: Mine) -> Response:
-        if not room.acquire(timeout=_SECONDS):
-            raise HTTPException(503, "Too many do this just now. Nothing was done; try it again.")
-        try:
-            return handler(mine)
-        except ValueError as error:
-            # What the library says of secrets has none of it.
-            return _show(mine, str(error), 409)
-        finally:
-            room.release()
+        with a_place_in(room):
+            try:
+                return handler(mine)
+            except ValueError as error:
+                # What the library says of secrets has none of it.
+                return _show(mine, str(error), 409)
 
     return answer
 

@@ -14,8 +14,8 @@ from langmem_isolated.lifecycle import Policy, RetentionApplied
 _NAMES = {
     "message": "Messages",
     "session": "Chats",
-    "thread": "Threads of agents",
-    "checkpoint": "Earlier states of threads",
+    "thread": "Agent conversations",
+    "checkpoint": "Earlier states of agent conversations",
     "item": "Notes of agents",
     "document": "Documents",
     "entry": "Cached answers",

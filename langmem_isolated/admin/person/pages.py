@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypedDict, TypeVar
 
@@ -29,6 +30,8 @@ Named = TypeVar("Named")
 
 MINUTES = (5, 15, 60)
 """For how long a locked memory may be opened."""
+SECONDS = 2.0
+"""For how long it is waited for a place: who waits keeps a thread that others need."""
 THE_USER = "the user"
 """Who acts here, for the audit log; whose memory it is, the entry says by its scope."""
 # Of what there never was and of what is another's the same is said.
@@ -38,8 +41,6 @@ _HELD = (
     "Your memory is on legal hold: it may not be removed now. Nothing was removed. Whoever runs "
     "this application can tell you more."
 )
-# So much stands on one line.
-_SHORT = 80
 _ABSENT = (NotShared, ProfileEntryNotFound, SessionNotFound, ThreadNotFound)
 
 
@@ -181,17 +182,22 @@ class Pages:
         return answer
 
 
+@contextmanager
+def a_place_in(room: threading.BoundedSemaphore) -> Iterator[None]:
+    """Take one of the places that there are for what needs much memory, or long.
+
+    Raises:
+        HTTPException: 503, none became free in time.
+    """
+    if not room.acquire(timeout=SECONDS):
+        raise HTTPException(503, "Too many do this just now. Nothing was done; try it again.")
+    try:
+        yield
+    finally:
+        room.release()
+
+
 def page_of(found: Sequence[Named], number: int, size: int) -> tuple[Sequence[Named], int | None]:
     """The page of that number, from 1 on, and the number of the next one, if there is one."""
     end = number * size
     return found[end - size : end], number + 1 if len(found) > end else None
-
-
-def as_text(value: Any) -> str:
-    """A stored value as people read it: a text as it is, all else as JSON."""
-    if isinstance(value, str):
-        return value
-    short = json.dumps(value, ensure_ascii=False, default=str)
-    if len(short) <= _SHORT:
-        return short
-    return json.dumps(value, ensure_ascii=False, indent=1, default=str)

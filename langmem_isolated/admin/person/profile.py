@@ -9,7 +9,8 @@ from typing import NamedTuple
 from starlette.responses import Response
 from starlette.routing import Route
 
-from langmem_isolated.admin.person.pages import Handler, Mine, Module, Pages, as_text
+from langmem_isolated.admin.person.pages import Handler, Mine, Module, Pages
+from langmem_isolated.admin.person.readable import as_text
 from langmem_isolated.lifecycle import Fact, Interest, Profile
 
 # What all modules share stands beside the modules, under what no reference is.

@@ -15,6 +15,8 @@ _WHAT = {
     "profile": "what is known about you",
 }
 
+_NARROWED = {"namespaces": "notes under"}
+
 
 def routes(pages: Pages) -> list[Route]:
     """What is shared between the user's own modules, and the end of it."""
@@ -44,7 +46,7 @@ def what(grant: Grant) -> str:
 def narrowed(grant: Grant) -> list[str]:
     """What narrows it: which chats, channels and so on alone."""
     return [
-        f"{name}: {', '.join(map(_named, values))}"
+        f"{_NARROWED.get(name, name)}: {', '.join(map(_named, values))}"
         for name, values in grant.fields.items()
         if isinstance(values, list)
     ]

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from langchain_core.messages import BaseMessage, message_to_dict
+from langchain_core.messages import BaseMessage
 
-from langmem_isolated.admin.person.pages import as_text
+from langmem_isolated.admin.person.readable import as_json, as_text, plain
 
 _SPEAKERS = {"human": "You", "ai": "Assistant", "system": "System", "tool": "Tool"}
+
+# What is no text, in words.
+_BLOCKS = {
+    "image": "picture",
+    "image_url": "picture",
+    "input_audio": "sound",
+    "audio": "sound",
+    "reasoning": "thoughts of the assistant",
+    "tool_use": "use of a tool",
+}
 
 
 class Line(NamedTuple):
@@ -48,31 +57,40 @@ def _is_text(block: object) -> bool:
 def _block(block: object) -> str:
     """What is no text: of a picture that it is one, and not its bytes."""
     kind = block.get("type") if isinstance(block, Mapping) else type(block).__name__
-    return f"[{kind}]"
+    return f"[{_BLOCKS.get(str(kind), kind)}]"
 
 
-def as_json(
-    title: str | None, messages: Iterable[tuple[BaseMessage, datetime | None]], state: Any
+def told_in_json(
+    title: str | None,
+    messages: Iterable[tuple[BaseMessage, datetime | None, str | None]],
+    state: Any,
 ) -> str:
     """All of a conversation, messages as LangChain writes them."""
     told = {
         "title": title,
         "messages": [
-            {"said_at": time and time.isoformat(), **message_to_dict(message)}
-            for message, time in messages
+            {"said_at": time and time.isoformat(), "channel": channel, **plain(message)}
+            for message, time, channel in messages
         ],
         "state": state,
     }
-    return json.dumps(told, ensure_ascii=False, indent=1, default=str)
+    return as_json(told)
 
 
-def as_markdown(title: str | None, lines: Iterable[Line]) -> str:
-    """What was said, a heading for each who spoke."""
-    said = (f"## {_heading(line)}\n\n{line.text}\n" for line in lines)
-    return "\n".join((f"# {title or 'Conversation'}\n", *said))
+def told_in_markdown(title: str | None, lines: Iterable[Line]) -> str:
+    """What was said, a heading for each who spoke; quoted, so that nothing said is a heading."""
+    said = (f"## {_heading(line)}\n\n{_quoted(line.text)}\n" for line in lines)
+    return "\n".join((f"# {_on_one_line(title or 'Conversation')}\n", *said))
+
+
+def _quoted(text: str) -> str:
+    return "\n".join(f"> {line}".rstrip() for line in text.splitlines())
+
+
+def _on_one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _heading(line: Line) -> str:
-    if line.time is None:
-        return line.speaker
-    return f"{line.speaker}, {line.time.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    time = None if line.time is None else f"{line.time.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    return _on_one_line(", ".join(filter(None, (line.speaker, time, line.channel))))

@@ -12,7 +12,13 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 _HERE = Path(__file__).parent.parent
-_SURROGATES = re.compile("[\ud800-\udfff]")
+# What nobody sees: marks that turn the direction of what follows, a page's own words with it; tags,
+# which spell text that models read; and half characters, which UTF-8 has not. A flag of a region is
+# spelled in tags, too.
+_UNSEEN = re.compile(
+    "(\U0001f3f4[\U000e0020-\U000e007f]+)"
+    "|[\u202a-\u202e\u2066-\u2069\ud800-\udfff\U000e0000-\U000e007f]"
+)
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -31,14 +37,12 @@ def static_files() -> StaticFiles:
 
 
 def rendered(template: str, values: Mapping[str, Any]) -> str:
-    """A page's HTML, with U+FFFD for lone surrogates, which text may have and UTF-8 has not.
+    """A page's HTML.
 
     Raises:
         jinja2.UndefinedError: The template asks for what is not among ``values``.
     """
-    return _SURROGATES.sub(
-        "\N{REPLACEMENT CHARACTER}", _environment().get_template(template).render(values)
-    )
+    return _environment().get_template(template).render(values)
 
 
 @cache
@@ -47,11 +51,20 @@ def _environment() -> Environment:
         loader=FileSystemLoader(_HERE / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     made.filters.update(moment=moment, size=size, number=number)
     return made
+
+
+def visible(value: Any) -> Any:
+    """A text with what nobody would see of it written out: ``[U+202E]``; all else as it is."""
+    # What is markup already was made of parts that came through here.
+    if not isinstance(value, str) or hasattr(value, "__html__") or value.isascii():
+        return value
+    return _UNSEEN.sub(lambda found: found[1] or f"[U+{ord(found[0]):04X}]", value)
 
 
 def moment(value: datetime | None) -> str:

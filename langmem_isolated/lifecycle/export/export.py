@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._codecs.readable import readable_state
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.owners import Level, Owner
@@ -20,6 +21,7 @@ from langmem_isolated._storage import wrapped_stores
 from langmem_isolated._storage.copying import streaming
 from langmem_isolated._storage.copying.items import item_pages
 from langmem_isolated._storage.sessions.channel_limits import CUSTOMARY, NamedLimits
+from langmem_isolated.checkpointer import thread_values
 from langmem_isolated.lifecycle.audit.reading import all_of
 from langmem_isolated.lifecycle.export import lines
 from langmem_isolated.lifecycle.export.archive import Archive
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from langmem_isolated._adapters.context import MemoryContext
     from langmem_isolated._crypto.scope_keys import ScopeKeys
     from langmem_isolated._database.transactions import Transaction
-    from langmem_isolated._storage.copying.streaming import Found, Streamed
+    from langmem_isolated._storage.copying.streaming import Found
     from langmem_isolated._storage.scoped_database import ScopedDatabase
 
 Progress = Callable[[int], object]
@@ -251,20 +253,14 @@ class _OfOwner:
     def _thread(self, transaction: Transaction, keys: ScopeKeys, of: Found) -> None:
         line = lines.container_line(of)
         namespaces: dict[bytes, str] = {}
-        latest: Streamed | None = None
         for page in streaming.history(transaction, keys, of):
             for one in page:
                 if one.kind is Kind.CHECKPOINT:
-                    name = namespaces.setdefault(one.parent, streaming.namespace_of(one))
-                    # Ids grow with time.
-                    is_later = latest is None or one.key > latest.key
-                    latest = one if not name and is_later else latest
+                    namespaces.setdefault(one.parent, streaming.namespace_of(one))
                 self._add("checkpoints", lines.history_line(line["id"], namespaces, one))
             self._page_is_done()
-        state = None
-        if latest is not None:
-            elements = streaming.elements_of(transaction, keys, of, latest.plaintext)
-            state = readable_state(latest.plaintext, elements)
+        values = thread_values(transaction, keys, line["id"], Serde(), self._now)
+        state = None if values is None else readable_state(values)
         self._add("threads", {**line, "state": state})
 
     def _collection(self, transaction: Transaction, keys: ScopeKeys, of: Found) -> None:
