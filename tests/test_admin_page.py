@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -602,8 +601,8 @@ def test_what_users_wrote_is_never_markup(plain: IsolatedMemory):
     assert sum("&lt;script&gt;alert" in page.text for page in pages) >= 8
 
 
-def test_what_turns_text_around_turns_nothing_but_itself(plain: IsolatedMemory):
-    # A right-to-left override, which ends with the element that it stands in.
+def test_what_turns_text_around_is_written_out(plain: IsolatedMemory):
+    # A right-to-left override.
     evil = "\u202eevil"
     scope = plain.scope(user_id=evil, module_id=evil, project_id=evil)
     scope.chat_history(evil).add_message(AIMessage(evil, name=evil, tool_calls=[
@@ -625,10 +624,8 @@ def test_what_turns_text_around_turns_nothing_but_itself(plain: IsolatedMemory):
 
     for page in pages:
         assert page.status_code == 200
-        # Alone in its element, or in an attribute.
-        body = re.sub(r'"[^"<>]*\u202e[^"<>]*"', "", page.text)
-        assert re.sub(r">\s*\u202eevil\s*<", "", body).count(evil) == 0, page.url
-    assert sum(evil in page.text for page in pages) >= 8
+        assert evil not in page.text, page.url
+    assert sum("[U+202E]evil" in page.text for page in pages) >= 8
 
 
 def test_no_id_is_in_an_address_or_a_log(plain: IsolatedMemory, caplog: pytest.LogCaptureFixture):
@@ -687,9 +684,9 @@ def test_a_surrogate_in_what_is_stored_hides_nothing_from_the_operator(plain: Is
     read = carol.post(f"/users/{digest}/read")
     reference = read.text.partition("/read/")[2].partition('"')[0]
 
-    assert "Bad \N{REPLACEMENT CHARACTER} title" in read.text
+    assert "Bad [U+DC80] title" in read.text
     session = carol.post(f"/users/{digest}/read/{reference}").text
-    assert "Bad \N{REPLACEMENT CHARACTER} text" in session
+    assert "Bad [U+D800] text" in session
     for path in ("/retention", "/audit", f"/users/{digest}"):
         assert carol.get(path).status_code == 200
         assert carol.get(f"/api{path}").status_code == 200
