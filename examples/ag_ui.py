@@ -1,9 +1,9 @@
 """One graph for everybody behind AG-UI's adapter: authentication says whose memory a run has.
 
-Run it with the root key in the environment::
+Run it from the root of the repository::
 
-    export LANGMEM_ISOLATED_ROOT_KEY=$(langmem-isolated keygen)
-    uvicorn --factory examples.ag_ui:application
+    langmem-isolated keygen --file root.key
+    LANGMEM_ISOLATED_ROOT_KEY_FILE=root.key uvicorn --factory examples.ag_ui:application
 """
 
 import itertools

@@ -1,9 +1,9 @@
 """A chat before the login: a cookie holds the guest, and the user says whether it was them.
 
-Run it with the root key in the environment, behind HTTPS (the cookies are `Secure`)::
+Run it from the root of the repository, behind HTTPS (the cookies are `Secure`)::
 
-    export LANGMEM_ISOLATED_ROOT_KEY=$(langmem-isolated keygen)
-    uvicorn --factory examples.anonymous_chat:application
+    langmem-isolated keygen --file root.key
+    LANGMEM_ISOLATED_ROOT_KEY_FILE=root.key uvicorn --factory examples.anonymous_chat:application
 
 Logging in claims nothing. A link that logs a visitor into the account of whoever planted it would
 else collect what the visitor said before; so the page asks "Was this you?" and sends the answer to

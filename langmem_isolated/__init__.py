@@ -2,7 +2,8 @@
 
 Make a root key once, outside the database; without it nothing can be read::
 
-    export LANGMEM_ISOLATED_ROOT_KEY=$(langmem-isolated keygen)
+    langmem-isolated keygen --file root.key
+    export LANGMEM_ISOLATED_ROOT_KEY_FILE=$PWD/root.key
 
 Then one memory for the application, and a scope for each request. Everything made from a scope
 reads and writes that user's memory in that module, and no other:

@@ -12,7 +12,7 @@ from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.arguments import whole_number
 from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._runtime.clock import SECOND, now
-from langmem_isolated._runtime.operations import found, given, observed
+from langmem_isolated._runtime.operations import found, given, observed, present
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry, Names
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -119,7 +119,7 @@ class IsolatedRecordManager(RecordManager):
             self.update, keys, group_ids=group_ids, time_at_least=time_at_least
         )
 
-    @observed("search_memory", "entry", found)
+    @observed("search_memory", "entry", present)
     def exists(self, keys: Sequence[str]) -> list[bool]:
         """Whether each of ``keys`` is recorded.
 

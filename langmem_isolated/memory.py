@@ -29,6 +29,7 @@ from langmem_isolated._runtime.environment import (
     KEY_STORE_VARIABLE,
 )
 from langmem_isolated._runtime.limits import DEFAULT_LIMITS, Limits
+from langmem_isolated._runtime.operations import found, observed
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._runtime.session_rules import NO_RULES, SessionRules
 from langmem_isolated._storage.keyring import Keyring
@@ -280,6 +281,7 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
 
         return Publisher(self._context, published_owner(user_id, module_id, project_id))
 
+    @observed("search_memory", "module", found, records="_context")
     def modules(self, user_id: str, *, project_id: str = "default") -> list[str]:
         """The modules in which a user has memory, sorted; for operators.
 

@@ -72,9 +72,17 @@ class IsolatedRetriever(BaseRetriever):
         **kwargs: Any,
     ) -> list[Document]:
         kwargs |= _narrowed(self._filter, kwargs)
+        if self._stamps is None:
+            return self._asked(query, kwargs)
+        with self._stamps.observing() as told:
+            found = self._stamps.checked(self._asked(query, kwargs))
+            told.count = len(found)
+        return found
+
+    def _asked(self, query: str, keywords: dict[str, Any]) -> list[Document]:
         with _unobserved() as context:
-            found = context.run(self._source.invoke, query, _silent(), **kwargs)
-        return self._stamps.checked(found) if self._stamps else found
+            found: list[Document] = context.run(self._source.invoke, query, _silent(), **keywords)
+        return found
 
     async def _aget_relevant_documents(
         self,
@@ -84,10 +92,18 @@ class IsolatedRetriever(BaseRetriever):
         **kwargs: Any,
     ) -> list[Document]:
         kwargs |= _narrowed(self._filter, kwargs)
+        if self._stamps is None:
+            return await self._aasked(query, kwargs)
+        with self._stamps.observing() as told:
+            found = await self._stamps.achecked(await self._aasked(query, kwargs))
+            told.count = len(found)
+        return found
+
+    async def _aasked(self, query: str, keywords: dict[str, Any]) -> list[Document]:
         with _unobserved() as context:
-            asked = self._source.ainvoke(query, _silent(), **kwargs)
-            found = await asyncio.create_task(asked, context=context)
-        return await self._stamps.achecked(found) if self._stamps else found
+            asked = self._source.ainvoke(query, _silent(), **keywords)
+            found: list[Document] = await asyncio.create_task(asked, context=context)
+        return found
 
 
 class RetrieverOfRun(BaseRetriever):
@@ -185,6 +201,7 @@ class IsolatedBM25Retriever(BaseRetriever):
         self._filter = filter
         self._collection = checked_id("collection", collection).encode()
 
+    @observed("search_memory", "document", found, records=lambda self, *_: self._sources[0])
     def _get_relevant_documents(
         self,
         query: str,
@@ -207,7 +224,6 @@ class IsolatedBM25Retriever(BaseRetriever):
         found = best_first(query_scores(query, texts, self.language))
         return [documents[number] for number, _ in found[:most_found]]
 
-    @observed("search_memory", "document", found, records=lambda self: self._sources[0])
     def _readable(self) -> list[Document]:
         return [
             decode_document(body)

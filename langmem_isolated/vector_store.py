@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any, Protocol, Self
 
@@ -32,7 +33,7 @@ from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.arguments import whole_number
 from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._runtime.clock import now
-from langmem_isolated._runtime.operations import counted, found, given, observed
+from langmem_isolated._runtime.operations import Operation, found, given, observed
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._search.embedding_models import embedding_model_name
 from langmem_isolated._search.metadata_filters import Filter, metadata_test
@@ -246,7 +247,6 @@ class IsolatedVectorStore(ScopedVectorStore):
         digested = [name.encode() for name in names]
         self._own.write_if_exists(writing.remove, None, self._collection, digested, now())
 
-    @observed("update_memory", "document", counted, records="_own")
     def reembed(self, *, batch_size: int = _BATCH) -> int:
         """Embed the scope's documents in this collection anew, and keep this model's name with it.
 
@@ -266,16 +266,23 @@ class IsolatedVectorStore(ScopedVectorStore):
             RecordDoesNotOpen: A document was changed, moved, added, removed or restored.
         """
         work = self._reembedding(batch_size)
-        while texts := work.next_texts():
-            work.take(texts, self._embeddings.embed_documents(texts))
+        with self._reembedding_told() as told:
+            while texts := work.next_texts():
+                work.take(texts, self._embeddings.embed_documents(texts))
+            told.count = work.count
         return work.count
 
     async def areembed(self, *, batch_size: int = _BATCH) -> int:
         """Embed the documents anew; see :meth:`reembed`."""
         work = self._reembedding(batch_size)
-        while texts := await self._arun(work.next_texts):
-            await self._arun(work.take, texts, await self._embeddings.aembed_documents(texts))
+        with self._reembedding_told() as told:
+            while texts := await self._arun(work.next_texts):
+                await self._arun(work.take, texts, await self._embeddings.aembed_documents(texts))
+            told.count = work.count
         return work.count
+
+    def _reembedding_told(self) -> AbstractContextManager[Operation]:
+        return self._own.operations.observing("update_memory", "document", self._own.owner)
 
     def _reembedding(self, batch_size: int) -> Reembedding:
         batch = whole_number("batch_size", batch_size, least=1)

@@ -105,6 +105,22 @@ def test_the_oldest_that_have_ended_are_forgotten():
     assert caught.value.status_code == 404
 
 
+def test_one_that_the_system_gives_no_thread_takes_no_place(monkeypatch: pytest.MonkeyPatch):
+    def refuses(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    jobs = Jobs()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuses)
+        for _ in range(MOST_RUNNING):
+            with pytest.raises(RuntimeError):
+                jobs.start("x", "carol", lambda _: {})
+    jobs.start("x", "carol", lambda _: {})
+    jobs.stop(30)
+
+    assert [job.state for job in jobs] == ["done"]
+
+
 def test_what_fails_says_what_the_library_says_and_nothing_of_others(
     caplog: pytest.LogCaptureFixture,
 ):

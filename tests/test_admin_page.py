@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from jsonschema import Draft202012Validator
+from langchain_core.messages import AIMessage
 from openapi_spec_validator import validate
 from starlette.requests import Request
 from starlette.testclient import TestClient
@@ -109,6 +111,40 @@ def test_the_json_is_as_openapi_describes_it(memory: IsolatedMemory, carol: Oper
         Draft202012Validator(answer["content"]["application/json"]["schema"]).validate(told)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    ["/users?after=x", "/users?project=x", "/audit?before=x", "/users/{digest}", "/jobs/{job}"],
+)
+def test_refusals_are_as_openapi_describes_them(plain: IsolatedMemory, wrong: str):
+    tutor_of(plain)
+    carol = operator_of(plain)
+    described = carol.get("/api/openapi.json").json()
+    answer = carol.get(f"/api{wrong}")
+    responses = described["paths"]["/api" + wrong.partition("?")[0]]["get"]["responses"]
+
+    schema = responses[str(answer.status_code)]["content"]["application/json"]["schema"]
+    assert schema == {"$ref": "#/components/schemas/Error"}
+    Draft202012Validator(described["components"]["schemas"]["Error"]).validate(answer.json())
+
+
+def test_who_does_not_mean_it_goes_back_to_where_it_was_asked(plain: IsolatedMemory):
+    tutor_of(plain)
+    plain.audit.switch_on()
+    outer = FastAPI()
+    outer.mount("/m", admin_app(plain, authorize=lambda _: "carol"))
+    carol, user = Operator(outer, "/m"), f"/users/{plain.user_digest('alice')}"
+
+    for path, page in (
+        (f"{user}/rotate", user),
+        (f"{user}/break-glass/end", user),
+        ("/retention/sweep", "/retention"),
+        ("/audit/verify", "/audit"),
+    ):
+        back = carol.post(path).text.rpartition('href="')[2].partition('"')[0]
+        assert back == f"/m{page}"
+        assert carol.get(page).status_code == 200
+
+
 def test_openapi_is_valid(carol: Operator):
     validate(carol.get("/api/openapi.json").json())
 
@@ -202,9 +238,30 @@ def test_a_hold_is_placed_seen_and_released(memory: IsolatedMemory, carol: Opera
     assert carol.post("/retention/release", hold="guess").status_code == 404
     assert carol.do("/retention/release", hold=listed["reference"]).status_code == 303
     assert memory.retention.holds() == []
-    assert carol.do(f"/users/{digest}/hold", reason="Again").status_code == 303
-    assert carol.do(f"/users/{digest}/release").status_code == 303
-    assert memory.retention.holds() == []
+
+
+def test_a_page_from_before_ends_no_hold_and_no_policy_that_came_since(plain: IsolatedMemory):
+    tutor_of(plain)
+    carol, digest = operator_of(plain), plain.user_digest("alice")
+    carol.do(f"/users/{digest}/hold", reason="Case 12")
+    carol.do("/retention/keep", kind="message", days="30")
+    former = carol.get("/api/retention").json()
+    forms = (
+        ("/retention/release", {"hold": former["holds"][0]["reference"]}),
+        ("/retention/remove", {"policy": former["policies"][0]["reference"]}),
+    )
+    asked = [carol.post(path, **form) for path, form in forms]
+    assert "Why: Case 12" in asked[0].text
+    assert "30 days" in asked[1].text
+    assert forms[0][1]["hold"] in carol.get(f"/users/{digest}").text
+    plain.retention.release("alice")
+    plain.retention.hold("alice", reason="Case 13", by="legal")
+    plain.retention.keep("message", days=900)
+
+    for path, form in forms:
+        assert carol.post(path, **form, confirmed="yes").status_code == 404
+    assert [hold.reason for hold in plain.retention.holds()] == ["Case 13"]
+    assert [policy.age for policy in plain.retention.list()] == [timedelta(days=900)]
 
 
 def test_policies_are_kept_and_ended_and_a_sweep_has_a_dry_run(
@@ -313,6 +370,9 @@ def test_content_is_read_with_a_reason_and_the_user_sees_who_it_was(
     session = carol.post(f"/users/{digest}/read/{reference}")
     assert "What is 6 times 7?" in session.text
     assert carol.post(f"/users/{digest}/read/guess").status_code == 404
+    for other in ("dave", "Carol", "carol "):
+        refused = operator_of(memory, other).post(f"/users/{digest}/read/{reference}")
+        assert refused.status_code == 403
     dave = operator_of(memory, "dave")
     assert dave.post(f"/users/{digest}/read").status_code == 403
     noted = [(one.operation, one.outcome, one.actor, one.reason) for one in scope.audit_log()]
@@ -323,6 +383,25 @@ def test_content_is_read_with_a_reason_and_the_user_sees_who_it_was(
     assert "Ticket 12" in carol.get(f"/users/{digest}").text
     assert carol.do(f"/users/{digest}/break-glass/end").is_redirect
     assert carol.post(f"/users/{digest}/read").status_code == 403
+
+
+def test_a_permission_is_for_nobody_of_the_same_id_in_another_project(plain: IsolatedMemory):
+    digests = []
+    for project in ("default", "other"):
+        tutor_of(plain, "alice", project).sessions.rename("monday", f"Of {project}")
+        digests.append(plain.user_digest("alice", project_id=project))
+    plain.audit.switch_on()
+    carol, (here, there) = operator_of(plain), digests
+    carol.do(f"/users/{here}/break-glass", reason="Ticket")
+    read = carol.post(f"/users/{here}/read").text
+    reference = read.partition("/read/")[2].partition('"')[0]
+
+    assert "Of default" in read
+    assert "Of other" not in read
+    for path in (f"/users/{there}/read", f"/users/{there}/read/{reference}"):
+        assert carol.post(path).status_code == 403
+    carol.do(f"/users/{there}/break-glass", reason="Ticket")
+    assert carol.post(f"/users/{there}/read/{reference}").status_code == 404
 
 
 def test_a_long_session_is_read_page_by_page(plain: IsolatedMemory):
@@ -374,7 +453,8 @@ def test_every_action_is_noted_with_who_did_it_and_why(memory: IsolatedMemory, c
     digest = memory.user_digest("alice")
     carol.do("/retention/keep", kind="item", days="9", reason="Policy 7")
     carol.do(f"/users/{digest}/hold", reason="Case 12")
-    carol.do(f"/users/{digest}/release")
+    [hold] = carol.get("/api/retention").json()["holds"]
+    carol.do("/retention/release", hold=hold["reference"])
     carol.job(f"/users/{digest}/rotate")
     carol.job(f"/users/{digest}/verify-isolation")
 
@@ -502,6 +582,35 @@ def test_what_users_wrote_is_never_markup(plain: IsolatedMemory):
     assert sum("&lt;script&gt;alert" in page.text for page in pages) >= 8
 
 
+def test_what_turns_text_around_turns_nothing_but_itself(plain: IsolatedMemory):
+    # A right-to-left override, which ends with the element that it stands in.
+    evil = "\u202eevil"
+    scope = plain.scope(user_id=evil, module_id=evil, project_id=evil)
+    scope.chat_history(evil).add_message(AIMessage(evil, name=evil, tool_calls=[
+        {"name": evil, "args": {}, "id": "1"}]))  # fmt: skip
+    scope.sessions.rename(evil, evil)
+    scope.profile().set_attribute(evil, evil)
+    scope.cross_module().set_attribute(evil, evil)
+    plain.audit.switch_on()
+    plain.retention.keep("message", module_id=evil, channel=evil, project_id=evil, days=9)
+    plain.retention.hold(evil, reason=evil, by=evil, project_id=evil)
+    carol, digest = operator_of(plain, evil), plain.user_digest(evil, project_id=evil)
+    carol.do(f"/users/{digest}/break-glass", reason=evil)
+    read = carol.post(f"/users/{digest}/read")
+    reference = read.text.partition("/read/")[2].partition('"')[0]
+    job = carol.job("/retention/sweep", dry_run="yes")["id"]
+    pages = [carol.get(page_path(plain, name, job).replace("/users/", f"/users/{digest}"))
+             for name in NAMES]  # fmt: skip
+    pages += [read, carol.post(f"/users/{digest}/read/{reference}")]
+
+    for page in pages:
+        assert page.status_code == 200
+        # Alone in its element, or in an attribute.
+        body = re.sub(r'"[^"<>]*\u202e[^"<>]*"', "", page.text)
+        assert re.sub(r">\s*\u202eevil\s*<", "", body).count(evil) == 0, page.url
+    assert sum(evil in page.text for page in pages) >= 8
+
+
 def test_no_id_is_in_an_address_or_a_log(plain: IsolatedMemory, caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.DEBUG)
     tutor_of(plain, CANARY, CANARY).sessions.rename("monday", CANARY)
@@ -523,7 +632,7 @@ def test_no_id_is_in_an_address_or_a_log(plain: IsolatedMemory, caplog: pytest.L
     carol.do(f"{user}/hold", reason=CANARY)
     carol.post("/users/find", user_id=f"not-{CANARY}")
     carol.post(f"{user}/erase", user_id=f"not-{CANARY}")
-    carol.do(f"{user}/release")
+    carol.do("/retention/release", hold=carol.get(f"/api{user}").json()["hold"]["reference"])
     carol.job(f"{user}/erase", user_id=CANARY)
 
     assert len(asked) > 20
@@ -544,6 +653,55 @@ def test_guessed_paths_lead_nowhere(plain: IsolatedMemory, path: str):
     assert answer.status_code in (404, 405, 200)
     assert "import" not in answer.text
     assert "tutor" not in answer.text or answer.url.path == "/users"
+
+
+def test_a_surrogate_in_what_is_stored_hides_nothing_from_the_operator(plain: IsolatedMemory):
+    scope = tutor_of(plain)
+    scope.sessions.rename("monday", "Bad \udc80 title")
+    scope.chat_history("monday").add_user_message("Bad \ud800 text")
+    plain.audit.switch_on()
+    with plain.audit.acting_as("bo\ud800b", "why\ud800"):
+        plain.retention.hold("alice", reason="case\ud800", by="bo\ud800b")
+    carol, digest = operator_of(plain), plain.user_digest("alice")
+    carol.do(f"/users/{digest}/break-glass", reason="Ticket")
+    read = carol.post(f"/users/{digest}/read")
+    reference = read.text.partition("/read/")[2].partition('"')[0]
+
+    assert "Bad \N{REPLACEMENT CHARACTER} title" in read.text
+    session = carol.post(f"/users/{digest}/read/{reference}").text
+    assert "Bad \N{REPLACEMENT CHARACTER} text" in session
+    for path in ("/retention", "/audit", f"/users/{digest}"):
+        assert carol.get(path).status_code == 200
+        assert carol.get(f"/api{path}").status_code == 200
+
+
+@pytest.mark.parametrize("name", ["minutes", "days"])
+@pytest.mark.parametrize("wrong", ["0", "-1", "1.5", "²", "٣", "9" * 11, "1e3"])
+def test_a_number_that_is_none_is_told_before_anything_is_asked(
+    plain: IsolatedMemory, name: str, wrong: str
+):
+    tutor_of(plain)
+    plain.audit.switch_on()
+    action = {"minutes": "break-glass", "days": "hold"}[name]
+    path = f"/users/{plain.user_digest('alice')}/{action}"
+    refused = operator_of(plain).post(path, reason="Ticket", **{name: wrong})
+
+    assert refused.status_code == 400
+    assert f"{name} must be a whole number of 1 or more" in refused.text
+
+
+def test_no_answer_sends_anybody_to_the_host_that_a_request_names(plain: IsolatedMemory):
+    carol = operator_of(plain)
+    carol.client.headers["host"] = "evil.example"
+    tutor_of(plain)
+    answers = [
+        carol.get("/users/"),
+        carol.get("/static"),
+        carol.get("//evil.example/users/"),
+        carol.post("/users/find", user_id="alice"),
+    ]
+
+    assert "evil" not in " ".join(answer.headers.get("location", "") for answer in answers)
 
 
 def test_no_frame_may_hold_a_page(plain: IsolatedMemory):
@@ -586,6 +744,22 @@ def test_mounted_it_is_found_below_its_path(plain: IsolatedMemory):
     assert carol.job("/retention/sweep", dry_run="yes")["state"] == "done"
     found = carol.post("/users/find", user_id="alice")
     assert found.headers["location"] == f"/memory/users/{digest}"
+
+
+def test_endpoints_of_the_application_around_it_take_no_link_and_no_form(plain: IsolatedMemory):
+    tutor_of(plain)
+    outer = FastAPI()
+    for route in admin_app(plain, authorize=lambda _: None).routes:
+        outer.add_api_route(f"/outer{route.path}", lambda: "outer", name=route.name)
+    outer.mount("/memory", admin_app(plain, authorize=lambda _: "carol"), name="static")
+    carol, digest = Operator(outer, "/memory"), plain.user_digest("alice")
+
+    for page in ("/", "/projects", "/users", f"/users/{digest}", "/retention", "/erasures"):
+        shown = carol.get(page).text
+        for link in ("href", "action", "src"):
+            targets = [part.partition('"')[0] for part in shown.split(f'{link}="')[1:]]
+            assert all(one.startswith(("/memory/", "#")) for one in targets), targets
+    assert carol.post("/users/find", user_id="alice").headers["location"].startswith("/memory/")
 
 
 def test_who_may_see_it_may_be_asked_of_somebody_else(plain: IsolatedMemory):

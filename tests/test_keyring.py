@@ -140,6 +140,24 @@ def test_a_missing_key_names_the_variable_and_the_command(tmp_path: Path):
         LocalRootKey.from_environment({f"{ROOT_KEY_VARIABLE}_FILE": str(tmp_path / "none")})
 
 
+def test_a_key_in_the_environment_and_another_in_the_file_it_names_are_refused(tmp_path: Path):
+    other = base64.b64encode(bytes(32)).decode()
+    both = {
+        ROOT_KEY_VARIABLE: TEXT,
+        f"{ROOT_KEY_VARIABLE}_FILE": str(key_file(tmp_path, other, 0o600)),
+    }
+
+    with pytest.raises(RootKeyInvalid, match=r"different root keys.*Unset the variable") as caught:
+        LocalRootKey.from_environment(both)
+    assert_shows_none_of(caught.value, [ROOT_KEY, TEXT.encode(), other.encode()])
+
+
+def test_the_same_key_twice_or_a_file_that_is_not_mounted_is_no_conflict(tmp_path: Path):
+    for path in (key_file(tmp_path, TEXT, 0o600), tmp_path / "none"):
+        both = {ROOT_KEY_VARIABLE: TEXT, f"{ROOT_KEY_VARIABLE}_FILE": str(path)}
+        assert LocalRootKey.from_environment(both).key_id == LocalRootKey(ROOT_KEY).key_id
+
+
 def test_a_key_file_that_cannot_be_read_is_refused(tmp_path: Path):
     with pytest.raises(RootKeyInvalid, match="cannot be read: Is a directory"):
         LocalRootKey.from_file(tmp_path)

@@ -233,6 +233,10 @@ KEYS = [
         "No root key", "set LANGMEM_ISOLATED_ROOT_KEY", KEYGEN),
     M("os.environ['LANGMEM_ISOLATED_ROOT_KEY_FILE'] = '/no/such.key'; IsolatedMemory(url)",
         RootKeyMissing, "The root key file is not there", "LANGMEM_ISOLATED_ROOT_KEY_FILE", KEYGEN),
+    M("Path('root.key').write_text(base64.b64encode(other_key).decode()); "
+        "Path('root.key').chmod(0o600); os.environ['LANGMEM_ISOLATED_ROOT_KEY_FILE'] = 'root.key'; "
+        "os.environ['LANGMEM_ISOLATED_ROOT_KEY'] = key; IsolatedMemory(url)", RootKeyInvalid,
+        "have different root keys", "one was expected", "Unset the variable"),
     M("history.add_user_message('canarySECRET7'); memory.close(); "
         "IsolatedMemory(own_url, root_key=LocalRootKey(other_key)).open()", RootKeyMismatch,
         "the one given is", "wrapped by root key", "give the key this database began with"),

@@ -144,6 +144,41 @@ def test_guesses_are_slow_and_few_at_once(memory: IsolatedMemory, by_form: bool)
     assert 1 <= len(waited) <= standalone._MOST_WAITING
 
 
+@pytest.mark.parametrize("by_form", [True, False])
+def test_who_guesses_without_a_break_keeps_nobody_out(
+    memory: IsolatedMemory, monkeypatch: pytest.MonkeyPatch, by_form: bool
+):
+    # As it is while as many wrong tokens wait as may.
+    monkeypatch.setattr(standalone, "_MOST_WAITING", 0)
+    client = client_of(memory)
+    guess = {"authorization": "Bearer x"}
+    assert client.get("/api/stats", headers=guess).status_code == 429
+    assert client.post("/login", data={"token": "x"}).status_code == 429
+
+    if by_form:
+        assert logged_in(client).status_code == 303
+        assert client.get("/users").status_code == 200
+    else:
+        headers = {"authorization": f"Bearer {TOKEN}"}
+        assert client.get("/api/stats", headers=headers).status_code == 200
+
+
+def test_two_servers_on_one_host_log_nobody_out_of_each_other(memory: IsolatedMemory):
+    servers = client_of(memory), client_of(memory)
+    # Browsers send a host's cookies to all of its ports.
+    browser: dict[str, str] = {}
+    for server in servers:
+        browser |= dict(logged_in(server).cookies)
+    for server in servers:
+        server.cookies.clear()
+
+        assert server.get("/users", headers=cookies(browser)).status_code == 200
+
+
+def cookies(held: dict[str, str]) -> dict[str, str]:
+    return {"cookie": "; ".join(f"{name}={value}" for name, value in held.items())}
+
+
 @pytest.mark.parametrize(
     ("wrong", "error"), [("x" * 31, ValueError), (None, TypeError), (b"x" * 40, TypeError)]
 )

@@ -187,7 +187,7 @@ async def test_what_caches_and_indexes_do(scope: ScopedMemory, telemetry: Teleme
         ("search_memory", "answer", 1),
         ("delete_memory", "answer", None),
         ("upsert_memory", "entry", 2),
-        ("search_memory", "entry", 2),
+        ("search_memory", "entry", 1),
         ("delete_memory", "entry", 1),
         ("upsert_memory", "entry", 3),
         ("search_memory", "entry", 3),

@@ -1,9 +1,8 @@
 """A LangGraph server for everybody: each user's threads and store are theirs, and sealed.
 
-Run it in this folder, with the root key in the environment::
+Run it in this folder, with a root key as `langmem-isolated keygen --file` makes it::
 
-    export LANGMEM_ISOLATED_ROOT_KEY=$(langmem-isolated keygen)
-    langgraph dev
+    LANGMEM_ISOLATED_ROOT_KEY_FILE=../../root.key langgraph dev --no-browser
 
 The server runs this file once for each name in langgraph.json; all of them share the database.
 """

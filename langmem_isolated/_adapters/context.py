@@ -21,6 +21,7 @@ from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._database.database import Database
 from langmem_isolated._runtime.arguments import kind_of
 from langmem_isolated._runtime.limits import Limits
+from langmem_isolated._runtime.operations import Operations
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._runtime.session_rules import NO_RULES, SessionRules
 from langmem_isolated._storage.keyring import Keyring
@@ -61,6 +62,15 @@ class MemoryContext(NamedTuple):
     def audit(self) -> Audit:
         """What notes in the audit log what is done."""
         return self.audited or Audit(self.database, self.keyring)
+
+    @property
+    def operations(self) -> Operations:
+        """Who is told of what is done."""
+        return self.database.operations
+
+    @property
+    def owner(self) -> None:
+        """Whose memory an operation on the whole is about: everybody's."""
 
     def open(self) -> None:
         """Make or check the tables, and prove that the root key fits."""

@@ -10,6 +10,7 @@ import binascii
 import json
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 from langchain_core.documents import Document
@@ -20,6 +21,7 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import equal, framed, key_id_of
 from langmem_isolated._runtime.limits import Limits
+from langmem_isolated._runtime.operations import Operation, Operations
 from langmem_isolated._storage.scoped_database import Owned
 from langmem_isolated.errors import IsolationViolation, RecordDoesNotOpen
 
@@ -37,6 +39,8 @@ S = TypeVar("S", bound=Owned)
 
 class OwnerKeys(Owned, Protocol):
     """What gives an owner's keys: `ScopedDatabase`, or a stand-in for a probe."""
+
+    operations: Operations
 
     def having_records(self, sources: Sequence[S]) -> list[S]:
         """Those of ``sources`` whose owner has stored anything."""
@@ -233,6 +237,11 @@ class ResultGuard:
             # Those of a life that is over are nobody's damage.
             self._records[0].refuse_if_ended()
             raise
+
+    def observing(self) -> AbstractContextManager[Operation]:
+        """A context for one search: observers are told of it, whoever searches."""
+        records = self._records[0]
+        return records.operations.observing("search_memory", "document", records.owner)
 
     async def achecked(self, documents: Iterable[Document]) -> list[Document]:
         """The documents without their stamps; see :meth:`checked`."""

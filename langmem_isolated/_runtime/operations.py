@@ -1,14 +1,17 @@
 """Operations: what observers and the log are told of each call on memory; never its content."""
 
 import logging
+import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sized
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import wraps
 from operator import attrgetter
 from typing import Any, Protocol, TypeVar, cast
 
 _log = logging.getLogger("langmem_isolated.operations")
+# Its own: records of operations have their four fields and nothing else.
+_log_of_observers = logging.getLogger("langmem_isolated.observers")
 
 F = TypeVar("F", bound=Callable[..., Any])
 Count = Callable[..., int | None]
@@ -34,7 +37,11 @@ class Observer(Protocol):
     """Who is told of each operation."""
 
     def observe(self, operation: Operation) -> AbstractContextManager[None]:
-        """A context that the operation runs in; what it raises passes through."""
+        """A context that the operation runs in; what the operation raises passes through.
+
+        What an observer raises of its own goes no further: an operation that was stored and yet
+        raises is done again.
+        """
 
 
 class Operations:
@@ -44,6 +51,7 @@ class Operations:
         self.observers: tuple[Observer, ...] = ()
         # Ids of projects of a verification's canaries: what is in them is nobody's memory.
         self.left_out: set[str] = set()
+        self._failures: set[str] = set()
 
     @contextmanager
     def observing(self, name: str, kind: str, owner: Any) -> Iterator[Operation]:
@@ -57,30 +65,85 @@ class Operations:
         try:
             with ExitStack() as stack:
                 for observer in self.observers:
-                    stack.enter_context(observer.observe(operation))
+                    stack.enter_context(self._unharmed(observer, operation))
                 yield operation
             told = "An operation ended."
         finally:
             _tell(told, operation, begun)
 
+    @contextmanager
+    def _unharmed(self, observer: Observer, operation: Operation) -> Iterator[None]:
+        """An observer's context, whose own failures end with it."""
+        try:
+            context = observer.observe(operation)
+            context.__enter__()
+        except Exception as failure:  # noqa: BLE001 - processors and samplers raise anything
+            self._failed(failure)
+            yield
+            return
+        try:
+            yield
+        except BaseException as error:
+            self._leave(context, error)
+            raise
+        self._leave(context, None)
+
+    def _leave(self, context: AbstractContextManager[None], error: BaseException | None) -> None:
+        raised = (None, None, None) if error is None else (type(error), error, error.__traceback__)
+        try:
+            context.__exit__(*raised)
+        except Exception as failure:  # noqa: BLE001 - as above
+            if failure is not error:
+                self._failed(failure)
+
+    def _failed(self, failure: Exception) -> None:
+        """Say once of each type that an observer failed: it may at every operation."""
+        name = error_name(failure)
+        if name not in self._failures:
+            self._failures.add(name)
+            with suppress(Exception):
+                _log_of_observers.error(
+                    "An observer failed (%s) and was not told of an operation, which went on. "
+                    "Further failures of this type are not reported.",
+                    name,
+                )
+
+
+def error_name(error: BaseException) -> str:
+    """The name of the first class of an error, from its own to its bases, that a module has.
+
+    One made at run time may be named after a person, and there may be any number of them.
+    """
+    named = (one.__qualname__ for one in type(error).__mro__ if _is_in_its_module(one))
+    return next(named, "BaseException")
+
+
+def _is_in_its_module(kind: type) -> bool:
+    # By dicts: a module's own __getattr__ may run anything.
+    found: Any = sys.modules.get(str(kind.__module__))
+    for part in kind.__qualname__.split("."):
+        found = getattr(found, "__dict__", {}).get(part)
+    return found is kind
+
 
 def _tell(told: str, operation: Operation, begun: float) -> None:
     if _log.isEnabledFor(logging.DEBUG):
-        milliseconds = round((time.perf_counter() - begun) * 1000, 3)
-        _log.debug(
-            told,
-            extra={
-                "operation": operation.name,
-                "kind": operation.kind,
-                "count": operation.count,
-                "milliseconds": milliseconds,
-            },
-        )
+        fields = {
+            "operation": operation.name,
+            "kind": operation.kind,
+            "count": operation.count,
+            "milliseconds": round((time.perf_counter() - begun) * 1000, 3),
+        }
+        # A record factory that sets one of these fields, a filter or a handler may raise: what was
+        # stored would be done again.
+        with suppress(Exception):
+            _log.debug(told, extra=fields)
 
 
 def given(_: Any, *arguments: Any) -> int | None:
-    """How many records a method was given: the length of its first argument, if it has one."""
-    return len(arguments[1]) if len(arguments) > 1 and hasattr(arguments[1], "__len__") else None
+    """How many records a method was given, by position or name: as many as are in a collection."""
+    collections = (one for one in arguments[1:] if isinstance(one, Sized))
+    return next((len(one) for one in collections if not isinstance(one, str)), None)
 
 
 def found(result: Any, *_: Any) -> int:
@@ -90,9 +153,19 @@ def found(result: Any, *_: Any) -> int:
     return len(result) if isinstance(result, list | dict) else 1
 
 
+def present(result: Any, *_: Any) -> int:
+    """How many of the places that were asked for have a record: it answers for each."""
+    return sum(one is not None and one is not False for one in result)
+
+
 def counted(result: int, *_: Any) -> int:
     """How many records there were, where a body returns that."""
     return result
+
+
+def summed(result: Mapping[str, int], *_: Any) -> int:
+    """How many records there were, where a body returns that of each kind."""
+    return sum(result.values())
 
 
 def one(*_: Any) -> int:
@@ -115,7 +188,7 @@ def observed(
     Args:
         name: What the operation is called, or what says so of the first argument.
         kind: What it is about, likewise.
-        count: Counts records by what is returned and the arguments.
+        count: Counts records by what is returned and the arguments; not known if it raises.
         records: Where the object has its records, or what finds them among all arguments.
     """
     find = attrgetter(records) if isinstance(records, str) else None
@@ -133,7 +206,9 @@ def observed(
             with operations.observing(called, about, whose.owner) as operation:
                 result = body(*args, **kwargs)
                 if count is not None:
-                    operation.count = count(result, *args)
+                    # A caller's own collection may refuse to be counted, after it was stored.
+                    with suppress(Exception):
+                        operation.count = count(result, *args, *kwargs.values())
                 return result
 
         return cast("F", call)

@@ -9,7 +9,7 @@ from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._runtime.arguments import kind_of, refuse_single
 from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._runtime.clock import now
-from langmem_isolated._runtime.operations import found, given, observed
+from langmem_isolated._runtime.operations import given, observed, present
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -45,7 +45,7 @@ class IsolatedByteStore(BaseStore[str, bytes]):
         self._records = records
         self._names = (b"byte store", checked_id("name", name).encode())
 
-    @observed("search_memory", "entry", found)
+    @observed("search_memory", "entry", present)
     def mget(self, keys: Sequence[str]) -> list[bytes | None]:
         """The value under each key, or ``None``.
 

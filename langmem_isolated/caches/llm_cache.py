@@ -20,7 +20,7 @@ from langmem_isolated._crypto.sealing import framed
 from langmem_isolated._runtime.arguments import time_to_live
 from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._runtime.clock import lifetime, now
-from langmem_isolated._runtime.operations import counted, found, observed, one
+from langmem_isolated._runtime.operations import counted, observed, one
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -160,7 +160,11 @@ def _digest(prompt: str, llm_string: str) -> bytes:
     return hashlib.sha256(framed(*parts)).digest()
 
 
-@observed("search_memory", "answer", found, records=lambda records, *_: records)
+def _is_found(answer: list[Generation] | None, *_: object) -> int:
+    return answer is not None
+
+
+@observed("search_memory", "answer", _is_found, records=lambda records, *_: records)
 def _looked_up(records: ScopedDatabase, digest: bytes) -> list[Generation] | None:
     nothing: list[bytes | None] = [None]
     (found,) = records.read(entries.get, nothing, _ANSWERS, [digest], now())

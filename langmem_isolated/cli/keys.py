@@ -19,8 +19,8 @@ def keygen(
     """Make a root key: print it, or write it to a file.
 
     Without --file the key alone is printed, so that
-    export LANGMEM_ISOLATED_ROOT_KEY=$(langmem-isolated keygen) works. Keep a copy outside the
-    database and its backups: without the root key nothing can be read.
+    export LANGMEM_ISOLATED_ROOT_KEY=$(langmem-isolated keygen) works, for that shell. Keep a copy
+    outside the database and its backups: without the root key nothing can be read.
     """
     from langmem_isolated.root_keys import LocalRootKey
 
@@ -42,10 +42,15 @@ def write_new(path: Path, key: str) -> None:
     try:
         # O_EXCL: never over a file that is there, and never through a link that waits.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise KeyringError(
+            "The key file is there already, and is never overwritten. Nothing was written. If it "
+            "is yours, go on with the key in it; otherwise name a new file."
+        ) from None
     except OSError as error:
         raise KeyringError(
-            f"The key file cannot be made: {error.strerror}. Nothing was written; a file that "
-            "exists is never overwritten. Name a new one."
+            f"The key file cannot be made: {error.strerror}. Nothing was written. Name a file in a "
+            "folder that is there and that you may write to."
         ) from None
     try:
         with os.fdopen(descriptor, "w") as stream:

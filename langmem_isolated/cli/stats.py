@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from langmem_isolated.lifecycle import Day, ModuleStats, Stats, Tokens, Totals
     from langmem_isolated.memory import IsolatedMemory
 
-_COLUMNS = ("users", "sessions", "messages", "threads", "checkpoints", "documents", "items")
+_COLUMNS = ("sessions", "messages", "threads", "checkpoints", "documents", "items")
 
 
 class _NotCounted(LangmemIsolatedError):
@@ -88,28 +88,35 @@ def _found(
 
 
 def _print_totals(found: Stats) -> None:
-    shown = table("project", "module", *_COLUMNS, "bytes", "last, UTC")
+    names = _counted(found)
+    shown = table("project", "module", *names, "bytes", "last, UTC")
     for one in found.modules:
-        shown.add_row(*_module(one), *_numbers(one.totals))
-    shown.add_row(cell("all"), cell(""), *_numbers(found.total))
+        shown.add_row(*_module(one), *_numbers(one.totals, names))
+    shown.add_row(cell("all"), cell(""), *_numbers(found.total, names))
     print_table(shown)
+
+
+def _counted(found: Stats) -> list[str]:
+    """The columns with something in them: all of them are wider than a terminal of 80."""
+    return ["users", *(name for name in _COLUMNS if getattr(found.total, name))]
 
 
 def _module(one: ModuleStats | Tokens) -> tuple[Text, Text]:
     return cell(one.project), cell(one.module or "")
 
 
-def _numbers(totals: Totals) -> Iterable[str]:
-    for name in (*_COLUMNS, "bytes"):
+def _numbers(totals: Totals, names: Iterable[str]) -> Iterable[str]:
+    for name in (*names, "bytes"):
         yield f"{getattr(totals, name):,}"
     yield minute(totals.last_activity) if totals.last_activity else ""
 
 
 def _print_largest(found: Stats) -> None:
     if found.largest:
-        shown = table("scope", *_COLUMNS[1:], "bytes", "last, UTC")
+        names = _counted(found)[1:]
+        shown = table("scope", *names, "bytes", "last, UTC")
         for one in found.largest:
-            shown.add_row(cell(one.digest), *[*_numbers(one.totals)][1:])
+            shown.add_row(cell(one.digest), *_numbers(one.totals, names))
         print_table(shown)
 
 

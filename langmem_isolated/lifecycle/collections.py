@@ -13,6 +13,7 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._runtime.arguments import refuse_single
 from langmem_isolated._runtime.calls import ONE_SCOPE, explains_calls, made_by
 from langmem_isolated._runtime.clock import EPOCH, as_moment, now
+from langmem_isolated._runtime.operations import found, given, observed
 from langmem_isolated._storage.copying import streaming
 from langmem_isolated._storage.documents import collection as stored
 from langmem_isolated._storage.documents import writing
@@ -72,6 +73,7 @@ class Collections:
     def __init__(self, records: ScopedDatabase) -> None:
         self._records = records
 
+    @observed("search_memory", "collection", found)
     def __call__(self) -> list[DocumentCollection]:
         """The collections that have documents, by their names.
 
@@ -88,6 +90,7 @@ class Collections:
         """The collections that have documents; see :meth:`__call__`."""
         return await self._records.arun(self)
 
+    @observed("search_memory", "document", found)
     def documents(self, collection: str) -> list[Document]:
         """The documents of a collection, by their ids; none where there is no such collection.
 
@@ -104,6 +107,7 @@ class Collections:
         """The documents of a collection; see :meth:`documents`."""
         return await self._records.arun(self.documents, collection)
 
+    @observed("delete_memory", "document", given)
     def delete(self, collection: str, ids: Sequence[str]) -> None:
         """Remove the documents of a collection that have these ids, with their embeddings.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._runtime.calls import explains_calls
+from langmem_isolated._runtime.operations import counted, observed, summed
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions.listing import session_digest
 from langmem_isolated.errors import SessionNotFound
@@ -50,6 +51,7 @@ class ScopeLifecycle(AuditedScope):
 
         return verified(self._records)
 
+    @observed("update_memory", "scope", counted)
     def confirm_claimed(self) -> int:
         """Confirm, for the user, all that was claimed: from now on it is recalled into prompts.
 
@@ -80,6 +82,7 @@ class ScopeLifecycle(AuditedScope):
 
         return Collections(self._records)
 
+    @observed("search_memory", "policy")
     def retention(self) -> RetentionApplied:
         """How long what is in this scope is kept; what has no policy is kept for ever.
 
@@ -101,6 +104,7 @@ class ScopeLifecycle(AuditedScope):
 
     # --- clear
 
+    @observed("delete_memory", "scope", summed)
     def clear(
         self, *, channel: str | None = None, progress: Progress | None = None
     ) -> dict[str, int]:
@@ -138,6 +142,7 @@ class ScopeLifecycle(AuditedScope):
         """Remove all that the scope has; see :meth:`clear`."""
         return await self._records.arun(self.clear, channel=channel, progress=progress)
 
+    @observed("delete_memory", "session", summed)
     def clear_session(self, session_id: str) -> dict[str, int]:
         """Remove a chat session with its messages, and say how many; in batches.
 
@@ -159,6 +164,7 @@ class ScopeLifecycle(AuditedScope):
         """Remove a chat session with its messages; see :meth:`clear_session`."""
         return await self._records.arun(self.clear_session, session_id)
 
+    @observed("stats", "scope")
     def stats(self, *, days: int = 30) -> Stats:
         """How much this scope has, what happened in it by day, and what its models were asked.
 

@@ -14,6 +14,7 @@ from langmem_isolated._database.admission import Admission, AdmissionToAll
 from langmem_isolated._runtime.arguments import kind_of, whole_number
 from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.operations import found, observed
 from langmem_isolated._storage import user_listing
 from langmem_isolated._storage.user_listing import HeldScope
 from langmem_isolated.errors import RecordDoesNotOpen
@@ -51,6 +52,7 @@ class UserListings:
 
     _context: MemoryContext
 
+    @observed("search_memory", "user", found, records="_context")
     def users(
         self, *, project_id: str | None = None, limit: int = 50, after: str | None = None
     ) -> list[UserStats]:
@@ -116,6 +118,7 @@ class UserListings:
         """By which digest the tables know a user; see :meth:`user_digest`."""
         return await self._context.database.arun(self.user_digest, user_id, project_id=project_id)
 
+    @observed("search_memory", "user", found, records="_context")
     def find_user(self, digest: str) -> UserName | None:
         """Who a user's digest stands for; ``None`` where there is none, as after an erasure.
 

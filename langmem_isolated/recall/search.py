@@ -200,10 +200,13 @@ class Recall:
             kept |= records.read(transcripts.embeddings, {}, births)
         return EmbeddingWork(found, kept, model, asked, self._most, batch, now())
 
-    @observed("upsert_memory", "embedding", given)
     def _store(self, embedded: list[Embedded]) -> None:
         if embedded and self._part is None:
-            self._records.write_if_exists(transcripts.put_embeddings, None, embedded, now())
+            self._put(embedded)
+
+    @observed("upsert_memory", "embedding", given)
+    def _put(self, embedded: list[Embedded]) -> None:
+        self._records.write_if_exists(transcripts.put_embeddings, None, embedded, now())
 
     def _found(self, search: Search) -> Candidates:
         read, by_source = self._records.snapshot(self._read, ([], {}), search.sessions, now())

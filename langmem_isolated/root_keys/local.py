@@ -105,13 +105,22 @@ class LocalRootKey:
 
         Raises:
             RootKeyMissing: Neither variable is set.
-            RootKeyInvalid: What is set is not a key.
+            RootKeyInvalid: What is set is not a key, or the two are different keys.
         """
-        if _variable(environment, ROOT_KEY_VARIABLE):
-            return cls.from_text(_variable(environment, ROOT_KEY_VARIABLE))
-        if path := _variable(environment, f"{ROOT_KEY_VARIABLE}_FILE"):
-            return cls.from_file(path)
-        raise RootKeyMissing(ROOT_KEY_VARIABLE)
+        path = _variable(environment, f"{ROOT_KEY_VARIABLE}_FILE")
+        if not _variable(environment, ROOT_KEY_VARIABLE):
+            if path:
+                return cls.from_file(path)
+            raise RootKeyMissing(ROOT_KEY_VARIABLE)
+        key = cls.from_text(_variable(environment, ROOT_KEY_VARIABLE))
+        # An image sets the path whether or not a file is mounted there. Where one is, memory sealed
+        # with the other key could not be opened by whoever keeps the file.
+        if path and Path(path).exists() and cls.from_file(path).key_id != key.key_id:
+            raise RootKeyInvalid(
+                f"{ROOT_KEY_VARIABLE} and the file of {ROOT_KEY_VARIABLE}_FILE have different root "
+                "keys; one was expected. Unset the variable that is not meant."
+            )
+        return key
 
     def wrap(self, key: bytes, context: bytes) -> bytes:
         """Seal ``key`` with ``context`` as associated data."""

@@ -24,7 +24,7 @@ def root_key_from_environment(environment: Mapping[str, str] | None = None) -> R
 
     Raises:
         RootKeyMissing: Neither variable is set.
-        RootKeyInvalid: What is set is neither a key nor the name of one.
+        RootKeyInvalid: What is set is neither a key nor the name of one, or both are, of two keys.
     """
     # Never the text in a variable of ours unless it is a name: it may be the key.
     if _is_name(_variables(environment).get(_VARIABLE, "")):

@@ -16,7 +16,7 @@ except ImportError:
     ) from None
 
 from langmem_isolated._runtime.arguments import kind_of
-from langmem_isolated._runtime.operations import Observer, Operation
+from langmem_isolated._runtime.operations import Observer, Operation, error_name
 from langmem_isolated.memory import IsolatedMemory
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Instrumentation:
             try:
                 yield
             except BaseException as error:
-                told[ERROR] = type(error).__qualname__
+                told[ERROR] = error_name(error)
                 span.set_attribute(ERROR, told[ERROR])
                 span.set_status(Status(StatusCode.ERROR))
                 raise
@@ -134,10 +134,12 @@ def instrument(
         meter_provider: Makes the metrics; by default the one of the process.
 
     Raises:
-        TypeError: ``memory`` is no `IsolatedMemory`.
+        TypeError: ``memory`` is no `IsolatedMemory`, or a provider is none.
         ImportError: OpenTelemetry's API is not installed (extra ``otel``).
     """
-    context = _context_of(memory)
+    context = _context_of(memory, "instrument")
+    _check_provider("tracer_provider", tracer_provider, "get_tracer")
+    _check_provider("meter_provider", meter_provider, "get_meter")
     observers = _others(context)
     context.database.operations.observers = (
         *observers,
@@ -151,7 +153,7 @@ def uninstrument(memory: IsolatedMemory) -> None:
     Raises:
         TypeError: ``memory`` is no `IsolatedMemory`.
     """
-    context = _context_of(memory)
+    context = _context_of(memory, "uninstrument")
     context.database.operations.observers = _others(context)
 
 
@@ -160,10 +162,18 @@ def _others(context: MemoryContext) -> tuple[Observer, ...]:
     return tuple(one for one in observers if not isinstance(one, Instrumentation))
 
 
-def _context_of(memory: object) -> MemoryContext:
+def _context_of(memory: object, call: str) -> MemoryContext:
     if not isinstance(memory, IsolatedMemory):
         raise TypeError(
-            f"instrument() takes an IsolatedMemory, got {kind_of(memory)}. Give the memory, not "
-            "what was made from it. Nothing was instrumented."
+            f"{call}() takes an IsolatedMemory, got {kind_of(memory)}. Give the memory, not what "
+            "was made from it. Nothing was changed."
         )
     return memory._context  # noqa: SLF001 - what all its scopes share
+
+
+def _check_provider(name: str, provider: object, method: str) -> None:
+    if provider is not None and not callable(getattr(provider, method, None)):
+        raise TypeError(
+            f"{name} must be a provider of OpenTelemetry, which has {method}(), got "
+            f"{kind_of(provider)}. Leave it out for the one of the process. Nothing was changed."
+        )

@@ -133,8 +133,9 @@ class Jobs:
                     409, f"{MOST_RUNNING} jobs run. Wait for one, or stop one. Nothing was begun."
                 )
             self._forget_oldest()
+            # First: one that the system refuses takes no place, and `stop` waits for none unbegun.
+            thread.start()
             self._jobs[job.id], self._threads[job.id] = job, thread
-        thread.start()
         return job
 
     def _forget_oldest(self) -> None:

@@ -36,6 +36,7 @@ _PARTS = {
 }
 _ERROR = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
 _FAILED = {
+    "400": "A parameter is not as described.",
     "401": "Nobody who may see it.",
     "404": "Not there, or not any more.",
     "409": "Refused, and why.",

@@ -113,10 +113,19 @@ class Action:
         def act(visit: Visit[str]) -> Response:
             if self.asks is not None and not visit.is_confirmed:
                 asked = self.asks(here, visit)
-                return visit.ask(asked.title, consequences=asked.consequences, button=asked.button)
+                return visit.ask(
+                    asked.title, consequences=asked.consequences, button=asked.button,
+                    cancel=self._page_before(visit),
+                )  # fmt: skip
             return self.done(here, visit)
 
         yield pages.post(self.path, acting(here, act), self.name)
+
+    def _page_before(self, visit: Visit[str]) -> str:
+        """The path of the page that has the form: of the one user, or of all of a kind."""
+        parts = self.path.split("/")[: 3 if "{" in self.path else 2]
+        base: str = visit.request.scope.get("root_path", "")
+        return base + "/".join(parts).format_map(visit.request.path_params)
 
 
 def routes_of(table: Sequence[Page | Action], pages: Endpoints[str], here: Here) -> Iterator[Route]:
@@ -170,17 +179,20 @@ def required(visit: Visit[str], name: str) -> str:
 
 
 def number_of(visit: Visit[str], name: str) -> int | None:
-    """A field that is a whole number; ``None`` where it is empty.
+    """A field that is a whole number of 1 or more; ``None`` where it is empty.
 
     Raises:
-        HTTPException: 400 where it is no whole number.
+        HTTPException: 400 where it is another, or none.
     """
     found = text_of(visit, name)
     if found is None:
         return None
-    if not (found.isascii() and found.isdigit() and len(found) <= 10):  # noqa: PLR2004 - any int
+    is_digits = found.isascii() and found.isdigit() and len(found) <= 10  # noqa: PLR2004 - any int
+    if not is_digits or int(found) < 1:
         raise HTTPException(
-            400, f"{name} must be a whole number, got {len(found)} characters. Nothing was done."
+            400,
+            f"{name} must be a whole number of 1 or more, got {len(found)} characters that are "
+            "none. Nothing was done.",
         )
     return int(found)
 

@@ -22,6 +22,7 @@ from langmem_isolated.admin.operator.pages import (
     text_of,
 )
 from langmem_isolated.admin.web.endpoints import Visit
+from langmem_isolated.admin.web.templates import moment
 from langmem_isolated.lifecycle import Hold, Policy
 
 KINDS = ("message", "session", "thread", "checkpoint", "item", "document", "entry", "receipt")
@@ -94,20 +95,26 @@ def _policy_reference(visit: Visit[str], policy: Policy) -> str:
 
 def _policy_names(policy: Policy) -> tuple[str, ...]:
     told = (policy.project_id, policy.module_id, policy.channel, policy.user_id)
-    # An id is never empty.
-    return policy.kind, *(one or "" for one in told)
+    limits = (policy.age, policy.idle, policy.keep_latest)
+    # An id is never empty. With its limits: a page from before ends no policy that came since.
+    return policy.kind, *(one or "" for one in told), *map(str, limits)
 
 
 def _hold(here: Here, visit: Visit[str], hold: Hold) -> HoldListed:
     digest = here.memory.user_digest(hold.user_id, project_id=hold.project_id)
     return HoldListed(
-        _hold_reference(visit, hold), digest, hold.project_id, hold.reason, hold.by,
+        hold_reference(visit, hold), digest, hold.project_id, hold.reason, hold.by,
         hold.since, hold.until, hold.stands,
     )  # fmt: skip
 
 
-def _hold_reference(visit: Visit[str], hold: Hold) -> str:
-    return visit.signer.reference("hold", hold.project_id, hold.user_id)
+def hold_reference(visit: Visit[str], hold: Hold) -> str:
+    """What stands for a hold, and for none that is placed on the same user later."""
+    return visit.signer.reference(*_hold_names(hold))
+
+
+def _hold_names(hold: Hold) -> tuple[str, ...]:
+    return "hold", hold.project_id, hold.user_id, hold.since.isoformat(), hold.reason, hold.by
 
 
 def _place(visit: Visit[str]) -> dict[str, Any]:
@@ -166,9 +173,13 @@ def _chosen(here: Here, visit: Visit[str]) -> Policy:
 
 def _asks_to_remove(here: Here, visit: Visit[str]) -> Asked:
     policy = _chosen(here, visit)
+    limits = {"age": policy.age, "idle": policy.idle, "newest kept": policy.keep_latest}
     return Asked(
         f"End the policy of kind {policy.kind}?",
-        ["What it is about falls under the next wider policy, or is kept for ever."],
+        [
+            *(f"{name}: {value}" for name, value in limits.items() if value),
+            "What it is about falls under the next wider policy, or is kept for ever.",
+        ],
         "End it",
     )
 
@@ -184,17 +195,24 @@ def _remove(here: Here, visit: Visit[str]) -> Response:
 
 def _chosen_hold(here: Here, visit: Visit[str]) -> Hold:
     wanted = required(visit, "hold")
-    found = visit.signer.named_by(
-        wanted, here.memory.retention.holds(), lambda one: ("hold", one.project_id, one.user_id)
-    )
+    found = visit.signer.named_by(wanted, here.memory.retention.holds(), _hold_names)
     if found is None:
         raise HTTPException(404, "There is no such hold now. Nothing was changed.")
     return found
 
 
 def _asks_to_release(here: Here, visit: Visit[str]) -> Asked:
-    _chosen_hold(here, visit)
-    return Asked("Release the legal hold?", ["What is due goes with the next sweep."], "Release it")
+    hold = _chosen_hold(here, visit)
+    return Asked(
+        "Release the legal hold?",
+        [
+            f"Placed: {moment(hold.since)} UTC",
+            f"By: {hold.by}",
+            f"Why: {hold.reason}",
+            "What is due goes with the next sweep.",
+        ],
+        "Release it",
+    )
 
 
 def _release(here: Here, visit: Visit[str]) -> Response:

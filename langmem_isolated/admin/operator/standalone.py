@@ -28,10 +28,11 @@ from langmem_isolated.memory import IsolatedMemory
 
 FEWEST_CHARACTERS = 32
 """Of a token: 32 hexadecimal digits at random are 128 bits."""
-COOKIE = "langmem_isolated_admin"
+_COOKIE = "langmem_isolated_admin"
 _SESSION_SECONDS = 12 * 3600
 _MOST_SESSIONS = 100
-# What a wrong token costs, and how many may wait for it at once: four guesses a second in all.
+# What a wrong token costs, and how many may wait for it at once, so that guesses hold no more than
+# these connections open. What keeps them out is the token's length.
 _PENALTY_SECONDS = 1.0
 _MOST_WAITING = 4
 _OPEN = (HEALTH, "/login")
@@ -79,7 +80,7 @@ def standalone_app(
 
 
 class _BusyError(Exception):
-    """As many wrong tokens wait as may: another one is not looked at."""
+    """As many wrong tokens wait as may: another one is not waited for."""
 
 
 class _HostCheck:
@@ -143,6 +144,8 @@ class _Gate:
 
     def __init__(self, token: str, operator: str, signer: Signer) -> None:
         self._token, self._operator, self._signer = token.encode(), operator, signer
+        # Browsers send a host's cookies to all of its ports: each server has a name of its own.
+        self._cookie = f"{_COOKIE}_{signer.reference('cookie')}"
         self._sessions: dict[bytes, float] = {}
         self._waiting = 0
 
@@ -156,19 +159,21 @@ class _Gate:
         kind, _, told = request.headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer":
             return await self._is_token(told.strip())
-        ends = self._sessions.get(_digest(_cookie_of(request)))
+        ends = self._sessions.get(self._session_of(request))
         return ends is not None and time.monotonic() < ends
 
     async def _is_token(self, told: str) -> bool:
         """Whether it is the token; a wrong one waits, and few may wait at once.
 
+        The right one never does: else whoever guesses without a break would keep it out.
+
         Raises:
-            _BusyError: As many wait as may: it was not looked at.
+            _BusyError: It is wrong, and as many wait as may.
         """
-        if self._waiting >= _MOST_WAITING:
-            raise _BusyError
         if hmac.compare_digest(told.encode(errors="replace"), self._token):
             return True
+        if self._waiting >= _MOST_WAITING:
+            raise _BusyError
         self._waiting += 1
         try:
             await asyncio.sleep(_PENALTY_SECONDS)
@@ -192,10 +197,13 @@ class _Gate:
         self._remember(_digest(session))
         answer = _to_overview(request)
         answer.set_cookie(
-            COOKIE, session, max_age=_SESSION_SECONDS, path=_path_of(request), httponly=True,
+            self._cookie, session, max_age=_SESSION_SECONDS, path=_path_of(request), httponly=True,
             samesite="strict", secure=request.url.scheme == "https",
         )  # fmt: skip
         return answer
+
+    def _session_of(self, request: Request) -> bytes:
+        return _digest(request.cookies.get(self._cookie, ""))
 
     def _remember(self, digest: bytes) -> None:
         moment = time.monotonic()
@@ -211,9 +219,9 @@ class _Gate:
             return failure(request, error, _SHOWN)
         if not self._signer.is_csrf_token(subject_of(self._operator), token):
             return failure(request, HTTPException(403, "This form is not from this page."), _SHOWN)
-        self._sessions.pop(_digest(_cookie_of(request)), None)
+        self._sessions.pop(self._session_of(request), None)
         answer = _to_overview(request)
-        answer.delete_cookie(COOKIE, path=_path_of(request))
+        answer.delete_cookie(self._cookie, path=_path_of(request))
         return answer
 
 
@@ -223,10 +231,6 @@ def _to_overview(request: Request) -> RedirectResponse:
 
 def _path_of(request: Request) -> str:
     return f"{request.scope.get('root_path', '')}/"
-
-
-def _cookie_of(request: Request) -> str:
-    return request.cookies.get(COOKIE, "")
 
 
 def _digest(session: str) -> bytes:

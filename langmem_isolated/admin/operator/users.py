@@ -21,6 +21,7 @@ from langmem_isolated.admin.operator.pages import (
     plain,
     required,
 )
+from langmem_isolated.admin.operator.retention import hold_reference
 from langmem_isolated.admin.web.endpoints import Visit
 from langmem_isolated.errors import LangmemIsolatedError
 from langmem_isolated.lifecycle import (
@@ -113,15 +114,16 @@ class ModuleShown:
 class HoldShown:
     """A user's legal hold."""
 
+    reference: str
     reason: str
     by: str
     since: datetime
     until: datetime | None
 
     @classmethod
-    def of(cls, hold: Hold) -> HoldShown:
+    def of(cls, hold: Hold, reference: str) -> HoldShown:
         """Without whose it is."""
-        return cls(hold.reason, hold.by, hold.since, hold.until)
+        return cls(reference, hold.reason, hold.by, hold.since, hold.until)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,7 @@ def _user(here: Here, visit: Visit[str]) -> UserShown:
         modules=[module_shown(scope) for scope in scopes_of(here, user)],
         is_locked=memory.lock_state(user.user_id, **asked).is_locked,
         keys=memory.key_status_of(user.user_id, **asked),
-        hold=_hold_of(here, user),
+        hold=_hold_of(here, visit, user),
         is_audited=is_audited,
         permission=memory.audit.permission(user.user_id, **asked),
         entries=_entries_of(here, user) if is_audited else [],
@@ -216,14 +218,14 @@ def _containers(scope: ScopedMemory) -> list[Container]:
     ]
 
 
-def _hold_of(here: Here, user: UserName) -> HoldShown | None:
+def _hold_of(here: Here, visit: Visit[str], user: UserName) -> HoldShown | None:
     wanted = user.user_id, user.project_id
     found = (
         hold
         for hold in here.memory.retention.holds()
         if (hold.user_id, hold.project_id) == wanted and hold.stands
     )
-    return next((HoldShown.of(hold) for hold in found), None)
+    return next((HoldShown.of(hold, hold_reference(visit, hold)) for hold in found), None)
 
 
 # --- what is done about one user
@@ -261,12 +263,6 @@ def _held(here: Here, visit: Visit[str]) -> Response:
             until=None if days is None else timedelta(days=min(days, 365_000)),
             project_id=user.project_id,
         )
-    return visit.back("user", digest=digest_in_path(visit))
-
-
-def _released(here: Here, visit: Visit[str]) -> Response:
-    user = user_of(here, visit)
-    here.memory.retention.release(user.user_id, project_id=user.project_id)
     return visit.back("user", digest=digest_in_path(visit))
 
 
@@ -340,12 +336,6 @@ PAGES: Sequence[Page | Action] = (
     Action("/users/find", "find_user", _find),
     Page("/users/{digest}", "user", "One user", _user, UserShown),
     Action("/users/{digest}/hold", "hold", _held, _asks_to_hold),
-    Action(
-        "/users/{digest}/release",
-        "release",
-        _released,
-        _asks("Release the legal hold?", "Release it", "What is due goes with the next sweep."),
-    ),
     Action("/users/{digest}/erase", "erase", _erase, _asks_to_erase),
     Action(
         "/users/{digest}/rotate",

@@ -46,17 +46,12 @@ def _is_report(job: Job) -> bool:
     return job.kind == _KIND and job.outcome is not None
 
 
-def _sample(visit: Visit[str]) -> int | None:
-    found = number_of(visit, "sample")
-    return None if found is None else max(found, 1)
-
-
 def _is_read_only(visit: Visit[str]) -> bool:
     return visit.form.get("read_only") == "yes"
 
 
 def _asks(_here: Here, visit: Visit[str]) -> Asked:
-    sample = _sample(visit)
+    sample = number_of(visit, "sample")
     which = "every scope" if sample is None else f"{sample:,} scopes, drawn at random,"
     return Asked(
         "Verify what is stored?",
@@ -71,7 +66,7 @@ def _asks(_here: Here, visit: Visit[str]) -> Asked:
 
 
 def _verify(here: Here, visit: Visit[str]) -> Response:
-    memory, sample, read_only = here.memory, _sample(visit), _is_read_only(visit)
+    memory, sample, read_only = here.memory, number_of(visit, "sample"), _is_read_only(visit)
     return here.begin(
         visit,
         _KIND,

@@ -21,8 +21,11 @@ def application(routes: Sequence[BaseRoute], shown: Mapping[str, Any]) -> Starle
     def missing(request: Request, error: Exception) -> Response:
         return failure(request, error, shown)
 
-    return Starlette(
+    made = Starlette(
         routes=[*routes, Mount("/static", static_files(), name="static")],
         middleware=[Middleware(SecurityHeaders)],
         exception_handlers={HTTPException: missing},
     )
+    # Its redirects go to whatever host the request names.
+    made.router.redirect_slashes = False
+    return made

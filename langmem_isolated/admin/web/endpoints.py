@@ -44,7 +44,9 @@ class Visit(Generic[Who]):
 
     def path(self, name: str, **parts: Any) -> str:
         """The path of an endpoint of this application, wherever it is mounted."""
-        return str(self.request.url_for(name, **parts).path)
+        # `url_for` asks the outermost application, whose endpoints may have the same names.
+        base: str = self.request.scope.get("root_path", "")
+        return base + str(self.request.app.url_path_for(name, **parts))
 
     def page(self, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
         """A page of HTML; ``values`` are what its template shows."""

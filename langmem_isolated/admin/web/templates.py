@@ -11,13 +11,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.staticfiles import StaticFiles
 
 _HERE = Path(__file__).parent.parent
-# What nobody sees: marks that turn the direction of what follows, a page's own words with it; tags,
-# which spell text that models read; and half characters, which UTF-8 has not. A flag of a region is
-# spelled in tags, too.
+# What nobody sees: marks that turn the direction of what follows, a page's own words with it; and
+# tags, which spell text that models read. A flag of a region is spelled in tags, too.
 _UNSEEN = re.compile(
-    "(\U0001f3f4[\U000e0020-\U000e007f]+)"
-    "|[\u202a-\u202e\u2066-\u2069\ud800-\udfff\U000e0000-\U000e007f]"
+    "(\U0001f3f4[\U000e0020-\U000e007f]+)|[\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]"
 )
+_SURROGATES = re.compile("[\ud800-\udfff]")
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -27,12 +26,14 @@ def static_files() -> StaticFiles:
 
 
 def rendered(template: str, values: Mapping[str, Any]) -> str:
-    """A page's HTML.
+    """A page's HTML, with U+FFFD for lone surrogates, which text may have and UTF-8 has not.
 
     Raises:
         jinja2.UndefinedError: The template asks for what is not among ``values``.
     """
-    return _environment().get_template(template).render(values)
+    return _SURROGATES.sub(
+        "\N{REPLACEMENT CHARACTER}", _environment().get_template(template).render(values)
+    )
 
 
 @cache

@@ -14,6 +14,7 @@ from langmem_isolated._runtime.arguments import callback, kind_of
 from langmem_isolated._runtime.audit_options import OFF, AuditOptions
 from langmem_isolated._runtime.calls import explains_calls, made_by
 from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.operations import found, observed
 from langmem_isolated.errors import AuditIsOff
 from langmem_isolated.lifecycle.audit.anchors import Anchor
 from langmem_isolated.lifecycle.audit.break_glass import MINUTES, ended, in_force, opened, permitted
@@ -252,6 +253,7 @@ class AuditLog:
 
     # --- what it says
 
+    @observed("search_memory", "audit_entry", found, records="_context")
     def entries(
         self,
         *,
@@ -299,6 +301,7 @@ class AuditLog:
 
     # --- what proves it
 
+    @observed("verify", "audit_entry", records="_context")
     def verify(self, *, progress: Progress | None = None) -> AuditVerified:
         """Verify that every entry follows the one before it, from beginning to end.
 

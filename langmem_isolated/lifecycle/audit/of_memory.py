@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from langmem_isolated._adapters.context import MemoryContext
+from langmem_isolated._runtime.operations import found, observed
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class AuditedScope:
     _context: MemoryContext
     _records: ScopedDatabase
 
+    @observed("search_memory", "audit_entry", found)
     def audit_log(self, *, limit: int = 100, before: datetime | None = None) -> list[AuditEntry]:
         """Who looked at this user's memory or changed it, and why; the newest first.
 

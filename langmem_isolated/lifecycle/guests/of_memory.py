@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._runtime.calls import explains_calls
+from langmem_isolated._runtime.operations import found, observed
 
 if TYPE_CHECKING:
     from langmem_isolated._storage.copying.options import Conflicts
@@ -26,6 +27,7 @@ class AnonymousSessions(Generic[A]):
     def _of_guest(self, scope: AnonymousScope) -> A:
         raise NotImplementedError
 
+    @observed("create_memory_store", "guest", records="_context")
     def anonymous(
         self,
         *,
@@ -75,6 +77,7 @@ class AnonymousSessions(Generic[A]):
             self.anonymous, module_id=module_id, project_id=project_id, idle=idle, absolute=absolute
         )
 
+    @observed("search_memory", "guest", found, records="_context")
     def recover(self, anonymous_id: str, *, project_id: str = "default") -> A:
         """Get into an anonymous session again: after a restart, a logout, in another process.
 

@@ -12,6 +12,7 @@ from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.arguments import callback, true_or_false
 from langmem_isolated._runtime.arguments import seconds as checked_seconds
 from langmem_isolated._runtime.calls import explains_calls
+from langmem_isolated._runtime.operations import found, observed
 from langmem_isolated.scope import checked_id
 
 if TYPE_CHECKING:
@@ -169,6 +170,7 @@ class UserLocks:
         """Forget a user's keys; see :meth:`lock`."""
         await self._context.database.arun(partial(self.lock, user_id, project_id=project_id))
 
+    @observed("update_memory", "user", records="_context")
     def collect_inbox(
         self,
         user_id: str,
@@ -287,6 +289,7 @@ class UserLocks:
         """Give a user's keys back to the server; see :meth:`remove_lock`."""
         return await self._context.database.arun(partial(self.remove_lock, user_id, **named))
 
+    @observed("stats", "user", records="_context")
     def lock_state(self, user_id: str, *, project_id: str = "default") -> LockState:
         """Whether a user's memory is locked, what opens it, and what is there, counted.
 
@@ -304,6 +307,7 @@ class UserLocks:
             partial(self.lock_state, user_id, project_id=project_id)
         )
 
+    @observed("search_memory", "session", found, records="_context")
     def locked_sessions(
         self, user_id: str, *, module_id: str, project_id: str = "default"
     ) -> list[LockedSession]:

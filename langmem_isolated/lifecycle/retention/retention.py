@@ -14,6 +14,7 @@ from langmem_isolated._crypto.owners import Level
 from langmem_isolated._runtime.arguments import seconds
 from langmem_isolated._runtime.calls import explains_calls, made_by
 from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.operations import found, observed
 from langmem_isolated._storage import due, entries
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated.errors import LangmemIsolatedError, PolicyNotFound
@@ -171,6 +172,7 @@ class Retention:
             project_id=project_id,
         )  # fmt: skip
 
+    @observed("search_memory", "policy", found, records="_context")
     def list(self) -> list[Policy]:
         """All policies of all projects and users, the widest first."""
         found = stored_policies(self._context, Owners(self._context).of)
@@ -238,6 +240,7 @@ class Retention:
         """End a user's legal hold; see :meth:`release`."""
         await self._context.database.arun(self.release, user_id, project_id=project_id)
 
+    @observed("search_memory", "policy", found, records="_context")
     def holds(self) -> builtins.list[Hold]:
         """All legal holds of all projects, by when they were placed."""
         owners, pages = Owners(self._context), due.scopes_with_policies()

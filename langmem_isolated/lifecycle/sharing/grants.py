@@ -11,6 +11,7 @@ from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.arguments import kind_of
 from langmem_isolated._runtime.calls import explains_calls, made_by
 from langmem_isolated._runtime.clock import EPOCH, MICROSECOND, as_moment, lifetime
+from langmem_isolated._runtime.operations import found, observed
 from langmem_isolated._storage import grants as stored
 from langmem_isolated._storage.grants import StoredGrant
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -185,6 +186,7 @@ class Grants:
             project_id=project_id,
         )
 
+    @observed("search_memory", "grant", found, records="_context")
     def list(self, *, user_id: str, project_id: str = "default") -> Granted:
         """The grants of one user that are in force, by the modules that grant and read.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, overload
 from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._runtime.arguments import true_or_false
 from langmem_isolated._runtime.calls import explains_calls
+from langmem_isolated._runtime.operations import found, observed
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -204,6 +205,7 @@ class ModuleMerges:
             project_id=project_id,
         )
 
+    @observed("search_memory", "receipt", found, records="_context")
     def receipts(self, user_id: str, *, project_id: str = "default") -> list[MergeReceipt]:
         """What was merged and copied between a user's modules in 30 days, the oldest first.
 

@@ -10,6 +10,7 @@ from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._database.statements import NO_LIMIT
 from langmem_isolated._runtime.arguments import whole_number
 from langmem_isolated._runtime.calls import ONE_SCOPE, explains_calls, made_by
+from langmem_isolated._runtime.operations import found, observed
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.lifecycle.sharing.grants import Grant
 from langmem_isolated.lifecycle.sharing.reading import SharedReading, WayIn
@@ -81,6 +82,7 @@ class SharedMemory:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(…)"
 
+    @observed("search_memory", "grant", found, records="_context")
     def grant(self) -> Grant:
         """By which grant this module reads."""
         reading = self._way.reading(lambda _: None)
