@@ -12,7 +12,7 @@ from tests.my_memory import Person, client_of, walked
 from tests.threads import at, put
 
 UNSEEN = "\u202e\u2066\u2069\U000e0041\ud800"
-WRITTEN_OUT = "[U+202E][U+2066][U+2069][U+E0041]\N{REPLACEMENT CHARACTER}"
+WRITTEN_OUT = "[U+202E][U+2066][U+2069][U+E0041][U+D800]"
 SCOTLAND = "\U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f"
 
 

@@ -12,12 +12,13 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 _HERE = Path(__file__).parent.parent
-# What nobody sees: marks that turn the direction of what follows, a page's own words with it; and
-# tags, which spell text that models read. A flag of a region is spelled in tags, too.
+# What nobody sees: marks that turn the direction of what follows, a page's own words with it; tags,
+# which spell text that models read; and half characters, which UTF-8 has not. A flag of a region is
+# spelled in tags, too.
 _UNSEEN = re.compile(
-    "(\U0001f3f4[\U000e0020-\U000e007f]+)|[\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]"
+    "(\U0001f3f4[\U000e0020-\U000e007f]+)"
+    "|[\u202a-\u202e\u2066-\u2069\ud800-\udfff\U000e0000-\U000e007f]"
 )
-_SURROGATES = re.compile("[\ud800-\udfff]")
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
