@@ -375,15 +375,15 @@ def test_what_a_killed_process_left_of_an_archive_goes_with_the_next(
 ):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     remember(on_sqlite, "alice")
-    left, new, others = (
-        tmp_path / name for name in ("langmem-isolated-a", "langmem-isolated-b", "c")
-    )
+    # The last one is an operator's.
+    begin = "langmem-isolated-download-"
+    left, new, others = (tmp_path / n for n in (f"{begin}a", f"{begin}b", "langmem-isolated-c"))
     for folder in (left, new, others):
         folder.mkdir()
         (folder / "my-memory.zip").write_text("What is a half?")
     for folder in (left, others):
         os.utime(folder, (1, 1))
-    (tmp_path / "langmem-isolated-link").symlink_to(others)
+    (tmp_path / f"{begin}link").symlink_to(others)
 
     assert Person(client_of(on_sqlite), "alice").post("/download").status_code == 200
 

@@ -18,7 +18,8 @@ from langmem_isolated.admin.person.pages import Mine, Pages, a_place_in
 
 _NAMES = {"full": "my-memory.zip", "mem": "my-memory.mem.zip"}
 _CHUNK = 256 * 1024
-_PREFIX = "langmem-isolated-"
+# Of nobody else: what has it is removed.
+_PREFIX = "langmem-isolated-download-"
 # No answer to a request takes so long: what is older, a process left that was killed.
 _LEFT_SECONDS = 3600
 # The database and the disk are everybody's: so many archives are made at once in this process.
