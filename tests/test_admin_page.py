@@ -757,7 +757,8 @@ def test_mounted_it_is_found_below_its_path(plain: IsolatedMemory):
 
     page = carol.get("/users")
     assert f'href="/memory/users/{digest}"' in page.text
-    assert 'src="/memory/static/htmx.min.js"' in page.text
+    assert 'href="/memory/static/operator.css"' in page.text
+    assert "<script" not in page.text
     assert carol.job("/retention/sweep", dry_run="yes")["state"] == "done"
     found = carol.post("/users/find", user_id="alice")
     assert found.headers["location"] == f"/memory/users/{digest}"
