@@ -432,7 +432,7 @@ def test_what_postgresql_is_told_to_run_makes_a_dump_that_opens_when_restored(
 
     for program in (command, f"pg_restore --dbname={postgres.url(restored)} {tmp_path}/dump"):
         first, *rest = shlex.split(program)
-        subprocess.run([str(postgres._bin / first), *rest], check=True, capture_output=True)
+        subprocess.run([str(postgres.programs / first), *rest], check=True, capture_output=True)
 
     try:
         with closing(Database(postgres.url(restored))) as database:
