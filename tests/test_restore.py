@@ -599,7 +599,7 @@ def test_a_dump_of_postgresql_put_back_by_its_own_tools_forgets_with_the_command
         memory.erase_user("alice")
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute("DROP SCHEMA langmem_isolated CASCADE")
-    psql = Path(postgres._bin) / "psql"
+    psql = postgres.programs / "psql"
     subprocess.run([psql, "-q", postgres_url], input=dump, check=True, stdout=subprocess.DEVNULL)
 
     done = run("restore", "--database", postgres_url, "--erasure-log", log)
