@@ -21,6 +21,7 @@ from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.copying import imported
 from langmem_isolated._storage.copying.copy import Copy
+from langmem_isolated._storage.key_rotation import _OnePrincipal
 from langmem_isolated.errors import (
     KeyDestroyed,
     KeyNotFound,
@@ -254,6 +255,31 @@ def test_a_rotation_that_ends_at_any_step_is_gone_on_with(
     assert not rows_under(attacker, former)
     assert scope.chat_history("s").messages == said
     scope.verify()
+
+
+def test_a_rotation_that_another_begins_behind_destroys_no_key_in_use(
+    memory: IsolatedMemory, database_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Between the end of what it looked at and its look whether a former key is left."""
+    scope = alice(memory)
+    fill(memory, scope, None)
+    said, destroy = scope.chat_history("s").messages, _OnePrincipal._destroy_below
+    begun: list[KeysRotated] = []
+
+    def overtaken(rotation: _OnePrincipal, version: int) -> None:
+        destroy(rotation, version)
+        if not begun:
+            with opened_anew(database_url) as other:
+                begun.append(other.rotate_keys("alice", max_seconds=0))
+
+    monkeypatch.setattr(_OnePrincipal, "_destroy_below", overtaken)
+    steps_of(memory)
+
+    assert begun[0].keys_made == 1
+    # This process might still have a key in memory that is destroyed.
+    with opened_anew(database_url) as other:
+        assert alice(other).chat_history("s").messages == said
+        alice(other).verify()
 
 
 def test_several_processes_rotate_at_once(

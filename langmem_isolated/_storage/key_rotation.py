@@ -190,7 +190,6 @@ class _OnePrincipal:
         if self._former() and not is_new and self._tally.records == sealed_before:
             # A rotation before this one came to its end, but for what stays: this is another.
             self._make_key(now())
-            self._unclean.clear()
             yield from self._reseal_all()
         self._tally.owners += not self._former()
         self._tally.damaged += sum(self._unclean.values())
@@ -225,6 +224,10 @@ class _OnePrincipal:
             return
         if principal.is_locked:
             raise MemoryLocked
+        # What was found of the key that sealed before says nothing of this one: another process may
+        # have made it meanwhile, and then everything is under a key that this destroys.
+        self._clean.clear()
+        self._unclean.clear()
         for _ in range(_LOOKS):
             rows = self._rows_left(principal)
             if not rows:
