@@ -32,7 +32,7 @@ from tests.my_memory import (
     walked,
 )
 
-EVIL = "\"'><img src=x onerror=alert(1)><script>alert(2)</script>{{7*7}}"
+EVIL = "\"'><img src=x onerror=alert(1)><script>alert(2)</script>{{7919*7919}}"
 SENT = {
     **dict.fromkeys(("text", "title", "query"), "x"),
     **dict.fromkeys(("new", "again", "passphrase"), "12345678"),
@@ -292,10 +292,10 @@ def test_nothing_that_is_stored_becomes_markup(sqlite_url: str, root_key: LocalR
             seen = Seen()
             seen.feed(answer.text)
             assert "img" not in seen.tags, path
-            assert seen.tags.count("script") == 1, path
+            assert "script" not in seen.tags, path
             assert seen.handlers == [], path
             assert all(one.startswith(("/", "?", "#")) for one in seen.addresses), path
-            assert "49" not in answer.text.replace("{{7*7}}", ""), path
+            assert "62710561" not in answer.text, path
             evil += "&lt;img src=x" in answer.text
         assert evil >= 20
 
