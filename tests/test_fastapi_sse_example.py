@@ -277,7 +277,7 @@ async def test_the_page_of_ones_memory_is_that_of_who_is_logged_in(
         nobodys = await nobody.get(path)
 
     assert (own.status_code, others.status_code, nobodys.status_code) == (200, 200, 401)
-    assert "Mia" not in others.text + nobodys.text
+    assert "cat is Mia" not in others.text + nobodys.text
     # The page has a policy of its own, which the application leaves alone.
     assert own.headers["content-security-policy"].count("default-src") == 1
 
