@@ -148,3 +148,23 @@ def door(request: pytest.FixtureRequest) -> Door:
         return member(*args, **kwargs) if callable(member) else member
 
     return through
+
+
+@pytest.fixture
+def telemetry(memory: IsolatedMemory) -> Iterator[Any]:
+    """What an instrumented memory tells."""
+    from tests.tracing import Telemetry
+
+    telemetry = Telemetry()
+    telemetry.watch(memory)
+    yield telemetry
+    telemetry.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium; of a module, since no event loop of a test can run in its thread meanwhile."""
+    from tests.browsing import chromium
+
+    with chromium() as found:
+        yield found

@@ -11,7 +11,7 @@ from langmem_isolated.admin import admin_app, standalone_app
 from langmem_isolated.admin.operator.application import TABLE
 from langmem_isolated.admin.operator.jobs import Jobs, Progress
 from langmem_isolated.admin.operator.pages import Page as Shown
-from tests.browsing import SIZES, chromium, serious_violations, serving
+from tests.browsing import SIZES, serious_violations, serving
 from tests.operators import tutor_of
 from tests.test_admin_jobs import Work
 from tests.test_statistics import asked, store_everything
@@ -20,12 +20,6 @@ pytestmark = pytest.mark.system("chromium")
 TOKEN = "t" * 40
 LOOKS = (("wide", "light"), ("narrow", "dark"))
 OTHER_LOOKS = (("wide", "dark"), ("narrow", "light"))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -9,18 +9,12 @@ from playwright.sync_api import Browser, Page, expect
 from langmem_isolated import AuditOptions, IsolatedMemory, LocalRootKey
 from langmem_isolated.admin import memory_app
 from langmem_isolated.scope import Scope
-from tests.browsing import SCHEMES, SIZES, chromium, serious_violations, serving
+from tests.browsing import SCHEMES, SIZES, serious_violations, serving
 from tests.my_memory import SECRET, Person, client_of, remember, walked
 from tests.test_my_memory_hostile import EVIL
 
 pytestmark = pytest.mark.system("chromium")
 PASSPHRASE = "correct horse battery"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """What all pages have: headers, tokens, forms, escaping, errors; in a browser, too."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from langmem_isolated.admin.web.endpoints import Endpoints, Visit
 from langmem_isolated.admin.web.signing import TOKEN_SECONDS, Signer
 from langmem_isolated.errors import AuditIsOff
 from langmem_isolated.scope import Scope
-from tests.browsing import SCHEMES, chromium, serious_violations, serving
+from tests.browsing import SCHEMES, serious_violations, serving
 
 SHOWN = {"application": "Test", "styles": "person.css"}
 
@@ -190,12 +189,6 @@ def test_a_page_without_a_function_for_who_asks_is_refused(memory: IsolatedMemor
 def test_a_secret_that_is_none_is_refused(memory: IsolatedMemory, wrong: Any, error: type):
     with pytest.raises(error, match="secret"):
         memory_app(memory, scope_of=lambda _: None, secret=wrong)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as found:
-        yield found
 
 
 @pytest.mark.system("chromium")

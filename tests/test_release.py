@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from email.parser import Parser
 from pathlib import Path
@@ -36,10 +38,12 @@ STEPS = [
 ]
 
 
-def checked(*command: object) -> str:
+def checked(*command: object, cwd: Path = PROJECT, **variables: str) -> str:
     """What a command prints; fails with all it says."""
-    line = [str(part) for part in command]
-    done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=PROJECT)
+    line, environment = [str(part) for part in command], os.environ | variables
+    done = subprocess.run(
+        line, capture_output=True, text=True, check=False, cwd=cwd, env=environment
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -70,6 +74,24 @@ def test_a_wheel_has_every_file_of_the_package_and_none_beside_it(wheel: zipfile
     files = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix != ".pyc"}
 
     assert names == {path.relative_to(PROJECT).as_posix() for path in files - {BILL}}
+
+
+def test_the_wheel_of_the_source_distribution_runs_in_an_environment_of_its_own(
+    distributions: Path, tmp_path: Path
+):
+    (released,) = distributions.glob("*.whl")
+    made = tmp_path / "environment"
+    checked(sys.executable, "-m", "venv", "--without-pip", made)
+    pip = (sys.executable, "-m", "pip", "--quiet", "--python", made / "bin" / "python")
+    checked(*pip, "install", "--no-deps", "--no-index", released)
+    # What it needs is that of this environment, whose link to the checkout does not count there.
+    there: Any = {"cwd": tmp_path, "PYTHONPATH": sysconfig.get_path("purelib")}
+    program = "from langmem_isolated import admin; print(admin.__file__)"
+
+    assert checked(made / "bin" / "python", "-c", program, **there).startswith(str(made))
+    told = checked(made / "bin" / "langmem-isolated", "--version", **there)
+    assert told == f"langmem-isolated {__version__}\n"
+    checked(made / "bin" / "langmem-isolated", "demo", **there)
 
 
 def test_a_wheel_carries_the_bill_of_what_others_wrote_in_it(wheel: zipfile.ZipFile):

@@ -5,7 +5,7 @@ import logging
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +43,6 @@ def database_url(request: pytest.FixtureRequest, sqlite_url: str) -> str:
     """Of one kind: what is told of does not depend on it. A test on the other asks for it."""
     is_postgres = "postgres_url" in request.fixturenames
     return request.getfixturevalue("postgres_url") if is_postgres else sqlite_url
-
-
-@pytest.fixture
-def telemetry(memory: IsolatedMemory) -> Iterator[Telemetry]:
-    """What an instrumented memory tells."""
-    telemetry = Telemetry()
-    telemetry.watch(memory)
-    yield telemetry
-    telemetry.close()
 
 
 @pytest.fixture

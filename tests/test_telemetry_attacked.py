@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
@@ -35,14 +35,6 @@ DURATION, RECORDS = "gen_ai.client.operation.duration", "langmem_isolated.record
 def database_url(sqlite_url: str) -> str:
     """Of one kind: what is told of does not depend on it."""
     return sqlite_url
-
-
-@pytest.fixture
-def telemetry(memory: IsolatedMemory) -> Iterator[Telemetry]:
-    telemetry = Telemetry()
-    telemetry.watch(memory)
-    yield telemetry
-    telemetry.close()
 
 
 @pytest.fixture

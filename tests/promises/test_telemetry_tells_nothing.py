@@ -36,14 +36,6 @@ def database_url(sqlite_url: str) -> str:
 
 
 @pytest.fixture
-def telemetry(memory: IsolatedMemory) -> Iterator[Telemetry]:
-    telemetry = Telemetry()
-    telemetry.watch(memory)
-    yield telemetry
-    telemetry.close()
-
-
-@pytest.fixture
 def records(caplog: pytest.LogCaptureFixture) -> Iterator[Log]:
     """The records of operations alone, with all their fields."""
     log, logger = Log(), logging.getLogger("langmem_isolated.operations")
