@@ -135,7 +135,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
             ValueNotStorable: ``messages`` is no list, or has something else in it; or a message
                 holds a value without a stored form. From
                 `RunnableWithMessageHistory`, which would only log it and lose the turn, the message
-                is stored as far as it can be; and names what is not.
+                is stored as far as it can be, with the names of the types that are not.
             LimitExceeded: A message, or all of them together, are beyond ``limits``.
             ScopeError: ``channel`` is malformed.
             SessionClosed: The session was closed.
