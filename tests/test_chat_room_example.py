@@ -144,6 +144,7 @@ async def test_who_is_not_there_hears_nothing_and_remembers_nothing_of_it(
     alice, bob = users
     async with alice.inside(room) as a:
         await a.say("before bob came")
+        await a.until("said", text="before bob came")
         async with bob.inside(room) as b, mallory.inside(f"{room}-") as m:
             await a.say("while bob is here")
             await b.until("said", text="while bob is here")
