@@ -15,6 +15,7 @@ from langmem_isolated._database import schema
 from langmem_isolated._database.admission import SETTING, admitted, array_literal
 from langmem_isolated._database.files import path_of, why_it_cannot_be_opened
 from langmem_isolated._database.urls import Pooler
+from langmem_isolated._database.writer_lock import WriterLock
 from langmem_isolated.errors import (
     DatabaseCorrupt,
     DatabaseError,
@@ -98,6 +99,7 @@ class Sqlite:
         self.timeout = timeout
         self._path = path_of(url.database, is_uri=bool(url.query.get("uri")))
         self.in_memory = url.database in (None, "", ":memory:") or "mode=memory" in str(url)
+        self._writer_lock = WriterLock(self.begin_write, timeout)
         self.settings = (
             f"PRAGMA busy_timeout = {int(timeout * 1000)}",
             "PRAGMA journal_mode = WAL",
@@ -137,6 +139,13 @@ class Sqlite:
         """Nothing to do: BEGIN IMMEDIATE is the lock."""
 
     open_cursor = staticmethod(sqlite3.Connection.cursor)
+
+    def begin(self, cursor: sqlite3.Cursor, statement: str) -> None:
+        """Begin a transaction; one that writes waits for other processes' writers."""
+        if statement == self.begin_write and not self.in_memory:
+            self._writer_lock.take(cursor)
+        else:
+            cursor.execute(statement)
 
     @staticmethod
     def carried() -> None:
@@ -259,6 +268,10 @@ class Postgres:
         # Looked for first: to be told that it is there takes the right to make others.
         if connection.exec_driver_sql(_OUR_SCHEMA).first() is None:
             connection.exec_driver_sql(f"CREATE SCHEMA {schema.POSTGRES_SCHEMA}")
+
+    @staticmethod
+    def begin(cursor: Any, statement: str) -> None:
+        cursor.execute(statement)
 
     def open_cursor(self, connection: Any) -> Any:
         # A raw cursor takes $1 as the server does; rewriting %(name)s costs 25 µs a statement.

@@ -237,7 +237,7 @@ class TransactionRunner:
                 return operation(transaction, *args, **kwargs)
             with self._dialect.batch(raw) as batch:
                 try:
-                    open_cursor(raw).execute(begin)
+                    self._dialect.begin(open_cursor(raw), begin)
                     if settings is not None:
                         open_cursor(raw).execute(settings.sql, settings.values)
                     result = operation(transaction, *args, **kwargs)
