@@ -20,6 +20,7 @@ from sqlalchemy import Connection, create_engine, event, exc
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import PoolProxiedConnection
 
+from langmem_isolated._database import distribution
 from langmem_isolated._database import row_level_security as policies
 from langmem_isolated._database.admission import admitted
 from langmem_isolated._database.connection_pool import ConnectionPool
@@ -179,9 +180,8 @@ class Database:
         if self._jobs is not None and self._is_for_jobs():
             return self._jobs.write(operation, *args, **kwargs)
         if self.is_postgres:
-            begin = self._dialect.begin_write
             with self._share:
-                return self._transactions.run(begin, operation, *args, **kwargs)
+                return self._transactions.run(self._dialect.begin_write, operation, *args, **kwargs)
         return self._writes.write(operation, *args, **kwargs)
 
     def write_once(
@@ -189,7 +189,7 @@ class Database:
     ) -> T:
         """Run ``operation``, a single writing statement on PostgreSQL, which needs no transaction.
 
-        On SQLite it may be several: there the transaction costs nothing.
+        On SQLite it may be several: there the transaction costs nothing. Distributed, too.
         """
         self._open_at_first_use()
         if self._jobs is not None and self._is_for_jobs():
@@ -198,7 +198,8 @@ class Database:
             return self._writes.write(operation, *args, **kwargs)
         # Not tried again if the connection breaks: it may have been done.
         with self._share:
-            return self._transactions.run_once(None, operation, *args, **kwargs)
+            begin = self._dialect.begin_once
+            return self._transactions.run_once(begin, operation, *args, **kwargs)
 
     def write_delayed(
         self,
@@ -314,11 +315,12 @@ class Database:
                 self.upgrade()
             else:
                 versions.check_version(found)
-            self._learn_row_level_security()
+            self._learn_rules()
             self._opened = True
 
-    def _learn_row_level_security(self) -> None:
+    def _learn_rules(self) -> None:
         if isinstance(self._dialect, Postgres):
+            self._dialect.is_distributed = self._within_engine(distribution.is_distributed)
             found = self._within_engine(policies.examined)
             self.is_bound = self._dialect.is_bound = found.binds()
         if self._security == "required" and not self.is_bound:

@@ -62,7 +62,9 @@ _POSTGRES_ERRORS: dict[str, type[DatabaseError]] = {
     "22P02": RowLevelSecurityError,
     "42P01": DatabaseCorrupt,
     "42703": DatabaseCorrupt,
-    "XX": DatabaseCorrupt,
+    # Not XX000: an error inside the server, as of Citus when a worker dies under a statement.
+    "XX001": DatabaseCorrupt,
+    "XX002": DatabaseCorrupt,
 }
 
 
@@ -89,8 +91,9 @@ class Sqlite:
     """What SQLite wants: WAL, one writer at a time, and its settings on every connection."""
 
     translation: Mapping[str, Any] = {}
-    begin_write = "BEGIN IMMEDIATE"
+    begin_write = begin_once = "BEGIN IMMEDIATE"
     begin_snapshot = "BEGIN"
+    is_distributed = False
 
     def __init__(self, url: URL, synchronous: Synchronous, timeout: float) -> None:
         self.timeout = timeout
@@ -204,6 +207,12 @@ class Postgres:
         self.lock_timeout = str(int(timeout * 1000))
         self.is_pooled = None if pooler is None else pooler == "transaction"
         self.is_bound = False
+        self.is_distributed = False
+
+    @property
+    def begin_once(self) -> str | None:
+        """What begins the transaction of a write that may be one statement, and then needs none."""
+        return self.begin_write if self.is_distributed else None
 
     def engine_options(self, pool_size: int) -> dict[str, Any]:
         return {
@@ -329,6 +338,8 @@ class Postgres:
         )
         if state == "42501" and _is_of_policy(error):
             kind = RowLevelSecurityError
+        if state == "XX000" and self.is_distributed:
+            kind = DatabaseUnreachable  # a worker went away, and the statement with it
         # The detail line of a server error quotes rows; the primary line does not.
         primary = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
         # Without the driver's own advice, a question: ours follows.

@@ -23,6 +23,8 @@ BATCH = 500
 # removal gives way to them, before PostgreSQL finds the deadlock in 1 s and ends either.
 _ATTEMPTS = 64
 _BE_PATIENT = sa.text("SET LOCAL lock_timeout = '250ms'")
+# Citus hands to its workers what is local to a transaction, where that says so.
+_TELL_WORKERS = sa.text("SET LOCAL citus.propagate_set_commands = 'local'")
 _SCOPE_ID = bindparam("scope_id", type_=sa.LargeBinary)
 _LIMIT: sa.ColumnElement[int] = sa.literal_column(str(BATCH))
 _NO_OFFSET: sa.ColumnElement[int] = sa.literal_column("0")
@@ -151,6 +153,8 @@ def _remove_scope(life: dict[str, bytes], transaction: Transaction) -> Counter[K
     """
     counts = Counter[Kind]()
     if transaction.is_postgres:
+        if transaction.is_distributed:
+            transaction.execute(_TELL_WORKERS)
         transaction.execute(_BE_PATIENT)
         transaction.rows(_LOCK_SESSIONS, **life)
         transaction.rows(_LOCK_SCOPE, **life)

@@ -118,7 +118,8 @@ def put_if_unchanged(
 ) -> Stored | None:
     """Store a body for an empty slot in a thread that is in ``state``; ``None`` if it is not.
 
-    On PostgreSQL a single statement, on SQLite part of a write transaction.
+    On PostgreSQL a single statement; on SQLite, and where the tables are distributed, part of a
+    write transaction.
 
     Args:
         numbers: Of those of its elements that the thread is known to have.
@@ -137,7 +138,7 @@ def put_if_unchanged(
         **state.old(),
         **stored.state.new(),
     }
-    if transaction.is_postgres:
+    if transaction.has_modifying_ctes:
         for number, row in enumerate(rows):
             values.update({f"{name}_{number}": row[f"record_{name}"] for name in sql.COLUMNS})
         is_swapped = transaction.row(sql.swap_and_insert(len(rows)), **values) is not None
