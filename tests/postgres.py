@@ -65,11 +65,14 @@ class PostgresServer:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
+        self._make_data()
+        self.start()
+
+    def _make_data(self) -> None:
         self._run(
             "initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "-E", "UTF8",
             "--no-sync", "--no-instructions",
         )  # fmt: skip
-        self.start()
 
     def _make_reachable(self) -> None:
         """Copy the programs to where `nobody` can reach them, if it cannot."""

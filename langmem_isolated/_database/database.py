@@ -30,7 +30,7 @@ from langmem_isolated._database.scrubbing import scrubbed
 from langmem_isolated._database.transactions import Transaction, TransactionRunner
 from langmem_isolated._database.upgrades import run, versions
 from langmem_isolated._database.upgrades.step import Step
-from langmem_isolated._database.urls import checked_url, without_pooler
+from langmem_isolated._database.urls import checked_url, fails_over, without_pooler
 from langmem_isolated._database.write_queue import CommitDelay, WriteQueue
 from langmem_isolated._runtime.arguments import kind_of, seconds, whole_number
 from langmem_isolated._runtime.budgets import Budgets
@@ -80,7 +80,7 @@ class Database:
         self.is_postgres = self.url.get_backend_name() == "postgresql"
         driver_url, pooler = without_pooler(self.url)
         self._dialect = (
-            Postgres(timeout, pooler)
+            Postgres(timeout, pooler, fails_over=fails_over(self.url))
             if self.is_postgres
             else Sqlite(self.url, synchronous, timeout)
         )

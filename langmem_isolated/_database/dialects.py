@@ -13,8 +13,11 @@ from sqlalchemy.engine import URL
 
 from langmem_isolated._database import schema
 from langmem_isolated._database.admission import SETTING, admitted, array_literal
+from langmem_isolated._database.backoff import Backoff
 from langmem_isolated._database.files import path_of, why_it_cannot_be_opened
+from langmem_isolated._database.liveness import Liveness
 from langmem_isolated._database.urls import Pooler
+from langmem_isolated._database.writer_lock import WriterLock
 from langmem_isolated.errors import (
     DatabaseCorrupt,
     DatabaseError,
@@ -50,6 +53,8 @@ _POSTGRES_ERRORS: dict[str, type[DatabaseError]] = {
     "28": DatabaseUnreachable,
     "3D": DatabaseUnreachable,
     "57P": DatabaseUnreachable,
+    # Whether the statement was done is not known.
+    "40003": DatabaseUnreachable,
     "40": DatabaseLocked,
     "55P03": DatabaseLocked,
     "53100": DatabaseFull,
@@ -67,9 +72,15 @@ _POSTGRES_ERRORS: dict[str, type[DatabaseError]] = {
 }
 
 
+# Serialization failed, a deadlock was found: who comes again may have better luck.
+_UNDONE = ("40001", "40P01")
+_READ_ONLY = "25006"
 _OUR_SCHEMA = f"SELECT FROM pg_namespace WHERE nspname = '{schema.POSTGRES_SCHEMA}'"
 # How PgBouncer begins to say that it takes no options.
 _NOT_POOLED = "unsupported startup parameter"
+# How a server begins to say what it says at any other time, too: libpq has no SQLSTATE of a
+# connection that was refused.
+_LASTING = ("authentication failed", "does not exist", "pg_hba.conf")
 _NO_SERVER = "Are host, port, user, password and database right, and does the server run?"
 
 
@@ -98,6 +109,7 @@ class Sqlite:
         self.timeout = timeout
         self._path = path_of(url.database, is_uri=bool(url.query.get("uri")))
         self.in_memory = url.database in (None, "", ":memory:") or "mode=memory" in str(url)
+        self._writer_lock = WriterLock(self.begin_write, timeout)
         self.settings = (
             f"PRAGMA busy_timeout = {int(timeout * 1000)}",
             "PRAGMA journal_mode = WAL",
@@ -138,6 +150,13 @@ class Sqlite:
 
     open_cursor = staticmethod(sqlite3.Connection.cursor)
 
+    def begin(self, cursor: sqlite3.Cursor, statement: str) -> None:
+        """Begin a transaction; one that writes waits for other processes' writers."""
+        if statement == self.begin_write and not self.in_memory:
+            self._writer_lock.take(cursor)
+        else:
+            cursor.execute(statement)
+
     @staticmethod
     def carried() -> None:
         """Nothing to set: one process has the file, and a transaction sees all of it."""
@@ -159,6 +178,11 @@ class Sqlite:
         return not connection.in_transaction
 
     def is_broken(self, _: sqlite3.Connection) -> bool:
+        return False
+
+    @staticmethod
+    def was_undone(_: BaseException, __: sqlite3.Connection) -> bool:
+        """Never: one that writes has the file to itself before it begins."""
         return False
 
     def translate(self, error: BaseException) -> Exception:
@@ -186,7 +210,9 @@ class Postgres:
     begin_snapshot = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
     in_memory = False
 
-    def __init__(self, timeout: float, pooler: Pooler | None = None) -> None:
+    def __init__(
+        self, timeout: float, pooler: Pooler | None = None, *, fails_over: bool = False
+    ) -> None:
         # An extra, so not imported before it is needed.
         psycopg = import_module("psycopg")
         carried = import_module("langmem_isolated._database.carried_settings")
@@ -197,8 +223,9 @@ class Postgres:
         self.timeout = timeout
         self.lock_timeout = str(int(timeout * 1000))
         self.is_pooled = None if pooler is None else pooler == "transaction"
-        self.is_bound = False
+        self.is_bound, self._fails_over = False, fails_over
         self.is_distributed = False
+        self._liveness = Liveness(timeout, fails_over)
 
     @property
     def begin_once(self) -> str | None:
@@ -206,23 +233,32 @@ class Postgres:
         return self.begin_write if self.is_distributed else None
 
     def engine_options(self, pool_size: int) -> dict[str, Any]:
-        return {
-            "pool_size": pool_size,
-            "connect_args": {"connect_timeout": max(2, int(self.timeout))},
-        }
+        return {"pool_size": pool_size}
 
     def connect(self, dialect: Any, _: object, args: Any, options: dict[str, Any]) -> Any:
         """A new connection, which waits no longer for a lock than it was told to.
 
         It is told when it begins: nothing is set on a session, which a pooler would hand on. One
-        that shares sessions is told in every transaction.
+        that shares sessions is told in every transaction. Where the URL names several servers, none
+        of which writes at the moment, one is waited for: it is promoted.
         """
+        backoff = Backoff(self.timeout, most=None)
+        options = self._liveness.of_client | options
+        while True:
+            try:
+                return self._connect(dialect, args, options)
+            except self._error as error:
+                is_lasting = not self._fails_over or any(it in str(error) for it in _LASTING)
+                if is_lasting or not backoff.wait():
+                    raise
+
+    def _connect(self, dialect: Any, args: Any, options: dict[str, Any]) -> Any:
         if self.is_pooled:
             return dialect.connect(*args, **options)
         given = options.get("options", "")
-        told = {"options": f"{given} -c lock_timeout={self.lock_timeout}".strip()}
+        told = f"{self._liveness.of_server} -c lock_timeout={self.lock_timeout}"
         try:
-            return dialect.connect(*args, **{**options, **told})
+            return dialect.connect(*args, **{**options, "options": f"{told} {given}".strip()})
         except self._error as error:
             # As PgBouncer refuses what it cannot hold for each of those that share a session.
             if self.is_pooled is not None or _NOT_POOLED not in str(error):
@@ -259,6 +295,10 @@ class Postgres:
         # Looked for first: to be told that it is there takes the right to make others.
         if connection.exec_driver_sql(_OUR_SCHEMA).first() is None:
             connection.exec_driver_sql(f"CREATE SCHEMA {schema.POSTGRES_SCHEMA}")
+
+    @staticmethod
+    def begin(cursor: Any, statement: str) -> None:
+        cursor.execute(statement)
 
     def open_cursor(self, connection: Any) -> Any:
         # A raw cursor takes $1 as the server does; rewriting %(name)s costs 25 µs a statement.
@@ -314,6 +354,18 @@ class Postgres:
 
     def is_broken(self, connection: Any) -> bool:
         return bool(connection.closed)
+
+    def was_undone(self, error: BaseException, connection: Any) -> bool:
+        """Whether the server undid a transaction that may be done at another time, or elsewhere.
+
+        A server that lost its role is left, where the URL says that there are others: its
+        connection is closed, so that the pool looks for the one that writes.
+        """
+        state = getattr(error, "sqlstate", None)
+        if state == _READ_ONLY and self._fails_over:
+            connection.close()
+            return True
+        return state in _UNDONE
 
     def translate(self, error: BaseException) -> Exception:
         told: str | None = getattr(error, "sqlstate", None)
