@@ -1,5 +1,6 @@
 """What a Citus cluster asks of the tables and of every statement, held without one."""
 
+import json
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -10,18 +11,26 @@ import sqlalchemy as sa
 from langchain_core.messages import HumanMessage
 from sqlalchemy.dialects import postgresql
 
-from langmem_isolated import IsolatedMemory
-from langmem_isolated._database import distribution
+from langmem_isolated import IsolatedMemory, LocalRootKey
+from langmem_isolated._database import dialects, distribution
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.schema import POSTGRES_SCHEMA, metadata
-from langmem_isolated._database.statements import InsertsByDialect
-from langmem_isolated._storage import orphans, scope_rows
+from langmem_isolated._database.server_version import ServerVersion
+from langmem_isolated._database.upgrades import versions
+from langmem_isolated._storage import orphans
 from langmem_isolated._storage.sessions import statements as sessions
-from langmem_isolated.errors import DatabaseError, DatabaseUnreachable, RecordDoesNotOpen
+from langmem_isolated.errors import (
+    DatabaseError,
+    DatabaseUnreachable,
+    KeyNotFound,
+    RecordDoesNotOpen,
+)
 from tests import served
 from tests.citus import Routing, become_citus, recorded
 from tests.conftest import Attacker
 from tests.everyday import everyday
+from tests.postgres import PostgresServer
+from tests.processes import all_at_once
 from tests.test_cli import run
 from tests.test_schema import statements
 
@@ -145,7 +154,6 @@ def of_everyday(
 
 @pytest.fixture(scope="module")
 def root_key_of_module() -> Any:
-    from langmem_isolated import LocalRootKey
 
     return LocalRootKey(bytes(range(32)))
 
@@ -183,20 +191,28 @@ def test_one_server_still_appends_in_one_statement(of_everyday: Any):
         "SELECT sealed FROM records WHERE scope_id > $1",
         "SELECT sealed FROM records WHERE scope_id = $1 OR kind = 3",
         "SELECT sealed FROM records WHERE NOT (scope_id = $1)",
-        "SELECT 1 FROM records JOIN sessions ON sessions.digest = records.parent"
-        " WHERE records.scope_id = $1",
-        "SELECT 1 FROM records WHERE records.scope_id = $1 AND EXISTS"
-        " (SELECT 1 FROM sessions WHERE sessions.digest = records.parent)",
+        (
+            "SELECT 1 FROM records JOIN sessions ON sessions.digest = records.parent"
+            " WHERE records.scope_id = $1"
+        ),
+        (
+            "SELECT 1 FROM records WHERE records.scope_id = $1 AND EXISTS"
+            " (SELECT 1 FROM sessions WHERE sessions.digest = records.parent)"
+        ),
         "DELETE FROM sessions WHERE digest = $1",
         "UPDATE records SET scope_id = $1 WHERE records.scope_id = $2",
         "INSERT INTO records (scope_id, kind) SELECT $1, 3 FROM scopes WHERE scopes.scope_id = $1",
         "INSERT INTO usage (scope_id, day) VALUES ($1, 1) ON CONFLICT (day) DO NOTHING",
         "INSERT INTO usage (scope_id, day) VALUES (NULL, 1)",
         "SELECT 1 FROM records, audit WHERE records.scope_id = $1 AND audit.scope_id = $1",
-        "WITH gone AS (DELETE FROM sessions WHERE sessions.scope_id = $1 RETURNING digest)"
-        " SELECT digest FROM gone",
-        "SELECT 1 FROM sessions WHERE sessions.scope_id = $1"
-        " UNION ALL SELECT 1 FROM records WHERE records.parent = $2",
+        (
+            "WITH gone AS (DELETE FROM sessions WHERE sessions.scope_id = $1 RETURNING digest)"
+            " SELECT digest FROM gone"
+        ),
+        (
+            "SELECT 1 FROM sessions WHERE sessions.scope_id = $1"
+            " UNION ALL SELECT 1 FROM records WHERE records.parent = $2"
+        ),
     ],
 )
 def test_what_a_cluster_cannot_route_is_noticed(sql: str):
@@ -206,31 +222,35 @@ def test_what_a_cluster_cannot_route_is_noticed(sql: str):
     assert [*Routing(sql).faults()]
 
 
+_POSTGRES = postgresql.dialect(paramstyle="numeric_dollar")
+
+
 def of_postgres() -> Iterator[str]:
     """Every statement that a module of ours keeps, as PostgreSQL gets it."""
     for statement in statements():
-        with pytest.MonkeyPatch.context():
-            try:
-                yield str(
-                    statement.compile(dialect=postgresql.dialect(paramstyle="numeric_dollar"))
-                )  # type: ignore[attr-defined]
-            except (sa.exc.CompileError, AttributeError):
-                assert isinstance(statement, sa.Insert)  # SQLite's own
+        try:
+            yield as_text(statement)
+        except (sa.exc.CompileError, AttributeError):
+            assert isinstance(statement, sa.Insert)  # SQLite's own
+
+
+def as_text(statement: Any) -> str:
+    return str(statement.compile(dialect=_POSTGRES))
 
 
 def test_no_statement_over_several_shards_locks_or_writes():
     """A cluster refuses locks there, and commits such a write in two phases."""
-    seen, dialect = 0, postgresql.dialect(paramstyle="numeric_dollar")
-    jumps = [str(one.compile(dialect=dialect)) for one in orphans._NAMED.values()]
-    for sql in of_postgres():
-        routing = Routing(sql)
-        if any("not routed" in fault for fault in routing.faults()):
-            seen += 1
-            assert not any(word in sql for word in (" FOR ", "UPDATE ", "DELETE ", "INSERT ")), sql
-            # A cluster refuses them; `verify` has others there.
-            assert "RECURSIVE" not in sql or sql in jumps
+    jumps = [as_text(one) for one in orphans._NAMED.values()]
+    texts = [sql for sql in of_postgres() if sql not in jumps]  # `verify` has others there
+    words = ("FOR UPDATE", "FOR NO KEY", "FOR SHARE", "FOR KEY", "INSERT ", "UPDATE ", "DELETE ")
+    those = [sql for sql in texts if any(word in sql for word in words)]
 
-    assert seen > 10
+    assert len(those) > 60
+    assert [sql for sql in those if any("not routed" in one for one in Routing(sql).faults())] == []
+    # A cluster takes no recursion over its shards.
+    recursive = [sql for sql in texts if "RECURSIVE" in sql]
+    assert recursive
+    assert [fault for sql in recursive for fault in Routing(sql).faults()] == []
 
 
 # A server whose tables are distributed
@@ -294,7 +314,7 @@ def test_keys_that_were_removed_are_missed_where_memory_is(citus_url: str, root_
 
     with IsolatedMemory(citus_url, root_key=root_key) as memory:
         history = memory.scope(user_id="alice", module_id="tutor").chat_history("s")
-        with pytest.raises(Exception, match="older copy|not as"):
+        with pytest.raises(KeyNotFound, match="an older copy"):
             history.add_user_message("two")
 
 
@@ -335,14 +355,102 @@ def test_an_error_inside_the_server_is_no_corruption(
     assert ("it may have been stored" in str(caught.value)) is is_away
 
 
-def test_a_statement_that_forgets_its_shard_fails_the_tests(monkeypatch: pytest.MonkeyPatch):
-    broken = sa.select(sessions.COUNT.selected_columns).where(
-        metadata.tables["sessions"].c.digest == sa.bindparam("digest")
-    )
-    sql = str(broken.compile(dialect=postgresql.dialect(paramstyle="numeric_dollar")))
+def test_a_statement_that_forgets_its_shard_is_noticed():
+    of_a_digest = metadata.tables["sessions"].c.digest == sa.bindparam("digest")
 
-    assert faults_of(sql)
-    assert not faults_of(
-        str(sessions.COUNT.compile(dialect=postgresql.dialect(paramstyle="numeric_dollar")))
+    assert not faults_of(as_text(sessions.COUNT))
+    assert faults_of(as_text(sa.select(*sessions.COUNT.selected_columns).where(of_a_digest)))
+
+
+# The doctor, and other engines
+
+
+def found_by_doctor(url: str, check: str) -> list[Any]:
+    findings = json.loads(run("doctor", "--json", "--database", url).stdout)
+    return [(f["state"], f["finding"]) for f in findings if f["check"] == f"database: {check}"]
+
+
+def test_the_doctor_says_whether_the_tables_are_distributed_as_they_should_be(postgres_url: str):
+    if served.IS_DISTRIBUTED:
+        pytest.skip("every database is distributed in this run")
+    assert found_by_doctor(postgres_url, "Citus") == []
+    become_citus(postgres_url, distributed=False)
+    assert found_by_doctor(postgres_url, "Citus") == [
+        ("ok", "14.0-1; the tables are on one node: schema citus")
+    ]
+    with psycopg.connect(served.at_the_server(postgres_url), autocommit=True) as connection:
+        connection.execute(distribution.script(30.0))
+        assert found_by_doctor(postgres_url, "Citus") == [
+            ("ok", "14.0-1; the tables are distributed by scope")
+        ]
+        connection.execute("DELETE FROM pg_dist_partition WHERE logicalrelid::text ~ 'usage|keys'")
+        connection.execute(
+            "UPDATE pg_dist_partition SET colocationid = 99 WHERE logicalrelid::text ~ 'records'"
+        )
+    ((state, finding),) = found_by_doctor(postgres_url, "Citus")
+    assert state == "fail"
+    assert finding == (
+        "14.0-1; keys is local, not reference; records is not colocated with scopes; usage is"
+        " local, not distributed: run what schema citus prints"
     )
-    assert isinstance(scope_rows._INSERT, InsertsByDialect)
+
+
+# As servers answer `SELECT version()`, from their documentation and reports of their users.
+VERSIONS = {
+    "PostgreSQL 18.4 on x86_64-pc-linux-gnu, compiled by gcc (GCC) 14.2.1, 64-bit": (
+        "PostgreSQL", "18.4"
+    ),
+    "PostgreSQL 17.0 (Debian 17.0-1.pgdg120+1) on aarch64-unknown-linux-gnu, compiled by gcc": (
+        "PostgreSQL", "17.0"
+    ),
+    "PostgreSQL 19beta1 on x86_64-pc-linux-gnu, compiled by clang": ("PostgreSQL", "19beta1"),
+    "CockroachDB CCL v24.3.5 (x86_64-pc-linux-gnu, built 2025/02/03 17:28:15, go1.22.8)": (
+        "CockroachDB", "24.3.5"
+    ),
+    "CockroachDB CCL v21.2.0-beta.4-20-g3061813685 (x86_64-unknown-linux-gnu, built 2021/10/15)": (
+        "CockroachDB", "21.2.0"
+    ),
+    "PostgreSQL 11.2-YB-2.20.1.0-b0 on x86_64-pc-linux-gnu, compiled by clang version 16.0.6": (
+        "YugabyteDB", "2.20.1.0"
+    ),
+    "PostgreSQL 15.2-YB-2025.1.2.0-b0 on x86_64-pc-linux-gnu": ("YugabyteDB", "2025.1.2.0"),
+    "PostgreSQL 16": ("Aurora DSQL", "16"),
+    "Materialize v0.1": ("unknown", ""),
+    "": ("unknown", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", VERSIONS)
+def test_an_engine_is_told_by_what_it_says_of_itself(text: str):
+    assert ServerVersion.of(text) == VERSIONS[text]
+
+
+def test_the_doctor_names_an_engine_that_only_speaks_the_protocol(postgres_url: str):
+    """SQLAlchemy's dialect fails at a text that does not say PostgreSQL."""
+    assert found_by_doctor(postgres_url, "engine")[0][0] == "ok"
+    with psycopg.connect(served.at_the_server(postgres_url), autocommit=True) as connection:
+        connection.execute("SET allow_system_table_mods = on")
+        connection.execute(
+            "CREATE OR REPLACE FUNCTION pg_catalog.version() RETURNS text LANGUAGE sql AS"
+            " $$ SELECT 'CockroachDB CCL v26.2.1 (x86_64-pc-linux-gnu)' $$"
+        )
+    ((state, finding),) = found_by_doctor(postgres_url, "engine")
+
+    assert (state, finding.partition(":")[0]) == ("warn", "CockroachDB 26.2.1")
+
+
+def test_processes_make_the_tables_once_where_an_advisory_lock_is_none(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+):
+    with psycopg.connect(postgres.url(), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE unlocked")
+    url = postgres.url("unlocked")
+    # Each process takes a lock of its own.
+    monkeypatch.setattr(dialects, "_UPGRADE_LOCK", "(random() * 1e9)::bigint")
+
+    def open_it() -> int:
+        with closing(Database(url)) as database:
+            database.open()
+            return database.inspect(versions.version_of)
+
+    assert all_at_once([open_it] * 4) == [versions.newest()] * 4

@@ -14,6 +14,7 @@ from sqlalchemy.engine import URL
 from langmem_isolated._database import schema
 from langmem_isolated._database.admission import SETTING, admitted, array_literal
 from langmem_isolated._database.backoff import Backoff
+from langmem_isolated._database.driver_errors import Conflict, explained, translated
 from langmem_isolated._database.files import path_of, why_it_cannot_be_opened
 from langmem_isolated._database.liveness import Liveness
 from langmem_isolated._database.urls import Pooler
@@ -47,29 +48,6 @@ _SQLITE_ERRORS: dict[str, type[DatabaseError]] = {
 }
 # What a row that stands in the way is refused by; triggers and checks are not ours.
 _SQLITE_CONFLICTS = ("PRIMARYKEY", "UNIQUE", "ROWID", "FOREIGNKEY")
-# By class of SQLSTATE, or the whole of it where the class is too wide (PostgreSQL, appendix A).
-_POSTGRES_ERRORS: dict[str, type[DatabaseError]] = {
-    "08": DatabaseUnreachable,
-    "28": DatabaseUnreachable,
-    "3D": DatabaseUnreachable,
-    "57P": DatabaseUnreachable,
-    # Whether the statement was done is not known.
-    "40003": DatabaseUnreachable,
-    "40": DatabaseLocked,
-    "55P03": DatabaseLocked,
-    "53100": DatabaseFull,
-    "53": DatabaseUnreachable,
-    "25006": DatabaseReadOnly,
-    "42501": DatabaseReadOnly,
-    # A policy met no setting, or an empty one: no statement of ours reads an array from text.
-    "42704": RowLevelSecurityError,
-    "22P02": RowLevelSecurityError,
-    "42P01": DatabaseCorrupt,
-    "42703": DatabaseCorrupt,
-    # Not XX000: an error inside the server, as of Citus when a worker dies under a statement.
-    "XX001": DatabaseCorrupt,
-    "XX002": DatabaseCorrupt,
-}
 
 
 # Serialization failed, a deadlock was found: who comes again may have better luck.
@@ -81,20 +59,6 @@ _NOT_POOLED = "unsupported startup parameter"
 # How a server begins to say what it says at any other time, too: libpq has no SQLSTATE of a
 # connection that was refused.
 _LASTING = ("authentication failed", "does not exist", "pg_hba.conf")
-_NO_SERVER = "Are host, port, user, password and database right, and does the server run?"
-
-
-class Conflict(DatabaseError):
-    """A unique constraint or foreign key refused a row; for the operation's caller to explain."""
-
-    def __init__(self, foreign_key: bool) -> None:
-        super().__init__(f"The database refused a row by one of its constraints. {self.advice}")
-        self.foreign_key = foreign_key
-
-
-def _explained(kind: type[DatabaseError] | None, what: str) -> DatabaseError:
-    found = kind or DatabaseError
-    return found(f"{' '.join(what.split())}. {found.advice}")
 
 
 class Sqlite:
@@ -191,15 +155,15 @@ class Sqlite:
         if constraint in _SQLITE_CONFLICTS:
             return Conflict(foreign_key=constraint == "FOREIGNKEY")
         if name == "SQLITE_ERROR" and str(error).startswith(("no such table", "no such column")):
-            return _explained(DatabaseCorrupt, f"SQLite: {error}")
+            return explained(DatabaseCorrupt, f"SQLite: {error}")
         if str(error).startswith("Could not decode"):
             # The driver quotes what the column holds.
-            return _explained(DatabaseCorrupt, "SQLite: a column holds text that is no UTF-8.")
+            return explained(DatabaseCorrupt, "SQLite: a column holds text that is no UTF-8.")
         kind = next((_SQLITE_ERRORS[key] for key in _SQLITE_ERRORS if name.startswith(key)), None)
         told = f"SQLite: {error} ({name or type(error).__name__})"
         if name.startswith("SQLITE_CANTOPEN"):
             told += f": {why_it_cannot_be_opened(self._path)}"
-        return _explained(kind, told)
+        return explained(kind, told)
 
 
 class Postgres:
@@ -246,11 +210,14 @@ class Postgres:
         options = self._liveness.of_client | options
         while True:
             try:
-                return self._connect(dialect, args, options)
+                raw = self._connect(dialect, args, options)
             except self._error as error:
                 is_lasting = not self._fails_over or any(it in str(error) for it in _LASTING)
                 if is_lasting or not backoff.wait():
                     raise
+            else:
+                _tell_version(dialect, divmod(raw.info.server_version, 10_000))
+                return raw
 
     def _connect(self, dialect: Any, args: Any, options: dict[str, Any]) -> Any:
         if self.is_pooled:
@@ -368,26 +335,15 @@ class Postgres:
         return state in _UNDONE
 
     def translate(self, error: BaseException) -> Exception:
-        told: str | None = getattr(error, "sqlstate", None)
-        state = told or "08000"
-        if state in ("23505", "23503"):
-            return Conflict(foreign_key=state == "23503")
-        kind = next(
-            (_POSTGRES_ERRORS[key] for key in _POSTGRES_ERRORS if state.startswith(key)), None
-        )
-        if state == "42501" and _is_of_policy(error):
-            kind = RowLevelSecurityError
-        if state == "XX000" and self.is_distributed:
-            kind = DatabaseUnreachable  # a worker went away, and the statement with it
-        # The detail line of a server error quotes rows; the primary line does not.
-        primary = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
-        # Without the driver's own advice, a question: ours follows.
-        met = "; ".join(
-            line for line in primary.splitlines() if "Is the server running" not in line
-        )
-        explained = _explained(kind, f"PostgreSQL: {met}{f' (SQLSTATE {told})' if told else ''}")
-        # A state that the driver itself knows none for: no connection was made.
-        return explained if told else type(explained)(f"{explained} {_NO_SERVER}")
+        return translated(error, is_distributed=self.is_distributed)
+
+
+def _tell_version(dialect: Any, version: tuple[int, int]) -> None:
+    """Have SQLAlchemy take the version that the server told the driver.
+
+    It would ask for a text, a round trip more, and fails at that of other engines than PostgreSQL.
+    """
+    dialect._get_server_version_info = lambda _: version  # noqa: SLF001
 
 
 def _admitted_ids() -> frozenset[bytes]:
@@ -395,12 +351,6 @@ def _admitted_ids() -> frozenset[bytes]:
     if ids is None:
         raise RowLevelSecurityError(RowLevelSecurityError.everybodys)
     return ids
-
-
-def _is_of_policy(error: BaseException) -> bool:
-    """Whether a policy refused a row; by where the server says so, whatever its language."""
-    function = getattr(getattr(error, "diag", None), "source_function", None)
-    return function in ("ExecWithCheckOptions", "check_enable_rls")
 
 
 def _is_readable(socket: int) -> bool:
