@@ -32,7 +32,7 @@ from langmem_isolated._database.transactions import Transaction, TransactionRunn
 from langmem_isolated._database.upgrades import run, versions
 from langmem_isolated._database.upgrades.step import Step
 from langmem_isolated._database.urls import checked_url, fails_over, without_pooler
-from langmem_isolated._database.write_queue import CommitDelay, WriteQueue
+from langmem_isolated._database.write_queue import WriteQueue
 from langmem_isolated._runtime.budgets import Budgets
 from langmem_isolated._runtime.callers import FairExecutor, Share, current_owner
 from langmem_isolated._runtime.forking import pause_for_forks, renew_in_children
@@ -187,24 +187,6 @@ class Database:
             # Not tried again if the connection breaks: it may have been done.
             with self._share:
                 return self._transactions.run_once(begin, operation, *args, **kwargs)
-
-    def write_delayed(
-        self,
-        delay: CommitDelay,
-        operation: Callable[Concatenate[Transaction, P], T],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        """As :meth:`write_once`; on SQLite, wait a little for others to share the commit.
-
-        Args:
-            delay: How long.
-            operation: What is run.
-        """
-        if self.is_postgres:
-            return self.write_once(operation, *args, **kwargs)
-        self._open_at_first_use()
-        return self._writes.write_delayed(delay, operation, *args, **kwargs)
 
     def read(
         self, operation: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs

@@ -51,13 +51,9 @@ from langmem_isolated.checkpointer.delta_history import History, walk
 from langmem_isolated.checkpointer.listing import ListCursor, page
 from langmem_isolated.checkpointer.new_bodies import new_body, run_of
 from langmem_isolated.checkpointer.operations import Asked, Read, read_with_elements
-from langmem_isolated.checkpointer.write_chain import WriteChain
+from langmem_isolated.checkpointer.write_chain import MOST_ROWS, WaitingWrite, WriteChain
 from langmem_isolated.errors import AddressTaken, RecordDoesNotOpen
 from langmem_isolated.scope import checked_thread_id
-
-# A statement is made for each number of rows: 100 take 160 ms to compile, and above 9,362 they have
-# more parameters than PostgreSQL takes.
-ONTO_ELEMENTS = 16
 
 IndexedWrites = Mapping[int, tuple[str, Any]]
 Encode = Callable[[Encoder], bytes]
@@ -88,7 +84,7 @@ class ThreadRepository:
             return None
         found, bodies, elements = read.found, read.bodies, read.elements
         known = self._known.of(digest, found.state.generation)
-        WriteChain.of(known).begin(found.state)
+        WriteChain.of(known).begin(found.state, keys)
         decoder = Decoder(elements, known, self._serde)
         return snapshot_of(address.thread_id, found.slot, decoder, bodies)
 
@@ -239,17 +235,17 @@ class ThreadRepository:
         moment = now()
         idle = self._lifetimes.idle
         expires_at = None if idle is None else moment + idle
-        stored = self._put_if_unchanged(keys, digest, body, known, moment, expires_at)
+        stored = self._put_if_unchanged(keys, body, known, moment, expires_at)
         is_chained = stored is not None
         if stored is None:
             # A body without numbers that were known before is right in any generation.
             has_known = encoder.chunks or len(body.elements) < len(encoder.references)
             found_in = known.generation if has_known else b""
-            stored = self._put_locked(keys, thread_id, body, known, found_in, moment, expires_at)
+            stored = self._put_locked(keys, thread_id, body, found_in, moment, expires_at)
         if stored is None:
             self._known.forget(digest)
             return False
-        self._remember(digest, stored, encoder, is_chained=is_chained)
+        self._remember(keys, digest, stored, encoder, is_chained=is_chained)
         return True
 
     def _put_locked(
@@ -257,19 +253,15 @@ class ThreadRepository:
         keys: ScopeKeys,
         thread_id: str,
         body: NewBody,
-        known: ElementCache,
         found_in: bytes,
         now: int,
         expires_at: int | None,
     ) -> Stored | None:
         """Store under the lock of the thread's row, whatever its state is by now."""
-        door: Callable[..., Stored | None] = self.records.database.write
-        if not self.records.is_postgres and body.replaces is None:
-            door = self._door(body, WriteChain.of(known))
         try:
             return self.records.run_with_keys(
                 keys,
-                door,
+                self.records.database.write,
                 writing.put,
                 body.slot.thread_digest,
                 encode_header(Header(thread_id)),
@@ -290,60 +282,29 @@ class ThreadRepository:
     def _put_if_unchanged(
         self,
         keys: ScopeKeys,
-        digest: bytes,
         body: NewBody,
         known: ElementCache,
         now: int,
         expires_at: int | None,
     ) -> Stored | None:
         """Try to store onto the state that this process knows of a thread."""
-        too_many = self.records.is_postgres and len(body.elements) > ONTO_ELEMENTS
-        if body.replaces is not None or too_many:
-            return None
         chain: WriteChain | None = known.chain
-        if chain is None or not chain.is_begun:
+        if body.replaces is not None or chain is None or not chain.is_begun:
             return None
-        if not self.records.is_postgres:
-            return self._put_chained(keys, digest, body, chain, now, expires_at)
-        with chain.turn:
-            return self._put_chained(keys, digest, body, chain, now, expires_at)
-
-    def _put_chained(
-        self,
-        keys: ScopeKeys,
-        digest: bytes,
-        body: NewBody,
-        chain: WriteChain,
-        now: int,
-        expires_at: int | None,
-    ) -> Stored | None:
-        try:
-            stored = self.records.run_with_keys(
-                keys, self._door(body, chain), chain.put, digest, body, now, expires_at
-            )
-        except Conflict:
-            # The other way finds out what stands there.
-            stored = None
-        if stored is None:
-            chain.end()
-        else:
-            chain.settle(stored)
-        return stored
-
-    def _door(self, body: NewBody, chain: WriteChain) -> Callable[..., Stored | None]:
-        """How a body is stored by itself: behind a task's writes comes a checkpoint, most often."""
-        if body.slot.kind is Kind.WRITE:
-            return partial(self.records.database.write_delayed, chain.delay)
-        return self.records.database.write_once
+        write = WaitingWrite(keys, body, now, expires_at)
+        if self.records.is_postgres and write.rows > MOST_ROWS:
+            return None
+        run = partial(self.records.run_with_keys, keys, self.records.database.write_once)
+        return chain.store(write, run)
 
     def _remember(
-        self, digest: bytes, stored: Stored, encoder: Encoder, *, is_chained: bool
+        self, keys: ScopeKeys, digest: bytes, stored: Stored, encoder: Encoder, *, is_chained: bool
     ) -> None:
         known = self._known.of(digest, stored.state.generation)
         if not is_chained:
-            WriteChain.of(known).begin(stored.state)
-        for mac, number in stored.numbers.items():
-            known.put_mac(mac, number)
+            WriteChain.of(known).begin(stored.state, keys)
+            for mac, number in stored.numbers.items():
+                known.put_mac(mac, number)
         for message, fingerprint, reference in encoder.seen:
             known.put(message, run_of(reference, stored.numbers).start, fingerprint)
 
