@@ -344,8 +344,8 @@ class ThreadRepository:
             WriteChain.of(known).begin(stored.state)
         for mac, number in stored.numbers.items():
             known.put_mac(mac, number)
-        for message, fingerprint, reference in encoder.seen:
-            known.put(message, run_of(reference, stored.numbers).start, fingerprint)
+        for fingerprint, reference in encoder.seen:
+            known.put(fingerprint, run_of(reference, stored.numbers).start)
 
     def checked_ids(self, thread_ids: Iterable[str]) -> list[str]:
         """Ids of threads that are well formed, and no more than one call may name."""
