@@ -12,6 +12,7 @@ from langchain_core.messages import BaseMessage
 
 from langmem_isolated._codecs.checkpoints.layout import runs_of
 from langmem_isolated._runtime.lru import LRUCache
+from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 
 V = TypeVar("V")
 
@@ -121,9 +122,15 @@ class ElementCache:
 
 
 class ElementCaches:
-    """What this process knows of the elements of the threads it used last."""
+    """What this process knows of the elements of the threads it used last.
 
-    def __init__(self, size: int = 256) -> None:
+    Args:
+        size: Of so many threads.
+        opened: Keeps the elements of some opened; by default they are opened for each read.
+    """
+
+    def __init__(self, size: int = 256, opened: PlaintextCache | None = None) -> None:
+        self.opened = opened
         self._threads = LRUCache[bytes, ElementCache](entries=size)
 
     def of(self, thread: bytes, generation: bytes) -> ElementCache:
