@@ -193,11 +193,12 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
             compress=compress,
             tombstones=rules,
         )
+        opened_parts = _plaintext_cache(plaintext_cache_seconds, plaintext_cache_bytes)
         self._context = MemoryContext(
             self._database,
             self._keyring,
-            ElementCaches(),
-            _plaintext_cache(plaintext_cache_seconds, plaintext_cache_bytes),
+            ElementCaches(opened=opened_parts),
+            opened_parts,
             KnownStores(),
             keys,
             RunScopes(),

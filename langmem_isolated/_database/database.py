@@ -20,6 +20,7 @@ from sqlalchemy import Connection, exc
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import PoolProxiedConnection
 
+from langmem_isolated._database import distribution
 from langmem_isolated._database import row_level_security as policies
 from langmem_isolated._database.admission import admitted
 from langmem_isolated._database.dialects import Postgres, Sqlite, Synchronous
@@ -31,7 +32,7 @@ from langmem_isolated._database.transactions import Transaction, TransactionRunn
 from langmem_isolated._database.upgrades import run, versions
 from langmem_isolated._database.upgrades.step import Step
 from langmem_isolated._database.urls import checked_url, fails_over, without_pooler
-from langmem_isolated._database.write_queue import CommitDelay, WriteQueue
+from langmem_isolated._database.write_queue import WriteQueue
 from langmem_isolated._runtime.budgets import Budgets
 from langmem_isolated._runtime.callers import FairExecutor, Share, current_owner
 from langmem_isolated._runtime.forking import pause_for_forks, renew_in_children
@@ -174,7 +175,7 @@ class Database:
     ) -> T:
         """Run ``operation``, a single writing statement on PostgreSQL, which needs no transaction.
 
-        On SQLite it may be several: there the transaction costs nothing.
+        On SQLite it may be several: there the transaction costs nothing. Distributed, too.
         """
         self._open_at_first_use()
         if not self.is_postgres:
@@ -182,27 +183,10 @@ class Database:
         with self._noting_write():
             if self._jobs is not None and self._is_for_jobs():
                 return self._jobs.write_once(operation, *args, **kwargs)
+            begin = self._dialect.begin_once
             # Not tried again if the connection breaks: it may have been done.
             with self._share:
-                return self._transactions.run_once(None, operation, *args, **kwargs)
-
-    def write_delayed(
-        self,
-        delay: CommitDelay,
-        operation: Callable[Concatenate[Transaction, P], T],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        """As :meth:`write_once`; on SQLite, wait a little for others to share the commit.
-
-        Args:
-            delay: How long.
-            operation: What is run.
-        """
-        if self.is_postgres:
-            return self.write_once(operation, *args, **kwargs)
-        self._open_at_first_use()
-        return self._writes.write_delayed(delay, operation, *args, **kwargs)
+                return self._transactions.run_once(begin, operation, *args, **kwargs)
 
     def read(
         self, operation: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
@@ -323,13 +307,14 @@ class Database:
                 self.upgrade()
             else:
                 versions.check_version(found)
-            self._learn_row_level_security()
+            self._learn_rules()
             if self.replica is not None:
                 self.replica.open()
             self._opened = True
 
-    def _learn_row_level_security(self) -> None:
+    def _learn_rules(self) -> None:
         if isinstance(self._dialect, Postgres):
+            self._dialect.is_distributed = self._within_engine(distribution.is_distributed)
             found = self._within_engine(policies.examined)
             self.is_bound = self._dialect.is_bound = found.binds()
         if self._security == "required" and not self.is_bound:

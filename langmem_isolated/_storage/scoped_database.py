@@ -12,7 +12,7 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.secret_bytes import SecretBytes
 from langmem_isolated._database.admission import Admission
 from langmem_isolated._database.database import Database
-from langmem_isolated._database.dialects import Conflict
+from langmem_isolated._database.driver_errors import Conflict
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.callers import OnBehalfOf
 from langmem_isolated._runtime.limits import DEFAULT_LIMITS, Limits
