@@ -8,15 +8,13 @@ import psycopg
 
 from tests.postgres import PostgresServer
 
-NAMES = ("r1", "r2")
-
 
 class ReplicaServer(PostgresServer):
     """A server that follows another one, under a name by which that one knows it."""
 
-    def __init__(self, primary: PostgresServer, name: str, *, fsync: bool = False) -> None:
+    def __init__(self, primary: PostgresServer, name: str, **options: bool) -> None:
         self._primary, self.name = primary, name
-        super().__init__(fsync=fsync)
+        super().__init__(**options)
 
     def _make_data(self) -> None:
         self._run(
@@ -67,13 +65,16 @@ class Cluster:
 
 
 @contextmanager
-def replicated(*, names: tuple[str, ...] = NAMES, fsync: bool = False) -> Iterator[Cluster]:
-    """A primary that waits at each commit for any one of its replicas."""
+def replicated(*names: str, **options: bool) -> Iterator[Cluster]:
+    """A primary that waits at each commit for any one of its replicas.
+
+    Args:
+        names: Of the replicas.
+        options: Those of `PostgresServer`.
+    """
     with ExitStack() as stack:
-        primary = stack.enter_context(PostgresServer(fsync=fsync))
-        replicas = [
-            stack.enter_context(ReplicaServer(primary, name, fsync=fsync)) for name in names
-        ]
+        primary = stack.enter_context(PostgresServer(**options))
+        replicas = [stack.enter_context(ReplicaServer(primary, name, **options)) for name in names]
         waited = f"ANY 1 ({', '.join(names)})"
         for server in (primary, *replicas):
             ask(server, f"ALTER SYSTEM SET synchronous_standby_names = '{waited}'")

@@ -42,7 +42,7 @@ class _Undone(Exception):
 class Transaction:
     """One database transaction, handed to an operation; it must not outlive the call."""
 
-    __slots__ = ("_connection", "_open_cursor", "_statements", "is_stored")
+    __slots__ = ("_open_cursor", "_statements", "connection", "is_stored")
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Transaction:
         open_cursor: Callable[[Any], Any] | None = None,
     ) -> None:
         self._statements = statements
-        self._connection = connection
+        self.connection = connection
         self._open_cursor = open_cursor or statements.dialect.open_cursor
         self.is_stored = False
 
@@ -77,7 +77,7 @@ class Transaction:
     @property
     def is_open(self) -> bool:
         """Whether the database has not undone it all, as it does where the disk is full."""
-        return not self._statements.dialect.is_clean(self._connection)
+        return not self._statements.dialect.is_clean(self.connection)
 
     def attempt(
         self,
@@ -86,7 +86,7 @@ class Transaction:
         **kwargs: P.kwargs,
     ) -> T:
         """Run ``operation``; where it raises, nothing of it stays in the transaction."""
-        execute = self._open_cursor(self._connection).execute
+        execute = self._open_cursor(self.connection).execute
         execute("SAVEPOINT attempt")
         try:
             result = operation(self, *args, **kwargs)
@@ -102,7 +102,7 @@ class Transaction:
     def query(self, statement: Executable, /, **values: object) -> Any:
         """A cursor whose rows are fetched later: questions asked before share a round trip."""
         sql, names = self._statements.compiled(statement)
-        cursor = self._open_cursor(self._connection)
+        cursor = self._open_cursor(self.connection)
         cursor.execute(sql, [values[name] for name in names])
         return cursor
 
@@ -141,7 +141,7 @@ class Transaction:
         if not rows:
             return
         sql, names = self._statements.compiled(statement)
-        cursor = self._open_cursor(self._connection)
+        cursor = self._open_cursor(self.connection)
         cursor.executemany(sql, [[row[name] for name in names] for row in rows])
 
 
