@@ -2,7 +2,10 @@
 
 import inspect
 import json
+import os
 import re
+import subprocess
+import sys
 from contextlib import closing
 from functools import cache
 from typing import Any
@@ -37,6 +40,7 @@ from tests.processes import all_at_once
 from tests.test_cli import run
 from tests.test_docs import PROJECT
 from tests.test_docs import table as table_below
+from tests.test_pgbouncer import SUITE
 from tests.test_schema import statements
 
 TABLES = metadata.sorted_tables
@@ -563,3 +567,41 @@ def test_a_primary_key_stays_below_a_kilobyte(postgres_url: str, root_key):
 
     assert containers < 64
     assert 800 < records < 1024
+
+
+# Programs
+
+
+def test_the_demo_attacks_without_an_update_of_the_shard_key(citus_url: str):
+    """Which a cluster refuses, as this trigger does."""
+    attacker = Attacker(citus_url)
+    attacker(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION"
+        " 'modifying the partition value of rows is not allowed' USING ERRCODE = '0A000'; END $$"
+    )
+    for table in ("records", "sessions"):
+        attacker(
+            f"CREATE TRIGGER t BEFORE UPDATE OF scope_id ON {table}"
+            " FOR EACH ROW EXECUTE FUNCTION refuse()"
+        )
+    attacker.close()
+
+    shown = run("demo", "--database", citus_url)
+
+    assert shown.exit_code == 0, shown.output
+
+
+# Three minutes where nothing else runs.
+@pytest.mark.timeout(1500)
+@pytest.mark.slow
+def test_the_adapters_suite_passes_where_the_tables_are_distributed():
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-n", "2", "-q", "--tb=short", *SUITE, "-k", "postgres"],
+        cwd=PROJECT,
+        env={**os.environ, "LANGMEM_ISOLATED_TEST_POSTGRES": "citus"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ran.returncode == 0, ran.stdout[-4000:]
