@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 import sqlglot
 from langchain_core.messages import HumanMessage
+from langgraph.checkpoint.base import empty_checkpoint
 from sqlalchemy.dialects import postgresql
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
@@ -34,7 +35,7 @@ from langmem_isolated.errors import (
 from tests import served
 from tests.citus import Routing, become_citus, recorded
 from tests.conftest import Attacker
-from tests.everyday import everyday
+from tests.everyday import THREAD, everyday
 from tests.postgres import PostgresServer
 from tests.processes import all_at_once
 from tests.test_cli import run
@@ -299,6 +300,27 @@ def test_a_new_user_comes_while_a_shard_of_somebody_else_is_away(citus_url: str,
             assert history.messages == [HumanMessage("hello")]
 
     assert not any("principal = $" in sql and "scopes" in Routing(sql).tables() for sql in asked)
+
+
+def test_processes_that_do_not_know_of_each_other_lose_nothing(citus_url: str, root_key):
+    """The state that one knows is stale: of its two statements the first changes nothing."""
+
+    def write() -> None:
+        with IsolatedMemory(citus_url, root_key=root_key) as memory:
+            scope = memory.scope(user_id="alice", module_id="tutor")
+            for number in range(10):
+                scope.chat_history("shared").add_user_message(f"{number}")
+                new = empty_checkpoint() | {"channel_values": {}, "channel_versions": {}}
+                scope.checkpointer().put(THREAD, new, {"step": number}, {})
+
+    all_at_once([write] * 4)
+
+    with IsolatedMemory(citus_url, root_key=root_key) as memory:
+        scope = memory.scope(user_id="alice", module_id="tutor")
+        said = sorted(message.text for message in scope.chat_history("shared").messages)
+        assert said == sorted(f"{number}" for number in range(10) for _ in range(4))
+        found = scope.verify()
+        assert (found.messages, found.checkpoints) == (40, 40)
 
 
 def test_who_was_erased_comes_back_when_no_row_is_left(citus_url: str, root_key):
