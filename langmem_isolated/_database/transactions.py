@@ -130,7 +130,7 @@ class Transaction:
 
     def changes(self, statement: Executable, /, **values: object) -> bool:
         """Run a statement; whether it changed any row. 6 µs less than having SQLite return them."""
-        return bool(self.query(statement, **values).rowcount)
+        return self._statements.dialect.has_changed(self.query(statement, **values))
 
     def execute(self, statement: Executable, /, **values: object) -> None:
         """Run a statement that returns no rows."""
