@@ -20,7 +20,7 @@ from langmem_isolated._codecs.headers import Header, encode_header
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
-from langmem_isolated._database.dialects import Conflict
+from langmem_isolated._database.driver_errors import Conflict
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.operations import counted, found, observed, one
@@ -43,14 +43,14 @@ from langmem_isolated.checkpointer.addresses import Address, id_bytes, parent_of
 from langmem_isolated.checkpointer.arguments import Lifetimes
 from langmem_isolated.checkpointer.bodies import (
     Snapshot,
-    elements_of,
     required_elements,
     snapshot_of,
 )
 from langmem_isolated.checkpointer.delta_history import History, walk
 from langmem_isolated.checkpointer.listing import ListCursor, page
 from langmem_isolated.checkpointer.new_bodies import new_body, run_of
-from langmem_isolated.checkpointer.operations import Asked, Read, read_with_elements
+from langmem_isolated.checkpointer.opened_elements import OpenedElements
+from langmem_isolated.checkpointer.operations import Asked
 from langmem_isolated.checkpointer.write_chain import MOST_ROWS, WaitingWrite, WriteChain
 from langmem_isolated.errors import AddressTaken, RecordDoesNotOpen
 from langmem_isolated.scope import checked_thread_id
@@ -69,6 +69,8 @@ class ThreadRepository:
         self._known = known
         self._serde = serde
         self._lifetimes = lifetimes
+        # Made before the keys are asked for, with each call.
+        self._opened = OpenedElements(known.opened)
 
     @observed("search_memory", "checkpoint", found, records="records")
     def get(self, address: Address) -> Snapshot | None:
@@ -79,24 +81,16 @@ class ThreadRepository:
         parent = parent_of(keys, address)
         digest = parent[:DIGEST_BYTES]
         wanted = address.checkpoint_id and id_bytes(address.checkpoint_id)
-        read = self._read(keys, Asked(digest, parent, wanted or None, now()))
+        asked = Asked(digest, parent, wanted or None, now())
+        read = operations.read(self.records, keys, asked, self._opened)
         if not read or read.elements is None:
             return None
         found, bodies, elements = read.found, read.bodies, read.elements
+        self._opened.keep(keys, digest, found.state, read.new)
         known = self._known.of(digest, found.state.generation)
         WriteChain.of(known).begin(found.state, keys)
         decoder = Decoder(elements, known, self._serde)
         return snapshot_of(address.thread_id, found.slot, decoder, bodies)
-
-    def _read(self, keys: ScopeKeys, asked: Asked) -> Read | None:
-        run, database = self.records.run_with_keys, self.records.database
-        with suppress(RecordDoesNotOpen):
-            read = run(keys, database.read, read_with_elements, elements_of, asked)
-            if not read or read.elements is not None:
-                return read
-        # A sweep or another life of the thread came between the two, or someone tampered: one state
-        # of both will tell.
-        return run(keys, database.snapshot, read_with_elements, required_elements, asked)
 
     @observed("search_memory", "checkpoint", lambda page, *_: len(page[0]), records="records")
     def page(self, listing: ListCursor) -> tuple[list[Snapshot], ListCursor]:
@@ -246,6 +240,8 @@ class ThreadRepository:
             self._known.forget(digest)
             return False
         self._remember(keys, digest, stored, encoder, is_chained=is_chained)
+        new = {stored.numbers[mac]: plaintext for mac, plaintext in body.elements}
+        self._opened.keep(keys, digest, stored.state, new)
         return True
 
     def _put_locked(
@@ -305,8 +301,8 @@ class ThreadRepository:
             WriteChain.of(known).begin(stored.state, keys)
             for mac, number in stored.numbers.items():
                 known.put_mac(mac, number)
-        for message, fingerprint, reference in encoder.seen:
-            known.put(message, run_of(reference, stored.numbers).start, fingerprint)
+        for fingerprint, reference in encoder.seen:
+            known.put(fingerprint, run_of(reference, stored.numbers).start)
 
     def checked_ids(self, thread_ids: Iterable[str]) -> list[str]:
         """Ids of threads that are well formed, and no more than one call may name."""
@@ -316,7 +312,10 @@ class ThreadRepository:
     @observed("delete_memory", "thread", one, records="records")
     def delete(self, thread_id: str) -> None:
         """Remove a thread with all it has."""
-        self.records.write_if_exists(operations.delete_thread, None, thread_id)
+        keys = self.records.find_keys()
+        if keys is not None:
+            self.records.write_if_exists(operations.delete_thread, None, thread_id)
+            self._opened.drop(keys, thread_digest(keys, thread_id))
 
     @observed("create_memory", "thread", one, records="records")
     def copy(self, source_id: str, target_id: str) -> None:
@@ -335,9 +334,8 @@ class ThreadRepository:
         """Keep the newest ``keep_last`` checkpoints of each namespace, and what they stand on."""
         keys = self.records.find_keys()
         if keys is not None:
-            self._sweep(
-                thread_digest(keys, thread_id), lambda bodies: pruning.older(bodies, keep_last)
-            )
+            digest = thread_digest(keys, thread_id)
+            self._sweep(keys, digest, lambda bodies: pruning.older(bodies, keep_last))
 
     @observed("delete_memory", "checkpoint", records="records")
     def delete_for_runs(self, run_ids: Iterable[str]) -> None:
@@ -348,9 +346,12 @@ class ThreadRepository:
         for run_id in self.records.limits.checked_count("ids", [*run_ids]):
             slots = self.records.read(reading.of_run, [], run_tag(keys, run_id))
             for digest in {slot.thread_digest for slot in slots}:
-                self._sweep(digest, partial(pruning.of_run, run_id=run_id))
+                self._sweep(keys, digest, partial(pruning.of_run, run_id=run_id))
 
-    def _sweep(self, digest: bytes, choose: Callable[[list[OpenBody]], set[Slot]]) -> None:
+    def _sweep(
+        self, keys: ScopeKeys, digest: bytes, choose: Callable[[list[OpenBody]], set[Slot]]
+    ) -> None:
         generation = os.urandom(GENERATION_BYTES)
         self.records.write_if_exists(operations.sweep, None, digest, generation, choose)
         self._known.forget(digest)
+        self._opened.drop(keys, digest)

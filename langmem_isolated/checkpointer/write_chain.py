@@ -13,7 +13,7 @@ from operator import attrgetter
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCache
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._database.dialects import Conflict
+from langmem_isolated._database.driver_errors import Conflict
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.container_state import ContainerState
 from langmem_isolated._storage.threads import writing

@@ -131,8 +131,8 @@ def append_optimistically(
 
     ``None`` as well for one that is closed, or in which channels are limited: :func:`append` tells.
 
-    On PostgreSQL a single statement, unless a message counts for something, on SQLite part of a
-    write transaction.
+    On PostgreSQL a single statement, unless a message counts for something; on SQLite, and where
+    the tables are distributed, part of a write transaction.
 
     Raises:
         Conflict: An id is stored already; nothing was written.
@@ -186,7 +186,7 @@ def _put(
         "record_tag": None if channel is None else channel_of(keys, channel) + now.to_bytes(8),
     }
     states = {**old.old(), **new.new()}
-    if transaction.is_postgres:
+    if transaction.has_modifying_ctes:
         swap = sql.SWAP_AND_INSERT
         is_swapped = transaction.row(swap, **shared, **states, **_as_arrays(rows)) is not None
     elif is_swapped := transaction.changes(sql.COMPARE_AND_SWAP, **shared, **states):

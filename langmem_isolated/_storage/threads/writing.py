@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
-from langmem_isolated._database.dialects import Conflict
+from langmem_isolated._database.driver_errors import Conflict
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.container_state import ContainerState
 from langmem_isolated._storage.containers import Beginning
@@ -118,7 +118,8 @@ def put_if_unchanged(
 ) -> Stored | None:
     """Store bodies for empty slots in a thread that is in ``state``; ``None`` if it is not.
 
-    On PostgreSQL a single statement, on SQLite part of a write transaction.
+    On PostgreSQL a single statement; on SQLite, and where the tables are distributed, part of a
+    write transaction.
 
     Args:
         numbers: Of the elements that the thread is known to have.
@@ -137,7 +138,7 @@ def put_if_unchanged(
         **state.old(),
         **new.new(),
     }
-    if transaction.is_postgres:
+    if transaction.has_modifying_ctes:
         for number, row in enumerate(rows):
             values.update({f"{name}_{number}": row[f"record_{name}"] for name in sql.COLUMNS})
         is_swapped = transaction.row(sql.swap_and_insert(len(rows)), **values) is not None
