@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -23,6 +23,7 @@ from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database.dialects import Conflict
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.garbage import collection_paused
 from langmem_isolated._runtime.operations import counted, found, observed, one
 from langmem_isolated._storage.container_state import BIRTH_BYTES, GENERATION_BYTES
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -55,6 +56,8 @@ from langmem_isolated.checkpointer.write_chain import WriteChain
 from langmem_isolated.errors import AddressTaken, RecordDoesNotOpen
 from langmem_isolated.scope import checked_thread_id
 
+# The garbage collector looks behind 700 new containers; a message has four.
+MANY = 175
 # A statement is made for each number of rows: 100 take 160 ms to compile, and above 9,362 they have
 # more parameters than PostgreSQL takes.
 ONTO_ELEMENTS = 16
@@ -94,7 +97,8 @@ class ThreadRepository:
         known = self._known.of(digest, found.state.generation)
         WriteChain.of(known).begin(found.state)
         decoder = Decoder(elements, known, self._serde)
-        return snapshot_of(address.thread_id, found.slot, decoder, bodies)
+        with collection_paused if len(elements) >= MANY else nullcontext():
+            return snapshot_of(address.thread_id, found.slot, decoder, bodies)
 
     @observed("search_memory", "checkpoint", lambda page, *_: len(page[0]), records="records")
     def page(self, listing: ListCursor) -> tuple[list[Snapshot], ListCursor]:
