@@ -297,7 +297,7 @@ class IsolatedVectorStore(ScopedVectorStore):
     def _at(self, names: list[str]) -> dict[str, Document]:
         found: dict[str, bytes] = {}
         for source in reversed(self._readable()):
-            found |= source.snapshot(_at, {}, self._collection, names)
+            found |= source.snapshot_lagging(_at, {}, self._collection, names)
         return {name: decode_document(body) for name, body in found.items()}
 
     def find(self, query: Query, k: int = 4, *, filter: Filter | None = None) -> Found:
@@ -345,7 +345,8 @@ class IsolatedVectorStore(ScopedVectorStore):
     def documents(self) -> list[Document]:
         """Every document that the scope may read in this collection, in no order."""
         bodies = (
-            source.snapshot(stored.everything, [], self._collection) for source in self._readable()
+            source.snapshot_lagging(stored.everything, [], self._collection)
+            for source in self._readable()
         )
         return [decode_document(body) for found in bodies for body in found]
 
@@ -368,7 +369,7 @@ class IsolatedVectorStore(ScopedVectorStore):
         found = [
             hit
             for source in self._readable()
-            for hit in source.snapshot(
+            for hit in source.snapshot_lagging(
                 nearest, [], self._collection, asked, accept, count, self._plaintext_cache
             )
         ]

@@ -44,8 +44,9 @@ def _parent_of_data(*, fsync: bool) -> Path | None:
 class PostgresServer:
     """One server in a folder of its own; `root` is answered by running it as `nobody`."""
 
-    def __init__(self, *, fsync: bool = False) -> None:
+    def __init__(self, *, fsync: bool = False, is_logged: bool = False) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="langmem-pg-"))
+        self.log = self.folder / "log" if is_logged else Path(os.devnull)
         parent = _parent_of_data(fsync=fsync)
         self.data = Path(tempfile.mkdtemp(prefix="langmem-pg-", dir=parent or self.folder))
         self._fsync = fsync
@@ -65,11 +66,14 @@ class PostgresServer:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
+        self._make_data()
+        self.start()
+
+    def _make_data(self) -> None:
         self._run(
             "initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "-E", "UTF8",
             "--no-sync", "--no-instructions",
         )  # fmt: skip
-        self.start()
 
     def _make_reachable(self) -> None:
         """Copy the programs to where `nobody` can reach them, if it cannot."""
@@ -111,13 +115,17 @@ class PostgresServer:
     def _launch(self) -> None:
         fsync = "on" if self._fsync else "off"
         options = f"listen_addresses=127.0.0.1 port={self.port} fsync={fsync} max_connections=200"
-        self.process = subprocess.Popen(
+        with self.log.open("ab") as log:
+            self.process = self._popen(options, log)
+
+    def _popen(self, options: str, log: Any) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
             [
                 str(self.programs / "postgres"), "-D", str(self.data), "-k", str(self.folder),
                 *(part for option in options.split() for part in ("-c", option)),
             ],
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=log,
             cwd="/",
             env={**os.environ, "LC_ALL": "C.UTF-8"},
             preexec_fn=_die_with_parent if os.uname().sysname == "Linux" else None,  # noqa: PLW1509

@@ -12,7 +12,7 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._database import schema
 from langmem_isolated._database.admission import Admission
 from langmem_isolated._database.database import Database
-from langmem_isolated._database.dialects import Conflict
+from langmem_isolated._database.driver_errors import Conflict
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.scope_rows import ScopeRow
 from langmem_isolated.errors import DatabaseLocked

@@ -38,7 +38,7 @@ from langmem_isolated._crypto.sealing import open_sealed, seal
 from langmem_isolated._database import schema
 from langmem_isolated._database.admission import Admission, AdmissionToAll
 from langmem_isolated._database.database import Database
-from langmem_isolated._database.dialects import Conflict
+from langmem_isolated._database.driver_errors import Conflict
 from langmem_isolated._database.statements import insert_if_absent
 from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._runtime.clock import now
@@ -144,29 +144,35 @@ _IS_ENDING = exists().where(
 )
 _PROJECT, _MODULE = (bindparam(name, type_=LargeBinary) for name in ("in_project", "in_module"))
 _siblings = schema.scopes.alias("siblings")
-# What was made in a place that is being erased, up to the time that stands in its job; in a project
-# also what was made since by one whose keys go with what is older.
-_IS_OLDER = or_(
-    _scopes.created_at <= _erasures.began_at,
-    and_(
-        _erasures.principal == _PROJECT,
-        exists()
-        .where(
-            _siblings.c.principal == _scopes.principal,
-            _siblings.c.created_at <= _erasures.began_at,
-        )
-        .correlate(schema.scopes, schema.erasures),
-    ),
+# What was made in a place that is being erased, up to the time that stands in its job.
+_IS_OLDER = _scopes.created_at <= _erasures.began_at
+# In a project also what was made since by one whose keys go with what is older.
+_HAS_OLDER_SIBLING = and_(
+    _erasures.principal == _PROJECT,
+    exists()
+    .where(
+        _siblings.c.principal == _scopes.principal,
+        _siblings.c.created_at <= _erasures.began_at,
+    )
+    .correlate(schema.scopes, schema.erasures),
 )
-_IS_ENDING_WITH_PLACE = exists().where(
-    _erasures.principal.in_([_PROJECT, _MODULE]), _erasures.finished_at.is_(None), _IS_OLDER
-)
-_LIFE = select(_scopes.oldest_key).where(
-    _scopes.scope_id == _SCOPE_ID,
-    _scopes.birth == bindparam("birth", type_=LargeBinary),
-    ~_IS_ENDING,
-    ~_IS_ENDING_WITH_PLACE,
-)
+
+
+def _life(ends: ColumnElement[bool]) -> Select[Any]:
+    """The row of a life that goes on, by what ends one in a place that is being erased."""
+    in_place = _erasures.principal.in_([_PROJECT, _MODULE]), _erasures.finished_at.is_(None)
+    return select(_scopes.oldest_key).where(
+        _scopes.scope_id == _SCOPE_ID,
+        _scopes.birth == bindparam("birth", type_=LargeBinary),
+        ~_IS_ENDING,
+        ~exists().where(*in_place, ends),
+    )
+
+
+_LIFE = _life(or_(_IS_OLDER, _HAS_OLDER_SIBLING))
+# Distributed, siblings are in other shards, and are taken for older: while a project is erased,
+# nobody's life goes on there.
+_LIFE_IN_SHARD = _life(or_(_IS_OLDER, _erasures.principal == _PROJECT))
 
 
 def oldest_key_of(
@@ -178,7 +184,7 @@ def oldest_key_of(
     """
     project, module = (places[0], places[-1]) if places else (b"", b"")
     life = {"scope_id": scope_id, "birth": birth, "in_project": project, "in_module": module}
-    row = transaction.row(_LIFE, **life)
+    row = transaction.row(_LIFE_IN_SHARD if transaction.is_distributed else _LIFE, **life)
     return None if row is None else row[0]
 
 

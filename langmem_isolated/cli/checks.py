@@ -7,9 +7,10 @@ from contextlib import ExitStack, closing
 from typing import Any, NamedTuple
 
 from langmem_isolated._crypto.seal_counter import SealCounter
-from langmem_isolated._database import row_level_security, schema
+from langmem_isolated._database import distribution, row_level_security, schema
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.files import mode_for_others, path_of
+from langmem_isolated._database.server_version import ServerVersion
 from langmem_isolated._database.upgrades import versions
 from langmem_isolated._storage.checked_root_key import CheckedRootKey
 from langmem_isolated._storage.key_status import counts, rotating_since
@@ -87,7 +88,7 @@ def _examine_database(name: str, url: str) -> Iterator[Finding]:
             yield _examine_file(name, database)
         yield _attempt(f"{name}: key uses", lambda: _key_uses(database))
         yield _attempt(f"{name}: key rotation", lambda: _key_rotation(database))
-        examine = _examine_role if database.is_postgres else _examine_settings
+        examine = _examine_server if database.is_postgres else _examine_settings
         for check, state, finding in database.inspect(lambda c: list(examine(c))):
             yield Finding(f"{name}: {check}", state, finding)
 
@@ -171,6 +172,30 @@ _POSTGRES_SETTINGS = {
     "synchronous_commit": "the last commits are lost when the server stops",
     "full_page_writes": "pages are damaged when the machine stops",
 }
+
+
+def _examine_server(connection: Any) -> Iterator[Finding]:
+    yield _engine(connection)
+    if version := distribution.citus_version(connection):
+        yield _citus(connection, version)
+    yield from _examine_role(connection)
+
+
+def _engine(connection: Any) -> Finding:
+    found = ServerVersion.of(connection.exec_driver_sql("SELECT version()").scalar())
+    named = f"{found.engine} {found.version}".strip()
+    if found.engine == "PostgreSQL":
+        return Finding("engine", "ok", named)
+    return Finding("engine", "warn", f"{named}: not tried with it; docs/explanation/engines.md")
+
+
+def _citus(connection: Any, version: str) -> Finding:
+    wrong = [*distribution.misplaced(connection)]
+    if not wrong:
+        return Finding("Citus", "ok", f"{version}; the tables are distributed by scope")
+    if not distribution.is_distributed(connection):
+        return Finding("Citus", "ok", f"{version}; the tables are on one node: schema citus")
+    return Finding("Citus", "fail", f"{version}; {'; '.join(wrong)}: run what schema citus prints")
 
 
 def _examine_role(connection: Any) -> Iterator[Finding]:

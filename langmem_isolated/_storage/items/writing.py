@@ -17,6 +17,7 @@ from langmem_isolated._storage.items.addresses import (
     span,
 )
 from langmem_isolated._storage.items.counting import ItemCount, digest_of
+from langmem_isolated._storage.items.lookup import NewDigests
 from langmem_isolated._storage.items.rows import Item, NewItem, expiry, sealed_rows
 from langmem_isolated._storage.scoped_database import ScopeGone
 from langmem_isolated._storage.write_barrier import proof_of
@@ -180,6 +181,23 @@ def refresh(transaction: Transaction, keys: ScopeKeys, items: Sequence[Item], no
             }
             for item in sorted(items, key=lambda item: item.place)
             if item.lifetime is not None
+        ],
+    )
+
+
+def index(transaction: Transaction, keys: ScopeKeys, unindexed: Sequence[NewDigests]) -> None:
+    """Store by what equality filters find items, where they are as they were read."""
+    transaction.execute_many(
+        sql.INDEX,
+        [
+            {
+                "scope_id": keys.scope_id,
+                "given_parent": place[0],
+                "given_key": place[1],
+                "head": head,
+                "new_equalities": digests,
+            }
+            for place, head, digests in sorted(unindexed)
         ],
     )
 
