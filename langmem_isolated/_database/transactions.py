@@ -104,6 +104,7 @@ class Transaction:
         return self._query(statement, values)
 
     def _query(self, statement: Executable, values: Mapping[str, object]) -> Any:
+        # Not by keywords once more: a copy of 40 values, for every statement of everybody.
         sql, names = self._statements.compiled(statement)
         cursor = self._open_cursor(self.connection)
         cursor.execute(sql, [*map(values.__getitem__, names)])
