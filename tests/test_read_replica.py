@@ -1,5 +1,6 @@
 """Reads that may lag go to a replica, and nothing that was just written is looked for there."""
 
+import base64
 import logging
 import re
 import time
@@ -17,10 +18,12 @@ from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated._database import replica as replicas
 from langmem_isolated._database import row_level_security
 from langmem_isolated._database.database import Database
+from langmem_isolated.cli import checks
 from langmem_isolated.errors import DatabaseError, IsolationViolation
 from tests.conftest import ROOT_KEY
 from tests.embeddings import NGramEmbeddings
 from tests.postgres import PostgresServer
+from tests.processes import in_child
 from tests.replication import Cluster, ReplicaServer, ask, replicated
 from tests.threads import at, put
 
@@ -431,6 +434,47 @@ def test_a_server_that_became_a_primary_is_not_read(cluster: Cluster, name: str)
             assert said(memory) == ["one"]
 
 
+def test_a_forked_child_reads_on_the_replica_too(cluster: Cluster, name: str):
+    with opened(cluster, name) as other:
+        say(other, "one")
+    caught_up(cluster)
+    with with_replica(cluster, name) as memory:
+        assert said(memory) == ["one"]
+        with Asked(cluster, name) as asked:
+            assert in_child(said, memory) == ["one"]
+        assert asked.replica > 0
+        assert said(memory) == ["one"]
+
+
+def examined(cluster: Cluster, name: str, url: str) -> tuple[str, str]:
+    found = checks.examine(cluster.primary.url(name), None, url)
+    return next((one.state, one.finding) for one in found if one.check == "read replica")
+
+
+def test_the_doctor_says_how_far_a_replica_is_behind(
+    cluster: Cluster, replica: ReplicaServer, name: str
+):
+    url = replica.url(name)
+    assert examined(cluster, name, url) == (
+        "ok",
+        "it has all that the primary had when it was asked",
+    )
+    pause(replica)
+    with opened(cluster, name) as memory:
+        say(memory, "one")
+    state, told = examined(cluster, name, url)
+    assert state == "warn"
+    assert re.fullmatch(r"its last transaction is \d+\.\d s old, and .*", told)
+    for other, expected in (
+        (replica.url("postgres"), "leads to another database"),
+        (cluster.primary.url(name) + "?application_name=same", "is no replica"),
+        ("postgresql://postgres@127.0.0.1:1/x", "Check the URL"),
+        ("sqlite://", "which has no replicas"),
+    ):
+        state, told = examined(cluster, name, other)
+        assert (state, expected in told) == ("fail", True), told
+
+
 # What is refused
 
 
@@ -461,3 +505,13 @@ def test_what_has_no_replica_is_refused_before_anything_is_opened(url: str, repl
 def test_a_lag_that_is_none_is_refused(lag: Any, kind: type[Exception]):
     with pytest.raises(kind, match="read_replica_lag must be"):
         IsolatedMemory("sqlite://", root_key=LocalRootKey(ROOT_KEY), read_replica_lag=lag)
+
+
+def test_a_memory_from_the_environment_has_the_replica_that_is_named_there(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("LANGMEM_ISOLATED_ROOT_KEY", base64.b64encode(ROOT_KEY).decode())
+    monkeypatch.setenv("LANGMEM_ISOLATED_DATABASE", "sqlite://")
+    monkeypatch.setenv("LANGMEM_ISOLATED_READ_REPLICA", "postgresql://u@h/d")
+    with pytest.raises(DatabaseError, match="read_replica="):
+        IsolatedMemory.from_environment()
