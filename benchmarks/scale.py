@@ -2,23 +2,28 @@
 
     python -m benchmarks.scale --json scale.json
     python -m benchmarks.scale --database postgres --sizes 10 100 1000 10000
+    python -m benchmarks.scale --folder databases  # kept for another run
 
 One database grows by users who all have the same, and is copied whenever it has one of the sizes.
-The copies are then used in turn, each time as some user at random whose keys are not at hand: so
-what a size costs is held against ten users in the same minute. The line is fitted by least
-squares over the logarithms: a slope of 0 is a cost that does not grow, of 0.01 one that grows by
-10 % over four orders of magnitude.
+Beyond ten thousand, on SQLite, rows are copied under the digests of other users: they take as much
+room, their keys and indexes stand among the others', and nobody is they. The copies are then used
+in turn, each time as some user at random whose keys are not at hand: so what a size costs is held
+against ten users in the same minute. The line is fitted by least squares over the logarithms: a
+slope of 0 is a cost that does not grow, of 0.02 one that grows by a fifth over four orders of
+magnitude.
 """
 
 import argparse
+import hashlib
 import math
 import random
 import shutil
+import sqlite3
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -44,6 +49,18 @@ SIZES = (10, 100, 1_000, 10_000, 100_000)
 TEXT = ("What did I tell you about my sister? She plays the cello, you said. " * 4)[:250]
 SAID = [(AIMessage if number % 2 else HumanMessage)(TEXT) for number in range(MESSAGES)]
 MOST_GROWTH, MOST_SLOPE = 1.2, 0.02
+# So many are made by the calls that applications make, which takes 10 ms each and more.
+REAL = 10_000
+# The tables with rows of users, those first that others refer to; by which column one has rows.
+TABLES = {
+    "keys": "principal",
+    "key_sets": "principal",
+    "scopes": "scope_id",
+    "key_uses": "scope_id",
+    "sessions": "scope_id",
+    "records": "scope_id",
+    "usage": "scope_id",
+}
 # Keys of so many owners are kept by default; touching more must not make a process grow.
 KEPT = 1_024
 
@@ -89,11 +106,48 @@ class SqliteFiles:
     def _url(self, name: str) -> str:
         return f"sqlite:///{self._folder}/{name}.db"
 
+    def made(self, size: int) -> str | None:
+        """The URL of a copy that a former run has left."""
+        return self._url(str(size)) if (self._folder / f"{size}.db").exists() else None
+
     def copy(self, size: int) -> str:
         """The URL of a copy; nobody has the database open."""
         url = self._url(str(size))
         shutil.copyfile(*(one.removeprefix("sqlite:///") for one in (self.url, url)))
         return url
+
+    def multiply(self, times: int) -> None:
+        """Give each user's rows to further users, so that there are ``times`` as many."""
+        path = self.url.removeprefix("sqlite:///")
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.create_function("other", 2, _other, deterministic=True)
+            for setting in ("synchronous = OFF", "foreign_keys = OFF", "cache_size = -1000000"):
+                connection.execute(f"PRAGMA {setting}")
+            for table, column in TABLES.items():
+                _multiply(connection, table, column, times)
+
+
+def _other(digest: bytes, number: int) -> bytes:
+    """The digest of another user, as evenly spread as digests are."""
+    return hashlib.sha256(digest + bytes([number])).digest()[: len(digest)]
+
+
+def _multiply(connection: sqlite3.Connection, table: str, column: str, times: int) -> None:
+    columns = [name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")]
+    digests = ("scope_id", "principal")
+    taken = [f"other({name}, ?2)" if name in digests else f'"{name}"' for name in columns]
+    # In the order of the copies' digests: at random every row would read and write a page anew.
+    users = connection.execute(
+        f"SELECT DISTINCT {column} FROM {table} WHERE {column} IN (SELECT {column} FROM scopes)"
+    ).fetchall()
+    numbers = range(1, times)
+    copies = sorted((_other(user, number), user, number) for (user,) in users for number in numbers)
+    connection.execute("BEGIN")
+    connection.executemany(
+        f"INSERT INTO {table} SELECT {', '.join(taken)} FROM {table} WHERE {column} = ?1",
+        [(user, number) for _, user, number in copies],
+    )
+    connection.execute("COMMIT")
 
 
 class PostgresDatabases:
@@ -107,6 +161,10 @@ class PostgresDatabases:
     def _run(self, statement: str) -> None:
         with psycopg.connect(self._server.url(), autocommit=True) as connection:
             connection.execute(statement.encode())
+
+    @staticmethod
+    def made(_: int) -> None:
+        """Nothing: the server ends with the run."""
 
     def copy(self, size: int) -> str:
         """The URL of a copy, analysed as autovacuum does it; nobody has the database open."""
@@ -152,15 +210,24 @@ def grown(
     """The URLs of copies with so many users."""
     urls, graph, made = [], chat(), 0
     for size in sizes:
-        begin = time.perf_counter()
-        with IsolatedMemory(databases.url, root_key=CountingKey(), synchronous="NORMAL") as memory:
-            for user in track(range(made, size), f"{size:,} users", transient=True):
-                make_user(memory, graph, user)
-        each = (time.perf_counter() - begin) / (size - made) * 1e3
-        report.console.print(f"{size:,} users; each of the last made in {each:.1f} ms")
+        if url := databases.made(size):
+            urls.append(url)
+            made = size
+            continue
+        if size > REAL and isinstance(databases, SqliteFiles):
+            databases.multiply(size // made)
+        else:
+            _make(databases.url, graph, range(made, size))
+        report.console.print(f"{size:,} users are made")
         made = size
         urls.append(databases.copy(size))
     return urls
+
+
+def _make(url: str, graph: Any, users: range) -> None:
+    with IsolatedMemory(url, root_key=CountingKey(), synchronous="NORMAL") as memory:
+        for user in track(users, f"{users.stop:,} users", transient=True):
+            make_user(memory, graph, user)
 
 
 def tables_of(memory: IsolatedMemory) -> dict[str, tuple[int, int]]:
@@ -237,7 +304,7 @@ def calls_of(memory: IsolatedMemory, users: int, graph: Any) -> list[Callable[[i
     at: dict[str, ScopedMemory] = {}
 
     def first(_: int) -> object:
-        at["scope"] = scope_of(memory, chosen.randrange(users))
+        at["scope"] = scope_of(memory, chosen.randrange(min(users, REAL)))
         return at["scope"].chat_history("session-0").last(1)
 
     def new(number: int) -> object:
@@ -322,7 +389,7 @@ def memory_of_process(report: Report, url: str, users: int) -> None:
         scope_of(memory, 0).chat_history("session-0").last(1)
         # The first time, a provider that is not ours is tried out as well.
         before, asked = resident(), key.asked
-        for upto in [n for n in (KEPT, 2 * KEPT, 10 * KEPT) if n <= users] or [users]:
+        for upto in [n for n in (KEPT, 2 * KEPT, 9 * KEPT) if n <= min(users, REAL)] or [users]:
             for user in range(touched, upto):
                 assert scope_of(memory, user).chat_history("session-0").last(1)
             touched = upto
@@ -354,6 +421,7 @@ def main() -> int:
     parser.add_argument("--database", choices=("sqlite", "postgres"), default="sqlite")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--folder", type=Path, help="where SQLite files are kept")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     report = Report("Cost per user", machine("langmem-isolated", "SQLAlchemy"))
@@ -364,8 +432,8 @@ def main() -> int:
     )
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        databases = stack.enter_context(databases_in(given.database, folder))
-        fixed = databases.copy(0) if _made(databases.url) else ""
+        databases = stack.enter_context(databases_in(given.database, given.folder or folder))
+        fixed = databases.made(0) or _empty(databases)
         urls = grown(report, databases, given.sizes)
         memory_of_process(report, urls[-1], given.sizes[-1])
 
@@ -385,12 +453,12 @@ def main() -> int:
     return not all(target.met for target in report.targets)
 
 
-def _made(url: str) -> bool:
-    """Make the tables and the installation's keys, and nobody's."""
-    with IsolatedMemory(url, root_key=CountingKey()) as memory:
+def _empty(databases: SqliteFiles | PostgresDatabases) -> str:
+    """The URL of a copy with the tables and the installation's keys, and nobody's."""
+    with IsolatedMemory(databases.url, root_key=CountingKey()) as memory:
         memory.scope(user_id="nobody", module_id="tutor").chat_history("s").add_messages(SAID[:1])
         memory.erase_user("nobody")
-    return True
+    return databases.copy(0)
 
 
 if __name__ == "__main__":

@@ -229,7 +229,7 @@ def test_no_borrower_meets_a_transaction_of_another(database: Database):
 
     def work(number: int) -> None:
         def operation(transaction: Transaction) -> None:
-            if not in_transaction(transaction._connection):
+            if not in_transaction(transaction.connection):
                 met.append("no transaction of its own")
             before = count(transaction)
             add(transaction, number)

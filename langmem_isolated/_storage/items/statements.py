@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam, delete, select, update
 
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._crypto.sealing import DIGEST_BYTES, HEADER_BYTES
+from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database import schema
 from langmem_isolated._database.statements import InsertsByDialect
 from langmem_isolated._storage import equalities
@@ -198,19 +198,6 @@ def newest_indexed(count: int, *, is_postgres: bool) -> sa.Select[Any]:
     return _newest(_indexed(count, is_postgres=is_postgres))
 
 
-# The version that was read, and no later one: the nonce, ahead of the ciphertext, is of it alone.
-INDEX = (
-    update(schema.records)
-    .where(
-        _records.scope_id == SCOPE_ID,
-        _records.kind == _ITEM,
-        _records.parent == _ONE["parent"],
-        _records.key == _ONE["key"],
-        sa.func.substr(_records.sealed, _ONE_ROW, sa.literal_column(str(HEADER_BYTES)))
-        == bindparam("head", type_=sa.LargeBinary),
-    )
-    .values(equalities=bindparam("new_equalities", type_=sa.LargeBinary))
-)
 WITH_VECTORS = (
     select(*_COLUMNS, _records.kind)
     .where(_BELOW, _BOTH)

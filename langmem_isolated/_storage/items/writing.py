@@ -9,6 +9,7 @@ from typing import Any
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._storage import equalities
 from langmem_isolated._storage.items import statements as sql
 from langmem_isolated._storage.items.addresses import (
     Address,
@@ -17,7 +18,6 @@ from langmem_isolated._storage.items.addresses import (
     span,
 )
 from langmem_isolated._storage.items.counting import ItemCount, digest_of
-from langmem_isolated._storage.items.lookup import NewDigests
 from langmem_isolated._storage.items.rows import Item, NewItem, expiry, sealed_rows
 from langmem_isolated._storage.scoped_database import ScopeGone
 from langmem_isolated._storage.write_barrier import proof_of
@@ -185,21 +185,11 @@ def refresh(transaction: Transaction, keys: ScopeKeys, items: Sequence[Item], no
     )
 
 
-def index(transaction: Transaction, keys: ScopeKeys, unindexed: Sequence[NewDigests]) -> None:
-    """Store by what equality filters find items, where they are as they were read."""
-    transaction.execute_many(
-        sql.INDEX,
-        [
-            {
-                "scope_id": keys.scope_id,
-                "given_parent": place[0],
-                "given_key": place[1],
-                "head": head,
-                "new_equalities": digests,
-            }
-            for place, head, digests in sorted(unindexed)
-        ],
-    )
+def index(
+    transaction: Transaction, keys: ScopeKeys, unindexed: Sequence[equalities.NewDigests]
+) -> None:
+    """Store by what equality filters find items; see :func:`equalities.store`."""
+    equalities.store(transaction, keys, Kind.ITEM, unindexed)
 
 
 def sweep(transaction: Transaction, keys: ScopeKeys, now: int) -> int:
