@@ -2,7 +2,9 @@
 
 import gc
 import itertools
+import os
 import sqlite3
+import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from langmem_isolated._database.schema import POSTGRES_SCHEMA
 from tests import served
 from tests.citus import become_citus
 from tests.pgbouncer import PgBouncer
-from tests.postgres import PostgresServer
+from tests.postgres import PostgresServer, folder_in_memory
 from tests.system import skip_without_programs, tell_what_was_left_out
 
 served.give_jobs_a_role()
@@ -28,6 +30,12 @@ Door = Callable[..., Awaitable[Any]]
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     skip_without_programs(item)
+
+
+def pytest_configure() -> None:
+    """Have `tmp_path` in memory, unless somebody says where, or there is too little of it."""
+    if folder := folder_in_memory():
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(folder))
 
 
 def pytest_collection_finish() -> None:
@@ -85,6 +93,13 @@ def postgres_url(request: pytest.FixtureRequest, postgres: PostgresServer) -> It
         yield url
     with psycopg.connect(postgres.url(), autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
+
+
+@pytest.fixture
+def disk_path() -> Iterator[Path]:
+    """A folder outside memory, where an environment is large and its programs may not run."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

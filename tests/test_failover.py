@@ -237,10 +237,10 @@ def test_both_ends_notice_that_the_other_vanished(postgres_url: str):
         database.open()
 
         def told(transaction: Transaction) -> dict[str, str]:
-            return transaction._connection.info.get_parameters()  # type: ignore[no-any-return]
+            return transaction.connection.info.get_parameters()  # type: ignore[no-any-return]
 
         def shown(transaction: Transaction) -> list[str]:
-            raw = transaction._connection
+            raw = transaction.connection
             names = (*settings, "tcp_user_timeout", "lock_timeout")
             return [raw.execute(f"SHOW {name}").fetchone()[0] for name in names]
 

@@ -18,7 +18,7 @@ from tests.processes import all_at_once
 from tests.servers.chat import MODULE, NAMESPACE
 from tests.servers.crowd import KEY, Crowd, crowd, workers
 
-PROCESSES, USERS, TURNS = 4, 200, 1_600
+PROCESSES, USERS, TURNS = 4, 200, 1_200
 DOING = ["history", "thread", "items"]
 # One of four processes waited for 300 to 1,060 writes of the others at most; where each waits as
 # SQLite does by itself, for 1,360 to 6,230.

@@ -104,6 +104,7 @@ class Transaction:
         return self._query(statement, values)
 
     def _query(self, statement: Executable, values: Mapping[str, object]) -> Any:
+        # Not by keywords once more: a copy of 40 values, for every statement of everybody.
         sql, names = self._statements.compiled(statement)
         cursor = self._open_cursor(self.connection)
         cursor.execute(sql, [*map(values.__getitem__, names)])
@@ -133,7 +134,7 @@ class Transaction:
 
     def changes(self, statement: Executable, /, **values: object) -> bool:
         """Run a statement; whether it changed any row. 6 µs less than having SQLite return them."""
-        return bool(self._query(statement, values).rowcount)
+        return self._statements.dialect.has_changed(self._query(statement, values))
 
     def execute(self, statement: Executable, /, **values: object) -> None:
         """Run a statement that returns no rows."""

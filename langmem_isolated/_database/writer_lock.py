@@ -13,11 +13,9 @@ import time
 # About as long as a leader pauses for other processes; a try that fails takes 3 µs. From 1 to 2 ms
 # let one in a hundred wait for 350 ms.
 _STEP_SECONDS = 0.0003, 0.0009
-# Who waited so long for the lock met another process.
-_MET_SECONDS = 0.0005
-# For so long after that the others are taken to be there still.
-_COMPANY_SECONDS = 1.0
-# Who wrote so lately knows whether there are others.
+# Who waited so long met another process: SQLite's first wait is of a millisecond.
+_MET_SECONDS = 0.001
+# Who wrote within so long knows whether there are others, and takes those met to be there still.
 _LATELY_SECONDS = 0.1
 
 
@@ -33,7 +31,7 @@ class WriterLock:
         self._begin = begin
         self._timeout = timeout
         self._milliseconds = int(timeout * 1000)
-        self._wrote_at = self._met_at = -_COMPANY_SECONDS
+        self._wrote_at = self._met_at = -_LATELY_SECONDS
 
     def take(self, cursor: sqlite3.Cursor) -> None:
         """Begin a write transaction.
@@ -43,20 +41,26 @@ class WriterLock:
         """
         before = time.monotonic()
         is_known = before - self._wrote_at < _LATELY_SECONDS
-        if is_known and before - self._met_at > _COMPANY_SECONDS:
+        if is_known and before - self._met_at > _LATELY_SECONDS:
             # Alone, as nearly always: to turn SQLite's own waiting off and on takes 9 µs.
             cursor.execute(self._begin)
+            self._wrote_at = time.monotonic()
+            has_met = self._wrote_at - before > _MET_SECONDS
         else:
-            self._poll(cursor, before + self._timeout)
-        self._wrote_at = time.monotonic()
-        if self._wrote_at - before > _MET_SECONDS:
+            has_met = self._poll(cursor, before + self._timeout)
+            self._wrote_at = time.monotonic()
+        if has_met:
             self._met_at = self._wrote_at
 
-    def _poll(self, cursor: sqlite3.Cursor, deadline: float) -> None:
+    def _poll(self, cursor: sqlite3.Cursor, deadline: float) -> bool:
+        """Try until the lock is taken; whether it was another's before."""
+        has_met = False
         cursor.execute("PRAGMA busy_timeout = 0")
         try:
             while not self._is_taken(cursor, is_last=time.monotonic() > deadline):
+                has_met = True
                 time.sleep(random.uniform(*_STEP_SECONDS))  # noqa: S311 - no secret
+            return has_met
         finally:
             cursor.execute(f"PRAGMA busy_timeout = {self._milliseconds}")
 

@@ -53,7 +53,7 @@ NOT_COUNTED = {
     Kind.ELEMENT: "in the bytes of its thread",
     Kind.EMBEDDING: "in the bytes of its collection; one of a message is made again at need",
     Kind.INBOX: "it waits for a locked user; lock_state() counts it",
-    Kind.BLIND_INDEX: "nothing writes it yet",
+    Kind.BLIND_INDEX: "no record: digests beside items and documents are of it",
     Kind.AUDIT: "reserved: the audit log has a table of its own",
     Kind.NODE_CACHE: "nothing writes it: a node's cache has entries",
     Kind.USAGE: "it is what days are told from",

@@ -169,16 +169,16 @@ def _put(
         message_part(keys, digest, key, now, plaintext)
         for key, (plaintext, *_) in zip(numbered, added, strict=True)
     ]
-    new = state.with_members(keys, sum(parts))._replace(
+    # All at once: each of its copies takes 2.5 µs.
+    new = state._replace(
+        members=state.members_and(keys, sum(parts)),
         next_sequence=behind,
         count=state.count + len(rows),
         size=state.size + sum(len(sealed) for _, _, sealed in rows),
         newest=newest_of(keys, digest, numbered[-1], added[-1][0]),
         updated_at=now,
-    )
-    if new.has_lifetime:
-        new = new._replace(expires_at=new.expiry_after(now))
-    new = new.authenticated(Kind.SESSION, keys, digest)
+        expires_at=state.expiry_after(now) if state.has_lifetime else state.expires_at,
+    ).authenticated(Kind.SESSION, keys, digest)
     shared = {
         "scope_id": keys.scope_id,
         "digest": digest,
