@@ -60,6 +60,8 @@ SETTINGS = {
     "LangGraph's durability": "async, its default",
     "connections": "one for each peer, two for ours; 20 for a crowd, one for SqliteSaver's",
 }
+# Of which it is measured how many connections they want.
+POOLED = ("postgresql", "ours-postgresql", "async-postgresql", "async-ours-postgresql")
 CROWD_TARGETS = {SQLITE: 1.0, POSTGRES: 1.3}
 
 
@@ -609,7 +611,40 @@ def _judge_crowds(report: Report, mine: Sequence[Crowd], other: Sequence[Crowd])
     report.targets.append(Target(what, failed, 0, unit="turns"))
 
 
-PARTS = ("short", "chat", "long", "supervisor", "sizes", "users")
+def pools(
+    report: Report,
+    site: Site,
+    openers: Mapping[str, Open],
+    crowds: Sequence[int],
+    sizes: Sequence[int],
+    turns: int,
+) -> None:
+    """Turns of crowds on PostgreSQL, by how many connections there are for them."""
+    seen: dict[tuple[str, int, int], Crowd] = {}
+    for users in crowds:
+        for size in sizes:
+            sized = Site(site.places, site.loop, site.synchronous, connections=size)
+            for opener in openers.values():
+                with opener(sized) as driver:
+                    crowd = Users(driver, sized, users, turns).crowd()
+                    seen[driver.label, users, size] = crowd
+    header = ["", *(f"{size}" for size in sizes)]
+    labels = list(dict.fromkeys(label for label, *_ in seen))
+    for users in crowds:
+        rows = []
+        for label in labels:
+            found = [seen[label, users, size] for size in sizes]
+            slowest = [percentile(crowd.seconds, 99) * 1e3 for crowd in found]
+            rows.append([f"{label}: turns/s", *(crowd.rate for crowd in found)])
+            rows.append([f"{label}: p99 ms", *slowest])
+            for size, crowd, slow in zip(sizes, found, slowest, strict=True):
+                failed = crowd.errors.total() + crowd.lost
+                figures = {"turns_per_second": crowd.rate, "p99_ms": slow, "failed": failed}
+                report.measured("pools", label, users=users, pool_size=size, **figures)
+        report.table(f"{users} users, {turns} turns each, by connections", header, rows)
+
+
+PARTS = ("short", "chat", "long", "supervisor", "sizes", "users", "pools")
 
 
 def main() -> None:
@@ -626,6 +661,8 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=50)
     parser.add_argument("--user-turns", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3, help="of the users at once")
+    parser.add_argument("--crowds", nargs="+", type=int, default=[8, 32, 128], help="of pools")
+    parser.add_argument("--pools", nargs="+", type=int, default=[4, 8, 16, 32], help="connections")
     parser.add_argument("--sqlite-only", action="store_true")
     parser.add_argument("--folder", type=Path, help="where databases are made")
     parser.add_argument("--json", type=Path, help="write what was measured to this file")
@@ -664,6 +701,9 @@ def run(
         crowded = {n: o for n, o in openers.items() if "delta" not in n}
         pooled = Site(site.places, site.loop, site.synchronous, connections=20)
         many_users(report, pooled, crowded, options.users, options.user_turns, options.repeats)
+    if "pools" in options.parts and POSTGRES in site.places.kinds:
+        of_pools = {name: o for name, o in openers.items() if name in POOLED}
+        pools(report, site, of_pools, options.crowds, options.pools, options.user_turns)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.secret_bytes import SecretBytes
 from langmem_isolated._database.admission import Admission
 from langmem_isolated._database.database import Database
-from langmem_isolated._database.dialects import Conflict
+from langmem_isolated._database.driver_errors import Conflict
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.callers import OnBehalfOf
 from langmem_isolated._runtime.limits import DEFAULT_LIMITS, Limits
@@ -110,7 +110,9 @@ class ScopedDatabase(RefreshedKeys):
         self._caller = owner.project, owner.user, owner.guest
         self.is_postgres = database.is_postgres
         self._is_owners = is_owners
-        self._reads = frozenset((database.read, database.snapshot))
+        self._reads = frozenset(
+            (database.read, database.snapshot, database.read_lagging, database.snapshot_lagging)
+        )
 
     def of(self, owner: Owner) -> "ScopedDatabase":
         """Another owner's records in the same database."""
@@ -236,6 +238,27 @@ class ScopedDatabase(RefreshedKeys):
         if keys is None:
             return default
         return self.run_with_keys(keys, self.database.snapshot, operation, *args, **kwargs)
+
+    def read_lagging(
+        self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As :meth:`read`, of what may lag behind what others wrote; see `Replica`.
+
+        Not for what a write is built on, nor for whether something may be read or is over.
+        """
+        keys = self._find()
+        if keys is None:
+            return default
+        return self.run_with_keys(keys, self.database.read_lagging, operation, *args, **kwargs)
+
+    def snapshot_lagging(
+        self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As :meth:`snapshot`, of what may lag as in :meth:`read_lagging`."""
+        keys = self._find()
+        if keys is None:
+            return default
+        return self.run_with_keys(keys, self.database.snapshot_lagging, operation, *args, **kwargs)
 
     def read_apart(
         self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs
