@@ -17,6 +17,7 @@ from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.schema import POSTGRES_SCHEMA
 from tests import served
+from tests.citus import become_citus
 from tests.pgbouncer import PgBouncer
 from tests.postgres import PostgresServer, folder_in_memory
 from tests.system import skip_without_programs, tell_what_was_left_out
@@ -64,6 +65,8 @@ def postgres() -> Iterator[PostgresServer]:
         database = Database(server.url("ours"))
         database.upgrade()
         database.close()
+        if served.IS_DISTRIBUTED:
+            become_citus(server.url("ours"))
         yield server
 
 

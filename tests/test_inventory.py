@@ -65,7 +65,7 @@ TABLES = {
 IN_MEMORY = {
     "database": "the tables, see there",
     "keyring": "drops the keys of the principal",
-    "element_caches": "numbers and MACs of elements, by weak references; no plaintext",
+    "element_caches": "numbers, MACs and fingerprints of elements; no plaintext",
     "plaintext_cache": "is cleared",
     "known_stores": "third-party stores, which are cleared of the owner's documents",
     "config_keys": "names of keys of a config",

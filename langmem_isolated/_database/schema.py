@@ -161,6 +161,10 @@ records = Table(
     Column("updated_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
     Column("expiry_mac", LargeBinary),
+    # Of items and documents: by what equality filters find them. A column, not a table of their
+    # own: with two fields that took a put 56 µs more of 40, and 675 bytes in place of 48, and was
+    # no faster in a scope of 1,000 items. No index: one scope's rows are compared, 0.4 µs each.
+    Column("equalities", LargeBinary),
     Index("records_alias", "scope_id", "kind", "parent", "alias", unique=True),
     Index("records_tag", "scope_id", "kind", "tag"),
     Index("records_expiry", "expires_at"),

@@ -93,9 +93,11 @@ _SWEEP = (
     delete(schema.records).where(_OF_SCOPE, _records.expires_at <= _NOW).returning(_records.key)
 )
 
+# Of messages and elements, of items and documents.
+_UNUSED = ("alias", "equalities")
 # By whether it is PostgreSQL.
 _PUT = upserts(
-    {c.name: bindparam(c.name) for c in schema.records.columns if c.name != "alias"},
+    {c.name: bindparam(c.name) for c in schema.records.columns if c.name not in _UNUSED},
     ("tag", "sealed", "size", "updated_at", "expires_at", "expiry_mac"),
 )
 

@@ -20,7 +20,7 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database import schema
 from langmem_isolated._database.transactions import Row, Transaction
-from langmem_isolated._storage import entries, inbox
+from langmem_isolated._storage import entries, equalities, inbox
 from langmem_isolated._storage.container_state import (
     ContainerState,
     KeyOutdated,
@@ -34,6 +34,7 @@ from langmem_isolated._storage.items import counting
 from langmem_isolated._storage.items.addresses import RecordAddresses
 from langmem_isolated._storage.items.rows import items_in
 from langmem_isolated._storage.sessions.messages import alias_of, channel_tag, message_part
+from langmem_isolated._storage.stored_record import BEFORE_ALL, StoredRecord
 from langmem_isolated._storage.threads.addresses import Slot, mac_of
 from langmem_isolated._storage.threads.reading import body_part, element_part
 from langmem_isolated.errors import RecordDoesNotOpen, RecordError
@@ -44,45 +45,9 @@ _ADDRESS = (_records.kind, _records.parent, _records.key)
 _BEHIND = tuple(bindparam(f"behind_{c.name}", type_=c.type) for c in _ADDRESS)
 
 
-# A row counts them; they have one time, at which they were stored.
-_COUNTED = {
-    *(Kind.MESSAGE, Kind.CHECKPOINT, Kind.WRITE, Kind.ELEMENT, Kind.DOCUMENT, Kind.INBOX),
-}
-
-
-class _Record(NamedTuple):
-    """A row of the table of records."""
-
-    kind: int
-    parent: bytes
-    key: bytes
-    sealed: bytes
-    alias: bytes | None
-    tag: bytes | None
-    size: int
-    created_at: int
-    updated_at: int
-    expires_at: int | None
-    expiry_mac: bytes | None
-
-    def has_only_its_columns(self) -> bool:
-        """Whether the columns that its kind does not use say nothing."""
-        is_immutable, is_entry = self.kind in _COUNTED, self.kind in entries.ENTRY_KINDS
-        return (
-            (self.alias is None or self.kind in (Kind.MESSAGE, Kind.ELEMENT))
-            and (
-                self.tag is None
-                or self.kind in (Kind.MESSAGE, Kind.CHECKPOINT, *entries.ENTRY_KINDS)
-            )
-            and (self.expires_at is None or is_entry or self.kind == Kind.ITEM)
-            and (self.expiry_mac is None or self.expires_at is not None)
-            and (self.created_at == self.updated_at or not is_immutable)
-        )
-
-
 _CONTAINERS = select(_sessions.kind, *LISTED).where(_sessions.scope_id == SCOPE_ID)
 _RECORDS = (
-    select(*(_records[name] for name in _Record._fields))
+    select(*(_records[name] for name in StoredRecord._fields))
     .where(_records.scope_id == SCOPE_ID, sa.tuple_(*_ADDRESS) > sa.tuple_(*_BEHIND))
     .order_by(*_ADDRESS)
     .limit(sa.literal_column(str(_PAGE)))
@@ -104,7 +69,6 @@ _ABOVE: dict[int, tuple[Kind, ...]] = {
 }
 # What these count of them.
 _NUMBERED = (Kind.MESSAGE, Kind.CHECKPOINT, Kind.DOCUMENT, Kind.ITEM)
-_BEFORE_ALL = _Record(0, b"", b"", b"", None, None, 0, 0, 0, None, None)
 
 
 class Flaw(NamedTuple):
@@ -139,7 +103,7 @@ class _Verification:
         self._containers: dict[tuple[int, bytes], ContainerTally] = {}
         self._items = RecordAddresses(keys)
         self.counts: Counter[Kind] = Counter()
-        self._checks: dict[int, Callable[[_Record], None]] = {
+        self._checks: dict[int, Callable[[StoredRecord], None]] = {
             Kind.MESSAGE: self._message,
             Kind.CHECKPOINT: self._body,
             Kind.WRITE: self._body,
@@ -165,7 +129,7 @@ class _Verification:
                 self._told(error, "rows", _hex(row[-2]))
         # What no kind is: one below all is found, too, that somebody has put there.
         least = -(2**15) if self._transaction.is_postgres else -(2**63)
-        last = _BEFORE_ALL._replace(kind=least)
+        last = BEFORE_ALL._replace(kind=least)
         while page := self._page_behind(last):
             for record in page:
                 self._look_at(record)
@@ -185,7 +149,7 @@ class _Verification:
         except RecordError as error:
             self._told(error, "records", _hex(model))
 
-    def _look_at(self, record: _Record) -> None:
+    def _look_at(self, record: StoredRecord) -> None:
         try:
             self._check(record)
         except RecordError as error:
@@ -193,7 +157,7 @@ class _Verification:
                 container.is_damaged = True
             self._told(error, "records", f"{_hex(record.parent)} {_hex(record.key)}")
 
-    def _containers_of(self, record: _Record) -> list[ContainerTally]:
+    def _containers_of(self, record: StoredRecord) -> list[ContainerTally]:
         """What may have the record below it; a parent of another type is in none."""
         if record.kind == Kind.ITEM:
             found = [self._containers.get((Kind.ITEM, counting.digest_of(self._keys)))]
@@ -224,12 +188,12 @@ class _Verification:
         self._containers[kind, digest] = ContainerTally(kind, digest, state)
         self.counts[kind] += kind not in (Kind.ITEM, Kind.INBOX)
 
-    def _page_behind(self, last: _Record) -> list[_Record]:
+    def _page_behind(self, last: StoredRecord) -> list[StoredRecord]:
         behind = {f"behind_{name}": getattr(last, name) for name in ("kind", "parent", "key")}
         rows = self._transaction.rows(_RECORDS, scope_id=self._keys.scope_id, **behind)
-        return [_Record._make(row) for row in rows]
+        return [StoredRecord._make(row) for row in rows]
 
-    def _check(self, record: _Record) -> None:
+    def _check(self, record: StoredRecord) -> None:
         check = self._checks.get(record.kind)
         if type(record.parent) is bytes and record.parent[:DIGEST_BYTES] in self._without_row:
             # Its row was told of: without it nothing below can be opened.
@@ -247,19 +211,19 @@ class _Verification:
         check(record)
         self.counts[Kind(record.kind)] += 1
 
-    def _above(self, record: _Record, *kinds: Kind) -> ContainerTally:
+    def _above(self, record: StoredRecord, *kinds: Kind) -> ContainerTally:
         found = (self._containers.get((kind, record.parent[:DIGEST_BYTES])) for kind in kinds)
         container = next((one for one in found if one), None)
         if container is None:
             raise RecordDoesNotOpen(kinds[0].label, "its row is missing")
         return container
 
-    def _opened(self, record: _Record, birth: bytes = b"") -> bytes:
+    def _opened(self, record: StoredRecord, birth: bytes = b"") -> bytes:
         kind = Kind(record.kind)
         prefix = self._keys.aad_prefix(kind, record.parent, birth)
         return self._keys.open(prefix, record.key, record.sealed, kind)
 
-    def _message(self, record: _Record) -> None:
+    def _message(self, record: StoredRecord) -> None:
         session = self._above(record, Kind.SESSION)
         plaintext = self._opened(record, session.state.birth)
         stored_at = record.updated_at
@@ -274,14 +238,14 @@ class _Verification:
         if record.tag != channel_tag(self._keys, said.channel, said.written):
             raise RecordDoesNotOpen(Kind.MESSAGE.label, "it was put into another channel or time")
 
-    def _waiting(self, record: _Record) -> None:
+    def _waiting(self, record: StoredRecord) -> None:
         # Sealed to the user: that it is what was put there is told by the row's multiset hash.
         above = self._above(record, Kind.INBOX)
         stored_at = record.updated_at
         above.total += inbox.part(self._keys, above.digest, record.key, stored_at, record.sealed)
         above.counted += 1
 
-    def _sealed(self, record: _Record) -> None:
+    def _sealed(self, record: StoredRecord) -> None:
         """Content that the user alone has the keys of: it is there, and counted."""
         found = self._containers_of(record)
         if record.kind in _ABOVE and not found:
@@ -289,7 +253,7 @@ class _Verification:
         for above in found:
             above.counted += record.kind in _NUMBERED
 
-    def _body(self, record: _Record) -> None:
+    def _body(self, record: StoredRecord) -> None:
         thread = self._above(record, Kind.THREAD)
         plaintext = self._opened(record, thread.state.birth)
         slot = Slot(Kind(record.kind), record.parent, record.key)
@@ -299,7 +263,7 @@ class _Verification:
         thread.wanted.update(body.numbers, body.chunks)
         thread.chunks.update(body.chunks)
 
-    def _element(self, record: _Record) -> None:
+    def _element(self, record: StoredRecord) -> None:
         thread = self._above(record, Kind.THREAD)
         plaintext, number = self._opened(record, thread.state.birth), int.from_bytes(record.key)
         mac = mac_of(self._keys, record.parent, plaintext)
@@ -312,14 +276,19 @@ class _Verification:
         if number in thread.chunks:
             thread.wanted.update(decode_chunk(plaintext))
 
-    def _document(self, record: _Record) -> None:
+    def _document(self, record: StoredRecord) -> None:
         collection = self._above(record, Kind.COLLECTION)
         plaintext = self._opened(record, collection.state.birth)
         collection.total += self._part(record, plaintext)
         collection.counted += 1
         collection.placed[record.key] = int.from_bytes(plaintext[:NUMBER_BYTES])
+        self._check_digests(record, plaintext[NUMBER_BYTES:])
 
-    def _embedding(self, record: _Record) -> None:
+    def _check_digests(self, record: StoredRecord, body: bytes) -> None:
+        place, column = (record.parent, record.key), record.equalities
+        equalities.check(self._keys, Kind(record.kind), place, column, body)
+
+    def _embedding(self, record: StoredRecord) -> None:
         above = self._above(record, Kind.COLLECTION, Kind.SESSION, Kind.THREAD)
         plaintext = self._opened(record, above.state.birth)
         if above.kind is Kind.COLLECTION:
@@ -332,26 +301,27 @@ class _Verification:
                 if above.placed.get(digest) == number:
                     del above.placed[digest]
 
-    def _part(self, record: _Record, content: bytes) -> int:
+    def _part(self, record: StoredRecord, content: bytes) -> int:
         address = record.parent, record.key
         return member_part(self._keys, Kind(record.kind), address, record.updated_at, content)
 
-    def _item(self, record: _Record) -> None:
+    def _item(self, record: StoredRecord) -> None:
         address = (record.parent, record.key, record.sealed)
         times = (record.created_at, record.updated_at, record.expires_at, record.expiry_mac)
-        items_in(self._items, [address + times])
+        (item,) = items_in(self._items, [address + times])
+        self._check_digests(record, item.body)
         if above := self._containers.get((Kind.ITEM, counting.digest_of(self._keys))):
             place = record.parent, record.key
             plaintext = self._items.items[record.parent](record.key, record.sealed)
             above.total += counting.item_part(self._keys, place, *times[:2], plaintext)
             above.counted += 1
 
-    def _vector(self, record: _Record) -> None:
+    def _vector(self, record: StoredRecord) -> None:
         # It begins with when its item was put.
         if int.from_bytes(self._opened(record)[:8]) != record.updated_at:
             raise RecordDoesNotOpen(Kind.VECTOR.label, "its time is not the one it was put at")
 
-    def _entry(self, record: _Record) -> None:
+    def _entry(self, record: StoredRecord) -> None:
         times = (record.tag, record.updated_at, record.expires_at)
         row = (record.key, record.sealed, *times)
         entries.check(self._keys, Kind(record.kind), record.parent, row, record.expiry_mac)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -238,6 +238,7 @@ class ScopedMemory(ScopedRetrieval, ScopeLifecycle):
         index: StoreIndexConfig | IndexConfig | None = None,
         ttl: TTLConfig | None = None,
         integrity: Literal["counted"] | None = None,
+        equality: Sequence[str] | None = None,
     ) -> IsolatedStore:
         """LangGraph's long-term memory, bound to this scope; see :class:`IsolatedStore`."""
         from langmem_isolated.store import IsolatedStore
@@ -247,6 +248,7 @@ class ScopedMemory(ScopedRetrieval, ScopeLifecycle):
             index=index,
             ttl=ttl,
             integrity=integrity,
+            equality=equality,
             bound_to=self._scope,
             set_up=self._context.set_up,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from inspect import Parameter, Signature
 from typing import TYPE_CHECKING, Any, Literal
@@ -136,6 +136,7 @@ class MemoryOfRun:
         index: StoreIndexConfig | IndexConfig | None = None,
         ttl: TTLConfig | None = None,
         integrity: Literal["counted"] | None = None,
+        equality: Sequence[str] | None = None,
         scope_resolver: ResolveScope | None = None,
     ) -> IsolatedStore:
         """LangGraph's long-term memory of whoever runs; see :class:`IsolatedStore`.
@@ -151,6 +152,7 @@ class MemoryOfRun:
             index=index,
             ttl=ttl,
             integrity=integrity,
+            equality=equality,
             set_up=self._context.set_up,
         )
 

@@ -1,6 +1,10 @@
 """Arguments of a store: options, and the pages and times of its operations."""
 
+from langgraph.store.base import InvalidNamespaceError, NamespacePath
+
 from langmem_isolated._runtime.arguments import kind_of, mapping, whole_number
+from langmem_isolated._storage.items.addresses import MAX_DEPTH, Address, Names
+from langmem_isolated.errors import ValueNotStorable
 
 _INDEX = 'Write index={"dims": 1536, "embed": embeddings}.'
 _TTL = 'Write ttl={"default_ttl": 60}, in minutes.'
@@ -75,3 +79,53 @@ def lifetime(minutes: object) -> int | None:
             "Leave it out for ever. Nothing was written."
         )
     return round(minutes * _MICROSECONDS_A_MINUTE)
+
+
+def address_of(namespace: tuple[str, ...], key: object) -> Address:
+    """Where an item stands.
+
+    Raises:
+        InvalidNamespaceError: The namespace is malformed.
+        TypeError: The key is no text.
+        ValueNotStorable: The key holds lone surrogates.
+    """
+    if not isinstance(key, str):
+        raise TypeError(f"A key must be a str, got {kind_of(key)}. Write its text, str(…).")
+    try:
+        return Address(labels_of(namespace), key.encode())
+    except UnicodeEncodeError:
+        raise ValueNotStorable("str with lone surrogates", "a store key") from None
+
+
+def labels_of(path: NamespacePath) -> Names:
+    """The labels of a namespace.
+
+    Raises:
+        InvalidNamespaceError: It is malformed.
+    """
+    # LangGraph's own checks quote the namespace, which may hold an address or a name.
+    if not isinstance(path, tuple | list) or len(path) > MAX_DEPTH:
+        # LangGraph's own stores take a text for the tuple of its letters.
+        got = type(path).__name__ if not isinstance(path, tuple | list) else f"{len(path)} labels"
+        raise InvalidNamespaceError(
+            f"A namespace must be a tuple of at most {MAX_DEPTH} labels, got {got}. One of a "
+            'single label is written ("label",), with its comma.'
+        )
+    labels = []
+    for label in path:
+        if not isinstance(label, str):
+            raise InvalidNamespaceError(
+                f"A namespace label must be a str, got {kind_of(label)}. Write its text, str(…)."
+            )
+        if not label or "." in label or "\x00" in label:
+            raise InvalidNamespaceError(
+                "A namespace label must not be empty nor hold a period or NUL, got one of "
+                f"{len(label)} characters. Replace them where the label is made."
+            )
+        try:
+            labels.append(label.encode())
+        except UnicodeEncodeError:
+            raise InvalidNamespaceError(
+                "A namespace label must not hold lone surrogates."
+            ) from None
+    return tuple(labels)

@@ -2,31 +2,25 @@
 
 import datetime as dt
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from langchain_core.embeddings import Embeddings
 from langgraph.store.base import (
     GetOp,
-    IndexConfig,
     InvalidNamespaceError,
     Item,
     ListNamespacesOp,
     MatchCondition,
-    NamespacePath,
     Op,
     PutOp,
     Result,
     SearchItem,
     SearchOp,
-    ensure_embeddings,
-    get_text_at_path,
-    tokenize_path,
 )
 
-from langmem_isolated._adapters.embedding_calls import counted
+from langmem_isolated._adapters.missing_digests import store_digests
 from langmem_isolated._codecs.headers import Header, encode_header
 from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.scope_keys import ScopeKeys
@@ -36,66 +30,34 @@ from langmem_isolated._runtime.arguments import kind_of, mapping
 from langmem_isolated._runtime.limits import Limits
 from langmem_isolated._runtime.operations import found, observed
 from langmem_isolated._search import store_filters
-from langmem_isolated._search.embedding_models import embedding_model_name, model_digest
-from langmem_isolated._search.vectors import VectorSpace
+from langmem_isolated._search.equality import EqualityFields, Term
 from langmem_isolated._storage.container_state import BIRTH_BYTES
+from langmem_isolated._storage.equalities import NewDigests
 from langmem_isolated._storage.items import counting, reading, rows, writing
-from langmem_isolated._storage.items.addresses import MAX_DEPTH, Address, Names
+from langmem_isolated._storage.items.addresses import Address, Names
+from langmem_isolated._storage.items.lookup import Lookup
 from langmem_isolated._storage.items.rows import Filter, NewItem
 from langmem_isolated._storage.scoped_database import ScopedDatabase
-from langmem_isolated.errors import ValueNotStorable
-from langmem_isolated.store.arguments import check_page, lifetime
+from langmem_isolated.store.arguments import address_of, check_page, labels_of, lifetime
+from langmem_isolated.store.semantic_index import Index
 
 Namespace = tuple[str, ...]
 """Where items stand: labels, the outermost first."""
-Answer = tuple[Result, list[rows.Item]]
+
+
+class Answer(NamedTuple):
+    """What an operation that reads returns, and what is to be written because it did."""
+
+    result: Result
+    touched: Sequence[rows.Item] = ()
+    """Items that live anew."""
+    unindexed: Sequence[NewDigests] = ()
+
+
 Read = Callable[[Transaction, ScopeKeys, int], Answer]
 
 _COUNTED = encode_header(Header("items"))
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-
-
-class StoreIndexConfig(IndexConfig, total=False):
-    """LangGraph's `IndexConfig`, how vectors are compared, and which may be."""
-
-    distance_type: Literal["cosine", "l2", "inner_product"]
-    """``"cosine"`` if not given. The score of ``"l2"`` is the negative distance."""
-    embedding_name: str | None
-    """Names the model, if its class and settings do not; vectors of another are ranked last."""
-
-
-class Index:
-    """What finds the texts in a value, embeds them and ranks them."""
-
-    def __init__(self, config: StoreIndexConfig) -> None:
-        self.space = VectorSpace(config.get("dims", 0), config.get("distance_type", "cosine"))
-        self.embeddings: Embeddings = ensure_embeddings(config.get("embed"))
-        name = embedding_model_name(self.embeddings, config.get("embedding_name"))
-        self._model = model_digest(name)
-        self._paths = [_tokens(path) for path in config.get("fields") or ["$"]]
-
-    def vectors(self, texts: Collection[str], made: Sequence[Sequence[float]]) -> list[bytes]:
-        """What is stored of the embeddings of ``texts``: behind 16 bytes for the model."""
-        return [self._model + self.space.pack(vector) for vector in counted(made, len(texts))]
-
-    def meaning(self, query: bytes) -> reading.Meaning:
-        """How near vectors are to a query, packed, if they are of this model."""
-        return reading.Meaning(self._model, partial(self.space.scores, query))
-
-    def texts(self, value: dict[str, Any], fields: list[str] | None) -> list[str]:
-        """The texts of ``value`` to embed, in ``fields`` or those of the index."""
-        paths = self._paths if fields is None else [_tokens(path) for path in fields]
-        try:
-            return [text for path in paths for text in get_text_at_path(value, path)]
-        except TypeError:
-            raise TypeError(
-                "What is indexed must be JSON, and a field of this value is not. Nothing was "
-                "written. Name other fields to index, or put it with index=False."
-            ) from None
-
-
-def _tokens(path: str) -> str | list[str]:
-    return path if path == "$" else tokenize_path(path)
 
 
 def _name_of(batch: "Batch") -> str:
@@ -114,6 +76,7 @@ class _Put(NamedTuple):
     body: bytes
     texts: list[str]
     lifetime: int | None
+    terms: Sequence[Term]
 
 
 @dataclass
@@ -121,6 +84,7 @@ class Batch:
     """Operations, checked and encoded, on their way into a transaction."""
 
     index: Index | None
+    equality: EqualityFields | None = None
     answers: list[Result] = field(default_factory=list)
     """What each operation returns where nothing is stored."""
     gets: list[tuple[int, GetOp, Address]] = field(default_factory=list)
@@ -134,7 +98,13 @@ class Batch:
     """Of how many items at least the vectors are of another model than a query's."""
 
     @classmethod
-    def of(cls, ops: Iterable[Op], index: Index | None, limits: Limits) -> "Batch":
+    def of(
+        cls,
+        ops: Iterable[Op],
+        index: Index | None,
+        limits: Limits,
+        equality: EqualityFields | None = None,
+    ) -> "Batch":
         """What ``ops`` ask for.
 
         Raises:
@@ -142,11 +112,11 @@ class Batch:
             ValueNotStorable: A value has no exact stored form.
             LimitExceeded: A value, a query, a filter, or all together are beyond ``limits``.
         """
-        batch = cls(index)
+        batch = cls(index, equality)
         for number, op in enumerate(limits.checked_count("batch_items", [*ops])):
             batch.answers.append([] if isinstance(op, SearchOp | ListNamespacesOp) else None)
             if isinstance(op, GetOp):
-                batch.gets.append((number, op, _address(op.namespace, op.key)))
+                batch.gets.append((number, op, address_of(op.namespace, op.key)))
             elif isinstance(op, SearchOp):
                 limits.check_query(op.query)
                 limits.check_filter(op.filter)
@@ -154,8 +124,8 @@ class Batch:
             elif isinstance(op, ListNamespacesOp):
                 batch.reads.append((number, _listing(op)))
             elif isinstance(op, PutOp):
-                address = _address(op.namespace, op.key)
-                batch.puts[address] = _put(op, index, limits)
+                address = address_of(op.namespace, op.key)
+                batch.puts[address] = _put(op, batch, limits)
             else:
                 raise TypeError(
                     f"Unknown operation {kind_of(op)}; a batch takes GetOp, PutOp, SearchOp and "
@@ -169,7 +139,13 @@ class Batch:
     def new(self) -> list[NewItem]:
         """What is to be put."""
         return [
-            NewItem(address, put.body, [self.documents[text] for text in put.texts], put.lifetime)
+            NewItem(
+                address,
+                put.body,
+                [self.documents[text] for text in put.texts],
+                put.lifetime,
+                put.terms,
+            )
             for address, put in self.puts.items()
             if put is not None
         ]
@@ -202,14 +178,16 @@ class Batch:
             return records.write(_written, self, now, with_vectors=self.index is not None)
         if self.puts:
             return records.write_if_exists(_written, self.answers, self, now, with_vectors=False)
-        door = records.read if len(self.gets) + len(self.reads) == 1 else records.snapshot
-        answers, touched = door(_read, (self.answers, []), self, now)
+        is_single = len(self.gets) + len(self.reads) == 1
+        door = records.read_lagging if is_single else records.snapshot_lagging
+        answers, touched, unindexed = door(_read, (self.answers, [], []), self, now)
         if touched:
             records.write_if_exists(writing.refresh, None, touched, now)
+        store_digests(records, writing.index, unindexed)
         return answers
 
 
-def _put(op: PutOp, index: Index | None, limits: Limits) -> _Put | None:
+def _put(op: PutOp, batch: Batch, limits: Limits) -> _Put | None:
     if op.value is None:
         return None
     if not op.namespace or op.namespace[0] == "langgraph":
@@ -226,20 +204,27 @@ def _put(op: PutOp, index: Index | None, limits: Limits) -> _Put | None:
     body = encode_value([value, op.key, *op.namespace], "an item of a store")
     limits.check("value_bytes", len(body))
     texts: list[str] = []
-    if index and op.index is not False:
-        texts = index.texts(value, op.index)
-    return _Put(body, texts, lifetime(op.ttl))
+    if batch.index and op.index is not False:
+        texts = batch.index.texts(value, op.index)
+    terms = _terms_of(batch.equality, body) if batch.equality else ()
+    return _Put(body, texts, lifetime(op.ttl), terms)
+
+
+def _terms_of(equality: EqualityFields, body: bytes) -> Sequence[Term]:
+    # Of what a filter will see, which is not always the very value that was given.
+    return equality.terms(decode_value(body)[0])
 
 
 def _search(op: SearchOp, batch: Batch) -> Read:
     check_page(op.limit, op.offset)
-    prefix, wanted = _labels(op.namespace_prefix), _filter(op.filter)
+    prefix, wanted = labels_of(op.namespace_prefix), _filter(op.filter, batch.equality)
     index, query = batch.index, op.query
     if index and query:
         batch.queries[query] = b""
 
     def run(transaction: Transaction, keys: ScopeKeys, now: int) -> Answer:
-        what = transaction, keys, prefix, wanted, op.offset + op.limit, now
+        lookup = Lookup(keys, wanted) if wanted else None
+        what = transaction, keys, prefix, lookup, op.offset + op.limit, now
         found: list[tuple[rows.Item, float | None]]
         if index and query:
             found, strangers = reading.nearest(*what, index.meaning(batch.queries[query]))
@@ -248,17 +233,19 @@ def _search(op: SearchOp, batch: Batch) -> Read:
             found = [(item, None) for item in reading.newest(*what)]
         page = found[op.offset :]
         touched = [item for item, _ in page if op.refresh_ttl]
-        return [_search_item(item, score) for item, score in page], touched
+        answer = [_search_item(item, score) for item, score in page]
+        return Answer(answer, touched, lookup.unindexed if lookup else ())
 
     return run
 
 
 def _read(
     transaction: Transaction, keys: ScopeKeys, batch: Batch, now: int
-) -> tuple[list[Result], list[rows.Item]]:
-    """What the batch's reads return, and the items that live anew because they were read."""
+) -> tuple[list[Result], list[rows.Item], list[NewDigests]]:
+    """What the reads return, the items that live anew by it, and digests of those without."""
     answers = [*batch.answers]
     touched: list[rows.Item] = []
+    unindexed: list[NewDigests] = []
     if batch.gets:
         found = reading.get(transaction, keys, [address for _, _, address in batch.gets], now)
         for (number, op, _), item in zip(batch.gets, found, strict=True):
@@ -273,15 +260,17 @@ def _read(
                 )
                 touched += [item] if op.refresh_ttl else []
     for number, read in batch.reads:
-        answers[number], items = read(transaction, keys, now)
-        touched += items
-    return answers, [item for item in touched if item.lifetime is not None]
+        answer = read(transaction, keys, now)
+        answers[number] = answer.result
+        touched += answer.touched
+        unindexed += answer.unindexed
+    return answers, [item for item in touched if item.lifetime is not None], unindexed
 
 
 def _written(
     transaction: Transaction, keys: ScopeKeys, batch: Batch, now: int, *, with_vectors: bool
 ) -> list[Result]:
-    answers, touched = _read(transaction, keys, batch, now)
+    answers, touched, _ = _read(transaction, keys, batch, now)
     gone = [address for address, put in batch.puts.items() if put is None]
     writing.change(transaction, keys, touched, gone, batch.new(), now, with_vectors=with_vectors)
     return answers
@@ -299,7 +288,7 @@ def _listing(op: ListNamespacesOp) -> Read:
     for kind, path in conditions:
         if kind not in ("prefix", "suffix"):
             raise ValueError("A match type must be 'prefix' or 'suffix'.")
-        labels = _labels(path)
+        labels = labels_of(path)
         if kind == "prefix":
             literal = labels[: path.index("*")] if "*" in path else labels
             start = max(start, literal, key=len)
@@ -311,7 +300,7 @@ def _listing(op: ListNamespacesOp) -> Read:
             for namespace in (tuple(decode_value(body)[2:]) for body in found)
             if all(_matches(namespace, condition) for condition in conditions)
         }
-        return sorted(listed)[op.offset : op.offset + op.limit], []
+        return Answer(sorted(listed)[op.offset : op.offset + op.limit])
 
     return run
 
@@ -325,45 +314,7 @@ def _matches(namespace: Namespace, condition: MatchCondition) -> bool:
     )
 
 
-def _address(namespace: Namespace, key: object) -> Address:
-    if not isinstance(key, str):
-        raise TypeError(f"A key must be a str, got {kind_of(key)}. Write its text, str(…).")
-    try:
-        return Address(_labels(namespace), key.encode())
-    except UnicodeEncodeError:
-        raise ValueNotStorable("str with lone surrogates", "a store key") from None
-
-
-def _labels(path: NamespacePath) -> Names:
-    # LangGraph's own checks quote the namespace, which may hold an address or a name.
-    if not isinstance(path, tuple | list) or len(path) > MAX_DEPTH:
-        # LangGraph's own stores take a text for the tuple of its letters.
-        got = type(path).__name__ if not isinstance(path, tuple | list) else f"{len(path)} labels"
-        raise InvalidNamespaceError(
-            f"A namespace must be a tuple of at most {MAX_DEPTH} labels, got {got}. One of a "
-            'single label is written ("label",), with its comma.'
-        )
-    labels = []
-    for label in path:
-        if not isinstance(label, str):
-            raise InvalidNamespaceError(
-                f"A namespace label must be a str, got {kind_of(label)}. Write its text, str(…)."
-            )
-        if not label or "." in label or "\x00" in label:
-            raise InvalidNamespaceError(
-                "A namespace label must not be empty nor hold a period or NUL, got one of "
-                f"{len(label)} characters. Replace them where the label is made."
-            )
-        try:
-            labels.append(label.encode())
-        except UnicodeEncodeError:
-            raise InvalidNamespaceError(
-                "A namespace label must not hold lone surrogates."
-            ) from None
-    return tuple(labels)
-
-
-def _filter(wanted: dict[str, Any] | None) -> Filter | None:
+def _filter(wanted: dict[str, Any] | None, equality: EqualityFields | None) -> Filter | None:
     if not wanted:
         return None
     mapping("filter", wanted, advice='Write filter={"level": {"$gte": 2}}. Nothing was read.')
@@ -371,7 +322,11 @@ def _filter(wanted: dict[str, Any] | None) -> Filter | None:
     # A mapping that holds a text under a key holds both encoded, one behind the other.
     texts = {key: part for key, part in wanted.items() if type(key) is type(part) is str}
     signs = [encode_value({key: text}, "a filter")[1:] for key, text in texts.items()]
-    return Filter(signs, lambda body: passes(decode_value(body)[0]))
+    by_value = Filter(signs, lambda body: passes(decode_value(body)[0]))
+    if equality is None:
+        return by_value
+    conditions = equality.conditions(wanted)
+    return by_value._replace(terms=conditions, terms_of=partial(_terms_of, equality))
 
 
 def _search_item(item: rows.Item, score: float | None) -> SearchItem:

@@ -1,7 +1,7 @@
 """LangGraph `BaseStore`, isolated and encrypted."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, cast
 
 from langgraph.store.base import (
@@ -24,12 +24,14 @@ from langgraph.store.base import (
 
 from langmem_isolated._adapters.drop_in import DropIn, Ready
 from langmem_isolated._runtime.clock import now
+from langmem_isolated._search.equality import EqualityFields
 from langmem_isolated._storage.items import writing
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import EmbeddingModelWarning
 from langmem_isolated.scope import Scope
 from langmem_isolated.store.arguments import check_options
-from langmem_isolated.store.batch import Batch, Index, Namespace, StoreIndexConfig
+from langmem_isolated.store.batch import Batch, Namespace
+from langmem_isolated.store.semantic_index import Index, StoreIndexConfig
 
 __all__ = ["IsolatedStore", "Namespace", "StoreIndexConfig"]
 
@@ -68,11 +70,18 @@ class IsolatedStore(DropIn, BaseStore):
         integrity: ``"counted"`` has a row stand for all items of the scope from the first put on,
             for every store of it: ``scope.verify()`` then notices an item that was removed or
             rolled back. Writers of one scope wait for each other.
+        equality: Fields by which the database itself finds items: ``{"category": "x"}`` in a filter
+            then opens what has that value, not every item; ``"author.name"`` is a key in a mapping.
+            Answers are the same with it and without. Whoever reads the database learns which items
+            of the scope share a value in a field, and nothing across scopes; so no field whose
+            values say much by how often they occur. Items that are there already are indexed as
+            searches open them.
         bound_to: The scope that every call means; ``None`` where each call is led to its own.
         set_up: Makes or checks the tables, for :meth:`setup`.
 
     Raises:
-        ValueError: ``index`` or ``ttl`` holds a value that has no meaning here.
+        TypeError: An option is of another type.
+        ValueError: ``index``, ``ttl`` or ``equality`` holds a value that has no meaning here.
         ImportError: ``index`` was given and NumPy is not installed.
     """
 
@@ -86,10 +95,12 @@ class IsolatedStore(DropIn, BaseStore):
         index: StoreIndexConfig | IndexConfig | None = None,
         ttl: TTLConfig | None = None,
         integrity: Literal["counted"] | None = None,
+        equality: Sequence[str] | None = None,
         bound_to: Scope | None = None,
         set_up: Callable[[], Ready],
     ) -> None:
         check_options(index, ttl, integrity)
+        self._equality = None if equality is None else EqualityFields(equality)
         self._is_counted = integrity == "counted"
         self._has_told = False
         self._resolve = resolve
@@ -113,7 +124,7 @@ class IsolatedStore(DropIn, BaseStore):
             DatabaseError: The database refused or failed.
         """
         records = self._resolve()
-        batch = Batch.of(ops, self._index, records.limits)
+        batch = Batch.of(ops, self._index, records.limits, self._equality)
         if self._index:
             model = self._index.embeddings
             batch.embed(
@@ -127,7 +138,7 @@ class IsolatedStore(DropIn, BaseStore):
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """Run operations; see :meth:`batch`. If cancelled, writes may have been stored."""
         records = self._resolve()
-        batch = Batch.of(ops, self._index, records.limits)
+        batch = Batch.of(ops, self._index, records.limits, self._equality)
         if self._index:
             model = self._index.embeddings
             batch.embed(

@@ -111,6 +111,7 @@ CREATE TABLE @schema.records (
     updated_at BIGINT NOT NULL,
     expires_at BIGINT,
     expiry_mac @bytes,
+    equalities @bytes,
     PRIMARY KEY (scope_id, kind, parent, "key"),
     FOREIGN KEY (scope_id) REFERENCES @schema.scopes (scope_id)
 )@clustered;

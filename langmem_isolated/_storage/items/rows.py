@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Row
+from langmem_isolated._search.equality import Term
+from langmem_isolated._storage import equalities
 from langmem_isolated._storage.expiry import expiry_mac
 from langmem_isolated._storage.items.addresses import (
     Address,
@@ -21,6 +23,8 @@ _HEAD = struct.Struct(">BQQ")
 _FOR_EVER = 2**64 - 1
 # A vector begins with when its item was put: of one that was put anew, older ones do not count.
 TIME_BYTES = 8
+# Of a row, in front of what a search has behind them.
+_COLUMNS = 7
 
 
 class NewItem(NamedTuple):
@@ -31,6 +35,8 @@ class NewItem(NamedTuple):
     vectors: Sequence[bytes]
     """Each behind the 16 bytes that stand for its model."""
     lifetime: int | None
+    terms: Sequence[Term] = ()
+    """By what equality filters find it."""
 
 
 class Item(NamedTuple):
@@ -51,6 +57,14 @@ class Filter(NamedTuple):
 
     signs: Sequence[bytes]
     passes: Callable[[bytes], bool]
+    terms: Sequence[Term] = ()
+    """Of what passes, as far as it is indexed by it."""
+    terms_of: Callable[[bytes], Sequence[Term]] | None = None
+    """The terms of a body, in every field that is indexed."""
+
+
+Looked = Callable[[Row, bytes], None]
+"""Told of each row that was opened, and its plaintext."""
 
 
 def _opened(places: RecordAddresses, rows: Sequence[Row]) -> list[bytes]:
@@ -65,7 +79,10 @@ def _opened(places: RecordAddresses, rows: Sequence[Row]) -> list[bytes]:
 
 
 def items_in(
-    places: RecordAddresses, rows: Sequence[Row], wanted: Filter | None = None
+    places: RecordAddresses,
+    rows: Sequence[Row],
+    wanted: Filter | None = None,
+    looked: Looked | None = None,
 ) -> list[Item]:
     """The items that rows hold; with ``wanted`` only those.
 
@@ -75,27 +92,31 @@ def items_in(
     pairs = [*zip(rows, _opened(places, rows), strict=True)]
     if wanted is None:
         return [_item(places, row, plaintext) for row, plaintext in pairs]
+    if looked is not None:
+        for row, plaintext in pairs:
+            looked(row, plaintext)
     for sign in wanted.signs:
         pairs = [pair for pair in pairs if sign in pair[1]]
     return [
         _item(places, row, plaintext)
         for row, plaintext in pairs
-        if wanted.passes(plaintext[_HEAD.size :])
+        if wanted.passes(body_of(plaintext))
     ]
 
 
 def _item(places: RecordAddresses, row: Row, plaintext: bytes) -> Item:
-    parent, key, _, created_at, updated_at, *expiry = row
+    parent, key, _, created_at, updated_at, expires_at, mac = row[:_COLUMNS]
     _, updated, lifetime = _HEAD.unpack_from(plaintext)
     if type(created_at) is not int or created_at < 0:
         # SQLite keeps any type in any column.
         raise RecordDoesNotOpen(Kind.ITEM.label, "it was first put at no time")
     if updated_at != updated:
         raise RecordDoesNotOpen(Kind.ITEM.label, "its time is not the one it was put at")
+    expiry = expires_at, mac
     places.check_expiry((parent, key), updated, expiry, is_expected=lifetime != _FOR_EVER)
     return Item(
         place=(parent, key),
-        body=plaintext[_HEAD.size :],
+        body=body_of(plaintext),
         created=min(created_at, updated),
         updated=updated,
         lifetime=None if lifetime == _FOR_EVER else lifetime,
@@ -125,6 +146,22 @@ def expiry(
     return {f"{prefix}_expires_at": at, f"{prefix}_expiry_mac": mac}
 
 
+def body_of(plaintext: bytes) -> bytes:
+    """What the caller gave, in an item's plaintext."""
+    return plaintext[_HEAD.size :]
+
+
+def digests_of(
+    keys: ScopeKeys,
+    place: RecordAddress,
+    body: bytes,
+    terms: Sequence[Term],
+    former: object = None,
+) -> bytes | None:
+    """By what equality filters find an item; see :func:`equalities.digests`."""
+    return equalities.digests(keys, Kind.ITEM, place, equalities.STORE, terms, body, former)
+
+
 def sealed_rows(
     keys: ScopeKeys, starts: dict[bytes, bytes], place: RecordAddress, item: NewItem, now: int
 ) -> Iterator[dict[str, Any]]:
@@ -136,6 +173,7 @@ def sealed_rows(
         "given_updated_at": now,
         "given_expires_at": None,
         "given_expiry_mac": None,
+        "given_equalities": None,
     }
 
     def row(kind: Kind, key: bytes, sealed: bytes) -> dict[str, Any]:
@@ -153,6 +191,7 @@ def sealed_rows(
     yield {
         **row(Kind.ITEM, key, keys.seal(start, key, head + item.body)),
         **expiry(keys, place, now, item.lifetime, prefix="given"),
+        "given_equalities": digests_of(keys, place, item.body, item.terms),
     }
     if item.vectors:
         start = keys.aad_prefix(Kind.VECTOR, parent)

@@ -1,6 +1,6 @@
 """SQL of a store's items."""
 
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -10,6 +10,7 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database import schema
 from langmem_isolated._database.statements import InsertsByDialect
+from langmem_isolated._storage import equalities
 from langmem_isolated._storage.containers import SCOPE_ID
 from langmem_isolated._storage.upserts import replace_at_address
 from langmem_isolated._storage.write_barrier import MAY_SEAL
@@ -28,6 +29,7 @@ _TYPES: dict[str, sa.types.TypeEngine[Any]] = {
     "updated_at": sa.BigInteger(),
     "expires_at": sa.BigInteger(),
     "expiry_mac": sa.LargeBinary(),
+    "equalities": sa.LargeBinary(),
 }
 _ONE = {name: bindparam(f"given_{name}", type_=type_) for name, type_ in _TYPES.items()}
 
@@ -97,6 +99,7 @@ _RECORD = (
     "updated_at",
     "expires_at",
     "expiry_mac",
+    "equalities",
 )
 _rows = _given(*_RECORD)
 # Where an erasure is under way these wait, and then find no row of the scope.
@@ -109,9 +112,9 @@ def _put(insert: Any) -> Any:
     new = insert.excluded
     has_expired = _records.expires_at <= new.updated_at
     since = sa.case((has_expired, new.created_at), else_=_records.created_at)
-    return replace_at_address(
-        insert, "sealed", "size", "updated_at", "expires_at", "expiry_mac", created_at=since
-    )
+    # The digests too: those of the older value must not find, or hide, the new one.
+    replaced = ("sealed", "size", "updated_at", "expires_at", "expiry_mac", "equalities")
+    return replace_at_address(insert, *replaced, created_at=since)
 
 
 def _put_from(rows: sa.Select[Any], insert: Any) -> Any:
@@ -167,11 +170,34 @@ _BELOW = sa.and_(
 )
 _ITEMS = select(*_COLUMNS).where(_BELOW, _records.kind == _ITEM)
 ALL = _ITEMS.order_by(_records.parent, _records.key)
-NEWEST = (
-    _ITEMS.order_by(_records.updated_at.desc(), _records.parent, _records.key)
-    .limit(bindparam("limit", type_=sa.Integer))
-    .offset(_FROM_THE_FIRST)
-)
+
+
+def _newest(items: sa.Select[Any]) -> sa.Select[Any]:
+    by_time = items.order_by(_records.updated_at.desc(), _records.parent, _records.key)
+    return by_time.limit(bindparam("limit", type_=sa.Integer)).offset(_FROM_THE_FIRST)
+
+
+NEWEST = _newest(_ITEMS)
+
+
+def _indexed(count: int, *, is_postgres: bool) -> sa.Select[Any]:
+    """Items that may have ``count`` values, and behind their columns their digests."""
+    may_have = equalities.may_have(count, is_postgres=is_postgres)
+    return _ITEMS.add_columns(_records.equalities).where(may_have)
+
+
+@cache
+def all_indexed(count: int, *, is_postgres: bool) -> sa.Select[Any]:
+    """As ``ALL``, of those that may have ``count`` values; see :class:`equalities.Conditions`."""
+    return _indexed(count, is_postgres=is_postgres).order_by(_records.parent, _records.key)
+
+
+@cache
+def newest_indexed(count: int, *, is_postgres: bool) -> sa.Select[Any]:
+    """As ``NEWEST``, of those that may have ``count`` values."""
+    return _newest(_indexed(count, is_postgres=is_postgres))
+
+
 WITH_VECTORS = (
     select(*_COLUMNS, _records.kind)
     .where(_BELOW, _BOTH)

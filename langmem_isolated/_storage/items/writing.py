@@ -9,6 +9,7 @@ from typing import Any
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._storage import equalities
 from langmem_isolated._storage.items import statements as sql
 from langmem_isolated._storage.items.addresses import (
     Address,
@@ -182,6 +183,13 @@ def refresh(transaction: Transaction, keys: ScopeKeys, items: Sequence[Item], no
             if item.lifetime is not None
         ],
     )
+
+
+def index(
+    transaction: Transaction, keys: ScopeKeys, unindexed: Sequence[equalities.NewDigests]
+) -> None:
+    """Store by what equality filters find items; see :func:`equalities.store`."""
+    equalities.store(transaction, keys, Kind.ITEM, unindexed)
 
 
 def sweep(transaction: Transaction, keys: ScopeKeys, now: int) -> int:
