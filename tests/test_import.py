@@ -985,7 +985,7 @@ def test_lines_that_wait_for_their_turn_take_no_more_than_their_bytes(
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
 
-    # Twelve lines of 0.3 MB, and one of them as lists, which are 64 bytes each; all as lists are 77.
+    # Twelve lines of 0.3 MB, and one of them as lists of 64 bytes each; as lists, all are 77 MB.
     assert peak < 28_000_000
 
 
