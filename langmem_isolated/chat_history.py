@@ -115,7 +115,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         Raises:
             RecordDoesNotOpen: A message was changed, moved, exchanged, added or cut off.
         """
-        opened = self._records.read(reading.load, NOTHING, self._session_id, now())
+        opened = self._records.read_lagging(reading.load, NOTHING, self._session_id, now())
         self._appender.state = opened.state
         return [decode_message(plaintext) for plaintext in opened.messages]
 
@@ -265,7 +265,9 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
     def _page(self, before: int | None, limit: int) -> Opened:
         limit = min(whole_number("limit", limit), LATEST)
         end = LATEST if before is None else min(whole_number("before", before), LATEST)
-        opened = self._records.read(reading.page, NOTHING, self._session_id, end, limit, now())
+        opened = self._records.read_lagging(
+            reading.page, NOTHING, self._session_id, end, limit, now()
+        )
         self._appender.state = opened.state
         return opened
 
@@ -276,7 +278,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
     @observed("search_memory", "message", counted)
     def count(self) -> int:
         """How many messages the session has, without reading any."""
-        return self._records.read(reading.count, 0, self._session_id, now())
+        return self._records.read_lagging(reading.count, 0, self._session_id, now())
 
     async def acount(self) -> int:
         """How many messages the session has."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NoReturn, Self, overload
 
@@ -16,7 +16,7 @@ from langmem_isolated._adapters.known_stores import KnownStores
 from langmem_isolated._adapters.run_scope import RunScopes
 from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._crypto.owners import Level, Owner
-from langmem_isolated._database.database import Database
+from langmem_isolated._database.databases import Databases
 from langmem_isolated._database.dialects import Synchronous
 from langmem_isolated._database.urls import checked_url
 from langmem_isolated._runtime.arguments import kind_of, seconds, whole_number
@@ -27,6 +27,7 @@ from langmem_isolated._runtime.environment import (
     ERASURE_LOG_VARIABLE,
     JOBS_VARIABLE,
     KEY_STORE_VARIABLE,
+    REPLICA_VARIABLE,
 )
 from langmem_isolated._runtime.limits import DEFAULT_LIMITS, Limits
 from langmem_isolated._runtime.operations import found, observed
@@ -34,7 +35,7 @@ from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._runtime.session_rules import NO_RULES, SessionRules
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated._storage.tombstones import tombstone_rules
-from langmem_isolated.errors import DatabaseError, ScopeError
+from langmem_isolated.errors import ScopeError
 from langmem_isolated.lifecycle import AnonymousSessions, MemoryLifecycle
 from langmem_isolated.root_keys import (
     RootKey,
@@ -83,9 +84,9 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
         timeout: Seconds to wait for a lock, a connection or the server.
         key_cache_size: Owners whose unwrapped keys are kept in memory.
         key_cache_seconds: How long they are kept.
-        plaintext_cache_seconds: How long opened vectors and messages may be kept in memory, so that
-            the next search need not open them again; 0, the default, keeps none. A change or an
-            erasure is seen at once.
+        plaintext_cache_seconds: How long opened vectors, messages and parts of threads may be kept
+            in memory, so that the next search or turn need not open them again; 0, the default,
+            keeps none. A change or an erasure is seen at once.
         plaintext_cache_bytes: How many bytes of them in all.
         config_keys: Under which names a config's ``configurable`` holds a scope, where they are not
             ``user_id``, ``module_id`` and ``project_id``: ``{"user_id": "memory_user"}`` where
@@ -111,6 +112,10 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
         jobs_url: The same database under a role that sees everybody's rows, where row-level
             security binds the role of ``url``: sweeps, statistics and other jobs of operators run
             under it, and nothing that serves one user does.
+        read_replica: PostgreSQL only. The URL of a server that follows the one of ``url``: reads
+            that may lag go there, never those of what this process wrote for the same user since.
+        read_replica_lag: How many seconds old what is read there may be at most; a replica that is
+            further behind is not read.
 
     Raises:
         RootKeyMissing: No root key was given and none is in the environment.
@@ -121,7 +126,7 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
         ValueError: A number is out of its range.
         ScopeError: A name in ``config_keys`` is malformed, or stands for two parts.
         DatabaseError: A URL is not one of SQLite or PostgreSQL, or ``url`` and ``key_store`` are
-            one, or ``jobs_url`` is of another database.
+            one, ``jobs_url`` is of another database, or ``read_replica`` follows no other server.
     """
 
     def __init__(
@@ -148,6 +153,8 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
         auto_upgrade: bool = True,
         row_level_security: Literal["detect", "required"] = "detect",
         jobs_url: str | None = None,
+        read_replica: str | None = None,
+        read_replica_lag: float = 5.0,
     ) -> None:
         checked_url(url)
         keys = ConfigKeys.of(config_keys)
@@ -164,17 +171,18 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
         rules = tombstone_rules(erasure_log, tombstone_days)
         whole_number("key_cache_size", key_cache_size, advice=_OWNERS)
         seconds("key_cache_seconds", key_cache_seconds, or_none=True)
-        opened = partial(
-            Database,
+        self._database, self._key_store = Databases.of(
+            url,
+            key_store=key_store,
+            jobs_url=jobs_url,
+            read_replica=read_replica,
+            read_replica_lag=read_replica_lag,
             synchronous=synchronous,
             pool_size=pool_size,
             timeout=timeout,
             auto_upgrade=auto_upgrade,
+            row_level_security=row_level_security,
         )
-        jobs = None if jobs_url is None else opened(jobs_url, auto_upgrade=False)
-        self._database = opened(url, row_level_security=row_level_security, jobs=jobs)
-        self._key_store = None if key_store is None else opened(key_store)
-        _refuse_own_key_store(self._database, self._key_store)
         self._keyring = Keyring(
             self._database,
             key,
@@ -185,11 +193,12 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
             compress=compress,
             tombstones=rules,
         )
+        opened_parts = _plaintext_cache(plaintext_cache_seconds, plaintext_cache_bytes)
         self._context = MemoryContext(
             self._database,
             self._keyring,
-            ElementCaches(),
-            _plaintext_cache(plaintext_cache_seconds, plaintext_cache_bytes),
+            ElementCaches(opened=opened_parts),
+            opened_parts,
             KnownStores(),
             keys,
             RunScopes(),
@@ -225,6 +234,7 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
             key_store=os.environ.get(KEY_STORE_VARIABLE) or None,
             erasure_log=os.environ.get(ERASURE_LOG_VARIABLE) or None,
             jobs_url=os.environ.get(JOBS_VARIABLE) or None,
+            read_replica=os.environ.get(REPLICA_VARIABLE) or None,
         )
 
     @overload
@@ -382,12 +392,4 @@ def _expect_instance(name: str, value: object, kind: type, example: str) -> None
     if not isinstance(value, kind):
         raise TypeError(
             f"{name} must be {kind.__name__}(…), got {kind_of(value)}. Write {name}={example}."
-        )
-
-
-def _refuse_own_key_store(database: Database, key_store: Database | None) -> None:
-    if key_store and key_store.url == database.url:
-        raise DatabaseError(
-            "key_store= names the database itself: backups of it would carry the keys. Expected "
-            "another one; give its URL, or leave key_store out."
         )

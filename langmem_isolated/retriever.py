@@ -228,7 +228,7 @@ class IsolatedBM25Retriever(BaseRetriever):
         return [
             decode_document(body)
             for source in self._sources[0].having_records(self._sources)
-            for body in source.snapshot(stored.everything, [], self._collection)
+            for body in source.snapshot_lagging(stored.everything, [], self._collection)
         ]
 
     async def _aget_relevant_documents(

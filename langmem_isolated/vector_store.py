@@ -310,7 +310,7 @@ class IsolatedVectorStore(ScopedVectorStore):
     def _at(self, names: list[str]) -> dict[str, Document]:
         found: dict[str, bytes] = {}
         for source in reversed(self._readable()):
-            found |= source.snapshot(_at, {}, self._collection, names)
+            found |= source.snapshot_lagging(_at, {}, self._collection, names)
         return {name: decode_document(body) for name, body in found.items()}
 
     def find(self, query: Query, k: int = 4, *, filter: Filter | None = None) -> Found:
@@ -358,7 +358,8 @@ class IsolatedVectorStore(ScopedVectorStore):
     def documents(self) -> list[Document]:
         """Every document that the scope may read in this collection, in no order."""
         bodies = (
-            source.snapshot(stored.everything, [], self._collection) for source in self._readable()
+            source.snapshot_lagging(stored.everything, [], self._collection)
+            for source in self._readable()
         )
         return [decode_document(body) for found in bodies for body in found]
 
@@ -376,7 +377,7 @@ class IsolatedVectorStore(ScopedVectorStore):
         what = self._collection, asked, passing, count, self._plaintext_cache
         found: list[Hit] = []
         for source in self._readable():
-            hits, unindexed = source.snapshot(nearest, Nearest(), *what)
+            hits, unindexed = source.snapshot_lagging(nearest, Nearest(), *what)
             found += hits
             # What others published is theirs to index.
             store_digests(source, index, unindexed if source is self._own else ())

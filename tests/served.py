@@ -2,6 +2,7 @@
 
 `LANGMEM_ISOLATED_TEST_POSTGRES` is `rls`, `pgbouncer` or both, `pgbouncer+rls`. Tests get URLs of
 the application's role then, through the pooler; whoever attacks is the superuser, at the server.
+With `citus` every database takes itself for a coordinator whose tables are distributed.
 """
 
 import os
@@ -21,7 +22,7 @@ from tests.postgres import PostgresServer
 
 ROLES = Roles()
 _AS = frozenset(filter(None, os.environ.get("LANGMEM_ISOLATED_TEST_POSTGRES", "").split("+")))
-IS_BOUND, IS_POOLED = "rls" in _AS, "pgbouncer" in _AS
+IS_BOUND, IS_POOLED, IS_DISTRIBUTED = "rls" in _AS, "pgbouncer" in _AS, "citus" in _AS
 # The server's port, by that of the pooler in front of it.
 _behind: dict[int, int] = {}
 

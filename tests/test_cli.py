@@ -165,6 +165,7 @@ def test_it_has_the_commands_that_operators_know():
         "rls disable",
         "rls enable",
         "rls status",
+        "schema citus",
         "schema roles",
         "schema status",
         "schema upgrade",

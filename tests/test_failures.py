@@ -12,7 +12,7 @@ from langchain_core.outputs import Generation
 from langgraph.checkpoint.base.id import uuid6
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, errors
-from langmem_isolated._database.dialects import Conflict
+from langmem_isolated._database.driver_errors import Conflict
 from langmem_isolated.errors import (
     DatabaseCorrupt,
     DatabaseError,

@@ -26,7 +26,7 @@ from langmem_isolated._crypto.sealing import SealingKey, derive, framed, seal
 from langmem_isolated._crypto.secret_bytes import SecretBytes
 from langmem_isolated._database import schema
 from langmem_isolated._database.database import Database
-from langmem_isolated._database.dialects import Conflict
+from langmem_isolated._database.driver_errors import Conflict
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.installation import OpenInstallation
 from langmem_isolated._storage.key_encryption_keys import context_of

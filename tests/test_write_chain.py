@@ -1,6 +1,5 @@
 """The writes of one thread follow each other: within a commit, from state to state."""
 
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,12 +10,19 @@ from langgraph.graph import START, MessagesState, StateGraph
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, Scope, ScopedMemory
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._database.write_queue import CommitDelay
+from langmem_isolated._storage.threads import writing
+from langmem_isolated._storage.threads.addresses import thread_digest
 from langmem_isolated.checkpointer import write_chain
-from tests.threads import at, put, values_at
+from langmem_isolated.checkpointer.write_chain import CommitDelay, WriteChain
+from langmem_isolated.errors import KeyDestroyed
+from tests.threads import at, checkpoint, id_of, put, values_at
 
 ALICE = Scope("alice", "tutor")
 LARGE = "large " * 300
+
+
+class Stop(BaseException):
+    pass
 
 
 @pytest.fixture
@@ -25,35 +31,50 @@ def scoped(memory: IsolatedMemory) -> ScopedMemory:
 
 
 @pytest.fixture
-def on_sqlite(sqlite_url: str, root_key: LocalRootKey, monkeypatch: Any) -> Any:
-    """A scope on SQLite whose writes wait for company as long as it takes."""
+def waiting(memory: IsolatedMemory, monkeypatch: Any) -> ScopedMemory:
+    """A scope whose writes wait for company as long as it takes."""
     monkeypatch.setattr(write_chain, "_COMPANY_SECONDS", 20.0)
-    with IsolatedMemory(sqlite_url, root_key=root_key) as memory:
-        yield memory.scope(ALICE)
+    return memory.scope(ALICE)
 
 
-def commits_of(saver: Any, monkeypatch: Any) -> list[Transaction]:
-    """The transactions in which a thread's writes were stored, as they come."""
+def commits_of(monkeypatch: Any) -> list[Transaction]:
+    """The transactions in which a thread's writes are stored, as they come."""
     seen: list[Transaction] = []
-    put_once = write_chain.WriteChain.put
+    put_once = WriteChain.put
 
     def noting(self: Any, transaction: Transaction, *args: Any) -> Any:
-        if transaction not in seen:
-            seen.append(transaction)
+        seen.append(transaction)
         return put_once(self, transaction, *args)
 
-    monkeypatch.setattr(write_chain.WriteChain, "put", noting)
+    monkeypatch.setattr(WriteChain, "put", noting)
     return seen
 
 
-def test_a_task_writes_in_the_commit_of_the_checkpoint_that_follows(
-    on_sqlite: ScopedMemory, monkeypatch: Any
-):
-    saver = on_sqlite.checkpointer()
-    config = put(saver, at("t"), {})
-    commits = commits_of(saver, monkeypatch)
+def chain_of(scoped: ScopedMemory, thread_id: str = "t") -> WriteChain:
+    saver = scoped.checkpointer()
+    keys = saver._resolve(None)[1].keys()
+    return WriteChain.of(saver._known.last(thread_digest(keys, thread_id)))
 
-    write_and_follow(on_sqlite, config)
+
+def until_it_waits(scoped: ScopedMemory, count: int = 1) -> None:
+    chain, deadline = chain_of(scoped), time.monotonic() + 10
+    while len(chain._waiting) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_a_task_writes_in_the_statement_of_the_checkpoint_that_follows(
+    waiting: ScopedMemory, monkeypatch: Any
+):
+    saver = waiting.checkpointer()
+    config = put(saver, at("t"), {})
+    commits = commits_of(monkeypatch)
+
+    with ThreadPoolExecutor(2) as threads:
+        written = threads.submit(saver.put_writes, config, [("a", LARGE)], "task")
+        until_it_waits(waiting)
+        new = threads.submit(put, saver, config, {"a": [LARGE, LARGE]})
+        written.result(10), new.result(10)
 
     assert len(commits) == 1
     assert values_at(saver, at("t")) == {"a": [LARGE, LARGE]}
@@ -62,46 +83,13 @@ def test_a_task_writes_in_the_commit_of_the_checkpoint_that_follows(
     assert saver.verify_thread("t") == 3
 
 
-def test_who_is_known_for_long_writes_writes_in_one_commit_as_well(
-    on_sqlite: ScopedMemory, monkeypatch: Any
-):
-    saver = on_sqlite.checkpointer()
-    config = put(saver, at("t"), {})
-    records = saver._resolve(None)[1]
-    for _ in range(9):
-        records.database._writes._order.learn(records._caller, 1)
-    commits = commits_of(saver, monkeypatch)
-
-    write_and_follow(on_sqlite, config)
-
-    assert len(commits) == 1
-
-
-def write_and_follow(scoped: ScopedMemory, config: Any) -> None:
-    """A task's writes, and while they wait for company the checkpoint that follows."""
-    saver = scoped.checkpointer()
-    with ThreadPoolExecutor(2) as threads:
-        written = threads.submit(saver.put_writes, config, [("a", LARGE)], "task")
-        until_it_waits(scoped)
-        new = threads.submit(put, saver, config, {"a": [LARGE, LARGE]})
-        written.result(10), new.result(10)
-
-
-def until_it_waits(scoped: ScopedMemory) -> None:
-    queue = scoped.checkpointer()._resolve(None)[1].database._writes
-    deadline = time.monotonic() + 10
-    while not any(write.is_delayed for write in queue._waiting):
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
-def test_a_turn_of_one_node_is_three_commits(on_sqlite: ScopedMemory, monkeypatch: Any):
+def test_a_turn_of_one_node_is_three_commits(waiting: ScopedMemory, monkeypatch: Any):
     builder = StateGraph(MessagesState)
     builder.add_node("chat", lambda _: {"messages": [AIMessage("b")]})
     builder.add_edge(START, "chat")
-    graph = on_sqlite.bind(builder.compile())
+    graph = waiting.bind(builder.compile())
     graph.invoke({"messages": [HumanMessage("a")]}, at("t"))
-    commits = commits_of(on_sqlite.checkpointer(), monkeypatch)
+    commits = commits_of(monkeypatch)
 
     graph.invoke({"messages": [HumanMessage("c")]}, at("t"))
 
@@ -109,25 +97,94 @@ def test_a_turn_of_one_node_is_three_commits(on_sqlite: ScopedMemory, monkeypatc
     assert len(commits) == 3
 
 
-def test_what_failed_among_others_leaves_no_state_behind(on_sqlite: ScopedMemory):
-    """Its elements were given numbers, and were never stored."""
-    saver = on_sqlite.checkpointer()
+def test_what_fails_together_is_stored_by_each_alone(waiting: ScopedMemory):
+    """Elements were given numbers in the turn that failed, and were never stored."""
+    saver = waiting.checkpointer()
     config = put(saver, at("t"), {"a": [LARGE]})
-    database = saver._resolve(None)[1].database
+    new = put(saver, config, {})
+    chain = chain_of(waiting)
 
-    def undoing(transaction: Transaction) -> None:
-        raise RuntimeError
-
-    with ThreadPoolExecutor(2) as threads:
+    with ThreadPoolExecutor(3) as threads:
         written = threads.submit(saver.put_writes, config, [("a", [LARGE * 2])], "task")
-        until_it_waits(on_sqlite)
-        with pytest.raises(RuntimeError):
-            database.write(undoing)
-        new = threads.submit(put, saver, config, {"a": [LARGE * 2]})
-        written.result(10), new.result(10)
+        until_it_waits(waiting)
+        with chain._turn:
+            # One of the same id is there: whoever stores both at once is refused.
+            stored = checkpoint({"a": [LARGE * 2]}, id=id_of(new))
+            again = threads.submit(saver.put, config, stored, {}, {})
+            until_it_waits(waiting, 2)
+        written.result(10), again.result(10)
 
-    assert values_at(saver, at("t")) == {"a": [LARGE * 2]}
+    assert values_at(saver, new) == {"a": [LARGE * 2]}
+    [write] = saver.get_tuple(config).pending_writes  # type: ignore[union-attr]
+    assert write[1:] == ("a", [LARGE * 2])
     assert saver.verify_thread("t") == 3
+
+
+def test_who_leads_and_is_interrupted_takes_nobody_along(waiting: ScopedMemory, monkeypatch: Any):
+    saver = waiting.checkpointer()
+    config = put(saver, at("t"), {})
+    commits = commits_of(monkeypatch)
+    build = writing._build_rows
+
+    def interrupted(*args: Any) -> Any:
+        if len(commits) == 1:
+            commits.clear()
+            raise Stop
+        return build(*args)
+
+    monkeypatch.setattr(writing, "_build_rows", interrupted)
+    with ThreadPoolExecutor(2) as threads:
+        written = threads.submit(saver.put_writes, config, [("a", LARGE)], "task")
+        until_it_waits(waiting)
+        with pytest.raises(Stop):
+            put(saver, config, {"a": [LARGE]})
+        written.result(10)
+
+    assert len(saver.get_tuple(at("t")).pending_writes or ()) == 1  # type: ignore[union-attr]
+    assert saver.verify_thread("t") == 2
+
+
+def test_keys_of_a_former_life_write_onto_no_state_of_a_later_one(
+    memory: IsolatedMemory, root_key: LocalRootKey, database_url: str, monkeypatch: Any
+):
+    """Taken just before the module was erased in another process; the user came back to it."""
+    scoped = memory.scope(ALICE)
+    saver, keys = scoped.checkpointer(), scoped._records.keys()
+    config = put(saver, at("t"), {})
+    with IsolatedMemory(database_url, root_key=root_key) as other:
+        other.erase_module("tutor")
+    memory._context.keyring.forget(scoped._records.owner)
+    later = memory.scope(ALICE).checkpointer()
+    config = put(later, at("t"), {})
+
+    monkeypatch.setattr(scoped._records, "keys", lambda: keys)
+    with pytest.raises(KeyDestroyed):
+        saver.put_writes(config, [("a", "of the former life")], "task")
+
+    assert later.get_tuple(config).pending_writes == []  # type: ignore[union-attr]
+    assert later.verify_thread("t") == 1
+
+
+def test_so_many_are_stored_together_as_one_statement_holds(
+    waiting: ScopedMemory, monkeypatch: Any
+):
+    saver = waiting.checkpointer()
+    config = put(saver, at("t"), {})
+    commits, most = commits_of(monkeypatch), write_chain.MOST_ROWS
+
+    with ThreadPoolExecutor(2 * most) as threads:
+        written = [
+            threads.submit(saver.put_writes, config, [("a", number)], f"task {number}")
+            for number in range(2 * most)
+        ]
+        until_it_waits(waiting, 2 * most)
+        put(saver, config, {})
+        for one in written:
+            one.result(30)
+
+    assert len(saver.get_tuple(config).pending_writes or ()) == 2 * most  # type: ignore[union-attr]
+    assert len(commits) >= 3
+    assert saver.verify_thread("t") == 2 * most + 2
 
 
 def test_many_who_write_to_one_thread_at_once_lose_nothing(scoped: ScopedMemory):
@@ -160,10 +217,7 @@ def test_who_writes_alone_waits_for_nobody_before_long(
             for number in range(12):
                 saver.put_writes(config, [("a", number)], f"task {number}")
 
-        # Not in the main thread, which signals interrupt: that one waits for nobody at all.
-        thread = threading.Thread(target=write_all)
-        thread.start()
-        thread.join()
+        write_all()
 
         # Two delays in vain, and no more of twelve.
         assert 1.5 < time.monotonic() - begin < 8

@@ -12,7 +12,7 @@ from langmem_isolated._adapters.token_use import use_of
 from langmem_isolated._codecs.headers import Header, encode_header
 from langmem_isolated._codecs.messages import MessageMetadata, encode_message
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._database.dialects import Conflict
+from langmem_isolated._database.driver_errors import Conflict
 from langmem_isolated._runtime.clock import now, witness
 from langmem_isolated._runtime.operations import given, observed
 from langmem_isolated._storage.container_state import BIRTH_BYTES, ContainerState

@@ -40,7 +40,7 @@ def recent(records: ScopedDatabase, limits: Mapping[str, int]) -> list[BaseMessa
         (checked_id("channel", channel).encode(), min(whole_number("a limit", limit), LATEST))
         for channel, limit in limits.items()
     ]
-    found = records.snapshot(reading.recent, [], wanted, now())
+    found = records.snapshot_lagging(reading.recent, [], wanted, now())
     said = [line for pair in zip(limits, found, strict=False) for line in _checked_channel(*pair)]
     return [message for *_, message in sorted(said, key=itemgetter(slice(3)))]
 

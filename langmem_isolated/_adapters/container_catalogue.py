@@ -99,12 +99,12 @@ class ContainerCatalogue:
 
     @observed("search_memory", _noun_of, found)
     def _page(self, position: Position, limit: int, archived: bool | None) -> list[Listed]:
-        return self._records.read(self._listing.page, [], position, limit, archived, now())
+        return self._records.read_lagging(self._listing.page, [], position, limit, archived, now())
 
     @observed("search_memory", _noun_of, counted)
     def count(self, archived: bool | None) -> int:
         """How many :meth:`listed` gives in all."""
-        return self._records.read(self._listing.count, 0, _check_archived(archived), now())
+        return self._records.read_lagging(self._listing.count, 0, _check_archived(archived), now())
 
     @observed("search_memory", _noun_of, found)
     def get(self, name: str) -> Listed:

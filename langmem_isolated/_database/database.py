@@ -11,27 +11,28 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import copy_context
 from functools import partial
-from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
-from sqlalchemy import Connection, create_engine, event, exc
+from sqlalchemy import Connection, exc
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import PoolProxiedConnection
 
+from langmem_isolated._database import distribution
 from langmem_isolated._database import row_level_security as policies
 from langmem_isolated._database.admission import admitted
-from langmem_isolated._database.connection_pool import ConnectionPool
 from langmem_isolated._database.dialects import Postgres, Sqlite, Synchronous
-from langmem_isolated._database.files import make_private
+from langmem_isolated._database.engines import engine_of
+from langmem_isolated._database.options import check_options
+from langmem_isolated._database.replica import Replica
 from langmem_isolated._database.scrubbing import scrubbed
 from langmem_isolated._database.transactions import Transaction, TransactionRunner
 from langmem_isolated._database.upgrades import run, versions
 from langmem_isolated._database.upgrades.step import Step
-from langmem_isolated._database.urls import checked_url, without_pooler
-from langmem_isolated._database.write_queue import CommitDelay, WriteQueue
-from langmem_isolated._runtime.arguments import kind_of, seconds, whole_number
+from langmem_isolated._database.urls import checked_url, fails_over, without_pooler
+from langmem_isolated._database.write_queue import WriteQueue
 from langmem_isolated._runtime.budgets import Budgets
 from langmem_isolated._runtime.callers import FairExecutor, Share, current_owner
 from langmem_isolated._runtime.forking import pause_for_forks, renew_in_children
@@ -59,6 +60,8 @@ class Database:
             effect.
         jobs: The same database under a role that sees everybody's rows, for what an
             `AdmissionToAll` runs where row-level security binds the role of ``url``.
+        replica: A server that follows this one, asked first by what may lag.
+        replica_lag: How many seconds old, at most, what is read there may be.
     """
 
     def __init__(
@@ -71,44 +74,26 @@ class Database:
         auto_upgrade: bool = True,
         row_level_security: policies.Mode = "detect",
         jobs: "Database | None" = None,
+        replica: "Database | None" = None,
+        replica_lag: float = 5.0,
     ) -> None:
         self.url = checked_url(url)
-        _check_options(synchronous, pool_size, timeout, auto_upgrade)
+        check_options(synchronous, pool_size, timeout, auto_upgrade)
         policies.check_mode(row_level_security)
-        _refuse_another(self.url, jobs)
         self.is_postgres = self.url.get_backend_name() == "postgresql"
         driver_url, pooler = without_pooler(self.url)
         self._dialect = (
-            Postgres(timeout, pooler)
+            Postgres(timeout, pooler, fails_over=fails_over(self.url))
             if self.is_postgres
             else Sqlite(self.url, synchronous, timeout)
         )
-        options = self._dialect.engine_options(pool_size)
-        self._engine = create_engine(
-            driver_url,
-            poolclass=ConnectionPool,
-            isolation_level="AUTOCOMMIT",
-            max_overflow=0,
-            pool_timeout=timeout,
-            # The connection used last has its pages and prepared statements warm.
-            pool_use_lifo=True,
-            # A transaction ends before its connection goes back, or the connection does not.
-            pool_reset_on_return=None,
-            hide_parameters=True,
-            **options,
-        ).execution_options(**self._dialect.translation)
-        event.listen(self._engine, "connect", lambda raw, _: self._dialect.prepare(raw))
-        if isinstance(self._dialect, Postgres):
-            event.listen(self._engine, "do_connect", self._dialect.connect)
-            event.listen(self._engine, "checkout", self._dialect.pre_ping)
-            cast("ConnectionPool", self._engine.pool).is_usable = self._dialect.is_usable
-        else:
-            event.listen(self._engine, "do_connect", make_private)
+        self._engine = engine_of(driver_url, self._dialect, pool_size, timeout)
         self.operations = Operations()
         self._timeout = timeout
-        self._workers = options["pool_size"]
+        self._workers = 1 if self._dialect.in_memory else pool_size
         self._auto_upgrade = auto_upgrade
         self._security, self._jobs = row_level_security, jobs
+        self.replica = None if replica is None else Replica(self, replica, replica_lag)
         self.is_bound = False
         full = f"No free connection within {timeout} s; pool_size is {self._workers}."
         self._transactions = TransactionRunner(self._engine, self._dialect, full)
@@ -176,47 +161,32 @@ class Database:
                 known. After a broken connection at commit the outcome is unknown.
         """
         self._open_at_first_use()
-        if self._jobs is not None and self._is_for_jobs():
-            return self._jobs.write(operation, *args, **kwargs)
-        if self.is_postgres:
+        if not self.is_postgres:
+            return self._writes.write(operation, *args, **kwargs)
+        with self._noting_write():
+            if self._jobs is not None and self._is_for_jobs():
+                return self._jobs.write(operation, *args, **kwargs)
             begin = self._dialect.begin_write
             with self._share:
                 return self._transactions.run(begin, operation, *args, **kwargs)
-        return self._writes.write(operation, *args, **kwargs)
 
     def write_once(
         self, operation: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run ``operation``, a single writing statement on PostgreSQL, which needs no transaction.
 
-        On SQLite it may be several: there the transaction costs nothing.
+        On SQLite it may be several: there the transaction costs nothing. Distributed, too.
         """
         self._open_at_first_use()
-        if self._jobs is not None and self._is_for_jobs():
-            return self._jobs.write_once(operation, *args, **kwargs)
         if not self.is_postgres:
             return self._writes.write(operation, *args, **kwargs)
-        # Not tried again if the connection breaks: it may have been done.
-        with self._share:
-            return self._transactions.run_once(None, operation, *args, **kwargs)
-
-    def write_delayed(
-        self,
-        delay: CommitDelay,
-        operation: Callable[Concatenate[Transaction, P], T],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        """As :meth:`write_once`; on SQLite, wait a little for others to share the commit.
-
-        Args:
-            delay: How long.
-            operation: What is run.
-        """
-        if self.is_postgres:
-            return self.write_once(operation, *args, **kwargs)
-        self._open_at_first_use()
-        return self._writes.write_delayed(delay, operation, *args, **kwargs)
+        with self._noting_write():
+            if self._jobs is not None and self._is_for_jobs():
+                return self._jobs.write_once(operation, *args, **kwargs)
+            begin = self._dialect.begin_once
+            # Not tried again if the connection breaks: it may have been done.
+            with self._share:
+                return self._transactions.run_once(begin, operation, *args, **kwargs)
 
     def read(
         self, operation: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
@@ -237,6 +207,29 @@ class Database:
             return self._jobs.snapshot(operation, *args, **kwargs)
         with self._share:
             return self._transactions.run(self._dialect.begin_snapshot, operation, *args, **kwargs)
+
+    def read_lagging(
+        self, operation: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As :meth:`read`, on a replica that is near enough if there is one; see `Replica`."""
+        self._open_at_first_use()
+        replica = self.replica
+        if replica is None or self._is_for_jobs():
+            return self.read(operation, *args, **kwargs)
+        return replica.run(self.read, replica.doors.read, operation, *args, **kwargs)
+
+    def snapshot_lagging(
+        self, operation: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As :meth:`snapshot`, on a replica that is near enough if there is one."""
+        self._open_at_first_use()
+        replica = self.replica
+        if replica is None or self._is_for_jobs():
+            return self.snapshot(operation, *args, **kwargs)
+        return replica.run(self.snapshot, replica.doors.snapshot, operation, *args, **kwargs)
+
+    def _noting_write(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.replica is None else self.replica.noting_write()
 
     def checkpoint_log(self) -> None:
         """SQLite: move what its log holds into the file, as far as nobody has to wait for it.
@@ -314,11 +307,14 @@ class Database:
                 self.upgrade()
             else:
                 versions.check_version(found)
-            self._learn_row_level_security()
+            self._learn_rules()
+            if self.replica is not None:
+                self.replica.open()
             self._opened = True
 
-    def _learn_row_level_security(self) -> None:
+    def _learn_rules(self) -> None:
         if isinstance(self._dialect, Postgres):
+            self._dialect.is_distributed = self._within_engine(distribution.is_distributed)
             found = self._within_engine(policies.examined)
             self.is_bound = self._dialect.is_bound = found.binds()
         if self._security == "required" and not self.is_bound:
@@ -352,8 +348,9 @@ class Database:
         self._executor.shutdown()
         self._opened = False
         self._engine.dispose()
-        if self._jobs is not None:
-            self._jobs.close()
+        for other in (self._jobs, self.replica):
+            if other is not None:
+                other.close()
 
     def refuse_if_closed(self) -> None:
         """Refuse what would fail later, where nobody hears of it.
@@ -375,24 +372,10 @@ class Database:
         )
 
 
-def _refuse_another(url: URL, jobs: "Database | None") -> None:
-    if jobs is not None and (not jobs.is_postgres or jobs.url.database != url.database):
-        raise DatabaseError(
-            "jobs_url must be of the same PostgreSQL database as url, under another role; got one "
-            "of another database. Nothing was opened."
-        )
+# Whosever: at each call of a saver it is asked about one.
+_READING = {Database.read, Database.snapshot, Database.read_lagging, Database.snapshot_lagging}
 
 
-def _check_options(synchronous: str, pool_size: int, timeout: float, auto_upgrade: bool) -> None:
-    whole_number("pool_size", pool_size, least=1, advice="It is the number of connections.")
-    seconds("timeout", timeout, advice="Give seconds to wait for a lock or the server.")
-    if synchronous not in ("FULL", "NORMAL"):
-        raise ValueError(
-            f'synchronous must be "FULL" or "NORMAL", got another {kind_of(synchronous)}. Leave it '
-            "out for FULL, which survives loss of power."
-        )
-    if not isinstance(auto_upgrade, bool):
-        raise TypeError(
-            f"auto_upgrade must be True or False, got {kind_of(auto_upgrade)}. Give False where "
-            "this role may not make tables."
-        )
+def only_reads(door: Callable[..., object]) -> bool:
+    """Whether a door of a database does nothing but read."""
+    return getattr(door, "__func__", None) in _READING

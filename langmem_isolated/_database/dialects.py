@@ -13,8 +13,12 @@ from sqlalchemy.engine import URL
 
 from langmem_isolated._database import schema
 from langmem_isolated._database.admission import SETTING, admitted, array_literal
+from langmem_isolated._database.backoff import Backoff
+from langmem_isolated._database.driver_errors import Conflict, explained, translated
 from langmem_isolated._database.files import path_of, why_it_cannot_be_opened
+from langmem_isolated._database.liveness import Liveness
 from langmem_isolated._database.urls import Pooler
+from langmem_isolated._database.writer_lock import WriterLock
 from langmem_isolated.errors import (
     DatabaseCorrupt,
     DatabaseError,
@@ -44,57 +48,32 @@ _SQLITE_ERRORS: dict[str, type[DatabaseError]] = {
 }
 # What a row that stands in the way is refused by; triggers and checks are not ours.
 _SQLITE_CONFLICTS = ("PRIMARYKEY", "UNIQUE", "ROWID", "FOREIGNKEY")
-# By class of SQLSTATE, or the whole of it where the class is too wide (PostgreSQL, appendix A).
-_POSTGRES_ERRORS: dict[str, type[DatabaseError]] = {
-    "08": DatabaseUnreachable,
-    "28": DatabaseUnreachable,
-    "3D": DatabaseUnreachable,
-    "57P": DatabaseUnreachable,
-    "40": DatabaseLocked,
-    "55P03": DatabaseLocked,
-    "53100": DatabaseFull,
-    "53": DatabaseUnreachable,
-    "25006": DatabaseReadOnly,
-    "42501": DatabaseReadOnly,
-    # A policy met no setting, or an empty one: no statement of ours reads an array from text.
-    "42704": RowLevelSecurityError,
-    "22P02": RowLevelSecurityError,
-    "42P01": DatabaseCorrupt,
-    "42703": DatabaseCorrupt,
-    "XX": DatabaseCorrupt,
-}
 
 
+# Serialization failed, a deadlock was found: who comes again may have better luck.
+_UNDONE = ("40001", "40P01")
+_READ_ONLY = "25006"
 _OUR_SCHEMA = f"SELECT FROM pg_namespace WHERE nspname = '{schema.POSTGRES_SCHEMA}'"
 # How PgBouncer begins to say that it takes no options.
 _NOT_POOLED = "unsupported startup parameter"
-_NO_SERVER = "Are host, port, user, password and database right, and does the server run?"
-
-
-class Conflict(DatabaseError):
-    """A unique constraint or foreign key refused a row; for the operation's caller to explain."""
-
-    def __init__(self, foreign_key: bool) -> None:
-        super().__init__(f"The database refused a row by one of its constraints. {self.advice}")
-        self.foreign_key = foreign_key
-
-
-def _explained(kind: type[DatabaseError] | None, what: str) -> DatabaseError:
-    found = kind or DatabaseError
-    return found(f"{' '.join(what.split())}. {found.advice}")
+# How a server begins to say what it says at any other time, too: libpq has no SQLSTATE of a
+# connection that was refused.
+_LASTING = ("authentication failed", "does not exist", "pg_hba.conf")
 
 
 class Sqlite:
     """What SQLite wants: WAL, one writer at a time, and its settings on every connection."""
 
     translation: Mapping[str, Any] = {}
-    begin_write = "BEGIN IMMEDIATE"
+    begin_write = begin_once = "BEGIN IMMEDIATE"
     begin_snapshot = "BEGIN"
+    is_distributed = False
 
     def __init__(self, url: URL, synchronous: Synchronous, timeout: float) -> None:
         self.timeout = timeout
         self._path = path_of(url.database, is_uri=bool(url.query.get("uri")))
         self.in_memory = url.database in (None, "", ":memory:") or "mode=memory" in str(url)
+        self._writer_lock = WriterLock(self.begin_write, timeout)
         self.settings = (
             f"PRAGMA busy_timeout = {int(timeout * 1000)}",
             "PRAGMA journal_mode = WAL",
@@ -135,6 +114,17 @@ class Sqlite:
 
     open_cursor = staticmethod(sqlite3.Connection.cursor)
 
+    def begin(self, cursor: sqlite3.Cursor, statement: str) -> None:
+        """Begin a transaction; one that writes waits for other processes' writers."""
+        if statement == self.begin_write and not self.in_memory:
+            self._writer_lock.take(cursor)
+        else:
+            cursor.execute(statement)
+
+    @staticmethod
+    def has_changed(cursor: sqlite3.Cursor) -> bool:
+        return bool(cursor.rowcount)
+
     @staticmethod
     def carried() -> None:
         """Nothing to set: one process has the file, and a transaction sees all of it."""
@@ -158,21 +148,26 @@ class Sqlite:
     def is_broken(self, _: sqlite3.Connection) -> bool:
         return False
 
+    @staticmethod
+    def was_undone(_: BaseException, __: sqlite3.Connection) -> bool:
+        """Never: one that writes has the file to itself before it begins."""
+        return False
+
     def translate(self, error: BaseException) -> Exception:
         name = getattr(error, "sqlite_errorname", "")
         constraint = name.removeprefix("SQLITE_CONSTRAINT_")
         if constraint in _SQLITE_CONFLICTS:
             return Conflict(foreign_key=constraint == "FOREIGNKEY")
         if name == "SQLITE_ERROR" and str(error).startswith(("no such table", "no such column")):
-            return _explained(DatabaseCorrupt, f"SQLite: {error}")
+            return explained(DatabaseCorrupt, f"SQLite: {error}")
         if str(error).startswith("Could not decode"):
             # The driver quotes what the column holds.
-            return _explained(DatabaseCorrupt, "SQLite: a column holds text that is no UTF-8.")
+            return explained(DatabaseCorrupt, "SQLite: a column holds text that is no UTF-8.")
         kind = next((_SQLITE_ERRORS[key] for key in _SQLITE_ERRORS if name.startswith(key)), None)
         told = f"SQLite: {error} ({name or type(error).__name__})"
         if name.startswith("SQLITE_CANTOPEN"):
             told += f": {why_it_cannot_be_opened(self._path)}"
-        return _explained(kind, told)
+        return explained(kind, told)
 
 
 class Postgres:
@@ -183,37 +178,58 @@ class Postgres:
     begin_snapshot = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
     in_memory = False
 
-    def __init__(self, timeout: float, pooler: Pooler | None = None) -> None:
+    def __init__(
+        self, timeout: float, pooler: Pooler | None = None, *, fails_over: bool = False
+    ) -> None:
         # An extra, so not imported before it is needed.
         psycopg = import_module("psycopg")
         carried = import_module("langmem_isolated._database.carried_settings")
         self._settings, self._prepared = carried.CarriedSettings, carried.StatementsOfConnections()
         self._cursor, self._binary = psycopg.RawCursor, psycopg.pq.Format.BINARY
         self._list_dumper = import_module("psycopg.types.array").ListBinaryDumper
-        self._error = psycopg.OperationalError
+        self._error, self._no_rows = psycopg.OperationalError, psycopg.ProgrammingError
         self.timeout = timeout
         self.lock_timeout = str(int(timeout * 1000))
         self.is_pooled = None if pooler is None else pooler == "transaction"
-        self.is_bound = False
+        self.is_bound, self._fails_over = False, fails_over
+        self.is_distributed = False
+        self._liveness = Liveness(timeout, fails_over)
+
+    @property
+    def begin_once(self) -> str | None:
+        """What begins the transaction of a write that may be one statement, and then needs none."""
+        return self.begin_write if self.is_distributed else None
 
     def engine_options(self, pool_size: int) -> dict[str, Any]:
-        return {
-            "pool_size": pool_size,
-            "connect_args": {"connect_timeout": max(2, int(self.timeout))},
-        }
+        return {"pool_size": pool_size}
 
     def connect(self, dialect: Any, _: object, args: Any, options: dict[str, Any]) -> Any:
         """A new connection, which waits no longer for a lock than it was told to.
 
         It is told when it begins: nothing is set on a session, which a pooler would hand on. One
-        that shares sessions is told in every transaction.
+        that shares sessions is told in every transaction. Where the URL names several servers, none
+        of which writes at the moment, one is waited for: it is promoted.
         """
+        backoff = Backoff(self.timeout, most=None)
+        options = self._liveness.of_client | options
+        while True:
+            try:
+                raw = self._connect(dialect, args, options)
+            except self._error as error:
+                is_lasting = not self._fails_over or any(it in str(error) for it in _LASTING)
+                if is_lasting or not backoff.wait():
+                    raise
+            else:
+                _tell_version(dialect, divmod(raw.info.server_version, 10_000))
+                return raw
+
+    def _connect(self, dialect: Any, args: Any, options: dict[str, Any]) -> Any:
         if self.is_pooled:
             return dialect.connect(*args, **options)
         given = options.get("options", "")
-        told = {"options": f"{given} -c lock_timeout={self.lock_timeout}".strip()}
+        told = f"{self._liveness.of_server} -c lock_timeout={self.lock_timeout}"
         try:
-            return dialect.connect(*args, **{**options, **told})
+            return dialect.connect(*args, **{**options, "options": f"{told} {given}".strip()})
         except self._error as error:
             # As PgBouncer refuses what it cannot hold for each of those that share a session.
             if self.is_pooled is not None or _NOT_POOLED not in str(error):
@@ -251,11 +267,25 @@ class Postgres:
         if connection.exec_driver_sql(_OUR_SCHEMA).first() is None:
             connection.exec_driver_sql(f"CREATE SCHEMA {schema.POSTGRES_SCHEMA}")
 
+    @staticmethod
+    def begin(cursor: Any, statement: str) -> None:
+        cursor.execute(statement)
+
     def open_cursor(self, connection: Any) -> Any:
         # A raw cursor takes $1 as the server does; rewriting %(name)s costs 25 µs a statement.
         cursor = self._cursor(connection)
         cursor.format = self._binary
         return cursor
+
+    def has_changed(self, cursor: Any) -> bool:
+        """Whether a statement changed rows; in a pipeline it is not known before one asks."""
+        if cursor.rowcount < 0:
+            try:
+                cursor.fetchone()
+            except self._no_rows as error:
+                if error.sqlstate is not None:
+                    raise
+        return bool(cursor.rowcount)
 
     def carried(self) -> "CarriedSettings | None":
         """What the next transaction has set while it lasts.
@@ -306,25 +336,28 @@ class Postgres:
     def is_broken(self, connection: Any) -> bool:
         return bool(connection.closed)
 
+    def was_undone(self, error: BaseException, connection: Any) -> bool:
+        """Whether the server undid a transaction that may be done at another time, or elsewhere.
+
+        A server that lost its role is left, where the URL says that there are others: its
+        connection is closed, so that the pool looks for the one that writes.
+        """
+        state = getattr(error, "sqlstate", None)
+        if state == _READ_ONLY and self._fails_over:
+            connection.close()
+            return True
+        return state in _UNDONE
+
     def translate(self, error: BaseException) -> Exception:
-        told: str | None = getattr(error, "sqlstate", None)
-        state = told or "08000"
-        if state in ("23505", "23503"):
-            return Conflict(foreign_key=state == "23503")
-        kind = next(
-            (_POSTGRES_ERRORS[key] for key in _POSTGRES_ERRORS if state.startswith(key)), None
-        )
-        if state == "42501" and _is_of_policy(error):
-            kind = RowLevelSecurityError
-        # The detail line of a server error quotes rows; the primary line does not.
-        primary = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
-        # Without the driver's own advice, a question: ours follows.
-        met = "; ".join(
-            line for line in primary.splitlines() if "Is the server running" not in line
-        )
-        explained = _explained(kind, f"PostgreSQL: {met}{f' (SQLSTATE {told})' if told else ''}")
-        # A state that the driver itself knows none for: no connection was made.
-        return explained if told else type(explained)(f"{explained} {_NO_SERVER}")
+        return translated(error, is_distributed=self.is_distributed)
+
+
+def _tell_version(dialect: Any, version: tuple[int, int]) -> None:
+    """Have SQLAlchemy take the version that the server told the driver.
+
+    It would ask for a text, a round trip more, and fails at that of other engines than PostgreSQL.
+    """
+    dialect._get_server_version_info = lambda _: version  # noqa: SLF001
 
 
 def _admitted_ids() -> frozenset[bytes]:
@@ -332,12 +365,6 @@ def _admitted_ids() -> frozenset[bytes]:
     if ids is None:
         raise RowLevelSecurityError(RowLevelSecurityError.everybodys)
     return ids
-
-
-def _is_of_policy(error: BaseException) -> bool:
-    """Whether a policy refused a row; by where the server says so, whatever its language."""
-    function = getattr(getattr(error, "diag", None), "source_function", None)
-    return function in ("ExecWithCheckOptions", "check_enable_rls")
 
 
 def _is_readable(socket: int) -> bool:

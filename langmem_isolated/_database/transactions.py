@@ -5,13 +5,13 @@ a dead one is replaced, and where an error of the driver is translated.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from itertools import islice
 from traceback import clear_frames
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
 
 from sqlalchemy import Engine, Executable, exc
 
+from langmem_isolated._database.backoff import Backoff
 from langmem_isolated._database.dialects import AnyDialect
 from langmem_isolated._database.statements import CompiledStatements
 from langmem_isolated.errors import DatabaseLocked, DatabaseUnreachable
@@ -25,14 +25,24 @@ Row = tuple[Any, ...]
 _ASKED_AHEAD = 64
 
 
-class _StaleConnection(DatabaseUnreachable):
-    """A pooled connection was found dead before it did anything; worth one more attempt."""
+class _Undone(Exception):
+    """An attempt failed of which nothing is left: the server undid it, or never committed it.
+
+    Args:
+        error: What to tell the caller where there is no other attempt.
+        is_certain: Whether the server itself said so. It did not where the connection broke: a
+            statement outside of a transaction may have been done by then.
+    """
+
+    def __init__(self, error: Exception, *, is_certain: bool) -> None:
+        super().__init__()
+        self.error, self.is_certain = error, is_certain
 
 
 class Transaction:
     """One database transaction, handed to an operation; it must not outlive the call."""
 
-    __slots__ = ("_connection", "_open_cursor", "_statements", "is_stored")
+    __slots__ = ("_open_cursor", "_statements", "connection", "is_stored")
 
     def __init__(
         self,
@@ -41,7 +51,7 @@ class Transaction:
         open_cursor: Callable[[Any], Any] | None = None,
     ) -> None:
         self._statements = statements
-        self._connection = connection
+        self.connection = connection
         self._open_cursor = open_cursor or statements.dialect.open_cursor
         self.is_stored = False
 
@@ -51,9 +61,23 @@ class Transaction:
         return self._statements.is_postgres
 
     @property
+    def is_distributed(self) -> bool:
+        """Whether the tables have shards on several nodes."""
+        return self._statements.dialect.is_distributed
+
+    @property
+    def has_modifying_ctes(self) -> bool:
+        """Whether one statement may write to two tables, and costs less than two statements.
+
+        On PostgreSQL. On a distributed server it would be pulled to the coordinator and committed
+        in two phases: 3 times as slow, and invisible for a while if a worker dies in between.
+        """
+        return self.is_postgres and not self.is_distributed
+
+    @property
     def is_open(self) -> bool:
         """Whether the database has not undone it all, as it does where the disk is full."""
-        return not self._statements.dialect.is_clean(self._connection)
+        return not self._statements.dialect.is_clean(self.connection)
 
     def attempt(
         self,
@@ -62,7 +86,7 @@ class Transaction:
         **kwargs: P.kwargs,
     ) -> T:
         """Run ``operation``; where it raises, nothing of it stays in the transaction."""
-        execute = self._open_cursor(self._connection).execute
+        execute = self._open_cursor(self.connection).execute
         execute("SAVEPOINT attempt")
         try:
             result = operation(self, *args, **kwargs)
@@ -77,19 +101,23 @@ class Transaction:
 
     def query(self, statement: Executable, /, **values: object) -> Any:
         """A cursor whose rows are fetched later: questions asked before share a round trip."""
+        return self._query(statement, values)
+
+    def _query(self, statement: Executable, values: Mapping[str, object]) -> Any:
+        # Not by keywords once more: a copy of 40 values, for every statement of everybody.
         sql, names = self._statements.compiled(statement)
-        cursor = self._open_cursor(self._connection)
-        cursor.execute(sql, [values[name] for name in names])
+        cursor = self._open_cursor(self.connection)
+        cursor.execute(sql, [*map(values.__getitem__, names)])
         return cursor
 
     def rows(self, statement: Executable, /, **values: object) -> list[Row]:
         """All rows of a query."""
-        rows: list[Row] = self.query(statement, **values).fetchall()
+        rows: list[Row] = self._query(statement, values).fetchall()
         return rows
 
     def row(self, statement: Executable, /, **values: object) -> Row | None:
         """The first row of a query, or ``None``."""
-        row: Row | None = self.query(statement, **values).fetchone()
+        row: Row | None = self._query(statement, values).fetchone()
         return row
 
     def rows_of_each(
@@ -101,24 +129,24 @@ class Transaction:
         every open cursor at every write, and its driver crashed with 70,000 of them.
         """
         rest = iter(asked)
-        while part := [self.query(statement, **values) for values in islice(rest, _ASKED_AHEAD)]:
+        while part := [self._query(statement, values) for values in islice(rest, _ASKED_AHEAD)]:
             yield from [cursor.fetchall() for cursor in part]
 
     def changes(self, statement: Executable, /, **values: object) -> bool:
         """Run a statement; whether it changed any row. 6 µs less than having SQLite return them."""
-        return bool(self.query(statement, **values).rowcount)
+        return self._statements.dialect.has_changed(self._query(statement, values))
 
     def execute(self, statement: Executable, /, **values: object) -> None:
         """Run a statement that returns no rows."""
-        self.query(statement, **values)
+        self._query(statement, values)
 
     def execute_many(self, statement: Executable, rows: Sequence[dict[str, object]]) -> None:
         """Run a statement once for each of ``rows``, if there are any."""
         if not rows:
             return
         sql, names = self._statements.compiled(statement)
-        cursor = self._open_cursor(self._connection)
-        cursor.executemany(sql, [[row[name] for name in names] for row in rows])
+        cursor = self._open_cursor(self.connection)
+        cursor.executemany(sql, [[*map(row.__getitem__, names)] for row in rows])
 
 
 class TransactionRunner:
@@ -144,16 +172,18 @@ class TransactionRunner:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run ``operation``; once more where the connection had died before anything was done.
+        """Run ``operation``; again, where an attempt was undone: it met others, or no server.
 
         Args:
             begin: The statement that begins the transaction; ``None`` for a single query, which
                 needs none.
             operation: What is run; whatever it raises undoes all of it.
+
+        Raises:
+            DatabaseError: The database refused or failed, or no attempt within ``timeout`` came
+                to its end.
         """
-        with suppress(_StaleConnection):
-            return self._attempt(begin, operation, *args, **kwargs)
-        return self.run_once(begin, operation, *args, **kwargs)
+        return self._run(True, begin, operation, *args, **kwargs)
 
     def run_once(
         self,
@@ -164,15 +194,35 @@ class TransactionRunner:
     ) -> T:
         """As :meth:`run`, for what may have been done when a connection breaks.
 
+        It is run again only where the server said that it undid it.
+
         Raises:
             DatabaseError: The database refused or failed.
         """
-        try:
-            return self._attempt(begin, operation, *args, **kwargs)
-        except _StaleConnection as stale:
-            failure = DatabaseUnreachable(str(stale))
-        # Out here, so that callers see nothing of what only this class knows, in its context too.
-        raise failure
+        return self._run(False, begin, operation, *args, **kwargs)
+
+    def _run(
+        self,
+        is_undone_when_broken: bool,
+        begin: str | None,
+        operation: Callable[Concatenate[Transaction, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        backoff, breaks = None, 0
+        while True:
+            try:
+                return self._attempt(begin, operation, *args, **kwargs)
+            except _Undone as undone:
+                failure, is_certain = undone.error, undone.is_certain
+            breaks += not is_certain
+            # What breaks a second connection, too, may be what broke the first one.
+            may_repeat = is_certain or (is_undone_when_broken and breaks == 1)
+            backoff = backoff or Backoff(self._dialect.timeout)
+            # Out here, so that callers see nothing of what only this class knows, in its context
+            # too.
+            if not (may_repeat and backoff.wait()):
+                raise failure
 
     def _attempt(
         self,
@@ -191,7 +241,9 @@ class TransactionRunner:
         try:
             return self._transact(raw, begin, operation, *args, **kwargs)
         except self.errors as error:
-            self.raise_translated(error)
+            if not self._dialect.was_undone(error, raw):
+                self.raise_translated(error)
+            failure = self._dialect.translate(error)
         finally:
             # One that is not clean does not go back to the pool.
             if self._dialect.is_broken(raw):
@@ -204,6 +256,7 @@ class TransactionRunner:
                 connection.close()
             else:
                 pool.give_back(connection)
+        raise _Undone(failure, is_certain=True)
 
     def _transact(
         self,
@@ -223,16 +276,18 @@ class TransactionRunner:
                 return operation(transaction, *args, **kwargs)
             with self._dialect.batch(raw) as batch:
                 try:
-                    open_cursor(raw).execute(begin)
+                    self._dialect.begin(open_cursor(raw), begin)
                     if settings is not None:
                         open_cursor(raw).execute(settings.sql, settings.values)
                     result = operation(transaction, *args, **kwargs)
-                    committing = True
+                    # What only read may be read again.
+                    committing = begin != self._dialect.begin_snapshot
                     open_cursor(raw).execute("COMMIT")
-                    transaction.is_stored = True
                 except BaseException:
                     self._dialect.settle(batch)
                     raise
+            # Behind the end of the batch, which may bring that the commit failed.
+            transaction.is_stored = True
         except BaseException as error:
             if committing and not isinstance(error, self.errors):
                 # Interrupted behind the commit, if the connection knows of no transaction.
@@ -242,7 +297,8 @@ class TransactionRunner:
             clear_frames(error.__traceback__)
             self._dialect.roll_back(raw)
             if self._dialect.is_broken(raw) and not committing:
-                raise _StaleConnection(str(_in_use(self._dialect.translate(error)))) from None
+                failure = _in_use(self._dialect.translate(error))
+                raise _Undone(failure, is_certain=False) from None
             raise
         return result
 

@@ -1,6 +1,7 @@
 """URLs of databases: read, checked, and given the driver that we use."""
 
 import os
+import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Literal, cast
@@ -18,6 +19,11 @@ _SLASHES = (
 )
 # By backend, the drivers that a URL may name: those that are used in any case.
 _DRIVERS = {"sqlite": ("pysqlite",), "postgresql": ("psycopg", "psycopg_async")}
+
+# A name, or an address of IPv6 in brackets; and a port.
+_HOST = re.compile(r"(\[[^]]*\]|[^:]*)(?::(\d*))?")
+# What asks for the server that writes, and so says that it may be another one tomorrow.
+_OF_PRIMARY = ("read-write", "primary")
 
 Pooler = Literal["transaction", "none"]
 """Whether a pooler hands sessions on between transactions, where that is not to be found out."""
@@ -55,11 +61,27 @@ def _parsed(url: object) -> URL:
             f"The database URL must be a str, got {kind_of(url)}: {_EXPECTED}. {advice}"
         )
     try:
-        return make_url(url)
+        return make_url(_with_hosts_as_options(url))
     except (exc.ArgumentError, ValueError):
         # The message quotes the text, which may hold a password (that of a port, the end of one).
         received = _received(url)
     raise DatabaseError(f"The database URL cannot be read: {_EXPECTED}, got {received}")
+
+
+def _with_hosts_as_options(url: str) -> str:
+    """``postgresql://user@a:1,b:2/name`` as SQLAlchemy takes it; any other URL as it is."""
+    scheme, _, rest = url.partition("://")
+    authority, _, path = rest.partition("/")
+    user, at, hosts = authority.rpartition("@")
+    if "," not in hosts or ":" not in hosts or "?" in authority:
+        return url
+    found = [_HOST.fullmatch(host) for host in hosts.split(",")]
+    read = [host.groups() for host in found if host]
+    if len(read) < len(found):
+        return url
+    names = ",".join(name.strip("[]") for name, _ in read)
+    options = f"host={names}&port={','.join(port or '' for _, port in read)}"
+    return f"{scheme}://{user}{at}/{path}{'&' if '?' in path else '?'}{options}"
 
 
 def _received(url: str) -> str:
@@ -118,6 +140,13 @@ def without_pooler(url: URL) -> tuple[URL, Pooler | None]:
     """A URL as the driver takes it, and what it said of a pooler; see :func:`checked_url`."""
     pooler = cast("Pooler | None", url.query.get("pooler"))
     return url.difference_update_query(["pooler"]), pooler
+
+
+def fails_over(url: URL) -> bool:
+    """Whether a URL has several hosts, or asks for the one that writes: it may change."""
+    given = url.query.get("host", ())
+    hosts = ",".join((url.host or "", *([given] if isinstance(given, str) else given)))
+    return "," in hosts.strip(",") or url.query.get("target_session_attrs") in _OF_PRIMARY
 
 
 def _hosts(url: URL) -> Iterator[str]:

@@ -32,40 +32,6 @@ _LOOK_AGAIN_SECONDS = 1.0
 _PAUSE_SECONDS = 0.0005
 
 
-# With so many in the queue, no write is alone.
-_IS_COMPANY = 3
-# So many delays in a row that brought no company, and no more are tried but one in so many.
-_IN_VAIN, _TRY_AGAIN = 2, 16
-
-
-class CommitDelay:
-    """How long a write waits for others to commit it with theirs, while that pays.
-
-    PostgreSQL's ``commit_delay``, for writes that are known to be followed by others soon: of those
-    that wait, whoever comes next writes. It adapts: where nobody comes there is no more waiting.
-
-    Args:
-        seconds: How long at most.
-    """
-
-    __slots__ = ("_asked", "_in_vain", "_seconds")
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._in_vain = 0
-        self._asked = 0
-
-    def next(self) -> float:
-        """How many seconds the next write may wait; 0 where it need not try."""
-        self._asked += 1
-        is_tried = self._in_vain < _IN_VAIN or self._asked % _TRY_AGAIN == 0
-        return self._seconds if is_tried else 0
-
-    def learn(self, *, was_joined: bool) -> None:
-        """Take note of how a delay ended."""
-        self._in_vain = 0 if was_joined else self._in_vain + 1
-
-
 class Transaction(Protocol):
     """What a write is run in."""
 
@@ -85,7 +51,7 @@ class _Write:
     """One write in the queue."""
 
     __slots__ = (
-        *("_call", "_ready", "_transaction", "by_itself", "has_run", "is_delayed", "result"),
+        *("_call", "_ready", "_transaction", "by_itself", "has_run", "result"),
         *("begun", "is_deferred", "owner", "since", "timer"),
     )
 
@@ -94,7 +60,7 @@ class _Write:
         self.owner = current_owner()
         self.since = self.begun = time.monotonic()
         self.timer: Timer | None = None
-        self.is_delayed = self.is_deferred = False
+        self.is_deferred = False
         # Signals interrupt the main thread: it writes for nobody else.
         self.by_itself = threading.current_thread() is threading.main_thread()
         self.has_run = False
@@ -102,10 +68,6 @@ class _Write:
         self._transaction: Transaction | None = None
         self._ready = threading.Lock()
         self._ready.acquire()
-
-    def belongs_to(self, leading: "_Write") -> bool:
-        """Whether it waits to be committed with its owner's next write."""
-        return self.is_delayed and self.owner == leading.owner
 
     def run(self, transaction: Transaction) -> None:
         """Run it in its own thread, which leads."""
@@ -174,33 +136,19 @@ class WriteQueue:
         Raises:
             DatabaseLocked: It was not begun in time; nothing was written.
         """
-        return cast("T", self._write(_Write(operation, args, kwargs), None))
+        return cast("T", self._write(_Write(operation, args, kwargs)))
 
-    def write_delayed(
-        self,
-        delay: CommitDelay,
-        operation: Callable[Concatenate[Any, P], T],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        """As :meth:`write`, but wait a little for others to share the commit.
-
-        Raises:
-            DatabaseLocked: It was not begun in time; nothing was written.
-        """
-        return cast("T", self._write(_Write(operation, args, kwargs), delay))
-
-    def _write(self, mine: _Write, delay: CommitDelay | None) -> Any:
+    def _write(self, mine: _Write) -> Any:
         deadline = time.monotonic() + self._timeout
         try:
             may_lead = True
             rest = self._budgets.rest(mine.owner)
-            is_alone = delay is None and not self._waiting and not rest
+            is_alone = not self._waiting and not rest
             if is_alone and self._lead.acquire(blocking=False):
                 # Most writes are alone, and need no place in the queue.
                 self._lead_batch(mine)
             else:
-                may_lead = self._enter(mine, delay)
+                may_lead = self._enter(mine)
             while not mine.is_done:
                 left = self._time_left(mine, deadline)
                 rest = self._budgets.rest(mine.owner)
@@ -217,33 +165,11 @@ class WriteQueue:
             raise
         return mine.result
 
-    def _enter(self, mine: _Write, delay: CommitDelay | None) -> bool:
+    def _enter(self, mine: _Write) -> bool:
         """Enter the queue; whether it may lead at once."""
-        mine.is_delayed = delay is not None and not mine.by_itself
         self._waiting.insert(self._order.place([*self._waiting], mine), mine)
-        if delay and mine.is_delayed:
-            self._wait_for_company(mine, delay)
         # Who comes when others wait does not overtake them.
-        return self._is_next(mine)
-
-    def _wait_for_company(self, mine: _Write, delay: CommitDelay) -> None:
-        """Wait until another has written it as well, or the time is up.
-
-        Not where others wait already: they are company, and a delay only makes them more.
-        """
-        if len(self._waiting) < _IS_COMPANY and (seconds := delay.next()):
-            mine.wait(seconds)
-            delay.learn(was_joined=mine not in self._waiting)
-        mine.is_delayed = False
-
-    def _is_next(self, mine: _Write) -> bool:
-        """Whether all that came before are waiting for company."""
-        for write in list(self._waiting):
-            if write is mine:
-                return True
-            if not write.is_delayed and not self._budgets.rest(write.owner):
-                return False
-        return True
+        return self._next() is mine
 
     def _lead_batch(self, mine: _Write) -> None:
         """As the leader: write for those who wait as well, then pass the lead on."""
@@ -265,7 +191,7 @@ class WriteQueue:
             mine.timer = timer
             end = time.monotonic() + _GROUP_SECONDS if followers else 0
             for follower in followers:
-                if time.monotonic() < end or follower.belongs_to(mine):
+                if time.monotonic() < end:
                     follower.run_for_follower(transaction)
 
         try:
@@ -297,7 +223,7 @@ class WriteQueue:
     def _take_followers(self, mine: _Write) -> list[_Write]:
         """Take ``mine`` and those that wait with it from the queue; only the leader does.
 
-        Not those that take long, unless they wait for ``mine``: it would wait for them.
+        Not those that take long: it would wait for them.
         """
         if not self._waiting:
             return []
@@ -307,8 +233,7 @@ class WriteQueue:
         with suppress(IndexError):
             while not mine.by_itself and len(followers) + 1 < MAX_BATCH:
                 following = self._waiting[0]
-                is_long = self._order.is_long(following.owner)
-                if following.by_itself or (is_long and not following.belongs_to(mine)):
+                if following.by_itself or self._order.is_long(following.owner):
                     break
                 followers.append(self._waiting.popleft())
         return followers
@@ -342,15 +267,9 @@ class WriteQueue:
         return False
 
     def _next(self) -> _Write | None:
-        """The first that waits for its turn, not for company."""
-        return next(
-            (
-                write
-                for write in list(self._waiting)
-                if not write.is_delayed and not self._budgets.rest(write.owner)
-            ),
-            None,
-        )
+        """The first that waits for its turn, and does not rest."""
+        resting = self._budgets.rest
+        return next((write for write in list(self._waiting) if not resting(write.owner)), None)
 
     def _wake_next(self) -> None:
         if (write := self._next()) is not None:

@@ -86,6 +86,9 @@ class LRUCache(Generic[K, V]):
         self._size += size
         if self._seconds < math.inf:
             self._deadlines[key] = self._clock() + self._seconds
+        self._shrink()
+
+    def _shrink(self) -> None:
         while len(self._values) > self._most or self._size > self._most_size:
             self._drop(next(iter(self._values)))
 
@@ -100,6 +103,27 @@ class LRUCache(Generic[K, V]):
             else:
                 self._put(key, value)
             return value
+
+    def amend(self, key: K, change: Callable[[V | None], V | None]) -> None:
+        """As :meth:`update`; the new value goes when the one that it replaces would have gone.
+
+        Where ``change`` gives ``None``, all stays as it is.
+        """
+        with self._lock:
+            self._expire()
+            known = self._values.get(key)
+            value = change(known)
+            if value is None:
+                return
+            size = self._size_of(value)
+            if known is None or size > self._most_size:
+                self._put(key, value)
+                return
+            self._size += size - self._size_of(known)
+            # Where a key is already, its place among the deadlines stays.
+            self._values[key] = value
+            self._values.move_to_end(key)
+            self._shrink()
 
     def drop(self, key: K) -> None:
         """Let go of the value under ``key``, if there is one."""

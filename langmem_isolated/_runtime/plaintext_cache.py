@@ -1,7 +1,7 @@
 """Plaintext cache: LRU with time to live and a validator, off by default."""
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -9,6 +9,10 @@ from langmem_isolated._runtime.lru import LRUCache
 
 Key = tuple[bytes, bytes, Hashable]
 """Whose it is, scope id and birth, and what."""
+
+
+# Of a dict's entry, beside its bytes: the number, the header of the bytes, and the slot.
+_PART_BYTES = 128
 
 
 class _Entry(NamedTuple):
@@ -49,6 +53,8 @@ class PlaintextCache:
         self._entries = LRUCache[Key, _Entry](
             entries=entries, seconds=seconds, size=size, size_of=attrgetter("size"), clock=clock
         )
+        self.epoch = object()
+        """Another one whenever something is let go of on purpose: see :meth:`merge`."""
 
     def get(self, key: Key, token: Hashable) -> Any | None:
         """What was put under ``key`` with this very ``token``; another's is dropped."""
@@ -64,12 +70,43 @@ class PlaintextCache:
         """Keep ``value``, of about ``size`` bytes; one that exceeds the bound alone is not kept."""
         self._entries.put(key, _Entry(token, value, size))
 
+    def merge(self, key: Key, token: Hashable, parts: Mapping[int, bytes], epoch: object) -> None:
+        """Keep ``parts`` beside those that are kept under ``key`` with this very ``token``.
+
+        They are given out as one dict, and go when the first of them goes.
+
+        Args:
+            key: Whose they are, and what.
+            token: As :meth:`put`.
+            parts: Opened values by number; one number has one value under one token.
+            epoch: As it was before the first of them was read. If something was let go of since,
+                such as all that is of a user who has locked it, they are not kept.
+        """
+
+        def merged(entry: _Entry | None) -> _Entry | None:
+            if self.epoch is not epoch:
+                return None
+            kept = entry if entry and entry.token == token else _Entry(token, {}, 0)
+            new = {number: part for number, part in parts.items() if number not in kept.value}
+            kept.value.update(new)
+            size = kept.size + _PART_BYTES * len(new) + sum(map(len, new.values()))
+            return kept._replace(size=size)
+
+        self._entries.amend(key, merged)
+
+    def drop(self, key: Key) -> None:
+        """Let go of what is kept under ``key``."""
+        self.epoch = object()
+        self._entries.drop(key)
+
     def forget(self, scope_id: bytes) -> None:
         """Let go of all that is a scope's."""
+        self.epoch = object()
         for key in self._entries:
             if key[0] == scope_id:
                 self._entries.drop(key)
 
     def clear(self) -> None:
         """Let go of everything."""
+        self.epoch = object()
         self._entries.clear()

@@ -122,8 +122,11 @@ class ContainerState(NamedTuple):
 
     def with_members(self, keys: ScopeKeys, difference: int) -> "ContainerState":
         """The state with other records below it, whose parts differ by so much in sum."""
-        total = keys.members.unmasked(self.members) + difference
-        return self._replace(members=keys.members.masked(total))
+        return self._replace(members=self.members_and(keys, difference))
+
+    def members_and(self, keys: ScopeKeys, difference: int) -> bytes:
+        """What stands for the records below it and others, whose parts are so much in sum."""
+        return keys.members.masked(keys.members.unmasked(self.members) + difference)
 
     @property
     def but_keys(self) -> "ContainerState":

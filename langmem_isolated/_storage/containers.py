@@ -78,7 +78,8 @@ def creation(kind: Kind) -> InsertsByDialect:
     is sealed with a key that others have taken the place of.
     """
     values: dict[str, sa.ColumnElement[Any]] = {
-        "scope_id": SCOPE_ID,
+        # The row's own, not the parameter: by it a distributed server sees that one shard has both.
+        "scope_id": schema.scopes.c.scope_id,
         "kind": sa.literal_column(str(int(kind))),
         "digest": DIGEST,
         "sealed": _given("sealed"),

@@ -20,7 +20,7 @@ from langmem_isolated._crypto.seal_counter import SealCounter
 from langmem_isolated._database import schema
 from langmem_isolated._database.admission import Admission, AdmissionToAll
 from langmem_isolated._database.database import Database
-from langmem_isolated._database.dialects import Conflict
+from langmem_isolated._database.driver_errors import Conflict
 from langmem_isolated._database.statements import InsertsByDialect, insert_if_absent
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.forking import renew_in_children

@@ -364,12 +364,12 @@ class Keyring:
             self._make_keys(place, sight.key_set)
         elif sight.row is None:
             return self._make_scope(place, sight.key_set)
-        elif sight.is_leftover and not self._traces(place).has_records:
+        elif sight.is_leftover and not self._traces(place, sight.key_set).has_records:
             self._scopes.delete(sight.row)
         return None
 
     def _make_keys(self, place: OwnerPlace, found: KeySet) -> None:
-        traces = self._traces(place)
+        traces = self._traces(place, found)
         if found.keys and any(traces):
             # What was put there to look like an erasure is refused first.
             self._scopes.of_principal(place.directory, place.principal)
@@ -391,10 +391,10 @@ class Keyring:
         if incarnation_of(sight.key_set) is None:
             return bool(sight.key_set.keys) or not any(sight.traces or (True,))
         if sight.is_leftover:
-            return not self._traces(place).has_records
+            return not self._traces(place, sight.key_set).has_records
         return sight.row is None
 
-    def _traces(self, place: OwnerPlace) -> Traces:
-        traces = self._scopes.traces(place.scope_id, place.principal)
+    def _traces(self, place: OwnerPlace, found: KeySet) -> Traces:
+        traces = self._scopes.traces(place.scope_id, place.principal, is_new=not found.keys)
         traces.refuse_orphans()
         return traces

@@ -50,7 +50,22 @@ def _jumps(table: sa.Table) -> sa.Select[Any]:
     )
 
 
+def _strays(table: sa.Table) -> sa.Select[Any]:
+    """The next ids that a table names and no scope has; it looks at every row."""
+    column, scopes = table.c.scope_id, schema.scopes.c.scope_id
+    return (
+        select(column, sa.false().label("has_row"))
+        .distinct()
+        .where(column > _BEHIND, ~sa.exists().where(scopes == column))
+        .order_by(column)
+        .limit(sa.literal_column(str(_JUMPS)))
+        .offset(sa.literal_column("0"))
+    )
+
+
 _NAMED = {table.name: _jumps(table) for table in TABLES}
+# Distributed: a cluster takes no recursion over its shards, and each looks at its own rows.
+_STRAYS = {table.name: _strays(table) for table in TABLES}
 # In SQLite's order numbers and texts, which only somebody else puts there, stand before all bytes.
 _MISTYPED = {
     table.name: select(sa.func.count()).select_from(table).where(
@@ -65,7 +80,8 @@ def orphans(database: Database) -> Iterator[Orphans]:
     for name, statement in _MISTYPED.items():
         if asked_of_all(database, statement, none=b"")[0][0]:
             yield Orphans(name, "")
-    for name, statement in _NAMED.items():
+    is_distributed = database.statements.dialect.is_distributed
+    for name, statement in (_STRAYS if is_distributed else _NAMED).items():
         behind = b""
         while rows := asked_of_all(database, statement, behind=behind):
             yield from (

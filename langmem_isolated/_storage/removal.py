@@ -12,7 +12,7 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._database import schema
 from langmem_isolated._database.admission import Admission
 from langmem_isolated._database.database import Database
-from langmem_isolated._database.dialects import Conflict
+from langmem_isolated._database.driver_errors import Conflict
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.scope_rows import ScopeRow
 from langmem_isolated.errors import DatabaseLocked
@@ -23,6 +23,8 @@ BATCH = 500
 # removal gives way to them, before PostgreSQL finds the deadlock in 1 s and ends either.
 _ATTEMPTS = 64
 _BE_PATIENT = sa.text("SET LOCAL lock_timeout = '250ms'")
+# Citus hands to its workers what is local to a transaction, where that says so.
+_TELL_WORKERS = sa.text("SET LOCAL citus.propagate_set_commands = 'local'")
 _SCOPE_ID = bindparam("scope_id", type_=sa.LargeBinary)
 _LIMIT: sa.ColumnElement[int] = sa.literal_column(str(BATCH))
 _NO_OFFSET: sa.ColumnElement[int] = sa.literal_column("0")
@@ -151,6 +153,8 @@ def _remove_scope(life: dict[str, bytes], transaction: Transaction) -> Counter[K
     """
     counts = Counter[Kind]()
     if transaction.is_postgres:
+        if transaction.is_distributed:
+            transaction.execute(_TELL_WORKERS)
         transaction.execute(_BE_PATIENT)
         transaction.rows(_LOCK_SESSIONS, **life)
         transaction.rows(_LOCK_SCOPE, **life)

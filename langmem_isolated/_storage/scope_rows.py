@@ -38,7 +38,7 @@ from langmem_isolated._crypto.sealing import open_sealed, seal
 from langmem_isolated._database import schema
 from langmem_isolated._database.admission import Admission, AdmissionToAll
 from langmem_isolated._database.database import Database
-from langmem_isolated._database.dialects import Conflict
+from langmem_isolated._database.driver_errors import Conflict
 from langmem_isolated._database.statements import insert_if_absent
 from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._runtime.clock import now
@@ -144,29 +144,35 @@ _IS_ENDING = exists().where(
 )
 _PROJECT, _MODULE = (bindparam(name, type_=LargeBinary) for name in ("in_project", "in_module"))
 _siblings = schema.scopes.alias("siblings")
-# What was made in a place that is being erased, up to the time that stands in its job; in a project
-# also what was made since by one whose keys go with what is older.
-_IS_OLDER = or_(
-    _scopes.created_at <= _erasures.began_at,
-    and_(
-        _erasures.principal == _PROJECT,
-        exists()
-        .where(
-            _siblings.c.principal == _scopes.principal,
-            _siblings.c.created_at <= _erasures.began_at,
-        )
-        .correlate(schema.scopes, schema.erasures),
-    ),
+# What was made in a place that is being erased, up to the time that stands in its job.
+_IS_OLDER = _scopes.created_at <= _erasures.began_at
+# In a project also what was made since by one whose keys go with what is older.
+_HAS_OLDER_SIBLING = and_(
+    _erasures.principal == _PROJECT,
+    exists()
+    .where(
+        _siblings.c.principal == _scopes.principal,
+        _siblings.c.created_at <= _erasures.began_at,
+    )
+    .correlate(schema.scopes, schema.erasures),
 )
-_IS_ENDING_WITH_PLACE = exists().where(
-    _erasures.principal.in_([_PROJECT, _MODULE]), _erasures.finished_at.is_(None), _IS_OLDER
-)
-_LIFE = select(_scopes.oldest_key).where(
-    _scopes.scope_id == _SCOPE_ID,
-    _scopes.birth == bindparam("birth", type_=LargeBinary),
-    ~_IS_ENDING,
-    ~_IS_ENDING_WITH_PLACE,
-)
+
+
+def _life(ends: ColumnElement[bool]) -> Select[Any]:
+    """The row of a life that goes on, by what ends one in a place that is being erased."""
+    in_place = _erasures.principal.in_([_PROJECT, _MODULE]), _erasures.finished_at.is_(None)
+    return select(_scopes.oldest_key).where(
+        _scopes.scope_id == _SCOPE_ID,
+        _scopes.birth == bindparam("birth", type_=LargeBinary),
+        ~_IS_ENDING,
+        ~exists().where(*in_place, ends),
+    )
+
+
+_LIFE = _life(or_(_IS_OLDER, _HAS_OLDER_SIBLING))
+# Distributed, siblings are in other shards, and are taken for older: while a project is erased,
+# nobody's life goes on there.
+_LIFE_IN_SHARD = _life(or_(_IS_OLDER, _erasures.principal == _PROJECT))
 
 
 def oldest_key_of(
@@ -178,7 +184,7 @@ def oldest_key_of(
     """
     project, module = (places[0], places[-1]) if places else (b"", b"")
     life = {"scope_id": scope_id, "birth": birth, "in_project": project, "in_module": module}
-    row = transaction.row(_LIFE, **life)
+    row = transaction.row(_LIFE_IN_SHARD if transaction.is_distributed else _LIFE, **life)
     return None if row is None else row[0]
 
 
@@ -196,7 +202,8 @@ def _records_of(scope_id: BindParameter[bytes]) -> ColumnElement[bool]:
 _PRINCIPAL = bindparam("principal", type_=LargeBinary)
 _others = schema.scopes.alias("others")
 _OF_PRINCIPAL = exists().where(_others.c.principal == _PRINCIPAL)
-_SELECT_TRACES = select(_row_of(_SCOPE_ID), _records_of(_SCOPE_ID), _OF_PRINCIPAL)
+_OWN_TRACES = select(_row_of(_SCOPE_ID), _records_of(_SCOPE_ID))
+_SELECT_TRACES = _OWN_TRACES.add_columns(_OF_PRINCIPAL)
 
 _KEY = select(func.max(_uses.key_version)).where(_uses.scope_id == _SCOPE_ID).scalar_subquery()
 _SEALS = (
@@ -214,6 +221,8 @@ _SELECT = select(
     case((_is_absent, _records_of(_SCOPE_ID))),
     case((_is_absent, _OF_PRINCIPAL)),
 ).select_from(_asked.outerjoin(schema.scopes, _scopes.scope_id == _asked.c.scope_id))
+# Distributed: the row alone, in the one shard that has it.
+_SELECT_ROW = select(*_COLUMNS, _KEY, _SEALS).where(_scopes.scope_id == _SCOPE_ID)
 # One for each level of sharing.
 _ASKED = [bindparam(f"scope_id_{number}", type_=LargeBinary) for number in range(4)]
 _SELECT_PRESENT = union_all(
@@ -232,17 +241,14 @@ class ScopeRows:
     ) -> "ScopeRow | Traces":
         """A scope's row, checked; where it has none, what else there is, seen in the same state.
 
+        Distributed, what there is of the scope alone, seen behind its row.
+
         Raises:
             RecordDoesNotOpen: The row is not as it was stored.
         """
-        asked = {"scope_id": scope_id, "principal": principal}
         with Admission(scope_id, principal):
-            rows = self._database.read(Transaction.rows, _SELECT, **asked)
-        *columns, has_records, of_principal = rows[0]
-        if columns[0] is None:
-            return Traces(has_row=False, has_records=bool(has_records),
-                          of_principal=bool(of_principal))  # fmt: skip
-        return checked(tuple(columns), directory)
+            found = self._database.read(_found, scope_id, principal)
+        return found if isinstance(found, Traces) else checked(found, directory)
 
     def make(self, directory: DirectoryKey, owner: Owner, principal: PrincipalKeys) -> ScopeRow:
         """Insert the row of an owner's scope, with a new birth, if there is none."""
@@ -290,21 +296,49 @@ class ScopeRows:
         with AdmissionToAll():
             return self._database.read(Transaction.rows, statement, **asked)
 
-    def traces(self, scope_id: bytes, principal: bytes) -> Traces:
-        """What there is of a scope, asked where its row or its keys were not found."""
-        asked = {"scope_id": scope_id, "principal": principal}
+    def traces(self, scope_id: bytes, principal: bytes, *, is_new: bool) -> Traces:
+        """What there is of a scope, asked where its row or its keys were not found.
+
+        Args:
+            scope_id: The scope.
+            principal: Whose others are looked for, too.
+            is_new: Never had a key: distributed, its others are not looked for. That would take
+                every node, and no user could come while one is down.
+        """
         with Admission(scope_id, principal):
-            row = self._database.read(Transaction.row, _SELECT_TRACES, **asked)
-        assert row is not None
-        return Traces(*map(bool, row))
+            return self._database.read(_traces, scope_id, principal, is_new)
 
     def present(self, scope_ids: Sequence[bytes]) -> set[bytes]:
         """Those of at most four scopes of which there is anything, asked at once."""
-        names = [asked.key for asked in _ASKED]
-        asked = dict(zip(names, islice(cycle(scope_ids), len(names)), strict=True))
         with Admission(*scope_ids):
-            rows = self._database.read(Transaction.rows, _SELECT_PRESENT, **asked)
-        return {bytes(scope_id) for (scope_id,) in rows}
+            return self._database.read(_present, scope_ids)
+
+
+def _found(transaction: Transaction, scope_id: bytes, principal: bytes) -> Row | Traces:
+    if transaction.is_distributed:
+        row = transaction.row(_SELECT_ROW, scope_id=scope_id)
+        return row or _traces(transaction, scope_id, principal, is_new=True)
+    asked = {"scope_id": scope_id, "principal": principal}
+    *columns, has_records, of_principal = transaction.rows(_SELECT, **asked)[0]
+    if columns[0] is None:
+        return Traces(False, bool(has_records), bool(of_principal))
+    return tuple(columns)
+
+
+def _traces(transaction: Transaction, scope_id: bytes, principal: bytes, is_new: bool) -> Traces:
+    if is_new and transaction.is_distributed:
+        has_row, has_records = transaction.rows(_OWN_TRACES, scope_id=scope_id)[0]
+        return Traces(bool(has_row), bool(has_records), of_principal=False)
+    asked = {"scope_id": scope_id, "principal": principal}
+    return Traces(*map(bool, transaction.rows(_SELECT_TRACES, **asked)[0]))
+
+
+def _present(transaction: Transaction, scope_ids: Sequence[bytes]) -> set[bytes]:
+    if transaction.is_distributed:
+        return {one for one in scope_ids if any(_traces(transaction, one, b"", is_new=True))}
+    names = [asked.key for asked in _ASKED]
+    asked = dict(zip(names, islice(cycle(scope_ids), len(names)), strict=True))
+    return {bytes(scope_id) for (scope_id,) in transaction.rows(_SELECT_PRESENT, **asked)}
 
 
 def new_row(directory: DirectoryKey, owner: Owner, principal: PrincipalKeys) -> ScopeRow:

@@ -11,8 +11,8 @@ from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.secret_bytes import SecretBytes
 from langmem_isolated._database.admission import Admission
-from langmem_isolated._database.database import Database
-from langmem_isolated._database.dialects import Conflict
+from langmem_isolated._database.database import Database, only_reads
+from langmem_isolated._database.driver_errors import Conflict
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.callers import OnBehalfOf
 from langmem_isolated._runtime.limits import DEFAULT_LIMITS, Limits
@@ -110,7 +110,6 @@ class ScopedDatabase(RefreshedKeys):
         self._caller = owner.project, owner.user, owner.guest
         self.is_postgres = database.is_postgres
         self._is_owners = is_owners
-        self._reads = frozenset((database.read, database.snapshot))
 
     def of(self, owner: Owner) -> "ScopedDatabase":
         """Another owner's records in the same database."""
@@ -237,6 +236,27 @@ class ScopedDatabase(RefreshedKeys):
             return default
         return self.run_with_keys(keys, self.database.snapshot, operation, *args, **kwargs)
 
+    def read_lagging(
+        self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As :meth:`read`, of what may lag behind what others wrote; see `Replica`.
+
+        Not for what a write is built on, nor for whether something may be read or is over.
+        """
+        keys = self._find()
+        if keys is None:
+            return default
+        return self.run_with_keys(keys, self.database.read_lagging, operation, *args, **kwargs)
+
+    def snapshot_lagging(
+        self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As :meth:`snapshot`, of what may lag as in :meth:`read_lagging`."""
+        keys = self._find()
+        if keys is None:
+            return default
+        return self.run_with_keys(keys, self.database.snapshot_lagging, operation, *args, **kwargs)
+
     def read_apart(
         self, operation: Operation[P, T], default: T, *args: P.args, **kwargs: P.kwargs
     ) -> T:
@@ -273,7 +293,7 @@ class ScopedDatabase(RefreshedKeys):
         """
         if self.watcher is not None:
             self.watcher.begin()
-            if door in self._reads:
+            if only_reads(door):
                 self.watcher.was_read(self.owner)
         with OnBehalfOf(self._caller):
             if not self.database.is_bound:
@@ -300,7 +320,7 @@ class ScopedDatabase(RefreshedKeys):
     ) -> T:
         if keys.inbox is not None:
             keys = self._lent(keys, door, operation, kwargs)
-        if self._is_owners and door not in self._reads:
+        if self._is_owners and not only_reads(door):
             today = time.time_ns() // _DAY
             if keys.active_day != today:
                 return self._run_first_of_day(today, keys, operation, *args, **kwargs)
@@ -312,7 +332,7 @@ class ScopedDatabase(RefreshedKeys):
         if keys.is_locked:
             self._keyring.forget(self.owner)  # another may have unlocked it, for good, too
             keys = self._of_same_life(self._find_again())
-        if keys.is_locked and self._is_owners and door in self._reads:
+        if keys.is_locked and self._is_owners and only_reads(door):
             refuse_if_it_reads(operation, named)
         return keys
 

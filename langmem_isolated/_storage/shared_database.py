@@ -75,6 +75,9 @@ class SharedDatabase(ScopedDatabase):
             self._refuse()
         return self.run_with_keys(keys, self._in_grants_snapshot, operation, *args, **kwargs)
 
+    # A grant that was revoked is known to the primary alone.
+    read_lagging, snapshot_lagging = read, snapshot
+
     def write(self, *_: object, **__: object) -> NoReturn:
         """Refuse: nothing is written, and a module's keys are handed to no other.
 

@@ -72,18 +72,21 @@ HELD: dict[str, sa.ColumnElement[int]] = {
 """What a scope has, in the columns of its row of a day, from the rows of its sessions."""
 # What the rows of a scope's sessions, threads and collections stand for: no record is looked at.
 _BEFORE: dict[str, Any] = {
-    "scope_id": _SCOPE_ID,
+    # The row's own: by it a distributed server sees that one shard has all three tables.
+    "scope_id": _scopes.scope_id,
     "day": sa.cast(bindparam("day"), sa.Integer),
     "kind": number(Kind.SCOPE),
     "model": sa.cast(bindparam("nobody", type_=sa.LargeBinary), sa.LargeBinary),
     **HELD,
-    "principal": select(_scopes.principal)
-    .where(_scopes.scope_id == _SCOPE_ID, _scopes.level == number(Level.PRIVATE))
-    .scalar_subquery(),
+    "principal": sa.case((_scopes.level == number(Level.PRIVATE), _scopes.principal)),
 }
-# SQLite's grammar wants a condition between a SELECT and ON CONFLICT.
-_STOOD = select(*(value.label(name) for name, value in _BEFORE.items())).where(
-    _sessions.scope_id == _SCOPE_ID
+_STOOD = (
+    select(*(value.label(name) for name, value in _BEFORE.items()))
+    .select_from(
+        sa.outerjoin(schema.scopes, schema.sessions, _sessions.scope_id == _scopes.scope_id)
+    )
+    .where(_scopes.scope_id == _SCOPE_ID)
+    .group_by(_scopes.scope_id)
 )
 _FIRST_OF_DAY = InsertsByDialect(
     schema.usage,

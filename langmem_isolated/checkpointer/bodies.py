@@ -1,6 +1,7 @@
 """Checkpoint bodies: their stored form, and the snapshots rebuilt from it."""
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from langgraph.checkpoint.base import PendingWrite, writes_sort_key
@@ -20,6 +21,8 @@ from langmem_isolated._storage.threads.reading import Found
 from langmem_isolated.checkpointer.addresses import Address, id_text
 from langmem_isolated.errors import RecordDoesNotOpen
 
+_NONE: Mapping[int, bytes] = MappingProxyType({})
+
 
 class Snapshot(NamedTuple):
     """A checkpoint as it is read."""
@@ -37,20 +40,35 @@ def bodies_of(found: Found) -> list[Body]:
 
 
 def elements_of(
-    transaction: Transaction, keys: ScopeKeys, life: Life, bodies: Iterable[Body]
+    transaction: Transaction,
+    keys: ScopeKeys,
+    life: Life,
+    bodies: Iterable[Body],
+    kept: Mapping[int, bytes] = _NONE,
 ) -> dict[int, bytes] | None:
-    """The elements that bodies refer to; ``None`` when one is missing."""
+    """The elements that bodies refer to; ``None`` when one is missing.
+
+    Args:
+        transaction: Where those are read that were not opened before.
+        keys: Of their scope.
+        life: That of their thread.
+        bodies: Which refer to them.
+        kept: Elements that were opened before; all of them are given back.
+    """
     wanted: set[int] = set()
     chunks: set[int] = set()
     for body in bodies:
         wanted.update(body.numbers)
         chunks.update(body.chunks)
-    elements = reading.elements(transaction, keys, life, wanted | chunks)
-    if len(elements) < len(wanted | chunks):
+    wanted |= chunks
+    elements = {**kept}
+    elements |= reading.elements(transaction, keys, life, wanted - elements.keys())
+    if not elements.keys() >= wanted:
         return None
-    if listed := {number for chunk in chunks for number in decode_chunk(elements[chunk])} - wanted:
-        elements |= reading.elements(transaction, keys, life, listed)
-    return elements if len(elements) == len(wanted | chunks | listed) else None
+    listed = {number for chunk in chunks for number in decode_chunk(elements[chunk])}
+    if missing := listed - elements.keys():
+        elements |= reading.elements(transaction, keys, life, missing)
+    return elements if elements.keys() >= listed else None
 
 
 def references_of(
@@ -63,14 +81,18 @@ def references_of(
 
 
 def required_elements(
-    transaction: Transaction, keys: ScopeKeys, life: Life, bodies: Iterable[Body]
+    transaction: Transaction,
+    keys: ScopeKeys,
+    life: Life,
+    bodies: Iterable[Body],
+    kept: Mapping[int, bytes] = _NONE,
 ) -> dict[int, bytes]:
-    """The elements that bodies refer to.
+    """The elements that bodies refer to; see :func:`elements_of`.
 
     Raises:
         RecordDoesNotOpen: One is missing.
     """
-    elements = elements_of(transaction, keys, life, bodies)
+    elements = elements_of(transaction, keys, life, bodies, kept)
     if elements is None:
         raise RecordDoesNotOpen(Kind.CHECKPOINT.label, "elements it refers to are missing")
     return elements

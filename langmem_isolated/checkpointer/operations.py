@@ -1,7 +1,8 @@
-"""Operations on one thread that run inside a transaction."""
+"""Operations on one thread: what each does inside a transaction."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -10,10 +11,18 @@ from langmem_isolated._codecs.headers import Header, encode_header
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.container_state import BIRTH_BYTES
+from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.threads import listing, reading, writing
 from langmem_isolated._storage.threads.addresses import Life, Slot, thread_digest
 from langmem_isolated._storage.threads.reading import Found, OpenBody
-from langmem_isolated.checkpointer.bodies import bodies_of, references_of
+from langmem_isolated.checkpointer.bodies import (
+    bodies_of,
+    elements_of,
+    references_of,
+    required_elements,
+)
+from langmem_isolated.checkpointer.opened_elements import OpenedElements
+from langmem_isolated.errors import RecordDoesNotOpen
 
 
 class Asked(NamedTuple):
@@ -23,6 +32,8 @@ class Asked(NamedTuple):
     parent: bytes
     checkpoint_id: bytes | None
     now: int
+    guess: range
+    """Numbers of elements that it may need: with the right guess, one statement reads all."""
 
 
 class Read(NamedTuple):
@@ -31,24 +42,61 @@ class Read(NamedTuple):
     found: Found
     bodies: list[Body]
     elements: dict[int, bytes] | None
+    kept: Mapping[int, bytes]
+    """Those of them that were opened before."""
+
+    @property
+    def new(self) -> dict[int, bytes]:
+        """Those that were opened now."""
+        elements = self.elements or {}
+        return {number: elements[number] for number in elements.keys() - self.kept.keys()}
 
 
-def read_with_elements(
+def read(
+    records: ScopedDatabase, keys: ScopeKeys, asked: Asked, opened: OpenedElements
+) -> Read | None:
+    """A checkpoint with its elements, or ``None``.
+
+    Raises:
+        RecordDoesNotOpen: What is stored was changed, moved or removed.
+    """
+    run, database = records.run_with_keys, records.database
+    with suppress(RecordDoesNotOpen):
+        read = run(keys, database.read, _read_with_elements, elements_of, asked, opened)
+        if not read or read.elements is not None:
+            return read
+    # A sweep or another life of the thread came between the two, or someone tampered: one state of
+    # both will tell, and nothing that was opened before.
+    nothing = OpenedElements(None)
+    return run(keys, database.snapshot, _read_with_elements, required_elements, asked, nothing)
+
+
+def _read_with_elements(
     transaction: Transaction,
     keys: ScopeKeys,
     find_elements: Callable[..., dict[int, bytes] | None],
     asked: Asked,
+    opened: OpenedElements,
 ) -> Read | None:
-    """A checkpoint, the writes behind it, and the elements that they refer to."""
+    """A checkpoint, the writes behind it, and the elements that they refer to.
+
+    Args:
+        transaction: Where they are read.
+        keys: Of their scope.
+        find_elements: How the elements are read that were not ``opened`` before.
+        asked: Which checkpoint.
+        opened: What was.
+    """
     found = reading.get(transaction, keys, *asked)
     if found is None:
         return None
-    bodies = bodies_of(found)
-    return Read(
-        found,
-        bodies,
-        find_elements(transaction, keys, Life(asked.digest, found.state.birth), bodies),
-    )
+    bodies, life = bodies_of(found), Life(asked.digest, found.state.birth)
+    kept = opened.of(keys, asked.digest, found.state)
+    known = {**kept}
+    if found.elements:
+        wanted = {number for body in bodies for number in (*body.numbers, *body.chunks)}
+        known |= reading.opened(keys, life, found.elements, wanted - kept.keys())
+    return Read(found, bodies, find_elements(transaction, keys, life, bodies, known), kept)
 
 
 def delete_thread(transaction: Transaction, keys: ScopeKeys, thread_id: str) -> None:

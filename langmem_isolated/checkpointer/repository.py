@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -20,9 +20,10 @@ from langmem_isolated._codecs.headers import Header, encode_header
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
-from langmem_isolated._database.dialects import Conflict
+from langmem_isolated._database.driver_errors import Conflict
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.garbage import collection_paused
 from langmem_isolated._runtime.operations import counted, found, observed, one
 from langmem_isolated._storage.container_state import BIRTH_BYTES, GENERATION_BYTES
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -43,21 +44,23 @@ from langmem_isolated.checkpointer.addresses import Address, id_bytes, parent_of
 from langmem_isolated.checkpointer.arguments import Lifetimes
 from langmem_isolated.checkpointer.bodies import (
     Snapshot,
-    elements_of,
     required_elements,
     snapshot_of,
 )
 from langmem_isolated.checkpointer.delta_history import History, walk
 from langmem_isolated.checkpointer.listing import ListCursor, page
 from langmem_isolated.checkpointer.new_bodies import new_body, run_of
-from langmem_isolated.checkpointer.operations import Asked, Read, read_with_elements
-from langmem_isolated.checkpointer.write_chain import WriteChain
+from langmem_isolated.checkpointer.opened_elements import OpenedElements
+from langmem_isolated.checkpointer.operations import Asked
+from langmem_isolated.checkpointer.write_chain import MOST_ROWS, WaitingWrite, WriteChain
 from langmem_isolated.errors import AddressTaken, RecordDoesNotOpen
 from langmem_isolated.scope import checked_thread_id
 
-# A statement is made for each number of rows: 100 take 160 ms to compile, and above 9,362 they have
-# more parameters than PostgreSQL takes.
-ONTO_ELEMENTS = 16
+# So many elements too many cost a read less than another round trip: of a thread that nobody here
+# knows, and of one of which it is known that it has no more.
+GUESSED_OF_ANY, GUESSED_OF_KNOWN = 32, 128
+# The garbage collector looks behind 700 new containers; a message has four.
+MANY = 175
 
 IndexedWrites = Mapping[int, tuple[str, Any]]
 Encode = Callable[[Encoder], bytes]
@@ -73,6 +76,8 @@ class ThreadRepository:
         self._known = known
         self._serde = serde
         self._lifetimes = lifetimes
+        # Made before the keys are asked for, with each call.
+        self._opened = OpenedElements(known.opened)
 
     @observed("search_memory", "checkpoint", found, records="records")
     def get(self, address: Address) -> Snapshot | None:
@@ -83,24 +88,32 @@ class ThreadRepository:
         parent = parent_of(keys, address)
         digest = parent[:DIGEST_BYTES]
         wanted = address.checkpoint_id and id_bytes(address.checkpoint_id)
-        read = self._read(keys, Asked(digest, parent, wanted or None, now()))
+        asked = Asked(digest, parent, wanted or None, now(), self._guess(keys, digest))
+        read = operations.read(self.records, keys, asked, self._opened)
         if not read or read.elements is None:
             return None
         found, bodies, elements = read.found, read.bodies, read.elements
+        self._opened.keep(keys, digest, found.state, read.new)
         known = self._known.of(digest, found.state.generation)
-        WriteChain.of(known).begin(found.state)
+        WriteChain.of(known).begin(found.state, keys)
         decoder = Decoder(elements, known, self._serde)
-        return snapshot_of(address.thread_id, found.slot, decoder, bodies)
+        with collection_paused if len(elements) >= MANY else nullcontext():
+            return snapshot_of(address.thread_id, found.slot, decoder, bodies)
 
-    def _read(self, keys: ScopeKeys, asked: Asked) -> Read | None:
-        run, database = self.records.run_with_keys, self.records.database
-        with suppress(RecordDoesNotOpen):
-            read = run(keys, database.read, read_with_elements, elements_of, asked)
-            if not read or read.elements is not None:
-                return read
-        # A sweep or another life of the thread came between the two, or someone tampered: one state
-        # of both will tell.
-        return run(keys, database.snapshot, read_with_elements, required_elements, asked)
+    def _guess(self, keys: ScopeKeys, digest: bytes) -> range:
+        """The numbers of a thread's elements that a read needs, if they are few, or not known.
+
+        On SQLite none: there a second statement takes less than the wide rows of one for both.
+        """
+        if not self.records.is_postgres:
+            return range(0)
+        chain: WriteChain | None = self._known.last(digest).chain
+        if chain is None or chain.state is None:
+            return range(GUESSED_OF_ANY)
+        state = chain.state
+        first = max(self._opened.of(keys, digest, state), default=-1) + 1
+        are_few = state.next_sequence - first <= GUESSED_OF_KNOWN
+        return range(first, state.next_sequence) if are_few else range(0)
 
     @observed("search_memory", "checkpoint", lambda page, *_: len(page[0]), records="records")
     def page(self, listing: ListCursor) -> tuple[list[Snapshot], ListCursor]:
@@ -239,17 +252,22 @@ class ThreadRepository:
         moment = now()
         idle = self._lifetimes.idle
         expires_at = None if idle is None else moment + idle
-        stored = self._put_if_unchanged(keys, digest, body, known, moment, expires_at)
+        stored = self._put_if_unchanged(keys, body, known, moment, expires_at)
         is_chained = stored is not None
         if stored is None:
             # A body without numbers that were known before is right in any generation.
             has_known = encoder.chunks or len(body.elements) < len(encoder.references)
             found_in = known.generation if has_known else b""
-            stored = self._put_locked(keys, thread_id, body, known, found_in, moment, expires_at)
+            stored = self._put_locked(keys, thread_id, body, found_in, moment, expires_at)
         if stored is None:
             self._known.forget(digest)
             return False
-        self._remember(digest, stored, encoder, is_chained=is_chained)
+        if not is_chained:
+            known = self._begin_chain(keys, digest, stored)
+        for fingerprint, reference in encoder.seen:
+            known.put(fingerprint, run_of(reference, stored.numbers).start)
+        new = {stored.numbers[mac]: plaintext for mac, plaintext in body.elements}
+        self._opened.keep(keys, digest, stored.state, new)
         return True
 
     def _put_locked(
@@ -257,19 +275,15 @@ class ThreadRepository:
         keys: ScopeKeys,
         thread_id: str,
         body: NewBody,
-        known: ElementCache,
         found_in: bytes,
         now: int,
         expires_at: int | None,
     ) -> Stored | None:
         """Store under the lock of the thread's row, whatever its state is by now."""
-        door: Callable[..., Stored | None] = self.records.database.write
-        if not self.records.is_postgres and body.replaces is None:
-            door = self._door(body, WriteChain.of(known))
         try:
             return self.records.run_with_keys(
                 keys,
-                door,
+                self.records.database.write,
                 writing.put,
                 body.slot.thread_digest,
                 encode_header(Header(thread_id)),
@@ -290,62 +304,28 @@ class ThreadRepository:
     def _put_if_unchanged(
         self,
         keys: ScopeKeys,
-        digest: bytes,
         body: NewBody,
         known: ElementCache,
         now: int,
         expires_at: int | None,
     ) -> Stored | None:
         """Try to store onto the state that this process knows of a thread."""
-        too_many = self.records.is_postgres and len(body.elements) > ONTO_ELEMENTS
-        if body.replaces is not None or too_many:
-            return None
         chain: WriteChain | None = known.chain
-        if chain is None or not chain.is_begun:
+        if body.replaces is not None or chain is None or chain.state is None:
             return None
-        if not self.records.is_postgres:
-            return self._put_chained(keys, digest, body, chain, now, expires_at)
-        with chain.turn:
-            return self._put_chained(keys, digest, body, chain, now, expires_at)
+        write = WaitingWrite(keys, body, now, expires_at)
+        if self.records.is_postgres and write.rows > MOST_ROWS:
+            return None
+        run = partial(self.records.run_with_keys, keys, self.records.database.write_once)
+        return chain.store(write, run)
 
-    def _put_chained(
-        self,
-        keys: ScopeKeys,
-        digest: bytes,
-        body: NewBody,
-        chain: WriteChain,
-        now: int,
-        expires_at: int | None,
-    ) -> Stored | None:
-        try:
-            stored = self.records.run_with_keys(
-                keys, self._door(body, chain), chain.put, digest, body, now, expires_at
-            )
-        except Conflict:
-            # The other way finds out what stands there.
-            stored = None
-        if stored is None:
-            chain.end()
-        else:
-            chain.settle(stored)
-        return stored
-
-    def _door(self, body: NewBody, chain: WriteChain) -> Callable[..., Stored | None]:
-        """How a body is stored by itself: behind a task's writes comes a checkpoint, most often."""
-        if body.slot.kind is Kind.WRITE:
-            return partial(self.records.database.write_delayed, chain.delay)
-        return self.records.database.write_once
-
-    def _remember(
-        self, digest: bytes, stored: Stored, encoder: Encoder, *, is_chained: bool
-    ) -> None:
+    def _begin_chain(self, keys: ScopeKeys, digest: bytes, stored: Stored) -> ElementCache:
+        """Go on from what was stored under the lock; what is known of the thread by now."""
         known = self._known.of(digest, stored.state.generation)
-        if not is_chained:
-            WriteChain.of(known).begin(stored.state)
+        WriteChain.of(known).begin(stored.state, keys)
         for mac, number in stored.numbers.items():
             known.put_mac(mac, number)
-        for message, fingerprint, reference in encoder.seen:
-            known.put(message, run_of(reference, stored.numbers).start, fingerprint)
+        return known
 
     def checked_ids(self, thread_ids: Iterable[str]) -> list[str]:
         """Ids of threads that are well formed, and no more than one call may name."""
@@ -355,7 +335,10 @@ class ThreadRepository:
     @observed("delete_memory", "thread", one, records="records")
     def delete(self, thread_id: str) -> None:
         """Remove a thread with all it has."""
-        self.records.write_if_exists(operations.delete_thread, None, thread_id)
+        keys = self.records.find_keys()
+        if keys is not None:
+            self.records.write_if_exists(operations.delete_thread, None, thread_id)
+            self._opened.drop(keys, thread_digest(keys, thread_id))
 
     @observed("create_memory", "thread", one, records="records")
     def copy(self, source_id: str, target_id: str) -> None:
@@ -374,9 +357,8 @@ class ThreadRepository:
         """Keep the newest ``keep_last`` checkpoints of each namespace, and what they stand on."""
         keys = self.records.find_keys()
         if keys is not None:
-            self._sweep(
-                thread_digest(keys, thread_id), lambda bodies: pruning.older(bodies, keep_last)
-            )
+            digest = thread_digest(keys, thread_id)
+            self._sweep(keys, digest, lambda bodies: pruning.older(bodies, keep_last))
 
     @observed("delete_memory", "checkpoint", records="records")
     def delete_for_runs(self, run_ids: Iterable[str]) -> None:
@@ -387,9 +369,12 @@ class ThreadRepository:
         for run_id in self.records.limits.checked_count("ids", [*run_ids]):
             slots = self.records.read(reading.of_run, [], run_tag(keys, run_id))
             for digest in {slot.thread_digest for slot in slots}:
-                self._sweep(digest, partial(pruning.of_run, run_id=run_id))
+                self._sweep(keys, digest, partial(pruning.of_run, run_id=run_id))
 
-    def _sweep(self, digest: bytes, choose: Callable[[list[OpenBody]], set[Slot]]) -> None:
+    def _sweep(
+        self, keys: ScopeKeys, digest: bytes, choose: Callable[[list[OpenBody]], set[Slot]]
+    ) -> None:
         generation = os.urandom(GENERATION_BYTES)
         self.records.write_if_exists(operations.sweep, None, digest, generation, choose)
         self._known.forget(digest)
+        self._opened.drop(keys, digest)

@@ -9,15 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from langchain_core.messages import BaseMessage
 from langgraph.constants import START
 
 from langmem_isolated._codecs.checkpoints.channel_versions import shortened
-from langmem_isolated._codecs.checkpoints.element_cache import (
-    ElementCache,
-    ElementCaches,
-    fingerprint,
-)
+from langmem_isolated._codecs.checkpoints.element_cache import ElementCache, ElementCaches
 from langmem_isolated._codecs.checkpoints.encoder import Encoder
 from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._crypto.kinds import Kind
@@ -54,25 +49,6 @@ class NewCheckpoint(NamedTuple):
     tasks: Sequence[TaskWrites]
 
 
-class _KnownByForm(ElementCache):
-    """Recognises a message by its fields alone: each checkpoint of others has copies of its own.
-
-    Its fingerprint is a keyed hash of 64 bits; what was encoded is read back and compared.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(_GENERATION)
-        self._by_form: dict[tuple[type, int], int] = {}
-
-    def number_of(self, message: BaseMessage) -> int | None:
-        found = fingerprint(message)
-        return None if found is None else self._by_form.get((type(message), found))
-
-    def put(self, message: BaseMessage, number: int, fingerprint_: int | None) -> None:
-        if fingerprint_ is not None:
-            self._by_form[type(message), fingerprint_] = number
-
-
 class ThreadEncoder:
     """Encodes the checkpoints of one thread, parents before children.
 
@@ -83,7 +59,11 @@ class ThreadEncoder:
     """
 
     def __init__(self, limits: Limits, lines: Iterable[Line] = (), next_number: int = 0) -> None:
-        self._limits, self._serde, self._known = limits, Serde(is_strict=False), _KnownByForm()
+        self._limits, self._serde, self._known = (
+            limits,
+            Serde(is_strict=False),
+            ElementCache(_GENERATION),
+        )
         self.lines = [*lines]
         self.next_number = next_number
         self._numbers = {
@@ -157,8 +137,8 @@ class ThreadEncoder:
         plaintext = body.plaintext(self._numbers)
         line = Line(slot.kind, slot.key, plaintext, stored_at, namespace=new.namespace)
         self.lines.append(line)
-        for message, known, reference in encoder.seen:
-            self._known.put(message, run_of(reference, self._numbers).start, known)
+        for fingerprint, reference in encoder.seen:
+            self._known.put(fingerprint, run_of(reference, self._numbers).start)
 
 
 def _mac(plaintext: bytes) -> bytes:

@@ -7,9 +7,11 @@ from contextlib import ExitStack, closing
 from typing import Any, NamedTuple
 
 from langmem_isolated._crypto.seal_counter import SealCounter
-from langmem_isolated._database import row_level_security, schema
+from langmem_isolated._database import distribution, row_level_security, schema
 from langmem_isolated._database.database import Database
+from langmem_isolated._database.databases import refuse_no_replica
 from langmem_isolated._database.files import mode_for_others, path_of
+from langmem_isolated._database.server_version import ServerVersion
 from langmem_isolated._database.upgrades import versions
 from langmem_isolated._storage.checked_root_key import CheckedRootKey
 from langmem_isolated._storage.key_status import counts, rotating_since
@@ -31,12 +33,14 @@ class Finding(NamedTuple):
     finding: str
 
 
-def examine(url: str, key_store: str | None) -> Iterator[Finding]:
-    """What there is to say of root key, databases, settings and roles."""
+def examine(url: str, key_store: str | None, read_replica: str | None = None) -> Iterator[Finding]:
+    """What there is to say of root key, databases, settings, roles and a replica."""
     findings = [_attempt("root key", _root_key)]
     for name, place in (("database", url), (_KEY_STORE, key_store)):
         if place:
             findings += _examine_database(name, place)
+    if read_replica:
+        findings.append(_attempt("read replica", lambda: _behind(url, read_replica)))
     yield from findings
     if all(finding.state != "fail" for finding in findings):
         yield _attempt("root key fits", lambda: _fits(url, key_store))
@@ -87,9 +91,22 @@ def _examine_database(name: str, url: str) -> Iterator[Finding]:
             yield _examine_file(name, database)
         yield _attempt(f"{name}: key uses", lambda: _key_uses(database))
         yield _attempt(f"{name}: key rotation", lambda: _key_rotation(database))
-        examine = _examine_role if database.is_postgres else _examine_settings
+        examine = _examine_server if database.is_postgres else _examine_settings
         for check, state, finding in database.inspect(lambda c: list(examine(c))):
             yield Finding(f"{name}: {check}", state, finding)
+
+
+def _behind(url: str, read_replica: str) -> tuple[str, str]:
+    follower = Database(read_replica, auto_upgrade=False)
+    with closing(Database(url, auto_upgrade=False, replica=follower)) as database:
+        refuse_no_replica(database, follower)
+        assert database.replica is not None
+        behind = database.replica.seconds_behind()
+    if behind is None:
+        return "fail", "it has replayed nothing: the server is no replica"
+    if behind:
+        return "warn", f"its last transaction is {behind:.1f} s old, and it lacks what came since"
+    return "ok", "it has all that the primary had when it was asked"
 
 
 def _version(database: Database) -> tuple[str, str]:
@@ -171,6 +188,30 @@ _POSTGRES_SETTINGS = {
     "synchronous_commit": "the last commits are lost when the server stops",
     "full_page_writes": "pages are damaged when the machine stops",
 }
+
+
+def _examine_server(connection: Any) -> Iterator[Finding]:
+    yield _engine(connection)
+    if version := distribution.citus_version(connection):
+        yield _citus(connection, version)
+    yield from _examine_role(connection)
+
+
+def _engine(connection: Any) -> Finding:
+    found = ServerVersion.of(connection.exec_driver_sql("SELECT version()").scalar())
+    named = f"{found.engine} {found.version}".strip()
+    if found.engine == "PostgreSQL":
+        return Finding("engine", "ok", named)
+    return Finding("engine", "warn", f"{named}: not tried with it; docs/explanation/engines.md")
+
+
+def _citus(connection: Any, version: str) -> Finding:
+    wrong = [*distribution.misplaced(connection)]
+    if not wrong:
+        return Finding("Citus", "ok", f"{version}; the tables are distributed by scope")
+    if not distribution.is_distributed(connection):
+        return Finding("Citus", "ok", f"{version}; the tables are on one node: schema citus")
+    return Finding("Citus", "fail", f"{version}; {'; '.join(wrong)}: run what schema citus prints")
 
 
 def _examine_role(connection: Any) -> Iterator[Finding]:

@@ -48,3 +48,21 @@ def roles(
         print_json({"sql": script})
     else:
         typer.echo(script, nl=False)
+
+
+@commands.command("citus", epilog=shown("schema citus", "schema citus --timeout 10"))
+def citus(
+    *,
+    timeout: Annotated[
+        float,
+        typer.Option("--timeout", min=0.001, help="Seconds that a statement waits for a lock."),
+    ] = 30.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the SQL that spreads the tables over a Citus cluster by scope; runs nothing."""
+    from langmem_isolated._database.distribution import script
+
+    if as_json:
+        print_json({"sql": script(timeout)})
+    else:
+        typer.echo(script(timeout), nl=False)

@@ -209,10 +209,12 @@ class Recall:
         self._records.write_if_exists(transcripts.put_embeddings, None, embedded, now())
 
     def _found(self, search: Search) -> Candidates:
-        read, by_source = self._records.snapshot(self._read, ([], {}), search.sessions, now())
+        read, by_source = self._records.snapshot_lagging(
+            self._read, ([], {}), search.sessions, now()
+        )
         for records in self._records.beside:
             # Names are digested under keys of their own: none of both are the same.
-            more, messages = records.snapshot(self._read, ([], {}), search.sessions, now())
+            more, messages = records.snapshot_lagging(self._read, ([], {}), search.sessions, now())
             read, by_source = [*read, *more], {**by_source, **messages}
         part = EVERYTHING if self._part is None else self._part()
         return Candidates.admitted(search, read, by_source, part)

@@ -178,7 +178,8 @@ class Batch:
             return records.write(_written, self, now, with_vectors=self.index is not None)
         if self.puts:
             return records.write_if_exists(_written, self.answers, self, now, with_vectors=False)
-        door = records.read if len(self.gets) + len(self.reads) == 1 else records.snapshot
+        is_single = len(self.gets) + len(self.reads) == 1
+        door = records.read_lagging if is_single else records.snapshot_lagging
         answers, touched, unindexed = door(_read, (self.answers, [], []), self, now)
         if touched:
             records.write_if_exists(writing.refresh, None, touched, now)

@@ -138,12 +138,10 @@ class Decoder:
             )
             self._used.update(numbers)
             self._messages.update(zip(numbers, elements, strict=True))
-        else:
-            elements = [self._element(number) for number in numbers]
-        # Elements are messages, but for the larger parts of other values.
-        if self._known is not None and all(isinstance(one, BaseMessage) for one in elements):
-            self._known.put_read(elements, numbers)
-        return elements
+            if self._known is not None:
+                self._known.put_read(elements, numbers)
+            return elements
+        return [self._element(number) for number in numbers]
 
     def _are_new_messages(self, numbers: list[int]) -> bool:
         """Whether all are messages, each once, and none was rebuilt before."""

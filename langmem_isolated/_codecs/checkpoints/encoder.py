@@ -132,7 +132,7 @@ class Encoder:
         self._stand_ins = 0
         self.references: list[Reference] = []
         self.chunks: list[Reference] = []
-        self.seen: list[tuple[BaseMessage, int | None, Reference]] = []
+        self.seen: list[tuple[int | None, Reference]] = []
 
     def encode(self, value: Any) -> bytes:
         """``value`` as msgpack with references.
@@ -222,8 +222,9 @@ class Encoder:
         references: list[Reference] = []
         start = 0
         while start < len(messages):
-            block = self.known.numbers_of_block(messages, start)
-            references += block or (self._message(messages[start]),)
+            print_ = fingerprint(messages[start])
+            block = self.known.numbers_of_block(messages, start, print_)
+            references += block or (self._recognised(messages[start], print_),)
             start += sum(map(len, block)) or 1
         if is_fragmented(references):
             return self._chunked(references)
@@ -346,13 +347,19 @@ class Encoder:
         return ormsgpack.Ext(VALUE, encode_value(part, "a checkpoint", self._serde.types))
 
     def _message(self, message: BaseMessage) -> Reference:
-        number = self.known.number_of(message)
+        return self._recognised(message, fingerprint(message))
+
+    def _recognised(self, message: BaseMessage, print_: int | None) -> Reference:
+        """What refers to a message that had this fingerprint.
+
+        It was taken before the message is encoded: who changes it meanwhile must not be taken for
+        what was stored.
+        """
+        number = self.known.number_of(print_)
         if number is not None:
             return range(number, number + 1)
-        # Before it is encoded: who changes it meanwhile must not be taken for what was stored.
-        print_ = fingerprint(message)
         reference = self._intern(encode_message(message, types=self._serde.types))
-        self.seen.append((message, print_, reference))
+        self.seen.append((print_, reference))
         return reference
 
 

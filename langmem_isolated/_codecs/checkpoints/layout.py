@@ -16,7 +16,7 @@ ELEMENT, SEND, _, SNAPSHOT, VALUE, ELEMENTS, MESSAGE, DICT, DEQUE, CHUNKED = ran
 def runs_of(numbers: Sequence[int]) -> list[range]:
     """Numbers as ranges; those that follow each other make one."""
     run = range(numbers[0], numbers[0] + len(numbers)) if numbers else range(0)
-    if list(run) == numbers:
+    if [*run] == [*numbers]:
         return [run]
     return [range(number, number + 1) for number in numbers]
 

@@ -1,14 +1,20 @@
 """Run of an upgrade: each step a transaction, from the version that is there to the newest."""
 
+import time
 from collections.abc import Callable
 from typing import Protocol
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, exc
 
 from langmem_isolated._database.upgrades.step import Step
 from langmem_isolated._database.upgrades.versions import take_next
 
 Taken = tuple[int, Step | None]
+
+# What PostgreSQL's kind says where another process made the schema, a table or the row just now, or
+# undoes a transaction for its sake. Not behind an advisory lock, which to some engines is none.
+_RACED = ("42P06", "42P07", "23505", "40001")
+_RACES, _PAUSE_SECONDS = 20, 0.1
 
 
 class Dialect(Protocol):
@@ -47,6 +53,17 @@ def upgrade(
 
 
 def _next_step(connection: Connection, dialect: Dialect) -> Taken:
+    for _ in range(_RACES):
+        try:
+            return _take_step(connection, dialect)
+        except exc.DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) not in _RACED:
+                raise
+        time.sleep(_PAUSE_SECONDS)
+    return _take_step(connection, dialect)
+
+
+def _take_step(connection: Connection, dialect: Dialect) -> Taken:
     connection.exec_driver_sql(dialect.begin_write)
     try:
         dialect.lock_upgrade(connection)

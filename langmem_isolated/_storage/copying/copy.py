@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._database.dialects import Conflict
+from langmem_isolated._database.driver_errors import Conflict
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage.copying import documents, entries, items, staging

@@ -13,4 +13,4 @@ LISTING = ContainerListing(Kind.SESSION, ROWS)
 
 def session_digest(keys: ScopeKeys, session_id: str) -> bytes:
     """The digest by which tables know a session."""
-    return keys.pseudonym(Kind.SESSION, session_id.encode())
+    return keys.pseudonym_of_name(Kind.SESSION, session_id.encode())

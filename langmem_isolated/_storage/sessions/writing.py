@@ -131,8 +131,8 @@ def append_optimistically(
 
     ``None`` as well for one that is closed, or in which channels are limited: :func:`append` tells.
 
-    On PostgreSQL a single statement, unless a message counts for something, on SQLite part of a
-    write transaction.
+    On PostgreSQL a single statement, unless a message counts for something; on SQLite, and where
+    the tables are distributed, part of a write transaction.
 
     Raises:
         Conflict: An id is stored already; nothing was written.
@@ -169,16 +169,16 @@ def _put(
         message_part(keys, digest, key, now, plaintext)
         for key, (plaintext, *_) in zip(numbered, added, strict=True)
     ]
-    new = state.with_members(keys, sum(parts))._replace(
+    # All at once: each of its copies takes 2.5 µs.
+    new = state._replace(
+        members=state.members_and(keys, sum(parts)),
         next_sequence=behind,
         count=state.count + len(rows),
         size=state.size + sum(len(sealed) for _, _, sealed in rows),
         newest=newest_of(keys, digest, numbered[-1], added[-1][0]),
         updated_at=now,
-    )
-    if new.has_lifetime:
-        new = new._replace(expires_at=new.expiry_after(now))
-    new = new.authenticated(Kind.SESSION, keys, digest)
+        expires_at=state.expiry_after(now) if state.has_lifetime else state.expires_at,
+    ).authenticated(Kind.SESSION, keys, digest)
     shared = {
         "scope_id": keys.scope_id,
         "digest": digest,
@@ -186,7 +186,7 @@ def _put(
         "record_tag": None if channel is None else channel_of(keys, channel) + now.to_bytes(8),
     }
     states = {**old.old(), **new.new()}
-    if transaction.is_postgres:
+    if transaction.has_modifying_ctes:
         swap = sql.SWAP_AND_INSERT
         is_swapped = transaction.row(swap, **shared, **states, **_as_arrays(rows)) is not None
     elif is_swapped := transaction.changes(sql.COMPARE_AND_SWAP, **shared, **states):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
-from langmem_isolated._database.dialects import Conflict
+from langmem_isolated._database.driver_errors import Conflict
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.container_state import ContainerState
 from langmem_isolated._storage.containers import Beginning
@@ -101,7 +101,7 @@ def put(
     numbers = _stored_numbers(transaction, keys, Life(digest, state.birth), body.elements)
     if body.replaces is not None:
         state = _without_body(transaction, keys, slot, state)
-    rows, stored = _build_rows(keys, digest, body, state, numbers, now, expires_at)
+    rows, stored = _build_rows(keys, digest, [body], state, numbers, now, expires_at)
     _insert(transaction, keys, rows, now)
     return stored._replace(state=ROWS.update(transaction, keys, digest, stored.state))
 
@@ -110,72 +110,75 @@ def put_if_unchanged(
     transaction: Transaction,
     keys: ScopeKeys,
     digest: bytes,
-    body: NewBody,
+    bodies: Sequence[NewBody],
     state: ContainerState,
     numbers: Mapping[bytes, int],
     now: int,
     expires_at: int | None,
 ) -> Stored | None:
-    """Store a body for an empty slot in a thread that is in ``state``; ``None`` if it is not.
+    """Store bodies for empty slots in a thread that is in ``state``; ``None`` if it is not.
 
-    On PostgreSQL a single statement, on SQLite part of a write transaction.
+    On PostgreSQL a single statement; on SQLite, and where the tables are distributed, part of a
+    write transaction.
 
     Args:
-        numbers: Of those of its elements that the thread is known to have.
+        numbers: Of the elements that the thread is known to have.
 
     Raises:
         Conflict: A body or an element stands there already; nothing was written.
     """
     if state.is_expired(now):
         return None
-    rows, stored = _build_rows(keys, digest, body, state, numbers, now, expires_at)
-    stored = stored._replace(state=stored.state.authenticated(Kind.THREAD, keys, digest))
+    rows, stored = _build_rows(keys, digest, bodies, state, numbers, now, expires_at)
+    new = stored.state.authenticated(Kind.THREAD, keys, digest)
     values = {
         "scope_id": keys.scope_id,
         "digest": digest,
         "now": now,
         **state.old(),
-        **stored.state.new(),
+        **new.new(),
     }
-    if transaction.is_postgres:
+    if transaction.has_modifying_ctes:
         for number, row in enumerate(rows):
             values.update({f"{name}_{number}": row[f"record_{name}"] for name in sql.COLUMNS})
         is_swapped = transaction.row(sql.swap_and_insert(len(rows)), **values) is not None
     elif is_swapped := transaction.changes(sql.COMPARE_AND_SWAP, **values):
         _insert(transaction, keys, rows, now)
-    return stored if is_swapped else None
+    return Stored(new, stored.numbers) if is_swapped else None
 
 
 def _build_rows(
     keys: ScopeKeys,
     digest: bytes,
-    body: NewBody,
+    bodies: Sequence[NewBody],
     state: ContainerState,
     known: Mapping[bytes, int],
     now: int,
     expires_at: int | None,
 ) -> tuple[list[_NewRow], Stored]:
-    """A body's rows and those of the elements that are not ``known``, and what they lead to.
+    """The rows of bodies and of their elements that are not ``known``, and what they lead to.
 
     The row MAC of the state that they lead to is still to be made.
     """
-    # A copy: what fails among other writes in a transaction is done again from the beginning.
-    numbers = dict(known)
+    numbers: dict[bytes, int] = {}
     next_number, difference = state.next_sequence, 0
     life = Life(digest, state.birth)
     rows: list[_NewRow] = []
-    for mac, plaintext in body.elements:
-        if mac not in numbers:
-            numbers[mac] = next_number
+    for body in bodies:
+        for mac, plaintext in body.elements:
+            number = numbers.get(mac, known.get(mac))
+            numbers[mac] = next_number if number is None else number
+            if number is not None:
+                continue
             rows.append(_element_row(keys, life, next_number, mac, plaintext))
             difference += element_part(keys, digest, next_number.to_bytes(8), now, mac)
             next_number += 1
-    plaintext = body.plaintext(numbers)
-    rows.append(_body_row(keys, body.slot, state.birth, body.tag, plaintext))
-    difference += body_part(keys, body.slot, now, body.tag, plaintext)
+        plaintext = body.plaintext(numbers)
+        rows.append(_body_row(keys, body.slot, state.birth, body.tag, plaintext))
+        difference += body_part(keys, body.slot, now, body.tag, plaintext)
     new = state.with_members(keys, difference)._replace(
         next_sequence=next_number,
-        count=state.count + (body.slot.kind is Kind.CHECKPOINT),
+        count=state.count + sum(body.slot.kind is Kind.CHECKPOINT for body in bodies),
         size=state.size + sum(row["record_size"] for row in rows),
         updated_at=now,
         expires_at=state.expiry_after(now, otherwise=expires_at),
@@ -184,8 +187,9 @@ def _build_rows(
 
 
 def _insert(transaction: Transaction, keys: ScopeKeys, rows: list[_NewRow], now: int) -> None:
-    shared = {"scope_id": keys.scope_id, "now": now}
-    transaction.execute_many(sql.INSERT, [{**shared, **row} for row in rows])
+    for row in rows:
+        row["scope_id"], row["now"] = keys.scope_id, now
+    transaction.execute_many(sql.INSERT, rows)
 
 
 def _stored_numbers(

@@ -162,22 +162,33 @@ def move_message(connection: Any, victim: Rows, reader: Rows) -> None:
     """Put the victim's first message in the place of the reader's first."""
     taken, wanted = reader.message_keys(connection)[0], victim.message_keys(connection)[0]
     connection.execute(_records.delete().where(reader.messages, _records.c.key == taken))
-    connection.execute(
-        _records.update()
-        .where(victim.messages, _records.c.key == wanted)
-        .values(scope_id=reader.keys.scope_id, parent=reader.digest, key=taken)
-    )
+    picked = victim.messages & (_records.c.key == wanted)
+    _move(connection, _records, picked, **_messages_of(reader), key=taken)
 
 
 def move_session(connection: Any, victim: Rows, reader: Rows) -> None:
     """Put the victim's whole session in the place of the reader's."""
     connection.execute(_records.delete().where(reader.messages))
     connection.execute(_sessions_table.delete().where(reader.session))
-    scope_id = reader.keys.scope_id
-    moved = _records.update().where(victim.messages)
-    connection.execute(moved.values(scope_id=scope_id, parent=reader.digest))
-    moved = _sessions_table.update().where(victim.session)
-    connection.execute(moved.values(scope_id=scope_id, digest=reader.digest))
+    row = {"scope_id": reader.keys.scope_id, "digest": reader.digest}
+    _move(connection, _sessions_table, victim.session, **row)
+    _move(connection, _records, victim.messages, **_messages_of(reader))
+
+
+def _messages_of(reader: Rows) -> dict[str, bytes]:
+    return {"scope_id": reader.keys.scope_id, "parent": reader.digest}
+
+
+def _move(connection: Any, table: Any, picked: Any, **address: bytes) -> None:
+    """Put rows at another address: a copy, and the rows deleted.
+
+    Not an update of ``scope_id``, by which the rows have their shard: Citus refuses that.
+    """
+    found = [
+        {**row, **address} for row in connection.execute(table.select().where(picked)).mappings()
+    ]
+    connection.execute(table.delete().where(picked))
+    connection.execute(table.insert(), found)
 
 
 def flip_bit(connection: Any, _: Rows, reader: Rows) -> None:

@@ -1,0 +1,60 @@
+"""Opened elements: those of threads used last, kept in the plaintext cache where there is one."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._runtime.plaintext_cache import Key, PlaintextCache
+from langmem_isolated._storage.container_state import ContainerState
+
+_NONE: Mapping[int, bytes] = MappingProxyType({})
+
+
+class OpenedElements:
+    """Elements of threads as they were opened, for one call; without a cache there are none.
+
+    An element never changes in a thread's life, and a number is given once. So what was opened
+    stands for its row as long as birth and generation, which the thread's row tells at each read
+    under its MAC, are the same. Only plaintexts are kept: each read makes objects of its own.
+
+    Args:
+        cache: Where they stay. What was opened with keys that were taken back since this was made
+            does not get there.
+    """
+
+    def __init__(self, cache: PlaintextCache | None) -> None:
+        self._cache = cache
+        self._epoch = None if cache is None else cache.epoch
+
+    def of(self, keys: ScopeKeys, digest: bytes, state: ContainerState) -> Mapping[int, bytes]:
+        """Those of a thread that is in ``state``, by number; others may add to them meanwhile."""
+        if self._cache is None:
+            return _NONE
+        kept: Mapping[int, bytes] | None = self._cache.get(_key(keys, digest), _token(state))
+        if not kept:
+            return _NONE
+        if max(kept) >= state.next_sequence:
+            # An older state was put back: it will give these numbers to others.
+            self.drop(keys, digest)
+            return _NONE
+        return kept
+
+    def keep(
+        self, keys: ScopeKeys, digest: bytes, state: ContainerState, elements: Mapping[int, bytes]
+    ) -> None:
+        """Keep elements of a thread that is in ``state``."""
+        if self._cache is not None and elements:
+            self._cache.merge(_key(keys, digest), _token(state), elements, self._epoch)
+
+    def drop(self, keys: ScopeKeys, digest: bytes) -> None:
+        """Let go of those of a thread."""
+        if self._cache is not None:
+            self._cache.drop(_key(keys, digest))
+
+
+def _key(keys: ScopeKeys, digest: bytes) -> Key:
+    return keys.scope_id, keys.birth, ("elements", digest)
+
+
+def _token(state: ContainerState) -> tuple[bytes, bytes]:
+    return state.birth, state.generation

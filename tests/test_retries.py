@@ -1,0 +1,217 @@
+"""What PostgreSQL undid because it met others is done again, once; what may be stored is not."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import count
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from langchain_core.messages import HumanMessage
+
+from langmem_isolated import IsolatedMemory, LocalRootKey
+from langmem_isolated._database.database import Database
+from langmem_isolated._database.transactions import Transaction
+from langmem_isolated.errors import DatabaseLocked, DatabaseUnreachable
+from tests.conftest import ROOT_KEY, Attacker
+from tests.threads import at, put
+
+NOTES = sa.Table(
+    "notes", sa.MetaData(), sa.Column("name", sa.Text), sa.Column("number", sa.Integer)
+)
+SERIALIZABLE = "?options=-c%20default_transaction_isolation%3Dserializable"
+_NAMED = NOTES.c.name == sa.bindparam("which")
+ADD = sa.update(NOTES).where(_NAMED).values(number=NOTES.c.number + sa.literal_column("1"))
+SET = sa.update(NOTES).where(_NAMED).values(number=sa.bindparam("to"))
+GET = sa.select(NOTES.c.number).where(_NAMED)
+SUM = sa.select(sa.func.sum(NOTES.c.number))
+WORKERS = 8
+
+
+@pytest.fixture
+def attacker(postgres_url: str) -> Iterator[Attacker]:
+    """The same database, with two numbers in it."""
+    with closing(Attacker(postgres_url)) as attacker:
+        attacker("CREATE TABLE notes (name TEXT, number INTEGER)")
+        attacker("INSERT INTO notes VALUES ('a', 0), ('b', 0)")
+        yield attacker
+
+
+def opened(url: str, **options: Any) -> Database:
+    database = Database(url, pool_size=WORKERS, **{"timeout": 20, **options})
+    database.open()
+    return database
+
+
+def numbers(attacker: Attacker) -> list[int]:
+    return [number for (number,) in attacker("SELECT number FROM notes ORDER BY name")]
+
+
+def at_once(*uses: Callable[[], Any]) -> list[Any]:
+    with ThreadPoolExecutor(len(uses)) as threads:
+        return [one.result(60) for one in [threads.submit(use) for use in uses]]
+
+
+def test_two_that_block_each_other_are_both_stored_once(attacker: Attacker, postgres_url: str):
+    both, runs = threading.Barrier(2), count()
+
+    def crossed(transaction: Transaction, first: str, second: str) -> None:
+        transaction.execute(ADD, which=first)
+        transaction.row(GET, which=first)  # what was sent before is done
+        if next(runs) < 2:
+            both.wait(10)
+        transaction.changes(ADD, which=second)
+
+    with closing(opened(postgres_url)) as database:
+        at_once(
+            lambda: database.write(crossed, "a", "b"), lambda: database.write(crossed, "b", "a")
+        )
+
+    assert next(runs) == 3  # one of the two was the victim
+    assert numbers(attacker) == [2, 2]
+
+
+def test_what_fails_to_serialize_at_its_commit_is_done_again_and_was_not_stored_before(
+    attacker: Attacker, postgres_url: str
+):
+    both, tried = threading.Barrier(2), []
+
+    def skewed(transaction: Transaction, read: str, written: str) -> None:
+        tried.append(transaction)
+        (number,) = transaction.row(GET, which=read) or (None,)
+        if len(tried) <= 2:
+            both.wait(10)
+        transaction.execute(SET, which=written, to=number + 1)
+
+    with closing(opened(postgres_url + SERIALIZABLE)) as database:
+        at_once(lambda: database.write(skewed, "a", "b"), lambda: database.write(skewed, "b", "a"))
+
+    # One after the other, in whichever order: never each as if it were alone, which is 1 and 1.
+    assert sorted(numbers(attacker)) == [1, 2]
+    assert [one.is_stored for one in tried].count(False) == 1
+    assert len(tried) == 3
+
+
+@pytest.mark.parametrize("door", ["write", "write_once"])
+def test_no_increment_of_many_at_once_is_lost(attacker: Attacker, postgres_url: str, door: str):
+    def work(database: Database) -> None:
+        for _ in range(20):
+            getattr(database, door)(Transaction.changes, ADD, which="a")
+
+    with closing(opened(postgres_url + SERIALIZABLE)) as database:
+        at_once(*[lambda: work(database)] * WORKERS)
+
+    assert numbers(attacker) == [20 * WORKERS, 0]
+
+
+def test_adapters_under_serializable_lose_nothing_and_keep_the_order(postgres_url: str):
+    key, turns = LocalRootKey(ROOT_KEY), 6
+
+    def work(memory: IsolatedMemory, name: str) -> None:
+        # Two workers of each user: what one does meets what the other does.
+        scoped = memory.scope(user_id=f"user-{int(name) // 2}", module_id="tutor")
+        shared, own = scoped.chat_history("shared"), scoped.checkpointer()
+        store = scoped.store()
+        for turn in range(turns):
+            shared.add_messages([HumanMessage(f"{name}-{turn}")])
+            put(own, at(name), {"log": [f"{name}-{turn}"]})
+            store.put(("notes",), f"{name}-{turn}", {"turn": turn})
+            store.put(("notes",), "shared", {"by": name})
+
+    with IsolatedMemory(postgres_url + SERIALIZABLE, root_key=key, pool_size=WORKERS) as memory:
+        at_once(*[lambda name=str(n): work(memory, name) for n in range(WORKERS)])
+
+    with IsolatedMemory(postgres_url, root_key=key) as memory:
+        for user in range(WORKERS // 2):
+            scoped = memory.scope(user_id=f"user-{user}", module_id="tutor")
+            said = [str(one.content) for one in scoped.chat_history("shared").messages]
+            names = [str(2 * user), str(2 * user + 1)]
+            for name in names:
+                mine = [text for text in said if text.startswith(f"{name}-")]
+                assert mine == [f"{name}-{turn}" for turn in range(turns)]
+                assert len([*scoped.checkpointer().list(at(name))]) == turns
+            assert len(said) == 2 * turns
+            found = scoped.store().search(("notes",), limit=100)
+            assert len(found) == 2 * turns + 1
+
+
+def refuse_with(attacker: Attacker, state: str) -> None:
+    """Have the server refuse every change of a number."""
+    attacker(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        f" RAISE EXCEPTION 'refused' USING ERRCODE = '{state}'; END $$"
+    )
+    attacker(
+        "CREATE TRIGGER refuses BEFORE UPDATE ON notes FOR EACH ROW"
+        " EXECUTE FUNCTION langmem_isolated.refuse()"
+    )
+
+
+@pytest.mark.parametrize("door", ["write", "write_once"])
+def test_attempts_have_an_end(attacker: Attacker, postgres_url: str, door: str):
+    refuse_with(attacker, "40001")
+    runs = count()
+
+    def add(transaction: Transaction) -> None:
+        next(runs)
+        transaction.changes(ADD, which="a")
+
+    with (
+        closing(opened(postgres_url, timeout=0.3)) as database,
+        pytest.raises(DatabaseLocked, match="40001"),
+    ):
+        getattr(database, door)(add)
+
+    assert 2 < next(runs) < 12
+    assert numbers(attacker) == [0, 0]
+
+
+def test_a_completion_that_the_server_does_not_know_is_not_tried_again(
+    attacker: Attacker, postgres_url: str
+):
+    refuse_with(attacker, "40003")
+    runs = count()
+
+    def add(transaction: Transaction) -> None:
+        next(runs)
+        transaction.changes(ADD, which="a")
+
+    with (
+        closing(opened(postgres_url)) as database,
+        pytest.raises(DatabaseUnreachable, match="may have been stored"),
+    ):
+        database.write(add)
+
+    assert next(runs) == 1
+
+
+def test_a_single_statement_whose_connection_broke_is_not_sent_again(
+    attacker: Attacker, postgres_url: str
+):
+    runs, sent = count(), threading.Event()
+
+    def add(transaction: Transaction) -> None:
+        next(runs)
+        sent.set()
+        transaction.changes(ADD, which="a")
+
+    def end_who_waits() -> None:
+        assert sent.wait(10)
+        waiting = "FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            ended = f"SELECT pg_terminate_backend(pid) {waiting}"
+            assert any(connection.execute(ended).fetchone() for _ in range(10_000))
+
+    def write(database: Database) -> None:
+        with pytest.raises(DatabaseUnreachable, match="may have been stored"):
+            database.write_once(add)
+
+    with closing(opened(postgres_url)) as database, psycopg.connect(postgres_url) as holder:
+        holder.execute("UPDATE langmem_isolated.notes SET number = 0")
+        at_once(lambda: write(database), end_who_waits)
+
+    assert next(runs) == 1
+    assert numbers(attacker) == [0, 0]
