@@ -262,7 +262,10 @@ class ThreadRepository:
         if stored is None:
             self._known.forget(digest)
             return False
-        self._remember(keys, digest, stored, encoder, is_chained=is_chained)
+        if not is_chained:
+            known = self._begin_chain(keys, digest, stored)
+        for fingerprint, reference in encoder.seen:
+            known.put(fingerprint, run_of(reference, stored.numbers).start)
         new = {stored.numbers[mac]: plaintext for mac, plaintext in body.elements}
         self._opened.keep(keys, digest, stored.state, new)
         return True
@@ -316,16 +319,13 @@ class ThreadRepository:
         run = partial(self.records.run_with_keys, keys, self.records.database.write_once)
         return chain.store(write, run)
 
-    def _remember(
-        self, keys: ScopeKeys, digest: bytes, stored: Stored, encoder: Encoder, *, is_chained: bool
-    ) -> None:
+    def _begin_chain(self, keys: ScopeKeys, digest: bytes, stored: Stored) -> ElementCache:
+        """Go on from what was stored under the lock; what is known of the thread by now."""
         known = self._known.of(digest, stored.state.generation)
-        if not is_chained:
-            WriteChain.of(known).begin(stored.state, keys)
-            for mac, number in stored.numbers.items():
-                known.put_mac(mac, number)
-        for fingerprint, reference in encoder.seen:
-            known.put(fingerprint, run_of(reference, stored.numbers).start)
+        WriteChain.of(known).begin(stored.state, keys)
+        for mac, number in stored.numbers.items():
+            known.put_mac(mac, number)
+        return known
 
     def checked_ids(self, thread_ids: Iterable[str]) -> list[str]:
         """Ids of threads that are well formed, and no more than one call may name."""
