@@ -5,6 +5,7 @@ import itertools
 import os
 import sqlite3
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ ROOT_KEY = bytes(range(32))
 _numbers = itertools.count()
 
 Door = Callable[..., Awaitable[Any]]
+Wait = Callable[[float], None]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -188,6 +190,17 @@ def telemetry(memory: IsolatedMemory) -> Iterator[Any]:
     telemetry.watch(memory)
     yield telemetry
     telemetry.close()
+
+
+@pytest.fixture
+def wait_for(monkeypatch: pytest.MonkeyPatch) -> Wait:
+    """Has so many seconds pass at once for what takes the time from this process's wall clock.
+
+    What has to be done before a time is over can be as slow as the machine is.
+    """
+    passed, real = [0], time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real() + sum(passed))
+    return lambda seconds: passed.append(round(seconds * 10**9))
 
 
 @pytest.fixture(scope="module")

