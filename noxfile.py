@@ -44,7 +44,7 @@ def demo(session: nox.Session) -> None:
 def notebooks(session: nox.Session) -> None:
     """Every notebook from its first cell to its last."""
     session.install("-e", ".[dev]")
-    session.run("pytest", "--nbmake", "notebooks", "-n", "0", "-p", "no:cacheprovider")
+    session.run("pytest", "--nbmake", "notebooks", "-p", "no:cacheprovider")
 
 
 @nox.session

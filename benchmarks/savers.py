@@ -86,12 +86,13 @@ class Driver:
     size: Callable[[], int]
     is_async: bool = False
     has_delta: bool = False
+    is_warm: bool = False
 
     @property
     def label(self) -> str:
-        delta = ", DeltaChannel" if self.has_delta else ""
+        kind = ", DeltaChannel" if self.has_delta else ", warm" if self.is_warm else ""
         door = ", async" if self.is_async else ""
-        return f"{self.name}{delta}, {self.database} {self.durability}".rstrip(", ") + door
+        return f"{self.name}{kind}, {self.database} {self.durability}".rstrip(", ") + door
 
     def compares_with(self, other: "Driver") -> bool:
         return (self.database, self.durability, self.is_async) == (
@@ -208,12 +209,16 @@ def postgres_saver(
 
 
 @contextmanager
-def ours(site: Site, *, is_async: bool, kind: str) -> Iterator[Driver]:
+def ours(site: Site, *, is_async: bool, kind: str, warm: bool = False) -> Iterator[Driver]:
     url = site.places.url(kind)
     # Two connections serve one run: LangGraph stores a checkpoint and a task's writes at once.
     pool = max(2, site.connections)
     with IsolatedMemory(
-        url, root_key=ROOT_KEY, synchronous=site.synchronous, pool_size=pool
+        url,
+        root_key=ROOT_KEY,
+        synchronous=site.synchronous,
+        pool_size=pool,
+        plaintext_cache_seconds=3_600 if warm else 0,
     ) as memory:
         size = (
             partial(sqlite_bytes, url.removeprefix("sqlite:///"))
@@ -221,7 +226,8 @@ def ours(site: Site, *, is_async: bool, kind: str) -> Iterator[Driver]:
             else partial(postgres_bytes, url)
         )
         durability = of_engine(memory._database._engine)
-        yield Driver(OURS, kind, durability, memory.checkpointer(), size, is_async)
+        saver = memory.checkpointer()
+        yield Driver(OURS, kind, durability, saver, size, is_async, is_warm=warm)
 
 
 def _serde(aes: bool) -> Any:
@@ -259,6 +265,7 @@ def contenders(kinds: Sequence[str], doors: Sequence[bool]) -> dict[str, Open]:
             named[f"{name}-aes"] = partial(opener, aes=True)
             named[f"{name}-delta"] = partial(opener, delta=True)
             named[f"ours-{name}"] = partial(ours, kind=kind)
+            named[f"warm-{name}"] = partial(ours, kind=kind, warm=True)
     return {
         ("async-" if door else "") + name: partial(opener, is_async=door)
         for door in doors

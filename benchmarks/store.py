@@ -28,22 +28,24 @@ from benchmarks.harness import Report, Target, in_turn, machine, microseconds, r
 from langmem_isolated import IsolatedMemory, LocalRootKey
 from tests.postgres import PostgresServer
 
-OURS, SQLITE, POSTGRES = "ours", "SqliteStore", "PostgresStore"
+OURS, INDEXED, SQLITE, POSTGRES = "ours", "ours, indexed", "SqliteStore", "PostgresStore"
 ROOT_KEY = LocalRootKey(bytes(32))
 BATCH = 100
 TOPICS = 5
 DIMENSIONS = 384
 KINDS = ("fact", "note", "plan", "wish")
 
-# Our time may be so many times theirs.
+# Our time may be so many times theirs. Where nothing passes a filter, every item of the scope is
+# opened: to send and open 1,000 of them takes four times as long as a search of PostgresStore,
+# and no code of ours makes it less. That is what the index is for.
 LIMITS = {
     SQLITE: {
-        "put": 1 / 2,
-        "batch put, per item": 2,
-        "get": 4,
-        "search": 1.5,
-        "search + filter": 1.5,
-        "filter, no match": 3,
+        "put": 0.45,
+        "batch put, per item": 1.5,
+        "get": 2,
+        "search": 0.5,
+        "search + filter": 0.9,
+        "filter, no match": 1.5,
     },
     POSTGRES: dict.fromkeys(
         (
@@ -56,9 +58,11 @@ LIMITS = {
             "filter, no match",
             "list_namespaces",
         ),
-        1.3,
+        1.2,
     ),
 }
+# Of a store with `equality=`, whose filters the database answers.
+INDEXED_LIMITS = {"search + filter": 0.8, "filter, no match": 0.8}
 
 
 @dataclass(frozen=True)
@@ -77,15 +81,24 @@ def shared(name: str, label: str, store: BaseStore) -> Driver:
     return Driver(name, label, lambda _: store, lambda user: (user,))
 
 
-def ours(memory: IsolatedMemory, label: str, peer: str, **options: Any) -> Driver:
+def ours(
+    memory: IsolatedMemory, label: str, peer: str, *, name: str = OURS, **options: Any
+) -> Driver:
     stores: dict[str, BaseStore] = {}
 
     def store(user: str) -> BaseStore:
         if user not in stores:
-            stores[user] = memory.scope(user_id=user, module_id="tutor").store(**options)
+            stores[user] = memory.scope(user_id=user, module_id=name).store(**options)
         return stores[user]
 
-    return Driver(OURS, f"ours, {label}", store, lambda _: (), peer)
+    return Driver(name, f"{name}, {label}", store, lambda _: (), peer)
+
+
+def indexed(memory: IsolatedMemory, label: str, peer: str, options: dict[str, Any]) -> list[Driver]:
+    """A store beside ours, in the same database, that is indexed; none by meaning."""
+    if options:
+        return []
+    return [ours(memory, label, peer, name=INDEXED, equality=["kind"])]
 
 
 @contextmanager
@@ -114,6 +127,8 @@ def all_drivers(
             memory = IsolatedMemory(url, root_key=ROOT_KEY, synchronous=level)
             peer = SQLITE if level == "FULL" else ""
             drivers.append(ours(stack.enter_context(memory), f"SQLite {level}", peer, **options))
+            if peer:
+                drivers += indexed(memory, f"SQLite {level}", peer, options)
         if server:
             with psycopg.connect(server.url(), autocommit=True) as admin:
                 for name in ("theirs", "ours"):
@@ -127,6 +142,7 @@ def all_drivers(
             memory = IsolatedMemory(server.url("ours"), root_key=ROOT_KEY)
             entered = stack.enter_context(memory)
             drivers.append(ours(entered, "PostgreSQL", POSTGRES, **options))
+            drivers += indexed(entered, "PostgreSQL", POSTGRES, options)
         yield drivers
 
 
@@ -263,11 +279,13 @@ def _report(
             report.measured(name, driver.label, median_us=median)
     by_name = {driver.name: driver for driver in drivers}
     for driver in drivers:
-        for name, limit in LIMITS.get(driver.peer, {}).items():
+        limits = INDEXED_LIMITS if driver.name == INDEXED else LIMITS.get(driver.peer, {})
+        for name, limit in limits.items():
             if driver.peer in by_name and name in names:
                 other = by_name[driver.peer].label
                 value = ratio(taken[driver.label][name], taken[other][name])
-                report.targets.append(Target(f"{name}, against {other}", value, limit))
+                what = f"{name}, indexed" if driver.name == INDEXED else name
+                report.targets.append(Target(f"{what}, against {other}", value, limit))
 
 
 def embed(texts: Sequence[str]) -> list[list[float]]:

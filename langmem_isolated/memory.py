@@ -84,9 +84,9 @@ class IsolatedMemory(MemoryOfRun, MemoryLifecycle, AnonymousSessions[AnonymousMe
         timeout: Seconds to wait for a lock, a connection or the server.
         key_cache_size: Owners whose unwrapped keys are kept in memory.
         key_cache_seconds: How long they are kept.
-        plaintext_cache_seconds: How long opened vectors and messages may be kept in memory, so that
-            the next search need not open them again; 0, the default, keeps none. A change or an
-            erasure is seen at once.
+        plaintext_cache_seconds: How long opened vectors, messages and parts of threads may be kept
+            in memory, so that the next search or turn need not open them again; 0, the default,
+            keeps none. A change or an erasure is seen at once.
         plaintext_cache_bytes: How many bytes of them in all.
         config_keys: Under which names a config's ``configurable`` holds a scope, where they are not
             ``user_id``, ``module_id`` and ``project_id``: ``{"user_id": "memory_user"}`` where

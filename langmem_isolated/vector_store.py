@@ -16,7 +16,15 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
 from langmem_isolated._adapters.embedding_calls import aembedded, embedded, packed
-from langmem_isolated._adapters.nearest_documents import Asked, Hit, nearest
+from langmem_isolated._adapters.missing_digests import store_digests
+from langmem_isolated._adapters.nearest_documents import (
+    Asked,
+    Hit,
+    Nearest,
+    Passing,
+    nearest,
+    terms_of,
+)
 from langmem_isolated._adapters.reembedding import Reembedding
 from langmem_isolated._adapters.vector_store_arguments import checked_query
 from langmem_isolated._adapters.vector_store_base import (
@@ -36,12 +44,14 @@ from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.operations import Operation, found, given, observed
 from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 from langmem_isolated._search.embedding_models import embedding_model_name
-from langmem_isolated._search.metadata_filters import Filter, metadata_test
+from langmem_isolated._search.equality import EqualityFields
+from langmem_isolated._search.metadata_filters import Filter
 from langmem_isolated._search.vectors import check_installed, most_diverse
 from langmem_isolated._storage.container_state import BIRTH_BYTES
 from langmem_isolated._storage.documents import collection as stored
 from langmem_isolated._storage.documents import writing
-from langmem_isolated._storage.documents.writing import NewDocument
+from langmem_isolated._storage.documents.lookup import index
+from langmem_isolated._storage.documents.unit_of_work import NewDocument
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated.errors import ScopeError
 from langmem_isolated.scope import checked_id
@@ -84,12 +94,13 @@ class IsolatedVectorStore(ScopedVectorStore):
         collection: A name, 1 to 255 bytes; the documents of one are apart from another's.
         embedding_name: Names the model; by default its class and settings do. It is kept, sealed,
             with the collection, which takes texts and queries of no other model.
+        equality: Fields of metadata by which the database finds documents; see `IsolatedStore`.
         plaintext_cache: Keeps opened vectors; by default they are opened for each search.
 
     Raises:
         ScopeError: ``collection`` is missing or malformed.
-        TypeError: ``embedding_name`` is no text.
-        ValueError: ``embedding_name`` is empty.
+        TypeError: ``embedding_name`` is no text, or ``equality`` no list of them.
+        ValueError: ``embedding_name`` is empty, or ``equality`` names what is no field.
         ImportError: NumPy is not installed.
     """
 
@@ -100,6 +111,7 @@ class IsolatedVectorStore(ScopedVectorStore):
         collection: str = "default",
         *,
         embedding_name: str | None = None,
+        equality: Sequence[str] | None = None,
         plaintext_cache: PlaintextCache | None = None,
     ) -> None:
         check_installed()
@@ -110,6 +122,7 @@ class IsolatedVectorStore(ScopedVectorStore):
         self._name = checked_id("collection", collection)
         self._collection = collection.encode()
         self._plaintext_cache = plaintext_cache
+        self._equality = None if equality is None else EqualityFields(equality)
         if embedding_name is not None:
             self._model = embedding_model_name(embeddings, embedding_name)
 
@@ -123,8 +136,7 @@ class IsolatedVectorStore(ScopedVectorStore):
 
     @cached_property
     def _model(self) -> str:
-        # 0.2 ms for a model of pydantic; many a store only reads by id.
-        return embedding_model_name(self._embeddings)
+        return embedding_model_name(self._embeddings)  # 0.2 ms for a model of pydantic
 
     @property
     def _header(self) -> CollectionHeader:
@@ -230,7 +242,7 @@ class IsolatedVectorStore(ScopedVectorStore):
     def _put(self, new: list[tuple[str, Document]], vectors: list[list[float]]) -> None:
         # The last of one id counts.
         by_id = {
-            id_: NewDocument(id_.encode(), self._encoded(id_, document), embedding)
+            id_: self._new(id_, document, embedding)
             for (id_, document), embedding in zip(new, packed(vectors, len(new)), strict=True)
         }
         self._limits.check_batch([document.body for document in by_id.values()])
@@ -239,8 +251,9 @@ class IsolatedVectorStore(ScopedVectorStore):
             writing.put, self._collection, self._header, [*by_id.values()], birth, now()
         )
 
-    def _encoded(self, id_: str, document: Document) -> bytes:
-        return self._limits.checked_size("document_bytes", encode_document(id_, document))
+    def _new(self, id_: str, document: Document, embedding: bytes) -> NewDocument:
+        body = self._limits.checked_size("document_bytes", encode_document(id_, document))
+        return NewDocument(id_.encode(), body, embedding, terms=terms_of(self._equality, body))
 
     @observed("delete_memory", "document", given, records="_own")
     def _remove(self, names: list[str]) -> None:
@@ -360,19 +373,14 @@ class IsolatedVectorStore(ScopedVectorStore):
 
     @observed("search_memory", "document", found, records="_own")
     def _nearest(self, asked: Asked, k: int, filter: Filter | None) -> list[Hit]:
-        passes, count = metadata_test(filter), checked_count(k)
-
-        def accept(body: bytes) -> Document | None:
-            document = decode_document(body)
-            return document if passes(document.metadata) else None
-
-        found = [
-            hit
-            for source in self._readable()
-            for hit in source.snapshot_lagging(
-                nearest, [], self._collection, asked, accept, count, self._plaintext_cache
-            )
-        ]
+        passing, count = Passing.of(filter, self._equality), checked_count(k)
+        what = self._collection, asked, passing, count, self._plaintext_cache
+        found: list[Hit] = []
+        for source in self._readable():
+            hits, unindexed = source.snapshot_lagging(nearest, Nearest(), *what)
+            found += hits
+            # What others published is theirs to index.
+            store_digests(source, index, unindexed if source is self._own else ())
         # Sorting is stable: of two that are as near, the own one comes first.
         return sorted(found, key=lambda hit: hit.score, reverse=True)[:count]
 

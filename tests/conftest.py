@@ -2,7 +2,10 @@
 
 import gc
 import itertools
+import os
 import sqlite3
+import tempfile
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from langmem_isolated._database.schema import POSTGRES_SCHEMA
 from tests import served
 from tests.citus import become_citus
 from tests.pgbouncer import PgBouncer
-from tests.postgres import PostgresServer
+from tests.postgres import PostgresServer, folder_in_memory
 from tests.system import skip_without_programs, tell_what_was_left_out
 
 served.give_jobs_a_role()
@@ -24,10 +27,17 @@ ROOT_KEY = bytes(range(32))
 _numbers = itertools.count()
 
 Door = Callable[..., Awaitable[Any]]
+Wait = Callable[[float], None]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     skip_without_programs(item)
+
+
+def pytest_configure() -> None:
+    """Have `tmp_path` in memory, unless somebody says where, or there is too little of it."""
+    if folder := folder_in_memory():
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(folder))
 
 
 def pytest_collection_finish() -> None:
@@ -85,6 +95,13 @@ def postgres_url(request: pytest.FixtureRequest, postgres: PostgresServer) -> It
         yield url
     with psycopg.connect(postgres.url(), autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
+
+
+@pytest.fixture
+def disk_path() -> Iterator[Path]:
+    """A folder outside memory, where an environment is large and its programs may not run."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
@@ -173,6 +190,17 @@ def telemetry(memory: IsolatedMemory) -> Iterator[Any]:
     telemetry.watch(memory)
     yield telemetry
     telemetry.close()
+
+
+@pytest.fixture
+def wait_for(monkeypatch: pytest.MonkeyPatch) -> Wait:
+    """Has so many seconds pass at once for what takes the time from this process's wall clock.
+
+    What has to be done before a time is over can be as slow as the machine is.
+    """
+    passed, real = [0], time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real() + sum(passed))
+    return lambda seconds: passed.append(round(seconds * 10**9))
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from langgraph.checkpoint.base import empty_checkpoint
 from langmem_isolated import AuditOptions, IsolatedMemory, LocalRootKey
 from langmem_isolated._database.upgrades import versions
 from tests.embeddings import NGramEmbeddings
-from tests.postgres import PostgresServer, _programs
+from tests.postgres import PostgresServer, programs
 
 FOLDER = Path(__file__).parent / "vectors" / "databases"
 # No secret: what it opens is in this file.
@@ -94,7 +94,7 @@ def _frozen_sqlite(folder: Path) -> bytes:
 def _frozen_postgres() -> bytes:
     with PostgresServer() as server:
         _filled(server.url())
-        dump = [_programs() / "pg_dump", "--schema=langmem_isolated", "--inserts", "--no-owner"]
+        dump = [programs() / "pg_dump", "--schema=langmem_isolated", "--inserts", "--no-owner"]
         done = subprocess.run([*dump, server.url()], check=True, capture_output=True)
     return done.stdout
 

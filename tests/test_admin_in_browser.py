@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated.admin import admin_app, standalone_app
@@ -162,7 +162,7 @@ def test_a_keyboard_is_enough(page: Page, memory: IsolatedMemory, address: str):
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
     page.keyboard.press("Enter")
-    assert page.evaluate("document.activeElement.id") == "main"
+    expect(page.locator("#main")).to_be_focused()
     page.goto(address)
     names = []
     for _ in range(10):

@@ -32,7 +32,7 @@ from langmem_isolated.errors import (
 from langmem_isolated.lifecycle.guests import claims
 from langmem_isolated.lifecycle.guests.anonymous import remove
 from langmem_isolated.memory import AnonymousMemory
-from tests.conftest import ROOT_KEY, Attacker, Door
+from tests.conftest import ROOT_KEY, Attacker, Door, Wait
 from tests.embeddings import NGramEmbeddings
 from tests.processes import Child, all_at_once
 from tests.test_copying import config, furnish, graph, names, texts
@@ -147,12 +147,14 @@ def test_a_guest_is_no_scope_for_others(memory: IsolatedMemory, guest: Anonymous
 
 
 @pytest.mark.parametrize("limit", ["idle", "absolute"])
-def test_what_expired_is_absent_at_once_also_for_who_is_in(memory: IsolatedMemory, limit: str):
-    guest = memory.anonymous(module_id="tutor", **{"idle": None, limit: timedelta(seconds=3)})
+def test_what_expired_is_absent_at_once_also_for_who_is_in(
+    memory: IsolatedMemory, wait_for: Wait, limit: str
+):
+    guest = memory.anonymous(module_id="tutor", **{"idle": None, limit: timedelta(seconds=60)})
     said(guest, "Hi")
     assert texts(guest) == ["Hi"]
 
-    time.sleep(3.1)
+    wait_for(60.1)
 
     for use in (
         lambda: texts(guest),
@@ -169,10 +171,10 @@ def test_what_expired_is_absent_at_once_also_for_who_is_in(memory: IsolatedMemor
             use()
 
 
-def test_getting_in_begins_the_idle_time_anew(memory: IsolatedMemory):
-    guest = memory.anonymous(module_id="tutor", idle=timedelta(seconds=4))
+def test_getting_in_begins_the_idle_time_anew(memory: IsolatedMemory, wait_for: Wait):
+    guest = memory.anonymous(module_id="tutor", idle=timedelta(seconds=60))
     for _ in range(3):
-        time.sleep(1.7)
+        wait_for(25)
         memory.recover(guest.id)
 
     assert texts(guest) == []

@@ -206,22 +206,23 @@ HOSTILE = {
 
 
 def worst_pause(work: Callable[[], object]) -> float:
-    """For how many seconds this thread waited at most while another did its work.
+    """For how many seconds of the processor this thread waited at most while another worked.
 
-    The least of some tries: a machine that has other work makes it longer, never shorter.
+    Not of the wall: a machine with other work keeps both waiting. The least of some tries, for what
+    else this process does makes it longer, never shorter.
     """
     return min(_worst_pause(work) for _ in range(3))
 
 
 def _worst_pause(work: Callable[[], object]) -> float:
     thread = threading.Thread(target=work)
-    worst, before = 0.0, time.perf_counter()
+    worst, before = 0.0, time.process_time()
     thread.start()
     is_over = False
     while not is_over:
         is_over = not thread.is_alive()
         time.sleep(0.001)
-        now = time.perf_counter()
+        now = time.process_time()
         worst, before = max(worst, now - before), now
     return worst
 

@@ -276,7 +276,7 @@ def test_the_database_looks_at_no_more_rows_than_it_returns(
 
     def plan(transaction: Transaction) -> str:
         explain = "EXPLAIN " if transaction.is_postgres else "EXPLAIN QUERY PLAN "
-        cursor = transaction._open_cursor(transaction._connection)
+        cursor = transaction._open_cursor(transaction.connection)
         cursor.execute(explain + statement, [values[name] for name in names])
         return "\n".join(str(row) for row in cursor.fetchall())
 

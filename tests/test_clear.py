@@ -1,6 +1,7 @@
 """Clearing removes what people want gone, all of it and nothing else, and leaves the account."""
 
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated.errors import LegalHold, SessionNotFound
+from langmem_isolated.lifecycle.retention import clearing
 from langmem_isolated.lifecycle.retention.clearing import Clearing
 from tests.conftest import Attacker, Door
 from tests.embeddings import NGramEmbeddings
@@ -97,6 +99,20 @@ async def test_one_session_is_cleared_with_its_messages(memory: IsolatedMemory, 
     scoped.verify()
     with pytest.raises(SessionNotFound):
         await door(scoped, "clear_session", "monday")
+
+
+async def test_whoever_clears_a_session_waits_for_nothing_that_is_not_there(
+    memory: IsolatedMemory, door: Door, monkeypatch: pytest.MonkeyPatch
+):
+    scoped, waits = tutor(memory), list[float]()
+    fill(scoped)
+    monkeypatch.setattr(clearing, "time", SimpleNamespace(sleep=waits.append))
+
+    await door(scoped, "clear_session", "monday")
+    with pytest.raises(SessionNotFound):
+        await door(scoped, "clear_session", "monday")
+
+    assert not any(waits)
 
 
 async def test_a_channel_is_cleared_in_every_session(memory: IsolatedMemory, door: Door):

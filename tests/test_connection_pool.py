@@ -27,7 +27,7 @@ def pool_of(database: Database) -> ConnectionPool:
 
 
 def raw(transaction: Transaction) -> Any:
-    return transaction._connection
+    return transaction.connection
 
 
 def test_a_connection_given_back_is_handed_out_again_and_counts_as_idle(database: Database):

@@ -40,7 +40,7 @@ from langmem_isolated.errors import IsolationViolation, ScopeError, UserWasErase
 from langmem_isolated.importers import Difference, Import, Mapping, dual_write
 from langmem_isolated.importers.dual_writing import DualCheckpointSaver
 from langmem_isolated.importers.langgraph.sqlite_saver import SqliteSaverSource
-from tests.conftest import Door
+from tests.conftest import Door, Wait
 
 _numbers = itertools.count()
 
@@ -753,14 +753,16 @@ async def test_items_are_written_twice_and_copied_when_they_are_got(
     assert store.report.is_clean
 
 
-def test_an_item_that_theirs_keeps_for_a_time_is_not_copied_for_ever(alice: ScopedMemory):
-    with SqliteStore.from_conn_string(":memory:", ttl={"default_ttl": 0.01}) as theirs:
+def test_an_item_that_theirs_keeps_for_a_time_is_not_copied_for_ever(
+    alice: ScopedMemory, wait_for: Wait
+):
+    with SqliteStore.from_conn_string(":memory:", ttl={"default_ttl": 1}) as theirs:
         theirs.setup()
         theirs.put(("alice-1",), "k", {"v": 1})
         items = dual_write(theirs, alice.store(), backfill=owned)
         assert items.get(("alice-1",), "k").value == {"v": 1}
 
-    time.sleep(0.7)
+    wait_for(61)
     assert alice.store().get(("alice-1",), "k") is None
 
 

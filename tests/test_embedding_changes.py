@@ -29,7 +29,7 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._search.embedding_models import embedding_model_name, model_digest
-from langmem_isolated._storage.documents import writing
+from langmem_isolated._storage.documents import unit_of_work
 from langmem_isolated.errors import (
     EmbeddingModelChanged,
     EmbeddingModelWarning,
@@ -112,9 +112,9 @@ def rewrite_header(store: IsolatedVectorStore, header: bytes) -> None:
 
     def rewrite(transaction: Transaction, keys: ScopeKeys) -> None:
         digest = keys.pseudonym(Kind.COLLECTION, b"default")
-        state = writing._ROWS.locked(transaction, keys, digest)
+        state = unit_of_work.ROWS.locked(transaction, keys, digest)
         assert state is not None
-        writing._ROWS.rewrite(transaction, keys, digest, state, header)
+        unit_of_work.ROWS.rewrite(transaction, keys, digest, state, header)
 
     store._own.write(rewrite)
 

@@ -96,7 +96,7 @@ with IsolatedMemory(sys.argv[1], root_key=LocalRootKey(bytes(32))) as memory:
         t._connection.execute("UPDATE plain SET text = text || 'z'"),
     ]) and None)
     # Goes on while it is looked at, and is too large for SQLite's cache.
-    sorting = off._records.read(lambda transaction, keys: transaction._connection.execute(
+    sorting = off._records.read(lambda transaction, keys: transaction.connection.execute(
         "SELECT text FROM plain ORDER BY text DESC"
     ), None)
     sorting.fetchone()

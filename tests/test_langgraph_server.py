@@ -321,7 +321,10 @@ async def test_stateless_runs_leave_no_thread(users: list[User], memory: Isolate
         said = await user.run("passing", thread=None)
         assert said[0] == f"passing {user.name}"
         # The server removes the thread after it has answered.
-        await asyncio.sleep(0.5)
+        for _ in range(100):
+            if threads_of(memory, user.name) == before:
+                break
+            await asyncio.sleep(0.1)
         listed = await user.client.threads.search(limit=1000)
         assert user.thread in [thread["thread_id"] for thread in listed]
         assert "busy" not in [thread["status"] for thread in listed]

@@ -176,6 +176,6 @@ def test_memory_is_locked_and_opened_and_forgotten_by_keyboard_alone(
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.innerText") == "To the content"
     page.keyboard.press("Enter")
-    assert page.evaluate("document.activeElement.id") == "main"
+    expect(page.locator("#main")).to_be_focused()
     assert complaints == []
     page.close()

@@ -16,7 +16,7 @@ from langgraph.types import CachePolicy
 from langmem_isolated import IsolatedMemory, Scope, ScopedMemory
 from langmem_isolated.caches import IsolatedNodeCache
 from langmem_isolated.errors import IsolationViolation, RecordDoesNotOpen, ScopeError
-from tests.conftest import Attacker, Door
+from tests.conftest import Attacker, Door, Wait
 from tests.spellings import spellings
 
 NS, OTHER_NS = ("writes", "node"), ("writes", "other")
@@ -49,11 +49,11 @@ async def test_what_was_set_comes_back_for_its_scope_alone(
         assert await door(stranger.node_cache(), "get", [KEY, OTHER]) == {}
 
 
-async def test_a_time_to_live_is_kept(alice: ScopedMemory, door: Door):
+async def test_a_time_to_live_is_kept(alice: ScopedMemory, door: Door, wait_for: Wait):
     cache = alice.node_cache()
-    await door(cache, "set", {KEY: ([["a", 1]], 1), OTHER: ([["a", 2]], 60)})
+    await door(cache, "set", {KEY: ([["a", 1]], 60), OTHER: ([["a", 2]], 120)})
     assert len(await door(cache, "get", [KEY, OTHER])) == 2
-    await asyncio.sleep(1.05)
+    wait_for(60.1)
 
     assert list(await door(cache, "get", [KEY, OTHER])) == [OTHER]
 

@@ -154,14 +154,14 @@ def script_of_readme() -> str:
 
 
 @pytest.fixture
-def fresh(tmp_path: Path) -> Path:
+def fresh(disk_path: Path) -> Path:
     """A copy of this checkout beside an environment in which nothing is installed."""
     ignored = shutil.ignore_patterns(*NOT_CLONED)
-    clone = shutil.copytree(PROJECT, tmp_path / "clone", ignore=ignored)
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "environment"], check=True)
-    pip = tmp_path / "environment" / "bin" / "pip"
+    clone = shutil.copytree(PROJECT, disk_path / "clone", ignore=ignored)
+    subprocess.run([sys.executable, "-m", "venv", disk_path / "environment"], check=True)
+    pip = disk_path / "environment" / "bin" / "pip"
     # What pip would fetch first; where it cannot, nobody can install anything.
-    asked = [pip, "download", "--quiet", "--no-deps", "--dest", tmp_path, "hatchling"]
+    asked = [pip, "download", "--quiet", "--no-deps", "--dest", disk_path, "hatchling"]
     if subprocess.run(asked, capture_output=True, check=False).returncode:
         pytest.skip("pip reaches no package index from here")
     return clone

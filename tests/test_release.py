@@ -77,15 +77,15 @@ def test_a_wheel_has_every_file_of_the_package_and_none_beside_it(wheel: zipfile
 
 
 def test_the_wheel_of_the_source_distribution_runs_in_an_environment_of_its_own(
-    distributions: Path, tmp_path: Path
+    distributions: Path, disk_path: Path
 ):
     (released,) = distributions.glob("*.whl")
-    made = tmp_path / "environment"
+    made = disk_path / "environment"
     checked(sys.executable, "-m", "venv", "--without-pip", made)
     pip = (sys.executable, "-m", "pip", "--quiet", "--python", made / "bin" / "python")
     checked(*pip, "install", "--no-deps", "--no-index", released)
     # What it needs is that of this environment, whose link to the checkout does not count there.
-    there: Any = {"cwd": tmp_path, "PYTHONPATH": sysconfig.get_path("purelib")}
+    there: Any = {"cwd": disk_path, "PYTHONPATH": sysconfig.get_path("purelib")}
     program = "from langmem_isolated import admin; print(admin.__file__)"
 
     assert checked(made / "bin" / "python", "-c", program, **there).startswith(str(made))

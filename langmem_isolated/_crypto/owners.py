@@ -17,13 +17,14 @@ class Level(IntEnum):
     ANONYMOUS = 5
 
 
-# Which ids an owner has beside the project: must have, may have.
-_IDS: dict[Level, tuple[frozenset[str], frozenset[str]]] = {
-    Level.PRIVATE: (frozenset({"user", "module"}), frozenset()),
-    Level.USER: (frozenset({"user"}), frozenset()),
-    Level.MODULE: (frozenset({"module"}), frozenset()),
-    Level.PROJECT: (frozenset(), frozenset()),
-    Level.ANONYMOUS: (frozenset({"guest"}), frozenset({"module"})),
+# Which ids an owner has beside the project; first those that it must have.
+_NAMES = ("user", "module", "guest")
+_GIVEN: dict[Level, tuple[tuple[bool, bool, bool], ...]] = {
+    Level.PRIVATE: ((True, True, False),),
+    Level.USER: ((True, False, False),),
+    Level.MODULE: ((False, True, False),),
+    Level.PROJECT: ((False, False, False),),
+    Level.ANONYMOUS: ((False, False, True), (False, True, True)),
 }
 
 
@@ -50,14 +51,18 @@ class Owner:
     guest: str | None = None
 
     def __post_init__(self) -> None:
-        has = {name for name in ("user", "module", "guest") if getattr(self, name) is not None}
-        must, may = _IDS[self.level]
-        if not must <= has <= must | may:
-            expected = ", ".join(sorted(must)) or "no other id"
-            raise ValueError(
-                f"an owner of level {self.level.name} has {expected} beside the project, got "
-                f"{', '.join(sorted(has)) or 'none'}"
-            )
+        # One is made at each call of a saver: of what is right no set is made.
+        given = self.user is not None, self.module is not None, self.guest is not None
+        if given in _GIVEN[self.level]:
+            return
+        has = [name for name, is_given in zip(_NAMES, given, strict=True) if is_given]
+        must = [
+            name for name, is_given in zip(_NAMES, _GIVEN[self.level][0], strict=True) if is_given
+        ]
+        raise ValueError(
+            f"an owner of level {self.level.name} has {', '.join(sorted(must)) or 'no other id'} "
+            f"beside the project, got {', '.join(sorted(has)) or 'none'}"
+        )
 
     @classmethod
     def private(cls, scope: Scope) -> "Owner":

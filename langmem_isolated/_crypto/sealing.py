@@ -43,8 +43,8 @@ COMPRESS_FROM_BYTES = 1024
 
 _ABSENT = (0xFFFFFFFF).to_bytes(4)
 # Looked up in a third of the time: it is done for every record of a long list.
-_SHORT = 256
-_LENGTHS = [length.to_bytes(4) for length in range(_SHORT)]
+_KNOWN_LENGTHS = 256
+_LENGTHS = [length.to_bytes(4) for length in range(_KNOWN_LENGTHS)]
 
 
 def framed(*parts: bytes | None) -> bytes:
@@ -53,14 +53,14 @@ def framed(*parts: bytes | None) -> bytes:
     Each part follows its length, 4 bytes big-endian; ``None`` is the length 2^32 - 1 alone. Framing
     is prefix-composable: ``framed(a, b) == framed(a) + framed(b)``.
     """
-    joined = []
+    joined = b""
     for part in parts:
         if part is None:
-            joined.append(_ABSENT)
-        else:
-            length = len(part)
-            joined += (_LENGTHS[length] if length < _SHORT else length.to_bytes(4)), part
-    return b"".join(joined)
+            joined += _ABSENT
+            continue
+        length = len(part)
+        joined += (_LENGTHS[length] if length < _KNOWN_LENGTHS else length.to_bytes(4)) + part
+    return joined
 
 
 def unframed(joined: bytes) -> list[bytes]:

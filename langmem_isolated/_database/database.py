@@ -370,3 +370,12 @@ class Database:
             "open connections and on keys. Make one in each process, from the same URL and root "
             "key; threads, tasks and forked children share one."
         )
+
+
+# Whosever: at each call of a saver it is asked about one.
+_READING = {Database.read, Database.snapshot, Database.read_lagging, Database.snapshot_lagging}
+
+
+def only_reads(door: Callable[..., object]) -> bool:
+    """Whether a door of a database does nothing but read."""
+    return getattr(door, "__func__", None) in _READING

@@ -62,7 +62,7 @@ class Databases(NamedTuple):
         )
         keys = None if key_store is None else opened(key_store, auto_upgrade=auto_upgrade)
         _refuse_other_jobs(database, jobs)
-        _refuse_no_replica(database, replica)
+        refuse_no_replica(database, replica)
         _refuse_own_key_store(database, keys)
         return cls(database, keys)
 
@@ -76,7 +76,12 @@ def _refuse_other_jobs(database: Database, jobs: Database | None) -> None:
         )
 
 
-def _refuse_no_replica(database: Database, replica: Database | None) -> None:
+def refuse_no_replica(database: Database, replica: Database | None) -> None:
+    """Refuse two databases of which one cannot follow the other; nothing is connected.
+
+    Raises:
+        DatabaseError: One is SQLite, or both are one.
+    """
     if replica is None:
         return
     if not (database.is_postgres and replica.is_postgres):

@@ -122,6 +122,10 @@ class Sqlite:
             cursor.execute(statement)
 
     @staticmethod
+    def has_changed(cursor: sqlite3.Cursor) -> bool:
+        return bool(cursor.rowcount)
+
+    @staticmethod
     def carried() -> None:
         """Nothing to set: one process has the file, and a transaction sees all of it."""
 
@@ -183,7 +187,7 @@ class Postgres:
         self._settings, self._prepared = carried.CarriedSettings, carried.StatementsOfConnections()
         self._cursor, self._binary = psycopg.RawCursor, psycopg.pq.Format.BINARY
         self._list_dumper = import_module("psycopg.types.array").ListBinaryDumper
-        self._error = psycopg.OperationalError
+        self._error, self._no_rows = psycopg.OperationalError, psycopg.ProgrammingError
         self.timeout = timeout
         self.lock_timeout = str(int(timeout * 1000))
         self.is_pooled = None if pooler is None else pooler == "transaction"
@@ -272,6 +276,16 @@ class Postgres:
         cursor = self._cursor(connection)
         cursor.format = self._binary
         return cursor
+
+    def has_changed(self, cursor: Any) -> bool:
+        """Whether a statement changed rows; in a pipeline it is not known before one asks."""
+        if cursor.rowcount < 0:
+            try:
+                cursor.fetchone()
+            except self._no_rows as error:
+                if error.sqlstate is not None:
+                    raise
+        return bool(cursor.rowcount)
 
     def carried(self) -> "CarriedSettings | None":
         """What the next transaction has set while it lasts.

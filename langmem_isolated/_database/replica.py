@@ -19,7 +19,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
@@ -30,7 +30,6 @@ from langmem_isolated._runtime.forking import renew_in_children
 from langmem_isolated.errors import DatabaseError, DatabaseLocked, DatabaseUnreachable, SchemaTooOld
 
 if TYPE_CHECKING:
-    from langmem_isolated._database.database import Database
     from langmem_isolated._runtime.budgets import Owner
 
 P = ParamSpec("P")
@@ -56,6 +55,29 @@ _OF_REPLICA = sa.text(_ASKED.format(position="pg_last_wal_replay_lsn()"))
 _BEHIND = sa.text("SELECT extract(epoch FROM now() - pg_last_xact_replay_timestamp())")
 
 _logger = logging.getLogger(__name__)
+
+
+class Server(Protocol):
+    """A database, as far as it is asked where it stands; `Database` is one."""
+
+    def open(self) -> None:
+        """Check what is to be known before the first use."""
+
+    def close(self) -> None:
+        """Close every connection."""
+
+    def inspect(self, work: Callable[[sa.Connection], T]) -> T:
+        """Run ``work`` outside of a transaction, opened or not."""
+
+    def read(
+        self, operation: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run ``operation``, a single query."""
+
+    def snapshot(
+        self, operation: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run ``operation``, several queries of one state."""
 
 
 class _Behind(Exception):
@@ -95,7 +117,7 @@ class Replica:
         lag: How many seconds old, at most, what is read may be.
     """
 
-    def __init__(self, primary: "Database", database: "Database", lag: float) -> None:
+    def __init__(self, primary: Server, database: Server, lag: float) -> None:
         self._primary, self._database, self._lag = primary, database, lag
         self._every = min(_PRIMARY_SECONDS, lag / 4)
         self._seen: deque[_Seen] = deque()
@@ -187,7 +209,7 @@ class Replica:
         return here(operation, *args, **kwargs)
 
     @property
-    def doors(self) -> "Database":
+    def doors(self) -> Server:
         """Whose doors lead to the replica."""
         return self._database
 

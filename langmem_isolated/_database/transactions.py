@@ -101,23 +101,23 @@ class Transaction:
 
     def query(self, statement: Executable, /, **values: object) -> Any:
         """A cursor whose rows are fetched later: questions asked before share a round trip."""
-        return self._executed(statement, values)
+        return self._query(statement, values)
 
-    def _executed(self, statement: Executable, values: Mapping[str, object]) -> Any:
+    def _query(self, statement: Executable, values: Mapping[str, object]) -> Any:
         # Not by keywords once more: a copy of 40 values, for every statement of everybody.
         sql, names = self._statements.compiled(statement)
         cursor = self._open_cursor(self.connection)
-        cursor.execute(sql, [values[name] for name in names])
+        cursor.execute(sql, [*map(values.__getitem__, names)])
         return cursor
 
     def rows(self, statement: Executable, /, **values: object) -> list[Row]:
         """All rows of a query."""
-        rows: list[Row] = self._executed(statement, values).fetchall()
+        rows: list[Row] = self._query(statement, values).fetchall()
         return rows
 
     def row(self, statement: Executable, /, **values: object) -> Row | None:
         """The first row of a query, or ``None``."""
-        row: Row | None = self._executed(statement, values).fetchone()
+        row: Row | None = self._query(statement, values).fetchone()
         return row
 
     def rows_of_each(
@@ -129,16 +129,16 @@ class Transaction:
         every open cursor at every write, and its driver crashed with 70,000 of them.
         """
         rest = iter(asked)
-        while part := [self._executed(statement, values) for values in islice(rest, _ASKED_AHEAD)]:
+        while part := [self._query(statement, values) for values in islice(rest, _ASKED_AHEAD)]:
             yield from [cursor.fetchall() for cursor in part]
 
     def changes(self, statement: Executable, /, **values: object) -> bool:
         """Run a statement; whether it changed any row. 6 µs less than having SQLite return them."""
-        return bool(self._executed(statement, values).rowcount)
+        return self._statements.dialect.has_changed(self._query(statement, values))
 
     def execute(self, statement: Executable, /, **values: object) -> None:
         """Run a statement that returns no rows."""
-        self._executed(statement, values)
+        self._query(statement, values)
 
     def execute_many(self, statement: Executable, rows: Sequence[dict[str, object]]) -> None:
         """Run a statement once for each of ``rows``, if there are any."""
@@ -146,7 +146,7 @@ class Transaction:
             return
         sql, names = self._statements.compiled(statement)
         cursor = self._open_cursor(self.connection)
-        cursor.executemany(sql, [[row[name] for name in names] for row in rows])
+        cursor.executemany(sql, [[*map(row.__getitem__, names)] for row in rows])
 
 
 class TransactionRunner:

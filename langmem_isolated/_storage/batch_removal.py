@@ -142,7 +142,8 @@ def remove_container(
     of, asked = _OF[kind], _span(keys, digest)
     row = transaction.row(of.lock, **asked)
     if row is None:
-        return Removed(Counter(), was_locked=True)
+        stands = transaction.row(of.state, **asked) is not None
+        return Removed(Counter(), was_locked=stands)
     state = ContainerState.checked(kind, keys, digest, row)
     if not due.meets(state.created_at, state.updated_at, state.expires_at):
         return Removed(Counter())

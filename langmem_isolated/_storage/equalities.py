@@ -16,15 +16,16 @@ The keys are the naming key's: they never rotate, and are destroyed at an erasur
 
 from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy import bindparam
+from sqlalchemy import bindparam, update
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
-from langmem_isolated._crypto.sealing import DIGEST_BYTES
+from langmem_isolated._crypto.sealing import DIGEST_BYTES, HEADER_BYTES
 from langmem_isolated._database import schema
+from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._search.equality import Term
 from langmem_isolated.errors import RecordDoesNotOpen
 
@@ -95,6 +96,51 @@ def check(keys: ScopeKeys, kind: Kind, address: RecordAddress, column: object, b
         raise RecordDoesNotOpen(kind.label, "its digests for equality filters are not its own")
 
 
+class NewDigests(NamedTuple):
+    """By what equality filters find a record from now on."""
+
+    address: RecordAddress
+    head: bytes
+    """The beginning of its sealed bytes, which no other version of it has."""
+    digests: bytes
+
+
+_records = schema.records.c
+# Before the ciphertext: with the nonce, which is random and new each time.
+HEAD = sa.func.substr(_records.sealed, sa.literal_column("1"), sa.literal_column(str(HEADER_BYTES)))
+_STORE = (
+    update(schema.records)
+    .where(
+        _records.scope_id == bindparam("of_scope"),
+        _records.kind == bindparam("of_kind"),
+        _records.parent == bindparam("of_parent"),
+        _records.key == bindparam("of_key"),
+        # The version that was read, and no later one.
+        bindparam("head", type_=sa.LargeBinary) == HEAD,
+    )
+    .values(equalities=bindparam("new_equalities", type_=sa.LargeBinary))
+)
+
+
+def store(transaction: Transaction, keys: ScopeKeys, kind: Kind, new: Sequence[NewDigests]) -> None:
+    """Store the digests of records, where these are as they were read."""
+    # In the order that all writers of items have.
+    transaction.execute_many(
+        _STORE,
+        [
+            {
+                "of_scope": keys.scope_id,
+                "of_kind": int(kind),
+                "of_parent": address[0],
+                "of_key": address[1],
+                "head": head,
+                "new_equalities": digests,
+            }
+            for address, head, digests in sorted(new)
+        ],
+    )
+
+
 class Conditions:
     """What the database is asked: which records may have these values in these fields.
 
@@ -121,7 +167,7 @@ class Conditions:
 @cache
 def may_have(count: int, *, is_postgres: bool) -> sa.ColumnElement[bool]:
     """The condition of SQL that lets pass what may have ``count`` values."""
-    column = schema.records.c.equalities
+    column = _records.equalities
     # `pg_catalog.` because POSITION is a word of the grammar.
     position: Any = sa.func.pg_catalog.position if is_postgres else sa.func.instr
     zero: sa.ColumnElement[int] = sa.literal_column("0")

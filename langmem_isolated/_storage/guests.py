@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeVar
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._database.database import only_reads
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import SECOND, now
 from langmem_isolated._storage import entries
@@ -139,7 +140,7 @@ class GuestDatabase(ScopedDatabase):
         run = super().run_with_keys
         try:
             self._expect_there(keys)
-            if door in self._reads:
+            if only_reads(door):
                 return run(keys, door, operation, *args, **kwargs)
             return run(keys, self.database.write, _while_there(operation), *args, **kwargs)
         except KeyDestroyed:

@@ -170,9 +170,12 @@ def _life(ends: ColumnElement[bool]) -> Select[Any]:
 
 
 _LIFE = _life(or_(_IS_OLDER, _HAS_OLDER_SIBLING))
-# Distributed, siblings are in other shards, and are taken for older: while a project is erased,
-# nobody's life goes on there.
-_LIFE_IN_SHARD = _life(or_(_IS_OLDER, _erasures.principal == _PROJECT))
+# Distributed, siblings are in other shards: they are asked for while a project is erased alone.
+_LIFE_IN_SHARD = _life(_IS_OLDER).add_columns(_scopes.principal)
+_PROJECT_ENDS = select(func.max(_erasures.began_at)).where(
+    _erasures.principal == _PROJECT, _erasures.finished_at.is_(None)
+)
+_OLDEST = select(func.min(_scopes.created_at)).where(_scopes.principal == bindparam("principal"))
 
 
 def oldest_key_of(
@@ -184,7 +187,12 @@ def oldest_key_of(
     """
     project, module = (places[0], places[-1]) if places else (b"", b"")
     life = {"scope_id": scope_id, "birth": birth, "in_project": project, "in_module": module}
-    row = transaction.row(_LIFE_IN_SHARD if transaction.is_distributed else _LIFE, **life)
+    if not transaction.is_distributed:
+        row = transaction.row(_LIFE, **life)
+    elif row := transaction.row(_LIFE_IN_SHARD, **life):
+        ((ends,),) = transaction.rows(_PROJECT_ENDS, in_project=project)
+        if ends is not None and transaction.rows(_OLDEST, principal=row[1])[0][0] <= ends:
+            return None
     return None if row is None else row[0]
 
 

@@ -11,7 +11,7 @@ from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.secret_bytes import SecretBytes
 from langmem_isolated._database.admission import Admission
-from langmem_isolated._database.database import Database
+from langmem_isolated._database.database import Database, only_reads
 from langmem_isolated._database.driver_errors import Conflict
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.callers import OnBehalfOf
@@ -110,9 +110,6 @@ class ScopedDatabase(RefreshedKeys):
         self._caller = owner.project, owner.user, owner.guest
         self.is_postgres = database.is_postgres
         self._is_owners = is_owners
-        self._reads = frozenset(
-            (database.read, database.snapshot, database.read_lagging, database.snapshot_lagging)
-        )
 
     def of(self, owner: Owner) -> "ScopedDatabase":
         """Another owner's records in the same database."""
@@ -296,7 +293,7 @@ class ScopedDatabase(RefreshedKeys):
         """
         if self.watcher is not None:
             self.watcher.begin()
-            if door in self._reads:
+            if only_reads(door):
                 self.watcher.was_read(self.owner)
         with OnBehalfOf(self._caller):
             if not self.database.is_bound:
@@ -323,7 +320,7 @@ class ScopedDatabase(RefreshedKeys):
     ) -> T:
         if keys.inbox is not None:
             keys = self._lent(keys, door, operation, kwargs)
-        if self._is_owners and door not in self._reads:
+        if self._is_owners and not only_reads(door):
             today = time.time_ns() // _DAY
             if keys.active_day != today:
                 return self._run_first_of_day(today, keys, operation, *args, **kwargs)
@@ -335,7 +332,7 @@ class ScopedDatabase(RefreshedKeys):
         if keys.is_locked:
             self._keyring.forget(self.owner)  # another may have unlocked it, for good, too
             keys = self._of_same_life(self._find_again())
-        if keys.is_locked and self._is_owners and door in self._reads:
+        if keys.is_locked and self._is_owners and only_reads(door):
             refuse_if_it_reads(operation, named)
         return keys
 

@@ -32,11 +32,13 @@ def new_body(
         LimitExceeded: The body and its new elements have more bytes than a value may.
     """
     references, chunks = encoder.references, encoder.chunks
-    new = {ref.mac: ref for ref in (*references, *chunks) if isinstance(ref, Element)}
+    new = {ref.mac: ref for ref in (*references, *chunks) if type(ref) is Element}
 
     def plaintext(numbers: Mapping[bytes, int]) -> bytes:
-        runs, chunk_runs = (_runs(refs, numbers) if new else refs for refs in (references, chunks))
-        return Body.sealed_form(cast("list[range]", runs), packed, cast("list[range]", chunk_runs))
+        if not new:
+            known = cast("list[range]", references), cast("list[range]", chunks)
+            return Body.sealed_form(known[0], packed, known[1])
+        return Body.sealed_form(_runs(references, numbers), packed, _runs(chunks, numbers))
 
     elements = [NewElement(element.mac, element.plaintext) for element in new.values()]
     limits.check("value_bytes", len(packed) + sum(len(one.plaintext) for one in elements))

@@ -32,6 +32,8 @@ class Asked(NamedTuple):
     parent: bytes
     checkpoint_id: bytes | None
     now: int
+    guess: range
+    """Numbers of elements that it may need: with the right guess, one statement reads all."""
 
 
 class Read(NamedTuple):
@@ -90,7 +92,11 @@ def _read_with_elements(
         return None
     bodies, life = bodies_of(found), Life(asked.digest, found.state.birth)
     kept = opened.of(keys, asked.digest, found.state)
-    return Read(found, bodies, find_elements(transaction, keys, life, bodies, kept), kept)
+    known = {**kept}
+    if found.elements:
+        wanted = {number for body in bodies for number in (*body.numbers, *body.chunks)}
+        known |= reading.opened(keys, life, found.elements, wanted - kept.keys())
+    return Read(found, bodies, find_elements(transaction, keys, life, bodies, known), kept)
 
 
 def delete_thread(transaction: Transaction, keys: ScopeKeys, thread_id: str) -> None:

@@ -1,8 +1,6 @@
 """Refusals that LangGraph may have swallowed: told in the log, and at the thread's next call."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from langchain_core.runnables import RunnableConfig
 
@@ -33,24 +31,14 @@ class Refusals:
     def __init__(self) -> None:
         self._untold = LRUCache[tuple[Scope, str], Refusal](entries=_MOST)
 
-    @contextmanager
-    def told(self, scope: Scope, config: RunnableConfig, stored: object) -> Iterator[None]:
-        """Around what stores a value: place what is refused in it, and raise what was before.
-
-        Raises:
-            ValueNotStorable: Now, or in the same thread before; then what is done here was done.
-            LimitExceeded: The same.
-        """
-        try:
-            yield
-        except ValueNotStorable as refusal:
-            placed = located(refusal, stored, "a checkpoint")
-            self._keep(scope, config, placed)
-            raise placed from None
-        except LimitExceeded as refusal:
-            self._keep(scope, config, refusal)
-            raise
-        self.raise_untold(scope, Address.of(config))
+    def told(
+        self, refusal: Refusal, scope: Scope, config: RunnableConfig, stored: object
+    ) -> Refusal:
+        """What is to be raised for a refusal: the same, with its place in what was stored."""
+        if isinstance(refusal, ValueNotStorable):
+            refusal = located(refusal, stored, "a checkpoint")
+        self._keep(scope, config, refusal)
+        return refusal
 
     def _keep(self, scope: Scope, config: RunnableConfig, refusal: Refusal) -> None:
         if runtime_of(config.get("configurable", {})) is None:
@@ -67,7 +55,10 @@ class Refusals:
 
         Raises:
             ValueNotStorable: Something was.
+            LimitExceeded: The same.
         """
+        if not self._untold:
+            return
         key = scope, address.thread_id
         refusal = self._untold.get(key)
         if refusal is None:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -23,6 +23,7 @@ from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database.driver_errors import Conflict
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import now
+from langmem_isolated._runtime.garbage import collection_paused
 from langmem_isolated._runtime.operations import counted, found, observed, one
 from langmem_isolated._storage.container_state import BIRTH_BYTES, GENERATION_BYTES
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -55,6 +56,12 @@ from langmem_isolated.checkpointer.write_chain import MOST_ROWS, WaitingWrite, W
 from langmem_isolated.errors import AddressTaken, RecordDoesNotOpen
 from langmem_isolated.scope import checked_thread_id
 
+# So many elements too many cost a read less than another round trip: of a thread that nobody here
+# knows, and of one of which it is known that it has no more.
+GUESSED_OF_ANY, GUESSED_OF_KNOWN = 32, 128
+# The garbage collector looks behind 700 new containers; a message has four.
+MANY = 175
+
 IndexedWrites = Mapping[int, tuple[str, Any]]
 Encode = Callable[[Encoder], bytes]
 
@@ -81,7 +88,7 @@ class ThreadRepository:
         parent = parent_of(keys, address)
         digest = parent[:DIGEST_BYTES]
         wanted = address.checkpoint_id and id_bytes(address.checkpoint_id)
-        asked = Asked(digest, parent, wanted or None, now())
+        asked = Asked(digest, parent, wanted or None, now(), self._guess(keys, digest))
         read = operations.read(self.records, keys, asked, self._opened)
         if not read or read.elements is None:
             return None
@@ -90,7 +97,23 @@ class ThreadRepository:
         known = self._known.of(digest, found.state.generation)
         WriteChain.of(known).begin(found.state, keys)
         decoder = Decoder(elements, known, self._serde)
-        return snapshot_of(address.thread_id, found.slot, decoder, bodies)
+        with collection_paused if len(elements) >= MANY else nullcontext():
+            return snapshot_of(address.thread_id, found.slot, decoder, bodies)
+
+    def _guess(self, keys: ScopeKeys, digest: bytes) -> range:
+        """The numbers of a thread's elements that a read needs, if they are few, or not known.
+
+        On SQLite none: there a second statement takes less than the wide rows of one for both.
+        """
+        if not self.records.is_postgres:
+            return range(0)
+        chain: WriteChain | None = self._known.last(digest).chain
+        if chain is None or chain.state is None:
+            return range(GUESSED_OF_ANY)
+        state = chain.state
+        first = max(self._opened.of(keys, digest, state), default=-1) + 1
+        are_few = state.next_sequence - first <= GUESSED_OF_KNOWN
+        return range(first, state.next_sequence) if are_few else range(0)
 
     @observed("search_memory", "checkpoint", lambda page, *_: len(page[0]), records="records")
     def page(self, listing: ListCursor) -> tuple[list[Snapshot], ListCursor]:
@@ -239,7 +262,10 @@ class ThreadRepository:
         if stored is None:
             self._known.forget(digest)
             return False
-        self._remember(keys, digest, stored, encoder, is_chained=is_chained)
+        if not is_chained:
+            known = self._begin_chain(keys, digest, stored)
+        for fingerprint, reference in encoder.seen:
+            known.put(fingerprint, run_of(reference, stored.numbers).start)
         new = {stored.numbers[mac]: plaintext for mac, plaintext in body.elements}
         self._opened.keep(keys, digest, stored.state, new)
         return True
@@ -285,7 +311,7 @@ class ThreadRepository:
     ) -> Stored | None:
         """Try to store onto the state that this process knows of a thread."""
         chain: WriteChain | None = known.chain
-        if body.replaces is not None or chain is None or not chain.is_begun:
+        if body.replaces is not None or chain is None or chain.state is None:
             return None
         write = WaitingWrite(keys, body, now, expires_at)
         if self.records.is_postgres and write.rows > MOST_ROWS:
@@ -293,16 +319,13 @@ class ThreadRepository:
         run = partial(self.records.run_with_keys, keys, self.records.database.write_once)
         return chain.store(write, run)
 
-    def _remember(
-        self, keys: ScopeKeys, digest: bytes, stored: Stored, encoder: Encoder, *, is_chained: bool
-    ) -> None:
+    def _begin_chain(self, keys: ScopeKeys, digest: bytes, stored: Stored) -> ElementCache:
+        """Go on from what was stored under the lock; what is known of the thread by now."""
         known = self._known.of(digest, stored.state.generation)
-        if not is_chained:
-            WriteChain.of(known).begin(stored.state, keys)
-            for mac, number in stored.numbers.items():
-                known.put_mac(mac, number)
-        for fingerprint, reference in encoder.seen:
-            known.put(fingerprint, run_of(reference, stored.numbers).start)
+        WriteChain.of(known).begin(stored.state, keys)
+        for mac, number in stored.numbers.items():
+            known.put_mac(mac, number)
+        return known
 
     def checked_ids(self, thread_ids: Iterable[str]) -> list[str]:
         """Ids of threads that are well formed, and no more than one call may name."""

@@ -38,7 +38,7 @@ from langmem_isolated.checkpointer.refusals import Refusals
 from langmem_isolated.checkpointer.repository import ThreadRepository
 from langmem_isolated.checkpointer.thread_methods import Resolve, ThreadMethods
 from langmem_isolated.checkpointer.tuples import Tuples
-from langmem_isolated.errors import ScopeError
+from langmem_isolated.errors import LimitExceeded, ScopeError, ValueNotStorable
 from langmem_isolated.scope import Scope, checked_thread_id
 
 
@@ -114,9 +114,9 @@ class IsolatedCheckpointSaver(ThreadMethods, DropIn, BaseCheckpointSaver[Any]):
             RecordDoesNotOpen: What is stored was changed, moved or removed.
             ValueNotStorable: A subgraph could not store a value, and LangGraph may not have told.
         """
-        scope, threads = self._threads(config)
-        self._refusals.raise_untold(scope, Address.of(config))
-        snapshot = threads.get(Address.of(config))
+        (scope, threads), address = self._threads(config), Address.of(config)
+        self._refusals.raise_untold(scope, address)
+        snapshot = threads.get(address)
         return None if snapshot is None else self._tuples.tuple(scope, snapshot)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
@@ -222,8 +222,11 @@ class IsolatedCheckpointSaver(ThreadMethods, DropIn, BaseCheckpointSaver[Any]):
         (scope, threads), address = self._threads(config), Address.of(config)
         plain: Any = checkpoint
         facts: Any = get_checkpoint_metadata(config, metadata)
-        with self._refusals.told(scope, config, [checkpoint, facts]):
+        try:
             threads.put(address, plain, facts)
+        except (ValueNotStorable, LimitExceeded) as refusal:
+            raise self._refusals.told(refusal, scope, config, [checkpoint, facts]) from None
+        self._refusals.raise_untold(scope, address)
         return self._tuples.config(scope, address._replace(checkpoint_id=checkpoint["id"]))
 
     async def aput(
@@ -262,8 +265,11 @@ class IsolatedCheckpointSaver(ThreadMethods, DropIn, BaseCheckpointSaver[Any]):
         if not writes:
             return
         indexed = {WRITES_IDX_MAP.get(write[0], at): write for at, write in enumerate(writes)}
-        with self._refusals.told(scope, config, list(writes)):
+        try:
             threads.put_writes(address, indexed, (task_id, task_path))
+        except (ValueNotStorable, LimitExceeded) as refusal:
+            raise self._refusals.told(refusal, scope, config, list(writes)) from None
+        self._refusals.raise_untold(scope, address)
 
     async def aput_writes(
         self,

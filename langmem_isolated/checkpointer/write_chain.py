@@ -118,9 +118,9 @@ class WriteChain:
         return chain
 
     @property
-    def is_begun(self) -> bool:
-        """Whether any state is known."""
-        return self._state is not None
+    def state(self) -> ContainerState | None:
+        """The state in which the thread was left, as far as is known."""
+        return self._state
 
     def begin(self, state: ContainerState, keys: ScopeKeys) -> None:
         """Go on from a state that was read, or stored in another way, with these keys."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from langmem_isolated._crypto.seal_counter import SealCounter
 from langmem_isolated._database import distribution, row_level_security, schema
 from langmem_isolated._database.database import Database
+from langmem_isolated._database.databases import refuse_no_replica
 from langmem_isolated._database.files import mode_for_others, path_of
 from langmem_isolated._database.server_version import ServerVersion
 from langmem_isolated._database.upgrades import versions
@@ -32,12 +33,14 @@ class Finding(NamedTuple):
     finding: str
 
 
-def examine(url: str, key_store: str | None) -> Iterator[Finding]:
-    """What there is to say of root key, databases, settings and roles."""
+def examine(url: str, key_store: str | None, read_replica: str | None = None) -> Iterator[Finding]:
+    """What there is to say of root key, databases, settings, roles and a replica."""
     findings = [_attempt("root key", _root_key)]
     for name, place in (("database", url), (_KEY_STORE, key_store)):
         if place:
             findings += _examine_database(name, place)
+    if read_replica:
+        findings.append(_attempt("read replica", lambda: _behind(url, read_replica)))
     yield from findings
     if all(finding.state != "fail" for finding in findings):
         yield _attempt("root key fits", lambda: _fits(url, key_store))
@@ -91,6 +94,19 @@ def _examine_database(name: str, url: str) -> Iterator[Finding]:
         examine = _examine_server if database.is_postgres else _examine_settings
         for check, state, finding in database.inspect(lambda c: list(examine(c))):
             yield Finding(f"{name}: {check}", state, finding)
+
+
+def _behind(url: str, read_replica: str) -> tuple[str, str]:
+    follower = Database(read_replica, auto_upgrade=False)
+    with closing(Database(url, auto_upgrade=False, replica=follower)) as database:
+        refuse_no_replica(database, follower)
+        assert database.replica is not None
+        behind = database.replica.seconds_behind()
+    if behind is None:
+        return "fail", "it has replayed nothing: the server is no replica"
+    if behind:
+        return "warn", f"its last transaction is {behind:.1f} s old, and it lacks what came since"
+    return "ok", "it has all that the primary had when it was asked"
 
 
 def _version(database: Database) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from langmem_isolated.cli.options import (
     DatabaseOption,
     JsonOption,
     KeyStoreOption,
+    ReplicaOption,
 )
 from langmem_isolated.cli.terminal import cell, one_line, print_json, print_table, table
 
@@ -23,6 +24,7 @@ def doctor(
     as_json: JsonOption = False,
     database: DatabaseOption = DEFAULT_DATABASE,
     key_store: KeyStoreOption = None,
+    read_replica: ReplicaOption = None,
 ) -> None:
     """Check root key, schema, settings and role; the status is 1 if something fails.
 
@@ -30,7 +32,7 @@ def doctor(
     """
     from langmem_isolated.cli.checks import examine
 
-    findings = list(examine(database, key_store))
+    findings = list(examine(database, key_store, read_replica))
     if as_json:
         print_json([finding._asdict() for finding in findings])
     else:

@@ -9,6 +9,7 @@ from langmem_isolated._runtime.environment import (
     DATABASE_VARIABLE,
     ERASURE_LOG_VARIABLE,
     KEY_STORE_VARIABLE,
+    REPLICA_VARIABLE,
 )
 
 DEFAULT_DATABASE = "sqlite:///langmem-isolated.db"
@@ -27,6 +28,14 @@ KeyStoreOption = Annotated[
         "--key-store",
         envvar=KEY_STORE_VARIABLE,
         help="URL of the database that holds the wrapped keys, if it is another one.",
+    ),
+]
+ReplicaOption = Annotated[
+    str | None,
+    typer.Option(
+        "--read-replica",
+        envvar=REPLICA_VARIABLE,
+        help="URL of a server that follows the database, to see whether it is behind.",
     ),
 ]
 ErasureLogOption = Annotated[

@@ -41,6 +41,7 @@ class ScopedRetrieval:
         *,
         collection: str = ...,
         embedding_name: str | None = ...,
+        equality: Sequence[str] = ...,
         levels: Sequence[SharingLevel] = ...,
     ) -> IsolatedVectorStore: ...
 
@@ -80,8 +81,9 @@ class ScopedRetrieval:
             levels: What is read: the scope's own documents (``"private"``, where it also writes),
                 and what publishers shared with the user, the module and the project.
             options: ``collection``, a name that keeps documents apart from another collection's,
-                and ``embedding_name``, which names the model where its class and settings do not;
-                or those of :class:`WrappedVectorStore`. It is probed once with each adapter.
+                ``embedding_name``, which names the model where its class and settings do not, and
+                ``equality``, fields by which the database finds documents; or those of
+                :class:`WrappedVectorStore`. It is probed once with each adapter.
 
         Raises:
             ScopeError: A level has another name, or ``"private"`` is not the first.

@@ -3,7 +3,6 @@
 import datetime as dt
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from langgraph.store.base import (
     SearchOp,
 )
 
+from langmem_isolated._adapters.missing_digests import store_digests
 from langmem_isolated._codecs.headers import Header, encode_header
 from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.scope_keys import ScopeKeys
@@ -32,12 +32,12 @@ from langmem_isolated._runtime.operations import found, observed
 from langmem_isolated._search import store_filters
 from langmem_isolated._search.equality import EqualityFields, Term
 from langmem_isolated._storage.container_state import BIRTH_BYTES
+from langmem_isolated._storage.equalities import NewDigests
 from langmem_isolated._storage.items import counting, reading, rows, writing
 from langmem_isolated._storage.items.addresses import Address, Names
-from langmem_isolated._storage.items.lookup import Lookup, NewDigests
+from langmem_isolated._storage.items.lookup import Lookup
 from langmem_isolated._storage.items.rows import Filter, NewItem
 from langmem_isolated._storage.scoped_database import ScopedDatabase
-from langmem_isolated.errors import DatabaseError
 from langmem_isolated.store.arguments import address_of, check_page, labels_of, lifetime
 from langmem_isolated.store.semantic_index import Index
 
@@ -57,8 +57,6 @@ class Answer(NamedTuple):
 Read = Callable[[Transaction, ScopeKeys, int], Answer]
 
 _COUNTED = encode_header(Header("items"))
-# Others of the scope wait for them.
-_INDEXED_AT_ONCE = 500
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
@@ -185,18 +183,8 @@ class Batch:
         answers, touched, unindexed = door(_read, (self.answers, [], []), self, now)
         if touched:
             records.write_if_exists(writing.refresh, None, touched, now)
-        _store_digests(records, unindexed)
+        store_digests(records, writing.index, unindexed)
         return answers
-
-
-def _store_digests(records: ScopedDatabase, unindexed: Sequence[NewDigests]) -> None:
-    """Index what a search had to open for having no digests, some at a time."""
-    # What cannot be stored now, for somebody else is writing or nobody may, is opened again at the
-    # next search: this one has found what it looked for.
-    with suppress(DatabaseError):
-        for start in range(0, len(unindexed), _INDEXED_AT_ONCE):
-            part = unindexed[start : start + _INDEXED_AT_ONCE]
-            records.write_if_exists(writing.index, None, part)
 
 
 def _put(op: PutOp, batch: Batch, limits: Limits) -> _Put | None:

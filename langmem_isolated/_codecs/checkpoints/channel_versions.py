@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 
@@ -50,12 +51,16 @@ def _text_of(version: Any) -> Any:
 
 def _pair(version: Any) -> Any:
     """A version as two numbers; as it is, where it would not come back to the letter."""
-    if not isinstance(version, str):
-        return version
+    return _pair_of_text(version) if type(version) is str else version
+
+
+# Most versions of a checkpoint stand in it twice, and in the one before: 0.1 µs instead of 3.
+@lru_cache(maxsize=1024)
+def _pair_of_text(version: str) -> tuple[int, float] | str:
     number, _, chance = version.partition(".")
     try:
-        pair = [int(number), float(chance)]
-        # msgpack has no longer integers.
-        return pair if pair[0] < 2**63 and _text(*pair) == version else version  # type: ignore[arg-type]
+        pair = int(number), float(chance)
     except ValueError:
         return version
+    # msgpack has no longer integers.
+    return pair if pair[0] < 2**63 and _text(*pair) == version else version

@@ -18,7 +18,7 @@ from langmem_isolated._storage.containers import LISTED, in_scope
 from langmem_isolated._storage.copying.options import BATCH, Conflicts, Copied, names_for
 from langmem_isolated._storage.documents import collection, writing
 from langmem_isolated._storage.documents.collection import Collection
-from langmem_isolated._storage.documents.writing import NewDocument
+from langmem_isolated._storage.documents.unit_of_work import NewDocument
 
 _COLLECTIONS = select(*LISTED).where(in_scope(Kind.COLLECTION)).order_by(schema.sessions.c.digest)
 _ONE: sa.ColumnElement[int] = sa.literal_column("1")

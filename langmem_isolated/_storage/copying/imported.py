@@ -32,7 +32,7 @@ from langmem_isolated._storage.copying.options import NO_MARK, Copied
 from langmem_isolated._storage.copying.staging import Place, Step
 from langmem_isolated._storage.documents import collection as collections
 from langmem_isolated._storage.documents import writing as documents
-from langmem_isolated._storage.documents.writing import NewDocument
+from langmem_isolated._storage.documents.unit_of_work import NewDocument
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.items import reading, writing
 from langmem_isolated._storage.items.addresses import Address, RecordAddresses

@@ -19,7 +19,7 @@ from langmem_isolated._storage.documents import collection
 from langmem_isolated._storage.documents import writing as documents
 from langmem_isolated._storage.items import reading
 from langmem_isolated._storage.items import writing as items
-from langmem_isolated._storage.items.addresses import Address
+from langmem_isolated._storage.items.addresses import Address, RecordAddresses
 
 _COLLECTIONS = ContainerRows(Kind.COLLECTION)
 
@@ -124,7 +124,8 @@ def remove(transaction: Transaction, keys: ScopeKeys, added: Sequence[Added]) ->
             for _, (name,) in group:
                 ROWS[kind].remove(transaction, keys, digest_of(keys, kind, name.decode()))
         elif kind is Kind.ITEM:
-            items.remove(transaction, keys, [*map(_address, group)], now())
+            places = RecordAddresses(keys)
+            items.remove(transaction, keys, [*map(_address, group)], now(), places=places)
         elif kind is Kind.DOCUMENT:
             for name, members in _by_collection(group).items():
                 ids = [one.names[1] for one in members]

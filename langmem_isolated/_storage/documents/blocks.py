@@ -48,6 +48,10 @@ class Block(NamedTuple):
         """Bytes of an embedding."""
         return len(self.embeddings) // len(self.digests)
 
+    def embedding(self, row: int) -> bytes:
+        """One of the embeddings."""
+        return self.embeddings[row * self.length : (row + 1) * self.length]
+
     def room(self, length: int) -> int:
         """How many more embeddings of ``length`` bytes go in; one always does in an empty block."""
         room = (BLOCK_BYTES - len(self.embeddings)) // length

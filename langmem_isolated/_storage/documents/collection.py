@@ -10,6 +10,8 @@ from langmem_isolated._codecs.headers import decode_collection
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._search.equality import Term
+from langmem_isolated._storage import equalities
 from langmem_isolated._storage.container_state import (
     ContainerState,
     is_member_sum,
@@ -23,7 +25,7 @@ from langmem_isolated.errors import EmbeddingModelChanged
 T = TypeVar("T")
 R = TypeVar("R")
 # To ask for one takes 25 µs, to read all of 10,000 takes 15 ms.
-_MOST_ASKED_FOR = 512
+MOST_ASKED_FOR = 512
 
 
 class StoredDocument(NamedTuple):
@@ -75,9 +77,16 @@ class Collection:
         """The digest of a document's id."""
         return self.keys.pseudonym(Kind.DOCUMENT, self.digest, name)
 
+    def digests_for(
+        self, key: bytes, terms: Sequence[Term], body: bytes, former: object = None
+    ) -> bytes | None:
+        """By what equality filters find a document; see :func:`equalities.digests`."""
+        place = self.digest, key
+        return equalities.digests(self.keys, Kind.DOCUMENT, place, self.digest, terms, body, former)
+
     def at(self, digests: Sequence[bytes]) -> Iterator[StoredDocument | None]:
         """The documents of these digests, in their order, opened when they are asked for."""
-        if len(digests) > _MOST_ASKED_FOR:
+        if len(digests) > MOST_ASKED_FOR:
             everything: dict[bytes, bytes] = dict(
                 self.transaction.rows(sql.DOCUMENTS, **self.shared)
             )
@@ -103,6 +112,33 @@ class Collection:
         if sum(len(block.digests) for block in found.values()) != self.state.count:
             raise refused("it has not the documents that it counts")
         return found
+
+    def blocks_at(self, numbers: Sequence[int]) -> dict[int, Block]:
+        """The blocks of these numbers, by them.
+
+        Raises:
+            RecordDoesNotOpen: One was changed or moved, or is missing.
+        """
+        names = [number.to_bytes(NUMBER_BYTES) for number in numbers]
+        asked = ({**self.shared, "key": key} for key in names)
+        found: dict[int, Block] = {}
+        answers = self.transaction.rows_of_each(sql.BLOCK, asked)
+        for number, key, rows in zip(numbers, names, answers, strict=True):
+            if not rows:
+                raise refused("a document has no embedding", Kind.EMBEDDING)
+            found[number] = Block.unpacked(self.open(Kind.EMBEDDING, key, rows[0][0]))
+        return found
+
+    def any_block(self) -> int:
+        """The number of a block; there is one where there are documents.
+
+        Raises:
+            RecordDoesNotOpen: There is none.
+        """
+        row = self.transaction.row(sql.NUMBERS, **self.shared)
+        if row is None:
+            raise refused("it has not the documents that it counts")
+        return number_of(row[0])
 
     def everything(self) -> list[bytes]:
         """Every document in plaintext, in no order.
@@ -153,14 +189,15 @@ class Collection:
     def first(
         self,
         ranked: Iterable[tuple[int, bytes, R]],
-        accept: Callable[[bytes], T | None],
+        accept: Callable[[bytes, bytes], T | None],
         count: int,
     ) -> list[tuple[T, R]]:
         """The first ``count`` documents that are accepted, with what they were ranked by.
 
         Args:
             ranked: Number of the block, digest, and what the caller wants back, best first.
-            accept: Makes of a plaintext what the caller wants, or ``None`` to pass over it.
+            accept: Makes of a digest and a plaintext what the caller wants, or ``None`` to pass
+                over it.
             count: No more than these are looked for.
 
         Raises:
@@ -170,10 +207,10 @@ class Collection:
         found: list[tuple[T, R]] = []
         for part in _growing_batches(ranked, count):
             documents = self.at([digest for _, digest, _ in part])
-            for (block, _, extra), document in zip(part, documents, strict=True):
+            for (block, digest, extra), document in zip(part, documents, strict=True):
                 if document is None or document.block != block:
                     raise refused("an embedding has no document", Kind.DOCUMENT)
-                if (accepted := accept(document.body)) is not None:
+                if (accepted := accept(digest, document.body)) is not None:
                     found.append((accepted, extra))
                 if len(found) == count:
                     return found
@@ -185,7 +222,7 @@ def _growing_batches(ranked: Iterable[T], count: int) -> Iterator[list[T]]:
     rest, size = iter(ranked), count
     while part := list(islice(rest, size)):
         yield part
-        size = 4 * size if 4 * size <= _MOST_ASKED_FOR else sys.maxsize
+        size = 4 * size if 4 * size <= MOST_ASKED_FOR else sys.maxsize
 
 
 def model_changed(stored: str, given: str) -> EmbeddingModelChanged:

@@ -1,10 +1,14 @@
 """SQL of document collections."""
 
+from functools import cache
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy import bindparam, delete, select
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._database import schema
+from langmem_isolated._storage import equalities
 from langmem_isolated._storage.container_state import STATE
 from langmem_isolated._storage.containers import DIGEST, SCOPE_ID, row_of
 from langmem_isolated._storage.upserts import upserts
@@ -31,6 +35,16 @@ DOCUMENT = DOCUMENTS.add_columns(_records.updated_at).where(_records.key == _KEY
 BLOCK = select(_records.sealed, _records.updated_at).where(
     _its(Kind.EMBEDDING), _records.key == _KEY
 )
+
+
+@cache
+def candidates(count: int, *, is_postgres: bool) -> sa.Select[Any]:
+    """Documents that may have ``count`` values; see :class:`equalities.Conditions`."""
+    return select(_records.key, _records.equalities, equalities.HEAD).where(
+        _its(Kind.DOCUMENT), equalities.may_have(count, is_postgres=is_postgres)
+    )
+
+
 NUMBERS = select(_records.key).where(_its(Kind.EMBEDDING)).order_by(_records.key)
 _ONE: sa.ColumnElement[int] = sa.literal_column("1")
 _NONE: sa.ColumnElement[int] = sa.literal_column("0")
@@ -53,7 +67,7 @@ PUT = upserts(
         "parent": DIGEST,
         "created_at": bindparam("now"),
         "updated_at": bindparam("now"),
-        **{name: bindparam(f"new_{name}") for name in ("kind", "key", "sealed", "size")},
+        **{n: bindparam(f"new_{n}") for n in ("kind", "key", "sealed", "size", "equalities")},
     },
-    ("sealed", "size", "created_at", "updated_at"),
+    ("sealed", "size", "created_at", "updated_at", "equalities"),
 )

@@ -1,210 +1,21 @@
 """Writes a collection: replaces, removes and clears documents."""
 
-import os
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain, islice
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
 
 from langmem_isolated._codecs.headers import (
     CollectionHeader,
-    decode_collection,
     encode_collection,
 )
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.container_state import UNSEEN, ContainerState
-from langmem_isolated._storage.containers import ContainerRows
 from langmem_isolated._storage.documents import statements as sql
-from langmem_isolated._storage.documents.blocks import (
-    NUMBER_BYTES,
-    VERSION_BYTES,
-    Block,
-    number_of,
-    refused,
-)
 from langmem_isolated._storage.documents.collection import (
     Collection,
     expect_no_records,
-    model_changed,
 )
-from langmem_isolated.errors import EmbeddingModelChanged
-
-_ROWS = ContainerRows(Kind.COLLECTION, sql.REMOVE_ALL)
-
-
-class NewDocument(NamedTuple):
-    """A document on its way in: its id, its plaintext and its embedding."""
-
-    name: bytes
-    body: bytes
-    embedding: bytes
-    stored_at: int | None = None
-    """In µs, of one that was stored elsewhere before."""
-
-
-class _UnitOfWork:
-    """What one write does to a collection: a block is read when it is needed, and stored once."""
-
-    def __init__(self, collection: Collection) -> None:
-        self._of = collection
-        self._blocks: dict[int, Block] = {}
-        self._new: dict[bytes, tuple[int, NewDocument]] = {}
-        self._next = collection.state.next_sequence
-        self._count = collection.state.count
-        self._added_size = 0
-        self._difference = 0
-        self._header: CollectionHeader | None = None
-
-    def _block(self, number: int) -> Block:
-        """A block as it is after what was done so far; without embeddings if it is not there."""
-        if number not in self._blocks:
-            key = number.to_bytes(NUMBER_BYTES)
-            row = self._of.transaction.row(sql.BLOCK, **self._of.shared, key=key)
-            block = Block([], b"")
-            if row is not None:
-                block = Block.unpacked(self._of.open(Kind.EMBEDDING, key, row[0]))
-                self._added_size -= len(row[0])
-                self._difference -= self._of.part(Kind.EMBEDDING, key, row[1], block.version)
-            self._blocks[number] = block
-        return self._blocks[number]
-
-    def remove_documents(self, digests: Iterable[bytes]) -> None:
-        """Take out what there is of these documents."""
-        asked = ({**self._of.shared, "key": digest} for digest in digests)
-        found = self._of.transaction.rows_of_each(sql.DOCUMENT, asked)
-        by_block: dict[int, set[bytes]] = defaultdict(set)
-        for row in chain.from_iterable(found):
-            by_block[self._take_out(*row)].add(row[0])
-        for number, gone in by_block.items():
-            self._remove_embeddings(number, gone)
-        rows = [{**self._of.shared, "key": digest} for gone in by_block.values() for digest in gone]
-        self._of.transaction.execute_many(sql.REMOVE_DOCUMENT, rows)
-
-    def _take_out(self, digest: bytes, sealed: bytes, stored_at: object) -> int:
-        """Count a document no more; the number of the block that has its embedding."""
-        plaintext = self._of.open(Kind.DOCUMENT, digest, sealed)
-        self._added_size -= len(sealed)
-        self._difference -= self._of.part(Kind.DOCUMENT, digest, stored_at, plaintext)
-        self._count -= 1
-        return self._of.stored(plaintext).block
-
-    def _remove_embeddings(self, number: int, digests: set[bytes]) -> None:
-        block = self._block(number)
-        if not digests.issubset(block.digests):
-            raise refused("a document has no embedding", Kind.EMBEDDING)
-        self._blocks[number] = block.without(digests)
-
-    def check_length(self, length: int) -> None:
-        """Prepare for embeddings of ``length`` bytes.
-
-        Raises:
-            EmbeddingModelChanged: Those that stay have another length.
-        """
-        if self._count and self._length() != length:
-            raise EmbeddingModelChanged(
-                f"Embeddings of {length // 4} numbers do not fit into this collection: its own "
-                f"have {self._length() // 4}."
-            )
-
-    def take_model(self, header: CollectionHeader) -> None:
-        """Prepare for embeddings of the model that ``header`` names.
-
-        Raises:
-            EmbeddingModelChanged: Those that stay are of another model.
-        """
-        of = self._of
-        stored = decode_collection(_header(of.transaction, of.keys, of.digest)).embedding_name
-        given = header.embedding_name
-        if stored == given:
-            return
-        if self._count and stored is not None and given is not None:
-            raise model_changed(stored, given)
-        self._header = header
-
-    def _length(self) -> int:
-        """Bytes of an embedding that stays."""
-        newest = self._block(self._next - 1)
-        if newest.digests:
-            return newest.length
-        for (key,) in self._of.transaction.rows(sql.NUMBERS, **self._of.shared):
-            if (block := self._block(number_of(key))).digests:
-                return block.length
-        raise refused("it has not the documents that it counts")
-
-    def insert(self, documents: Mapping[bytes, NewDocument], length: int) -> None:
-        """Put in documents that are not there, after :meth:`check_length`."""
-        rest = iter(documents.items())
-        room = self._block(self._next - 1).room(length) if self._next else 0
-        while part := list(islice(rest, room or 1)):
-            if not room:
-                self._blocks[self._next] = Block([], b"")
-                self._next += 1
-            room = self._fill(self._next - 1, part, length)
-
-    def _fill(self, number: int, part: list[tuple[bytes, NewDocument]], length: int) -> int:
-        """Put documents into a block; how many more go in."""
-        digests = [digest for digest, _ in part]
-        block = self._blocks[number].with_more(digests, (new.embedding for _, new in part))
-        self._blocks[number] = block
-        self._new |= {digest: (number, new) for digest, new in part}
-        self._count += len(part)
-        return block.room(length)
-
-    def flush(self, now: int) -> None:
-        """Store what was changed, and what the collection's row says of it."""
-        if not self._blocks:
-            return
-        rows, empty = [], []
-        for number, block in self._blocks.items():
-            key = number.to_bytes(NUMBER_BYTES)
-            if block.digests:
-                version = os.urandom(VERSION_BYTES)
-                rows.append(self._row(Kind.EMBEDDING, key, block.packed(version)))
-                self._difference += self._of.part(Kind.EMBEDDING, key, now, version)
-            else:
-                empty.append({**self._of.shared, "key": key})
-        self._of.transaction.execute_many(sql.REMOVE_BLOCK, empty)
-        for digest, (number, new) in self._new.items():
-            plaintext = number.to_bytes(NUMBER_BYTES) + new.body
-            stored_at = now if new.stored_at is None else new.stored_at
-            rows.append({**self._row(Kind.DOCUMENT, digest, plaintext), "now": stored_at})
-            self._difference += self._of.part(Kind.DOCUMENT, digest, stored_at, plaintext)
-        shared = {**self._of.shared, "now": now}
-        if rows:
-            put = sql.PUT[self._of.transaction.is_postgres]
-            self._of.transaction.execute_many(put, [{**shared, **row} for row in rows])
-        state = self._of.state.with_members(self._of.keys, self._difference)._replace(
-            next_sequence=self._next,
-            count=self._count,
-            size=self._of.state.size + self._added_size + sum(row["new_size"] for row in rows),
-            updated_at=now,
-        )
-        row = self._of.transaction, self._of.keys, self._of.digest, state
-        if self._header is None:
-            _ROWS.update(*row)
-        else:
-            _ROWS.rewrite(*row, encode_collection(self._header))
-
-    def _row(self, kind: Kind, key: bytes, plaintext: bytes) -> dict[str, Any]:
-        # Numbers of embeddings hardly shrink.
-        sealed = self._of.keys.seal(
-            self._of.aad_prefix(kind), key, plaintext, compress=kind is not Kind.EMBEDDING
-        )
-        return {
-            "new_kind": int(kind),
-            "new_key": key,
-            "new_sealed": sealed,
-            "new_size": len(sealed),
-        }
-
-
-def _header(transaction: Transaction, keys: ScopeKeys, digest: bytes) -> bytes:
-    """The header of a row that is locked."""
-    found = _ROWS.header(transaction, keys, digest)
-    assert found is not None
-    return found[1]
+from langmem_isolated._storage.documents.unit_of_work import ROWS, NewDocument, UnitOfWork
 
 
 def put(
@@ -231,9 +42,9 @@ def put(
         RecordDoesNotOpen: The collection's row, or what is to be replaced, was tampered with.
     """
     digest = keys.pseudonym(Kind.COLLECTION, name)
-    state = _ROWS.get_or_create(transaction, keys, digest, encode_collection(header), birth, now)
+    state = ROWS.get_or_create(transaction, keys, digest, encode_collection(header), birth, now)
     collection = Collection(transaction, keys, digest, state)
-    change = _UnitOfWork(collection)
+    change = UnitOfWork(collection)
     digests = [collection.document_digest(document.name) for document in documents]
     if state.next_sequence:
         change.remove_documents(digests)
@@ -275,19 +86,19 @@ def reembed(
         RecordDoesNotOpen: A document was changed, added, removed or restored.
     """
     digest = keys.pseudonym(Kind.COLLECTION, name)
-    state = _ROWS.locked(transaction, keys, digest)
+    state = ROWS.locked(transaction, keys, digest)
     if state is None or state.is_absent or not state.count:
         return 0, []
     documents = Collection(transaction, keys, digest, state).everything_proved()
     vectors = {at: vector_of(body) for at, body in documents.items()}
     if missing := [documents[at] for at, vector in vectors.items() if vector is None]:
         return 0, missing
-    _ROWS.delete_children(transaction, keys, digest, has_row=True)
+    ROWS.delete_children(transaction, keys, digest, has_row=True)
     sealed_header = encode_collection(header)
-    _ROWS.begin_again(transaction, keys, digest, state, sealed_header, birth, now)
-    begun = _ROWS.locked(transaction, keys, digest)
+    ROWS.begin_again(transaction, keys, digest, state, sealed_header, birth, now)
+    begun = ROWS.locked(transaction, keys, digest)
     assert begun is not None
-    change = _UnitOfWork(Collection(transaction, keys, digest, begun))
+    change = UnitOfWork(Collection(transaction, keys, digest, begun))
     new = {at: NewDocument(b"", body, vectors[at] or b"") for at, body in documents.items()}
     change.insert(new, len(next(iter(new.values())).embedding))
     change.flush(now)
@@ -299,10 +110,10 @@ def remove(
 ) -> None:
     """Remove the documents that have these ids."""
     digest = keys.pseudonym(Kind.COLLECTION, name)
-    state = _ROWS.locked(transaction, keys, digest)
+    state = ROWS.locked(transaction, keys, digest)
     if state is not None and not state.is_absent:
         collection = Collection(transaction, keys, digest, state)
-        change = _UnitOfWork(collection)
+        change = UnitOfWork(collection)
         change.remove_documents(dict.fromkeys(map(collection.document_digest, names)))
         change.flush(now)
 
@@ -321,12 +132,12 @@ def remove_older(
     Raises:
         RecordDoesNotOpen: The collection's row, or what is to be removed, was tampered with.
     """
-    state = _ROWS.locked(transaction, keys, digest)
+    state = ROWS.locked(transaction, keys, digest)
     if state is None or state.is_absent:
         return 0
     collection = Collection(transaction, keys, digest, state)
     rows = transaction.rows(sql.OLDER, **collection.shared, until=until, limit=most)
-    change = _UnitOfWork(collection)
+    change = UnitOfWork(collection)
     change.remove_documents(key for (key,) in rows)
     change.flush(now)
     return len(rows)
@@ -340,7 +151,7 @@ def count_older(transaction: Transaction, keys: ScopeKeys, digest: bytes, until:
 
 def clear(transaction: Transaction, keys: ScopeKeys, name: bytes) -> None:
     """Remove every document, whatever was done to them, and the collection's row."""
-    _ROWS.remove(transaction, keys, keys.pseudonym(Kind.COLLECTION, name))
+    ROWS.remove(transaction, keys, keys.pseudonym(Kind.COLLECTION, name))
 
 
 # --- staged: until it is published nobody sees it -------------------------------------------------
@@ -356,9 +167,9 @@ def stage(
     """
     digest = keys.pseudonym(Kind.COLLECTION, header.collection.encode())
     sealed = encode_collection(header)
-    _ROWS.remove(transaction, keys, digest)
-    made = _ROWS.get_or_create(transaction, keys, digest, sealed, birth, now)
-    return _ROWS.update(transaction, keys, digest, made._replace(expires_at=UNSEEN)).but_keys
+    ROWS.remove(transaction, keys, digest)
+    made = ROWS.get_or_create(transaction, keys, digest, sealed, birth, now)
+    return ROWS.update(transaction, keys, digest, made._replace(expires_at=UNSEEN)).but_keys
 
 
 def put_staged(
@@ -371,17 +182,17 @@ def put_staged(
 ) -> ContainerState | None:
     """Put in further documents, of other ids; the row as it is left, ``None`` if it was another."""
     digest = keys.pseudonym(Kind.COLLECTION, name)
-    state = _ROWS.locked(transaction, keys, digest)
+    state = ROWS.locked(transaction, keys, digest)
     if state is None or state.but_keys != left:
         return None
     collection = Collection(transaction, keys, digest, state)
-    change = _UnitOfWork(collection)
+    change = UnitOfWork(collection)
     length = len(documents[0].embedding)
     change.check_length(length)
     digests = [collection.document_digest(document.name) for document in documents]
     change.insert(dict(zip(digests, documents, strict=True)), length)
     change.flush(now)
-    stored = _ROWS.locked(transaction, keys, digest)
+    stored = ROWS.locked(transaction, keys, digest)
     return stored and stored.but_keys
 
 
@@ -390,9 +201,9 @@ def publish(
 ) -> bool:
     """Let a staged collection be seen; ``False`` if its row is another."""
     digest = keys.pseudonym(Kind.COLLECTION, name)
-    state = _ROWS.locked(transaction, keys, digest)
+    state = ROWS.locked(transaction, keys, digest)
     if state is None or state.but_keys != left:
         return False
     seen = state._replace(expires_at=None, updated_at=updated_at)
-    _ROWS.update(transaction, keys, digest, seen)
+    ROWS.update(transaction, keys, digest, seen)
     return True

@@ -37,6 +37,7 @@ class RecordAddresses:
     def __init__(self, keys: ScopeKeys) -> None:
         self._keys = keys
         self._parents: dict[Names, bytes] = {(): b""}
+        self._places: dict[Address, RecordAddress] = {}
         self.items = _Openers(keys, Kind.ITEM)
         self.vectors = _Openers(keys, Kind.VECTOR)
 
@@ -50,8 +51,12 @@ class RecordAddresses:
 
     def of(self, address: Address) -> RecordAddress:
         """Parent and key of the item at an address."""
-        parent = self.parent(address.namespace)
-        return parent, self._keys.pseudonym(Kind.ITEM, b"key", parent, address.key)
+        place = self._places.get(address)
+        if place is None:
+            parent = self.parent(address.namespace)
+            key = self._keys.pseudonym(Kind.ITEM, b"key", parent, address.key)
+            place = self._places[address] = parent, key
+        return place
 
     def below(self, prefix: Names, now: int) -> dict[str, Any]:
         """What the statements ask by that read all below a prefix."""

@@ -1,7 +1,5 @@
 """Indexed lookup: items that may pass a filter's equality conditions, and those not indexed yet."""
 
-from typing import NamedTuple
-
 import sqlalchemy as sa
 
 from langmem_isolated._crypto.scope_keys import ScopeKeys
@@ -9,17 +7,7 @@ from langmem_isolated._crypto.sealing import HEADER_BYTES
 from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._storage import equalities
 from langmem_isolated._storage.items import statements as sql
-from langmem_isolated._storage.items.addresses import RecordAddress
 from langmem_isolated._storage.items.rows import Filter, body_of, digests_of
-
-
-class NewDigests(NamedTuple):
-    """By what equality filters find an item from now on."""
-
-    place: RecordAddress
-    head: bytes
-    """The beginning of its sealed bytes, which no other version of it has."""
-    digests: bytes
 
 
 class Lookup:
@@ -31,7 +19,7 @@ class Lookup:
 
     def __init__(self, keys: ScopeKeys, wanted: Filter) -> None:
         self.wanted = wanted
-        self.unindexed: list[NewDigests] = []
+        self.unindexed: list[equalities.NewDigests] = []
         self._keys = keys
         self._asked = equalities.Conditions(keys, equalities.STORE, wanted.terms)
 
@@ -64,4 +52,4 @@ class Lookup:
         place, body = row[:2], body_of(plaintext)
         new = digests_of(self._keys, place, body, self.wanted.terms_of(body), row[-1])
         if new is not None and new != row[-1]:
-            self.unindexed.append(NewDigests(place, row[2][:HEADER_BYTES], new))
+            self.unindexed.append(equalities.NewDigests(place, row[2][:HEADER_BYTES], new))

@@ -210,5 +210,5 @@ def one_of_each_namespace(
 ) -> list[bytes]:
     """The body of one item of each namespace below ``prefix``."""
     places = RecordAddresses(keys)
-    rows = transaction.rows(sql.ONE_OF_EACH, **places.below(prefix, now))
+    rows = transaction.rows(sql.ONE_OF_EACH[transaction.is_postgres], **places.below(prefix, now))
     return [item.body for item in items_in(places, rows)]

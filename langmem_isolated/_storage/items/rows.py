@@ -191,7 +191,9 @@ def sealed_rows(
     yield {
         **row(Kind.ITEM, key, keys.seal(start, key, head + item.body)),
         **expiry(keys, place, now, item.lifetime, prefix="given"),
-        "given_equalities": digests_of(keys, place, item.body, item.terms),
+        "given_equalities": (
+            digests_of(keys, place, item.body, item.terms) if item.terms else None
+        ),
     }
     if item.vectors:
         start = keys.aad_prefix(Kind.VECTOR, parent)

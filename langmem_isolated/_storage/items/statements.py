@@ -1,5 +1,6 @@
 """SQL of a store's items."""
 
+from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -7,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam, delete, select, update
 
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._crypto.sealing import DIGEST_BYTES, HEADER_BYTES
+from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database import schema
 from langmem_isolated._database.statements import InsertsByDialect
 from langmem_isolated._storage import equalities
@@ -101,10 +102,8 @@ _RECORD = (
     "expiry_mac",
     "equalities",
 )
-_rows = _given(*_RECORD)
 # Where an erasure is under way these wait, and then find no row of the scope.
 _one = select(_scopes.scope_id, *(_ONE[name] for name in _RECORD)).where(_UNCOUNTED)
-_all = select(_scopes.scope_id, *(_rows.c[name] for name in _RECORD)).where(_UNCOUNTED)
 
 
 def _put(insert: Any) -> Any:
@@ -137,7 +136,21 @@ PUT_EACH = InsertsByDialect(
     schema.records,
     lambda insert: _put(insert.values(scope_id=SCOPE_ID, **{name: _ONE[name] for name in _RECORD})),
 )
-PUT_ALL = InsertsByDialect(schema.records, partial(_put_from, _all))
+
+
+@cache
+def put_all(varying: Sequence[str]) -> InsertsByDialect:
+    """An upsert of many rows on PostgreSQL, given as arrays.
+
+    Args:
+        varying: The columns in which they differ. Of the others each value is given once: to make
+            an array of 100 numbers takes 20 µs.
+    """
+    rows = _given(*varying)
+    values = (rows.c[name] if name in varying else _ONE[name] for name in _RECORD)
+    given = select(_scopes.scope_id, *values).where(_UNCOUNTED)
+    return InsertsByDialect(schema.records, partial(_put_from, given))
+
 
 # An item and its vectors: whatever has a key that begins with the item's.
 _SPAN = sa.and_(
@@ -198,19 +211,6 @@ def newest_indexed(count: int, *, is_postgres: bool) -> sa.Select[Any]:
     return _newest(_indexed(count, is_postgres=is_postgres))
 
 
-# The version that was read, and no later one: the nonce, ahead of the ciphertext, is of it alone.
-INDEX = (
-    update(schema.records)
-    .where(
-        _records.scope_id == SCOPE_ID,
-        _records.kind == _ITEM,
-        _records.parent == _ONE["parent"],
-        _records.key == _ONE["key"],
-        sa.func.substr(_records.sealed, _ONE_ROW, sa.literal_column(str(HEADER_BYTES)))
-        == bindparam("head", type_=sa.LargeBinary),
-    )
-    .values(equalities=bindparam("new_equalities", type_=sa.LargeBinary))
-)
 WITH_VECTORS = (
     select(*_COLUMNS, _records.kind)
     .where(_BELOW, _BOTH)
@@ -236,9 +236,28 @@ def _of_first(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     return there.order_by(_records.key).limit(_ONE_ROW).offset(_FROM_THE_FIRST).scalar_subquery()
 
 
-ONE_OF_EACH = select(_namespaces.c.parent, *map(_of_first, _COLUMNS[1:])).where(
-    _namespaces.c.parent.is_not(None)
+def _first_behind(start: sa.ColumnElement[bool], high: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """The first item of a scope behind an address, by the order of the table's key."""
+    first = select(*_COLUMNS).where(_records.scope_id == SCOPE_ID, _ALIVE, start, high)
+    return first.order_by(_records.kind, _records.parent, _records.key).limit(_ONE_ROW)
+
+
+# Kind and parent are compared as one. PostgreSQL, while it has no statistics of a new table, takes
+# the index of what is uncounted for better than the key otherwise, and reads the whole scope 30
+# times: 58 ms of 3,000 items, and 0.5 so.
+_ADDRESS = sa.tuple_(_records.kind, _records.parent)
+_BEFORE_HIGH = sa.tuple_(_ITEM, _HIGH) > _ADDRESS
+_first = _first_behind(sa.tuple_(_ITEM, _LOW) <= _ADDRESS, _BEFORE_HIGH).cte(
+    "firsts", recursive=True
 )
+_behind = _first_behind(sa.tuple_(_ITEM, _first.c.parent) < _ADDRESS, _BEFORE_HIGH).lateral()
+_firsts = _first.union_all(select(*_behind.c).select_from(_first.join(_behind, sa.true())))
+ONE_OF_EACH = {
+    False: select(_namespaces.c.parent, *map(_of_first, _COLUMNS[1:])).where(
+        _namespaces.c.parent.is_not(None)
+    ),
+    True: select(*_firsts.c),
+}
 # A page of items in the order of their addresses, and what vectors they have.
 PAGE = (
     _ITEMS.where(

@@ -9,6 +9,7 @@ from typing import Any
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._storage import equalities
 from langmem_isolated._storage.items import statements as sql
 from langmem_isolated._storage.items.addresses import (
     Address,
@@ -17,7 +18,6 @@ from langmem_isolated._storage.items.addresses import (
     span,
 )
 from langmem_isolated._storage.items.counting import ItemCount, digest_of
-from langmem_isolated._storage.items.lookup import NewDigests
 from langmem_isolated._storage.items.rows import Item, NewItem, expiry, sealed_rows
 from langmem_isolated._storage.scoped_database import ScopeGone
 from langmem_isolated._storage.write_barrier import proof_of
@@ -38,10 +38,11 @@ def change(
     What is to be removed or put is not refreshed.
     """
     places = RecordAddresses(keys)
-    put_new = partial(put, with_vectors=with_vectors)
+    put_new = partial(put, places=places, with_vectors=with_vectors)
+    remove_all = partial(remove, places=places)
     steps: dict[RecordAddress, tuple[Callable[..., None], Any]] = {
         **{item.place: (refresh, item) for item in read},
-        **{places.of(address): (remove, address) for address in unwanted},
+        **{places.of(address): (remove_all, address) for address in unwanted},
         **{places.of(item.address): (put_new, item) for item in new},
     }
     if len({step for step, _ in steps.values()}) > 1:
@@ -59,6 +60,7 @@ def put(
     items: Sequence[NewItem],
     now: int,
     *,
+    places: RecordAddresses,
     with_vectors: bool,
 ) -> None:
     """Store ``items``, no two at one address, in place of what stands there.
@@ -66,13 +68,13 @@ def put(
     Args:
         items: What to store, one or more.
         now: The time, in µs.
+        places: The scope's.
         with_vectors: Whether to remove what vectors stand there. Otherwise they stay, and count no
             more.
 
     Raises:
         ScopeGone: The scope was erased; nothing was written.
     """
-    places = RecordAddresses(keys)
     # In the order that :func:`change` has, of each item itself before its vectors.
     placed = sorted((places.of(item.address), item) for item in items)
     starts: dict[bytes, bytes] = {}
@@ -105,12 +107,24 @@ def put_rows(
     scope = _scope(keys)
     if transaction.is_postgres:
         transaction.query(sql.SHARE_SCOPE, **scope)
-        columns = {name: [row[name] for row in rows] for name in rows[0]}
-        is_put = transaction.row(sql.PUT_ALL[True], **scope, **columns) is not None
+        statement, values = _as_arrays(rows)
+        is_put = transaction.row(statement, **scope, **values) is not None
     elif is_put := transaction.row(sql.PROVE_UNCOUNTED, **scope) is not None:
         transaction.execute_many(sql.PUT_EACH[False], [{**scope, **row} for row in rows])
     if not is_put:
         _put_counted(transaction, keys, places, addresses, rows, now)
+
+
+def _as_arrays(rows: Sequence[dict[str, Any]]) -> tuple[Any, dict[str, object]]:
+    """The upsert of ``rows``, and its values: arrays of those in which they differ."""
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    # The key always: a statement without any array would have no rows.
+    varying = {
+        name for name, values in columns.items() if values.count(values[0]) < len(values)
+    } | {"given_key"}
+    values = {name: column if name in varying else column[0] for name, column in columns.items()}
+    names = tuple(sorted(name.removeprefix("given_") for name in varying))
+    return sql.put_all(names)[True], values
 
 
 def _scope(keys: ScopeKeys) -> dict[str, object]:
@@ -152,10 +166,14 @@ def put_alone(transaction: Transaction, keys: ScopeKeys, item: NewItem, now: int
 
 
 def remove(
-    transaction: Transaction, keys: ScopeKeys, addresses: Sequence[Address], now: int
+    transaction: Transaction,
+    keys: ScopeKeys,
+    addresses: Sequence[Address],
+    now: int,
+    *,
+    places: RecordAddresses,
 ) -> None:
     """Remove the items at ``addresses``, where there are any, and their vectors."""
-    places = RecordAddresses(keys)
     unwanted = sorted(map(places.of, addresses))
     spans = [span(keys, place) for place in unwanted]
     count = ItemCount(transaction, keys, places, now)
@@ -185,21 +203,11 @@ def refresh(transaction: Transaction, keys: ScopeKeys, items: Sequence[Item], no
     )
 
 
-def index(transaction: Transaction, keys: ScopeKeys, unindexed: Sequence[NewDigests]) -> None:
-    """Store by what equality filters find items, where they are as they were read."""
-    transaction.execute_many(
-        sql.INDEX,
-        [
-            {
-                "scope_id": keys.scope_id,
-                "given_parent": place[0],
-                "given_key": place[1],
-                "head": head,
-                "new_equalities": digests,
-            }
-            for place, head, digests in sorted(unindexed)
-        ],
-    )
+def index(
+    transaction: Transaction, keys: ScopeKeys, unindexed: Sequence[equalities.NewDigests]
+) -> None:
+    """Store by what equality filters find items; see :func:`equalities.store`."""
+    equalities.store(transaction, keys, Kind.ITEM, unindexed)
 
 
 def sweep(transaction: Transaction, keys: ScopeKeys, now: int) -> int:

@@ -1,12 +1,12 @@
 """Reads checkpoints, the writes behind them, and the elements they refer to."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
-from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._storage.container_state import ContainerState, is_member_sum, member_part
 from langmem_isolated._storage.threads import statements as sql
 from langmem_isolated._storage.threads.addresses import END, Bounds, Life, Slot, mac_of
@@ -23,6 +23,8 @@ class Found(NamedTuple):
     slot: Slot
     checkpoint: bytes
     writes: list[bytes]
+    elements: dict[int, bytes]
+    """Of the thread's elements those that were guessed, still sealed, by number."""
 
 
 class OpenBody(NamedTuple):
@@ -64,19 +66,34 @@ def get(
     parent: bytes,
     checkpoint_id: bytes | None,
     now: int,
+    guess: range = range(0),
 ) -> Found | None:
-    """A checkpoint of one namespace, the latest when ``checkpoint_id`` is ``None``."""
-    values = {"scope_id": keys.scope_id, "digest": digest, "parent": parent}
+    """A checkpoint of one namespace, the latest when ``checkpoint_id`` is ``None``.
+
+    Args:
+        guess: Numbers of elements that it may need, and that come in the same statement.
+    """
+    values = {
+        "scope_id": keys.scope_id,
+        "digest": digest,
+        "parent": parent,
+        # An empty range begins behind its end.
+        "first": (guess.start + (not guess)).to_bytes(8),
+        "last": max(guess.stop - 1, 0).to_bytes(8),
+    }
     if checkpoint_id is None:
         rows = transaction.rows(sql.GET_LATEST, **values, end=END)
     else:
         rows = transaction.rows(
             sql.GET_ONE, **values, key=checkpoint_id, end=_behind(checkpoint_id)
         )
-    found = [row for row in rows if row[0] == Kind.CHECKPOINT]
+    by_kind: dict[int, list[Row]] = {}
+    for row in rows:
+        by_kind.setdefault(row[0], []).append(row)
+    found = by_kind.get(Kind.CHECKPOINT)
     if not found:
         return None
-    states = [row[1:] for row in rows if row[0] == Kind.THREAD]
+    states = [row[1:] for row in by_kind.get(Kind.THREAD, ())]
     if not states:
         raise RecordDoesNotOpen(Kind.THREAD.label, "its row is missing")
     state = ContainerState.checked(Kind.THREAD, keys, digest, states[0])
@@ -87,10 +104,20 @@ def get(
     checkpoint = open_at(keys, slot, state.birth, found[0][2])
     writes = [
         open_at(keys, Slot(Kind.WRITE, parent, row[1]), state.birth, row[2])
-        for row in rows
-        if row[0] == Kind.WRITE and row[1].startswith(key)
+        for row in by_kind.get(Kind.WRITE, ())
+        if row[1].startswith(key)
     ]
-    return Found(state, slot, checkpoint, writes)
+    guessed = {int.from_bytes(row[1]): row[2] for row in by_kind.get(Kind.ELEMENT, ())}
+    return Found(state, slot, checkpoint, writes, guessed)
+
+
+def opened(
+    keys: ScopeKeys, life: Life, sealed: Mapping[int, bytes], wanted: Iterable[int]
+) -> dict[int, bytes]:
+    """Those of ``sealed`` elements that are ``wanted``, in plaintext, by number."""
+    open_ = keys.opener(keys.aad_prefix(Kind.ELEMENT, *life), Kind.ELEMENT)
+    numbers = sealed.keys() & wanted
+    return {number: open_(number.to_bytes(8), sealed[number]) for number in numbers}
 
 
 def _behind(checkpoint_id: bytes) -> bytes:

@@ -96,9 +96,10 @@ def swap_and_insert(rows: int) -> sa.Insert:
 BY_ALIAS = select(_records.key, _records.sealed).where(
     _ITS_ELEMENTS, _records.alias == bindparam("alias")
 )
-ELEMENTS = select(_records.key, _records.sealed).where(
+_ELEMENTS_IN_RANGE = sa.and_(
     _ITS_ELEMENTS, _records.key >= bindparam("first"), _records.key <= bindparam("last")
 )
+ELEMENTS = select(_records.key, _records.sealed).where(_ELEMENTS_IN_RANGE)
 ELEMENT_KEYS = select(_records.key, _records.size, _records.alias, _records.updated_at).where(
     _ITS_ELEMENTS
 )
@@ -113,7 +114,10 @@ _LATEST_KEY = (
 
 
 def _get(key: sa.ColumnElement[bytes]) -> sa.CompoundSelect[tuple[object, ...]]:
-    """The thread's row, a checkpoint and what stands behind it, in one statement and state."""
+    """The thread's row, a checkpoint, what stands behind it, and some of the thread's elements.
+
+    In one statement, so of one state.
+    """
     below = (_records.kind, _records.key, _records.sealed)
     return sa.union_all(
         select(sa.literal_column(str(int(Kind.THREAD))), *STATE).where(_THIS_THREAD),
@@ -126,6 +130,7 @@ def _get(key: sa.ColumnElement[bytes]) -> sa.CompoundSelect[tuple[object, ...]]:
             _records.key > key,
             _records.key < bindparam("end"),
         ),
+        select(*below, *padded_state(2)).where(_ELEMENTS_IN_RANGE),
     )
 
 

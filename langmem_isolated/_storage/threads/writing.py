@@ -187,8 +187,9 @@ def _build_rows(
 
 
 def _insert(transaction: Transaction, keys: ScopeKeys, rows: list[_NewRow], now: int) -> None:
-    shared = {"scope_id": keys.scope_id, "now": now}
-    transaction.execute_many(sql.INSERT, [{**shared, **row} for row in rows])
+    for row in rows:
+        row["scope_id"], row["now"] = keys.scope_id, now
+    transaction.execute_many(sql.INSERT, rows)
 
 
 def _stored_numbers(

@@ -22,7 +22,7 @@ from langmem_isolated._storage.container_state import BIRTH_BYTES
 from langmem_isolated._storage.copying import import_marks
 from langmem_isolated._storage.copying.options import Added
 from langmem_isolated._storage.documents import collection, writing
-from langmem_isolated._storage.documents.writing import NewDocument
+from langmem_isolated._storage.documents.unit_of_work import NewDocument
 from langmem_isolated.errors import EmbeddingModelChanged, ImportNotVerified
 from langmem_isolated.lifecycle.bulk_import.canonical import digest
 from langmem_isolated.lifecycle.bulk_import.messages import REFUSALS

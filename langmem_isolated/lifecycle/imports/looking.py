@@ -19,7 +19,7 @@ from langmem_isolated._storage.copying.imported import (
     ArrivedItem,
     Channels,
 )
-from langmem_isolated._storage.documents.writing import NewDocument
+from langmem_isolated._storage.documents.unit_of_work import NewDocument
 from langmem_isolated._storage.profiles import BOUNDED
 from langmem_isolated.errors import ImportConflict, ImportRefused, LimitExceeded
 from langmem_isolated.lifecycle.imports.reading import At

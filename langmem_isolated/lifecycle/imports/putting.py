@@ -26,7 +26,7 @@ from langmem_isolated._storage.copying.imported import (
     Channels,
     Taken,
 )
-from langmem_isolated._storage.documents.writing import NewDocument
+from langmem_isolated._storage.documents.unit_of_work import NewDocument
 from langmem_isolated.errors import AddressTaken, DatabaseLocked, ImportConflict
 from langmem_isolated.lifecycle.imports.reading import At
 

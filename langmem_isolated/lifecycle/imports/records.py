@@ -34,7 +34,7 @@ from langmem_isolated._runtime.clock import SECOND
 from langmem_isolated._runtime.limits import Limits
 from langmem_isolated._storage.copying.containers import Line
 from langmem_isolated._storage.copying.imported import Arrived, ArrivedCollection, ArrivedItem
-from langmem_isolated._storage.documents.writing import NewDocument
+from langmem_isolated._storage.documents.unit_of_work import NewDocument
 from langmem_isolated._storage.items.addresses import MAX_DEPTH, Address
 from langmem_isolated.errors import LimitExceeded, ScopeError, ValueNotStorable
 from langmem_isolated.lifecycle.imports.fields import Fields, from_base64

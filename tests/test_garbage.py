@@ -1,0 +1,68 @@
+"""The garbage collector is paused while many objects are made, and goes on behind it."""
+
+import gc
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from langmem_isolated._runtime.garbage import CollectionPause
+from tests.processes import in_child
+
+
+@pytest.fixture
+def pause() -> Iterator[CollectionPause]:
+    assert gc.isenabled()
+    yield CollectionPause()
+    gc.enable()
+
+
+def test_it_goes_on_when_the_last_pause_ends(pause: CollectionPause):
+    with pause:
+        with pause:
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+
+    assert gc.isenabled()
+
+
+def test_it_goes_on_behind_what_failed(pause: CollectionPause):
+    with pytest.raises(ValueError, match="failed"), pause:
+        raise ValueError("failed")
+
+    assert gc.isenabled()
+
+
+def test_where_it_is_off_it_stays_off(pause: CollectionPause):
+    gc.disable()
+    with pause:
+        pass
+
+    assert not gc.isenabled()
+
+
+def test_threads_that_pause_it_at_once_leave_it_on(pause: CollectionPause):
+    def often() -> None:
+        for _ in range(500):
+            with pause:
+                assert not gc.isenabled()
+
+    threads = [threading.Thread(target=often) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert gc.isenabled()
+
+
+def test_it_is_on_in_a_child_that_is_forked_during_a_pause(pause: CollectionPause):
+    def paused_again() -> tuple[bool, bool, bool]:
+        before = gc.isenabled()
+        with pause:
+            during = gc.isenabled()
+        return before, during, gc.isenabled()
+
+    with pause:
+        assert in_child(paused_again) == (True, False, True)
+    assert gc.isenabled()
