@@ -464,6 +464,17 @@ def test_digests_end_with_their_value(store: IsolatedStore, attacker: Attacker):
     assert columns(attacker) == []
 
 
+def test_no_copy_of_the_database_tells_whether_a_value_was_put_again(
+    store: IsolatedStore, attacker: Attacker
+):
+    macs = []
+    for secret in ("a", "a", "b", "a"):
+        store.put(("a",), "k", {**WORK, "secret": secret})
+        macs += [column[:16] for column in columns(attacker) if column]
+
+    assert len({*macs}) == 4
+
+
 def test_an_item_lives_as_long_with_digests(store: IsolatedStore, attacker: Attacker):
     store.put(("a",), "k", WORK, ttl=0)
     assert store.search((), filter=WORK) == []
