@@ -26,7 +26,11 @@ Seconds = list[float]
 
 
 def in_turn(
-    actions: Mapping[str, Sequence[Callable[[int], object]]], rounds: int, *, warm_up: int = 2
+    actions: Mapping[str, Sequence[Callable[[int], object]]],
+    rounds: int,
+    *,
+    warm_up: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[Seconds]]:
     """Seconds of each step of each action in each round.
 
@@ -35,6 +39,7 @@ def in_turn(
             given the number of the round, warm-up included.
         rounds: How many rounds count.
         warm_up: Rounds before those, not counted.
+        clock: By the wall; ``time.process_time`` where others have the machine, too.
     """
     seconds: dict[str, list[Seconds]] = {name: [[] for _ in actions[name]] for name in actions}
     order = list(actions)
@@ -43,9 +48,9 @@ def in_turn(
         shuffle(order)
         for name in order:
             for step, taken in zip(actions[name], seconds[name], strict=True):
-                begin = time.perf_counter()
+                begin = clock()
                 step(number)
-                elapsed = time.perf_counter() - begin
+                elapsed = clock() - begin
                 if number >= warm_up:
                     taken.append(elapsed)
     return seconds

@@ -325,16 +325,16 @@ def calls_of(memory: IsolatedMemory, users: int, graph: Any) -> list[Callable[[i
 
 
 def calls(report: Report, memories: dict[int, IsolatedMemory], rounds: int) -> None:
-    """How long calls take at each size, all sizes in turn."""
+    """What calls take of the processor at each size, all sizes in turn; the disk's part is none."""
     graph = chat()
     actions = {str(users): calls_of(memory, users, graph) for users, memory in memories.items()}
-    taken = in_turn(actions, rounds, warm_up=5)
+    taken = in_turn(actions, rounds, warm_up=5, clock=time.process_time)
     smallest, rows = str(min(memories)), []
     for number, call in enumerate(CALLS):
         each = {int(users): steps[number] for users, steps in taken.items()}
         rows.append(_row(report, call, each, taken[smallest][number]))
-    header = ["median µs, users:", *(f"{users:,}" for users in memories)]
-    report.table("calls", [*header, "times", "slope"], rows)
+    header = ["µs of the processor, users:", *(f"{users:,}" for users in memories)]
+    report.table("calls, medians", [*header, "times", "slope"], rows)
 
 
 def _row(report: Report, call: str, each: dict[int, Seconds], base: Seconds) -> list[object]:

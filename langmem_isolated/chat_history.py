@@ -17,7 +17,7 @@ from langmem_isolated._adapters.compat import is_called_to_record
 from langmem_isolated._adapters.message_ids import left_out
 from langmem_isolated._adapters.timed_messages import TimedMessage, TimedPage, timed_page
 from langmem_isolated._codecs.headers import decode_header, encode_header
-from langmem_isolated._codecs.messages import decode_message
+from langmem_isolated._codecs.messages import decode_messages
 from langmem_isolated._codecs.storable import storable
 from langmem_isolated._runtime.arguments import kind_of, whole_number
 from langmem_isolated._runtime.calls import ONE_SCOPE, explains_call, made_by
@@ -117,7 +117,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
         """
         opened = self._records.read_lagging(reading.load, NOTHING, self._session_id, now())
         self._appender.state = opened.state
-        return [decode_message(plaintext) for plaintext in opened.messages]
+        return decode_messages(opened.messages)
 
     async def aget_messages(self) -> list[BaseMessage]:
         """Every message, oldest first; see :attr:`messages`."""
@@ -244,7 +244,7 @@ class IsolatedChatMessageHistory(BaseChatMessageHistory):
             RecordDoesNotOpen: As for :attr:`messages`; the end is checked on every page.
         """
         opened = self._page(before, limit)
-        return Page([decode_message(plaintext) for plaintext in opened.messages], opened.before)
+        return Page(decode_messages(opened.messages), opened.before)
 
     @explains_call
     def timed_page(self, *, before: int | None = None, limit: int = 50) -> TimedPage:
