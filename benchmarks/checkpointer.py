@@ -435,6 +435,7 @@ def long_threads(
 ) -> None:
     """Turns of threads that are long from their beginning."""
     taken: dict[int, dict[str, Seconds]] = {}
+    cpu: dict[int, dict[str, Seconds]] = {}
     with ExitStack() as stack:
         drivers = [stack.enter_context(opener(site)) for opener in openers.values()]
         for length in lengths:
@@ -444,16 +445,24 @@ def long_threads(
                 talk.seed(length)
             turns = in_turn({label: [talk.turn] for label, talk in talks.items()}, rounds)
             taken[length] = {label: seconds for label, (seconds,) in turns.items()}
-    rows = [
-        [driver.label, *(statistics.median(of[driver.label]) * 1e3 for of in taken.values())]
-        for driver in drivers
-    ]
-    report.table("long threads: a turn, ms", ["messages", *(f"{n:,}" for n in lengths)], rows)
-    for label, *medians in rows:
-        figures = {f"ms_at_{n}": ms for n, ms in zip(lengths, medians, strict=True)}
-        report.measured("long threads", str(label), **figures)
+            cpu[length] = {label: talk.cpu[-rounds:] for label, talk in talks.items()}
+    header = ["messages", *(f"{n:,}" for n in lengths)]
+    for what, measure in (("ms", taken), ("ms of this process's processor", cpu)):
+        rows = [[d.label, *_medians(of[d.label] for of in measure.values())] for d in drivers]
+        report.table(f"long threads: a turn, {what}", header, rows)
+        for label, *medians in rows:
+            figures = dict(zip(map(str, lengths), medians, strict=True))
+            report.measured(f"long threads, {what}", str(label), by_messages=figures)
     for driver in drivers:
         _judge_long(report, driver, drivers, taken)
+    pairs = itertools.product(drivers, repeat=2)
+    rows = [
+        [f"{mine.label}: {other.label}", *(ratio(of[mine.label], of[other.label]) for of in each)]
+        for mine, other in pairs
+        if mine.name == OURS != other.name and mine.compares_with(other)
+        for each in (taken.values(), cpu.values())
+    ]
+    report.table("long threads: times the peer's, time that passed, then processor", header, rows)
 
 
 def _judge_long(

@@ -30,6 +30,7 @@ from langmem_isolated._codecs.messages import (
     MessageMetadata,
     decode_message,
     decode_message_with_metadata,
+    decode_messages,
     encode_message,
 )
 from langmem_isolated._codecs.values import decode_value, encode_value
@@ -655,6 +656,32 @@ def remade() -> dict[str, Any]:
 def frozen(name: str = "messages_v1.json") -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads((VECTORS / name).read_text())
     return loaded
+
+
+@pytest.mark.parametrize("has_fields_of_later_versions", [True, False])
+def test_messages_that_are_decoded_together_are_as_each_by_itself(
+    has_fields_of_later_versions: bool,
+):
+    every = [
+        message
+        for message in every_class()
+        if has_fields_of_later_versions or not message.__pydantic_extra__
+    ]
+    stored = [encode_message(message) for message in every] * 40
+
+    together, each = decode_messages(stored), [decode_message(one) for one in stored]
+
+    assert len(together) == len(stored) > 512
+    for one, other in zip(together, each, strict=True):
+        # In this order, too, and with what `==` does not look at.
+        assert [*vars(one)] == [*vars(other)]
+        assert one.model_fields_set == other.model_fields_set
+        assert one.__pydantic_extra__ == other.__pydantic_extra__
+        assert one.__pydantic_private__ is other.__pydantic_private__ is None
+        assert one == other
+    first, second = together[0], together[len(every)]
+    assert first.additional_kwargs is not second.additional_kwargs
+    assert first.model_fields_set is not second.model_fields_set
 
 
 def test_encoding_makes_the_bytes_that_were_frozen():

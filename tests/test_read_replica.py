@@ -1,11 +1,13 @@
 """Reads that may lag go to a replica, and nothing that was just written is looked for there."""
 
+import base64
 import logging
 import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
@@ -17,10 +19,12 @@ from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated._database import replica as replicas
 from langmem_isolated._database import row_level_security
 from langmem_isolated._database.database import Database
+from langmem_isolated.cli import checks
 from langmem_isolated.errors import DatabaseError, IsolationViolation
 from tests.conftest import ROOT_KEY
 from tests.embeddings import NGramEmbeddings
 from tests.postgres import PostgresServer
+from tests.processes import in_child
 from tests.replication import Cluster, ReplicaServer, ask, replicated
 from tests.threads import at, put
 
@@ -33,11 +37,15 @@ ALICE, BOB = {"user_id": "alice", "module_id": "tutor"}, {"user_id": "bob", "mod
 def cluster() -> Iterator[Cluster]:
     """A primary that waits for its one replica to have what it commits, not to show it."""
     with replicated("r1", is_logged=True) as cluster:
-        for server in cluster.servers:
-            ask(server, "ALTER SYSTEM SET log_statement = 'all'")
-            ask(server, "ALTER SYSTEM SET log_line_prefix = '%d|'")
-            ask(server, "SELECT pg_reload_conf()")
+        log_statements(cluster)
         yield cluster
+
+
+def log_statements(cluster: Cluster) -> None:
+    for server in cluster.servers:
+        ask(server, "ALTER SYSTEM SET log_statement = 'all'")
+        ask(server, "ALTER SYSTEM SET log_line_prefix = '%d|'")
+        ask(server, "SELECT pg_reload_conf()")
 
 
 @pytest.fixture
@@ -431,6 +439,108 @@ def test_a_server_that_became_a_primary_is_not_read(cluster: Cluster, name: str)
             assert said(memory) == ["one"]
 
 
+def test_a_forked_child_reads_on_the_replica_too(cluster: Cluster, name: str):
+    with opened(cluster, name) as other:
+        say(other, "one")
+    caught_up(cluster)
+    with with_replica(cluster, name) as memory:
+        assert said(memory) == ["one"]
+        with Asked(cluster, name) as asked:
+            assert in_child(said, memory) == ["one"]
+        assert asked.replica > 0
+        assert said(memory) == ["one"]
+
+
+def examined(cluster: Cluster, name: str, url: str) -> tuple[str, str]:
+    found = checks.examine(cluster.primary.url(name), None, url)
+    return next((one.state, one.finding) for one in found if one.check == "read replica")
+
+
+def test_the_doctor_says_how_far_a_replica_is_behind(
+    cluster: Cluster, replica: ReplicaServer, name: str
+):
+    url = replica.url(name)
+    # Who reads sets bits that are logged, too: it may take a moment.
+    until(lambda: examined(cluster, name, url)[0] == "ok")
+    pause(replica)
+    with opened(cluster, name) as memory:
+        say(memory, "one")
+    state, told = examined(cluster, name, url)
+    assert state == "warn"
+    assert re.fullmatch(r"its last transaction is \d+\.\d s old, and .*", told)
+    for other, expected in (
+        (replica.url("postgres"), "leads to another database"),
+        (cluster.primary.url(name) + "?application_name=same", "is no replica"),
+        ("postgresql://postgres@127.0.0.1:1/x", "Check the URL"),
+        ("sqlite://", "which has no replicas"),
+    ):
+        state, told = examined(cluster, name, other)
+        assert (state, expected in told) == ("fail", True), told
+
+
+# After a failover
+
+
+def test_a_replica_that_is_ahead_of_the_new_primary_in_a_history_that_ended_is_not_read():
+    with replicated("r1", "r2") as cluster:
+        ask(cluster.primary, "ALTER SYSTEM SET synchronous_standby_names = ''")
+        ask(cluster.primary, "SELECT pg_reload_conf()")
+        with opened(cluster, "postgres") as memory:
+            say(memory, "before")
+        behind, ahead = cluster.replicas
+        for one in cluster.replicas:
+            until(partial(_has, cluster.primary, one))
+        ask(behind, "ALTER SYSTEM SET primary_conninfo = ''")
+        ask(behind, "SELECT pg_reload_conf()")
+        until(lambda: not ask(behind, "SELECT FROM pg_stat_wal_receiver"))
+        with opened(cluster, "postgres") as memory:
+            for number in range(20):
+                say(memory, f"lost {number}")
+        until(partial(_has, cluster.primary, ahead))
+        cluster.primary.kill()
+        ask(behind, "SELECT pg_promote()")
+        ask(behind, "ALTER SYSTEM RESET synchronous_standby_names")
+        ask(behind, "SELECT pg_reload_conf()")
+
+        cluster.primary, cluster.replicas = behind, [ahead]
+        with opened(cluster, "postgres") as other:
+            say(other, "after")
+            with with_replica(cluster, "postgres", read_replica_lag=60) as memory:
+                for _ in range(3):
+                    assert said(memory) == ["before", "after"]
+        # As far as positions go, it has it all: nothing else tells that it does not.
+        assert _has(behind, ahead)
+
+
+def _has(primary: PostgresServer, replica: PostgresServer) -> bool:
+    """Whether a replica shows all that its primary has written."""
+    return position(replica, "pg_last_wal_replay_lsn()") >= position(
+        primary, "pg_current_wal_lsn()"
+    )
+
+
+def test_a_replica_that_follows_the_new_primary_is_read_again():
+    with replicated("r1", "r2", is_logged=True) as cluster:
+        log_statements(cluster)
+        with opened(cluster, "postgres") as memory:
+            say(memory, "before")
+        cluster.primary.kill()
+        new = cluster.promote()
+        with opened(cluster, "postgres") as memory:
+            say(memory, "after")
+        caught_up(cluster)
+        ask(new, "CHECKPOINT")
+        caught_up(cluster)
+        ask(cluster.replicas[0], "CHECKPOINT")  # a restart point
+        with with_replica(cluster, "postgres") as memory:
+            assert said(memory) == ["before", "after"]
+            found = memory._database.replica
+            assert found is not None
+            until(lambda: found.seconds_behind() == 0)
+            until(lambda: _is_from_replica(cluster, "postgres", memory))
+            assert said(memory) == ["before", "after"]
+
+
 # What is refused
 
 
@@ -461,3 +571,13 @@ def test_what_has_no_replica_is_refused_before_anything_is_opened(url: str, repl
 def test_a_lag_that_is_none_is_refused(lag: Any, kind: type[Exception]):
     with pytest.raises(kind, match="read_replica_lag must be"):
         IsolatedMemory("sqlite://", root_key=LocalRootKey(ROOT_KEY), read_replica_lag=lag)
+
+
+def test_a_memory_from_the_environment_has_the_replica_that_is_named_there(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("LANGMEM_ISOLATED_ROOT_KEY", base64.b64encode(ROOT_KEY).decode())
+    monkeypatch.setenv("LANGMEM_ISOLATED_DATABASE", "sqlite://")
+    monkeypatch.setenv("LANGMEM_ISOLATED_READ_REPLICA", "postgresql://u@h/d")
+    with pytest.raises(DatabaseError, match="read_replica="):
+        IsolatedMemory.from_environment()

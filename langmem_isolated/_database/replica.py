@@ -47,11 +47,25 @@ _OWNERS = 10_000
 
 _ASKED = (
     "SELECT system_identifier, (SELECT oid FROM pg_database WHERE datname = current_database()),"
-    " ({position} - '0/0'::pg_lsn)::bigint FROM pg_control_system()"
+    " {timeline}, ({position} - '0/0'::pg_lsn)::bigint FROM pg_control_system()"
 )
-_OF_PRIMARY = sa.text(_ASKED.format(position="pg_current_wal_insert_lsn()"))
-# NULL where nothing is replayed: a server that is no replica.
-_OF_REPLICA = sa.text(_ASKED.format(position="pg_last_wal_replay_lsn()"))
+# Positions compare within one history: a replica of a primary that died may be ahead of the new one
+# and lack what that wrote. The new history's number is in the name of the log that is written.
+_OF_PRIMARY = sa.text(
+    _ASKED.format(
+        timeline="('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int",
+        position="pg_current_wal_insert_lsn()",
+    )
+)
+# NULL where nothing is replayed: a server that is no replica. It knows a new history for certain
+# once it has made a restart point in it, as it does every `checkpoint_timeout`.
+_OF_REPLICA = sa.text(
+    _ASKED.format(
+        timeline="(SELECT greatest(timeline_id, min_recovery_end_timeline)"
+        " FROM pg_control_checkpoint(), pg_control_recovery())",
+        position="pg_last_wal_replay_lsn()",
+    )
+)
 _BEHIND = sa.text("SELECT extract(epoch FROM now() - pg_last_xact_replay_timestamp())")
 
 _logger = logging.getLogger(__name__)
@@ -122,6 +136,7 @@ class Replica:
         self._every = min(_PRIMARY_SECONDS, lag / 4)
         self._seen: deque[_Seen] = deque()
         self._identity: tuple[int, int] | None = None
+        self._timeline = 0
         self._written: OrderedDict[Owner, float] = OrderedDict()
         self._written_by_others = self._last_written = float("-inf")
         self._replayed: WeakKeyDictionary[Any, _Replayed] = WeakKeyDictionary()
@@ -139,17 +154,15 @@ class Replica:
         Raises:
             DatabaseError: It is of another database.
         """
-        self._identity = None
-        *identity, _ = self._primary.inspect(lambda it: it.execute(_OF_PRIMARY).one())
-        self._take_identity(identity)
+        self._take(*self._primary.inspect(lambda it: it.execute(_OF_PRIMARY).one()))
         try:
             self._database.open()
-            *found, _ = self._database.inspect(lambda it: it.execute(_OF_REPLICA).one())
+            found = self._database.inspect(lambda it: it.execute(_OF_REPLICA).one())
         except (DatabaseUnreachable, SchemaTooOld) as error:
             # It may come, and follow the upgrade that was made a moment ago.
             self._pause(error)
         else:
-            self._check(found)
+            self._checked(*found)
 
     @contextmanager
     def noting_write(self) -> Iterator[None]:
@@ -221,11 +234,9 @@ class Replica:
         Raises:
             DatabaseError: The replica cannot be reached, or is of another database.
         """
-        *identity, at = self._primary.inspect(lambda it: it.execute(_OF_PRIMARY).one())
-        self._take_identity(identity)
-        *found, position = self._database.inspect(lambda it: it.execute(_OF_REPLICA).one())
-        self._check(found)
-        if position is not None and position >= at:
+        at = self._take(*self._primary.inspect(lambda it: it.execute(_OF_PRIMARY).one()))
+        found = self._database.inspect(lambda it: it.execute(_OF_REPLICA).one())
+        if self._checked(*found) >= at:
             return 0.0
         seconds = self._database.inspect(lambda it: it.execute(_BEHIND).scalar_one())
         return None if seconds is None else float(seconds)
@@ -280,8 +291,7 @@ class Replica:
         try:
             asked = time.monotonic()
             with suppress(DatabaseError):
-                *identity, position = self._primary.read(Transaction.row, _OF_PRIMARY) or ()
-                self._take_identity(identity)
+                position = self._take(*self._primary.read(Transaction.row, _OF_PRIMARY) or ())
                 with self._lock:
                     self._seen.append(_Seen(asked, position))
                     while self._seen[0].time < asked - self._lag:
@@ -303,20 +313,25 @@ class Replica:
             now = time.monotonic()
             if known is not None and now - known.time < _REPLICA_SECONDS:
                 raise _Behind(is_near=False)
-            *found, position = transaction.row(_OF_REPLICA) or ()
-            self._check(found)
-            position = -1 if position is None else position
+            position = self._checked(*transaction.row(_OF_REPLICA) or ())
             self._replayed[transaction.connection] = _Replayed(now, position)
             raise _Behind(is_near=position >= needed)
         return operation(transaction, *args, **kwargs)
 
-    def _take_identity(self, identity: list[Any]) -> None:
-        self._identity = (identity[0], identity[1])
+    def _take(self, system: int, database: int, timeline: int, position: int) -> int:
+        """Learn what the primary is; how far it is."""
+        if timeline != self._timeline:
+            # What was replayed of the former history says nothing of this one.
+            self._replayed.clear()
+        self._identity, self._timeline = (system, database), timeline
+        return position
 
-    def _check(self, found: list[Any]) -> None:
-        if tuple(found) != self._identity:
+    def _checked(self, system: int, database: int, timeline: int, position: int | None) -> int:
+        """How far the replica is in the primary's history; before all of it, if in another."""
+        if (system, database) != self._identity:
             raise DatabaseError(
                 "read_replica= leads to another database. Expected a physical replica of the one "
                 "that url= leads to (its system identifier and database are compared); give the "
                 "URL of a server that streams from it. Nothing was read there."
             )
+        return -1 if position is None or timeline != self._timeline else position

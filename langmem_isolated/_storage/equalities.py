@@ -111,7 +111,7 @@ HEAD = sa.func.substr(_records.sealed, sa.literal_column("1"), sa.literal_column
 _STORE = (
     update(schema.records)
     .where(
-        _records.scope_id == bindparam("of_scope"),
+        _records.scope_id == bindparam("scope_id", type_=sa.LargeBinary),
         _records.kind == bindparam("of_kind"),
         _records.parent == bindparam("of_parent"),
         _records.key == bindparam("of_key"),
@@ -129,7 +129,7 @@ def store(transaction: Transaction, keys: ScopeKeys, kind: Kind, new: Sequence[N
         _STORE,
         [
             {
-                "of_scope": keys.scope_id,
+                "scope_id": keys.scope_id,
                 "of_kind": int(kind),
                 "of_parent": address[0],
                 "of_key": address[1],

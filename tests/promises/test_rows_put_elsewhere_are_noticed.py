@@ -95,7 +95,8 @@ def put(scoped: ScopedMemory, thread_id: str, *said: str) -> None:
 
 def live(scoped: ScopedMemory, keep: Callable[[], None]) -> None:
     """Everything that adds, changes and removes rows, so that names are used in several lives."""
-    store, documents = scoped.store(), scoped.vector_store(NGramEmbeddings())
+    store = scoped.store(equality=["text"])
+    documents = scoped.vector_store(NGramEmbeddings(), equality=["of"])
     for life in ("first", "second"):
         for session_id in ("s", "t"):
             history = scoped.chat_history(session_id)
@@ -213,11 +214,14 @@ class Change:
 
         Of what no row counts (items, entries, vectors, and embeddings of messages, which are made
         again): one was removed, an older one was put back where it stood, or its clear times, which
-        nothing is decided by, were changed.
+        nothing is decided by, were changed. And of anything, that digests were taken away by which
+        equality filters find it: they then open it.
         """
         if self.table != "records":
             return False
         columns, kinds = lived.columns["records"], set()
+        if self.new and self.differing(columns) == {"equalities"}:
+            return self.new[columns.index("equalities")] is None
         for row in filter(None, (self.gone, self.new)):
             kind, parent = (row[columns.index(name)] for name in ("kind", "parent"))
             kinds.add(None if parent in lived.collections() else kind)
