@@ -529,9 +529,14 @@ def test_a_replica_that_follows_the_new_primary_is_read_again():
         with opened(cluster, "postgres") as memory:
             say(memory, "after")
         caught_up(cluster)
+        (follower,) = cluster.replicas
+        state, told = examined(cluster, "postgres", follower.url())
+        assert (state, "restart point" in told) == ("warn", True), told
+        state, told = examined(cluster, "postgres", new.url() + "?application_name=same")
+        assert (state, "is no replica" in told) == ("fail", True), told
         ask(new, "CHECKPOINT")
         caught_up(cluster)
-        ask(cluster.replicas[0], "CHECKPOINT")  # a restart point
+        ask(follower, "CHECKPOINT")  # a restart point
         with with_replica(cluster, "postgres") as memory:
             assert said(memory) == ["before", "after"]
             found = memory._database.replica

@@ -47,7 +47,7 @@ _OWNERS = 10_000
 
 _ASKED = (
     "SELECT system_identifier, (SELECT oid FROM pg_database WHERE datname = current_database()),"
-    " {timeline}, ({position} - '0/0'::pg_lsn)::bigint FROM pg_control_system()"
+    " {timeline} AS timeline, ({position} - '0/0'::pg_lsn)::bigint FROM pg_control_system()"
 )
 # Positions compare within one history: a replica of a primary that died may be ahead of the new one
 # and lack what that wrote. The new history's number is in the name of the log that is written.
@@ -57,16 +57,20 @@ _OF_PRIMARY = sa.text(
         position="pg_current_wal_insert_lsn()",
     )
 )
-# NULL where nothing is replayed: a server that is no replica. It knows a new history for certain
-# once it has made a restart point in it, as it does every `checkpoint_timeout`.
+# NULL where nothing is replayed: a server that is no replica, or was promoted, and goes on to tell
+# how far it had come. A replica knows a new history for certain once it has made a restart point in
+# it, as it does every `checkpoint_timeout`.
 _OF_REPLICA = sa.text(
     _ASKED.format(
         timeline="(SELECT greatest(timeline_id, min_recovery_end_timeline)"
         " FROM pg_control_checkpoint(), pg_control_recovery())",
-        position="pg_last_wal_replay_lsn()",
+        position="CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() END",
     )
 )
-_BEHIND = sa.text("SELECT extract(epoch FROM now() - pg_last_xact_replay_timestamp())")
+_BEHIND = sa.text(
+    "SELECT CASE WHEN pg_is_in_recovery()"
+    " THEN extract(epoch FROM now() - pg_last_xact_replay_timestamp()) END"
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -240,6 +244,15 @@ class Replica:
             return 0.0
         seconds = self._database.inspect(lambda it: it.execute(_BEHIND).scalar_one())
         return None if seconds is None else float(seconds)
+
+    def shares_history(self) -> bool:
+        """Whether it is known to be in the history of the primary, as that was last asked.
+
+        Raises:
+            DatabaseError: The replica cannot be reached.
+        """
+        found = self._database.inspect(lambda it: it.execute(_OF_REPLICA).one())
+        return bool(found.timeline == self._timeline)
 
     def close(self) -> None:
         """Close the replica's connections."""
