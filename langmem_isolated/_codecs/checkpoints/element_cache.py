@@ -16,10 +16,10 @@ from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 
 V = TypeVar("V")
 
-# What packs like another type has no fingerprint: a date that became its text must be noticed.
+# What packs like another type has no fingerprint: a date that became its text must be noticed. Nor
+# has a dict with keys that are no texts: a date, an enum or a UUID among them would pack as one.
 _OPTIONS = (
-    ormsgpack.OPT_NON_STR_KEYS
-    | ormsgpack.OPT_PASSTHROUGH_DATACLASS
+    ormsgpack.OPT_PASSTHROUGH_DATACLASS
     | ormsgpack.OPT_PASSTHROUGH_DATETIME
     | ormsgpack.OPT_PASSTHROUGH_ENUM
     | ormsgpack.OPT_PASSTHROUGH_TUPLE
