@@ -68,6 +68,7 @@ class Sqlite:
     begin_write = begin_once = "BEGIN IMMEDIATE"
     begin_snapshot = "BEGIN"
     is_distributed = False
+    history: object = None
 
     def __init__(self, url: URL, synchronous: Synchronous, timeout: float) -> None:
         self.timeout = timeout
@@ -194,6 +195,8 @@ class Postgres:
         self.is_bound, self._fails_over = False, fails_over
         self.is_distributed = False
         self._liveness = Liveness(timeout, fails_over)
+        self.history = object()
+        """Another one with each connection: its server may lack what the last one acknowledged."""
 
     @property
     def begin_once(self) -> str | None:
@@ -221,6 +224,7 @@ class Postgres:
                     raise
             else:
                 _tell_version(dialect, divmod(raw.info.server_version, 10_000))
+                self.history = object()
                 return raw
 
     def _connect(self, dialect: Any, args: Any, options: dict[str, Any]) -> Any:
