@@ -330,6 +330,22 @@ def test_who_was_erased_here_is_read_no_more(cluster: Cluster, replica: ReplicaS
         assert said(memory) == ["anew"]
 
 
+def test_what_a_sweep_removed_here_is_read_no_more(
+    cluster: Cluster, replica: ReplicaServer, name: str
+):
+    # A sweep, and a clearing, works as a caller of its own: it is not told whose records these are.
+    with with_replica(cluster, name, read_replica_lag=60) as memory:
+        say(memory, "secret")
+        say(memory, "other", BOB)
+        memory.scope(**BOB).clear()  # the first one makes the project's keys, for nobody
+        caught_up(cluster)
+        until(lambda: _is_from_replica(cluster, name, memory))
+        pause(replica)
+        memory.scope(**ALICE).clear()
+
+        assert said(memory) == []
+
+
 def test_a_life_that_began_elsewhere_is_not_taken_for_tampering(
     cluster: Cluster, replica: ReplicaServer, name: str
 ):
