@@ -80,6 +80,9 @@ class Server(Protocol):
     def close(self) -> None:
         """Close every connection."""
 
+    def give_up_silent(self) -> None:
+        """Take a server that says nothing for one that is gone."""
+
     def inspect(self, work: Callable[[sa.Connection], T]) -> T:
         """Run ``work`` outside of a transaction, opened or not."""
 
@@ -141,6 +144,7 @@ class Replica:
         self._written_by_others = self._last_written = float("-inf")
         self._replayed: WeakKeyDictionary[Any, _Replayed] = WeakKeyDictionary()
         self._paused_until = float("-inf")
+        database.give_up_silent()
         self.renew_after_fork()
         renew_in_children(self)
 
