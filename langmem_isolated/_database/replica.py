@@ -25,7 +25,7 @@ from weakref import WeakKeyDictionary
 import sqlalchemy as sa
 
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._runtime.callers import current_owner
+from langmem_isolated._runtime.callers import Job, current_owner
 from langmem_isolated._runtime.forking import renew_in_children
 from langmem_isolated.errors import DatabaseError, DatabaseLocked, DatabaseUnreachable, SchemaTooOld
 
@@ -83,6 +83,9 @@ class Server(Protocol):
 
     def close(self) -> None:
         """Close every connection."""
+
+    def give_up_silent(self) -> None:
+        """Take a server that says nothing for one that is gone."""
 
     def inspect(self, work: Callable[[sa.Connection], T]) -> T:
         """Run ``work`` outside of a transaction, opened or not."""
@@ -145,6 +148,7 @@ class Replica:
         self._written_by_others = self._last_written = float("-inf")
         self._replayed: WeakKeyDictionary[Any, _Replayed] = WeakKeyDictionary()
         self._paused_until = float("-inf")
+        database.give_up_silent()
         self.renew_after_fork()
         renew_in_children(self)
 
@@ -179,7 +183,7 @@ class Replica:
     def _note_write(self, owner: "Owner", now: float) -> None:
         with self._lock:
             self._last_written = now
-            if owner is None:
+            if _is_nobody(owner):
                 self._written_by_others = now
                 return
             self._written[owner] = now
@@ -280,7 +284,7 @@ class Replica:
             by_owner = self._written.get(owner, self._written_by_others)
             # What is read for nobody is about everybody.
             written = (
-                self._last_written if owner is None else max(by_owner, self._written_by_others)
+                self._last_written if _is_nobody(owner) else max(by_owner, self._written_by_others)
             )
         if (found := self._seen_after(written)) is None or self._is_due():
             self._ask_primary()
@@ -348,3 +352,8 @@ class Replica:
                 "URL of a server that streams from it. Nothing was read there."
             )
         return -1 if position is None or timeline != self._timeline else position
+
+
+def _is_nobody(owner: "Owner") -> bool:
+    """Whether what is done for ``owner`` may be about everybody."""
+    return owner is None or isinstance(owner, Job)
