@@ -471,6 +471,23 @@ def test_an_unchanged_message_is_known_again_without_encoding_it(
     assert len(shelf.elements) == 1
 
 
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        (dt.date(2026, 1, 2), "2026-01-02"),
+        (dt.datetime(2026, 1, 2, tzinfo=dt.UTC), "2026-01-02T00:00:00+00:00"),
+        (uuid.UUID(int=7), str(uuid.UUID(int=7))),
+        (Color.RED, "red"),
+        (1, "1"),
+    ],
+)
+def test_a_key_that_became_its_text_is_noticed(shelf: Shelf, key: Any, text: str):
+    shelf.store([HumanMessage("a", additional_kwargs={"by": {key: 1}})])
+    changed = [HumanMessage("a", additional_kwargs={"by": {text: 1}})]
+
+    assert same(shelf.load(shelf.store(changed)), changed)
+
+
 def test_a_message_that_was_read_is_known_again_and_so_is_its_copy(shelf: Shelf):
     body = shelf.store([talkative(), HumanMessage("b")])
     known = ElementCache(b"generation")

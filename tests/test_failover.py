@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from itertools import product
 from typing import Any
 
 import pytest
@@ -18,11 +19,12 @@ from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._database.urls import checked_url, fails_over
+from langmem_isolated.checkpointer import IsolatedCheckpointSaver
 from langmem_isolated.errors import DatabaseError, DatabaseUnreachable
 from tests.conftest import ROOT_KEY
 from tests.postgres import PostgresServer
 from tests.replication import Cluster, ask, replicated
-from tests.threads import at, put
+from tests.threads import at, put, values_at
 
 USERS = 4
 SPACE = ("notes",)
@@ -198,6 +200,65 @@ def test_a_process_that_starts_while_nobody_writes_waits_for_who_is_promoted(clu
         assert not opening.done()
         cluster.promote()
         opening.result(20).close()
+
+
+def messages_of(saver: IsolatedCheckpointSaver, thread: str) -> list[str]:
+    return [one.content for one in values_at(saver, at(thread))["messages"]]
+
+
+def saver_of(memory: IsolatedMemory) -> IsolatedCheckpointSaver:
+    return memory.scope(user_id="alice", module_id="tutor").checkpointer()
+
+
+def lose_what_follows(cluster: Cluster) -> None:
+    """Have the only replica receive nothing more, and nobody wait for it."""
+    [replica] = cluster.replicas
+    for server, setting in (
+        (cluster.primary, "synchronous_standby_names"),
+        (replica, "synchronous_standby_names"),
+        (replica, "primary_conninfo"),
+    ):
+        ask(server, f"ALTER SYSTEM SET {setting} = ''")
+        ask(server, "SELECT pg_reload_conf()")
+    deadline = time.monotonic() + 20
+    while ask(replica, "SELECT count(*) FROM pg_stat_wal_receiver")[0][0]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_what_an_asynchronous_replica_never_had_is_taken_for_nothing_that_it_stores():
+    """Elements that were lost have given their numbers to others."""
+    cases = [*product((False, True), repeat=3)]
+    said = [HumanMessage(f"{number} " + "x" * 200, id=str(number)) for number in range(5)]
+    texts = [str(one.content) for one in said]
+    with (
+        replicated("r1") as cluster,
+        opened(cluster) as cold,
+        opened(cluster, plaintext_cache_seconds=600) as warm,
+        opened(cluster) as other,
+    ):
+        first = {case: put(saver_of(cold), at(str(case)), {"messages": said[:1]}) for case in cases}
+        lose_what_follows(cluster)
+        for case, config in first.items():
+            mine = saver_of(warm if case[0] else cold)
+            put(mine, config, {"messages": said[:2]})
+            assert messages_of(mine, str(case)) == texts[:2]
+        cluster.primary.kill()
+        cluster.promote()
+
+        for case, config in first.items():
+            is_warm, reads_first, goes_on_elsewhere = case
+            mine, there = saver_of(warm if is_warm else cold), [0]
+            if goes_on_elsewhere:
+                there = [0, 4]
+                put(saver_of(other), config, {"messages": [said[0], said[4]]})
+            if reads_first:
+                assert messages_of(mine, str(case)) == [texts[number] for number in there]
+            put(mine, config, {"messages": said[:3]})
+
+            for saver in (mine, saver_of(other)):
+                assert messages_of(saver, str(case)) == texts[:3]
+            assert mine.verify_thread(str(case)) == 2 + goes_on_elsewhere
 
 
 # Hosts that are not there

@@ -52,8 +52,9 @@ def commits_of(monkeypatch: Any) -> list[Transaction]:
 
 def chain_of(scoped: ScopedMemory, thread_id: str = "t") -> WriteChain:
     saver = scoped.checkpointer()
-    keys = saver._resolve(None)[1].keys()
-    return WriteChain.of(saver._known.last(thread_digest(keys, thread_id)))
+    records = scoped._records
+    digest = thread_digest(records.keys(), thread_id)
+    return WriteChain.of(saver._known.last(digest, records.database.history))
 
 
 def until_it_waits(scoped: ScopedMemory, count: int = 1) -> None:

@@ -228,6 +228,21 @@ class Database:
             return self.snapshot(operation, *args, **kwargs)
         return replica.run(self.snapshot, replica.doors.snapshot, operation, *args, **kwargs)
 
+    @property
+    def history(self) -> object:
+        """The same for as long as what was acknowledged is certain to be there.
+
+        A server that was promoted, or has crashed, may lack its last commits, where it was not told
+        to wait for a replica or the disk; it gives numbers of theirs to others. Each connection
+        that is made may lead to such a one.
+        """
+        return self._dialect.history
+
+    def give_up_silent(self) -> None:
+        """PostgreSQL: take a server that says nothing for ``timeout`` for one that is gone."""
+        if isinstance(self._dialect, Postgres):
+            self._dialect.gives_up_silent = True
+
     def _noting_write(self) -> AbstractContextManager[None]:
         return nullcontext() if self.replica is None else self.replica.noting_write()
 

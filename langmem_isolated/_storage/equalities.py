@@ -108,7 +108,9 @@ class NewDigests(NamedTuple):
 
 _records = schema.records.c
 # Before the ciphertext: with the nonce, which is random and new each time.
-HEAD = sa.func.substr(_records.sealed, sa.literal_column("1"), sa.literal_column(str(HEADER_BYTES)))
+_HEAD_FROM: sa.ColumnElement[int] = sa.literal_column("1")
+_HEAD_BYTES: sa.ColumnElement[int] = sa.literal_column(str(HEADER_BYTES))
+HEAD = sa.type_coerce(sa.func.substr(_records.sealed, _HEAD_FROM, _HEAD_BYTES), sa.LargeBinary)
 _STORE = (
     update(schema.records)
     .where(

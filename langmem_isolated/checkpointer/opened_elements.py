@@ -1,6 +1,6 @@
 """Opened elements: those of threads used last, kept in the plaintext cache where there is one."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from langmem_isolated._crypto.scope_keys import ScopeKeys
@@ -15,22 +15,27 @@ class OpenedElements:
 
     An element never changes in a thread's life, and a number is given once. So what was opened
     stands for its row as long as birth and generation, which the thread's row tells at each read
-    under its MAC, are the same. Only plaintexts are kept: each read makes objects of its own.
+    under its MAC, are the same, and no commit can have been lost. Only plaintexts are kept: each
+    read makes objects of its own.
 
     Args:
         cache: Where they stay. What was opened with keys that were taken back since this was made
             does not get there.
+        history: Gives that of the database.
     """
 
-    def __init__(self, cache: PlaintextCache | None) -> None:
-        self._cache = cache
+    def __init__(self, cache: PlaintextCache | None, history: Callable[[], object]) -> None:
+        self._cache, self._history = cache, history
+        self._begun_in = history()
         self._epoch = None if cache is None else cache.epoch
 
     def of(self, keys: ScopeKeys, digest: bytes, state: ContainerState) -> Mapping[int, bytes]:
         """Those of a thread that is in ``state``, by number; others may add to them meanwhile."""
         if self._cache is None:
             return _NONE
-        kept: Mapping[int, bytes] | None = self._cache.get(_key(keys, digest), _token(state))
+        kept: Mapping[int, bytes] | None = self._cache.get(
+            _key(keys, digest), _token(state, self._history())
+        )
         if not kept:
             return _NONE
         if max(kept) >= state.next_sequence:
@@ -44,7 +49,8 @@ class OpenedElements:
     ) -> None:
         """Keep elements of a thread that is in ``state``."""
         if self._cache is not None and elements:
-            self._cache.merge(_key(keys, digest), _token(state), elements, self._epoch)
+            token = _token(state, self._begun_in)
+            self._cache.merge(_key(keys, digest), token, elements, self._epoch)
 
     def drop(self, keys: ScopeKeys, digest: bytes) -> None:
         """Let go of those of a thread."""
@@ -56,5 +62,5 @@ def _key(keys: ScopeKeys, digest: bytes) -> Key:
     return keys.scope_id, keys.birth, ("elements", digest)
 
 
-def _token(state: ContainerState) -> tuple[bytes, bytes]:
-    return state.birth, state.generation
+def _token(state: ContainerState, history: object) -> tuple[bytes, bytes, object]:
+    return state.birth, state.generation, history

@@ -67,7 +67,7 @@ def read(
             return read
     # A sweep or another life of the thread came between the two, or someone tampered: one state of
     # both will tell, and nothing that was opened before.
-    nothing = OpenedElements(None)
+    nothing = OpenedElements(None, lambda: database.history)
     return run(keys, database.snapshot, _read_with_elements, required_elements, asked, nothing)
 
 

@@ -77,7 +77,10 @@ class ThreadRepository:
         self._serde = serde
         self._lifetimes = lifetimes
         # Made before the keys are asked for, with each call.
-        self._opened = OpenedElements(known.opened)
+        self._opened = OpenedElements(known.opened, self._history)
+
+    def _history(self) -> object:
+        return self.records.database.history
 
     @observed("search_memory", "checkpoint", found, records="records")
     def get(self, address: Address) -> Snapshot | None:
@@ -85,7 +88,7 @@ class ThreadRepository:
         keys = self.records.find_keys()
         if keys is None:
             return None
-        parent = parent_of(keys, address)
+        parent, history = parent_of(keys, address), self._history()
         digest = parent[:DIGEST_BYTES]
         wanted = address.checkpoint_id and id_bytes(address.checkpoint_id)
         asked = Asked(digest, parent, wanted or None, now(), self._guess(keys, digest))
@@ -94,7 +97,7 @@ class ThreadRepository:
             return None
         found, bodies, elements = read.found, read.bodies, read.elements
         self._opened.keep(keys, digest, found.state, read.new)
-        known = self._known.of(digest, found.state.generation)
+        known = self._known.of(digest, found.state.generation, history)
         WriteChain.of(known).begin(found.state, keys)
         decoder = Decoder(elements, known, self._serde)
         with collection_paused if len(elements) >= MANY else nullcontext():
@@ -107,7 +110,7 @@ class ThreadRepository:
         """
         if not self.records.is_postgres:
             return range(0)
-        chain: WriteChain | None = self._known.last(digest).chain
+        chain: WriteChain | None = self._known.last(digest, self._history()).chain
         if chain is None or chain.state is None:
             return range(GUESSED_OF_ANY)
         state = chain.state
@@ -246,7 +249,7 @@ class ThreadRepository:
     ) -> bool:
         """Try once; ``False`` when the thread was swept, or the body to replace changed."""
         digest = slot.thread_digest
-        known = self._known.last(digest)
+        known = self._known.last(digest, self._history())
         encoder = Encoder(known, lambda plaintext: mac_of(keys, digest, plaintext), self._serde)
         body = new_body(encoder, encode(encoder), slot, tag, replaces, self.records.limits)
         moment = now()
@@ -257,13 +260,13 @@ class ThreadRepository:
         if stored is None:
             # A body without numbers that were known before is right in any generation.
             has_known = encoder.chunks or len(body.elements) < len(encoder.references)
-            found_in = known.generation if has_known else b""
+            found_in = known if has_known else None
             stored = self._put_locked(keys, thread_id, body, found_in, moment, expires_at)
         if stored is None:
             self._known.forget(digest)
             return False
         if not is_chained:
-            known = self._begin_chain(keys, digest, stored)
+            known = self._begin_chain(keys, digest, stored, known.history)
         for fingerprint, reference in encoder.seen:
             known.put(fingerprint, run_of(reference, stored.numbers).start)
         new = {stored.numbers[mac]: plaintext for mac, plaintext in body.elements}
@@ -275,20 +278,25 @@ class ThreadRepository:
         keys: ScopeKeys,
         thread_id: str,
         body: NewBody,
-        found_in: bytes,
+        found_in: ElementCache | None,
         now: int,
         expires_at: int | None,
     ) -> Stored | None:
         """Store under the lock of the thread's row, whatever its state is by now."""
+
+        def store(*args: Any) -> Stored | None:
+            is_past = found_in and found_in.history != self._history()
+            return None if is_past else writing.put(*args)
+
         try:
             return self.records.run_with_keys(
                 keys,
                 self.records.database.write,
-                writing.put,
+                store,
                 body.slot.thread_digest,
                 encode_header(Header(thread_id)),
                 body,
-                found_in,
+                found_in.generation if found_in else b"",
                 os.urandom(BIRTH_BYTES),
                 now,
                 expires_at,
@@ -319,9 +327,11 @@ class ThreadRepository:
         run = partial(self.records.run_with_keys, keys, self.records.database.write_once)
         return chain.store(write, run)
 
-    def _begin_chain(self, keys: ScopeKeys, digest: bytes, stored: Stored) -> ElementCache:
+    def _begin_chain(
+        self, keys: ScopeKeys, digest: bytes, stored: Stored, history: object
+    ) -> ElementCache:
         """Go on from what was stored under the lock; what is known of the thread by now."""
-        known = self._known.of(digest, stored.state.generation)
+        known = self._known.of(digest, stored.state.generation, history)
         WriteChain.of(known).begin(stored.state, keys)
         for mac, number in stored.numbers.items():
             known.put_mac(mac, number)

@@ -16,10 +16,10 @@ from langmem_isolated._runtime.plaintext_cache import PlaintextCache
 
 V = TypeVar("V")
 
-# What packs like another type has no fingerprint: a date that became its text must be noticed.
+# What packs like another type has no fingerprint: a date that became its text must be noticed. Nor
+# has a dict with keys that are no texts: a date, an enum or a UUID among them would pack as one.
 _OPTIONS = (
-    ormsgpack.OPT_NON_STR_KEYS
-    | ormsgpack.OPT_PASSTHROUGH_DATACLASS
+    ormsgpack.OPT_PASSTHROUGH_DATACLASS
     | ormsgpack.OPT_PASSTHROUGH_DATETIME
     | ormsgpack.OPT_PASSTHROUGH_ENUM
     | ormsgpack.OPT_PASSTHROUGH_TUPLE
@@ -53,8 +53,8 @@ class ElementCache:
     chain: Any = None
     """What the thread's writes go on from; set once."""
 
-    def __init__(self, generation: bytes) -> None:
-        self.generation = generation
+    def __init__(self, generation: bytes, history: object = None) -> None:
+        self.generation, self.history = generation, history
         self.numbers: OrderedDict[bytes, int] = OrderedDict()
         self._by_fingerprint: dict[int, int] = {}
         # By the fingerprint of its first message.
@@ -133,11 +133,18 @@ class ElementCaches:
         self.opened = opened
         self._threads = LRUCache[bytes, ElementCache](entries=size)
 
-    def of(self, thread: bytes, generation: bytes) -> ElementCache:
-        """What is known of a thread in this generation; nothing when it has changed."""
+    def of(self, thread: bytes, generation: bytes, history: object = None) -> ElementCache:
+        """What is known of a thread in this generation; nothing when it has changed.
+
+        Args:
+            thread: Its digest.
+            generation: As its row tells it.
+            history: That of the database, as it was before the row was asked.
+        """
 
         def current(known: ElementCache | None) -> ElementCache:
-            return known if known and known.generation == generation else ElementCache(generation)
+            is_same = known and (known.generation, known.history) == (generation, history)
+            return known if known and is_same else ElementCache(generation, history)
 
         return self._threads.update(thread, current)
 
@@ -145,9 +152,13 @@ class ElementCaches:
         """Drop what is known of a thread."""
         self._threads.drop(thread)
 
-    def last(self, thread: bytes) -> ElementCache:
-        """What is known of a thread as last seen; stale knowledge is refused when it is used."""
-        return self._threads.get(thread) or ElementCache(b"")
+    def last(self, thread: bytes, history: object = None) -> ElementCache:
+        """What is known of a thread as last seen in this history of the database.
+
+        Stale knowledge is refused when it is used.
+        """
+        known = self._threads.get(thread)
+        return known if known and known.history == history else ElementCache(b"", history)
 
 
 def _newer_half(entries: dict[Any, V]) -> dict[Any, V]:
