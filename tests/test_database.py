@@ -724,6 +724,22 @@ async def test_a_database_that_another_process_holds_is_told_and_nothing_lost(
     await door(memory, "close")
 
 
+@pytest.mark.parametrize("timeout", [3e6, 1e12])
+def test_a_timeout_of_weeks_is_no_timeout_at_all_by_overflow(database_url: str, timeout: float):
+    memory = opened_anew(database_url, timeout=timeout)
+    history = memory.scope(user_id="alice", module_id="tutor").chat_history("monday")
+    history.add_user_message("before")
+
+    with held(database_url), ThreadPoolExecutor() as pool:
+        waiting = pool.submit(history.add_user_message, "after")
+        with pytest.raises(TimeoutError):
+            waiting.result(0.3)
+    waiting.result(30)
+
+    assert [message.text for message in history.messages] == ["before", "after"]
+    memory.close()
+
+
 def test_a_new_file_that_another_is_just_beginning_is_waited_for(sqlite_url: str):
     """SQLite itself would not wait: it fails at once when two turn a file to its log."""
     path = sqlite_url.removeprefix("sqlite:///")

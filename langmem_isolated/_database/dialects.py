@@ -17,6 +17,7 @@ from langmem_isolated._database.backoff import Backoff
 from langmem_isolated._database.driver_errors import Conflict, explained, translated
 from langmem_isolated._database.files import path_of, why_it_cannot_be_opened
 from langmem_isolated._database.liveness import Liveness, bound_silence
+from langmem_isolated._database.options import milliseconds
 from langmem_isolated._database.urls import Pooler
 from langmem_isolated._database.writer_lock import WriterLock
 from langmem_isolated.errors import (
@@ -76,7 +77,7 @@ class Sqlite:
         self.in_memory = url.database in (None, "", ":memory:") or "mode=memory" in str(url)
         self._writer_lock = WriterLock(self.begin_write, timeout)
         self.settings = (
-            f"PRAGMA busy_timeout = {int(timeout * 1000)}",
+            f"PRAGMA busy_timeout = {milliseconds(timeout)}",
             "PRAGMA journal_mode = WAL",
             f"PRAGMA synchronous = {synchronous}",
             "PRAGMA foreign_keys = ON",
@@ -190,7 +191,7 @@ class Postgres:
         self._list_dumper = import_module("psycopg.types.array").ListBinaryDumper
         self._error, self._no_rows = psycopg.OperationalError, psycopg.ProgrammingError
         self.timeout = timeout
-        self.lock_timeout = str(int(timeout * 1000))
+        self.lock_timeout = str(milliseconds(timeout))
         self.is_pooled = None if pooler is None else pooler == "transaction"
         self.is_bound, self._fails_over = False, fails_over
         self.is_distributed = False

@@ -9,6 +9,7 @@ from typing import Literal
 
 from sqlalchemy import Connection, text
 
+from langmem_isolated._database.options import milliseconds
 from langmem_isolated._database.schema import POSTGRES_SCHEMA, metadata
 
 Placement = Literal["distributed", "reference", "local"]
@@ -55,8 +56,8 @@ def script(timeout: float) -> str:
         timeout: Seconds to wait for a lock, on every node. A session's own setting does not reach
             the workers.
     """
-    milliseconds = int(timeout * 1000)
-    told = f"format('ALTER DATABASE %I SET lock_timeout = {milliseconds}', current_database())"
+    setting = f"lock_timeout = {milliseconds(timeout)}"
+    told = f"format('ALTER DATABASE %I SET {setting}', current_database())"
     names = sorted(metadata.tables, key=lambda name: (name != _FIRST, name))
     return "".join(
         f"{statement};\n"

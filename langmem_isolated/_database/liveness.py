@@ -18,6 +18,8 @@ T = TypeVar("T")
 # which a connection is being made, where there are others.
 _PART, _PART_OF_HOST = 3, 6
 _PROBES = 3
+# Linux refuses a connection that is to be idle for more than 32,767 s.
+_MOST_SECONDS = 3600
 # psycopg's READY_NONE, which it sends to what waits every 0.1 s.
 _NOTHING = 0
 
@@ -33,7 +35,7 @@ class Liveness:
     __slots__ = ("of_client", "of_server")
 
     def __init__(self, timeout: float, fails_over: bool) -> None:
-        noticed = max(2.0, timeout / _PART)
+        noticed = min(max(2.0, timeout / _PART), _MOST_SECONDS)
         # Half of the time nothing is asked, in the other half three times.
         told = {
             "keepalives_idle": max(1, round(noticed / 2)),
@@ -43,7 +45,7 @@ class Liveness:
         unanswered = {"tcp_user_timeout": round(noticed * 1000)}
         wait = timeout / _PART_OF_HOST if fails_over else timeout
         self.of_client: dict[str, int] = {
-            "connect_timeout": max(2, int(wait)),
+            "connect_timeout": max(2, min(int(wait), _MOST_SECONDS)),
             **told,
             **unanswered,
         }

@@ -22,3 +22,8 @@ def check_options(synchronous: str, pool_size: int, timeout: float, auto_upgrade
             f"auto_upgrade must be True or False, got {kind_of(auto_upgrade)}. Give False where "
             "this role may not make tables."
         )
+
+
+def milliseconds(timeout: float) -> int:
+    """A timeout as both databases take it; SQLite turns what is larger into none at all."""
+    return min(int(timeout * 1000), 2**31 - 1)

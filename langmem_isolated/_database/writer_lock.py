@@ -10,6 +10,8 @@ import random
 import sqlite3
 import time
 
+from langmem_isolated._database.options import milliseconds
+
 # About as long as a leader pauses for other processes; a try that fails takes 3 µs. From 1 to 2 ms
 # let one in a hundred wait for 350 ms.
 _STEP_SECONDS = 0.0003, 0.0009
@@ -30,7 +32,7 @@ class WriterLock:
     def __init__(self, begin: str, timeout: float) -> None:
         self._begin = begin
         self._timeout = timeout
-        self._milliseconds = int(timeout * 1000)
+        self._milliseconds = milliseconds(timeout)
         self._wrote_at = self._met_at = -_LATELY_SECONDS
 
     def take(self, cursor: sqlite3.Cursor) -> None:
