@@ -140,6 +140,30 @@ def test_of_many_that_pass_all_vectors_are_ranked(
     assert store.search((), query="xxx", filter={"category": "none"}) == []
 
 
+def test_a_search_by_meaning_sees_one_state_of_items_and_their_vectors(
+    memory: IsolatedMemory, tutor: ScopedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    """Others write after it was asked which items may pass, and before it is for their vectors."""
+    near: Any = {"dims": 2, "embed": lambda texts: [[1.0, float(len(text))] for text in texts]}
+    store = tutor.store(index={**near, "fields": ["t"]}, equality=["category"])
+    for n in range(4):
+        store.put(("notes",), str(n), {**WORK, "t": "x" * (n + 1)})
+    before = store.search((), query="xxx", filter=WORK)
+    asked = Lookup.rows
+
+    def rows(lookup: Lookup, *args: Any) -> list[Any]:
+        found = asked(lookup, *args)
+        monkeypatch.undo()
+        store.put(("notes",), "2", {**WORK, "t": "xxx", "anew": True})
+        store.delete(("notes",), "1")
+        return found
+
+    monkeypatch.setattr(Lookup, "rows", rows)
+
+    assert store.search((), query="xxx", filter=WORK) == before
+    assert keys(store.search((), query="xxx", filter=WORK)) == ["2", "3", "0"]
+
+
 # --- nothing is missed ----------------------------------------------------------------------------
 
 
@@ -438,6 +462,17 @@ def test_digests_end_with_their_value(store: IsolatedStore, attacker: Attacker):
 
     store.delete(("a",), "k")
     assert columns(attacker) == []
+
+
+def test_no_copy_of_the_database_tells_whether_a_value_was_put_again(
+    store: IsolatedStore, attacker: Attacker
+):
+    macs = []
+    for secret in ("a", "a", "b", "a"):
+        store.put(("a",), "k", {**WORK, "secret": secret})
+        macs += [column[:16] for column in columns(attacker) if column]
+
+    assert len({*macs}) == 4
 
 
 def test_an_item_lives_as_long_with_digests(store: IsolatedStore, attacker: Attacker):

@@ -293,6 +293,18 @@ def test_exchanged_digests_are_told_by_verify(tutor: ScopedMemory, attacker: Att
         tutor.verify()
 
 
+def test_no_copy_of_the_database_tells_whether_a_document_was_put_again(
+    tutor: ScopedMemory, attacker: Attacker
+):
+    store = store_of(tutor, "source")
+    macs = []
+    for text in ("a", "a", "b", "a"):
+        store.add_texts([text], [A], ids=["0"])
+        macs += [bytes(column)[:16] for column in columns(attacker) if column]
+
+    assert len({*macs}) == 4
+
+
 def test_digests_go_with_their_documents(tutor: ScopedMemory, attacker: Attacker):
     store = store_of(tutor, "source")
     fill(store)

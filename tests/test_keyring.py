@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -33,6 +34,7 @@ from langmem_isolated._storage.key_encryption_keys import context_of
 from langmem_isolated._storage.key_sets import Purpose, StoredKey
 from langmem_isolated._storage.key_uses import KeyUses
 from langmem_isolated._storage.keyring import Keyring
+from langmem_isolated._storage.scope_rows import ScopeRows
 from langmem_isolated._storage.wrapped_keys import PrincipalKeys, WrappedKeys
 from langmem_isolated.errors import (
     DatabaseLocked,
@@ -844,6 +846,29 @@ DELETES = [
     delete(table).where(table.c.scope_id.in_(OF_ALICE))
     for table in (schema.records, schema.sessions, schema.scopes)
 ]
+
+
+def test_who_comes_back_by_several_calls_at_once_is_not_told_of_the_erasure_before(
+    database_url: str, root_key: LocalRootKey, monkeypatch: pytest.MonkeyPatch
+):
+    """Another call makes the new life between one's look at the keys and its look for rows."""
+    with (
+        IsolatedMemory(database_url, root_key=root_key) as memory,
+        IsolatedMemory(database_url, root_key=root_key) as other,
+    ):
+        memory.scope(user_id="bob", module_id="tutor").chat_history("1").add_user_message("before")
+        memory.erase_user("bob")
+        look = ScopeRows.traces
+
+        def late(rows: ScopeRows, *place: bytes, **options: bool) -> Any:
+            monkeypatch.setattr(ScopeRows, "traces", look)
+            other.scope(user_id="bob", module_id="tutor").chat_history("1").add_user_message("one")
+            return look(rows, *place, **options)
+
+        monkeypatch.setattr(ScopeRows, "traces", late)
+        history = memory.scope(user_id="bob", module_id="tutor").chat_history("1")
+        history.add_user_message("two")
+        assert [message.text for message in history.messages] == ["one", "two"]
 
 
 def test_first_uses_and_erasures_at_once_are_told_of_erasures_and_of_nothing_else(

@@ -20,8 +20,8 @@ def store_digests(
 ) -> None:
     """Index records by the fields of whoever searched.
 
-    What cannot be stored now, for somebody else is writing or nobody may, is opened again at the
-    next search: this one has found what it looked for.
+    What cannot be stored, for somebody else goes on writing until the timeout or nobody may, is
+    opened again at the next search: this one has found what it looked for.
     """
     with suppress(DatabaseError):
         for start in range(0, len(unindexed), _AT_ONCE):

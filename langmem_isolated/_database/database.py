@@ -238,6 +238,11 @@ class Database:
         """
         return self._dialect.history
 
+    def give_up_silent(self) -> None:
+        """PostgreSQL: take a server that says nothing for ``timeout`` for one that is gone."""
+        if isinstance(self._dialect, Postgres):
+            self._dialect.gives_up_silent = True
+
     def _noting_write(self) -> AbstractContextManager[None]:
         return nullcontext() if self.replica is None else self.replica.noting_write()
 

@@ -16,7 +16,7 @@ from langmem_isolated._database.admission import SETTING, admitted, array_litera
 from langmem_isolated._database.backoff import Backoff
 from langmem_isolated._database.driver_errors import Conflict, explained, translated
 from langmem_isolated._database.files import path_of, why_it_cannot_be_opened
-from langmem_isolated._database.liveness import Liveness
+from langmem_isolated._database.liveness import Liveness, bound_silence
 from langmem_isolated._database.urls import Pooler
 from langmem_isolated._database.writer_lock import WriterLock
 from langmem_isolated.errors import (
@@ -197,6 +197,7 @@ class Postgres:
         self._liveness = Liveness(timeout, fails_over)
         self.history = object()
         """Another one with each connection: its server may lack what the last one acknowledged."""
+        self.gives_up_silent = False
 
     @property
     def begin_once(self) -> str | None:
@@ -251,6 +252,9 @@ class Postgres:
             connection.prepare_threshold = None
         # Lists of bytes would go as text, twice as long: an append took 412 µs instead of 326.
         connection.adapters.register_dumper(list, self._list_dumper)
+        if self.gives_up_silent:
+            # A second more than the server takes to say that a lock was not free.
+            bound_silence(connection, self.timeout + 1, self._error)
 
     def pre_ping(self, connection: Any, *_: Any) -> None:
         """Have the pool replace its connections if this one died while nobody used it.

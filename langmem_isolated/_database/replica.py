@@ -25,7 +25,7 @@ from weakref import WeakKeyDictionary
 import sqlalchemy as sa
 
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._runtime.callers import current_owner
+from langmem_isolated._runtime.callers import Job, current_owner
 from langmem_isolated._runtime.forking import renew_in_children
 from langmem_isolated.errors import DatabaseError, DatabaseLocked, DatabaseUnreachable, SchemaTooOld
 
@@ -47,7 +47,7 @@ _OWNERS = 10_000
 
 _ASKED = (
     "SELECT system_identifier, (SELECT oid FROM pg_database WHERE datname = current_database()),"
-    " {timeline}, ({position} - '0/0'::pg_lsn)::bigint FROM pg_control_system()"
+    " {timeline} AS timeline, ({position} - '0/0'::pg_lsn)::bigint FROM pg_control_system()"
 )
 # Positions compare within one history: a replica of a primary that died may be ahead of the new one
 # and lack what that wrote. The new history's number is in the name of the log that is written.
@@ -57,16 +57,20 @@ _OF_PRIMARY = sa.text(
         position="pg_current_wal_insert_lsn()",
     )
 )
-# NULL where nothing is replayed: a server that is no replica. It knows a new history for certain
-# once it has made a restart point in it, as it does every `checkpoint_timeout`.
+# NULL where nothing is replayed: a server that is no replica, or was promoted, and goes on to tell
+# how far it had come. A replica knows a new history for certain once it has made a restart point in
+# it, as it does every `checkpoint_timeout`.
 _OF_REPLICA = sa.text(
     _ASKED.format(
         timeline="(SELECT greatest(timeline_id, min_recovery_end_timeline)"
         " FROM pg_control_checkpoint(), pg_control_recovery())",
-        position="pg_last_wal_replay_lsn()",
+        position="CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() END",
     )
 )
-_BEHIND = sa.text("SELECT extract(epoch FROM now() - pg_last_xact_replay_timestamp())")
+_BEHIND = sa.text(
+    "SELECT CASE WHEN pg_is_in_recovery()"
+    " THEN extract(epoch FROM now() - pg_last_xact_replay_timestamp()) END"
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -79,6 +83,9 @@ class Server(Protocol):
 
     def close(self) -> None:
         """Close every connection."""
+
+    def give_up_silent(self) -> None:
+        """Take a server that says nothing for one that is gone."""
 
     def inspect(self, work: Callable[[sa.Connection], T]) -> T:
         """Run ``work`` outside of a transaction, opened or not."""
@@ -141,6 +148,7 @@ class Replica:
         self._written_by_others = self._last_written = float("-inf")
         self._replayed: WeakKeyDictionary[Any, _Replayed] = WeakKeyDictionary()
         self._paused_until = float("-inf")
+        database.give_up_silent()
         self.renew_after_fork()
         renew_in_children(self)
 
@@ -175,7 +183,7 @@ class Replica:
     def _note_write(self, owner: "Owner", now: float) -> None:
         with self._lock:
             self._last_written = now
-            if owner is None:
+            if _is_nobody(owner):
                 self._written_by_others = now
                 return
             self._written[owner] = now
@@ -241,6 +249,15 @@ class Replica:
         seconds = self._database.inspect(lambda it: it.execute(_BEHIND).scalar_one())
         return None if seconds is None else float(seconds)
 
+    def shares_history(self) -> bool:
+        """Whether it is known to be in the history of the primary, as that was last asked.
+
+        Raises:
+            DatabaseError: The replica cannot be reached.
+        """
+        found = self._database.inspect(lambda it: it.execute(_OF_REPLICA).one())
+        return bool(found.timeline == self._timeline)
+
     def close(self) -> None:
         """Close the replica's connections."""
         self._database.close()
@@ -267,7 +284,7 @@ class Replica:
             by_owner = self._written.get(owner, self._written_by_others)
             # What is read for nobody is about everybody.
             written = (
-                self._last_written if owner is None else max(by_owner, self._written_by_others)
+                self._last_written if _is_nobody(owner) else max(by_owner, self._written_by_others)
             )
         if (found := self._seen_after(written)) is None or self._is_due():
             self._ask_primary()
@@ -335,3 +352,8 @@ class Replica:
                 "URL of a server that streams from it. Nothing was read there."
             )
         return -1 if position is None or timeline != self._timeline else position
+
+
+def _is_nobody(owner: "Owner") -> bool:
+    """Whether what is done for ``owner`` may be about everybody."""
+    return owner is None or isinstance(owner, Job)

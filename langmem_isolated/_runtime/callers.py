@@ -30,6 +30,12 @@ def current_owner() -> Owner:
     return _thread.owner
 
 
+class Job(NamedTuple):
+    """A job over what many have, as an owner: it works for none of them, and has its own budget."""
+
+    name: str
+
+
 class OnBehalfOf:
     """A context in which this thread works for ``owner``."""
 

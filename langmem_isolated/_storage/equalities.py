@@ -7,9 +7,10 @@ with it, in one statement::
 
 The field's 8 bytes are a keyed digest of the store or collection and the field, the value's one of
 these and the value. The MAC covers the address, all that stands behind it, and what the record
-holds. What has no digest of a field, because it was put by somebody who does not index, is always
-among those that may have the value: no filter misses it. Who exchanges digests can hide a record
-from equality filters, and :func:`check` tells.
+holds and when it was put: so nobody who compares copies of the database learns that it was put
+again as it was. What has no digest of a field, because it was put by somebody who does not index,
+is always among those that may have the value: no filter misses it. Who exchanges digests can hide a
+record from equality filters, and :func:`check` tells.
 
 The keys are the naming key's: they never rotate, and are destroyed at an erasure.
 """
@@ -65,7 +66,7 @@ def digests(
         address: Parent and key of the record.
         place: :data:`STORE`, or the collection's digest.
         terms: Its values in the fields.
-        body: What it holds.
+        body: When it was put, and what it holds.
         former: What stands there, for this body: other fields are kept.
 
     Raises:

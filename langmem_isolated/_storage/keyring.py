@@ -373,7 +373,10 @@ class Keyring:
         if found.keys and any(traces):
             # What was put there to look like an erasure is refused first.
             self._scopes.of_principal(place.directory, place.principal)
-            raise KeyDestroyed
+            if not incarnation_of(self._sets.read(place.principal, place.directory)):
+                raise KeyDestroyed
+            # Another call began the next life behind the look at the keys.
+            return
         if not any(traces):
             missing = [purpose for purpose in OWNED if not found.living(purpose)]
             # Looked at again in either case, and made once more where it was lost.

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._database.database import Database
-from langmem_isolated._runtime.callers import OnBehalfOf
+from langmem_isolated._runtime.callers import Job, OnBehalfOf
 from langmem_isolated._runtime.forking import renew_in_children
 from langmem_isolated._storage.keyring import Keyring
 from langmem_isolated._storage.resealing import Resealing
@@ -25,7 +25,7 @@ from langmem_isolated.errors import LangmemIsolatedError
 _log = logging.getLogger("langmem_isolated.scopes")
 
 # Whose budget of writes it takes: while others write, it rests for two thirds of the time.
-_CALLER = ("langmem_isolated", "rotation")
+_CALLER = Job("rotation")
 # Of work for one scope; the next read that meets a former key asks for more.
 _SECONDS = 0.25
 

@@ -30,6 +30,7 @@ from langmem_isolated._storage.container_state import (
 from langmem_isolated._storage.container_tally import ContainerTally
 from langmem_isolated._storage.containers import LISTED, SCOPE_ID
 from langmem_isolated._storage.documents.blocks import NUMBER_BYTES, Block, number_of
+from langmem_isolated._storage.documents.collection import with_time
 from langmem_isolated._storage.items import counting
 from langmem_isolated._storage.items.addresses import RecordAddresses
 from langmem_isolated._storage.items.rows import items_in
@@ -282,7 +283,7 @@ class _Verification:
         collection.total += self._part(record, plaintext)
         collection.counted += 1
         collection.placed[record.key] = int.from_bytes(plaintext[:NUMBER_BYTES])
-        self._check_digests(record, plaintext[NUMBER_BYTES:])
+        self._check_digests(record, with_time(record.updated_at, plaintext[NUMBER_BYTES:]))
 
     def _check_digests(self, record: StoredRecord, body: bytes) -> None:
         place, column = (record.parent, record.key), record.equalities
@@ -308,11 +309,11 @@ class _Verification:
     def _item(self, record: StoredRecord) -> None:
         address = (record.parent, record.key, record.sealed)
         times = (record.created_at, record.updated_at, record.expires_at, record.expiry_mac)
-        (item,) = items_in(self._items, [address + times])
-        self._check_digests(record, item.body)
+        items_in(self._items, [address + times])
+        plaintext = self._items.items[record.parent](record.key, record.sealed)
+        self._check_digests(record, plaintext)
         if above := self._containers.get((Kind.ITEM, counting.digest_of(self._keys))):
             place = record.parent, record.key
-            plaintext = self._items.items[record.parent](record.key, record.sealed)
             above.total += counting.item_part(self._keys, place, *times[:2], plaintext)
             above.counted += 1
 

@@ -102,8 +102,14 @@ def _behind(url: str, read_replica: str) -> tuple[str, str]:
         refuse_no_replica(database, follower)
         assert database.replica is not None
         behind = database.replica.seconds_behind()
+        shares_history = database.replica.shares_history()
     if behind is None:
-        return "fail", "it has replayed nothing: the server is no replica"
+        return "fail", "it replays nothing: the server is no replica"
+    if not shares_history:
+        return "warn", (
+            "it has made no restart point since a failover, and is not read before: run CHECKPOINT "
+            "on the primary, and then on it"
+        )
     if behind:
         return "warn", f"its last transaction is {behind:.1f} s old, and it lacks what came since"
     return "ok", "it has all that the primary had when it was asked"

@@ -89,6 +89,8 @@ class Batch:
     """What each operation returns where nothing is stored."""
     gets: list[tuple[int, GetOp, Address]] = field(default_factory=list)
     reads: list[tuple[int, Read]] = field(default_factory=list)
+    is_one_query: bool = True
+    """Whether each of these sees one state without a snapshot."""
     puts: dict[Address, _Put | None] = field(default_factory=dict)
     """The last of each address; ``None`` removes."""
     documents: dict[str, bytes] = field(default_factory=dict)
@@ -178,7 +180,7 @@ class Batch:
             return records.write(_written, self, now, with_vectors=self.index is not None)
         if self.puts:
             return records.write_if_exists(_written, self.answers, self, now, with_vectors=False)
-        is_single = len(self.gets) + len(self.reads) == 1
+        is_single = self.is_one_query and len(self.gets) + len(self.reads) == 1
         door = records.read_lagging if is_single else records.snapshot_lagging
         answers, touched, unindexed = door(_read, (self.answers, [], []), self, now)
         if touched:
@@ -221,6 +223,8 @@ def _search(op: SearchOp, batch: Batch) -> Read:
     index, query = batch.index, op.query
     if index and query:
         batch.queries[query] = b""
+        # Items that may pass come first, and then their vectors.
+        batch.is_one_query &= not (wanted and wanted.terms)
 
     def run(transaction: Transaction, keys: ScopeKeys, now: int) -> Answer:
         lookup = Lookup(keys, wanted) if wanted else None

@@ -78,11 +78,18 @@ class Collection:
         return self.keys.pseudonym(Kind.DOCUMENT, self.digest, name)
 
     def digests_for(
-        self, key: bytes, terms: Sequence[Term], body: bytes, former: object = None
+        self,
+        key: bytes,
+        stored_at: object,
+        terms: Sequence[Term],
+        body: bytes,
+        former: object = None,
     ) -> bytes | None:
         """By what equality filters find a document; see :func:`equalities.digests`."""
-        place = self.digest, key
-        return equalities.digests(self.keys, Kind.DOCUMENT, place, self.digest, terms, body, former)
+        place, timed = (self.digest, key), with_time(stored_at, body)
+        return equalities.digests(
+            self.keys, Kind.DOCUMENT, place, self.digest, terms, timed, former
+        )
 
     def at(self, digests: Sequence[bytes]) -> Iterator[StoredDocument | None]:
         """The documents of these digests, in their order, opened when they are asked for."""
@@ -223,6 +230,17 @@ def _growing_batches(ranked: Iterable[T], count: int) -> Iterator[list[T]]:
     while part := list(islice(rest, size)):
         yield part
         size = 4 * size if 4 * size <= MOST_ASKED_FOR else sys.maxsize
+
+
+def with_time(stored_at: object, body: bytes) -> bytes:
+    """A document's body behind its column ``updated_at``.
+
+    Raises:
+        RecordDoesNotOpen: ``stored_at`` is no time.
+    """
+    if type(stored_at) is not int or stored_at < 0:
+        raise refused("it was stored at no time", Kind.DOCUMENT)
+    return stored_at.to_bytes(8) + body
 
 
 def model_changed(stored: str, given: str) -> EmbeddingModelChanged:

@@ -42,8 +42,9 @@ class Lookup:
     def look_at(self, digest: bytes, body: bytes) -> None:
         """Remember a document that is not indexed, once it was opened."""
         if digest in self._without:
-            former, head = self._without[digest]
-            new = self._of.digests_for(digest, self._terms_of(body), body, former)
+            former, head, stored_at = self._without[digest]
+            terms = self._terms_of(body)
+            new = self._of.digests_for(digest, stored_at, terms, body, former)
             if new is not None and new != former:
                 address = self._of.digest, digest
                 self.unindexed.append(equalities.NewDigests(address, head, new))

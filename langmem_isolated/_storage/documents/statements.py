@@ -40,7 +40,7 @@ BLOCK = select(_records.sealed, _records.updated_at).where(
 @cache
 def candidates(count: int, *, is_postgres: bool) -> sa.Select[Any]:
     """Documents that may have ``count`` values; see :class:`equalities.Conditions`."""
-    return select(_records.key, _records.equalities, equalities.HEAD).where(
+    return select(_records.key, _records.equalities, equalities.HEAD, _records.updated_at).where(
         _its(Kind.DOCUMENT), equalities.may_have(count, is_postgres=is_postgres)
     )
 

@@ -171,7 +171,11 @@ class UnitOfWork:
                 {
                     **self._row(Kind.DOCUMENT, digest, plaintext),
                     "now": stored_at,
-                    "new_equalities": self._of.digests_for(digest, new.terms, new.body),
+                    "new_equalities": (
+                        self._of.digests_for(digest, stored_at, new.terms, new.body)
+                        if new.terms
+                        else None
+                    ),
                 }
             )
             self._difference += self._of.part(Kind.DOCUMENT, digest, stored_at, plaintext)

@@ -49,7 +49,7 @@ class Lookup:
         if not self.is_indexed or not self._asked.lacks_digests(row[-1]):
             return
         assert self.wanted.terms_of is not None
-        place, body = row[:2], body_of(plaintext)
-        new = digests_of(self._keys, place, body, self.wanted.terms_of(body), row[-1])
+        place, terms = row[:2], self.wanted.terms_of(body_of(plaintext))
+        new = digests_of(self._keys, place, plaintext, terms, row[-1])
         if new is not None and new != row[-1]:
             self.unindexed.append(equalities.NewDigests(place, row[2][:HEADER_BYTES], new))

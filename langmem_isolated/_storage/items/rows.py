@@ -154,12 +154,12 @@ def body_of(plaintext: bytes) -> bytes:
 def digests_of(
     keys: ScopeKeys,
     place: RecordAddress,
-    body: bytes,
+    plaintext: bytes,
     terms: Sequence[Term],
     former: object = None,
 ) -> bytes | None:
     """By what equality filters find an item; see :func:`equalities.digests`."""
-    return equalities.digests(keys, Kind.ITEM, place, equalities.STORE, terms, body, former)
+    return equalities.digests(keys, Kind.ITEM, place, equalities.STORE, terms, plaintext, former)
 
 
 def sealed_rows(
@@ -186,13 +186,13 @@ def sealed_rows(
         }
 
     lifetime = _FOR_EVER if item.lifetime is None else item.lifetime
-    head = _HEAD.pack(_FORM, now, lifetime)
+    plaintext = _HEAD.pack(_FORM, now, lifetime) + item.body
     start = starts.get(parent) or starts.setdefault(parent, keys.aad_prefix(Kind.ITEM, parent))
     yield {
-        **row(Kind.ITEM, key, keys.seal(start, key, head + item.body)),
+        **row(Kind.ITEM, key, keys.seal(start, key, plaintext)),
         **expiry(keys, place, now, item.lifetime, prefix="given"),
         "given_equalities": (
-            digests_of(keys, place, item.body, item.terms) if item.terms else None
+            digests_of(keys, place, plaintext, item.terms) if item.terms else None
         ),
     }
     if item.vectors:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._database.admission import AdmissionToAll
-from langmem_isolated._runtime.callers import OnBehalfOf
+from langmem_isolated._runtime.callers import Job, OnBehalfOf
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage import due
 from langmem_isolated._storage.batch_removal import BELOW, Due, Removed
@@ -52,7 +52,7 @@ TOLD = frozenset(
     }
 )
 # Whose budget of writes a sweep takes: while others write, it rests for two thirds of the time.
-_CALLER = ("langmem_isolated", "sweep")
+_CALLER = Job("sweep")
 # What somebody else had locked is looked at so often.
 _LOOKS = 3
 _MOST_REMEMBERED = 10_000

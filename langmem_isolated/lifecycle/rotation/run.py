@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from langmem_isolated._adapters.context import MemoryContext
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.arguments import callback, seconds, true_or_false
-from langmem_isolated._runtime.callers import OnBehalfOf
+from langmem_isolated._runtime.callers import Job, OnBehalfOf
 from langmem_isolated._storage.key_rotation import KeyRotation, Tally
 from langmem_isolated.errors import MemoryLocked
 from langmem_isolated.lifecycle.rotation.elsewhere import SealedElsewhere
 from langmem_isolated.scope import checked_id
 
 # Whose budget of writes a rotation takes: while others write, it rests for two thirds of the time.
-_CALLER = ("langmem_isolated", "rotation")
+_CALLER = Job("rotation")
 
 
 @dataclass(frozen=True, slots=True)
