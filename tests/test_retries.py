@@ -215,3 +215,21 @@ def test_a_single_statement_whose_connection_broke_is_not_sent_again(
 
     assert next(runs) == 1
     assert numbers(attacker) == [0, 0]
+
+
+@pytest.mark.parametrize("door", ["write", "write_once", "read", "snapshot"])
+def test_who_is_interrupted_twice_is_interrupted_and_not_tried_again(postgres_url: str, door: str):
+    """The second time psycopg was waiting for its cancellation, and closed the connection."""
+    runs = count(1)
+
+    def interrupted(transaction: Transaction) -> None:
+        next(runs)
+        transaction.connection.close()
+        raise KeyboardInterrupt
+
+    with closing(opened(postgres_url)) as database:
+        with pytest.raises(KeyboardInterrupt):
+            getattr(database, door)(interrupted)
+
+        assert next(runs) == 2
+        assert database.read(lambda it: it.rows(sa.text("SELECT 1"))) == [(1,)]

@@ -296,7 +296,9 @@ class TransactionRunner:
             # SQLite's connection would go on seeing the old state, and could not write onto it.
             clear_frames(error.__traceback__)
             self._dialect.roll_back(raw)
-            if self._dialect.is_broken(raw) and not committing:
+            is_interrupted = not isinstance(error, Exception)
+            # The driver closes the connection of who is interrupted twice: that is not the server.
+            if self._dialect.is_broken(raw) and not (committing or is_interrupted):
                 failure = _in_use(self._dialect.translate(error))
                 raise _Undone(failure, is_certain=False) from None
             raise
