@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -13,7 +14,7 @@ from tests.processes import in_child
 @pytest.fixture
 def pause() -> Iterator[CollectionPause]:
     assert gc.isenabled()
-    yield CollectionPause()
+    yield CollectionPause(longest=60)
     gc.enable()
 
 
@@ -30,6 +31,21 @@ def test_it_goes_on_behind_what_failed(pause: CollectionPause):
     with pytest.raises(ValueError, match="failed"), pause:
         raise ValueError("failed")
 
+    assert gc.isenabled()
+
+
+def test_it_goes_on_after_a_while_under_pauses_that_leave_no_gap():
+    assert gc.isenabled()
+    pause = CollectionPause(longest=0.01)
+    with pause:
+        assert not gc.isenabled()
+        time.sleep(0.02)
+        with pause:
+            assert gc.isenabled()
+        assert gc.isenabled()
+
+    with pause:
+        assert not gc.isenabled()
     assert gc.isenabled()
 
 
