@@ -373,21 +373,19 @@ class Keyring:
         if found.keys and any(traces):
             # What was put there to look like an erasure is refused first.
             self._scopes.of_principal(place.directory, place.principal)
+            # Unless another call began the next life behind the look at the keys.
             if not incarnation_of(self._sets.read(place.principal, place.directory)):
                 raise KeyDestroyed
-            # Another call began the next life behind the look at the keys.
-            return
-        if not any(traces):
+        elif not any(traces):
             missing = [purpose for purpose in OWNED if not found.living(purpose)]
             # Looked at again in either case, and made once more where it was lost.
             with place.keys.renewed_if_retired():
                 self._sets.swap(found, place.keys.with_new_keys(found, *missing), place.directory)
 
     def _make_scope(self, place: OwnerPlace, found: KeySet) -> ScopeRow | None:
-        principal = place.keys.unwrapped(found)
-        if principal is None:
-            return None
-        return self._scopes.make(place.directory, place.owner, principal)
+        if principal := place.keys.unwrapped(found):
+            return self._scopes.make(place.directory, place.owner, principal)
+        return None
 
     def _has_nothing(self, place: OwnerPlace, sight: OwnerState) -> bool:
         """Whether the owner was erased or never stored anything; not, where looks do not agree."""
