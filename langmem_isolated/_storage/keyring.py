@@ -353,10 +353,9 @@ class Keyring:
         """
         found = self._scopes.look(place.directory, place.scope_id, place.principal)
         key_set = self._sets.read(place.principal, place.directory)
-        if isinstance(found, Traces):
-            found.refuse_orphans()
-            return OwnerState(key_set, None, found)
-        return OwnerState(key_set, found, None)
+        if not isinstance(found, Traces):
+            return OwnerState(key_set, found, None)
+        return OwnerState(key_set, None, found.refuse_orphans())
 
     def _make_what_is_missing(self, place: OwnerPlace, sight: OwnerState) -> ScopeRow | None:
         """One step of a first use; the scope's row if that was it."""
@@ -397,5 +396,4 @@ class Keyring:
 
     def _traces(self, place: OwnerPlace, found: KeySet) -> Traces:
         traces = self._scopes.traces(place.scope_id, place.principal, is_new=not found.keys)
-        traces.refuse_orphans()
-        return traces
+        return traces.refuse_orphans()

@@ -83,12 +83,13 @@ class Traces(NamedTuple):
     has_records: bool
     of_principal: bool
 
-    def refuse_orphans(self) -> None:
-        """Refuse records whose scope's row is gone."""
+    def refuse_orphans(self) -> "Traces":
+        """These traces; records whose scope's row is gone are refused."""
         if self.has_records and not self.has_row:
             raise RecordDoesNotOpen(
                 Kind.SCOPE.label, "its row was removed, and its records were not"
             )
+        return self
 
 
 _scopes, _uses = schema.scopes.c, schema.key_uses.c
