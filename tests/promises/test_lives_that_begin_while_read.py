@@ -10,6 +10,7 @@ from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage.sessions import reading as messages
 from langmem_isolated._storage.threads import reading as threads
+from langmem_isolated.checkpointer.repository import GUESSED_OF_KNOWN
 from tests.embeddings import NGramEmbeddings
 from tests.threads import at, put, values_at
 
@@ -47,7 +48,9 @@ def test_a_thread_is_deleted_and_begins_anew(
         put(other.checkpointer(), at("t"), {"messages": [HumanMessage("new", id="1")]})
 
     saver = scoped.checkpointer()
-    put(saver, at("t"), {"messages": [HumanMessage("old", id="1")]})
+    # So many that PostgreSQL is asked for them by a statement of their own.
+    old = [HumanMessage("old", id=str(n)) for n in range(GUESSED_OF_KNOWN + 1)]
+    put(saver, at("t"), {"messages": old})
     monkeypatch.setattr(threads, "get", once(threads.get, again))
 
     assert [m.text for m in values_at(saver, at("t"))["messages"]] == ["new"]
