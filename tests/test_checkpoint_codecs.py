@@ -35,6 +35,7 @@ from langgraph.types import Command, Interrupt, Overwrite, Send
 
 from langmem_isolated._codecs import classes
 from langmem_isolated._codecs.checkpoints import element_cache
+from langmem_isolated._codecs.checkpoints import encoder as encoder_module
 from langmem_isolated._codecs.checkpoints.decoder import Decoder
 from langmem_isolated._codecs.checkpoints.element_cache import (
     ElementCache,
@@ -54,6 +55,7 @@ from langmem_isolated._codecs.checkpoints.layout import (
     runs_of,
 )
 from langmem_isolated._codecs.checkpoints.serializer import Serde
+from langmem_isolated._codecs.messages import encode_message
 from langmem_isolated._crypto.sealing import digest
 from langmem_isolated._crypto.secret_bytes import SecretBytes
 from langmem_isolated.errors import RecordError, ValueNotStorable
@@ -486,6 +488,23 @@ def test_a_key_that_became_its_text_is_noticed(shelf: Shelf, key: Any, text: str
     changed = [HumanMessage("a", additional_kwargs={"by": {text: 1}})]
 
     assert same(shelf.load(shelf.store(changed)), changed)
+
+
+def test_a_message_that_changes_while_it_is_stored_is_not_taken_for_another_as_it_was(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+):
+    """A node goes on while LangGraph stores what it answered."""
+    message = HumanMessage("before")
+
+    def late(*args: Any, **options: Any) -> bytes:
+        message.content = "after"
+        return encode_message(*args, **options)
+
+    monkeypatch.setattr(encoder_module, "encode_message", late)
+    assert same(shelf.round_trip([message]), [HumanMessage("after")])
+    monkeypatch.undo()
+
+    assert same(shelf.round_trip([HumanMessage("before")]), [HumanMessage("before")])
 
 
 def test_a_message_that_was_read_is_known_again_and_so_is_its_copy(shelf: Shelf):

@@ -104,6 +104,19 @@ async def test_only_documents_and_blocks_that_may_pass_are_opened(
         await door(store, "similarity_search", QUERY, filter={"page": 1})
 
 
+def test_thousands_of_conditions_are_answered_as_without_an_index(tutor: ScopedMemory):
+    store = store_of(tutor, "source")
+    fill(store)
+    for last in (A, {"source": "c.pdf"}):
+        many = {"$and": [*[A] * 2_000, *[{"source": f"{n}.pdf"} for n in range(2_000)], last]}
+        few = {"$and": [*[A] * 4_000, {"page": {"$gte": 1}}]}
+        for wanted in (many, few):
+            found, expected = (
+                ids(one.similarity_search(QUERY, filter=wanted)) for one in (store, store_of(tutor))
+            )
+            assert found == expected
+
+
 @pytest.mark.parametrize("most", [0, 512])
 @pytest.mark.parametrize("seconds", [0, 60])
 def test_few_and_many_cached_or_not_are_ranked_alike(

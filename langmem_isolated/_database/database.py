@@ -234,7 +234,8 @@ class Database:
 
         A server that was promoted, or has crashed, may lack its last commits, where it was not told
         to wait for a replica or the disk; it gives numbers of theirs to others. Each connection
-        that is made may lead to such a one.
+        that is made may lead to such a one. Behind a pooler, or the coordinator of a cluster, none
+        is made when the server changes: there it is not told.
         """
         return self._dialect.history
 

@@ -41,6 +41,7 @@ class Databases(NamedTuple):
             ValueError: An option is out of its range.
             DatabaseError: A URL cannot be read, or two lead to what is one, or is not.
         """
+        seconds("timeout", timeout, advice="Give seconds to wait for a lock or the server.")
         seconds("read_replica_lag", read_replica_lag, advice="How old may be what is read?")
         opened = partial(Database, synchronous=synchronous, pool_size=pool_size, timeout=timeout)
         jobs = None if jobs_url is None else opened(jobs_url, auto_upgrade=False)

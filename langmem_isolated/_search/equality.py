@@ -9,6 +9,7 @@ none, and its item is looked at each time.
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from langmem_isolated._runtime.arguments import kind_of
@@ -73,11 +74,14 @@ class EqualityFields:
             wanted: The filter, checked.
             has_and: Whether ``$and`` is an operator of it, and no key.
         """
-        return [
+        found = (
             Term(self._paths[path], form)
             for path, limit in _equalities(wanted or {}, (), has_and=has_and)
             if path in self._paths and (form := _form(limit)) is not None
-        ]
+        )
+        # A statement is kept for each number of them, and SQLite takes no 1,000. Fewer let pass
+        # more, and never too little.
+        return [*islice(dict.fromkeys(found), _MOST_FIELDS)]
 
 
 def _checked(equality: object) -> Sequence[str]:

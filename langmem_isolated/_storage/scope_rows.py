@@ -192,7 +192,7 @@ def oldest_key_of(
         row = transaction.row(_LIFE, **life)
     elif row := transaction.row(_LIFE_IN_SHARD, **life):
         ((ends,),) = transaction.rows(_PROJECT_ENDS, in_project=project)
-        if ends is not None and transaction.rows(_OLDEST, principal=row[1])[0][0] <= ends:
+        if ends is not None and (transaction.rows(_OLDEST, principal=row[1])[0][0] or 0) <= ends:
             return None
     return None if row is None else row[0]
 

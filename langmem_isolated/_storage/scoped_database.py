@@ -284,7 +284,8 @@ class ScopedDatabase(RefreshedKeys):
 
         Args:
             keys: As :meth:`keys` or :meth:`find_keys` gave them.
-            door: One of ``write``, ``write_once``, ``read`` and ``snapshot`` of the database.
+            door: One of ``write``, ``write_once``, ``read`` and ``snapshot`` of the database, or of
+                the latter two's that may lag.
             operation: What is run.
 
         Raises:

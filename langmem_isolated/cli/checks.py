@@ -104,7 +104,7 @@ def _behind(url: str, read_replica: str) -> tuple[str, str]:
         behind = database.replica.seconds_behind()
         shares_history = database.replica.shares_history()
     if behind is None:
-        return "fail", "it replays nothing: the server is no replica"
+        return "fail", "it has replayed no transaction yet, or the server is no replica"
     if not shares_history:
         return "warn", (
             "it has made no restart point since a failover, and is not read before: run CHECKPOINT "

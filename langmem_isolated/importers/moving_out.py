@@ -63,7 +63,8 @@ def move_out(
 
     **There it is in plaintext, and of nobody**: stock stores know no scopes, so ``name`` should put
     the user into ids. What they have no place for stays behind: titles, pins, times of messages and
-    items, channels, lifetimes.
+    items, channels, lifetimes. With ``read_replica=`` what other processes wrote in the last
+    ``read_replica_lag`` seconds may stay behind, too: give a scope of a memory without it.
 
     >>> from langgraph.checkpoint.memory import InMemorySaver
     >>> from langmem_isolated.importers import move_out

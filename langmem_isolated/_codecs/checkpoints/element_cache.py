@@ -1,4 +1,4 @@
-"""Deduplication cache: the numbers of stored elements, by message object and by content MAC."""
+"""Deduplication cache: the numbers of stored elements, by fingerprint and by content MAC."""
 
 import os
 from collections import OrderedDict

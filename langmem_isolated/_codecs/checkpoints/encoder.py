@@ -352,14 +352,16 @@ class Encoder:
     def _recognised(self, message: BaseMessage, print_: int | None) -> Reference:
         """What refers to a message that had this fingerprint.
 
-        It was taken before the message is encoded: who changes it meanwhile must not be taken for
-        what was stored.
+        It was taken before the message is encoded, and is taken again behind that: if somebody
+        changes it meanwhile, another message that is as this one was must not be taken for what was
+        stored.
         """
         number = self.known.number_of(print_)
         if number is not None:
             return range(number, number + 1)
         reference = self._intern(encode_message(message, types=self._serde.types))
-        self.seen.append((print_, reference))
+        if print_ is not None and fingerprint(message) == print_:
+            self.seen.append((print_, reference))
         return reference
 
 
