@@ -93,7 +93,7 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]
         return called
 
     with monkeypatch.context() as patched:
-        patched.setattr(Transaction, "query", counted(Transaction.query))
+        patched.setattr(Transaction, "_query", counted(Transaction._query))
         patched.setattr(KeySets, "swap", counted(KeySets.swap))
         yield steps
 

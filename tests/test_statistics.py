@@ -238,13 +238,13 @@ def test_only_the_first_write_of_a_day_notes_it(
     history = tutor_of(memory, "alice").chat_history("monday")
     history.add_user_message("one")
     asked: list[str] = []
-    query = Transaction.query
+    query = Transaction._query
 
-    def note(self: Transaction, statement: Any, /, **values: object) -> Any:
+    def note(self: Transaction, statement: Any, values: Any) -> Any:
         asked.append(str(statement)[:30])
-        return query(self, statement, **values)
+        return query(self, statement, values)
 
-    monkeypatch.setattr(Transaction, "query", note)
+    monkeypatch.setattr(Transaction, "_query", note)
     history.add_user_message("two")
     later = [sql for sql in asked if "usage" in sql]
     day(1)
