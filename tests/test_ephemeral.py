@@ -89,11 +89,11 @@ with IsolatedMemory(sys.argv[1], root_key=LocalRootKey(bytes(32))) as memory:
     )
     off.store().put((canary,), canary, {"text": canary})
     off._records.write(lambda transaction, keys: transaction.attempt(lambda t: [
-        t._connection.execute("CREATE TABLE plain (text TEXT)"),
-        t._connection.executemany(
+        t.connection.execute("CREATE TABLE plain (text TEXT)"),
+        t.connection.executemany(
             "INSERT INTO plain VALUES (?)", [(f"{canary} {n} " + "y" * 9_000,) for n in range(2000)]
         ),
-        t._connection.execute("UPDATE plain SET text = text || 'z'"),
+        t.connection.execute("UPDATE plain SET text = text || 'z'"),
     ]) and None)
     # Goes on while it is looked at, and is too large for SQLite's cache.
     sorting = off._records.read(lambda transaction, keys: transaction.connection.execute(
