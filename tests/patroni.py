@@ -3,6 +3,7 @@
 import json
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -11,7 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,14 +24,17 @@ _HOST = "127.0.0.1"
 
 
 def _free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind((_HOST, 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
+    """Ports that are free now, below those that the system gives to whoever connects somewhere."""
+    found: list[int] = []
+    with ExitStack() as held:
+        for port in random.sample(range(10_000, 30_000), 1_000):
+            probe = held.enter_context(socket.socket())
+            with suppress(OSError):
+                probe.bind((_HOST, port))
+                found.append(port)
+            if len(found) == count:
+                break
+    return found
 
 
 def _as_nobody() -> list[str]:
@@ -144,17 +148,23 @@ class PatroniCluster:
     def __enter__(self) -> Self:
         try:
             for one in self.members:
-                one.start([other for other in self.members if other is not one])
+                self._start(one)
             self._wait(60)
         except BaseException:
             self.__exit__()
             raise
         return self
 
+    def _start(self, member: Member) -> None:
+        member.start([other for other in self.members if other is not member])
+
     def _wait(self, seconds: float) -> None:
         """Wait for all three, and until one of them waits for another at each commit."""
         end = time.monotonic() + seconds
         while True:
+            for one in self.members:
+                if one.process.poll() is not None:
+                    self._start(one)  # as whatever supervises it does
             states = [one.state() for one in self.members]
             running = [one for one in states if one.get("state") in ("running", "streaming")]
             if len(running) == 3 and any(one.get("sync_standby") for one in states):
