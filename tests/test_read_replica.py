@@ -548,7 +548,7 @@ def test_a_replica_that_is_ahead_of_the_new_primary_in_a_history_that_ended_is_n
         until(lambda: not ask(behind, "SELECT FROM pg_stat_wal_receiver"))
         with opened(cluster, "postgres") as memory:
             for number in range(20):
-                # More than the new primary logs by itself, whole pages behind a checkpoint included.
+                # More than the new primary logs by itself, whole pages included.
                 say(memory, f"lost {number} {os.urandom(40_000).hex()}")
         until(partial(_has, cluster.primary, ahead))
         cluster.primary.kill()
