@@ -2,10 +2,7 @@
 
 import inspect
 import json
-import os
 import re
-import subprocess
-import sys
 from contextlib import closing
 from functools import cache
 from typing import Any
@@ -41,7 +38,7 @@ from tests.processes import all_at_once
 from tests.test_cli import run
 from tests.test_docs import PROJECT
 from tests.test_docs import table as table_below
-from tests.test_pgbouncer import LEFT_OUT, SUITE
+from tests.test_pgbouncer import failures_of_the_adapters_suite
 from tests.test_schema import statements
 
 TABLES = metadata.sorted_tables
@@ -619,16 +616,4 @@ def test_the_demo_attacks_without_an_update_of_the_shard_key(citus_url: str):
 @pytest.mark.timeout(1500)
 @pytest.mark.slow
 def test_the_adapters_suite_passes_where_the_tables_are_distributed():
-    ran = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "-n", "2", "-q", "--tb=short", *SUITE),
-            *("-k", f"postgres and {' and '.join(f'not {name}' for name in LEFT_OUT)}"),
-        ],
-        cwd=PROJECT,
-        env={**os.environ, "LANGMEM_ISOLATED_TEST_POSTGRES": "citus"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-    assert ran.returncode == 0, ran.stdout[-4000:]
+    assert failures_of_the_adapters_suite("citus") == ""

@@ -1,7 +1,6 @@
 """Checkpoint bodies: their stored form, and the snapshots rebuilt from it."""
 
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from langgraph.checkpoint.base import PendingWrite, writes_sort_key
@@ -19,9 +18,8 @@ from langmem_isolated._storage.threads.addresses import Life, Slot
 from langmem_isolated._storage.threads.listing import ThreadRows
 from langmem_isolated._storage.threads.reading import Found
 from langmem_isolated.checkpointer.addresses import Address, id_text
+from langmem_isolated.checkpointer.opened_elements import NONE
 from langmem_isolated.errors import RecordDoesNotOpen
-
-_NONE: Mapping[int, bytes] = MappingProxyType({})
 
 
 class Snapshot(NamedTuple):
@@ -44,7 +42,7 @@ def elements_of(
     keys: ScopeKeys,
     life: Life,
     bodies: Iterable[Body],
-    kept: Mapping[int, bytes] = _NONE,
+    kept: Mapping[int, bytes] = NONE,
 ) -> dict[int, bytes] | None:
     """The elements that bodies refer to; ``None`` when one is missing.
 
@@ -85,7 +83,7 @@ def required_elements(
     keys: ScopeKeys,
     life: Life,
     bodies: Iterable[Body],
-    kept: Mapping[int, bytes] = _NONE,
+    kept: Mapping[int, bytes] = NONE,
 ) -> dict[int, bytes]:
     """The elements that bodies refer to; see :func:`elements_of`.
 

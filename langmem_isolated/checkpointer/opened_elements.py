@@ -7,7 +7,7 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._runtime.plaintext_cache import Key, PlaintextCache
 from langmem_isolated._storage.container_state import ContainerState
 
-_NONE: Mapping[int, bytes] = MappingProxyType({})
+NONE: Mapping[int, bytes] = MappingProxyType({})
 
 
 class OpenedElements:
@@ -32,16 +32,16 @@ class OpenedElements:
     def of(self, keys: ScopeKeys, digest: bytes, state: ContainerState) -> Mapping[int, bytes]:
         """Those of a thread that is in ``state``, by number; others may add to them meanwhile."""
         if self._cache is None:
-            return _NONE
+            return NONE
         kept: Mapping[int, bytes] | None = self._cache.get(
             _key(keys, digest), _token(state, self._history())
         )
         if not kept:
-            return _NONE
+            return NONE
         if max(kept) >= state.next_sequence:
             # An older state was put back: it will give these numbers to others.
             self.drop(keys, digest)
-            return _NONE
+            return NONE
         return kept
 
     def keep(

@@ -164,21 +164,7 @@ class UnitOfWork:
             else:
                 empty.append({**self._of.shared, "key": key})
         self._of.transaction.execute_many(sql.REMOVE_BLOCK, empty)
-        for digest, (number, new) in self._new.items():
-            plaintext = number.to_bytes(NUMBER_BYTES) + new.body
-            stored_at = now if new.stored_at is None else new.stored_at
-            rows.append(
-                {
-                    **self._row(Kind.DOCUMENT, digest, plaintext),
-                    "now": stored_at,
-                    "new_equalities": (
-                        self._of.digests_for(digest, stored_at, new.terms, new.body)
-                        if new.terms
-                        else None
-                    ),
-                }
-            )
-            self._difference += self._of.part(Kind.DOCUMENT, digest, stored_at, plaintext)
+        rows += [self._document(digest, *new, now) for digest, new in self._new.items()]
         shared = {**self._of.shared, "now": now}
         if rows:
             put = sql.PUT[self._of.transaction.is_postgres]
@@ -194,6 +180,16 @@ class UnitOfWork:
             ROWS.update(*row)
         else:
             ROWS.rewrite(*row, encode_collection(self._header))
+
+    def _document(self, digest: bytes, number: int, new: NewDocument, now: int) -> dict[str, Any]:
+        """Count a document, whose embedding is in a block; its row."""
+        plaintext = number.to_bytes(NUMBER_BYTES) + new.body
+        stored_at = now if new.stored_at is None else new.stored_at
+        self._difference += self._of.part(Kind.DOCUMENT, digest, stored_at, plaintext)
+        row = {**self._row(Kind.DOCUMENT, digest, plaintext), "now": stored_at}
+        if new.terms:
+            row["new_equalities"] = self._of.digests_for(digest, stored_at, new.terms, new.body)
+        return row
 
     def _row(self, kind: Kind, key: bytes, plaintext: bytes) -> dict[str, Any]:
         # Numbers of embeddings hardly shrink.
