@@ -16,7 +16,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
-from tests.postgres import die_with_parent, programs
+from tests.postgres import die_with_parent, reachable_programs, unprivileged
 
 # By which Patroni takes a leader for gone; it takes no fewer.
 _TTL_SECONDS = 20
@@ -54,8 +54,10 @@ def _as_nobody() -> list[str]:
 class Member:
     """One server and the Patroni that watches it."""
 
-    def __init__(self, folder: Path, name: str, ports: tuple[int, int, int]) -> None:
-        self.name, self._folder = name, folder
+    def __init__(
+        self, folder: Path, name: str, ports: tuple[int, int, int], programs: Path
+    ) -> None:
+        self.name, self._folder, self._programs = name, folder, programs
         self.port, self.rest, self.raft = ports
         self.log = folder / f"{name}.log"
 
@@ -102,7 +104,7 @@ class Member:
                 "listen": f"{_HOST}:{self.port}",
                 "connect_address": f"{_HOST}:{self.port}",
                 "data_dir": str(self._folder / self.name),
-                "bin_dir": str(programs()),
+                "bin_dir": str(self._programs),
                 "pgpass": str(self._folder / f"{self.name}.pgpass"),
                 "authentication": {"superuser": everyone, "replication": everyone},
                 "parameters": {"unix_socket_directories": str(self._folder)},
@@ -137,11 +139,10 @@ class PatroniCluster:
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="langmem-patroni-"))
-        if os.geteuid() == 0:
-            os.chown(self._folder, pwd.getpwnam("nobody").pw_uid, -1)
-        ports = _free_ports(9)
+        programs = reachable_programs(self._folder, **unprivileged(self._folder))
+        ports = iter(_free_ports(9))
         self.members = [
-            Member(self._folder, f"m{n}", tuple(ports[3 * n : 3 * n + 3]))  # type: ignore[arg-type]
+            Member(self._folder, f"m{n}", (next(ports), next(ports), next(ports)), programs)
             for n in range(3)
         ]
 

@@ -24,6 +24,37 @@ def programs() -> Path:
     return Path(spec.origin).parent / "pginstall18" / "bin"
 
 
+def unprivileged(*folders: Path) -> dict[str, Any]:
+    """As whom `subprocess` runs a server, which refuses root, after giving it these folders."""
+    if os.geteuid() != 0:
+        return {}
+    nobody = pwd.getpwnam("nobody")
+    for folder in folders:
+        os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+
+
+def reachable_programs(folder: Path, **as_user: Any) -> Path:
+    """The programs, copied into `folder` if that user cannot reach them where they are.
+
+    A capability to pass any folder is no help: `access(2)`, by which `initdb` looks for `postgres`,
+    answers as if there were none.
+    """
+    bin_folder = programs()
+    test = [str(bin_folder / "postgres"), "--version"]
+    try:
+        subprocess.run(test, check=True, capture_output=True, cwd="/", **as_user)
+    except (OSError, subprocess.CalledProcessError):
+        package = bin_folder.parent.parent
+        for name in (f"{package.name}/pginstall18", f"{package.name}.libs"):
+            source = package.parent / name
+            if source.exists():
+                shutil.copytree(source, folder / name, symlinks=True)
+        folder.chmod(0o755)
+        return folder / package.name / "pginstall18" / "bin"
+    return bin_folder
+
+
 def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
 
@@ -50,19 +81,9 @@ class PostgresServer:
         parent = None if fsync else folder_in_memory()
         self.data = Path(tempfile.mkdtemp(prefix="langmem-pg-", dir=parent or self.folder))
         self._fsync = fsync
-        self._as_user: dict[str, Any] = {}
-        self.programs = programs()
+        self._as_user = unprivileged(self.folder, self.data)
+        self.programs = reachable_programs(self.folder, **self._as_user)
         """Where `psql` and its like are."""
-        if os.geteuid() == 0:
-            nobody = pwd.getpwnam("nobody")
-            for folder in (self.folder, self.data):
-                os.chown(folder, nobody.pw_uid, nobody.pw_gid)
-            self._as_user = {
-                "user": nobody.pw_uid,
-                "group": nobody.pw_gid,
-                "extra_groups": [],
-            }
-            self._make_reachable()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -74,20 +95,6 @@ class PostgresServer:
             "initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "-E", "UTF8",
             "--no-sync", "--no-instructions",
         )  # fmt: skip
-
-    def _make_reachable(self) -> None:
-        """Copy the programs to where `nobody` can reach them, if it cannot."""
-        test = [str(self.programs / "postgres"), "--version"]
-        try:
-            subprocess.run(test, check=True, capture_output=True, cwd="/", **self._as_user)
-        except (OSError, subprocess.CalledProcessError):
-            package = self.programs.parent.parent
-            for name in (f"{package.name}/pginstall18", f"{package.name}.libs"):
-                source = package.parent / name
-                if source.exists():
-                    shutil.copytree(source, self.folder / name, symlinks=True)
-            self.folder.chmod(0o755)
-            self.programs = self.folder / package.name / "pginstall18" / "bin"
 
     def _run(self, program: str, *arguments: str) -> None:
         subprocess.run(
