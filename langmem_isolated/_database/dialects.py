@@ -3,8 +3,9 @@
 import select
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -116,9 +117,9 @@ class Sqlite:
 
     open_cursor = staticmethod(sqlite3.Connection.cursor)
 
-    def open_autocommit_cursor(self, _: object, connection: sqlite3.Connection) -> sqlite3.Cursor:
-        """A cursor for statements outside of a transaction."""
-        return connection.cursor()
+    def autocommit_cursors(self) -> Callable[[sqlite3.Connection], sqlite3.Cursor]:
+        """What opens cursors for statements outside of a transaction."""
+        return self.open_cursor
 
     def begin(self, cursor: sqlite3.Cursor, statement: str) -> None:
         """Begin a transaction; one that writes waits for other processes' writers."""
@@ -190,6 +191,8 @@ class Postgres:
         # An extra, so not imported before it is needed.
         psycopg = import_module("psycopg")
         self._autocommit = import_module("langmem_isolated._database.autocommit_cursor")
+        self._open_with = self._autocommit.AutocommitCursor
+        self._open_alone = partial(self._open_with, None)
         self._cursor, self._binary = psycopg.RawCursor, psycopg.pq.Format.BINARY
         self._list_dumper = import_module("psycopg.types.array").ListBinaryDumper
         self._error, self._no_rows = psycopg.OperationalError, psycopg.ProgrammingError
@@ -292,11 +295,10 @@ class Postgres:
         cursor.format = self._binary
         return cursor
 
-    def open_autocommit_cursor(self, settings: "CarriedSettings | None", connection: Any) -> Any:
-        """A cursor for statements outside of a transaction."""
-        return self._autocommit.AutocommitCursor(
-            connection, connection.prepared_statements, settings
-        )
+    def autocommit_cursors(self) -> Callable[[Any], Any]:
+        """What opens cursors for statements outside of a transaction."""
+        settings = self.carried()
+        return self._open_alone if settings is None else partial(self._open_with, settings)
 
     def has_changed(self, cursor: Any) -> bool:
         """Whether a statement changed rows; in a pipeline it is not known before one asks."""
