@@ -1,6 +1,5 @@
 """SQL dialects: what SQLite and PostgreSQL want, and the translation of their errors."""
 
-import select
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from langmem_isolated._database.admission import SETTING, admitted, array_litera
 from langmem_isolated._database.backoff import Backoff
 from langmem_isolated._database.driver_errors import Conflict, explained, translated
 from langmem_isolated._database.files import path_of, why_it_cannot_be_opened
-from langmem_isolated._database.liveness import Liveness, bound_silence
+from langmem_isolated._database.liveness import Liveness, bound_silence, is_readable
 from langmem_isolated._database.options import milliseconds
 from langmem_isolated._database.urls import Pooler
 from langmem_isolated._database.writer_lock import WriterLock
@@ -85,6 +84,9 @@ class Sqlite:
             # Deleted content is overwritten with zeros: erased bytes do not linger in free pages.
             "PRAGMA secure_delete = ON",
             "PRAGMA trusted_schema = OFF",
+            # A user's 1,000 items are 0.5 MB: with SQLite's own 2 MB, of ten users each search
+            # read its pages from the file again, a tenth of its time.
+            "PRAGMA cache_size = -8000",
             # What sorting and savepoints spill must not reach the disk where nothing else does.
             *(("PRAGMA temp_store = MEMORY",) if self.in_memory else ()),
         )
@@ -277,7 +279,7 @@ class Postgres:
 
     @staticmethod
     def is_usable(connection: Any) -> bool:
-        return not connection.closed and not _is_readable(connection.pgconn.socket)
+        return not connection.closed and not is_readable(connection.pgconn.socket)
 
     def lock_upgrade(self, connection: Connection) -> None:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK})")
@@ -385,15 +387,6 @@ def _admitted_ids() -> frozenset[bytes]:
     if ids is None:
         raise RowLevelSecurityError(RowLevelSecurityError.everybodys)
     return ids
-
-
-def _is_readable(socket: int) -> bool:
-    """Whether there is something to read, or the end of it."""
-    if not hasattr(select, "poll"):  # Windows, where select takes any number
-        return bool(select.select([socket], [], [], 0)[0])
-    poll = select.poll()
-    poll.register(socket, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 AnyDialect = Sqlite | Postgres
