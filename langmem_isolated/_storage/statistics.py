@@ -61,7 +61,7 @@ def _held_below(where: Where) -> sa.Select[Any]:
 
 def _held_singly(where: Where) -> list[sa.Select[Any]]:
     """What each scope has that no row counts, in the same columns: in the order of two indexes."""
-    # A time is never below 0. Who says nothing of it has SQLite take the key of the table for better
+    # No time is below 0. Who says nothing of it has SQLite take the key of the table for better
     # where one scope is asked for, and read all that its items hold: 390 µs of 1,000, and 150 so.
     return [
         _held(where, "records_items", _records.updated_at >= ZERO),

@@ -202,7 +202,8 @@ def _among_last() -> sa.Select[Any]:
     is_it = sa.and_(_records.parent == last.c.parent, _records.key == last.c.key)
     return (
         select(*_COLUMNS)
-        .select_from(last.join(schema.records, sa.and_(_EVERY_ITEM, is_it)))
+        # Not a plain join: SQLite would go through all of the entries before it takes the first.
+        .select_from(last.outerjoin(schema.records, sa.and_(_EVERY_ITEM, is_it)))
         .where(last.c.parent >= _LOW, last.c.parent < _HIGH, is_alive)
         .limit(bindparam("limit", type_=sa.Integer))
         .offset(_FROM_THE_FIRST)
