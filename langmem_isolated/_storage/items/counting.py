@@ -22,7 +22,7 @@ ROWS = ContainerRows(Kind.ITEM)
 
 def digest_of(keys: ScopeKeys) -> bytes:
     """The digest of the row that stands for a scope's items."""
-    return keys.pseudonym(Kind.ITEM, b"counted")
+    return keys.pseudonym_of_name(Kind.ITEM, b"counted")
 
 
 def item_part(

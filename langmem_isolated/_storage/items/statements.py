@@ -117,19 +117,19 @@ def _put(insert: Any) -> Any:
 
 
 def _put_from(rows: sa.Select[Any], insert: Any) -> Any:
-    """An upsert of rows with a scope that is there; it returns something if any was."""
+    """An upsert of rows with a scope that is there; it changes none if that is not."""
     proved = rows.with_for_update(read=True, key_share=True, of=schema.scopes)
-    return _put(insert.from_select(["scope_id", *_RECORD], proved)).returning(_ONE_ROW)
+    # Without a RETURNING: it took SQLite 4 µs of 15, and PostgreSQL and its driver 7.
+    return _put(insert.from_select(["scope_id", *_RECORD], proved)).inline()
 
 
 # PostgreSQL gives the newest version of a row that it waited for to what stands behind it: not
 # where that was renewed since the statement saw it.
 _seen = schema.scopes.alias("seen")
 _is_as_seen = sa.and_(_seen.c.scope_id == _scopes.scope_id, _seen.c.renewals == _scopes.renewals)
-_unchanged = _one.where(_is_as_seen)
-PUT_ALONE = {
+PUT_ONE = {
     False: InsertsByDialect(schema.records, partial(_put_from, _one)),
-    True: InsertsByDialect(schema.records, partial(_put_from, _unchanged)),
+    True: InsertsByDialect(schema.records, partial(_put_from, _one.where(_is_as_seen))),
 }
 # On SQLite each row by itself, on PostgreSQL all at once.
 PUT_EACH = InsertsByDialect(
@@ -148,7 +148,7 @@ def put_all(varying: Sequence[str]) -> InsertsByDialect:
     """
     rows = _given(*varying)
     values = (rows.c[name] if name in varying else _ONE[name] for name in _RECORD)
-    given = select(_scopes.scope_id, *values).where(_UNCOUNTED)
+    given = select(_scopes.scope_id, *values).where(_UNCOUNTED, _is_as_seen)
     return InsertsByDialect(schema.records, partial(_put_from, given))
 
 
