@@ -174,6 +174,18 @@ def test_who_writes_while_others_begin_to_count_is_counted(
         scoped.verify()
 
 
+def test_an_item_that_is_put_where_a_scope_says_that_nobody_counts_is_noticed(
+    scoped: ScopedMemory, attacker: Attacker
+):
+    scoped.store(integrity="counted").put(("facts",), "k", {"v": 1})
+    attacker("UPDATE scopes SET renewals = 0")
+
+    scoped.store().put(("facts",), "l", {"v": 2})
+
+    with pytest.raises(RecordDoesNotOpen):
+        scoped.verify()
+
+
 def test_a_row_that_counts_nothing_keeps_no_item_from_being_removed(
     scoped: ScopedMemory, attacker: Attacker
 ):

@@ -112,20 +112,21 @@ def put_rows(
     """
     if transaction.is_postgres:
         transaction.query(sql.SHARE_SCOPE, scope_id=keys.scope_id, scope_birth=keys.birth)
-    if not _put_uncounted(transaction, keys, rows):
+    if not _put_uncounted(transaction, keys, rows, is_alone=False):
         _put_counted(transaction, keys, places, addresses, rows, now)
 
 
 def _put_uncounted(
-    transaction: Transaction, keys: ScopeKeys, rows: Sequence[dict[str, Any]]
+    transaction: Transaction, keys: ScopeKeys, rows: Sequence[dict[str, Any]], *, is_alone: bool
 ) -> bool:
-    """Whether ``rows`` are stored: not if the scope is gone, or its items are counted."""
+    """Whether ``rows`` are stored: not if the scope is gone, or its items are counted.
+
+    Args:
+        is_alone: Whether nothing of the transaction has locked the scope.
+    """
     scope = {**proof_of(keys), "counted": digest_of(keys)}
-    is_postgres = transaction.is_postgres
-    if len(rows) == 1:
-        return transaction.changes(sql.PUT_ONE[is_postgres][is_postgres], **scope, **rows[0])
-    if is_postgres:
-        statement, values = _as_arrays(rows)
+    if transaction.is_postgres:
+        statement, values = _as_arrays(rows, is_alone=is_alone)
         return transaction.changes(statement, **scope, **values)
     if transaction.row(sql.PROVE_UNCOUNTED, **scope) is None:
         return False
@@ -133,7 +134,7 @@ def _put_uncounted(
     return True
 
 
-def _as_arrays(rows: Sequence[dict[str, Any]]) -> tuple[Any, dict[str, object]]:
+def _as_arrays(rows: Sequence[dict[str, Any]], *, is_alone: bool) -> tuple[Any, dict[str, object]]:
     """The upsert of ``rows``, and its values: arrays of those in which they differ."""
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     # The key always: a statement without any array would have no rows.
@@ -142,7 +143,7 @@ def _as_arrays(rows: Sequence[dict[str, Any]]) -> tuple[Any, dict[str, object]]:
     } | {"given_key"}
     values = {name: column if name in varying else column[0] for name, column in columns.items()}
     names = tuple(sorted(name.removeprefix("given_") for name in varying))
-    return sql.put_all(names)[True], values
+    return sql.put_all(names, is_alone=is_alone)[True], values
 
 
 def _put_counted(
@@ -171,12 +172,16 @@ def put_at_once(
     """Store items as :func:`put` does, on PostgreSQL in a single statement.
 
     Returns:
-        Whether they are stored; if not, the scope was erased, or its items are counted, or somebody
-        has begun to count them at this moment.
+        Whether they are stored; if not, the scope was erased, or its items are counted, or were
+        at any time.
     """
     places = RecordAddresses(keys)
     placed = sorted((places.of(item.address), item) for item in items)
-    return _put_uncounted(transaction, keys, _rows(keys, placed, now))
+    rows = _rows(keys, placed, now)
+    if len(rows) == 1:
+        put = sql.PUT_ONE[transaction.is_postgres]
+        return transaction.changes(put, **proof_of(keys), **rows[0])
+    return _put_uncounted(transaction, keys, rows, is_alone=True)
 
 
 def remove(
