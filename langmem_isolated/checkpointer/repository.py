@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -22,7 +22,7 @@ from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database.driver_errors import Conflict
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import now
-from langmem_isolated._runtime.garbage import collection_paused
+from langmem_isolated._runtime.garbage import paused_for
 from langmem_isolated._runtime.operations import counted, found, observed, one
 from langmem_isolated._storage.container_state import GENERATION_BYTES
 from langmem_isolated._storage.scoped_database import ScopedDatabase
@@ -56,8 +56,6 @@ from langmem_isolated.scope import checked_thread_id
 # So many elements too many cost a read less than another round trip: of a thread that nobody here
 # knows, and of one of which it is known that it has no more.
 GUESSED_OF_ANY, GUESSED_OF_KNOWN = 32, 128
-# The garbage collector looks behind 700 new containers; a message has four.
-MANY = 175
 
 IndexedWrites = Mapping[int, tuple[str, Any]]
 
@@ -96,7 +94,7 @@ class ThreadRepository:
         known = self._known.of(digest, found.state.generation, history)
         WriteChain.of(known).begin(found.state, keys)
         decoder = Decoder(elements, known, self._serde)
-        with collection_paused if len(elements) >= MANY else nullcontext():
+        with paused_for(len(elements)):
             return snapshot_of(address.thread_id, found.slot, decoder, bodies)
 
     def _guess(self, keys: ScopeKeys, digest: bytes) -> range:
