@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, NamedTuple, TypeVar
 
-from langmem_isolated._runtime.budgets import Budgets, Owner, Timer
+from langmem_isolated._runtime.budgets import EXACT, Budgets, Owner
 
 T = TypeVar("T")
 
@@ -57,7 +57,8 @@ class _Outermost(threading.local):
 
     depth: int = 0
     owner: Owner = None
-    timer: Timer
+    clock: Callable[[], float]
+    begun: float = 0
 
 
 class Share:
@@ -93,16 +94,17 @@ class Share:
             self._enter(owner)
             if owner in self._budgets.debtors:
                 self._rest(owner, self._budgets.rest(owner))
-            outermost.owner, outermost.timer = owner, self._budgets.timer(owner)
+            outermost.owner, outermost.clock = owner, self._budgets.clock(owner)
+            outermost.begun = outermost.clock()
         outermost.depth += 1
 
     def __exit__(self, *_: object) -> None:
         outermost = self._outermost
         outermost.depth -= 1
         if not outermost.depth:
-            owner, timer = outermost.owner, outermost.timer
-            timer.stop()
-            self._budgets.spend(owner, timer.seconds, is_exact=timer.is_exact)
+            owner, clock = outermost.owner, outermost.clock
+            seconds = clock() - outermost.begun
+            self._budgets.spend(owner, seconds, is_exact=clock is EXACT)
             self._leave(owner)
 
     def _rest(self, owner: Owner, seconds: float) -> None:
