@@ -30,6 +30,12 @@ def current_owner() -> Owner:
     return _thread.owner
 
 
+def work_for(owner: Owner) -> Owner:
+    """Have this thread work for ``owner`` from now on; returns for whom it did before."""
+    before, _thread.owner = _thread.owner, owner
+    return before
+
+
 class Job(NamedTuple):
     """A job over what many have, as an owner: it works for none of them, and has its own budget."""
 
@@ -45,8 +51,7 @@ class OnBehalfOf:
         self._owner = owner
 
     def __enter__(self) -> None:
-        self._before = _thread.owner
-        _thread.owner = self._owner
+        self._before = work_for(self._owner)
 
     def __exit__(self, *_: object) -> None:
         _thread.owner = self._before
