@@ -16,6 +16,7 @@ from langmem_isolated._codecs.message_fields import (
 from langmem_isolated._codecs.refusals import located
 from langmem_isolated._codecs.values import decode_value, encode_value, hook_for, text_from_ext
 from langmem_isolated._codecs.versions import later_form
+from langmem_isolated._runtime.garbage import paused_for
 from langmem_isolated.errors import ValueNotStorable
 
 MESSAGE_V1 = b"\x01"
@@ -112,8 +113,9 @@ def decode_messages(
         RecordError: A later version of this package wrote one.
     """
     messages: list[BaseMessage] = []
-    for start in range(0, len(plaintexts), _TOGETHER):
-        messages += _decoded_together(plaintexts[start : start + _TOGETHER], types)
+    with paused_for(len(plaintexts)):
+        for start in range(0, len(plaintexts), _TOGETHER):
+            messages += _decoded_together(plaintexts[start : start + _TOGETHER], types)
     return messages
 
 

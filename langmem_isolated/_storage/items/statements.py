@@ -182,39 +182,61 @@ _BELOW = sa.and_(
     _records.scope_id == SCOPE_ID, _records.parent >= _LOW, _records.parent < _HIGH, _ALIVE
 )
 _ITEMS = select(*_COLUMNS).where(_BELOW, _records.kind == _ITEM)
-ALL = _ITEMS.order_by(_records.parent, _records.key)
+# Backwards, as the index of items is read: those of one moment come in one order everywhere.
+_BY_ADDRESS = _records.parent.desc(), _records.key.desc()
+ALL = _ITEMS.order_by(*_BY_ADDRESS)
 
 
-def _newest(items: sa.Select[Any]) -> sa.Select[Any]:
-    by_time = items.order_by(_records.updated_at.desc(), _records.parent, _records.key)
-    return by_time.limit(bindparam("limit", type_=sa.Integer)).offset(_FROM_THE_FIRST)
+def _newest(items: sa.Select[Any], limit: str = "limit") -> sa.Select[Any]:
+    by_time = items.order_by(_records.updated_at.desc(), *_BY_ADDRESS)
+    return by_time.limit(bindparam(limit, type_=sa.Integer)).offset(_FROM_THE_FIRST)
 
 
 NEWEST = _newest(_ITEMS)
 
 
-def _indexed(count: int, *, is_postgres: bool) -> sa.Select[Any]:
+def _among_last() -> sa.Select[Any]:
+    in_index = _records.parent, _records.key, _records.updated_at, _records.expires_at
+    last = _newest(select(*in_index).where(_EVERY_ITEM), "looked_at").subquery("last")
+    is_alive = sa.or_(last.c.expires_at.is_(None), last.c.expires_at > _NOW)
+    is_it = sa.and_(_records.parent == last.c.parent, _records.key == last.c.key)
+    return (
+        select(*_COLUMNS)
+        # Not a plain join: SQLite would go through all of the entries before it takes the first.
+        .select_from(last.outerjoin(schema.records, sa.and_(_EVERY_ITEM, is_it)))
+        .where(last.c.parent >= _LOW, last.c.parent < _HIGH, is_alive)
+        .limit(bindparam("limit", type_=sa.Integer))
+        .offset(_FROM_THE_FIRST)
+    )
+
+
+# Of SQLite among the ``looked_at`` items that were put last in the whole scope: it goes through the
+# index of them, and reads what an item holds only when that is fetched.
+FIRST = {False: _among_last(), True: NEWEST}
+
+
+def _indexed(items: sa.Select[Any], count: int, *, is_postgres: bool) -> sa.Select[Any]:
     """Items that may have ``count`` values, and behind their columns their digests."""
     may_have = equalities.may_have(count, is_postgres=is_postgres)
-    return _ITEMS.add_columns(_records.equalities).where(may_have)
+    return items.add_columns(_records.equalities).where(may_have)
 
 
 @cache
 def all_indexed(count: int, *, is_postgres: bool) -> sa.Select[Any]:
     """As ``ALL``, of those that may have ``count`` values; see :class:`equalities.Conditions`."""
-    return _indexed(count, is_postgres=is_postgres).order_by(_records.parent, _records.key)
+    return _indexed(_ITEMS, count, is_postgres=is_postgres).order_by(*_BY_ADDRESS)
 
 
 @cache
-def newest_indexed(count: int, *, is_postgres: bool) -> sa.Select[Any]:
-    """As ``NEWEST``, of those that may have ``count`` values."""
-    return _newest(_indexed(count, is_postgres=is_postgres))
+def first_indexed(count: int, *, is_postgres: bool) -> sa.Select[Any]:
+    """As ``FIRST``, of those that may have ``count`` values."""
+    return _indexed(FIRST[is_postgres], count, is_postgres=is_postgres)
 
 
 WITH_VECTORS = (
     select(*_COLUMNS, _records.kind)
     .where(_BELOW, _BOTH)
-    .order_by(_records.kind, _records.parent, _records.key)
+    .order_by(_records.kind.desc(), *_BY_ADDRESS)
 )
 _alive_items = sa.and_(_records.scope_id == SCOPE_ID, _records.kind == _ITEM, _ALIVE)
 # From one namespace to the next, however many items lie between.
