@@ -118,7 +118,7 @@ class ContainerState(NamedTuple):
 
     def authenticated(self, kind: Kind, keys: ScopeKeys, digest: bytes) -> "ContainerState":
         """The state with the row MAC that fits its other columns."""
-        return self._make((self.computed_mac(kind, keys, digest), *self[1:]))
+        return ContainerState(self.computed_mac(kind, keys, digest), *self[1:])
 
     def with_members(self, keys: ScopeKeys, difference: int) -> "ContainerState":
         """The state with other records below it, whose parts differ by so much in sum."""
