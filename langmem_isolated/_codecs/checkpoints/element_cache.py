@@ -148,6 +148,14 @@ class ElementCaches:
 
         return self._threads.update(thread, current)
 
+    def last_or(self, thread: bytes, new: ElementCache) -> ElementCache:
+        """As :meth:`last`; where nothing is known of a thread, ``new`` is from now on."""
+
+        def current(known: ElementCache | None) -> ElementCache:
+            return known if known and known.history == new.history else new
+
+        return self._threads.update(thread, current)
+
     def forget(self, thread: bytes) -> None:
         """Drop what is known of a thread."""
         self._threads.drop(thread)
