@@ -31,7 +31,7 @@ from langmem_isolated.errors import (
 )
 
 if TYPE_CHECKING:
-    from langmem_isolated._database.carried_settings import CarriedSettings
+    from langmem_isolated._database.autocommit_cursor import CarriedSettings
 
 Synchronous = Literal["FULL", "NORMAL"]
 
@@ -116,6 +116,10 @@ class Sqlite:
 
     open_cursor = staticmethod(sqlite3.Connection.cursor)
 
+    def open_autocommit_cursor(self, _: object, connection: sqlite3.Connection) -> sqlite3.Cursor:
+        """A cursor for statements outside of a transaction."""
+        return connection.cursor()
+
     def begin(self, cursor: sqlite3.Cursor, statement: str) -> None:
         """Begin a transaction; one that writes waits for other processes' writers."""
         if statement == self.begin_write and not self.in_memory:
@@ -185,8 +189,7 @@ class Postgres:
     ) -> None:
         # An extra, so not imported before it is needed.
         psycopg = import_module("psycopg")
-        carried = import_module("langmem_isolated._database.carried_settings")
-        self._settings, self._prepared = carried.CarriedSettings, carried.StatementsOfConnections()
+        self._autocommit = import_module("langmem_isolated._database.autocommit_cursor")
         self._cursor, self._binary = psycopg.RawCursor, psycopg.pq.Format.BINARY
         self._list_dumper = import_module("psycopg.types.array").ListBinaryDumper
         self._error, self._no_rows = psycopg.OperationalError, psycopg.ProgrammingError
@@ -253,6 +256,9 @@ class Postgres:
             connection.prepare_threshold = None
         # Lists of bytes would go as text, twice as long: an append took 412 µs instead of 326.
         connection.adapters.register_dumper(list, self._list_dumper)
+        connection.prepared_statements = self._autocommit.PreparedStatements(
+            connection, may_prepare=not self.is_pooled
+        )
         if self.gives_up_silent:
             # A second more than the server takes to say that a lock was not free.
             bound_silence(connection, self.timeout + 1, self._error)
@@ -286,6 +292,12 @@ class Postgres:
         cursor.format = self._binary
         return cursor
 
+    def open_autocommit_cursor(self, settings: "CarriedSettings | None", connection: Any) -> Any:
+        """A cursor for statements outside of a transaction."""
+        return self._autocommit.AutocommitCursor(
+            connection, connection.prepared_statements, settings
+        )
+
     def has_changed(self, cursor: Any) -> bool:
         """Whether a statement changed rows; in a pipeline it is not known before one asks."""
         if cursor.rowcount < 0:
@@ -309,11 +321,8 @@ class Postgres:
             values["lock_timeout"] = self.lock_timeout
         if self.is_bound and (ids := _admitted_ids()):
             values[SETTING] = array_literal(ids)
-        if not values:
-            return None
-        statements = None if self.is_pooled else self._prepared
-        settings: CarriedSettings = self._settings.of(values, statements)
-        return settings
+        settings: CarriedSettings | None = self._autocommit.CarriedSettings.of(values)
+        return settings if values else None
 
     def compiles_for(self, dialect: Dialect) -> Dialect:
         return type(dialect)(paramstyle="numeric_dollar")  # type: ignore[call-arg]
@@ -340,7 +349,7 @@ class Postgres:
                 connection.rollback()
 
     def is_clean(self, connection: Any) -> bool:
-        return bool(connection.info.transaction_status == 0)
+        return bool(connection.pgconn.transaction_status == 0)
 
     def is_broken(self, connection: Any) -> bool:
         return bool(connection.closed)

@@ -5,6 +5,7 @@ a dead one is replaced, and where an error of the driver is translated.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from traceback import clear_frames
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
@@ -271,8 +272,9 @@ class TransactionRunner:
         committing = False
         try:
             if begin is None:
-                if settings is not None:
-                    transaction = Transaction(self.statements, raw, settings.open_cursor)
+                transaction = Transaction(
+                    self.statements, raw, partial(self._dialect.open_autocommit_cursor, settings)
+                )
                 return operation(transaction, *args, **kwargs)
             with self._dialect.batch(raw) as batch:
                 try:

@@ -45,7 +45,7 @@ class RecordAddresses:
         """A digest for each label, over the path up to it."""
         parent = self._parents.get(namespace)
         if parent is None:
-            level = self._keys.pseudonym(Kind.ITEM, b"namespace", *namespace)
+            level = self._keys.pseudonym_of_name(Kind.ITEM, b"namespace", *namespace)
             parent = self._parents[namespace] = self.parent(namespace[:-1]) + level
         return parent
 
