@@ -29,18 +29,13 @@ class Lookup:
         return bool(self._asked.count)
 
     def first(self, transaction: Transaction, below: dict[str, object]) -> Any:
-        """A cursor at what may pass, the newest first; see ``FIRST``."""
-        is_postgres = transaction.is_postgres
-        if not self.is_indexed:
-            return transaction.query(sql.FIRST[is_postgres], **below)
-        statement = sql.first_indexed(self._asked.count, is_postgres=is_postgres)
+        """A cursor at what may pass, the newest first; see :func:`statements.first`."""
+        statement = sql.first(self._asked.count, is_postgres=transaction.is_postgres)
         return transaction.query(statement, **below, **self._asked.values)
 
     def rows(self, transaction: Transaction, below: dict[str, object]) -> list[Row]:
         """All that may pass below a prefix, in no order of time."""
-        if not self.is_indexed:
-            return transaction.rows(sql.ALL, **below)
-        statement = sql.all_indexed(self._asked.count, is_postgres=transaction.is_postgres)
+        statement = sql.every(self._asked.count, is_postgres=transaction.is_postgres)
         return transaction.rows(statement, **below, **self._asked.values)
 
     def look_at(self, row: Row, plaintext: bytes) -> None:

@@ -93,7 +93,7 @@ def newest(
     with closing(
         lookup.first(transaction, first)
         if lookup
-        else transaction.query(sql.FIRST[is_postgres], **first)
+        else transaction.query(sql.first(0, is_postgres=is_postgres), **first)
     ) as cursor:
         found = _first_of(places, cursor.fetchmany, most, lookup, is_lazy=not is_postgres)
         if len(found) == most or (is_postgres and cursor.rowcount < limit):
