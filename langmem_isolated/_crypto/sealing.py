@@ -16,11 +16,11 @@ import hmac
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from langmem_isolated._crypto.seal_counter import UNCOUNTED, SealCounter
@@ -90,23 +90,23 @@ def digest(key: SecretBytes, *parts: bytes | None) -> bytes:
 
 
 class DigestKey:
-    """A key of :func:`digest`, ready for use: 1.0 µs a digest instead of 1.5.
+    """A key of :func:`digest`, ready for use: 0.6 µs a digest instead of 2.5.
 
-    `hmac.digest` gives the interpreter's lock away at every call, too, and a thread that computes
-    keeps it for 5 ms; a copied state does not for what is shorter than 2 KiB.
+    A copied state of `cryptography` takes half the time of the standard library's, and an append
+    makes six digests. The interpreter's lock is kept meanwhile: a thread that computes keeps it for
+    5 ms once it has it.
     """
 
     __slots__ = ("_state",)
 
     def __init__(self, key: SecretBytes) -> None:
-        state: Any = hmac.new(key.reveal(), digestmod="sha256")
-        # OpenSSL's own state, where the standard library has it: its wrapper in Python takes 0.6 µs
-        # of 1.6 a digest, and there are seven of them in an append.
-        self._state: Any = getattr(state, "_hmac", None) or state
+        self._state = HMAC(key.reveal(), SHA256())
 
     def digest(self, *parts: bytes | None) -> bytes:
         """What :func:`digest` makes of ``parts`` with this key."""
-        return self.whole(*parts)[:DIGEST_BYTES]
+        state = self._state.copy()
+        state.update(framed(*parts))
+        return state.finalize()[:DIGEST_BYTES]
 
     def digests(self, *parts: bytes) -> Callable[[bytes], bytes]:
         """:meth:`digest` of ``parts`` and one more: 0.9 µs where several begin alike."""
@@ -116,8 +116,7 @@ class DigestKey:
         def digest_of(last: bytes) -> bytes:
             state = begun.copy()
             state.update(associated_data_of(b"", last))
-            whole: bytes = state.digest()
-            return whole[:DIGEST_BYTES]
+            return state.finalize()[:DIGEST_BYTES]
 
         return digest_of
 
@@ -125,8 +124,7 @@ class DigestKey:
         """All 32 bytes of it."""
         state = self._state.copy()
         state.update(framed(*parts))
-        digest: bytes = state.digest()
-        return digest
+        return state.finalize()
 
     def __reduce__(self) -> str:
         raise TypeError("keys are not pickled")
