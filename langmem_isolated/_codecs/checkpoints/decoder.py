@@ -149,7 +149,7 @@ class Decoder:
         return (
             len(distinct) == len(numbers)
             and distinct.isdisjoint(self._messages)
-            and all(self._elements[number][:1] != VALUE_V1 for number in numbers)
+            and VALUE_V1 not in [self._elements[number][:1] for number in numbers]
         )
 
     def _element(self, number: int) -> Any:
