@@ -33,8 +33,8 @@ class MultisetHash:
 
     def __init__(self, key: SecretBytes) -> None:
         self._key = DigestKey(key)
-        # Most often what was stored last is what the next write goes on from.
-        self._last = b"", 0
+        # Who adds to a sum has nearly always stored it just before.
+        self._last: tuple[bytes | None, int] = None, 0
 
     def part(self, kind: bytes, parent: bytes, key: bytes, *content: bytes | None) -> int:
         """What a record adds to the sum; ``content`` is its plaintext or stands for it."""
@@ -48,15 +48,10 @@ class MultisetHash:
             nonce: 16 bytes. Only known-answer tests pass one.
         """
         nonce = nonce or os.urandom(NONCE_BYTES)
-        stored = nonce + ((total + self._mask(nonce)) % _MODULUS).to_bytes(SUM_BYTES)
-        self._last = stored, total % _MODULUS
-        return stored
+        return nonce + ((total + self._mask(nonce)) % _MODULUS).to_bytes(SUM_BYTES)
 
     def unmasked(self, stored: bytes) -> int:
         """The sum, 0 to 2^256 - 1, that :meth:`masked` was given."""
-        last, total = self._last
-        if stored == last:
-            return total
         masked = int.from_bytes(stored[NONCE_BYTES:])
         return (masked - self._mask(stored[:NONCE_BYTES])) % _MODULUS
 
@@ -65,4 +60,8 @@ class MultisetHash:
         return self.unmasked(stored) == total % _MODULUS
 
     def _mask(self, nonce: bytes) -> int:
-        return int.from_bytes(self._key.whole(_MASK, nonce))
+        known, mask = self._last
+        if nonce != known:
+            mask = int.from_bytes(self._key.whole(_MASK, nonce))
+            self._last = nonce, mask
+        return mask

@@ -3,8 +3,9 @@
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
+from langmem_isolated._codecs.checkpoints.decoder import OpenedElement
 from langmem_isolated._codecs.checkpoints.stored_bodies import Body
 from langmem_isolated._codecs.headers import Header, encode_header
 from langmem_isolated._crypto.scope_keys import ScopeKeys
@@ -40,15 +41,17 @@ class Read(NamedTuple):
 
     found: Found
     bodies: list[Body]
-    elements: dict[int, bytes] | None
-    kept: Mapping[int, bytes]
+    elements: Mapping[int, OpenedElement] | None
+    kept: Mapping[int, OpenedElement]
     """Those of them that were opened before."""
 
     @property
     def new(self) -> dict[int, bytes]:
         """Those that were opened now."""
-        elements = self.elements or {}
-        return {number: elements[number] for number in elements.keys() - self.kept.keys()}
+        if self.elements is None or self.elements is self.kept:
+            return {}
+        numbers = self.elements.keys() - self.kept.keys()
+        return {number: cast("bytes", self.elements[number]) for number in numbers}
 
 
 def read(
@@ -75,7 +78,7 @@ def read(
 def _read_with_elements(
     transaction: Transaction,
     keys: ScopeKeys,
-    find_elements: Callable[..., dict[int, bytes] | None],
+    find_elements: Callable[..., Mapping[int, OpenedElement] | None],
     asked: Asked,
     opened: OpenedElements,
 ) -> Read | None:
@@ -93,10 +96,11 @@ def _read_with_elements(
         return None
     bodies, life = bodies_of(found), Life(asked.digest, found.state.birth)
     kept = opened.of(keys, asked.digest, found.state)
-    known = {**kept}
+    known = kept
     if found.elements:
         wanted = {number for body in bodies for number in (*body.numbers, *body.chunks)}
-        known |= reading.opened(keys, life, found.elements, wanted - kept.keys())
+        guessed = reading.opened(keys, life, found.elements, wanted - kept.keys())
+        known = {**kept, **guessed} if guessed else kept
     return Read(found, bodies, find_elements(transaction, keys, life, bodies, known), kept)
 
 

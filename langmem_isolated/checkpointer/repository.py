@@ -89,11 +89,11 @@ class ThreadRepository:
         if not read or read.elements is None:
             return None
         found, bodies, elements = read.found, read.bodies, read.elements
-        self._opened.keep(keys, digest, found.state, read.new)
         known = self._known.of(digest, found.state.generation, history)
         WriteChain.of(known).begin(found.state, keys)
         decoder = Decoder(elements, known, self._serde)
         with paused_for(len(elements)):
+            self._opened.keep(keys, digest, found.state, read.new)
             return snapshot_of(address.thread_id, found.slot, decoder, bodies)
 
     def _guess(self, keys: ScopeKeys, digest: bytes) -> range:

@@ -116,18 +116,20 @@ class Batch:
         """
         batch = cls(index, equality)
         for number, op in enumerate(limits.checked_count("batch_items", [*ops])):
-            batch.answers.append([] if isinstance(op, SearchOp | ListNamespacesOp) else None)
-            if isinstance(op, GetOp):
+            batch.answers.append(None)
+            if isinstance(op, PutOp):
+                address = address_of(op.namespace, op.key)
+                batch.puts[address] = _put(op, batch, limits)
+            elif isinstance(op, GetOp):
                 batch.gets.append((number, op, address_of(op.namespace, op.key)))
             elif isinstance(op, SearchOp):
+                batch.answers[number] = []
                 limits.check_query(op.query)
                 limits.check_filter(op.filter)
                 batch.reads.append((number, _search(op, batch)))
             elif isinstance(op, ListNamespacesOp):
+                batch.answers[number] = []
                 batch.reads.append((number, _listing(op)))
-            elif isinstance(op, PutOp):
-                address = address_of(op.namespace, op.key)
-                batch.puts[address] = _put(op, batch, limits)
             else:
                 raise TypeError(
                     f"Unknown operation {kind_of(op)}; a batch takes GetOp, PutOp, SearchOp and "

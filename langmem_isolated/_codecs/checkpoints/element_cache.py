@@ -26,7 +26,7 @@ _OPTIONS = (
     | ormsgpack.OPT_PASSTHROUGH_UUID
 )
 _KEY = os.urandom(32)
-_extra_of = attrgetter("__pydantic_extra__")
+_fields_of, _extra_of = attrgetter("__dict__"), attrgetter("__pydantic_extra__")
 
 
 class _Block(NamedTuple):
@@ -192,9 +192,10 @@ def fingerprint(message: BaseMessage) -> int | None:
 
 def _block_fingerprint(messages: Sequence[BaseMessage]) -> int | None:
     """As :func:`fingerprint`, of several messages in their order."""
-    fields = [[*map(vars, messages)], [*map(_extra_of, messages)]]
+    fields = [_KEY, *map(_fields_of, messages)]
+    extra = [*map(_extra_of, messages)]
     try:
-        packed = ormsgpack.packb(fields, None, _OPTIONS)
+        packed = ormsgpack.packb([*fields, *extra] if any(extra) else fields, None, _OPTIONS)
     except ormsgpack.MsgpackEncodeError:
         return None
-    return hash((hash(_KEY + packed), *map(type, messages)))
+    return hash((hash(packed), *map(type, messages)))
