@@ -123,11 +123,11 @@ def decode_messages(
 def decode_prototype(plaintext: bytes) -> Prototype | None:
     """What stands for a message in memory; ``None`` where it is to be decoded at each use.
 
-    That is one in which something can be changed in place, such as the arguments of a tool call.
+    That is one with a value that msgpack lacks, or a field of a later langchain-core.
     """
     if plaintext[:1] == MESSAGE_V1:
         with suppress(ValueError):
-            # Without a hook: a value that msgpack lacks may be one that can be changed.
+            # Without a hook, which refuses such a value.
             return prototype_of(*ormsgpack.unpackb(plaintext[1:]))
     return None
 
