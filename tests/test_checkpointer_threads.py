@@ -229,7 +229,11 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in ("checkpointer.repository", "checkpointer.thread_methods"):
+    for module in (
+        "checkpointer.repository",
+        "checkpointer.body_writer",
+        "checkpointer.thread_methods",
+    ):
         monkeypatch.setattr(f"langmem_isolated.{module}.now", clock)
     monkeypatch.setattr("langmem_isolated._adapters.container_catalogue.now", clock)
     return clock

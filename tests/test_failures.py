@@ -3,8 +3,9 @@
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from langchain_core.messages import HumanMessage
@@ -238,20 +239,31 @@ def test_a_row_that_a_constraint_of_others_refuses_is_told(
         assert told[name] is DatabaseError
 
 
+@contextmanager
+def before_each_cursor(memory: IsolatedMemory, then: Callable[[], None]) -> Iterator[None]:
+    """A context in which something happens whenever a statement is about to be run."""
+    dialect = memory._database._dialect
+
+    def doing(opened: Callable[..., Any]) -> Callable[..., Any]:
+        def open_it(*args: Any) -> Any:
+            then()
+            return opened(*args)
+
+        return open_it
+
+    names = "open_cursor", "autocommit_cursors"
+    with ExitStack() as stack:
+        for name in names:
+            stack.enter_context(patch.object(dialect, name, doing(getattr(dialect, name))))
+        yield
+
+
 def test_connections_killed_each_time_are_told_by_every_door(postgres_url: str):
     with IsolatedMemory(postgres_url, root_key=LocalRootKey(ROOT_KEY), timeout=2) as memory:
         for use in writes(memory).values():
             use()
-        dialect = memory._database._dialect
-        open_cursor = dialect.open_cursor
-
-        def killed(connection: Any) -> Any:
-            end_connections(postgres_url)
-            return open_cursor(connection)
-
-        dialect.open_cursor = killed
-        told = kinds(all_uses(memory))
-        dialect.open_cursor = open_cursor
+        with before_each_cursor(memory, lambda: end_connections(postgres_url)):
+            told = kinds(all_uses(memory))
 
         assert set(told.values()) == {DatabaseUnreachable}
         assert set(kinds(all_uses(memory)).values()) == {None}
@@ -262,16 +274,14 @@ def test_a_connection_that_died_between_two_statements_is_told_as_unreachable(po
     with IsolatedMemory(postgres_url, root_key=LocalRootKey(ROOT_KEY), timeout=2) as memory:
         use = writes(memory)["store"]
         use()
-        dialect = memory._database._dialect
-        open_cursor, is_first = dialect.open_cursor, [True]
+        is_first = [True]
 
-        def killed_once(connection: Any) -> Any:
+        def kill_once() -> None:
             if is_first.pop() if is_first else False:
                 end_connections(postgres_url)
-            return open_cursor(connection)
 
-        dialect.open_cursor = killed_once
-        error = met(use)
+        with before_each_cursor(memory, kill_once):
+            error = met(use)
 
         assert type(error) is DatabaseUnreachable
         assert error.__context__ is None

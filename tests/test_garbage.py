@@ -6,7 +6,9 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from langchain_core.messages import AIMessage
 
+from langmem_isolated import IsolatedMemory
 from langmem_isolated._runtime.garbage import CollectionPause
 from tests.processes import in_child
 
@@ -81,4 +83,34 @@ def test_it_is_on_in_a_child_that_is_forked_during_a_pause(pause: CollectionPaus
 
     with pause:
         assert in_child(paused_again) == (True, False, True)
+    assert gc.isenabled()
+
+
+@pytest.fixture
+def collections() -> Iterator[list[int]]:
+    """The generations that were collected, oldest first."""
+    seen: list[int] = []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            seen.append(info["generation"])
+
+    gc.callbacks.append(note)
+    yield seen
+    gc.callbacks.remove(note)
+
+
+@pytest.mark.parametrize("read", ["messages", "timed"])
+def test_it_is_paused_while_the_messages_of_a_long_session_are_rebuilt(
+    memory: IsolatedMemory, collections: list[int], read: str
+):
+    history = memory.scope(user_id="alice", module_id="tutor").chat_history("monday")
+    history.add_messages([AIMessage(str(number)) for number in range(2_000)])
+    collections.clear()
+
+    found = history.messages if read == "messages" else history.timed()
+
+    assert len(found) == 2_000
+    # Rows as they are read make it look up to 5 times; the messages made it look 25 to 36 times.
+    assert len(collections) < 12
     assert gc.isenabled()

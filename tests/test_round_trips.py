@@ -6,6 +6,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.postgres import PostgresSaver
 from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.store.base import PutOp
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, Scope
 from langmem_isolated.checkpointer import write_chain
@@ -56,6 +57,27 @@ def test_a_turn_of_one_node_is_four_round_trips_and_the_unencrypted_saver_takes_
             round_trips(proxy, peer, "thread", WARM_UP)
 
             assert fewest(proxy, peer) >= 6
+
+
+@pytest.mark.skipif(served.IS_DISTRIBUTED, reason="there a write is a transaction")
+@pytest.mark.parametrize("count", [1, 100])
+def test_items_that_are_put_together_are_one_round_trip(
+    postgres_url: str, root_key: LocalRootKey, count: int
+):
+    puts = [PutOp(("facts", f"topic{n % 5}"), f"key{n}", {"level": n}) for n in range(count)]
+    with (
+        CountingProxy(postgres_url) as proxy,
+        IsolatedMemory(proxy.url, root_key=root_key, pool_size=1) as memory,
+    ):
+        store = memory.scope(Scope("alice", "tutor")).store()
+        for _ in range(WARM_UP):
+            store.batch(puts)
+        before = proxy.count
+
+        store.batch(puts)
+
+        assert proxy.count - before == 1
+        assert len(store.search(("facts",), limit=1_000)) == count
 
 
 def test_a_long_thread_that_nobody_here_knows_is_read_in_two(

@@ -19,7 +19,7 @@ HOUR = timedelta(hours=1)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     for module in (
-        *("checkpointer.repository", "checkpointer.thread_methods"),
+        *("checkpointer.repository", "checkpointer.body_writer", "checkpointer.thread_methods"),
         "_adapters.container_catalogue",
     ):
         monkeypatch.setattr(f"langmem_isolated.{module}.now", clock)

@@ -98,6 +98,76 @@ def test_a_turn_of_one_node_is_three_commits(waiting: ScopedMemory, monkeypatch:
     assert len(commits) == 3
 
 
+def test_the_first_turn_of_a_thread_is_three_commits(waiting: ScopedMemory, monkeypatch: Any):
+    """The thread is made in the first, with its first checkpoint."""
+    builder = StateGraph(MessagesState)
+    builder.add_node("chat", lambda _: {"messages": [AIMessage("b")]})
+    builder.add_edge(START, "chat")
+    graph, saver = waiting.bind(builder.compile()), waiting.checkpointer()
+    put(saver, at("another"), {})
+    commits, locked = commits_of(monkeypatch), []
+    monkeypatch.setattr(writing, "put", lambda *_: locked.append(True))
+
+    graph.invoke({"messages": [HumanMessage("a")]}, at("t"))
+
+    assert len(commits) == 3
+    assert not locked
+    assert saver.verify_thread("t") == 5
+    assert saver.thread("t").checkpoints == 3
+
+
+def test_a_thread_is_made_in_one_statement_with_its_first_checkpoint_on_postgres(
+    scoped: ScopedMemory, monkeypatch: Any
+):
+    saver = scoped.checkpointer()
+    put(saver, at("another"), {})
+    asked, query = [], Transaction._query
+
+    def noting(self: Transaction, statement: Any, values: Any) -> Any:
+        asked.append(statement)
+        return query(self, statement, values)
+
+    monkeypatch.setattr(Transaction, "_query", noting)
+    put(saver, at("t"), {"a": [LARGE]})
+
+    # On SQLite the records are inserted by a second one.
+    assert len(asked) == 1
+    assert values_at(saver, at("t")) == {"a": [LARGE]}
+    assert saver.verify_thread("t") == 1
+
+
+def test_a_thread_that_another_process_began_is_not_begun_again(
+    scoped: ScopedMemory, database_url: str, root_key: LocalRootKey
+):
+    saver = scoped.checkpointer()
+    put(saver, at("another"), {})
+    with IsolatedMemory(database_url, root_key=root_key) as other:
+        config = put(other.scope(ALICE).checkpointer(), at("t"), {"a": [LARGE]})
+
+    # Never read here: it is taken to be new.
+    put(saver, config, {"a": [LARGE, LARGE]})
+    saver.put_writes(config, [("a", LARGE)], "task")
+
+    assert values_at(saver, at("t")) == {"a": [LARGE, LARGE]}
+    assert saver.verify_thread("t") == 3
+
+
+def test_two_who_begin_a_thread_at_once_begin_it_once(scoped: ScopedMemory):
+    saver = scoped.checkpointer()
+    put(saver, at("another"), {})
+
+    with ThreadPoolExecutor(8) as threads:
+        begun = [
+            [threads.submit(put, saver, at(f"t{number}"), {"a": [LARGE]}) for _ in range(2)]
+            for number in range(20)
+        ]
+        for pair in begun:
+            for one in pair:
+                one.result(10)
+
+    assert {saver.verify_thread(f"t{number}") for number in range(20)} == {2}
+
+
 def test_what_fails_together_is_stored_by_each_alone(waiting: ScopedMemory):
     """Elements were given numbers in the turn that failed, and were never stored."""
     saver = waiting.checkpointer()

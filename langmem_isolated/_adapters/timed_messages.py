@@ -9,6 +9,7 @@ from langchain_core.messages import BaseMessage
 
 from langmem_isolated._codecs.messages import decode_message_with_metadata
 from langmem_isolated._runtime.clock import as_moment
+from langmem_isolated._runtime.garbage import paused_for
 from langmem_isolated._storage.sessions.reading import Opened
 
 
@@ -34,7 +35,8 @@ class TimedPage(NamedTuple):
 
 def timed_page(found: Opened) -> TimedPage:
     """What was read, with when and where it was said."""
-    messages = [_timed(*line) for line in enumerate(found.messages, found.first)]
+    with paused_for(len(found.messages)):
+        messages = [_timed(*line) for line in enumerate(found.messages, found.first)]
     return TimedPage(messages, found.before)
 
 

@@ -79,9 +79,11 @@ def fields_of(message: BaseMessage) -> tuple[str, dict[str, Any]] | None:
         return None
     values = message.__dict__
     fields = {
-        name: values[name]
+        name: value
         for name, default in template.defaults.items()
-        if not _is_default(values[name], default)
+        if (value := values[name]) is not default
+        # Types first: an artifact's own `==` may do anything.
+        and (type(value) is not type(default) or value != default)
     }
     if exact is None:
         own = (name for name in type(message).model_fields if name not in template.defaults)
@@ -94,11 +96,6 @@ def fields_of(message: BaseMessage) -> tuple[str, dict[str, Any]] | None:
 def _derived_from(message: BaseMessage) -> tuple[str, _Template | None]:
     known = (_BY_CLASS[base] for base in type(message).__mro__ if base in _BY_CLASS)
     return next((found for found in known if found[0] == message.type), ("", None))
-
-
-def _is_default(value: object, default: object) -> bool:
-    # Types first: an artifact's own `==` may do anything.
-    return value is default or (type(value) is type(default) and value == default)
 
 
 _set = object.__setattr__

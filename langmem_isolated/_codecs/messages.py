@@ -19,6 +19,7 @@ from langmem_isolated._codecs.message_fields import (
 from langmem_isolated._codecs.refusals import located
 from langmem_isolated._codecs.values import decode_value, encode_value, hook_for, text_from_ext
 from langmem_isolated._codecs.versions import later_form
+from langmem_isolated._runtime.garbage import paused_for
 from langmem_isolated.errors import ValueNotStorable
 
 MESSAGE_V1 = b"\x01"
@@ -115,8 +116,9 @@ def decode_messages(
         RecordError: A later version of this package wrote one.
     """
     messages: list[BaseMessage] = []
-    for start in range(0, len(parts), _TOGETHER):
-        messages += _messages_of(parts[start : start + _TOGETHER], types)
+    with paused_for(len(parts)):
+        for start in range(0, len(parts), _TOGETHER):
+            messages += _messages_of(parts[start : start + _TOGETHER], types)
     return messages
 
 

@@ -3,9 +3,13 @@
 import gc
 import threading
 import time
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 
 from langmem_isolated._runtime.forking import renew_in_children
+
+# The collector looks behind 700 new containers; a message has four.
+_MANY = 175
 
 
 class CollectionPause:
@@ -63,3 +67,8 @@ class CollectionPause:
 
 
 collection_paused = CollectionPause()
+
+
+def paused_for(messages: int) -> AbstractContextManager[None]:
+    """The pause of the process while so many messages are rebuilt; none where they are few."""
+    return collection_paused if messages >= _MANY else nullcontext()

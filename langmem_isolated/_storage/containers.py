@@ -156,7 +156,6 @@ class ContainerRows:
 
     __slots__ = (
         "_below",
-        "_create",
         "_delete",
         "_header",
         "_kind",
@@ -165,6 +164,7 @@ class ContainerRows:
         "_stray",
         "_update",
         "_waiting",
+        "create",
     )
 
     def __init__(
@@ -174,7 +174,7 @@ class ContainerRows:
         self._stray = [
             one.where(~select(_sessions.digest).where(row_of(kind)).exists()) for one in below
         ]
-        self._create = creation(kind)
+        self.create = creation(kind)
         self._lock = select(*STATE).where(row_of(kind)).with_for_update()
         self._header = select(*STATE, _sessions.sealed).where(row_of(kind))
         self._delete = delete(schema.sessions).where(row_of(kind))
@@ -256,19 +256,22 @@ class ContainerRows:
         for _ in range(_ATTEMPTS):
             if state := self.current(transaction, keys, digest, now):
                 return state
-            new = self._new(keys, digest, birth, now, beginning)
-            transaction.execute(
-                self._create[transaction.is_postgres],
-                digest=digest,
-                **proof_of(keys),
-                new_sealed=self._sealed(keys, digest, new, header),
-                **new.new(),
-            )
+            new = self.new(keys, birth, now, beginning)
+            values = self.creation_of(keys, digest, new, header)[1]
+            transaction.execute(self.create[transaction.is_postgres], **values)
         raise ScopeGone
 
-    def _new(
-        self, keys: ScopeKeys, digest: bytes, birth: bytes, now: int, beginning: Beginning
-    ) -> ContainerState:
+    def creation_of(
+        self, keys: ScopeKeys, digest: bytes, new: ContainerState, header: bytes
+    ) -> tuple[ContainerState, dict[str, object]]:
+        """A new state with its row MAC, and the parameters by which ``create`` stores it."""
+        new = new.authenticated(self._kind, keys, digest)
+        sealed = self._sealed(keys, digest, new, header)
+        return new, {"digest": digest, **proof_of(keys), "new_sealed": sealed, **new.new()}
+
+    @staticmethod
+    def new(keys: ScopeKeys, birth: bytes, now: int, beginning: Beginning) -> ContainerState:
+        """The state of a new row, without its row MAC."""
         new = ContainerState(
             row_mac=b"",
             state=OPEN,
@@ -282,7 +285,7 @@ class ContainerRows:
         )
         if new.has_lifetime:
             new = new._replace(expires_at=new.expiry_after(now))
-        return new.authenticated(self._kind, keys, digest)
+        return new
 
     def begin_again(
         self,

@@ -2,7 +2,7 @@
 
 Sessions, messages, threads, checkpoints, documents and their bytes come from the rows of sessions,
 threads and collections (41 ms at a million records, where their own table took 805); items and
-entries from an index that covers them; days from the table of usage. Columns are taken as they
+entries from two indexes that cover them; days from the table of usage. Columns are taken as they
 stand: who can write to the database can change them.
 """
 
@@ -59,8 +59,17 @@ def _held_below(where: Where) -> sa.Select[Any]:
     )
 
 
-def _held_singly(where: Where) -> sa.Select[Any]:
-    """What each scope has that no row counts, in the same columns: in the order of the index."""
+def _held_singly(where: Where) -> list[sa.Select[Any]]:
+    """What each scope has that no row counts, in the same columns: in the order of two indexes."""
+    # No time is below 0. Who says nothing of it has SQLite take the key of the table for better
+    # where one scope is asked for, and read all that its items hold: 390 µs of 1,000, and 150 so.
+    return [
+        _held(where, "records_items", _records.updated_at >= ZERO),
+        _held(where, "records_uncounted"),
+    ]
+
+
+def _held(where: Where, index: str, *conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
     return (
         select(
             _records.scope_id,
@@ -70,7 +79,7 @@ def _held_singly(where: Where) -> sa.Select[Any]:
             total(_records.size).label("size"),
             sa.cast(sa.null(), sa.BigInteger).label("last"),
         )
-        .where(sa.text(schema.UNCOUNTED), _alive(_records.expires_at))
+        .where(sa.text(schema.PARTIAL_INDEXES[index]), *conditions, _alive(_records.expires_at))
         .where(*_of_scope(_records.scope_id, where))
         .group_by(_records.scope_id, _records.kind)
     )
@@ -98,12 +107,12 @@ def _below(where: Where) -> sa.Select[Any]:
 
 
 def _singly(where: Where) -> sa.Select[Any]:
-    return _summed(_held_singly(where).subquery("held"), where)
+    return _summed(sa.union_all(*_held_singly(where)).subquery("held"), where)
 
 
 def _largest(where: Where) -> sa.Select[Any]:
     """The scopes that have the most bytes, and what they have of each kind."""
-    held = sa.union_all(_held_below(where), _held_singly(where)).cte("held")
+    held = sa.union_all(_held_below(where), *_held_singly(where)).cte("held")
     largest = (
         select(held.c.scope_id, total(held.c.size).label("bytes"))
         .select_from(sa.join(held, schema.scopes, _scopes.scope_id == held.c.scope_id))
@@ -124,7 +133,8 @@ def _largest(where: Where) -> sa.Select[Any]:
 @cache
 def held_by_scope() -> sa.CompoundSelect[Any]:
     """What one scope has: kind, rows, what is below them, bytes, last activity (µs)."""
-    held = (made(("scope_id",)).subquery() for made in (_held_below, _held_singly))
+    where = ("scope_id",)
+    held = (one.subquery() for one in (_held_below(where), *_held_singly(where)))
     names = ("kind", "rows", "below", "size", "last")
     return sa.union_all(*(select(*(one.c[name] for name in names)) for one in held))
 

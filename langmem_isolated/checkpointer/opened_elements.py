@@ -31,8 +31,8 @@ class OpenedElements:
 
     def __init__(self, cache: PlaintextCache | None, history: Callable[[], object]) -> None:
         self._cache, self._history = cache, history
-        self._begun_in = history()
-        self._epoch = None if cache is None else cache.epoch
+        if cache is not None:
+            self._begun_in, self._epoch = history(), cache.epoch
 
     def of(
         self, keys: ScopeKeys, digest: bytes, state: ContainerState

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -12,33 +12,30 @@ from langgraph.constants import START
 
 from langmem_isolated._codecs.checkpoints.channel_versions import shortened
 from langmem_isolated._codecs.checkpoints.decoder import Decoder
-from langmem_isolated._codecs.checkpoints.element_cache import ElementCache, ElementCaches
+from langmem_isolated._codecs.checkpoints.element_cache import ElementCaches
 from langmem_isolated._codecs.checkpoints.encoder import Encoder
 from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._codecs.checkpoints.stored_bodies import Body
-from langmem_isolated._codecs.headers import Header, encode_header
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database.driver_errors import Conflict
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import now
-from langmem_isolated._runtime.garbage import collection_paused
+from langmem_isolated._runtime.garbage import paused_for
 from langmem_isolated._runtime.operations import counted, found, observed, one
-from langmem_isolated._storage.container_state import BIRTH_BYTES, GENERATION_BYTES
+from langmem_isolated._storage.container_state import GENERATION_BYTES
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.threads import listing, reading, writing
 from langmem_isolated._storage.threads.addresses import (
     Life,
     Slot,
-    mac_of,
     run_tag,
     thread_digest,
     write_key,
 )
 from langmem_isolated._storage.threads.listing import ThreadRows
 from langmem_isolated._storage.threads.reading import OpenBody
-from langmem_isolated._storage.threads.writing import NewBody, Stored
 from langmem_isolated.checkpointer import attempts, operations, pruning
 from langmem_isolated.checkpointer.addresses import Address, id_bytes, parent_of
 from langmem_isolated.checkpointer.arguments import Lifetimes
@@ -47,23 +44,20 @@ from langmem_isolated.checkpointer.bodies import (
     required_elements,
     snapshot_of,
 )
+from langmem_isolated.checkpointer.body_writer import BodyWriter, Encode
 from langmem_isolated.checkpointer.delta_history import History, walk
 from langmem_isolated.checkpointer.listing import ListCursor, page
-from langmem_isolated.checkpointer.new_bodies import new_body, run_of
 from langmem_isolated.checkpointer.opened_elements import OpenedElements
 from langmem_isolated.checkpointer.operations import Asked
-from langmem_isolated.checkpointer.write_chain import MOST_ROWS, WaitingWrite, WriteChain
-from langmem_isolated.errors import AddressTaken, RecordDoesNotOpen
+from langmem_isolated.checkpointer.write_chain import WriteChain
+from langmem_isolated.errors import AddressTaken
 from langmem_isolated.scope import checked_thread_id
 
 # So many elements too many cost a read less than another round trip: of a thread that nobody here
 # knows, and of one of which it is known that it has no more.
 GUESSED_OF_ANY, GUESSED_OF_KNOWN = 32, 128
-# The garbage collector looks behind 700 new containers; a message has four.
-MANY = 175
 
 IndexedWrites = Mapping[int, tuple[str, Any]]
-Encode = Callable[[Encoder], bytes]
 
 
 class ThreadRepository:
@@ -99,7 +93,7 @@ class ThreadRepository:
         known = self._known.of(digest, found.state.generation, history)
         WriteChain.of(known).begin(found.state, keys)
         decoder = Decoder(elements, known, self._serde)
-        with collection_paused if len(elements) >= MANY else nullcontext():
+        with paused_for(len(elements)):
             self._opened.keep(keys, digest, found.state, read.new)
             return snapshot_of(address.thread_id, found.slot, decoder, bodies)
 
@@ -170,11 +164,11 @@ class ThreadRepository:
         keys = self.records.keys()
         slot = Slot(Kind.CHECKPOINT, parent_of(keys, address), key)
         tag = run_tag(keys, run_id) if isinstance(run_id, str) else None
-        attempt = partial(self._store_once, keys, address.thread_id, slot, encode, tag)
+        writer = self._writer(keys, address, slot, tag)
         try:
-            attempts.until_stored(partial(attempt, None))
+            attempts.until_stored(partial(writer.store, encode))
         except Conflict:
-            attempts.until_stored(partial(attempt, writing.ANYTHING))
+            attempts.until_stored(partial(writer.store, encode, writing.ANYTHING))
 
     @observed("upsert_memory", "write", lambda _, *given: len(given[2]), records="records")
     def put_writes(
@@ -202,17 +196,25 @@ class ThreadRepository:
         checkpoint = id_bytes(cast("str", address.checkpoint_id))
         key = write_key(keys, checkpoint, task[0])
         slot = Slot(Kind.WRITE, parent_of(keys, address), key)
+        writer = self._writer(keys, address, slot)
         replaced: bytes | None = None
         merged: IndexedWrites = writes
         for _ in range(attempts.MOST):
             with suppress(Conflict):
-                encode = encoding(merged)
-                if self._store_once(keys, address.thread_id, slot, encode, None, replaced):
+                if writer.store(encoding(merged), replaced):
                     return
             replaced, merged = self.records.snapshot(
                 self._merged_writes, (None, writes), slot, writes
             )
         raise attempts.busy()
+
+    def _writer(
+        self, keys: ScopeKeys, address: Address, slot: Slot, tag: bytes | None = None
+    ) -> BodyWriter:
+        known, opened, lifetimes = self._known, self._opened, self._lifetimes
+        return BodyWriter(
+            self.records, known, opened, self._serde, lifetimes, keys, address.thread_id, slot, tag
+        )
 
     def _merged_writes(
         self,
@@ -237,105 +239,6 @@ class ThreadRepository:
             if index >= 0 or index not in writes
         }
         return plaintext, {**writes, **kept}
-
-    def _store_once(
-        self,
-        keys: ScopeKeys,
-        thread_id: str,
-        slot: Slot,
-        encode: Encode,
-        tag: bytes | None,
-        replaces: bytes | None,
-    ) -> bool:
-        """Try once; ``False`` when the thread was swept, or the body to replace changed."""
-        digest = slot.thread_digest
-        known = self._known.last(digest, self._history())
-        encoder = Encoder(known, lambda plaintext: mac_of(keys, digest, plaintext), self._serde)
-        body = new_body(encoder, encode(encoder), slot, tag, replaces, self.records.limits)
-        moment = now()
-        idle = self._lifetimes.idle
-        expires_at = None if idle is None else moment + idle
-        stored = self._put_if_unchanged(keys, body, known, moment, expires_at)
-        is_chained = stored is not None
-        if stored is None:
-            # A body without numbers that were known before is right in any generation.
-            has_known = encoder.chunks or len(body.elements) < len(encoder.references)
-            found_in = known if has_known else None
-            stored = self._put_locked(keys, thread_id, body, found_in, moment, expires_at)
-        if stored is None:
-            self._known.forget(digest)
-            return False
-        if not is_chained:
-            known = self._begin_chain(keys, digest, stored, known.history)
-        for fingerprint, reference in encoder.seen:
-            known.put(fingerprint, run_of(reference, stored.numbers).start)
-        new = {stored.numbers[mac]: plaintext for mac, plaintext in body.elements}
-        self._opened.keep(keys, digest, stored.state, new)
-        return True
-
-    def _put_locked(
-        self,
-        keys: ScopeKeys,
-        thread_id: str,
-        body: NewBody,
-        found_in: ElementCache | None,
-        now: int,
-        expires_at: int | None,
-    ) -> Stored | None:
-        """Store under the lock of the thread's row, whatever its state is by now."""
-
-        def store(*args: Any) -> Stored | None:
-            is_past = found_in and found_in.history != self._history()
-            return None if is_past else writing.put(*args)
-
-        try:
-            return self.records.run_with_keys(
-                keys,
-                self.records.database.write,
-                store,
-                body.slot.thread_digest,
-                encode_header(Header(thread_id)),
-                body,
-                found_in.generation if found_in else b"",
-                os.urandom(BIRTH_BYTES),
-                now,
-                expires_at,
-                self._lifetimes.absolute,
-            )
-        except Conflict:
-            if body.replaces is None:
-                raise
-            raise RecordDoesNotOpen(
-                Kind.ELEMENT.label, "one stands where the thread's next belongs"
-            ) from None
-
-    def _put_if_unchanged(
-        self,
-        keys: ScopeKeys,
-        body: NewBody,
-        known: ElementCache,
-        now: int,
-        expires_at: int | None,
-    ) -> Stored | None:
-        """Try to store onto the state that this process knows of a thread."""
-        chain: WriteChain | None = known.chain
-        if body.replaces is not None or chain is None or chain.state is None:
-            return None
-        write = WaitingWrite(keys, body, now, expires_at)
-        if self.records.is_postgres and write.rows > MOST_ROWS:
-            return None
-        run = partial(self.records.run_with_keys, keys, self.records.database.write_once)
-        return chain.store(write, run)
-
-    def _begin_chain(
-        self, keys: ScopeKeys, digest: bytes, stored: Stored, history: object
-    ) -> ElementCache:
-        """Go on from what was stored under the lock; what is known of the thread by now."""
-        known = self._known.of(digest, stored.state.generation, history)
-        WriteChain.of(known).begin(stored.state, keys)
-        for mac, number in stored.numbers.items():
-            known.put_mac(mac, number)
-        return known
 
     def checked_ids(self, thread_ids: Iterable[str]) -> list[str]:
         """Ids of threads that are well formed, and no more than one call may name."""

@@ -17,7 +17,7 @@ from langmem_isolated._database.driver_errors import Conflict
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.container_state import ContainerState
 from langmem_isolated._storage.threads import writing
-from langmem_isolated._storage.threads.writing import NewBody, Stored
+from langmem_isolated._storage.threads.writing import NewBody, NewThread, Stored
 
 # LangGraph stores the next checkpoint 0.1 to 0.6 ms behind a task's writes: together they are one
 # commit, and a turn of one node takes three of them instead of five.
@@ -69,8 +69,10 @@ class WaitingWrite:
         self.expires_at = expires_at
         self.stored: Stored | None = None
         self.is_settled = False
-        self._ready = threading.Lock()
-        self._ready.acquire()
+        # A checkpoint waits for its turn alone.
+        self._ready = threading.Lock() if body.slot.kind is Kind.WRITE else None
+        if self._ready is not None:
+            self._ready.acquire()
 
     @property
     def rows(self) -> int:
@@ -84,11 +86,13 @@ class WaitingWrite:
 
     def wake(self) -> None:
         """Have the thread that waits look what there is for it to do."""
-        with suppress(RuntimeError):
-            self._ready.release()
+        if self._ready is not None:
+            with suppress(RuntimeError):
+                self._ready.release()
 
     def wait(self, seconds: float) -> None:
-        """Wait until it is woken, so long at most."""
+        """Wait until it is woken, so long at most: only a task's writes."""
+        assert self._ready is not None
         self._ready.acquire(timeout=seconds)
 
 
@@ -99,10 +103,11 @@ class WriteChain:
         known: What this process knows of the thread's elements, in one generation.
     """
 
-    __slots__ = ("_birth", "_delay", "_known", "_state", "_taken", "_turn", "_waiting")
+    __slots__ = ("_birth", "_delay", "_known", "_new", "_state", "_taken", "_turn", "_waiting")
 
     def __init__(self, known: ElementCache) -> None:
         self._known = known
+        self._new: NewThread | None = None
         self._state: ContainerState | None = None
         self._birth = b""
         self._delay = CommitDelay(_COMPANY_SECONDS)
@@ -117,6 +122,18 @@ class WriteChain:
         chain: WriteChain = known.chain or vars(known).setdefault("chain", cls(known))
         return chain
 
+    @classmethod
+    def of_new(cls, known: ElementCache, new: NewThread, keys: ScopeKeys) -> "WriteChain":
+        """One that begins with the thread itself, which nobody here has seen yet."""
+        chain = cls(known)
+        chain._new, chain._birth = new, keys.birth
+        return chain
+
+    @property
+    def may_store(self) -> bool:
+        """Whether it knows a state to go on from, or takes the thread to be new."""
+        return self._state is not None or self._new is not None
+
     @property
     def state(self) -> ContainerState | None:
         """The state in which the thread was left, as far as is known."""
@@ -124,7 +141,7 @@ class WriteChain:
 
     def begin(self, state: ContainerState, keys: ScopeKeys) -> None:
         """Go on from a state that was read, or stored in another way, with these keys."""
-        self._state, self._birth = state, keys.birth
+        self._state, self._birth, self._new = state, keys.birth, None
 
     def store(self, mine: WaitingWrite, run: Callable[..., Stored | None]) -> Stored | None:
         """Store a body onto the last state, and those that wait with it.
@@ -180,7 +197,7 @@ class WriteChain:
             self._go_on_from(stored)
 
     def _go_on_from(self, stored: Stored | None) -> None:
-        self._state = stored and stored.state
+        self._state, self._new = stored and stored.state, None
         if stored:
             for mac, number in stored.numbers.items():
                 self._known.put_mac(mac, number)
@@ -193,23 +210,24 @@ class WriteChain:
         Raises:
             Conflict: A body or an element stands there already; nothing was written.
         """
-        if self._state is None or keys.birth != self._birth:
+        if keys.birth != self._birth:
             return None
         self._take_along()
         latest = max(self._taken, key=attrgetter("now"))
+        bodies, now, expires_at = [w.body for w in self._taken], latest.now, latest.expires_at
+        if self._new is not None:
+            return writing.begin(transaction, keys, digest, self._new, bodies, now, expires_at)
+        if self._state is None:
+            return None
+        state, numbers = self._state, self._known.numbers
         return writing.put_if_unchanged(
-            transaction,
-            keys,
-            digest,
-            [write.body for write in self._taken],
-            self._state,
-            self._known.numbers,
-            latest.now,
-            latest.expires_at,
+            transaction, keys, digest, bodies, state, numbers, now, expires_at
         )
 
     def _take_along(self) -> None:
         """Take those that wait in the same life of the scope, as many as one statement holds."""
+        if not self._waiting:
+            return
         rows = sum(write.rows for write in self._taken)
         for write in [*self._waiting]:
             rows += write.rows

@@ -116,18 +116,20 @@ class Batch:
         """
         batch = cls(index, equality)
         for number, op in enumerate(limits.checked_count("batch_items", [*ops])):
-            batch.answers.append([] if isinstance(op, SearchOp | ListNamespacesOp) else None)
-            if isinstance(op, GetOp):
+            batch.answers.append(None)
+            if isinstance(op, PutOp):
+                address = address_of(op.namespace, op.key)
+                batch.puts[address] = _put(op, batch, limits)
+            elif isinstance(op, GetOp):
                 batch.gets.append((number, op, address_of(op.namespace, op.key)))
             elif isinstance(op, SearchOp):
+                batch.answers[number] = []
                 limits.check_query(op.query)
                 limits.check_filter(op.filter)
                 batch.reads.append((number, _search(op, batch)))
             elif isinstance(op, ListNamespacesOp):
+                batch.answers[number] = []
                 batch.reads.append((number, _listing(op)))
-            elif isinstance(op, PutOp):
-                address = address_of(op.namespace, op.key)
-                batch.puts[address] = _put(op, batch, limits)
             else:
                 raise TypeError(
                     f"Unknown operation {kind_of(op)}; a batch takes GetOp, PutOp, SearchOp and "
@@ -174,8 +176,9 @@ class Batch:
         if is_counted and any(self.puts.values()):
             records.write(counting.begin, _COUNTED, os.urandom(BIRTH_BYTES), now)
         if any(self.puts.values()):
-            is_alone = len(self.answers) == 1 and self.index is None and not is_counted
-            if is_alone and records.write_once(_put_alone, False, self, now):
+            only_puts = not (self.gets or self.reads) and all(self.puts.values())
+            is_once = only_puts and self.index is None and not is_counted
+            if is_once and records.write_once(_put_at_once, False, self, now):
                 return self.answers
             return records.write(_written, self, now, with_vectors=self.index is not None)
         if self.puts:
@@ -280,9 +283,8 @@ def _written(
     return answers
 
 
-def _put_alone(transaction: Transaction, keys: ScopeKeys, batch: Batch, now: int) -> bool:
-    (item,) = batch.new()
-    return writing.put_alone(transaction, keys, item, now)
+def _put_at_once(transaction: Transaction, keys: ScopeKeys, batch: Batch, now: int) -> bool:
+    return writing.put_at_once(transaction, keys, batch.new(), now)
 
 
 def _listing(op: ListNamespacesOp) -> Read:

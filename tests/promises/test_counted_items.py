@@ -126,6 +126,9 @@ def put_with_vectors(scoped: ScopedMemory) -> None:
 
 CHANGES: dict[str, Callable[[ScopedMemory], object]] = {
     "put": lambda scoped: scoped.store().put(("facts",), "new", {"v": 1}),
+    "put of several": lambda scoped: scoped.store().batch(
+        [PutOp(("facts",), key, {"v": 1}) for key in ("new", "newer", "k")]
+    ),
     "put with vectors": put_with_vectors,
     "remove": lambda scoped: scoped.store().delete(("facts",), "k"),
     "sweep": lambda scoped: scoped.store().sweep(),
@@ -171,6 +174,18 @@ def test_who_writes_while_others_begin_to_count_is_counted(
         scoped.verify()
 
 
+def test_an_item_that_is_put_where_a_scope_says_that_nobody_counts_is_noticed(
+    scoped: ScopedMemory, attacker: Attacker
+):
+    scoped.store(integrity="counted").put(("facts",), "k", {"v": 1})
+    attacker("UPDATE scopes SET renewals = 0")
+
+    scoped.store().put(("facts",), "l", {"v": 2})
+
+    with pytest.raises(RecordDoesNotOpen):
+        scoped.verify()
+
+
 def test_a_row_that_counts_nothing_keeps_no_item_from_being_removed(
     scoped: ScopedMemory, attacker: Attacker
 ):
@@ -206,7 +221,9 @@ def test_batches_that_change_the_same_items_wait_for_each_other(
             mine.batch([GetOp(("facts",), first), GetOp(("facts",), second)])
             mine.put(("facts",), second, {"v": [str(n) for n in range(number % 3)]}, ttl=10)
             mine.delete(("facts",), first)
+            plain.batch([put(first, number), put(second, number)])
 
+    plain = scoped.store()
     store().put(("facts",), "k", {"v": []})
     with ThreadPoolExecutor(4) as threads:
         pairs = [("k", "l"), ("l", "k")] * 2

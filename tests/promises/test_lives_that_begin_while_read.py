@@ -7,6 +7,7 @@ import pytest
 from langchain_core.messages import HumanMessage
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
+from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._storage.sessions import reading as messages
 from langmem_isolated._storage.threads import reading as threads
@@ -71,6 +72,40 @@ def test_a_session_is_cleared_and_filled_again(
     )
 
     assert found == [2, 1]
+
+
+@pytest.mark.parametrize("read", ["messages", "last"])
+def test_a_session_is_cleared_and_filled_again_between_two_statements_of_a_read(
+    scoped: ScopedMemory, other: ScopedMemory, monkeypatch: pytest.MonkeyPatch, read: str
+):
+    def again() -> None:
+        other.chat_history("s").clear()
+        other.chat_history("s").add_messages([HumanMessage("new")])
+
+    history = scoped.chat_history("s")
+    history.add_messages([HumanMessage(text) for text in "abc"])
+    monkeypatch.setattr(Transaction, "_query", once(Transaction._query, again))
+
+    found = [history.messages if read == "messages" else history.last(2) for _ in range(2)]
+
+    former = ["a", "b", "c"] if read == "messages" else ["b", "c"]
+    assert [[one.text for one in messages] for messages in found] == [former, ["new"]]
+
+
+def test_a_session_begins_between_two_statements_of_a_read(
+    scoped: ScopedMemory, other: ScopedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    def begin() -> None:
+        other.chat_history("s").add_messages([HumanMessage("new")])
+
+    scoped.chat_history("another").add_messages([HumanMessage("a")])
+    monkeypatch.setattr(Transaction, "_query", once(Transaction._query, begin))
+    history = scoped.chat_history("s")
+
+    found = [history.messages, history.messages]
+
+    assert [one.text for one in found[0]] in ([], ["new"])
+    assert [one.text for one in found[1]] == ["new"]
 
 
 def test_a_session_is_cleared_and_embedded_again(

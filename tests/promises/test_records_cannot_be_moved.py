@@ -713,7 +713,7 @@ def scope_refusals(ground: tuple[IsolatedMemory, Attacker], of: Target) -> set[t
 
 
 CHANGED = {("scope", "its row is not as it was stored")}
-# By how often the count was begun nothing is decided but that a put asks again.
+# By how often the count was begun it is decided whether a put asks again.
 BESIDE_THE_MAC = {"scope_id", "renewals"}
 SCOPE_COLUMNS = [
     column.name for column in schema.scopes.columns if column.name not in BESIDE_THE_MAC

@@ -60,6 +60,8 @@ class ElementCache:
         # By the fingerprint of its first message.
         self._blocks: dict[int, _Block] = {}
         self._read: dict[tuple[int, ...], None] = {}
+        # The block that was read last, with the fingerprints of its messages: most often it grows.
+        self._last: tuple[tuple[int, ...], list[int | None]] = (), []
 
     def number_of(self, fingerprint_: int | None) -> int | None:
         """The number of the element whose fields have this fingerprint."""
@@ -106,9 +108,13 @@ class ElementCache:
             self._read, self._blocks = _newer_half(self._read), _newer_half(self._blocks)
 
     def _put_block(self, messages: Sequence[BaseMessage], numbers: tuple[int, ...]) -> None:
-        each = list(map(fingerprint, messages))
-        for print_, number in zip(each, numbers, strict=True):
+        before, each = self._last
+        known = len(before) if numbers[: len(before)] == before else 0
+        new = [*map(fingerprint, messages[known:])]
+        for print_, number in zip(new, numbers[known:], strict=True):
             self.put(print_, number)
+        each = [*each[:known], *new]
+        self._last = numbers, each
         whole = _block_fingerprint(messages)
         if whole is not None and each[0] is not None:
             self._blocks[each[0]] = _Block(len(numbers), whole, runs_of(numbers))
@@ -145,6 +151,14 @@ class ElementCaches:
         def current(known: ElementCache | None) -> ElementCache:
             is_same = known and (known.generation, known.history) == (generation, history)
             return known if known and is_same else ElementCache(generation, history)
+
+        return self._threads.update(thread, current)
+
+    def last_or(self, thread: bytes, new: ElementCache) -> ElementCache:
+        """As :meth:`last`; where nothing is known of a thread, ``new`` is from now on."""
+
+        def current(known: ElementCache | None) -> ElementCache:
+            return known if known and known.history == new.history else new
 
         return self._threads.update(thread, current)
 

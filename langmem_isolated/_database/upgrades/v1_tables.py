@@ -118,9 +118,11 @@ CREATE TABLE @schema.records (
 CREATE UNIQUE INDEX records_alias ON @schema.records (scope_id, kind, parent, alias)
     WHERE alias IS NOT NULL;
 CREATE INDEX records_expiry ON @schema.records (expires_at) WHERE expires_at IS NOT NULL;
+CREATE INDEX records_items ON @schema.records
+    (scope_id, updated_at, parent, "key", expires_at, size) WHERE kind = 8;
 CREATE INDEX records_tag ON @schema.records (scope_id, kind, tag) WHERE tag IS NOT NULL;
 CREATE INDEX records_uncounted ON @schema.records (scope_id, kind, expires_at, size)
-    WHERE kind >= 8 AND kind <> 9 AND kind <> 12;
+    WHERE kind > 9 AND kind <> 12;
 CREATE TABLE @schema.sessions (
     scope_id @bytes NOT NULL,
     kind SMALLINT NOT NULL,

@@ -22,7 +22,7 @@ ROWS = ContainerRows(Kind.ITEM)
 
 def digest_of(keys: ScopeKeys) -> bytes:
     """The digest of the row that stands for a scope's items."""
-    return keys.pseudonym(Kind.ITEM, b"counted")
+    return keys.pseudonym_of_name(Kind.ITEM, b"counted")
 
 
 def item_part(
@@ -101,7 +101,7 @@ def begin(transaction: Transaction, keys: ScopeKeys, header: bytes, birth: bytes
     if ROWS.locked(transaction, keys, digest) is not None:
         return
     # Who is writing items at this moment has the scope's row for share: it is waited for. Who puts
-    # one without asking first, and waits for this, finds another version of the row.
+    # some without asking first, and waits for this, finds that the row was renewed.
     scope = {"scope_id": keys.scope_id, "scope_birth": keys.birth}
     transaction.row(sql.LOCK_SCOPE, **scope)
     transaction.execute(sql.RENEW_SCOPE, **scope)

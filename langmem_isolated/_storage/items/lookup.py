@@ -1,6 +1,6 @@
 """Indexed lookup: items that may pass a filter's equality conditions, and those not indexed yet."""
 
-import sqlalchemy as sa
+from typing import Any
 
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import HEADER_BYTES
@@ -28,21 +28,20 @@ class Lookup:
         """Whether the database answers a part of the filter."""
         return bool(self._asked.count)
 
-    def rows(
-        self, transaction: Transaction, below: dict[str, object], limit: int | None = None
-    ) -> list[Row]:
-        """What may pass below a prefix, in no order; with a limit, the newest of it."""
-        statement = self._statement(
-            is_limited=limit is not None, is_postgres=transaction.is_postgres
-        )
-        given = below if limit is None else {**below, "limit": limit}
-        return transaction.rows(statement, **given, **self._asked.values)
-
-    def _statement(self, *, is_limited: bool, is_postgres: bool) -> sa.Select[tuple[object, ...]]:
+    def first(self, transaction: Transaction, below: dict[str, object]) -> Any:
+        """A cursor at what may pass, the newest first; see ``FIRST``."""
+        is_postgres = transaction.is_postgres
         if not self.is_indexed:
-            return sql.NEWEST if is_limited else sql.ALL
-        indexed = sql.newest_indexed if is_limited else sql.all_indexed
-        return indexed(self._asked.count, is_postgres=is_postgres)
+            return transaction.query(sql.FIRST[is_postgres], **below)
+        statement = sql.first_indexed(self._asked.count, is_postgres=is_postgres)
+        return transaction.query(statement, **below, **self._asked.values)
+
+    def rows(self, transaction: Transaction, below: dict[str, object]) -> list[Row]:
+        """All that may pass below a prefix, in no order of time."""
+        if not self.is_indexed:
+            return transaction.rows(sql.ALL, **below)
+        statement = sql.all_indexed(self._asked.count, is_postgres=transaction.is_postgres)
+        return transaction.rows(statement, **below, **self._asked.values)
 
     def look_at(self, row: Row, plaintext: bytes) -> None:
         """Remember an item that is not indexed, once it was opened."""

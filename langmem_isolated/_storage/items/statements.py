@@ -74,10 +74,10 @@ AT = {
 }
 
 _SCOPE = sa.and_(_scopes.scope_id == SCOPE_ID, _scopes.birth == bindparam("scope_birth"))
+_MAY_PUT = sa.and_(_SCOPE, MAY_SEAL)
 # A scope that is there, in which these keys may seal, and whose items no row counts.
 _UNCOUNTED = sa.and_(
-    _SCOPE,
-    MAY_SEAL,
+    _MAY_PUT,
     ~sa.exists().where(
         _sessions.scope_id == SCOPE_ID,
         _sessions.kind == _ITEM,
@@ -85,6 +85,10 @@ _UNCOUNTED = sa.and_(
     ),
 )
 PROVE_UNCOUNTED = select(_scopes.scope_id).where(_UNCOUNTED)
+# Nobody has ever begun to count them: PostgreSQL compares the newest version of a row that it waits
+# for, so whoever begins is noticed. To ask for the row that counts took it and its driver 15 µs of
+# 138.
+_NEVER_COUNTED = sa.and_(_MAY_PUT, _scopes.renewals == sa.literal_column("0"))
 LOCK_SCOPE = select(_scopes.scope_id).where(_SCOPE).with_for_update()
 RENEW_SCOPE = update(schema.scopes).where(_SCOPE).values(renewals=_scopes.renewals + _ONE_ROW)
 # A statement sees what was there when it began, not when it got a lock: who writes items asks this
@@ -102,8 +106,6 @@ _RECORD = (
     "expiry_mac",
     "equalities",
 )
-# Where an erasure is under way these wait, and then find no row of the scope.
-_one = select(_scopes.scope_id, *(_ONE[name] for name in _RECORD)).where(_UNCOUNTED)
 
 
 def _put(insert: Any) -> Any:
@@ -117,20 +119,17 @@ def _put(insert: Any) -> Any:
 
 
 def _put_from(rows: sa.Select[Any], insert: Any) -> Any:
-    """An upsert of rows with a scope that is there; it returns something if any was."""
+    """An upsert of rows with a scope that is there.
+
+    Where an erasure is under way it waits, and then finds no row of the scope, and changes nothing.
+    """
     proved = rows.with_for_update(read=True, key_share=True, of=schema.scopes)
-    return _put(insert.from_select(["scope_id", *_RECORD], proved)).returning(_ONE_ROW)
+    # Without a RETURNING: it took SQLite 4 µs of 15, and PostgreSQL and its driver 7.
+    return _put(insert.from_select(["scope_id", *_RECORD], proved)).inline()
 
 
-# PostgreSQL gives the newest version of a row that it waited for to what stands behind it: not
-# where that was renewed since the statement saw it.
-_seen = schema.scopes.alias("seen")
-_is_as_seen = sa.and_(_seen.c.scope_id == _scopes.scope_id, _seen.c.renewals == _scopes.renewals)
-_unchanged = _one.where(_is_as_seen)
-PUT_ALONE = {
-    False: InsertsByDialect(schema.records, partial(_put_from, _one)),
-    True: InsertsByDialect(schema.records, partial(_put_from, _unchanged)),
-}
+_one = select(_scopes.scope_id, *(_ONE[name] for name in _RECORD)).where(_NEVER_COUNTED)
+PUT_ONE = InsertsByDialect(schema.records, partial(_put_from, _one))
 # On SQLite each row by itself, on PostgreSQL all at once.
 PUT_EACH = InsertsByDialect(
     schema.records,
@@ -139,16 +138,17 @@ PUT_EACH = InsertsByDialect(
 
 
 @cache
-def put_all(varying: Sequence[str]) -> InsertsByDialect:
+def put_all(varying: Sequence[str], *, is_alone: bool) -> InsertsByDialect:
     """An upsert of many rows on PostgreSQL, given as arrays.
 
     Args:
         varying: The columns in which they differ. Of the others each value is given once: to make
             an array of 100 numbers takes 20 µs.
+        is_alone: Whether the scope was not locked before.
     """
     rows = _given(*varying)
     values = (rows.c[name] if name in varying else _ONE[name] for name in _RECORD)
-    given = select(_scopes.scope_id, *values).where(_UNCOUNTED)
+    given = select(_scopes.scope_id, *values).where(_NEVER_COUNTED if is_alone else _UNCOUNTED)
     return InsertsByDialect(schema.records, partial(_put_from, given))
 
 
@@ -182,39 +182,61 @@ _BELOW = sa.and_(
     _records.scope_id == SCOPE_ID, _records.parent >= _LOW, _records.parent < _HIGH, _ALIVE
 )
 _ITEMS = select(*_COLUMNS).where(_BELOW, _records.kind == _ITEM)
-ALL = _ITEMS.order_by(_records.parent, _records.key)
+# Backwards, as the index of items is read: those of one moment come in one order everywhere.
+_BY_ADDRESS = _records.parent.desc(), _records.key.desc()
+ALL = _ITEMS.order_by(*_BY_ADDRESS)
 
 
-def _newest(items: sa.Select[Any]) -> sa.Select[Any]:
-    by_time = items.order_by(_records.updated_at.desc(), _records.parent, _records.key)
-    return by_time.limit(bindparam("limit", type_=sa.Integer)).offset(_FROM_THE_FIRST)
+def _newest(items: sa.Select[Any], limit: str = "limit") -> sa.Select[Any]:
+    by_time = items.order_by(_records.updated_at.desc(), *_BY_ADDRESS)
+    return by_time.limit(bindparam(limit, type_=sa.Integer)).offset(_FROM_THE_FIRST)
 
 
 NEWEST = _newest(_ITEMS)
 
 
-def _indexed(count: int, *, is_postgres: bool) -> sa.Select[Any]:
+def _among_last() -> sa.Select[Any]:
+    in_index = _records.parent, _records.key, _records.updated_at, _records.expires_at
+    last = _newest(select(*in_index).where(_EVERY_ITEM), "looked_at").subquery("last")
+    is_alive = sa.or_(last.c.expires_at.is_(None), last.c.expires_at > _NOW)
+    is_it = sa.and_(_records.parent == last.c.parent, _records.key == last.c.key)
+    return (
+        select(*_COLUMNS)
+        # Not a plain join: SQLite would go through all of the entries before it takes the first.
+        .select_from(last.outerjoin(schema.records, sa.and_(_EVERY_ITEM, is_it)))
+        .where(last.c.parent >= _LOW, last.c.parent < _HIGH, is_alive)
+        .limit(bindparam("limit", type_=sa.Integer))
+        .offset(_FROM_THE_FIRST)
+    )
+
+
+# Of SQLite among the ``looked_at`` items that were put last in the whole scope: it goes through the
+# index of them, and reads what an item holds only when that is fetched.
+FIRST = {False: _among_last(), True: NEWEST}
+
+
+def _indexed(items: sa.Select[Any], count: int, *, is_postgres: bool) -> sa.Select[Any]:
     """Items that may have ``count`` values, and behind their columns their digests."""
     may_have = equalities.may_have(count, is_postgres=is_postgres)
-    return _ITEMS.add_columns(_records.equalities).where(may_have)
+    return items.add_columns(_records.equalities).where(may_have)
 
 
 @cache
 def all_indexed(count: int, *, is_postgres: bool) -> sa.Select[Any]:
     """As ``ALL``, of those that may have ``count`` values; see :class:`equalities.Conditions`."""
-    return _indexed(count, is_postgres=is_postgres).order_by(_records.parent, _records.key)
+    return _indexed(_ITEMS, count, is_postgres=is_postgres).order_by(*_BY_ADDRESS)
 
 
 @cache
-def newest_indexed(count: int, *, is_postgres: bool) -> sa.Select[Any]:
-    """As ``NEWEST``, of those that may have ``count`` values."""
-    return _newest(_indexed(count, is_postgres=is_postgres))
+def first_indexed(count: int, *, is_postgres: bool) -> sa.Select[Any]:
+    """As ``FIRST``, of those that may have ``count`` values."""
+    return _indexed(FIRST[is_postgres], count, is_postgres=is_postgres)
 
 
 WITH_VECTORS = (
     select(*_COLUMNS, _records.kind)
     .where(_BELOW, _BOTH)
-    .order_by(_records.kind, _records.parent, _records.key)
+    .order_by(_records.kind.desc(), *_BY_ADDRESS)
 )
 _alive_items = sa.and_(_records.scope_id == SCOPE_ID, _records.kind == _ITEM, _ALIVE)
 # From one namespace to the next, however many items lie between.

@@ -18,7 +18,7 @@ from langmem_isolated._storage.items.addresses import (
     span,
 )
 from langmem_isolated._storage.items.counting import ItemCount, digest_of
-from langmem_isolated._storage.items.rows import Item, NewItem, expiry, sealed_rows
+from langmem_isolated._storage.items.rows import Item, NewItem, RowSealer, expiry
 from langmem_isolated._storage.scoped_database import ScopeGone
 from langmem_isolated._storage.write_barrier import proof_of
 
@@ -77,12 +77,18 @@ def put(
     """
     # In the order that :func:`change` has, of each item itself before its vectors.
     placed = sorted((places.of(item.address), item) for item in items)
-    starts: dict[bytes, bytes] = {}
-    rows = [row for place, item in placed for row in sealed_rows(keys, starts, place, item, now)]
+    rows = _rows(keys, placed, now)
     put_rows(transaction, keys, places, [place for place, _ in placed], rows, now)
     if with_vectors:
         spans = [span(keys, place, first_vector=len(item.vectors)) for place, item in placed]
         transaction.execute_many(sql.REMOVE_VECTORS, spans)
+
+
+def _rows(
+    keys: ScopeKeys, placed: Sequence[tuple[RecordAddress, NewItem]], now: int
+) -> list[dict[str, Any]]:
+    sealer = RowSealer(keys, now, sum(1 + len(item.vectors) for _, item in placed))
+    return [row for place, item in placed for row in sealer.rows(place, item)]
 
 
 def put_rows(
@@ -98,24 +104,37 @@ def put_rows(
     Args:
         places: The scope's.
         addresses: Of the items.
-        rows: One or more, as :func:`sealed_rows` makes them.
+        rows: One or more, as `RowSealer` makes them.
         now: The time, in µs.
 
     Raises:
         ScopeGone: The scope was erased; nothing was written.
     """
-    scope = _scope(keys)
     if transaction.is_postgres:
-        transaction.query(sql.SHARE_SCOPE, **scope)
-        statement, values = _as_arrays(rows)
-        is_put = transaction.row(statement, **scope, **values) is not None
-    elif is_put := transaction.row(sql.PROVE_UNCOUNTED, **scope) is not None:
-        transaction.execute_many(sql.PUT_EACH[False], [{**scope, **row} for row in rows])
-    if not is_put:
+        transaction.query(sql.SHARE_SCOPE, scope_id=keys.scope_id, scope_birth=keys.birth)
+    if not _put_uncounted(transaction, keys, rows, is_alone=False):
         _put_counted(transaction, keys, places, addresses, rows, now)
 
 
-def _as_arrays(rows: Sequence[dict[str, Any]]) -> tuple[Any, dict[str, object]]:
+def _put_uncounted(
+    transaction: Transaction, keys: ScopeKeys, rows: Sequence[dict[str, Any]], *, is_alone: bool
+) -> bool:
+    """Whether ``rows`` are stored: not if the scope is gone, or its items are counted.
+
+    Args:
+        is_alone: Whether nothing of the transaction has locked the scope.
+    """
+    scope = {**proof_of(keys), "counted": digest_of(keys)}
+    if transaction.is_postgres:
+        statement, values = _as_arrays(rows, is_alone=is_alone)
+        return transaction.changes(statement, **scope, **values)
+    if transaction.row(sql.PROVE_UNCOUNTED, **scope) is None:
+        return False
+    transaction.execute_many(sql.PUT_EACH[False], [{**scope, **row} for row in rows])
+    return True
+
+
+def _as_arrays(rows: Sequence[dict[str, Any]], *, is_alone: bool) -> tuple[Any, dict[str, object]]:
     """The upsert of ``rows``, and its values: arrays of those in which they differ."""
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     # The key always: a statement without any array would have no rows.
@@ -124,12 +143,7 @@ def _as_arrays(rows: Sequence[dict[str, Any]]) -> tuple[Any, dict[str, object]]:
     } | {"given_key"}
     values = {name: column if name in varying else column[0] for name, column in columns.items()}
     names = tuple(sorted(name.removeprefix("given_") for name in varying))
-    return sql.put_all(names)[True], values
-
-
-def _scope(keys: ScopeKeys) -> dict[str, object]:
-    """What statements ask by that write nothing where the scope is gone, or its items counted."""
-    return {**proof_of(keys), "counted": digest_of(keys)}
+    return sql.put_all(names, is_alone=is_alone)[True], values
 
 
 def _put_counted(
@@ -152,17 +166,22 @@ def _put_counted(
     count.store(state)
 
 
-def put_alone(transaction: Transaction, keys: ScopeKeys, item: NewItem, now: int) -> bool:
-    """Store one item without vectors, as :func:`put` does, in a single statement.
+def put_at_once(
+    transaction: Transaction, keys: ScopeKeys, items: Sequence[NewItem], now: int
+) -> bool:
+    """Store items as :func:`put` does, on PostgreSQL in a single statement.
 
     Returns:
-        Whether it was stored; if not, the scope was erased, or its items are counted, or somebody
-        has begun to count them at this moment.
+        Whether they are stored; if not, the scope was erased, or its items are counted, or were
+        at any time.
     """
-    (row,) = sealed_rows(keys, {}, RecordAddresses(keys).of(item.address), item, now)
-    scope = _scope(keys)
-    put = sql.PUT_ALONE[transaction.is_postgres][transaction.is_postgres]
-    return transaction.row(put, **scope, **row) is not None
+    places = RecordAddresses(keys)
+    placed = sorted((places.of(item.address), item) for item in items)
+    rows = _rows(keys, placed, now)
+    if len(rows) == 1:
+        put = sql.PUT_ONE[transaction.is_postgres]
+        return transaction.changes(put, **proof_of(keys), **rows[0])
+    return _put_uncounted(transaction, keys, rows, is_alone=True)
 
 
 def remove(

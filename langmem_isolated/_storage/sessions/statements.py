@@ -93,7 +93,8 @@ def _below_state(messages: Any) -> sa.CompoundSelect[Any]:
     )
 
 
-LOAD = _below_state(select(*_MESSAGE).where(_ITS_MESSAGES).subquery())
+MESSAGES = select(*_MESSAGE).where(_ITS_MESSAGES)
+LOAD = _below_state(MESSAGES.subquery())
 # With when each was stored, in the place of a number.
 LOAD_DATED = sa.union_all(
     select(*STATE).where(_THIS_SESSION),
@@ -117,14 +118,13 @@ OLDEST_OF_CHANNEL = (
     .offset(sa.literal_column("0"))
 )
 REMOVE_ONE = REMOVE_MESSAGES.where(_records.key == bindparam("key"))
-PAGE = _below_state(
-    select(*_MESSAGE)
-    .where(_ITS_MESSAGES, _records.key < bindparam("before"))
+MESSAGES_BEFORE = (
+    MESSAGES.where(_records.key < bindparam("before"))
     .order_by(_records.key.desc())
     .limit(bindparam("limit", type_=sa.BigInteger))
     .offset(sa.literal_column("0"))
-    .subquery()
 )
+PAGE = _below_state(MESSAGES_BEFORE.subquery())
 _IS_THERE = sa.or_(_sessions.expires_at.is_(None), _sessions.expires_at > bindparam("now"))
 # Newest first straight from the index: a tag is a channel's digest and the time.
 RECENT = (

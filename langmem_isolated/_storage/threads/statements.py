@@ -68,13 +68,17 @@ INSERT = (
 
 
 @cache
-def swap_and_insert(rows: int) -> sa.Insert:
-    """One statement for the thread's row, a body and its elements, for PostgreSQL.
+def insert_behind(change: sa.Insert | sa.Update, rows: int) -> sa.Insert:
+    """One statement for the thread's row and so many below it, for PostgreSQL.
 
     Instead of two round trips and the five statements of a transaction. Not `unnest`: to make its
     seven arrays took psycopg 80 µs.
+
+    Args:
+        change: Makes or changes the thread's row; where it does neither, nothing is inserted.
+        rows: How many.
     """
-    moved = COMPARE_AND_SWAP.returning(_sessions.scope_id).cte("moved")
+    moved = change.returning(_sessions.scope_id).cte("moved")
     now = sa.cast(bindparam("now"), sa.BigInteger)
     selects = [
         select(

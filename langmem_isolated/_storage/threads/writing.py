@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from sqlalchemy import Insert, Update
+
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import DIGEST_BYTES
@@ -53,6 +55,16 @@ class NewBody:
     """The plaintext that must stand there now, or ``ANYTHING``; ``None`` for an empty slot."""
 
 
+class NewThread(NamedTuple):
+    """What a thread is begun with, where there is none."""
+
+    header: bytes
+    """The sealed part of its row, in plaintext."""
+    birth: bytes
+    """16 random bytes."""
+    beginning: Beginning
+
+
 class Stored(NamedTuple):
     """What a body was stored with, and the state that it left the thread in."""
 
@@ -64,25 +76,21 @@ def put(
     transaction: Transaction,
     keys: ScopeKeys,
     digest: bytes,
-    header: bytes,
+    new: NewThread,
     body: NewBody,
     found_in: bytes,
-    birth: bytes,
     now: int,
     expires_at: int | None,
-    absolute_lifetime: int | None = None,
 ) -> Stored | None:
     """Store a body and its new elements.
 
     Nothing is stored if the thread was swept meanwhile, or the body to replace is another by now.
 
     Args:
-        header: The sealed part of a new thread's row, in plaintext.
+        new: What the thread is begun with, if there is none.
         found_in: The generation in which the body's references were found; empty when it has none
             that could be stale.
-        birth: 16 random bytes for a new thread's row.
         expires_at: When the thread is absent, unless its row has an earlier end.
-        absolute_lifetime: Of a new thread, in microseconds.
 
     Returns:
         What it was stored with, or ``None``.
@@ -91,8 +99,7 @@ def put(
         ScopeGone: The scope was erased meanwhile.
         Conflict: A body stands there already, and none was to be replaced; nothing was written.
     """
-    begun = Beginning(absolute_lifetime=absolute_lifetime)
-    state = ROWS.get_or_create(transaction, keys, digest, header, birth, now, begun)
+    state = ROWS.get_or_create(transaction, keys, digest, new.header, new.birth, now, new.beginning)
     if found_in not in (b"", state.generation):
         return None
     slot = body.slot
@@ -131,20 +138,51 @@ def put_if_unchanged(
         return None
     rows, stored = _build_rows(keys, digest, bodies, state, numbers, now, expires_at)
     new = stored.state.authenticated(Kind.THREAD, keys, digest)
-    values = {
-        "scope_id": keys.scope_id,
-        "digest": digest,
-        "now": now,
-        **state.old(),
-        **new.new(),
-    }
-    if transaction.has_modifying_ctes:
-        for number, row in enumerate(rows):
-            values.update({f"{name}_{number}": row[f"record_{name}"] for name in sql.COLUMNS})
-        is_swapped = transaction.row(sql.swap_and_insert(len(rows)), **values) is not None
-    elif is_swapped := transaction.changes(sql.COMPARE_AND_SWAP, **values):
-        _insert(transaction, keys, rows, now)
+    values = {"scope_id": keys.scope_id, "digest": digest, **state.old(), **new.new()}
+    is_swapped = _insert_behind(transaction, keys, sql.COMPARE_AND_SWAP, values, rows, now)
     return Stored(new, stored.numbers) if is_swapped else None
+
+
+def begin(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    digest: bytes,
+    new: NewThread,
+    bodies: Sequence[NewBody],
+    now: int,
+    expires_at: int | None,
+) -> Stored | None:
+    """Store the first bodies of a thread, and its row; as :func:`put_if_unchanged`.
+
+    Returns:
+        ``None`` if there is such a thread, or the scope was erased, or a later key seals in it.
+    """
+    state = ROWS.new(keys, new.birth, now, new.beginning)
+    rows, stored = _build_rows(keys, digest, bodies, state, {}, now, expires_at)
+    state, values = ROWS.creation_of(keys, digest, stored.state, new.header)
+    create = ROWS.create[transaction.is_postgres]
+    is_created = _insert_behind(transaction, keys, create, values, rows, now)
+    return Stored(state, stored.numbers) if is_created else None
+
+
+def _insert_behind(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    change: Insert | Update,
+    values: dict[str, object],
+    rows: list[_NewRow],
+    now: int,
+) -> bool:
+    """Make or change a thread's row, and insert what is new below it; whether that was done."""
+    if not transaction.has_modifying_ctes:
+        is_changed = transaction.changes(change, **values)
+        if is_changed:
+            _insert(transaction, keys, rows, now)
+        return is_changed
+    for number, row in enumerate(rows):
+        values.update({f"{name}_{number}": row[f"record_{name}"] for name in sql.COLUMNS})
+    values["now"] = now
+    return transaction.row(sql.insert_behind(change, len(rows)), **values) is not None
 
 
 def _build_rows(
@@ -161,7 +199,7 @@ def _build_rows(
     The row MAC of the state that they lead to is still to be made.
     """
     numbers: dict[bytes, int] = {}
-    next_number, difference = state.next_sequence, 0
+    next_number, count, difference = state.next_sequence, state.count, 0
     life = Life(digest, state.birth)
     rows: list[_NewRow] = []
     for body in bodies:
@@ -176,10 +214,12 @@ def _build_rows(
         plaintext = body.plaintext(numbers)
         rows.append(_body_row(keys, body.slot, state.birth, body.tag, plaintext))
         difference += body_part(keys, body.slot, now, body.tag, plaintext)
-    new = state.with_members(keys, difference)._replace(
+        count += body.slot.kind is Kind.CHECKPOINT
+    new = state._replace(
+        members=state.members_and(keys, difference),
         next_sequence=next_number,
-        count=state.count + sum(body.slot.kind is Kind.CHECKPOINT for body in bodies),
-        size=state.size + sum(row["record_size"] for row in rows),
+        count=count,
+        size=state.size + sum([row["record_size"] for row in rows]),
         updated_at=now,
         expires_at=state.expiry_after(now, otherwise=expires_at),
     )
