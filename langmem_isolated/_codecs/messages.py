@@ -135,15 +135,14 @@ def decode_prototype(plaintext: bytes) -> Prototype | None:
 
 
 def _messages_of(parts: Sequence[bytes | Prototype], types: AllowedTypes) -> list[BaseMessage]:
-    prototypes = [part for part in parts if isinstance(part, Prototype)]
-    copies = copies_of(prototypes) if prototypes else []
-    if len(copies) == len(parts):
-        return copies
+    prototypes = [part for part in parts if type(part) is Prototype]
+    if len(prototypes) == len(parts):
+        return copies_of(prototypes)
     decoded = _decoded_together([part for part in parts if isinstance(part, bytes)], types)
-    if not copies:
+    if not prototypes:
         return decoded
-    copy, other = iter(copies), iter(decoded)
-    return [next(copy if isinstance(part, Prototype) else other) for part in parts]
+    copy, other = iter(copies_of(prototypes)), iter(decoded)
+    return [next(other if isinstance(part, bytes) else copy) for part in parts]
 
 
 def _decoded_together(plaintexts: Sequence[bytes], types: AllowedTypes) -> list[BaseMessage]:
