@@ -105,21 +105,21 @@ class Appender:
 
     def _check_limits(self, encoded: Sequence[Message]) -> None:
         limits, plaintexts = self._records.limits, [message.plaintext for message in encoded]
-        for plaintext in plaintexts:
-            limits.check("message_bytes", len(plaintext))
+        limits.check("message_bytes", max(map(len, plaintexts)))
         limits.check_batch(plaintexts)
 
     def _append_optimistically(self, said: "_Said") -> bool:
-        known = self.state
+        known = self._state
         if known is None or (known.channels is None and self._records.session_rules.channel_limits):
             return False
         # What is counted besides is another statement.
         door = self._records.write_once if said.is_free else self._records.write_if_exists
-        self.state = door(
+        # Of this clock's own time: there is nothing to witness.
+        self._state = door(
             writing.append_optimistically, None, self._session_id, known,
             said.encoded, said.moment, said.channel_bytes,
         )  # fmt: skip
-        return self.state is not None
+        return self._state is not None
 
     def _append_known(self, said: "_Said", repeated: Repeated) -> None:
         try:

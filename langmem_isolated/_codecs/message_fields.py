@@ -6,15 +6,28 @@ and a field of a later langchain-core stays with its message.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
 
+import ormsgpack
 from langchain_core import messages
 from langchain_core.messages import BaseMessage
 from pydantic import BaseModel
 
 from langmem_isolated.errors import RecordError
+
+
+class Prototype(NamedTuple):
+    """A message that copies are made of, none of whose values can be changed in place."""
+
+    message_class: type[BaseMessage]
+    values: dict[str, Any]
+    fields_set: frozenset[str]
+    empty: tuple[tuple[str, type], ...]
+    """The fields whose values each copy gets empty, and of its own."""
+    packed: bytes
+    """Those whose values can be changed and are not empty; nothing where there are none."""
 
 
 class _Template(NamedTuple):
@@ -66,9 +79,11 @@ def fields_of(message: BaseMessage) -> tuple[str, dict[str, Any]] | None:
         return None
     values = message.__dict__
     fields = {
-        name: values[name]
+        name: value
         for name, default in template.defaults.items()
-        if not _is_default(values[name], default)
+        if (value := values[name]) is not default
+        # Types first: an artifact's own `==` may do anything.
+        and (type(value) is not type(default) or value != default)
     }
     if exact is None:
         own = (name for name in type(message).model_fields if name not in template.defaults)
@@ -81,11 +96,6 @@ def fields_of(message: BaseMessage) -> tuple[str, dict[str, Any]] | None:
 def _derived_from(message: BaseMessage) -> tuple[str, _Template | None]:
     known = (_BY_CLASS[base] for base in type(message).__mro__ if base in _BY_CLASS)
     return next((found for found in known if found[0] == message.type), ("", None))
-
-
-def _is_default(value: object, default: object) -> bool:
-    # Types first: an artifact's own `==` may do anything.
-    return value is default or (type(value) is type(default) and value == default)
 
 
 _set = object.__setattr__
@@ -148,11 +158,54 @@ def rebuild_messages(parts: Sequence[tuple[str, dict[str, Any]]]) -> list[BaseMe
             return [rebuild_message(*one) for one in parts]
         every.append(values)
         made.append(object.__new__(template.message_class))
-    _run(map(_set_values, made, every))
-    _run(map(_set_fields_set, made, [set(fields) for _, fields in parts]))
-    _run(map(_set_extra, made, [{} for _ in parts]))
+    return _filled(made, every, [fields for _, fields in parts])
+
+
+def _filled(
+    made: list[BaseMessage], values: Iterable[dict[str, Any]], fields_set: Iterable[Iterable[str]]
+) -> list[BaseMessage]:
+    """New messages with all that pydantic keeps of them."""
+    _run(map(_set_values, made, values))
+    _run(map(_set_fields_set, made, map(set, fields_set)))
+    _run(map(_set_extra, made, [{} for _ in made]))
     _run(map(_set_private, made, repeat(None)))
     return made
+
+
+# What copies of a message may share.
+_IMMUTABLE = frozenset((str, int, float, bool, bytes, type(None)))
+# Each once: most messages have the same fields.
+_FIELDS_SETS: dict[frozenset[str], frozenset[str]] = {}
+
+
+def prototype_of(type_: str, fields: dict[str, Any]) -> Prototype | None:
+    """What copies of a message are made of, all of whose values msgpack itself has.
+
+    ``None`` where this version does not know the class or a field of it.
+    """
+    template, fields_set = _BY_TYPE.get(type_), frozenset(fields)
+    if template is None or not fields_set <= template.defaults.keys():
+        return None
+    own = {name: value for name, value in fields.items() if type(value) not in _IMMUTABLE}
+    return Prototype(
+        template.message_class,
+        template.defaults | fields | dict.fromkeys(own),
+        _FIELDS_SETS.setdefault(fields_set, fields_set),
+        tuple(default for default in template.mutable if default[0] not in fields_set),
+        ormsgpack.packb(own) if own else b"",
+    )
+
+
+def copies_of(prototypes: Sequence[Prototype]) -> list[BaseMessage]:
+    """A message like each, in a third of the time to decode it; a change of it reaches no other."""
+    classes, values, fields_set, empty, packed = zip(*prototypes, strict=True)
+    own = [*map(dict.copy, values)]
+    for one, names, others in zip(own, empty, packed, strict=True):
+        for name, make in names:
+            one[name] = make()
+        if others:
+            one.update(ormsgpack.unpackb(others))
+    return _filled([*map(object.__new__, classes)], own, fields_set)
 
 
 # Those that our readers and LangChain's take for text without asking.

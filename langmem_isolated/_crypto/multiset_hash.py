@@ -29,10 +29,12 @@ _MASK = b"mask"
 class MultisetHash:
     """Sums of records, which only the holder of ``key`` can make or read."""
 
-    __slots__ = ("_key",)
+    __slots__ = ("_key", "_last")
 
     def __init__(self, key: SecretBytes) -> None:
         self._key = DigestKey(key)
+        # Who adds to a sum has nearly always stored it just before.
+        self._last: tuple[bytes | None, int] = None, 0
 
     def part(self, kind: bytes, parent: bytes, key: bytes, *content: bytes | None) -> int:
         """What a record adds to the sum; ``content`` is its plaintext or stands for it."""
@@ -58,4 +60,8 @@ class MultisetHash:
         return self.unmasked(stored) == total % _MODULUS
 
     def _mask(self, nonce: bytes) -> int:
-        return int.from_bytes(self._key.whole(_MASK, nonce))
+        known, mask = self._last
+        if nonce != known:
+            mask = int.from_bytes(self._key.whole(_MASK, nonce))
+            self._last = nonce, mask
+        return mask

@@ -15,12 +15,12 @@ and 8.3. HKDF-SHA256: RFC 5869. HMAC-SHA256: RFC 2104.
 import hmac
 import os
 import zlib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from langmem_isolated._crypto.seal_counter import UNCOUNTED, SealCounter
@@ -90,30 +90,41 @@ def digest(key: SecretBytes, *parts: bytes | None) -> bytes:
 
 
 class DigestKey:
-    """A key of :func:`digest`, ready for use: 1.0 µs a digest instead of 1.5.
+    """A key of :func:`digest`, ready for use: 0.6 µs a digest instead of 2.5.
 
-    `hmac.digest` gives the interpreter's lock away at every call, too, and a thread that computes
-    keeps it for 5 ms; a copied state does not for what is shorter than 2 KiB.
+    A copied state of `cryptography` takes half the time of the standard library's, and an append
+    makes six digests. The interpreter's lock is kept meanwhile: a thread that computes keeps it for
+    5 ms once it has it.
     """
 
     __slots__ = ("_state",)
 
     def __init__(self, key: SecretBytes) -> None:
-        state: Any = hmac.new(key.reveal(), digestmod="sha256")
-        # OpenSSL's own state, where the standard library has it: its wrapper in Python takes 0.6 µs
-        # of 1.6 a digest, and there are seven of them in an append.
-        self._state: Any = getattr(state, "_hmac", None) or state
+        self._state = HMAC(key.reveal(), SHA256())
 
     def digest(self, *parts: bytes | None) -> bytes:
         """What :func:`digest` makes of ``parts`` with this key."""
-        return self.whole(*parts)[:DIGEST_BYTES]
+        state = self._state.copy()
+        state.update(framed(*parts))
+        return state.finalize()[:DIGEST_BYTES]
+
+    def digests(self, *parts: bytes) -> Callable[[bytes], bytes]:
+        """:meth:`digest` of ``parts`` and one more: 0.9 µs where several begin alike."""
+        begun = self._state.copy()
+        begun.update(framed(*parts))
+
+        def digest_of(last: bytes) -> bytes:
+            state = begun.copy()
+            state.update(associated_data_of(b"", last))
+            return state.finalize()[:DIGEST_BYTES]
+
+        return digest_of
 
     def whole(self, *parts: bytes | None) -> bytes:
         """All 32 bytes of it."""
         state = self._state.copy()
         state.update(framed(*parts))
-        digest: bytes = state.digest()
-        return digest
+        return state.finalize()
 
     def __reduce__(self) -> str:
         raise TypeError("keys are not pickled")
@@ -152,6 +163,12 @@ class SealingKey:
         raise TypeError("keys are not pickled")
 
 
+def nonces(count: int) -> Iterator[bytes]:
+    """So many nonces, each for one record, drawn at once: 0.1 µs each instead of 0.4 to 1.1."""
+    drawn = os.urandom(count * NONCE_BYTES)
+    return (drawn[at : at + NONCE_BYTES] for at in range(0, len(drawn), NONCE_BYTES))
+
+
 def seal(
     key: SealingKey,
     associated_data: bytes,
@@ -170,8 +187,8 @@ def seal(
         plaintext: Up to 2^31 - 1 bytes; deflated first when it has 1 KiB or more and shrinks.
         compress: Whether to try; numbers of embeddings hardly shrink.
         is_deflated: Whether ``plaintext`` has been deflated already, and is marked so.
-        nonce: 12 bytes. Only known-answer tests pass one: a nonce used twice under one key reveals
-            the XOR of both plaintexts and lets records be forged.
+        nonce: One of :func:`nonces`; only known-answer tests pass another. A nonce used twice under
+            one key reveals the XOR of both plaintexts and lets records be forged.
 
     Returns:
         ``45 + len(plaintext)`` bytes, less where deflated.

@@ -118,7 +118,7 @@ class ContainerState(NamedTuple):
 
     def authenticated(self, kind: Kind, keys: ScopeKeys, digest: bytes) -> "ContainerState":
         """The state with the row MAC that fits its other columns."""
-        return self._replace(row_mac=self.computed_mac(kind, keys, digest))
+        return ContainerState(self.computed_mac(kind, keys, digest), *self[1:])
 
     def with_members(self, keys: ScopeKeys, difference: int) -> "ContainerState":
         """The state with other records below it, whose parts differ by so much in sum."""
@@ -155,6 +155,8 @@ class ContainerState(NamedTuple):
             otherwise: When it is up for another reason, if that is earlier.
         """
         idle, absolute = self.idle_lifetime, self.absolute_lifetime
+        if idle is None and absolute is None:
+            return otherwise
         ends = (
             otherwise,
             None if idle is None else activity + idle,
@@ -189,9 +191,14 @@ class ContainerState(NamedTuple):
         """Every column by the name of its parameter: what a row is taken to."""
         return dict(zip(_NEW, self, strict=True))
 
+    def swapped(self, new: "ContainerState") -> dict[str, object]:
+        """The parameters of :func:`compare_and_swap`, from this state to a new one."""
+        return dict(zip(_OLD_AND_NEW, (*self, *new), strict=True))
+
 
 _OLD = [f"old_{name}" for name in ContainerState._fields]
 _NEW = [f"new_{name}" for name in ContainerState._fields]
+_OLD_AND_NEW = [*_OLD, *_NEW]
 STATE = tuple(schema.sessions.c[name] for name in ContainerState._fields)
 
 

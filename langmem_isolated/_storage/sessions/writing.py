@@ -185,11 +185,11 @@ def _put(
         "now": now,
         "record_tag": None if channel is None else channel_of(keys, channel) + now.to_bytes(8),
     }
-    states = {**old.old(), **new.new()}
+    states = old.swapped(new) | shared
     if transaction.has_modifying_ctes:
         swap = sql.SWAP_AND_INSERT
-        is_swapped = transaction.row(swap, **shared, **states, **_as_arrays(rows)) is not None
-    elif is_swapped := transaction.changes(sql.COMPARE_AND_SWAP, **shared, **states):
+        is_swapped = transaction.row(swap, **states, **_as_arrays(rows)) is not None
+    elif is_swapped := transaction.changes(sql.COMPARE_AND_SWAP, **states):
         transaction.execute_many(sql.INSERT_ONE, [{**shared, **_as_values(row)} for row in rows])
     if is_swapped and (uses := [one.use for one in added if one.use]):
         usage.add(transaction, keys, uses, now)
