@@ -6,7 +6,7 @@ and a field of a later langchain-core stays with its message.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ class _Template(NamedTuple):
 
     message_class: type[BaseMessage]
     defaults: dict[str, Any]
-    mutable: tuple[tuple[str, type], ...]
+    mutable: tuple[tuple[str, Callable[[], Any]], ...]
 
 
 def _template(message_class: type[BaseMessage]) -> _Template:
@@ -30,7 +30,7 @@ def _template(message_class: type[BaseMessage]) -> _Template:
         name: None if field.is_required() else field.get_default(call_default_factory=True)
         for name, field in message_class.model_fields.items()
     }
-    mutable = tuple((n, type(d)) for n, d in defaults.items() if isinstance(d, dict | list))
+    mutable = tuple((n, d.copy) for n, d in defaults.items() if isinstance(d, dict | list))
     return _Template(message_class, defaults, mutable)
 
 
@@ -124,29 +124,35 @@ _set_fields_set = _slots["__pydantic_fields_set__"].__set__
 _set_extra = _slots["__pydantic_extra__"].__set__
 _set_private = _slots["__pydantic_private__"].__set__
 _run = deque[Any](maxlen=0).extend
+_new = object.__new__
 
 
-def rebuild_messages(parts: Sequence[tuple[str, dict[str, Any]]]) -> list[BaseMessage]:
+def rebuild_messages(parts: Sequence[Sequence[Any]]) -> list[BaseMessage]:
     """As :func:`rebuild_message` of each, in three fifths of the time.
+
+    Args:
+        parts: Each ends with type and fields.
 
     Raises:
         RecordError: This version does not know a class.
     """
-    made, every = [], []
-    for type_, fields in parts:
-        template = _BY_TYPE.get(type_)
+    made, every, is_set = [], [], []
+    for part in parts:
+        template, fields = _BY_TYPE.get(part[-2]), part[-1]
         if template is None:
-            return [rebuild_message(*one) for one in parts]
-        values = template.defaults.copy()
-        for name, make in template.mutable:
+            return [rebuild_message(*one[-2:]) for one in parts]
+        message_class, defaults, mutable = template
+        values = defaults.copy()
+        for name, make in mutable:
             values[name] = make()
         values.update(fields)
-        if len(values) > len(template.defaults):
-            return [rebuild_message(*one) for one in parts]
+        if len(values) > len(defaults):
+            return [rebuild_message(*one[-2:]) for one in parts]
         every.append(values)
-        made.append(object.__new__(template.message_class))
+        is_set.append(set(fields))
+        made.append(_new(message_class))
     _run(map(_set_values, made, every))
-    _run(map(_set_fields_set, made, [set(fields) for _, fields in parts]))
+    _run(map(_set_fields_set, made, is_set))
     _run(map(_set_extra, made, [{} for _ in parts]))
     _run(map(_set_private, made, repeat(None)))
     return made
