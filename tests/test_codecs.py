@@ -31,6 +31,7 @@ from langmem_isolated._codecs.messages import (
     decode_message,
     decode_message_with_metadata,
     decode_messages,
+    decode_prototype,
     encode_message,
 )
 from langmem_isolated._codecs.values import decode_value, encode_value
@@ -494,11 +495,7 @@ def test_artifacts_come_back_exactly(artifact: Any):
 
 @pytest.mark.parametrize("message_class", FIELDS, ids=lambda c: c.__name__)
 def test_messages_read_share_nothing_with_each_other(message_class: type[BaseMessage]):
-    required = {"tool_call_id": "1", "role": "r", "name": "f", "id": "1", "content": "x"}
-    known = {n: v for n, v in required.items() if n in message_class.model_fields}
-    if message_class is core.RemoveMessage:
-        known.pop("content")
-    stored = encode_message(message_class(**known))
+    stored = encode_message(plain(message_class))
 
     one, other = decode_message(stored), decode_message(stored)
     for value in vars(one).values():
@@ -508,8 +505,79 @@ def test_messages_read_share_nothing_with_each_other(message_class: type[BaseMes
             value.append("changed")
     one.later = "changed"
 
-    assert same(other, message_class(**known))
-    assert same(decode_message(stored), message_class(**known))
+    assert same(other, plain(message_class))
+    assert same(decode_message(stored), plain(message_class))
+
+
+@pytest.mark.parametrize("message_class", FIELDS, ids=lambda c: c.__name__)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_a_copy_of_a_prototype_is_the_message_that_would_be_decoded(
+    message_class: type[BaseMessage], data
+):
+    fields = data.draw(st.fixed_dictionaries(FIELDS[message_class]))
+    stored = encode_message(with_fields(message_class, fields))
+
+    if prototype := decode_prototype(stored):
+        for copy in decode_messages([prototype, prototype]):
+            assert alike(copy, decode_message(stored))
+
+
+@pytest.mark.parametrize("message_class", FIELDS, ids=lambda c: c.__name__)
+@pytest.mark.parametrize("is_full", [False, True])
+def test_a_copy_of_a_prototype_shares_nothing_with_it_that_can_be_changed(
+    message_class: type[BaseMessage], is_full: bool
+):
+    message = plain(message_class)
+    for name, value in vars(message).items():
+        if is_full and isinstance(value, dict | list):
+            vars(message)[name] = {"a": [{"b": [1]}]} if isinstance(value, dict) else [{"a": [1]}]
+    stored = encode_message(message)
+    prototype = decode_prototype(stored)
+    assert prototype
+
+    copy, other = decode_messages([prototype, prototype])
+
+    own = changeable(copy)
+    assert len(own) >= (10 if is_full else 5)
+    assert own.isdisjoint(changeable(prototype))
+    assert own.isdisjoint(changeable(other))
+    assert alike(copy, decode_message(stored))
+
+
+def changeable(part: Any) -> set[int]:
+    """What can be changed in place of something, by identity."""
+    if isinstance(part, BaseMessage):
+        parts = [vars(part), part.model_fields_set, part.__pydantic_extra__]
+        return {id(part)}.union(*map(changeable, parts))
+    if not isinstance(part, dict | list | set | tuple):
+        return set()
+    within = part.values() if isinstance(part, dict) else part
+    return {id(part)}.union(*map(changeable, within))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        HumanMessage("", later=1),
+        HumanMessage("", additional_kwargs={"a": {1: 2}}),
+        HumanMessage("", additional_kwargs={"a": (1,), "b": {2}}),
+        HumanMessage("\ud800"),
+        ToolMessage("", tool_call_id="1", artifact=dt.date(2026, 1, 2)),
+        ToolMessage("", tool_call_id="1", artifact=[Decimal(1)]),
+    ],
+)
+def test_a_message_with_what_msgpack_lacks_has_no_prototype(message: BaseMessage):
+    assert decode_prototype(encode_message(message)) is None
+
+
+def plain(message_class: type[BaseMessage]) -> BaseMessage:
+    """A message with no more than it must have."""
+    required = {"tool_call_id": "1", "role": "r", "name": "f", "id": "1", "content": "x"}
+    known = {n: v for n, v in required.items() if n in message_class.model_fields}
+    if message_class is core.RemoveMessage:
+        known.pop("content")
+    return message_class(**known)
 
 
 def test_a_message_derived_from_a_known_class_comes_back_as_that_class_with_all_fields():
@@ -658,9 +726,21 @@ def frozen(name: str = "messages_v1.json") -> dict[str, Any]:
     return loaded
 
 
+def alike(one: BaseMessage, other: BaseMessage) -> bool:
+    """Equal, in this order, too, and with what `==` does not look at."""
+    return (
+        same(one, other)
+        and [*vars(one)] == [*vars(other)]
+        and one.model_fields_set == other.model_fields_set
+        and one.__pydantic_extra__ == other.__pydantic_extra__
+        and one.__pydantic_private__ is other.__pydantic_private__ is None
+    )
+
+
 @pytest.mark.parametrize("has_fields_of_later_versions", [True, False])
+@pytest.mark.parametrize("has_prototypes", [True, False])
 def test_messages_that_are_decoded_together_are_as_each_by_itself(
-    has_fields_of_later_versions: bool,
+    has_fields_of_later_versions: bool, has_prototypes: bool
 ):
     every = [
         message
@@ -673,17 +753,12 @@ def test_messages_that_are_decoded_together_are_as_each_by_itself(
         for message in every
         for metadata in (None, MessageMetadata(1), MessageMetadata(1, "voice"))
     ]
+    parts = [decode_prototype(one) or one for one in stored] if has_prototypes else stored
 
-    together, each = decode_messages(stored), [decode_message(one) for one in stored]
+    together, each = decode_messages(parts), [decode_message(one) for one in stored]
 
     assert len(together) == len(stored) > 512
-    for one, other in zip(together, each, strict=True):
-        # In this order, too, and with what `==` does not look at.
-        assert [*vars(one)] == [*vars(other)]
-        assert one.model_fields_set == other.model_fields_set
-        assert one.__pydantic_extra__ == other.__pydantic_extra__
-        assert one.__pydantic_private__ is other.__pydantic_private__ is None
-        assert one == other
+    assert all(map(alike, together, each))
     first, second = together[0], together[3 * len(every)]
     assert first.additional_kwargs is not second.additional_kwargs
     assert first.model_fields_set is not second.model_fields_set

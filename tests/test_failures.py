@@ -251,7 +251,7 @@ def before_each_cursor(memory: IsolatedMemory, then: Callable[[], None]) -> Iter
 
         return open_it
 
-    names = "open_cursor", "open_autocommit_cursor"
+    names = "open_cursor", "autocommit_cursors"
     with ExitStack() as stack:
         for name in names:
             stack.enter_context(patch.object(dialect, name, doing(getattr(dialect, name))))

@@ -155,7 +155,7 @@ def test_a_forked_child_begins_with_nothing_and_a_free_lock(cache: PlaintextCach
     assert cache.get(ALICE, "token")
 
 
-PARTS = {1: b"a" * 10, 2: b"b" * 10}
+PARTS = {1: (b"a" * 10, 10), 2: (b"b" * 10, 10)}
 
 
 @pytest.fixture
@@ -165,19 +165,18 @@ def roomy(clock: Clock) -> PlaintextCache:
 
 def test_parts_are_kept_beside_each_other_and_counted_once(roomy: PlaintextCache):
     roomy.merge(ALICE, "token", PARTS, roomy.epoch)
-    size = roomy._entries.size
-    roomy.merge(ALICE, "token", {2: b"b" * 10}, roomy.epoch)
-    assert roomy._entries.size == size
+    roomy.merge(ALICE, "token", {2: (b"b" * 10, 10)}, roomy.epoch)
+    assert roomy._entries.size == 20
 
-    roomy.merge(ALICE, "token", {3: b"c" * 10}, roomy.epoch)
+    roomy.merge(ALICE, "token", {3: (b"c" * 10, 10)}, roomy.epoch)
 
-    assert roomy.get(ALICE, "token") == {**PARTS, 3: b"c" * 10}
-    assert roomy._entries.size == size * 3 / 2
+    assert roomy.get(ALICE, "token") == {1: b"a" * 10, 2: b"b" * 10, 3: b"c" * 10}
+    assert roomy._entries.size == 30
 
 
 def test_parts_under_another_token_take_the_place_of_all(roomy: PlaintextCache):
     roomy.merge(ALICE, "old", PARTS, roomy.epoch)
-    roomy.merge(ALICE, "new", {1: b"new"}, roomy.epoch)
+    roomy.merge(ALICE, "new", {1: (b"new", 3)}, roomy.epoch)
 
     assert roomy.get(ALICE, "new") == {1: b"new"}
     assert roomy.get(ALICE, "old") is None
@@ -186,11 +185,11 @@ def test_parts_under_another_token_take_the_place_of_all(roomy: PlaintextCache):
 def test_parts_that_are_added_do_not_prolong_the_time_of_the_first(
     roomy: PlaintextCache, clock: Clock
 ):
-    roomy.merge(ALICE, "token", {1: b"first"}, roomy.epoch)
+    roomy.merge(ALICE, "token", {1: (b"first", 5)}, roomy.epoch)
     clock.now = 30
     roomy.put((b"bob", 1, "messages"), "token", ["later"], 10)
     clock.now = 59
-    roomy.merge(ALICE, "token", {2: b"second"}, roomy.epoch)
+    roomy.merge(ALICE, "token", {2: (b"second", 6)}, roomy.epoch)
     clock.now = 60
 
     assert roomy.get(ALICE, "token") is None
@@ -200,7 +199,7 @@ def test_parts_that_are_added_do_not_prolong_the_time_of_the_first(
 def test_parts_that_outgrow_the_bound_go_and_crowd_nobody_out(roomy: PlaintextCache):
     roomy.put((b"bob", 1, "messages"), "token", ["small"], 10)
     roomy.merge(ALICE, "token", PARTS, roomy.epoch)
-    roomy.merge(ALICE, "token", {3: b"c" * 900}, roomy.epoch)
+    roomy.merge(ALICE, "token", {3: (b"c" * 900, 990)}, roomy.epoch)
 
     assert roomy.get(ALICE, "token") is None
     assert roomy.get((b"bob", 1, "messages"), "token") == ["small"]

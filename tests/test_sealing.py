@@ -26,12 +26,14 @@ from langmem_isolated._crypto.seal_counter import SealCounter
 from langmem_isolated._crypto.sealing import (
     DEFLATED,
     PLAIN,
+    DigestKey,
     SealingKey,
     associated_data_of,
     derive,
     digest,
     equal,
     framed,
+    nonces,
     open_all,
     open_sealed,
     opener,
@@ -526,6 +528,15 @@ def test_subkeys_and_digests_differ_by_purpose_and_context(two: list, same: byte
     assert digest(KEY, one) != digest(SecretBytes(bytes(32)), one)
 
 
+@given(st.lists(st.binary(max_size=6), max_size=3), st.lists(st.binary(max_size=300)))
+def test_digests_of_several_are_those_of_one_by_one(same: list, others: list):
+    key = DigestKey(KEY)
+
+    digest_of = key.digests(*same)
+
+    assert [digest_of(part) for part in others] == [digest(KEY, *same, part) for part in others]
+
+
 def test_equal_compares_whole_values():
     assert equal(b"same", b"same")
     assert not equal(b"same", b"samE")
@@ -563,6 +574,13 @@ def test_no_two_records_share_a_nonce_or_look_alike(key):
 
     assert len({record[17:29] for record in sealed}) == 2000
     assert not any(one[29:] == other[29:] for one, other in pairwise(sealed))
+
+
+def test_nonces_that_are_drawn_at_once_differ():
+    drawn = [*nonces(1000), *nonces(1000)]
+
+    assert len(set(drawn)) == 2000
+    assert {len(nonce) for nonce in drawn} == {12}
 
 
 def test_every_flipped_bit_is_noticed(key):

@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import ormsgpack
 from langchain_core.messages import BaseMessage
 
 from langmem_isolated._codecs.classes import ANY_TYPE, AllowedTypes, type_name
 from langmem_isolated._codecs.message_fields import (
+    Prototype,
+    copies_of,
     fields_of,
+    prototype_of,
     rebuild_message,
     rebuild_messages,
 )
@@ -106,18 +109,41 @@ def decode_message(plaintext: bytes, types: AllowedTypes = ANY_TYPE) -> BaseMess
 
 
 def decode_messages(
-    plaintexts: Sequence[bytes], types: AllowedTypes = ANY_TYPE
+    parts: Sequence[bytes | Prototype], types: AllowedTypes = ANY_TYPE
 ) -> list[BaseMessage]:
-    """As :func:`decode_message` of each, in half the time.
+    """As :func:`decode_message` of each, in half the time; of a prototype a copy.
 
     Raises:
         RecordError: A later version of this package wrote one.
     """
     messages: list[BaseMessage] = []
-    with paused_for(len(plaintexts)):
-        for start in range(0, len(plaintexts), _TOGETHER):
-            messages += _decoded_together(plaintexts[start : start + _TOGETHER], types)
+    with paused_for(len(parts)):
+        for start in range(0, len(parts), _TOGETHER):
+            messages += _messages_of(parts[start : start + _TOGETHER], types)
     return messages
+
+
+def decode_prototype(plaintext: bytes) -> Prototype | None:
+    """What stands for a message in memory; ``None`` where it is to be decoded at each use.
+
+    That is one with a value that msgpack lacks, or a field of a later langchain-core.
+    """
+    if plaintext[:1] == MESSAGE_V1:
+        with suppress(ValueError):
+            # Without a hook, which refuses such a value.
+            return prototype_of(*ormsgpack.unpackb(plaintext[1:]))
+    return None
+
+
+def _messages_of(parts: Sequence[bytes | Prototype], types: AllowedTypes) -> list[BaseMessage]:
+    prototypes = [part for part in parts if type(part) is Prototype]
+    if len(prototypes) == len(parts):
+        return copies_of(prototypes)
+    if not prototypes:
+        return _decoded_together(cast("Sequence[bytes]", parts), types)
+    decoded = _decoded_together([part for part in parts if isinstance(part, bytes)], types)
+    copy, other = iter(copies_of(prototypes)), iter(decoded)
+    return [next(other if isinstance(part, bytes) else copy) for part in parts]
 
 
 def _decoded_together(plaintexts: Sequence[bytes], types: AllowedTypes) -> list[BaseMessage]:

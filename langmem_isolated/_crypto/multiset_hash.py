@@ -34,7 +34,7 @@ class MultisetHash:
     def __init__(self, key: SecretBytes) -> None:
         self._key = DigestKey(key)
         # Who adds to a sum has nearly always stored it just before.
-        self._last = b"", 0
+        self._last: tuple[bytes | None, int] = None, 0
 
     def part(self, kind: bytes, parent: bytes, key: bytes, *content: bytes | None) -> int:
         """What a record adds to the sum; ``content`` is its plaintext or stands for it."""

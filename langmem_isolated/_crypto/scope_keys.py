@@ -122,6 +122,10 @@ class ScopeKeys:
         """The 16 bytes by which tables know a name that a caller chose."""
         return self._naming.digest(kind.framed_bytes, *parts)
 
+    def pseudonyms(self, kind: Kind, *parts: bytes) -> Callable[[bytes], bytes]:
+        """:meth:`pseudonym` of ``parts`` and one more, for several that begin alike."""
+        return self._naming.digests(kind.framed_bytes, *parts)
+
     def pseudonym_of_name(self, kind: Kind, *parts: bytes) -> bytes:
         """As :meth:`pseudonym`, of a name that is asked for again and again, such as a thread's.
 
@@ -149,10 +153,26 @@ class ScopeKeys:
         """
         return self._prefix + framed(kind.framed_bytes, parent, birth)
 
-    def seal(self, prefix: bytes, key: bytes, plaintext: bytes, *, compress: bool = True) -> bytes:
-        """Seal a record of content at ``key`` under :meth:`aad_prefix`."""
-        compress = compress and self._compress
-        return seal(self.sealing, associated_data_of(prefix, key), plaintext, compress=compress)
+    def seal(
+        self,
+        prefix: bytes,
+        key: bytes,
+        plaintext: bytes,
+        *,
+        compress: bool = True,
+        nonce: bytes | None = None,
+    ) -> bytes:
+        """Seal a record of content at ``key`` under :meth:`aad_prefix`.
+
+        Args:
+            prefix: The start of its associated data.
+            key: Where it stands.
+            plaintext: What it holds.
+            compress: Whether to try.
+            nonce: One of `nonces`, where several records are sealed at once.
+        """
+        compress, place = compress and self._compress, associated_data_of(prefix, key)
+        return seal(self.sealing, place, plaintext, compress=compress, nonce=nonce)
 
     def seal_for_server(self, prefix: bytes, key: bytes, plaintext: bytes) -> bytes:
         """Seal a record of one of the kinds ``SERVER_HELD``; :meth:`seal` is for all others."""

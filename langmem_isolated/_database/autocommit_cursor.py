@@ -96,22 +96,17 @@ class AutocommitCursor:
     """A cursor whose every statement is a transaction, with the settings it needs in front.
 
     Args:
-        connection: Of psycopg, in autocommit mode and in no transaction.
-        statements: What the connection has prepared.
         settings: What is set, if anything.
+        connection: Of psycopg, in autocommit mode and in no transaction; as the dialect prepares
+            one, with what it has prepared.
     """
 
     __slots__ = ("_connection", "_result", "_settings", "_statements")
 
-    def __init__(
-        self,
-        connection: Connection[Any],
-        statements: PreparedStatements,
-        settings: CarriedSettings | None,
-    ) -> None:
-        self._connection = connection
-        self._statements = statements
+    def __init__(self, settings: CarriedSettings | None, connection: Any) -> None:
         self._settings = settings
+        self._connection = connection
+        self._statements: PreparedStatements = connection.prepared_statements
         self._result: Any = None
 
     def execute(self, sql: str, values: Sequence[Any] = ()) -> None:
@@ -153,7 +148,8 @@ class AutocommitCursor:
                 count = self._send(first, its_name, is_new=is_its_first)
             count += self._send(statement, name, is_new=is_new)
             pgconn.pipeline_sync()
-            return self._connection.wait(_answers(pgconn, count))
+            results: list[Any] = self._connection.wait(_answers(pgconn, count))
+            return results
         finally:
             _leave_pipeline(pgconn)
 

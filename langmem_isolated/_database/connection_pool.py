@@ -36,11 +36,16 @@ class ConnectionPool(QueuePool):
 
     def connect(self) -> PoolProxiedConnection:
         """A connection: the one given back last, or as the pool has it."""
-        with suppress(IndexError):
+        try:
             connection = self._idle.pop()
-            if self.is_usable(connection.dbapi_connection):
-                return connection
-            connection.close()
+        except IndexError:
+            return self._connect()
+        if self.is_usable(connection.dbapi_connection):
+            return connection
+        connection.close()
+        return self._connect()
+
+    def _connect(self) -> PoolProxiedConnection:
         self._want(1)
         try:
             self.release_idle()

@@ -7,6 +7,7 @@ A server may hang as well while its machine answers for it, as where its disk ha
 tells nothing.
 """
 
+import select
 import time
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
@@ -92,3 +93,12 @@ def bound_silence(connection: Any, seconds: float, error: Callable[[str], Except
             return result
 
     connection.wait = wait
+
+
+def is_readable(socket: int) -> bool:
+    """Whether there is something to read from a socket, or the end of it."""
+    if not hasattr(select, "poll"):  # Windows, where select takes any number
+        return bool(select.select([socket], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(socket, select.POLLIN)
+    return bool(poll.poll(0))

@@ -5,7 +5,6 @@ a dead one is replaced, and where an error of the driver is translated.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import islice
 from traceback import clear_frames
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
@@ -106,7 +105,8 @@ class Transaction:
 
     def _query(self, statement: Executable, values: Mapping[str, object]) -> Any:
         # Not by keywords once more: a copy of 40 values, for every statement of everybody.
-        sql, names = self._statements.compiled(statement)
+        statements = self._statements
+        sql, names = statements.known.get(statement) or statements.compiled(statement)
         cursor = self._open_cursor(self.connection)
         cursor.execute(sql, [*map(values.__getitem__, names)])
         return cursor
@@ -247,17 +247,21 @@ class TransactionRunner:
             failure = self._dialect.translate(error)
         finally:
             # One that is not clean does not go back to the pool.
-            if self._dialect.is_broken(raw):
-                # The server went away: no other pooled connection is worth trying. As SQLAlchemy
-                # does it itself; disposing of the pool would forget those that are in use, open.
-                pool._invalidate(connection)  # noqa: SLF001 - as its own pre-ping
-                connection.close()
-            elif not self._dialect.is_clean(raw):
-                connection.invalidate()
-                connection.close()
-            else:
+            if self._dialect.is_clean(raw):
                 pool.give_back(connection)
+            else:
+                self._discard(connection, raw)
         raise _Undone(failure, is_certain=True)
+
+    def _discard(self, connection: Any, raw: Any) -> None:
+        if self._dialect.is_broken(raw):
+            # The server went away: no other pooled connection is worth trying. As SQLAlchemy does
+            # it itself; disposing of the pool would forget those that are in use, open.
+            pool: Any = self._engine.pool
+            pool._invalidate(connection)  # noqa: SLF001 - as its own pre-ping
+        else:
+            connection.invalidate()
+        connection.close()
 
     def _transact(
         self,
@@ -267,15 +271,13 @@ class TransactionRunner:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        open_cursor, settings = self._dialect.open_cursor, self._dialect.carried()
-        transaction = Transaction(self.statements, raw)
         committing = False
         try:
             if begin is None:
-                transaction = Transaction(
-                    self.statements, raw, partial(self._dialect.open_autocommit_cursor, settings)
-                )
-                return operation(transaction, *args, **kwargs)
+                cursors = self._dialect.autocommit_cursors()
+                return operation(Transaction(self.statements, raw, cursors), *args, **kwargs)
+            open_cursor, settings = self._dialect.open_cursor, self._dialect.carried()
+            transaction = Transaction(self.statements, raw, open_cursor)
             with self._dialect.batch(raw) as batch:
                 try:
                     self._dialect.begin(open_cursor(raw), begin)

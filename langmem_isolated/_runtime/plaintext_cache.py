@@ -11,10 +11,6 @@ Key = tuple[bytes, bytes, Hashable]
 """Whose it is, scope id and birth, and what."""
 
 
-# Of a dict's entry, beside its bytes: the number, the header of the bytes, and the slot.
-_PART_BYTES = 128
-
-
 class _Entry(NamedTuple):
     token: Hashable
     value: Any
@@ -70,7 +66,9 @@ class PlaintextCache:
         """Keep ``value``, of about ``size`` bytes; one that exceeds the bound alone is not kept."""
         self._entries.put(key, _Entry(token, value, size))
 
-    def merge(self, key: Key, token: Hashable, parts: Mapping[int, bytes], epoch: object) -> None:
+    def merge(
+        self, key: Key, token: Hashable, parts: Mapping[int, tuple[Any, int]], epoch: object
+    ) -> None:
         """Keep ``parts`` beside those that are kept under ``key`` with this very ``token``.
 
         They are given out as one dict, and go when the first of them goes.
@@ -78,7 +76,8 @@ class PlaintextCache:
         Args:
             key: Whose they are, and what.
             token: As :meth:`put`.
-            parts: Opened values by number; one number has one value under one token.
+            parts: Opened values by number, each with its size as :meth:`put` takes it; one number
+                has one value under one token.
             epoch: As it was before the first of them was read. If something was let go of since,
                 such as all that is of a user who has locked it, they are not kept.
         """
@@ -88,9 +87,8 @@ class PlaintextCache:
                 return None
             kept = entry if entry and entry.token == token else _Entry(token, {}, 0)
             new = {number: part for number, part in parts.items() if number not in kept.value}
-            kept.value.update(new)
-            size = kept.size + _PART_BYTES * len(new) + sum(map(len, new.values()))
-            return kept._replace(size=size)
+            kept.value.update((number, value) for number, (value, _) in new.items())
+            return kept._replace(size=kept.size + sum(size for _, size in new.values()))
 
         self._entries.amend(key, merged)
 

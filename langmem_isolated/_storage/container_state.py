@@ -155,6 +155,8 @@ class ContainerState(NamedTuple):
             otherwise: When it is up for another reason, if that is earlier.
         """
         idle, absolute = self.idle_lifetime, self.absolute_lifetime
+        if idle is None and absolute is None:
+            return otherwise
         ends = (
             otherwise,
             None if idle is None else activity + idle,

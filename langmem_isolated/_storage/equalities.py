@@ -59,6 +59,8 @@ def digests(
     terms: Iterable[Term],
     body: bytes,
     former: object = None,
+    *,
+    entries: dict[Term, bytes] | None = None,
 ) -> bytes | None:
     """What stands in the column ``equalities``; nothing where there is no term.
 
@@ -68,6 +70,7 @@ def digests(
         terms: Its values in the fields.
         body: When it was put, and what it holds.
         former: What stands there, for this body: other fields are kept.
+        entries: What was made of terms of other records of this place, and is made here.
 
     Raises:
         RecordDoesNotOpen: ``former`` was exchanged.
@@ -76,11 +79,14 @@ def digests(
     kept = former[DIGEST_BYTES:] if isinstance(former, bytes) else b""
     starts = range(0, len(kept), _ENTRY)
     by_field = {kept[at : at + _HALF]: kept[at : at + _ENTRY] for at in starts}
-    by_field |= {entry[:_HALF]: entry for entry in (_entry(keys, place, term) for term in terms)}
+    made = {} if entries is None else entries
+    for term in terms:
+        entry = made.get(term) or made.setdefault(term, _entry(keys, place, term))
+        by_field[entry[:_HALF]] = entry
     if not by_field:
         return None
-    entries = b"".join(by_field[field] for field in sorted(by_field))
-    return _mac(keys, kind, address, entries, body) + entries
+    stored = b"".join(by_field[field] for field in sorted(by_field))
+    return _mac(keys, kind, address, stored, body) + stored
 
 
 def check(keys: ScopeKeys, kind: Kind, address: RecordAddress, column: object, body: bytes) -> None:
@@ -168,9 +174,10 @@ class Conditions:
 
 
 @cache
-def may_have(count: int, *, is_postgres: bool) -> sa.ColumnElement[bool]:
+def may_have(
+    count: int, *, is_postgres: bool, column: sa.ColumnElement[Any] = _records.equalities
+) -> sa.ColumnElement[bool]:
     """The condition of SQL that lets pass what may have ``count`` values."""
-    column = _records.equalities
     # `pg_catalog.` because POSITION is a word of the grammar.
     position: Any = sa.func.pg_catalog.position if is_postgres else sa.func.instr
     zero: sa.ColumnElement[int] = sa.literal_column("0")

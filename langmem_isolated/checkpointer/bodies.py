@@ -1,13 +1,14 @@
 """Checkpoint bodies: their stored form, and the snapshots rebuilt from it."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from itertools import chain, filterfalse
+from typing import Any, NamedTuple, cast
 
 from langgraph.checkpoint.base import PendingWrite, writes_sort_key
 
 from langmem_isolated._codecs.checkpoints.channel_versions import restored
 from langmem_isolated._codecs.checkpoints.chunks import decode_chunk
-from langmem_isolated._codecs.checkpoints.decoder import Decoder
+from langmem_isolated._codecs.checkpoints.decoder import Decoder, OpenedElement
 from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._codecs.checkpoints.stored_bodies import Body
 from langmem_isolated._crypto.kinds import Kind
@@ -42,8 +43,8 @@ def elements_of(
     keys: ScopeKeys,
     life: Life,
     bodies: Iterable[Body],
-    kept: Mapping[int, bytes] = NONE,
-) -> dict[int, bytes] | None:
+    kept: Mapping[int, OpenedElement] = NONE,
+) -> Mapping[int, OpenedElement] | None:
     """The elements that bodies refer to; ``None`` when one is missing.
 
     Args:
@@ -53,20 +54,29 @@ def elements_of(
         bodies: Which refer to them.
         kept: Elements that were opened before; all of them are given back.
     """
-    wanted: set[int] = set()
-    chunks: set[int] = set()
-    for body in bodies:
-        wanted.update(body.numbers)
-        chunks.update(body.chunks)
-    wanted |= chunks
-    elements = {**kept}
-    elements |= reading.elements(transaction, keys, life, wanted - elements.keys())
-    if not elements.keys() >= wanted:
+    bodies = [*bodies]
+    chunks = {chunk for body in bodies for chunk in body.chunks}
+    wanted = chain(chunks, *(body.numbers for body in bodies))
+    elements = _completed(transaction, keys, life, kept, wanted)
+    if elements is None or not chunks:
+        return elements
+    listed = chain(*(decode_chunk(cast("bytes", elements[chunk])) for chunk in chunks))
+    return _completed(transaction, keys, life, elements, listed)
+
+
+def _completed(
+    transaction: Transaction,
+    keys: ScopeKeys,
+    life: Life,
+    known: Mapping[int, OpenedElement],
+    wanted: Iterable[int],
+) -> Mapping[int, OpenedElement] | None:
+    """``known`` itself where all that is wanted is there, and otherwise with the rest."""
+    missing = {*filterfalse(known.__contains__, wanted)}
+    found = reading.elements(transaction, keys, life, missing) if missing else {}
+    if len(found) < len(missing):
         return None
-    listed = {number for chunk in chunks for number in decode_chunk(elements[chunk])}
-    if missing := listed - elements.keys():
-        elements |= reading.elements(transaction, keys, life, missing)
-    return elements if elements.keys() >= listed else None
+    return {**known, **found} if found else known
 
 
 def references_of(
@@ -83,8 +93,8 @@ def required_elements(
     keys: ScopeKeys,
     life: Life,
     bodies: Iterable[Body],
-    kept: Mapping[int, bytes] = NONE,
-) -> dict[int, bytes]:
+    kept: Mapping[int, OpenedElement] = NONE,
+) -> Mapping[int, OpenedElement]:
     """The elements that bodies refer to; see :func:`elements_of`.
 
     Raises:

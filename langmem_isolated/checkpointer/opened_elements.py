@@ -3,11 +3,16 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from langmem_isolated._codecs.checkpoints.decoder import OpenedElement
+from langmem_isolated._codecs.messages import decode_prototype
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._runtime.plaintext_cache import Key, PlaintextCache
 from langmem_isolated._storage.container_state import ContainerState
 
-NONE: Mapping[int, bytes] = MappingProxyType({})
+NONE: Mapping[int, OpenedElement] = MappingProxyType({})
+# Of a dict's entry, beside its bytes: the number, the header of the bytes, and the slot. Of what
+# stands for a message: its dict, and the headers of what is in it.
+_ENTRY_BYTES, _PROTOTYPE_BYTES = 128, 448
 
 
 class OpenedElements:
@@ -15,8 +20,8 @@ class OpenedElements:
 
     An element never changes in a thread's life, and a number is given once. So what was opened
     stands for its row as long as birth and generation, which the thread's row tells at each read
-    under its MAC, are the same, and no commit can have been lost. Only plaintexts are kept: each
-    read makes objects of its own.
+    under its MAC, are the same, and no commit can have been lost. Plaintexts are kept, and messages
+    taken apart: each read makes objects of its own, and what it shares nobody can change.
 
     Args:
         cache: Where they stay. What was opened with keys that were taken back since this was made
@@ -26,14 +31,16 @@ class OpenedElements:
 
     def __init__(self, cache: PlaintextCache | None, history: Callable[[], object]) -> None:
         self._cache, self._history = cache, history
-        self._begun_in = history()
-        self._epoch = None if cache is None else cache.epoch
+        if cache is not None:
+            self._begun_in, self._epoch = history(), cache.epoch
 
-    def of(self, keys: ScopeKeys, digest: bytes, state: ContainerState) -> Mapping[int, bytes]:
+    def of(
+        self, keys: ScopeKeys, digest: bytes, state: ContainerState
+    ) -> Mapping[int, OpenedElement]:
         """Those of a thread that is in ``state``, by number; others may add to them meanwhile."""
         if self._cache is None:
             return NONE
-        kept: Mapping[int, bytes] | None = self._cache.get(
+        kept: Mapping[int, OpenedElement] | None = self._cache.get(
             _key(keys, digest), _token(state, self._history())
         )
         if not kept:
@@ -50,12 +57,20 @@ class OpenedElements:
         """Keep elements of a thread that is in ``state``."""
         if self._cache is not None and elements:
             token = _token(state, self._begun_in)
-            self._cache.merge(_key(keys, digest), token, elements, self._epoch)
+            parts = {number: _part(plaintext) for number, plaintext in elements.items()}
+            self._cache.merge(_key(keys, digest), token, parts, self._epoch)
 
     def drop(self, keys: ScopeKeys, digest: bytes) -> None:
         """Let go of those of a thread."""
         if self._cache is not None:
             self._cache.drop(_key(keys, digest))
+
+
+def _part(plaintext: bytes) -> tuple[OpenedElement, int]:
+    """What is kept of an element, and about how many bytes it has."""
+    prototype = decode_prototype(plaintext)
+    size = _ENTRY_BYTES + len(plaintext)
+    return (plaintext, size) if prototype is None else (prototype, size + _PROTOTYPE_BYTES)
 
 
 def _key(keys: ScopeKeys, digest: bytes) -> Key:

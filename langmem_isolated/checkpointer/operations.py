@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
+from langmem_isolated._codecs.checkpoints.decoder import OpenedElement
 from langmem_isolated._codecs.checkpoints.stored_bodies import Body
 from langmem_isolated._codecs.headers import Header, encode_header
 from langmem_isolated._crypto.scope_keys import ScopeKeys
@@ -41,15 +41,17 @@ class Read(NamedTuple):
 
     found: Found
     bodies: list[Body]
-    elements: dict[int, bytes] | None
-    kept: Mapping[int, bytes]
+    elements: Mapping[int, OpenedElement] | None
+    kept: Mapping[int, OpenedElement]
     """Those of them that were opened before."""
 
     @property
     def new(self) -> dict[int, bytes]:
         """Those that were opened now."""
-        elements = self.elements or {}
-        return {number: elements[number] for number in elements.keys() - self.kept.keys()}
+        if self.elements is None or self.elements is self.kept:
+            return {}
+        numbers = self.elements.keys() - self.kept.keys()
+        return {number: cast("bytes", self.elements[number]) for number in numbers}
 
 
 def read(
@@ -61,12 +63,14 @@ def read(
         RecordDoesNotOpen: What is stored was changed, moved or removed.
     """
     run, database = records.run_with_keys, records.database
-    with suppress(RecordDoesNotOpen):
+    try:
         read = run(keys, database.read, _read_with_elements, elements_of, asked, opened)
         if not read or read.elements is not None:
             return read
-    # A sweep or another life of the thread came between the two, or someone tampered: one state of
-    # both will tell, and nothing that was opened before.
+    except RecordDoesNotOpen:
+        # A sweep or another life of the thread came between the two, or someone tampered: one state
+        # of both will tell, and nothing that was opened before.
+        pass
     nothing = OpenedElements(None, lambda: database.history)
     return run(keys, database.snapshot, _read_with_elements, required_elements, asked, nothing)
 
@@ -74,7 +78,7 @@ def read(
 def _read_with_elements(
     transaction: Transaction,
     keys: ScopeKeys,
-    find_elements: Callable[..., dict[int, bytes] | None],
+    find_elements: Callable[..., Mapping[int, OpenedElement] | None],
     asked: Asked,
     opened: OpenedElements,
 ) -> Read | None:
@@ -92,10 +96,11 @@ def _read_with_elements(
         return None
     bodies, life = bodies_of(found), Life(asked.digest, found.state.birth)
     kept = opened.of(keys, asked.digest, found.state)
-    known = {**kept}
+    known = kept
     if found.elements:
         wanted = {number for body in bodies for number in (*body.numbers, *body.chunks)}
-        known |= reading.opened(keys, life, found.elements, wanted - kept.keys())
+        guessed = reading.opened(keys, life, found.elements, wanted - kept.keys())
+        known = {**kept, **guessed} if guessed else kept
     return Read(found, bodies, find_elements(transaction, keys, life, bodies, known), kept)
 
 

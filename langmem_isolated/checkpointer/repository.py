@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -90,11 +89,11 @@ class ThreadRepository:
         if not read or read.elements is None:
             return None
         found, bodies, elements = read.found, read.bodies, read.elements
-        self._opened.keep(keys, digest, found.state, read.new)
         known = self._known.of(digest, found.state.generation, history)
         WriteChain.of(known).begin(found.state, keys)
         decoder = Decoder(elements, known, self._serde)
         with paused_for(len(elements)):
+            self._opened.keep(keys, digest, found.state, read.new)
             return snapshot_of(address.thread_id, found.slot, decoder, bodies)
 
     def _guess(self, keys: ScopeKeys, digest: bytes) -> range:
@@ -200,9 +199,11 @@ class ThreadRepository:
         replaced: bytes | None = None
         merged: IndexedWrites = writes
         for _ in range(attempts.MOST):
-            with suppress(Conflict):
+            try:
                 if writer.store(encoding(merged), replaced):
                     return
+            except Conflict:
+                pass  # what stands there is merged with it
             replaced, merged = self.records.snapshot(
                 self._merged_writes, (None, writes), slot, writes
             )

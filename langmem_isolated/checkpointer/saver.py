@@ -227,7 +227,8 @@ class IsolatedCheckpointSaver(ThreadMethods, DropIn, BaseCheckpointSaver[Any]):
         except (ValueNotStorable, LimitExceeded) as refusal:
             raise self._refusals.told(refusal, scope, config, [checkpoint, facts]) from None
         self._refusals.raise_untold(scope, address)
-        return self._tuples.config(scope, address._replace(checkpoint_id=checkpoint["id"]))
+        stored = Address(address.thread_id, address.namespace, checkpoint["id"])
+        return self._tuples.config(scope, stored)
 
     async def aput(
         self,

@@ -69,8 +69,10 @@ class WaitingWrite:
         self.expires_at = expires_at
         self.stored: Stored | None = None
         self.is_settled = False
-        self._ready = threading.Lock()
-        self._ready.acquire()
+        # A checkpoint waits for its turn alone.
+        self._ready = threading.Lock() if body.slot.kind is Kind.WRITE else None
+        if self._ready is not None:
+            self._ready.acquire()
 
     @property
     def rows(self) -> int:
@@ -80,15 +82,18 @@ class WaitingWrite:
     def settle(self, stored: Stored | None) -> None:
         """Say what became of it to the thread that waits."""
         self.stored, self.is_settled = stored, True
-        self.wake()
+        if self._ready is not None:
+            self.wake()
 
     def wake(self) -> None:
         """Have the thread that waits look what there is for it to do."""
-        with suppress(RuntimeError):
-            self._ready.release()
+        if self._ready is not None:
+            with suppress(RuntimeError):
+                self._ready.release()
 
     def wait(self, seconds: float) -> None:
-        """Wait until it is woken, so long at most."""
+        """Wait until it is woken, so long at most: only a task's writes."""
+        assert self._ready is not None
         self._ready.acquire(timeout=seconds)
 
 
@@ -222,6 +227,8 @@ class WriteChain:
 
     def _take_along(self) -> None:
         """Take those that wait in the same life of the scope, as many as one statement holds."""
+        if not self._waiting:
+            return
         rows = sum(write.rows for write in self._taken)
         for write in [*self._waiting]:
             rows += write.rows

@@ -309,6 +309,21 @@ async def assert_no_read_opens_it(store: IsolatedStore, door: Door) -> None:
             await door(store, name, *args, **options)
 
 
+@pytest.mark.parametrize("options", [{}, {"index": index()}, {"equality": ["a"]}])
+def test_no_two_records_of_a_batch_share_a_nonce(
+    memory: IsolatedMemory, attacker: Attacker, options: Any
+):
+    store = memory.scope(user_id="alice", module_id="tutor").store(**options)
+    puts = [PutOp((f"of{n % 3}",), f"k{n}", {"a": "same"}) for n in range(50)]
+
+    for _ in range(2):
+        store.batch(puts)
+        store.put(("of1",), "k1", {"a": "same"})
+
+    nonces = [sealed[17:29] for (sealed,) in attacker("SELECT sealed FROM records")]
+    assert len(set(nonces)) == len(nonces) >= 50
+
+
 @pytest.mark.parametrize(
     "origin",
     ["another key", "another namespace", "a deeper namespace", "another user", "another module"],

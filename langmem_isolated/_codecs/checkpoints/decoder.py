@@ -1,9 +1,9 @@
 """Decoder: deserializes the bodies of one thread, each element once for all of them."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import ormsgpack
 from langchain_core.messages import BaseMessage
@@ -27,9 +27,13 @@ from langmem_isolated._codecs.checkpoints.serializer import Serde
 from langmem_isolated._codecs.classes import rebuild
 from langmem_isolated._codecs.compat import DeltaSnapshot
 from langmem_isolated._codecs.forms import OBJECT, TEXT
+from langmem_isolated._codecs.message_fields import Prototype
 from langmem_isolated._codecs.messages import decode_message, decode_messages
 from langmem_isolated._codecs.values import decode_value, from_ext
 from langmem_isolated.errors import RecordError
+
+# An element in memory: its plaintext, or what stands for a message.
+OpenedElement = bytes | Prototype
 
 
 def _dict(parts: tuple[bytes, list[Any]]) -> dict[Any, Any]:
@@ -51,13 +55,13 @@ class Decoder:
     twice in it is rebuilt anew.
 
     Args:
-        elements: Their plaintexts by number.
+        elements: By number their plaintexts, or what stands for them in memory.
         known: Where to remember the messages that were rebuilt, if they are to go on living.
         serde: Which types are rebuilt.
     """
 
     def __init__(
-        self, elements: dict[int, bytes], known: ElementCache | None, serde: Serde
+        self, elements: Mapping[int, OpenedElement], known: ElementCache | None, serde: Serde
     ) -> None:
         self._elements = elements
         self._known = known
@@ -128,14 +132,13 @@ class Decoder:
             if length:
                 numbers += islice(self._numbers, length)
             else:
-                numbers += decode_chunk(self._elements[next(self._chunks)])
+                numbers += decode_chunk(cast("bytes", self._elements[next(self._chunks)]))
         return numbers
 
     def _many(self, numbers: list[int]) -> list[Any]:
-        if self._are_new_messages(numbers):
-            elements: list[Any] = decode_messages(
-                [self._elements[n] for n in numbers], self._serde.types
-            )
+        parts = [*map(self._elements.__getitem__, numbers)]
+        if self._are_new_messages(numbers, parts):
+            elements: list[Any] = decode_messages(parts, self._serde.types)
             self._used.update(numbers)
             self._messages.update(zip(numbers, elements, strict=True))
             if self._known is not None:
@@ -143,13 +146,13 @@ class Decoder:
             return elements
         return [self._element(number) for number in numbers]
 
-    def _are_new_messages(self, numbers: list[int]) -> bool:
+    def _are_new_messages(self, numbers: list[int], parts: list[OpenedElement]) -> bool:
         """Whether all are messages, each once, and none was rebuilt before."""
         distinct = set(numbers)
         return (
             len(distinct) == len(numbers)
             and distinct.isdisjoint(self._messages)
-            and all(self._elements[number][:1] != VALUE_V1 for number in numbers)
+            and all(part[:1] != VALUE_V1 for part in parts if type(part) is bytes)
         )
 
     def _element(self, number: int) -> Any:
@@ -157,10 +160,10 @@ class Decoder:
         if message is not None and number not in self._used:
             self._used.add(number)
             return message
-        plaintext = self._elements[number]
-        if plaintext[:1] == VALUE_V1:
-            return self._unpack(plaintext[1:])
-        message = decode_message(plaintext, self._serde.types)
+        part = self._elements[number]
+        if isinstance(part, bytes) and part[:1] == VALUE_V1:
+            return self._unpack(part[1:])
+        (message,) = decode_messages([part], self._serde.types)
         if number not in self._used:
             self._used.add(number)
             self._messages[number] = message

@@ -26,7 +26,7 @@ _OPTIONS = (
     | ormsgpack.OPT_PASSTHROUGH_UUID
 )
 _KEY = os.urandom(32)
-_extra_of = attrgetter("__pydantic_extra__")
+_fields_of, _extra_of = attrgetter("__dict__"), attrgetter("__pydantic_extra__")
 
 
 class _Block(NamedTuple):
@@ -46,8 +46,8 @@ class ElementCache:
     """
 
     MACS = 10_000
-    BLOCK = 32
-    # 32,768 messages; of a longer thread as many as it has, twice.
+    BLOCK = 64
+    # 65,536 messages; of a longer thread as many as it has, four times.
     BLOCKS = 1024
 
     chain: Any = None
@@ -60,6 +60,8 @@ class ElementCache:
         # By the fingerprint of its first message.
         self._blocks: dict[int, _Block] = {}
         self._read: dict[tuple[int, ...], None] = {}
+        # The block that was read last, with the fingerprints of its messages: most often it grows.
+        self._last: tuple[tuple[int, ...], list[int | None]] = (), []
 
     def number_of(self, fingerprint_: int | None) -> int | None:
         """The number of the element whose fields have this fingerprint."""
@@ -106,9 +108,13 @@ class ElementCache:
             self._read, self._blocks = _newer_half(self._read), _newer_half(self._blocks)
 
     def _put_block(self, messages: Sequence[BaseMessage], numbers: tuple[int, ...]) -> None:
-        each = list(map(fingerprint, messages))
-        for print_, number in zip(each, numbers, strict=True):
+        before, each = self._last
+        known = len(before) if numbers[: len(before)] == before else 0
+        new = [*map(fingerprint, messages[known:])]
+        for print_, number in zip(new, numbers[known:], strict=True):
             self.put(print_, number)
+        each = [*each[:known], *new]
+        self._last = numbers, each
         whole = _block_fingerprint(messages)
         if whole is not None and each[0] is not None:
             self._blocks[each[0]] = _Block(len(numbers), whole, runs_of(numbers))
@@ -186,9 +192,10 @@ def fingerprint(message: BaseMessage) -> int | None:
 
 def _block_fingerprint(messages: Sequence[BaseMessage]) -> int | None:
     """As :func:`fingerprint`, of several messages in their order."""
-    fields = [[*map(vars, messages)], [*map(_extra_of, messages)]]
+    fields = [_KEY, *map(_fields_of, messages)]
+    extra = [*map(_extra_of, messages)]
     try:
-        packed = ormsgpack.packb(fields, None, _OPTIONS)
+        packed = ormsgpack.packb([*fields, *extra] if any(extra) else fields, None, _OPTIONS)
     except ormsgpack.MsgpackEncodeError:
         return None
-    return hash((hash(_KEY + packed), *map(type, messages)))
+    return hash((hash(packed), *map(type, messages)))

@@ -1,6 +1,6 @@
 """Stored bodies of checkpoints and writes: which elements they need, and what they tell without."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import ormsgpack
@@ -39,11 +39,11 @@ class Body(NamedTuple):
         return cls(run_length_decode(runs), packed, run_length_decode(chunks[0]) if chunks else [])
 
     @staticmethod
-    def sealed_form(runs: Iterable[range], packed: bytes, chunks: Iterable[range] = ()) -> bytes:
+    def sealed_form(runs: Iterable[range], packed: bytes, chunks: Sequence[range] = ()) -> bytes:
         """The plaintext that :meth:`of` reads."""
         parts = [run_length_encode(runs), packed]
-        if encoded := run_length_encode(chunks):
-            parts.append(encoded)
+        if chunks:
+            parts.append(run_length_encode(chunks))
         return BODY_V1 + ormsgpack.packb(parts)
 
 

@@ -36,7 +36,7 @@ from langmem_isolated._storage.documents.unit_of_work import NewDocument
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.items import reading, writing
 from langmem_isolated._storage.items.addresses import Address, RecordAddresses
-from langmem_isolated._storage.items.rows import NewItem, expiry, sealed_rows
+from langmem_isolated._storage.items.rows import NewItem, RowSealer, expiry
 from langmem_isolated._storage.sessions.channel_limits import ChannelLimits, Kept
 from langmem_isolated._storage.sessions.messages import channel_of
 
@@ -327,7 +327,7 @@ def _item_rows(
     keys: ScopeKeys, place: tuple[bytes, bytes], one: ArrivedItem
 ) -> Iterable[dict[str, object]]:
     new = NewItem(one.address, one.body, one.vectors, one.lifetime)
-    first, *others = sealed_rows(keys, {}, place, new, one.updated_at)
+    first, *others = RowSealer(keys, one.updated_at).rows(place, new)
     if one.lifetime is not None and one.expires_at is not None:
         since = one.expires_at - one.lifetime
         at = keys, place, one.updated_at, one.lifetime

@@ -16,9 +16,9 @@ from langmem_isolated._storage.items.rows import (
     TIME_BYTES,
     Item,
     NewItem,
+    RowSealer,
     expiry,
     items_in,
-    sealed_rows,
 )
 
 _EXPIRES_AT = 5
@@ -92,7 +92,7 @@ class _Items:
     def rows(self, found: FoundItem, address: Address, body: bytes) -> list[dict[str, Any]]:
         item, place = found.item, self.to.of(address)
         new = NewItem(address, body, found.vectors, item.lifetime)
-        first, *others = sealed_rows(self._target, {}, place, new, item.updated)
+        first, *others = RowSealer(self._target, item.updated).rows(place, new)
         lives = item.lifetime is not None and found.expires_at is not None
         since = found.expires_at - item.lifetime if lives else None  # type: ignore[operator]
         first |= expiry(

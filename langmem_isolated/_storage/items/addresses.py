@@ -38,6 +38,7 @@ class RecordAddresses:
         self._keys = keys
         self._parents: dict[Names, bytes] = {(): b""}
         self._places: dict[Address, RecordAddress] = {}
+        self._digests: dict[bytes, Callable[[bytes], bytes]] = {}
         self.items = _Openers(keys, Kind.ITEM)
         self.vectors = _Openers(keys, Kind.VECTOR)
 
@@ -54,9 +55,14 @@ class RecordAddresses:
         place = self._places.get(address)
         if place is None:
             parent = self.parent(address.namespace)
-            key = self._keys.pseudonym(Kind.ITEM, b"key", parent, address.key)
-            place = self._places[address] = parent, key
+            place = self._places[address] = parent, self._digest_under(parent)(address.key)
         return place
+
+    def _digest_under(self, parent: bytes) -> Callable[[bytes], bytes]:
+        digest = self._digests.get(parent)
+        if digest is None:
+            digest = self._digests[parent] = self._keys.pseudonyms(Kind.ITEM, b"key", parent)
+        return digest
 
     def below(self, prefix: Names, now: int) -> dict[str, Any]:
         """What the statements ask by that read all below a prefix."""

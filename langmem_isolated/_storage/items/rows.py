@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._crypto.sealing import nonces
 from langmem_isolated._database.transactions import Row
 from langmem_isolated._search.equality import Term
 from langmem_isolated._storage import equalities
@@ -21,6 +22,7 @@ from langmem_isolated.errors import RecordDoesNotOpen, RecordError
 _FORM = 1
 _HEAD = struct.Struct(">BQQ")
 _FOR_EVER = 2**64 - 1
+_ITEM, _VECTOR = int(Kind.ITEM), int(Kind.VECTOR)
 # A vector begins with when its item was put: of one that was put anew, older ones do not count.
 TIME_BYTES = 8
 # Of a row, in front of what a search has behind them.
@@ -157,48 +159,66 @@ def digests_of(
     plaintext: bytes,
     terms: Sequence[Term],
     former: object = None,
+    *,
+    entries: dict[Term, bytes] | None = None,
 ) -> bytes | None:
     """By what equality filters find an item; see :func:`equalities.digests`."""
-    return equalities.digests(keys, Kind.ITEM, place, equalities.STORE, terms, plaintext, former)
+    what = equalities.STORE, terms, plaintext, former
+    return equalities.digests(keys, Kind.ITEM, place, *what, entries=entries)
 
 
-def sealed_rows(
-    keys: ScopeKeys, starts: dict[bytes, bytes], place: RecordAddress, item: NewItem, now: int
-) -> Iterator[dict[str, Any]]:
-    """The rows of an item and its vectors; ``starts`` holds what items of a parent share."""
-    parent, key = place
-    shared = {
-        "given_parent": parent,
-        "given_created_at": now,
-        "given_updated_at": now,
-        "given_expires_at": None,
-        "given_expiry_mac": None,
-        "given_equalities": None,
-    }
+class RowSealer:
+    """Seals items that are put at one time; what several have in common is made once.
 
-    def row(kind: Kind, key: bytes, sealed: bytes) -> dict[str, Any]:
+    Args:
+        keys: The owner's.
+        now: When they are put, in µs.
+        count: How many rows it will be; one more is sealed all the same.
+    """
+
+    def __init__(self, keys: ScopeKeys, now: int, count: int = 1) -> None:
+        self._keys, self._now = keys, now
+        self._nonces = nonces(count)
+        self._entries: dict[Term, bytes] = {}
+        self._starts: dict[bytes, bytes] = {}
+
+    def rows(self, place: RecordAddress, item: NewItem) -> list[dict[str, Any]]:
+        """The row of an item, and behind it those of its vectors."""
+        keys, now, (parent, key) = self._keys, self._now, place
+        lifetime = _FOR_EVER if item.lifetime is None else item.lifetime
+        plaintext = _HEAD.pack(_FORM, now, lifetime) + item.body
+        start = self._starts.get(parent)
+        if start is None:
+            start = self._starts[parent] = keys.aad_prefix(Kind.ITEM, parent)
+        sealed = keys.seal(start, key, plaintext, nonce=next(self._nonces, None))
+        row = self._row(_ITEM, parent, key, sealed)
+        if item.lifetime is not None:
+            row |= expiry(keys, place, now, item.lifetime, prefix="given")
+        if item.terms:
+            row["given_equalities"] = digests_of(
+                keys, place, plaintext, item.terms, entries=self._entries
+            )
+        return [row, *self._vectors(place, item.vectors)] if item.vectors else [row]
+
+    def _vectors(self, place: RecordAddress, vectors: Sequence[bytes]) -> Iterator[dict[str, Any]]:
+        parent, key = place
+        start, put_at = self._keys.aad_prefix(Kind.VECTOR, parent), self._now.to_bytes(TIME_BYTES)
+        for number, vector in enumerate(vectors):
+            its_key, nonce = vector_key(key, number), next(self._nonces, None)
+            # Deflating 1,536 numbers takes 117 µs, sealing them 2, and saves 7 %.
+            sealed = self._keys.seal(start, its_key, put_at + vector, compress=False, nonce=nonce)
+            yield self._row(_VECTOR, parent, its_key, sealed)
+
+    def _row(self, kind: int, parent: bytes, key: bytes, sealed: bytes) -> dict[str, Any]:
         return {
-            "given_kind": int(kind),
+            "given_kind": kind,
+            "given_parent": parent,
             "given_key": key,
             "given_sealed": sealed,
             "given_size": len(sealed),
-            **shared,
+            "given_created_at": self._now,
+            "given_updated_at": self._now,
+            "given_expires_at": None,
+            "given_expiry_mac": None,
+            "given_equalities": None,
         }
-
-    lifetime = _FOR_EVER if item.lifetime is None else item.lifetime
-    plaintext = _HEAD.pack(_FORM, now, lifetime) + item.body
-    start = starts.get(parent) or starts.setdefault(parent, keys.aad_prefix(Kind.ITEM, parent))
-    yield {
-        **row(Kind.ITEM, key, keys.seal(start, key, plaintext)),
-        **expiry(keys, place, now, item.lifetime, prefix="given"),
-        "given_equalities": (
-            digests_of(keys, place, plaintext, item.terms) if item.terms else None
-        ),
-    }
-    if item.vectors:
-        start = keys.aad_prefix(Kind.VECTOR, parent)
-        for number, vector in enumerate(item.vectors):
-            its_key = vector_key(key, number)
-            # Deflating 1,536 numbers takes 117 µs, sealing them 2, and saves 7 %.
-            sealed = keys.seal(start, its_key, now.to_bytes(TIME_BYTES) + vector, compress=False)
-            yield row(Kind.VECTOR, its_key, sealed)

@@ -18,7 +18,7 @@ from langmem_isolated._storage.items.addresses import (
     span,
 )
 from langmem_isolated._storage.items.counting import ItemCount, digest_of
-from langmem_isolated._storage.items.rows import Item, NewItem, expiry, sealed_rows
+from langmem_isolated._storage.items.rows import Item, NewItem, RowSealer, expiry
 from langmem_isolated._storage.scoped_database import ScopeGone
 from langmem_isolated._storage.write_barrier import proof_of
 
@@ -76,7 +76,7 @@ def put(
         ScopeGone: The scope was erased; nothing was written.
     """
     # In the order that :func:`change` has, of each item itself before its vectors.
-    placed = sorted((places.of(item.address), item) for item in items)
+    placed = sorted([(places.of(item.address), item) for item in items])
     rows = _rows(keys, placed, now)
     put_rows(transaction, keys, places, [place for place, _ in placed], rows, now)
     if with_vectors:
@@ -87,8 +87,8 @@ def put(
 def _rows(
     keys: ScopeKeys, placed: Sequence[tuple[RecordAddress, NewItem]], now: int
 ) -> list[dict[str, Any]]:
-    starts: dict[bytes, bytes] = {}
-    return [row for place, item in placed for row in sealed_rows(keys, starts, place, item, now)]
+    sealer = RowSealer(keys, now, sum(1 + len(item.vectors) for _, item in placed))
+    return [row for place, item in placed for row in sealer.rows(place, item)]
 
 
 def put_rows(
@@ -104,7 +104,7 @@ def put_rows(
     Args:
         places: The scope's.
         addresses: Of the items.
-        rows: One or more, as :func:`sealed_rows` makes them.
+        rows: One or more, as `RowSealer` makes them.
         now: The time, in µs.
 
     Raises:
@@ -176,7 +176,7 @@ def put_at_once(
         at any time.
     """
     places = RecordAddresses(keys)
-    placed = sorted((places.of(item.address), item) for item in items)
+    placed = sorted([(places.of(item.address), item) for item in items])
     rows = _rows(keys, placed, now)
     if len(rows) == 1:
         put = sql.PUT_ONE[transaction.is_postgres]

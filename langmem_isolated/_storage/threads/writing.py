@@ -1,7 +1,6 @@
 """Writes checkpoints, writes and new elements, and garbage-collects what nothing refers to."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sqlalchemy import Insert, Update
@@ -42,8 +41,7 @@ class NewElement(NamedTuple):
     plaintext: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class NewBody:
+class NewBody(NamedTuple):
     """A checkpoint or a task's writes on its way in."""
 
     slot: Slot
@@ -199,7 +197,7 @@ def _build_rows(
     The row MAC of the state that they lead to is still to be made.
     """
     numbers: dict[bytes, int] = {}
-    next_number, difference = state.next_sequence, 0
+    next_number, count, difference = state.next_sequence, state.count, 0
     life = Life(digest, state.birth)
     rows: list[_NewRow] = []
     for body in bodies:
@@ -214,10 +212,12 @@ def _build_rows(
         plaintext = body.plaintext(numbers)
         rows.append(_body_row(keys, body.slot, state.birth, body.tag, plaintext))
         difference += body_part(keys, body.slot, now, body.tag, plaintext)
-    new = state.with_members(keys, difference)._replace(
+        count += body.slot.kind is Kind.CHECKPOINT
+    new = state._replace(
+        members=state.members_and(keys, difference),
         next_sequence=next_number,
-        count=state.count + sum(body.slot.kind is Kind.CHECKPOINT for body in bodies),
-        size=state.size + sum(row["record_size"] for row in rows),
+        count=count,
+        size=state.size + sum([row["record_size"] for row in rows]),
         updated_at=now,
         expires_at=state.expiry_after(now, otherwise=expires_at),
     )
