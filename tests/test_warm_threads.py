@@ -232,12 +232,12 @@ def talkative() -> list[Any]:
             response_metadata={"headers": {"trace": ["a"]}},
             tool_calls=[{"name": "search", "args": {"where": {"city": ["x"]}}, "id": "c"}],
             usage_metadata={"input_tokens": 1, "output_tokens": 1, "total_tokens": 2},
-            later_field={"list": [1]},  # type: ignore[call-arg]
         ),
         ToolMessage(LONG, tool_call_id="c", id="b", artifact=[Document("d", metadata={"n": [1]})]),
         ToolMessage(LONG, tool_call_id="d", id="c", artifact=Point([1], {"k": [2]})),
         HumanMessage(LONG, id="d"),
         AIMessage(LONG, id="e"),
+        HumanMessage(LONG, id="f", later_field={"list": [1]}),  # type: ignore[call-arg]
     ]
 
 
@@ -250,7 +250,7 @@ CHANGES: dict[str, Callable[[list[Any]], object]] = {
     "invalid calls": lambda m: m[0].invalid_tool_calls.append({}),
     "metadata": lambda m: m[0].response_metadata["headers"]["trace"].append("b"),
     "usage": lambda m: m[0].usage_metadata.update(input_tokens=5),
-    "a field of a later version": lambda m: m[0].later_field["list"].append(2),
+    "a field of a later version": lambda m: m[5].later_field["list"].append(2),
     "empty calls": lambda m: m[4].tool_calls.append({"name": "f", "args": {}, "id": "c"}),
     "empty metadata": lambda m: m[4].response_metadata.update(new=1),
     "a new field": lambda m: setattr(m[4], "later_field", 1),

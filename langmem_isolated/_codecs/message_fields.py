@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
 
+import ormsgpack
 from langchain_core import messages
 from langchain_core.messages import BaseMessage
 from pydantic import BaseModel
@@ -23,8 +24,10 @@ class Prototype(NamedTuple):
     message_class: type[BaseMessage]
     values: dict[str, Any]
     fields_set: frozenset[str]
-    mutable: tuple[tuple[str, type], ...]
+    empty: tuple[tuple[str, type], ...]
     """The fields whose values each copy gets empty, and of its own."""
+    packed: bytes
+    """Those whose values can be changed and are not empty; nothing where there are none."""
 
 
 class _Template(NamedTuple):
@@ -33,7 +36,6 @@ class _Template(NamedTuple):
     message_class: type[BaseMessage]
     defaults: dict[str, Any]
     mutable: tuple[tuple[str, type], ...]
-    immutable: frozenset[str]
 
 
 def _template(message_class: type[BaseMessage]) -> _Template:
@@ -42,8 +44,7 @@ def _template(message_class: type[BaseMessage]) -> _Template:
         for name, field in message_class.model_fields.items()
     }
     mutable = tuple((n, type(d)) for n, d in defaults.items() if isinstance(d, dict | list))
-    immutable = frozenset(defaults).difference(name for name, _ in mutable)
-    return _Template(message_class, defaults, mutable, immutable)
+    return _Template(message_class, defaults, mutable)
 
 
 _KNOWN_CLASSES: tuple[type[BaseMessage], ...] = (
@@ -112,7 +113,7 @@ def rebuild_message(type_: str, fields: dict[str, Any]) -> BaseMessage:
             "A message has a class that this version does not know. Nothing was changed; install a "
             "later langmem-isolated."
         )
-    message_class, defaults, mutable, _ = template
+    message_class, defaults, mutable = template
     values = defaults | fields
     for name, make in mutable:
         if name not in fields:
@@ -178,28 +179,32 @@ _FIELDS_SETS: dict[frozenset[str], frozenset[str]] = {}
 
 
 def prototype_of(type_: str, fields: dict[str, Any]) -> Prototype | None:
-    """What copies of a message are made of; ``None`` where they cannot share its values."""
-    template = _BY_TYPE.get(type_)
-    if template is None or not _IMMUTABLE.issuperset(map(type, fields.values())):
+    """What copies of a message are made of, all of whose values msgpack itself has.
+
+    ``None`` where this version does not know the class or a field of it.
+    """
+    template, fields_set = _BY_TYPE.get(type_), frozenset(fields)
+    if template is None or not fields_set <= template.defaults.keys():
         return None
-    fields_set = frozenset(fields)
-    if not fields_set <= template.immutable:
-        return None
+    own = {name: value for name, value in fields.items() if type(value) not in _IMMUTABLE}
     return Prototype(
         template.message_class,
-        template.defaults | fields,
+        template.defaults | fields | dict.fromkeys(own),
         _FIELDS_SETS.setdefault(fields_set, fields_set),
-        template.mutable,
+        tuple(default for default in template.mutable if default[0] not in fields_set),
+        ormsgpack.packb(own) if own else b"",
     )
 
 
 def copies_of(prototypes: Sequence[Prototype]) -> list[BaseMessage]:
     """A message like each, in a third of the time to decode it; a change of it reaches no other."""
-    classes, values, fields_set, mutable = zip(*prototypes, strict=True)
+    classes, values, fields_set, empty, packed = zip(*prototypes, strict=True)
     own = [*map(dict.copy, values)]
-    for one, names in zip(own, mutable, strict=True):
+    for one, names, others in zip(own, empty, packed, strict=True):
         for name, make in names:
             one[name] = make()
+        if others:
+            one.update(ormsgpack.unpackb(others))
     return _filled([*map(object.__new__, classes)], own, fields_set)
 
 

@@ -125,25 +125,24 @@ def decode_messages(
 def decode_prototype(plaintext: bytes) -> Prototype | None:
     """What stands for a message in memory; ``None`` where it is to be decoded at each use.
 
-    That is one in which something can be changed in place, such as the arguments of a tool call.
+    That is one with a value that msgpack lacks, or a field of a later langchain-core.
     """
     if plaintext[:1] == MESSAGE_V1:
         with suppress(ValueError):
-            # Without a hook: a value that msgpack lacks may be one that can be changed.
+            # Without a hook, which refuses such a value.
             return prototype_of(*ormsgpack.unpackb(plaintext[1:]))
     return None
 
 
 def _messages_of(parts: Sequence[bytes | Prototype], types: AllowedTypes) -> list[BaseMessage]:
-    prototypes = [part for part in parts if isinstance(part, Prototype)]
-    copies = copies_of(prototypes) if prototypes else []
-    if len(copies) == len(parts):
-        return copies
+    prototypes = [part for part in parts if type(part) is Prototype]
+    if len(prototypes) == len(parts):
+        return copies_of(prototypes)
     decoded = _decoded_together([part for part in parts if isinstance(part, bytes)], types)
-    if not copies:
+    if not prototypes:
         return decoded
-    copy, other = iter(copies), iter(decoded)
-    return [next(copy if isinstance(part, Prototype) else other) for part in parts]
+    copy, other = iter(copies_of(prototypes)), iter(decoded)
+    return [next(other if isinstance(part, bytes) else copy) for part in parts]
 
 
 def _decoded_together(plaintexts: Sequence[bytes], types: AllowedTypes) -> list[BaseMessage]:

@@ -21,9 +21,8 @@ class OpenedElements:
 
     An element never changes in a thread's life, and a number is given once. So what was opened
     stands for its row as long as birth and generation, which the thread's row tells at each read
-    under its MAC, are the same, and no commit can have been lost. Plaintexts are kept, and what
-    stands for a message in which nothing can be changed in place: each read makes objects of its
-    own.
+    under its MAC, are the same, and no commit can have been lost. Plaintexts are kept, and messages
+    taken apart: each read makes objects of its own, and what it shares nobody can change.
 
     Args:
         cache: Where they stay. What was opened with keys that were taken back since this was made

@@ -152,7 +152,7 @@ class Decoder:
         return (
             len(distinct) == len(numbers)
             and distinct.isdisjoint(self._messages)
-            and all(isinstance(part, Prototype) or part[:1] != VALUE_V1 for part in parts)
+            and all(part[:1] != VALUE_V1 for part in parts if type(part) is bytes)
         )
 
     def _element(self, number: int) -> Any:

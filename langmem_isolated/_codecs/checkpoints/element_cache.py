@@ -46,8 +46,8 @@ class ElementCache:
     """
 
     MACS = 10_000
-    BLOCK = 32
-    # 32,768 messages; of a longer thread as many as it has, twice.
+    BLOCK = 64
+    # 65,536 messages; of a longer thread as many as it has, four times.
     BLOCKS = 1024
 
     chain: Any = None
