@@ -11,8 +11,8 @@ from langmem_isolated._runtime.plaintext_cache import Key, PlaintextCache
 from langmem_isolated._storage.container_state import ContainerState
 
 NONE: Mapping[int, OpenedElement] = MappingProxyType({})
-# Of a dict's entry, beside its bytes: the number, the header of the bytes, and the slot. Of a message
-# taken apart, beside its values, its dict as well.
+# Of a dict's entry, beside its bytes: the number, the header of the bytes, and the slot. Of that of
+# a message taken apart, beside its values: the message's dict, too.
 _ENTRY_BYTES, _PROTOTYPE_BYTES = 128, 288
 
 
