@@ -21,6 +21,7 @@ from langmem_isolated.lifecycle import COUNTED, NOT_COUNTED, Stats, Tokens, Tota
 from tests.conftest import Attacker, Door
 from tests.embeddings import NGramEmbeddings
 from tests.processes import Child
+from tests.query_plans import query_plan
 
 SetDay = Callable[[int], None]
 
@@ -161,20 +162,16 @@ def test_what_has_expired_is_absent(memory: IsolatedMemory, day: SetDay):
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_counting_looks_at_no_record(memory: IsolatedMemory):
     store_everything(tutor_of(memory, "alice"))
-    statement = statistics._statements(()).singly
-    sql, names = memory._database.statements.compiled(statement)
-    rows = memory._database.inspect(
-        lambda connection: connection.exec_driver_sql(
-            f"EXPLAIN QUERY PLAN {sql}", tuple(0 for _ in names)
-        ).all()
-    )
-    seen = " ".join(str(row[-1]) for row in rows)
+    seen = query_plan(memory, statistics._statements(()).singly)
 
     assert "SCAN records USING COVERING INDEX records_items" in seen
     assert "SCAN records USING COVERING INDEX records_uncounted" in seen
-    assert seen.count("SCAN records") == 2
+    assert len([step for step in seen if " records " in step]) == 2
     others = statistics._statements(())._asdict()
     assert [name for name, one in others.items() if "FROM records" in str(one)] == ["singly"]
+    of_one_scope = query_plan(memory, statistics.held_by_scope())
+    assert "SEARCH records USING COVERING INDEX records_items" in of_one_scope
+    assert "SEARCH records USING COVERING INDEX records_uncounted" in of_one_scope
 
 
 def test_every_kind_is_counted_or_left_out_for_a_reason():

@@ -39,11 +39,12 @@ from langgraph.store.memory import InMemoryStore
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated._crypto.kinds import Kind
-from langmem_isolated._storage.items import reading, writing
+from langmem_isolated._storage.items import reading, statements, writing
 from langmem_isolated._storage.items.addresses import Address
 from langmem_isolated.errors import EmbeddingModelWarning, KeyDestroyed, ValueNotStorable
 from langmem_isolated.store import IsolatedStore
 from tests.conftest import Attacker, Door
+from tests.query_plans import query_plan
 
 ANIMALS = {"cat": [1.0, 0.0, 0.0], "dog": [0.8, 0.6, 0.0], "stone": [0.0, 0.0, 1.0]}
 MINUTES = 1 / 60_000
@@ -413,6 +414,35 @@ async def test_a_filter_finds_the_newest_of_those_that_pass(
     batches = [item.value["n"] // 40 for item in found]
     passing = [n // 40 for n in range(400) if n % one_in == 0]
     assert batches == sorted(passing, reverse=True)[:10]
+
+
+@pytest.mark.parametrize("wanted", [None, {"is_rare": True}])
+@pytest.mark.parametrize("equality", [None, ["is_rare"]])
+async def test_a_search_finds_what_many_others_were_put_after(
+    memory: IsolatedMemory, door: Door, equality: list[str] | None, wanted: dict[str, Any] | None
+):
+    store = memory.scope(user_id="alice", module_id="tutor").store(equality=equality)
+    for number in range(5):
+        await door(store, "put", ("rare",), f"k{number}", {"is_rare": number < 4})
+    for is_rare in (True, False):
+        ops = [PutOp(("memories",), f"{is_rare}{n}", {"is_rare": is_rare}) for n in range(200)]
+        await door(store, "batch", ops)
+
+    order = [f"k{number}" for number in (range(3, -1, -1) if wanted else range(4, -1, -1))]
+    for limit in (1, 2, 10):
+        found = await door(store, "search", ("rare",), filter=wanted, limit=limit)
+        assert keys(found) == order[:limit]
+    assert keys(await door(store, "search", ("rare",), filter=wanted, offset=2)) == order[2:]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_search_goes_through_the_index_of_items_only_as_far_as_it_needs(memory: IsolatedMemory):
+    assert query_plan(memory, statements.first(0, is_postgres=False)) == [
+        "CO-ROUTINE last",
+        "SEARCH records USING COVERING INDEX records_items",
+        "SCAN last",
+        "SEARCH records USING PRIMARY KEY",
+    ]
 
 
 FILTERS: list[dict[str, Any]] = [

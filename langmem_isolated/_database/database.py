@@ -160,7 +160,8 @@ class Database:
             DatabaseError: The database refused or failed; one of its subclasses where the cause is
                 known. After a broken connection at commit the outcome is unknown.
         """
-        self._open_at_first_use()
+        if not self._opened:
+            self.open()
         if not self.is_postgres:
             return self._writes.write(operation, *args, **kwargs)
         with self._noting_write():
@@ -177,7 +178,8 @@ class Database:
 
         On SQLite it may be several: there the transaction costs nothing. Distributed, too.
         """
-        self._open_at_first_use()
+        if not self._opened:
+            self.open()
         if not self.is_postgres:
             return self._writes.write(operation, *args, **kwargs)
         with self._noting_write():
@@ -192,7 +194,8 @@ class Database:
         self, operation: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run ``operation``, which makes a single query, without the cost of a transaction."""
-        self._open_at_first_use()
+        if not self._opened:
+            self.open()
         if self._jobs is not None and self._is_for_jobs():
             return self._jobs.read(operation, *args, **kwargs)
         with self._share:
@@ -202,7 +205,8 @@ class Database:
         self, operation: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run ``operation``, which makes several queries that must see one state."""
-        self._open_at_first_use()
+        if not self._opened:
+            self.open()
         if self._jobs is not None and self._is_for_jobs():
             return self._jobs.snapshot(operation, *args, **kwargs)
         with self._share:
@@ -212,7 +216,8 @@ class Database:
         self, operation: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """As :meth:`read`, on a replica that is near enough if there is one; see `Replica`."""
-        self._open_at_first_use()
+        if not self._opened:
+            self.open()
         replica = self.replica
         if replica is None or self._is_for_jobs():
             return self.read(operation, *args, **kwargs)
@@ -222,7 +227,8 @@ class Database:
         self, operation: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """As :meth:`snapshot`, on a replica that is near enough if there is one."""
-        self._open_at_first_use()
+        if not self._opened:
+            self.open()
         replica = self.replica
         if replica is None or self._is_for_jobs():
             return self.snapshot(operation, *args, **kwargs)
@@ -292,17 +298,14 @@ class Database:
         owner, call = current_owner(), partial(copy_context().run, body, *args, **kwargs)
         return self._executor.submit(owner, call)
 
-    def _open_at_first_use(self) -> None:
-        if not self._opened:
-            self.open()
-
     def _is_for_jobs(self) -> bool:
         return self.is_bound and admitted() is None
 
     @property
     def sees_everybody(self) -> bool:
         """Whether a job over all scopes can be run, under whatever role."""
-        self._open_at_first_use()
+        if not self._opened:
+            self.open()
         return not self.is_bound or self._jobs is not None
 
     def open(self) -> None:

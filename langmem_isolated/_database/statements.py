@@ -27,22 +27,22 @@ class CompiledStatements:
     What a database was asked is kept in a plain dictionary: a weak one looks up slower.
     """
 
-    __slots__ = ("_compiled", "_sqlalchemy", "dialect", "is_postgres")
+    __slots__ = ("_sqlalchemy", "dialect", "is_postgres", "known")
 
     def __init__(self, sqlalchemy: Dialect, dialect: AnyDialect) -> None:
         self._sqlalchemy = sqlalchemy
         self.dialect = dialect
-        self._compiled: dict[Executable, _Compiled] = {}
+        self.known: dict[Executable, _Compiled] = {}
         self.is_postgres = isinstance(dialect, Postgres)
 
     def compiled(self, statement: Executable) -> _Compiled:
         """The driver's text of a statement, and its parameters in their order."""
         try:
-            return self._compiled[statement]
+            return self.known[statement]
         except KeyError:
-            known = _of_process[type(self.dialect)]
-            found = known.get(statement) or known.setdefault(statement, self._compile(statement))
-            return self._compiled.setdefault(statement, found)
+            others = _of_process[type(self.dialect)]
+            found = others.get(statement) or others.setdefault(statement, self._compile(statement))
+            return self.known.setdefault(statement, found)
 
     def _compile(self, statement: Executable) -> _Compiled:
         compiled = statement.compile(  # type: ignore[attr-defined]

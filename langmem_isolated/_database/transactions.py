@@ -105,7 +105,8 @@ class Transaction:
 
     def _query(self, statement: Executable, values: Mapping[str, object]) -> Any:
         # Not by keywords once more: a copy of 40 values, for every statement of everybody.
-        sql, names = self._statements.compiled(statement)
+        statements = self._statements
+        sql, names = statements.known.get(statement) or statements.compiled(statement)
         cursor = self._open_cursor(self.connection)
         cursor.execute(sql, [*map(values.__getitem__, names)])
         return cursor

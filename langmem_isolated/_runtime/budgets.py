@@ -6,7 +6,7 @@ between calls, so that most of theirs meet nobody. Who is alone never rests.
 
 import threading
 import time
-from collections.abc import Callable, Container, Hashable
+from collections.abc import Container, Hashable
 
 from langmem_isolated._runtime.forking import renew_in_children
 
@@ -36,18 +36,15 @@ class Timer:
     To ask the system for that takes 1 to 4 µs, twice: all others are timed by the wall.
     """
 
-    __slots__ = ("_begin", "_clock", "seconds")
+    __slots__ = ("_begin", "_clock", "is_exact", "seconds")
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
+    def __init__(self, is_exact: bool) -> None:
+        self.is_exact = is_exact
+        """Whether nothing but the processor's time counts."""
         self.seconds = 0.0
         """Between its making and :meth:`stop`."""
-        self._begin = clock()
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether nothing but the processor's time counts."""
-        return self._clock is time.thread_time
+        self._clock = time.thread_time if is_exact else time.perf_counter
+        self._begin = self._clock()
 
     def stop(self) -> None:
         """Take the time, in the thread in which it was made."""
@@ -78,7 +75,7 @@ class Budgets:
 
     def timer(self, owner: Owner) -> Timer:
         """Begin to time a call of ``owner``."""
-        return Timer(time.thread_time if owner in self._timed else time.perf_counter)
+        return Timer(owner in self._timed)
 
     def spend(
         self, owner: Owner, seconds: float, *, held: float | None = None, is_exact: bool = True

@@ -153,7 +153,7 @@ class Share:
         with self._lock:
             inside = self._inside.get(owner, set())
             inside.discard(threading.get_ident())
-            if waiting := self._waiting.get(owner):
+            if self._waiting and (waiting := self._waiting.get(owner)):
                 while waiting and len(inside) < self._budgets.at_once(owner, self._most):
                     following = waiting.popleft()
                     inside.add(following.thread)

@@ -52,6 +52,8 @@ class LRUCache(Generic[K, V]):
         # In the order of use, and in that of putting, which is that of the deadlines.
         self._values: OrderedDict[K, V] = OrderedDict()
         self._deadlines: OrderedDict[K, float] = OrderedDict()
+        # Before this none is over; to look for the first one takes as long as to find a value.
+        self._earliest = math.inf
         self._size: float = 0
 
     def __len__(self) -> int:
@@ -65,7 +67,7 @@ class LRUCache(Generic[K, V]):
     def get(self, key: K) -> V | None:
         """The value under ``key``, used now; ``None`` where there is none, or none any more."""
         with self._lock:
-            if self._deadlines:
+            if self._earliest <= self._clock():
                 self._expire()
             value = self._values.get(key)
             if value is not None:
@@ -85,7 +87,8 @@ class LRUCache(Generic[K, V]):
         self._values[key] = value
         self._size += size
         if self._seconds < math.inf:
-            self._deadlines[key] = self._clock() + self._seconds
+            self._deadlines[key] = deadline = self._clock() + self._seconds
+            self._earliest = min(self._earliest, deadline)
         self._shrink()
 
     def _shrink(self) -> None:
@@ -150,3 +153,4 @@ class LRUCache(Generic[K, V]):
         now = self._clock()
         while self._deadlines and next(iter(self._deadlines.values())) <= now:
             self._drop(next(iter(self._deadlines)))
+        self._earliest = next(iter(self._deadlines.values()), math.inf)

@@ -174,9 +174,10 @@ class Conditions:
 
 
 @cache
-def may_have(count: int, *, is_postgres: bool) -> sa.ColumnElement[bool]:
+def may_have(
+    count: int, *, is_postgres: bool, column: sa.ColumnElement[Any] = _records.equalities
+) -> sa.ColumnElement[bool]:
     """The condition of SQL that lets pass what may have ``count`` values."""
-    column = _records.equalities
     # `pg_catalog.` because POSITION is a word of the grammar.
     position: Any = sa.func.pg_catalog.position if is_postgres else sa.func.instr
     zero: sa.ColumnElement[int] = sa.literal_column("0")

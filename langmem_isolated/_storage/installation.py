@@ -154,7 +154,8 @@ class Installation:
 
     def forget_if_over_time(self) -> None:
         """Let go of the directory key if its time is over."""
-        if self._kept and not self._kept_in_time():
+        kept = self._kept
+        if kept and kept.until < self._clock():
             self._kept = None
 
     @property

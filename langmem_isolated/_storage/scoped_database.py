@@ -321,10 +321,9 @@ class ScopedDatabase(RefreshedKeys):
     ) -> T:
         if keys.inbox is not None:
             keys = self._lent(keys, door, operation, kwargs)
-        if self._is_owners and not only_reads(door):
-            today = time.time_ns() // _DAY
-            if keys.active_day != today:
-                return self._run_first_of_day(today, keys, operation, *args, **kwargs)
+        today = time.time_ns() // _DAY
+        if keys.active_day != today and self._is_owners and not only_reads(door):
+            return self._run_first_of_day(today, keys, operation, *args, **kwargs)
         return self._run_with_keys(keys, door, operation, *args, **kwargs)
 
     def _lent(self, keys: ScopeKeys, *call: Any) -> ScopeKeys:

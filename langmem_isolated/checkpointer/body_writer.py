@@ -93,8 +93,9 @@ class BodyWriter:
             known = self._begin_chain(stored, known.history)
         for fingerprint, reference in encoder.seen:
             known.put(fingerprint, run_of(reference, stored.numbers).start)
-        new = {stored.numbers[mac]: plaintext for mac, plaintext in body.elements}
-        self._opened.keep(keys, digest, stored.state, new)
+        if body.elements:
+            new = {stored.numbers[mac]: plaintext for mac, plaintext in body.elements}
+            self._opened.keep(keys, digest, stored.state, new)
         return True
 
     def _known_or_new(self) -> ElementCache:

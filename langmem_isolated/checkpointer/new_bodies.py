@@ -1,7 +1,7 @@
 """New bodies: what an encoder made, ready to be stored once its new elements have numbers."""
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any
 
 from langmem_isolated._codecs.checkpoints.encoder import Element, Encoder, Reference
 from langmem_isolated._codecs.checkpoints.stored_bodies import Body
@@ -31,18 +31,22 @@ def new_body(
     Raises:
         LimitExceeded: The body and its new elements have more bytes than a value may.
     """
-    references, chunks = encoder.references, encoder.chunks
-    new = {ref.mac: ref for ref in (*references, *chunks) if type(ref) is Element}
+    references: list[Any] = encoder.references
+    chunks: list[Any] = encoder.chunks
+    new: dict[bytes, NewElement] = {}
+    size = len(packed)
+    for one in (*references, *chunks):
+        if type(one) is Element and one.mac not in new:
+            new[one.mac] = NewElement(one.mac, one.plaintext)
+            size += len(one.plaintext)
+    limits.check("value_bytes", size)
 
     def plaintext(numbers: Mapping[bytes, int]) -> bytes:
         if not new:
-            known = cast("list[range]", references), cast("list[range]", chunks)
-            return Body.sealed_form(known[0], packed, known[1])
+            return Body.sealed_form(references, packed, chunks)
         return Body.sealed_form(_runs(references, numbers), packed, _runs(chunks, numbers))
 
-    elements = [NewElement(element.mac, element.plaintext) for element in new.values()]
-    limits.check("value_bytes", len(packed) + sum(len(one.plaintext) for one in elements))
-    return NewBody(slot, tag, elements, plaintext, replaces)
+    return NewBody(slot, tag, [*new.values()], plaintext, replaces)
 
 
 def _runs(references: Sequence[Reference], numbers: Mapping[bytes, int]) -> list[range]:

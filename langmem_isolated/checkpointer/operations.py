@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import partial
 from typing import NamedTuple, cast
 
@@ -64,12 +63,14 @@ def read(
         RecordDoesNotOpen: What is stored was changed, moved or removed.
     """
     run, database = records.run_with_keys, records.database
-    with suppress(RecordDoesNotOpen):
+    try:
         read = run(keys, database.read, _read_with_elements, elements_of, asked, opened)
         if not read or read.elements is not None:
             return read
-    # A sweep or another life of the thread came between the two, or someone tampered: one state of
-    # both will tell, and nothing that was opened before.
+    except RecordDoesNotOpen:
+        # A sweep or another life of the thread came between the two, or someone tampered: one state
+        # of both will tell, and nothing that was opened before.
+        pass
     nothing = OpenedElements(None, lambda: database.history)
     return run(keys, database.snapshot, _read_with_elements, required_elements, asked, nothing)
 

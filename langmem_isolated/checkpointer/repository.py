@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -200,9 +199,11 @@ class ThreadRepository:
         replaced: bytes | None = None
         merged: IndexedWrites = writes
         for _ in range(attempts.MOST):
-            with suppress(Conflict):
+            try:
                 if writer.store(encoding(merged), replaced):
                     return
+            except Conflict:
+                pass  # what stands there is merged with it
             replaced, merged = self.records.snapshot(
                 self._merged_writes, (None, writes), slot, writes
             )

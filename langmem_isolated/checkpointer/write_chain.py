@@ -82,7 +82,8 @@ class WaitingWrite:
     def settle(self, stored: Stored | None) -> None:
         """Say what became of it to the thread that waits."""
         self.stored, self.is_settled = stored, True
-        self.wake()
+        if self._ready is not None:
+            self.wake()
 
     def wake(self) -> None:
         """Have the thread that waits look what there is for it to do."""

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 from langgraph.store.base import (
@@ -72,13 +73,6 @@ def _count_of(results: Sequence[Any], batch: "Batch", *_: object) -> int:
     return len(batch.puts) or sum(map(found, results))
 
 
-class _Put(NamedTuple):
-    body: bytes
-    texts: list[str]
-    lifetime: int | None
-    terms: Sequence[Term]
-
-
 @dataclass
 class Batch:
     """Operations, checked and encoded, on their way into a transaction."""
@@ -91,8 +85,10 @@ class Batch:
     reads: list[tuple[int, Read]] = field(default_factory=list)
     is_one_query: bool = True
     """Whether each of these sees one state without a snapshot."""
-    puts: dict[Address, _Put | None] = field(default_factory=dict)
-    """The last of each address; ``None`` removes."""
+    puts: dict[Address, NewItem | None] = field(default_factory=dict)
+    """The last of each address, yet without vectors; ``None`` removes."""
+    texts: dict[Address, list[str]] = field(default_factory=dict)
+    """Of what is put and found by its meaning."""
     documents: dict[str, bytes] = field(default_factory=dict)
     queries: dict[str, bytes] = field(default_factory=dict)
     """Texts, with their vectors once they are embedded."""
@@ -119,7 +115,7 @@ class Batch:
             batch.answers.append(None)
             if isinstance(op, PutOp):
                 address = address_of(op.namespace, op.key)
-                batch.puts[address] = _put(op, batch, limits)
+                batch.puts[address] = _put(op, address, batch, limits)
             elif isinstance(op, GetOp):
                 batch.gets.append((number, op, address_of(op.namespace, op.key)))
             elif isinstance(op, SearchOp):
@@ -135,24 +131,19 @@ class Batch:
                     f"Unknown operation {kind_of(op)}; a batch takes GetOp, PutOp, SearchOp and "
                     "ListNamespacesOp. Nothing was done."
                 )
-        limits.check_batch([put.body for put in batch.puts.values() if put])
-        texts = (text for put in batch.puts.values() if put for text in put.texts)
-        batch.documents = dict.fromkeys(texts, b"")
+        limits.check_batch([item.body for item in batch.puts.values() if item])
+        if index:
+            texts = (batch.texts[address] for address, item in batch.puts.items() if item)
+            batch.documents = dict.fromkeys(chain.from_iterable(texts), b"")
         return batch
 
     def new(self) -> list[NewItem]:
         """What is to be put."""
-        return [
-            NewItem(
-                address,
-                put.body,
-                [self.documents[text] for text in put.texts],
-                put.lifetime,
-                put.terms,
-            )
-            for address, put in self.puts.items()
-            if put is not None
-        ]
+        items = [item for item in self.puts.values() if item is not None]
+        if self.index is None:
+            return items
+        vectors = ([self.documents[text] for text in self.texts[item.address]] for item in items)
+        return [item._replace(vectors=of) for item, of in zip(items, vectors, strict=True)]
 
     def embed(self, documents: Sequence[list[float]], queries: Sequence[list[float]]) -> None:
         """Take the embeddings of its texts, in their order."""
@@ -192,7 +183,7 @@ class Batch:
         return answers
 
 
-def _put(op: PutOp, batch: Batch, limits: Limits) -> _Put | None:
+def _put(op: PutOp, address: Address, batch: Batch, limits: Limits) -> NewItem | None:
     if op.value is None:
         return None
     if not op.namespace or op.namespace[0] == "langgraph":
@@ -208,11 +199,10 @@ def _put(op: PutOp, batch: Batch, limits: Limits) -> _Put | None:
     value = dict(op.value)
     body = encode_value([value, op.key, *op.namespace], "an item of a store")
     limits.check("value_bytes", len(body))
-    texts: list[str] = []
-    if batch.index and op.index is not False:
-        texts = batch.index.texts(value, op.index)
+    if batch.index:
+        batch.texts[address] = [] if op.index is False else batch.index.texts(value, op.index)
     terms = _terms_of(batch.equality, body) if batch.equality else ()
-    return _Put(body, texts, lifetime(op.ttl), terms)
+    return NewItem(address, body, (), lifetime(op.ttl), terms)
 
 
 def _terms_of(equality: EqualityFields, body: bytes) -> Sequence[Term]:

@@ -1,6 +1,6 @@
 """Indexed lookup: items that may pass a filter's equality conditions, and those not indexed yet."""
 
-from typing import Any
+from collections.abc import Mapping
 
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.sealing import HEADER_BYTES
@@ -28,19 +28,14 @@ class Lookup:
         """Whether the database answers a part of the filter."""
         return bool(self._asked.count)
 
-    def first(self, transaction: Transaction, below: dict[str, object]) -> Any:
-        """A cursor at what may pass, the newest first; see ``FIRST``."""
-        is_postgres = transaction.is_postgres
-        if not self.is_indexed:
-            return transaction.query(sql.FIRST[is_postgres], **below)
-        statement = sql.first_indexed(self._asked.count, is_postgres=is_postgres)
-        return transaction.query(statement, **below, **self._asked.values)
+    @property
+    def asked(self) -> tuple[int, Mapping[str, object]]:
+        """How many values the database is asked for, and the parameters of these."""
+        return self._asked.count, self._asked.values
 
     def rows(self, transaction: Transaction, below: dict[str, object]) -> list[Row]:
         """All that may pass below a prefix, in no order of time."""
-        if not self.is_indexed:
-            return transaction.rows(sql.ALL, **below)
-        statement = sql.all_indexed(self._asked.count, is_postgres=transaction.is_postgres)
+        statement = sql.every(self._asked.count, is_postgres=transaction.is_postgres)
         return transaction.rows(statement, **below, **self._asked.values)
 
     def look_at(self, row: Row, plaintext: bytes) -> None:

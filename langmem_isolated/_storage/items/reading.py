@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from itertools import islice
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
@@ -87,23 +87,38 @@ def newest(
     """
     places, most = RecordAddresses(keys), min(count, NO_LIMIT)
     below = places.below(prefix, now)
-    ahead, looked_at = _FIRST_LOOK[None if lookup is None else lookup.is_indexed]
-    limit = min(ahead * most, NO_LIMIT)
-    first = {**below, "limit": limit, "looked_at": min(looked_at * most, NO_LIMIT)}
-    is_postgres = transaction.is_postgres
-    with closing(
-        lookup.first(transaction, first)
-        if lookup
-        else transaction.query(sql.FIRST[is_postgres], **first)
-    ) as cursor:
-        found = _first_of(places, cursor.fetchmany, most, lookup, is_lazy=not is_postgres)
-        if len(found) == most or (is_postgres and cursor.rowcount < limit):
-            return found
+    found = _first_look(transaction, places, below, lookup, most)
+    if found is not None:
+        return found
     if lookup is None:
-        return items_in(places, transaction.rows(sql.NEWEST, **below, limit=limit))
+        return items_in(places, transaction.rows(sql.NEWEST, **below, limit=most))
     lookup.unindexed.clear()  # all of them come again
     # SQLite sorts 1,000 rows with all they hold in 220 µs, Python in 60.
     return _newest_of(places, _by_time(lookup.rows(transaction, below)), most, lookup)
+
+
+def _first_look(
+    transaction: Transaction,
+    places: RecordAddresses,
+    below: dict[str, Any],
+    lookup: Lookup | None,
+    count: int,
+) -> list[Item] | None:
+    """The newest ``count`` items that count, or ``None`` where all are to be asked for."""
+    count_of_values, values = (0, {}) if lookup is None else lookup.asked
+    ahead, looked_at = _FIRST_LOOK[None if lookup is None else lookup.is_indexed]
+    limit = min(ahead * count, NO_LIMIT)
+    asked = {**below, **values, "limit": limit, "looked_at": min(looked_at * count, NO_LIMIT)}
+    statement = sql.first(count_of_values, is_postgres=transaction.is_postgres)
+    if transaction.is_postgres:
+        rows = transaction.rows(statement, **asked)
+        found = _newest_of(places, rows, count, lookup)
+        is_all = len(rows) < limit
+    else:
+        with closing(transaction.query(statement, **asked)) as cursor:
+            found = _first_of(places, cursor.fetchmany, count, lookup, is_lazy=True)
+        is_all = False
+    return found if is_all or len(found) == count else None
 
 
 def _newest_of(

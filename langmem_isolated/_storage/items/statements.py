@@ -178,59 +178,80 @@ EVERY = select(*_COLUMNS).where(_EVERY_ITEM)
 STORED_AT = EVERY.where(_records.parent == _ONE["parent"], _records.key == _ONE["key"])
 
 _LOW, _HIGH = (bindparam(name, type_=sa.LargeBinary) for name in ("low", "high"))
-_BELOW = sa.and_(
-    _records.scope_id == SCOPE_ID, _records.parent >= _LOW, _records.parent < _HIGH, _ALIVE
-)
+_LIMIT = bindparam("limit", type_=sa.Integer)
+
+
+def _below(columns: Any) -> sa.ColumnElement[bool]:
+    is_below = columns.parent >= _LOW, columns.parent < _HIGH
+    return sa.and_(*is_below, sa.or_(columns.expires_at.is_(None), columns.expires_at > _NOW))
+
+
+_BELOW = sa.and_(_records.scope_id == SCOPE_ID, _below(_records))
 _ITEMS = select(*_COLUMNS).where(_BELOW, _records.kind == _ITEM)
 # Backwards, as the index of items is read: those of one moment come in one order everywhere.
 _BY_ADDRESS = _records.parent.desc(), _records.key.desc()
-ALL = _ITEMS.order_by(*_BY_ADDRESS)
 
 
-def _newest(items: sa.Select[Any], limit: str = "limit") -> sa.Select[Any]:
-    by_time = items.order_by(_records.updated_at.desc(), *_BY_ADDRESS)
-    return by_time.limit(bindparam(limit, type_=sa.Integer)).offset(_FROM_THE_FIRST)
+def _newest(items: Any, limit: sa.ColumnElement[int] = _LIMIT, columns: Any = _records) -> Any:
+    by_time = (columns[name].desc() for name in ("updated_at", "parent", "key"))
+    return items.order_by(*by_time).limit(limit).offset(_FROM_THE_FIRST)
+
+
+def _last(*columns: sa.ColumnElement[Any]) -> sa.Subquery:
+    """The items that were put last in the whole scope, straight from the index of items."""
+    looked_at = bindparam("looked_at", type_=sa.Integer)
+    last: sa.Select[Any] = _newest(select(*columns).where(_EVERY_ITEM), looked_at)
+    return last.subquery("last")
 
 
 NEWEST = _newest(_ITEMS)
 
 
-def _among_last() -> sa.Select[Any]:
-    in_index = _records.parent, _records.key, _records.updated_at, _records.expires_at
-    last = _newest(select(*in_index).where(_EVERY_ITEM), "looked_at").subquery("last")
-    is_alive = sa.or_(last.c.expires_at.is_(None), last.c.expires_at > _NOW)
-    is_it = sa.and_(_records.parent == last.c.parent, _records.key == last.c.key)
-    return (
-        select(*_COLUMNS)
-        # Not a plain join: SQLite would go through all of the entries before it takes the first.
-        .select_from(last.outerjoin(schema.records, sa.and_(_EVERY_ITEM, is_it)))
-        .where(last.c.parent >= _LOW, last.c.parent < _HIGH, is_alive)
-        .limit(bindparam("limit", type_=sa.Integer))
-        .offset(_FROM_THE_FIRST)
-    )
-
-
-# Of SQLite among the ``looked_at`` items that were put last in the whole scope: it goes through the
-# index of them, and reads what an item holds only when that is fetched.
-FIRST = {False: _among_last(), True: NEWEST}
-
-
 def _indexed(items: sa.Select[Any], count: int, *, is_postgres: bool) -> sa.Select[Any]:
     """Items that may have ``count`` values, and behind their columns their digests."""
+    if not count:
+        return items
     may_have = equalities.may_have(count, is_postgres=is_postgres)
     return items.add_columns(_records.equalities).where(may_have)
 
 
 @cache
-def all_indexed(count: int, *, is_postgres: bool) -> sa.Select[Any]:
-    """As ``ALL``, of those that may have ``count`` values; see :class:`equalities.Conditions`."""
+def every(count: int, *, is_postgres: bool) -> sa.Select[Any]:
+    """All items that may have ``count`` values; see :class:`equalities.Conditions`."""
     return _indexed(_ITEMS, count, is_postgres=is_postgres).order_by(*_BY_ADDRESS)
 
 
 @cache
-def first_indexed(count: int, *, is_postgres: bool) -> sa.Select[Any]:
-    """As ``FIRST``, of those that may have ``count`` values."""
-    return _indexed(FIRST[is_postgres], count, is_postgres=is_postgres)
+def first(count: int, *, is_postgres: bool) -> Any:
+    """The newest items that may have ``count`` values, among those put last in the whole scope.
+
+    SQLite reads what an item holds when that is fetched. PostgreSQL, where so many are not among
+    them, goes on to all items: to be asked twice takes it longer.
+    """
+    return _first_of_postgres(count) if is_postgres else _first_of_sqlite(count)
+
+
+def _first_of_sqlite(count: int) -> sa.Select[Any]:
+    last = _last(_records.parent, _records.key, _records.updated_at, _records.expires_at)
+    is_it = sa.and_(_records.parent == last.c.parent, _records.key == last.c.key)
+    # Not a plain join: SQLite would go through all of the entries before it takes the first.
+    items = select(*_COLUMNS).select_from(last.outerjoin(schema.records, _EVERY_ITEM & is_it))
+    found = _indexed(items.where(_below(last.c)), count, is_postgres=False)
+    return found.limit(_LIMIT).offset(_FROM_THE_FIRST)
+
+
+def _first_of_postgres(count: int) -> Any:
+    last = _last(*_COLUMNS, *([_records.equalities] if count else []))
+    found = select(last).where(_below(last.c))
+    if count:
+        column = last.c.equalities
+        found = found.where(equalities.may_have(count, is_postgres=True, column=column))
+    found = _newest(found, columns=last.c).cte("found")
+    are_enough = select(sa.func.count()).select_from(found).scalar_subquery() == _LIMIT
+    rest = _newest(_indexed(_ITEMS, count, is_postgres=True).where(~are_enough)).subquery("rest")
+    both = sa.union_all(select(found).where(are_enough), select(rest))
+    names = ("updated_at", "parent", "key")
+    return both.order_by(*(both.selected_columns[name].desc() for name in names))
 
 
 WITH_VECTORS = (

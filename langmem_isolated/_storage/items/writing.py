@@ -76,7 +76,7 @@ def put(
         ScopeGone: The scope was erased; nothing was written.
     """
     # In the order that :func:`change` has, of each item itself before its vectors.
-    placed = sorted((places.of(item.address), item) for item in items)
+    placed = sorted([(places.of(item.address), item) for item in items])
     rows = _rows(keys, placed, now)
     put_rows(transaction, keys, places, [place for place, _ in placed], rows, now)
     if with_vectors:
@@ -176,7 +176,7 @@ def put_at_once(
         at any time.
     """
     places = RecordAddresses(keys)
-    placed = sorted((places.of(item.address), item) for item in items)
+    placed = sorted([(places.of(item.address), item) for item in items])
     rows = _rows(keys, placed, now)
     if len(rows) == 1:
         put = sql.PUT_ONE[transaction.is_postgres]

@@ -1,7 +1,6 @@
 """Writes checkpoints, writes and new elements, and garbage-collects what nothing refers to."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sqlalchemy import Insert, Update
@@ -42,8 +41,7 @@ class NewElement(NamedTuple):
     plaintext: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class NewBody:
+class NewBody(NamedTuple):
     """A checkpoint or a task's writes on its way in."""
 
     slot: Slot
