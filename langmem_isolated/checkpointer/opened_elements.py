@@ -1,11 +1,12 @@
 """Opened elements: those of threads used last, kept in the plaintext cache where there is one."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 
 from langmem_isolated._codecs.checkpoints.decoder import OpenedElement
 from langmem_isolated._codecs.messages import decode_prototype
 from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._database.database import Database
 from langmem_isolated._runtime.plaintext_cache import Key, PlaintextCache
 from langmem_isolated._storage.container_state import ContainerState
 
@@ -26,13 +27,13 @@ class OpenedElements:
     Args:
         cache: Where they stay. What was opened with keys that were taken back since this was made
             does not get there.
-        history: Gives that of the database.
+        database: Whose history says whether a commit may have been lost.
     """
 
-    def __init__(self, cache: PlaintextCache | None, history: Callable[[], object]) -> None:
-        self._cache, self._history = cache, history
+    def __init__(self, cache: PlaintextCache | None, database: Database) -> None:
+        self._cache, self._database = cache, database
         if cache is not None:
-            self._begun_in, self._epoch = history(), cache.epoch
+            self._begun_in, self._epoch = database.history, cache.epoch
 
     def of(
         self, keys: ScopeKeys, digest: bytes, state: ContainerState
@@ -41,7 +42,7 @@ class OpenedElements:
         if self._cache is None:
             return NONE
         kept: Mapping[int, OpenedElement] | None = self._cache.get(
-            _key(keys, digest), _token(state, self._history())
+            _key(keys, digest), _token(state, self._database.history)
         )
         if not kept:
             return NONE
