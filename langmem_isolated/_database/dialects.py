@@ -62,6 +62,9 @@ _NOT_POOLED = "unsupported startup parameter"
 _LASTING = ("authentication failed", "does not exist", "pg_hba.conf")
 
 
+_NO_BATCH = nullcontext()
+
+
 class Sqlite:
     """What SQLite wants: WAL, one writer at a time, and its settings on every connection."""
 
@@ -143,7 +146,7 @@ class Sqlite:
 
     @staticmethod
     def batch(_: sqlite3.Connection) -> AbstractContextManager[None]:
-        return nullcontext()
+        return _NO_BATCH
 
     def settle(self, _: None) -> None:
         """Nothing to do: every statement is done when it was executed."""

@@ -184,7 +184,11 @@ class TransactionRunner:
             DatabaseError: The database refused or failed, or no attempt within ``timeout`` came
                 to its end.
         """
-        return self._run(True, begin, operation, *args, **kwargs)
+        try:
+            return self._attempt(begin, operation, *args, **kwargs)
+        except _Undone as undone:
+            met = undone.error, undone.is_certain
+        return self._run_again(True, met, begin, operation, *args, **kwargs)
 
     def run_once(
         self,
@@ -200,30 +204,35 @@ class TransactionRunner:
         Raises:
             DatabaseError: The database refused or failed.
         """
-        return self._run(False, begin, operation, *args, **kwargs)
+        try:
+            return self._attempt(begin, operation, *args, **kwargs)
+        except _Undone as undone:
+            met = undone.error, undone.is_certain
+        return self._run_again(False, met, begin, operation, *args, **kwargs)
 
-    def _run(
+    def _run_again(
         self,
         is_undone_when_broken: bool,
+        met: tuple[Exception, bool],
         begin: str | None,
         operation: Callable[Concatenate[Transaction, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        backoff, breaks = None, 0
+        backoff, breaks = Backoff(self._dialect.timeout), 0
         while True:
-            try:
-                return self._attempt(begin, operation, *args, **kwargs)
-            except _Undone as undone:
-                failure, is_certain = undone.error, undone.is_certain
+            failure, is_certain = met
             breaks += not is_certain
             # What breaks a second connection, too, may be what broke the first one.
             may_repeat = is_certain or (is_undone_when_broken and breaks == 1)
-            backoff = backoff or Backoff(self._dialect.timeout)
             # Out here, so that callers see nothing of what only this class knows, in its context
             # too.
             if not (may_repeat and backoff.wait()):
                 raise failure
+            try:
+                return self._attempt(begin, operation, *args, **kwargs)
+            except _Undone as undone:
+                met = undone.error, undone.is_certain
 
     def _attempt(
         self,

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
 from langmem_isolated._database.write_order import WriteOrder
-from langmem_isolated._runtime.budgets import Budgets, Timer
+from langmem_isolated._runtime.budgets import EXACT, Budgets
 from langmem_isolated._runtime.callers import current_owner
 from langmem_isolated.errors import DatabaseLocked
 
@@ -52,22 +52,26 @@ class _Write:
 
     __slots__ = (
         *("_call", "_ready", "_transaction", "by_itself", "has_run", "result"),
-        *("begun", "is_deferred", "owner", "since", "timer"),
+        *("begun", "is_deferred", "is_exact", "owner", "seconds", "since"),
     )
 
     def __init__(self, operation: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> None:
         self._call = operation, args, kwargs
         self.owner = current_owner()
         self.since = self.begun = time.monotonic()
-        self.timer: Timer | None = None
-        self.is_deferred = False
-        # Signals interrupt the main thread: it writes for nobody else.
-        self.by_itself = threading.current_thread() is threading.main_thread()
+        self.seconds: float | None = None
+        self.is_exact = self.is_deferred = False
+        self.by_itself = False
         self.has_run = False
         self.result: Any = None
         self._transaction: Transaction | None = None
         self._ready = threading.Lock()
         self._ready.acquire()
+
+    def know_thread(self) -> None:
+        """Take note, in its own thread, of which that is, where others wait as well."""
+        # Signals interrupt the main thread: it writes for nobody else.
+        self.by_itself |= threading.current_thread() is threading.main_thread()
 
     def run(self, transaction: Transaction) -> None:
         """Run it in its own thread, which leads."""
@@ -167,6 +171,7 @@ class WriteQueue:
 
     def _enter(self, mine: _Write) -> bool:
         """Enter the queue; whether it may lead at once."""
+        mine.know_thread()
         self._waiting.insert(self._order.place([*self._waiting], mine), mine)
         # Who comes when others wait does not overtake them.
         return self._next() is mine
@@ -185,10 +190,10 @@ class WriteQueue:
 
     def _commit(self, mine: _Write, followers: list[_Write]) -> None:
         def write_all(transaction: Transaction) -> None:
-            mine.begun, timer = time.monotonic(), self._budgets.timer(mine.owner)
+            mine.begun, clock = time.monotonic(), self._budgets.clock(mine.owner)
+            begun = clock()
             mine.run(transaction)
-            timer.stop()
-            mine.timer = timer
+            mine.seconds, mine.is_exact = clock() - begun, clock is EXACT
             end = time.monotonic() + _GROUP_SECONDS if followers else 0
             for follower in followers:
                 if time.monotonic() < end:
@@ -212,13 +217,12 @@ class WriteQueue:
             self._finish(followers)
 
     def _learn(self, mine: _Write) -> None:
-        timer = mine.timer
-        if timer is None:
+        if mine.seconds is None:
             return
         held = time.monotonic() - mine.begun
-        self._budgets.spend(mine.owner, timer.seconds, held=held, is_exact=timer.is_exact)
-        if timer.is_exact:
-            self._order.learn(mine.owner, timer.seconds)
+        self._budgets.spend(mine.owner, mine.seconds, held=held, is_exact=mine.is_exact)
+        if mine.is_exact:
+            self._order.learn(mine.owner, mine.seconds)
 
     def _take_followers(self, mine: _Write) -> list[_Write]:
         """Take ``mine`` and those that wait with it from the queue; only the leader does.
@@ -227,6 +231,7 @@ class WriteQueue:
         """
         if not self._waiting:
             return []
+        mine.know_thread()
         with suppress(ValueError):
             self._waiting.remove(mine)
         followers: list[_Write] = []

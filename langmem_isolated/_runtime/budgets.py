@@ -6,7 +6,7 @@ between calls, so that most of theirs meet nobody. Who is alone never rests.
 
 import threading
 import time
-from collections.abc import Container, Hashable
+from collections.abc import Callable, Container, Hashable
 
 from langmem_isolated._runtime.forking import renew_in_children
 
@@ -26,29 +26,10 @@ _COMPANY_SECONDS = 10.0
 _SHORT_SECONDS = 0.02
 # Of what nobody else can do meanwhile, as write to SQLite. A message takes 0.1 ms, one of 1 MB 10.
 _SHORT_EXCLUSIVE_SECONDS = 0.002
+EXACT = time.thread_time
+"""A clock by which nothing but the processor's time counts."""
 # Owners who have taken some of their burst.
 _MOST_OWNERS = 1024
-
-
-class Timer:
-    """The time that a call takes: of the processor, for owners whose last call took long.
-
-    To ask the system for that takes 1 to 4 µs, twice: all others are timed by the wall.
-    """
-
-    __slots__ = ("_begin", "_clock", "is_exact", "seconds")
-
-    def __init__(self, is_exact: bool) -> None:
-        self.is_exact = is_exact
-        """Whether nothing but the processor's time counts."""
-        self.seconds = 0.0
-        """Between its making and :meth:`stop`."""
-        self._clock = time.thread_time if is_exact else time.perf_counter
-        self._begin = self._clock()
-
-    def stop(self) -> None:
-        """Take the time, in the thread in which it was made."""
-        self.seconds = self._clock() - self._begin
 
 
 class Budgets:
@@ -63,19 +44,19 @@ class Budgets:
         self._lock = threading.Lock()
         # What is left, and when that was so.
         self._left: dict[Owner, tuple[float, float]] = {}
+        self.debtors: Container[Owner] = self._left
+        """Who may have to rest: all others do not."""
         self._last: tuple[Owner, float] = (None, 0.0)
         self._last_other: tuple[Owner, float] = (None, 0.0)
         # Who has taken long by the wall, and may have waited only.
         self._timed: set[Owner] = set()
 
-    @property
-    def debtors(self) -> Container[Owner]:
-        """Who may have to rest: all others do not."""
-        return self._left
+    def clock(self, owner: Owner) -> Callable[[], float]:
+        """By what a call of ``owner`` is timed: by :data:`EXACT` where the last one took long.
 
-    def timer(self, owner: Owner) -> Timer:
-        """Begin to time a call of ``owner``."""
-        return Timer(owner in self._timed)
+        To ask the system for that takes 1 to 4 µs, twice: all others are timed by the wall.
+        """
+        return EXACT if owner in self._timed else time.perf_counter
 
     def spend(
         self, owner: Owner, seconds: float, *, held: float | None = None, is_exact: bool = True

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, NamedTuple, TypeVar
 
-from langmem_isolated._runtime.budgets import Budgets, Owner, Timer
+from langmem_isolated._runtime.budgets import EXACT, Budgets, Owner
 
 T = TypeVar("T")
 
@@ -30,6 +30,12 @@ def current_owner() -> Owner:
     return _thread.owner
 
 
+def work_for(owner: Owner) -> Owner:
+    """Have this thread work for ``owner`` from now on; returns for whom it did before."""
+    before, _thread.owner = _thread.owner, owner
+    return before
+
+
 class Job(NamedTuple):
     """A job over what many have, as an owner: it works for none of them, and has its own budget."""
 
@@ -45,8 +51,7 @@ class OnBehalfOf:
         self._owner = owner
 
     def __enter__(self) -> None:
-        self._before = _thread.owner
-        _thread.owner = self._owner
+        self._before = work_for(self._owner)
 
     def __exit__(self, *_: object) -> None:
         _thread.owner = self._before
@@ -57,7 +62,8 @@ class _Outermost(threading.local):
 
     depth: int = 0
     owner: Owner = None
-    timer: Timer
+    clock: Callable[[], float]
+    begun: float = 0
 
 
 class Share:
@@ -93,16 +99,17 @@ class Share:
             self._enter(owner)
             if owner in self._budgets.debtors:
                 self._rest(owner, self._budgets.rest(owner))
-            outermost.owner, outermost.timer = owner, self._budgets.timer(owner)
+            outermost.owner, outermost.clock = owner, self._budgets.clock(owner)
+            outermost.begun = outermost.clock()
         outermost.depth += 1
 
     def __exit__(self, *_: object) -> None:
         outermost = self._outermost
         outermost.depth -= 1
         if not outermost.depth:
-            owner, timer = outermost.owner, outermost.timer
-            timer.stop()
-            self._budgets.spend(owner, timer.seconds, is_exact=timer.is_exact)
+            owner, clock = outermost.owner, outermost.clock
+            seconds = clock() - outermost.begun
+            self._budgets.spend(owner, seconds, is_exact=clock is EXACT)
             self._leave(owner)
 
     def _rest(self, owner: Owner, seconds: float) -> None:

@@ -14,7 +14,7 @@ from langmem_isolated._database.admission import Admission
 from langmem_isolated._database.database import Database, only_reads
 from langmem_isolated._database.driver_errors import Conflict
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._runtime.callers import OnBehalfOf
+from langmem_isolated._runtime.callers import OnBehalfOf, work_for
 from langmem_isolated._runtime.limits import DEFAULT_LIMITS, Limits
 from langmem_isolated._runtime.session_rules import NO_RULES, SessionRules
 from langmem_isolated._storage.keyring import Keyring
@@ -296,11 +296,14 @@ class ScopedDatabase(RefreshedKeys):
             self.watcher.begin()
             if only_reads(door):
                 self.watcher.was_read(self.owner)
-        with OnBehalfOf(self._caller):
+        before = work_for(self._caller)
+        try:
             if not self.database.is_bound:
                 return self._run(keys, door, operation, *args, **kwargs)
             with self.admission():
                 return self._run(keys, door, operation, *args, **kwargs)
+        finally:
+            work_for(before)
 
     def admission(self) -> Admission:
         """Where an operation on other records meets these, too, in the same transaction."""
