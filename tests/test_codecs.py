@@ -747,14 +747,19 @@ def test_messages_that_are_decoded_together_are_as_each_by_itself(
         for message in every_class()
         if has_fields_of_later_versions or not message.__pydantic_extra__
     ]
-    stored = [encode_message(message) for message in every] * 40
+    stored = [
+        encode_message(message, metadata)
+        for _ in range(20)
+        for message in every
+        for metadata in (None, MessageMetadata(1), MessageMetadata(1, "voice"))
+    ]
     parts = [decode_prototype(one) or one for one in stored] if has_prototypes else stored
 
     together, each = decode_messages(parts), [decode_message(one) for one in stored]
 
     assert len(together) == len(stored) > 512
     assert all(map(alike, together, each))
-    first, second = together[0], together[len(every)]
+    first, second = together[0], together[3 * len(every)]
     assert first.additional_kwargs is not second.additional_kwargs
     assert first.model_fields_set is not second.model_fields_set
 

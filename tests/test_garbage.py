@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import pytest
 from langchain_core.messages import AIMessage
 
-from langmem_isolated import IsolatedMemory
+from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated._runtime.garbage import CollectionPause
 from tests.processes import in_child
+from tests.threads import at, put
 
 
 @pytest.fixture
@@ -114,3 +115,26 @@ def test_it_is_paused_while_the_messages_of_a_long_session_are_rebuilt(
     # Rows as they are read make it look up to 5 times; the messages made it look 25 to 36 times.
     assert len(collections) < 12
     assert gc.isenabled()
+
+
+def test_calls_of_a_checkpointer_leave_nothing_for_it(sqlite_url: str, root_key: LocalRootKey):
+    """A cycle keeps what it holds, a scope's records among it, until it is collected."""
+    with IsolatedMemory(sqlite_url, root_key=root_key) as memory:
+        saver = memory.scope(user_id="alice", module_id="tutor").checkpointer()
+
+        def turn(thread_id: str) -> None:
+            config = put(saver, at(thread_id), {"messages": [AIMessage("a", id="a")]})
+            saver.put_writes(config, [("messages", AIMessage("b"))], "task")
+            assert saver.get_tuple(at(thread_id))
+
+        turn("first")
+        gc.collect()
+        gc.disable()
+        try:
+            turn("t")
+            turn("t")
+            left = gc.collect()
+        finally:
+            gc.enable()
+
+    assert left == 0

@@ -8,6 +8,7 @@ import threading
 import zlib
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -33,6 +34,7 @@ from langmem_isolated._crypto.sealing import (
     equal,
     framed,
     nonces,
+    open_all,
     open_sealed,
     opener,
     seal,
@@ -359,6 +361,15 @@ def test_content_does_not_open_with_what_the_server_holds(kind: Kind):
         two_keys(b"2").open(place, b"key", sealed, kind)
     with pytest.raises(RecordDoesNotOpen):
         keys.open(place, b"key", keys.seal_for_server(place, b"key", PLAINTEXT), kind)
+
+
+@given(st.lists(st.integers(0, 3), max_size=8))
+def test_a_sum_is_unmasked_whatever_was_masked_before(order: list[int]):
+    members = two_keys(b"1").members
+    stored = [members.masked(7**number, nonce=bytes([number] * 16)) for number in range(4)]
+
+    assert [members.unmasked(stored[number]) for number in order] == [7**n for n in order]
+    assert all(members.is_of(stored[number], 7**number) for number in order)
 
 
 def test_a_sealed_record_is_what_its_description_says():
@@ -805,8 +816,17 @@ def test_the_bound_is_that_of_nist_and_leaves_room_for_what_is_not_counted():
     assert 256 * SealCounter.BATCH == 2**24
 
 
+def opener_of_all(keys: Any, prefix: bytes, *, kind: str) -> Any:
+    """As :func:`opener`, by way of a list."""
+    return lambda key, sealed: open_all(keys, prefix, [(key, sealed)], kind=kind)[0]
+
+
+both_openers = pytest.mark.parametrize("opener", [opener, opener_of_all])
+
+
+@both_openers
 @given(st.binary(max_size=2048), st.binary(max_size=300), st.booleans())
-def test_many_of_one_place_open_as_one_by_one(plaintext: bytes, address: bytes, compress):
+def test_many_of_one_place_open_as_one_by_one(opener, plaintext: bytes, address: bytes, compress):
     key, other = SealingKey(KEY), SealingKey(SecretBytes(bytes(32)))
     sealed = seal(key, associated_data_of(PLACE, address), plaintext, compress=compress)
 
@@ -815,9 +835,33 @@ def test_many_of_one_place_open_as_one_by_one(plaintext: bytes, address: bytes, 
     assert open_one(address, sealed) == plaintext
 
 
+records = st.tuples(st.binary(max_size=9), st.integers(0, 1_100), st.booleans())
+
+
+@given(st.lists(records, max_size=5), st.none() | st.integers(0, 4), st.integers(0, 8 * 29 - 1))
+def test_all_of_one_place_open_as_one_by_one_or_none_does(written, changed, bit: int):
+    key, other = SealingKey(KEY), SealingKey(SecretBytes(bytes(32)))
+    keys = {other.id: other, key.id: key}
+    rows = [
+        (at, seal(other if is_other else key, associated_data_of(PLACE, at), b"a" * length))
+        for at, length, is_other in written
+    ]
+    if changed is None or changed >= len(rows):
+        assert open_all(keys, PLACE, rows, kind="item") == [b"a" * size for _, size, _ in written]
+        return
+    at, sealed = rows[changed]
+    rows[changed] = at, flipped(sealed, bit)
+
+    with pytest.raises(RecordDoesNotOpen):
+        open_all(keys, PLACE, rows, kind="item")
+
+
+@both_openers
 @pytest.mark.parametrize("address", [b"", bytes(16), bytes(255), bytes(256), "text", 7, None])
 @pytest.mark.parametrize("length", [0, 16, 17, 29, 44, 60, None])
-def test_opening_many_refuses_what_opening_one_refuses_and_says_the_same(key, address, length):
+def test_opening_many_refuses_what_opening_one_refuses_and_says_the_same(
+    key, opener, address, length
+):
     sealed = seal(key, associated_data_of(PLACE, b"another"), PLAINTEXT)[:length]
     open_one = opener({key.id: key}, PLACE, kind="item")
 
@@ -833,14 +877,16 @@ def test_opening_many_refuses_what_opening_one_refuses_and_says_the_same(key, ad
         assert many.value.key_id == one.value.key_id
 
 
+@both_openers
 @pytest.mark.parametrize("sealed", ["text", 7, 1.5, None])
-def test_opening_many_refuses_what_is_not_bytes(key, sealed):
+def test_opening_many_refuses_what_is_not_bytes(key, opener, sealed):
     with pytest.raises(RecordDoesNotOpen):
         opener({key.id: key}, PLACE, kind="item")(b"", sealed)
 
 
+@both_openers
 @given(st.integers(0, 8 * (61 + 16) - 1))
-def test_opening_many_notices_any_flipped_bit(bit: int):
+def test_opening_many_notices_any_flipped_bit(opener, bit: int):
     key = SealingKey(KEY)
     sealed = seal(key, associated_data_of(PLACE, b"address"), PLAINTEXT)
 

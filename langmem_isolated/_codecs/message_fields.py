@@ -137,36 +137,42 @@ _set_fields_set = _slots["__pydantic_fields_set__"].__set__
 _set_extra = _slots["__pydantic_extra__"].__set__
 _set_private = _slots["__pydantic_private__"].__set__
 _run = deque[Any](maxlen=0).extend
+_new = object.__new__
 
 
-def rebuild_messages(parts: Sequence[tuple[str, dict[str, Any]]]) -> list[BaseMessage]:
+def rebuild_messages(parts: Sequence[Sequence[Any]]) -> list[BaseMessage]:
     """As :func:`rebuild_message` of each, in three fifths of the time.
+
+    Args:
+        parts: Each ends with type and fields.
 
     Raises:
         RecordError: This version does not know a class.
     """
-    made, every = [], []
-    for type_, fields in parts:
-        template = _BY_TYPE.get(type_)
+    made, every, is_set = [], [], []
+    for part in parts:
+        template, fields = _BY_TYPE.get(part[-2]), part[-1]
         if template is None:
-            return [rebuild_message(*one) for one in parts]
-        values = template.defaults.copy()
-        for name, make in template.mutable:
+            return [rebuild_message(*one[-2:]) for one in parts]
+        message_class, defaults, mutable = template
+        values = defaults.copy()
+        for name, make in mutable:
             values[name] = make()
         values.update(fields)
-        if len(values) > len(template.defaults):
-            return [rebuild_message(*one) for one in parts]
+        if len(values) > len(defaults):
+            return [rebuild_message(*one[-2:]) for one in parts]
         every.append(values)
-        made.append(object.__new__(template.message_class))
-    return _filled(made, every, [fields for _, fields in parts])
+        is_set.append(set(fields))
+        made.append(_new(message_class))
+    return _filled(made, every, is_set)
 
 
 def _filled(
-    made: list[BaseMessage], values: Iterable[dict[str, Any]], fields_set: Iterable[Iterable[str]]
+    made: list[BaseMessage], values: Iterable[dict[str, Any]], fields_set: Iterable[set[str]]
 ) -> list[BaseMessage]:
     """New messages with all that pydantic keeps of them."""
     _run(map(_set_values, made, values))
-    _run(map(_set_fields_set, made, map(set, fields_set)))
+    _run(map(_set_fields_set, made, fields_set))
     _run(map(_set_extra, made, [{} for _ in made]))
     _run(map(_set_private, made, repeat(None)))
     return made
@@ -205,7 +211,7 @@ def copies_of(prototypes: Sequence[Prototype]) -> list[BaseMessage]:
             one[name] = make()
         if others:
             one.update(ormsgpack.unpackb(others))
-    return _filled([*map(object.__new__, classes)], own, fields_set)
+    return _filled([*map(_new, classes)], own, map(set, fields_set))
 
 
 # Those that our readers and LangChain's take for text without asking.

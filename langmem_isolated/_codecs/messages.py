@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import ormsgpack
 from langchain_core.messages import BaseMessage
@@ -25,6 +25,7 @@ from langmem_isolated.errors import ValueNotStorable
 MESSAGE_V1 = b"\x01"
 # As the first, behind what was sealed beside the message.
 MESSAGE_V2 = b"\x02"
+_FORMS = {*MESSAGE_V1, *MESSAGE_V2}
 
 # What is unpacked of them stays in the processor's cache until it is rebuilt: of 10,000, a quarter
 # of the time.
@@ -138,20 +139,18 @@ def _messages_of(parts: Sequence[bytes | Prototype], types: AllowedTypes) -> lis
     prototypes = [part for part in parts if type(part) is Prototype]
     if len(prototypes) == len(parts):
         return copies_of(prototypes)
-    decoded = _decoded_together([part for part in parts if isinstance(part, bytes)], types)
     if not prototypes:
-        return decoded
+        return _decoded_together(cast("Sequence[bytes]", parts), types)
+    decoded = _decoded_together([part for part in parts if isinstance(part, bytes)], types)
     copy, other = iter(copies_of(prototypes)), iter(decoded)
     return [next(other if isinstance(part, bytes) else copy) for part in parts]
 
 
 def _decoded_together(plaintexts: Sequence[bytes], types: AllowedTypes) -> list[BaseMessage]:
     unpack, hook = ormsgpack.unpackb, hook_for(types)
-    forms = {plaintext[:1] for plaintext in plaintexts}
-    if forms in ({MESSAGE_V1}, {MESSAGE_V2}):
-        with suppress(ValueError):
-            parts = [unpack(plaintext[1:], ext_hook=hook) for plaintext in plaintexts]
-            return rebuild_messages(parts if forms == {MESSAGE_V1} else [p[-2:] for p in parts])
+    with suppress(ValueError, IndexError):
+        if {plaintext[0] for plaintext in plaintexts} <= _FORMS:
+            return rebuild_messages([unpack(one[1:], ext_hook=hook) for one in plaintexts])
     return [decode_message(plaintext, types) for plaintext in plaintexts]
 
 

@@ -6,6 +6,7 @@ Msgpack, with codes of our own for what it lacks.
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import ormsgpack
@@ -159,18 +160,16 @@ def decode_value(plaintext: bytes, types: AllowedTypes = ANY_TYPE) -> Any:
 
 def hook_for(types: AllowedTypes) -> Callable[[int, bytes], Any]:
     """Msgpack's ``ext_hook``, which rebuilds values of types that msgpack lacks."""
-    return from_ext if types is ANY_TYPE else _hook(types)
+    # Not a closure, which would refer to itself: one for the garbage collector at every call.
+    return from_ext if types is ANY_TYPE else partial(_rebuilt, types)
 
 
-def _hook(types: AllowedTypes) -> Callable[[int, bytes], Any]:
-    def hook(code: int, packed: bytes) -> Any:
-        plain = ormsgpack.unpackb(packed, ext_hook=hook)
-        return rebuild(plain, types) if code == OBJECT else BY_CODE[code](plain)
-
-    return hook
+def _rebuilt(types: AllowedTypes, code: int, packed: bytes) -> Any:
+    plain = ormsgpack.unpackb(packed, ext_hook=hook_for(types))
+    return rebuild(plain, types) if code == OBJECT else BY_CODE[code](plain)
 
 
-from_ext = _hook(ANY_TYPE)
+from_ext = partial(_rebuilt, ANY_TYPE)
 
 
 def text_from_ext(code: int, packed: bytes) -> Any:

@@ -15,7 +15,9 @@ and 8.3. HKDF-SHA256: RFC 5869. HMAC-SHA256: RFC 2104.
 import hmac
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -92,9 +94,9 @@ def digest(key: SecretBytes, *parts: bytes | None) -> bytes:
 class DigestKey:
     """A key of :func:`digest`, ready for use: 0.6 µs a digest instead of 2.5.
 
-    A copied state of `cryptography` takes half the time of the standard library's, and an append
-    makes six digests. The interpreter's lock is kept meanwhile: a thread that computes keeps it for
-    5 ms once it has it.
+    A copied state of `cryptography` takes half the time of the standard library's; an append makes
+    five digests. `hmac.digest` gives the interpreter's lock away at every call, too, and a thread
+    that computes keeps it for 5 ms; this does not.
     """
 
     __slots__ = ("_state",)
@@ -331,6 +333,32 @@ def opener(
         return open_sealed(keys, associated_data_of(prefix, key), sealed, kind=kind)
 
     return open_one
+
+
+def open_all(
+    keys: Mapping[bytes, SealingKey],
+    prefix: bytes,
+    rows: Sequence[tuple[bytes, bytes, *tuple[Any, ...]]],
+    *,
+    kind: str,
+) -> list[bytes]:
+    """What :func:`opener` makes of each row's key and sealed bytes.
+
+    Nearly always one key sealed them all and none is deflated: then in four fifths of the time.
+    """
+    with suppress(InvalidTag, IndexError, KeyError, TypeError, ValueError):
+        head, length = rows[0][1][: 1 + KEY_ID_BYTES], _LENGTHS[len(rows[0][0])]
+        heads = [row[1][: 1 + KEY_ID_BYTES] for row in rows]
+        if head[0] == PLAIN and heads.count(head) == len(rows):
+            decrypt, start = keys[head[1:]].decrypt, head[:1] + prefix + length
+            return [
+                decrypt(
+                    row[1][1 + KEY_ID_BYTES : HEADER_BYTES], row[1][HEADER_BYTES:], start + row[0]
+                )
+                for row in rows
+            ]
+    open_one = opener(keys, prefix, kind=kind)
+    return [open_one(row[0], row[1]) for row in rows]
 
 
 def _refusal(kind: str, sealed: bytes, key_id: bytes) -> RecordDoesNotOpen:

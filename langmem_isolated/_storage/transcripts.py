@@ -171,8 +171,7 @@ def _lines(
         records.sort(key=_key)
     else:
         place = keys.aad_prefix(Kind.ELEMENT, source.digest, state.birth)
-        opener = keys.opener(place, Kind.ELEMENT)
-        messages = [opener(key, sealed) for key, sealed, _ in records]
+        messages = keys.open_all(place, Kind.ELEMENT, records)
     if [stored for *_, stored in records if type(stored) is not int]:
         # SQLite keeps any type in any column.
         raise RecordDoesNotOpen(_BELOW[source.kind].label, "it was stored at no time")

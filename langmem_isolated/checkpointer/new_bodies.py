@@ -44,7 +44,8 @@ def new_body(
     def plaintext(numbers: Mapping[bytes, int]) -> bytes:
         if not new:
             return Body.sealed_form(references, packed, chunks)
-        return Body.sealed_form(_runs(references, numbers), packed, _runs(chunks, numbers))
+        runs_of_chunks = _runs(chunks, numbers) if chunks else ()
+        return Body.sealed_form(_runs(references, numbers), packed, runs_of_chunks)
 
     return NewBody(slot, tag, [*new.values()], plaintext, replaces)
 

@@ -1,18 +1,20 @@
 """Opened elements: those of threads used last, kept in the plaintext cache where there is one."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from sys import getsizeof
 from types import MappingProxyType
 
 from langmem_isolated._codecs.checkpoints.decoder import OpenedElement
 from langmem_isolated._codecs.messages import decode_prototype
 from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._database.database import Database
 from langmem_isolated._runtime.plaintext_cache import Key, PlaintextCache
 from langmem_isolated._storage.container_state import ContainerState
 
 NONE: Mapping[int, OpenedElement] = MappingProxyType({})
-# Of a dict's entry, beside its bytes: the number, the header of the bytes, and the slot. Of what
-# stands for a message: its dict, and the headers of what is in it.
-_ENTRY_BYTES, _PROTOTYPE_BYTES = 128, 448
+# Of a dict's entry, beside its bytes: the number, the header of the bytes, and the slot. Of that of
+# a message taken apart, beside its values: the message's dict, too.
+_ENTRY_BYTES, _PROTOTYPE_BYTES = 128, 288
 
 
 class OpenedElements:
@@ -26,13 +28,13 @@ class OpenedElements:
     Args:
         cache: Where they stay. What was opened with keys that were taken back since this was made
             does not get there.
-        history: Gives that of the database.
+        database: Whose history says whether a commit may have been lost.
     """
 
-    def __init__(self, cache: PlaintextCache | None, history: Callable[[], object]) -> None:
-        self._cache, self._history = cache, history
+    def __init__(self, cache: PlaintextCache | None, database: Database) -> None:
+        self._cache, self._database = cache, database
         if cache is not None:
-            self._begun_in, self._epoch = history(), cache.epoch
+            self._begun_in, self._epoch = database.history, cache.epoch
 
     def of(
         self, keys: ScopeKeys, digest: bytes, state: ContainerState
@@ -41,7 +43,7 @@ class OpenedElements:
         if self._cache is None:
             return NONE
         kept: Mapping[int, OpenedElement] | None = self._cache.get(
-            _key(keys, digest), _token(state, self._history())
+            _key(keys, digest), _token(state, self._database.history)
         )
         if not kept:
             return NONE
@@ -69,8 +71,11 @@ class OpenedElements:
 def _part(plaintext: bytes) -> tuple[OpenedElement, int]:
     """What is kept of an element, and about how many bytes it has."""
     prototype = decode_prototype(plaintext)
-    size = _ENTRY_BYTES + len(plaintext)
-    return (plaintext, size) if prototype is None else (prototype, size + _PROTOTYPE_BYTES)
+    if prototype is None:
+        return plaintext, _ENTRY_BYTES + len(plaintext)
+    # Text takes up to four bytes a character as soon as one of them needs so many.
+    values = sum(map(getsizeof, prototype.values.values()))
+    return prototype, _PROTOTYPE_BYTES + values + len(prototype.packed)
 
 
 def _key(keys: ScopeKeys, digest: bytes) -> Key:

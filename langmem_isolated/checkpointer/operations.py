@@ -71,7 +71,7 @@ def read(
         # A sweep or another life of the thread came between the two, or someone tampered: one state
         # of both will tell, and nothing that was opened before.
         pass
-    nothing = OpenedElements(None, lambda: database.history)
+    nothing = OpenedElements(None, database)
     return run(keys, database.snapshot, _read_with_elements, required_elements, asked, nothing)
 
 

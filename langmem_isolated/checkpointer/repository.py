@@ -70,10 +70,7 @@ class ThreadRepository:
         self._serde = serde
         self._lifetimes = lifetimes
         # Made before the keys are asked for, with each call.
-        self._opened = OpenedElements(known.opened, self._history)
-
-    def _history(self) -> object:
-        return self.records.database.history
+        self._opened = OpenedElements(known.opened, records.database)
 
     @observed("search_memory", "checkpoint", found, records="records")
     def get(self, address: Address) -> Snapshot | None:
@@ -81,7 +78,7 @@ class ThreadRepository:
         keys = self.records.find_keys()
         if keys is None:
             return None
-        parent, history = parent_of(keys, address), self._history()
+        parent, history = parent_of(keys, address), self.records.database.history
         digest = parent[:DIGEST_BYTES]
         wanted = address.checkpoint_id and id_bytes(address.checkpoint_id)
         asked = Asked(digest, parent, wanted or None, now(), self._guess(keys, digest))
@@ -103,7 +100,7 @@ class ThreadRepository:
         """
         if not self.records.is_postgres:
             return range(0)
-        chain: WriteChain | None = self._known.last(digest, self._history()).chain
+        chain: WriteChain | None = self._known.last(digest, self.records.database.history).chain
         if chain is None or chain.state is None:
             return range(GUESSED_OF_ANY)
         state = chain.state

@@ -332,7 +332,7 @@ def _search_item(item: rows.Item, score: float | None) -> SearchItem:
 
 
 def _times(item: rows.Item) -> tuple[dt.datetime, dt.datetime]:
-    return (
-        _EPOCH + dt.timedelta(microseconds=item.created),
-        _EPOCH + dt.timedelta(microseconds=item.updated),
-    )
+    updated = _EPOCH + dt.timedelta(0, 0, item.updated)
+    if item.created == item.updated:
+        return updated, updated
+    return _EPOCH + dt.timedelta(0, 0, item.created), updated

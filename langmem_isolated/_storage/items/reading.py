@@ -140,14 +140,16 @@ def _first_of(
     """The first ``count`` items of rows that are fetched by time, more in each step.
 
     Args:
-        is_lazy: Whether each row costs the database time: it ends where none of the first passes.
+        is_lazy: Whether each row that is fetched costs the database time: never more are in a step,
+            and it ends where none of the first passes.
     """
     found: list[Item] = []
     step = count
     while len(found) < count and (rows := fetch(step)):
         found += _passing(places, rows, lookup)
-        step = min(2 * step, NO_LIMIT)
-        if is_lazy and not found:
+        if not is_lazy:
+            step = min(2 * step, NO_LIMIT)
+        elif not found:
             break
     return found[:count]
 

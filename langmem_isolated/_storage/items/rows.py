@@ -114,15 +114,11 @@ def _item(places: RecordAddresses, row: Row, plaintext: bytes) -> Item:
         raise RecordDoesNotOpen(Kind.ITEM.label, "it was first put at no time")
     if updated_at != updated:
         raise RecordDoesNotOpen(Kind.ITEM.label, "its time is not the one it was put at")
-    expiry = expires_at, mac
-    places.check_expiry((parent, key), updated, expiry, is_expected=lifetime != _FOR_EVER)
-    return Item(
-        place=(parent, key),
-        body=body_of(plaintext),
-        created=min(created_at, updated),
-        updated=updated,
-        lifetime=None if lifetime == _FOR_EVER else lifetime,
-    )
+    place, body, created = (parent, key), plaintext[_HEAD.size :], min(created_at, updated)
+    if lifetime == _FOR_EVER and expires_at is None and mac is None:
+        return Item(place, body, created, updated, None)
+    places.check_expiry(place, updated, (expires_at, mac), is_expected=lifetime != _FOR_EVER)
+    return Item(place, body, created, updated, lifetime)
 
 
 def expiry(

@@ -149,8 +149,8 @@ def opened(
         return _summed_up(keys, digest, state, messages, bounds) if is_dated else None
     wanted = [number.to_bytes(8) for number in range(start, end)]
     ordered = _numbered(_within(_in_order(messages), bounds) if is_dated else messages, wanted)
-    opener = keys.opener(message_aad_prefix(keys, digest, state), Kind.MESSAGE)
-    plaintexts = [opener(row[0], row[1]) for row in ordered]
+    place = message_aad_prefix(keys, digest, state)
+    plaintexts = keys.open_all(place, Kind.MESSAGE, ordered)
     has_newest = bool(plaintexts) and end == state.next_sequence
     if has_newest and newest_of(keys, digest, wanted[-1], plaintexts[-1]) != state.newest:
         raise RecordDoesNotOpen(Kind.SESSION.label, "its newest message was exchanged")

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
+from langmem_isolated._crypto.sealing import nonces
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime.clock import SECOND
 from langmem_isolated._runtime.session_rules import SessionRules
@@ -162,8 +163,10 @@ def _put(
         state, added = room.state._replace(channels=room.limits.packed()), added[room.skipped :]
     numbered = [number.to_bytes(8) for number in range(behind - len(added), behind)]
     rows = [
-        (key, alias, keys.seal(place, key, plaintext))
-        for key, (plaintext, alias, _) in zip(numbered, added, strict=True)
+        (key, alias, keys.seal(place, key, plaintext, nonce=nonce))
+        for key, (plaintext, alias, _), nonce in zip(
+            numbered, added, nonces(len(added)), strict=True
+        )
     ]
     parts = [
         message_part(keys, digest, key, now, plaintext)
