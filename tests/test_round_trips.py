@@ -52,6 +52,9 @@ def test_a_turn_of_one_node_is_four_round_trips_and_the_unencrypted_saver_takes_
 
             # The read; the input; its writes with the checkpoint behind them; the node's likewise.
             assert fewest(proxy, saver) == 4
+            # The first turn of a thread, too: its row is made with the first checkpoint.
+            first = [round_trips(proxy, saver, f"new {number}") for number in range(WARM_UP)]
+            assert min(first) == 4
         with PostgresSaver.from_conn_string(proxy.url) as peer:
             peer.setup()
             round_trips(proxy, peer, "thread", WARM_UP)

@@ -463,6 +463,14 @@ def test_what_exceeds_the_bytes_is_not_kept(sqlite_url: str):
         assert messages_of(saver_of(memory), at("long")) == said(*range(39))
 
 
+def test_text_is_counted_by_the_memory_that_it_takes(warm: IsolatedMemory):
+    """Four bytes a character, where one of them is an emoji."""
+    put(saver_of(warm), at("t"), {"messages": [HumanMessage("x" * 10_000 + "\U0001f600", id="1")]})
+
+    assert warm._context.plaintext_cache is not None
+    assert 40_000 < warm._context.plaintext_cache._entries.size < 42_000
+
+
 def test_keys_may_be_rotated_while_a_thread_is_warm(warm: IsolatedMemory, other: IsolatedMemory):
     first = put(saver_of(warm), at("t"), {"messages": said(1)})
     other.rotate_keys("alice")

@@ -1,6 +1,7 @@
 """Opened elements: those of threads used last, kept in the plaintext cache where there is one."""
 
 from collections.abc import Mapping
+from sys import getsizeof
 from types import MappingProxyType
 
 from langmem_isolated._codecs.checkpoints.decoder import OpenedElement
@@ -11,9 +12,9 @@ from langmem_isolated._runtime.plaintext_cache import Key, PlaintextCache
 from langmem_isolated._storage.container_state import ContainerState
 
 NONE: Mapping[int, OpenedElement] = MappingProxyType({})
-# Of a dict's entry, beside its bytes: the number, the header of the bytes, and the slot. Of what
-# stands for a message: its dict, and the headers of what is in it.
-_ENTRY_BYTES, _PROTOTYPE_BYTES = 128, 448
+# Of a dict's entry, beside its bytes: the number, the header of the bytes, and the slot. Of that of
+# a message taken apart, beside its values: the message's dict, too.
+_ENTRY_BYTES, _PROTOTYPE_BYTES = 128, 288
 
 
 class OpenedElements:
@@ -70,8 +71,11 @@ class OpenedElements:
 def _part(plaintext: bytes) -> tuple[OpenedElement, int]:
     """What is kept of an element, and about how many bytes it has."""
     prototype = decode_prototype(plaintext)
-    size = _ENTRY_BYTES + len(plaintext)
-    return (plaintext, size) if prototype is None else (prototype, size + _PROTOTYPE_BYTES)
+    if prototype is None:
+        return plaintext, _ENTRY_BYTES + len(plaintext)
+    # Text takes up to four bytes a character as soon as one of them needs so many.
+    values = sum(map(getsizeof, prototype.values.values()))
+    return prototype, _PROTOTYPE_BYTES + values + len(prototype.packed)
 
 
 def _key(keys: ScopeKeys, digest: bytes) -> Key:
