@@ -295,12 +295,13 @@ class Audit:
 
     def recalled(self, owner: Owner, count: int) -> None:
         """Note that so many records of an owner went into a prompt; no I/O here."""
-        if self._wants(_RECALL) and not self._leaves_out(owner):
+        if self._wants_recalls() and not self._leaves_out(owner):
             self._batch.add(_RECALL, owner, count)
 
     def was_read(self, owner: Owner) -> None:
         """Note that an owner's memory was read; no I/O here."""
-        if self._wants(_READ) and not self._leaves_out(owner):
+        known = self._known
+        if known is not None and known.is_on and known.reads and not self._leaves_out(owner):
             self._batch.add(_READ, owner, 1)
 
     @property
@@ -325,12 +326,9 @@ class Audit:
         except LangmemIsolatedError as error:
             _log.error("It is not known whether auditing is on: %s.", type(error).__name__)
 
-    def _wants(self, operation: str) -> bool:
-        known = self._known
-        if known is None:
-            # Asked when it is stored, in a thread of its own.
-            return operation == _RECALL
-        return known.is_on and (known.recalls if operation == _RECALL else known.reads)
+    def _wants_recalls(self) -> bool:
+        # Where nothing is known yet it is asked when they are stored, in a thread of its own.
+        return self._known is None or (self._known.is_on and self._known.recalls)
 
     def flush(self) -> None:
         """Store what was noted of recalls and reads until now.

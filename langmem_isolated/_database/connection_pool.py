@@ -19,7 +19,7 @@ class ConnectionPool(QueuePool):
     # It logs where operators look for what SQLAlchemy's own says.
     _sqla_logger_namespace = f"{QueuePool.__module__}.{QueuePool.__name__}"
     # Whether a connection at rest may still be used; PostgreSQL's dialect replaces it.
-    is_usable: Callable[[Any], bool] = staticmethod(lambda _: True)
+    is_usable: Callable[[Any], bool] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -40,7 +40,7 @@ class ConnectionPool(QueuePool):
             connection = self._idle.pop()
         except IndexError:
             return self._connect()
-        if self.is_usable(connection.dbapi_connection):
+        if self.is_usable is None or self.is_usable(connection.dbapi_connection):
             return connection
         connection.close()
         return self._connect()

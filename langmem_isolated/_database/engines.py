@@ -31,7 +31,9 @@ def engine_of(url: URL, dialect: AnyDialect, pool_size: int, timeout: float) -> 
         pool_reset_on_return=None,
         hide_parameters=True,
         **dialect.engine_options(pool_size),
-    ).execution_options(**dialect.translation)
+    )
+    if dialect.translation:
+        engine = engine.execution_options(**dialect.translation)
     event.listen(engine, "connect", lambda raw, _: dialect.prepare(raw))
     if isinstance(dialect, Postgres):
         event.listen(engine, "do_connect", dialect.connect)

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from langmem_isolated._database.write_order import WriteOrder
 from langmem_isolated._runtime.budgets import EXACT, Budgets
@@ -140,7 +140,8 @@ class WriteQueue:
         Raises:
             DatabaseLocked: It was not begun in time; nothing was written.
         """
-        return cast("T", self._write(_Write(operation, args, kwargs)))
+        result: T = self._write(_Write(operation, args, kwargs))
+        return result
 
     def _write(self, mine: _Write) -> Any:
         deadline = time.monotonic() + self._timeout

@@ -191,12 +191,14 @@ def observed(
         count: Counts records by what is returned and the arguments; not known if it raises.
         records: Where the object has its records, or what finds them among all arguments.
     """
-    find = attrgetter(records) if isinstance(records, str) else None
+    # Of a name by the first argument alone.
+    find: Any = attrgetter(records) if isinstance(records, str) else records
+    most = 1 if isinstance(records, str) else None
 
     def decorated(body: F) -> F:
         @wraps(body)
         def call(*args: Any, **kwargs: Any) -> Any:
-            whose = find(args[0]) if find else cast("Callable[..., Any]", records)(*args)
+            whose = find(*args[:most])
             operations: Operations = whose.operations
             # Written out: as a property it would cost 50 ns more, at every operation of everybody.
             if not (operations.observers or _log.isEnabledFor(logging.DEBUG)):

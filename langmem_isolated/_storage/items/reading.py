@@ -140,17 +140,16 @@ def _first_of(
     """The first ``count`` items of rows that are fetched by time, more in each step.
 
     Args:
-        is_lazy: Whether each row that is fetched costs the database time: never more are in a step,
-            and it ends where none of the first passes.
+        is_lazy: Whether each row that is fetched costs the database time: a step has no more than
+            are missing, and it ends where none of the first passes.
     """
     found: list[Item] = []
     step = count
     while len(found) < count and (rows := fetch(step)):
         found += _passing(places, rows, lookup)
-        if not is_lazy:
-            step = min(2 * step, NO_LIMIT)
-        elif not found:
+        if is_lazy and not found:
             break
+        step = count - len(found) if is_lazy else min(2 * step, NO_LIMIT)
     return found[:count]
 
 
