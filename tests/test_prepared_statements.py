@@ -83,6 +83,24 @@ def test_what_the_server_has_forgotten_is_prepared_again(postgres_url: str, root
 
 
 @prepares
+@pytest.mark.skipif(served.IS_DISTRIBUTED, reason="the coordinator plans for its workers")
+def test_what_was_prepared_before_a_table_changed_is_prepared_again(
+    postgres_url: str, root_key: LocalRootKey
+):
+    """As by an upgrade in another process: nobody is told that a plan is out of date."""
+    changing = sa.table("changing", sa.column("number", sa.Integer))
+    with IsolatedMemory(postgres_url, root_key=root_key, pool_size=1) as memory:
+        run = memory._database.inspect
+        run(lambda it: it.exec_driver_sql("CREATE TABLE changing AS SELECT 1 AS number"))
+        one = sa.select(changing.c.number)
+        for _ in range(TURNS):
+            memory._database.read(Transaction.row, one)
+        run(lambda it: it.exec_driver_sql("ALTER TABLE changing ALTER number TYPE bigint"))
+
+        assert memory._database.read(Transaction.row, one) == (1,)
+
+
+@prepares
 def test_what_was_refused_stays_prepared(postgres_url: str, root_key: LocalRootKey):
     divided = sa.select(sa.literal_column("1") / bindparam("by", type_=sa.Integer))
     with IsolatedMemory(postgres_url, root_key=root_key, pool_size=1) as memory:

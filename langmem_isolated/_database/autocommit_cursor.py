@@ -25,7 +25,7 @@ _MOST_PREPARED = 100
 _PREPARED_FROM = 3
 _FAILED = ExecStatus.FATAL_ERROR
 # Of a statement that the server has forgotten, and of one whose tables have changed.
-_STALE = ("26000", "0A000")
+_STALE = errors.InvalidSqlStatementName, errors.FeatureNotSupported
 _Statement = tuple[str, tuple[int, ...]]
 
 
@@ -117,9 +117,9 @@ class AutocommitCursor:
         """
         try:
             self._execute(sql, values)
-        except errors.InvalidSqlStatementName:
-            # psycopg has had the server forget all that was prepared, as after it rolled back.
-            # Nothing was done.
+        except _STALE:
+            # psycopg has had the server forget all that was prepared, as after it rolled back, or
+            # somebody has upgraded the tables. Nothing was done.
             self._execute(sql, values)
 
     def _execute(self, sql: str, values: Sequence[Any]) -> None:
@@ -168,7 +168,7 @@ class AutocommitCursor:
         for result in results:
             if result.status == _FAILED:
                 error = errors.error_from_result(result, self._connection.info.encoding)
-                if is_new or error.sqlstate in _STALE:
+                if is_new or isinstance(error, _STALE):
                     self._statements.forget()
                 raise error
         self._result = results[-1]
