@@ -60,8 +60,6 @@ _NOT_POOLED = "unsupported startup parameter"
 # How a server begins to say what it says at any other time, too: libpq has no SQLSTATE of a
 # connection that was refused.
 _LASTING = ("authentication failed", "does not exist", "pg_hba.conf")
-
-
 _NO_BATCH = nullcontext()
 
 
@@ -328,8 +326,10 @@ class Postgres:
             values["lock_timeout"] = self.lock_timeout
         if self.is_bound and (ids := _admitted_ids()):
             values[SETTING] = array_literal(ids)
-        settings: CarriedSettings | None = self._autocommit.CarriedSettings.of(values)
-        return settings if values else None
+        if not values:
+            return None
+        settings: CarriedSettings = self._autocommit.CarriedSettings.of(values)
+        return settings
 
     def compiles_for(self, dialect: Dialect) -> Dialect:
         return type(dialect)(paramstyle="numeric_dollar")  # type: ignore[call-arg]
