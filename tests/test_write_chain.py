@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from langmem_isolated._storage.threads import writing
 from langmem_isolated._storage.threads.addresses import thread_digest
 from langmem_isolated.checkpointer import write_chain
 from langmem_isolated.checkpointer.write_chain import CommitDelay, WriteChain
-from langmem_isolated.errors import KeyDestroyed
+from langmem_isolated.errors import KeyDestroyed, ValueNotStorable
 from tests.threads import at, checkpoint, id_of, put, values_at
 
 ALICE = Scope("alice", "tutor")
@@ -150,6 +151,22 @@ def test_a_thread_that_another_process_began_is_not_begun_again(
 
     assert values_at(saver, at("t")) == {"a": [LARGE, LARGE]}
     assert saver.verify_thread("t") == 3
+
+
+@pytest.mark.parametrize("absolute", [None, timedelta(hours=1)])
+def test_a_thread_has_the_lifetime_of_who_begins_it_and_not_of_who_failed_to(
+    scoped: ScopedMemory, absolute: timedelta | None
+):
+    failing = scoped.checkpointer(absolute=timedelta(days=1) if absolute is None else None)
+    put(failing, at("another"), {})
+    with pytest.raises(ValueNotStorable):
+        put(failing, at("t"), {"a": object()})
+
+    saver = scoped.checkpointer(absolute=absolute)
+    put(saver, at("t"), {})
+
+    thread = saver.thread("t")
+    assert (thread.expires and thread.expires - thread.created) == absolute
 
 
 def test_two_who_begin_a_thread_at_once_begin_it_once(scoped: ScopedMemory):

@@ -118,7 +118,9 @@ class BodyWriter:
     ) -> Stored | None:
         """Try to store onto the state that this process knows of the thread."""
         chain: WriteChain | None = known.chain
-        if body.replaces is not None or chain is None or not chain.may_store:
+        if body.replaces is not None or chain is None:
+            return None
+        if not chain.may_store(self._lifetimes.absolute):
             return None
         records, write = self._records, WaitingWrite(self._keys, body, now, expires_at)
         if records.is_postgres and write.rows > MOST_ROWS:

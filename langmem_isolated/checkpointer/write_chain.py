@@ -130,10 +130,15 @@ class WriteChain:
         chain._new, chain._birth = new, keys.birth
         return chain
 
-    @property
-    def may_store(self) -> bool:
-        """Whether it knows a state to go on from, or takes the thread to be new."""
-        return self._state is not None or self._new is not None
+    def may_store(self, absolute_lifetime: int | None) -> bool:
+        """Whether it knows a state to go on from, or takes the thread to be new.
+
+        Args:
+            absolute_lifetime: What the caller begins a thread with: none is begun with another's.
+        """
+        new = self._new
+        is_new = new is not None and new.beginning.absolute_lifetime == absolute_lifetime
+        return is_new or self._state is not None
 
     @property
     def state(self) -> ContainerState | None:
@@ -216,8 +221,9 @@ class WriteChain:
         self._take_along()
         latest = max(self._taken, key=attrgetter("now"))
         bodies, now, expires_at = [w.body for w in self._taken], latest.now, latest.expires_at
-        if self._new is not None:
-            return writing.begin(transaction, keys, digest, self._new, bodies, now, expires_at)
+        # Who reads the thread meanwhile has it go on from what was read.
+        if (new := self._new) is not None:
+            return writing.begin(transaction, keys, digest, new, bodies, now, expires_at)
         if self._state is None:
             return None
         state, numbers = self._state, self._known.numbers
