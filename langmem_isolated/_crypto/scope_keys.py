@@ -129,7 +129,7 @@ class ScopeKeys:
     def pseudonym_of_name(self, kind: Kind, *parts: bytes) -> bytes:
         """As :meth:`pseudonym`, of a name that is asked for again and again, such as a thread's.
 
-        The last names are remembered with their digests, 0.4 µs instead of 2.2: not for content.
+        The last names are remembered with their digests, 0.3 µs instead of 1.5: not for content.
         """
         name = (kind.framed_bytes, *parts)
         found = self._names.get(name)
