@@ -363,6 +363,14 @@ def test_content_does_not_open_with_what_the_server_holds(kind: Kind):
         keys.open(place, b"key", keys.seal_for_server(place, b"key", PLAINTEXT), kind)
 
 
+@pytest.mark.parametrize("length", [0, 15, 16, 47])
+def test_a_sum_that_was_cut_off_is_not_that_of_no_records(length: int):
+    members = two_keys(b"1").members
+
+    assert not members.is_of(bytes(length), 0)
+    assert not members.is_of(members.masked(0)[:length], 0)
+
+
 @given(st.lists(st.integers(0, 3), max_size=8))
 def test_a_sum_is_unmasked_whatever_was_masked_before(order: list[int]):
     members = two_keys(b"1").members
