@@ -15,7 +15,7 @@ from langchain_core.messages import HumanMessage
 from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated.errors import DatabaseLocked, DatabaseUnreachable
+from langmem_isolated.errors import DatabaseError, DatabaseLocked, DatabaseUnreachable
 from tests.conftest import ROOT_KEY, Attacker
 from tests.threads import at, put
 
@@ -138,14 +138,16 @@ def test_adapters_under_serializable_lose_nothing_and_keep_the_order(postgres_ur
             assert len(found) == 2 * turns + 1
 
 
-def refuse_with(attacker: Attacker, state: str) -> None:
-    """Have the server refuse every change of a number."""
+def refuse_with(attacker: Attacker, state: str, *, at_commit: bool = False) -> None:
+    """Have the server refuse every change of a number, or the commit of a transaction with one."""
     attacker(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
         f" RAISE EXCEPTION 'refused' USING ERRCODE = '{state}'; END $$"
     )
+    at_change = "TRIGGER refuses BEFORE UPDATE ON notes"
+    deferred = "CONSTRAINT TRIGGER refuses AFTER UPDATE ON notes DEFERRABLE INITIALLY DEFERRED"
     attacker(
-        "CREATE TRIGGER refuses BEFORE UPDATE ON notes FOR EACH ROW"
+        f"CREATE {deferred if at_commit else at_change} FOR EACH ROW"
         " EXECUTE FUNCTION langmem_isolated.refuse()"
     )
 
@@ -167,6 +169,24 @@ def test_attempts_have_an_end(attacker: Attacker, postgres_url: str, door: str):
 
     assert 2 < next(runs) < 12
     assert numbers(attacker) == [0, 0]
+
+
+@pytest.mark.parametrize("pooler", ["", "?pooler=transaction"])
+@pytest.mark.parametrize("door", ["write", "write_once"])
+def test_what_is_refused_at_its_commit_is_not_taken_for_stored(
+    attacker: Attacker, postgres_url: str, door: str, pooler: str
+):
+    """At any of its first uses: the one that prepares a statement sends it in another way."""
+    refuse_with(attacker, "23514", at_commit=True)
+
+    with closing(opened(postgres_url + pooler)) as database:
+        for _ in range(6):
+            with pytest.raises(DatabaseError):
+                getattr(database, door)(Transaction.changes, ADD, which="a")
+        attacker("DROP TRIGGER refuses ON notes")
+        getattr(database, door)(Transaction.changes, ADD, which="a")
+
+    assert numbers(attacker) == [1, 0]
 
 
 def test_a_completion_that_the_server_does_not_know_is_not_tried_again(

@@ -23,7 +23,7 @@ from psycopg.waiting import Ready, Wait
 _MOST_PREPARED = 100
 # From this use on a statement is prepared: what runs once is not worth keeping.
 _PREPARED_FROM = 3
-_FAILED = ExecStatus.FATAL_ERROR
+_FAILED, _END = ExecStatus.FATAL_ERROR, ExecStatus.PIPELINE_SYNC
 # Of a statement that the server has forgotten, and of one whose tables have changed.
 _STALE = errors.InvalidSqlStatementName, errors.FeatureNotSupported
 _Statement = tuple[str, tuple[int, ...]]
@@ -139,30 +139,27 @@ class AutocommitCursor:
         pgconn, settings = self._connection.pgconn, self._settings
         pgconn.enter_pipeline_mode()
         try:
-            count = 0
             if settings is not None:
                 carried = [value.encode() for value in settings.values]
                 types = (0,) * len(carried)
                 its_name, is_its_first = self._statements.find(settings.sql, types)
                 first = settings.sql, carried, types, None
-                count = self._send(first, its_name, is_new=is_its_first)
-            count += self._send(statement, name, is_new=is_new)
+                self._send(first, its_name, is_new=is_its_first)
+            self._send(statement, name, is_new=is_new)
             pgconn.pipeline_sync()
-            results: list[Any] = self._connection.wait(_answers(pgconn, count))
+            results: list[Any] = self._connection.wait(_answers(pgconn))
             return results
         finally:
             _leave_pipeline(pgconn)
 
-    def _send(self, statement: Any, name: bytes | None, *, is_new: bool) -> int:
-        """Send a statement; how many answers it will have."""
+    def _send(self, statement: Any, name: bytes | None, *, is_new: bool) -> None:
         pgconn, (sql, values, types, formats) = self._connection.pgconn, statement
         if name is None:
             pgconn.send_query_params(sql.encode(), values, types, formats, Format.BINARY)
-            return 1
+            return
         if is_new:
             pgconn.send_prepare(name, sql.encode(), types)
         pgconn.send_query_prepared(name, values, formats, Format.BINARY)
-        return 1 + is_new
 
     def _take(self, results: list[Any], *, is_new: bool) -> None:
         for result in results:
@@ -197,20 +194,23 @@ class AutocommitCursor:
         return self._result.command_tuples or 0
 
 
-def _answers(pgconn: Any, count: int) -> Generator[Wait, Ready | int, list[Any]]:
-    """Wait for the last result of each of ``count`` statements, and for the end of it all."""
+def _answers(pgconn: Any) -> Generator[Wait, Ready | int, list[Any]]:
+    """Wait for the last result of each statement, and for the end of it all.
+
+    What fails at its commit had its result before, and has another one behind it.
+    """
     while pgconn.flush():
         if (yield Wait.RW) & Ready.R:
             pgconn.consume_input()
     found: list[Any] = []
     try:
-        while len(found) <= count:
-            found.append((yield from fetch_many(pgconn))[-1])
+        while (result := (yield from fetch_many(pgconn))[-1]).status != _END:
+            found.append(result)
     except errors.DatabaseError:
         # A server that ends says why before it is gone.
         if all(result.status != _FAILED for result in found):
             raise
-    return found[:count]
+    return found
 
 
 def _leave_pipeline(pgconn: Any) -> None:
