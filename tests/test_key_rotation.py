@@ -22,6 +22,7 @@ from langmem_isolated._storage import entries
 from langmem_isolated._storage.copying import imported
 from langmem_isolated._storage.copying.copy import Copy
 from langmem_isolated._storage.key_rotation import _OnePrincipal
+from langmem_isolated._storage.resealing import _FORMER_KEYS
 from langmem_isolated.errors import (
     KeyDestroyed,
     KeyNotFound,
@@ -354,6 +355,24 @@ def test_what_was_tampered_with_keeps_its_key_until_it_is_mended(
     assert [scope.store().get(("a",), str(n)).value for n in range(3)] == [
         {"n": 0}, {"n": 1}, {"n": 2}
     ]  # fmt: skip
+
+
+def test_of_however_many_former_keys_none_is_destroyed_that_something_is_under(
+    memory: IsolatedMemory, attacker: Attacker
+):
+    """More than one statement asks for."""
+    scope, rotations = alice(memory), _FORMER_KEYS + 2
+    scope.store().put(("a",), "b", {"n": 1})
+    ((sealed,),) = attacker("SELECT sealed FROM records")
+    attacker("UPDATE records SET sealed = ?", bytes(sealed)[:-1] + bytes([bytes(sealed)[-1] ^ 1]))
+    for _ in range(rotations):
+        assert memory.rotate_keys("alice").keys_destroyed == 0
+
+    attacker("UPDATE records SET sealed = ?", bytes(sealed))
+    rotated = memory.rotate_keys("alice")
+
+    assert (rotated.records, rotated.keys_destroyed) == (1, rotations)
+    assert scope.store().get(("a",), "b").value == {"n": 1}
 
 
 @pytest.mark.parametrize("put_back", ["the keys", "the keys and their set"])

@@ -15,7 +15,7 @@ out, and are waited for later, one in a transaction. So no writer meets a deadlo
 """
 
 from collections.abc import Callable, Iterator
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
@@ -38,7 +38,7 @@ PAGE = 500
 """Rows of a batch; each batch is one transaction."""
 # Of what is read at once: documents have up to 4 MiB.
 _PAGE_BYTES = 2**24
-# Former keys that are looked for at once; of more, the latest.
+# Former keys that one statement looks for.
 _FORMER_KEYS = 8
 
 _SCOPE_ID = bindparam("scope_id", type_=sa.LargeBinary)
@@ -179,8 +179,7 @@ class Resealing:
         self._database = database
         self._keys = keys
         self._here = {"scope_id": keys.scope_id}
-        former = list(islice(cycle(keys.former), _FORMER_KEYS)) if keys.former else []
-        self._former = {f"former_{number}": key_id for number, key_id in enumerate(former)}
+        self._former = [*_asked_of(keys.former)]
         self.damaged: set[tuple[Any, ...]] = set()
         """Addresses of what was tampered with: it stays as it is, and so does its key."""
 
@@ -203,11 +202,12 @@ class Resealing:
 
     @property
     def is_clean(self) -> bool:
-        """Whether no record is left under a former key, as one look at all of them says."""
+        """Whether no record is left under a former key, as a look at all of them says."""
         if self.damaged or not self._former:
             return not self.damaged
-        row = self._read(Transaction.row, _ANY, **self._here, **self._former)
-        return row is None
+        return not any(
+            self._read(Transaction.row, _ANY, **self._here, **asked) for asked in self._former
+        )
 
     def forget_former(self) -> None:
         """Have the index of key use say that the scope needs no former key."""
@@ -291,7 +291,7 @@ class Resealing:
 
     def _pass(self, *, waits: bool) -> Iterator[int]:
         """Every record under a former key that is there; nothing is given where there is none."""
-        for page in self._pages():
+        for page in chain.from_iterable(map(self._pages, self._former)):
             new, damaged = [], []
             for record in page:
                 try:
@@ -309,9 +309,9 @@ class Resealing:
         for one in new:
             yield int(self._write(Transaction.changes, _PUT, **one))
 
-    def _pages(self) -> Iterator[list[_Sealed]]:
+    def _pages(self, former: dict[str, bytes]) -> Iterator[list[_Sealed]]:
         behind: _Address = _BEFORE_ALL
-        asked = self._here | self._former
+        asked = self._here | former
         while rows := self._read(Transaction.rows, _ADDRESSES, **asked, **_named("behind", behind)):
             for last in _cut(rows):
                 where = {**_named("behind", behind), **_named("last", last)}
@@ -319,6 +319,13 @@ class Resealing:
                 page = [_Sealed._make(row) for row in found]
                 yield [one for one in page if one.address not in self.damaged]
                 behind = last
+
+
+def _asked_of(former: list[bytes]) -> Iterator[dict[str, bytes]]:
+    """Parameters of statements that together ask for every former key."""
+    for start in range(0, len(former), _FORMER_KEYS):
+        ids = islice(cycle(former[start : start + _FORMER_KEYS]), _FORMER_KEYS)
+        yield {f"former_{number}": key_id for number, key_id in enumerate(ids)}
 
 
 def _put_free(transaction: Transaction, new: list[dict[str, object]]) -> int:
