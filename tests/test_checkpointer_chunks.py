@@ -1,7 +1,9 @@
 """A long list whose elements have numbers in no order is stored in chunks: bodies stay small."""
 
 import random
+from collections.abc import Callable
 from itertools import chain
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -68,6 +70,27 @@ async def test_what_was_put_comes_back_and_the_thread_is_sound(
     found = await door(saver, "get_tuple", at("t"))
     assert found.checkpoint["channel_values"] == {"messages": messages}
     assert await door(saver, "verify_thread", "t") == 2
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda first, second: {"a": first, "text": "\ud800", "b": second},
+        lambda first, second: {"a": {"\ud800": first}, "b": second},
+        lambda first, second: {"a": {"first": first, "text": "\ud800", "second": second}},
+    ],
+    ids=["text", "key", "text inside"],
+)
+def test_two_long_lists_stay_apart_where_text_that_msgpack_lacks_has_them_encoded_again(
+    saver: IsolatedCheckpointSaver,
+    between: Callable[[list[AnyMessage], list[AnyMessage]], dict[str, Any]],
+):
+    first, second = said(range(600)), said(range(600, 1200))
+    config = put(saver, at("t"), {"a": first, "b": second})
+    values = between(in_no_order(first), in_no_order(second))
+    put(saver, config, values)
+
+    assert values_at(saver, at("t")) == values
 
 
 def test_a_body_hardly_grows_with_its_list(saver: IsolatedCheckpointSaver, attacker: Attacker):

@@ -12,7 +12,7 @@ from langgraph.graph.message import add_messages
 from sqlalchemy import and_, bindparam, delete, select
 from typing_extensions import TypedDict
 
-from langmem_isolated import IsolatedMemory, ScopedMemory
+from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database import schema
@@ -25,6 +25,7 @@ from langmem_isolated._storage.sessions.reading import message_aad_prefix, messa
 from langmem_isolated.errors import AddressTaken
 from tests.conftest import Attacker
 from tests.embeddings import NGramEmbeddings
+from tests.threads import at, put, values_at
 
 TOKEN = bytes(range(16))
 
@@ -334,6 +335,32 @@ def test_a_copy_begun_again_after_it_was_published_leaves_what_was_said_since(
     assert texts(alice)[-1] == "since"
     assert alice.verify().items == 2
     assert names(alice) == {"main"}
+
+
+@pytest.mark.parametrize("seconds", [0, 600], ids=["cold", "warm"])
+def test_a_thread_that_was_deleted_and_copied_again_is_not_taken_for_what_it_was(
+    guest: ScopedMemory,
+    alice: ScopedMemory,
+    database_url: str,
+    root_key: LocalRootKey,
+    seconds: float,
+):
+    """The copy goes on with its token; another process knows elements of the deleted one."""
+    put(guest.checkpointer(), at("t"), {"messages": [HumanMessage("copied", id="c")]})
+    copied(guest, alice)
+    with IsolatedMemory(database_url, root_key=root_key, plaintext_cache_seconds=seconds) as other:
+        saver = other.scope(user_id="alice", module_id="tutor").checkpointer()
+        deleted = [*values_at(saver, at("t"))["messages"], HumanMessage("deleted", id="d")]
+        put(saver, at("t"), {"messages": deleted})
+        assert values_at(saver, at("t")) == {"messages": deleted}
+        alice.checkpointer().delete_thread("t")
+        copied(guest, alice)
+        new = [*deleted[:1], HumanMessage("new", id="n")]
+        put(alice.checkpointer(), at("t"), {"messages": new})
+
+        assert values_at(saver, at("t")) == {"messages": new}
+        put(saver, at("t"), {"messages": deleted})
+        assert values_at(alice.checkpointer(), at("t")) == {"messages": deleted}
 
 
 def test_another_token_is_another_copy(guest: ScopedMemory, alice: ScopedMemory):

@@ -100,6 +100,23 @@ async def test_a_message_is_found_with_who_said_it_when_and_where(tutor: ScopedM
     assert (other.text, beside.text) == ("I like zebras.", "Bye.")
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("content", None), ("content", 5), ("role", None)], ids=str
+)
+async def test_a_message_whose_text_was_taken_away_hides_no_other(
+    tutor: ScopedMemory, door: Door, field: str, value: Any
+):
+    without = ChatMessage("Lions roar.", role="guide", id="m1")
+    setattr(without, field, value)
+    say(tutor, "monday", without, "I like zebras.")
+    put(tutor.checkpointer(), at("t"), {"messages": [without, HumanMessage("Zebras!")]})
+
+    found = await door(tutor, "recall", "zebras")
+
+    assert {"I like zebras.", "Zebras!"} <= {*texts(found)}
+    assert tutor.verify()
+
+
 async def test_nothing_is_found_where_nothing_was_ever_said(tutor: ScopedMemory, door: Door):
     assert await door(tutor, "recall", "zebra") == []
 

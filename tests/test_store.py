@@ -45,6 +45,7 @@ from langmem_isolated.errors import EmbeddingModelWarning, KeyDestroyed, ValueNo
 from langmem_isolated.store import IsolatedStore
 from tests.conftest import Attacker, Door
 from tests.query_plans import query_plan
+from tests.threads import Level
 
 ANIMALS = {"cat": [1.0, 0.0, 0.0], "dog": [0.8, 0.6, 0.0], "stone": [0.0, 0.0, 1.0]}
 MINUTES = 1 / 60_000
@@ -471,6 +472,10 @@ FILTERS: list[dict[str, Any]] = [
     {"n": {"$gt": 2, "$lte": 10}},
     {"key.with.dots": 1},
     {"quote'\"; --": "x"},
+    {"level": "high"},
+    {"level": "high", "n": 6},
+    {"\ud800": "x"},
+    {"\ud800": "\udfff"},
 ]  # fmt: skip
 ITEMS: list[dict[str, Any]] = [
     {"n": 2, "name": "cello"},
@@ -481,6 +486,9 @@ ITEMS: list[dict[str, Any]] = [
     {"n": 3, "of": {"x": 0}, "name": ""},
     {"n": 4, "tags": [], "of": {}, "key.with.dots": 1},
     {"n": 5, "nested": {"name": "cello"}, "quote'\"; --": "x"},
+    {"n": 6, "level": Level.HIGH},
+    {"n": 7, "\ud800": "x", "level": "high"},
+    {"n": 8, "\ud800": "\udfff"},
 ]
 
 
@@ -495,7 +503,8 @@ async def test_filters_find_what_langgraphs_own_store_finds(
 
     found = await door(store, "search", ("memories",), filter=wanted, limit=100)
 
-    assert sorted(keys(found)) == sorted(keys(theirs.search(("memories",), filter=wanted, limit=9)))
+    expected = theirs.search(("memories",), filter=wanted, limit=100)
+    assert sorted(keys(found)) == sorted(keys(expected))
 
 
 NOON = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)

@@ -230,6 +230,15 @@ def test_fields_that_a_model_writes_by_itself_are_stored_as_it_writes_them(scope
     assert found["box"] == Box(lock="a lock")
 
 
+def test_a_message_that_a_model_writes_as_something_else_does_not_fail_the_write(
+    scoped: ScopedMemory,
+):
+    saver = scoped.checkpointer()
+    box = Box(lock=[HumanMessage("in it"), threading.Lock()])
+
+    assert values_at(saver, put(saver, at("t"), {"box": box})) == {"box": Box(lock="a lock")}
+
+
 def test_what_is_excluded_from_a_model_is_not_stored(scoped: ScopedMemory):
     saver = scoped.checkpointer()
 

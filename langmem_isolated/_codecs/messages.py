@@ -191,11 +191,11 @@ def decode_partially(plaintext: bytes) -> PartialMessage:
         raise later_form("message", plaintext[:1], MESSAGE_V1, MESSAGE_V2)
     *beside, type_, fields = ormsgpack.unpackb(plaintext[1:], ext_hook=text_from_ext)
     role = type_.removesuffix("MessageChunk").lower()
-    role = fields["role"] if role == "chat" else role
+    role = fields.get("role", role) if role == "chat" else role
     written, others = beside or (None, ())
     return PartialMessage(
         role,
-        _text_of(fields["content"]),
+        _text_of(fields.get("content")),
         fields.get("id"),
         fields.get("name"),
         others[0] if others else None,
@@ -206,6 +206,9 @@ def decode_partially(plaintext: bytes) -> PartialMessage:
 def _text_of(content: Any) -> str:
     if isinstance(content, str):
         return content
+    if not isinstance(content, list):
+        # LangChain validates what a message is made of, and not what is set later.
+        return ""
     texts = (
         part.get("text") if isinstance(part, dict) and part.get("type") == "text" else part
         for part in content

@@ -22,8 +22,9 @@ from langgraph.store.base import (
 )
 
 from langmem_isolated._adapters.missing_digests import store_digests
+from langmem_isolated._codecs.classes import ENUM
 from langmem_isolated._codecs.headers import Header, encode_header
-from langmem_isolated._codecs.values import decode_value, encode_value
+from langmem_isolated._codecs.values import decode_value, encode_value, is_utf8
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._runtime import clock
@@ -57,6 +58,8 @@ class Answer(NamedTuple):
 
 Read = Callable[[Transaction, ScopeKeys, int], Answer]
 
+# What every body with a member of an enum holds.
+_MEMBER = encode_value(ENUM, "a filter")
 _COUNTED = encode_header(Header("items"))
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
@@ -315,9 +318,10 @@ def _filter(wanted: dict[str, Any] | None, equality: EqualityFields | None) -> F
         return None
     mapping("filter", wanted, advice='Write filter={"level": {"$gte": 2}}. Nothing was read.')
     passes = store_filters.compiled(wanted)
-    # A mapping that holds a text under a key holds both encoded, one behind the other.
-    texts = {key: part for key, part in wanted.items() if type(key) is type(part) is str}
-    signs = [encode_value({key: text}, "a filter")[1:] for key, text in texts.items()]
+    # A mapping that holds a text under a key holds both encoded, one behind the other; an enum's
+    # member, which may equal the text, is held as an object. Odd keys stand in another form.
+    texts = {k: part for k, part in wanted.items() if type(k) is type(part) is str and is_utf8(k)}
+    signs = [(encode_value({key: t}, "a filter")[1:], _MEMBER) for key, t in texts.items()]
     by_value = Filter(signs, lambda body: passes(decode_value(body)[0]))
     if equality is None:
         return by_value

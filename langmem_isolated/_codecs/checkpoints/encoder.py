@@ -140,18 +140,28 @@ class Encoder:
         Raises:
             ValueNotStorable: A part is of a type that is not allowed.
         """
-        mark = len(self.references)
+        mark = self._mark()
         try:
             return ormsgpack.packb(value, self._default, _OPTIONS)
         except (ormsgpack.MsgpackEncodeError, RecursionError):
             # The packer hides what the hook raised, and its own message may quote the value.
             if self._refusal is not None:
                 raise self._refusal from None
-        del self.references[mark:]
+        self._return_to(mark)
         try:
             return ormsgpack.packb(self._careful(value), self._default, _OPTIONS)
         except (ormsgpack.MsgpackEncodeError, RecursionError):
             raise self._refusal or ValueNotStorable(_UNPACKABLE, "a checkpoint") from None
+
+    def _mark(self) -> tuple[int, int, int]:
+        """How much is known of the body so far; see :meth:`_return_to`."""
+        return len(self.references), len(self.chunks), len(self.seen)
+
+    def _return_to(self, mark: tuple[int, int, int]) -> None:
+        """Let go of what came since: of an attempt nothing of which is in the body."""
+        lists: tuple[list[Any], ...] = self.references, self.chunks, self.seen
+        for one, length in zip(lists, mark, strict=True):
+            del one[length:]
 
     def _careful(self, value: Any) -> Any:
         """``value`` with what msgpack lacks replaced: odd keys, text with lone surrogates."""
@@ -277,12 +287,12 @@ class Encoder:
         return _Decomposed(DICT, [keys, [*map(self._with_references, value.values())]])
 
     def _object(self, value: Any, parts: Parts) -> _Decomposed:
-        mark, stand_ins = len(self.references), self._stand_ins
+        mark, stand_ins = self._mark(), self._stand_ins
         try:
             return self._fields(parts)
         except (ValueNotStorable, RecursionError) as refusal:
             for fallback in dumped(value, parts):
-                del self.references[mark:]
+                self._return_to(mark)
                 self._stand_ins, self._refusal = stand_ins, None
                 with suppress(ValueNotStorable):
                     return self._fields(fallback)
@@ -302,10 +312,10 @@ class Encoder:
     def _as_element(self, value: Any) -> Any:
         if type(value) in (str, bytes) and len(value) < LARGE_BYTES:
             return value
-        mark = len(self.references)
+        mark = self._mark()
         packed = self.encode(value)
-        if len(packed) < LARGE_BYTES or len(self.references) > mark:
-            del self.references[mark:]
+        if len(packed) < LARGE_BYTES or self._mark() != mark:
+            self._return_to(mark)
             return value
         reference = self._intern(VALUE_V1 + packed)
         if self._is_sending and isinstance(reference, Element) and len(packed) < PASSING_BYTES:

@@ -1,5 +1,6 @@
 """Stages sessions and threads at their new owner, where nobody sees them, and publishes them."""
 
+import os
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database import schema
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._storage.container_state import ContainerState
+from langmem_isolated._storage.container_state import GENERATION_BYTES, ContainerState
 from langmem_isolated._storage.containers import DIGEST, SCOPE_ID
 from langmem_isolated._storage.copying.containers import (
     ROWS,
@@ -147,6 +148,9 @@ def _create(
     made = rows.get_or_create(transaction, keys, place.digest, header, place.birth, now)
     first = source.next_sequence - (source.count if place.kind is Kind.SESSION else 0)
     unseen = made._replace(
+        # One that was seen and deleted is made again with its birth: of what processes know of the
+        # thread's elements by number, nothing is so any more.
+        generation=os.urandom(GENERATION_BYTES),
         next_sequence=first,
         channels=container.limits and container.limits.packed(keys),
         state=source.state,

@@ -52,12 +52,13 @@ class Item(NamedTuple):
 
 
 class Filter(NamedTuple):
-    """Says by their bodies which items count: those that hold all ``signs``, and pass.
+    """Says by their bodies which items count: those that hold a sign of each kind, and pass.
 
     To look for a sign takes a tenth of decoding a body.
     """
 
-    signs: Sequence[bytes]
+    signs: Sequence[tuple[bytes, bytes]]
+    """Of each kind two; a body that passes holds one of them at least."""
     passes: Callable[[bytes], bool]
     terms: Sequence[Term] = ()
     """Of what passes, as far as it is indexed by it."""
@@ -97,8 +98,8 @@ def items_in(
     if looked is not None:
         for row, plaintext in pairs:
             looked(row, plaintext)
-    for sign in wanted.signs:
-        pairs = [pair for pair in pairs if sign in pair[1]]
+    for sign, other in wanted.signs:
+        pairs = [pair for pair in pairs if sign in pair[1] or other in pair[1]]
     return [
         _item(places, row, plaintext)
         for row, plaintext in pairs
