@@ -1,6 +1,7 @@
 """What PostgreSQL undid because it met others is done again, once; what may be stored is not."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -11,10 +12,12 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 from langchain_core.messages import HumanMessage
+from langgraph.store.base import GetOp, PutOp
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._storage.items import writing
 from langmem_isolated.errors import DatabaseError, DatabaseLocked, DatabaseUnreachable
 from tests.conftest import ROOT_KEY, Attacker
 from tests.threads import at, put
@@ -23,6 +26,7 @@ NOTES = sa.Table(
     "notes", sa.MetaData(), sa.Column("name", sa.Text), sa.Column("number", sa.Integer)
 )
 SERIALIZABLE = "?options=-c%20default_transaction_isolation%3Dserializable"
+REPEATABLE_READ = "?options=-c%20default_transaction_isolation%3Drepeatable%5C%20read"
 _NAMED = NOTES.c.name == sa.bindparam("which")
 ADD = sa.update(NOTES).where(_NAMED).values(number=NOTES.c.number + sa.literal_column("1"))
 SET = sa.update(NOTES).where(_NAMED).values(number=sa.bindparam("to"))
@@ -81,12 +85,13 @@ def test_what_fails_to_serialize_at_its_commit_is_done_again_and_was_not_stored_
 
     def skewed(transaction: Transaction, read: str, written: str) -> None:
         tried.append(transaction)
+        transaction.execute(sa.text("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE"))
         (number,) = transaction.row(GET, which=read) or (None,)
         if len(tried) <= 2:
             both.wait(10)
         transaction.execute(SET, which=written, to=number + 1)
 
-    with closing(opened(postgres_url + SERIALIZABLE)) as database:
+    with closing(opened(postgres_url)) as database:
         at_once(lambda: database.write(skewed, "a", "b"), lambda: database.write(skewed, "b", "a"))
 
     # One after the other, in whichever order: never each as if it were alone, which is 1 and 1.
@@ -136,6 +141,43 @@ def test_adapters_under_serializable_lose_nothing_and_keep_the_order(postgres_ur
             assert len(said) == 2 * turns
             found = scoped.store().search(("notes",), limit=100)
             assert len(found) == 2 * turns + 1
+
+
+@pytest.mark.parametrize("level", ["", REPEATABLE_READ, SERIALIZABLE])
+def test_an_item_that_is_put_while_others_begin_to_count_is_counted(
+    postgres_url: str, level: str, monkeypatch: pytest.MonkeyPatch
+):
+    is_written, may_commit = threading.Event(), threading.Event()
+    change = writing.change
+
+    def changed_and_held(transaction: Transaction, *args: Any, **kwargs: Any) -> None:
+        change(transaction, *args, **kwargs)
+        transaction.row(sa.text("SELECT 1"))  # what was sent before is done
+        is_written.set()
+        assert may_commit.wait(10)
+
+    key = LocalRootKey(ROOT_KEY)
+    with (
+        IsolatedMemory(postgres_url + level, root_key=key) as memory,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        alice = memory.scope(user_id="alice", module_id="tutor")
+        alice.store().put(("notes",), "first", {"n": 1})
+        with monkeypatch.context() as patch:
+            patch.setattr(writing, "change", changed_and_held)
+            two = [GetOp(("notes",), "second"), PutOp(("notes",), "second", {"n": 2})]
+            put_second = threads.submit(alice.store().batch, two)
+            assert is_written.wait(10)
+            patch.undo()
+            counted = alice.store(integrity="counted")
+            put_third = threads.submit(counted.put, ("notes",), "third", {"n": 3})
+            # Not to be seen from outside: it waits for the one that writes.
+            time.sleep(0.3)
+            may_commit.set()
+            put_second.result(20)
+            put_third.result(20)
+
+        assert alice.verify().items == 3
 
 
 def refuse_with(attacker: Attacker, state: str, *, at_commit: bool = False) -> None:
