@@ -18,6 +18,7 @@ from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.items import writing
+from langmem_isolated.checkpointer import repository
 from langmem_isolated.errors import DatabaseError, DatabaseLocked, DatabaseUnreachable
 from tests.conftest import ROOT_KEY, Attacker
 from tests.threads import at, put
@@ -178,6 +179,30 @@ def test_an_item_that_is_put_while_others_begin_to_count_is_counted(
             put_third.result(20)
 
         assert alice.verify().items == 3
+
+
+def test_a_history_of_which_the_last_answer_was_lost_has_every_write_once(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    runs, walk = count(), repository.walk
+
+    def broken_once(transaction: Transaction, *args: Any) -> Any:
+        found = walk(transaction, *args)
+        if next(runs) == 0:
+            transaction.connection.close()
+        return found
+
+    with IsolatedMemory(postgres_url, root_key=LocalRootKey(ROOT_KEY)) as memory:
+        saver, config = memory.scope(user_id="alice", module_id="tutor").checkpointer(), at("t")
+        for number in range(3):
+            config = put(saver, config, {"other": number})
+            saver.put_writes(config, [("delta", number)], "task")
+        monkeypatch.setattr(repository, "walk", broken_once)
+
+        found = saver.get_delta_channel_history(config=at("t"), channels=["delta"])
+
+    assert next(runs) == 2
+    assert [value for *_, value in found["delta"]["writes"]] == [0, 1]
 
 
 def refuse_with(attacker: Attacker, state: str, *, at_commit: bool = False) -> None:
