@@ -320,3 +320,22 @@ def test_who_is_interrupted_twice_is_interrupted_and_not_tried_again(postgres_ur
 
         assert next(runs) == 2
         assert database.read(lambda it: it.rows(sa.text("SELECT 1"))) == [(1,)]
+
+
+@pytest.mark.parametrize("door", ["write_once", "read"])
+def test_a_connection_on_which_a_pipeline_was_begun_and_not_ended_is_not_given_to_others(
+    postgres_url: str, door: str
+):
+    """Who was interrupted there left it: a statement of the next one would have no answer."""
+    used: list[Any] = []
+
+    def interrupted(transaction: Transaction) -> None:
+        used.append(transaction.connection)
+        transaction.connection.pgconn.enter_pipeline_mode()
+        raise KeyboardInterrupt
+
+    with closing(opened(postgres_url)) as database:
+        with pytest.raises(KeyboardInterrupt):
+            getattr(database, door)(interrupted)
+        (connection,) = used
+        assert connection.closed or not connection.pgconn.pipeline_status

@@ -358,7 +358,9 @@ class Postgres:
                 connection.rollback()
 
     def is_clean(self, connection: Any) -> bool:
-        return bool(connection.pgconn.transaction_status == 0)
+        """Whether others may have it: in no transaction, and in no pipeline that nobody ends."""
+        pgconn = connection.pgconn
+        return bool(pgconn.transaction_status == pgconn.pipeline_status == 0)
 
     def is_broken(self, connection: Any) -> bool:
         return bool(connection.closed)
