@@ -11,13 +11,15 @@ from typing import Any
 import psycopg
 import pytest
 import sqlalchemy as sa
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langgraph.store.base import GetOp, PutOp
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
+from langmem_isolated._adapters.recorder import Recorder
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.items import writing
+from langmem_isolated._storage.sessions import reading
 from langmem_isolated.checkpointer import repository
 from langmem_isolated.errors import DatabaseError, DatabaseLocked, DatabaseUnreachable
 from tests.conftest import ROOT_KEY, Attacker
@@ -203,6 +205,31 @@ def test_a_history_of_which_the_last_answer_was_lost_has_every_write_once(
 
     assert next(runs) == 2
     assert [value for *_, value in found["delta"]["writes"]] == [0, 1]
+
+
+def test_a_message_between_older_ones_is_recorded_where_the_look_at_those_was_lost(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    looks, find_by_id = count(1), reading.find_by_id
+
+    def broken_once(transaction: Transaction, *args: Any) -> Any:
+        if next(looks) == 4:
+            transaction.connection.close()
+        return find_by_id(transaction, *args)
+
+    question, call = HumanMessage("1+2", id="a"), AIMessage("", id="b")
+    answer = ToolMessage("cancelled", tool_call_id="add", id="c")
+    later = HumanMessage("never mind", id="d")
+    with IsolatedMemory(postgres_url, root_key=LocalRootKey(ROOT_KEY)) as memory:
+        alice = memory.scope(user_id="alice", module_id="tutor")
+        recorder = Recorder(alice._records, "monday", "chat")
+        recorder.add([question, call, later])
+        monkeypatch.setattr(reading, "find_by_id", broken_once)
+
+        recorder.catch_up([question, call, answer, later])
+
+        texts = [message.content for message in alice.chat_history("monday").messages]
+    assert texts == ["1+2", "", "never mind", "cancelled"]
 
 
 def refuse_with(attacker: Attacker, state: str, *, at_commit: bool = False) -> None:
