@@ -22,6 +22,7 @@ from langmem_isolated._storage.items import writing
 from langmem_isolated._storage.sessions import reading
 from langmem_isolated.checkpointer import repository
 from langmem_isolated.errors import DatabaseError, DatabaseLocked, DatabaseUnreachable
+from langmem_isolated.lifecycle.sharing import merging
 from tests.conftest import ROOT_KEY, Attacker
 from tests.threads import at, put
 
@@ -230,6 +231,29 @@ def test_a_message_between_older_ones_is_recorded_where_the_look_at_those_was_lo
 
         texts = [message.content for message in alice.chat_history("monday").messages]
     assert texts == ["1+2", "", "never mind", "cancelled"]
+
+
+def test_a_plan_of_facts_that_was_read_again_counts_each_fact_once(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    looks, is_known = count(1), merging._is_known
+
+    def broken_once(found: Any, fact: Any) -> bool:
+        if next(looks) == 2:
+            found.transaction.connection.close()
+        return is_known(found, fact)
+
+    with IsolatedMemory(postgres_url, root_key=LocalRootKey(ROOT_KEY)) as memory:
+        tutor = memory.scope(user_id="alice", module_id="tutor").profile()
+        for text in ("one", "two", "three"):
+            tutor.add_fact(text)
+        memory.scope(user_id="alice", module_id="planner").profile().add_fact("another")
+        monkeypatch.setattr(merging, "_is_known", broken_once)
+        modules = {"user_id": "alice", "from_module": "tutor", "to_module": "planner"}
+
+        plan = memory.copy_facts(**modules, facts=tutor.facts(), dry_run=True)
+
+    assert plan.counts == {"profile": 3}
 
 
 def refuse_with(attacker: Attacker, state: str, *, at_commit: bool = False) -> None:
