@@ -358,7 +358,7 @@ class _Step:
         if header is None or header.summary is None:
             return messages
         start = header.summarized or 0
-        newer = self._recorder.trace(messages[::-1], lambda _, known: known.sequence < start)
+        newer = self._recorder.trace(messages[::-1], lambda: lambda _, it: it.sequence < start)
         return [summary_message(header.summary), *messages[-len(newer) :]]
 
     def due(self) -> _Due | None:

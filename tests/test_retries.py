@@ -1,6 +1,7 @@
 """What PostgreSQL undid because it met others is done again, once; what may be stored is not."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -10,12 +11,18 @@ from typing import Any
 import psycopg
 import pytest
 import sqlalchemy as sa
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langgraph.store.base import GetOp, PutOp
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
+from langmem_isolated._adapters.recorder import Recorder
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._storage.items import writing
+from langmem_isolated._storage.sessions import reading
+from langmem_isolated.checkpointer import repository
 from langmem_isolated.errors import DatabaseError, DatabaseLocked, DatabaseUnreachable
+from langmem_isolated.lifecycle.sharing import merging
 from tests.conftest import ROOT_KEY, Attacker
 from tests.threads import at, put
 
@@ -23,6 +30,7 @@ NOTES = sa.Table(
     "notes", sa.MetaData(), sa.Column("name", sa.Text), sa.Column("number", sa.Integer)
 )
 SERIALIZABLE = "?options=-c%20default_transaction_isolation%3Dserializable"
+REPEATABLE_READ = "?options=-c%20default_transaction_isolation%3Drepeatable%5C%20read"
 _NAMED = NOTES.c.name == sa.bindparam("which")
 ADD = sa.update(NOTES).where(_NAMED).values(number=NOTES.c.number + sa.literal_column("1"))
 SET = sa.update(NOTES).where(_NAMED).values(number=sa.bindparam("to"))
@@ -81,12 +89,13 @@ def test_what_fails_to_serialize_at_its_commit_is_done_again_and_was_not_stored_
 
     def skewed(transaction: Transaction, read: str, written: str) -> None:
         tried.append(transaction)
+        transaction.execute(sa.text("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE"))
         (number,) = transaction.row(GET, which=read) or (None,)
         if len(tried) <= 2:
             both.wait(10)
         transaction.execute(SET, which=written, to=number + 1)
 
-    with closing(opened(postgres_url + SERIALIZABLE)) as database:
+    with closing(opened(postgres_url)) as database:
         at_once(lambda: database.write(skewed, "a", "b"), lambda: database.write(skewed, "b", "a"))
 
     # One after the other, in whichever order: never each as if it were alone, which is 1 and 1.
@@ -136,6 +145,115 @@ def test_adapters_under_serializable_lose_nothing_and_keep_the_order(postgres_ur
             assert len(said) == 2 * turns
             found = scoped.store().search(("notes",), limit=100)
             assert len(found) == 2 * turns + 1
+
+
+@pytest.mark.parametrize("level", ["", REPEATABLE_READ, SERIALIZABLE])
+def test_an_item_that_is_put_while_others_begin_to_count_is_counted(
+    postgres_url: str, level: str, monkeypatch: pytest.MonkeyPatch
+):
+    is_written, may_commit = threading.Event(), threading.Event()
+    change = writing.change
+
+    def changed_and_held(transaction: Transaction, *args: Any, **kwargs: Any) -> None:
+        change(transaction, *args, **kwargs)
+        transaction.row(sa.text("SELECT 1"))  # what was sent before is done
+        is_written.set()
+        assert may_commit.wait(10)
+
+    key = LocalRootKey(ROOT_KEY)
+    with (
+        IsolatedMemory(postgres_url + level, root_key=key) as memory,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        alice = memory.scope(user_id="alice", module_id="tutor")
+        alice.store().put(("notes",), "first", {"n": 1})
+        with monkeypatch.context() as patch:
+            patch.setattr(writing, "change", changed_and_held)
+            two = [GetOp(("notes",), "second"), PutOp(("notes",), "second", {"n": 2})]
+            put_second = threads.submit(alice.store().batch, two)
+            assert is_written.wait(10)
+            patch.undo()
+            counted = alice.store(integrity="counted")
+            put_third = threads.submit(counted.put, ("notes",), "third", {"n": 3})
+            # Not to be seen from outside: it waits for the one that writes.
+            time.sleep(0.3)
+            may_commit.set()
+            put_second.result(20)
+            put_third.result(20)
+
+        assert alice.verify().items == 3
+
+
+def test_a_history_of_which_the_last_answer_was_lost_has_every_write_once(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    runs, walk = count(), repository.walk
+
+    def broken_once(transaction: Transaction, *args: Any) -> Any:
+        found = walk(transaction, *args)
+        if next(runs) == 0:
+            transaction.connection.close()
+        return found
+
+    with IsolatedMemory(postgres_url, root_key=LocalRootKey(ROOT_KEY)) as memory:
+        saver, config = memory.scope(user_id="alice", module_id="tutor").checkpointer(), at("t")
+        for number in range(3):
+            config = put(saver, config, {"other": number})
+            saver.put_writes(config, [("delta", number)], "task")
+        monkeypatch.setattr(repository, "walk", broken_once)
+
+        found = saver.get_delta_channel_history(config=at("t"), channels=["delta"])
+
+    assert next(runs) == 2
+    assert [value for *_, value in found["delta"]["writes"]] == [0, 1]
+
+
+def test_a_message_between_older_ones_is_recorded_where_the_look_at_those_was_lost(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    looks, find_by_id = count(1), reading.find_by_id
+
+    def broken_once(transaction: Transaction, *args: Any) -> Any:
+        if next(looks) == 4:
+            transaction.connection.close()
+        return find_by_id(transaction, *args)
+
+    question, call = HumanMessage("1+2", id="a"), AIMessage("", id="b")
+    answer = ToolMessage("cancelled", tool_call_id="add", id="c")
+    later = HumanMessage("never mind", id="d")
+    with IsolatedMemory(postgres_url, root_key=LocalRootKey(ROOT_KEY)) as memory:
+        alice = memory.scope(user_id="alice", module_id="tutor")
+        recorder = Recorder(alice._records, "monday", "chat")
+        recorder.add([question, call, later])
+        monkeypatch.setattr(reading, "find_by_id", broken_once)
+
+        recorder.catch_up([question, call, answer, later])
+
+        texts = [message.content for message in alice.chat_history("monday").messages]
+    assert texts == ["1+2", "", "never mind", "cancelled"]
+
+
+def test_a_plan_of_facts_that_was_read_again_counts_each_fact_once(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    looks, is_known = count(1), merging._is_known
+
+    def broken_once(found: Any, fact: Any) -> bool:
+        if next(looks) == 2:
+            found.transaction.connection.close()
+        return is_known(found, fact)
+
+    with IsolatedMemory(postgres_url, root_key=LocalRootKey(ROOT_KEY)) as memory:
+        tutor = memory.scope(user_id="alice", module_id="tutor").profile()
+        for text in ("one", "two", "three"):
+            tutor.add_fact(text)
+        memory.scope(user_id="alice", module_id="planner").profile().add_fact("another")
+        monkeypatch.setattr(merging, "_is_known", broken_once)
+        modules = {"user_id": "alice", "from_module": "tutor", "to_module": "planner"}
+
+        plan = memory.copy_facts(**modules, facts=tutor.facts(), dry_run=True)
+
+    assert plan.counts == {"profile": 3}
 
 
 def refuse_with(attacker: Attacker, state: str, *, at_commit: bool = False) -> None:
@@ -253,3 +371,22 @@ def test_who_is_interrupted_twice_is_interrupted_and_not_tried_again(postgres_ur
 
         assert next(runs) == 2
         assert database.read(lambda it: it.rows(sa.text("SELECT 1"))) == [(1,)]
+
+
+@pytest.mark.parametrize("door", ["write_once", "read"])
+def test_a_connection_on_which_a_pipeline_was_begun_and_not_ended_is_not_given_to_others(
+    postgres_url: str, door: str
+):
+    """Who was interrupted there left it: a statement of the next one would have no answer."""
+    used: list[Any] = []
+
+    def interrupted(transaction: Transaction) -> None:
+        used.append(transaction.connection)
+        transaction.connection.pgconn.enter_pipeline_mode()
+        raise KeyboardInterrupt
+
+    with closing(opened(postgres_url)) as database:
+        with pytest.raises(KeyboardInterrupt):
+            getattr(database, door)(interrupted)
+        (connection,) = used
+        assert connection.closed or not connection.pgconn.pipeline_status

@@ -195,7 +195,7 @@ class Recorder:
         ]
         walk = _Walk(newest_first, is_start)
         try:
-            found = self.trace(newest_first, walk.is_end)
+            found = self.trace(newest_first, walk.begin)
         except MemoryLocked:
             # What is known is found out when the user unlocks: until then all of it waits.
             self.add(newest_first[::-1])
@@ -238,17 +238,19 @@ class Recorder:
             return True
 
         ids = [repeated_id(newest_first[0])]
-        self.records.read_apart(reading.trace, None, self.session_id, ids, note, now())
+        self.records.read_apart(reading.trace, None, self.session_id, ids, lambda: note, now())
         return max(found, default=-1)
 
     @observed("search_memory", "message", records="records")
     def trace(
-        self, newest_first: Sequence[BaseMessage], is_end: Callable[[int, Known], bool]
+        self,
+        newest_first: Sequence[BaseMessage],
+        begin: Callable[[], Callable[[int, Known], bool]],
     ) -> Sequence[int | None]:
-        """The sequence numbers of messages, up to where it ends."""
+        """The sequence numbers of messages, up to where it ends; see :func:`reading.trace`."""
         ids = [str(message.id) for message in newest_first]
         # Each look-up stands for itself: what is added is looked up again under the lock.
-        found = self.records.read_apart(reading.trace, None, self.session_id, ids, is_end, now())
+        found = self.records.read_apart(reading.trace, None, self.session_id, ids, begin, now())
         return [None] * len(newest_first) if found is None else found
 
 
@@ -259,6 +261,10 @@ class _Walk:
         self._messages = newest_first
         self._is_start = is_start
         self._is_deep = bool(newest_first) and not isinstance(newest_first[0], ToolMessage)
+        self.begin()
+
+    def begin(self) -> Callable[[int, Known], bool]:
+        """Begin at the newest, whatever was seen before; what says where it ends."""
         self._has_answer = False
         self.newest = -1
         """The highest sequence number seen."""
@@ -266,6 +272,7 @@ class _Walk:
         """Which questions say something else than what is recorded under their id."""
         self.edited: set[int] = set()
         """Which of those are new."""
+        return self.is_end
 
     def is_end(self, number: int, known: Known) -> bool:
         """Whether nothing older can be new."""

@@ -184,7 +184,9 @@ class Postgres:
     """What PostgreSQL wants: autocommit connections, binary results, explicit transactions."""
 
     translation: Mapping[str, Any] = {"schema_translate_map": {None: schema.POSTGRES_SCHEMA}}
-    begin_write = "BEGIN"
+    # Whatever the server's default: what is read behind a lock has to be as the lock found it, and
+    # REPEATABLE READ shows what was there before the wait.
+    begin_write = "BEGIN ISOLATION LEVEL READ COMMITTED"
     begin_snapshot = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
     in_memory = False
 
@@ -356,7 +358,9 @@ class Postgres:
                 connection.rollback()
 
     def is_clean(self, connection: Any) -> bool:
-        return bool(connection.pgconn.transaction_status == 0)
+        """Whether others may have it: in no transaction, and in no pipeline that nobody ends."""
+        pgconn = connection.pgconn
+        return bool(pgconn.transaction_status == pgconn.pipeline_status == 0)
 
     def is_broken(self, connection: Any) -> bool:
         return bool(connection.closed)

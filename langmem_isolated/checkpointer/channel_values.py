@@ -13,7 +13,7 @@ from langmem_isolated._storage.threads import reading
 from langmem_isolated._storage.threads.addresses import Life
 from langmem_isolated.checkpointer.addresses import Address, parent_of
 from langmem_isolated.checkpointer.bodies import required_elements
-from langmem_isolated.checkpointer.delta_history import History, walk
+from langmem_isolated.checkpointer.delta_history import walk
 
 
 def thread_values(
@@ -37,7 +37,6 @@ def thread_values(
     elements = required_elements(transaction, keys, life, [body])
     ((*_, metadata, stored),) = Decoder(elements, None, serde).decode([body])
     values = {name: plain_value(value) for name, value in stored.items()}
-    histories = {name: History() for name in without_value(metadata, values)}
-    if histories:
-        walk(transaction, keys, address, histories, serde, now)
+    names = without_value(metadata, values)
+    histories = walk(transaction, keys, address, names, serde, now) if names else {}
     return values | {name: replayed(name, one.result()) for name, one in histories.items()}

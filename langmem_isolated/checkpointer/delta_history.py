@@ -1,6 +1,6 @@
 """Delta channels: gathers what a checkpoint's ancestors contributed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,11 +77,13 @@ def walk(
     transaction: Transaction,
     keys: ScopeKeys,
     address: Address,
-    histories: Mapping[str, History],
+    channels: Iterable[str],
     serde: Serde,
     now: int,
-) -> None:
-    """Gather into ``histories`` what the ancestors of a checkpoint contributed to channels."""
+) -> dict[str, History]:
+    """What the ancestors of a checkpoint contributed to channels."""
+    # Here, not by the caller: an attempt that is undone leaves nothing to the next one.
+    histories = {channel: History() for channel in channels}
     digest = thread_digest(keys, address.thread_id)
     chain = _Chain(transaction, keys, digest, parent_of(keys, address))
     cursor = chain.parent_of_target(address.checkpoint_id, now)
@@ -105,3 +107,4 @@ def walk(
         values = ancestor.checkpoint["channel_values"]
         for channel in left.keys() & values.keys():
             left.pop(channel).seed.append(values[channel])
+    return histories

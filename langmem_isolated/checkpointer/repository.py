@@ -120,7 +120,9 @@ class ThreadRepository:
         """What the ancestors of a checkpoint contributed to channels."""
         histories = {channel: History() for channel in channels}
         if channels:
-            self.records.snapshot(walk, None, address, histories, self._serde, now())
+            histories = self.records.snapshot(
+                walk, histories, address, channels, self._serde, now()
+            )
         return {channel: history.result() for channel, history in histories.items()}
 
     @observed("verify", "thread", counted, records="records")

@@ -1,6 +1,6 @@
 """Reads messages: all of a session, a page, or the newest of a channel."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 
@@ -240,17 +240,19 @@ def trace(
     transaction: Transaction,
     keys: ScopeKeys,
     session_id: str,
-    message_ids: Iterable[str],
-    is_end: Callable[[int, Known], bool],
+    message_ids: Sequence[str],
+    begin: Callable[[], Callable[[int, Known], bool]],
     now: int,
 ) -> list[int | None]:
     """The sequence number of each message, ``None`` for one that the session has not.
 
     Args:
         message_ids: Looked up one by one.
-        is_end: Told how many came before and which message was found, says that the search is
-            over; that message is not among those returned.
+        begin: Begins a search, again where an attempt was undone. What it gives is told how many
+            came before and which message was found, and says that the search is over; that message
+            is not among those returned.
     """
+    is_end = begin()
     digest = session_digest(keys, session_id)
     row = transaction.row(sql.COUNT, scope_id=keys.scope_id, digest=digest)
     if row is None:

@@ -94,8 +94,8 @@ class ModulePair:
 
     def plan_facts(self, facts: Collection[Fact | str]) -> MergePlan:
         """What a copy of facts would put in."""
-        wanted, planned = self._facts(facts), Planned()
-        self.target.read(profiles.view, None, partial(_note_facts, wanted, planned), now())
+        wanted = self._facts(facts)
+        planned = self.target.read(profiles.view, Planned(), partial(_planned, wanted), now())
         if not planned.counts and not planned.taken:
             planned.counts[Kind.PROFILE] += len(wanted)
         return _as_plan(planned)
@@ -223,12 +223,14 @@ def _as_plan(planned: Planned) -> MergePlan:
     return MergePlan(counts, tuple(map(named, planned.taken)))
 
 
-def _note_facts(facts: list[Fact], planned: Planned, found: ProfileEntries) -> None:
+def _planned(facts: list[Fact], found: ProfileEntries) -> Planned:
+    planned = Planned()
     for fact in facts:
         if _is_known(found, fact):
             planned.taken.append(_taken(fact))
         else:
             planned.counts[Kind.PROFILE] += 1
+    return planned
 
 
 def _put_facts(
