@@ -163,7 +163,7 @@ async def test_an_answer_is_written_to_its_end_when_its_reader_leaves_in_the_mid
             break
 
     assert await bob.say("bob alone") == "You said: bob alone"
-    for _ in range(200):
+    for _ in range(1200):
         if len(read := await alice.read()) == 2:
             break
         await asyncio.sleep(0.05)
