@@ -1,5 +1,6 @@
 """The writes of one thread follow each other: within a commit, from state to state."""
 
+import itertools
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -10,6 +11,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.graph import START, MessagesState, StateGraph
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, Scope, ScopedMemory
+from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.threads import writing
 from langmem_isolated._storage.threads.addresses import thread_digest
@@ -85,6 +87,20 @@ def test_a_task_writes_in_the_statement_of_the_checkpoint_that_follows(
     assert saver.verify_thread("t") == 3
 
 
+def have_writes_come_first(monkeypatch: Any) -> None:
+    """Each checkpoint but the next one comes behind its tasks' writes; by chance it overtakes."""
+    checkpoints, store = itertools.count(), WriteChain.store
+
+    def behind_writes(self: WriteChain, mine: WaitingWrite, run: Any) -> Any:
+        if mine.body.slot.kind is not Kind.WRITE and next(checkpoints):
+            deadline = time.monotonic() + 10
+            while not self._waiting and time.monotonic() < deadline:
+                time.sleep(0.001)
+        return store(self, mine, run)
+
+    monkeypatch.setattr(WriteChain, "store", behind_writes)
+
+
 def test_a_turn_of_one_node_is_three_commits(waiting: ScopedMemory, monkeypatch: Any):
     builder = StateGraph(MessagesState)
     builder.add_node("chat", lambda _: {"messages": [AIMessage("b")]})
@@ -92,6 +108,7 @@ def test_a_turn_of_one_node_is_three_commits(waiting: ScopedMemory, monkeypatch:
     graph = waiting.bind(builder.compile())
     graph.invoke({"messages": [HumanMessage("a")]}, at("t"))
     commits = commits_of(monkeypatch)
+    have_writes_come_first(monkeypatch)
 
     graph.invoke({"messages": [HumanMessage("c")]}, at("t"))
 
@@ -108,6 +125,7 @@ def test_the_first_turn_of_a_thread_is_three_commits(waiting: ScopedMemory, monk
     put(saver, at("another"), {})
     commits, locked = commits_of(monkeypatch), []
     monkeypatch.setattr(writing, "put", lambda *_: locked.append(True))
+    have_writes_come_first(monkeypatch)
 
     graph.invoke({"messages": [HumanMessage("a")]}, at("t"))
 
