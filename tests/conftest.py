@@ -203,6 +203,14 @@ def wait_for(monkeypatch: pytest.MonkeyPatch) -> Wait:
     return lambda seconds: passed.append(round(seconds * 10**9))
 
 
+@pytest.fixture
+def noon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the wall clock of this process show noon (UTC) at first: no day ends amid a test."""
+    real, day = time.time_ns, 86_400 * 10**9
+    shift = day // 2 - real() % day
+    monkeypatch.setattr(time, "time_ns", lambda: real() + shift)
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium; of a module, since no event loop of a test can run in its thread meanwhile."""

@@ -108,7 +108,7 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start it; once more where a child of one that was killed has not yet gone."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         self._launch()
         while time.monotonic() < deadline:
             if self._is_ready():
@@ -117,7 +117,7 @@ class PostgresServer:
                 time.sleep(0.1)
                 self._launch()
             time.sleep(0.01)
-        raise TimeoutError("PostgreSQL was not ready within 30 s")
+        raise TimeoutError("PostgreSQL was not ready within 60 s")
 
     def _launch(self) -> None:
         fsync = "on" if self._fsync else "off"
@@ -171,7 +171,7 @@ class PostgresServer:
     def stop(self) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
-            self.process.wait(30)
+            self.process.wait(60)
         for folder in (self.data, self.folder):
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -25,7 +25,7 @@ class Child:
             _run(function, args, write)
         os.close(write)
 
-    def result(self, timeout: float = 30) -> Any:
+    def result(self, timeout: float = 120) -> Any:
         """What the function returned; fails with its traceback if it raised or takes too long."""
         if not select.select([self._read], [], [], timeout)[0]:
             self.kill()

@@ -234,7 +234,7 @@ def test_what_is_asked_of_another_module_without_a_grant_is_noted(audited: Isola
     with pytest.raises(NotShared):
         planner.shared_from("tutor").messages("s")
 
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while len(outcomes(audited, "NotShared")) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     assert outcomes(audited, "NotShared") == [("refused", None)] * 2
@@ -247,13 +247,20 @@ async def test_a_call_that_is_refused_on_an_event_loop_is_noted_beside_it(audite
     with pytest.raises(IsolationViolation):
         await alice.checkpointer().aget_tuple(config)
 
-    for _ in range(100):
+    deadline = time.monotonic() + 60
+    while not (found := await audited.audit.aentries(user_id="alice")):
+        assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
-        if found := await audited.audit.aentries(user_id="alice"):
-            break
     assert [one.outcome for one in found] == ["refused"]
 
 
+@pytest.fixture
+def long_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that was counted is stored before somebody looks, however slow the machine is."""
+    monkeypatch.setattr(audit_batch, "_SECONDS", 60.0)
+
+
+@pytest.mark.usefixtures("long_second")
 def test_recalls_into_prompts_are_noted_once_a_second_with_their_count(audited: IsolatedMemory):
     history = tutor(audited).chat_history("monday")
     history.add_messages([HumanMessage("My dog is called Rex."), HumanMessage("He likes walks.")])
@@ -272,7 +279,7 @@ def test_what_was_recalled_is_stored_by_itself_within_a_second(
 ):
     tutor(audited).recall_tool().invoke({"query": "secret"})
 
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while tampering("SELECT count(*) FROM audit")[0][0] < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert tampering("SELECT count(*) FROM audit") == [(2,)]
@@ -294,7 +301,7 @@ def test_what_could_not_be_stored_is_stored_later_by_itself(
     monkeypatch.setattr(batch, "_store", failing_once)
     audited._context.audit.recalled(tutor(audited)._records.owner, 1)
 
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while tampering("SELECT count(*) FROM audit")[0][0] < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert tampering("SELECT count(*) FROM audit") == [(2,)]
@@ -318,7 +325,7 @@ def test_what_is_being_stored_is_waited_for_by_who_looks_and_who_closes(
         for seen in ([("done", 1)], None):
             begun.clear()
             memory._context.audit.recalled(tutor(memory)._records.owner, 1)
-            assert begun.wait(10)
+            assert begun.wait(60)
             assert seen is None or outcomes(memory, "recall") == seen
 
     with IsolatedMemory(database_url, root_key=root_key) as memory:
@@ -392,7 +399,7 @@ def test_a_process_learns_within_a_minute_that_another_has_switched_it_on(
         tutor(one).recall_tool().invoke({"query": "secret"})
         monkeypatch.setattr(auditing, "_KNOWN_SECONDS", 0.0)
 
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while "recall" not in operations(other) and time.monotonic() < deadline:
             tutor(one).recall_tool().invoke({"query": "secret"})
             one._context.audit.flush()
@@ -1090,6 +1097,7 @@ def test_after_an_erasure_the_chain_is_whole_and_says_nothing_of_the_user(
     assert tampering("SELECT count(*) FROM audit WHERE scope_id IS NOT NULL") == [(4,)]
 
 
+@pytest.mark.usefixtures("long_second")
 def test_no_reason_and_no_module_is_kept_of_who_had_no_keys(audited: IsolatedMemory):
     dora = tutor(audited, "dora")._records.owner
     with audited.audit.acting_as("bob", reason=CANARY):
@@ -1191,8 +1199,10 @@ def test_a_process_that_is_killed_leaves_a_chain_that_is_whole_and_entries_of_wh
         tutor(memory).chat_history("s").add_user_message("a secret")
 
         def without_end() -> None:
-            for number in range(10_000):
+            for number in range(200):
                 grant(memory, f"user {number}")
+            # Who kills it may come late.
+            time.sleep(600)
 
         for round_ in range(3):
             before = memory.audit.status().entries
@@ -1220,7 +1230,7 @@ def test_an_operation_that_is_killed_has_begun_and_has_no_end(
         audited.export_user("alice", tmp_path / "a.zip", progress=lambda _: time.sleep(60))
 
     child = Child(killed)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not operations(audited) and time.monotonic() < deadline:
         time.sleep(0.02)
     child.kill()

@@ -15,7 +15,7 @@ from langmem_isolated._database.transactions import Transaction
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    with closing(Database(database_url, pool_size=2, timeout=5)) as database:
+    with closing(Database(database_url, pool_size=2, timeout=60)) as database:
         database.open()
         yield database
 
@@ -42,17 +42,17 @@ def test_who_waits_gets_the_connection_that_is_given_back(database: Database):
     holding, go_on = threading.Barrier(3), threading.Event()
 
     def hold(_: Transaction) -> None:
-        holding.wait(5)
-        assert go_on.wait(5)
+        holding.wait(60)
+        assert go_on.wait(60)
 
     with ThreadPoolExecutor(6) as threads:
         held = [threads.submit(database.read, hold) for _ in range(2)]
-        holding.wait(5)
+        holding.wait(60)
         waiting = [threads.submit(database.read, raw) for _ in range(4)]
         go_on.set()
 
-        assert all(one.result(4) is not None for one in (*waiting,))
-        assert [one.result(4) for one in held] == [None, None]
+        assert all(one.result(60) is not None for one in (*waiting,))
+        assert [one.result(60) for one in held] == [None, None]
 
 
 def test_idle_connections_are_there_for_whoever_takes_them_from_the_pool(database: Database):
@@ -79,17 +79,17 @@ def test_a_connection_given_back_after_the_close_is_closed(database: Database):
 
     def hold(transaction: Transaction) -> Any:
         reading.set()
-        assert go_on.wait(5)
+        assert go_on.wait(60)
         return raw(transaction)
 
     with ThreadPoolExecutor(1) as threads:
         held = threads.submit(database.read, hold)
-        assert reading.wait(5)
+        assert reading.wait(60)
         database.close()
         go_on.set()
 
         with pytest.raises(Exception, match="closed"):
-            held.result(5).execute("SELECT 1")
+            held.result(60).execute("SELECT 1")
 
 
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
@@ -99,10 +99,10 @@ def test_an_idle_connection_that_died_is_replaced(database: Database):
         together = threading.Barrier(2)
 
         def both(transaction: Transaction) -> int:
-            together.wait(5)
+            together.wait(60)
             return int(raw(transaction).info.backend_pid)
 
-        pids = [one.result(5) for one in [threads.submit(database.read, both) for _ in range(2)]]
+        pids = [one.result(60) for one in [threads.submit(database.read, both) for _ in range(2)]]
     terminated = f"SELECT count(pg_terminate_backend(pid, 1000)) FROM unnest(ARRAY{pids[1:]}) pid"
     database.read(lambda transaction: raw(transaction).execute(terminated).fetchone())
 

@@ -55,7 +55,7 @@ class Stop(BaseException):
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
     """An open database of either kind with a table of numbers."""
-    with closing(Database(database_url, pool_size=4, timeout=5)) as database:
+    with closing(Database(database_url, pool_size=4, timeout=60)) as database:
         database.open()
         with closing(Attacker(database_url)) as attacker:
             attacker("CREATE TABLE notes (number INTEGER)")
@@ -173,7 +173,7 @@ def test_wherever_an_interrupt_strikes_no_connection_is_left_half_used(database:
         assert not any(map(in_transaction, pooled(database))), f"after point {point}"
         assert not database._writes._waiting, f"after point {point}"
         with ThreadPoolExecutor(1) as another_thread:
-            assert another_thread.submit(database.write, add).result(4) == 0, f"after {point}"
+            assert another_thread.submit(database.write, add).result(60) == 0, f"after {point}"
         if not interrupt.raised:
             break
 
@@ -277,15 +277,15 @@ def test_a_snapshot_sees_one_state(database: Database):
     def look_twice(transaction: Transaction) -> tuple[int, int]:
         first = count(transaction)
         inside.set()
-        assert written.wait(10)
+        assert written.wait(60)
         return first, count(transaction)
 
     with ThreadPoolExecutor(1) as thread:
         looking = thread.submit(database.snapshot, look_twice)
-        assert inside.wait(10)
+        assert inside.wait(60)
         database.write(add, 2, 3)
         written.set()
-        assert looking.result(10) == (1, 1)
+        assert looking.result(60) == (1, 1)
     assert database.read(count) == 3
 
 
@@ -482,7 +482,7 @@ def test_a_restarted_server_is_found_again(postgres: PostgresServer, postgres_ur
 def test_a_connection_that_breaks_amid_a_transaction_stores_it_once_or_not_at_all(
     postgres_url: str,
 ):
-    with closing(Database(postgres_url, timeout=5)) as database:
+    with closing(Database(postgres_url, timeout=30)) as database:
         database.open()
         with closing(Attacker(postgres_url)) as attacker:
             attacker("CREATE TABLE notes (number INTEGER)")
@@ -601,7 +601,8 @@ def test_a_server_that_does_not_answer_is_given_up():
         with closing(memory), pytest.raises(DatabaseUnreachable) as caught:
             memory.open()
 
-    assert time.monotonic() - began < 5
+    # Of 30 s that it would be by default.
+    assert time.monotonic() - began < 25
     assert_shows_none_of(caught.value, [CANARY.encode()])
 
 
@@ -709,12 +710,16 @@ async def test_a_database_that_another_process_holds_is_told_and_nothing_lost(
             lambda: door(scoped.sessions, "create", "newer"),
             lambda: door(history, "clear"),
         ):
-            began = time.monotonic()
-            with pytest.raises(DatabaseLocked, match="timeout=") as caught:
-                await write()
+            took: list[float] = []
+            # The least of some tries: a machine with other work makes it longer, never shorter.
+            while len(took) < 10 and min(took, default=4) >= 4:
+                began = time.monotonic()
+                with pytest.raises(DatabaseLocked, match="timeout=") as caught:
+                    await write()
+                took.append(time.monotonic() - began)
+                assert_shows_none_of(caught.value, [CANARY.encode()])
             # SQLite by itself would wait for 5 s, and PostgreSQL for ever.
-            assert 0.1 < time.monotonic() - began < 4
-            assert_shows_none_of(caught.value, [CANARY.encode()])
+            assert 0.1 < min(took) < 4
         if database_url.startswith("sqlite"):
             assert [m.content for m in await door(history, "messages")] == ["before"]
 
@@ -750,7 +755,7 @@ def test_a_new_file_that_another_is_just_beginning_is_waited_for(sqlite_url: str
 
     commit = threading.Timer(0.2, other.execute, ["COMMIT"])
     commit.start()
-    with opened_anew(sqlite_url, timeout=10) as memory:
+    with opened_anew(sqlite_url, timeout=60) as memory:
         say(memory, "hello")
         assert heard(memory) == ["hello"]
     commit.join()
@@ -764,16 +769,16 @@ def test_waiting_for_a_connection_or_a_turn_has_an_end(database_url: str):
 
         def keep(_: Transaction) -> None:
             inside.set()
-            assert done.wait(10)
+            assert done.wait(60)
 
         with ThreadPoolExecutor(1) as thread:
             keeping = thread.submit(database.write, keep)
-            assert inside.wait(10)
+            assert inside.wait(60)
             for run in (database.write, database.read):
                 with pytest.raises(DatabaseLocked, match=r"within 0\.2 s"):
                     run(count)
             done.set()
-            keeping.result(10)
+            keeping.result(60)
 
 
 def as_nobody(function: Callable[..., Any], *args: Any) -> Any:

@@ -26,7 +26,7 @@ def child_that_writes(target: Path) -> tuple[Child, Path]:
     """A process, and the draft that it writes in."""
     before = {*target.parent.glob(".*")}
     child = Child(write_for_ever, target)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not (
         new := [
             p for p in target.parent.glob(".*/text") if p.parent not in before and p.read_text()

@@ -125,7 +125,7 @@ def test_no_byte_reaches_a_disk(tmp_path: Path):
         assert not [path for path in files if CANARY.encode() in path.read_bytes()]
         # A file that was removed while it is open is on the disk as well.
         assert not [name for name in opened if name.endswith("(deleted)")]
-        talk.communicate(timeout=20)
+        talk.communicate(timeout=120)
 
 
 def test_closed_it_is_forgotten(alice: ScopedMemory):

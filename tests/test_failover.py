@@ -149,7 +149,7 @@ def killed_under_load(memory: IsolatedMemory, replace: Callable[[], None]) -> li
             replace()
             replaced = time.monotonic()
             while not all(load.ticks and load.ticks[-1] > replaced for load in loads):
-                assert time.monotonic() < replaced + 30
+                assert time.monotonic() < replaced + 120
                 time.sleep(0.02)
             time.sleep(0.5)
         finally:
@@ -199,7 +199,7 @@ def test_a_process_that_starts_while_nobody_writes_waits_for_who_is_promoted(clu
         time.sleep(0.5)
         assert not opening.done()
         cluster.promote()
-        opening.result(20).close()
+        opening.result(60).close()
 
 
 def messages_of(saver: IsolatedCheckpointSaver, thread: str) -> list[str]:
@@ -220,7 +220,7 @@ def lose_what_follows(cluster: Cluster) -> None:
     ):
         ask(server, f"ALTER SYSTEM SET {setting} = ''")
         ask(server, "SELECT pg_reload_conf()")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while ask(replica, "SELECT count(*) FROM pg_stat_wal_receiver")[0][0]:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -272,10 +272,15 @@ def test_a_host_that_takes_connections_and_never_answers_is_passed_over(
         port = silent.getsockname()[1]
         url = f"postgresql://postgres@127.0.0.1:{port},127.0.0.1:{postgres.port}/{name}"
         with closing(Database(url, timeout=6, pool_size=1)) as database:
-            begun = time.monotonic()
             database.open()
-            # By a share of `timeout`, of which 6 s would be all.
-            assert time.monotonic() - begun < 5
+
+            def told(transaction: Transaction) -> dict[str, str]:
+                return transaction.connection.info.get_parameters()  # type: ignore[no-any-return]
+
+            connected = database.read(told)
+    assert connected["port"] == str(postgres.port)
+    # A share of `timeout`, of which 6 s would be all.
+    assert connected["connect_timeout"] == "2"
 
 
 def _silent() -> Any:
@@ -293,7 +298,8 @@ def test_servers_that_are_all_gone_are_told_within_timeout():
         pytest.raises(DatabaseUnreachable, match="Check the URL"),
     ):
         database.open()
-    assert 0.4 < time.monotonic() - begun < 10
+    # Of 30 s that it would be by default.
+    assert 0.4 < time.monotonic() - begun < 25
 
 
 def test_what_will_not_pass_is_told_at_once(postgres: PostgresServer):

@@ -1,7 +1,6 @@
 """When a database fails, every door tells it by an error of ours that says what to do."""
 
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import Any
@@ -297,9 +296,7 @@ def test_a_server_that_was_killed_is_told_by_every_door():
                 use()
             server.kill()
             told = kinds(all_uses(memory))
-            began = time.monotonic()
             server.start()
-            assert time.monotonic() - began < 30
             after = kinds(all_uses(memory))
 
     assert set(told.values()) == {DatabaseUnreachable}

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -20,6 +21,32 @@ from langmem_isolated._runtime.callers import FairExecutor, OnBehalfOf, Share, c
 from langmem_isolated.errors import DatabaseLocked
 
 EMBEDDINGS = DeterministicFakeEmbedding(size=4)
+
+
+class Held:
+    """A call that holds its thread until it is let go, and tells when it has begun."""
+
+    def __init__(self) -> None:
+        self._begun, self._go_on = threading.Semaphore(0), threading.Event()
+
+    def __call__(self) -> bool:
+        self._begun.release()
+        return self._go_on.wait(60)
+
+    def wait_for(self, count: int) -> None:
+        for _ in range(count):
+            assert self._begun.acquire(timeout=60)
+
+    def let_go(self) -> None:
+        self._go_on.set()
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Has so many seconds pass: without, the clock stands still, however slow the machine is."""
+    now = [time.monotonic()]
+    monkeypatch.setattr(time, "monotonic", lambda: sum(now))
+    return now.append
 
 
 @dataclass
@@ -55,6 +82,7 @@ def test_writes_that_take_long_come_behind_unless_they_waited_long():
     assert queue_of(order, "ab") == "ab"
 
 
+@pytest.mark.usefixtures("passes")
 def test_who_takes_more_than_a_burst_rests_while_others_call_and_not_alone():
     budgets = Budgets()
     budgets.spend("a", 10)
@@ -77,28 +105,28 @@ def test_short_calls_and_a_burst_cost_nothing():
 
 def test_threads_of_the_pool_are_left_for_others():
     """Hundreds of calls of one owner do not stand before one of another."""
-    go_on, pool = threading.Event(), ThreadPoolExecutor(4)
-    executor = FairExecutor(pool, 2, Budgets())
-    blocked = [executor.submit("a", lambda: go_on.wait(10)) for _ in range(100)]
+    hold, executor = Held(), FairExecutor(ThreadPoolExecutor(4), 2, Budgets())
+    blocked = [executor.submit("a", hold) for _ in range(100)]
 
-    assert executor.submit("b", lambda: "done").result(5) == "done"
+    assert executor.submit("b", lambda: "done").result(60) == "done"
+    hold.wait_for(2)
     assert sum(future.running() for future in blocked) == 2
 
-    go_on.set()
+    hold.let_go()
     executor.shutdown()
     assert all(future.result(0) for future in blocked)
 
 
 def test_a_call_that_was_cancelled_while_it_waited_is_not_run():
-    go_on, ran, pool = threading.Event(), [], ThreadPoolExecutor(1)
-    executor = FairExecutor(pool, 1, Budgets())
-    first: Future[Any] = executor.submit("a", lambda: go_on.wait(10))
+    hold, ran = Held(), []
+    executor = FairExecutor(ThreadPoolExecutor(1), 1, Budgets())
+    first: Future[Any] = executor.submit("a", hold)
     second = executor.submit("a", lambda: ran.append(2))
     third = executor.submit("a", lambda: ran.append(3))
 
     assert second.cancel()
-    go_on.set()
-    third.result(5)
+    hold.let_go()
+    third.result(60)
     executor.shutdown()
 
     assert first.result(0)
@@ -112,8 +140,8 @@ def test_what_a_call_raises_is_its_callers():
         raise KeyError("x")
 
     with pytest.raises(KeyError):
-        executor.submit("a", fail).result(5)
-    assert executor.submit("a", lambda: 1).result(5) == 1
+        executor.submit("a", fail).result(60)
+    assert executor.submit("a", lambda: 1).result(60) == 1
     executor.shutdown()
 
 
@@ -127,9 +155,9 @@ def test_one_owner_has_a_share_and_its_next_waits_for_it():
 
     with OnBehalfOf("a"), share:
         with pytest.raises(DatabaseLocked):
-            ThreadPoolExecutor(1).submit(enter, "a").result(5)
-        ThreadPoolExecutor(1).submit(enter, "b").result(5)
-    ThreadPoolExecutor(1).submit(enter, "a").result(5)
+            ThreadPoolExecutor(1).submit(enter, "a").result(60)
+        ThreadPoolExecutor(1).submit(enter, "b").result(60)
+    ThreadPoolExecutor(1).submit(enter, "a").result(60)
 
     assert entered == ["b", "a"]
 
@@ -147,21 +175,22 @@ def test_a_user_with_many_slow_calls_leaves_connections_for_others(memory: Isola
     alice, bob = (memory.scope(user_id=u, module_id="m") for u in ("alice", "bob"))
     for scope in (alice, bob):
         scope.chat_history("s").add_user_message("hello")
-    go_on = threading.Event()
+    hold = Held()
 
     def slow() -> None:
-        alice.recall._records.snapshot(lambda *_: go_on.wait(20), None)
+        alice.recall._records.snapshot(lambda *_: hold(), None)
 
     with ThreadPoolExecutor(16) as threads:
         calls = [threads.submit(slow) for _ in range(16)]
         try:
-            begin = time.monotonic()
+            hold.wait_for(2)
             assert bob.chat_history("s").count() == 1
-            assert time.monotonic() - begin < 5
+            # Nobody has waited for the end of any.
+            assert not any(call.done() for call in calls)
         finally:
-            go_on.set()
+            hold.let_go()
         for call in calls:
-            call.result(20)
+            call.result(60)
 
 
 def test_a_call_within_another_takes_no_second_place():
@@ -173,7 +202,9 @@ def test_a_call_within_another_takes_no_second_place():
         pass
 
 
-def test_who_is_interrupted_while_resting_gives_the_place_back(monkeypatch: pytest.MonkeyPatch):
+def test_who_is_interrupted_while_resting_gives_the_place_back(
+    monkeypatch: pytest.MonkeyPatch, passes: Callable[[float], None]
+):
     budgets = Budgets()
     budgets.spend("a", 10)
     budgets.spend("b", 0.01)
@@ -186,6 +217,7 @@ def test_who_is_interrupted_while_resting_gives_the_place_back(monkeypatch: pyte
         patched.setattr(time, "sleep", interrupted)
         with pytest.raises(KeyboardInterrupt), OnBehalfOf("a"), share:
             raise AssertionError
+    passes(60)
     with OnBehalfOf("a"), share:
         pass
 
@@ -212,7 +244,9 @@ def test_what_is_first_in_a_collection_is_not_looked_up(
     assert len(notes.similarity_search("text", k=30)) == 20
 
 
-def test_a_long_write_counts_for_as_long_as_it_keeps_others_out(monkeypatch: pytest.MonkeyPatch):
+def test_a_long_write_counts_for_as_long_as_it_keeps_others_out(
+    monkeypatch: pytest.MonkeyPatch, passes: Callable[[float], None]
+):
     """Most of a message of 1 MB is the wait for the disk, in which nobody else writes."""
     monkeypatch.setattr(budgets_module, "_BURST_SECONDS", 0.1)
     budgets = Budgets()
@@ -220,7 +254,7 @@ def test_a_long_write_counts_for_as_long_as_it_keeps_others_out(monkeypatch: pyt
     def run(operation: Any) -> None:
         transaction = SimpleNamespace(is_stored=False)
         operation(transaction)
-        time.sleep(0.3)
+        passes(0.3)
         transaction.is_stored = True
 
     def work(_: Any, seconds: float) -> None:
@@ -254,25 +288,27 @@ def test_a_call_that_came_while_the_pool_was_shut_down_is_not_forgotten():
     with pytest.raises(RuntimeError):
         executor.submit("a", lambda: "not run")
 
-    assert behind[0].result(1) == "done"
+    assert behind[0].result(60) == "done"
     assert not executor._running
     assert not executor._waiting
 
 
+@pytest.mark.usefixtures("passes")
 def test_who_has_to_rest_does_it_in_one_thread_of_the_pool():
     """Two who did it in half of the threads each left none for anybody else."""
-    budgets, go_on, pool = Budgets(), threading.Event(), ThreadPoolExecutor(4)
-    executor = FairExecutor(pool, 2, budgets)
+    budgets, hold = Budgets(), Held()
+    executor = FairExecutor(ThreadPoolExecutor(4), 2, budgets)
     for owner in ("a", "b", "c"):
         budgets.spend(owner, 10 if owner != "c" else 0)
-    blocked = [executor.submit(owner, lambda: go_on.wait(10)) for owner in "ab" * 50]
+    blocked = [executor.submit(owner, hold) for owner in "ab" * 50]
 
-    assert executor.submit("c", lambda: "done").result(5) == "done"
+    assert executor.submit("c", lambda: "done").result(60) == "done"
+    hold.wait_for(2)
     assert sum(future.running() for future in blocked) == 2
 
     budgets.renew_after_fork()
-    go_on.set()
-    assert all(future.result(5) for future in blocked)
+    hold.let_go()
+    assert all(future.result(60) for future in blocked)
     executor.shutdown()
     assert not executor._running
     assert not executor._waiting

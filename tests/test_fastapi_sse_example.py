@@ -163,7 +163,7 @@ async def test_an_answer_is_written_to_its_end_when_its_reader_leaves_in_the_mid
             break
 
     assert await bob.say("bob alone") == "You said: bob alone"
-    for _ in range(200):
+    for _ in range(1200):
         if len(read := await alice.read()) == 2:
             break
         await asyncio.sleep(0.05)
@@ -175,11 +175,15 @@ async def test_an_answer_is_written_to_its_end_when_its_reader_leaves_in_the_mid
 async def test_a_question_before_the_answer_is_told_to_wait_and_others_are_not(users: list[User]):
     alice, bob = users
     body = {"text": "one " * 50}
-    async with alice.client.stream("POST", "/conversations/1", json=body) as response:
-        refused = await alice.client.post("/conversations/1", json={"text": "two"})
-        elsewhere = await alice.say("elsewhere", "2")
-        others = await bob.say("mine")
-        await response.aread()
+    # On a machine with other work the answer may be over before the second question is sent.
+    for _ in range(20):
+        async with alice.client.stream("POST", "/conversations/1", json=body) as response:
+            refused = await alice.client.post("/conversations/1", json={"text": "two"})
+            elsewhere = await alice.say("elsewhere", "2")
+            others = await bob.say("mine")
+            await response.aread()
+        if refused.status_code == 409:
+            break
 
     assert refused.status_code == 409
     assert elsewhere == "You said: elsewhere"

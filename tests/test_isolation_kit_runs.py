@@ -5,7 +5,6 @@ import logging
 import operator
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -325,13 +324,15 @@ def test_an_application_that_fails_in_every_run_is_no_test_and_the_error_is_its_
 
 
 def test_an_application_that_hangs_is_told_with_its_run():
+    answered: list[str] = []
+
     async def app(user: str, session: str, text: str) -> None:
         await asyncio.sleep(60)
+        answered.append(text)
 
-    since = time.monotonic()
     with pytest.raises(TimeoutError, match='run 1: alice in session "1", by await'):
         assert_isolated(app, users=2, seconds_each=0.05)
-    assert time.monotonic() - since < 10
+    assert not answered
 
 
 @pytest.mark.parametrize("error", [TimeoutError, asyncio.CancelledError])

@@ -628,7 +628,7 @@ def test_a_document_that_is_sealed_elsewhere_while_keys_are_rotated_opens(
 # Reads that meet a former key
 
 
-def wait_until(is_so: Callable[[], bool], seconds: float = 10) -> None:
+def wait_until(is_so: Callable[[], bool], seconds: float = 60) -> None:
     ends = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < ends, "it did not come to be so"
@@ -683,7 +683,7 @@ def test_a_write_that_is_under_way_is_waited_for(
     def put_slowly(transaction: Transaction, keys: ScopeKeys) -> None:
         entries.put(transaction, keys, (b"space",), [entries.Entry(b"key", b"value")], now())
         proved.set()
-        go.wait(20)
+        go.wait(60)
 
     def rotate() -> int:
         with opened_anew(database_url) as other:
@@ -691,13 +691,13 @@ def test_a_write_that_is_under_way_is_waited_for(
 
     with ThreadPoolExecutor(2) as pool:
         writing = pool.submit(scope._records.write, put_slowly)
-        assert proved.wait(10)
+        assert proved.wait(60)
         rotating = pool.submit(rotate)
         time.sleep(0.5)
         assert not rotating.done()
         go.set()
-        writing.result(20)
-        assert rotating.result(20) == 1
+        writing.result(60)
+        assert rotating.result(60) == 1
 
     assert not rows_under(attacker, former)
     found = scope._records.read(entries.get, [None], (b"space",), [b"key"], now())
@@ -724,5 +724,5 @@ def test_a_write_that_saw_the_row_before_the_barrier_was_raised_looks_again(
             attacker("UPDATE scopes SET oldest_key = 2")
             attacker("COMMIT")
             with pytest.raises((KeyDestroyed, RecordDoesNotOpen)):
-                putting.result(20)
+                putting.result(60)
         assert attacker("SELECT count(*) FROM records") == before

@@ -284,7 +284,7 @@ async def test_a_run_is_rolled_back_while_others_wait(users: list[User], memory:
 
 
 async def until_running(user: User, run: str) -> None:
-    for _ in range(100):
+    for _ in range(600):
         if (await user.client.runs.get(user.thread, run))["status"] == "running":
             # The graph is in its node then, or about to be.
             return await asyncio.sleep(0.3)
@@ -321,7 +321,7 @@ async def test_stateless_runs_leave_no_thread(users: list[User], memory: Isolate
         said = await user.run("passing", thread=None)
         assert said[0] == f"passing {user.name}"
         # The server removes the thread after it has answered.
-        for _ in range(100):
+        for _ in range(600):
             if threads_of(memory, user.name) == before:
                 break
             await asyncio.sleep(0.1)
@@ -383,7 +383,7 @@ async def test_a_client_that_names_another_user_where_the_server_merges_it_in_is
                 await act(client.threads)
 
     # The log is written a little later.
-    for _ in range(50):
+    for _ in range(600):
         if refusals(server) >= before + len(acts):
             break
         await asyncio.sleep(0.1)

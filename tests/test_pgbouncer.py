@@ -139,7 +139,8 @@ def test_whoever_waits_for_a_lock_waits_for_the_timeout(
             history.add_user_message("Hi again")
         with pytest.raises(DatabaseLocked):
             history.count()
-        assert time.monotonic() - began < 15
+        # Of 60 s that both would be by default.
+        assert time.monotonic() - began < 50
 
 
 def test_a_statement_that_fails_leaves_a_clean_session(memory: IsolatedMemory):

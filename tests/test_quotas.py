@@ -15,6 +15,8 @@ from langmem_isolated.lifecycle import Quota
 from tests.conftest import Attacker, Door
 from tests.processes import Child
 
+pytestmark = pytest.mark.usefixtures("noon")
+
 
 class Counting(GenericFakeChatModel):
     """A model that says 30 tokens a time, and how often it was asked."""

@@ -220,8 +220,8 @@ def test_since_leaves_out_what_is_older(tutor: ScopedMemory):
 
 
 def test_a_date_begins_at_midnight_utc(tutor: ScopedMemory):
-    say(tutor, "monday", "a zebra")
     today = datetime.now(UTC).date()
+    say(tutor, "monday", "a zebra")
 
     assert texts(tutor.recall("zebra", since=today)) == ["a zebra"]
     assert tutor.recall("zebra", since=today + timedelta(days=2)) == []

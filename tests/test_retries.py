@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import count
+from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -16,6 +18,7 @@ from langgraph.store.base import GetOp, PutOp
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated._adapters.recorder import Recorder
+from langmem_isolated._database import backoff
 from langmem_isolated._database.database import Database
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.items import writing
@@ -70,7 +73,7 @@ def test_two_that_block_each_other_are_both_stored_once(attacker: Attacker, post
         transaction.execute(ADD, which=first)
         transaction.row(GET, which=first)  # what was sent before is done
         if next(runs) < 2:
-            both.wait(10)
+            both.wait(60)
         transaction.changes(ADD, which=second)
 
     with closing(opened(postgres_url)) as database:
@@ -92,7 +95,7 @@ def test_what_fails_to_serialize_at_its_commit_is_done_again_and_was_not_stored_
         transaction.execute(sa.text("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE"))
         (number,) = transaction.row(GET, which=read) or (None,)
         if len(tried) <= 2:
-            both.wait(10)
+            both.wait(60)
         transaction.execute(SET, which=written, to=number + 1)
 
     with closing(opened(postgres_url)) as database:
@@ -271,9 +274,13 @@ def refuse_with(attacker: Attacker, state: str, *, at_commit: bool = False) -> N
 
 
 @pytest.mark.parametrize("door", ["write", "write_once"])
-def test_attempts_have_an_end(attacker: Attacker, postgres_url: str, door: str):
+def test_attempts_have_an_end(
+    attacker: Attacker, postgres_url: str, door: str, monkeypatch: pytest.MonkeyPatch
+):
     refuse_with(attacker, "40001")
-    runs = count()
+    runs, passed = count(), [0.0]
+    clock = SimpleNamespace(monotonic=lambda: sum(passed), sleep=passed.append)
+    monkeypatch.setattr(backoff, "time", clock)
 
     def add(transaction: Transaction) -> None:
         next(runs)
@@ -337,11 +344,12 @@ def test_a_single_statement_whose_connection_broke_is_not_sent_again(
         transaction.changes(ADD, which="a")
 
     def end_who_waits() -> None:
-        assert sent.wait(10)
+        assert sent.wait(60)
         waiting = "FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         with psycopg.connect(postgres_url, autocommit=True) as connection:
-            ended = f"SELECT pg_terminate_backend(pid) {waiting}"
-            assert any(connection.execute(ended).fetchone() for _ in range(10_000))
+            ended, deadline = f"SELECT pg_terminate_backend(pid) {waiting}", monotonic() + 60
+            while connection.execute(ended).fetchone() is None:
+                assert monotonic() < deadline
 
     def write(database: Database) -> None:
         with pytest.raises(DatabaseUnreachable, match="may have been stored"):

@@ -483,7 +483,7 @@ def test_a_rotation_waits_for_who_is_storing_what_the_former_key_wrapped(
         heard(other, "alice")
         monkeypatch.setattr(key_sets, "_prove", slow)
         storing.start()
-        assert looked.wait(10)
+        assert looked.wait(60)
         assert said.rotate_root_key(NEW).keys == 8
         rotated.set()
         storing.join()

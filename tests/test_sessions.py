@@ -333,14 +333,14 @@ def test_what_is_being_said_while_a_session_is_deleted_goes_with_it(tutor: Scope
     def appended_and_held(*args: Any, **kwargs: Any) -> ContainerState:
         state = append(*args, **kwargs)
         is_written.set()
-        assert may_commit.wait(10)
+        assert may_commit.wait(60)
         return state
 
     append = writing.append
     with ThreadPoolExecutor(2) as threads, pytest.MonkeyPatch.context() as patch:
         patch.setattr(writing, "append", appended_and_held)
         said = threads.submit(tutor.chat_history("monday").add_user_message, "new")
-        assert is_written.wait(10)
+        assert is_written.wait(60)
         deleted = threads.submit(tutor.sessions.delete, "monday")
         # Not to be seen from outside: it waits for the one that writes.
         time.sleep(0.3)

@@ -25,9 +25,11 @@ from tests.query_plans import query_plan
 
 SetDay = Callable[[int], None]
 
+pytestmark = pytest.mark.usefixtures("noon")
+
 
 @pytest.fixture
-def day(monkeypatch: pytest.MonkeyPatch) -> SetDay:
+def day(noon: None, monkeypatch: pytest.MonkeyPatch) -> SetDay:
     """Lets the clock show a time so many days from now."""
     real = time.time_ns
 

@@ -152,7 +152,7 @@ def test_who_writes_while_others_begin_to_count_is_counted(
     def slowly(self: ItemCount, rows: Iterable[Row]) -> None:
         if not is_counting.is_set():
             is_counting.set()
-            goes_on.wait(10)
+            goes_on.wait(60)
         put_in(self, rows)
 
     monkeypatch.setattr(ItemCount, "put_in", slowly)
@@ -162,14 +162,14 @@ def test_who_writes_while_others_begin_to_count_is_counted(
     ):
         counted = scoped.store(integrity="counted")
         begun = threads.submit(counted.put, ("facts",), "l", {"v": 2})
-        assert is_counting.wait(10)
+        assert is_counting.wait(60)
         theirs = other.scope(user_id="alice", module_id="tutor")
         changed = threads.submit(CHANGES[change], theirs)
         # Long enough to come to where it waits.
         assert not threading.Event().wait(0.2)
         goes_on.set()
-        begun.result(10)
-        changed.result(10)
+        begun.result(60)
+        changed.result(60)
 
         scoped.verify()
 

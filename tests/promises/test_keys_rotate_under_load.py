@@ -115,10 +115,13 @@ def test_eight_readers_and_writers_in_two_processes_notice_nothing(
 ):
     with closing(opened(database_url)) as memory:
         fill(memory, records)
-        former = the_scope(memory)._records.keys().sealing.id
-        end = tmp_path / "end"
+        former, there = the_scope(memory)._records.keys().sealing.id, the_scope(memory).sessions
+        end, at_work = tmp_path / "end", there.count() + 2 * WORKERS
         children = [Child(work, database_url, name, end) for name in ("one", "two")]
-        time.sleep(0.5)
+        deadline = time.monotonic() + 60
+        while there.count() < at_work:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         rotated = memory.rotate_keys("alice")
         time.sleep(0.5)
         end.touch()

@@ -328,7 +328,7 @@ def crashing_server() -> Iterator[PostgresServer]:
 
 def calls_stored_when_back(memory: IsolatedMemory) -> dict[str, list[int]]:
     """What is stored, read by the memory that saw the crash: it goes on by itself."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while True:
         try:
             return calls_stored(the_session(memory))
