@@ -32,6 +32,7 @@ from langmem_isolated.errors import (
 )
 from langmem_isolated.lifecycle import KeysRotated
 from langmem_isolated.lifecycle.imports.putting import Put
+from langmem_isolated.wrapping import PostFilterAdapter
 from langmem_isolated.wrapping.in_memory import InMemoryAdapter
 from tests.conftest import ROOT_KEY, Attacker, Door
 from tests.processes import all_at_once
@@ -623,6 +624,49 @@ def test_a_document_that_is_sealed_elsewhere_while_keys_are_rotated_opens(
     with opened_anew(database_url) as other:
         found = sealed_in(alice(other), shared).get_by_ids(["before", "late"])
         assert sorted(document.page_content for document in found) == ["before", "late"]
+
+
+class SealingPostFilter(PostFilterAdapter):
+    """Of a store that hands out what is nearest, whoever wrote it."""
+
+    seals = True
+    put_vectors = InMemoryAdapter.put_vectors
+    vectors = InMemoryAdapter.vectors
+
+
+def test_no_key_is_destroyed_under_a_document_that_stands_behind_those_of_others(
+    memory: IsolatedMemory,
+):
+    """A search for the nearest of everybody finds a part of them, and no more of anybody."""
+    shared = InMemoryVectorStore(embeddings())
+    of_alice, of_bob = (
+        memory.scope(user_id=user, module_id="tutor").vector_store(
+            wrapping=shared, adapter=SealingPostFilter(shared), seal=True
+        )
+        for user in ("alice", "bob")
+    )
+    of_bob.add_texts([f"of bob {number}" for number in range(800)])
+    names = [str(number) for number in range(400)]
+    of_alice.add_texts([f"of alice {name}" for name in names], ids=names)
+
+    rotated = memory.rotate_keys("alice", with_stores=True)
+
+    assert (rotated.documents, rotated.keys_destroyed) == (400, 1)
+    assert len(of_alice.get_by_ids(names)) == 400
+
+
+def test_a_document_that_the_store_lists_and_does_not_give_keeps_its_key(
+    memory: IsolatedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    shared, scope = InMemoryVectorStore(embeddings()), alice(memory)
+    sealed_in(scope, shared).add_texts(["a", "b"], ids=["a", "b"])
+    with monkeypatch.context() as patched:
+        patched.setattr(InMemoryAdapter, "get", lambda store, ids: store.store.get_by_ids(ids[:1]))
+        rotated = memory.rotate_keys("alice", with_stores=True)
+
+    assert (rotated.documents, rotated.keys_destroyed) == (1, 0)
+    assert rotated.stores_left == ("InMemoryVectorStore",)
+    assert len(sealed_in(scope, shared).get_by_ids(["a", "b"])) == 2
 
 
 # Reads that meet a former key
