@@ -623,6 +623,29 @@ async def test_policies_are_listed_replaced_and_removed(memory: IsolatedMemory, 
         await door(retention, "remove", "message")
 
 
+@pytest.mark.parametrize("call", ["sweep", "clear", "erase"])
+def test_a_hold_counts_in_a_process_that_knew_the_project_before_another_erased_it(
+    database_url: str, root_key: LocalRootKey, call: str
+):
+    with (
+        IsolatedMemory(database_url, root_key=root_key) as memory,
+        IsolatedMemory(database_url, root_key=root_key) as other,
+    ):
+        put_items(tutor(memory), 1)
+        memory.sweep()
+        other.erase_project("default")
+        put_items(tutor(other), 1)
+        other.retention.hold("alice", reason="case 7", by="counsel")
+
+        if call == "sweep":
+            memory._keyring.forget(tutor(memory)._records.owner)
+            assert (memory.sweep().counts, other.sweep().held) == ({}, 1)
+            return
+        with pytest.raises(LegalHold):
+            tutor(memory).clear() if call == "clear" else memory.erase_user("alice")
+        assert other.sweep().held == 1
+
+
 @pytest.mark.parametrize(
     "tampering",
     [
