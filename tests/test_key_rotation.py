@@ -358,6 +358,22 @@ def test_what_was_tampered_with_keeps_its_key_until_it_is_mended(
     ]  # fmt: skip
 
 
+def test_a_session_whose_row_says_that_it_was_sealed_anew_keeps_the_key_of_its_header(
+    memory: IsolatedMemory, attacker: Attacker
+):
+    scope = alice(memory)
+    scope.chat_history("s").add_user_message("one")
+    attacker("UPDATE sessions SET oldest_key = 2")
+
+    rotated = memory.rotate_keys("alice")
+    assert (rotated.damaged, rotated.keys_destroyed, rotated.is_done) == (1, 0, True)
+
+    attacker("UPDATE sessions SET oldest_key = 1")
+    assert memory.rotate_keys("alice").keys_destroyed == 1
+    assert [session.id for session in scope.sessions()] == ["s"]
+    scope.verify()
+
+
 def test_of_however_many_former_keys_none_is_destroyed_that_something_is_under(
     memory: IsolatedMemory, attacker: Attacker
 ):
