@@ -374,6 +374,25 @@ def test_a_session_whose_row_says_that_it_was_sealed_anew_keeps_the_key_of_its_h
     scope.verify()
 
 
+def test_whose_scope_does_not_open_stops_nobody_elses_rotation(
+    memory: IsolatedMemory, attacker: Attacker
+):
+    users = [f"user {number}" for number in range(4)]
+    for user in users:
+        memory.scope(user_id=user, module_id="tutor").store().put(("a",), "b", {})
+    ((principal, mac), *_) = attacker("SELECT principal, mac FROM scopes ORDER BY principal")
+    attacker("UPDATE scopes SET mac = ? WHERE principal = ?", bytes(16), principal)
+
+    for _ in range(2):
+        with pytest.raises(RecordDoesNotOpen):
+            memory.rotate_keys(all=True)
+    assert sorted(version for version, state, _ in keys_in(attacker) if state == 1) == [1, 2, 2, 2]
+
+    attacker("UPDATE scopes SET mac = ? WHERE principal = ?", bytes(mac), principal)
+    rotated = memory.rotate_keys(all=True)
+    assert (rotated.owners, rotated.is_done) == (1, True)
+
+
 def test_of_however_many_former_keys_none_is_destroyed_that_something_is_under(
     memory: IsolatedMemory, attacker: Attacker
 ):
