@@ -23,11 +23,13 @@ from langmem_isolated.errors import (
     PolicyNotFound,
     RecordDoesNotOpen,
 )
+from langmem_isolated.lifecycle import ForeignDocument
 from langmem_isolated.lifecycle.retention import sweeping
 from tests.conftest import ROOT_KEY, Attacker, Door, Wait
 from tests.embeddings import NGramEmbeddings
 from tests.processes import Child
 from tests.test_docstrings import examples_of, failures_of
+from tests.test_embedding_changes import Named
 from tests.threads import at, put
 
 AT_ONCE = 6e-8  # minutes: 4 µs
@@ -428,6 +430,37 @@ def test_a_policy_reaches_what_is_there(
     assert memory.sweep().counts == {}
     assert memory.sweep(dry_run=True).counts == {}
     scoped.verify()
+
+
+@pytest.mark.parametrize("how", ["embedded anew", "merged", "claimed", "imported"])
+def test_a_document_goes_so_long_after_it_was_stored_whatever_was_done_with_it_since(
+    memory: IsolatedMemory, wait_for: Wait, how: str
+):
+    guest, began = memory.anonymous(module_id="tutor", idle=None), datetime.now(UTC)
+    scoped: Any = guest if how == "claimed" else tutor(memory)
+    if how != "imported":
+        scoped.vector_store(Named("one")).add_documents([Document("old")])
+    memory.retention.keep("document", days=90)
+    wait_for(80 * 86_400)
+    if how == "embedded anew":
+        assert scoped.vector_store(Named("two")).reembed() == 1
+    elif how == "merged":
+        memory.merge_modules(
+            user_id="alice", from_module="tutor", into_module="planner", dry_run=False
+        )
+    elif how == "claimed":
+        memory.claim(guest.id, tutor(memory), confirmed=True)
+    else:
+        found = ForeignDocument("notes", "1", "old", {}, "row 1", [1.0, 2.0], stored_at=began)
+        with memory.bulk_import(bytes(16), source="test") as bulk:
+            bulk.put(tutor(memory).scope, found, on_reject=print)
+    assert memory.sweep().counts == {}
+
+    wait_for(11 * 86_400)
+    swept = memory.sweep()
+
+    assert swept.counts == {"document": 2 if how == "merged" else 1}
+    assert memory.stats().total.documents == 0
 
 
 def test_old_messages_leave_from_the_oldest_end_and_the_session_goes_on(memory: IsolatedMemory):
