@@ -23,7 +23,7 @@ from langmem_isolated.errors import (
     PolicyNotFound,
     RecordDoesNotOpen,
 )
-from langmem_isolated.lifecycle import ForeignDocument
+from langmem_isolated.lifecycle import ForeignDocument, ForeignMessage, ForeignSession
 from langmem_isolated.lifecycle.retention import sweeping
 from tests.conftest import ROOT_KEY, Attacker, Door, Wait
 from tests.embeddings import NGramEmbeddings
@@ -475,6 +475,19 @@ def test_old_messages_leave_from_the_oldest_end_and_the_session_goes_on(memory: 
     assert said(scoped) == ["1297", "1298", "1299", "0"]
     assert scoped.sessions()[0].messages == 4
     assert scoped.verify().messages == 4
+
+
+def test_old_messages_go_of_a_session_that_was_imported_as_a_younger_one(memory: IsolatedMemory):
+    today = datetime.now(UTC)
+    old = ForeignMessage(HumanMessage("old"), "row 1", today - timedelta(days=100))
+    new = ForeignMessage(HumanMessage("new"), "row 2", today - timedelta(days=80))
+    found = ForeignSession("monday", "table", [old, new], created_at=today)
+    with memory.bulk_import(bytes(16), source="test") as bulk:
+        bulk.put(tutor(memory).scope, found, on_reject=print)
+    memory.retention.keep("message", days=90)
+
+    assert memory.sweep().counts == {"message": 1}
+    assert said(tutor(memory)) == ["new"]
 
 
 def test_a_session_whose_messages_all_went_takes_new_ones(memory: IsolatedMemory):
