@@ -331,6 +331,26 @@ def test_all_keys_are_rotated_once_however_often_the_job_is_interrupted(
     assert memory.rotate_keys(all=True).keys_made == count
 
 
+def test_what_is_read_under_a_key_that_the_next_rotation_has_destroyed_is_read_again(
+    memory: IsolatedMemory, database_url: str
+):
+    scope, seen = alice(memory), []
+    scope.store().put(("a",), "b", {"n": 1})
+
+    def read(_: Transaction, keys: ScopeKeys) -> bytes:
+        seen.append(keys.sealing.id)
+        if len(seen) == 1:
+            with opened_anew(database_url) as other:
+                other.rotate_keys("alice")
+                between = key_id(alice(other))
+                assert other.rotate_keys("alice").keys_destroyed == 1
+            # As a row says that was read between the two.
+            raise RecordDoesNotOpen("item", "its key is another", key_id=between)
+        return keys.sealing.id
+
+    assert scope._records.read(read, b"") != seen[0]
+
+
 # What was tampered with
 
 
