@@ -1,9 +1,11 @@
 """Clearing removes what people want gone, all of it and nothing else, and leaves the account."""
 
 import threading
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import psycopg
 import pytest
 from langchain_core.documents import Document
 from langchain_core.messages import HumanMessage
@@ -13,11 +15,13 @@ from langgraph.store.base import PutOp
 from langmem_isolated import IsolatedMemory, LocalRootKey, ScopedMemory
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.owners import Owner
+from langmem_isolated._database.schema import POSTGRES_SCHEMA
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry
-from langmem_isolated.errors import LegalHold, SessionNotFound
+from langmem_isolated.errors import DatabaseLocked, LegalHold, SessionNotFound
 from langmem_isolated.lifecycle.retention import clearing
 from langmem_isolated.lifecycle.retention.clearing import Clearing
+from tests import served
 from tests.conftest import Attacker, Door
 from tests.embeddings import NGramEmbeddings
 from tests.threads import at, put
@@ -254,6 +258,30 @@ def test_a_hold_that_is_placed_amid_a_clear_ends_it(memory: IsolatedMemory):
         scoped.clear(progress=place)
 
     assert scoped.verify().items == 700
+
+
+@pytest.mark.parametrize("what", ["items", "a channel"])
+def test_what_somebody_else_does_not_let_go_of_is_told_of_and_goes_with_the_next_call(
+    postgres_url: str, root_key: LocalRootKey, what: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(clearing, "_LOOKS", 3)
+    with IsolatedMemory(postgres_url, root_key=root_key) as memory:
+        scoped = tutor(memory)
+        fill(scoped)
+        scoped.chat_history("friday", channel="ai").add_message(HumanMessage("three"))
+        table, clear = "records", scoped.clear
+        if what == "a channel":
+            table, clear = "sessions", partial(scoped.clear, channel="ai")
+        with psycopg.connect(served.at_the_server(postgres_url)) as held:
+            held.execute(f"SELECT 1 FROM {POSTGRES_SCHEMA}.{table} FOR UPDATE")
+
+            with pytest.raises(DatabaseLocked, match="again"):
+                clear()
+            assert scoped.stats().total.messages or scoped.stats().total.items
+
+        clear()
+        found = scoped.stats().total
+    assert (found.items, found.messages) == ((0, 0) if what == "items" else (3, 4))
 
 
 def test_what_was_opened_before_is_not_found_afterwards(database_url: str, root_key: LocalRootKey):

@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from langchain_core.messages import HumanMessage
+from langgraph.store.base import PutOp
 
 from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated._crypto.directory import DirectoryKey
@@ -573,6 +575,32 @@ def test_a_hold_that_was_placed_before_anything_was_destroyed_keeps_it(memory: I
     assert memory.erasure.resume()[0].is_finished
 
 
+def test_a_hold_that_is_placed_while_others_are_asked_keeps_the_memory(memory: IsolatedMemory):
+    say(memory)
+    place = partial(memory.retention.hold, "alice", reason="case 7", by="counsel")
+    memory.erasure.register("crm", lambda _: place(), lambda _: True)
+
+    with pytest.raises(LegalHold):
+        memory.erase_user("alice")
+
+    assert said(memory.scope(user_id="alice", module_id="tutor")) == ["a secret"]
+    assert [hold.user_id for hold in memory.retention.holds()] == ["alice"]
+
+
+def test_a_hold_that_is_placed_when_keys_are_destroyed_is_kept_for_who_comes_back(
+    memory: IsolatedMemory,
+):
+    say(memory)
+    place = partial(memory.retention.hold, "alice", reason="case 7", by="counsel")
+
+    memory.erase_user("alice", progress=lambda _: place())
+
+    assert [hold.user_id for hold in memory.retention.holds()] == ["alice"]
+    say(memory)
+    with pytest.raises(LegalHold):
+        memory.erase_user("alice")
+
+
 # --- guests, modules, projects
 
 
@@ -687,6 +715,32 @@ def test_whoever_is_on_hold_keeps_a_module_and_a_project(memory: IsolatedMemory,
         return
     with pytest.raises(LegalHold):
         erase(name)
+
+
+def test_a_hold_that_is_placed_amid_the_erasure_of_a_module_keeps_what_is_left_of_the_user(
+    memory: IsolatedMemory,
+):
+    users = ("alice", "bob")
+    stores = [memory.scope(user_id=user, module_id="tutor").store() for user in users]
+    for store in stores:
+        store.batch([PutOp(("notes",), str(number), {"n": number}) for number in range(700)])
+    memory.retention.hold("carol", reason="case 6", by="counsel")
+
+    def place(_: int) -> None:
+        for user in users:
+            memory.retention.hold(user, reason="case 7", by="counsel")
+
+    with pytest.raises(LegalHold):
+        memory.erase_module("tutor", progress=place)
+    left = sorted(len(store.search(("notes",), limit=1_000)) for store in stores)
+    assert left == [200, 700]
+    with pytest.raises(LegalHold):
+        memory.erasure.resume()
+
+    for user in users:
+        memory.retention.release(user)
+    (receipt,) = memory.erasure.resume()
+    assert (receipt.is_finished, receipt.counts) == (True, {"item": 1_400})
 
 
 @pytest.mark.parametrize("what", ["module", "project"])

@@ -32,6 +32,7 @@ from langmem_isolated.errors import (
 )
 from langmem_isolated.lifecycle import KeysRotated
 from langmem_isolated.lifecycle.imports.putting import Put
+from langmem_isolated.wrapping import PostFilterAdapter
 from langmem_isolated.wrapping.in_memory import InMemoryAdapter
 from tests.conftest import ROOT_KEY, Attacker, Door
 from tests.processes import all_at_once
@@ -330,6 +331,26 @@ def test_all_keys_are_rotated_once_however_often_the_job_is_interrupted(
     assert memory.rotate_keys(all=True).keys_made == count
 
 
+def test_what_is_read_under_a_key_that_the_next_rotation_has_destroyed_is_read_again(
+    memory: IsolatedMemory, database_url: str
+):
+    scope, seen = alice(memory), []
+    scope.store().put(("a",), "b", {"n": 1})
+
+    def read(_: Transaction, keys: ScopeKeys) -> bytes:
+        seen.append(keys.sealing.id)
+        if len(seen) == 1:
+            with opened_anew(database_url) as other:
+                other.rotate_keys("alice")
+                between = key_id(alice(other))
+                assert other.rotate_keys("alice").keys_destroyed == 1
+            # As a row says that was read between the two.
+            raise RecordDoesNotOpen("item", "its key is another", key_id=between)
+        return keys.sealing.id
+
+    assert scope._records.read(read, b"") != seen[0]
+
+
 # What was tampered with
 
 
@@ -355,6 +376,41 @@ def test_what_was_tampered_with_keeps_its_key_until_it_is_mended(
     assert [scope.store().get(("a",), str(n)).value for n in range(3)] == [
         {"n": 0}, {"n": 1}, {"n": 2}
     ]  # fmt: skip
+
+
+def test_a_session_whose_row_says_that_it_was_sealed_anew_keeps_the_key_of_its_header(
+    memory: IsolatedMemory, attacker: Attacker
+):
+    scope = alice(memory)
+    scope.chat_history("s").add_user_message("one")
+    attacker("UPDATE sessions SET oldest_key = 2")
+
+    rotated = memory.rotate_keys("alice")
+    assert (rotated.damaged, rotated.keys_destroyed, rotated.is_done) == (1, 0, True)
+
+    attacker("UPDATE sessions SET oldest_key = 1")
+    assert memory.rotate_keys("alice").keys_destroyed == 1
+    assert [session.id for session in scope.sessions()] == ["s"]
+    scope.verify()
+
+
+def test_whose_scope_does_not_open_stops_nobody_elses_rotation(
+    memory: IsolatedMemory, attacker: Attacker
+):
+    users = [f"user {number}" for number in range(4)]
+    for user in users:
+        memory.scope(user_id=user, module_id="tutor").store().put(("a",), "b", {})
+    ((principal, mac), *_) = attacker("SELECT principal, mac FROM scopes ORDER BY principal")
+    attacker("UPDATE scopes SET mac = ? WHERE principal = ?", bytes(16), principal)
+
+    for _ in range(2):
+        with pytest.raises(RecordDoesNotOpen):
+            memory.rotate_keys(all=True)
+    assert sorted(version for version, state, _ in keys_in(attacker) if state == 1) == [1, 2, 2, 2]
+
+    attacker("UPDATE scopes SET mac = ? WHERE principal = ?", bytes(mac), principal)
+    rotated = memory.rotate_keys(all=True)
+    assert (rotated.owners, rotated.is_done) == (1, True)
 
 
 def test_of_however_many_former_keys_none_is_destroyed_that_something_is_under(
@@ -623,6 +679,49 @@ def test_a_document_that_is_sealed_elsewhere_while_keys_are_rotated_opens(
     with opened_anew(database_url) as other:
         found = sealed_in(alice(other), shared).get_by_ids(["before", "late"])
         assert sorted(document.page_content for document in found) == ["before", "late"]
+
+
+class SealingPostFilter(PostFilterAdapter):
+    """Of a store that hands out what is nearest, whoever wrote it."""
+
+    seals = True
+    put_vectors = InMemoryAdapter.put_vectors
+    vectors = InMemoryAdapter.vectors
+
+
+def test_no_key_is_destroyed_under_a_document_that_stands_behind_those_of_others(
+    memory: IsolatedMemory,
+):
+    """A search for the nearest of everybody finds a part of them, and no more of anybody."""
+    shared = InMemoryVectorStore(embeddings())
+    of_alice, of_bob = (
+        memory.scope(user_id=user, module_id="tutor").vector_store(
+            wrapping=shared, adapter=SealingPostFilter(shared), seal=True
+        )
+        for user in ("alice", "bob")
+    )
+    of_bob.add_texts([f"of bob {number}" for number in range(800)])
+    names = [str(number) for number in range(400)]
+    of_alice.add_texts([f"of alice {name}" for name in names], ids=names)
+
+    rotated = memory.rotate_keys("alice", with_stores=True)
+
+    assert (rotated.documents, rotated.keys_destroyed) == (400, 1)
+    assert len(of_alice.get_by_ids(names)) == 400
+
+
+def test_a_document_that_the_store_lists_and_does_not_give_keeps_its_key(
+    memory: IsolatedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    shared, scope = InMemoryVectorStore(embeddings()), alice(memory)
+    sealed_in(scope, shared).add_texts(["a", "b"], ids=["a", "b"])
+    with monkeypatch.context() as patched:
+        patched.setattr(InMemoryAdapter, "get", lambda store, ids: store.store.get_by_ids(ids[:1]))
+        rotated = memory.rotate_keys("alice", with_stores=True)
+
+    assert (rotated.documents, rotated.keys_destroyed) == (1, 0)
+    assert rotated.stores_left == ("InMemoryVectorStore",)
+    assert len(sealed_in(scope, shared).get_by_ids(["a", "b"])) == 2
 
 
 # Reads that meet a former key

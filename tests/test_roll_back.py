@@ -223,6 +223,22 @@ def test_a_user_on_hold_or_locked_keeps_all_until_that_ends(memory: IsolatedMemo
     assert second.counts == {kind: 2 * count for kind, count in first.counts.items()}
 
 
+def test_the_first_hold_of_a_project_counts_amid_a_roll_back(memory: IsolatedMemory):
+    put_in(memory, ("alice",))
+
+    def place(_: int) -> None:
+        if not memory.retention.holds():
+            memory.retention.hold("alice", reason="case 7", by="counsel")
+
+    first = memory.roll_back(TOKEN, progress=place)
+    left = memory.scope(user_id="alice", module_id="tutor").stats().total
+
+    assert (first.held, first.is_done) == (1, False)
+    assert left.messages or left.items or left.documents
+    memory.retention.release("alice")
+    assert memory.roll_back(TOKEN).is_done
+
+
 def test_a_journal_that_was_tampered_with_takes_nothing_out(
     memory: IsolatedMemory, attacker: Attacker
 ):

@@ -23,11 +23,13 @@ from langmem_isolated.errors import (
     PolicyNotFound,
     RecordDoesNotOpen,
 )
+from langmem_isolated.lifecycle import ForeignDocument, ForeignMessage, ForeignSession
 from langmem_isolated.lifecycle.retention import sweeping
 from tests.conftest import ROOT_KEY, Attacker, Door, Wait
 from tests.embeddings import NGramEmbeddings
 from tests.processes import Child
 from tests.test_docstrings import examples_of, failures_of
+from tests.test_embedding_changes import Named
 from tests.threads import at, put
 
 AT_ONCE = 6e-8  # minutes: 4 µs
@@ -430,6 +432,37 @@ def test_a_policy_reaches_what_is_there(
     scoped.verify()
 
 
+@pytest.mark.parametrize("how", ["embedded anew", "merged", "claimed", "imported"])
+def test_a_document_goes_so_long_after_it_was_stored_whatever_was_done_with_it_since(
+    memory: IsolatedMemory, wait_for: Wait, how: str
+):
+    guest, began = memory.anonymous(module_id="tutor", idle=None), datetime.now(UTC)
+    scoped: Any = guest if how == "claimed" else tutor(memory)
+    if how != "imported":
+        scoped.vector_store(Named("one")).add_documents([Document("old")])
+    memory.retention.keep("document", days=90)
+    wait_for(80 * 86_400)
+    if how == "embedded anew":
+        assert scoped.vector_store(Named("two")).reembed() == 1
+    elif how == "merged":
+        memory.merge_modules(
+            user_id="alice", from_module="tutor", into_module="planner", dry_run=False
+        )
+    elif how == "claimed":
+        memory.claim(guest.id, tutor(memory), confirmed=True)
+    else:
+        found = ForeignDocument("notes", "1", "old", {}, "row 1", [1.0, 2.0], stored_at=began)
+        with memory.bulk_import(bytes(16), source="test") as bulk:
+            bulk.put(tutor(memory).scope, found, on_reject=print)
+    assert memory.sweep().counts == {}
+
+    wait_for(11 * 86_400)
+    swept = memory.sweep()
+
+    assert swept.counts == {"document": 2 if how == "merged" else 1}
+    assert memory.stats().total.documents == 0
+
+
 def test_old_messages_leave_from_the_oldest_end_and_the_session_goes_on(memory: IsolatedMemory):
     scoped = tutor(memory)
     say(scoped, "monday", 1300)
@@ -442,6 +475,19 @@ def test_old_messages_leave_from_the_oldest_end_and_the_session_goes_on(memory: 
     assert said(scoped) == ["1297", "1298", "1299", "0"]
     assert scoped.sessions()[0].messages == 4
     assert scoped.verify().messages == 4
+
+
+def test_old_messages_go_of_a_session_that_was_imported_as_a_younger_one(memory: IsolatedMemory):
+    today = datetime.now(UTC)
+    old = ForeignMessage(HumanMessage("old"), "row 1", today - timedelta(days=100))
+    new = ForeignMessage(HumanMessage("new"), "row 2", today - timedelta(days=80))
+    found = ForeignSession("monday", "table", [old, new], created_at=today)
+    with memory.bulk_import(bytes(16), source="test") as bulk:
+        bulk.put(tutor(memory).scope, found, on_reject=print)
+    memory.retention.keep("message", days=90)
+
+    assert memory.sweep().counts == {"message": 1}
+    assert said(tutor(memory)) == ["new"]
 
 
 def test_a_session_whose_messages_all_went_takes_new_ones(memory: IsolatedMemory):
@@ -621,6 +667,29 @@ async def test_policies_are_listed_replaced_and_removed(memory: IsolatedMemory, 
     assert await door(retention, "list") == [narrow]
     with pytest.raises(PolicyNotFound):
         await door(retention, "remove", "message")
+
+
+@pytest.mark.parametrize("call", ["sweep", "clear", "erase"])
+def test_a_hold_counts_in_a_process_that_knew_the_project_before_another_erased_it(
+    database_url: str, root_key: LocalRootKey, call: str
+):
+    with (
+        IsolatedMemory(database_url, root_key=root_key) as memory,
+        IsolatedMemory(database_url, root_key=root_key) as other,
+    ):
+        put_items(tutor(memory), 1)
+        memory.sweep()
+        other.erase_project("default")
+        put_items(tutor(other), 1)
+        other.retention.hold("alice", reason="case 7", by="counsel")
+
+        if call == "sweep":
+            memory._keyring.forget(tutor(memory)._records.owner)
+            assert (memory.sweep().counts, other.sweep().held) == ({}, 1)
+            return
+        with pytest.raises(LegalHold):
+            tutor(memory).clear() if call == "clear" else memory.erase_user("alice")
+        assert other.sweep().held == 1
 
 
 @pytest.mark.parametrize(

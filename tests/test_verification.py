@@ -581,6 +581,20 @@ def test_what_was_done_to_documents_elsewhere_is_found(memory: IsolatedMemory, s
     assert (check.found, check.examined) == (3, 2)
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_however_many_documents_a_scope_has_elsewhere_the_last_is_looked_at(
+    memory: IsolatedMemory,
+):
+    shared, many = elsewhere(memory, seal=False), 10_000
+    store = tutor_of(memory, "alice").vector_store(wrapping=shared)
+    store.add_texts([f"of alice {number}" for number in range(many)])
+    shared.store[[*shared.store][-1]]["text"] = "of somebody else"
+
+    check = memory.verify(read_only=True).check("wrapped stores")
+
+    assert (check.found, check.examined) == (1, many + 2)
+
+
 @pytest.mark.parametrize("seal", [False, True])
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_copy_of_a_document_under_another_id_is_found(memory: IsolatedMemory, seal: bool):

@@ -153,18 +153,21 @@ def _with_older(kind: Kind, below: Kind, names: tuple[str, ...]) -> sa.Select[An
         _records.kind == _number(below),
         _records.parent == _sessions.digest,
     )
-    has_older = sa.exists().where(of_row, _records.updated_at <= bindparam("until"))
+    has_older: sa.ColumnElement[bool] = sa.exists().where(
+        of_row, _records.updated_at <= bindparam("until")
+    )
     if below is Kind.MESSAGE:
         # They stand in the order in which they were stored: the first tells of all.
         first = select(_records.updated_at).where(of_row).order_by(_records.key)
         oldest = first.limit(_number(1)).offset(_NONE).scalar_subquery()
-        has_older = oldest <= bindparam("until", type_=sa.BigInteger)  # type: ignore[assignment]
-    made = _sessions.created_at <= bindparam("until", type_=sa.BigInteger)
+        until = bindparam("until", type_=sa.BigInteger)
+        # No message is older than its session; what is copied into a collection may be.
+        has_older = sa.and_(_sessions.created_at <= until, oldest <= until)
     many = _sessions.count > bindparam("more_than", type_=sa.BigInteger)
     page = _page(
         _ROW,
         _sessions.kind == _number(kind),
-        sa.or_(sa.and_(made, has_older), many),
+        sa.or_(has_older, many),
         *_reached(names),
     )
     return page.join_from(schema.sessions, schema.scopes, _scopes.scope_id == _sessions.scope_id)

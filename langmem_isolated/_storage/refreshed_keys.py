@@ -91,15 +91,19 @@ class RefreshedKeys:
         return None
 
     def rotated_keys(self, keys: ScopeKeys, key_id: bytes | None) -> ScopeKeys | None:
-        """The owner's keys as they are now, if they have come to include ``key_id``."""
+        """The owner's keys as they are now, if they have come to include ``key_id``, or did.
+
+        That key may be destroyed by now: what was under it is under a later one.
+        """
         if key_id is None or key_id in keys.opening:
             return None
+        fresh = None
         for _ in range(2):  # another thread may have read them again already
             fresh = self._find()
             if fresh and (key_id in fresh.opening or fresh.is_locked):
                 return fresh
             self._keyring.forget(self.owner)
-        return None
+        return fresh if fresh and fresh.sealing_version > keys.sealing_version else None
 
     def refuse_if_erased(self) -> None:
         """Refuse to go on in a life that ended in another process: what is there is no damage.

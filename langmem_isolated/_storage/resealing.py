@@ -59,7 +59,10 @@ def _given(prefix: str) -> list[sa.BindParameter[Any]]:
 
 
 _FORMER = [bindparam(f"former_{number}", type_=sa.LargeBinary) for number in range(_FORMER_KEYS)]
-_IS_FORMER = sa.func.substr(_records.sealed, *_KEY_ID, type_=sa.LargeBinary).in_(_FORMER)
+_IS_FORMER, _IS_FORMER_HEADER = (
+    sa.func.substr(table.sealed, *_KEY_ID, type_=sa.LargeBinary).in_(_FORMER)
+    for table in (_records, _sessions)
+)
 _OF_SCOPE = _records.scope_id == _SCOPE_ID
 _IS_BEHIND = sa.tuple_(*_ADDRESS) > sa.tuple_(*_given("behind"))
 _ADDRESSES = (
@@ -116,6 +119,7 @@ _OUTDATED_PAGE = (
     .limit(_LIMIT)
     .offset(_FROM_THE_FIRST)
 )
+_FORMER_HEADERS = select(*_CONTAINER).where(_sessions.scope_id == _SCOPE_ID, _IS_FORMER_HEADER)
 _FREE_PAGE = _OUTDATED_PAGE.with_for_update(skip_locked=True)
 _IS_CONTAINER = sa.and_(
     _sessions.kind == bindparam("at_kind", type_=sa.SmallInteger),
@@ -202,12 +206,13 @@ class Resealing:
 
     @property
     def is_clean(self) -> bool:
-        """Whether no record is left under a former key, as a look at all of them says."""
+        """Whether nothing is left under a former key, as a look at all records and headers says."""
         if self.damaged or not self._former:
             return not self.damaged
-        return not any(
+        records = (
             self._read(Transaction.row, _ANY, **self._here, **asked) for asked in self._former
         )
+        return not any(records) and not any(self._former_headers())
 
     def forget_former(self) -> None:
         """Have the index of key use say that the scope needs no former key."""
@@ -231,6 +236,13 @@ class Resealing:
             yield count
         for kind, digest in self._outdated():
             yield self._write(self._raise_one, kind, digest)
+        # Of rows that were tampered with: they say that a later key alone seals below them.
+        self.damaged.update(self._former_headers())
+
+    def _former_headers(self) -> Iterator[tuple[int, bytes]]:
+        for asked in self._former:
+            rows = self._read(Transaction.rows, _FORMER_HEADERS, **self._here, **asked)
+            yield from (row[:2] for row in rows)
 
     def _raise_page(
         self, transaction: Transaction, behind: tuple[int, bytes]

@@ -9,7 +9,7 @@ from langmem_isolated.wrapping.adapters import (
     VectorRows,
     VectorStoreAdapter,
 )
-from langmem_isolated.wrapping.clearing import any_adapter, clear_owner
+from langmem_isolated.wrapping.clearing import all_owned, any_adapter, clear_owner
 from langmem_isolated.wrapping.filter_conditions import AnyOf, Condition, OneOf, Within, conditions
 from langmem_isolated.wrapping.unowned import Unowned
 from langmem_isolated.wrapping.vector_store import WrappedVectorStore
@@ -28,6 +28,7 @@ __all__ = [
     "VectorStoreAdapter",
     "Within",
     "WrappedVectorStore",
+    "all_owned",
     "any_adapter",
     "clear_owner",
     "conditions",

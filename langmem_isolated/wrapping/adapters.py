@@ -128,7 +128,8 @@ class VectorStoreAdapter(Protocol):
     def owned(self, owner: str, k: int) -> list[str]:
         """Ids of up to ``k`` documents whose ``langmem_owner`` is ``owner``, in any order.
 
-        None mean that there is none in the store, however far from anything that is searched for.
+        Fewer mean that there are no more in the store, however far from anything that is searched
+        for: keys are destroyed where all that they have sealed was sealed anew.
         """
 
     def unowned(self) -> Unowned:
@@ -226,7 +227,7 @@ class StandardAdapter:
         while True:
             hits = self.search(query, asked, [owner], None)
             own = [hit.document for hit in hits if hit.document.metadata.get(OWNER) == owner]
-            if own or len(hits) < asked:
+            if len(own) >= k or len(hits) < asked:
                 return ids_of(own)[:k]
             asked *= 2
 

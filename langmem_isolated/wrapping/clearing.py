@@ -19,6 +19,24 @@ def any_adapter(store: VectorStore) -> VectorStoreAdapter:
     return adapter_of(store) or PostFilterAdapter(store)
 
 
+def all_owned(adapter: VectorStoreAdapter, owner: str) -> list[str]:
+    """Ids of all documents of an owner, however many: the store is asked until it has no more.
+
+    >>> notes = scope.vector_store(wrapping=shared)
+    >>> ids = notes.add_texts(["Fractions are parts.", "Ratios compare."])
+    >>> len(all_owned(any_adapter(shared), *notes.readable_tags()))
+    2
+
+    Args:
+        adapter: Of the store.
+        owner: Their ``langmem_owner``.
+    """
+    asked = _AT_ONCE
+    while len(ids := adapter.owned(owner, asked)) >= asked:
+        asked *= 2
+    return ids
+
+
 def clear_owner(adapter: VectorStoreAdapter, owner: str) -> int:
     """Remove an owner's documents, sealed or not; how many. The store is asked again for any.
 

@@ -321,6 +321,8 @@ class VectorStoreAdapterTests:
 
         assert adapter.name
         assert len({*adapter.owned(of_alice, 99)}) == 3
+        # Also where those that are nearest to anything are another's.
+        assert len({*adapter.owned(of_alice, 4)}) == 3
         assert len(adapter.owned(of_alice, 2)) == 2
         assert adapter.owned("nobody", 99) == []
         assert clear_owner(adapter, of_alice) == 3

@@ -48,7 +48,8 @@ class ForeignSession:
     """What else mapping rules can read: columns, and documents of JSON as dicts and lists."""
     title: str | None = field(default=None, repr=False)
     created_at: datetime | None = None
-    """Aware, as all times here; by default that of the first message, else of the import."""
+    """Aware, as all times here; that of the first message, where that is earlier or none is given,
+    else of the import."""
     updated_at: datetime | None = None
     is_archived: bool = False
     is_pinned: bool = False

@@ -118,35 +118,32 @@ class RollBack:
         mark = records.read(import_marks.find, None, self._token)
         if mark is None:
             return
-        with self._unless_held(records.owner) as refuse:
-            is_ended = False
-            while not is_ended:
-                if not self._undo_parts(records, refuse):
-                    return
-                is_ended = self._end(records, mark, refuse)
+        is_ended = False
+        while not is_ended:
+            if not self._undo_parts(records):
+                return
+            is_ended = self._end(records, mark)
         self._scopes += 1
 
-    def _end(
-        self,
-        records: ScopedDatabase,
-        mark: ImportMark,
-        refuse: Callable[[Transaction], None],
-    ) -> bool:
+    def _end(self, records: ScopedDatabase, mark: ImportMark) -> bool:
         """Forget the import in a scope; ``False`` where it has put in more meanwhile."""
         lives = self._context.keyring.lives()
         principal = lives.directory.principal_of(records.owner)
         spare = lives.spare_keys(principal) if mark.made_scope else None
-        is_gone = records.write(_end, self._token, mark, spare, refuse)
+        with self._unless_held(records.owner) as refuse:
+            is_gone = records.write(_end, self._token, mark, spare, refuse)
         if is_gone:
             lives.take_out(principal, spare)
         return is_gone is not None
 
-    def _undo_parts(self, records: ScopedDatabase, refuse: Callable[[Transaction], None]) -> bool:
+    def _undo_parts(self, records: ScopedDatabase) -> bool:
         """Take out part by part; ``False`` where it was stopped."""
         none: list[Part] = []
         while parts := records.read(journal.some_parts, none, self._token, _PARTS):
             for part in parts:
-                self._note(records.owner, records.write(_undo, self._token, part, refuse))
+                with self._unless_held(records.owner) as refuse:
+                    undone = records.write(_undo, self._token, part, refuse)
+                self._note(records.owner, undone)
                 if self._is_stopped():
                     return False
         return True
@@ -159,8 +156,9 @@ class RollBack:
     @contextmanager
     def _unless_held(self, owner: Owner) -> Iterator[Callable[[Transaction], None]]:
         """What refuses to take out anything of a user on hold, in each transaction that does."""
-        project = self._context.records(Owner(Level.PROJECT, owner.project))
-        # Not made: a project in which nothing was ever held has none.
+        project = holds.records_with(self._context, owner.project)
+        # Not made: a project in which nothing was ever held has none. So it is looked for anew
+        # before each transaction: the first hold may be placed between two.
         keys = project.find_keys()
         with project.admission():
             yield lambda transaction: holds.refuse_held(transaction, keys, owner.user)

@@ -137,7 +137,8 @@ class _Session:
 
     def _arrived(self, batch: Sequence[NewMessage]) -> Arrived:
         said, first = self._said, batch[0].written if batch else self._moment
-        created = first if said.created is None else said.created
+        # Sweeps look for old messages in sessions that are as old.
+        created = first if said.created is None else min(said.created, first)
         made = named(Kind.SESSION, said.name, said.title, created)
         unit = self._unit
         return made._replace(is_archived=unit.is_archived, is_pinned=unit.is_pinned)

@@ -199,7 +199,8 @@ class ErasureRegistry:
             TypeError: ``without_stores`` is a single str.
             WrappedStoreMissing: This process does not have a store that holds documents of one.
             WrappedStoreKeeps: A third-party store still has what it was told to remove.
-            LegalHold: Before anything of it was destroyed, a user came to be on hold.
+            LegalHold: Before anything of it was destroyed, a user came to be on hold; or whoever is
+                on hold has something left in a module that is being erased.
             RecordDoesNotOpen: Keys or the row of a scope or of an erasure were tampered with.
             DatabaseError: The database refused or failed; to call again goes on.
         """

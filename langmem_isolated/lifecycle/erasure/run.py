@@ -23,7 +23,6 @@ from langmem_isolated._storage.key_sets import KeySet, Purpose
 from langmem_isolated._storage.owner_state import ids_of
 from langmem_isolated._storage.removal import remove_rows
 from langmem_isolated._storage.scope_rows import ScopeRow
-from langmem_isolated.errors import LegalHold
 from langmem_isolated.lifecycle.erasure.participants import ErasureSubject, Participants
 from langmem_isolated.lifecycle.erasure.receipt import ErasureReceipt, Heap
 from langmem_isolated.lifecycle.erasure.wrapped_stores import clear_by_tags, known, owner_tags
@@ -31,6 +30,7 @@ from langmem_isolated.lifecycle.retention import holds
 
 if TYPE_CHECKING:
     from langmem_isolated._storage.erasure_log import Tombstone
+    from langmem_isolated._storage.removal import Counted
     from langmem_isolated.lifecycle.retention.sweeping import Progress
 
 WHAT: dict[Level, What] = {
@@ -132,7 +132,7 @@ class ErasureRunner:
     def _refuse_held(self, owner: Owner) -> None:
         """Not where a tombstone says that nobody was held: a hold from before came back with it."""
         if self._ended is None:
-            refuse_held(self._context, owner)
+            holds.check_all(self._context, owner)
 
     def run(self, job: ErasureJob) -> ErasureReceipt:
         """Go on with a job, from wherever it ended."""
@@ -190,7 +190,7 @@ class ErasureRunner:
     def _begun(self, principal: bytes, life: int, erased: Erased) -> ErasureJob:
         owner = erased.owner
         assert owner is not None
-        keys = self._context.records(Owner(Level.PROJECT, owner.project)).find_keys()
+        keys = holds.records_with(self._context, owner.project).find_keys()
         refuse = partial(holds.refuse_held, keys=keys, user=owner.user)
         job = self.jobs.begin(principal, life, erased, *([] if self._ended else [refuse]))
         if job.erased.until < erased.until:
@@ -210,8 +210,11 @@ class ErasureRunner:
         job = self._participants.ask(self.jobs, job, subject)
         job = self._note_stores(job, owner)
         if is_whole:
+            # Others, and stores, take their time: a hold may have been placed in it.
+            self._refuse_held(owner)
             # Before the keys are destroyed: what is missed then stops it with nothing removed.
             job = self._clear_stores(job)
+            self._refuse_held(owner)
         self._end_lives(job, owner)
         if owner.level is Level.MODULE:
             job = self._clear_of_users(job, owner)
@@ -310,11 +313,19 @@ class ErasureRunner:
                 if _is_others(row, job) and _has_no_other_place(row, owner):
                     # Its first use began before the erasure, and was stored since.
                     self._end_life(row.principal, row.incarnation)
-                counted = self.jobs.counting(job, self._keys_with(job, owner, row))
+                counted = self._counting(job, owner, row)
                 remove_rows(self._context.database, row, self._tell, counted)
                 if row.level == Level.ANONYMOUS:
                     # Nobody comes back under a random id.
                     self._lives.remove_destroyed(row.principal)
+
+    def _counting(self, job: ErasureJob, owner: Owner, row: ScopeRow) -> Counted:
+        """What counts a row's batches, and refuses them once a user who stays is on hold."""
+        counted = self.jobs.counting(job, self._keys_with(job, owner, row))
+        whose = self._context.keyring.owner_of(row.scope_id) if _lives_on(row, owner) else None
+        if whose is None or self._ended is not None:
+            return counted
+        return holds.counted_unless_held(self._context, whose, counted)
 
     def _keys_with(self, job: ErasureJob, owner: Owner, row: ScopeRow) -> DestroyedKeys | None:
         """The keys of another principal that go with its last row."""
@@ -359,24 +370,6 @@ class ErasureRunner:
     def _tell(self, removed: int) -> None:
         self._removed += removed
         self._progress(self._removed)
-
-
-def refuse_held(context: MemoryContext, owner: Owner) -> None:
-    """Refuse to erase where anybody in it is on legal hold.
-
-    Raises:
-        LegalHold: Somebody is.
-        RecordDoesNotOpen: A hold was tampered with; place it again, or release it then.
-    """
-    if owner.user is not None:
-        holds.check(context, owner.user, owner.project)
-    elif owner.level in _PLACES:
-        held = {hold.user_id for hold in holds.holds_of(context, owner.project)}
-        if held and owner.level is Level.PROJECT:
-            raise LegalHold
-        walked = context.keyring.walk(project=owner.project, module=owner.module) if held else ()
-        if any(found.user in held for _, found in walked):
-            raise LegalHold
 
 
 def _is_others(row: ScopeRow, job: ErasureJob) -> bool:

@@ -22,7 +22,7 @@ from langmem_isolated._storage.due import Pages, Reach
 from langmem_isolated._storage.entries import ENTRY_KINDS
 from langmem_isolated._storage.owner_state import ids_of
 from langmem_isolated._storage.sessions.dropping import Kept
-from langmem_isolated.errors import LegalHold, MemoryLocked, RecordDoesNotOpen
+from langmem_isolated.errors import DatabaseLocked, LegalHold, MemoryLocked, RecordDoesNotOpen
 from langmem_isolated.lifecycle.retention import holds
 from langmem_isolated.lifecycle.retention.steps import (
     DropMessages,
@@ -61,6 +61,8 @@ class Clearing:
         self._removal = Removal(context)
         if progress is not None:
             self._removal.progress = progress
+        # Whether somebody else has had something for as long as it is waited for.
+        self._is_left = False
         # What is stored after this stays.
         self._before = Due(created=now())
 
@@ -70,6 +72,7 @@ class Clearing:
         Raises:
             LegalHold: A user is on hold.
             RecordDoesNotOpen: An item or entry was tampered with, and stays.
+            DatabaseLocked: Somebody else had something for a second, and it stays.
         """
         for owner in owners:
             with self._admission(owner):
@@ -155,7 +158,8 @@ class Clearing:
             self._removal.locked = 0
             run()
             if not self._removal.locked:
-                break
+                return
+        self._is_left = True
 
     def _result(self) -> dict[str, int]:
         if cache := self._context.plaintext_cache:
@@ -167,6 +171,11 @@ class Clearing:
         if self._removal.damaged:
             raise RecordDoesNotOpen(
                 Kind.ITEM.label, "its expiry or what counts it was changed; all others were removed"
+            )
+        if self._is_left:
+            raise DatabaseLocked(
+                "Somebody else had some of it for a second; all others were removed. To call again "
+                "goes on."
             )
         return self._removal.by_label()
 

@@ -24,7 +24,7 @@ from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.expiry import WHENEVER
 from langmem_isolated._storage.scope_rows import lock_for_share, lock_for_update
 from langmem_isolated._storage.working_locked import works_locked
-from langmem_isolated.errors import LegalHold, PolicyNotFound, RecordDoesNotOpen
+from langmem_isolated.errors import KeyDestroyed, LegalHold, PolicyNotFound, RecordDoesNotOpen
 from langmem_isolated.scope import checked_id
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from langmem_isolated._crypto.scope_keys import ScopeKeys
     from langmem_isolated._database.transactions import Transaction
     from langmem_isolated._storage.removal import Counted
+    from langmem_isolated._storage.scoped_database import ScopedDatabase
 
 _SPACE = (b"hold",)
 _KIND = Kind.POLICY
@@ -106,7 +107,7 @@ def place(
         entry = Entry(user.encode(), hold.encoded())
         entries.put(transaction, keys, _SPACE, [entry], moment, lifetime, kind=_KIND)
 
-    records = context.records(_project_of(project))
+    records = records_with(context, project)
     context.audit.write("hold", Owner(Level.USER, project, user), records, "write", put)
     return hold
 
@@ -159,14 +160,14 @@ def release(context: MemoryContext, user_id: object, project_id: object) -> None
         entries.remove(transaction, keys, _SPACE, [user.encode()], kind=_KIND)
         return bool(found)
 
-    records, about = context.records(_project_of(project)), Owner(Level.USER, project, user)
+    records, about = records_with(context, project), Owner(Level.USER, project, user)
     if not context.audit.write("hold_released", about, records, "write_if_exists", remove, False):
         raise PolicyNotFound("legal hold of this user")
 
 
 def holds_of(context: MemoryContext, project_id: str) -> list[Hold]:
     """The holds of a project, by when they were placed."""
-    records = context.records(_project_of(project_id))
+    records = records_with(context, project_id)
     found: list[Entry] = records.read(entries.all_of, [], _SPACE, WHENEVER, kind=_KIND)
     return [hold for entry in found if (hold := Hold.decoded(project_id, entry)).stands]
 
@@ -233,10 +234,24 @@ def refuse_held(transaction: Transaction, keys: ScopeKeys | None, user: str | No
         raise LegalHold
 
 
+def counted_unless_held(context: MemoryContext, owner: Owner, counted: Counted) -> Counted:
+    """``counted``, for batches of an owner's rows: it refuses them once the user is on hold."""
+    # Not made: a module that is erased leaves nothing. A project's first hold is met a row later.
+    keys, user = records_with(context, owner.project).find_keys(), owner.user
+
+    def unless_held(
+        transaction: Transaction, principal: bytes, remove: Callable[[], Counter[Kind]]
+    ) -> Counter[Kind]:
+        refuse_held(transaction, keys, user)
+        return counted(transaction, principal, remove)
+
+    return unless_held
+
+
 def forget(
     transaction: Transaction, keys: ScopeKeys, user: str, principal: bytes, counted: Counted
 ) -> None:
-    """Remove what is kept of a user's hold, which has ended: with the user's erasure.
+    """Remove what is kept of a user's hold, if it has ended: with the user's erasure.
 
     Args:
         transaction: One that writes.
@@ -247,6 +262,9 @@ def forget(
     """
 
     def remove() -> Counter[Kind]:
+        if held_among(transaction, keys, [user]):
+            # Placed since, for who comes back.
+            return Counter()
         before = entries.count(transaction, keys, _SPACE, WHENEVER, kind=_KIND)
         entries.remove(transaction, keys, _SPACE, [user.encode()], kind=_KIND)
         left = entries.count(transaction, keys, _SPACE, WHENEVER, kind=_KIND)
@@ -260,7 +278,22 @@ def project_keys(context: MemoryContext, project_id: str) -> ScopeKeys:
 
     Made, so that a first hold and a removal that runs at the same moment meet at one row.
     """
-    return context.records(_project_of(project_id)).keys()
+    return records_with(context, project_id).keys()
+
+
+def records_with(context: MemoryContext, project_id: str) -> ScopedDatabase:
+    """A project's records, in which its holds are found.
+
+    Keys in memory outlive an erasure of the project in another process, and find no hold that was
+    placed since: the database says which life it is in.
+    """
+    records = context.records(_project_of(project_id))
+    try:
+        if keys := records.find_keys():
+            records.check_life(keys)
+    except KeyDestroyed:
+        return context.records(_project_of(project_id))
+    return records
 
 
 def check(context: MemoryContext, user_id: str, project_id: str) -> None:
@@ -270,8 +303,26 @@ def check(context: MemoryContext, user_id: str, project_id: str) -> None:
         LegalHold: The user is on hold.
         RecordDoesNotOpen: The user's hold was tampered with; place it again, or release it then.
     """
-    if context.records(_project_of(project_id)).read(_standing, set(), [user_id]):
+    if records_with(context, project_id).read(_standing, set(), [user_id]):
         raise LegalHold
+
+
+def check_all(context: MemoryContext, owner: Owner) -> None:
+    """Refuse to erase an owner where anybody in it is on legal hold.
+
+    Raises:
+        LegalHold: Somebody is.
+        RecordDoesNotOpen: A hold was tampered with; place it again, or release it then.
+    """
+    if owner.user is not None:
+        check(context, owner.user, owner.project)
+    elif owner.level in (Level.MODULE, Level.PROJECT):
+        held = {hold.user_id for hold in holds_of(context, owner.project)}
+        if held and owner.level is Level.PROJECT:
+            raise LegalHold
+        walked = context.keyring.walk(project=owner.project, module=owner.module) if held else ()
+        if any(found.user in held for _, found in walked):
+            raise LegalHold
 
 
 def forget_where(context: MemoryContext, project: Owner, is_wanted: Callable[[Hold], bool]) -> int:

@@ -28,7 +28,7 @@ from langmem_isolated._storage.tombstones import Forgotten
 from langmem_isolated.errors import RecordDoesNotOpen
 from langmem_isolated.lifecycle.audit.upkeep import Kept, swept
 from langmem_isolated.lifecycle.guests.anonymous import remove as remove_guest
-from langmem_isolated.lifecycle.retention.holds import project_keys
+from langmem_isolated.lifecycle.retention.holds import project_keys, records_with
 from langmem_isolated.lifecycle.retention.plans import plans_of, stored_policies
 from langmem_isolated.lifecycle.retention.steps import (
     Outcome,
@@ -182,8 +182,7 @@ class Removal:
     def _projects(self, tasks: list[Task]) -> dict[str, ScopeKeys]:
         named = {task.owner.project for task in tasks if task.owner.user is not None}
         if self.is_dry:
-            owners = (Owner(Level.PROJECT, name) for name in named)
-            found = ((owner.project, self.context.keyring.find(owner)) for owner in owners)
+            found = ((name, records_with(self.context, name).find_keys()) for name in named)
             return {name: keys for name, keys in found if keys is not None}
         return {name: project_keys(self.context, name) for name in named}
 

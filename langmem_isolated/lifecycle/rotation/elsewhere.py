@@ -57,12 +57,15 @@ class SealedElsewhere:
 
     def _is_resealed(self, tags: SealedTags, store: VectorStoreAdapter) -> bool:
         """Whether all documents of an owner in a store are under the key that seals now."""
-        is_whole, ids = True, _owned(store, tags.owner)
+        from langmem_isolated.wrapping import all_owned
+
+        is_whole, ids = True, all_owned(store, tags.owner)
         for start in range(0, len(ids), _AT_ONCE):
-            found = store.get(ids[start : start + _AT_ONCE])
-            new = [*_resealed(found, tags)]
+            asked = ids[start : start + _AT_ONCE]
+            new = [*_resealed(store.get(asked), tags)]
             documents = [document for document in new if document is not None]
-            is_whole &= len(new) == len(found)
+            # What the store lists and does not give is not known to be under another key.
+            is_whole &= len(new) == len(asked)
             is_whole &= not documents or self._is_put(store, documents)
         return is_whole
 
@@ -82,10 +85,3 @@ def _resealed(found: list[Document], tags: SealedTags) -> Iterator[Document | No
             yield tags.resealed(document)
         except RecordDoesNotOpen:
             continue
-
-
-def _owned(store: VectorStoreAdapter, owner: str) -> list[str]:
-    asked = 1_000
-    while len(ids := store.owned(owner, asked)) >= asked:
-        asked *= 2
-    return ids

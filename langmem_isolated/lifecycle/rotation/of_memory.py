@@ -81,7 +81,7 @@ class KeyRotations:
             MemoryLocked: The user has locked the memory; nothing was changed.
             KeyringError: A key cannot be had, or belongs to another root key.
             RecordDoesNotOpen: The user's keys, or the row of a scope, are not as they were stored;
-                what was sealed before is sealed.
+                what was sealed before is sealed, and with ``all`` everybody else's is.
             DatabaseError: The database refused or failed; to call again goes on.
         """
         return self._rotated_keys(

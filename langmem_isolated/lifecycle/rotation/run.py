@@ -11,7 +11,7 @@ from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._runtime.arguments import callback, seconds, true_or_false
 from langmem_isolated._runtime.callers import Job, OnBehalfOf
 from langmem_isolated._storage.key_rotation import KeyRotation, Tally
-from langmem_isolated.errors import MemoryLocked
+from langmem_isolated.errors import MemoryLocked, RecordDoesNotOpen
 from langmem_isolated.lifecycle.rotation.elsewhere import SealedElsewhere
 from langmem_isolated.scope import checked_id
 
@@ -106,12 +106,16 @@ class RotationRun:
             yield from self._rotation.run(directory.principal_of(owner))
 
     def _of_all(self) -> Iterator[int]:
-        since = self._rotation.begun()
+        since, failure = self._rotation.begun(), None
         for principal in self._rotation.principals(since):
             try:
                 yield from self._rotation.run(principal, since)
             except MemoryLocked:
                 self._rotation.tally.locked += 1
+            except RecordDoesNotOpen as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
         self._rotation.end(since)
 
     def _go_through(self, steps: Iterator[int]) -> bool:

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from langmem_isolated.wrapping import VectorStoreAdapter
 
 _NONE: list[StoreNote] = []
-MOST_DOCUMENTS = 10_000
-"""Of one scope in one store: an adapter has no way to ask for those behind."""
 _AT_ONCE = 1_000
 
 
@@ -106,13 +104,15 @@ class WrappedStores:
 
     def _tell_of_nobodys(self, name: str, adapter: VectorStoreAdapter, known: set[str]) -> None:
         """Tell of documents whose owner is nobody in this database: erased, or another's."""
+        from langmem_isolated.wrapping import all_owned
+
         find = getattr(adapter, "owners", None)
         unknown = find() - known if find else set()
         if unknown:
             # Somebody may have come since.
             unknown -= self._noted_by_now(name)
         for tag in sorted(unknown):
-            if count := len(adapter.owned(tag, MOST_DOCUMENTS)):
+            if count := len(all_owned(adapter, tag)):
                 problem = "documents bear the mark of nobody who has memory here"
                 self._tally.add(problem, place=adapter.name, count=count)
 
@@ -140,7 +140,9 @@ class WrappedStores:
 
 
 def _documents(adapter: VectorStoreAdapter, owner: str) -> Iterator[Document]:
-    ids = adapter.owned(owner, MOST_DOCUMENTS)
+    from langmem_isolated.wrapping import all_owned
+
+    ids = all_owned(adapter, owner)
     for start in range(0, len(ids), _AT_ONCE):
         yield from adapter.get(ids[start : start + _AT_ONCE])
 
