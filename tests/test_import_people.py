@@ -5,6 +5,7 @@ import io
 import json
 import os
 import sqlite3
+import struct
 import tracemalloc
 import zipfile
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from langmem_isolated.errors import SourceRefused
 from langmem_isolated.importers import ForeignSession, Import, Mapping, Rejected, Source
 from langmem_isolated.importers.people import SPECS
 from langmem_isolated.importers.people.branches import branch, branches
+from langmem_isolated.importers.people.detection import detect
 from langmem_isolated.importers.people.json_stream import JsonStream, Unreadable
 from langmem_isolated.importers.people.values import instant
 from langmem_isolated.importers.people.whatsapp_lines import line_of, media_of, order_of
@@ -656,6 +658,26 @@ def test_a_zip_whose_bytes_are_changed_is_rejected_by_its_place(tmp_path: Path):
 
     _, rejects = read(KIND["chatgpt"].make(str(path)))
     assert rejects
+
+
+@pytest.mark.parametrize("change", ["no name", "bytes in place of a name"])
+def test_a_zip_whose_list_of_files_is_damaged_is_refused(tmp_path: Path, change: str):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(EXPORTS / "chatgpt.json", "conversations.json")
+        archive.writestr("ä", b"")
+    content = bytearray(path.read_bytes())
+    entry = content.rindex(b"PK\1\2")
+    if change == "no name":
+        # Its two bytes are a comment by that.
+        content[entry + 28 : entry + 34] = struct.pack("<3H", 0, 0, 2)
+    else:
+        content[entry + 46 : entry + 48] = b"\xff\xff"
+    path.write_bytes(content)
+
+    for open_it in (detect, KIND["chatgpt"].make):
+        with pytest.raises(SourceRefused, match="cannot be read"):
+            open_it(path)
 
 
 def test_options_that_are_none_are_refused():
