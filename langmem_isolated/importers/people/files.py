@@ -9,7 +9,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -111,11 +111,11 @@ class ExportFiles:
 
     def _names_in_folder(self) -> Iterator[str]:
         count = 0
-        for folder, folders, files in os.walk(self.path):
+        for folder, folders, files in os.walk(self.path, onerror=_refuse_folder):
             folders.sort()
             for file in files:
                 path = Path(folder, file)
-                if stat.S_ISREG(path.lstat().st_mode):
+                if _is_file(path):
                     count += 1
                     if count > _MOST_FILES:
                         raise SourceRefused(
@@ -126,6 +126,19 @@ class ExportFiles:
 
 _ZIP = b"PK\3\4"
 _GIVE = "Give the file, folder or zip that the product's export wrote."
+
+
+def _refuse_folder(error: OSError) -> None:
+    """Refuse a folder in which nobody knows what there is; one that has gone has nothing."""
+    if not isinstance(error, FileNotFoundError):
+        raise SourceRefused(f"A folder of it cannot be read: {error.strerror}", _GIVE)
+
+
+def _is_file(path: Path) -> bool:
+    """Whether it is a file, no link and not gone meanwhile."""
+    with suppress(FileNotFoundError):
+        return stat.S_ISREG(path.lstat().st_mode)
+    return False
 
 
 @contextmanager
