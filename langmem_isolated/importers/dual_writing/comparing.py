@@ -101,7 +101,7 @@ def messages_difference(
 
 def same_message(theirs: BaseMessage, ours: BaseMessage) -> bool:
     """Whether a message is the other one; it may have been given another id by a copy."""
-    if theirs.id is None or (ours.id or "").startswith(COPIED):
+    if ours.id != theirs.id and (theirs.id is None or (ours.id or "").startswith(COPIED)):
         ours = ours.model_copy(update={"id": theirs.id})
     return same(theirs, ours) or same(message_to_dict(theirs), message_to_dict(ours))
 

@@ -89,7 +89,10 @@ class ThreadImport:
             on_reject(Rejected(unit.place, str(refusal)))
             return REJECTED
         thread = _Thread(target, unit, name, on_reject, self._moment)
-        return thread.compare() if is_there(target, Kind.THREAD, name) else thread.copy()
+        if is_there(target, Kind.THREAD, name):
+            return thread.compare()
+        with target.alone(added(Kind.THREAD, name)):
+            return thread.copy()
 
 
 class _Thread:
