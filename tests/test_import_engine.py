@@ -408,6 +408,19 @@ def test_the_receipt_has_counts_and_no_user_and_its_owner_alone_reads_it(
     assert receipt.backup_state == "not wanted"
 
 
+@pytest.mark.parametrize("place", ["receipt", "backup"])
+def test_rejects_never_take_the_place_of_the_receipt_or_the_backup(
+    made: Made, memory: IsolatedMemory, tmp_path: Path, place: str
+):
+    memory.scope(user_id="user1", module_id="chat").chat_history("old").add_user_message("Before")
+    options: dict[str, Any] = {place: tmp_path / "one", "rejects": tmp_path / "beside/../one"}
+
+    with pytest.raises(ImportPlaceTaken, match="rejects"):
+        made(**options).run()
+    assert list(everything(memory)) == ["user1:old"]
+    assert not (tmp_path / "one").exists()
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"[]", b"{}", b"5", b"null", b'"5"', b"\xff", b'{"format": 1, "version": 1}'],
