@@ -579,6 +579,65 @@ def test_a_difference_is_told_by_its_kind_and_without_content(
     assert "canary" not in caplog.text + repr(found) + repr(saver) + repr(saver.report)
 
 
+def stored(saver: Any, thread_id: str, namespace: str = "") -> Any:
+    """The config of one more checkpoint."""
+    behind = at(thread_id, checkpoint_ns=namespace)
+    return saver.put(behind, empty_checkpoint(), {"source": "loop", "step": 0, "parents": {}}, {})
+
+
+def test_what_ours_missed_below_the_newest_checkpoint_follows_as_well(
+    alice: ScopedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    ours = alice.checkpointer()
+    saver = dual_write(InMemorySaver(), ours, backfill=owned)
+    first, _ = stored(saver, "alice-1"), stored(saver, "alice-1")
+    with monkeypatch.context() as broken:
+        Failing(type(ours), "put", "put_writes").install(broken)
+        inner = stored(saver, "alice-1", "inner:1")
+        saver.put_writes(first, [("messages", "of an older one")], "task")
+    stored(saver, "alice-1")
+
+    assert saver.get_tuple(inner) is not None
+    assert ours.get_tuple(inner) is not None
+    assert ours.get_tuple(first).pending_writes == [("task", "messages", "of an older one")]
+    assert not saver.report.differences
+    assert saver.report.copied == 1
+
+
+def test_a_checkpoint_that_another_process_missed_follows_once_it_is_seen_to_be_missing(
+    alice: ScopedMemory,
+):
+    theirs = InMemorySaver()
+    saver = dual_write(theirs, alice.checkpointer(), backfill=owned)
+    stored(saver, "alice-1")
+    inner = stored(theirs, "alice-1", "inner:1")
+
+    assert saver.get_tuple(inner) is not None
+    assert saver.report.differences == {"get_tuple: missing": 1}
+    assert saver.get_tuple(inner) is not None
+    assert saver.report.differences == {"get_tuple: missing": 1}
+    assert alice.checkpointer().get_tuple(inner) is not None
+
+
+def test_a_copy_puts_no_write_of_a_resumed_task_a_second_time(alice: ScopedMemory):
+    theirs, ours = InMemorySaver(), alice.checkpointer()
+    apart = dual_write(theirs, ours)
+    waiting = stored(apart, "alice-1")
+    apart.put_writes(waiting, [("messages", "said"), ("branch", None)], "task", "path")
+    theirs.put_writes(waiting, [("__resume__", "yes")], "task", "path")
+
+    saver = dual_write(theirs, ours, backfill=owned)
+
+    assert saver.get_tuple(at("alice-1")) is not None
+    assert saver.report.is_clean, saver.report
+    assert {write[1:] for write in ours.get_tuple(waiting).pending_writes} == {
+        ("__resume__", "yes"),
+        ("branch", None),
+        ("messages", "said"),
+    }
+    assert len(ours.get_tuple(waiting).pending_writes) == 3
+
+
 def test_metadata_that_json_has_no_form_for_are_compared(alice: ScopedMemory):
     saver = dual_write(InMemorySaver(), alice.checkpointer())
     for number, options in enumerate([{1: "one", "b": 2}, {(1, 2): 3}]):

@@ -85,8 +85,12 @@ def _as_json(metadata: Any) -> Any:
     return metadata
 
 
-def _writes(found: CheckpointTuple) -> list[tuple[Any, ...]]:
-    return [tuple(write) for write in found.pending_writes or ()]
+def _writes(found: CheckpointTuple) -> dict[str, list[tuple[Any, ...]]]:
+    """By task: savers order tasks in their own ways, and a copy knows no task's path."""
+    by_task: dict[str, list[tuple[Any, ...]]] = {}
+    for task_id, *written in found.pending_writes or ():
+        by_task.setdefault(task_id, []).append(tuple(written))
+    return by_task
 
 
 def messages_difference(
