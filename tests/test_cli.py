@@ -106,6 +106,27 @@ def test_it_says_its_version():
     assert run("--version").stdout == f"langmem-isolated {langmem_isolated.__version__}\n"
 
 
+@pytest.mark.parametrize(
+    ("output", "status", "told"),
+    [
+        (">&-", 0, ""),
+        (">/dev/full", 1, "langmem-isolated: The system refused: No space left on device.\n"),
+    ],
+)
+def test_an_output_that_takes_nothing_shows_no_traceback(
+    said: Path, output: str, status: int, told: str
+):
+    program = f"{shlex.quote(sys.executable)} -u -m langmem_isolated modules --user ann --json"
+    done = subprocess.run(
+        ["sh", "-c", f"{program} --database {url_of(said)} {output}"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "LANGMEM_ISOLATED_ROOT_KEY": KEY},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (status, told)
+
+
 @pytest.mark.parametrize("wrong", [["nothing"], ["sessions"], ["sessions", *ANN, "--limit", "0"]])
 def test_a_command_that_is_written_wrong_ends_with_2(wrong: list[str]):
     assert run(*wrong).exit_code == 2

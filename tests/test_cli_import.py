@@ -333,6 +333,18 @@ def test_an_export_of_ours_takes_no_rules(url: str, tmp_path: Path):
     assert "messages 1" in words(done.stdout)
 
 
+@pytest.mark.parametrize("name", ["ANN.ZIP", "ann.zip.1", "ann"])
+def test_an_export_of_ours_is_known_whatever_it_is_called(url: str, tmp_path: Path, name: str):
+    with IsolatedMemory(url, root_key=LocalRootKey(ROOT_KEY)) as memory:
+        memory.scope(user_id="ann", module_id="chat").chat_history("0").add_user_message("Hi")
+        memory.export_user("ann", tmp_path / "ann.zip")
+    (tmp_path / "ann.zip").rename(tmp_path / name)
+
+    done = run("import", tmp_path / name, "--user", "bob", "--database", url)
+
+    assert "messages 1" in words(done.stdout)
+
+
 def test_every_command_of_the_page_about_moving_in_can_be_typed():
     page = (Path(__file__).parent.parent / "docs" / "how-to" / "moving-in.md").read_text()
     known = typer.main.get_command(app)

@@ -1,19 +1,22 @@
 """A dual write: both sides are written, theirs answers till the switch, nobody gets in by it."""
 
 import asyncio
+import copy
 import itertools
 import operator
+import pickle
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import pytest
 from langchain_core.chat_history import BaseChatMessageHistory
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.base import BaseCheckpointSaver, empty_checkpoint
 from langgraph.checkpoint.conformance import checkpointer_test, validate
@@ -23,6 +26,7 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.pregel._messages import _messages_delta_reducer
+from langgraph.store.base import GetOp, Op, Result
 from langgraph.store.memory import InMemoryStore
 from langgraph.store.sqlite import SqliteStore
 from langgraph.types import Command, interrupt
@@ -575,6 +579,75 @@ def test_a_difference_is_told_by_its_kind_and_without_content(
     assert "canary" not in caplog.text + repr(found) + repr(saver) + repr(saver.report)
 
 
+def stored(saver: Any, thread_id: str, namespace: str = "") -> Any:
+    """The config of one more checkpoint."""
+    behind = at(thread_id, checkpoint_ns=namespace)
+    return saver.put(behind, empty_checkpoint(), {"source": "loop", "step": 0, "parents": {}}, {})
+
+
+def test_what_ours_missed_below_the_newest_checkpoint_follows_as_well(
+    alice: ScopedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    ours = alice.checkpointer()
+    saver = dual_write(InMemorySaver(), ours, backfill=owned)
+    first, _ = stored(saver, "alice-1"), stored(saver, "alice-1")
+    with monkeypatch.context() as broken:
+        Failing(type(ours), "put", "put_writes").install(broken)
+        inner = stored(saver, "alice-1", "inner:1")
+        saver.put_writes(first, [("messages", "of an older one")], "task")
+    stored(saver, "alice-1")
+
+    assert saver.get_tuple(inner) is not None
+    assert ours.get_tuple(inner) is not None
+    assert ours.get_tuple(first).pending_writes == [("task", "messages", "of an older one")]
+    assert not saver.report.differences
+    assert saver.report.copied == 1
+
+
+def test_a_checkpoint_that_another_process_missed_follows_once_it_is_seen_to_be_missing(
+    alice: ScopedMemory,
+):
+    theirs = InMemorySaver()
+    saver = dual_write(theirs, alice.checkpointer(), backfill=owned)
+    stored(saver, "alice-1")
+    inner = stored(theirs, "alice-1", "inner:1")
+
+    assert saver.get_tuple(inner) is not None
+    assert saver.report.differences == {"get_tuple: missing": 1}
+    assert saver.get_tuple(inner) is not None
+    assert saver.report.differences == {"get_tuple: missing": 1}
+    assert alice.checkpointer().get_tuple(inner) is not None
+
+
+def test_a_copy_puts_no_write_of_a_resumed_task_a_second_time(alice: ScopedMemory):
+    theirs, ours = InMemorySaver(), alice.checkpointer()
+    apart = dual_write(theirs, ours)
+    waiting = stored(apart, "alice-1")
+    apart.put_writes(waiting, [("messages", "said"), ("branch", None)], "task", "path")
+    theirs.put_writes(waiting, [("__resume__", "yes")], "task", "path")
+
+    saver = dual_write(theirs, ours, backfill=owned)
+
+    assert saver.get_tuple(at("alice-1")) is not None
+    assert saver.report.is_clean, saver.report
+    assert {write[1:] for write in ours.get_tuple(waiting).pending_writes} == {
+        ("__resume__", "yes"),
+        ("branch", None),
+        ("messages", "said"),
+    }
+    assert len(ours.get_tuple(waiting).pending_writes) == 3
+
+
+def test_metadata_that_json_has_no_form_for_are_compared(alice: ScopedMemory):
+    saver = dual_write(InMemorySaver(), alice.checkpointer())
+    for number, options in enumerate([{1: "one", "b": 2}, {(1, 2): 3}]):
+        thread = at(f"alice-{number}", checkpoint_ns="")
+        metadata: Any = {"source": "input", "step": 1, "parents": {}, "options": options}
+        saver.put(thread, empty_checkpoint(), metadata, {})
+        assert saver.get_tuple(thread).metadata["options"] == options
+    assert saver.report.is_clean, saver.report
+
+
 def test_strict_copies_of_a_pair_switch_with_it(alice: ScopedMemory):
     saver = dual_write(InMemorySaver(), alice.checkpointer())
     strict = saver.with_allowlist({("tests.threads", "Point")})
@@ -728,6 +801,32 @@ def test_what_ours_missed_of_a_session_follows_and_another_course_of_it_is_left(
     assert ours.count() == 4
 
 
+def test_a_message_that_holds_an_array_is_compared(alice: ScopedMemory):
+    """Arrays answer ``==`` with an array: the application must not meet what pydantic raises."""
+    history = dual_write(Theirs(), alice.chat_history("monday"))
+    history.add_messages([ToolMessage("drawn", tool_call_id="1", artifact=np.arange(3))])
+    # As it comes from a server: another array.
+    history.theirs.messages = [*map(copy.deepcopy, history.theirs.messages)]
+
+    assert [one.text for one in history.messages] == ["drawn"]
+    assert history.report.is_clean
+    history.theirs.messages[0].artifact[1] = 7
+    assert [one.text for one in history.messages] == ["drawn"]
+    assert history.report.differences == {"messages: messages": 1}
+
+
+def test_messages_that_share_an_id_are_all_copied(alice: ScopedMemory):
+    again, another = HumanMessage("yes", id="1"), AIMessage("of course", id="1")
+    theirs = Theirs(again, AIMessage("sure?", id="2"), again, another, HumanMessage("no id"))
+    for _ in range(2):
+        history = dual_write(theirs, alice.chat_history("monday"), backfill=True)
+        assert history.messages == theirs.messages
+        assert history.report.is_clean, history.report
+    history.add_messages([again])
+    history.read_from = "ours"
+    assert [one.text for one in history.messages] == [one.text for one in theirs.messages]
+
+
 # Stores -------------------------------------------------------------------------------------------
 
 
@@ -780,6 +879,64 @@ def test_what_ours_missed_of_an_item_follows_when_it_is_got(
     assert store.get(("alice-facts",), "school").value == {"level": 2}
     store.read_from = "ours"
     assert store.get(("alice-facts",), "school").value == {"level": 2}
+
+
+def test_an_item_that_equals_no_other_is_copied_once(alice: ScopedMemory):
+    """NaN, as it comes from a server, equals nothing, and an array answers with an array."""
+
+    class Remote(InMemoryStore):
+        def batch(self, ops: Iterable[Op]) -> list[Result]:
+            return pickle.loads(pickle.dumps(super().batch(ops)))
+
+    value = {"nan": float("nan"), "array": np.arange(3)}
+    theirs = Remote()
+    theirs.put(("alice-1",), "k", value)
+    store = dual_write(theirs, alice.store(), backfill=owned)
+
+    for _ in range(2):
+        assert store.get(("alice-1",), "k") is not None
+    assert store.report.is_clean, store.report
+    assert store.report.copied == 1
+
+
+def test_what_is_put_behind_a_removal_that_failed_is_not_removed_with_it(
+    alice: ScopedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    ours = alice.store()
+    store = dual_write(InMemoryStore(), ours)
+    store.put(("facts",), "school", {"level": 1})
+    batch, failures = type(ours).batch, iter([OSError("canary")] * 2)
+
+    def flaky(self: IsolatedStore, ops: Iterable[Op]) -> list[Result]:
+        if error := next(failures, None):
+            raise error
+        return batch(self, ops)
+
+    with monkeypatch.context() as patched:
+        # The removal fails, and once more before the put; the put itself succeeds.
+        patched.setattr(type(ours), "batch", flaky)
+        store.delete(("facts",), "school")
+        store.put(("facts",), "school", {"level": 2})
+
+    assert store.get(("facts",), "school").value == {"level": 2}
+    assert ours.get(("facts",), "school").value == {"level": 2}
+    assert not store.report.differences
+
+
+def test_what_somebody_puts_between_the_two_reads_is_no_difference(alice: ScopedMemory):
+    class Busy(InMemoryStore):
+        def batch(self, ops: Iterable[Op]) -> list[Result]:
+            found = super().batch(ops := [*ops])
+            if isinstance(ops[0], GetOp) and found[0].value == {"level": 1}:
+                store.put(("facts",), "school", {"level": 2})
+            return found
+
+    store = dual_write(Busy(), alice.store())
+    store.put(("facts",), "school", {"level": 1})
+
+    assert store.get(("facts",), "school").value == {"level": 1}
+    assert store.report.is_clean, store.report
+    assert store.report.reads == 1
 
 
 def test_a_search_that_ours_would_answer_otherwise_is_a_difference_and_copies_nothing(

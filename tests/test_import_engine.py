@@ -353,6 +353,45 @@ def test_the_target_is_backed_up_before_anything_is_written_and_not_again(
             assert list(everything(copy)) == ["user1:old"]
 
 
+def test_an_import_that_was_stopped_while_it_backed_up_goes_on(
+    postgres_url: str, lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Its archives are in plaintext: none is left behind, either."""
+    place = tmp_path / "backup"
+    with IsolatedMemory(postgres_url, root_key=LocalRootKey(ROOT_KEY)) as memory:
+        for user in ("user0", "user1"):
+            memory.scope(user_id=user, module_id="chat").chat_history("old").add_user_message("A")
+        export, calls = IsolatedMemory.export_user, iter([None])
+
+        def stopped(*args: Any, **kwargs: Any) -> Any:
+            if next(calls, export) is export:
+                raise KeyboardInterrupt
+            return export(*args, **kwargs)
+
+        moving = Import(memory, LinesSource(lines), BY_OWNER, folder=tmp_path, backup=place)
+        with monkeypatch.context() as patched:
+            patched.setattr(IsolatedMemory, "export_user", stopped)
+            with pytest.raises(KeyboardInterrupt):
+                moving.run()
+        assert not [*tmp_path.rglob("user-*")]
+
+        receipt = moving.run()
+        assert (receipt.backup_state, receipt.backup) == ("made", str(place))
+        assert len([*place.iterdir()]) == 2
+        assert stat.S_IMODE(place.stat().st_mode) == 0o700
+
+        other = Import(
+            memory,
+            LinesSource(lines),
+            Mapping(user="user0", module="m"),
+            folder=tmp_path,
+            backup=place,
+        )
+        with pytest.raises(BackupRefused, match="has this name already"):
+            other.run()
+        assert memory.modules("user0") == ["chat"]
+
+
 def test_the_receipt_has_counts_and_no_user_and_its_owner_alone_reads_it(
     made: Made, memory: IsolatedMemory
 ):
@@ -369,12 +408,39 @@ def test_the_receipt_has_counts_and_no_user_and_its_owner_alone_reads_it(
     assert receipt.backup_state == "not wanted"
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff", b'{"format": 1, "version": 1}'])
+@pytest.mark.parametrize("place", ["receipt", "backup"])
+def test_rejects_never_take_the_place_of_the_receipt_or_the_backup(
+    made: Made, memory: IsolatedMemory, tmp_path: Path, place: str
+):
+    memory.scope(user_id="user1", module_id="chat").chat_history("old").add_user_message("Before")
+    options: dict[str, Any] = {place: tmp_path / "one", "rejects": tmp_path / "beside/../one"}
+
+    with pytest.raises(ImportPlaceTaken, match="rejects"):
+        made(**options).run()
+    assert list(everything(memory)) == ["user1:old"]
+    assert not (tmp_path / "one").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b"{}", b"5", b"null", b'"5"', b"\xff", b'{"format": 1, "version": 1}'],
+)
 def test_what_is_no_receipt_is_refused(tmp_path: Path, content: bytes):
     (tmp_path / "receipt.json").write_bytes(content)
 
     with pytest.raises(ReceiptRefused):
         ImportReceipt.read(tmp_path / "receipt.json")
+
+
+def test_a_receipt_whose_counts_are_none_is_refused(made: Made):
+    done = made(backup=False)
+    done.run()
+    told = json.loads(done.receipt_path.read_text())
+    told["modules"][0]["records"] = "many"
+    done.receipt_path.write_text(json.dumps(told))
+
+    with pytest.raises(ReceiptRefused):
+        ImportReceipt.read(done.receipt_path)
 
 
 def test_nothing_of_the_content_is_in_the_targets_files(lines: Path, tmp_path: Path):

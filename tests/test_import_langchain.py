@@ -38,6 +38,7 @@ from tests.conftest import ROOT_KEY, new_postgres_url
 from tests.killed_imports import outlives_kills
 from tests.postgres import PostgresServer
 from tests.served import at_the_server
+from tests.test_database import as_nobody
 
 # Of what SESSIONS says, as it would stand in a file.
 CANARIES = ("世界".encode(), b"Antworte auf Deutsch", b"narrator", b"alice:monday", b"x" * 100)
@@ -306,6 +307,20 @@ def test_a_link_in_a_folder_of_sessions_brings_nobody_anothers_session(tmp_path:
     assert [(one.place, one.reason) for one in rejected] == [
         ("file 1 in the order of paths", "expected a file, got a link")
     ]
+
+
+def test_a_folder_of_sessions_that_nobody_may_read_is_refused_and_not_left_out(disk_path: Path):
+    disk_path.chmod(0o755)
+    (disk_path / "alice").mkdir()
+    (disk_path / "alice" / "monday.json").write_text("[]")
+    (disk_path / "alice").chmod(0o000)
+
+    def refusal() -> str:
+        with pytest.raises(SourceRefused) as caught:
+            [*MAKE["file-chat-history"](str(disk_path)).units()]
+        return str(caught.value)
+
+    assert "A folder of it cannot be read: Permission denied" in as_nobody(refusal)
 
 
 def test_a_file_that_ends_too_early_keeps_the_messages_that_are_whole(tmp_path: Path):

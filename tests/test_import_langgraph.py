@@ -440,6 +440,52 @@ def test_what_was_sent_to_tasks_before_version_4_stands_where_langgraph_looks_fo
     assert found[0].checkpoint["channel_values"]["__pregel_tasks"] == sends
 
 
+def test_a_checkpoint_of_before_version_4_whose_versions_have_no_order_is_reported(
+    savers: Savers,
+):
+    graph = threads.graph_on(savers.saver)
+    state = next(
+        one for one in graph.get_state_history(threads.config("bob-1")) if "tool" in one.next
+    )
+    listed = savers.saver.get_tuple(state.config)
+    older = {**listed.checkpoint, "v": 3, "id": "1" * 36, "pending_sends": []}
+    older["channel_values"].pop("__pregel_tasks")
+    older["channel_versions"] = {"one": 1, "two": "2"}
+    savers.saver.put(listed.parent_config, older, {**listed.metadata}, {})
+
+    (rejected,) = rejects(savers.read())
+
+    assert "versions" in rejected.reason
+
+
+def test_what_a_task_wrote_is_moved_in_whatever_its_types_and_paths_are(
+    savers: Savers, root_key: LocalRootKey, tmp_path: Path
+):
+    """A record of memory has bytes for a bytearray, and one path for a task."""
+    latest = savers.saver.get_tuple(threads.config("bob-1"))
+    savers.saver.put_writes(latest.config, [("a", bytearray(b"raw")), ("b", 1)], "task", "z")
+    savers.saver.put_writes(latest.config, [("__error__", "none")], "task", "")
+    savers.saver.put_writes(latest.config, [("c", 2)], "other", "y")
+
+    with (
+        IsolatedMemory(f"sqlite:///{tmp_path}/ours.db", root_key=root_key) as memory,
+        savers.source() as source,
+    ):
+        moving = Import(memory, source, Mapping(user="bob", module="m"), folder=tmp_path)
+        receipts = moving.run(), moving.run()
+        ours = memory.scope(user_id="bob", module_id="m").checkpointer()
+        found = ours.get_tuple(threads.config("bob-1", "bob")).pending_writes
+
+    assert [receipt.units for receipt in receipts] == [{"copied": 2}, {"present": 2}]
+    assert receipts[0].rejects == {}
+    assert [write[1:] for write in found if write[0] == "task"] == [
+        ("__error__", "none"),
+        ("a", b"raw"),
+        ("b", 1),
+    ]
+    assert ("other", "c", 2) in found
+
+
 def test_encrypted_rows_open_with_the_key_and_are_reported_without(
     savers: Savers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -1,17 +1,27 @@
 """Imports while others work: who is erased, rolls back or goes on meanwhile stops nobody else."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.messages import HumanMessage
 
-from langmem_isolated import IsolatedMemory, Scope
-from langmem_isolated.errors import DatabaseLocked
+from langmem_isolated import IsolatedMemory, Scope, ScopedMemory
+from langmem_isolated.errors import AddressTaken, DatabaseLocked
 from langmem_isolated.importers import Import, Mapping, Source
-from langmem_isolated.lifecycle import ForeignItem, ForeignMessage, ForeignSession, ForeignUnit
+from langmem_isolated.lifecycle import (
+    ForeignDocument,
+    ForeignItem,
+    ForeignMessage,
+    ForeignSession,
+    ForeignUnit,
+    Rejected,
+)
+from langmem_isolated.lifecycle.bulk_import.target import Target
 from tests.test_bulk_import import TOKEN
 
 ALICE = Scope("alice", "tutor")
@@ -40,6 +50,91 @@ class Interrupted(Source):
             if name == self._before:
                 self._happens()
             yield said(name)
+
+
+@pytest.fixture
+def between(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Has something happen once, in front of or behind the first write of an import."""
+
+    def between(happens: Callable[[], object], *, behind: bool = False) -> None:
+        write, left = Target.write_noted, [happens]
+
+        def written(*args: Any, **kwargs: Any) -> Any:
+            if left and not behind:
+                left.pop()()
+            result = write(*args, **kwargs)
+            if left:
+                left.pop()()
+            return result
+
+        monkeypatch.setattr(Target, "write_noted", written)
+
+    return between
+
+
+def own(scope: ScopedMemory) -> Any:
+    return scope.vector_store(DeterministicFakeEmbedding(size=2), collection="notes")
+
+
+ITEM = ForeignItem(("a",), "k", {"n": 1}, "row 1")
+DOCUMENT = ForeignDocument("notes", "1", "theirs", {}, "row 2", embedding=[0.5, 0.5])
+
+
+@pytest.mark.parametrize("text", ["own", "theirs"])
+def test_what_the_application_puts_while_an_import_looks_stays_as_it_is(
+    memory: IsolatedMemory, between: Callable[..., None], text: str
+):
+    alice = memory.scope(user_id="alice", module_id="tutor")
+    unlike = text == "own"
+    rejected: list[Rejected] = []
+    puts: list[tuple[ForeignUnit, Any]] = [
+        (ITEM, lambda: alice.store().put(("a",), "k", {"n": 2 if unlike else 1})),
+        (DOCUMENT, lambda: own(alice).add_documents([Document(text, id="1")])),
+    ]
+    with memory.bulk_import(TOKEN, source="test") as bulk:
+        for unit, put in puts:
+            between(put)
+            (outcome,) = bulk.put_many(ALICE, [unit], on_reject=rejected.append)
+            assert outcome.state == ("rejected" if unlike else "present")
+
+    assert [one.place for one in rejected] == (["row 1", "row 2"] if unlike else [])
+    assert memory.roll_back(TOKEN).counts == {}
+    assert alice.store().get(("a",), "k").value == {"n": 2 if unlike else 1}
+    assert [one.page_content for one in own(alice).get_by_ids(["1"])] == [text]
+    assert memory.verify().is_clean
+
+
+def test_what_the_application_changes_as_soon_as_it_is_put_in_does_not_end_the_import(
+    memory: IsolatedMemory, between: Callable[..., None]
+):
+    alice = memory.scope(user_id="alice", module_id="tutor")
+    changes: list[tuple[ForeignUnit, Any]] = [
+        (ITEM, lambda: alice.store().put(("a",), "k", {"n": 2})),
+        (DOCUMENT, lambda: own(alice).delete(["1"])),
+    ]
+    with memory.bulk_import(TOKEN, source="test") as bulk:
+        for unit, change in changes:
+            between(change, behind=True)
+            assert bulk.put(ALICE, unit, on_reject=print).state == "copied"
+
+    assert [one.what.kind for one in memory.roll_back(TOKEN).left] == ["item"]
+    assert alice.store().get(("a",), "k").value == {"n": 2}
+
+
+@pytest.mark.parametrize("whose", [TOKEN, bytes(16)], ids=["the same import", "another one"])
+def test_two_imports_of_one_session_at_once_are_told_apart(
+    memory: IsolatedMemory, between: Callable[..., None], whose: bytes
+):
+    def other() -> None:
+        with memory.bulk_import(whose, source="test") as bulk:
+            bulk.put(ALICE, said("a"), on_reject=print)
+
+    between(other)
+    expected = DatabaseLocked if whose == TOKEN else AddressTaken
+    with memory.bulk_import(TOKEN, source="test") as bulk:
+        with pytest.raises(expected):
+            bulk.put(ALICE, said("a"), on_reject=print)
+        assert bulk.put(ALICE, said("a"), on_reject=print).state == "present"
 
 
 def test_who_is_erased_while_an_import_runs_is_left_out_and_the_others_come(

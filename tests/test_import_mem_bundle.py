@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langgraph.graph import START, MessagesState, StateGraph
 from portable_memory.exporter import BundleExporter
 from portable_memory.inmemory import InMemoryStore
 from portable_memory.records import (
@@ -128,6 +129,29 @@ def test_an_export_of_ours_in_the_format_has_its_sessions_again_with_all_fields(
         Import(memory, source, mapping, folder=tmp_path).run()
 
     assert memory.scope(user_id="bea", module_id="chat").chat_history("monday").messages == said
+
+
+def test_a_session_and_a_thread_of_one_name_both_come(memory: IsolatedMemory, tmp_path: Path):
+    """Many applications have one id for both."""
+    scope = memory.scope(user_id="ann", module_id="chat")
+    scope.chat_history("monday").add_user_message("In the session.")
+    graph = StateGraph(MessagesState).add_node("answer", lambda _: {}).add_edge(START, "answer")
+    bound = scope.bind(graph.compile())
+    bound.invoke({"messages": ["In the thread."]}, {"configurable": {"thread_id": "monday"}})
+    memory.export_user("ann", tmp_path / "ann.mem")
+
+    with source_specs()["mem"].make(str(tmp_path / "ann.mem")) as source:
+        moving = Import(
+            memory, source, Mapping(user="bea", module=Field("module")), folder=tmp_path
+        )
+        receipts = moving.run(), moving.run()
+
+    assert [receipt.units for receipt in receipts] == [{"copied": 2}, {"present": 2}]
+    bea = memory.scope(user_id="bea", module_id="chat")
+    assert [one.content for one in bea.chat_history("monday").messages] == ["In the session."]
+    (other,) = [one for one in bea.sessions() if one.id != "monday"]
+    assert other.title == "monday"
+    assert [one.content for one in bea.chat_history(other.id).messages] == ["In the thread."]
 
 
 @pytest.mark.parametrize("change", ["changed", "removed", "version"])

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import sqlite3
+import struct
 import tracemalloc
 import zipfile
 from collections.abc import Iterator
@@ -25,12 +26,14 @@ from langmem_isolated.errors import SourceRefused
 from langmem_isolated.importers import ForeignSession, Import, Mapping, Rejected, Source
 from langmem_isolated.importers.people import SPECS
 from langmem_isolated.importers.people.branches import branch, branches
+from langmem_isolated.importers.people.detection import detect
 from langmem_isolated.importers.people.json_stream import JsonStream, Unreadable
 from langmem_isolated.importers.people.values import instant
 from langmem_isolated.importers.people.whatsapp_lines import line_of, media_of, order_of
 from tests.command_line import run
 from tests.conftest import ROOT_KEY
 from tests.killed_imports import outlives_kills
+from tests.test_database import as_nobody
 from tests.test_import_detection import EXPORTS, KINDS
 
 KIND = {spec.kind: spec for spec in SPECS}
@@ -656,6 +659,58 @@ def test_a_zip_whose_bytes_are_changed_is_rejected_by_its_place(tmp_path: Path):
 
     _, rejects = read(KIND["chatgpt"].make(str(path)))
     assert rejects
+
+
+def test_a_folder_in_an_export_that_nobody_may_read_is_refused_and_not_left_out(disk_path: Path):
+    (disk_path / "closed").mkdir()
+    for folder in (disk_path, disk_path / "closed"):
+        (folder / "conversations.json").write_bytes((EXPORTS / "chatgpt.json").read_bytes())
+        folder.chmod(0o755)
+    (disk_path / "closed").chmod(0o000)
+
+    def refusal() -> str:
+        with pytest.raises(SourceRefused) as caught:
+            KIND["chatgpt"].make(str(disk_path))
+        return str(caught.value)
+
+    assert "A folder of it cannot be read: Permission denied" in as_nobody(refusal)
+
+
+def test_a_file_that_goes_while_a_folder_is_listed_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "conversations.json").write_bytes((EXPORTS / "chatgpt.json").read_bytes())
+    (tmp_path / "gone.json").write_text("[]")
+    walk = os.walk
+
+    def late(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        for found in walk(*args, **kwargs):
+            (tmp_path / "gone.json").unlink(missing_ok=True)
+            yield found
+
+    monkeypatch.setattr(os, "walk", late)
+
+    assert len(read(KIND["chatgpt"].make(str(tmp_path)))[0]) == 2
+
+
+@pytest.mark.parametrize("change", ["no name", "bytes in place of a name"])
+def test_a_zip_whose_list_of_files_is_damaged_is_refused(tmp_path: Path, change: str):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(EXPORTS / "chatgpt.json", "conversations.json")
+        archive.writestr("ä", b"")
+    content = bytearray(path.read_bytes())
+    entry = content.rindex(b"PK\1\2")
+    if change == "no name":
+        # Its two bytes are a comment by that.
+        content[entry + 28 : entry + 34] = struct.pack("<3H", 0, 0, 2)
+    else:
+        content[entry + 46 : entry + 48] = b"\xff\xff"
+    path.write_bytes(content)
+
+    for open_it in (detect, KIND["chatgpt"].make):
+        with pytest.raises(SourceRefused, match="cannot be read"):
+            open_it(path)
 
 
 def test_options_that_are_none_are_refused():

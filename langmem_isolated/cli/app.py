@@ -1,7 +1,10 @@
-"""Command-line application: gathers the commands, shows errors of ours as one line."""
+"""Command-line application: gathers the commands, shows errors as one line."""
 
+import os
 import sys
 from contextlib import suppress
+from errno import EPIPE
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -50,14 +53,24 @@ from langmem_isolated.errors import LangmemIsolatedError
 
 
 class _OneLineErrors(TyperGroup):
-    """Shows an error of ours as one line and ends with status 1; a traceback could hold content."""
+    """Shows errors of ours, and of the system, as one line; a traceback could hold content."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except LangmemIsolatedError as error:
-            typer.echo(f"langmem-isolated: {one_line(str(error))}", err=True)
+            _tell(str(error))
             raise typer.Exit(1) from None
+        except OSError as error:
+            if error.errno == EPIPE:
+                # Who read the output has what they wanted; typer ends without a word.
+                raise
+            _tell(f"The system refused: {error.strerror or type(error).__name__}.")
+            raise typer.Exit(1) from None
+
+
+def _tell(error: str) -> None:
+    typer.echo(f"langmem-isolated: {one_line(error)}", err=True)
 
 
 app = typer.Typer(
@@ -216,6 +229,9 @@ def options(
 
 def main() -> None:
     """Run the command line."""
+    if sys.stdout is None:
+        # It was closed: what a command did is done all the same.
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - as long as the process
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError):
             # A terminal that cannot show a character must not end the command.

@@ -271,7 +271,8 @@ class Import:
         Raises:
             ImportPlaceTaken: Something else stands in its place, or in that of the rejects.
         """
-        if self._rejects_path.absolute() == self.receipt_path.absolute():
+        beside = [self.receipt_path, *[self._backup_path] * self._wants_backup]
+        if self._rejects_path.resolve() in [path.resolve() for path in beside]:
             raise ImportPlaceTaken("rejects")
         if not self.receipt_path.exists():
             if self._rejects_path.exists():

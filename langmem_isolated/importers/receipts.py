@@ -138,18 +138,24 @@ class ImportReceipt:
             raise ReceiptRefused("it is not what an import writes") from None
 
     @classmethod
-    def _of(cls, told: dict[str, Any]) -> Self:
-        if (told.pop("format"), told.pop("version")) != (_FORMAT, _VERSION):
+    def _of(cls, told: Any) -> Self:
+        if type(told) is not dict or (told.pop("format"), told.pop("version")) != (
+            _FORMAT,
+            _VERSION,
+        ):
             raise ValueError
         made = cls(**told)
         if len(bytes.fromhex(made.token)) != _TOKEN_BYTES or made.status not in get_args(Status):
+            raise ValueError
+        modules = tuple(ModuleCount(**one) for one in told["modules"])
+        if not all(type(n) is int for one in modules for n in (one.users, one.units, one.records)):
             raise ValueError
         ended = told["ended_at"]
         return replace(
             made,
             began_at=datetime.fromisoformat(told["began_at"]),
             ended_at=None if ended is None else datetime.fromisoformat(ended),
-            modules=tuple(ModuleCount(**one) for one in told["modules"]),
+            modules=modules,
         )
 
 

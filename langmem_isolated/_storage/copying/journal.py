@@ -226,16 +226,36 @@ def some_parts(transaction: Transaction, keys: ScopeKeys, token: bytes, most: in
 
 
 def is_as_put(transaction: Transaction, keys: ScopeKeys, token: bytes, one: Added) -> bool:
-    """Whether a copy has put in this session or thread, and nobody has changed it since.
+    """Whether a copy has put this in, and nobody has changed it since.
 
     Raises:
         RecordDoesNotOpen: A part, or it itself, was changed, moved or exchanged.
     """
+    (there,) = proofs(transaction, keys, [one])
+    return any((one, there) in part.lines for part in _parts_of(transaction, keys, token, one))
+
+
+def has_put(transaction: Transaction, keys: ScopeKeys, token: bytes, one: Added) -> bool:
+    """Whether a copy has put in this session or thread, whatever became of it since.
+
+    Raises:
+        RecordDoesNotOpen: The part was changed, moved or exchanged.
+    """
+    return any(_parts_of(transaction, keys, token, one))
+
+
+def _parts_of(
+    transaction: Transaction, keys: ScopeKeys, token: bytes, one: Added
+) -> Iterator[Part]:
+    """The parts in which something may stand: of a session or thread its own."""
+    if one.kind not in ROWS:
+        yield from parts(transaction, keys, token)
+        return
     key = _part_key([one])
     given = transaction, keys, _space(token), [key], now()
     (value,) = entries.get(*given, kind=Kind.RECEIPT)
-    (there,) = proofs(transaction, keys, [one])
-    return value is not None and (one, there) in _part(Entry(key, value)).lines
+    if value is not None:
+        yield _part(Entry(key, value))
 
 
 def _part_key(group: Sequence[Added]) -> bytes:

@@ -26,7 +26,9 @@ def put(
     documents: Sequence[NewDocument],
     birth: bytes,
     now: int,
-) -> None:
+    *,
+    replaces: bool = True,
+) -> bool:
     """Store documents, no two of one id, in place of those that have their ids.
 
     Args:
@@ -34,6 +36,10 @@ def put(
         header: What the collection's row seals: by which model its documents are embedded.
         documents: One or more, with embeddings of one length.
         birth: 16 random bytes for a new collection's row.
+        replaces: Whether those that have their ids are replaced.
+
+    Returns:
+        Whether they are stored; if not, one of their ids has a document, and nothing was written.
 
     Raises:
         ScopeGone: The scope was erased; nothing was written.
@@ -47,6 +53,8 @@ def put(
     change = UnitOfWork(collection)
     digests = [collection.document_digest(document.name) for document in documents]
     if state.next_sequence:
+        if not replaces and any(collection.at(digests)):
+            return False
         change.remove_documents(digests)
     else:
         # Nothing to look up: on SQLite each look-up beside a value of 4 MB reads all of that.
@@ -56,6 +64,7 @@ def put(
     change.take_model(header)
     change.insert(dict(zip(digests, documents, strict=True)), length)
     change.flush(now)
+    return True
 
 
 def reembed(

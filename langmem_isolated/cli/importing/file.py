@@ -21,6 +21,7 @@ FILE_EXAMPLES = (
     "import ann.zip",
     "import ann.zip --user anna --allow app.models.Order --json",
 )
+_ZIP = b"PK\3\4"
 _DECLARATION = "bagit.txt"
 _OF_ARCHIVES = {"user", "project", "readmit", "as_json", "database", "key_store"}
 
@@ -62,13 +63,21 @@ def is_archive(file: Path) -> bool:
         return False
     if file.is_dir():
         return (file / _DECLARATION).exists()
-    if file.suffix != ".zip":
-        return False
     try:
+        if not _begins_as_zip(file):
+            return False
         with zipfile.ZipFile(file) as archive:
             return any(Path(name).name == _DECLARATION for name in archive.namelist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return False
+
+
+def _begins_as_zip(file: Path) -> bool:
+    """Whether it does, whatever it is called; nobody waits for a pipe."""
+    if not file.is_file():
+        return False
+    with file.open("rb") as opened:
+        return opened.read(len(_ZIP)) == _ZIP
 
 
 def _import_archive(file: Path, allow: list[str] | None, asked: ImportOptions) -> None:

@@ -12,6 +12,8 @@ from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.store.base import Item, ListNamespacesOp, Op, SearchOp
 
+COPIED = "theirs-"
+"""Begins the id of a message that had none of its own where it was copied from."""
 _STOCK = JsonPlusSerializer()
 
 
@@ -73,13 +75,22 @@ def _id_of(config: Any) -> str | None:
     return found
 
 
-def _as_json(metadata: Any) -> str:
-    """Savers keep metadata as JSON, where a tuple comes back as a list."""
-    return json.dumps(metadata, sort_keys=True, default=repr)
+def _as_json(metadata: Any) -> Any:
+    """Savers keep metadata as JSON, where a tuple comes back as a list, and a number's key as text.
+
+    What JSON has no form for, a saver that took it gives back as it was.
+    """
+    with suppress(TypeError, ValueError, RecursionError):
+        return json.loads(json.dumps(metadata, default=repr))
+    return metadata
 
 
-def _writes(found: CheckpointTuple) -> list[tuple[Any, ...]]:
-    return [tuple(write) for write in found.pending_writes or ()]
+def _writes(found: CheckpointTuple) -> dict[str, list[tuple[Any, ...]]]:
+    """By task: savers order tasks in their own ways, and a copy knows no task's path."""
+    by_task: dict[str, list[tuple[Any, ...]]] = {}
+    for task_id, *written in found.pending_writes or ():
+        by_task.setdefault(task_id, []).append(tuple(written))
+    return by_task
 
 
 def messages_difference(
@@ -93,10 +104,10 @@ def messages_difference(
 
 
 def same_message(theirs: BaseMessage, ours: BaseMessage) -> bool:
-    """Whether a message is the other one; one that had no id may have been given one by a copy."""
-    if theirs.id is None and ours.id is not None:
-        ours = ours.model_copy(update={"id": None})
-    return theirs == ours or message_to_dict(theirs) == message_to_dict(ours)
+    """Whether a message is the other one; it may have been given another id by a copy."""
+    if ours.id != theirs.id and (theirs.id is None or (ours.id or "").startswith(COPIED)):
+        ours = ours.model_copy(update={"id": theirs.id})
+    return same(theirs, ours) or same(message_to_dict(theirs), message_to_dict(ours))
 
 
 def result_difference(op: Op, expected: Any, found: Any) -> str | None:

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import CheckpointTuple
+from langgraph.checkpoint.base import WRITES_IDX_MAP, CheckpointTuple
 
 from langmem_isolated.importers.dual_writing.calls import Body, Call, Walk
 
@@ -66,7 +66,12 @@ def copied_thread(source: Any, target: Any, thread_id: str, target_id: str) -> B
 def _writes(target: Any, at: RunnableConfig, found: CheckpointTuple) -> Body[None]:
     for number, (task_id, writes) in enumerate(_by_task(found)):
         # The interface does not tell a task's path, by which writes are ordered; this keeps order.
-        yield Call(target, "put_writes", (at, writes, task_id, f"~{number:08}"))
+        path = f"~{number:08}"
+        # Nor its numbers of writes: they are those of a list without what has numbers of its own.
+        for is_special in (False, True):
+            some = [one for one in writes if (one[0] in WRITES_IDX_MAP) is is_special]
+            if some:
+                yield Call(target, "put_writes", (at, some, task_id, path))
 
 
 def _by_task(found: CheckpointTuple) -> Iterable[tuple[str, list[tuple[str, Any]]]]:

@@ -9,7 +9,11 @@ from langchain_core.messages import BaseMessage
 
 from langmem_isolated import IsolatedChatMessageHistory
 from langmem_isolated.importers.dual_writing.calls import Body, Call, arun, run
-from langmem_isolated.importers.dual_writing.comparing import messages_difference, same_message
+from langmem_isolated.importers.dual_writing.comparing import (
+    COPIED,
+    messages_difference,
+    same_message,
+)
 from langmem_isolated.importers.dual_writing.state import DualWrite, State
 from langmem_isolated.scope import Scope
 
@@ -84,8 +88,7 @@ class DualChatMessageHistory(DualWrite, BaseChatMessageHistory):
         # Only what theirs goes on with: two courses of one session are not made one.
         if len(here) < len(there) and all(map(same_message, there[: len(here)], here)):
             self._state.permit(self._scope, "", self.ours._records)  # noqa: SLF001 - its own
-            missing = [_named(one, at) for at, one in enumerate(there)][len(here) :]
-            yield Call(self._copy, "add_messages", (missing,))
+            yield Call(self._copy, "add_messages", (_named(there)[len(here) :],))
             self._state.count("copied")
 
     @property
@@ -103,9 +106,17 @@ class DualChatMessageHistory(DualWrite, BaseChatMessageHistory):
         return scope_of(self.ours._records)  # noqa: SLF001 - its own
 
 
-def _named(message: BaseMessage, at: int) -> BaseMessage:
-    """A message with an id: two processes that copy at once put it once."""
-    return message if message.id else message.model_copy(update={"id": f"theirs-{at}"})
+def _named(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """Messages each with an id of its own: two processes that copy at once put each once.
+
+    A history may have one id twice, and what it has twice is not left out.
+    """
+    ids, named = set[str](), []
+    for at, one in enumerate(messages):
+        is_own = one.id and one.id not in ids
+        named.append(one if is_own else one.model_copy(update={"id": f"{COPIED}{at}"}))
+        ids.add(str(named[-1].id))
+    return named
 
 
 def scope_of(records: Any) -> Scope:

@@ -312,20 +312,25 @@ class DualCheckpointSaver(DualWrite, BaseCheckpointSaver[Any]):
         if here is not None and self._state.read_from == "ours":
             return
         there = yield Call(self.theirs, "get_tuple", (latest,))
+        unit = found.scope, str(thread_id)
+        is_missed = self._state.has_missed(unit)
         # Once more where another process wrote meanwhile: what a task resumes with is replaced.
         for _ in range(3):
             if there is None and not (yield from self._has_subgraphs(thread_id)):
                 if not begins:
                     # Whoever begins it may be somebody else.
-                    self._state.doubt((found.scope, str(thread_id)))
+                    self._state.doubt(unit)
                 return
-            if there is not None and tuple_difference(there, here) is None:
+            # What ours missed may stand below it: in a subgraph, or behind an older checkpoint.
+            if not is_missed and there is not None and tuple_difference(there, here) is None:
                 return
             self._state.permit(found.scope, str(thread_id), found.records)
             if only_looked:
                 return
             yield from copied_thread(self.theirs, found.ours, thread_id, thread_id)
             self._state.count("copied")
+            self._state.made_good(unit)
+            is_missed = False
             if there is None:
                 return
             here = yield Call(found.ours, "get_tuple", (latest,))

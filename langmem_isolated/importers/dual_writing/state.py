@@ -87,6 +87,7 @@ class State:
         self._differences: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
         self._ready = LRUCache[Hashable, Future[None]](entries=_MOST_READY)
+        self._missed = LRUCache[Hashable, bool](entries=_MOST_READY)
         self.owed: dict[Hashable, Call] = {}
         """Removals that one side has made and the other has yet to make, by unit."""
 
@@ -153,6 +154,19 @@ class State:
     def doubt(self, unit: Hashable) -> None:
         """Look at a unit again when it is used next."""
         self._ready.drop(unit)
+
+    def miss(self, unit: Hashable) -> None:
+        """Look at all of a unit when it is used next: ours lacks some of it, its newest or not."""
+        self._missed.put(unit, True)
+        self.doubt(unit)
+
+    def has_missed(self, unit: Hashable) -> bool:
+        """Whether ours lacks some of a unit, as far as this process knows."""
+        return self._missed.get(unit) is not None
+
+    def made_good(self, unit: Hashable) -> None:
+        """Know that ours has all of a unit again."""
+        self._missed.drop(unit)
 
     def permit(self, scope: Scope, unit_id: str, records: Any) -> None:
         """Expect that what is about to be copied belongs to the scope, and that its user may come.
@@ -240,10 +254,12 @@ class DualWrite:
             answer = yield Call(first, name, args, kwargs)
             # Behind a removal that is owed there, what is written would be removed with the rest.
             if second is not None and unit not in self._state.owed:
-                yield from self._tried(Call(second, name, args, kwargs), unit)
+                done = yield from self._tried(Call(second, name, args, kwargs), unit)
+                if done is FAILED and second is ours:
+                    self._state.miss(unit)
         except BaseException:
             # What was cancelled between the two sides is looked at again, too.
-            self._state.doubt(unit)
+            self._state.miss(unit)
             raise
         return answer
 
@@ -358,4 +374,6 @@ class DualWrite:
         self._state.count("reads")
         if kind is not None:
             self._state.differs(operation, kind)
+            if kind == "missing":
+                self._state.miss(unit)
             self._state.doubt(unit)

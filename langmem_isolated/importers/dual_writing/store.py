@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from langgraph.store.base import BaseStore, GetOp, Op, PutOp, Result, TTLConfig
@@ -14,6 +15,8 @@ from langmem_isolated.importers.dual_writing.history import scope_of
 from langmem_isolated.importers.dual_writing.state import FAILED, DualWrite, State
 
 _PUT = "put"
+_Results = tuple[Any, list[Result]]
+"""A side, and what it gave for each operation."""
 _NAMES = {"PutOp": "put", "GetOp": "get", "SearchOp": "search"}
 
 
@@ -80,8 +83,10 @@ class DualStore(DualWrite, BaseStore):
                 is_done = others is not FAILED
                 if not is_done:
                     self._owe(second, ops, units)
-                elif self._state.compares:
-                    self._compare(ops, units, results, others, is_ours_second=second is ours)
+                else:
+                    self._forgive(ops, units)
+                    if self._state.compares:
+                        yield from self._compare(ops, units, (first, results), (second, others))
         finally:
             for op, unit in zip(ops, units, strict=True):
                 if isinstance(op, PutOp) and (not is_done or op.value is None):
@@ -100,21 +105,32 @@ class DualStore(DualWrite, BaseStore):
             if isinstance(op, PutOp) and op.value is None:
                 self._state.owed[unit] = Call(second, "batch", ([op],))
 
+    def _forgive(self, ops: list[Op], units: list[Any]) -> None:
+        """Owe no removal of what the other side was given since: it would be removed with it."""
+        for op, unit in zip(ops, units, strict=True):
+            if isinstance(op, PutOp):
+                self._state.owed.pop(unit, None)
+
     def _compare(
-        self,
-        ops: list[Op],
-        units: list[Any],
-        results: list[Result],
-        others: list[Result],
-        *,
-        is_ours_second: bool,
-    ) -> None:
+        self, ops: list[Op], units: list[Any], answered: _Results, compared: _Results
+    ) -> Body[None]:
+        (first, results), (second, others) = answered, compared
         for op, unit, answer, other in zip(ops, units, results, others, strict=True):
             if isinstance(op, PutOp) or not is_comparable(op, answer):
                 continue
-            theirs, ours = (answer, other) if is_ours_second else (other, answer)
-            name = _NAMES.get(type(op).__name__, "list_namespaces")
-            self._compared(name, unit, result_difference(op, theirs, ours))
+
+            def differ(theirs: list[Result], ours: list[Result], op: Op = op) -> str | None:
+                return result_difference(op, theirs[0], ours[0])
+
+            kind = differ([answer], [other]) if second is self.ours else differ([other], [answer])
+            if kind is not None:
+                # Somebody may have written between the two.
+                read = Call(None, "batch", ([op],))
+                again = yield replace(read, on=first)
+                kind = yield from self._kind(again, read, second, unit, differ)
+            if kind is not FAILED:
+                name = _NAMES.get(type(op).__name__, "list_namespaces")
+                self._compared(name, unit, kind)
 
     def _expected(self, records: Any, op: PutOp) -> Body[None]:
         """Expect that what is about to be replaced or deleted is not somebody else's."""
@@ -143,7 +159,7 @@ class DualStore(DualWrite, BaseStore):
             put = PutOp(op.namespace, op.key, dict(there.value), ttl=self._lifetime())
             yield Call(self.ours, "batch", ([put],))
             again = (yield Call(self.theirs, "batch", ([op],)))[0]
-            if again is not None and again.value == there.value:
+            if again is not None and result_difference(op, there, again) is None:
                 self._state.count("copied")
                 return
             # Somebody wrote meanwhile: what was put may be older than what they put.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from itertools import count
 from json.decoder import WHITESPACE  # type: ignore[attr-defined]
@@ -51,9 +52,15 @@ class FileChatHistorySource(Source):
         return str(self._path)
 
     def files(self) -> Sequence[Path]:
-        """Every session's, in the order of their paths."""
+        """Every session's, in the order of their paths.
+
+        Raises:
+            SourceRefused: A folder cannot be read; `rglob` would leave it out.
+        """
         if not self._path.is_dir():
             return (self._path,)
+        for _ in os.walk(self._path, onerror=_refuse_folder):
+            pass
         return sorted(path for path in self._path.rglob(self._pattern) if path.is_file())
 
     def units(self) -> Iterator[ForeignSession | Rejected]:
@@ -78,6 +85,13 @@ class FileChatHistorySource(Source):
         folder = path.parent.relative_to(self._path).as_posix() if path != self._path else "."
         id_ = name.as_posix() if isinstance(name, Path) else name
         return ForeignSession(id_, place, _messages(text, place), {"folder": folder})
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise SourceRefused(
+        f"A folder of it cannot be read: {error.strerror}",
+        "Give a folder of which all may be read.",
+    )
 
 
 def _messages(text: str, place: str) -> Iterator[ForeignMessage | Rejected]:

@@ -67,11 +67,18 @@ def lacks_sends(checkpoint: dict[str, Any]) -> bool:
 
 
 def add_sends(checkpoint: dict[str, Any], sends: Sequence[Any]) -> None:
-    """Put what was sent to tasks where LangGraph looks for it, as its PostgresSaver does."""
+    """Put what was sent to tasks where LangGraph looks for it, as its PostgresSaver does.
+
+    Raises:
+        Undecodable: None of its versions is the newest.
+    """
     versions = checkpoint["channel_versions"]
     if sends and versions:
         checkpoint["channel_values"][TASKS] = [*sends]
-        versions[TASKS] = max(versions.values())
+        try:
+            versions[TASKS] = max(versions.values())
+        except TypeError:
+            raise Undecodable("the checkpoint's versions are numbers and texts") from None
 
 
 def checked_write(

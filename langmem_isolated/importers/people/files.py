@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -71,12 +72,15 @@ class ExportFiles:
 
     @contextmanager
     def _opened(self, name: str) -> Iterator[IO[bytes]]:
-        if self.is_zip:
-            with zipfile.ZipFile(self.path) as archive, archive.open(name) as file:
-                yield file
-        else:
-            with (self.path / name if self.is_folder else self.path).open("rb") as file:
-                yield file
+        with ExitStack() as opened:
+            if self.is_zip:
+                with _damage_is_told():
+                    archive = opened.enter_context(zipfile.ZipFile(self.path))
+                    file = opened.enter_context(archive.open(name))
+            else:
+                path = self.path / name if self.is_folder else self.path
+                file = opened.enter_context(path.open("rb"))
+            yield file
 
     def paths(self) -> list[Path]:
         """The files that this reads from."""
@@ -92,25 +96,26 @@ class ExportFiles:
 
     def _names_in_zip(self) -> Iterator[str]:
         try:
-            with zipfile.ZipFile(self.path) as archive:
+            with _damage_is_told(), zipfile.ZipFile(self.path) as archive:
                 members = archive.infolist()
+                files = [member for member in members if not member.is_dir()]
         except _UNREADABLE as error:
             raise SourceRefused(
                 f"The zip cannot be read ({type(error).__name__})", "Fetch it again."
             ) from None
         _check_sizes(members, self.path.stat().st_size)
-        for member in members:
+        for member in files:
             is_link = stat.S_ISLNK(member.external_attr >> 16)
-            if not member.is_dir() and not is_link and len(member.filename) <= _MOST_NAME:
+            if not is_link and len(member.filename) <= _MOST_NAME:
                 yield member.filename
 
     def _names_in_folder(self) -> Iterator[str]:
         count = 0
-        for folder, folders, files in os.walk(self.path):
+        for folder, folders, files in os.walk(self.path, onerror=_refuse_folder):
             folders.sort()
             for file in files:
                 path = Path(folder, file)
-                if stat.S_ISREG(path.lstat().st_mode):
+                if _is_file(path):
                     count += 1
                     if count > _MOST_FILES:
                         raise SourceRefused(
@@ -121,6 +126,28 @@ class ExportFiles:
 
 _ZIP = b"PK\3\4"
 _GIVE = "Give the file, folder or zip that the product's export wrote."
+
+
+def _refuse_folder(error: OSError) -> None:
+    """Refuse a folder in which nobody knows what there is; one that has gone has nothing."""
+    if not isinstance(error, FileNotFoundError):
+        raise SourceRefused(f"A folder of it cannot be read: {error.strerror}", _GIVE)
+
+
+def _is_file(path: Path) -> bool:
+    """Whether it is a file, no link and not gone meanwhile."""
+    with suppress(FileNotFoundError):
+        return stat.S_ISREG(path.lstat().st_mode)
+    return False
+
+
+@contextmanager
+def _damage_is_told() -> Iterator[None]:
+    """Tell what the reader of zips raises of names and fields that it does not know as damage."""
+    try:
+        yield
+    except (ValueError, IndexError, struct.error):
+        raise zipfile.BadZipFile from None
 
 
 def _is_zip(path: Path) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -193,8 +194,14 @@ class MemBundle(Source):
                 yield one
             elif _is_said(one):
                 said[text_of(one.fields.get("contextID")) or "episodes"].append(one)
+        named: set[tuple[Any, str]] = set()
         for context, episodes in said.items():
-            yield _session(context, contexts.get(context, {}), episodes)
+            session = _session(context, contexts.get(context, {}), episodes)
+            if (session.fields.get("module"), session.id) in named:
+                # An application may call a session and a thread the same.
+                session = replace(session, id=context, title=session.title or session.id)
+            named.add((session.fields.get("module"), session.id))
+            yield session
 
     # --- what is known of the user
 

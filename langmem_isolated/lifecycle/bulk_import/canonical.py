@@ -1,7 +1,7 @@
 """Canonical form: what two objects are compared by that are to say the same, in 16 bytes.
 
 It is made of the objects themselves and of nothing that stores them, so that what a stored form
-loses is noticed. Tuples and lists are alike in it.
+loses is noticed. Tuples and lists are alike in it, and so are bytes of every type.
 """
 
 from __future__ import annotations
@@ -89,12 +89,12 @@ def _form(value: Any) -> Any:
     """What JSON has no form for, in one that has its type and all that it says."""
     if isinstance(value, BaseMessage):
         return message_form(value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return ["bytes", bytes(value).hex()]
     return dict(value) if isinstance(value, Mapping) else [type(value).__qualname__, _said(value)]
 
 
 def _said(value: Any) -> Any:
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value).hex()
     if isinstance(value, AbstractSet):
         return sorted(json.dumps(_plain(one)) for one in value)
     if isinstance(value, date | time):

@@ -20,6 +20,7 @@ from langmem_isolated._runtime.clock import now
 from langmem_isolated._search.embedding_models import embedding_model_name
 from langmem_isolated._storage.container_state import BIRTH_BYTES
 from langmem_isolated._storage.copying import import_marks
+from langmem_isolated._storage.copying.imported import Taken
 from langmem_isolated._storage.copying.options import Added
 from langmem_isolated._storage.documents import collection, writing
 from langmem_isolated._storage.documents.unit_of_work import NewDocument
@@ -90,7 +91,7 @@ class DocumentImport:
             first.setdefault(new_one.address, new_one)
         there = _there(target, [*first])
         new = [one for address, one in first.items() if address not in there]
-        refused = self._put_new(target, self._embedded(new), on_reject)
+        refused = self._put_new(target, self._embedded(new), there, on_reject)
         outcomes = []
         for one in made:
             if one is None or one.address in refused:
@@ -141,8 +142,13 @@ class DocumentImport:
         }
         return [made.get(one.address, one) for one in new]
 
-    def _put_new(self, target: Target, new: Sequence[_New], on_reject: OnReject) -> set[_Address]:
-        """Put in by collections, a transaction each; those that do not fit into theirs."""
+    def _put_new(
+        self, target: Target, new: Sequence[_New], there: _Found, on_reject: OnReject
+    ) -> set[_Address]:
+        """Put in by collections, a transaction each; those that do not fit into theirs.
+
+        What somebody else has put there meanwhile is added to what is ``there``, and stays.
+        """
         groups: dict[tuple[str, bool, int], list[_New]] = {}
         for one in new:
             is_made = one.unit.embedding is None
@@ -152,21 +158,38 @@ class DocumentImport:
         for (name, is_made, _), group in groups.items():
             header = CollectionHeader(name, self._model if is_made else None)
             try:
-                self._put_group(target, header, group)
+                self._put_group(target, header, group, there)
             except EmbeddingModelChanged as refusal:
                 refused |= {one.address for one in group}
                 for one in group:
                     on_reject(Rejected(one.unit.place, str(refusal)))
         return refused
 
-    def _put_group(self, target: Target, header: CollectionHeader, group: Sequence[_New]) -> None:
-        documents = [one.new for one in group]
-        birth, names = os.urandom(BIRTH_BYTES), [one.added for one in group]
-        target.write_noted(names, _put, target.token, header, documents, birth, now())
-        there = _there(target, [one.address for one in group])
+    def _put_group(
+        self, target: Target, header: CollectionHeader, group: Sequence[_New], there: _Found
+    ) -> None:
+        while group := [one for one in group if one.address not in there]:
+            documents = [one.new for one in group]
+            birth, names = os.urandom(BIRTH_BYTES), [one.added for one in group]
+            try:
+                target.write_noted(names, _put, target.token, header, documents, birth, now())
+            except Taken:
+                there |= _there(target, [one.address for one in group])
+            else:
+                self._verify(target, group)
+                return
+
+    def _verify(self, target: Target, group: Sequence[_New]) -> None:
+        """Read documents as a vector store does, and compare.
+
+        Raises:
+            ImportNotVerified: One is not what the source has.
+        """
+        found = _there(target, [one.address for one in group])
         for one in group:
-            if there.get(one.address) != one.said:
-                raise ImportNotVerified(one.unit.place, "its text or metadata")
+            with target.comparing(one.added):
+                if found.get(one.address) != one.said:
+                    raise ImportNotVerified(one.unit.place, "its text or metadata")
 
 
 def _put(
@@ -181,7 +204,9 @@ def _put(
     name = header.collection.encode()
     if collection.find(transaction, keys, name) is None:
         import_marks.note_collection(transaction, keys, token, name)
-    writing.put(transaction, keys, name, header, documents, birth, moment)
+    given = transaction, keys, name, header, documents, birth, moment
+    if not writing.put(*given, replaces=False):
+        raise Taken
 
 
 def _there(target: Target, addresses: Sequence[_Address]) -> _Found:

@@ -70,13 +70,23 @@ class ItemImport:
         for one in made:
             if one is not None:
                 first.setdefault(one.arrived.address, one)
-        there = self._there(target, [*first])
-        new = [one for address, one in first.items() if there[address] is None]
-        if new:
-            arrived = [one.arrived for one in new]
-            target.write_noted([one.added for one in new], imported.put_items, arrived, now())
-            self._verify(target, new)
+        there = self._put_new(target, first)
         return [REJECTED if one is None else _outcome(one, first, there, on_taken) for one in made]
+
+    def _put_new(self, target: Target, first: dict[Address, _New]) -> dict[Address, Item | None]:
+        """Put in those that are not there; what stood under the addresses before."""
+        while True:
+            there = self._there(target, [*first])
+            new = [one for address, one in first.items() if there[address] is None]
+            arrived, names = [one.arrived for one in new], [one.added for one in new]
+            try:
+                if new:
+                    target.write_noted(names, imported.put_items, arrived, now())
+            except imported.Taken:
+                # Somebody has put one of them meanwhile.
+                continue
+            self._verify(target, new)
+            return there
 
     def _made(self, target: Target, unit: ForeignItem, on_reject: OnReject) -> _New | None:
         try:
@@ -115,10 +125,11 @@ class ItemImport:
         for one in new:
             found, arrived = there[one.arrived.address], one.arrived
             times = arrived.created_at, arrived.updated_at, arrived.lifetime
-            if found is None or _said(found) != one.said:
-                raise ImportNotVerified(one.unit.place, "its value")
-            if (found.created, found.updated, found.lifetime) != times:
-                raise ImportNotVerified(one.unit.place, "its times")
+            with target.comparing(one.added):
+                if found is None or _said(found) != one.said:
+                    raise ImportNotVerified(one.unit.place, "its value")
+                if (found.created, found.updated, found.lifetime) != times:
+                    raise ImportNotVerified(one.unit.place, "its times")
 
 
 def _outcome(

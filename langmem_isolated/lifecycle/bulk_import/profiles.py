@@ -51,6 +51,11 @@ class _Told(NamedTuple):
     entry: Entry
     place: str
 
+    @property
+    def added(self) -> Added:
+        """What a journal calls it."""
+        return Added(Kind.PROFILE, (self.entry.key, *self.part.space))
+
     def is_said_by(self, found: ProfileEntries) -> bool | None:
         """Whether a profile has it; ``None`` if it has another in its place."""
         there = self._there(found)
@@ -116,8 +121,9 @@ class ProfileImport:
         """
         for one in told:
             is_there = partial(_has_all, [one])
-            if not target.records.read(profiles.view, False, is_there, now()):
-                raise ImportNotVerified(one.place, "a part of the profile")
+            with target.comparing(one.added):
+                if not target.records.read(profiles.view, False, is_there, now()):
+                    raise ImportNotVerified(one.place, "a part of the profile")
 
     def _told(self, target: Target, unit: ForeignProfile, on_reject: OnReject) -> list[_Told]:
         made: list[_Told] = []
@@ -192,5 +198,5 @@ def _put_new(edits: Edits, told: Sequence[_Told], found: ProfileEntries) -> _Put
                 fact = fact_of(entry.key, entry.value)
                 entry = fact_entry(replace(fact, position=found.now + number))
             edits.put(found, one.part, entry)
-            put.added.append(Added(Kind.PROFILE, (entry.key, *one.part.space)))
+            put.added.append(one.added)
     return put

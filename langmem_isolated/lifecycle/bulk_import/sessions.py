@@ -89,8 +89,10 @@ class SessionImport:
         otherwise = self._moment if said.created is None else said.created
         messages = NewMessages(unit.messages, target.limits, otherwise, on_reject)
         session = _Session(target, unit, said, messages, self._moment)
-        is_known = is_there(target, Kind.SESSION, said.name)
-        return session.compare() if is_known else session.copy()
+        if is_there(target, Kind.SESSION, said.name):
+            return session.compare()
+        with target.alone(added(Kind.SESSION, said.name)):
+            return session.copy()
 
 
 class _Session:

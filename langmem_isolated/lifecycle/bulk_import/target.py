@@ -12,9 +12,10 @@ from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
 from langmem_isolated._storage.copying import import_marks, journal
 from langmem_isolated._storage.copying.import_marks import PARTS_KEPT
+from langmem_isolated._storage.copying.import_position import Overtaken
 from langmem_isolated._storage.copying.options import Added
 from langmem_isolated._storage.scoped_database import Operation
-from langmem_isolated.errors import ImportNotVerified, UserWasErased
+from langmem_isolated.errors import AddressTaken, ImportNotVerified, UserWasErased
 from langmem_isolated.scope import Scope
 
 P = ParamSpec("P")
@@ -114,12 +115,27 @@ class Target:
         return self.write(noted, *args, **kwargs)
 
     def is_as_put(self, one: Added) -> bool:
-        """Whether this import has put in a session or thread, and nobody has changed it since."""
+        """Whether this import has put something in, and nobody has changed it since."""
         return self.records.write_if_exists(journal.is_as_put, False, self.token, one)
 
     @contextmanager
+    def alone(self, one: Added) -> Iterator[None]:
+        """Tell who puts in the same session or thread by this import from all others.
+
+        Raises:
+            Overtaken: Another process of this import has put it in meanwhile.
+            AddressTaken: Somebody else has one of its name by now.
+        """
+        try:
+            yield
+        except AddressTaken:
+            if self.records.read(journal.has_put, False, self.token, one):
+                raise Overtaken from None
+            raise
+
+    @contextmanager
     def comparing(self, one: Added) -> Iterator[None]:
-        """Let a difference pass where somebody has gone on with a session or thread meanwhile.
+        """Let a difference pass where somebody has gone on with what was put in meanwhile.
 
         Raises:
             ImportNotVerified: What was read back is what was put in, and differs.

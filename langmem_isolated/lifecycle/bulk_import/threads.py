@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -89,7 +89,10 @@ class ThreadImport:
             on_reject(Rejected(unit.place, str(refusal)))
             return REJECTED
         thread = _Thread(target, unit, name, on_reject, self._moment)
-        return thread.compare() if is_there(target, Kind.THREAD, name) else thread.copy()
+        if is_there(target, Kind.THREAD, name):
+            return thread.compare()
+        with target.alone(added(Kind.THREAD, name)):
+            return thread.copy()
 
 
 class _Thread:
@@ -224,9 +227,10 @@ class _Thread:
         return found
 
 
-def _ordered(writes: Iterable[ForeignWrite]) -> list[tuple[str, str, Any]]:
-    """Writes as a saver gives them."""
-    ordered = sorted(writes, key=lambda w: writes_sort_key(w.task_path, w.task_id, w.index))
+def _ordered(writes: Sequence[ForeignWrite]) -> list[tuple[str, str, Any]]:
+    """Writes as a saver gives them, for which a task has one path: that of its first."""
+    paths = {write.task_id: write.task_path for write in reversed(writes)}
+    ordered = sorted(writes, key=lambda w: writes_sort_key(paths[w.task_id], w.task_id, w.index))
     return [(write.task_id, write.channel, write.value) for write in ordered]
 
 
