@@ -23,7 +23,7 @@ from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.operations import observed
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import reading
-from langmem_isolated._storage.sessions.reading import Known
+from langmem_isolated._storage.sessions.reading import IsEnd, Known
 from langmem_isolated._storage.sessions.writing import Repeated
 from langmem_isolated.chat_history import IsolatedChatMessageHistory
 from langmem_isolated.errors import MemoryLocked, ScopeError, ValueNotStorable
@@ -118,6 +118,11 @@ def is_event(message: BaseMessage) -> bool:
     return isinstance(message, ChatMessage) and message.role in (ERROR, INTERRUPT)
 
 
+def until(start: int) -> Callable[[], IsEnd]:
+    """A search that ends where messages have a sequence number below ``start``."""
+    return lambda: lambda _, known: known.sequence < start
+
+
 class Recorder:
     """One chat session to which a run is recorded.
 
@@ -195,7 +200,7 @@ class Recorder:
         ]
         walk = _Walk(newest_first, is_start)
         try:
-            found = self.trace(newest_first, walk.is_end)
+            found = self.trace(newest_first, walk.begin)
         except MemoryLocked:
             # What is known is found out when the user unlocks: until then all of it waits.
             self.add(newest_first[::-1])
@@ -231,24 +236,18 @@ class Recorder:
         """Where the newest is recorded, if that is under an id made of its own and what it says."""
         if 0 not in walk.different:
             return -1
-        found: list[int] = []
-
-        def note(_: int, known: Known) -> bool:
-            found.append(known.sequence)
-            return True
-
         ids = [repeated_id(newest_first[0])]
-        self.records.read_apart(reading.trace, None, self.session_id, ids, note, now())
-        return max(found, default=-1)
+        found = self.records.read_apart(reading.trace, [], self.session_id, ids, until(0), now())
+        return max((sequence for sequence in found if sequence is not None), default=-1)
 
     @observed("search_memory", "message", records="records")
     def trace(
-        self, newest_first: Sequence[BaseMessage], is_end: Callable[[int, Known], bool]
+        self, newest_first: Sequence[BaseMessage], begin: Callable[[], IsEnd]
     ) -> Sequence[int | None]:
-        """The sequence numbers of messages, up to where it ends."""
+        """The sequence numbers of messages, up to where it ends; ``begin`` as in the reading."""
         ids = [str(message.id) for message in newest_first]
         # Each look-up stands for itself: what is added is looked up again under the lock.
-        found = self.records.read_apart(reading.trace, None, self.session_id, ids, is_end, now())
+        found = self.records.read_apart(reading.trace, None, self.session_id, ids, begin, now())
         return [None] * len(newest_first) if found is None else found
 
 
@@ -259,6 +258,10 @@ class _Walk:
         self._messages = newest_first
         self._is_start = is_start
         self._is_deep = bool(newest_first) and not isinstance(newest_first[0], ToolMessage)
+        self.begin()
+
+    def begin(self) -> IsEnd:
+        """Go the way from its start, and forget what was seen on one that led nowhere."""
         self._has_answer = False
         self.newest = -1
         """The highest sequence number seen."""
@@ -266,6 +269,7 @@ class _Walk:
         """Which questions say something else than what is recorded under their id."""
         self.edited: set[int] = set()
         """Which of those are new."""
+        return self.is_end
 
     def is_end(self, number: int, known: Known) -> bool:
         """Whether nothing older can be new."""

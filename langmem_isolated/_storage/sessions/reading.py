@@ -28,6 +28,7 @@ _GENERATION = ContainerState._fields.index("generation")
 # Behind the generation, in the place of a number.
 _STORED_AT = _GENERATION + 1
 _Opener = Callable[[bytes, bytes], bytes]
+IsEnd = Callable[[int, "Known"], bool]
 
 
 class Opened(NamedTuple):
@@ -241,16 +242,18 @@ def trace(
     keys: ScopeKeys,
     session_id: str,
     message_ids: Iterable[str],
-    is_end: Callable[[int, Known], bool],
+    begin: Callable[[], IsEnd],
     now: int,
 ) -> list[int | None]:
     """The sequence number of each message, ``None`` for one that the session has not.
 
     Args:
         message_ids: Looked up one by one.
-        is_end: Told how many came before and which message was found, says that the search is
-            over; that message is not among those returned.
+        begin: Asked when the search begins, which it does again where an attempt was undone. What
+            it gives is told how many came before and which message was found, and says that the
+            search is over; that message is not among those returned.
     """
+    is_end = begin()
     digest = session_digest(keys, session_id)
     row = transaction.row(sql.COUNT, scope_id=keys.scope_id, digest=digest)
     if row is None:
