@@ -27,6 +27,7 @@ from langmem_isolated._adapters.recorder import (
     events_of,
     is_event,
     session_of,
+    until,
 )
 from langmem_isolated._adapters.run_scope import config_of_run, conversation_of
 from langmem_isolated._adapters.summaries import (
@@ -358,7 +359,7 @@ class _Step:
         if header is None or header.summary is None:
             return messages
         start = header.summarized or 0
-        newer = self._recorder.trace(messages[::-1], lambda: lambda _, it: it.sequence < start)
+        newer = self._recorder.trace(messages[::-1], until(start))
         return [summary_message(header.summary), *messages[-len(newer) :]]
 
     def due(self) -> _Due | None:

@@ -42,7 +42,7 @@ from langmem_isolated._runtime.arguments import whole_number
 from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.operations import Operation, found, given, observed
-from langmem_isolated._runtime.plaintext_cache import PlaintextCache
+from langmem_isolated._runtime.plaintext_cache import CacheOfCall, PlaintextCache
 from langmem_isolated._search.embedding_models import embedding_model_name
 from langmem_isolated._search.equality import EqualityFields
 from langmem_isolated._search.metadata_filters import Filter
@@ -374,7 +374,7 @@ class IsolatedVectorStore(ScopedVectorStore):
     @observed("search_memory", "document", found, records="_own")
     def _nearest(self, asked: Asked, k: int, filter: Filter | None) -> list[Hit]:
         passing, count = Passing.of(filter, self._equality), checked_count(k)
-        what = self._collection, asked, passing, count, self._plaintext_cache
+        what = self._collection, asked, passing, count, CacheOfCall(self._plaintext_cache)
         found: list[Hit] = []
         for source in self._readable():
             hits, unindexed = source.snapshot_lagging(nearest, Nearest(), *what)

@@ -18,7 +18,8 @@ from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._database.schema import POSTGRES_SCHEMA
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry
-from langmem_isolated.errors import DatabaseLocked, LegalHold, SessionNotFound
+from langmem_isolated._storage.sessions.listing import session_digest
+from langmem_isolated.errors import LegalHold, SessionNotFound
 from langmem_isolated.lifecycle.retention import clearing
 from langmem_isolated.lifecycle.retention.clearing import Clearing
 from tests import served
@@ -214,6 +215,26 @@ def test_what_was_tampered_with_goes_too(memory: IsolatedMemory, attacker: Attac
     assert scoped.clear() == FILLED
 
     assert rows_of(attacker) == 0
+
+
+def test_what_begins_amid_a_clear_stays_though_another_process_has_rotated_keys(
+    memory: IsolatedMemory, database_url: str, root_key: LocalRootKey
+):
+    scoped = tutor(memory)
+    scoped.chat_history("monday").add_user_message("old")
+    scoped.chat_history("tuesday").add_user_message("old")
+    begun = Clearing(memory._context)
+    with IsolatedMemory(database_url, root_key=root_key) as other:
+        other.rotate_keys("alice")
+        tutor(other).sessions.delete("monday")
+        tutor(other).chat_history("monday").add_user_message("new")
+
+    of = Owner.private(scoped.scope)
+    for name in ("monday", "tuesday"):
+        begun.session(of, session_digest(scoped._records.keys(), name))
+
+    assert [message.text for message in tutor(memory).chat_history("monday").messages] == ["new"]
+    assert [session.id for session in tutor(memory).sessions()] == ["monday"]
 
 
 def test_counted_items_are_cleared_with_what_counts_them(memory: IsolatedMemory):

@@ -232,6 +232,33 @@ def test_a_key_that_has_been_taken_from_seals_until_its_place_is_sealed_anew(
     assert [m.content for m in scope.chat_history("s").messages] == ["one", "two"]
 
 
+@pytest.mark.parametrize("seconds", [None, 0])
+@pytest.mark.parametrize(
+    "listed",
+    [
+        lambda scope: [scope.sessions.get("monday")],
+        lambda scope: scope.sessions(),
+        lambda scope: scope.checkpointer().threads(),
+    ],
+    ids=["session", "sessions", "threads"],
+)
+def test_what_is_listed_is_whole_while_and_after_another_process_rotates_keys(
+    memory: IsolatedMemory,
+    database_url: str,
+    listed: Callable[[ScopedMemory], list[Any]],
+    seconds: int | None,
+):
+    scope = alice(memory)
+    scope.sessions.create("monday", title="one")
+    put(scope.checkpointer(), at("tuesday"), {"a": 1})
+    with opened_anew(database_url) as other:
+        assert other.rotate_keys("alice", max_seconds=seconds).is_done is (seconds is None)
+        alice(other).sessions.rename("monday", "two")
+        alice(other).checkpointer().rename_thread("tuesday", "two")
+
+    assert [(one.title, one.damaged) for one in listed(scope)] == [("two", False)]
+
+
 # Ended anywhere
 
 

@@ -16,10 +16,11 @@ from langmem_isolated._adapters import appending
 from langmem_isolated._crypto.owners import Level, Owner
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._crypto.secret_bytes import SecretBytes
-from langmem_isolated._storage import inbox
+from langmem_isolated._storage import inbox, transcripts
 from langmem_isolated._storage.key_sets import KeySets
 from langmem_isolated._storage.lent_locks import LentLocks, LockKey
 from langmem_isolated._storage.owner_state import OwnerPlace
+from langmem_isolated._storage.transcripts import Transcript
 from langmem_isolated.errors import MemoryLocked, RecordDoesNotOpen, WrongSecret
 from tests.locks import CHEAP, PASSPHRASE, lock, unlock
 
@@ -174,6 +175,26 @@ def test_what_was_opened_leaves_the_plaintext_cache_though_its_keys_have_left_th
             assert memory.scope(user_id="alice", module_id="tutor").recall("chess")
             memory.scope(user_id="bob", module_id="tutor").chat_history("a").add_user_message("Hi")
             assert len(memory._context.plaintext_cache._entries)
+        assert not len(memory._context.plaintext_cache._entries)
+
+
+def test_what_is_being_opened_as_the_user_locks_does_not_get_into_the_plaintext_cache(
+    database_url: str, root_key: LocalRootKey, monkeypatch: pytest.MonkeyPatch
+):
+    options = {"root_key": root_key, "plaintext_cache_seconds": 600.0}
+    with IsolatedMemory(database_url, **options) as memory:
+        say(memory, "Grandma likes chess")
+        lock(memory)
+        lent, read = unlock(memory), transcripts.read
+
+        def read_as_the_user_locks(*args: Any) -> list[Transcript]:
+            found = read(*args)
+            lent.lock()
+            return found
+
+        monkeypatch.setattr(transcripts, "read", read_as_the_user_locks)
+        memory.scope(user_id="alice", module_id="tutor").recall("chess")
+
         assert not len(memory._context.plaintext_cache._entries)
 
 

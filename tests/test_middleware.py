@@ -42,7 +42,15 @@ from pydantic import Field
 
 from langmem_isolated import IsolatedMemory, Scope, ScopedMemory
 from langmem_isolated._codecs.storable import NOT_STORED
-from langmem_isolated.errors import DatabaseError, IsolationViolation, ScopeError
+from langmem_isolated._database.transactions import Transaction
+from langmem_isolated._storage.sessions import reading
+from langmem_isolated._storage.sessions.reading import Known
+from langmem_isolated.errors import (
+    DatabaseError,
+    IsolationViolation,
+    RecordDoesNotOpen,
+    ScopeError,
+)
 from tests.conftest import Attacker, Door
 from tests.lasting import lasting, lasting_url
 
@@ -868,6 +876,28 @@ async def test_a_question_sent_again_with_its_id_is_recorded_if_it_says_somethin
 
     said = ["human: one", "ai: re: one", "ai: re: one", "human: two", "ai: re: two"]
     assert texts(recorded(tutor)) == said
+
+
+async def test_such_a_question_is_recorded_though_the_search_for_what_is_known_is_done_again(
+    memory: IsolatedMemory, tutor: ScopedMemory, door: Door, monkeypatch: pytest.MonkeyPatch
+):
+    agent = create_agent(Scripted(says=echo), middleware=[memory.middleware()])
+    said = [HumanMessage("zero", id="0")]
+    said = (await door(agent, "invoke", {"messages": said}, at()))["messages"]
+    asked = [*said, HumanMessage("one", id="1")]
+    await door(agent, "invoke", {"messages": asked}, at())
+    find, numbers = reading.find_by_id, itertools.count(1)
+
+    def find_of_another_life(transaction: Transaction, *args: Any) -> Known | None:
+        if next(numbers) == len(asked):
+            raise RecordDoesNotOpen("message", "its session was cleared meanwhile")
+        return find(transaction, *args)
+
+    monkeypatch.setattr(reading, "find_by_id", find_of_another_life)
+    again = [*said, HumanMessage("two", id="1")]
+    await door(agent, "invoke", {"messages": again}, at())
+
+    assert texts(recorded(tutor))[-4:] == ["human: one", "ai: re: one", "human: two", "ai: re: two"]
 
 
 async def test_an_answer_to_such_a_question_is_recorded_whatever_ids_both_repeat(

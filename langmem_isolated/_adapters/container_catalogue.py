@@ -17,7 +17,7 @@ from langmem_isolated._storage.container_listing import (
 )
 from langmem_isolated._storage.container_state import ContainerState
 from langmem_isolated._storage.scoped_database import ScopedDatabase
-from langmem_isolated.errors import LangmemIsolatedError, ValueNotStorable
+from langmem_isolated.errors import LangmemIsolatedError, RecordDoesNotOpen, ValueNotStorable
 
 # Rows that are opened at a time while a title is looked for: about 2 ms.
 _PAGE = 500
@@ -99,7 +99,12 @@ class ContainerCatalogue:
 
     @observed("search_memory", _noun_of, found)
     def _page(self, position: Position, limit: int, archived: bool | None) -> list[Listed]:
-        return self._records.read_lagging(self._listing.page, [], position, limit, archived, now())
+        read, page, time = self._records.read_lagging, self._listing.page, now()
+        try:
+            return read(page, [], position, limit, archived, time, is_final=False)
+        except RecordDoesNotOpen:
+            # Later keys, which others may have made, do not open it either: it was tampered with.
+            return read(page, [], position, limit, archived, time)
 
     @observed("search_memory", _noun_of, counted)
     def count(self, archived: bool | None) -> int:
@@ -109,7 +114,11 @@ class ContainerCatalogue:
     @observed("search_memory", _noun_of, found)
     def get(self, name: str) -> Listed:
         """One of them; where there is none, the error of the catalogue is raised."""
-        found = self._records.read(self._listing.find, None, name, now())
+        read, find, time = self._records.read, self._listing.find, now()
+        try:
+            found = read(find, None, name, time, is_final=False)
+        except RecordDoesNotOpen:
+            found = read(find, None, name, time)
         if found is None:
             raise self._not_found
         return found

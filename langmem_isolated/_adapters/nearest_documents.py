@@ -12,7 +12,7 @@ from langmem_isolated._codecs.documents import decode_document
 from langmem_isolated._crypto.kinds import Kind
 from langmem_isolated._crypto.scope_keys import ScopeKeys
 from langmem_isolated._database.transactions import Transaction
-from langmem_isolated._runtime.plaintext_cache import PlaintextCache
+from langmem_isolated._runtime.plaintext_cache import CacheOfCall
 from langmem_isolated._search.equality import EqualityFields, Term
 from langmem_isolated._search.metadata_filters import Filter, metadata_test
 from langmem_isolated._search.vectors import Ranking, VectorSpace
@@ -103,7 +103,7 @@ def nearest(
     asked: Asked,
     passing: Passing,
     count: int,
-    plaintext_cache: PlaintextCache | None,
+    plaintext_cache: CacheOfCall,
 ) -> Nearest:
     """The ``count`` documents of the collection ``name`` nearest to what is asked.
 
@@ -147,7 +147,7 @@ def _among_all(
     lookup: Lookup | None,
     accept: Accept,
     count: int,
-    plaintext_cache: PlaintextCache | None,
+    plaintext_cache: CacheOfCall,
 ) -> list[Hit]:
     """The nearest that are accepted, of all: documents are opened in the order of their vectors."""
     table = _table(collection, plaintext_cache)
@@ -203,18 +203,15 @@ def _check(collection: Collection, asked: Asked, length: int) -> None:
         collection.check_model(asked.model)
 
 
-def _table(collection: Collection, plaintext_cache: PlaintextCache | None) -> _Table:
+def _table(collection: Collection, plaintext_cache: CacheOfCall) -> _Table:
     keys = collection.keys
     key = keys.scope_id, keys.birth, ("embeddings", collection.digest)
-    table: _Table | None = plaintext_cache.get(key, collection.state) if plaintext_cache else None
+    table: _Table | None = plaintext_cache.get(key, collection.state)
     if table is None:
         blocks = collection.blocks()
         digests = [digest for block in blocks.values() for digest in block.digests]
         packed = b"".join(block.embeddings for block in blocks.values())
         numbers = [number for number, block in blocks.items() for _ in block.digests]
         table = _Table(numbers, digests, Ranking(packed, len(packed) // len(digests)))
-        if plaintext_cache:
-            plaintext_cache.put(
-                key, collection.state, table, len(packed) + _PLACE_BYTES * len(digests)
-            )
+        plaintext_cache.put(key, collection.state, table, len(packed) + _PLACE_BYTES * len(digests))
     return table

@@ -23,7 +23,7 @@ from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.operations import observed
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import reading
-from langmem_isolated._storage.sessions.reading import Known
+from langmem_isolated._storage.sessions.reading import IsEnd, Known
 from langmem_isolated._storage.sessions.writing import Repeated
 from langmem_isolated.chat_history import IsolatedChatMessageHistory
 from langmem_isolated.errors import MemoryLocked, ScopeError, ValueNotStorable
@@ -116,6 +116,11 @@ def as_text(value: object) -> str:
 def is_event(message: BaseMessage) -> bool:
     """Whether it is an error or interrupt as recorded here."""
     return isinstance(message, ChatMessage) and message.role in (ERROR, INTERRUPT)
+
+
+def until(start: int) -> Callable[[], IsEnd]:
+    """A search that ends where messages have a sequence number below ``start``."""
+    return lambda: lambda _, known: known.sequence < start
 
 
 class Recorder:
@@ -231,23 +236,15 @@ class Recorder:
         """Where the newest is recorded, if that is under an id made of its own and what it says."""
         if 0 not in walk.different:
             return -1
-        found: list[int] = []
-
-        def note(_: int, known: Known) -> bool:
-            found.append(known.sequence)
-            return True
-
         ids = [repeated_id(newest_first[0])]
-        self.records.read_apart(reading.trace, None, self.session_id, ids, lambda: note, now())
-        return max(found, default=-1)
+        found = self.records.read_apart(reading.trace, [], self.session_id, ids, until(0), now())
+        return max((sequence for sequence in found if sequence is not None), default=-1)
 
     @observed("search_memory", "message", records="records")
     def trace(
-        self,
-        newest_first: Sequence[BaseMessage],
-        begin: Callable[[], Callable[[int, Known], bool]],
+        self, newest_first: Sequence[BaseMessage], begin: Callable[[], IsEnd]
     ) -> Sequence[int | None]:
-        """The sequence numbers of messages, up to where it ends; see :func:`reading.trace`."""
+        """The sequence numbers of messages, up to where it ends; ``begin`` as in the reading."""
         ids = [str(message.id) for message in newest_first]
         # Each look-up stands for itself: what is added is looked up again under the lock.
         found = self.records.read_apart(reading.trace, None, self.session_id, ids, begin, now())
@@ -263,8 +260,8 @@ class _Walk:
         self._is_deep = bool(newest_first) and not isinstance(newest_first[0], ToolMessage)
         self.begin()
 
-    def begin(self) -> Callable[[int, Known], bool]:
-        """Begin at the newest, whatever was seen before; what says where it ends."""
+    def begin(self) -> IsEnd:
+        """Go the way from its start, and forget what was seen on one that led nowhere."""
         self._has_answer = False
         self.newest = -1
         """The highest sequence number seen."""

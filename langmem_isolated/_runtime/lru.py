@@ -79,6 +79,12 @@ class LRUCache(Generic[K, V]):
         with self._lock:
             self._put(key, value)
 
+    def put_if(self, may_put: Callable[[], bool], key: K, value: V) -> None:
+        """As :meth:`put`, where ``may_put`` says so while nobody lets go of anything."""
+        with self._lock:
+            if may_put():
+                self._put(key, value)
+
     def _put(self, key: K, value: V) -> None:
         self._drop(key)
         size = self._size_of(value)

@@ -62,9 +62,19 @@ class PlaintextCache:
             return None
         return entry.value
 
-    def put(self, key: Key, token: Hashable, value: Any, size: int) -> None:
-        """Keep ``value``, of about ``size`` bytes; one that exceeds the bound alone is not kept."""
-        self._entries.put(key, _Entry(token, value, size))
+    def put(
+        self, key: Key, token: Hashable, value: Any, size: int, epoch: object | None = None
+    ) -> None:
+        """Keep ``value``, of about ``size`` bytes; one that exceeds the bound alone is not kept.
+
+        Args:
+            key: Whose it is, and what.
+            token: Under which alone it is given out.
+            value: Which nobody changes.
+            size: About how many bytes it has.
+            epoch: As :meth:`merge` takes it; ``None`` keeps the value in any case.
+        """
+        self._entries.put_if(lambda: epoch in (None, self.epoch), key, _Entry(token, value, size))
 
     def merge(
         self, key: Key, token: Hashable, parts: Mapping[int, tuple[Any, int]], epoch: object
@@ -108,3 +118,28 @@ class PlaintextCache:
         """Let go of everything."""
         self.epoch = object()
         self._entries.clear()
+
+
+class CacheOfCall:
+    """A plaintext cache for one call, which begins before any key is asked for; or none.
+
+    Args:
+        cache: Where values stay. If something was let go of since this was made, such as all that
+            is of a user who has locked it, what the call opened does not get there.
+    """
+
+    def __init__(self, cache: PlaintextCache | None) -> None:
+        self._cache = cache
+        self._epoch = None if cache is None else cache.epoch
+
+    def __bool__(self) -> bool:
+        return self._cache is not None
+
+    def get(self, key: Key, token: Hashable) -> Any | None:
+        """See :meth:`PlaintextCache.get`; ``None`` without a cache."""
+        return None if self._cache is None else self._cache.get(key, token)
+
+    def put(self, key: Key, token: Hashable, value: Any, size: int) -> None:
+        """See :meth:`PlaintextCache.put`."""
+        if self._cache is not None:
+            self._cache.put(key, token, value, size, self._epoch)

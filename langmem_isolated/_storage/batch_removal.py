@@ -22,7 +22,13 @@ from langmem_isolated._crypto.sealing import DIGEST_BYTES
 from langmem_isolated._database import schema
 from langmem_isolated._database.transactions import Row, Transaction
 from langmem_isolated._runtime.clock import now
-from langmem_isolated._storage.container_state import GONE, STATE, UNSEEN, ContainerState
+from langmem_isolated._storage.container_state import (
+    GONE,
+    STATE,
+    UNSEEN,
+    ContainerState,
+    KeyOutdated,
+)
 from langmem_isolated._storage.containers import SCOPE_ID, ContainerRows, row_of
 from langmem_isolated._storage.expiry import check_expiry
 from langmem_isolated._storage.items import statements as item_sql
@@ -190,6 +196,9 @@ def hide_container(
 
     Who has its row is waited for. One that was tampered with is removed at once: whose it is wants
     it gone, and no row of it can be made that opens.
+
+    Raises:
+        KeyOutdated: Another process has rotated the keys; nothing was removed.
     """
     of, asked = _OF[kind], _span(keys, digest)
     row = of.rows.lock(transaction, keys, digest)
@@ -197,6 +206,8 @@ def hide_container(
         return Removed(Counter())
     try:
         state = ContainerState.checked(kind, keys, digest, row)
+    except KeyOutdated:
+        raise
     except RecordDoesNotOpen:
         below = transaction.rows(of.below, **asked, limit=_ALL)
         _delete(transaction, keys, below)

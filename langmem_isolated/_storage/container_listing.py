@@ -20,6 +20,7 @@ from langmem_isolated._storage.container_state import (
     ARCHIVED_STATES,
     CLOSED_STATES,
     ContainerState,
+    KeyOutdated,
 )
 from langmem_isolated._storage.containers import LISTED, ContainerRows, in_scope, row_of
 from langmem_isolated._storage.working_locked import works_locked
@@ -141,6 +142,8 @@ class ContainerListing:
         limit: int,
         archived: bool | None,
         now: int,
+        *,
+        is_final: bool = True,
     ) -> list[Listed]:
         """The rows behind a position, at most so many; those that expired are left out.
 
@@ -148,6 +151,10 @@ class ContainerListing:
 
         Args:
             archived: Whether those that are archived or those that are not; ``None`` for both.
+            is_final: Whether no later keys are to be tried on what does not open.
+
+        Raises:
+            RecordDoesNotOpen: It is not final, and later keys may open a row.
         """
         rows = transaction.rows(
             self._list,
@@ -157,7 +164,7 @@ class ContainerListing:
             **position._asdict(),
             **_states(archived),
         )
-        return [self._listed(keys, row) for row in rows]
+        return [self._listed(keys, row, is_final=is_final) for row in rows]
 
     @works_locked
     def count(
@@ -167,10 +174,18 @@ class ContainerListing:
         row = transaction.row(self._count, scope_id=keys.scope_id, now=now, **_states(archived))
         return 0 if row is None else row[0]
 
-    def find(self, transaction: Transaction, keys: ScopeKeys, name: str, now: int) -> Listed | None:
+    def find(
+        self,
+        transaction: Transaction,
+        keys: ScopeKeys,
+        name: str,
+        now: int,
+        *,
+        is_final: bool = True,
+    ) -> Listed | None:
         """One row as :meth:`page` has it; ``None`` if there is none, or it expired."""
         row = transaction.row(self._find, scope_id=keys.scope_id, digest=self.digest(keys, name))
-        found = None if row is None else self._listed(keys, row)
+        found = None if row is None else self._listed(keys, row, is_final=is_final)
         # An expiry that somebody wrote into the table makes no row absent.
         is_expired = found and found.header is not None and (found.expires_at or now + 1) <= now
         return None if is_expired else found
@@ -201,17 +216,24 @@ class ContainerListing:
         """Remove a row and all that is below it; ``False`` if there is none."""
         return self.rows.remove(transaction, keys, self.digest(keys, name))
 
-    def _listed(self, keys: ScopeKeys, row: Row) -> Listed:
+    def _listed(self, keys: ScopeKeys, row: Row, *, is_final: bool) -> Listed:
         *columns, digest, sealed = row
         state = ContainerState._make(columns)
         try:
             header = self.rows.opened(keys, digest, row, sealed)[1]
-        except RecordDoesNotOpen:
+        except RecordDoesNotOpen as error:
+            if not is_final and _may_open_later(keys, error):
+                raise
             header = None
         # SQLite keeps any type in any column.
         count, size = (n if type(n) is int else 0 for n in (state.count, state.size))
         marks = state.state, state.is_pinned, state.expires_at
         return Listed(digest, header, count, size, state.created_at, state.updated_at, *marks)
+
+
+def _may_open_later(keys: ScopeKeys, error: RecordDoesNotOpen) -> bool:
+    """Whether later keys of the owner, which others have made, may open what these do not."""
+    return isinstance(error, KeyOutdated) or error.key_id not in (None, *keys.opening)
 
 
 def _is_behind() -> sa.ColumnElement[bool]:

@@ -15,7 +15,7 @@ from langmem_isolated._runtime.arguments import checked_embeddings, whole_number
 from langmem_isolated._runtime.calls import explains_calls
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.operations import Operation, given, observed
-from langmem_isolated._runtime.plaintext_cache import PlaintextCache
+from langmem_isolated._runtime.plaintext_cache import CacheOfCall, PlaintextCache
 from langmem_isolated._search.bm25 import query_scores
 from langmem_isolated._search.embedding_models import embedding_model_name, model_digest
 from langmem_isolated._search.fusion import (
@@ -209,27 +209,31 @@ class Recall:
         self._records.write_if_exists(transcripts.put_embeddings, None, embedded, now())
 
     def _found(self, search: Search) -> Candidates:
-        read, by_source = self._records.snapshot_lagging(
-            self._read, ([], {}), search.sessions, now()
-        )
+        cache = CacheOfCall(self._plaintext_cache)
+        asked = search.sessions, cache, now()
+        read, by_source = self._records.snapshot_lagging(self._read, ([], {}), *asked)
         for records in self._records.beside:
             # Names are digested under keys of their own: none of both are the same.
-            more, messages = records.snapshot_lagging(self._read, ([], {}), search.sessions, now())
+            more, messages = records.snapshot_lagging(self._read, ([], {}), *asked)
             read, by_source = [*read, *more], {**by_source, **messages}
         part = EVERYTHING if self._part is None else self._part()
         return Candidates.admitted(search, read, by_source, part)
 
     def _read(
-        self, transaction: Transaction, keys: ScopeKeys, names: frozenset[str] | None, now: int
+        self,
+        transaction: Transaction,
+        keys: ScopeKeys,
+        names: frozenset[str] | None,
+        cache: CacheOfCall,
+        now: int,
     ) -> tuple[list[Transcript], dict[Source, list[Candidate]]]:
         by_source: dict[Source, list[Candidate]] = {}
         shared: dict[str, str] = {}
 
         def is_known(source: Source, row_mac: bytes) -> bool:
-            if self._plaintext_cache:
-                kept = self._plaintext_cache.get((keys.scope_id, keys.birth, source), row_mac)
-                if kept is not None:
-                    by_source[source] = kept
+            kept = cache.get((keys.scope_id, keys.birth, source), row_mac)
+            if kept is not None:
+                by_source[source] = kept
             return source in by_source
 
         wanted = None
@@ -243,10 +247,10 @@ class Recall:
                 by_source[transcript.source] = new = candidates_in(
                     transcript.source, transcript.lines
                 )
-                if self._plaintext_cache:
+                if cache:
                     key = keys.scope_id, keys.birth, transcript.source
                     size = sum(candidate.keep_words(self._most, shared) for candidate in new)
-                    self._plaintext_cache.put(key, transcript.row_mac, new, size)
+                    cache.put(key, transcript.row_mac, new, size)
         return found, by_source
 
 

@@ -28,6 +28,7 @@ _GENERATION = ContainerState._fields.index("generation")
 # Behind the generation, in the place of a number.
 _STORED_AT = _GENERATION + 1
 _Opener = Callable[[bytes, bytes], bytes]
+IsEnd = Callable[[int, "Known"], bool]
 
 
 class Opened(NamedTuple):
@@ -240,17 +241,17 @@ def trace(
     transaction: Transaction,
     keys: ScopeKeys,
     session_id: str,
-    message_ids: Sequence[str],
-    begin: Callable[[], Callable[[int, Known], bool]],
+    message_ids: Iterable[str],
+    begin: Callable[[], IsEnd],
     now: int,
 ) -> list[int | None]:
     """The sequence number of each message, ``None`` for one that the session has not.
 
     Args:
         message_ids: Looked up one by one.
-        begin: Begins a search, again where an attempt was undone. What it gives is told how many
-            came before and which message was found, and says that the search is over; that message
-            is not among those returned.
+        begin: Asked when the search begins, which it does again where an attempt was undone. What
+            it gives is told how many came before and which message was found, and says that the
+            search is over; that message is not among those returned.
     """
     is_end = begin()
     digest = session_digest(keys, session_id)
