@@ -19,7 +19,7 @@ from langmem_isolated._database.schema import POSTGRES_SCHEMA
 from langmem_isolated._storage import entries
 from langmem_isolated._storage.entries import Entry
 from langmem_isolated._storage.sessions.listing import session_digest
-from langmem_isolated.errors import LegalHold, SessionNotFound
+from langmem_isolated.errors import DatabaseLocked, LegalHold, SessionNotFound
 from langmem_isolated.lifecycle.retention import clearing
 from langmem_isolated.lifecycle.retention.clearing import Clearing
 from tests import served
