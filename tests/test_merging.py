@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from langmem_isolated.errors import (
     ScopeError,
 )
 from langmem_isolated.lifecycle.sharing.merge_values import Named, NewName
+from langmem_isolated.testing import FakeClock
 from tests.conftest import Attacker, Door
 from tests.embeddings import NGramEmbeddings
 
@@ -140,6 +142,22 @@ async def test_everything_is_in_the_other_module_and_stays_in_the_one(
     tutor.verify()
     for name in ("alice", "tutor", "planner", receipt.id):
         assert name not in repr(receipt)
+
+
+def test_documents_are_as_old_in_the_other_module(memory: IsolatedMemory):
+    tutor, planner = (memory.scope(user_id="alice", module_id=m) for m in ("tutor", "planner"))
+    with FakeClock().installed() as clock:
+        tutor.vector_store(EMBEDDINGS).add_texts(["old"], ids=["1"])
+        clock.advance(timedelta(days=20))
+        memory.merge_modules(**BETWEEN, dry_run=False)
+        clock.advance(timedelta(days=20))
+        memory.retention.keep("document", module_id="planner", days=30)
+
+        memory.sweep()
+
+        assert planner.vector_store(EMBEDDINGS).documents() == []
+        assert len(tutor.vector_store(EMBEDDINGS).documents()) == 1
+    planner.verify()
 
 
 def test_taken_names_are_renamed_and_told(

@@ -24,6 +24,7 @@ from langmem_isolated.errors import (
     RecordDoesNotOpen,
 )
 from langmem_isolated.lifecycle.retention import sweeping
+from langmem_isolated.testing import FakeClock
 from tests.conftest import ROOT_KEY, Attacker, Door, Wait
 from tests.embeddings import NGramEmbeddings
 from tests.processes import Child
@@ -427,6 +428,22 @@ def test_a_policy_reaches_what_is_there(
     assert memory.sweep().counts == counts
     assert memory.sweep().counts == {}
     assert memory.sweep(dry_run=True).counts == {}
+    scoped.verify()
+
+
+def test_documents_that_are_embedded_anew_stay_as_old_as_they_are(memory: IsolatedMemory):
+    scoped = tutor(memory)
+    with FakeClock().installed() as clock:
+        scoped.vector_store(NGramEmbeddings(32)).add_texts(["old"], ids=["1"])
+        clock.advance(timedelta(days=20))
+        store = scoped.vector_store(NGramEmbeddings(64))
+        store.reembed()
+        store.add_texts(["new"], ids=["2"])
+        clock.advance(timedelta(days=20))
+        memory.retention.keep("document", days=30)
+
+        assert memory.sweep().counts == {"document": 1}
+        assert [one.id for one in store.documents()] == ["2"]
     scoped.verify()
 
 

@@ -159,12 +159,14 @@ def _with_older(kind: Kind, below: Kind, names: tuple[str, ...]) -> sa.Select[An
         first = select(_records.updated_at).where(of_row).order_by(_records.key)
         oldest = first.limit(_number(1)).offset(_NONE).scalar_subquery()
         has_older = oldest <= bindparam("until", type_=sa.BigInteger)  # type: ignore[assignment]
-    made = _sessions.created_at <= bindparam("until", type_=sa.BigInteger)
+    # Documents may be older than their collection: those that were imported or merged.
+    made = [_sessions.created_at <= bindparam("until", type_=sa.BigInteger)]
+    made = [] if below is Kind.DOCUMENT else made
     many = _sessions.count > bindparam("more_than", type_=sa.BigInteger)
     page = _page(
         _ROW,
         _sessions.kind == _number(kind),
-        sa.or_(sa.and_(made, has_older), many),
+        sa.or_(sa.and_(*made, has_older), many),
         *_reached(names),
     )
     return page.join_from(schema.sessions, schema.scopes, _scopes.scope_id == _sessions.scope_id)

@@ -50,13 +50,13 @@ def open_collections(transaction: Transaction, keys: ScopeKeys) -> list[OpenColl
 
 
 def _documents(of: Collection) -> Iterator[NewDocument]:
-    bodies = of.everything_proved()
+    proved = of.everything_proved()
     for block in of.blocks().values():
         length = block.length
         for at, digest in enumerate(block.digests):
             embedding = block.embeddings[at * length : (at + 1) * length]
-            body = bodies[digest]
-            yield NewDocument(document_id(body).encode(), body, embedding)
+            body, stored_at = proved[digest]
+            yield NewDocument(document_id(body).encode(), body, embedding, stored_at)
 
 
 class _Target:

@@ -35,6 +35,13 @@ class StoredDocument(NamedTuple):
     body: bytes
 
 
+class ProvedDocument(NamedTuple):
+    """A document in plaintext, and when it was stored, in µs."""
+
+    body: bytes
+    stored_at: int
+
+
 @dataclass
 class Collection:
     """A collection as one transaction sees it."""
@@ -158,20 +165,20 @@ class Collection:
             raise refused("it has not the documents that it counts")
         return [self.document(key, sealed).body for key, sealed in rows]
 
-    def everything_proved(self) -> dict[bytes, bytes]:
-        """Every document in plaintext by its digest, once it is proved that these were stored.
+    def everything_proved(self) -> dict[bytes, ProvedDocument]:
+        """Every document by its digest, once it is proved that these were stored, and when.
 
         Who stores them anew vouches for them: no older one may be among them.
 
         Raises:
             RecordDoesNotOpen: A document or an embedding was changed, added, removed or restored.
         """
-        found: dict[bytes, bytes] = {}
+        found: dict[bytes, ProvedDocument] = {}
         total = 0
         for kind, key, sealed, stored_at in self.transaction.rows(sql.EVERYTHING, **self.shared):
             plaintext = self.open(Kind(kind), key, sealed)
             if kind == Kind.DOCUMENT:
-                found[key] = self.stored(plaintext).body
+                found[key] = ProvedDocument(self.stored(plaintext).body, stored_at)
                 total += self.part(Kind.DOCUMENT, key, stored_at, plaintext)
             else:
                 total += self.part(Kind(kind), key, stored_at, Block.unpacked(plaintext).version)

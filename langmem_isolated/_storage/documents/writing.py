@@ -69,7 +69,8 @@ def reembed(
 ) -> tuple[int, list[bytes]]:
     """Give every document of a collection another embedding; all or none.
 
-    The collection begins another life: no embedding of the former one opens any more.
+    The collection begins another life: no embedding of the former one opens any more. Documents
+    stay as old as they are.
 
     Args:
         name: The collection's.
@@ -90,8 +91,8 @@ def reembed(
     if state is None or state.is_absent or not state.count:
         return 0, []
     documents = Collection(transaction, keys, digest, state).everything_proved()
-    vectors = {at: vector_of(body) for at, body in documents.items()}
-    if missing := [documents[at] for at, vector in vectors.items() if vector is None]:
+    vectors = {at: vector_of(document.body) for at, document in documents.items()}
+    if missing := [documents[at].body for at, vector in vectors.items() if vector is None]:
         return 0, missing
     ROWS.delete_children(transaction, keys, digest, has_row=True)
     sealed_header = encode_collection(header)
@@ -99,7 +100,10 @@ def reembed(
     begun = ROWS.locked(transaction, keys, digest)
     assert begun is not None
     change = UnitOfWork(Collection(transaction, keys, digest, begun))
-    new = {at: NewDocument(b"", body, vectors[at] or b"") for at, body in documents.items()}
+    new = {
+        at: NewDocument(b"", document.body, vectors[at] or b"", document.stored_at)
+        for at, document in documents.items()
+    }
     change.insert(new, len(next(iter(new.values())).embedding))
     change.flush(now)
     return len(documents), []
