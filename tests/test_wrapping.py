@@ -5,6 +5,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
 from typing import Any
 
 import pytest
@@ -33,6 +34,10 @@ from tests.vector_stores import MakeStore, faiss, in_memory, make_pgvector, make
 __all__ = ["make_pgvector", "make_store"]
 
 TEXT = "the lantern over the harbour is red"
+
+
+class Topic(StrEnum):
+    HARBOUR = "harbour"
 
 
 @pytest.fixture
@@ -638,6 +643,20 @@ def test_any_filter_finds_in_every_store_what_it_finds_in_memory(make_store: Mak
         assert sorted(found) == [one["n"] for one in metadatas if passes(one)]
 
     check()
+
+
+@pytest.mark.parametrize("odd", [Topic.HARBOUR, "\x00", "\ud800", 10**400, -(10**400)])
+def test_a_value_that_a_store_cannot_be_asked_for_is_filtered_by_all_the_same(
+    make_store: MakeStore, odd: Any
+):
+    alice = wrapped(make_store(NGramEmbeddings()))
+    alice.add_texts([TEXT, TEXT], [{"topic": "harbour"}, {"topic": 1}], ids=["text", "number"])
+
+    for wanted in ({"topic": odd}, {"topic": {"$in": [odd]}}, {"topic": {"$lt": odd}}):
+        passes = metadata_test(wanted)
+        expected = {"text"} if passes({"topic": "harbour"}) else set()
+        expected |= {"number"} if passes({"topic": 1}) else set()
+        assert {one.id for one in alice.similarity_search(TEXT, filter=wanted)} == expected
 
 
 def test_what_every_store_understands_is_pushed_down():
