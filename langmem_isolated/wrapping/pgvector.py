@@ -1,13 +1,16 @@
 """Adapter of `PGVectorStore` (langchain-postgres)."""
 
 import json
+import re
 from copy import copy
 from dataclasses import replace
 from typing import Any
 
+from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
 from langmem_isolated._adapters.document_tags import OWNER
+from langmem_isolated._codecs.values import is_utf8
 from langmem_isolated._search.metadata_filters import Filter
 from langmem_isolated.wrapping.adapters import Hit, Query, StandardAdapter, Vector, VectorRows
 from langmem_isolated.wrapping.filter_conditions import OneOf, Within, conditions
@@ -16,6 +19,8 @@ from langmem_isolated.wrapping.unowned import MOST, Unowned
 
 # From here on JSON shows floats with an exponent.
 _LARGEST_PLAIN = 10**15
+# A backslash that is itself escaped begins nothing.
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 class PGVectorStoreAdapter(StandardAdapter):
@@ -65,6 +70,20 @@ class PGVectorStoreAdapter(StandardAdapter):
         inner = self._inner
         columns = {*inner.metadata_columns} - {OWNER}
         return columns | {inner.id_column, inner.content_column, inner.embedding_column}
+
+    def put(self, documents: list[Document], vectors: list[Vector] | None) -> None:
+        """Store documents, unless PostgreSQL could not look into their metadata any more.
+
+        Raises:
+            ValueError: Metadata hold NUL or lone surrogates. A column of JSON takes them, and then
+                refuses every search of the table, whoever's.
+        """
+        if not all(_is_readable(document.metadata) for document in documents):
+            raise ValueError(
+                "Metadata hold NUL or lone surrogates, and PostgreSQL cannot search among these. "
+                "Take them out of the texts, or wrap the store with seal=True."
+            )
+        super().put(documents, vectors)
 
     def put_vectors(self, rows: VectorRows) -> None:
         """Store vectors as they are."""
@@ -144,6 +163,11 @@ class _WithoutIndex:
 
     def to_parameter(self) -> list[str]:
         return ["enable_indexscan = off"]
+
+
+def _is_readable(metadata: dict[str, Any]) -> bool:
+    shown = json.dumps(metadata, ensure_ascii=False, default=str)
+    return is_utf8(shown) and not _NUL.search(shown)
 
 
 def _json_texts(value: str | float) -> list[str]:
