@@ -95,14 +95,15 @@ class PGVectorStoreAdapter(StandardAdapter):
 
     def search(self, query: Query, k: int, owners: list[str], wanted: Filter | None) -> list[Hit]:
         """The nearest documents; too few are looked for again without an index of vectors."""
-        options = {"filter": self.where(owners, wanted), **self._words(query)}
+        options = {"filter": self.where(owners, wanted), **self._words(query, k)}
         hits = self.nearest(query, k, **options)
         return hits if len(hits) >= k else self._unindexed.nearest(query, k, **options)
 
-    def _words(self, query: Query) -> dict[str, Any]:
+    def _words(self, query: Query, k: int) -> dict[str, Any]:
         """Settings of its own for a hybrid search.
 
-        The store would keep the first query's words in shared ones, and search by them for all.
+        The store would keep the first query's words in shared ones, and search by them for all. And
+        it would look at as many as those say, the 4 nearest by default, whatever ``k`` is.
         """
         shared = self._inner.hybrid_search_config
         if not shared:
@@ -110,7 +111,13 @@ class PGVectorStoreAdapter(StandardAdapter):
         if not isinstance(query, str):
             return {"hybrid_search_config": None}
         weights = {**shared.fusion_function_parameters}
-        own = replace(shared, fts_query=query, fusion_function_parameters=weights)
+        own = replace(
+            shared,
+            fts_query=query,
+            fusion_function_parameters=weights,
+            primary_top_k=max(k, shared.primary_top_k),
+            secondary_top_k=max(k, shared.secondary_top_k),
+        )
         return {"hybrid_search_config": own}
 
     def owned(self, owner: str, k: int) -> list[str]:
