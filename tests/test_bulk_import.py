@@ -449,6 +449,18 @@ def test_documents_keep_their_embeddings_and_get_one_where_they_have_none(
     memory.verify()
 
 
+def test_documents_are_as_old_here_as_they_were(memory: IsolatedMemory, scope: ScopedMemory):
+    embeddings = DeterministicFakeEmbedding(size=8)
+    old = datetime.now(UTC) - timedelta(days=40)
+    found = ForeignDocument("notes", "1", "text", {}, "row", embeddings.embed_query("text"), old)
+    Importer(memory).put(scope, found, replace(found, id="2", stored_at=None))
+    memory.retention.keep("document", days=30)
+
+    assert memory.sweep().counts == {"document": 1}
+    store = scope.vector_store(embeddings, collection="notes")
+    assert [one.id for one in store.documents()] == ["2"]
+
+
 def test_a_profile_comes_in_part_by_part_each_once(
     memory: IsolatedMemory, scope: ScopedMemory, importer: Importer
 ):

@@ -80,6 +80,13 @@ def columns(attacker: Attacker) -> list[bytes | None]:
 # --- what is opened -------------------------------------------------------------------------------
 
 
+async def test_any_number_of_documents_may_be_asked_for(tutor: ScopedMemory, door: Door):
+    store = store_of(tutor, "source")
+    fill(store)
+
+    assert len(await door(store, "similarity_search", QUERY, k=2**63, filter=A)) == 4
+
+
 async def test_only_documents_and_blocks_that_may_pass_are_opened(
     tutor: ScopedMemory, attacker: Attacker, door: Door
 ):

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -19,8 +20,10 @@ from langmem_isolated.errors import (
     ScopeError,
 )
 from langmem_isolated.lifecycle.sharing.merge_values import Named, NewName
+from langmem_isolated.testing import FakeClock
 from tests.conftest import Attacker, Door
 from tests.embeddings import NGramEmbeddings
+from tests.threads import at, put
 
 EMBEDDINGS = NGramEmbeddings()
 BETWEEN = {"user_id": "alice", "from_module": "tutor", "into_module": "planner"}
@@ -142,6 +145,22 @@ async def test_everything_is_in_the_other_module_and_stays_in_the_one(
         assert name not in repr(receipt)
 
 
+def test_documents_are_as_old_in_the_other_module(memory: IsolatedMemory):
+    tutor, planner = (memory.scope(user_id="alice", module_id=m) for m in ("tutor", "planner"))
+    with FakeClock().installed() as clock:
+        tutor.vector_store(EMBEDDINGS).add_texts(["old"], ids=["1"])
+        clock.advance(timedelta(days=20))
+        memory.merge_modules(**BETWEEN, dry_run=False)
+        clock.advance(timedelta(days=20))
+        memory.retention.keep("document", module_id="planner", days=30)
+
+        memory.sweep()
+
+        assert planner.vector_store(EMBEDDINGS).documents() == []
+        assert len(tutor.vector_store(EMBEDDINGS).documents()) == 1
+    planner.verify()
+
+
 def test_taken_names_are_renamed_and_told(
     memory: IsolatedMemory, tutor: ScopedMemory, planner: ScopedMemory
 ):
@@ -161,6 +180,32 @@ def test_taken_names_are_renamed_and_told(
     assert found["items"][("facts", "school"), "k1"] == {"level": 100}
     assert found["items"][("facts", "school"), "k1-2"] == {"level": 1}
     assert found["attributes"] == {"level": 4}
+
+
+def test_a_new_name_that_another_of_the_same_module_has_takes_nothing_from_that(
+    memory: IsolatedMemory,
+):
+    tutor, planner = (memory.scope(user_id="alice", module_id=m) for m in ("tutor", "planner"))
+    taken = [*"abcd"]
+    both = [f"{name}{ending}" for name in taken for ending in ("", "-2")]
+    for scope, of, names in ((tutor, "tutor", both), (planner, "planner", taken)):
+        for name in names:
+            scope.chat_history(name).add_user_message(f"{name} of {of}")
+            put(scope.checkpointer(), at(name), {"n": 1})
+            scope.store().put(("notes",), name, {"said": f"{name} of {of}"})
+        scope.vector_store(EMBEDDINGS).add_texts([f"{name} of {of}" for name in names], ids=names)
+    said = {*(f"{name} of planner" for name in taken), *(f"{name} of tutor" for name in both)}
+
+    memory.merge_modules(**BETWEEN, dry_run=False)
+
+    sessions = planner.sessions()
+    assert {planner.chat_history(one.id or "").messages[0].text for one in sessions} == said
+    assert len([*planner.checkpointer().list(None)]) == 12
+    items = planner.store().search(("notes",), limit=100)
+    assert {item.value["said"] for item in items} == said
+    documents = planner.vector_store(EMBEDDINGS).documents()
+    assert {document.page_content for document in documents} == said
+    planner.verify()
 
 
 def test_taken_names_are_left_out(

@@ -806,6 +806,20 @@ def test_expired_items_cannot_be_asked_for(memory: IsolatedMemory):
 # --- meaning --------------------------------------------------------------------------------------
 
 
+async def test_a_query_takes_any_limit_that_a_search_without_one_takes(
+    memory: IsolatedMemory, door: Door
+):
+    store = indexed(memory)
+    for animal in ("dog", "cat"):
+        await door(store, "put", ("memories",), animal, {"text": animal, "n": 3})
+
+    for wanted in (None, {"n": 3}):
+        found = await door(
+            store, "search", ("memories",), query="cat", filter=wanted, limit=2**64, offset=1
+        )
+        assert keys(found) == ["dog"]
+
+
 async def test_a_query_finds_the_nearest_first_and_behind_them_what_has_no_vector(
     memory: IsolatedMemory, door: Door
 ):

@@ -25,6 +25,7 @@ from langmem_isolated.errors import (
 )
 from langmem_isolated.lifecycle import ForeignDocument, ForeignMessage, ForeignSession
 from langmem_isolated.lifecycle.retention import sweeping
+from langmem_isolated.testing import FakeClock
 from tests.conftest import ROOT_KEY, Attacker, Door, Wait
 from tests.embeddings import NGramEmbeddings
 from tests.processes import Child

@@ -5,6 +5,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
 from typing import Any
 
 import pytest
@@ -33,6 +34,10 @@ from tests.vector_stores import MakeStore, faiss, in_memory, make_pgvector, make
 __all__ = ["make_pgvector", "make_store"]
 
 TEXT = "the lantern over the harbour is red"
+
+
+class Topic(StrEnum):
+    HARBOUR = "harbour"
 
 
 @pytest.fixture
@@ -435,6 +440,39 @@ async def test_an_engine_without_a_loop_is_refused(postgres: Any, make_pgvector:
     await pool.dispose()
 
 
+def test_a_hybrid_search_of_postgres_finds_as_many_as_are_asked_for(make_pgvector: MakeStore):
+    from langchain_postgres.v2.hybrid_search_config import HybridSearchConfig
+
+    store: Any = make_pgvector(NGramEmbeddings())
+    store._PGVectorStore__vs.hybrid_search_config = HybridSearchConfig()
+    alice = wrapped(store)
+    texts = [f"lantern {number}" for number in range(40)]
+    alice.add_texts(texts, [{"n": number} for number in range(40)])
+
+    assert len(alice.similarity_search("lantern 5", k=10)) == 10
+    assert not alice.find("lantern 5", k=10).exhausted
+    found = alice.similarity_search("lantern 5", k=4, filter={"n": {"$gte": 30}})
+    assert len(found) == 4
+
+
+def test_what_is_removed_while_the_most_diverse_are_chosen_fails_no_search(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+):
+    alice = wrapped(make_store(NGramEmbeddings()))
+    alice.add_texts(["one", "two", "three"], ids=["1", "2", "3"])
+    vectors = alice._adapter.vectors
+
+    def beside_a_deletion(ids: list[str]) -> Any:
+        alice.delete(["2"])
+        return vectors(ids)
+
+    monkeypatch.setattr(alice._adapter, "vectors", beside_a_deletion)
+    for _ in range(2):
+        found = alice.max_marginal_relevance_search("one", k=3)
+        assert {"1", "3"} <= {one.id for one in found}
+    assert len(found) == 2
+
+
 class TestQdrantByWordsAndMeaning:
     @pytest.fixture
     def store(self) -> VectorStore:
@@ -638,6 +676,20 @@ def test_any_filter_finds_in_every_store_what_it_finds_in_memory(make_store: Mak
         assert sorted(found) == [one["n"] for one in metadatas if passes(one)]
 
     check()
+
+
+@pytest.mark.parametrize("odd", [Topic.HARBOUR, "\x00", "\ud800", 10**400, -(10**400)])
+def test_a_value_that_a_store_cannot_be_asked_for_is_filtered_by_all_the_same(
+    make_store: MakeStore, odd: Any
+):
+    alice = wrapped(make_store(NGramEmbeddings()))
+    alice.add_texts([TEXT, TEXT], [{"topic": "harbour"}, {"topic": 1}], ids=["text", "number"])
+
+    for wanted in ({"topic": odd}, {"topic": {"$in": [odd]}}, {"topic": {"$lt": odd}}):
+        passes = metadata_test(wanted)
+        expected = {"text"} if passes({"topic": "harbour"}) else set()
+        expected |= {"number"} if passes({"topic": 1}) else set()
+        assert {one.id for one in alice.similarity_search(TEXT, filter=wanted)} == expected
 
 
 def test_what_every_store_understands_is_pushed_down():

@@ -188,7 +188,7 @@ def _among(
     if not placed:
         return []
     ranking = Ranking(b"".join(embedding for _, embedding in placed), len(asked.vector))
-    best = islice(ranking.nearest(asked.vector), count)
+    best = islice(ranking.nearest(asked.vector), min(count, len(placed)))
     return [Hit(found[placed[row][0]][1], score, placed[row][1]) for row, score in best]
 
 

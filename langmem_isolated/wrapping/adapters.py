@@ -120,7 +120,11 @@ class VectorStoreAdapter(Protocol):
         """
 
     def vectors(self, ids: list[str]) -> list[Vector] | None:
-        """The stored vectors of documents that are there, in this order, if they can be had."""
+        """The stored vectors of documents that are there, in this order, if they can be had.
+
+        Raises:
+            KeyError: One is not there any more.
+        """
 
     def relevance(self) -> Callable[[float], float]:
         """What turns the store's scores into relevance, from 0 to 1."""

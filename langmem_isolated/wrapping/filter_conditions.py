@@ -4,10 +4,11 @@ What is pushed down may let more pass than the filter, never less: stores differ
 the order of texts and on ``$ne``, so those are left out.
 """
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+from langmem_isolated._codecs.values import is_utf8
 
 # Paths and anything else that has a meaning of its own in some store stay here.
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -92,14 +93,19 @@ def _of_key(key: str, operators: Mapping[str, Any]) -> list[Condition]:
 def _are_alike(values: Sequence[Any]) -> bool:
     if not values:
         return False
-    return all(map(_is_number, values)) or all(isinstance(value, str) for value in values)
+    return all(map(_is_number, values)) or all(map(_is_text, values))
 
 
 def _is_scalar(value: Any) -> bool:
-    return isinstance(value, str | bool) or _is_number(value)
+    return isinstance(value, bool) or _is_text(value) or _is_number(value)
+
+
+def _is_text(value: Any) -> bool:
+    # Some stores refuse a query with members of enums, NUL or lone surrogates.
+    return type(value) is str and "\x00" not in value and is_utf8(value)
 
 
 def _is_number(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return math.isfinite(value) and abs(value) < _LARGEST
+    return abs(value) < _LARGEST

@@ -1,13 +1,16 @@
 """Adapter of `PGVectorStore` (langchain-postgres)."""
 
 import json
+import re
 from copy import copy
 from dataclasses import replace
 from typing import Any
 
+from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
 from langmem_isolated._adapters.document_tags import OWNER
+from langmem_isolated._codecs.values import is_utf8
 from langmem_isolated._search.metadata_filters import Filter
 from langmem_isolated.wrapping.adapters import Hit, Query, StandardAdapter, Vector, VectorRows
 from langmem_isolated.wrapping.filter_conditions import OneOf, Within, conditions
@@ -16,6 +19,8 @@ from langmem_isolated.wrapping.unowned import MOST, Unowned
 
 # From here on JSON shows floats with an exponent.
 _LARGEST_PLAIN = 10**15
+# A backslash that is itself escaped begins nothing.
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 class PGVectorStoreAdapter(StandardAdapter):
@@ -66,6 +71,20 @@ class PGVectorStoreAdapter(StandardAdapter):
         columns = {*inner.metadata_columns} - {OWNER}
         return columns | {inner.id_column, inner.content_column, inner.embedding_column}
 
+    def put(self, documents: list[Document], vectors: list[Vector] | None) -> None:
+        """Store documents, unless PostgreSQL could not look into their metadata any more.
+
+        Raises:
+            ValueError: Metadata hold NUL or lone surrogates. A column of JSON takes them, and then
+                refuses every search of the table, whoever's.
+        """
+        if not all(_is_readable(document.metadata) for document in documents):
+            raise ValueError(
+                "Metadata hold NUL or lone surrogates, and PostgreSQL cannot search among these. "
+                "Take them out of the texts, or wrap the store with seal=True."
+            )
+        super().put(documents, vectors)
+
     def put_vectors(self, rows: VectorRows) -> None:
         """Store vectors as they are."""
         self.store.add_embeddings(rows.texts, rows.vectors, metadatas=rows.metadatas, ids=rows.ids)
@@ -76,14 +95,15 @@ class PGVectorStoreAdapter(StandardAdapter):
 
     def search(self, query: Query, k: int, owners: list[str], wanted: Filter | None) -> list[Hit]:
         """The nearest documents; too few are looked for again without an index of vectors."""
-        options = {"filter": self.where(owners, wanted), **self._words(query)}
+        options = {"filter": self.where(owners, wanted), **self._words(query, k)}
         hits = self.nearest(query, k, **options)
         return hits if len(hits) >= k else self._unindexed.nearest(query, k, **options)
 
-    def _words(self, query: Query) -> dict[str, Any]:
+    def _words(self, query: Query, k: int) -> dict[str, Any]:
         """Settings of its own for a hybrid search.
 
-        The store would keep the first query's words in shared ones, and search by them for all.
+        The store would keep the first query's words in shared ones, and search by them for all. And
+        it would look at as many as those say, the 4 nearest by default, whatever ``k`` is.
         """
         shared = self._inner.hybrid_search_config
         if not shared:
@@ -91,7 +111,13 @@ class PGVectorStoreAdapter(StandardAdapter):
         if not isinstance(query, str):
             return {"hybrid_search_config": None}
         weights = {**shared.fusion_function_parameters}
-        own = replace(shared, fts_query=query, fusion_function_parameters=weights)
+        own = replace(
+            shared,
+            fts_query=query,
+            fusion_function_parameters=weights,
+            primary_top_k=max(k, shared.primary_top_k),
+            secondary_top_k=max(k, shared.secondary_top_k),
+        )
         return {"hybrid_search_config": own}
 
     def owned(self, owner: str, k: int) -> list[str]:
@@ -144,6 +170,11 @@ class _WithoutIndex:
 
     def to_parameter(self) -> list[str]:
         return ["enable_indexscan = off"]
+
+
+def _is_readable(metadata: dict[str, Any]) -> bool:
+    shown = json.dumps(metadata, ensure_ascii=False, default=str)
+    return is_utf8(shown) and not _NUL.search(shown)
 
 
 def _json_texts(value: str | float) -> list[str]:

@@ -334,7 +334,9 @@ class WrappedVectorStore(ScopedVectorStore):
         opened, _ = self._nearest(asked, max(checked_count(k), fetch_k), filter)
         if not opened:
             return []
-        vectors = self._adapter.vectors([one.stored_id for one in opened])
+        vectors: list[list[float]] | None = None
+        with suppress(KeyError):  # of one that others have removed since it was found
+            vectors = self._adapter.vectors([one.stored_id for one in opened])
         if vectors is None:
             texts = [one.document.page_content for one in opened]
             vectors = self._embedder().embed_documents(texts)

@@ -306,6 +306,26 @@ class TestPGVectorStore:
 
         assert len(alice.similarity_search(TEXT, k=10)) == 10
 
+    @pytest.mark.parametrize(
+        "odd", [{"a": "\x00"}, {"\x00": 1}, {"a": [{"b": "\\\x00"}]}, {"a": "\ud800"}]
+    )
+    def test_what_postgres_cannot_search_among_is_not_stored_to_stop_everyone(
+        self, memory: IsolatedMemory, make_store: MakeStore, odd: dict[str, Any]
+    ):
+        store = make_store(NGramEmbeddings())
+        alice, bob = (
+            WrappedVectorStore(store, [memory.scope(user_id=user, module_id="m")._records])
+            for user in ("alice", "bob")
+        )
+        bob.add_texts(["boats"], [{"a": "\\u0000 \\\\u0000 \U0001f600"}], ids=["b"])
+
+        with pytest.raises(ValueError, match="NUL or lone surrogates"):
+            alice.add_texts([TEXT], [odd])
+
+        assert [one.id for one in bob.similarity_search("boats")] == ["b"]
+        bob.clear()
+        assert bob.similarity_search("boats") == []
+
     def test_one_users_words_do_not_stay_for_the_next(
         self, memory: IsolatedMemory, make_store: MakeStore
     ):

@@ -90,6 +90,8 @@ class Copy:
     journal: Journal | None = None
     hold: Hold | None = None
     _staged: dict[tuple[Kind, bytes], _Staged] = field(default_factory=dict)
+    _whose: dict[bytes, tuple[Kind, bytes]] = field(default_factory=dict)
+    """Which of the source is staged at a digest of the target."""
     _copied: Copied = field(default_factory=Copied)
 
     def run(self, *, at_once: bool = False, finish: Finish | None = None) -> Copied:
@@ -151,17 +153,20 @@ class Copy:
         opened_as = source._replace(row_mac=container.state.row_mac)
         step = None
         while step is None:
-            begun = self._begin(container)
+            begun = self._begin(source, container)
             if begun is None:
                 break
             step = self._filled(begun)
         self._staged[source[:2]] = _Staged(opened_as, container, step)
+        if step is not None:
+            self._whose[step.place.digest] = source[:2]
 
-    def _begin(self, container: OpenContainer) -> Step | None:
-        scratch = Copied()
-        return self.target.write(
-            staging.begin, container, self.token, self.mark, self.conflicts, scratch, now()
-        )
+    def _begin(self, source: Source, container: OpenContainer) -> Step | None:
+        def is_anothers(digest: bytes) -> bool:
+            return self._whose.get(digest, source[:2]) != source[:2]
+
+        how = self.token, self.mark, self.conflicts, Copied(), now()
+        return self.target.write(staging.begin, container, *how, is_anothers)
 
     def _filled(self, step: Step) -> Step | None:
         while step.missing:
@@ -294,4 +299,5 @@ class Copy:
 
     def _drop(self, one: _Staged) -> None:
         if one.step is not None:
+            self._whose.pop(one.step.place.digest, None)
             self.target.write_if_exists(staging.discard, None, one.step.place)

@@ -65,6 +65,8 @@ class _Target:
     def __init__(self, transaction: Transaction, keys: ScopeKeys, name: str) -> None:
         self.transaction, self.keys, self.name = transaction, keys, name.encode()
         self.found = collection.find(transaction, keys, self.name)
+        # One that is renamed may get the name of one that comes behind it.
+        self._placed: dict[str, bytes] = {}
 
     def takes(self, opened: OpenCollection) -> bool:
         """Whether embeddings of both can be compared."""
@@ -79,9 +81,9 @@ class _Target:
         return len(names) <= 1 and block.length == len(opened.documents[0].embedding)
 
     def has(self, id_: str) -> bytes | None:
-        """The document of that id."""
-        if self.found is None:
-            return None
+        """The document of that id, also one that was placed and is not yet stored."""
+        if self.found is None or id_ in self._placed:
+            return self._placed.get(id_)
         (there,) = self.found.at([self.found.document_digest(id_.encode())])
         return there and there.body
 
@@ -95,6 +97,7 @@ class _Target:
             there = self.has(id_)
             if there is None:
                 copied.note_name(Kind.DOCUMENT, old, id_)
+                self._placed[id_] = body
                 return document._replace(name=id_.encode(), body=body)
             if there == body:
                 return None

@@ -42,6 +42,8 @@ class _Items:
         # Few stores have any: a question for each item takes as long as sealing it.
         there = self._reading.row(sql.ANY_VECTOR, scope_id=source.keys.scope_id)
         self._has_vectors = there is not None
+        # One that is renamed may get the name of one that comes behind it.
+        self._placed: dict[Address, bytes] = {}
 
     def page(self, behind: Behind, limit: int, now: int) -> tuple[list[FoundItem], Behind | None]:
         rows = self.rows_behind(behind, limit, now)
@@ -78,16 +80,21 @@ class _Items:
         for key in names_for(names.key):
             address = Address(namespace, key.encode())
             renamed = body if key == names.key else with_key(body, key)
-            (there,) = reading.get(self._transaction, self._target, [address], now)
+            there = self._placed.get(address) or self._body_at(address, now)
             if there is None:
                 copied.note_name(Kind.ITEM, names.key, key)
+                self._placed[address] = renamed
                 return address, renamed
-            if there.body == renamed:
+            if there == renamed:
                 return None
             if not resolved and copied.resolve(conflicts, Kind.ITEM) != "rename":
                 break
             resolved = True
         return None if conflicts == "skip" else (address, body)
+
+    def _body_at(self, address: Address, now: int) -> bytes | None:
+        (there,) = reading.get(self._transaction, self._target, [address], now)
+        return there and there.body
 
     def rows(self, found: FoundItem, address: Address, body: bytes) -> list[dict[str, Any]]:
         item, place = found.item, self.to.of(address)

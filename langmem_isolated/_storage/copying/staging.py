@@ -1,6 +1,7 @@
 """Stages sessions and threads at their new owner, where nobody sees them, and publishes them."""
 
 import os
+from collections.abc import Callable
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -75,10 +76,14 @@ def begin(
     conflicts: Conflicts,
     copied: Copied,
     now: int,
+    is_anothers: Callable[[bytes], bool] = lambda _: False,
 ) -> Step | None:
     """Find a session's or thread's place and make its row, or find what was made there before.
 
     ``None`` if it is left out.
+
+    Args:
+        is_anothers: Whether this copy has staged another at a digest, whose name is taken then.
 
     Raises:
         AddressTaken: Its name is taken, and that is refused.
@@ -95,7 +100,7 @@ def begin(
             step = _continued(transaction, keys, place, container, state)
             if step is not None:
                 return step
-        if state is None or state.is_expired(now):
+        if (state is None or state.is_expired(now)) and not is_anothers(digest):
             rows.remove(transaction, keys, digest)
             made = _create(transaction, keys, place, container, mark, now)
             return Step(place, made.but_keys, [*addressed(keys, digest, container.lines)])

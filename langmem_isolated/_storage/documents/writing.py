@@ -78,7 +78,8 @@ def reembed(
 ) -> tuple[int, list[bytes]]:
     """Give every document of a collection another embedding; all or none.
 
-    The collection begins another life: no embedding of the former one opens any more.
+    The collection begins another life: no embedding of the former one opens any more. Documents
+    stay as old as they are.
 
     Args:
         name: The collection's.

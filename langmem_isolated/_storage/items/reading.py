@@ -210,10 +210,11 @@ def nearest(
     ranked = sorted(
         (row for row in by_time if row[:2] in best), key=lambda row: best[row[:2]], reverse=True
     )
-    found = items_in(places, ranked[:count])
-    if len(found) < count:
+    most = min(count, len(by_time))
+    found = items_in(places, ranked[:most])
+    if len(found) < most:
         others = [row for row in by_time if row[:2] not in best]
-        found += _newest_of(places, others, count - len(found))
+        found += _newest_of(places, others, most - len(found))
     return Nearest([(item, best.get(item.place)) for item in found], len(embedded) - len(best))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -70,7 +71,9 @@ class SealedElsewhere:
         return is_whole
 
     def _is_put(self, store: VectorStoreAdapter, documents: list[Document]) -> bool:
-        vectors = store.vectors([str(document.id) for document in documents])
+        vectors = None
+        with suppress(KeyError):  # of one that was removed meanwhile: the next rotation looks again
+            vectors = store.vectors([str(document.id) for document in documents])
         if vectors is None or len(vectors) != len(documents):
             return False
         store.put(documents, vectors)
