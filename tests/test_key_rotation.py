@@ -751,6 +751,27 @@ def test_a_document_that_the_store_lists_and_does_not_give_keeps_its_key(
     assert len(sealed_in(scope, shared).get_by_ids(["a", "b"])) == 2
 
 
+def test_a_document_that_is_removed_elsewhere_while_keys_are_rotated_ends_no_rotation(
+    memory: IsolatedMemory, monkeypatch: pytest.MonkeyPatch
+):
+    shared, scope = InMemoryVectorStore(embeddings()), alice(memory)
+    wrapped = sealed_in(scope, shared)
+    wrapped.add_texts(["one", "two"], ids=["1", "2"])
+    vectors = InMemoryAdapter.vectors
+
+    def beside_a_deletion(self: InMemoryAdapter, ids: list[str]) -> Any:
+        wrapped.delete(["2"])
+        return vectors(self, ids)
+
+    monkeypatch.setattr(InMemoryAdapter, "vectors", beside_a_deletion)
+    rotated = memory.rotate_keys("alice", with_stores=True)
+
+    assert (rotated.keys_destroyed, rotated.stores_left) == (0, ("InMemoryVectorStore",))
+    again = memory.rotate_keys("alice", with_stores=True)
+    assert (again.documents, again.stores_left) == (1, ())
+    assert [one.id for one in wrapped.get_by_ids(["1", "2"])] == ["1"]
+
+
 # Reads that meet a former key
 
 

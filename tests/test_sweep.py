@@ -464,6 +464,22 @@ def test_a_document_goes_so_long_after_it_was_stored_whatever_was_done_with_it_s
     assert memory.stats().total.documents == 0
 
 
+def test_documents_that_are_embedded_anew_stay_as_old_as_they_are(memory: IsolatedMemory):
+    scoped = tutor(memory)
+    with FakeClock().installed() as clock:
+        scoped.vector_store(NGramEmbeddings(32)).add_texts(["old"], ids=["1"])
+        clock.advance(timedelta(days=20))
+        store = scoped.vector_store(NGramEmbeddings(64))
+        store.reembed()
+        store.add_texts(["new"], ids=["2"])
+        clock.advance(timedelta(days=20))
+        memory.retention.keep("document", days=30)
+
+        assert memory.sweep().counts == {"document": 1}
+        assert [one.id for one in store.documents()] == ["2"]
+    scoped.verify()
+
+
 def test_old_messages_leave_from_the_oldest_end_and_the_session_goes_on(memory: IsolatedMemory):
     scoped = tutor(memory)
     say(scoped, "monday", 1300)

@@ -241,7 +241,7 @@ def trace(
     transaction: Transaction,
     keys: ScopeKeys,
     session_id: str,
-    message_ids: Iterable[str],
+    message_ids: Sequence[str],
     begin: Callable[[], IsEnd],
     now: int,
 ) -> list[int | None]:
