@@ -919,6 +919,26 @@ async def test_what_is_on_hold_is_not_cleared(memory: IsolatedMemory, door: Door
     assert len(said(scoped)) == 2
 
 
+def test_what_is_of_a_later_life_than_a_process_knows_is_swept_and_is_no_damage(
+    database_url: str, root_key: LocalRootKey
+):
+    with (
+        IsolatedMemory(database_url, root_key=root_key) as memory,
+        IsolatedMemory(database_url, root_key=root_key) as other,
+    ):
+        put_items(tutor(memory), 3)
+        say(tutor(memory), "monday", 2)
+        other.erase_user("alice")
+        put_items(tutor(other), 3)
+        say(tutor(other), "monday", 2)
+        other.retention.keep("session", age=SHORT)
+
+        swept = memory.sweep()
+
+    assert swept.counts == {"item": 3, "session": 1, "message": 2}
+    assert swept.damaged == 0
+
+
 # --- anonymous owners, background -----------------------------------------------------------------
 
 

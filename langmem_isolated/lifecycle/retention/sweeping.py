@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
@@ -25,7 +26,7 @@ from langmem_isolated._storage.batch_removal import BELOW, Due, Removed
 from langmem_isolated._storage.due import Pages
 from langmem_isolated._storage.entries import ENTRY_KINDS
 from langmem_isolated._storage.tombstones import Forgotten
-from langmem_isolated.errors import RecordDoesNotOpen
+from langmem_isolated.errors import KeyringError, RecordDoesNotOpen
 from langmem_isolated.lifecycle.audit.upkeep import Kept, swept
 from langmem_isolated.lifecycle.guests.anonymous import remove as remove_guest
 from langmem_isolated.lifecycle.retention.holds import project_keys, records_with
@@ -189,12 +190,14 @@ class Removal:
     def _again(self, outcome: Outcome) -> list[Task]:
         """What to try again of what does not open.
 
-        That of which another process has made the key meanwhile; and of several records together
-        each by itself: one that was tampered with keeps no other from being removed.
+        That of which another process has made the key meanwhile, or erased whose it was before
+        they came back; and of several records together each by itself: one that was tampered with
+        keeps no other from being removed.
         """
         again: list[Task] = []
         for task, error in outcome.damaged:
             fresh = self.context.records(task.owner).fresh_keys(task.keys, error)
+            fresh = fresh or self._keys_of_another_life(task)
             if fresh is not None:
                 again.append(task._replace(keys=fresh))
             elif parts := task.step.parts():
@@ -202,6 +205,13 @@ class Removal:
             else:
                 self.damaged.add((task.keys.scope_id, task.step.about))
         return again
+
+    def _keys_of_another_life(self, task: Task) -> ScopeKeys | None:
+        self.context.keyring.forget(task.owner)
+        with suppress(KeyringError, RecordDoesNotOpen):
+            keys = self.context.keyring.find(task.owner)
+            return keys if keys and keys.birth != task.keys.birth else None
+        return None
 
     def _after_batch(self) -> None:
         if not self.is_dry:
