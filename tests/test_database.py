@@ -573,6 +573,8 @@ def failure(url: str, **options: Any) -> DatabaseError:
         f"postgresql://user:{CANARY}@[::1:5432/name",
         f"sqlite://user:{CANARY}@host/name",
         f"sqlite:///na\0me-{CANARY}",
+        f"sqlite:///na\udcffme-{CANARY}",
+        f"postgresql://user:{CANARY}\udcff@host/name",
     ],
 )
 def test_a_url_that_is_none_is_refused_without_showing_its_password(url: str):

@@ -5,6 +5,7 @@ import copy
 import itertools
 import operator
 import pickle
+import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -636,6 +637,48 @@ def test_a_copy_puts_no_write_of_a_resumed_task_a_second_time(alice: ScopedMemor
         ("messages", "said"),
     }
     assert len(ours.get_tuple(waiting).pending_writes) == 3
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_what_is_written_while_checkpoints_are_listed_is_no_difference(
+    alice: ScopedMemory, is_async: bool
+):
+    class Busy(InMemorySaver):
+        def list(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+            for one in super().list(*args, **kwargs):
+                if not one.pending_writes:
+                    saver.put_writes(first, [("messages", "late")], "task")
+                yield one
+
+    saver = dual_write(Busy(), alice.checkpointer())
+    first = stored(saver, "alice-1")
+
+    if is_async:
+        (listed,) = [one async for one in saver.alist(at("alice-1"))]
+    else:
+        (listed,) = saver.list(at("alice-1"))
+
+    assert listed.pending_writes == []
+    assert saver.report.is_clean, saver.report
+    assert saver.report.reads == 1
+
+
+def test_a_difference_among_listed_checkpoints_is_counted_once_however_far_they_are_read(
+    alice: ScopedMemory,
+):
+    with sqlite3.connect(":memory:", check_same_thread=False) as connection:
+        theirs = SqliteSaver(connection)
+        saver = dual_write(theirs, alice.checkpointer())
+        for _ in range(2):
+            stored(theirs, "alice-1")
+
+        # A saver that lists has a lock, which it takes to be read as well.
+        assert len([*saver.list(at("alice-1"))]) == 2
+        assert saver.report.differences == {"get_tuple: missing": 2}
+        listed = saver.list(at("alice-1"))
+        next(listed)
+        listed.close()
+        assert saver.report.differences == {"get_tuple: missing": 2, "list: missing": 1}
 
 
 def test_metadata_that_json_has_no_form_for_are_compared(alice: ScopedMemory):

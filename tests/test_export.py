@@ -640,6 +640,15 @@ def test_large_records_are_exported_a_few_at_a_time(
     assert peak < (5_200_000 if kind == "documents" else 12_000_000)
 
 
+def test_a_zip_file_may_have_a_name_that_is_no_utf8(memory: IsolatedMemory, tmp_path: Path):
+    memory.scope(user_id="alice", module_id="tutor").chat_history("a").add_user_message("Hi")
+    output = tmp_path / "\udcff.zip"
+
+    memory.export_user("alice", output)
+
+    assert memory.import_user(output, user_id="again").counts["messages"] == 1
+
+
 @pytest.mark.parametrize("output", [None, 3, b"a.zip"])
 def test_an_output_that_is_no_path_is_refused(memory: IsolatedMemory, output: Any):
     with pytest.raises(TypeError, match="output must be the path"):

@@ -61,6 +61,8 @@ def _parsed(url: object) -> URL:
             f"The database URL must be a str, got {kind_of(url)}: {_EXPECTED}. {advice}"
         )
     try:
+        # No database opens a name of other bytes.
+        url.encode()
         return make_url(_with_hosts_as_options(url))
     except (exc.ArgumentError, ValueError):
         # The message quotes the text, which may hold a password (that of a port, the end of one).
@@ -87,6 +89,8 @@ def _with_hosts_as_options(url: str) -> str:
 def _received(url: str) -> str:
     if not url:
         return "an empty str. Is the variable that it comes from set?"
+    if not url.isascii() and url.encode(errors="replace").decode() != url:
+        return f"{len(url)} characters that are not all UTF-8. Give the file another name."
     scheme, found, _ = url.partition("://")
     if not found:
         return f"{len(url)} characters without ://. For a file write sqlite:///memory.db."

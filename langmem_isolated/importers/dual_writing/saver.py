@@ -21,7 +21,8 @@ from langmem_isolated import IsolatedCheckpointSaver, Scope
 from langmem_isolated.importers.dual_writing.calls import Body, Call, Walk, arun, run
 from langmem_isolated.importers.dual_writing.comparing import same, tuple_difference
 from langmem_isolated.importers.dual_writing.copying import config_at, copied_thread, place_of
-from langmem_isolated.importers.dual_writing.state import FAILED, DualWrite, State
+from langmem_isolated.importers.dual_writing.listing import Differing, DualListing
+from langmem_isolated.importers.dual_writing.state import State
 
 
 class _Found(NamedTuple):
@@ -32,7 +33,7 @@ class _Found(NamedTuple):
     ours: Any
 
 
-class DualCheckpointSaver(DualWrite, BaseCheckpointSaver[Any]):
+class DualCheckpointSaver(DualListing, BaseCheckpointSaver[Any]):
     """Two checkpointers as one, as :func:`dual_write` makes it.
 
     Args:
@@ -119,10 +120,15 @@ class DualCheckpointSaver(DualWrite, BaseCheckpointSaver[Any]):
     def _listed(
         self, found: _Found, unit: Any, second: Any, listed: Iterator[CheckpointTuple]
     ) -> Iterator[CheckpointTuple]:
-        for one in listed:
-            if unit is not None:
-                run(self._look(unit, second, one))
-            yield self._led_back(found, one)
+        differing: Differing = []
+        try:
+            for one in listed:
+                if unit is not None:
+                    run(self._look(unit, second, one, differing))
+                yield self._led_back(found, one)
+            run(self._look_again(found.ours, unit, differing))
+        finally:
+            self._count_all(unit, differing)
 
     async def alist(
         self,
@@ -136,19 +142,15 @@ class DualCheckpointSaver(DualWrite, BaseCheckpointSaver[Any]):
         found, unit = await arun(self._ready(config))
         first, second = self._sides(found.ours)
         listed = first.alist(config, filter=filter, before=before, limit=limit)
-        async for one in listed:
-            if unit is not None:
-                await arun(self._look(unit, second, one))
-            yield self._led_back(found, one)
-
-    def _look(self, unit: Any, second: Any, one: CheckpointTuple) -> Body[None]:
-        """Compare a checkpoint that was listed with the other side's."""
-        if second is None or not self._state.compares:
-            return
-        read = Call(second, "get_tuple", (one.config,))
-        kind = yield from self._kind(one, read, second, unit, tuple_difference)
-        if kind is not FAILED:
-            self._compared("list", unit, kind)
+        differing: Differing = []
+        try:
+            async for one in listed:
+                if unit is not None:
+                    await arun(self._look(unit, second, one, differing))
+                yield self._led_back(found, one)
+            await arun(self._look_again(found.ours, unit, differing))
+        finally:
+            self._count_all(unit, differing)
 
     def get_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]

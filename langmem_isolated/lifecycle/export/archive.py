@@ -131,9 +131,11 @@ class Archive(ABC):
 
     def _zipped(self) -> Path:
         path = self._draft / "zip"
+        # A file may have a name that is no text; in a zip it is.
+        root = self._output.stem.encode(errors="replace").decode()
         with _new_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
             for one in _files_in(self._folder):
-                name = f"{self._output.stem}/{one.relative_to(self._folder).as_posix()}"
+                name = f"{root}/{one.relative_to(self._folder).as_posix()}"
                 archive.write(one, name)
         return path
 
