@@ -6,6 +6,7 @@ import math
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 from langchain_classic.retrievers import SelfQueryRetriever
 from langchain_core.runnables import RunnableLambda
@@ -37,6 +38,22 @@ LANTERN = {
     "day": "2020-05-01",
     "at": dt.datetime(2020, 5, 1, tzinfo=dt.UTC),
 }
+
+
+def test_a_value_that_has_no_one_answer_equals_nothing_and_ends_no_search(memory: IsolatedMemory):
+    scope = memory.scope(user_id="alice", module_id="tutor")
+    notes, store = scope.vector_store(NGramEmbeddings()), scope.store()
+    values = {"array": np.array([1, 2]), "float": np.float64(1.5), "text": "harbour"}
+    for name, value in values.items():
+        notes.add_texts([name], [{"topic": value}], ids=[name])
+        store.put(("notes",), name, {"topic": value})
+
+    for wanted in ({"topic": "harbour"}, {"topic": 10**400}, {"topic": {"$ne": 10**400}}):
+        expected = {"text"} if wanted["topic"] == "harbour" else set()
+        expected = {*values} if isinstance(wanted["topic"], dict) else expected
+        found = notes.similarity_search("text", filter=wanted)
+        assert {document.id for document in found} == expected
+        assert {item.key for item in store.search(("notes",), filter=wanted)} == expected
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ with texts, times with times, and nothing else is ordered.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from langmem_isolated._search.store_filters import ORDERING, checked_limit
+from langmem_isolated._search.store_filters import ORDERING, checked_limit, equal
 
 Filter = Mapping[str, Any]
 MetadataTest = Callable[[Mapping[str, Any]], bool]
@@ -111,7 +111,7 @@ def _unsupported() -> ValueError:
 
 
 def _same(value: Any, limit: Any) -> bool:
-    return isinstance(value, bool) == isinstance(limit, bool) and bool(value == limit)
+    return isinstance(value, bool) == isinstance(limit, bool) and equal(value, limit)
 
 
 def _comparing(compare: Callable[[Any, Any], bool]) -> Callable[[Any], Test]:

@@ -36,6 +36,14 @@ def when_comparable(compare: Compare) -> Compare:
     return passes
 
 
+def equal(value: Any, limit: Any) -> bool:
+    """Whether values are equal; an array, which has no one answer, and what raises are not."""
+    try:
+        return bool(value == limit)
+    except (TypeError, ValueError, ArithmeticError):
+        return False
+
+
 def checked_limit(limit: Any) -> Any:
     """``limit``, if anything can be above or below it.
 
@@ -59,8 +67,8 @@ ORDERING: Mapping[str, Compare] = {
     "$lte": when_comparable(operator.le),
 }
 _OPERATORS: Mapping[str, Compare] = {
-    "$eq": operator.eq,
-    "$ne": operator.ne,
+    "$eq": equal,
+    "$ne": lambda value, limit: not equal(value, limit),
     **ORDERING,
 }
 
@@ -111,4 +119,4 @@ def _test(wanted: Any) -> Test:
         return _of_operators(wanted) if has_operator else compiled(wanted)
     if isinstance(wanted, list | tuple):
         return _of_items(wanted)
-    return lambda value: bool(value == wanted)
+    return lambda value: equal(value, wanted)
