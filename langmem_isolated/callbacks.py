@@ -35,6 +35,7 @@ from langmem_isolated._adapters.run_scope import (
     is_told_in_context,
     is_told_otherwise,
     refuse_untold,
+    run_of,
 )
 from langmem_isolated._runtime.calls import ONE_SCOPE, made_by
 from langmem_isolated.errors import IsolationViolation, ScopeError
@@ -167,7 +168,7 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
         is_root = config is None or run.parent is None
         if is_root and tree.recorder is not None:
             return tree.recorder
-        if config is not None and not is_told_in_context(config, run.parent, run.tags):
+        if config is not None and not self._is_told(config, run, run.tags):
             if self._session_id is None:
                 refuse_untold()
             config = None
@@ -175,6 +176,19 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
         # The first stays: the whole's failures are not for whom something in it has called last.
         tree.recorder = tree.recorder or recorder
         return recorder
+
+    def _is_told(
+        self, config: RunnableConfig | None, run: _Run, tags: Sequence[str] | None
+    ) -> bool:
+        """Whether what runs sees in its context what it was told.
+
+        Fallbacks are told what the run of all of them was told, and see what that tells its steps.
+        """
+        if is_told_in_context(config, run.parent, tags):
+            return True
+        seen = run_of(config)
+        around = None if seen is None else self._runs.get(seen)
+        return around is not None and around.parent == run.parent
 
     def _recorder_by(self, config: RunnableConfig | None) -> Recorder:
         if config is None and self._session_id is None:
@@ -190,7 +204,7 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
         with suppress(ScopeError):
             if config is None:
                 tree.recorder = self._recorder_by(None)
-            elif is_told_in_context(config, run.parent, None):
+            elif self._is_told(config, run, None):
                 # A copy: what begins may be told another's config, and only its caller is meant.
                 tree.recorder = self._recorder_by({**config})
 
@@ -230,8 +244,9 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
         with self._forgotten_if_refused(run_id):
             run = self._begun(run_id, parent_run_id, tags)
             config = config_of_run()
-            if config and run.tree.recorder is None and self._session_id is None:
-                _refuse_if_untold(run, config)
+            is_asked = config and run.tree.recorder is None and self._session_id is None
+            if is_asked and not self._is_told(config, run, run.tags):
+                refuse_untold()
             self._find_place_of_whole(run)
 
     def on_chain_end(self, outputs: dict[str, Any], *, run_id: UUID, **_: Any) -> None:  # noqa: ARG002
@@ -330,11 +345,6 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
         if run is not None:
             events = [interrupted(one) for one in event.interrupts]
             self._recorder(run).add_events(events)
-
-
-def _refuse_if_untold(run: _Run, config: RunnableConfig) -> None:
-    if not is_told_in_context(config, run.parent, run.tags):
-        refuse_untold()
 
 
 def _newest(prompt: Sequence[BaseMessage]) -> list[BaseMessage]:

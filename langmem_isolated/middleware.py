@@ -33,6 +33,7 @@ from langmem_isolated._adapters.run_scope import config_of_run, conversation_of
 from langmem_isolated._adapters.summaries import (
     SUMMARIZING,
     check_options,
+    seal_summary,
     summary_message,
     summary_prompt,
     unsummarized,
@@ -48,7 +49,6 @@ from langmem_isolated.errors import SessionNotFound
 from langmem_isolated.lifecycle import Profile
 from langmem_isolated.recall import Recall
 from langmem_isolated.scope import checked_id
-from langmem_isolated.sessions import Sessions
 
 try:
     from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
@@ -279,11 +279,12 @@ class IsolatedMemoryMiddleware(AgentMiddleware[Any, Any, Any]):
 
 
 class _Due(NamedTuple):
-    """Messages to be summed up."""
+    """Messages to be summed up, of the life of a session that has this birth."""
 
     prompt: list[BaseMessage]
     until: int
     """The sequence number of the first that is not among them."""
+    birth: bytes
 
 
 class _Step:
@@ -379,14 +380,13 @@ class _Step:
         if not asked:
             return None
         said = [message for message in tail[:asked] if not is_event(message)]
-        return _Due(summary_prompt(header.summary, said), numbers[asked - 1] + 1)
+        return _Due(summary_prompt(header.summary, said), numbers[asked - 1] + 1, state.birth)
 
     def summarize(self, due: _Due, summary: BaseMessage) -> None:
         """Seal the summary beside the session; it is of no use if the messages went meanwhile."""
         with suppress(SessionNotFound, ValueError):
-            Sessions(self._recorder.records).set_summary(
-                self._recorder.session_id, str(summary.text), until=due.until
-            )
+            records, session_id = self._recorder.records, self._recorder.session_id
+            seal_summary(records, session_id, str(summary.text), due.until, due.birth)
 
     @observed("search_memory", "session", records="_recorder.records")
     def _session(self) -> tuple[ContainerState, Header] | None:

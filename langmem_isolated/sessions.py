@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from langmem_isolated._adapters.appending import tell_begun
 from langmem_isolated._adapters.session_lifecycle import SessionLifecycle
+from langmem_isolated._adapters.summaries import seal_summary
 from langmem_isolated._codecs.headers import Header, decode_header
 from langmem_isolated._runtime.arguments import kind_of
 from langmem_isolated._runtime.calls import ONE_SCOPE, explains_calls, made_by
@@ -267,19 +268,7 @@ class Sessions(SessionLifecycle):
             LimitExceeded: The summary is beyond ``message_bytes``.
             ValueError: The session has no messages up to ``until``.
         """
-        text = self._catalogue.text("summary", summary)
-
-        def with_summary(header: Header, state: ContainerState) -> tuple[Header, ContainerState]:
-            end = state.next_sequence if until is None else until
-            if not 0 <= end <= state.next_sequence:
-                raise ValueError(
-                    f"until must be 0 to {state.next_sequence}, the number of messages so far, got "
-                    f"{end}. Leave it out for all of them. Nothing was changed."
-                )
-            summarized = None if text is None else end
-            return header._replace(summary=text, summarized=summarized), state
-
-        self._catalogue.change(checked_id("session_id", session_id), with_summary)
+        seal_summary(self._records, checked_id("session_id", session_id), summary, until)
 
     async def aset_summary(
         self, session_id: str, summary: str | None, *, until: int | None = None

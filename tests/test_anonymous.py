@@ -331,6 +331,20 @@ def test_what_was_claimed_is_not_recalled_until_it_is_confirmed(
     alice.verify()
 
 
+def test_a_claimed_fact_that_the_user_has_already_makes_no_other(
+    memory: IsolatedMemory, guest: AnonymousMemory
+):
+    alice = memory.scope(ALICE)
+    alice.profile().add_fact("Likes chess.")
+    guest.profile().add_facts(["likes  CHESS.", "Has a dog."])
+    memory.claim(guest.id, ALICE, confirmed=True)
+
+    alice.confirm_claimed()
+    alice.profile().add_fact("has a dog.")
+
+    assert [fact.text for fact in alice.profile().facts()] == ["Likes chess.", "Has a dog."]
+
+
 @pytest.mark.parametrize("conflicts", ["rename", "replace"])
 def test_a_profile_that_was_claimed_tells_models_nothing_until_it_is_confirmed(
     memory: IsolatedMemory, guest: AnonymousMemory, conflicts: Any

@@ -117,6 +117,24 @@ async def test_a_model_in_place_of_another_does_not_repeat_the_question(
     assert texts(tutor) == ["human: hello", "error: no route", "ai: here"]
 
 
+@pytest.mark.parametrize("is_chain", [False, True])
+async def test_what_stands_in_for_another_is_recorded_for_whom_the_run_is(
+    memory: IsolatedMemory, tutor: ScopedMemory, door: Door, is_chain: bool
+):
+    handler = memory.callback_handler()
+    named = {"user_id": "alice", "module_id": "tutor", "session_id": "s"}
+    failing, here = Failing(messages=iter(())), model("here", "again")
+    chain = PROMPT | failing.with_fallbacks([RunnableLambda(str) | here if is_chain else here])
+
+    for said in ("hello", "you"):
+        await door(chain, "invoke", {"said": said}, {"configurable": named, "callbacks": [handler]})
+
+    said = [text for text in texts(tutor) if "Human" not in text]
+    asked = ["human: hello", "error: no route", "ai: here", "human: you", "error: no route"]
+    assert said == [*asked, "ai: again"]
+    assert handler._runs == {}
+
+
 @given(
     turns=st.lists(
         st.tuples(st.sampled_from("ab"), st.sampled_from(["resp_1", "resp_2", None])), max_size=6

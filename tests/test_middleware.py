@@ -1201,6 +1201,27 @@ async def test_a_session_that_was_long_before_is_summed_up_a_part_at_a_time(
     assert [one for part in parts for one in part] == [f"earlier {n:02}" for n in range(30)]
 
 
+@pytest.mark.parametrize("how", ["clear", "delete"])
+async def test_a_summary_of_what_was_removed_while_the_model_wrote_it_is_not_kept(
+    memory: IsolatedMemory, tutor: ScopedMemory, door: Door, how: str
+):
+    history = tutor.chat_history("t")
+    history.add_messages([HumanMessage(f"secret {number}") for number in range(4)])
+
+    def says(_: list[BaseMessage]) -> AIMessage:
+        history.clear() if how == "clear" else tutor.sessions.delete("t")
+        history.add_messages([HumanMessage(f"new {number}") for number in range(4)])
+        return AIMessage("It was about secrets.")
+
+    agent = create_agent(
+        Scripted(says=echo),
+        middleware=[memory.middleware(summarize_with=Scripted(says=says), summarize_after=3)],
+    )
+    await run(door, agent, "question")
+
+    assert tutor.sessions.get("t").summary is None
+
+
 async def test_modules_have_summaries_of_their_own(memory: IsolatedMemory, door: Door):
     summarizer = Scripted(says=lambda messages: AIMessage(f"sum of {messages[1].text}"))
     agent = create_agent(

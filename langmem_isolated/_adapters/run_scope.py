@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn
+from uuid import UUID
 
 from langmem_isolated._adapters.compat import (
     configurables_of_callers,
@@ -318,9 +319,13 @@ def is_told_in_context(
         parent: The id of the run above; ``None`` for a call that hangs below no run.
         tags: Of what runs. Those of `RunnableBranch` are told by its caller's config, their own.
     """
-    seen = None if config is None else getattr(config.get("callbacks"), "parent_run_id", None)
     is_branch = any(_TAG_OF_BRANCH.fullmatch(str(tag)) for tag in tags or ())
-    return parent is None or parent == seen or is_branch
+    return parent is None or parent == run_of(config) or is_branch
+
+
+def run_of(config: RunnableConfig | None) -> UUID | None:
+    """The id of the run whose steps a config is for, if it is for any."""
+    return None if config is None else getattr(config.get("callbacks"), "parent_run_id", None)
 
 
 def is_told_otherwise() -> bool:

@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import RunnableConfig
 
+from langmem_isolated._adapters.container_catalogue import ContainerCatalogue
+from langmem_isolated._codecs.headers import Header
 from langmem_isolated._codecs.messages import decode_message
 from langmem_isolated._runtime.arguments import whole_number
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._runtime.operations import observed
+from langmem_isolated._storage.container_state import ContainerState
 from langmem_isolated._storage.scoped_database import ScopedDatabase
 from langmem_isolated._storage.sessions import reading
+from langmem_isolated._storage.sessions.listing import LISTING
+from langmem_isolated.errors import SessionNotFound
 from langmem_isolated.recall.tool import as_json_line
 
 _SUMMARY = (
@@ -58,6 +63,45 @@ def unsummarized(
     found = records.read(reading.page, reading.NOTHING, session_id, end, end - start, now())
     first = bisect_left(found.numbers, start)
     return found.numbers[first:], [decode_message(one) for one in found.messages[first:]]
+
+
+def seal_summary(
+    records: ScopedDatabase,
+    session_id: str,
+    summary: str | None,
+    until: int | None,
+    birth: bytes | None = None,
+) -> None:
+    """Seal a summary beside a session, or remove the one there is.
+
+    Args:
+        records: The scope's records.
+        session_id: Which session.
+        summary: The text; ``None`` for none.
+        until: It stands for the messages with a sequence number below this; ``None`` for all.
+        birth: Of the life of the session whose messages it is of: in another they are gone.
+
+    Raises:
+        SessionNotFound: The scope has no such session, or it is in another life.
+        LimitExceeded: The summary is beyond ``message_bytes``.
+        ValueError: The session has no messages up to ``until``.
+    """
+    catalogue = ContainerCatalogue(records, LISTING, "session", SessionNotFound)
+    text = catalogue.text("summary", summary)
+
+    def with_summary(header: Header, state: ContainerState) -> tuple[Header, ContainerState]:
+        if birth not in (None, state.birth):
+            raise SessionNotFound
+        end = state.next_sequence if until is None else until
+        if not 0 <= end <= state.next_sequence:
+            raise ValueError(
+                f"until must be 0 to {state.next_sequence}, the number of messages so far, got "
+                f"{end}. Leave it out for all of them. Nothing was changed."
+            )
+        summarized = None if text is None else end
+        return header._replace(summary=text, summarized=summarized), state
+
+    catalogue.change(session_id, with_summary)
 
 
 def summary_message(summary: str) -> HumanMessage:

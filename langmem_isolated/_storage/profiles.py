@@ -92,9 +92,15 @@ class ProfileEntries(NamedTuple):
         for part in Part:
             waiting = self.transaction, self.keys, UNCONFIRMED + part.space
             for entry in entries.all_of(*waiting, self.now, kind=Kind.PROFILE):
-                if self.get(part, [entry.key]) == [None]:
+                if not self._has(part, entry):
                     self.put(part, entry)
             entries.clear(*waiting, kind=Kind.PROFILE)
+
+    def _has(self, part: Part, entry: Entry) -> bool:
+        """Whether another stands under its key, or is found as it is: a fact that says the same."""
+        if self.get(part, [entry.key]) != [None]:
+            return True
+        return entry.tag is not None and bool(self.tagged(part, entry.tag))
 
 
 def edit(
