@@ -110,18 +110,38 @@ def configurables_of_callers() -> Iterator[Mapping[str, Any]]:
 
     Up to the one that made its config that of the context. Models, most retrievers, and
     `RunnableBranch` are told a config, perhaps another user's, and run in the context of who calls.
+    Those that an event loop hides from its tasks count where the task goes on in their context.
     """
-    frame = _caller_of_ours()
+    frame, outside = _caller_of_ours(), list[Mapping[str, Any]]()
+    in_loop = False
     while frame is not None:
         found = frame.f_locals if _is_told(frame) else {}
-        told = found.get("config")
-        # A text model is told those of all parts of a batch at once.
-        for config in told if isinstance(told, list) else [told]:
-            if isinstance(config, dict) and isinstance(config.get("configurable"), Mapping):
-                yield config["configurable"]
-        if isinstance(found.get("context"), Context):
+        told = [*_configurables(found.get("config"))]
+        if in_loop:
+            outside += told
+        else:
+            yield from told
+        if isinstance(context := found.get("context"), Context):
+            if outside and _is_present(context):
+                yield from outside
             return
+        in_loop = in_loop or frame.f_globals.get("__name__", "").startswith("asyncio.")
         frame = frame.f_back
+    yield from outside
+
+
+def _configurables(told: Any) -> Iterator[Mapping[str, Any]]:
+    # A text model is told those of all parts of a batch at once.
+    for config in told if isinstance(told, list) else [told]:
+        if isinstance(config, dict) and isinstance(config.get("configurable"), Mapping):
+            yield config["configurable"]
+
+
+def _is_present(context: Context) -> bool:
+    """Whether what runs now has the config of a context, or of a copy of it."""
+    from langchain_core.runnables.config import var_child_runnable_config
+
+    return context.get(var_child_runnable_config) is var_child_runnable_config.get()
 
 
 def _is_told(frame: FrameType) -> bool:

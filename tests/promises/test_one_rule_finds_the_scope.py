@@ -24,7 +24,7 @@ from langchain_core.vectorstores import VectorStoreRetriever
 from langgraph.func import entrypoint, task
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.runtime import Runtime
-from langgraph.types import Command, Send, interrupt
+from langgraph.types import CachePolicy, Command, Send, interrupt
 
 from langmem_isolated import IsolatedMemory, LocalRootKey, Scope
 from langmem_isolated.errors import IsolationViolation, ScopeError
@@ -571,6 +571,49 @@ def test_a_model_told_another_users_config_is_not_answered(
             ask(cached, "pin?", of(BOB)).invoke("go", around)
     with memory.using(ALICE), pytest.raises(IsolationViolation):
         cached.invoke("pin?", of(BOB))
+
+
+class Remembering(FakeListChatModel):
+    """A model that remembers what it was asked, by an event loop of its own."""
+
+    store: Any
+
+    def _call(self, messages: list[BaseMessage], *args: Any, **more: Any) -> str:
+        asyncio.run(self.store.aput(("asked",), "it", {"text": messages[-1].content}))
+        return super()._call(messages, *args, **more)
+
+
+def test_a_model_told_another_users_config_remembers_nothing_from_an_event_loop_of_its_own(
+    memory: IsolatedMemory,
+):
+    model = Remembering(responses=["ok"], store=memory.store())
+
+    with pytest.raises(IsolationViolation):
+        RunnableLambda(lambda _: model.invoke("bob's pin?", of(BOB))).invoke("go", of(ALICE))
+    assert is_clean(memory)
+
+    RunnableLambda(lambda _: model.invoke("pin of alice?")).invoke("go", of(ALICE))
+    assert "pin of alice?" in str(said(memory, ALICE))
+
+
+def test_a_task_of_another_user_in_an_event_loop_inside_of_a_run_is_that_users(
+    memory: IsolatedMemory,
+):
+    def answer(_: Any) -> dict[str, Any]:
+        return {"messages": [AIMessage("bob's answer")]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("one", answer, cache_policy=CachePolicy(key_func=lambda _: "same"))
+    graph = builder.add_edge(START, "one").compile(cache=memory.node_cache())
+
+    async def ask(_: str) -> Any:
+        return graph.invoke({"messages": []}, THREAD)
+
+    job = RunnableLambda(lambda _: asyncio.run(RunnableLambda(ask).ainvoke("go", of(BOB))))
+    job.invoke("go", of(ALICE))
+
+    assert memory.modules(user_id="bob") == ["m"]
+    assert memory.modules(user_id="alice") == []
 
 
 async def test_a_text_model_told_another_users_config_records_nothing(memory: IsolatedMemory):

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.language_models import FakeListChatModel
@@ -449,6 +449,7 @@ def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IsolatedMemory]
 
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=programs)
+@example(steps=[("in_a_run", "ann", [("in_an_async_run", "bob", [("cached_nodes", None, None)])])])
 def test_nobody_reads_or_writes_anothers_and_nothing_legitimate_is_refused(
     memory: IsolatedMemory, steps: Steps
 ):
