@@ -81,7 +81,7 @@ def test_two_that_block_each_other_are_both_stored_once(attacker: Attacker, post
             lambda: database.write(crossed, "a", "b"), lambda: database.write(crossed, "b", "a")
         )
 
-    assert next(runs) == 3  # one of the two was the victim
+    assert next(runs) >= 3  # one of the two was the victim, and may be so again
     assert numbers(attacker) == [2, 2]
 
 
@@ -103,8 +103,9 @@ def test_what_fails_to_serialize_at_its_commit_is_done_again_and_was_not_stored_
 
     # One after the other, in whichever order: never each as if it were alone, which is 1 and 1.
     assert sorted(numbers(attacker)) == [1, 2]
-    assert [one.is_stored for one in tried].count(False) == 1
-    assert len(tried) == 3
+    failed = [one.is_stored for one in tried].count(False)
+    assert failed >= 1
+    assert len(tried) == 2 + failed
 
 
 @pytest.mark.parametrize("door", ["write", "write_once"])
