@@ -16,6 +16,7 @@ from langmem_isolated.admin.web.signing import TOKEN_SECONDS, Signer
 from langmem_isolated.errors import AuditIsOff
 from langmem_isolated.scope import Scope
 from tests.browsing import SCHEMES, serious_violations, serving
+from tests.my_memory import fields_of
 
 SHOWN = {"application": "Test", "styles": "person.css"}
 
@@ -108,6 +109,17 @@ def test_an_action_asks_first_and_keeps_what_was_sent(
     assert asked.status_code == 200
     assert 'name="name" value="&lt;b&gt;&amp;&#34;&#39;"' in asked.text
     assert done == []
+
+
+def test_what_is_confirmed_is_what_was_sent_also_where_nobody_sees_it(
+    client: TestClient, signer: Signer, done: list[dict[str, str]]
+):
+    # Marks that turn direction may be in an id: another spelling is another user.
+    form = {"name": "a\u202eb\u2066\U000e0061", "csrf_token": signer.csrf_token("alice")}
+    asked = sent(client, form)
+    assert sent(client, fields_of(asked.text)).status_code == 303
+
+    assert [one["name"] for one in done] == [form["name"]]
 
 
 def test_what_no_form_is_does_nothing(
