@@ -13,6 +13,7 @@ from langmem_isolated.admin import admin_app, memory_app
 from langmem_isolated.admin.web.application import application
 from langmem_isolated.admin.web.endpoints import Endpoints, Visit
 from langmem_isolated.admin.web.signing import TOKEN_SECONDS, Signer
+from langmem_isolated.admin.web.templates import size
 from langmem_isolated.errors import AuditIsOff
 from langmem_isolated.scope import Scope
 from tests.browsing import SCHEMES, serious_violations, serving
@@ -120,6 +121,27 @@ def test_what_is_confirmed_is_what_was_sent_also_where_nobody_sees_it(
     assert sent(client, fields_of(asked.text)).status_code == 303
 
     assert [one["name"] for one in done] == [form["name"]]
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1_200, "1.2 kB"),
+        (9_949, "9.9 kB"),
+        (9_951, "10 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1.0 MB"),
+        (999_999_999, "1.0 GB"),
+        (10**18, "1000000 TB"),
+        # What was removed of earlier days may be more than what was added.
+        (-5, "-5 B"),
+        (-5_000_000, "-5.0 MB"),
+    ],
+)
+def test_bytes_are_in_the_unit_that_leaves_up_to_three_digits(count: int, shown: str):
+    assert size(count) == shown
 
 
 def test_what_no_form_is_does_nothing(

@@ -80,7 +80,8 @@ def number(value: int) -> str:
 def size(count: float) -> str:
     """Bytes in the unit that leaves up to three digits: 1,200 are 1.2 kB."""
     for unit in _UNITS:
-        if count < 1000 or unit == _UNITS[-1]:  # noqa: PLR2004 - decimal prefixes (ISO 80000-1)
+        # As it is rounded: 999,999 are 1.0 MB. Below 0 is what shrank.
+        if abs(count) < 999.5 or unit == _UNITS[-1]:  # noqa: PLR2004 - decimal prefixes (ISO 80000-1)
             break
         count /= 1000
-    return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"  # noqa: PLR2004
+    return f"{count:.0f} {unit}" if unit == "B" or abs(count) >= 9.95 else f"{count:.1f} {unit}"  # noqa: PLR2004
