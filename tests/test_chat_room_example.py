@@ -314,6 +314,26 @@ async def test_who_logs_out_says_nothing_any_more(
     assert bob.remembers(memory, room) == []
 
 
+@pytest.mark.parametrize("is_erased", [False, True])
+async def test_a_window_that_stays_open_after_logout_or_erasure_hears_and_remembers_nothing(
+    users: list[User], accounts: Accounts, memory: IsolatedMemory, room: str, *, is_erased: bool
+):
+    alice, bob = users
+    async with alice.inside(room) as a, bob.inside(room) as b:
+        if is_erased:
+            accounts.erase_with(memory)
+            assert memory.erase_user(alice.user_id).is_finished
+        else:
+            accounts.log_out(alice.token)
+        await b.say("She is gone.")
+        await b.until("said", text="She is gone.")
+        with pytest.raises(ConnectionClosed):
+            await a.until("said")
+        await b.until("left", name=alice.name)
+
+    assert memory.modules(alice.user_id) == []
+
+
 async def test_one_whose_memory_takes_no_more_does_not_silence_the_room(
     users: list[User], memory: IsolatedMemory, room: str
 ):

@@ -82,15 +82,19 @@ def application(
         websocket: WebSocket, name: RoomName, person: Annotated[Person, Depends(entering)]
     ) -> None:
         await websocket.accept()
-        async with rooms.visit(name, person) as (room, connection):
+
+        def is_in() -> bool:
+            return person_of(websocket, accounts) == person
+
+        async with rooms.visit(name, person, is_in) as (room, connection):
             sending = asyncio.create_task(send(websocket, connection))
             try:
                 async for sent in frames(websocket):
                     # A login may have ended meanwhile.
-                    if await asyncio.to_thread(person_of, websocket, accounts) != person:
-                        await websocket.close(status.WS_1008_POLICY_VIOLATION)
-                        break
-                    await hear(room, connection, sent, model)
+                    if await asyncio.to_thread(is_in):
+                        await hear(room, connection, sent, model)
+                    else:
+                        connection.end()
             finally:
                 sending.cancel()
 
@@ -129,9 +133,10 @@ async def frames(websocket: WebSocket) -> AsyncIterator[str]:
 
 
 async def send(websocket: WebSocket, connection: Connection) -> None:
-    """Send what there is to be sent, one after the other, until it is cancelled."""
-    while True:
-        await websocket.send_json(await connection.events.get())
+    """Send what there is to be sent, one after the other, and close the window behind it."""
+    while (event := await connection.events.get()) is not None:
+        await websocket.send_json(event)
+    await websocket.close(status.WS_1008_POLICY_VIOLATION)
 
 
 async def hear(room: Room, connection: Connection, sent: str, model: BaseChatModel) -> None:
