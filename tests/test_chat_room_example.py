@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
@@ -348,6 +349,20 @@ async def test_one_whose_memory_takes_no_more_does_not_silence_the_room(
 
     assert alice.remembers(memory, room) == ["hello"]
     assert bob.remembers(memory, room) == ["first"]
+
+
+@pytest.mark.parametrize("spellings", [("caf\u00e9", "cafe\u0301"), ("\U00010400" * 55,) * 2])
+async def test_a_room_is_the_same_in_every_spelling_of_its_name(
+    users: list[User], memory: IsolatedMemory, room: str, spellings: tuple[str, str]
+):
+    alice, bob = users
+    ours, theirs = (quote(spelling + room[5:]) for spelling in spellings)
+    async with alice.inside(ours) as a, bob.inside(theirs) as b:
+        await a.until("joined", name=bob.name)
+        await a.say("hello")
+        await b.until("said", name=alice.name, text="hello")
+
+    assert bob.remembers(memory, spellings[0] + room[5:]) == [f"{alice.name}: hello"]
 
 
 async def test_two_windows_of_one_person_are_one_memory(
