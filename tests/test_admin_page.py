@@ -326,6 +326,21 @@ def test_policies_are_kept_and_ended_and_a_sweep_has_a_dry_run(
     assert carol.job("/retention/sweep")["outcome"]["counts"] == {}
 
 
+@pytest.mark.parametrize(
+    ("age", "shown"),
+    [
+        (timedelta(days=90), "90 days"),
+        (timedelta(days=1), "1 day"),
+        (timedelta(hours=25), "25 hours"),
+        (timedelta(minutes=5), "5 minutes"),
+    ],
+)
+def test_how_long_a_policy_keeps_is_told_exactly(plain: IsolatedMemory, age: timedelta, shown: str):
+    plain.retention.keep("message", age=age)
+
+    assert f"<td>{shown}</td>" in operator_of(plain).get("/retention").text
+
+
 def test_keys_are_rotated_and_what_is_stored_is_verified(memory: IsolatedMemory, carol: Operator):
     tutor_of(memory).module("planner").chat_history("x").add_user_message("Hi")
     digest = memory.user_digest("alice")
