@@ -23,6 +23,7 @@ from langmem_isolated.admin.operator.application import TABLE
 from langmem_isolated.admin.operator.pages import Page
 from langmem_isolated.admin.web.signing import Signer
 from tests.conftest import Attacker
+from tests.my_memory import fields_of
 from tests.operators import Operator, operator_of, paths, tutor_of
 from tests.test_statistics import store_everything
 
@@ -221,6 +222,22 @@ def test_a_user_is_erased_with_a_receipt_by_who_types_the_id(
     assert digest in carol.get("/erasures").text
 
 
+def test_an_id_with_marks_that_nobody_sees_is_confirmed_as_it_is(
+    plain: IsolatedMemory,
+):
+    evil = "ali\u202ece"
+    tutor_of(plain, evil)
+    carol, digest = operator_of(plain), plain.user_digest(evil)
+    for path, form in (
+        ("/retention/keep", {"kind": "message", "module_id": evil, "days": "9"}),
+        (f"/users/{digest}/erase", {"user_id": evil}),
+    ):
+        asked = carol.post(path, **form)
+        assert carol.client.post(path, data=fields_of(asked.text)).status_code == 303
+
+    assert [one.module_id for one in plain.retention.list()] == [evil]
+
+
 def test_of_many_receipts_the_newest_are_shown_and_all_are_counted(
     plain: IsolatedMemory, monkeypatch: pytest.MonkeyPatch
 ):
@@ -307,6 +324,21 @@ def test_policies_are_kept_and_ended_and_a_sweep_has_a_dry_run(
     assert (dry["outcome"]["counts"], dry["outcome"]["is_dry_run"]) == ({"item": 1}, True)
     assert carol.job("/retention/sweep")["outcome"]["counts"] == {"item": 1}
     assert carol.job("/retention/sweep")["outcome"]["counts"] == {}
+
+
+@pytest.mark.parametrize(
+    ("age", "shown"),
+    [
+        (timedelta(days=90), "90 days"),
+        (timedelta(days=1), "1 day"),
+        (timedelta(hours=25), "25 hours"),
+        (timedelta(minutes=5), "5 minutes"),
+    ],
+)
+def test_how_long_a_policy_keeps_is_told_exactly(plain: IsolatedMemory, age: timedelta, shown: str):
+    plain.retention.keep("message", age=age)
+
+    assert f"<td>{shown}</td>" in operator_of(plain).get("/retention").text
 
 
 def test_keys_are_rotated_and_what_is_stored_is_verified(memory: IsolatedMemory, carol: Operator):

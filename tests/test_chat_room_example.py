@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
@@ -314,6 +315,26 @@ async def test_who_logs_out_says_nothing_any_more(
     assert bob.remembers(memory, room) == []
 
 
+@pytest.mark.parametrize("is_erased", [False, True])
+async def test_a_window_that_stays_open_after_logout_or_erasure_hears_and_remembers_nothing(
+    users: list[User], accounts: Accounts, memory: IsolatedMemory, room: str, *, is_erased: bool
+):
+    alice, bob = users
+    async with alice.inside(room) as a, bob.inside(room) as b:
+        if is_erased:
+            accounts.erase_with(memory)
+            assert memory.erase_user(alice.user_id).is_finished
+        else:
+            accounts.log_out(alice.token)
+        await b.say("She is gone.")
+        await b.until("said", text="She is gone.")
+        with pytest.raises(ConnectionClosed):
+            await a.until("said")
+        await b.until("left", name=alice.name)
+
+    assert memory.modules(alice.user_id) == []
+
+
 async def test_one_whose_memory_takes_no_more_does_not_silence_the_room(
     users: list[User], memory: IsolatedMemory, room: str
 ):
@@ -328,6 +349,20 @@ async def test_one_whose_memory_takes_no_more_does_not_silence_the_room(
 
     assert alice.remembers(memory, room) == ["hello"]
     assert bob.remembers(memory, room) == ["first"]
+
+
+@pytest.mark.parametrize("spellings", [("caf\u00e9", "cafe\u0301"), ("\U00010400" * 55,) * 2])
+async def test_a_room_is_the_same_in_every_spelling_of_its_name(
+    users: list[User], memory: IsolatedMemory, room: str, spellings: tuple[str, str]
+):
+    alice, bob = users
+    ours, theirs = (quote(spelling + room[5:]) for spelling in spellings)
+    async with alice.inside(ours) as a, bob.inside(theirs) as b:
+        await a.until("joined", name=bob.name)
+        await a.say("hello")
+        await b.until("said", name=alice.name, text="hello")
+
+    assert bob.remembers(memory, spellings[0] + room[5:]) == [f"{alice.name}: hello"]
 
 
 async def test_two_windows_of_one_person_are_one_memory(

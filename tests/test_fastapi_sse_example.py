@@ -10,6 +10,7 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
@@ -233,6 +234,16 @@ async def test_who_names_another_user_gets_nothing_of_theirs(
     assert "4711" not in answer.text + "".join(one.text for one in strange)
     assert {one.status_code for one in strange} <= {200, 404, 422}
     assert await alice.read() == ["My secret is 4711.", "I will remember that."]
+
+
+@pytest.mark.parametrize(
+    "name", ["e\u0301", "\U00010400" * 64, "x" * 65], ids=["not NFC", "256 bytes", "65 letters"]
+)
+async def test_a_conversation_of_a_name_that_no_id_can_be_is_refused(users: list[User], name: str):
+    path = f"/conversations/{quote(name)}"
+
+    assert (await users[0].client.get(path)).status_code == 422
+    assert (await users[0].client.post(path, json={"text": "hi"})).status_code == 422
 
 
 async def test_a_login_ends_with_its_logout_and_needs_the_password(server: Program, mallory: User):

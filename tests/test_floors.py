@@ -99,6 +99,7 @@ HOMES = {
     "pytest": {"wrapping", "testing"},
     "starlette": {"admin"},
     "jinja2": {"admin"},
+    "markupsafe": {"admin"},
     "uvicorn": {"cli"},
     "rich": {"cli"},
     "typer": {"cli"},

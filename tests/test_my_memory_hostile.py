@@ -248,7 +248,7 @@ def test_what_went_meanwhile_is_not_here(client: TestClient, memory: IsolatedMem
     assert alice.post("/forget", sentence="forget everything about me").status_code == 200
     with pytest.raises(KeyDestroyed):
         history.add_user_message("late")
-    assert "Nothing is remembered about you." in alice.get("/").text
+    assert "No module remembers anything about you." in alice.get("/").text
     back = memory.scope(user_id="alice", module_id="tutor")
     back.chat_history("s").add_user_message("I am back.")
     assert "half" not in "".join(shown(alice).values())
@@ -409,7 +409,7 @@ def test_the_same_id_in_another_project_is_another_user(memory: IsolatedMemory):
     remember(memory, "alice")
     app = memory_app(memory, scope_of=lambda _: Scope("alice", "tutor", project_id="other"))
 
-    assert "Nothing is remembered about you." in TestClient(app).get("/").text
+    assert "No module remembers anything about you." in TestClient(app).get("/").text
 
 
 def test_fifty_users_at_once_each_see_their_own(database_url: str, root_key: LocalRootKey):

@@ -79,7 +79,29 @@ def test_somebody_of_whom_nothing_is_remembered_is_told_so(memory: IsolatedMemor
     pages = dict(walked(Person(client_of(memory), "nobody")))
 
     assert {answer.status_code for answer in pages.values()} == {200}
-    assert "Nothing is remembered about you." in pages["/"].text
+    assert "No module remembers anything about you." in pages["/"].text
+
+
+def test_what_all_modules_share_is_not_denied_where_no_module_remembers(memory: IsolatedMemory):
+    memory.scope(user_id="alice", module_id="tutor").cross_module().add_fact("Speaks German.")
+    first = Person(client_of(memory), "alice").get("/").text
+
+    assert "Nothing is remembered" not in first
+    assert "What all modules know together" in first
+
+
+def test_all_that_is_known_is_counted_and_facts_are_not_said_to_be_more(memory: IsolatedMemory):
+    profile = memory.scope(user_id="alice", module_id="tutor").profile()
+    profile.add_fact("Likes chess.")
+    profile.add_interest("Go")
+    profile.set_attribute("level", 3)
+    profile.set_summary("A pupil.")
+    alice = Person(client_of(memory), "alice")
+
+    for path in ("/", alice.path_to("tutor")):
+        page = alice.get(path).text
+        assert "<dt>Known about you</dt><dd>4</dd>" in page
+        assert "Facts about you" not in page
 
 
 def test_a_fact_is_corrected_and_forgotten(memory: IsolatedMemory, alice: Person):

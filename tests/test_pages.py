@@ -13,9 +13,11 @@ from langmem_isolated.admin import admin_app, memory_app
 from langmem_isolated.admin.web.application import application
 from langmem_isolated.admin.web.endpoints import Endpoints, Visit
 from langmem_isolated.admin.web.signing import TOKEN_SECONDS, Signer
+from langmem_isolated.admin.web.templates import size
 from langmem_isolated.errors import AuditIsOff
 from langmem_isolated.scope import Scope
 from tests.browsing import SCHEMES, serious_violations, serving
+from tests.my_memory import fields_of
 
 SHOWN = {"application": "Test", "styles": "person.css"}
 
@@ -108,6 +110,38 @@ def test_an_action_asks_first_and_keeps_what_was_sent(
     assert asked.status_code == 200
     assert 'name="name" value="&lt;b&gt;&amp;&#34;&#39;"' in asked.text
     assert done == []
+
+
+def test_what_is_confirmed_is_what_was_sent_also_where_nobody_sees_it(
+    client: TestClient, signer: Signer, done: list[dict[str, str]]
+):
+    # Marks that turn direction may be in an id: another spelling is another user.
+    form = {"name": "a\u202eb\u2066\U000e0061", "csrf_token": signer.csrf_token("alice")}
+    asked = sent(client, form)
+    assert sent(client, fields_of(asked.text)).status_code == 303
+
+    assert [one["name"] for one in done] == [form["name"]]
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1_200, "1.2 kB"),
+        (9_949, "9.9 kB"),
+        (9_951, "10 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1.0 MB"),
+        (999_999_999, "1.0 GB"),
+        (10**18, "1000000 TB"),
+        # What was removed of earlier days may be more than what was added.
+        (-5, "-5 B"),
+        (-5_000_000, "-5.0 MB"),
+    ],
+)
+def test_bytes_are_in_the_unit_that_leaves_up_to_three_digits(count: int, shown: str):
+    assert size(count) == shown
 
 
 def test_what_no_form_is_does_nothing(

@@ -294,6 +294,23 @@ def test_a_process_prints_its_token_once_serves_and_ends_on_sigterm(start: Start
     assert "no terminal" in err
 
 
+def test_the_address_that_is_printed_is_answered_on_every_loopback_address(start: Started):
+    process, line = start("--host", "127.0.0.2", "--root-path", "/memory/")
+    address = line.removeprefix("Admin page: ")
+
+    assert address.endswith("/memory/")
+    assert not address.endswith("//")
+    assert httpx.get(address.replace("/memory/", "/")).status_code == 401
+    assert process.poll() is None
+
+
+def test_a_root_path_that_does_not_begin_at_the_root_is_refused(sqlite_url: str):
+    told = error_line(run("serve", "--root-path", "memory", "--database", sqlite_url))
+
+    assert "--root-path" in told
+    assert "Nothing was served" in told
+
+
 def test_a_token_in_a_file_is_not_printed_and_others_reach_it_where_that_is_meant(
     start: Started, tmp_path: Path
 ):

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,12 +31,23 @@ class Connection:
     """One window of a person, and what is still to be sent there."""
 
     person: Person
-    events: asyncio.Queue[dict[str, Any]] = field(default_factory=lambda: asyncio.Queue(_WAITING))
+    is_in: Callable[[], bool] = lambda: True
+    """Whether it still is this person's: logins end, and accounts go, while a window is open."""
+    events: asyncio.Queue[dict[str, Any] | None] = field(
+        default_factory=lambda: asyncio.Queue(_WAITING)
+    )
+    """What is sent, until ``None``."""
 
     def send(self, **event: Any) -> None:
         """Have an event sent; who reads too slowly misses it, and finds it in memory."""
         with suppress(asyncio.QueueFull):
             self.events.put_nowait(event)
+
+    def end(self) -> None:
+        """Have nothing sent any more, of what waits neither."""
+        while not self.events.empty():
+            self.events.get_nowait()
+        self.events.put_nowait(None)
 
 
 class Room:
@@ -50,27 +61,27 @@ class Room:
         self._name, self._memory = name, memory
         self._connections: list[Connection] = []
         # One utterance at a time: all remember the same order.
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self.visits = 0
 
     def remembered_by(self, person: Person) -> IsolatedChatMessageHistory:
         """A person's own memory of this room."""
         return self._memory.scope(user_id=person.user_id, module_id=MODULE).chat_history(self._name)
 
-    async def enter(self, person: Person) -> Connection:
+    async def enter(self, entered: Connection) -> None:
         """Let a person in: they are told what they remember, and the others that they came."""
-        entered = Connection(person)
-        async with self._turn:
+        person = entered.person
+        async with self._turn():
             for message in await self.remembered_by(person).alast(50):
                 entered.send(kind="remembered", text=message.text)
             self._connections.append(entered)
             self._tell(kind="joined", name=person.name)
-        return entered
 
     async def leave(self, left: Connection) -> None:
         """Let a window be closed; a person with another one stays."""
-        async with self._turn:
-            self._connections.remove(left)
+        async with self._turn():
+            if left in self._connections:
+                self._connections.remove(left)
             if left.person not in self._people():
                 self._tell(kind="left", name=left.person.name)
 
@@ -79,7 +90,7 @@ class Room:
         own = HumanMessage(text)
         # A name alone would be left out by models' services: others' words begin with it, too.
         others = HumanMessage(f"{speaker.name}: {text}", name=speaker.name)
-        async with self._turn:
+        async with self._turn():
             people = self._people()
             await self._remember(
                 {one: own if one == speaker else others for one in people}, channel
@@ -88,9 +99,21 @@ class Room:
 
     async def answer(self, text: str) -> None:
         """Have all who are here remember and hear what the model says."""
-        async with self._turn:
+        async with self._turn():
             await self._remember(dict.fromkeys(self._people(), AIMessage(text)), MODEL_CHANNEL)
             self._tell(kind="said", channel=MODEL_CHANNEL, name="bot", text=text)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """What is done by itself, with those alone who still are who they were."""
+        async with self._lock:
+            here = [*self._connections]
+            known = await asyncio.to_thread(lambda: [one.is_in() for one in here])
+            for one, is_in in zip(here, known, strict=True):
+                if not is_in:
+                    self._connections.remove(one)
+                    one.end()
+            yield
 
     def _people(self) -> set[Person]:
         return {connection.person for connection in self._connections}
@@ -124,12 +147,15 @@ class Rooms:
         self._rooms: dict[str, Room] = {}
 
     @asynccontextmanager
-    async def visit(self, name: str, person: Person) -> AsyncIterator[tuple[Room, Connection]]:
-        """A room with the person in it, for as long as the block lasts."""
+    async def visit(
+        self, name: str, person: Person, is_in: Callable[[], bool] = lambda: True
+    ) -> AsyncIterator[tuple[Room, Connection]]:
+        """A room with the person in it, for as long as the block lasts, or ``is_in`` says so."""
+        connection = Connection(person, is_in)
         room = self._rooms.setdefault(name, Room(name, self._memory))
         room.visits += 1
         try:
-            connection = await room.enter(person)
+            await room.enter(connection)
             try:
                 yield room, connection
             finally:

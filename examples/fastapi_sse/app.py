@@ -32,7 +32,8 @@ MODULE = "chat"
 PAGES = Path(__file__).with_name("static")
 
 Text = Annotated[str, Body(embed=True, min_length=1, max_length=8_000)]
-Conversation = Annotated[str, InPath(max_length=64, pattern=r"^[\w-]+$")]
+# ASCII: an id has at most 255 bytes, and of the spellings of Unicode one alone (NFC).
+Conversation = Annotated[str, InPath(max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
 
 
 def application(

@@ -94,6 +94,7 @@ def serve(
     from langmem_isolated.cli.databases import existing_memory
 
     _require_extra()
+    root_path = _path_in(root_path)
     token = secrets.token_urlsafe(_TOKEN_BYTES) if token_file is None else _token_in(token_file)
     jobs_url = os.environ.get(JOBS_VARIABLE) or None
     with (
@@ -111,6 +112,16 @@ def _require_extra() -> None:
             "The admin page needs packages that are not installed. Nothing was served. Run: "
             'pip install "langmem-isolated[admin]"'
         )
+
+
+def _path_in(root_path: str) -> str:
+    """The path before every address, without a slash at its end."""
+    if root_path and not root_path.startswith("/"):
+        raise _NotServed(
+            "--root-path must begin with /, such as /memory: browsers take every link for one "
+            "below the page that has it. Nothing was served."
+        )
+    return root_path.rstrip("/")
 
 
 def _token_in(path: Path) -> str:
@@ -147,7 +158,11 @@ def _allowed(host: str, names: list[str]) -> tuple[str, ...]:
     """Under which names it may be asked; any, where others reach it and none is given."""
     if not names and not _is_loopback(host):
         return ()
-    return (*_LOOPBACK_NAMES, *(name.lower() for name in names))
+    return (*_LOOPBACK_NAMES, _shown(host).lower(), *(name.lower() for name in names))
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 @contextmanager
@@ -166,8 +181,7 @@ def _bound(host: str, port: int) -> Iterator[socket.socket]:
 
 
 def _tell(bound: socket.socket, host: str, root_path: str, token: str | None) -> None:
-    shown = f"[{host}]" if ":" in host else host
-    typer.echo(f"Admin page: http://{shown}:{bound.getsockname()[1]}{root_path}/")
+    typer.echo(f"Admin page: http://{_shown(host)}:{bound.getsockname()[1]}{root_path}/")
     if token is not None:
         typer.echo(f"Token, shown this once: {token}")
         if not sys.stdout.isatty():
@@ -193,7 +207,7 @@ def _serve(
     app = standalone_app(memory, token=token, operator=operator, allowed_hosts=hosts)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, lifespan="off", server_header=False,
-        root_path=root_path.rstrip("/"), timeout_graceful_shutdown=_GRACE_SECONDS, ws="none",
+        root_path=root_path, timeout_graceful_shutdown=_GRACE_SECONDS, ws="none",
     )  # fmt: skip
     # The server sends itself the signal again when it has ended, which would end us before the
     # memory is closed.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from starlette.responses import Response
 from starlette.routing import Route
 
 from langmem_isolated._runtime.session_rules import SessionRules
 from langmem_isolated.admin.person.pages import MINUTES, Mine, Pages
+from langmem_isolated.admin.web.templates import span
 from langmem_isolated.lifecycle import Policy, RetentionApplied
 
 _NAMES = {
@@ -94,14 +93,3 @@ def _rules(rules: SessionRules) -> list[str]:
         for channel, limit in rules.channel_limits.items()
     ]
     return told
-
-
-_UNITS = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
-
-
-def span(length: timedelta) -> str:
-    """How long, in the largest unit that tells it without a rest: 90 days, 36 hours."""
-    seconds = max(round(length.total_seconds()), 1)
-    size, unit = next((size, unit) for size, unit in _UNITS if seconds % size == 0)
-    count = seconds // size
-    return f"{count:,} {unit}{'' if count == 1 else 's'}"

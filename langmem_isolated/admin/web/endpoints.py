@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from inspect import isawaitable
 from typing import Any, Generic, TypeVar
 
+from markupsafe import escape
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -71,7 +72,9 @@ class Visit(Generic[Who]):
             button: What to press if so.
             cancel: The path for whoever does not mean it; by default that of the first page.
         """
-        kept = {name: value for name, value in self.form.items() if name != TOKEN_FIELD}
+        sent = ((name, value) for name, value in self.form.items() if name != TOKEN_FIELD)
+        # As markup: with its marks written out, as on a page, an id would be another.
+        kept = {escape(name): escape(value) for name, value in sent}
         return self.page(
             "confirm.html", title=title, consequences=consequences, button=button, kept=kept,
             cancel=cancel,

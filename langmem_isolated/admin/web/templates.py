@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ _UNSEEN = re.compile(
     "|[\u202a-\u202e\u2066-\u2069\ud800-\udfff\U000e0000-\U000e007f]"
 )
 _UNITS = ("B", "kB", "MB", "GB", "TB")
+_SPANS = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 
 
 class _Revalidated(StaticFiles):
@@ -55,7 +56,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(moment=moment, size=size, number=number)
+    made.filters.update(moment=moment, size=size, number=number, span=span)
     return made
 
 
@@ -77,10 +78,19 @@ def number(value: int) -> str:
     return f"{value:,}"
 
 
+def span(length: timedelta) -> str:
+    """How long, in the largest unit that tells it without a rest: 90 days, 36 hours."""
+    seconds = max(round(length.total_seconds()), 1)
+    each, unit = next((each, unit) for each, unit in _SPANS if seconds % each == 0)
+    count = seconds // each
+    return f"{count:,} {unit}{'' if count == 1 else 's'}"
+
+
 def size(count: float) -> str:
     """Bytes in the unit that leaves up to three digits: 1,200 are 1.2 kB."""
     for unit in _UNITS:
-        if count < 1000 or unit == _UNITS[-1]:  # noqa: PLR2004 - decimal prefixes (ISO 80000-1)
+        # As it is rounded: 999,999 are 1.0 MB. Below 0 is what shrank.
+        if abs(count) < 999.5 or unit == _UNITS[-1]:  # noqa: PLR2004 - decimal prefixes (ISO 80000-1)
             break
         count /= 1000
-    return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"  # noqa: PLR2004
+    return f"{count:.0f} {unit}" if unit == "B" or abs(count) >= 9.95 else f"{count:.1f} {unit}"  # noqa: PLR2004
