@@ -45,7 +45,8 @@ PUBLIC_FOLDERS = {
     *("importers", "admin", "telemetry", "testing", "caches"),
 }
 # Other things than these they may not see. Importers see besides what reads foreign forms, where
-# the drivers and ciphers for it are at home, and third-party vector stores.
+# the drivers and ciphers for it are at home, third-party vector stores, and how a folder of files
+# gets its name once it is whole.
 FACE = {
     "memory",
     "scoped_memory",
@@ -62,7 +63,7 @@ READERS = {
     # Which adopts in place what other collections hold.
     "wrapping",
 }
-LIMITED = {"admin": FACE, "importers": FACE | READERS}
+LIMITED = {"admin": FACE, "importers": FACE | READERS | {"_database.drafts"}}
 
 ABOVE_STORAGE = {name for name, floor in FLOOR_OF.items() if floor > STORAGE}
 UP_TO_STORAGE = {"_database", "_storage"}
