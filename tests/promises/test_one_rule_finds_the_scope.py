@@ -623,6 +623,54 @@ async def test_a_model_told_another_users_config_is_recorded_for_nobody(
     assert is_clean(memory)
 
 
+def asked_of(model: Any, text: str, config: RunnableConfig) -> Any:
+    return model.invoke(text, config)
+
+
+def asked_twice_of(model: Any, text: str, config: RunnableConfig) -> Any:
+    return model.batch([text, text], [config] * 2)
+
+
+def asked_asynchronously(model: Any, text: str, config: RunnableConfig) -> Any:
+    return asyncio.run(model.ainvoke(text, config))
+
+
+@tool
+def answer(text: str) -> str:
+    """Answer."""
+    return f"an answer to {text}"
+
+
+@pytest.mark.parametrize("of_whom", [ALICE, BOB])
+@pytest.mark.parametrize("asked", [FakeListChatModel(responses=["ok"]), answer])
+@pytest.mark.parametrize("ask", [asked_of, asked_twice_of, asked_asynchronously])
+def test_what_a_thread_outside_of_the_run_is_told_is_recorded_for_that_user_or_for_nobody(
+    memory: IsolatedMemory, ask: Callable[..., Any], asked: Any, of_whom: Scope
+):
+    failed: list[BaseException] = []
+
+    def in_a_thread(text: str, config: RunnableConfig) -> None:
+        told: RunnableConfig = {**of(of_whom, session_id="s"), "callbacks": config["callbacks"]}
+
+        def attempt() -> None:
+            try:
+                ask(asked, f"{of_whom.user_id}'s pin?", told)
+            except IsolationViolation as refusal:
+                failed.append(refusal)
+
+        chain().invoke(text, config)
+        thread = threading.Thread(target=attempt)
+        thread.start()
+        thread.join()
+
+    config: RunnableConfig = {**of(ALICE, session_id="s"), "callbacks": [memory.callback_handler()]}
+    RunnableLambda(in_a_thread).invoke("alice's question", config)
+
+    assert is_clean(memory)
+    assert bool(failed) == (of_whom == BOB)
+    assert any("alice's pin?" in text for text in said(memory, ALICE)) == (of_whom == ALICE)
+
+
 @pytest.mark.parametrize("ask", [by_itself, in_a_batch, in_a_branch, under_a_tag_like_a_branchs])
 def test_a_model_told_another_users_config_is_not_answered(
     memory: IsolatedMemory, ask: Callable[..., Any]
