@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
 from functools import cache, wraps
 from typing import TYPE_CHECKING, Any
 
@@ -60,12 +62,28 @@ def _bound(kind: type[Any]) -> type[Any]:
 
 
 def _checked(method: Callable[..., Any], at: int) -> Callable[..., Any]:
-    @wraps(method)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def begun(self: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         _refuse_lent(self, args[at] if len(args) > at else kwargs.get("config"))
         return method(self, *args, **kwargs)
 
-    return call
+    @wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return begun(self, args, kwargs)
+
+    # These begin when they are read, perhaps inside of another run than they were made in.
+    @wraps(method)
+    def generate(self: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        yield from begun(self, args, kwargs)
+
+    @wraps(method)
+    async def agenerate(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        async with aclosing(begun(self, args, kwargs)) as items:
+            async for item in items:
+                yield item
+
+    if inspect.isasyncgenfunction(method):
+        return agenerate
+    return generate if inspect.isgeneratorfunction(method) else call
 
 
 def _refuse_lent(graph: Any, config: RunnableConfig | None) -> None:

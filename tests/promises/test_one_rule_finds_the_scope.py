@@ -485,6 +485,32 @@ async def test_a_bound_graph_without_a_thread_of_its_own_takes_no_memory_of_the_
     assert is_clean(memory)
 
 
+@pytest.mark.parametrize("around", AROUND)
+async def test_a_bound_graphs_stream_that_is_begun_inside_of_another_run_takes_no_memory_of_it(
+    memory: IsolatedMemory, door: Door, around: Around
+):
+    bobs = memory.scope(BOB).bind(parallel(None))
+    streams = [bobs.stream(hello(BOB)), bobs.get_state_history({"configurable": {}})]
+    astreams = [bobs.astream(hello(BOB)), bobs.aget_state_history({"configurable": {}})]
+
+    def call(_: MessagesState) -> dict[str, Any]:
+        for stream in streams:
+            with pytest.raises(IsolationViolation, match="thread of its own"):
+                next(iter(stream))
+        return {}
+
+    async def acall(_: MessagesState) -> dict[str, Any]:
+        for stream in astreams:
+            with pytest.raises(IsolationViolation, match="thread of its own"):
+                await anext(aiter(stream))
+        return {}
+
+    parent = StateGraph(MessagesState).add_node("call", RunnableLambda(call, afunc=acall))
+    graph, config = around(memory, parent.add_edge(START, "call"))
+    await door(graph, "invoke", hello(ALICE), config)
+    assert is_clean(memory)
+
+
 @pytest.mark.parametrize("around", AROUND[:3])
 async def test_a_graph_bound_to_the_scope_of_the_run_around_is_a_subgraph_of_it(
     memory: IsolatedMemory, door: Door, around: Around
