@@ -25,6 +25,9 @@ LENT_KEY = "__pregel_checkpointer"
 CACHE_KEY = "__pregel_cache"
 """Where a `configurable` names the node cache of a graph and of the subgraphs in it."""
 
+WRITES_NAMESPACE = "__pregel_ns_writes"
+"""With what the namespace begins under which LangGraph caches what a task has written."""
+
 Graph = TypeVar("Graph", bound="Pregel[Any, Any, Any, Any]")
 
 _LOOP_MODULE = "langgraph.pregel._loop"
