@@ -32,6 +32,7 @@ from langmem_isolated._adapters.recorder import (
 )
 from langmem_isolated._adapters.run_scope import (
     config_of_run,
+    in_context,
     is_told_in_context,
     is_told_otherwise,
     refuse_untold,
@@ -63,6 +64,8 @@ class _Tree:
     def __init__(self, root: UUID) -> None:
         self.root = root
         self.recorder: Recorder | None = None
+        self.config: RunnableConfig | None = None
+        """By which the recorder was found."""
         self.error: BaseException | None = None
         """The newest that was recorded."""
         self.behind = -1
@@ -167,6 +170,9 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
         # One given by itself inside of another's run: its steps alone see its config.
         is_root = config is None or run.parent is None
         if is_root and tree.recorder is not None:
+            if config is None and tree.config is not None:
+                # What a thread that knows of no run was told may be another user's.
+                in_context(tree.config).run(self._find, None)
             return tree.recorder
         if config is not None and not self._is_told(config, run, run.tags):
             if self._session_id is None:
@@ -174,7 +180,8 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
             config = None
         recorder = self._recorder_by(config)
         # The first stays: the whole's failures are not for whom something in it has called last.
-        tree.recorder = tree.recorder or recorder
+        if tree.recorder is None:
+            tree.recorder, tree.config = recorder, config
         return recorder
 
     def _is_told(
@@ -207,6 +214,7 @@ class IsolatedCallbackHandler(GraphCallbackHandler):
             elif self._is_told(config, run, None):
                 # A copy: what begins may be told another's config, and only its caller is meant.
                 tree.recorder = self._recorder_by({**config})
+                tree.config = config
 
     def _add(self, run: _Run, messages: Iterable[BaseMessage]) -> None:
         """Record what a model is asked."""

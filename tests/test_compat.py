@@ -24,7 +24,9 @@ from langgraph.types import CachePolicy
 from langmem_isolated import IsolatedMemory, LocalRootKey
 from langmem_isolated._adapters.compat import (
     CACHE_KEY,
+    LENT_KEY,
     RUNTIME_KEY,
+    WRITES_NAMESPACE,
     config_of_calling_loop,
     copied_graph,
     dismiss_tracers,
@@ -52,6 +54,8 @@ class State(TypedDict, total=False):
 
 def test_the_names_in_a_configurable_are_langgraphs():
     assert _constants.CONFIG_KEY_RUNTIME == RUNTIME_KEY, "LangGraph renamed a run's runtime"
+    assert _constants.CACHE_NS_WRITES == WRITES_NAMESPACE, "LangGraph renamed its cached writes"
+    assert _constants.CONFIG_KEY_CHECKPOINTER == LENT_KEY, "LangGraph renamed a lent checkpointer"
     assert _constants.CONFIG_KEY_CACHE == CACHE_KEY, "LangGraph renamed a config's node cache"
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypedDict
 
 import pytest
 from langchain_core.messages import AIMessage
+from langchain_core.runnables import RunnableLambda
 from langgraph.cache.memory import InMemoryCache
 from langgraph.config import get_config
 from langgraph.func import entrypoint, task
@@ -14,7 +15,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import CachePolicy
 
 from langmem_isolated import IsolatedMemory, Scope, ScopedMemory
-from langmem_isolated.caches import IsolatedNodeCache
+from langmem_isolated.caches import IsolatedNodeCache, node_cache
 from langmem_isolated.errors import IsolationViolation, RecordDoesNotOpen, ScopeError
 from tests.conftest import Attacker, Door, Wait
 from tests.spellings import spellings
@@ -285,6 +286,24 @@ def test_set_without_any_scope_keeps_nothing(memory: IsolatedMemory, alice: Scop
     assert memory.modules(user_id="alice") == []
     assert isinstance(cache, IsolatedNodeCache)
     assert repr(cache) == "IsolatedNodeCache(by run)"
+
+
+async def test_what_a_task_of_a_forgotten_run_wrote_is_not_kept_for_the_run_around(
+    memory: IsolatedMemory, door: Door, monkeypatch: pytest.MonkeyPatch
+):
+    """One user's graph inside of another's run; more tasks than are remembered run at once."""
+    monkeypatch.setattr(node_cache, "_MOST_TASKS", 1)
+    child, _ = watched(memory.node_cache())
+
+    async def acall(_: str) -> list[Any]:
+        return [await child.ainvoke({"asked": "?"}, of(user)) for user in ("bob", "alice")]
+
+    def call(_: str) -> list[Any]:
+        return [child.invoke({"asked": "?"}, of(user)) for user in ("bob", "alice")]
+
+    results = await door(RunnableLambda(call, afunc=acall), "invoke", "go", of("alice"))
+
+    assert [(one["one"], one["two"]) for one in results] == [("bob", "bob"), ("alice", "alice")]
 
 
 def test_a_key_that_two_users_share_as_an_object_leads_to_neither(

@@ -19,8 +19,14 @@ if TYPE_CHECKING:
 RUNTIME_KEY = "__pregel_runtime"
 """Where a run's `configurable` holds its runtime: one object for all calls of one invocation."""
 
+LENT_KEY = "__pregel_checkpointer"
+"""Where a `configurable` names the checkpointer that a run lends to the graphs called in it."""
+
 CACHE_KEY = "__pregel_cache"
 """Where a `configurable` names the node cache of a graph and of the subgraphs in it."""
+
+WRITES_NAMESPACE = "__pregel_ns_writes"
+"""With what the namespace begins under which LangGraph caches what a task has written."""
 
 Graph = TypeVar("Graph", bound="Pregel[Any, Any, Any, Any]")
 
@@ -178,6 +184,20 @@ def copied_graph(graph: Graph, cache: BaseCache[Any] | None, **parts: Any) -> Gr
     copied = graph.copy(parts)
     copied._serde_allowlist = graph._serde_allowlist  # noqa: SLF001
     return copied
+
+
+def lent_to(
+    graph: Pregel[Any, Any, Any, Any], config: RunnableConfig | None
+) -> tuple[RunnableConfig, Any, Any]:
+    """What a graph is told if it is called with ``config`` now, and whose memory it then uses.
+
+    The checkpointer and the store of the run around, in place of its own; ``None`` for none.
+    """
+    from langgraph._internal._config import ensure_config
+
+    told = ensure_config(graph.config, config)
+    configurable = told.get("configurable", {})
+    return told, configurable.get(LENT_KEY), getattr(runtime_of(configurable), "store", None)
 
 
 def relevance_of(store: VectorStore) -> Callable[[float], float]:

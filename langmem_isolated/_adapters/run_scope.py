@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
@@ -368,6 +368,13 @@ def session_named_in(config: RunnableConfig | None) -> Any:
 def config_of_run() -> RunnableConfig | None:
     """The config of the run that calls; ``None`` outside a run."""
     return _config_variable().get() or None
+
+
+def in_context(config: RunnableConfig) -> Context:
+    """A copy of this context, in which ``config`` is that of the run that calls."""
+    context = copy_context()
+    context.run(_config_variable().set, config)
+    return context
 
 
 @cache

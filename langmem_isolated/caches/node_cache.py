@@ -11,7 +11,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.cache.base import BaseCache, FullKey, Namespace
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from langmem_isolated._adapters.compat import config_of_calling_loop
+from langmem_isolated._adapters.compat import WRITES_NAMESPACE, config_of_calling_loop
 from langmem_isolated._codecs.classes import tell_once
 from langmem_isolated._codecs.values import decode_value, encode_value
 from langmem_isolated._crypto.sealing import framed
@@ -129,10 +129,18 @@ class IsolatedNodeCache(BaseCache[Any]):
     def _by_scope(self, pairs: Pairs) -> list[tuple[ScopedDatabase, Pairs]]:
         begun = {key: self._tasks.end(key) for key in pairs}
         found = [(records, {key: pairs[key]}) for key, records in begun.items() if records]
-        left = {key: pairs[key] for key, records in begun.items() if not records}
+        left = {
+            key: pairs[key]
+            for key, records in begun.items()
+            if not records and not self._is_of_unknown_run(key)
+        }
         with suppress(ScopeError):
             return [*found, (self._find(None), left)] if left else list(found)
         return list(found)
+
+    def _is_of_unknown_run(self, key: FullKey) -> bool:
+        """Whether LangGraph stores a task's writes: what is around then may be another's run."""
+        return self.bound_to is None and key[0][:1] == (WRITES_NAMESPACE,)
 
     @observed(
         "upsert_memory",

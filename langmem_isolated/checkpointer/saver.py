@@ -370,6 +370,15 @@ class IsolatedCheckpointSaver(ThreadMethods, DropIn, BaseCheckpointSaver[Any]):
         """A checkpoint's config, of any saver, with what leads later calls back to its scope."""
         return self._tuples.config(scope, Address.of(config))
 
+    def is_of(self, scope: Scope, config: RunnableConfig) -> bool:
+        """Whether a call with ``config`` would mean ``scope``.
+
+        Raises:
+            ScopeError: The call names no scope.
+            IsolationViolation: What names one disagrees.
+        """
+        return self._resolve(config)[0] == scope
+
     def _threads(self, config: RunnableConfig | None) -> tuple[Scope, ThreadRepository]:
         scope, records = self._resolve(config)
         return scope, ThreadRepository(records, self._known, self._serde, self._lifetimes)

@@ -203,7 +203,8 @@ class ScopedMemory(ScopedRetrieval, ScopeLifecycle):
         """
         from langgraph.pregel import Pregel
 
-        from langmem_isolated._adapters.compat import copied_graph, has_node_cache
+        from langmem_isolated._adapters.bound_graph import bound_graph
+        from langmem_isolated._adapters.compat import has_node_cache
 
         if not isinstance(graph, Pregel):
             raise TypeError(_no_graph(graph))
@@ -215,12 +216,7 @@ class ScopedMemory(ScopedRetrieval, ScopeLifecycle):
                 )
         if cache is None and has_node_cache(graph):
             cache = self.node_cache()
-        return copied_graph(
-            graph,
-            cache,
-            checkpointer=checkpointer or self.checkpointer(),
-            store=store or self.store(),
-        )
+        return bound_graph(graph, cache, checkpointer or self.checkpointer(), store or self.store())
 
     def node_cache(self, *, serde: SerializerProtocol | None = None) -> IsolatedNodeCache:
         """LangGraph's node cache for this scope; see :class:`IsolatedNodeCache`.

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, cast
 
+from langchain_core.runnables import RunnableConfig
 from langgraph.store.base import (
     NOT_PROVIDED,
     BaseStore,
@@ -23,6 +24,7 @@ from langgraph.store.base import (
 )
 
 from langmem_isolated._adapters.drop_in import DropIn, Ready
+from langmem_isolated._crypto.owners import Owner
 from langmem_isolated._runtime.clock import now
 from langmem_isolated._search.equality import EqualityFields
 from langmem_isolated._storage.items import writing
@@ -110,6 +112,15 @@ class IsolatedStore(DropIn, BaseStore):
         self.embeddings = self._index.embeddings if self._index else None
         self.index_config = index
         self.ttl_config = ttl
+
+    def is_of(self, scope: Scope, config: RunnableConfig) -> bool:  # noqa: ARG002 - as of a saver
+        """Whether operations that are called now would mean ``scope``.
+
+        Raises:
+            ScopeError: Nothing names a scope.
+            IsolationViolation: What names one disagrees.
+        """
+        return self._resolve().owner == Owner.private(scope)
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """Run operations in one transaction; the results are in their order.

@@ -21,6 +21,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.runnables import RunnableBranch, RunnableConfig, RunnableLambda
 from langchain_core.tools import tool
 from langchain_core.vectorstores import VectorStoreRetriever
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.func import entrypoint, task
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.runtime import Runtime
@@ -437,6 +438,96 @@ async def test_bound_graphs_inside_of_another_run_or_block_are_legitimate(
     assert is_clean(memory)
 
 
+Around = Callable[[IsolatedMemory, Any], tuple[Any, RunnableConfig]]
+AROUND: list[Around] = [
+    lambda memory, graph: (memory.scope(ALICE).bind(graph.compile()), THREAD),
+    lambda memory, graph: (graph.compile(checkpointer=memory.checkpointer()), of(ALICE)),
+    lambda memory, graph: (graph.compile(store=memory.store()), of(ALICE)),
+    lambda _, graph: (graph.compile(checkpointer=InMemorySaver()), THREAD),
+]
+
+
+@pytest.mark.parametrize("around", AROUND)
+async def test_a_bound_graph_without_a_thread_of_its_own_takes_no_memory_of_the_run_around(
+    memory: IsolatedMemory, door: Door, around: Around
+):
+    memory.scope(ALICE).store().put(("n",), "k", {"pin": "alice's"})
+
+    def read(_: MessagesState, runtime: Runtime) -> dict[str, Any]:
+        items = runtime.store.search(()) if runtime.store else []
+        return {"messages": [AIMessage(f"bob's graph reads {items}")]}
+
+    child = StateGraph(MessagesState).add_node("read", read).add_edge(START, "read").compile()
+    bobs = memory.scope(BOB).bind(child)
+
+    def call(_: MessagesState) -> dict[str, Any]:
+        for config in (None, {"tags": ["x"]}):
+            with pytest.raises(IsolationViolation, match="thread of its own"):
+                bobs.invoke(hello(BOB), config)
+        return {}
+
+    async def acall(_: MessagesState) -> dict[str, Any]:
+        with pytest.raises(IsolationViolation, match="thread of its own"):
+            await bobs.ainvoke(hello(BOB))
+        with pytest.raises(IsolationViolation, match="thread of its own"):
+            await bobs.aget_state({})
+        return {}
+
+    parent = StateGraph(MessagesState).add_node("call", RunnableLambda(call, afunc=acall))
+    graph, config = around(memory, parent.add_edge(START, "call"))
+    await door(graph, "invoke", hello(ALICE), config)
+
+    nested = StateGraph(MessagesState).add_node("child", bobs).add_edge(START, "child")
+    graph, config = around(memory, nested)
+    with pytest.raises(IsolationViolation, match="thread of its own"):
+        await door(graph, "invoke", hello(ALICE), config)
+
+    assert is_clean(memory)
+
+
+@pytest.mark.parametrize("around", AROUND)
+async def test_a_bound_graphs_stream_that_is_begun_inside_of_another_run_takes_no_memory_of_it(
+    memory: IsolatedMemory, door: Door, around: Around
+):
+    bobs = memory.scope(BOB).bind(parallel(None))
+    streams = [bobs.stream(hello(BOB)), bobs.get_state_history({"configurable": {}})]
+    astreams = [bobs.astream(hello(BOB)), bobs.aget_state_history({"configurable": {}})]
+
+    def call(_: MessagesState) -> dict[str, Any]:
+        for stream in streams:
+            with pytest.raises(IsolationViolation, match="thread of its own"):
+                next(iter(stream))
+        return {}
+
+    async def acall(_: MessagesState) -> dict[str, Any]:
+        for stream in astreams:
+            with pytest.raises(IsolationViolation, match="thread of its own"):
+                await anext(aiter(stream))
+        return {}
+
+    parent = StateGraph(MessagesState).add_node("call", RunnableLambda(call, afunc=acall))
+    graph, config = around(memory, parent.add_edge(START, "call"))
+    await door(graph, "invoke", hello(ALICE), config)
+    assert is_clean(memory)
+
+
+@pytest.mark.parametrize("around", AROUND[:3])
+async def test_a_graph_bound_to_the_scope_of_the_run_around_is_a_subgraph_of_it(
+    memory: IsolatedMemory, door: Door, around: Around
+):
+    child = memory.scope(ALICE).bind(memory.scope(BOB).bind(parallel(None)))
+
+    def call(_: MessagesState) -> dict[str, Any]:
+        return {"messages": child.invoke(hello(ALICE))["messages"][-1:]}
+
+    parent = StateGraph(MessagesState).add_node("call", call).add_edge(START, "call")
+    graph, config = around(memory, parent)
+    assert (await door(graph, "invoke", hello(ALICE), config))["messages"][-1].text == "ok"
+    nested = StateGraph(MessagesState).add_node("child", child).add_edge(START, "child")
+    graph, config = around(memory, nested)
+    assert (await door(graph, "invoke", hello(ALICE), config))["messages"][-1].text == "ok"
+
+
 async def test_an_applications_own_user_id_is_not_taken_for_ours(
     sqlite_url: str, root_key: LocalRootKey, door: Door
 ):
@@ -556,6 +647,54 @@ async def test_a_model_told_another_users_config_is_recorded_for_nobody(
     with pytest.raises(IsolationViolation):
         await door(job, "invoke", "go", config)
     assert is_clean(memory)
+
+
+def asked_of(model: Any, text: str, config: RunnableConfig) -> Any:
+    return model.invoke(text, config)
+
+
+def asked_twice_of(model: Any, text: str, config: RunnableConfig) -> Any:
+    return model.batch([text, text], [config] * 2)
+
+
+def asked_asynchronously(model: Any, text: str, config: RunnableConfig) -> Any:
+    return asyncio.run(model.ainvoke(text, config))
+
+
+@tool
+def answer(text: str) -> str:
+    """Answer."""
+    return f"an answer to {text}"
+
+
+@pytest.mark.parametrize("of_whom", [ALICE, BOB])
+@pytest.mark.parametrize("asked", [FakeListChatModel(responses=["ok"]), answer])
+@pytest.mark.parametrize("ask", [asked_of, asked_twice_of, asked_asynchronously])
+def test_what_a_thread_outside_of_the_run_is_told_is_recorded_for_that_user_or_for_nobody(
+    memory: IsolatedMemory, ask: Callable[..., Any], asked: Any, of_whom: Scope
+):
+    failed: list[BaseException] = []
+
+    def in_a_thread(text: str, config: RunnableConfig) -> None:
+        told: RunnableConfig = {**of(of_whom, session_id="s"), "callbacks": config["callbacks"]}
+
+        def attempt() -> None:
+            try:
+                ask(asked, f"{of_whom.user_id}'s pin?", told)
+            except IsolationViolation as refusal:
+                failed.append(refusal)
+
+        chain().invoke(text, config)
+        thread = threading.Thread(target=attempt)
+        thread.start()
+        thread.join()
+
+    config: RunnableConfig = {**of(ALICE, session_id="s"), "callbacks": [memory.callback_handler()]}
+    RunnableLambda(in_a_thread).invoke("alice's question", config)
+
+    assert is_clean(memory)
+    assert bool(failed) == (of_whom == BOB)
+    assert any("alice's pin?" in text for text in said(memory, ALICE)) == (of_whom == ALICE)
 
 
 @pytest.mark.parametrize("ask", [by_itself, in_a_batch, in_a_branch, under_a_tag_like_a_branchs])
