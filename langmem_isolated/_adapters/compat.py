@@ -111,22 +111,22 @@ def run_of_calling_model() -> Any:
     return None
 
 
-def configurables_of_callers() -> Iterator[Mapping[str, Any]]:
-    """What LangChain's functions that call us were told in their configs, the nearest first.
+def configurables_of_callers() -> Iterator[list[Mapping[str, Any]]]:
+    """What LangChain's functions that call us were told in their configs, each; the nearest first.
 
     Up to the one that made its config that of the context. Models, most retrievers, and
     `RunnableBranch` are told a config, perhaps another user's, and run in the context of who calls.
     Those that an event loop hides from its tasks count where the task goes on in their context.
     """
-    frame, outside = _caller_of_ours(), list[Mapping[str, Any]]()
+    frame, outside = _caller_of_ours(), list[list[Mapping[str, Any]]]()
     in_loop = False
     while frame is not None:
         found = frame.f_locals if _is_told(frame) else {}
         told = [*_configurables(found.get("config"))]
         if in_loop:
-            outside += told
+            outside.append(told)
         else:
-            yield from told
+            yield told
         if isinstance(context := found.get("context"), Context):
             if outside and _is_present(context):
                 yield from outside

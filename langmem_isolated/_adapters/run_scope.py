@@ -219,9 +219,17 @@ class ScopeFinder:
             _check_parts(self.keys.parts(_configurable_of_run()), around, _AROUND, whose=_OUTER)
 
     def _check_callers(self, scope: Scope) -> None:
-        """Refuse what was found in the context, where LangChain was told another's config."""
-        for own in configurables_of_callers():
-            _check_parts(self.keys.parts(own), scope, _CALLER)
+        """Refuse what was found in the context, where LangChain was told another's config.
+
+        Whose graph was asked for its state, by a config that names the scope, is asked for those of
+        its subgraphs by configs that name nobody: then the run around may be another's.
+        """
+        for told in configurables_of_callers():
+            named = [*map(self.keys.parts, told)]
+            for parts in named:
+                _check_parts(parts, scope, _CALLER)
+            if any(parts.keys() >= {"user_id", "module_id"} for parts in named):
+                return
 
 
 _is_a_trial: ContextVar[bool] = ContextVar("_is_a_trial", default=False)
@@ -333,7 +341,8 @@ def is_told_otherwise() -> bool:
     run = _configurable_of_run()
     return any(
         run.get(name) != value
-        for own in configurables_of_callers()
+        for told in configurables_of_callers()
+        for own in told
         for name, value in own.items()
         if isinstance(value, str)
     )

@@ -343,7 +343,9 @@ class Program:
             saver.delete_thread("t0")
             return [list(saver.list(None)), saver.threads()]
 
-        self.call(meant, body)
+        # A resolver that disagrees with the run around may be refused: in doubt no memory.
+        is_anothers = asks_login and around.run not in (None, meant)
+        self.call(meant, body, may_refuse=is_anothers)
 
     def forms(self, around: Around, own: str | None) -> None:
         meant = around.meant(around.run, None, asks_login=False)
@@ -450,6 +452,10 @@ def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IsolatedMemory]
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=programs)
 @example(steps=[("in_a_run", "ann", [("in_an_async_run", "bob", [("cached_nodes", None, None)])])])
+@example(steps=[("login", "ann", [("in_a_run", "bob", [("saver_without_a_config", None, True)])])])
+@example(
+    steps=[("in_a_run", "ann", [("graph", "bob", None, False, "interrupt", [("forms", None)])])]
+)
 def test_nobody_reads_or_writes_anothers_and_nothing_legitimate_is_refused(
     memory: IsolatedMemory, steps: Steps
 ):
