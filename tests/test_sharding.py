@@ -506,6 +506,7 @@ USED = {
     "`FOR SHARE`, `FOR KEY SHARE`": r"FOR KEY SHARE",
     "`SKIP LOCKED`": r"SKIP LOCKED",
     "`LATERAL`, `unnest` of several arrays": r"unnest\(\$\d[^)]*, \$\d",
+    "`READ COMMITTED`": r"READ COMMITTED",
     "`REPEATABLE READ`": r"REPEATABLE READ",
     "`set_config`, `SET LOCAL`": r"SET LOCAL",
     "row-level security": r"ENABLE ROW LEVEL SECURITY",

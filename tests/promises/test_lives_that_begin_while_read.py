@@ -68,7 +68,7 @@ def test_a_session_is_cleared_and_filled_again(
     monkeypatch.setattr(messages, "find_by_id", once(messages.find_by_id, again))
 
     found = scoped._records.read_apart(
-        messages.trace, None, "s", ["a", "b"], lambda *_: False, now()
+        messages.trace, None, "s", ["a", "b"], lambda: lambda *_: False, now()
     )
 
     assert found == [2, 1]
