@@ -420,15 +420,18 @@ def test_an_older_file_without_paths_of_tasks_is_read(sqlite_threads: Path, tmp_
         assert sorted(map(repr, old.pending_writes)) == sorted(map(repr, new.pending_writes))
 
 
+def before_its_tool(savers: Savers) -> Any:
+    """A checkpoint of Bob's, behind which tasks were sent to a tool."""
+    graph = threads.graph_on(savers.saver)
+    states = graph.get_state_history(threads.config("bob-1"))
+    return savers.saver.get_tuple(next(one for one in states if "tool" in one.next).config)
+
+
 def test_what_was_sent_to_tasks_before_version_4_stands_where_langgraph_looks_for_it(
     savers: Savers,
 ):
     """PostgresSaver of today puts it there as it reads; the file's rows are made older here."""
-    graph = threads.graph_on(savers.saver)
-    state = next(
-        one for one in graph.get_state_history(threads.config("bob-1")) if "tool" in one.next
-    )
-    listed = savers.saver.get_tuple(state.config)
+    listed = before_its_tool(savers)
     sends = listed.checkpoint["channel_values"].pop("__pregel_tasks")
     parent = listed.parent_config
     older = {**listed.checkpoint, "v": 3, "id": "1" * 36}
@@ -443,11 +446,7 @@ def test_what_was_sent_to_tasks_before_version_4_stands_where_langgraph_looks_fo
 def test_a_checkpoint_of_before_version_4_whose_versions_have_no_order_is_reported(
     savers: Savers,
 ):
-    graph = threads.graph_on(savers.saver)
-    state = next(
-        one for one in graph.get_state_history(threads.config("bob-1")) if "tool" in one.next
-    )
-    listed = savers.saver.get_tuple(state.config)
+    listed = before_its_tool(savers)
     older = {**listed.checkpoint, "v": 3, "id": "1" * 36, "pending_sends": []}
     older["channel_values"].pop("__pregel_tasks")
     older["channel_versions"] = {"one": 1, "two": "2"}

@@ -145,9 +145,18 @@ def _configurables(told: Any) -> Iterator[Mapping[str, Any]]:
 
 def _is_present(context: Context) -> bool:
     """Whether what runs now has the config of a context, or of a copy of it."""
+    variable = config_variable()
+    return context.get(variable) is variable.get()
+
+
+@cache
+def config_variable() -> ContextVar[RunnableConfig | None]:
+    """Holds the config of the run that calls; ``None`` outside a run."""
+    # Where `langgraph.config.get_config` looks, which takes as long to say that there is none, and
+    # half a second to import.
     from langchain_core.runnables.config import var_child_runnable_config
 
-    return context.get(var_child_runnable_config) is var_child_runnable_config.get()
+    return var_child_runnable_config
 
 
 def _is_told(frame: FrameType) -> bool:

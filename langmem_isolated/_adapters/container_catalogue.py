@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from operator import attrgetter
+from typing import TypeVar
 
 from langmem_isolated._codecs.headers import Header, decode_header, encode_header
 from langmem_isolated._runtime.arguments import kind_of, time_to_live, whole_number
@@ -24,6 +26,7 @@ _PAGE = 500
 _MOST = 2**63 - 1
 
 _noun_of = attrgetter("_noun")
+T = TypeVar("T")
 ChangeHeader = Callable[[Header, ContainerState], tuple[Header, ContainerState]]
 
 
@@ -99,12 +102,8 @@ class ContainerCatalogue:
 
     @observed("search_memory", _noun_of, found)
     def _page(self, position: Position, limit: int, archived: bool | None) -> list[Listed]:
-        read, page, time = self._records.read_lagging, self._listing.page, now()
-        try:
-            return read(page, [], position, limit, archived, time, is_final=False)
-        except RecordDoesNotOpen:
-            # Later keys, which others may have made, do not open it either: it was tampered with.
-            return read(page, [], position, limit, archived, time)
+        read, page = self._records.read_lagging, self._listing.page
+        return _with_latest_keys(partial(read, page, [], position, limit, archived, now()))
 
     @observed("search_memory", _noun_of, counted)
     def count(self, archived: bool | None) -> int:
@@ -114,11 +113,8 @@ class ContainerCatalogue:
     @observed("search_memory", _noun_of, found)
     def get(self, name: str) -> Listed:
         """One of them; where there is none, the error of the catalogue is raised."""
-        read, find, time = self._records.read, self._listing.find, now()
-        try:
-            found = read(find, None, name, time, is_final=False)
-        except RecordDoesNotOpen:
-            found = read(find, None, name, time)
+        read, find = self._records.read, self._listing.find
+        found = _with_latest_keys(partial(read, find, None, name, now()))
         if found is None:
             raise self._not_found
         return found
@@ -203,6 +199,15 @@ class ContainerCatalogue:
     def _expect(self, is_there: bool) -> None:
         if not is_there:
             raise self._not_found
+
+
+def _with_latest_keys(read: Callable[..., T]) -> T:
+    """Read rows by the keys that others may have made meanwhile, where these do not open one."""
+    try:
+        return read(is_final=False)
+    except RecordDoesNotOpen:
+        # Later keys do not open it either: it was tampered with, and is told as that.
+        return read()
 
 
 def _check_archived(archived: bool | None) -> bool | None:

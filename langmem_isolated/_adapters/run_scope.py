@@ -13,11 +13,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import Context, ContextVar, copy_context
-from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
 
 from langmem_isolated._adapters.compat import (
+    config_variable,
     configurables_of_callers,
     runtime_of,
     writer_of,
@@ -376,20 +376,11 @@ def session_named_in(config: RunnableConfig | None) -> Any:
 
 def config_of_run() -> RunnableConfig | None:
     """The config of the run that calls; ``None`` outside a run."""
-    return _config_variable().get() or None
+    return config_variable().get() or None
 
 
 def in_context(config: RunnableConfig) -> Context:
     """A copy of this context, in which ``config`` is that of the run that calls."""
     context = copy_context()
-    context.run(_config_variable().set, config)
+    context.run(config_variable().set, config)
     return context
-
-
-@cache
-def _config_variable() -> ContextVar[RunnableConfig | None]:
-    # Where `langgraph.config.get_config` looks, which takes as long to say that there is none, and
-    # half a second to import.
-    from langchain_core.runnables.config import var_child_runnable_config
-
-    return var_child_runnable_config
